@@ -1,0 +1,300 @@
+"""The life of one process: what is opened in which order, what runs beside what, and how it ends.
+
+open the store → start the template workers → [open the door → probe, benchmarker, housekeeping] → stdio
+a signal or the end of stdin → close the door → finish the calls in flight → end the services → close the store
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import trio
+
+from chora import __version__, config
+from chora.access import Gate, Principal
+from chora.catalog import Catalog
+from chora.config import Loaded, Secret
+from chora.engine.engine import Engine
+from chora.errors import ChoraError, UsageError
+from chora.events import Events
+from chora.files import Folder
+from chora.generators.templates import Templates
+from chora.metrics import Metrics
+from chora.protocol.server import Server
+from chora.render.pool import RenderPool
+from chora.stamps import stamp
+from chora.store import SqliteStore
+from chora.tools import TOOLS
+from chora.transport import stdio
+from chora.transport.stdio import Pipes
+
+if TYPE_CHECKING:
+    from chora.transport.connection import Server as HttpServer
+    from chora.watch.probe import Target
+    from chora.web.status import State, Status
+
+log = logging.getLogger("chora")
+
+
+@asynccontextmanager
+async def opened(project: Path, loaded: Loaded) -> AsyncGenerator[Engine]:
+    """A project with its store open and its template workers ready to be started.
+
+    Raises:
+        StorageError: the database can't be used.
+    """
+    settings = loaded.settings
+    folder = Folder(project, settings.paths.outputs)
+    store = SqliteStore(project / settings.storage.path)
+    try:
+        async with trio.open_nursery() as workers:
+            pool = RenderPool(settings.render)
+            await workers.start(pool.serve)
+            yield Engine(
+                folder=folder,
+                catalog=Catalog(folder, settings.paths.configs),
+                templates=Templates(folder, settings.paths.templates, pool),
+                store=store,
+                events=Events(project / settings.paths.events),
+                undefined=settings.templates.undefined,
+            )
+            workers.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+async def run_stdio(project: Path, loaded: Loaded, pipes: Pipes) -> None:
+    """MCP on stdin and stdout until the client or a signal ends it."""
+    limits = loaded.settings.limits
+    async with _stopping() as stopping, opened(project, loaded) as engine:
+        server = Server(engine, TOOLS, Metrics())
+        await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
+
+
+class Opened(NamedTuple):
+    """A server that listens."""
+
+    url: str
+    http: HttpServer
+    target: Target
+
+
+async def run_server(
+    project: Path,
+    loaded: Loaded,
+    *,
+    pipes: Pipes | None = None,
+    task_status: trio.TaskStatus[Opened] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve HTTP, and stdio too when given pipes, until a signal (or the end of stdin) ends it.
+
+    Raises:
+        UsageError: a door beyond loopback without a token, or an address that can't be bound.
+        StorageError: the database can't be used.
+    """
+    # Only a server pays for these: importing them takes longer than all of stdio's start.
+    from hypercorn.config import Config
+
+    from chora.transport.connection import Bounds
+    from chora.transport.connection import Server as HttpServer
+    from chora.transport.http import Door
+    from chora.watch import latency, probe
+    from chora.web.pages import make_pages
+
+    http, limits = loaded.settings.http, loaded.settings.limits
+    found = config.find_secret("CHORA_TOKEN")
+    gate = Gate(http.host, found.secret if found else None)
+    probe_token = Secret(secrets.token_urlsafe(32))
+    gate.admit(probe_token, Principal("probe", frozenset({"read"})))
+    log.info("token: %s", found.origin if found else "none; only this machine can reach the server")
+
+    metrics = Metrics()
+    async with _stopping() as stopping, opened(project, loaded) as engine, trio.open_nursery() as services:
+        server = Server(engine, TOOLS, metrics)
+        life = Life(engine, metrics)
+        door = Door(server, gate, http, limits, make_pages(life.status, metrics), metrics)
+        listener = HttpServer(
+            door,
+            _hypercorn(Config(), http),
+            Bounds(
+                body=limits.body,
+                header_time=limits.header_time,
+                body_time=limits.body_time,
+                write_stall=limits.write_stall,
+                keep_alive=limits.keep_alive,
+                connections=limits.connections,
+                grace=limits.grace,
+            ),
+        )
+        life.listener = listener
+        async with trio.open_nursery() as doors:
+            url = await _listen(doors, listener, http)
+            target = probe.Target(_reachable(url) + "/mcp", probe_token, http.cert)
+            watched = loaded.settings.probe
+            await services.start(door.serve)
+            await services.start(partial(probe.serve, target, engine.store, metrics, interval=watched.interval))
+            await services.start(
+                partial(
+                    latency.serve,
+                    target,
+                    engine.store,
+                    metrics,
+                    interval=watched.latency_interval,
+                    calls=watched.latency_calls,
+                )
+            )
+            life.state = "ready"
+            log.info("chora %s serves %s at %s", __version__, project, url)
+            _notify_systemd("READY=1")
+            task_status.started(Opened(url, listener, target))
+
+            if pipes is not None:
+                await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
+            else:
+                await stopping.wait()
+            life.state = "draining"
+            _notify_systemd("STOPPING=1")
+            log.info("stopping: finishing the calls in flight")
+            listener.stop()
+        services.cancel_scope.cancel()
+    log.info("stopped")
+
+
+class Life:
+    """What the pages are told about this process."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._started = time.monotonic()
+        self.state: State = "starting"
+        self.listener: HttpServer | None = None
+
+    def status(self) -> Status:
+        """Look at everything, now."""
+        from chora.web.status import Status
+
+        state, reasons = self.state, list[str]()
+        store: dict[str, Any] = {"path": str(self._engine.store.path), "versions": 0, "drafts": 0, "outputs": 0}
+        uptime: dict[str, Any] = {"samples": 0, "up": 0, "last": None}
+        latency: dict[str, Any] = {}
+        if state == "draining":
+            reasons.append("The server is stopping.")
+        try:
+            store |= self._engine.store.counts()
+            uptime, latency = _watched(self._engine.store)
+        except ChoraError as error:
+            state = "failing" if state == "ready" else state
+            reasons.append(error.message)
+        if self.listener is not None:
+            connections = self.listener.statistics()
+            self._metrics.connections.set(connections.open)
+            for reason, count in connections.killed.items():
+                self._metrics.connections_killed.set(count, reason)
+        calls: dict[str, int] = {}
+        for (_, outcome), count in self._metrics.calls.values.items():
+            calls[outcome] = calls.get(outcome, 0) + int(count)
+        return Status(
+            version=__version__,
+            state=state,
+            reasons=reasons,
+            uptime_seconds=time.monotonic() - self._started,
+            uptime=uptime,
+            latency=latency,
+            calls=calls,
+            sessions={labels[0]: int(count) for labels, count in self._metrics.sessions.values.items()},
+            store=store,
+            build={
+                "python": platform.python_version(),
+                "platform": sys.platform,
+                "frozen": config.is_frozen(),
+            },
+        )
+
+
+def _watched(store: SqliteStore) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What probe and benchmarker found in the last seven days."""
+    since = stamp(datetime.now(UTC) - timedelta(days=7))
+    probes = store.sample_counts("probe", since)
+    last_probe, last_round = store.last_sample("probe"), store.last_sample("latency")
+    uptime = {
+        "samples": probes.total,
+        "up": probes.ok,
+        "last": msgspec.to_builtins(last_probe) if last_probe else None,
+    }
+    latency = {"at": last_round.at, "ok": last_round.ok, **last_round.facts} if last_round else {}
+    return uptime, latency
+
+
+# -- the edges of a process -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _stopping() -> AsyncGenerator[trio.Event]:
+    """An event that a signal sets; a second signal ends the process the hard way."""
+    stopping = trio.Event()
+    wanted = [signal.SIGTERM, signal.SIGINT]
+
+    async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(*wanted) as signals:
+            task_status.started()
+            async for number in signals:
+                if stopping.is_set():
+                    raise KeyboardInterrupt
+                log.info("received %s", signal.Signals(number).name)
+                stopping.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listen)
+        yield stopping
+        nursery.cancel_scope.cancel()
+
+
+def _hypercorn(settings: Any, http: config.Http) -> Any:
+    settings.bind = [f"{f'[{http.host}]' if ':' in http.host else http.host}:{http.port}"]
+    settings.certfile = http.cert or None
+    settings.keyfile = http.key or None
+    settings.accesslog = None
+    settings.errorlog = logging.getLogger("chora.transport")
+    return settings
+
+
+async def _listen(doors: trio.Nursery, listener: HttpServer, http: config.Http) -> str:
+    try:
+        urls: list[str] = await doors.start(listener.serve)
+    except OSError as error:
+        raise UsageError(
+            f"chora can't listen on {http.host}:{http.port}: {error.strerror or error}.",
+            "Choose another --port, or end what listens there.",
+            host=http.host,
+            port=http.port,
+        ) from error
+    return urls[0]
+
+
+def _reachable(url: str) -> str:
+    """An address that this machine can connect to: a door bound to everything is reached over loopback."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _notify_systemd(state: str) -> None:
+    """Tell systemd, when it started us and wants to know."""
+    path = config.notify_socket()
+    if not path or not hasattr(socket, "AF_UNIX"):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

@@ -1,0 +1,64 @@
+"""The command line: one file per command, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+from typing import Any
+
+import click
+
+from chora import __version__, config
+
+COMMANDS = (
+    "demo",
+    "init",
+    "serve",
+    "stdio",
+    "call",
+    "tools",
+    "generate",
+    "assemble",
+    "schema",
+    "config",
+    "version",
+)
+"""Every command, in the order that help shows them; each is the file of its name."""
+
+
+class Commands(click.Group):
+    """Looks commands up in their files, so that `chora stdio` doesn't pay for all the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"chora.cli.{cmd_name}").command
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--project", metavar="DIR", help="The project folder; else CHORA_PROJECT, else the nearest one upward.")
+@click.version_option(__version__, prog_name="chora")
+@click.pass_context
+def chora(context: click.Context, project: str | None) -> None:
+    """Compose documents and code from configuration, over the Model Context Protocol."""
+    context.obj = project
+    if context.invoked_subcommand is None:
+        match config.default_transport():
+            case "stdio":
+                context.invoke(importlib.import_module("chora.cli.stdio").command)
+            case "sse" | "http" | "streamable-http":
+                context.invoke(importlib.import_module("chora.cli.serve").command)
+            case _:
+                click.echo(context.get_help())
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a Windows console may not speak UTF-8 by itself
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    return chora.main(arguments, prog_name="chora")

@@ -1,0 +1,23 @@
+"""`chora config`: the settings in force and where each came from."""
+
+from __future__ import annotations
+
+import click
+
+from chora import config
+from chora.cli.run import json_option, opened_settings, print_json, print_table, reporting
+
+
+@click.command("config")
+@json_option
+@click.pass_obj
+@reporting
+def command(project: str | None, as_json: bool) -> None:
+    """Show every setting with its value and its origin."""
+    folder, loaded = opened_settings(project)
+    table = config.as_table(loaded)
+    if as_json:
+        print_json({"success": True, "project": str(folder), "settings": table, "warnings": loaded.warnings})
+    else:
+        click.echo(f"project {folder}", err=True)
+        print_table(("Setting", "Value", "From"), [(row["key"], row["value"], row["origin"]) for row in table])

@@ -1,0 +1,164 @@
+"""`chora demo`: a sample project, driven over real MCP as an agent would drive it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chora import config
+from chora.cli.run import json_option, print_json, reporting, run_async
+from chora.cli.samples import DEMO, write_sample
+from chora.errors import SaveFailed, Unreachable
+
+WELCOME = {
+    "type": "content",
+    "id": "welcome",
+    "schemaRef": {"id": "content-schema", "version": "3.1"},
+    "metadata": {"description": "Title and welcome of the weekly notice", "version": "1.0.0"},
+    "elements": [
+        {"name": "title", "format": "markdown", "example_output": "# This week at the library"},
+        {"name": "welcome", "format": "text", "example_output": "Come in; the kettle is on."},
+    ],
+    "generation": {"patterns": [{"id": "show", "type": "demonstration"}]},
+}
+HOURS = {
+    "type": "content",
+    "id": "opening-hours",
+    "schemaRef": {"id": "content-schema", "version": "3.1"},
+    "metadata": {"description": "Where and when the library is open", "version": "1.0.0"},
+    "inputs": {"sources": [{"id": "library", "source_type": "external_file", "source_locator": "data/library.yaml"}]},
+    "generation": {
+        "patterns": [
+            {
+                "id": "fill",
+                "type": "template_fill",
+                "template": "## Opening hours\n\n{{ library.name }}, {{ library.street }}: "
+                "Tuesday {{ library.hours.Tuesday }}, Saturday {{ library.hours.Saturday }}.\n",
+            }
+        ]
+    },
+}
+EVENINGS = {
+    "type": "content",
+    "id": "evenings",
+    "schemaRef": {"id": "content-schema", "version": "3.1"},
+    "metadata": {"description": "The evening program with its seats", "version": "1.0.0"},
+    "inputs": {
+        "sources": [
+            {"id": "library", "source_type": "external_file", "source_locator": "data/library.yaml"},
+            {"id": "program", "source_type": "external_file", "source_locator": "data/evenings.json"},
+        ]
+    },
+    "generation": {"patterns": [{"id": "render", "type": "jinja2", "template": "evenings.md.j2"}]},
+}
+NOTICE = {
+    "type": "artifact",
+    "id": "weekly-notice",
+    "schemaRef": {"id": "artifact-schema", "version": "3.1"},
+    "metadata": {
+        "title": "Weekly notice",
+        "purpose": "Hangs at the door",
+        "outputs": [{"file": "outputs/weekly-notice.md", "format": "markdown"}],
+    },
+    "content": {
+        "children": [
+            {"id": document["id"], "path": f"{document['id']}/{document['id']}-content.json", "order": order}
+            for order, document in enumerate((WELCOME, HOURS, EVENINGS), 1)
+        ]
+    },
+}
+
+
+@click.command("demo")
+@click.argument("folder", required=False, metavar="[DIR]")
+@json_option
+@reporting
+def command(folder: str | None, as_json: bool) -> None:
+    """Make a sample project and drive it over MCP: draft, test, save, assemble.
+
+    DIR must be new or empty; without one, chora-demo is made here.
+    """
+    root = _new_folder(folder)
+    steps = run_async(_drive, root, as_json)
+    output = root / "outputs" / "weekly-notice.md"
+    server = config.own_command("--project", str(root), "stdio")
+    if as_json:
+        print_json({"success": True, "project": str(root), "output": str(output), "steps": steps, "server": server})
+        return
+    click.echo(f"\n{click.style(str(output), bold=True)}\n")
+    click.echo("".join(f"  │ {line}\n" for line in output.read_text("utf-8").splitlines()))
+    click.echo("Connect Claude Code to this project:")
+    click.echo(f"  claude mcp add chora-demo -- {shlex.join(server)}")
+    click.echo("Or Claude Desktop, in claude_desktop_config.json:")
+    entry = {"mcpServers": {"chora-demo": {"command": server[0], "args": server[1:]}}}
+    click.echo("  " + _compact(entry))
+
+
+def _new_folder(folder: str | None) -> Path:
+    if folder is not None:
+        root = Path(folder)
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise SaveFailed(f"{root} is not empty.", "Name a folder that is new or empty.", config_path=str(root))
+    else:
+        names = ("chora-demo", *(f"chora-demo-{number}" for number in range(2, 1000)))
+        root = next(Path(name) for name in names if not Path(name).exists())
+    root.mkdir(parents=True, exist_ok=True)
+    return root.resolve()
+
+
+async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
+    """Talk to a `chora stdio` of our own about the new project; returns every step and what came of it."""
+    from chora.watch.caller import CallFailed, started
+
+    steps: list[dict[str, Any]] = []
+
+    def tell(step: str, outcome: str, began: float) -> None:
+        steps.append({"step": step, "outcome": outcome, "milliseconds": round((time.perf_counter() - began) * 1000, 1)})
+        if not quiet:
+            click.echo(f"{click.style('✓', fg='green')} {step:<44} {outcome} ({steps[-1]['milliseconds']} ms)")
+
+    began = time.perf_counter()
+    tell("sample project", f"{len(write_sample(root, DEMO))} files in {root}", began)
+    server_command = config.own_command("--project", str(root), "stdio")
+    environment = {**config.child_environment(), "CHORA_LOG_LEVEL": "WARNING"}
+    began = time.perf_counter()
+    try:
+        async with started(server_command, environment) as server:
+            tell("chora stdio", "answered initialize", began)
+
+            async def call(tool: str, arguments: dict[str, Any], said: str, step: str) -> dict[str, Any]:
+                before = time.perf_counter()
+                answer = await server.call(tool, arguments)
+                if answer.is_error:
+                    raise CallFailed(f"{tool} answered: {answer.result['error']['message']}")
+                tell(step, said.format(**answer.result), before)
+                return answer.result
+
+            for document in (WELCOME, HOURS, EVENINGS, NOTICE):
+                kind, name = document["type"], document["id"]
+                draft = await call(
+                    "draft_config",
+                    {"config_type": kind, "config_data": document},
+                    "{draft_id}",
+                    f"draft_config {name}",
+                )
+                test = {"draft_id": draft["draft_id"]}
+                await call("test_config", test, "{content_length} characters", f"test_config {name}")
+                await call("save_config", {**test, "config_id": name}, "{config_path}", f"save_config {name}")
+            artifact = {"artifact_config_id": "weekly-notice"}
+            pieces = "{status}, {content_count} pieces"
+            await call("assemble_artifact", artifact, pieces, "assemble_artifact weekly-notice")
+            await call("assemble_artifact", artifact, "{status}: nothing had changed", "assemble_artifact, once more")
+    except CallFailed as failed:
+        raise Unreachable(f"The demo's own server failed: {failed}", "Its log stands above.") from None
+    return steps
+
+
+def _compact(value: Any) -> str:
+    import msgspec
+
+    return msgspec.json.encode(value).decode()

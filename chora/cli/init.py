@@ -1,0 +1,28 @@
+"""`chora init`: a project with one working example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chora.cli.run import json_option, print_json, reporting
+from chora.cli.samples import INIT, write_sample
+
+
+@click.command("init")
+@click.argument("folder", default=".", metavar="[DIR]")
+@json_option
+@reporting
+def command(folder: str, as_json: bool) -> None:
+    """Make a project with one working example. Existing files are left alone."""
+    root = Path(folder)
+    written = write_sample(root, INIT)
+    if as_json:
+        print_json({"success": True, "project": str(root.resolve()), "written": written})
+        return
+    for path in written:
+        click.echo(f"wrote {path}")
+    if not written:
+        click.echo("everything was there already")
+    click.echo(f"\nTry it:\n  chora --project {folder} assemble hello")

@@ -1,0 +1,205 @@
+"""What commands share: running work in a project, printing what came of it, and exiting with the right code."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import msgspec
+import trio
+
+from chora import config
+from chora.errors import ChoraError, InvalidInput
+from chora.logs import start_logging
+
+T = TypeVar("T")
+Function = Callable[..., Any]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+context_option = click.option(
+    "--context",
+    "-c",
+    "context",
+    multiple=True,
+    metavar="K=V|JSON|@FILE",
+    help="Context for the templates; may be given several times.",
+)
+
+
+def reporting(function: Function) -> Function:
+    """Turn a ChoraError into its message (or, with --json, its JSON) and its exit code."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except BaseExceptionGroup as group:
+            known, other = group.split(ChoraError)
+            if other is not None or known is None:
+                raise
+            fail(_first(known), bool(kwargs.get("as_json")))
+        except ChoraError as error:
+            fail(error, bool(kwargs.get("as_json")))
+
+    return wrapper
+
+
+def _first(group: BaseExceptionGroup[ChoraError]) -> ChoraError:
+    inner: BaseException = group
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+    assert isinstance(inner, ChoraError)
+    return inner
+
+
+def fail(error: ChoraError, as_json: bool) -> NoReturn:
+    """Say what went wrong and exit with the error's code."""
+    if as_json:
+        print_json(error.as_dict())
+    else:
+        complain(error.message, error.hint, error.details)
+    sys.exit(error.exit_code)
+
+
+def complain(message: str, hint: str | None, details: dict[str, Any]) -> None:
+    """A failure for people, on stderr."""
+    click.secho(f"error: {message}", fg="red", err=True)
+    for fault in details.get("schema_errors", []):
+        click.echo(f"  {fault['path']}: {fault['message']}", err=True)
+        if fault.get("write"):
+            click.echo(f"    write: {fault['write']}", err=True)
+    if details.get("diff"):
+        click.echo(details["diff"], err=True)
+    if hint:
+        click.echo(f"  {hint}", err=True)
+
+
+def opened_settings(
+    project: str | None, flags: dict[str, Any] | None = None, *, quiet: bool = True
+) -> tuple[Path, config.Loaded]:
+    """The project folder and its settings; warnings about them go to the log.
+
+    Args:
+        quiet: for commands that print a result: log only what is wrong.
+    """
+    folder = config.find_project(project)
+    loaded = config.load(folder, flags=flags)
+    log = loaded.settings.log
+    start_logging(msgspec.structs.replace(log, level="WARNING") if quiet and log.level == "INFO" else log)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return folder, loaded
+
+
+def call_tool(project: str | None, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run a tool in the project, without a server in between.
+
+    Raises:
+        InvalidInput: there is no such tool.
+        ToolFailed: the tool's own failure.
+    """
+    from chora import app
+    from chora.tools import TOOLS
+    from chora.tools.tool import Answer, Call
+
+    tool = TOOLS.get(name)
+    if tool is None:
+        raise InvalidInput(f"There is no tool {name}.", f"There are {', '.join(TOOLS)}.", tool=name)
+    folder, loaded = opened_settings(project)
+
+    async def run() -> Answer:
+        async with app.opened(folder, loaded) as engine:
+            return await tool.run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
+
+    answer = trio.run(run)
+    result = msgspec.json.decode(answer.body)
+    if answer.is_error:
+        raise ToolFailed(result, answer.exit_code)
+    return result
+
+
+class ToolFailed(ChoraError):
+    """A failure that a tool has already put into words."""
+
+    def __init__(self, result: dict[str, Any], exit_code: int) -> None:
+        error = result.get("error", {})
+        super().__init__(error.get("message", "The call failed."), error.get("hint"), **error.get("details", {}))
+        self._result = result
+        self._exit_code = exit_code
+
+    @property
+    def exit_code(self) -> int:
+        return self._exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        return self._result
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, indented."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table: drawn on a terminal, tab-separated elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*headings, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
+        Console().print(table)
+    else:
+        for row in rows:
+            click.echo("\t".join(str(cell) for cell in row))
+
+
+def parse_context(given: Sequence[str]) -> dict[str, Any]:
+    """Put `k=v` pairs, JSON objects and `@file` references together; a later one wins.
+
+    Raises:
+        InvalidInput: one of them is none of these.
+    """
+    context: dict[str, Any] = {}
+    for part in given:
+        if part.startswith("@"):
+            try:
+                part = Path(part[1:]).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidInput(f"{part[1:]} can't be read: {error}.", None, field="context") from None
+        if part.lstrip().startswith("{"):
+            context |= _object(part)
+        else:
+            context |= parse_pairs([part])
+    return context
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """`k=v` pairs as an object; a value that is JSON is taken as such, any other is a string."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InvalidInput(f"{pair!r} is neither k=v nor a JSON object.", "Write name=value.", received=pair)
+        try:
+            found[name] = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            found[name] = text
+    return found
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInput(f"The JSON doesn't fit: {error}.", "Write an object.", received=text[:100]) from None
+
+
+def run_async(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """trio.run, so that commands need no import of their own."""
+    return trio.run(function, *arguments)

@@ -1,0 +1,27 @@
+"""`chora version`: what this is."""
+
+from __future__ import annotations
+
+import platform
+
+import click
+
+from chora import __version__, config
+from chora.cli.run import json_option, print_json
+
+
+@click.command("version")
+@json_option
+def command(as_json: bool) -> None:
+    """Print the version."""
+    if as_json:
+        print_json(
+            {
+                "success": True,
+                "version": __version__,
+                "python": platform.python_version(),
+                "frozen": config.is_frozen(),
+            }
+        )
+    else:
+        click.echo(f"chora {__version__}")

@@ -1,0 +1,453 @@
+"""Settings and secrets enter here, once.
+
+`load` merges defaults < `chora.toml` < old environment names < `CHORA_<SECTION>_<KEY>` < flags and remembers
+where every value came from. The rest of the house gets its section, never the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import msgspec
+from msgspec import Meta, Struct
+
+from chora.errors import ProjectNotFound, UsageError
+
+MIB = 1024 * 1024
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Http(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the HTTP server listens, and whom it believes."""
+
+    host: Annotated[str, Meta(description="Address to bind; anything beyond loopback needs a token")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8000
+    allowed_hosts: Annotated[
+        tuple[str, ...], Meta(description="Host names accepted besides loopback ones and `host`")
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Web origins accepted besides loopback ones, e.g. https://n8n.example"),
+    ] = ()
+    cert: Annotated[str, Meta(description="TLS certificate chain, a PEM file")] = ""
+    key: Annotated[str, Meta(description="TLS private key, a PEM file")] = ""
+    sse: Annotated[bool, Meta(description="Serve the 2024-11-05 SSE transport at /sse")] = True
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one peer may take."""
+
+    body: Annotated[int, Meta(ge=1024, description="Largest request body or stdio line, bytes")] = 4 * MIB
+    header_time: Annotated[Positive, Meta(description="Seconds to receive a request head")] = 10.0
+    body_time: Annotated[Positive, Meta(description="Seconds to receive a request body, in all")] = 30.0
+    write_stall: Annotated[Positive, Meta(description="Seconds a peer may not read while we write")] = 30.0
+    keep_alive: Annotated[Positive, Meta(description="Seconds an idle connection stays open")] = 10.0
+    connections: Annotated[Count, Meta(description="Open connections at once")] = 4096
+    sessions: Annotated[Count, Meta(description="MCP sessions at once; the longest idle one makes room")] = 1024
+    idle: Annotated[Positive, Meta(description="Seconds after which an unused MCP session ends")] = 1800.0
+    grace: Annotated[Positive, Meta(description="Seconds that calls in flight get at shutdown")] = 5.0
+
+
+class Storage(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where versions, drafts and outputs are remembered."""
+
+    path: Annotated[str, Meta(description="SQLite database, relative to the project")] = ".chora/storage.db"
+
+
+class Paths(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where files live, relative to the project."""
+
+    configs: Annotated[str, Meta(description="Config folder; empty looks for configs/ then chora-configs/")] = ""
+    templates: Annotated[tuple[str, ...], Meta(description="Template folders, in order, after the project root")] = (
+        "templates",
+        "configs/templates",
+        "chora-configs/templates",
+    )
+    outputs: Annotated[
+        tuple[str, ...], Meta(description="Folders outputs may be written beneath; `.` is the project")
+    ] = (".",)
+    events: Annotated[str, Meta(description="Event file, JSON lines")] = "var/telemetry/events.jsonl"
+
+
+class Templates(Struct, frozen=True, forbid_unknown_fields=True):
+    """How templates behave."""
+
+    undefined: Annotated[
+        Literal["strict", "lenient"],
+        Meta(description="An undefined variable is an error, or empty with a warning"),
+    ] = "strict"
+
+
+class Render(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one template may take; beyond it the worker process is killed."""
+
+    workers: Annotated[Count, Meta(description="Template worker processes")] = 2
+    wall: Annotated[Positive, Meta(description="Seconds per render")] = 5.0
+    memory: Annotated[int, Meta(ge=64 * MIB, description="Address space of a worker, bytes")] = 512 * MIB
+    output: Annotated[int, Meta(ge=1024, description="Largest rendered text, bytes")] = 4 * MIB
+    queue: Annotated[Count, Meta(description="Renders that may wait; beyond it the answer is `busy`")] = 256
+
+
+class Probe(Struct, frozen=True, forbid_unknown_fields=True):
+    """The uptime probe and the latency benchmarker, started by `chora serve`."""
+
+    interval: Annotated[Positive, Meta(description="Seconds between probes through the public door")] = 60.0
+    latency_interval: Annotated[Positive, Meta(description="Seconds between benchmark rounds")] = 300.0
+    latency_calls: Annotated[Count, Meta(description="Calls in a benchmark round")] = 10
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True):
+    """The log, always on stderr."""
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Least level shown")] = "INFO"
+    format: Annotated[Literal["text", "json"], Meta(description="For people or for collectors")] = "text"
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """`chora.toml`: every section is optional."""
+
+    http: Http = Http()
+    limits: Limits = Limits()
+    storage: Storage = Storage()
+    paths: Paths = Paths()
+    templates: Templates = Templates()
+    render: Render = Render()
+    probe: Probe = Probe()
+    log: Log = Log()
+
+
+OLD_NAMES: dict[str, str] = {
+    "LOG_LEVEL": "log.level",
+    "CHORA_COMPOSE_LOG_LEVEL": "log.level",
+    "MCP_LOG_LEVEL": "log.level",
+    "CHORA_COMPOSE_CONFIG_DIR": "paths.configs",
+    "CHORA_COMPOSE_MCP_HOST": "http.host",
+    "CHORA_COMPOSE_MCP_PORT": "http.port",
+    "MCP_SERVER_HOST": "http.host",
+    "MCP_SERVER_PORT": "http.port",
+    "CHORA_EVENTS_OUTPUT": "paths.events",
+}
+"""Environment names of chora-compose that still work; a later row wins over an earlier one."""
+
+OTHER_NAMES = {"CHORA_PROJECT", "CHORA_BASE_PATH", "CHORA_TRACE_ID", "CHORA_TOKEN", "CHORA_TOKEN_FILE"}
+"""`CHORA_*` names that aren't settings; any other one is a misspelling worth a warning."""
+
+
+class Loaded(NamedTuple):
+    """The settings in force, where each came from (`section.key` → origin), and what looked wrong."""
+
+    settings: Settings
+    origins: dict[str, str]
+    warnings: list[str]
+
+
+def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Loaded:
+    """Merge every source of settings for one project.
+
+    Args:
+        project: the project folder.
+        env: the environment; the process's own when None.
+        flags: `section.key` → value, as the command line gave them; None values are ignored.
+
+    Raises:
+        UsageError: an unknown key or a value that doesn't fit, with file, line and path.
+    """
+    env = os.environ if env is None else env
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = dict.fromkeys(_keys(), "default")
+    warnings: list[str] = []
+
+    toml = project / "chora.toml"
+    if toml.is_file():
+        for key, value, line in _read_toml(toml):
+            values[key], origins[key] = value, f"chora.toml:{line}"
+    else:
+        # An existing chora-compose project has no chora.toml, and its templates were written for empty names.
+        values["templates.undefined"], origins["templates.undefined"] = "lenient", "no chora.toml"
+
+    for name, key in OLD_NAMES.items():
+        if env.get(name):
+            values[key], origins[key] = _from_text(key, env[name], name), name
+    for name, text in env.items():
+        if not name.startswith("CHORA_") or name in OTHER_NAMES or name in OLD_NAMES:
+            continue
+        section, _, field = name.removeprefix("CHORA_").lower().partition("_")
+        if (key := f"{section}.{field}") in origins:
+            values[key], origins[key] = _from_text(key, text, name), name
+        else:
+            warnings.append(f"The environment variable {name} means nothing to chora; is it misspelt?")
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key], origins[key] = value, "--" + key.partition(".")[2].replace("_", "-")
+
+    tree: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, field = key.partition(".")
+        tree.setdefault(section, {})[field] = value
+    try:
+        return Loaded(msgspec.convert(tree, Settings), origins, warnings)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$.")
+        key = path.rstrip("`").partition("[")[0]
+        raise UsageError(
+            f"The setting {key} doesn't fit: {problem[:1].lower()}{problem[1:]} (from {origins.get(key, '?')}).",
+            "`chora config` shows every setting, its value and where it comes from.",
+            setting=key,
+            origin=origins.get(key),
+        ) from None
+
+
+def as_table(loaded: Loaded) -> list[dict[str, Any]]:
+    """One row per setting: key, value, default, origin and meaning."""
+    values = msgspec.to_builtins(loaded.settings)
+    return [
+        {
+            "key": key,
+            "value": values[section.encode_name][field.encode_name],
+            "default": msgspec.to_builtins(field.default),
+            "origin": loaded.origins[key],
+            "meaning": _meaning(field),
+        }
+        for key, (section, field) in _keys().items()
+    ]
+
+
+def _keys() -> dict[str, tuple[msgspec.structs.FieldInfo, msgspec.structs.FieldInfo]]:
+    return {
+        f"{section.name}.{field.name}": (section, field)
+        for section in msgspec.structs.fields(Settings)
+        for field in msgspec.structs.fields(section.type)
+    }
+
+
+def _meaning(field: msgspec.structs.FieldInfo) -> str:
+    notes: tuple[Any, ...] = getattr(field.type, "__metadata__", ())
+    return next((note.description for note in reversed(notes) if getattr(note, "description", None)), "")
+
+
+def _from_text(key: str, text: str, name: str) -> Any:
+    field = _keys()[key][1]
+    kind: Any = field.type
+    if "tuple" in str(kind):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if key == "log.level":
+        text = text.upper()
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{name}={text!r} doesn't fit {key}: {error}.", setting=key, origin=name) from None
+
+
+def _read_toml(file: Path) -> list[tuple[str, Any, int]]:
+    text = file.read_text("utf-8")
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file} is not TOML: {error}.", file=str(file)) from None
+    known = _keys()
+    found: list[tuple[str, Any, int]] = []
+    for section, fields in document.items():
+        if not isinstance(fields, dict):
+            raise _unknown(file, section, _line_of(text, None, section))
+        for field, value in cast("dict[str, Any]", fields).items():
+            key, line = f"{section}.{field}", _line_of(text, section, field)
+            if key not in known:
+                raise _unknown(file, key, line)
+            found.append((key, value, line))
+    return found
+
+
+def _unknown(file: Path, key: str, line: int) -> UsageError:
+    import difflib
+
+    near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.5)
+    return UsageError(
+        f"{file}, line {line}: there is no setting {key}.",
+        f"Did you mean {near[0]}?" if near else "`chora config` lists every setting.",
+        file=str(file),
+        line=line,
+        setting=key,
+    )
+
+
+def _line_of(text: str, section: str | None, key: str) -> int:
+    """Where a key stands; tomllib parses without positions."""
+    inside = section is None
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*\"?([\w-]+)\"?\s*\]", line):
+            inside = section is not None and header[1] == section
+            if section is None and header[1] == key:
+                return number
+        elif inside and re.match(rf"\s*\"?{re.escape(key)}\"?\s*[.=]", line):
+            return number
+    return 1
+
+
+# -- the project ----------------------------------------------------------------------------------------------
+
+
+def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None = None) -> Path:
+    """The project folder: `folder`, else `CHORA_PROJECT`, else `CHORA_BASE_PATH`, else the nearest one upward.
+
+    Raises:
+        ProjectNotFound: nothing that looks like a project, or the named folder doesn't exist.
+    """
+    env = os.environ if env is None else env
+    for named, origin in (
+        (folder, "--project"),
+        (env.get("CHORA_PROJECT"), "CHORA_PROJECT"),
+        (env.get("CHORA_BASE_PATH"), "CHORA_BASE_PATH"),
+    ):
+        if named:
+            path = Path(named).expanduser().resolve()
+            if not path.is_dir():
+                raise ProjectNotFound(
+                    f"{origin} names {path}, which is not a folder.", "Make it with: chora init " + str(path)
+                )
+            return path
+    here = Path.cwd()
+    for marks in (("chora.toml",), ("configs", "chora-configs", ".chora")):
+        for candidate in (here, *here.parents):
+            if any((candidate / mark).exists() for mark in marks):
+                return candidate
+    raise ProjectNotFound(
+        f"There is no chora project in {here} or above it.",
+        "Make one with `chora init`, or name one with --project or CHORA_PROJECT.",
+        searched=str(here),
+    )
+
+
+# -- the environment, for those who may know a little of it -----------------------------------------------------
+
+
+def trace_id() -> str | None:
+    """`CHORA_TRACE_ID`, read when asked, so that a wrapper script can set it per run."""
+    return os.environ.get("CHORA_TRACE_ID") or None
+
+
+def default_transport() -> str | None:
+    """`MCP_TRANSPORT`, which chose between stdio and HTTP in chora-compose."""
+    return os.environ.get("MCP_TRANSPORT") or None
+
+
+def notify_socket() -> str | None:
+    """Where systemd wants to hear that we are ready, if it started us with `Type=notify`."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
+def child_environment() -> dict[str, str]:
+    """What a child process may know: how to find programs and speak, no secret and no setting."""
+    keep = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TMPDIR",
+        "SYSTEMROOT",
+        "TEMP",
+        "TMP",
+        "COVERAGE_PROCESS_CONFIG",
+    )
+    return {name: os.environ[name] for name in keep if name in os.environ}
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------
+
+
+class Secret:
+    """A value that doesn't print itself; `reveal` hands it out at the place of use."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret is never pickled")
+
+
+class Found(NamedTuple):
+    """A secret and where it was, which may be said aloud."""
+
+    secret: Secret
+    origin: str
+
+
+def find_secret(
+    name: str,
+    env: Mapping[str, str] | None = None,
+    *,
+    run_secrets: Path = Path("/run/secrets"),
+    keyring: bool = True,
+) -> Found | None:
+    """Look a secret up; the first hit wins.
+
+    `NAME_FILE` → `/run/secrets/name` → `$CREDENTIALS_DIRECTORY/name` → the OS keyring (service `chora`) → `NAME`.
+
+    Raises:
+        UsageError: `NAME_FILE` names a file that can't be read.
+    """
+    env = os.environ if env is None else env
+    if path := env.get(f"{name}_FILE"):
+        try:
+            return Found(Secret(Path(path).read_text("utf-8").strip()), f"file {path}")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{name}_FILE names {path}, which can't be read: {error}.") from None
+    folders = [run_secrets]
+    if credentials := env.get("CREDENTIALS_DIRECTORY"):
+        folders.append(Path(credentials))
+    for folder in folders:
+        try:
+            return Found(Secret((folder / name.lower()).read_text("utf-8").strip()), f"file {folder / name.lower()}")
+        except (OSError, UnicodeDecodeError):
+            continue
+    if keyring and (value := _from_keyring(name.lower())):
+        return Found(Secret(value), "keyring")
+    if value := env.get(name, "").strip():
+        return Found(Secret(value), f"environment {name}")
+    return None
+
+
+def _from_keyring(name: str, timeout: float = 2.0) -> str | None:
+    """Ask the OS keyring in a daemon thread: a locked one with a display asks a person and may never return."""
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            import keyring
+
+            answer.append(keyring.get_password("chora", name))
+        except Exception:  # every backend fails in a way of its own; none of them may stop a start
+            answer.append(None)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return answer[0] if answer else None
+
+
+def is_frozen() -> bool:
+    """Whether this is the built binary, where `sys.executable` is chora itself."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def own_command(*arguments: str) -> list[str]:
+    """The command line that runs this very chora again, frozen or not."""
+    return [sys.executable, *arguments] if is_frozen() else [sys.executable, "-m", "chora", *arguments]

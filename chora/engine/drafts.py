@@ -1,0 +1,221 @@
+"""Drafts: configs on their way. Draft → test → save, each step checked, nothing overwritten by accident."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, cast
+
+import msgspec
+
+from chora.engine.assemble import compose, gather_pieces
+from chora.engine.engine import Engine
+from chora.engine.generate import make, prepare
+from chora.errors import (
+    ChoraError,
+    DraftCreationFailed,
+    DraftNotFound,
+    SaveExecutionFailed,
+    SaveFailed,
+    StorageError,
+    TestExecutionFailed,
+    TestFailed,
+    ValidationError,
+    ValidationFailed,
+    io_details,
+)
+from chora.model import ArtifactConfig, ContentConfig, Issue, Parsed, read
+from chora.stamps import now, sha256
+from chora.store import Draft, Version
+
+Kind = Literal["content", "artifact", "collection"]
+
+PREVIEW_LIMIT = 10_000  # characters
+CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
+
+
+class Tested(NamedTuple):
+    """A draft's text, made without storing it."""
+
+    text: str
+    generator: str
+    issues: list[Issue]
+    warnings: list[str]
+
+
+class Saved(NamedTuple):
+    """Where a config was written, and where the one before it went."""
+
+    path: str
+    kind: str
+    backup: str | None
+
+
+async def make_draft(
+    engine: Engine, kind: Kind, document: dict[str, Any], description: str | None
+) -> tuple[Draft, Parsed]:
+    """Check a config and keep it as a draft.
+
+    Raises:
+        ValidationError: it doesn't fit its format; details list every fault.
+        DraftCreationFailed: the store refused.
+    """
+    parsed = _read(kind, document, "config_data")
+    moment = datetime.now(UTC)
+    created = now()
+    made = Draft(
+        draft_id=f"draft-{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}",
+        config_type=kind,
+        config_data=document,
+        description=description,
+        created_at=created,
+        updated_at=created,
+    )
+    try:
+        await engine.store.save_draft(made)
+    except StorageError as error:
+        raise DraftCreationFailed(
+            f"The draft couldn't be stored: {error.message}", error.hint, reason=error.message, **error.details
+        ) from error
+    return made, parsed
+
+
+async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, store_output: bool = False) -> Tested:
+    """Make a draft's text without saving the draft; an artifact's is composed in memory.
+
+    Raises:
+        DraftNotFound: there is no such draft.
+        TestFailed: the draft can't be tested.
+        TestExecutionFailed: its generator failed.
+    """
+    kept = find_draft(engine, draft_id)
+    try:
+        parsed = read(cast(Kind, kept.config_type), kept.config_data, where=draft_id)
+    except ValidationFailed as error:
+        raise TestFailed(f"{draft_id} can't be tested: {error.message}", error.hint, **error.details) from error
+    try:
+        text, generator, warnings = await _text_of(engine, parsed, caller)
+    except TestFailed:
+        raise
+    except ChoraError as error:
+        raise TestExecutionFailed(
+            f"{draft_id}: {error.message}",
+            error.hint,
+            generator=error.details.get("generator_type"),
+            error=error.code,
+            **{name: value for name, value in error.details.items() if name != "generator_type"},
+        ) from error
+    if store_output:
+        await engine.store.add_version(
+            Version(
+                content_id=draft_id,
+                body=text,
+                sha256=sha256(text.encode()),
+                fingerprint=sha256(msgspec.json.encode([kept.config_data, caller])),
+                generator=generator,
+                generator_version="",
+                generated_at=now(),
+                metadata={"test_output": True},
+            )
+        )
+    return Tested(text, generator, parsed.warnings, warnings)
+
+
+async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tuple[str, str, list[str]]:
+    config = parsed.config
+    if isinstance(config, ContentConfig):
+        prepared = await prepare(engine, parsed, caller, dry=True)
+        made = await make(prepared)
+        return made.text, prepared.generator.NAME, [*prepared.warnings, *made.warnings]
+    if isinstance(config, ArtifactConfig):
+        pieces = await gather_pieces(engine, config, caller, dry=True)
+        return compose(config, pieces.pieces), config.metadata.composition_strategy, pieces.warnings
+    raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
+
+
+async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite: bool = False) -> Saved:
+    """Write a draft to the config folder under an id, and forget the draft.
+
+    An existing config is only replaced with `overwrite`, and then a copy of it is kept beside it.
+
+    Raises:
+        DraftNotFound: there is no such draft.
+        SaveFailed: the id is not one, or a config of this id exists.
+        ValidationError: the config doesn't fit its format.
+        SaveExecutionFailed: the disk refused; whatever was there still is.
+    """
+    kept = find_draft(engine, draft_id)
+    if not CONFIG_ID.fullmatch(config_id):
+        raise SaveFailed(
+            f"{config_id!r} can't be a config id.",
+            "Use lower-case letters, digits and hyphens, beginning with a letter, at most 255 of them.",
+            config_id=config_id,
+        )
+    kind = cast(Kind, kept.config_type)
+    # The id inside the file is the one it is saved under, whatever the draft said.
+    document = {**kept.config_data, "id": config_id}
+    _read(kind, document, draft_id)
+    path = engine.catalog.where_to_save(kind, config_id)
+    backup: str | None = None
+    try:
+        try:
+            before = engine.folder.read_bytes(path)
+        except FileNotFoundError:
+            before = None
+        if before is not None:
+            if not overwrite:
+                raise SaveFailed(
+                    f"A config {config_id} exists already: {path}.",
+                    "Save under another id, or pass overwrite: true, which keeps a backup of the old one.",
+                    config_path=path,
+                    config_id=config_id,
+                )
+            backup = f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup"
+            await engine.folder.write(backup, before)
+        await engine.folder.write(path, _encoded(path, document))
+    except OSError as error:
+        raise SaveExecutionFailed(
+            f"{path} couldn't be written: {error.strerror}.",
+            "Check disk space and permissions; the draft is still there.",
+            **io_details(error, config_path=path),
+        ) from error
+    await engine.store.delete_draft(draft_id)
+    return Saved(path, kind, backup)
+
+
+def find_draft(engine: Engine, draft_id: str) -> Draft:
+    """The draft of this id.
+
+    Raises:
+        DraftNotFound: there is none.
+    """
+    kept = engine.store.draft(draft_id)
+    if kept is None:
+        raise DraftNotFound(
+            f"There is no draft {draft_id!r}.", "draft_config makes one; saving a draft uses it up.", draft_id=draft_id
+        )
+    return kept
+
+
+def _read(kind: Kind, document: dict[str, Any], where: str) -> Parsed:
+    try:
+        return read(kind, document, where=where)
+    except ValidationFailed as error:
+        first: dict[str, Any] = error.details["schema_errors"][0]
+        raise ValidationError(
+            error.message,
+            error.hint,
+            config_type=kind,
+            field=first.get("path"),
+            issue=first.get("message"),
+            **error.details,
+        ) from error
+
+
+def _encoded(path: str, document: dict[str, Any]) -> bytes:
+    if path.endswith((".yaml", ".yml")):
+        import yaml
+
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode()
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

@@ -1,0 +1,282 @@
+"""What can go wrong on purpose.
+
+    ChoraError
+     ├── InvalidInput, InvalidContext, InvalidConfigId, ValidationError, ValidationFailed, UsageError
+     ├── ConfigNotFound, DraftNotFound, GeneratorNotFound, MissingContent, ProjectNotFound
+     ├── SaveFailed, OutputEdited
+     ├── PermissionDenied, Unauthorized, Forbidden
+     ├── Unreachable, GenerationFailed, CompositionFailed, TestFailed, TestExecutionFailed
+     ├── StorageFailed, StorageError, WriteFailed, DraftCreationFailed, SaveExecutionFailed
+     └── Busy, LimitExceeded
+
+Each class owns a wire `code`, which clients match on, and a `category`, which the doors (HTTP, the
+command line) look up in `CATEGORIES`: they never invent a status of their own. Everything that isn't a
+`ChoraError` is a bug: it is logged in full under an id, and only that id leaves the process.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, ClassVar, Literal, NamedTuple
+
+Category = Literal["invalid", "missing", "conflict", "denied", "failed", "busy", "internal"]
+
+
+class Outcome(NamedTuple):
+    """How a category of failure shows at each door."""
+
+    http_status: int
+    exit_code: int
+
+
+CATEGORIES: dict[Category, Outcome] = {
+    "invalid": Outcome(400, 2),
+    "missing": Outcome(404, 3),
+    "conflict": Outcome(409, 4),
+    "denied": Outcome(403, 4),
+    "failed": Outcome(500, 1),
+    "busy": Outcome(503, 1),
+    "internal": Outcome(500, 1),
+}
+
+
+class ChoraError(Exception):
+    """A failure that the caller can understand and act on.
+
+    Args:
+        message: one sentence that says what is wrong.
+        hint: the next step, when there is one to name.
+        details: machine-readable facts, of the shape documented for the code.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    category: ClassVar[Category] = "internal"
+
+    def __init__(self, message: str, hint: str | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+    @property
+    def exit_code(self) -> int:
+        return CATEGORIES[self.category].exit_code
+
+    @property
+    def http_status(self) -> int:
+        return CATEGORIES[self.category].http_status
+
+    def as_dict(self) -> dict[str, Any]:
+        """The body every door shows: `{"success": false, "error": {code, message, hint, details}}`."""
+        return {
+            "success": False,
+            "error": {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details},
+        }
+
+
+class InvalidInput(ChoraError):
+    """Arguments of a tool or command that don't fit."""
+
+    code = "invalid_input"
+    category = "invalid"
+
+
+class InvalidContext(ChoraError):
+    """A context that is neither an object nor a JSON string of one."""
+
+    code = "invalid_context"
+    category = "invalid"
+
+
+class InvalidConfigId(ChoraError):
+    """An id that can't name a config: empty, too long, or a path in disguise."""
+
+    code = "invalid_config_id"
+    category = "invalid"
+
+
+class ValidationError(ChoraError):
+    """A draft whose config data doesn't fit its format."""
+
+    code = "validation_error"
+    category = "invalid"
+
+
+class ValidationFailed(ChoraError):
+    """A config file that doesn't fit its format; `details.schema_errors` lists every fault."""
+
+    code = "validation_failed"
+    category = "invalid"
+
+
+class UsageError(ChoraError):
+    """Settings or flags that don't fit together."""
+
+    code = "usage_error"
+    category = "invalid"
+
+
+class ConfigNotFound(ChoraError):
+    code = "config_not_found"
+    category = "missing"
+
+
+class DraftNotFound(ChoraError):
+    code = "draft_not_found"
+    category = "missing"
+
+
+class GeneratorNotFound(ChoraError):
+    code = "generator_not_found"
+    category = "missing"
+
+
+class MissingContent(ChoraError):
+    """An artifact whose required children can't be had."""
+
+    code = "missing_content"
+    category = "missing"
+
+
+class ProjectNotFound(ChoraError):
+    code = "project_not_found"
+    category = "missing"
+
+
+class SaveFailed(ChoraError):
+    """A save that would overwrite a config, or under an id that isn't one."""
+
+    code = "save_failed"
+    category = "conflict"
+
+
+class OutputEdited(ChoraError):
+    """An output file holds text that chora didn't write; it is left as it is."""
+
+    code = "output_edited"
+    category = "conflict"
+
+
+class PermissionDenied(ChoraError):
+    """A path outside the roots that chora may read or write."""
+
+    code = "permission_denied"
+    category = "denied"
+
+
+class Unauthorized(ChoraError):
+    """No valid token where one is needed."""
+
+    code = "unauthorized"
+    category = "denied"
+
+
+class Forbidden(ChoraError):
+    """A valid token whose scope doesn't reach this far."""
+
+    code = "forbidden"
+    category = "denied"
+
+
+class Unreachable(ChoraError):
+    """A server that doesn't answer, or not with MCP."""
+
+    code = "unreachable"
+    category = "failed"
+
+
+class GenerationFailed(ChoraError):
+    code = "generation_failed"
+    category = "failed"
+
+
+class CompositionFailed(ChoraError):
+    code = "composition_failed"
+    category = "failed"
+
+
+class TestFailed(ChoraError):
+    """A draft that can't be tested as it is."""
+
+    __test__ = False  # or pytest would collect it by its name
+    code = "test_failed"
+    category = "failed"
+
+
+class TestExecutionFailed(ChoraError):
+    """A draft whose generator failed."""
+
+    __test__ = False
+    code = "test_execution_failed"
+    category = "failed"
+
+
+class StorageFailed(ChoraError):
+    """Text was generated but couldn't be stored."""
+
+    code = "storage_failed"
+    category = "failed"
+
+
+class StorageError(ChoraError):
+    code = "storage_error"
+    category = "failed"
+
+
+class WriteFailed(ChoraError):
+    """An output file couldn't be written; the old one is untouched."""
+
+    code = "write_failed"
+    category = "failed"
+
+
+class DraftCreationFailed(ChoraError):
+    code = "draft_creation_failed"
+    category = "failed"
+
+
+class SaveExecutionFailed(ChoraError):
+    code = "save_execution_failed"
+    category = "failed"
+
+
+class LimitExceeded(ChoraError):
+    """A bound was reached: time, memory, size or depth. `details.limit` names the setting."""
+
+    code = "limit_exceeded"
+    category = "invalid"
+
+
+class Busy(ChoraError):
+    """Too much is waiting already; the same call may succeed in a moment."""
+
+    code = "busy"
+    category = "busy"
+
+
+class Internal(ChoraError):
+    """A bug, as the outside sees it: the id leads to the traceback in the log."""
+
+    code = "internal_error"
+    category = "internal"
+
+    def __init__(self, error: BaseException, *, where: str) -> None:
+        incident = secrets.token_hex(4)
+        super().__init__(
+            "Something unexpected went wrong inside chora.",
+            f"The log has the details under incident {incident}.",
+            incident=incident,
+            error_type=type(error).__name__,
+            tool=where,
+        )
+        self.incident = incident
+
+
+def io_details(error: OSError, **paths: str) -> dict[str, Any]:
+    """The detail shape of a failed read or write: the path, `error_type` and `errno`."""
+    return {**paths, "error_type": type(error).__name__, "errno": error.errno}
+
+
+def subclasses(of: type[ChoraError] = ChoraError) -> list[type[ChoraError]]:
+    """Every error class below `of`, for the reference and the tests."""
+    return [found for direct in of.__subclasses__() for found in (direct, *subclasses(direct))]

@@ -1,0 +1,221 @@
+"""Reading and writing beneath folders that no path leaves.
+
+A path is resolved (so that links inside the folder work), checked to lie beneath the root, and then walked
+again component by component without following links: a link swapped in between fails instead of leading out.
+Writes go to a temporary file beside the target, are synced, renamed over it, and the folder is synced: whoever
+reads sees the old file or the new one, and what `write` acknowledged survives a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Generator, Iterator
+from pathlib import Path, PurePosixPath
+
+import trio
+
+from chora.errors import LimitExceeded, PermissionDenied
+
+CONFIG_LIMIT = 1024 * 1024
+SOURCE_LIMIT = 10_000_000
+FILES_LIMIT = 100_000
+
+# Windows opens neither folders nor files relative to a descriptor; there the checked path is used as it is.
+_BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+
+class Folder:
+    """A folder that no path leaves, neither by `..`, nor by an absolute path, nor through a link.
+
+    Args:
+        root: the folder; it must exist.
+        writable: sub-folders that `write` may write beneath, relative to `root`; `.` is all of it.
+    """
+
+    def __init__(self, root: Path, writable: tuple[str, ...] = (".",)) -> None:
+        self.root = root.resolve(strict=True)
+        self._writable = tuple(Path(os.path.normpath(self.root / part)) for part in writable)
+
+    def resolve(self, path: str | Path) -> Path:
+        """The real, absolute path that `path` means.
+
+        Raises:
+            PermissionDenied: it lies outside the folder, or isn't a path at all.
+        """
+        text = str(path)
+        if not text or "\0" in text:
+            raise PermissionDenied("A path is empty or holds a NUL character.", path=text)
+        try:
+            real = Path(os.path.realpath(self.root / text))
+        except (OSError, ValueError) as error:
+            raise PermissionDenied(f"The path {text!r} can't be resolved: {error}.", path=text) from None
+        if real != self.root and self.root not in real.parents:
+            raise PermissionDenied(
+                f"The path {text!r} leads outside the project.",
+                "Use a path inside the project folder, relative to it.",
+                path=text,
+            )
+        return real
+
+    def relative(self, path: str | Path) -> str:
+        """`path` as a project-relative path with forward slashes, its links resolved."""
+        return self.resolve(path).relative_to(self.root).as_posix()
+
+    def is_file(self, path: str | Path) -> bool:
+        """Whether a regular file is there; False for anything outside the folder."""
+        try:
+            return stat.S_ISREG(self.resolve(path).stat().st_mode)
+        except (OSError, PermissionDenied):
+            return False
+
+    def read_bytes(self, path: str | Path, *, limit: int = SOURCE_LIMIT) -> bytes:
+        """Read a regular file.
+
+        Args:
+            path: relative to the folder, or absolute inside it.
+            limit: the most bytes to accept.
+
+        Raises:
+            FileNotFoundError: nothing is there.
+            PermissionDenied: outside the folder, unreadable, or not a regular file.
+            LimitExceeded: larger than `limit`.
+        """
+        real = self.resolve(path)
+        try:
+            with self._opened_parent(real) as (parent, name):
+                descriptor = os.open(name, _READ | _NOFOLLOW, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(errno.ENOENT, "No such file", str(path)) from None
+        except OSError as error:
+            raise PermissionDenied(f"{path} can't be read: {error.strerror}.", path=str(path)) from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise PermissionDenied(f"{path} is not a regular file.", path=str(path))
+            parts: list[bytes] = []
+            # A file may grow while it is read, so the bytes that arrive are counted, not the size it claimed.
+            left = limit + 1
+            while left > 0 and (part := os.read(descriptor, min(left, 1 << 20))):
+                parts.append(part)
+                left -= len(part)
+            if left <= 0:
+                raise LimitExceeded(
+                    f"{path} is larger than {limit:,} bytes.", limit="source", path=str(path), bytes=limit
+                )
+            return b"".join(parts)
+        finally:
+            os.close(descriptor)
+
+    def read_text(self, path: str | Path, *, limit: int = SOURCE_LIMIT) -> str:
+        """Read a UTF-8 file; raises UnicodeDecodeError besides what `read_bytes` raises."""
+        return self.read_bytes(path, limit=limit).decode("utf-8-sig")
+
+    def files(self, path: str | Path, suffixes: tuple[str, ...]) -> list[str]:
+        """The regular files beneath a sub-folder whose names end so, project-relative and sorted.
+
+        A missing sub-folder has none. Links to folders are not followed, hidden folders not entered.
+        """
+        try:
+            start = self.resolve(path)
+        except PermissionDenied:
+            return []
+        return sorted(self._walk(start, suffixes))
+
+    def _walk(self, start: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+        seen = 0
+        for folder, folders, names in os.walk(start, followlinks=False):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                if (seen := seen + 1) > FILES_LIMIT:
+                    raise LimitExceeded(f"{start} holds more than {FILES_LIMIT:,} files.", limit="files")
+                if name.endswith(suffixes) and self.is_file(found := Path(folder, name)):
+                    yield found.relative_to(self.root).as_posix()
+
+    def check_writable(self, path: str | Path) -> Path:
+        """The real path a write would go to.
+
+        Raises:
+            PermissionDenied: outside the folder or outside its writable parts.
+        """
+        real = self.resolve(path)
+        if not any(real != part and part in real.parents for part in self._writable):
+            raise PermissionDenied(
+                f"{path} is outside the folders that outputs may be written to.",
+                "The setting paths.outputs lists them.",
+                path=str(path),
+            )
+        return real
+
+    async def write(self, path: str | Path, data: bytes) -> None:
+        """Put `data` at `path`, all of it or none: temporary file, sync, rename, sync of the folder.
+
+        Folders on the way are made. An existing file keeps its permissions.
+
+        Raises:
+            PermissionDenied: outside the folder or its writable parts, or the target is not a regular file.
+            OSError: the disk is full, read-only or broken; whatever was at `path` still is.
+        """
+        real = self.check_writable(path)
+        # A half-done rename can't be abandoned: a cancelled caller waits the few milliseconds it takes.
+        await trio.to_thread.run_sync(self._write, real, data)
+
+    def _write(self, real: Path, data: bytes) -> None:
+        os.makedirs(real.parent, exist_ok=True)
+        with self._opened_parent(real) as (parent, name):
+            mode = 0o666
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if not stat.S_ISREG(status.st_mode):
+                    raise PermissionDenied(f"{real} exists and is not a regular file.", path=str(real))
+                mode = stat.S_IMODE(status.st_mode)
+            temporary = _sibling(name)
+            descriptor = os.open(temporary, _CREATE | _NOFOLLOW, mode, dir_fd=parent)
+            try:
+                try:
+                    view = memoryview(data)
+                    while view:
+                        view = view[os.write(descriptor, view) :]
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=parent)
+                raise
+            if parent is not None:
+                os.fsync(parent)
+
+    @contextlib.contextmanager
+    def _opened_parent(self, real: Path) -> Generator[tuple[int | None, str]]:
+        """Open the folder that holds `real`, step by step from the root, following no link.
+
+        Yields its descriptor and the last name; without descriptor support, None and the whole path.
+        """
+        if not _BY_DESCRIPTOR:
+            yield None, str(real)
+            return
+        *folders, name = real.relative_to(self.root).parts or (".",)
+        current = os.open(self.root, _DIRECTORY)
+        try:
+            for part in folders:
+                following = os.open(part, _DIRECTORY | _NOFOLLOW, dir_fd=current)
+                os.close(current)
+                current = following
+            yield current, name
+        finally:
+            os.close(current)
+
+
+def _sibling(name: str) -> str:
+    """A name for the temporary file: beside the target, hidden, unguessable, and short enough for any disk."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return str(path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.tmp"))

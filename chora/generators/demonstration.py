@@ -1,0 +1,61 @@
+"""Shows a content's own examples: the elements' `example_output`, joined or placed into a template."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from chora.generators.generator import Job, Made, as_text
+
+NAME = "demonstration"
+VERSION = "1.0.0"
+DESCRIPTION = "Assembles the example outputs written in the config; needs no context."
+CAPABILITIES = ("basic_generation", "variables")
+
+_PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.-]*)\s*\}\}")
+_ELEMENT = re.compile(r"elements\.([^.]+)\.example_output")
+
+
+async def generate(job: Job) -> Made:
+    """The template with its variables replaced, or all examples with a blank line between them.
+
+    Raises:
+        GenerationFailed: an element has no example, or a variable has no value.
+    """
+    template = job.pattern.template if job.pattern else None
+    if not template:
+        missing = [element.name for element in job.config.elements if element.example_output is None]
+        if missing:
+            raise job.failed(
+                NAME,
+                f"no example_output for {', '.join(missing)}",
+                "Write elements[].example_output, or choose another generator.",
+            )
+        return Made("\n\n".join(element.example_output or "" for element in job.config.elements))
+
+    values = {name: _value(job, name) for name in sorted(set(_PLACE.findall(template)))}
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise job.failed(
+            NAME,
+            f"no value for {', '.join(missing)}",
+            "Declare it under generation.patterns[].variables with a source such as "
+            f"elements.{missing[0]}.example_output, or give it a default.",
+            missing_variable=missing[0],
+        )
+    # A function as replacement: the values are literal, backslashes and all.
+    shaped = template.replace("\\n", "\n").replace("\\t", "\t")
+    return Made(_PLACE.sub(lambda place: as_text(values[place[1]]), shaped))
+
+
+def _value(job: Job, name: str) -> Any:
+    """A variable's value: its declared source, else its default, else the element of its own name."""
+    declared = (
+        next((variable for variable in job.pattern.variables if variable.name == name), None) if job.pattern else None
+    )
+    source = declared.source if declared and declared.source else f"elements.{name}.example_output"
+    if element := _ELEMENT.fullmatch(source):
+        for index, candidate in enumerate(job.config.elements):
+            if element[1] in (candidate.name, str(index)) and candidate.example_output is not None:
+                return candidate.example_output
+    return declared.default if declared else None

@@ -1,0 +1,32 @@
+"""The log: stdlib logging on stderr, as text for people or as JSON lines for collectors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import msgspec
+
+from chora.config import Log
+from chora.stamps import now
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"at": now(), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def start_logging(settings: Log) -> None:
+    """Send what chora logs to stderr; other libraries keep quiet below WARNING."""
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.format == "json":
+        handler.setFormatter(JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("chora").setLevel(settings.level)

@@ -1,0 +1,1 @@
+"""MCP on msgspec: what the messages mean, in both protocol eras."""

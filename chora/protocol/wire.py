@@ -1,0 +1,173 @@
+"""What MCP puts on the wire: revisions, envelopes, error codes and names.
+
+Everything that differs between revisions is a column of `REVISIONS`; the next revision is one more row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+DEPTH_LIMIT = 64
+
+
+class Revision(NamedTuple):
+    """One released revision of the protocol, and what it knows."""
+
+    name: str
+    era: Literal["handshake", "modern"]
+    annotations: bool = True
+    structured: bool = True
+    """Output schemas, titles and structured content."""
+    batches: bool = False
+
+
+REVISIONS: dict[str, Revision] = {
+    revision.name: revision
+    for revision in (
+        Revision("2024-11-05", "handshake", annotations=False, structured=False, batches=True),
+        Revision("2025-03-26", "handshake", structured=False, batches=True),
+        Revision("2025-06-18", "handshake"),
+        Revision("2025-11-25", "handshake"),
+        Revision("2026-07-28", "modern"),
+    )
+}
+
+HANDSHAKE = [name for name, revision in REVISIONS.items() if revision.era == "handshake"]
+MODERN = [name for name, revision in REVISIONS.items() if revision.era == "modern"]
+
+# JSON-RPC, then MCP's own.
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+HEADER_MISMATCH = -32020
+UNSUPPORTED_VERSION = -32022
+
+HTTP_STATUS: dict[int, int] = {
+    PARSE_ERROR: 400,
+    INVALID_REQUEST: 400,
+    INVALID_PARAMS: 400,
+    HEADER_MISMATCH: 400,
+    UNSUPPORTED_VERSION: 400,
+    METHOD_NOT_FOUND: 404,
+}
+"""The status a modern-era error goes out with over HTTP; any other code goes out with 200."""
+
+VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
+CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
+SERVER_KEY = "io.modelcontextprotocol/serverInfo"
+
+NAMED: dict[str, str] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+"""Methods whose target is repeated in the `Mcp-Name` header, and the parameter that holds it."""
+
+
+class Incoming(Struct, frozen=True):
+    """Any JSON-RPC message: with method and id a request, with method alone a notification, else a response."""
+
+    jsonrpc: Literal["2.0"]
+    id: Raw | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+
+    @property
+    def id_bytes(self) -> bytes | None:
+        """The id exactly as it was sent; None on a notification."""
+        return None if self.id is UNSET else bytes(self.id).strip()
+
+
+class Meta(Struct, frozen=True):
+    """The part of a request's `_meta` that the server reads."""
+
+    version: Raw | UnsetType = msgspec.field(default=UNSET, name=VERSION_KEY)
+    capabilities: Raw | UnsetType = msgspec.field(default=UNSET, name=CAPABILITIES_KEY)
+    progress_token: int | str | UnsetType = msgspec.field(default=UNSET, name="progressToken")
+
+
+class Params(Struct, frozen=True):
+    """The parameters that any request may carry."""
+
+    meta: Meta | UnsetType = msgspec.field(default=UNSET, name="_meta")
+    name: str | UnsetType = UNSET
+    uri: str | UnsetType = UNSET
+    arguments: Raw | UnsetType = UNSET
+
+
+class InitializeParams(Struct, frozen=True, rename="camel"):
+    protocol_version: str
+
+
+class CancelledParams(Struct, frozen=True, rename="camel"):
+    request_id: Raw | UnsetType = UNSET
+
+
+class RpcError(Exception):
+    """A failure of the protocol itself, answered as a JSON-RPC error."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+encode = msgspec.json.Encoder().encode
+decode_incoming = msgspec.json.Decoder(Incoming).decode
+decode_batch = msgspec.json.Decoder(list[Raw]).decode
+decode_params = msgspec.json.Decoder(Params).decode
+decode_initialize = msgspec.json.Decoder(InitializeParams).decode
+decode_cancelled = msgspec.json.Decoder(CancelledParams).decode
+
+DecodeFailures = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding untrusted JSON may raise: bad UTF-8 and deep nesting don't raise msgspec's own errors."""
+
+
+def is_id(raw: bytes) -> bool:
+    """Whether raw JSON can be a request id: a string or a number, not null."""
+    return raw[:1] == b'"' or raw[:1] in b"-0123456789"
+
+
+def response(id_bytes: bytes, result: bytes) -> bytes:
+    """A JSON-RPC response of an already encoded result."""
+    return b'{"jsonrpc":"2.0","id":' + id_bytes + b',"result":' + result + b"}"
+
+
+def error_response(id_bytes: bytes | None, error: RpcError) -> bytes:
+    """A JSON-RPC error; without a known id it is null."""
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        body["data"] = error.data
+    return b'{"jsonrpc":"2.0","id":' + (id_bytes or b"null") + b',"error":' + encode(body) + b"}"
+
+
+def notification(method: str, params: dict[str, Any]) -> bytes:
+    """A JSON-RPC notification."""
+    return encode({"jsonrpc": "2.0", "method": method, "params": params})
+
+
+def too_deep(body: bytes) -> bool:
+    """Whether JSON nests deeper than anything we read; counted without building anything."""
+    if body.count(b"[") + body.count(b"{") <= DEPTH_LIMIT:
+        return False
+    depth = 0
+    inside = escaped = False
+    for byte in body:
+        if inside:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                inside = False
+        elif byte == 0x22:
+            inside = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > DEPTH_LIMIT:
+                return True
+        elif byte in b"]}":
+            depth -= 1
+    return False

@@ -1,0 +1,21 @@
+"""How times and hashes are written everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+
+def now() -> str:
+    """This moment, as every record spells it: `2026-11-22T10:15:30.123Z`."""
+    return stamp(datetime.now(UTC))
+
+
+def stamp(moment: datetime) -> str:
+    """A moment as every record spells it."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def sha256(data: bytes) -> str:
+    """`sha256:<hex>`, the way hashes are written everywhere."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()

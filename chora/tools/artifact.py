@@ -1,0 +1,77 @@
+"""Tools that assemble files."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from chora.engine.assemble import SEPARATOR, assemble
+from chora.engine.engine import Engine
+from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, tool
+
+
+class AssembleArtifact(Ask):
+    artifact_config_id: Annotated[str, Meta(description="Id of an artifact config, as list_artifact_configs shows it")]
+    output_path: Annotated[str, Meta(description="File to write instead of the config's first output")] | None = None
+    force: Annotated[bool, Meta(description="Generate every child again")] | None = False
+    context: Context = None
+
+
+class Component(Struct, frozen=True):
+    content_id: str
+    size_bytes: int
+
+
+class AssemblyMetadata(Struct, frozen=True, kw_only=True):
+    missing_content: list[str]
+    generated_content: list[str]
+    composition_strategy: str
+    components: list[Component]
+    separator: str
+    outputs: list[str]
+    warnings: list[str]
+
+
+class AssembledArtifact(Result):
+    artifact_id: str
+    output_path: str
+    content_count: int
+    size_bytes: int
+    status: Literal["assembled", "skipped", "reassembled"]
+    duration_ms: int
+    metadata: AssemblyMetadata
+
+
+@tool(title="Assemble an artifact", category="artifact", destructive=True, idempotent=True)
+async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -> AssembledArtifact:
+    """Compose an artifact's contents in order and write its output files; missing contents are generated.
+
+    Unchanged outputs are not written again (status `skipped`). A file edited by hand is never overwritten.
+    """
+    started = time.monotonic()
+    engine.catalog.check_id(ask.artifact_config_id)
+    context = context_of(ask.context)
+    parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
+    result = await assemble(
+        engine, parsed, context, output_path=ask.output_path, force=bool(ask.force), progress=call.progress
+    )
+    pieces = result.pieces
+    return AssembledArtifact(
+        artifact_id=result.artifact_id,
+        output_path=result.output_path,
+        content_count=len(pieces.pieces),
+        size_bytes=result.size,
+        status=result.status,
+        duration_ms=milliseconds_since(started),
+        metadata=AssemblyMetadata(
+            missing_content=pieces.missing,
+            generated_content=[piece.content_id for piece in pieces.pieces if piece.generated],
+            composition_strategy=result.strategy,
+            components=[Component(piece.content_id, len(piece.text.encode())) for piece in pieces.pieces],
+            separator=SEPARATOR,
+            outputs=result.outputs,
+            warnings=pieces.warnings,
+        ),
+    )

@@ -1,0 +1,124 @@
+"""Tools for a config's life: draft, test, save."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from chora.engine import drafts
+from chora.engine.engine import Engine
+from chora.model import Issue
+from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, tool
+
+ConfigData = Annotated[
+    Any,
+    Meta(
+        description="The config: an object, or the same as a JSON string",
+        extra_json_schema={"type": ["object", "string"]},
+    ),
+]
+DraftId = Annotated[str, Meta(description="The draft_id that draft_config returned")]
+
+
+class DraftConfig(Ask):
+    config_type: Annotated[Literal["content", "artifact", "collection"], Meta(description="What kind of config")]
+    config_data: ConfigData
+    description: Annotated[str, Meta(max_length=1000, description="A note for whoever finds the draft")] | None = None
+
+
+class DraftedConfig(Result):
+    draft_id: str
+    config_type: str
+    validation_status: Literal["valid"]
+    validation_issues: list[Issue]
+    preview_path: str
+    created_at: str
+    duration_ms: int
+
+
+@tool(title="Draft a config", category="config")
+async def draft_config(engine: Engine, ask: DraftConfig, call: Call) -> DraftedConfig:
+    """Check a config and keep it as a draft, without writing a file. Next: test_config, then save_config."""
+    started = time.monotonic()
+    document = context_of(ask.config_data, "config_data")
+    draft, parsed = await drafts.make_draft(engine, ask.config_type, document, ask.description)
+    return DraftedConfig(
+        draft_id=draft.draft_id,
+        config_type=draft.config_type,
+        validation_status="valid",
+        validation_issues=parsed.warnings,
+        preview_path=engine.catalog.where_to_save(ask.config_type, parsed.config.id),
+        created_at=draft.created_at,
+        duration_ms=milliseconds_since(started),
+    )
+
+
+class TestConfig(Ask):
+    __test__ = False  # or pytest would collect it by its name
+
+    draft_id: DraftId
+    context: Context = None
+    dry_run: Annotated[bool, Meta(description="False also stores the text, under the draft's id")] | None = True
+
+
+class TestedConfig(Result):
+    __test__ = False
+
+    draft_id: str
+    preview_content: str
+    content_length: int
+    generator_used: str
+    validation_issues: list[Issue]
+    warnings: list[str]
+    estimated_cost: float | None
+    duration_ms: int
+
+
+@tool(title="Test a draft", category="config")
+async def test_config(engine: Engine, ask: TestConfig, call: Call) -> TestedConfig:
+    """Generate a draft's text to look at (the first 10,000 characters); an artifact draft is composed in memory."""
+    started = time.monotonic()
+    tested = await drafts.try_draft(engine, ask.draft_id, context_of(ask.context), store_output=ask.dry_run is False)
+    shown = tested.text
+    if len(shown) > drafts.PREVIEW_LIMIT:
+        shown = f"{shown[: drafts.PREVIEW_LIMIT]}\n… ({len(tested.text):,} characters in all)"
+    return TestedConfig(
+        draft_id=ask.draft_id,
+        preview_content=shown,
+        content_length=len(tested.text),
+        generator_used=tested.generator,
+        validation_issues=tested.issues,
+        warnings=tested.warnings,
+        estimated_cost=None,
+        duration_ms=milliseconds_since(started),
+    )
+
+
+class SaveConfig(Ask):
+    draft_id: DraftId
+    config_id: Annotated[str, Meta(description="Id to save it under: lower-case letters, digits, hyphens")]
+    overwrite: Annotated[bool, Meta(description="Replace an existing config, keeping a backup")] | None = False
+
+
+class SavedConfig(Result):
+    config_path: str
+    config_id: str
+    config_type: str
+    backup_path: str | None
+    duration_ms: int
+
+
+@tool(title="Save a draft", category="config", destructive=True)
+async def save_config(engine: Engine, ask: SaveConfig, call: Call) -> SavedConfig:
+    """Write a draft into the project's configs under an id. An existing config is kept unless overwrite is true."""
+    started = time.monotonic()
+    saved = await drafts.save_draft(engine, ask.draft_id, ask.config_id, overwrite=bool(ask.overwrite))
+    return SavedConfig(
+        config_path=saved.path,
+        config_id=ask.config_id,
+        config_type=saved.kind,
+        backup_path=saved.backup,
+        duration_ms=milliseconds_since(started),
+    )

@@ -1,0 +1,258 @@
+"""What a tool is: a function whose annotations say everything an agent must know.
+
+    @tool(title="Say hello", category="utility", read_only=True)
+    async def hello_world(engine: Engine, ask: HelloWorld, call: Call) -> Hello:
+        '''Answers with a greeting …'''
+
+The name, the docstring and the two Structs become name, description, input and output schema. `Tool.run` decodes
+the arguments, runs the function and encodes the answer; every way of calling a tool goes through it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from chora.engine.engine import Engine
+from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
+
+log = logging.getLogger("chora.tools")
+
+Category = Literal["content", "artifact", "config", "storage", "query", "validation", "batch", "collection", "utility"]
+
+Context = Annotated[
+    Any,
+    Meta(
+        description="Variables for the templates: an object, or the same as a JSON string",
+        extra_json_schema={"type": ["object", "string", "null"]},
+    ),
+]
+"""A context as clients send it: some can only send objects as strings."""
+
+
+class Ask(Struct, forbid_unknown_fields=True):
+    """The arguments of a tool."""
+
+
+class Result(Struct, kw_only=True):
+    """What a tool answers when it succeeds."""
+
+    success: Literal[True] = True
+
+
+class Call(NamedTuple):
+    """The circumstances of one call."""
+
+    transport: str
+    tools_available: int = 0
+    progress: Callable[[float, float, str], Awaitable[None]] | None = None
+    """Tells the caller how far it is: done, of how many, and what was done; None when nobody asked."""
+
+
+class Answer(NamedTuple):
+    """An encoded answer: the JSON of the result, or of the error."""
+
+    body: bytes
+    is_error: bool
+    code: str = "ok"
+    exit_code: int = 0
+
+
+FAILURE_SCHEMA: dict[str, Any] = {
+    "title": "Failure",
+    "type": "object",
+    "properties": {
+        "success": {"const": False},
+        "error": {
+            "type": "object",
+            "properties": {
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "hint": {"type": ["string", "null"]},
+                "details": {"type": "object"},
+            },
+            "required": ["code", "message", "details"],
+        },
+    },
+    "required": ["success", "error"],
+}
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Tool:
+    """One tool, described by its function."""
+
+    def __init__(
+        self,
+        function: Callable[[Engine, Any, Call], Awaitable[Result]],
+        *,
+        title: str,
+        category: Category,
+        read_only: bool = False,
+        destructive: bool = False,
+        idempotent: bool = False,
+    ) -> None:
+        hints = get_type_hints(function, include_extras=True)
+        self.function = function
+        self.name = function.__name__
+        self.title = title
+        self.category: Category = category
+        self.description = inspect.cleandoc(function.__doc__ or "")
+        self.read_only = read_only
+        self.annotations = {
+            "title": title,
+            "readOnlyHint": read_only,
+            "destructiveHint": destructive,
+            "idempotentHint": idempotent,
+            "openWorldHint": False,
+        }
+        self.ask = cast("type[Ask]", hints["ask"])
+        self.input_schema = object_schema(self.ask)
+        self.output_schema = _answer_schema(hints["return"])
+        self._decoder = msgspec.json.Decoder(self.ask)
+
+    def describe(self) -> dict[str, Any]:
+        """The tool as `tools/list` shows it."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "description": self.description,
+            "inputSchema": self.input_schema,
+            "outputSchema": self.output_schema,
+            "annotations": self.annotations,
+            "_meta": {"chora/category": self.category},
+        }
+
+    def decode(self, arguments: bytes | msgspec.Raw) -> Ask:
+        """The arguments as the tool's Struct.
+
+        Raises:
+            InvalidInput: they don't fit; the details name the path and what was expected.
+        """
+        try:
+            return self._decoder.decode(arguments)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            problem, _, path = str(error).partition(" - at `")
+            path = path.rstrip("`") or "$"
+            raise InvalidInput(
+                f"The arguments of {self.name} don't fit at {path}: {problem}.",
+                f"The arguments are: {self.signature()}.",
+                tool=self.name,
+                field=path,
+                issue=problem,
+            ) from None
+
+    def signature(self) -> str:
+        """The arguments on one line, required ones first: `content_config_id, [context], [force]`."""
+        required = self.input_schema.get("required", [])
+        optional = [f"[{name}]" for name in self.input_schema.get("properties", {}) if name not in required]
+        return ", ".join([*required, *optional]) or "none"
+
+    async def run(self, engine: Engine, arguments: bytes | msgspec.Raw, call: Call) -> Answer:
+        """Run the tool and encode what it answers; a failure is an answer too."""
+        started = time.perf_counter()
+        try:
+            answer = Answer(_encode(await self.function(engine, self.decode(arguments), call)), False)
+        except ChoraError as error:
+            answer = Answer(_encode(error.as_dict()), True, error.code, error.exit_code)
+        except Exception as error:  # a bug: told to the log in full, and to the caller as an id
+            incident = Internal(error, where=self.name)
+            log.exception("incident %s in %s", incident.incident, self.name)
+            answer = Answer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
+        log.info("%s %s %s %.1f ms", call.transport, self.name, answer.code, (time.perf_counter() - started) * 1000)
+        return answer
+
+
+def tool(
+    *, title: str, category: Category, read_only: bool = False, destructive: bool = False, idempotent: bool = False
+) -> Callable[[Callable[[Engine, Any, Call], Awaitable[Result]]], Tool]:
+    """Make a function a tool; the flags become its annotations."""
+
+    def make(function: Callable[[Engine, Any, Call], Awaitable[Result]]) -> Tool:
+        return Tool(
+            function,
+            title=title,
+            category=category,
+            read_only=read_only,
+            destructive=destructive,
+            idempotent=idempotent,
+        )
+
+    return make
+
+
+def object_schema(struct: type[Struct]) -> dict[str, Any]:
+    """The JSON Schema of a Struct with `type: object` at its root, as MCP wants it.
+
+    msgspec puts a `$ref` there, and its docstrings as descriptions, which say nothing to a model.
+    """
+    (root,), components = msgspec.json.schema_components([struct], ref_template="#/$defs/{name}")
+    name = root["$ref"].rpartition("/")[2]
+    schema = {key: value for key, value in components.pop(name).items() if key != "description"}
+    if components:
+        schema["$defs"] = {
+            key: {field: value for field, value in each.items() if field != "description"}
+            for key, each in components.items()
+        }
+    return schema
+
+
+def _answer_schema(result: type[Struct]) -> dict[str, Any]:
+    """What a call may answer: the result or a failure. Some clients check failures against it too."""
+    success = object_schema(result)
+    definitions = success.pop("$defs", None)  # references are resolved from the root
+    success["required"] = ["success", *success["required"]]
+    answer: dict[str, Any] = {"type": "object", "anyOf": [success, FAILURE_SCHEMA]}
+    return answer | {"$defs": definitions} if definitions else answer
+
+
+def context_of(value: Any, parameter: str = "context") -> dict[str, Any]:
+    """A context argument as an object: an object as it is, a JSON string parsed, nothing as `{}`.
+
+    Raises:
+        InvalidContext: it is something else, or a string that isn't an object's JSON.
+    """
+    if value is None or value == "":
+        return {}
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidContext(
+                f"{parameter} is a string that is not JSON: {error}.",
+                "Pass an object, or a string holding the JSON of one.",
+                parameter=parameter,
+                received_type="string",
+                expected_type="object",
+                parse_error=str(error),
+                received=value[:100],
+            ) from None
+    if not isinstance(value, dict):
+        kind = _json_type(value)
+        raise InvalidContext(
+            f"{parameter} is {kind}, not an object.",
+            'Pass an object such as {"name": "value"}.',
+            parameter=parameter,
+            received_type=kind,
+            expected_type="object",
+        )
+    return cast("dict[str, Any]", value)
+
+
+def _json_type(value: Any) -> str:
+    return next((name for kind, name in _JSON_TYPES.items() if isinstance(value, kind)), "number")
+
+
+_JSON_TYPES: dict[type, str] = {list: "array", bool: "boolean", str: "string"}
+
+
+def milliseconds_since(started: float) -> int:
+    """Whole milliseconds since a `time.monotonic()`."""
+    return round((time.monotonic() - started) * 1000)

@@ -1,0 +1,36 @@
+"""Tools about the server itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from chora import __version__
+from chora.engine.engine import Engine
+from chora.tools.tool import Ask, Call, Result, tool
+
+
+class HelloWorld(Ask):
+    name: Annotated[str, Meta(max_length=1000, description="Whom to greet")] | None = "World"
+
+
+class Hello(Result):
+    message: str
+    version: str
+    tools_available: int
+    status: str
+    transport: str
+
+
+@tool(title="Say hello", category="utility", read_only=True, idempotent=True)
+async def hello_world(engine: Engine, ask: HelloWorld, call: Call) -> Hello:
+    """Check that the server answers. Returns its version, the number of tools and the transport in use."""
+    engine.store.check()
+    return Hello(
+        message=f"Hello, {ask.name or 'World'}! This is chora.",
+        version=__version__,
+        tools_available=call.tools_available,
+        status="operational",
+        transport=call.transport,
+    )

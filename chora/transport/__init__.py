@@ -1,0 +1,1 @@
+"""How bytes reach chora: HTTP connections, HTTP and SSE endpoints, stdio."""

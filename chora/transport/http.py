@@ -1,0 +1,492 @@
+"""MCP over HTTP: Streamable HTTP at `/mcp` in both eras, and the 2024-11-05 SSE transport at `/sse`.
+
+The door is an ASGI app. Whose request it is (Host, Origin, token) is settled before a byte of the body is read;
+everything that isn't MCP goes on to the pages.
+
+    modern era     one POST, one answer, no state
+    handshake era  `initialize` opens a session; its id comes with every later request
+    SSE            GET /sse stays open and carries the answers to what is posted to /messages/
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from chora import config
+from chora.access import Gate, Principal, is_loopback
+from chora.errors import ChoraError, Forbidden, Unauthorized
+from chora.metrics import Metrics
+from chora.protocol import wire
+from chora.protocol.server import Server, Session
+from chora.protocol.wire import RpcError
+
+log = logging.getLogger("chora.http")
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Scope = dict[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PING_INTERVAL = 15.0
+"""Seconds between comment lines on a silent stream, so that proxies keep it open."""
+QUEUE_LIMIT = 100
+"""Messages that may wait on a stream; a peer that lets more pile up loses the stream."""
+SWEEP_INTERVAL = 30.0
+
+JSON = (b"content-type", b"application/json")
+STREAM = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+ROUTING_HEADERS = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")
+_ENCODED = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
+
+
+class HttpSession(Session):
+    """A session that requests find by its id, and the streams that hang on it."""
+
+    def __init__(self, transport: str, principal: Principal, now: float) -> None:
+        super().__init__(transport, principal)
+        self.id = secrets.token_urlsafe(24)
+        self.used = now
+        self.ended = trio.Event()
+
+
+class SseSession(HttpSession):
+    """A 2024-11-05 conversation: calls run beside its stream, and end with it."""
+
+    def __init__(self, principal: Principal, now: float, calls: trio.Nursery) -> None:
+        super().__init__("sse", principal, now)
+        self.calls = calls
+        self.outgoing, self.incoming = trio.open_memory_channel[bytes](QUEUE_LIMIT)
+
+
+class Door:
+    """The ASGI app at the front.
+
+    Args:
+        server: who answers.
+        gate: who may come in.
+        http, limits: their sections of the settings.
+        pages: the app for everything that isn't MCP.
+        metrics: where sessions are counted.
+    """
+
+    def __init__(
+        self, server: Server, gate: Gate, http: config.Http, limits: config.Limits, pages: App, metrics: Metrics
+    ) -> None:
+        self._server = server
+        self._gate = gate
+        self._limits = limits
+        self._pages = pages
+        self._metrics = metrics
+        self._hosts = {http.host.lower(), *(host.lower() for host in http.allowed_hosts)}
+        self._origins = {origin.lower().rstrip("/") for origin in http.allowed_origins}
+        self._sessions: dict[str, HttpSession] = {}
+        self._routes: dict[tuple[str, str], App] = {
+            ("POST", "/mcp"): self._post,
+            ("GET", "/mcp"): self._listen,
+            ("DELETE", "/mcp"): self._delete,
+        }
+        if http.sse:
+            self._routes |= {("GET", "/sse"): self._sse, ("POST", "/messages/"): self._message}
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """A service: ends sessions that nobody has used for `limits.idle`."""
+        task_status.started()
+        while True:
+            await trio.sleep(min(SWEEP_INTERVAL, self._limits.idle / 2))
+            oldest = trio.current_time() - self._limits.idle
+            for session in [each for each in self._sessions.values() if each.used < oldest]:
+                self._end(session, "idle")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._pages(scope, receive, send)
+            return
+        route = self._routes.get((scope["method"], scope["path"]))
+        try:
+            self._check_host(scope)
+            if route is not None:
+                self._check_origin(scope)
+                scope["chora.principal"] = self._identify(scope)
+                await route(scope, receive, send)
+            elif scope["path"] in ("/mcp", "/sse", "/messages/"):
+                methods = [method for method, path in self._routes if path == scope["path"]]
+                allow = (b"allow", ", ".join(methods).encode())
+                await _send_json(send, 405 if methods else 404, _fault("This method has no meaning here."), [allow])
+            else:
+                if scope["path"] not in ("/health", "/ready"):
+                    self._check_origin(scope)
+                    if self._gate.public:
+                        self._identify(scope)
+                await self._pages(scope, receive, send)
+        except Unauthorized as error:
+            challenge = (b"www-authenticate", b'Bearer realm="chora"')
+            await _send_json(send, 401, _fault(error.message, error.hint), [challenge])
+        except ChoraError as error:
+            await _send_json(send, error.http_status, _fault(error.message, error.hint))
+
+    # -- who is knocking ------------------------------------------------------------------------------------
+
+    def _check_host(self, scope: Scope) -> None:
+        """Refuse names that aren't ours: a page that rebinds its name to our address sends its own."""
+        hosts = _headers(scope, b"host")
+        name = _host_name(hosts[0]) if len(hosts) == 1 else None
+        if name is None or not (name in self._hosts or is_loopback(name)):
+            raise Forbidden(
+                f"The Host {hosts[0][:100] if hosts else '(none)'} is not one this server goes by.",
+                "Use its address, or add the name to the setting http.allowed_hosts.",
+            )
+
+    def _check_origin(self, scope: Scope) -> None:
+        origins = _headers(scope, b"origin")
+        for origin in origins:
+            name = _origin_host(origin)
+            if not (origin.lower().rstrip("/") in self._origins or (name is not None and is_loopback(name))):
+                raise Forbidden(
+                    f"Pages of the origin {origin[:100]} may not talk to this server.",
+                    "Add it to the setting http.allowed_origins if they should.",
+                )
+
+    def _identify(self, scope: Scope) -> Principal:
+        given = _headers(scope, b"authorization")
+        if len(given) > 1:
+            raise Unauthorized("There is more than one Authorization header.", "Send one.")
+        return self._gate.identify(given[0] if given else None)
+
+    # -- Streamable HTTP ------------------------------------------------------------------------------------
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (refusal := _check_types(scope)) is not None:
+            await _send_json(send, *refusal)
+            return
+        body = await _read_body(receive)
+        if body is None:
+            return
+        version = _header(scope, b"mcp-protocol-version")
+        if version is None or version in wire.HANDSHAKE:
+            await self._post_handshake(scope, receive, send, body)
+        else:
+            await self._post_modern(scope, receive, send, body, version)
+
+    async def _post_modern(self, scope: Scope, receive: Receive, send: Send, body: bytes, version: str) -> None:
+        id_bytes: bytes | None = None
+        try:
+            incoming = self._server.parse(body)
+            if incoming.method is UNSET:
+                raise RpcError(wire.INVALID_REQUEST, "Post a request or a notification, not a response")
+            if incoming.id is UNSET:
+                self._server.modern_revision(version)
+                await _send_empty(send, 202)
+                return
+            id_bytes = incoming.id_bytes
+            _check_routing(scope, incoming, self._server.params_of(incoming), version)
+        except RpcError as error:
+            await _send_json(send, wire.HTTP_STATUS.get(error.code, 200), wire.error_response(id_bytes, error))
+            return
+        session = Session("http", scope["chora.principal"])
+        await self._answer(scope, receive, send, session, body, modern=True)
+
+    async def _post_handshake(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
+        session = await self._find(scope, send) if (given := _header(scope, b"mcp-session-id")) else None
+        if given and session is None:
+            return
+        try:
+            incoming = None if body.lstrip()[:1] == b"[" else self._server.parse(body)
+            if incoming is not None and incoming.params is not UNSET:
+                meta = self._server.params_of(incoming).meta if incoming.method is not UNSET else UNSET
+                if meta is not UNSET and meta.version is not UNSET:
+                    raise RpcError(
+                        wire.HEADER_MISMATCH, "The MCP-Protocol-Version header must name the body's revision"
+                    )
+        except RpcError as error:
+            await _send_json(send, 400, wire.error_response(None, error))
+            return
+        if incoming is not None and incoming.method == "initialize":
+            session = HttpSession("http", scope["chora.principal"], trio.current_time())
+            reply = await self._server.answer(session, body)
+            assert reply is not None
+            if reply.error_code is None:
+                self._admit(session)
+                await _send_json(send, 200, reply.body, [(b"mcp-session-id", session.id.encode())])
+            else:
+                await _send_json(send, 400, reply.body)
+            return
+        if session is None:
+            await _send_json(send, 400, _fault("The Mcp-Session-Id header is missing.", "Send initialize first."))
+            return
+        if incoming is not None and (incoming.method is UNSET or incoming.id is UNSET):
+            await self._server.answer(session, body)
+            await _send_empty(send, 202)
+            return
+        await self._answer(scope, receive, send, session, body, modern=False)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, session: Session, body: bytes, *, modern: bool
+    ) -> None:
+        """Answer with JSON, or with a stream as soon as there is something to say before the answer."""
+        streaming = False
+
+        async def notify(message: bytes) -> None:
+            nonlocal streaming
+            if not streaming:
+                streaming = True
+                await send({"type": "http.response.start", "status": 200, "headers": STREAM})
+            await send({"type": "http.response.body", "body": _event(message), "more_body": True})
+
+        streams = "text/event-stream" in (_header(scope, b"accept") or "")
+        with trio.CancelScope() as departed:
+            if modern:
+                # In the modern era closing the response is how a request is cancelled.
+                scope["extensions"]["chora.on_disconnect"](departed.cancel)
+            reply = await self._server.answer(session, body, notify if streams else None)
+            if streaming:
+                last = b"" if reply is None else _event(reply.body)
+                await send({"type": "http.response.body", "body": last})
+            elif reply is None:  # a batch of notifications, or a request that was cancelled
+                await _send_empty(send, 202)
+            else:
+                code = reply.error_code
+                status = 200 if code is None or not modern else wire.HTTP_STATUS.get(code, 200)
+                await _send_json(send, status, reply.body)
+
+    async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET /mcp: a stream for what the server has to say of itself, for as long as session and peer live."""
+        if "text/event-stream" not in (_header(scope, b"accept") or ""):
+            await _send_json(send, 406, _fault("This is an event stream.", "Accept text/event-stream."))
+        elif _header(scope, b"mcp-session-id") is None:
+            allow = (b"allow", b"POST")
+            await _send_json(send, 405, _fault("There is a stream only within a session."), [allow])
+        elif (session := await self._find(scope, send)) is not None:
+            await send({"type": "http.response.start", "status": 200, "headers": STREAM})
+            await self._stream(scope, receive, send, session, None)
+
+    async def _delete(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _header(scope, b"mcp-session-id") is None:
+            await _send_json(send, 400, _fault("The Mcp-Session-Id header is missing."))
+        elif (session := await self._find(scope, send)) is not None:
+            self._end(session, "deleted")
+            await _send_empty(send, 204)
+
+    async def _stream(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        session: HttpSession,
+        messages: trio.MemoryReceiveChannel[bytes] | None,
+    ) -> None:
+        """Send what comes, and a comment when nothing does, until peer, session or server end."""
+        async with trio.open_nursery() as watching:
+
+            async def until(wait: Callable[[], Awaitable[Any]]) -> None:
+                await wait()
+                watching.cancel_scope.cancel()
+
+            watching.start_soon(until, session.ended.wait)
+            watching.start_soon(until, scope["extensions"]["chora.draining"].wait)
+            scope["extensions"]["chora.on_disconnect"](watching.cancel_scope.cancel)
+            await send({"type": "http.response.body", "body": b": chora\r\n\r\n", "more_body": True})
+            while True:
+                frame = b": ping\r\n\r\n"
+                with trio.move_on_after(PING_INTERVAL):
+                    frame = _event(await messages.receive() if messages else await trio.sleep_forever())
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    # -- SSE, 2024-11-05 ------------------------------------------------------------------------------------
+
+    async def _sse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as calls:
+            session = SseSession(scope["chora.principal"], trio.current_time(), calls)
+            self._admit(session)
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": STREAM})
+                place = f"/messages/?session_id={session.id}".encode()
+                await send({"type": "http.response.body", "body": _event(place, b"endpoint"), "more_body": True})
+                await self._stream(scope, receive, send, session, session.incoming)
+            finally:
+                self._end(session, "closed")
+            calls.cancel_scope.cancel()
+
+    async def _message(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = parse_qs(scope["query_string"].decode("ascii", "replace")).get("session_id", [""])[0]
+        session = self._sessions.get(wanted)
+        if not isinstance(session, SseSession) or session.principal != scope["chora.principal"]:
+            await _send_json(send, 404, _fault("There is no such session.", "Open GET /sse again."))
+            return
+        body = await _read_body(receive)
+        if body is None:
+            return
+        session.used = trio.current_time()
+
+        async def push(message: bytes) -> None:
+            try:
+                session.outgoing.send_nowait(message)
+            except trio.WouldBlock:
+                self._end(session, "not reading")
+
+        async def answer() -> None:
+            reply = await self._server.answer(session, body, push)
+            if reply is not None:
+                await push(reply.body)
+
+        await _send_empty(send, 202)
+        # Everything but a call is answered in order, as on stdio.
+        if b"tools/call" in body:
+            session.calls.start_soon(answer)
+        else:
+            await answer()
+
+    # -- sessions -------------------------------------------------------------------------------------------
+
+    def _admit(self, session: HttpSession) -> None:
+        if len(self._sessions) >= self._limits.sessions:
+            self._end(min(self._sessions.values(), key=lambda each: each.used), "evicted")
+        self._sessions[session.id] = session
+        self._count()
+
+    def _end(self, session: HttpSession, reason: str) -> None:
+        if self._sessions.pop(session.id, None) is not None:
+            self._metrics.sessions_ended.count(reason)
+            self._count()
+        session.ended.set()
+        for call in list(session.in_flight.values()):
+            call.cancel()
+
+    def _count(self) -> None:
+        for transport in ("http", "sse"):
+            open_now = sum(each.transport == transport for each in self._sessions.values())
+            self._metrics.sessions.set(open_now, transport)
+
+    async def _find(self, scope: Scope, send: Send) -> HttpSession | None:
+        """The session a request names; an unknown one, or somebody else's, is answered with 404."""
+        session = self._sessions.get(_header(scope, b"mcp-session-id") or "")
+        if session is None or session.transport != "http" or session.principal != scope["chora.principal"]:
+            await _send_json(send, 404, _fault("There is no such session.", "Send initialize to open one."))
+            return None
+        session.used = trio.current_time()
+        return session
+
+
+# -- reading a request ------------------------------------------------------------------------------------------
+
+
+def _headers(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    return next(iter(_headers(scope, name)), None)
+
+
+def _host_name(host: str) -> str | None:
+    """The name in a Host header, without its port; None if it isn't one."""
+    try:
+        parts = urlsplit("//" + host)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts.hostname if parts.netloc == host and "@" not in host else None
+
+
+def _origin_host(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None
+
+
+def _check_types(scope: Scope) -> tuple[int, bytes] | None:
+    """What to refuse a POST with, going by what it sends and what it can take back."""
+    content_type = (_header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        # A form or text/plain post is what a foreign web page can send without asking first.
+        return 415, _fault("Post JSON, with Content-Type: application/json.")
+    accept = _header(scope, b"accept") or "*/*"
+    if not any(kind in accept for kind in ("*/*", "application/*", "application/json")):
+        return 406, _fault("The answer is JSON or an event stream.", "Accept application/json, text/event-stream.")
+    return None
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body, whose size and pace the connection bounds; None if the peer left."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _check_routing(scope: Scope, incoming: wire.Incoming, params: wire.Params, version: str) -> None:
+    """Hold the routing headers to the body, so that nobody on the way is told another story than we are.
+
+    Raises:
+        RpcError: -32602 for a body without its envelope, -32020 for a header that says something else.
+    """
+    meta = params.meta
+    if meta is UNSET or meta.version is UNSET or meta.capabilities is UNSET:
+        raise RpcError(wire.INVALID_PARAMS, f"params._meta must carry {wire.VERSION_KEY} and {wire.CAPABILITIES_KEY}")
+    for name in ROUTING_HEADERS:
+        if len(_headers(scope, name)) > 1:
+            raise RpcError(wire.HEADER_MISMATCH, f"The header {name.decode()} stands more than once")
+    if bytes(meta.version).strip() != msgspec.json.encode(version):
+        raise RpcError(wire.HEADER_MISMATCH, "The MCP-Protocol-Version header differs from the body's revision")
+    if _header(scope, b"mcp-method") != incoming.method:
+        raise RpcError(wire.HEADER_MISMATCH, "The Mcp-Method header differs from the body's method")
+    field = wire.NAMED.get(str(incoming.method))
+    value = {"name": params.name, "uri": params.uri}.get(field or "", UNSET)
+    if value is not UNSET and _decode_header(_header(scope, b"mcp-name")) != value:
+        raise RpcError(wire.HEADER_MISMATCH, f"The Mcp-Name header differs from the body's {field}")
+
+
+def _decode_header(value: str | None) -> str | None:
+    """A header value that may be wrapped as `=?base64?…?=`; None when the wrapping is broken."""
+    if value is None or (wrapped := _ENCODED.fullmatch(value)) is None:
+        return value
+    try:
+        decoded = base64.b64decode(wrapped[1], validate=True)
+        # The canonical spelling only: two spellings of one name would be two stories again.
+        return decoded.decode() if base64.b64encode(decoded).decode() == wrapped[1] else None
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+# -- writing a response -----------------------------------------------------------------------------------------
+
+
+def _event(data: bytes, kind: bytes = b"message") -> bytes:
+    return b"event: " + kind + b"\r\ndata: " + data + b"\r\n\r\n"
+
+
+def _fault(message: str, hint: str | None = None) -> bytes:
+    """A refusal of the door itself, in the shape of a JSON-RPC error."""
+    return wire.error_response(None, RpcError(wire.INVALID_REQUEST, f"{message} {hint}" if hint else message))
+
+
+async def _send_json(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [JSON, length, *(headers or ())]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_empty(send: Send, status: int) -> None:
+    headers = [] if status == 204 else [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,156 @@
+"""MCP on stdin and stdout: one JSON message per line.
+
+stdout belongs to the protocol. The descriptor is taken away before anything else runs and its number pointed at
+stderr, so that a stray print of any library can't break the conversation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import trio
+
+from chora.access import LOCAL
+from chora.protocol import wire
+from chora.protocol.server import Server, Session
+from chora.protocol.wire import RpcError
+
+log = logging.getLogger("chora.stdio")
+
+CHUNK = 64 * 1024
+
+
+class Pipes(NamedTuple):
+    """The two ends of a conversation, as descriptors of our own."""
+
+    incoming: int
+    outgoing: int
+
+
+def take_over() -> Pipes:
+    """Take stdin and stdout for the protocol; whoever reads or prints from now on gets nothing and stderr."""
+    sys.stdout.flush()
+    pipes = Pipes(os.dup(0), os.dup(1))
+    os.dup2(2, 1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return pipes
+
+
+async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopping: trio.Event) -> None:
+    """Answer messages until the peer closes its end or `stopping` is set; then finish the calls in flight.
+
+    Args:
+        server: who answers.
+        pipes: where from and where to.
+        limit: the longest line accepted, bytes; a longer one is answered with an error and skipped.
+        grace: seconds that calls in flight get to finish once the conversation is over.
+        stopping: set when the process is asked to end.
+    """
+    session = Session("stdio", LOCAL)
+    async with _open(pipes.outgoing) as sink, _open(pipes.incoming) as source:
+        sending = trio.Lock()
+
+        async def send(message: bytes) -> None:
+            async with sending:
+                await sink.send_all(message + b"\n")
+
+        async def answer(line: bytes) -> None:
+            reply = await server.answer(session, line, send)
+            if reply is not None:
+                await send(reply.body)
+
+        async def stop() -> None:
+            await stopping.wait()
+            reading.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as calls:
+                async with trio.open_nursery() as reading:
+                    reading.start_soon(stop)
+                    async for line in _lines(source, limit):
+                        if line is None:
+                            await send(_too_long(limit))
+                        # Everything but a call is answered at once and in order, so that a client which sends
+                        # its handshake and its first call in one breath is understood.
+                        elif b"tools/call" in line:
+                            calls.start_soon(answer, line)
+                        elif line.strip():
+                            await answer(line)
+                    reading.cancel_scope.cancel()
+                calls.cancel_scope.deadline = trio.current_time() + grace
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.info("the client closed its end")
+
+
+def _too_long(limit: int) -> bytes:
+    return wire.error_response(None, RpcError(wire.INVALID_REQUEST, f"A message is longer than {limit:,} bytes"))
+
+
+async def _lines(source: trio.abc.ReceiveStream, limit: int) -> AsyncIterator[bytes | None]:
+    """The lines as they come; None stands for one beyond the limit, whose bytes were dropped on arrival."""
+    buffer = bytearray()
+    searched = 0
+    dropping = False
+    while chunk := await source.receive_some(CHUNK):
+        buffer += chunk
+        while (end := buffer.find(b"\n", searched)) >= 0:
+            line = bytes(buffer[:end])
+            del buffer[: end + 1]
+            searched = 0
+            if dropping or len(line) > limit:
+                dropping = False
+                yield None
+            else:
+                yield line
+        searched = len(buffer)
+        if searched > limit:
+            buffer.clear()
+            searched = 0
+            dropping = True
+    if buffer and not dropping:
+        yield bytes(buffer)
+
+
+class ThreadedPipe(trio.abc.Stream):
+    """Reads or writes a descriptor that the event loop can't wait for (a file, a Windows pipe) through a thread.
+
+    A read is abandoned on cancellation; a buffered reader would hold its lock for ever.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        most = CHUNK if max_bytes is None else max_bytes
+        return await trio.to_thread.run_sync(os.read, self._descriptor, most, abandon_on_cancel=True)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[await trio.to_thread.run_sync(os.write, self._descriptor, view) :]
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+
+def _open(descriptor: int) -> trio.abc.Stream:
+    """The cheapest way to wait for a descriptor: the event loop for pipes and sockets, a thread for the rest."""
+    kind = os.fstat(descriptor).st_mode
+    if sys.platform != "win32" and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+        return trio.lowlevel.FdStream(descriptor)
+    return ThreadedPipe(descriptor)

@@ -1,0 +1,268 @@
+"""A small MCP client: one connection, one call at a time; over HTTP in the modern era, over pipes with a handshake.
+
+Small because it has to be: the SDK's client takes longer to import than a probe may take in all.
+"""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import h11
+import msgspec
+import trio
+
+from chora import __version__
+from chora.config import Secret
+from chora.protocol import wire
+
+ANSWER_LIMIT = 8 * 1024 * 1024
+"""The largest answer accepted, bytes."""
+
+
+FAREWELL = 10.0
+"""Seconds a server process gets to end after its stdin was closed."""
+
+
+class CallFailed(Exception):
+    """The server couldn't be reached or gave no proper answer; the sentence says which."""
+
+
+class Answered(NamedTuple):
+    """A tool's answer."""
+
+    result: dict[str, Any]
+    """The `structuredContent`, or the text when there is none."""
+    is_error: bool
+
+
+class Caller(ABC):
+    """A connection to one MCP server."""
+
+    @abstractmethod
+    async def request(self, method: str, params: dict[str, Any], *, name: str | None = None) -> dict[str, Any]:
+        """Send a request and return its result.
+
+        Args:
+            name: the tool, prompt or resource it is about.
+
+        Raises:
+            CallFailed: no answer, one that is not MCP, or a JSON-RPC error.
+        """
+
+    async def call(self, tool: str, arguments: dict[str, Any]) -> Answered:
+        """Call a tool.
+
+        Raises:
+            CallFailed: no answer, or one that is not MCP.
+        """
+        answer = await self.request("tools/call", {"name": tool, "arguments": arguments}, name=tool)
+        content: Any = answer.get("structuredContent")
+        if content is None:
+            texts = [part.get("text", "") for part in answer.get("content", [])]
+            content = {"text": "\n".join(texts)}
+        return Answered(content, bool(answer.get("isError")))
+
+
+class HttpCaller(Caller):
+    """A connection to the Streamable HTTP endpoint of a server that speaks the modern era."""
+
+    def __init__(self, stream: trio.abc.Stream, url: str, token: Secret | None) -> None:
+        self._stream = stream
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=64 * 1024)
+        self._path = urlsplit(url).path or "/mcp"
+        self._token = token
+        self._host = urlsplit(url).netloc
+        self._count = 0
+
+    async def request(self, method: str, params: dict[str, Any], *, name: str | None = None) -> dict[str, Any]:
+        self._count += 1
+        envelope = {
+            wire.VERSION_KEY: wire.MODERN[-1],
+            wire.CAPABILITIES_KEY: {},
+            "io.modelcontextprotocol/clientInfo": {"name": "chora", "version": __version__},
+        }
+        body = msgspec.json.encode(
+            {"jsonrpc": "2.0", "id": self._count, "method": method, "params": {**params, "_meta": envelope}}
+        )
+        headers = [
+            ("host", self._host),
+            ("content-type", "application/json"),
+            ("accept", "application/json, text/event-stream"),
+            ("mcp-protocol-version", wire.MODERN[-1]),
+            ("mcp-method", method),
+            ("content-length", str(len(body))),
+        ]
+        if name is not None:
+            headers.append(("mcp-name", name))
+        if self._token is not None:
+            headers.append(("authorization", f"Bearer {self._token.reveal()}"))
+        try:
+            status, kind, answer = await self._exchange(headers, body)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError) as error:
+            raise CallFailed(f"the connection failed: {error or type(error).__name__}") from error
+        try:
+            return _result(_last_event(answer) if kind == "text/event-stream" else answer)
+        except CallFailed as failed:
+            raise CallFailed(f"HTTP {status}, {failed}") from None
+
+    async def _exchange(self, headers: list[tuple[str, str]], body: bytes) -> tuple[int, str, bytes]:
+        http = self._http
+        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+            http.start_next_cycle()
+        head = http.send(h11.Request(method="POST", target=self._path, headers=headers))
+        await self._stream.send_all((head or b"") + (http.send(h11.Data(data=body)) or b""))
+        http.send(h11.EndOfMessage())
+        status, kind, answer = 0, "", bytearray()
+        while True:
+            event = http.next_event()
+            if event is h11.NEED_DATA:
+                http.receive_data(bytes(await self._stream.receive_some(64 * 1024)))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+                found = dict(event.headers.raw_items())
+                kind = next((v.decode() for k, v in found.items() if k.lower() == b"content-type"), "")
+            elif isinstance(event, h11.Data):
+                answer += event.data
+                if len(answer) > ANSWER_LIMIT:
+                    raise CallFailed(f"the answer is larger than {ANSWER_LIMIT:,} bytes")
+            elif isinstance(event, h11.EndOfMessage):
+                return status, kind.partition(";")[0].strip(), bytes(answer)
+            elif isinstance(event, h11.ConnectionClosed):
+                raise CallFailed("the server closed the connection without an answer")
+
+
+class PipeCaller(Caller):
+    """A conversation with a server process over its stdin and stdout."""
+
+    def __init__(self, process: trio.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._sink, self._source = process.stdin, process.stdout
+        self._buffer = bytearray()
+        self._count = 0
+
+    async def open(self) -> dict[str, Any]:
+        """Shake hands; returns what the server says of itself."""
+        client = {"name": "chora", "version": __version__}
+        offer = {"protocolVersion": wire.HANDSHAKE[-1], "capabilities": {}, "clientInfo": client}
+        answer = await self.request("initialize", offer)
+        await self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return answer
+
+    async def request(self, method: str, params: dict[str, Any], *, name: str | None = None) -> dict[str, Any]:
+        self._count += 1
+        await self._send({"jsonrpc": "2.0", "id": self._count, "method": method, "params": params})
+        while True:
+            line = await self._read_line()
+            if b'"id"' in line:  # what has none is a notification, such as progress
+                return _result(line)
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        try:
+            await self._sink.send_all(msgspec.json.encode(message) + b"\n")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise CallFailed("the server process has ended") from error
+
+    async def _read_line(self) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            chunk = await self._source.receive_some(64 * 1024)
+            if not chunk:
+                raise CallFailed("the server process ended without an answer")
+            self._buffer += chunk
+            if len(self._buffer) > ANSWER_LIMIT:
+                raise CallFailed(f"the answer is larger than {ANSWER_LIMIT:,} bytes")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
+
+
+@asynccontextmanager
+async def connected(url: str, token: Secret | None = None, *, trust: str = "") -> AsyncGenerator[HttpCaller]:
+    """Connect to the MCP endpoint at `url`.
+
+    Args:
+        token: sent as a bearer token.
+        trust: a PEM file whose certificate is believed besides the system's, whatever name it bears.
+
+    Raises:
+        CallFailed: nobody answers there.
+    """
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if not parts.hostname or parts.scheme not in ("http", "https"):
+        raise CallFailed(f"{url} is not an http or https address")
+    try:
+        stream: trio.abc.Stream = await trio.open_tcp_stream(parts.hostname, port)
+        if parts.scheme == "https":
+            context = ssl.create_default_context(cafile=trust or None)
+            context.check_hostname = not trust
+            stream = trio.SSLStream(
+                stream,  # pyright: ignore[reportArgumentType]
+                context,
+                server_hostname=parts.hostname,
+                https_compatible=True,
+            )
+    except OSError as error:
+        raise CallFailed(f"nobody answers at {parts.netloc}: {error}") from error
+    async with stream:
+        yield HttpCaller(stream, url, token)
+
+
+@asynccontextmanager
+async def started(command: list[str], environment: dict[str, str]) -> AsyncGenerator[PipeCaller]:
+    """Start a server process and shake hands; it is asked to end by closing its stdin.
+
+    Raises:
+        CallFailed: it can't be started, or doesn't speak MCP.
+    """
+    try:
+        process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+    except OSError as error:
+        raise CallFailed(f"{command[0]} can't be started: {error.strerror}") from error
+    try:
+        caller = PipeCaller(process)
+        await caller.open()
+        yield caller
+    finally:
+        with trio.CancelScope(deadline=trio.current_time() + FAREWELL, shield=True):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdin.aclose()
+            await process.wait()
+            await process.stdout.aclose()
+        if process.returncode is None:
+            process.kill()
+
+
+def _result(body: bytes) -> dict[str, Any]:
+    """The result in an encoded JSON-RPC response.
+
+    Raises:
+        CallFailed: it is an error, or no response at all.
+    """
+    try:
+        message = msgspec.json.decode(body, type=_Response)
+    except wire.DecodeFailures:
+        raise CallFailed("an answer that is not JSON-RPC") from None
+    if message.result is None:
+        raise CallFailed((message.error or {}).get("message", "an answer without a result"))
+    return message.result
+
+
+class _Response(msgspec.Struct):
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+def _last_event(stream: bytes) -> bytes:
+    """The data of a finished event stream's last event, which is the answer."""
+    data = [line[5:].strip() for line in stream.replace(b"\r\n", b"\n").split(b"\n") if line.startswith(b"data:")]
+    return data[-1] if data else b""

@@ -1,0 +1,31 @@
+"""What the server knows of its own condition."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+State = Literal["starting", "ready", "draining", "failing"]
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """A snapshot, taken when somebody asks."""
+
+    version: str
+    state: State
+    reasons: list[str]
+    uptime_seconds: float
+    uptime: dict[str, Any]
+    """The probe: samples, how many were up, the last one."""
+    latency: dict[str, Any]
+    """The benchmarker: p50, p95 and p99 of its last round in milliseconds, and loop lag."""
+    calls: dict[str, int]
+    """Tool calls by outcome."""
+    sessions: dict[str, int]
+    store: dict[str, Any]
+    build: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return msgspec.to_builtins(self)

@@ -1,0 +1,145 @@
+"""Fixtures that every room shares: a project on disk, the same project opened, and a server on a free port."""
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from chora import app, config
+from chora.cli.samples import INIT, write_sample
+from chora.engine.engine import Engine
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the settings or secrets of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith(("CHORA_", "MCP_", "ANTHROPIC_")) or name in ("LOG_LEVEL", "NOTIFY_SOCKET"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+
+
+def content(id: str, **rest: Any) -> dict[str, Any]:
+    """A content config; `pattern` and `sources` are put where they belong."""
+    document: dict[str, Any] = {
+        "type": "content",
+        "id": id,
+        "schemaRef": {"id": "content-schema", "version": "3.1"},
+        "metadata": {"description": f"About {id}", "version": "1.0.0"},
+    }
+    if "pattern" in rest:
+        document["generation"] = {"patterns": [{"id": "make", **rest.pop("pattern")}]}
+    if "sources" in rest:
+        document["inputs"] = {"sources": rest.pop("sources")}
+    return {**document, **rest}
+
+
+def artifact(id: str, children: list[dict[str, Any]], *outputs: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    """An artifact config of the children, written to `outputs/ID.md` unless told otherwise."""
+    return {
+        "type": "artifact",
+        "id": id,
+        "schemaRef": {"id": "artifact-schema", "version": "3.1"},
+        "metadata": {
+            "title": id,
+            "purpose": "For the tests",
+            "outputs": list(outputs) or [{"file": f"outputs/{id}.md", "format": "markdown"}],
+            **metadata,
+        },
+        "content": {"children": children},
+    }
+
+
+def text(id: str, body: str) -> dict[str, Any]:
+    """A content config that shows one literal text."""
+    return content(id, elements=[{"name": "body", "format": "text", "example_output": body}])
+
+
+def child(id: str, **rest: Any) -> dict[str, Any]:
+    """A child of an artifact, by the flat layout's path."""
+    return {"id": id, "path": f"configs/content/{id}.json", **rest}
+
+
+class Project:
+    """A project folder, and hands to put things into it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def save(self, *documents: dict[str, Any]) -> None:
+        """Write configs in the flat layout."""
+        for document in documents:
+            self.write(f"configs/{document['type']}/{document['id']}.json", msgspec.json.encode(document).decode())
+
+    def write(self, path: str, body: str | bytes) -> Path:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(body.encode() if isinstance(body, str) else body)
+        return target
+
+    def read(self, path: str) -> str:
+        return (self.root / path).read_text("utf-8")
+
+    def files(self) -> dict[str, bytes]:
+        """Everything in the project but the database and the events, to see that nothing changed."""
+        return {
+            str(file.relative_to(self.root)): file.read_bytes()
+            for file in sorted(self.root.rglob("*"))
+            if file.is_file() and file.relative_to(self.root).parts[0] not in (".chora", "var")
+        }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """An empty project with strict templates."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "chora.toml").write_text("")
+    return Project(root)
+
+
+@pytest.fixture
+def hello(project: Project) -> Project:
+    """The project that `chora init` makes: content `greeting`, artifact `hello`."""
+    write_sample(project.root, INIT)
+    return project
+
+
+@pytest.fixture
+async def engine(project: Project) -> AsyncGenerator[Engine]:
+    """The project, opened."""
+    async with app.opened(project.root, config.load(project.root, {})) as opened:
+        yield opened
+
+
+Serve = Callable[..., AbstractAsyncContextManager[app.Opened]]
+
+
+@pytest.fixture
+def serve() -> Serve:
+    """Start a server in this process: `async with serve(root, {"limits.body": 2048}) as opened`."""
+
+    @asynccontextmanager
+    async def start(root: Path, flags: dict[str, Any] | None = None) -> AsyncGenerator[app.Opened]:
+        loaded = config.load(root, {}, {"http.port": 0, "limits.grace": 1.0, **(flags or {})})
+        async with trio.open_nursery() as nursery:
+            opened = await nursery.start(partial(app.run_server, root, loaded))
+            yield opened
+            nursery.cancel_scope.cancel()
+
+    return start
+
+
+@contextlib.contextmanager
+def unchanged(project: Project) -> Iterator[None]:
+    """Whatever happens inside leaves every file as it was."""
+    before = project.files()
+    yield
+    assert project.files() == before

@@ -1,0 +1,176 @@
+"""The official SDK's client against every transport, in both eras."""
+
+import json
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
+from mcp.types import jsonrpc_message_adapter
+
+from chora import __version__, client
+from chora.access import LOCAL
+from chora.engine.engine import Engine
+from chora.metrics import Metrics
+from chora.protocol.server import Server, Session
+from chora.tools import TOOLS
+from tests.conftest import Project, Serve, artifact, child, text
+
+# The SDK's HTTP client leaves its stream readers to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'httpx2:ResourceWarning")
+
+Connect = Callable[[], AbstractAsyncContextManager[Client]]
+
+
+@asynccontextmanager
+async def memory_streams(engine: Engine) -> AsyncGenerator[tuple[Any, Any]]:
+    """The core behind in-memory streams, with no transport of ours in between."""
+    to_client, from_server = anyio.create_memory_object_stream[Any](16)
+    to_server, from_client = anyio.create_memory_object_stream[Any](16)
+    server, session = Server(engine, TOOLS, Metrics()), Session("memory", LOCAL)
+
+    async def reply(body: bytes) -> None:
+        await to_client.send(SessionMessage(jsonrpc_message_adapter.validate_json(body)))
+
+    async def listen() -> None:
+        async for message in from_client:
+            body = message.message.model_dump_json(by_alias=True, exclude_none=True).encode()
+            answer = await server.answer(session, body, reply)
+            if answer is not None:
+                await reply(answer.body)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        yield from_server, to_server
+        nursery.cancel_scope.cancel()
+    for stream in (to_client, from_server, to_server, from_client):
+        await stream.aclose()
+
+
+@pytest.fixture(params=["auto", "legacy"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=["memory", "stdio", "http", "sse"])
+def connect(request: pytest.FixtureRequest, hello: Project, engine: Engine, serve: Serve, mode: str) -> Connect:
+    """A connected SDK client, over every transport and in both modes."""
+
+    @asynccontextmanager
+    async def connected() -> AsyncGenerator[Client]:
+        with trio.fail_after(30):
+            if request.param == "memory":
+                async with Client(memory_streams(engine), mode=mode) as one:
+                    yield one
+            elif request.param == "stdio":
+                command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]
+                async with client.connect(command, mode=mode) as one:
+                    yield one
+            else:
+                path = {"http": "/mcp", "sse": "/sse"}[request.param]
+                async with serve(hello.root) as opened, client.connect(opened.url + path, mode=mode) as one:
+                    yield one
+
+    return connected
+
+
+async def test_the_client_settles_on_the_era_it_asked_for(connect: Connect, mode: str):
+    """`auto` finds the modern era everywhere, `legacy` shakes hands on the newest revision that has hands."""
+    async with connect() as one:
+        assert one.protocol_version == {"auto": "2026-07-28", "legacy": "2025-11-25"}[mode]
+
+
+async def test_every_tool_is_listed_with_schemas_and_hints(connect: Connect):
+    """tools/list shows exactly the shelf, each with object schemas, a title, hints and its category."""
+    async with connect() as one:
+        listed = (await one.list_tools()).tools
+    assert [tool.name for tool in listed] == list(TOOLS)
+    for tool in listed:
+        assert tool.title
+        assert tool.description
+        assert tool.input_schema["type"] == "object"
+        assert tool.output_schema is not None
+        assert tool.output_schema["type"] == "object"
+        assert tool.annotations is not None
+        assert tool.annotations.read_only_hint is TOOLS[tool.name].read_only
+        assert tool.meta == {"chora/category": TOOLS[tool.name].category}
+
+
+async def test_a_call_answers_with_the_same_json_as_structure_and_as_text(connect: Connect):
+    """n8n reads the text, the SDKs the structure; both say the same, and live values at that."""
+    async with connect() as one:
+        answer = await one.call_tool("hello_world", {"name": "Ada"})
+    assert answer.is_error is not True
+    assert answer.structured_content is not None
+    assert answer.structured_content["message"].startswith("Hello, Ada!")
+    assert answer.structured_content["version"] == __version__
+    assert answer.structured_content["tools_available"] == len(TOOLS)
+    assert json.loads(answer.content[0].text) == answer.structured_content  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def test_a_document_is_drafted_tested_saved_and_assembled(connect: Connect, hello: Project):
+    """The main job, end to end, over every transport."""
+    async with connect() as one:
+
+        async def call(tool: str, **arguments: Any) -> dict[str, Any]:
+            answer = await one.call_tool(tool, arguments)
+            assert answer.is_error is not True, answer
+            assert answer.structured_content is not None
+            return answer.structured_content
+
+        for document in (text("farewell", "Good night."), artifact("notice", [child("greeting"), child("farewell")])):
+            draft = await call("draft_config", config_type=document["type"], config_data=document)
+            if document["type"] == "content":
+                tested = await call("test_config", draft_id=draft["draft_id"])
+                assert tested["preview_content"] == "Good night."
+            await call("save_config", draft_id=draft["draft_id"], config_id=document["id"])
+        # The nested layout, where save_config writes, is found although the child names the flat one.
+        assembled = await call("assemble_artifact", artifact_config_id="notice", context='{"name": "Ada"}')
+    assert assembled["status"] == "assembled"
+    assert assembled["metadata"]["generated_content"] == ["greeting", "farewell"]
+    written = hello.read("outputs/notice.md")
+    assert written == "# Hello, Ada!\n\nThis file was composed by chora.\n\nGood night."
+
+
+async def test_a_failure_reaches_the_model_as_a_result_it_can_act_on(connect: Connect):
+    """A wrong id is an `isError` result with a code and a next step, not a protocol error."""
+    async with connect() as one:
+        answer = await one.call_tool("generate_content", {"content_config_id": "greting"})
+    assert answer.is_error is True
+    assert answer.structured_content is not None
+    error = answer.structured_content["error"]
+    assert error["code"] == "config_not_found"
+    assert "greeting" in error["hint"]
+
+
+async def test_progress_is_told_to_whoever_asks(connect: Connect):
+    """assemble_artifact reports each child to a caller that sent a progress token."""
+    seen: list[tuple[float, float | None, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        seen.append((progress, total, message))
+
+    async with connect() as one:
+        await one.call_tool("assemble_artifact", {"artifact_config_id": "hello"}, progress_callback=note)
+    assert seen == [(1, 1, "greeting")]
+
+
+async def test_an_unknown_tool_is_a_protocol_error(connect: Connect):
+    """-32602: nothing a model could mend by trying again with other arguments."""
+    async with connect() as one:
+        with pytest.raises(MCPError) as caught:
+            await one.call_tool("make_coffee", {})
+    assert caught.value.error.code == -32602
+
+
+async def test_names_of_chora_compose_are_accepted_on_call(connect: Connect):
+    """Clients that knew the tools under a namespace keep working."""
+    async with connect() as one:
+        answer = await one.call_tool("choracompose__hello_world", {})
+    assert answer.is_error is not True

@@ -1,0 +1,622 @@
+"""The pool with real worker processes: what they may do, how they end, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from chora import config
+from chora.errors import Busy, InvalidContext, LimitExceeded
+from chora.render import Answer, Failed, Render, Rendered, RenderFailed, Scan, Scanned, frame, pool
+from chora.render.pool import RenderPool, RenderStatistics
+
+MIB = 1024 * 1024
+HELLO = Render("Hello {{ name }}", "hello", context={"name": "you"})
+GREETING = Rendered("Hello you", [])
+ENDLESS = Render("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "endless")
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks")
+both_kinds = pytest.mark.parametrize(
+    "fork", [pytest.param(True, marks=needs_posix, id="forked"), pytest.param(False, id="spawned")]
+)
+
+
+def processes_below(parent: int) -> list[int]:
+    """Children and their children, zombies included, in the order they started."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                stat = (entry / "stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    below: list[int] = []
+    level = {parent}
+    while level := {process for process, above in parents.items() if above in level}:
+        below += level
+    return sorted(below)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def descriptors(process: int) -> dict[int, str]:
+    opened: dict[int, str] = {}
+    for entry in list(Path(f"/proc/{process}/fd").iterdir()):
+        with suppress(FileNotFoundError):  # the one that listed the folder
+            opened[int(entry.name)] = str(entry.readlink())
+    return opened
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - other processes set no event
+            await trio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(*, fork: bool = hasattr(os, "fork"), **settings: Any) -> AsyncGenerator[RenderPool]:
+    """A pool that serves; afterwards no process and no descriptor of it may be left."""
+    at_rest = sys.platform == "linux" and len(descriptors(os.getpid()))
+    workers = RenderPool(config.Render(**{"workers": 1, **settings}), fork=fork)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(workers.serve)
+            yield workers
+            nursery.cancel_scope.cancel()
+    if sys.platform == "linux":
+        assert processes_below(os.getpid()) == []
+        assert len(descriptors(os.getpid())) == at_rest
+    assert (workers.statistics().workers, workers.statistics().idle) == (0, 0)
+
+
+def only_worker() -> int:
+    """The process id of the only worker there is: the last process that was started below us."""
+    return processes_below(os.getpid())[-1]
+
+
+def fork_server() -> int:
+    return processes_below(os.getpid())[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warmed_up() -> None:
+    """What trio opens once and keeps (its thread cache, a pidfd probe) isn't the pool's."""
+
+    async def start_something() -> None:
+        await trio.run_process([sys.executable, "-c", ""])
+
+    trio.run(start_something)
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------
+
+
+@both_kinds
+async def test_renders_and_scans(fork: bool):
+    """One worker answers several jobs of both sorts, and the parent never imports jinja2 for it."""
+    async with running(fork=fork) as workers:
+        assert workers.statistics() == RenderStatistics(workers=0, idle=0, waiting=0, rendered=0, killed=0)
+        assert await workers.render(HELLO) == GREETING
+        job = Render(None, "page", {"page": "{% extends 'base' %}", "base": "[{% include 'part' %}]", "part": "x"})
+        assert await workers.render(job) == Rendered("[x]", [])
+        assert await workers.scan(Scan("{% include 'a' %}{{ b }}")) == Scanned(["a"], False, ["b"])
+        assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=3, killed=0)
+
+
+def test_the_parent_does_without_jinja2():
+    """Start-up pays for no template engine."""
+    script = "import sys, chora.render.pool; assert 'jinja2' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
+
+
+async def test_undefined_names_are_reported():
+    """Lenient names come back with the text; strict ones name the variable."""
+    async with running() as workers:
+        job = Render("[{{ event.data.tool_name }}]", "page", undefined="lenient")
+        assert await workers.render(job) == Rendered("[]", ["event"])
+        with pytest.raises(RenderFailed, match="'event' is undefined") as caught:
+            await workers.render(Render("\n{{ event.data }}", "page"))
+        assert caught.value.failed == Failed("undefined", "'event' is undefined", "page", 2, "event")
+
+
+async def test_syntax_errors_say_where():
+    """Template and line come along, for rendering and for scanning, and the worker stays."""
+    async with running() as workers:
+        for attempt in (workers.render(Render("\n{% if %}", "page")), workers.scan(Scan("\n{% if %}", "page"))):
+            with pytest.raises(RenderFailed) as caught:
+                await attempt
+            failed = caught.value.failed
+            assert (failed.kind, failed.template, failed.line) == ("syntax", "page", 2)
+        assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=2, killed=0)
+
+
+async def test_large_jobs_and_texts_cross():
+    """Frames far beyond a socket's buffer arrive whole in both directions."""
+    async with running() as workers:
+        text = "ä" * (3 * MIB // 2)
+        assert (await workers.render(Render("{{ text }}", "page", context={"text": text}))).text == text
+
+
+@pytest.mark.parametrize("value", [object(), 2**70, "\ud800", pytest.param([[]], id="deep")])
+async def test_a_context_must_be_plain_data(value: Any):
+    """Live objects, numbers and texts without a plain form and bottomless nesting are the caller's mistake."""
+    if value == [[]]:
+        for _ in range(5000):
+            value = [value]
+    async with running() as workers:
+        with pytest.raises(InvalidContext, match="context of page"):
+            await workers.render(Render("", "page", context={"value": value}))
+        assert workers.statistics().workers == 0
+
+
+# -- limits -----------------------------------------------------------------------------------------------------
+
+
+@both_kinds
+async def test_an_endless_template_is_killed(fork: bool):
+    """At its wall the worker dies, and the next job gets a new one."""
+    async with running(fork=fork, wall=0.3) as workers:
+        await workers.warm()
+        with pytest.raises(LimitExceeded, match=r"endless took longer than 0\.3 s") as caught:
+            await workers.render(ENDLESS)
+        assert caught.value.details == {"limit": "render.wall", "template": "endless"}
+        assert workers.statistics() == RenderStatistics(workers=0, idle=0, waiting=0, rendered=0, killed=1)
+    async with running(fork=fork) as workers:
+        assert await workers.render(HELLO) == GREETING
+
+
+async def test_the_next_render_after_a_kill_works():
+    """The same pool goes on."""
+    async with running(wall=0.3) as workers:
+        for _ in range(2):
+            with pytest.raises(LimitExceeded):
+                await workers.render(ENDLESS)
+            assert await workers.render(HELLO) == GREETING
+        assert workers.statistics().killed == 2
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 'x' * 10**12 }}", "{% set x = 'x' * 2**20 %}{% for i in range(30) %}{% set x = x ~ x %}{{ x }}{% endfor %}"],
+)
+async def test_a_memory_bomb_meets_its_limit(template: str):
+    """Too much memory is said to be that, and the worker isn't used again."""
+    async with running(memory=96 * MIB, output=1024 * MIB) as workers:
+        for _ in range(2):
+            with pytest.raises(LimitExceeded) as caught:
+                await workers.render(Render(template, "bomb"))
+            assert caught.value.details == {"limit": "render.memory", "template": "bomb"}
+            assert workers.statistics().idle == 0
+        assert await workers.render(HELLO) == GREETING
+
+
+@needs_posix
+async def test_the_smallest_memory_suffices():
+    """The least that the settings allow is enough for an ordinary template."""
+    async with running(memory=64 * MIB) as workers:
+        assert await workers.render(HELLO) == GREETING
+
+
+async def test_an_output_bomb_meets_its_limit():
+    """Too much text is refused while it is rendered; the worker can go on."""
+    async with running(output=100_000) as workers:
+        with pytest.raises(LimitExceeded, match="100000 bytes") as caught:
+            await workers.render(Render("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "bomb"))
+        assert caught.value.details == {"limit": "render.output", "template": "bomb"}
+        assert workers.statistics().idle == 1
+
+
+async def test_a_job_beyond_the_memory_is_not_even_sent():
+    """Its size alone tells."""
+    async with running(memory=64 * MIB) as workers:
+        with pytest.raises(LimitExceeded) as caught:
+            await workers.render(Render("", "page", context={"text": "x" * 9 * MIB}))
+        assert caught.value.details["limit"] == "render.memory"
+        assert workers.statistics().workers == 0
+
+
+async def test_too_many_waiting_jobs_are_busy():
+    """Beyond the queue the answer is immediate; those that wait get their turn."""
+    async with running(queue=2, wall=0.5) as workers:
+        await workers.warm()
+        texts: list[str] = []
+
+        async def wait_in_line() -> None:
+            texts.append((await workers.render(HELLO)).text)
+
+        async def take_long() -> None:
+            with pytest.raises(LimitExceeded):
+                await workers.render(ENDLESS)
+
+        async with trio.open_nursery() as nursery:
+            for job in (take_long, wait_in_line, wait_in_line):
+                nursery.start_soon(job)
+                await trio.testing.wait_all_tasks_blocked()
+            assert workers.statistics().waiting == 2
+            with pytest.raises(Busy, match="2 templates are waiting"):
+                await workers.render(HELLO)
+        assert texts == ["Hello you", "Hello you"]
+
+
+async def test_jobs_run_at_once_on_several_workers():
+    """One endless template doesn't hold up the others."""
+    async with running(workers=2) as workers, trio.open_nursery() as nursery:
+        nursery.start_soon(workers.render, ENDLESS)
+        await until(lambda: workers.statistics().workers == 1)
+        assert await workers.render(HELLO) == GREETING
+        assert workers.statistics().workers == 2
+        nursery.cancel_scope.cancel()
+
+
+@both_kinds
+async def test_a_cancelled_caller_frees_its_worker(fork: bool):
+    """Nobody waits for the text any more, so the worker is killed, and the cancellation goes on."""
+    async with running(fork=fork) as workers:
+        await workers.warm()
+        with trio.move_on_after(0.1) as scope:
+            await workers.render(ENDLESS)
+        assert scope.cancelled_caught
+        assert workers.statistics() == RenderStatistics(workers=0, idle=0, waiting=0, rendered=0, killed=1)
+        assert await workers.render(HELLO) == GREETING
+
+
+@both_kinds
+async def test_a_caller_cancelled_while_a_worker_starts_leaves_nothing(fork: bool):
+    """Not even the process that was on its way."""
+    async with running(fork=fork) as workers:
+        with trio.move_on_after(0.01) as scope:
+            await workers.render(HELLO)
+        assert scope.cancelled_caught
+        assert workers.statistics().workers == 0
+        assert await workers.render(HELLO) == GREETING
+
+
+# -- deaths -----------------------------------------------------------------------------------------------------
+
+
+@needs_proc
+@both_kinds
+async def test_an_idle_worker_that_was_killed_is_replaced(fork: bool):
+    """The next job doesn't notice."""
+    async with running(fork=fork) as workers:
+        await workers.render(HELLO)
+        victim = only_worker()
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: not is_running(victim))
+        assert await workers.render(HELLO) == GREETING
+        await until(lambda: victim not in processes_below(os.getpid()))
+        assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=2, killed=0)
+
+
+@needs_proc
+@both_kinds
+async def test_a_busy_worker_that_was_killed_ran_out_of_memory(fork: bool):
+    """SIGKILL from elsewhere is what the kernel does when memory is short; the job isn't tried again."""
+    async with running(fork=fork) as workers, trio.open_nursery() as nursery:
+        await workers.warm()
+
+        async def expect_failure() -> None:
+            with pytest.raises(LimitExceeded, match="was killed") as caught:
+                await workers.render(ENDLESS)
+            assert caught.value.details == {"limit": "render.memory", "template": "endless"}
+
+        nursery.start_soon(expect_failure)
+        await trio.testing.wait_all_tasks_blocked()
+        os.kill(only_worker(), signal.SIGKILL)
+    assert workers.statistics().killed == 0
+
+
+@needs_proc
+@both_kinds
+async def test_a_worker_killed_before_it_read_its_job_is_no_different(fork: bool):
+    """The connection is then reset rather than closed."""
+    async with running(fork=fork) as workers, trio.open_nursery() as nursery:
+        await workers.warm()
+        os.kill(only_worker(), signal.SIGSTOP)
+
+        async def expect_failure() -> None:
+            with pytest.raises(LimitExceeded, match="was killed"):
+                await workers.render(Render("", "page", context={"text": "x" * MIB}))
+
+        nursery.start_soon(expect_failure)
+        await trio.testing.wait_all_tasks_blocked()
+        os.kill(only_worker(), signal.SIGKILL)
+
+
+@needs_proc
+@both_kinds
+async def test_a_busy_worker_that_crashed_is_a_failure(fork: bool):
+    """Any other signal is told as it is."""
+    async with running(fork=fork) as workers, trio.open_nursery() as nursery:
+        await workers.warm()
+
+        async def expect_failure() -> None:
+            with pytest.raises(RenderFailed, match="with status -11") as caught:
+                await workers.render(ENDLESS)
+            assert (caught.value.failed.kind, caught.value.failed.template) == ("runtime", "endless")
+
+        nursery.start_soon(expect_failure)
+        await trio.testing.wait_all_tasks_blocked()
+        os.kill(only_worker(), signal.SIGSEGV)
+
+
+@needs_proc
+async def test_a_killed_fork_server_is_started_again():
+    """Its workers are given up with it, idle and busy ones, and the next job works."""
+    async with running(workers=2) as workers, trio.open_nursery() as nursery:
+        await workers.render(HELLO)
+
+        async def expect_failure() -> None:
+            with pytest.raises((RenderFailed, LimitExceeded)):
+                await workers.render(ENDLESS)
+
+        nursery.start_soon(expect_failure)
+        await trio.testing.wait_all_tasks_blocked()
+        await workers.warm()
+        old = processes_below(os.getpid())
+        assert len(old) == 3
+        os.kill(fork_server(), signal.SIGKILL)
+        await until(lambda: not any(is_running(process) for process in old))
+        assert await workers.render(HELLO) == GREETING
+        assert not set(old) & set(processes_below(os.getpid()))
+
+
+@needs_proc
+async def test_a_fork_server_that_does_not_listen_is_killed_at_the_end(monkeypatch: pytest.MonkeyPatch):
+    """Stopping doesn't wait for it for ever."""
+    monkeypatch.setattr(pool, "END_TIME", 0.2)
+    async with running() as workers:
+        await workers.render(HELLO)
+        os.kill(fork_server(), signal.SIGSTOP)
+
+
+@needs_proc
+async def test_a_killed_parent_leaves_nothing_behind():
+    """When chora is killed, its fork server and workers end, even one amid an endless template."""
+    script = f"""
+import os
+import trio
+from chora import config
+from chora.render import Render
+from chora.render.pool import RenderPool
+
+async def main():
+    workers = RenderPool(config.Render(workers=2, wall=600))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(workers.serve)
+        await workers.warm()
+        nursery.start_soon(workers.render, Render({ENDLESS.template!r}, "endless"))
+        await trio.testing.wait_all_tasks_blocked()
+        await workers.warm()
+        os.write(1, b"ready")
+
+import trio.testing
+trio.run(main)
+"""
+    parent = await trio.lowlevel.open_process([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    with trio.fail_after(20):
+        async with parent.stdout:
+            assert await parent.stdout.receive_some() == b"ready"
+        left_over = processes_below(parent.pid)
+        assert len(left_over) == 3
+        parent.kill()
+        await parent.wait()
+        await until(lambda: not any(is_running(process) for process in left_over))
+
+
+@both_kinds
+async def test_stopping_ends_jobs_in_flight(fork: bool):
+    """A job that is cut off by the end of the service is told to come back."""
+    workers = RenderPool(config.Render(), fork=fork)
+
+    async def expect_busy() -> None:
+        with pytest.raises(Busy, match="aren't running"):
+            await workers.render(ENDLESS)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as jobs, trio.open_nursery() as services:
+            await services.start(workers.serve)
+            await workers.warm()
+            jobs.start_soon(expect_busy)
+            await trio.testing.wait_all_tasks_blocked()
+            services.cancel_scope.cancel()
+        await expect_busy()
+
+
+@needs_posix
+async def test_an_answer_that_arrives_after_the_end_releases_its_worker():
+    """Nobody would come to use it again."""
+    workers = RenderPool(config.Render())
+    async with trio.open_nursery() as services:
+        await services.start(workers.serve)
+        await workers.warm()
+        worker = workers._idle.pop()
+        services.cancel_scope.cancel()
+    assert isinstance(worker, pool.ForkedWorker)
+    assert worker._connection.fileno() != -1
+    workers._give_back(worker)
+    assert worker._connection.fileno() == -1
+    assert workers.statistics().idle == 0
+
+
+async def test_stopping_ends_workers_that_are_about_to_start(monkeypatch: pytest.MonkeyPatch):
+    """Who waits for one is told to come back."""
+    monkeypatch.setattr(pool, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    workers = RenderPool(config.Render(), fork=False)
+
+    async def expect_busy() -> None:
+        with pytest.raises(Busy, match="aren't running"):
+            await workers.warm()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as jobs, trio.open_nursery() as services:
+            await services.start(workers.serve)
+            jobs.start_soon(expect_busy)
+            await until(lambda: workers.statistics().workers == 1)
+            services.cancel_scope.cancel()
+
+
+async def test_a_worker_is_retired_after_enough_jobs():
+    """The pool goes on with a fresh one and no job notices."""
+    async with running() as workers:
+        await workers.render(HELLO)
+        first = workers._idle[0]
+        for _ in range(1000):
+            assert await workers.render(HELLO) == GREETING
+        assert workers._idle[0] is not first
+
+
+@needs_posix
+async def test_a_worker_that_grew_is_retired():
+    """One that once took more than half of its memory makes room for a small one."""
+    async with running(memory=128 * MIB) as workers:
+        big = Render("{{ ('x' * n) | length }}", "big", context={"n": 70 * MIB})
+        assert (await workers.render(big)).text == str(70 * MIB)
+        assert workers.statistics().idle == 0
+        assert await workers.render(HELLO) == GREETING
+
+
+# -- workers that don't do what they should -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["/nowhere/python"], [sys.executable, "-c", "pass"]])
+@both_kinds
+async def test_a_worker_that_cannot_start_is_a_failure(command: list[str], fork: bool, monkeypatch: pytest.MonkeyPatch):
+    """Whether there is no such program or it ends at once, the job fails and the pool lives."""
+    monkeypatch.setattr(pool, "worker_command", lambda: command)
+    async with running(fork=fork) as workers:
+        with pytest.raises(RenderFailed, match="No template worker can be started"):
+            await workers.render(HELLO)
+        monkeypatch.undo()
+        assert await workers.render(HELLO) == GREETING
+
+
+async def test_a_worker_that_never_gets_ready_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    """It is killed after the time a start may take."""
+    monkeypatch.setattr(pool, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    monkeypatch.setattr(pool, "START_TIME", 0.1)
+    async with running(fork=False) as workers:
+        with pytest.raises(RenderFailed, match="No template worker can be started"):
+            await workers.render(HELLO)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"\0\0\0\1\xc1", id="no MessagePack"),
+        pytest.param(b"\xff\xff\xff\xff", id="endless"),
+        pytest.param(b"\0\0\0\0\0", id="too much"),
+        pytest.param(bytes(frame(Answer(Rendered("", [])))), id="to another question"),
+    ],
+)
+async def test_an_answer_without_sense_is_a_failure(answer: bytes, monkeypatch: pytest.MonkeyPatch):
+    """A worker that was taken over can't confuse the server, and isn't trusted again."""
+    script = f"import os; os.write(1, bytes(4)); os.read(0, 65536); os.write(1, {answer!r}); os.read(0, 65536)"
+    monkeypatch.setattr(pool, "worker_command", lambda: [sys.executable, "-c", script])
+    async with running(fork=False) as workers:
+        with pytest.raises(RenderFailed, match="makes no sense"):
+            await workers.scan(Scan(""))
+
+
+@needs_posix
+async def test_a_worker_that_speaks_out_of_turn_is_not_used():
+    """What it says between two jobs could pass for the answer to the next."""
+    async with running() as workers:
+        await workers.render(HELLO)
+        assert workers._server is not None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            worker = pool.ForkedWorker(workers._server, 0, ours)
+            assert worker.is_usable()
+            theirs.send(b"x")
+            assert not worker.is_usable()
+            worker.release()
+
+
+def test_the_frozen_binary_runs_itself(monkeypatch: pytest.MonkeyPatch):
+    """It has no interpreter to start; its own flag leads to the worker."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert pool.worker_command() == [sys.executable, "--render-worker"]
+
+
+# -- confinement ------------------------------------------------------------------------------------------------
+
+
+@needs_proc
+async def test_a_worker_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """No environment, no descriptor but its socket, no privileges to gain, little to use, a neutral folder."""
+    monkeypatch.setenv("SECRET_OF_THE_PARENT", "x")
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "open").open("w") as inherited:
+        os.set_inheritable(inherited.fileno(), True)
+        async with running(memory=256 * MIB) as workers:
+            await workers.render(HELLO)
+            server, worker = fork_server(), only_worker()
+            assert server != worker
+            for process in (server, worker):
+                assert Path(f"/proc/{process}/environ").read_bytes() == b""
+                assert str(Path(f"/proc/{process}/cwd").readlink()) == "/"
+            opened = descriptors(worker)
+            assert [opened.pop(standard) for standard in (0, 1, 2)] == ["/dev/null"] * 3
+            assert [target.partition(":")[0] for target in opened.values()] == ["socket"]
+            status = Path(f"/proc/{worker}/status").read_text()
+            assert "NoNewPrivs:\t1\n" in status
+            assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "1000\n"
+            limits = {
+                line[:26].strip(): line[26:].split()[:2]
+                for line in Path(f"/proc/{worker}/limits").read_text().splitlines()
+            }
+            assert limits["Max address space"] == [str(256 * MIB)] * 2
+            assert limits["Max open files"] == ["16", "16"]
+            assert limits["Max file size"] == ["0", "0"]
+            assert limits["Max core file size"] == ["0", "0"]
+            assert 5 <= int(limits["Max cpu time"][0]) <= 20
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ data.__class__ }}",
+        "{{ '{0.__class__}'.format(data) }}",
+        "{{ data['items'].append(1) }}",
+        "{{ data.clear() }}",
+    ],
+)
+async def test_the_sandbox_refuses(template: str):
+    """Private attributes, format strings and changes of the context fail as data."""
+    async with running() as workers:
+        with pytest.raises(RenderFailed) as caught:
+            await workers.render(Render(template, "page", context={"data": {"items": []}}))
+        assert caught.value.failed.kind == "security"
+
+
+async def test_jobs_leave_no_state():
+    """The second job on the same worker finds nothing of the first."""
+    lib = "{% set n = namespace(i=0) %}{% macro up() %}{% set n.i = n.i + 1 %}{{ n.i }}{% endmacro %}"
+    async with running() as workers:
+        for _ in range(2):
+            job = Render("{% import 'lib' as lib %}{% set name = 'x' %}{{ lib.up() }}", "page", {"lib": lib})
+            assert (await workers.render(job)).text == "1"
+            assert (
+                await workers.render(Render("{{ name is defined }}{{ lib is defined }}", "page"))
+            ).text == "FalseFalse"
+        assert workers.statistics().workers == 1

@@ -1,0 +1,599 @@
+"""What a worker does with a job, asked in this process; and the entry, the confinement and the fork server by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from chora import config
+from chora.render import (
+    COMMAND,
+    DIRECT,
+    FORK,
+    KILL,
+    REPORT,
+    Answer,
+    Failed,
+    Job,
+    Options,
+    Render,
+    Rendered,
+    Scan,
+    Scanned,
+    Unframer,
+    frame,
+    worker,
+)
+
+MIB = 1024 * 1024
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="forks, limits and socket pairs")
+
+
+def render(template: str, context: dict[str, Any] | None = None, *, output: int = MIB, **job: Any) -> Rendered | Failed:
+    return worker.render(
+        Render(template, job.pop("name", "page"), context=context or {}, **job), worker.CompiledTemplates(), output
+    )
+
+
+def text_of(template: str, context: dict[str, Any] | None = None, **job: Any) -> str:
+    outcome = render(template, context, **job)
+    assert isinstance(outcome, Rendered), outcome
+    return outcome.text
+
+
+def failure_of(template: str, context: dict[str, Any] | None = None, **job: Any) -> Failed:
+    outcome = render(template, context, **job)
+    assert isinstance(outcome, Failed), outcome
+    return outcome
+
+
+# -- rendering --------------------------------------------------------------------------------------------------
+
+
+def test_renders_a_template_with_its_context():
+    """Names, loops and filters give text; nothing is escaped unless asked for."""
+    assert text_of("{% for x in xs %}{{ x | upper }}<{% endfor %}", {"xs": ["a", "b"]}) == "A<B<"
+
+
+def test_includes_imports_and_extends_sources():
+    """What a template refers to comes from the sources of its job."""
+    sources = {
+        "base": "<{% block body %}{% endblock %}>",
+        "part": "{{ name }}",
+        "lib": "{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}",
+    }
+    template = (
+        "{% extends 'base' %}{% from 'lib' import twice %}"
+        "{% block body %}{% include 'part' %}{{ twice(name) }}{% endblock %}"
+    )
+    assert text_of(template, {"name": "n"}, sources=sources) == "<nnn>"
+
+
+def test_takes_the_text_from_the_sources_when_there_is_none():
+    """A job without text renders the source of its name."""
+    job = Render(None, "page", {"page": "from the sources"})
+    assert worker.render(job, worker.CompiledTemplates(), MIB) == Rendered("from the sources", [])
+
+
+@pytest.mark.parametrize(
+    ("options", "template", "text"),
+    [
+        (Options(), "{% if 1 %}\na\n{% endif %}\n", "\na\n"),
+        (Options(trim_blocks=True), "{% if 1 %}\na\n{% endif %}\n", "a\n"),
+        (Options(trim_blocks=True, lstrip_blocks=True), "  {% if 1 %}\na\n  {% endif %}\n", "a\n"),
+        (Options(keep_trailing_newline=True), "a\n", "a\n"),
+        (Options(autoescape=True), "{{ '<' }}", "&lt;"),
+        (Options(extensions=("jinja2.ext.loopcontrols",)), "{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}", "1"),
+    ],
+)
+def test_options_have_jinja2s_meaning(options: Options, template: str, text: str):
+    """Each option reaches the environment."""
+    assert text_of(template, options=options) == text
+
+
+def test_there_is_no_lipsum():
+    """The one global that is random and can grow without bound is gone."""
+    assert failure_of("{{ lipsum() }}").variable == "lipsum"
+
+
+def test_stops_while_rendering_once_the_text_is_too_large():
+    """The limit counts bytes, not characters, and endless output isn't gathered first."""
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}ä{% endfor %}{% endfor %}"
+    assert failure_of(endless, output=2000).kind == "output"
+    assert text_of("ä" * 1000, output=2000) == "ä" * 1000
+    assert failure_of("ä" * 1000 + "x", output=2000).kind == "output"
+
+
+def test_memory_errors_are_left_to_the_caller():
+    """A worker that ran out of memory must end, so the error isn't turned into data here."""
+    with pytest.raises(MemoryError):
+        render("{{ 'x' * n }}", {"n": sys.maxsize // 2})
+    with pytest.raises(MemoryError):
+        render("{{ 'x' * n }}", {"n": sys.maxsize // 2}, undefined="lenient")
+
+
+# -- failures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "failed"),
+    [
+        ("a\n{{ nmae }}", Failed("undefined", "'nmae' is undefined", "page", 2, "nmae")),
+        (
+            "{{ user.nmae }}",
+            Failed("undefined", "'dict object' has no attribute 'nmae'", "page", 1, "nmae"),
+        ),
+        ("{% if missing %}{% endif %}", Failed("undefined", "'missing' is undefined", "page", 1, "missing")),
+        ("{{ items[7] }}", Failed("undefined", "list object has no element 7", "page", 1, "7")),
+        ("{% include 'part' %}", Failed("undefined", "'gone' is undefined", "part", 3, "gone")),
+        ("\n{% if %}", Failed("syntax", "Expected an expression, got 'end of statement block'", "page", 2)),
+        ("{% include 'broken' %}", Failed("syntax", "unexpected 'end of template'", "broken", 2)),
+        ("{{ 1 | nofilter }}", Failed("syntax", "No filter named 'nofilter'.", "page", 1)),
+        (
+            "\n{% include 'nowhere' %}",
+            Failed(
+                "template_not_found",
+                "The template nowhere, which page asks for in line 2, doesn't exist.",
+                "nowhere",
+            ),
+        ),
+        ("{{ 1 // 0 }}", Failed("runtime", "ZeroDivisionError: integer division or modulo by zero", "page", 1)),
+        ("{{ user | join(1, 2, 3, 4) }}", "runtime"),
+        ("{{ [1] | map('nofilter') | list }}", Failed("runtime", "No filter named 'nofilter'.", "page", 1)),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{{ '\\ud800' }}", "runtime"),
+        ("{{ range(1000000) }}", "runtime"),
+    ],
+)
+def test_failures_say_what_and_where(template: str, failed: Failed | str):
+    """Kind, sentence, template, line and variable come back as data."""
+    sources = {"part": "\n\n{{ gone }}", "broken": "\n{{ 1 +"}
+    outcome = failure_of(template, {"user": {}, "items": []}, sources=sources)
+    if isinstance(failed, str):
+        assert (outcome.kind, outcome.template) == (failed, "page")
+    else:
+        assert outcome == failed
+
+
+def test_a_missing_main_template_is_named():
+    """The template that was asked for itself may be the one that is missing."""
+    outcome = worker.render(Render(None, "page"), worker.CompiledTemplates(), MIB)
+    assert outcome == Failed("template_not_found", "The template page doesn't exist.", "page")
+
+
+def test_messages_are_short():
+    """However long a name or a message is, little of it crosses."""
+    long = "x" * 5000
+    outcome = failure_of("{{ " + long + " }}")
+    assert len(outcome.message) == worker.MESSAGE_LENGTH
+    assert outcome.variable == long[: worker.NAME_LENGTH]
+
+
+# -- lenient ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "names"),
+    [
+        ("[{{ event.data.tool_name }}]", "[]", ["event"]),
+        ("{% if event.data.tool_name %}yes{% else %}no{% endif %}", "no", ["event"]),
+        ("[{{ user.nick }}{{ user.nick }}{{ gone }}]", "[]", ["nick", "gone"]),
+        ("{% for x in gone %}{{ x }}{% endfor %}", "", ["gone"]),
+        ("{{ gone | length }}", "0", ["gone"]),
+        ("{{ gone == 1 }}", "False", ["gone"]),
+        ("{{ {gone: 1} | length }}", "1", ["gone"]),
+        ("{{ gone ~ 'a' }}", "a", ["gone"]),
+        ("{{ 'a' if user.nick }}", "", ["nick"]),
+        ("{{ user.list[0] }}", "", ["0"]),
+        ("{{ gone | default('x') }}{{ gone is defined }}{{ gone.a is defined }}", "xFalseFalse", []),
+        ("{{ 1 if {}.x else 2 }}", "2", ["x"]),
+    ],
+)
+def test_lenient_templates_render_undefined_names_empty(template: str, text: str, names: list[str]):
+    """Undefined names are empty all the way down, and reported if something depended on them, cached or not."""
+    compiled = worker.CompiledTemplates()
+    job = Render(template, "page", context={"user": {"list": []}}, undefined="lenient")
+    for _cold_then_warm in range(2):
+        assert worker.render(job, compiled, MIB) == Rendered(text, names)
+
+
+def test_lenient_templates_fail_where_emptiness_makes_no_sense():
+    """Calling an undefined name, or calculating with it, is still an error that names it."""
+    assert failure_of("{{ gone() }}", undefined="lenient").variable == "gone"
+    assert failure_of("{{ gone + 1 }}", undefined="lenient").variable == "gone"
+
+
+def test_lenient_reports_are_bounded():
+    """A template can't flood the report with names it makes up."""
+    outcome = render("{% for i in range(1000) %}{{ d['k' ~ i] }}{% endfor %}", {"d": {}}, undefined="lenient")
+    assert isinstance(outcome, Rendered)
+    assert len(outcome.undefined_names) == worker.NAMES
+
+
+# -- the sandbox ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("undefined", ["strict", "lenient"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ text.__class__ }}",
+        "{{ text['__class__'] }}",
+        "{{ text | attr('__class__') }}",
+        "{{ [text] | map(attribute='__class__') | list }}",
+        "{{ '{0.__class__}'.format(text) }}",
+        "{{ '{x.__class__}'.format_map({'x': text}) }}",
+        "{% macro f() %}{% endmacro %}{{ f._func }}",
+        "{{ self._TemplateReference__context }}",
+        "{{ cycler.__init__ }}",
+        "{{ joiner.mro }}",
+    ],
+)
+def test_private_attributes_are_refused(template: str, undefined: Any):
+    """No spelling reaches what starts with an underscore or belongs to Python itself, in either mode."""
+    outcome = render(template, {"text": "x"}, undefined=undefined)
+    assert isinstance(outcome, Failed), outcome
+    assert outcome.kind == "security"
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ xs.append(1) }}", "{{ xs.clear() }}", "{{ d.update({'a': 2}) }}", "{{ d.pop('a') }}", "{{ xs['sort']() }}"],
+)
+def test_the_context_cannot_be_changed(template: str):
+    """Methods that change a list or an object are refused."""
+    context: dict[str, Any] = {"xs": [2, 1], "d": {"a": 1}}
+    assert failure_of(template, context).kind == "security"
+    assert context == {"xs": [2, 1], "d": {"a": 1}}
+
+
+def test_data_may_be_called_like_a_dangerous_method():
+    """A key `update` or `pop` of the data is data."""
+    assert text_of("{{ d.update }} {{ d.pop }}", {"d": {"update": "u", "pop": "p"}}) == "u p"
+
+
+def test_nothing_of_one_job_is_left_for_the_next():
+    """Not even a counter in an imported module, which jinja2 would keep with its compiled template."""
+    compiled = worker.CompiledTemplates()
+    lib = "{% set count = namespace(n=0) %}{% macro bump() %}{% set count.n = count.n + 1 %}{{ count.n }}{% endmacro %}"
+    first = Render("{% set range = 5 %}{% import 'lib' as lib %}{{ lib.bump() }}{{ lib.bump() }}", "page", {"lib": lib})
+    second = Render("{{ range(2) | list }}{{ lib is defined }}", "other")
+    for _ in range(2):
+        assert worker.render(first, compiled, MIB) == Rendered("12", [])
+        assert worker.render(second, compiled, MIB) == Rendered("[0, 1]False", [])
+
+
+# -- compiled templates -------------------------------------------------------------------------------------------
+
+
+def test_compiled_templates_are_kept_by_source_and_options():
+    """The same source is compiled once; another source, name or option isn't mistaken for it."""
+    compiled = worker.CompiledTemplates()
+    code = compiled.find(Options(), "a", "text")
+    assert compiled.find(Options(), "a", "text") is code
+    assert compiled.find(Options(), "a", "other") is not code
+    assert compiled.find(Options(), "b", "text") is not code
+    assert compiled.find(Options(trim_blocks=True), "a", "text") is not code
+
+
+def test_compiled_templates_are_bounded():
+    """The one that wasn't used for longest makes room."""
+    compiled = worker.CompiledTemplates(bound=2)
+    first = compiled.find(Options(), "1", "")
+    compiled.find(Options(), "2", "")
+    assert compiled.find(Options(), "1", "") is first
+    third = compiled.find(Options(), "3", "")
+    assert len(compiled) == 2
+    assert compiled.find(Options(), "1", "") is first
+    assert compiled.find(Options(), "3", "") is third
+
+
+# -- scanning ---------------------------------------------------------------------------------------------------
+
+
+def test_scan_finds_references_and_variables():
+    """Every kind of reference is found once, and only names from outside are variables."""
+    source = (
+        "{% extends 'base' %}{% include 'part' %}{% include 'part' %}{% import 'lib' as lib %}"
+        "{% from 'forms' import field %}{% set mine = 1 %}{{ mine }}{{ title }}{{ range(author.age) }}"
+    )
+    assert worker.scan(Scan(source)) == Scanned(["base", "part", "lib", "forms"], False, ["author", "title"])
+
+
+def test_scan_tells_that_a_reference_is_dynamic():
+    """A name that is only known while rendering is marked, and the known ones still listed."""
+    assert worker.scan(Scan("{% include ['a', which] %}")) == Scanned(["a"], True, ["which"])
+
+
+def test_scan_understands_options():
+    """A tag of an extension is no syntax error when the extension is on."""
+    source = "{% for i in [1] %}{% break %}{% endfor %}"
+    assert isinstance(worker.scan(Scan(source, options=Options(extensions=("jinja2.ext.loopcontrols",)))), Scanned)
+    assert worker.scan(Scan(source, "page")) == Failed(
+        "syntax",
+        "Encountered unknown tag 'break'. Jinja was looking for the following tags: 'endfor' or 'else'. "
+        "The innermost block that needs to be closed is 'for'.",
+        "page",
+        1,
+    )
+
+
+def test_scan_leaves_memory_errors_to_the_caller(monkeypatch: pytest.MonkeyPatch):
+    """As rendering does: the worker must end."""
+
+    def exhaust(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(worker.meta, "find_referenced_templates", exhaust)
+    with pytest.raises(MemoryError):
+        worker.scan(Scan(""))
+
+
+# -- frames -----------------------------------------------------------------------------------------------------
+
+
+def test_frames_survive_any_cut():
+    """A frame comes together from single bytes."""
+    unframer = Unframer(1000)
+    framed = frame(Scan("x"))
+    pieces = [unframer.feed(framed[i : i + 1]) for i in range(len(framed))]
+    assert pieces[:-1] == [None] * (len(framed) - 1)
+    assert pieces[-1] is not None
+    assert msgspec.msgpack.decode(pieces[-1], type=Job) == Scan("x")
+
+
+def test_frames_are_bounded():
+    """A length beyond the limit, or anything behind the frame, is refused before it is gathered."""
+    with pytest.raises(ValueError, match="1000 bytes"):
+        Unframer(999).feed((1000).to_bytes(4))
+    with pytest.raises(ValueError, match="fit the protocol"):
+        Unframer(999).feed(frame(None) + b"x")
+
+
+# -- a conversation -----------------------------------------------------------------------------------------------
+
+
+class Conversation:
+    """The pool's side of a worker connection, blocking."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(10)
+        self._connection = connection
+
+    def send(self, job: Job | bytes) -> None:
+        self._connection.sendall(job if isinstance(job, bytes) else frame(job))
+
+    def receive(self) -> memoryview | None:
+        unframer = Unframer(MIB)
+        while piece := self._connection.recv(65536):
+            if (message := unframer.feed(piece)) is not None:
+                return message
+        return None
+
+    def ask(self, job: Job | bytes) -> Answer:
+        self.send(job)
+        message = self.receive()
+        assert message is not None
+        return msgspec.msgpack.decode(message, type=Answer)
+
+
+@contextmanager
+def conversation(rules: config.Render) -> Generator[Conversation]:
+    """Talk to `serve_jobs` running in a thread; afterwards it must have ended by itself."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        thread = threading.Thread(target=worker.serve_jobs, args=(theirs.fileno(), theirs.fileno(), rules))
+        thread.start()
+        try:
+            yield Conversation(ours)
+        finally:
+            ours.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor limit would stay with the test process."""
+    monkeypatch.setattr(worker, "grant_time", lambda wall: None)
+    monkeypatch.setattr(worker, "peak_memory", lambda: 0)
+
+
+@pytest.mark.usefixtures("no_time_limit")
+def test_a_worker_answers_until_its_connection_closes():
+    """It says that it is ready, renders, scans, and outlives a job that it can't read."""
+    with conversation(config.Render()) as talk:
+        assert talk.receive() == b""
+        assert talk.ask(Render("{{ 1 + 1 }}", "page")) == Answer(Rendered("2", []))
+        assert talk.ask(Scan("{{ x }}")) == Answer(Scanned([], False, ["x"]))
+        answer = talk.ask((1).to_bytes(4) + b"\xc1")
+        assert isinstance(answer.outcome, Failed)
+        assert answer.outcome.kind == "runtime"
+        for unsayable in (Render("{{ d['\\ud800'] }}", "page", context={"d": {}}), Scan("{% include '\\ud800' %}")):
+            answer = talk.ask(unsayable)
+            assert isinstance(answer.outcome, Failed)
+            assert "isn't Unicode" in answer.outcome.message
+        large = "x" * (MIB // 2)
+        assert talk.ask(Render(large, "page")) == Answer(Rendered(large, []))
+
+
+@pytest.mark.usefixtures("no_time_limit")
+def test_a_worker_without_memory_says_so_and_ends():
+    """The answer was made in advance and is the last one."""
+    with conversation(config.Render()) as talk:
+        talk.receive()
+        answer = talk.ask(Render("{{ 'x' * n }}", "page", context={"n": sys.maxsize // 2}))
+        assert answer.last
+        assert isinstance(answer.outcome, Failed)
+        assert answer.outcome.kind == "memory"
+
+
+@pytest.mark.usefixtures("no_time_limit")
+def test_a_worker_ends_after_enough_jobs(monkeypatch: pytest.MonkeyPatch):
+    """The answer to its last job says that it is the last."""
+    monkeypatch.setattr(worker, "JOBS_PER_WORKER", 2)
+    with conversation(config.Render()) as talk:
+        talk.receive()
+        assert [talk.ask(Render("x", "page")).last for _ in range(2)] == [False, True]
+
+
+@pytest.mark.usefixtures("no_time_limit")
+def test_a_worker_that_grew_ends(monkeypatch: pytest.MonkeyPatch):
+    """Beyond half the memory it may have, a fresh worker is better."""
+    rules = config.Render()
+    monkeypatch.setattr(worker, "peak_memory", lambda: rules.memory // 2 + 1)
+    with conversation(rules) as talk:
+        talk.receive()
+        assert talk.ask(Render("x", "page")).last
+
+
+def test_a_deep_job_is_a_failure_not_a_crash():
+    """What can't be decoded for its depth comes back as data."""
+    deep = b"\x81\xa1x" * 5000
+    outcome = worker._perform(memoryview(b"\x82\xa4type\xa6Render\xa7context" + deep), worker.CompiledTemplates(), MIB)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "recursion"
+
+
+# -- whole processes, by hand: the real limits forbid a worker to write what coverage has measured ------------------
+
+
+def start(script: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen[bytes](
+        [sys.executable, "-c", f"from chora.render import worker\n{script}", *arguments],
+        env=config.child_environment(),
+        **options,
+    )
+
+
+UNLIMITED = "worker.limits_of = lambda rules: {}\nworker.main()"
+RULES = msgspec.json.encode(config.Render()).decode()
+
+
+@needs_posix
+def test_confinement_lasts():
+    """Limits hold for soft and hard values, a lower hard limit stays, and time and memory are counted."""
+    script = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (4096, 4096))
+worker.confine({resource.RLIMIT_NOFILE: 64, resource.RLIMIT_CORE: 2**40})
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (64, 64)
+assert resource.getrlimit(resource.RLIMIT_CORE) == (4096, 4096)
+resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
+worker.grant_time(30)
+assert 30 <= resource.getrlimit(resource.RLIMIT_CPU)[0] <= 60
+worker.grant_time(9999)
+assert resource.getrlimit(resource.RLIMIT_CPU)[0] == 1000
+assert 2**20 < worker.peak_memory() < 2**33
+if sys.platform == "linux":
+    assert "NoNewPrivs:\\t1" in open("/proc/self/status").read()
+"""
+    assert start(script).wait(20) == 0
+
+
+@needs_posix
+def test_the_limits_are_the_promised_ones():
+    """Memory as set, 16 descriptors, no file and no core."""
+    import resource
+
+    assert worker.limits_of(config.Render(memory=64 * MIB)) == {
+        resource.RLIMIT_AS: 64 * MIB,
+        resource.RLIMIT_NOFILE: 16,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+
+
+@needs_posix
+def test_the_fork_server_forks_kills_reaps_and_ends():
+    """A worker per connection; a killed one and one that ended are reported; the end of control is the end of all."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    with ours:
+        with theirs:
+            server = start(UNLIMITED, str(theirs.fileno()), RULES, pass_fds=(theirs.fileno(),))
+        connections: list[socket.socket] = []
+        for number in (1, 2, 3):
+            connection, far = socket.socketpair()
+            connections.append(connection)
+            with far:
+                socket.send_fds(ours, [COMMAND.pack(FORK, number)], [far.fileno()])
+            talk = Conversation(connection)
+            assert talk.receive() == b""
+            assert talk.ask(Render("hello", "page")) == Answer(Rendered("hello", []))
+        ours.send(COMMAND.pack(KILL, 2))
+        assert REPORT.unpack(ours.recv(REPORT.size)) == (2, -signal.SIGKILL)
+        ours.send(COMMAND.pack(KILL, 2))  # gone already: nothing happens
+        connections[0].close()
+        assert REPORT.unpack(ours.recv(REPORT.size)) == (1, 0)
+        for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            server.send_signal(ignored)
+        ours.shutdown(socket.SHUT_WR)
+        assert server.wait(10) == 0
+        assert connections[2].recv(1) == b""
+        for connection in connections:
+            connection.close()
+
+
+@needs_posix
+def test_a_fork_that_fails_is_reported():
+    """The connection closes, and the number comes back with the error."""
+    script = "import errno, os\ndef fork(): raise OSError(errno.EAGAIN, 'no more')\nos.fork = fork\nworker.main()"
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    with ours:
+        with theirs:
+            server = start(script, str(theirs.fileno()), RULES, pass_fds=(theirs.fileno(),))
+        connection, far = socket.socketpair()
+        connection.settimeout(10)
+        with connection:
+            with far:
+                socket.send_fds(ours, [COMMAND.pack(FORK, 1)], [far.fileno()])
+            assert connection.recv(1) == b""
+        number, status = REPORT.unpack(ours.recv(REPORT.size))
+        assert number == 1
+        assert status > 0
+        ours.shutdown(socket.SHUT_WR)
+        assert server.wait(10) == 0
+
+
+@needs_posix
+def test_a_worker_does_not_outlive_a_server_that_ended_while_it_began():
+    """Between the fork and the request to die together, the server may already be gone."""
+    script = "import os\nworker.die_with_parent(os.getppid() + 1)\nos._exit(7)"
+    assert start(script).wait(10) == (0 if sys.platform == "linux" else 7)
+
+
+def test_a_direct_worker_speaks_over_stdin_and_stdout():
+    """Without a control descriptor it is one worker, and nothing else reaches its stdout."""
+    process = start(UNLIMITED, DIRECT, RULES, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    framed = bytes(frame(Render("{{ 6 * 7 }}", "page")))
+    output, _ = process.communicate(framed, timeout=20)
+    assert process.returncode == 0
+    assert output == frame(None) + frame(Answer(Rendered("42", [])))
+
+
+def test_reaping_without_a_pool_is_quiet():
+    """A report that nobody can receive any more is dropped."""
+    if sys.platform == "win32":
+        pytest.skip("needs fork")
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        children = {child.pid: 1}
+        worker._reap(children, theirs)
+        assert children == {}
+    child.wait()

@@ -1,0 +1,691 @@
+"""Finding configs in every layout, reading them once, and saying why a file is none."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chora import catalog as module
+from chora.catalog import ALIASED_VALUES, YAML_VALUES, Catalog, Found, decode
+from chora.errors import (
+    ConfigNotFound,
+    InvalidConfigId,
+    LimitExceeded,
+    PermissionDenied,
+    StorageError,
+    ValidationFailed,
+)
+from chora.files import CONFIG_LIMIT, Folder
+from chora.model import KINDS, Kind, read
+
+
+def config(kind: Kind, config_id: str) -> dict[str, Any]:
+    """A small config of a kind."""
+    if kind == "collection":
+        return {
+            "type": "collection",
+            "id": config_id,
+            "name": "A pack",
+            "members": [{"id": "sheet", "type": "artifact", "path": "sheet.json"}],
+            "output": {"base_path": "outputs/pack"},
+        }
+    document: dict[str, Any] = {
+        "type": kind,
+        "id": config_id,
+        "schemaRef": {"id": f"{kind}-schema", "version": "3.1"},
+        "metadata": {"description": "A note", "version": "1.0.0"},
+    }
+    if kind == "artifact":
+        outputs = [{"file": "outputs/sheet.md", "format": "markdown"}]
+        document["metadata"] = {"title": "A sheet", "purpose": "For the desk", "outputs": outputs}
+        document["content"] = {"children": [{"id": "note", "path": "configs/content/note.json"}]}
+    return document
+
+
+YAML = """\
+type: content
+id: tides
+schemaRef: {id: content-schema, version: "3.1"}
+metadata:
+  description: >
+    Weekly tides
+  version: 1.0.0
+evolution:
+  history:
+    - {date: 2026-03-01, type: creation, description: first}
+"""
+
+
+class Project:
+    """A folder to put configs into."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = Folder(root)
+
+    def put(self, path: str, kind: Kind = "content", config_id: str = "note") -> str:
+        return self.write(path, json.dumps(config(kind, config_id)))
+
+    def write(self, path: str, body: str | bytes) -> str:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(body.encode() if isinstance(body, str) else body)
+        return path
+
+    def catalog(self, configs: str = "") -> Catalog:
+        return Catalog(self.folder, configs)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as settled as soon as they are written, so that no test has to wait for it."""
+    monkeypatch.setattr(module, "RACY", -(10**18))
+
+
+# -- where ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "layout", ["{kind}/note", "{kind}/note-{kind}", "{kind}/note/note-{kind}", "{kind}/note/note", "{kind}s/note"]
+)
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".yml"])
+def test_a_config_is_found_in_every_layout(project: Project, kind: Kind, layout: str, suffix: str) -> None:
+    """Flat and nested, singular and plural, JSON and YAML: each place a config may have is searched."""
+    path = project.put(f"configs/{layout.format(kind=kind)}{suffix}", kind)
+    found = project.catalog().find(kind, "note")
+    assert found.path == path
+    assert found.parsed.config.id == "note"
+    assert found.parsed.warnings == []
+
+
+def test_the_layouts_have_an_order(project: Project) -> None:
+    """Of several files that may be meant, the one in the better place is taken: flat, then nested; singular first."""
+    places = [
+        "configs/artifact/note.json",
+        "configs/artifact/note.yaml",
+        "configs/artifact/note-artifact.json",
+        "configs/artifact/note/note-artifact.json",
+        "configs/artifact/note/note.json",
+        "configs/artifacts/note.json",
+    ]
+    for path in places:
+        project.put(path, "artifact")
+    for path in places:
+        assert project.catalog().find("artifact", "note").path == path
+        (project.root / path).unlink()
+
+
+def test_the_id_inside_finds_a_file_of_another_name(project: Project) -> None:
+    """As a last resort the id inside the file counts."""
+    path = project.put("configs/content/deep/er/whatever.json")
+    assert project.catalog().find("content", "note") == Found(path, project.catalog().open("content", path).parsed)
+
+
+def test_a_file_named_after_another_id_is_found_with_a_warning(project: Project) -> None:
+    """A file's name wins over the id inside, which is told."""
+    project.put("configs/content/intro.json", config_id="note")
+    (warning,) = project.catalog().find("content", "intro").parsed.warnings
+    assert (warning.code, warning.write) == ("id_mismatch", '"id": "intro"')
+    assert project.catalog().find("content", "note").parsed.warnings == []
+
+
+def test_a_missing_config_says_where_it_was_sought(project: Project) -> None:
+    """The error names the id under its tool's parameter, every place searched, and ids that are near."""
+    project.put("configs/content/note.json")
+    with pytest.raises(ConfigNotFound) as caught:
+        project.catalog().find("content", "notes")
+    error = caught.value
+    assert "'notes'" in error.message
+    assert error.hint == "Did you mean note?"
+    assert error.details["content_config_id"] == "notes"
+    assert error.details["searched_paths"][0] == "configs/content/notes.json"
+    assert "configs/content/notes/notes-content.yaml" in error.details["searched_paths"]
+    assert "configs/content/**" in error.details["searched_paths"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameter", "hint"),
+    [
+        ("content", "content_config_id", "list_content_configs"),
+        ("artifact", "artifact_config_id", "list_artifact_configs"),
+        ("collection", "collection_config_path", "collection folder"),
+    ],
+)
+def test_without_near_ids_the_hint_names_the_list(project: Project, kind: Kind, parameter: str, hint: str) -> None:
+    """In an empty project the hint says how to see what there is."""
+    with pytest.raises(ConfigNotFound) as caught:
+        project.catalog().find(kind, "note")
+    assert caught.value.details[parameter] == "note"
+    assert hint in str(caught.value.hint)
+    with pytest.raises(ConfigNotFound) as caught:
+        project.catalog().open(kind, "sub/note.json")
+    assert caught.value.details[parameter] == "sub/note.json"
+    assert caught.value.details["searched_paths"] == [
+        "sub/note.json",
+        "configs/sub/note.json",
+        f"configs/{kind}/sub/note.json",
+        f"configs/{kind}s/sub/note.json",
+    ]
+
+
+def test_the_config_folder_is_the_one_that_is_there(project: Project) -> None:
+    """`configs` if present, else `chora-configs`, unless the setting names another."""
+    catalog = project.catalog()
+    assert catalog.root == "configs"
+    project.put("chora-configs/content/note.json")
+    assert catalog.root == "chora-configs"
+    assert catalog.find("content", "note").path == "chora-configs/content/note.json"
+    assert catalog.where_to_save("content", "new") == "chora-configs/content/new/new-content.json"
+    project.put("configs/content/note.json")
+    assert catalog.find("content", "note").path == "configs/content/note.json"
+    project.put("etc/content/note.json")
+    for setting in ("etc", "./etc/", str(project.root / "etc")):
+        assert project.catalog(setting).find("content", "note").path == "etc/content/note.json"
+    project.put("content/note.json")
+    assert project.catalog(".").find("content", "note").path == "content/note.json"
+    with pytest.raises(PermissionDenied):
+        project.catalog("../elsewhere")
+
+
+# -- by path ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "configs/artifact/note.json",
+        "./configs//artifact/note.json",
+        "configs/artifact/../artifact/note.json",
+        "artifact/note.json",
+        "note.json",
+        "note",
+        "configs/artifact/note",
+    ],
+)
+def test_a_path_is_tried_from_three_folders(project: Project, path: str) -> None:
+    """Children name files from the project root, the config folder or the folder of their kind, suffix or not."""
+    where = project.put("configs/artifact/note.json", "artifact")
+    catalog = project.catalog()
+    assert catalog.open("artifact", path).path == where
+    assert catalog.open("artifact", path).path == where
+    assert catalog.open("artifact", str(project.root / where)).path == where
+
+
+def test_the_nearest_meaning_of_a_path_wins(project: Project) -> None:
+    """The project root comes before the config folder, and that before the folder of the kind."""
+    paths = ["note.json", "configs/note.json", "configs/content/note.json"]
+    for path in paths:
+        project.put(path)
+    for path in paths:
+        assert project.catalog().open("content", "note.json").path == path
+        (project.root / path).unlink()
+
+
+def test_a_mere_name_is_an_id_in_the_end(project: Project) -> None:
+    """A collection may be named by its id alone, wherever its file is."""
+    path = project.put("configs/collection/deep/packs.json", "collection", "season-pack")
+    assert project.catalog().open("collection", "season-pack").path == path
+    with pytest.raises(ConfigNotFound) as caught:
+        project.catalog().open("collection", "season-pak")
+    assert caught.value.hint == "Did you mean season-pack?"
+
+
+@pytest.mark.parametrize("path", ["../outside.json", "/etc/hostname.json", "configs/../../outside.json", "link/x.json"])
+def test_a_path_that_leaves_the_project_is_denied(tmp_path: Path, path: str) -> None:
+    """Neither dots nor absolute paths nor links lead out, whether something is there or not."""
+    outside = Project(tmp_path)
+    outside.put("outside.json")
+    outside.put("other/x.json")
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    (project.root / "link").symlink_to(tmp_path / "other", target_is_directory=True)
+    with pytest.raises(PermissionDenied):
+        project.catalog().open("content", path)
+
+
+def test_dots_that_stay_inside_are_fine(project: Project) -> None:
+    """A path relative to the config folder may go up, as long as it stays in the project."""
+    project.put("shared/note.json")
+    project.put("configs/content/other.json", config_id="other")
+    assert project.catalog().open("content", "../shared/note.json").path == "shared/note.json"
+
+
+@pytest.mark.parametrize("path", ["", "  ", "a\0b", "a\nb.json"])
+def test_a_path_that_is_none_is_refused(project: Project, path: str) -> None:
+    """Empty paths and control characters are refused before the disk is asked."""
+    with pytest.raises(InvalidConfigId):
+        project.catalog().open("content", path)
+
+
+@pytest.mark.parametrize("config_id", ["", "   ", "a" * 256, "..", "a..b", "a/b", "a\\b", "a\nb", "a\0", "\x7f"])
+def test_an_id_that_is_none_is_refused(project: Project, config_id: str) -> None:
+    """Empty, endless and path-like ids are refused wherever an id goes in."""
+    catalog = project.catalog()
+    for use in (catalog.check_id, lambda i: catalog.find("content", i), lambda i: catalog.where_to_save("content", i)):
+        with pytest.raises(InvalidConfigId) as caught:
+            use(config_id)
+        assert len(caught.value.message) < 250
+
+
+def test_an_ordinary_id_is_none_of_its_business(project: Project) -> None:
+    """Whether an id fits the format is for the format to say."""
+    for config_id in ("a", "Weekly Report", "a" * 255, "a.b"):
+        project.catalog().check_id(config_id)
+
+
+# -- all --------------------------------------------------------------------------------------------------------
+
+
+def test_a_listing_has_every_file_sorted_by_id(project: Project) -> None:
+    """What can be read stands by id, what can't by path with its reason; nothing is missing."""
+    project.put("configs/content/z.json", config_id="alpha")
+    project.put("configs/content/sub/a.yaml", config_id="beta")
+    project.write("configs/content/broken.json", "{")
+    project.write("configs/content/data.json", "[1, 2]")
+    project.put("configs/contents/sheet.json", "artifact", "sheet")
+    project.write("configs/content/readme.md", "# Not a config")
+    listing = project.catalog().all("content")
+    assert [(found.parsed.config.id, found.path) for found in listing.found] == [
+        ("alpha", "configs/content/z.json"),
+        ("beta", "configs/content/sub/a.yaml"),
+    ]
+    assert [broken.path for broken in listing.invalid] == [
+        "configs/content/broken.json",
+        "configs/content/data.json",
+        "configs/contents/sheet.json",
+    ]
+    assert "ends too soon" in listing.invalid[0].error
+    assert listing.invalid[1].fault.code == "validation_failed"
+    assert "This is an artifact config" in listing.invalid[2].error
+    assert project.catalog().all("collection") == ([], [])
+
+
+def test_a_file_in_both_folders_counts_once(project: Project) -> None:
+    """The same name under the singular and the plural folder is one config, the singular's."""
+    project.put("configs/artifact/sub/x.json", "artifact")
+    project.put("configs/artifacts/sub/x.json", "artifact")
+    listing = project.catalog().all("artifact")
+    assert [found.path for found in listing.found] == ["configs/artifact/sub/x.json"]
+    assert listing.invalid == []
+
+
+def test_of_two_files_with_one_id_the_found_one_counts(project: Project) -> None:
+    """The file that `find` takes is listed; the other stands under invalid and names the first."""
+    project.put("configs/content/a.json")
+    project.put("configs/content/b.json")
+    project.put("configs/content/note/note.json")
+    catalog = project.catalog()
+    listing = catalog.all("content")
+    assert [found.path for found in listing.found] == ["configs/content/note/note.json"]
+    assert catalog.find("content", "note").path == "configs/content/note/note.json"
+    assert [broken.path for broken in listing.invalid] == ["configs/content/a.json", "configs/content/b.json"]
+    assert "configs/content/note/note.json" in listing.invalid[0].error
+
+
+def test_a_broken_file_says_so_when_its_id_is_asked_for(project: Project) -> None:
+    """A config that exists but doesn't fit is refused with its faults, by name or by the id inside."""
+    broken = {**config("content", "note"), "metadata": {"description": ""}}
+    project.write("configs/content/other.json", json.dumps(broken))
+    for config_id in ("note", "other"):
+        with pytest.raises(ValidationFailed) as caught:
+            project.catalog().find("content", config_id)
+        assert caught.value.details["file"] == "configs/content/other.json"
+    assert project.catalog().where_to_save("content", "note") == "configs/content/other.json"
+
+
+# -- saving -----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_config_goes_into_the_nested_layout(project: Project) -> None:
+    """New contents and artifacts get a folder each, collections a file."""
+    catalog = project.catalog()
+    assert catalog.where_to_save("content", "note") == "configs/content/note/note-content.json"
+    assert catalog.where_to_save("artifact", "note") == "configs/artifact/note/note-artifact.json"
+    assert catalog.where_to_save("collection", "note") == "configs/collection/note.json"
+
+
+@pytest.mark.parametrize("path", ["configs/content/note.json", "configs/contents/x/y.yaml"])
+def test_a_config_is_saved_where_it_is(project: Project, path: str) -> None:
+    """An existing config keeps its place, whatever its layout."""
+    project.put(path)
+    assert project.catalog().where_to_save("content", "note") == path
+
+
+def test_a_config_is_not_saved_over_another_one(project: Project) -> None:
+    """A file of the right name that holds another id is left alone."""
+    project.put("configs/content/intro/intro-content.json", config_id="intro-content")
+    assert project.catalog().where_to_save("content", "intro") == "configs/content/intro.json"
+
+
+# -- reading once -----------------------------------------------------------------------------------------------
+
+
+class Counting(Folder):
+    """A folder that counts what is read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: list[str] = []
+
+    def read_bytes(self, path: str | Path, *, limit: int = CONFIG_LIMIT) -> bytes:
+        self.reads.append(str(path))
+        return super().read_bytes(path, limit=limit)
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_unchanged_file_is_read_once(project: Project) -> None:
+    """Finding, opening and listing share one reading; a changed file is read anew."""
+    path = project.put("configs/content/note.json")
+    folder = Counting(project.root)
+    catalog = Catalog(folder)
+    first = catalog.find("content", "note").parsed
+    assert catalog.open("content", path).parsed is first
+    assert catalog.all("content").found[0].parsed is first
+    assert folder.reads == [path]
+    document = config("content", "note")
+    document["metadata"]["description"] = "Another"
+    project.write(path, json.dumps(document))
+    assert catalog.find("content", "note").parsed.config.metadata.description == "Another"
+    assert len(folder.reads) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_times_of_a_file_may_be_set_back(project: Project) -> None:
+    """A change of the same size under the old modification time is still seen."""
+    path = project.put("configs/content/note.json")
+    catalog = project.catalog()
+    catalog.find("content", "note")
+    status = (project.root / path).stat()
+    project.write(path, json.dumps(config("content", "note")).replace("A note", "B note"))
+    os.utime(project.root / path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert catalog.find("content", "note").parsed.config.metadata.description == "B note"
+
+
+def test_a_file_just_written_is_not_remembered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second write within the clock's grain could go unseen, so a fresh file is read every time."""
+    monkeypatch.setattr(module, "RACY", 10**18)
+    project.put("configs/content/note.json")
+    folder = Counting(project.root)
+    catalog = Catalog(folder)
+    catalog.find("content", "note")
+    catalog.find("content", "note")
+    assert len(folder.reads) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(project: Project) -> None:
+    """What was read may be older than the file by then."""
+    path = project.put("configs/content/note.json")
+
+    class Racing(Counting):
+        def read_bytes(self, path: str | Path, *, limit: int = CONFIG_LIMIT) -> bytes:
+            data = super().read_bytes(path, limit=limit)
+            project.write(str(path), data + b" ")
+            return data
+
+    folder = Racing(project.root)
+    catalog = Catalog(folder)
+    catalog.find("content", "note")
+    catalog.find("content", "note")
+    assert folder.reads == [path, path]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_refusal_is_remembered_too(project: Project) -> None:
+    """A broken file is explained again without being read again, as an error of its own each time."""
+    project.write("configs/content/note.json", "{")
+    folder = Counting(project.root)
+    catalog = Catalog(folder)
+    errors: list[ValidationFailed] = []
+    for _ in range(2):
+        with pytest.raises(ValidationFailed) as caught:
+            catalog.find("content", "note")
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
+    assert errors[0].as_dict() == errors[1].as_dict()
+    assert len(folder.reads) == 1
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_is_remembered_is_bounded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least recently used file makes room; a removed one is forgotten."""
+    paths = [project.put(f"configs/content/n{index}.json", config_id=f"n{index}") for index in range(3)]
+    size = (project.root / paths[0]).stat().st_size
+    monkeypatch.setattr(module, "CACHE_LIMIT", 2 * size)
+    folder = Counting(project.root)
+    catalog = Catalog(folder)
+    for name in ("n0", "n1", "n0", "n2", "n0", "n1"):
+        catalog.find("content", name)
+    assert folder.reads == [paths[0], paths[1], paths[2], paths[1]]
+    (project.root / paths[0]).unlink()
+    (project.root / paths[1]).unlink()
+    with pytest.raises(ConfigNotFound):
+        catalog.find("content", "n1")
+    with pytest.raises(ConfigNotFound):
+        catalog.open("content", paths[1])
+
+
+def test_a_file_that_goes_away_is_simply_not_there(project: Project) -> None:
+    """Removal between looking and reading is no error."""
+    project.put("configs/content/note.json")
+    project.put("configs/content/note-content.json")
+
+    class Vanishing(Folder):
+        def read_bytes(self, path: str | Path, *, limit: int = CONFIG_LIMIT) -> bytes:
+            if str(path).endswith("note.json"):
+                raise FileNotFoundError(2, "No such file", str(path))
+            return super().read_bytes(path, limit=limit)
+
+    catalog = Catalog(Vanishing(project.root))
+    assert catalog.find("content", "note").path == "configs/content/note-content.json"
+    assert [found.path for found in catalog.all("content").found] == ["configs/content/note-content.json"]
+
+
+def test_a_failing_disk_is_a_storage_error(project: Project) -> None:
+    """An error while reading says which file, and stands in the listing."""
+    project.put("configs/content/note.json")
+
+    class Failing(Folder):
+        def read_bytes(self, path: str | Path, *, limit: int = CONFIG_LIMIT) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    catalog = Catalog(Failing(project.root))
+    with pytest.raises(StorageError, match=r"note\.json can't be read: Input/output error") as caught:
+        catalog.find("content", "note")
+    assert caught.value.details == {"path": "configs/content/note.json", "error_type": "OSError", "errno": 5}
+    assert catalog.all("content").invalid[0].path == "configs/content/note.json"
+
+
+def test_a_huge_file_is_refused(project: Project) -> None:
+    """A config beyond the limit isn't read, and says so in the listing."""
+    project.write("configs/content/note.json", b" " * (CONFIG_LIMIT + 1))
+    with pytest.raises(LimitExceeded):
+        project.catalog().find("content", "note")
+    assert "larger than" in project.catalog().all("content").invalid[0].error
+
+
+def test_a_link_out_of_the_project_is_denied(tmp_path: Path) -> None:
+    """A config file that is a link to somewhere else is not read."""
+    Project(tmp_path).put("outside.json")
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    link = project.root / "configs/content/note.json"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "outside.json")
+    with pytest.raises(PermissionDenied):
+        project.catalog().find("content", "note")
+    (project.root / "configs/content/folder.json").mkdir()
+    with pytest.raises(ConfigNotFound):
+        project.catalog().find("content", "folder")
+
+
+# -- JSON and YAML ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "problem", "hint"),
+    [
+        ("", None, "it is empty", "Write a config"),
+        (" \n ", None, "it is empty", "Write a config"),
+        ('{"a": 1', (1, 8), "it ends too soon", "Close the brackets"),
+        ('{"a": 1,}', (1, 9), "'}' doesn't belong there", "Remove the comma"),
+        ("[1,\n 2,\n]", (3, 1), "']' doesn't belong there", "Remove the comma"),
+        ('{\n  "a": 1 // one\n}', (2, 10), "'/' doesn't belong there", "JSON has no comments"),
+        ("{\n  # one\n}", (2, 3), "'#' doesn't belong there", "JSON has no comments"),
+        ('{"a": ...}', (1, 7), "'.' doesn't belong there", "Write out"),
+        ("{'a': 1}", (1, 2), "\"'\" doesn't belong there", "straight double quotes"),
+        ("{“a”: 1}", (1, 2), "'“' doesn't belong there", "straight double quotes"),
+        ('{"a": "b\nc"}', (1, 9), "doesn't belong there", "line break as \\n"),
+        ('{"a": True}', (1, 7), "'T' doesn't belong there", "Write true"),
+        ('{"a": NaN}', (1, 7), "'N' doesn't belong there", "no NaN"),
+        ('{"ü": 1 "b": 2}', (1, 9), "expected ',' or '}'", "Put a comma before it"),
+        ('{"a" 1}', (1, 6), "expected ':'", "Check the commas"),
+        ('{"a": 1} x', (1, 10), "'x' stands after its end", "Check the commas"),
+        ('{"a": 1e999}', None, "number out of range", "a value that JSON has"),
+        ("[" * 100_000, None, "nested too deeply", "fewer levels"),
+    ],
+)
+def test_broken_json_is_explained_with_its_place(
+    text: str, place: tuple[int, int] | None, problem: str, hint: str
+) -> None:
+    """The error names the file, what is wrong, the line and column, and what to do."""
+    with pytest.raises(ValidationFailed) as caught:
+        decode(text.encode(), "configs/content/x.json")
+    error = caught.value
+    assert error.message.startswith("configs/content/x.json is not JSON: ")
+    assert problem in error.message
+    assert hint in str(error.hint)
+    line, column = place or (None, None)
+    assert (error.details["line"], error.details["column"]) == (line, column)
+    assert ("in line" in error.message) is (place is not None)
+    assert error.details["file"] == "configs/content/x.json"
+    (fault,) = error.details["schema_errors"]
+    assert all(fault.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "problem"),
+    [
+        ("", None, "it is empty"),
+        ("# nothing but a comment\n", None, "it is empty"),
+        ("a: [1,\n b: }", (2, 5), "did not find expected node content"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", (4, 3), "the key 'c' stands twice"),
+        ("a: &x [*x]", None, "an alias stands inside what it names"),
+        ("a: *nobody", (1, 4), "undefined alias"),
+        ("a: !!python/object:os.system ls", (1, 4), "the tag tag:yaml.org,2002:python/object:os.system isn't read"),
+        ("a: !secret x", (1, 4), "the tag !secret isn't read"),
+        ("? [a]\n: b", (1, 3), "unhashable key"),
+        ("a\n--- b\n", (2, 1), "another document"),
+        ("a: 0x_", None, "invalid literal"),
+        ("a: \x07", None, "control characters are not allowed"),
+        ("[" * 65 + "]" * 65, (1, 65), "nested more than 64 levels deep"),
+        ("- " * 65 + "a", (1, 129), "nested more than 64 levels deep"),
+    ],
+)
+def test_broken_yaml_is_explained_with_its_place(text: str, place: tuple[int, int] | None, problem: str) -> None:
+    """The error names the file, what is wrong, and the line and column where they are known."""
+    with pytest.raises(ValidationFailed) as caught:
+        decode(text.encode(), "x.yaml")
+    error = caught.value
+    assert problem in error.message
+    assert error.hint
+    line, column = place or (None, None)
+    assert (error.details["line"], error.details["column"]) == (line, column)
+
+
+def test_what_is_not_utf_8_is_refused() -> None:
+    """A file in another encoding is named as such."""
+    for path in ("x.json", "x.yaml"):
+        with pytest.raises(ValidationFailed, match=r"is not UTF-8 text: byte 1 is 0xff"):
+            decode(b"a\xff", path)
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    """Editors on Windows put one before the text."""
+    assert decode(b"\xef\xbb\xbf{}", "x.json") == {}
+    assert decode(b"\xef\xbb\xbfa: 1", "x.yml") == {"a": 1}
+
+
+def test_yaml_reads_as_the_same_config(project: Project) -> None:
+    """A YAML config with dates and blocks is what its JSON would be."""
+    project.write("configs/content/tides.yaml", YAML)
+    parsed = project.catalog().find("content", "tides").parsed
+    assert parsed.warnings == []
+    assert parsed.config.metadata.description == "Weekly tides\n"
+    assert parsed.config.evolution.history[0].date == "2026-03-01"
+    assert parsed.raw["evolution"]["history"][0]["date"] == "2026-03-01"
+
+
+def test_yaml_dates_are_iso_text() -> None:
+    """Dates and times become ISO 8601; what only looks like a date stays as it was written."""
+    text = "a: 2026-03-01\nb: 2026-03-01 10:00:00\nc: 2026-02-30\nd: 2026-03-01T10:00:00Z\n"
+    assert decode(text.encode(), "x.yaml") == {
+        "a": "2026-03-01",
+        "b": "2026-03-01T10:00:00",
+        "c": "2026-02-30",
+        "d": "2026-03-01T10:00:00+00:00",
+    }
+
+
+def test_yaml_without_the_c_library_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML's own loader takes over where libyaml isn't compiled in."""
+    import yaml
+
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)
+    module._yaml_loader.cache_clear()
+    try:
+        assert issubclass(module._yaml_loader(), yaml.SafeLoader)
+        assert decode(b"a: 2026-03-01\nb: &x {c: 1}\nd: {<<: *x}\n", "x.yaml") == {
+            "a": "2026-03-01",
+            "b": {"c": 1},
+            "d": {"c": 1},
+        }
+        with pytest.raises(ValidationFailed, match="64 levels"):
+            decode(b"[" * 100_000, "x.yaml")
+    finally:
+        module._yaml_loader.cache_clear()
+
+
+def test_aliases_are_read_within_bounds() -> None:
+    """Anchors and merge keys work; a file that comes to too much when written out is refused in no time."""
+    assert decode(b"a: &x {b: !!str 1}\nc: {<<: *x, <<: *x, d: *x}\n", "x.yaml") == {
+        "a": {"b": "1"},
+        "c": {"b": "1", "d": {"b": "1"}},
+    }
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30))
+    with pytest.raises(LimitExceeded) as caught:
+        decode(bomb.encode(), "x.yaml")
+    assert caught.value.details["limit"] == "config.aliases"
+    chain = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 100))
+    with pytest.raises(ValidationFailed, match="64 levels"):
+        read("content", decode(chain.encode(), "x.yaml"), where="x.yaml")
+    plain = ("- x\n" * (ALIASED_VALUES + 1)).encode()
+    assert decode(plain, "x.yaml") == ["x"] * (ALIASED_VALUES + 1)
+
+
+def test_a_yaml_file_has_a_bounded_number_of_values() -> None:
+    """Building values in Python is slow, so a file of very many is refused before that."""
+    with pytest.raises(LimitExceeded) as caught:
+        decode(b"[" + b"1," * YAML_VALUES + b"]", "x.yaml")
+    assert caught.value.details["limit"] == "config.values"
+
+
+def test_values_of_yaml_that_json_hasn_t_are_refused_by_the_format(project: Project) -> None:
+    """Keys that aren't text and numbers without end are refused at their place."""
+    project.write("configs/content/tides.yaml", YAML + "on: 1\n")
+    with pytest.raises(ValidationFailed, match="the key True"):
+        project.catalog().find("content", "tides")
+    project.write("configs/content/tides.yaml", YAML + "extra: .inf\n")
+    with pytest.raises(ValidationFailed, match=r"\$\.extra is inf"):
+        project.catalog().find("content", "tides")

@@ -1,0 +1,1661 @@
+"""The HTTP server against raw bytes on real sockets: what it answers, what it bounds, and how it ends."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import trio
+from hypercorn.config import Config, Sockets
+
+from chora.config import Limits
+from chora.transport import connection as connection_module
+from chora.transport.connection import Bounds, Disconnected, LifespanFailed, Server
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Any, Receive, Send], Awaitable[None]]
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+# -- helpers ----------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """One response as a client sees it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Peer:
+    """A client that says exactly the bytes it is told to."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.buffer = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def ask(self, data: bytes = GET, *, bare: bool = False) -> Answer:
+        await self.send(data)
+        return await self.answer(bare=bare)
+
+    async def answer(self, *, bare: bool = False) -> Answer:
+        """The next response; `bare` when it answers a HEAD request."""
+        head = await self.until(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
+        code = int(status.split()[1])
+        if bare or code in (100, 204, 304):
+            body = b""
+        elif headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int((await self.until(b"\r\n")).strip(), 16):
+                body += (await self.exactly(size + 2))[:-2]
+            await self.until(b"\r\n")
+        elif "content-length" in headers:
+            body = await self.exactly(int(headers["content-length"]))
+        else:
+            body = await self.rest()
+        return Answer(code, headers, body)
+
+    async def until(self, mark: bytes) -> bytes:
+        while mark not in self.buffer:
+            await self._more()
+        found, _, self.buffer = self.buffer.partition(mark)
+        return found + mark
+
+    async def exactly(self, count: int) -> bytes:
+        while len(self.buffer) < count:
+            await self._more()
+        found, self.buffer = self.buffer[:count], self.buffer[count:]
+        return found
+
+    async def rest(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        with suppress(EOFError):
+            while True:
+                await self._more()
+        found, self.buffer = self.buffer, b""
+        return found
+
+    async def _more(self) -> None:
+        try:
+            data = await self.stream.receive_some()
+        except trio.BrokenResourceError:
+            data = b""
+        if not data:
+            raise EOFError(f"closed after {self.buffer[:200]!r}")
+        self.buffer += bytes(data)
+
+
+class Running(NamedTuple):
+    """A server while it serves."""
+
+    server: Server
+    urls: list[str]
+    ended: trio.Event
+
+    @property
+    def port(self) -> int:
+        return int(self.urls[0].rsplit(":", 1)[1])
+
+    @asynccontextmanager
+    async def peer(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        if tls is None:
+            async with stream:
+                yield Peer(stream)
+        else:
+            secure = trio.SSLStream(stream, tls, server_hostname="localhost", https_compatible=True)
+            async with secure:
+                yield Peer(secure)
+
+    async def killed(self, reason: str) -> None:
+        """Wait until a connection was ended for this reason, and its slot is free again."""
+        await eventually(lambda: self.server.statistics().killed.get(reason, 0) > 0)
+
+
+@asynccontextmanager
+async def serving(app: App, *, config: Config | None = None, **bounds: Any) -> AsyncIterator[Running]:
+    """A server on a free loopback port, stopped at the end; everything within ten seconds."""
+    config = config or make_config()
+    server = Server(app, config, Bounds(**{"grace": 0.2, **bounds}))
+    ended = trio.Event()
+
+    async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
+        await server.serve(task_status=task_status)
+        ended.set()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            urls = await nursery.start(serve)
+            yield Running(server, urls, ended)
+            server.stop()
+
+
+def make_config(**settings: Any) -> Config:
+    return Config.from_mapping({"bind": ["127.0.0.1:0"], **settings})
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await trio.sleep(0.005)
+
+
+async def respond(send: Send, body: bytes = b"fine", status: int = 200, headers: Any = None) -> None:
+    if headers is None:
+        headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def begin_stream(send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"first", "more_body": True})
+
+
+async def read_body(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        assert message["type"] == "http.request"
+        body += message["body"]
+        more = message["more_body"]
+    return body
+
+
+def http_only(app: App) -> App:
+    """An app that knows no lifespan, and says so as the ASGI specification wants it."""
+
+    async def wrapped(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        await app(scope, receive, send)
+
+    return wrapped
+
+
+@http_only
+async def fine(scope: Any, receive: Receive, send: Send) -> None:
+    await respond(send)
+
+
+@http_only
+async def echo(scope: Any, receive: Receive, send: Send) -> None:
+    await respond(send, await read_body(receive))
+
+
+@http_only
+async def unreachable(scope: Any, receive: Receive, send: Send) -> None:
+    raise AssertionError("this request should have been refused")
+
+
+class Recorder:
+    """An app made of steps that a test waits for."""
+
+    def __init__(self, run: Callable[[Recorder, Message, Receive, Send], Awaitable[None]]) -> None:
+        self.run = run
+        self.entered = trio.Event()
+        self.go = trio.Event()
+        self.done = trio.Event()
+        self.seen: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError
+        self.entered.set()
+        try:
+            await self.run(self, scope, receive, send)
+        except BaseException as error:
+            self.seen.append(type(error))
+            raise
+        finally:
+            self.done.set()
+
+
+# -- requests and responses -------------------------------------------------------------------------------------
+
+
+async def test_scope_says_all_that_asgi_wants() -> None:
+    """An app finds the request, both ends of the connection and the draining event in its scope."""
+    scopes: list[Message] = []
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await respond(send)
+
+    async with serving(app) as running, running.peer() as peer:
+        await peer.ask(b"PUT /a%20b/%C3%A9?q=%20&r HTTP/1.1\r\nHost: x\r\nX-Mixed-Case: Value\r\n\r\n")
+        (scope,) = scopes
+        assert isinstance(peer.stream, trio.SocketStream)
+        mine = peer.stream.socket.getsockname()
+        assert scope.pop("extensions") == {"chora.draining": running.server.draining}
+        assert scope == {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "PUT",
+            "scheme": "http",
+            "path": "/a b/é",
+            "raw_path": b"/a%20b/%C3%A9",
+            "query_string": b"q=%20&r",
+            "root_path": "",
+            "headers": [(b"host", b"x"), (b"x-mixed-case", b"Value")],
+            "client": mine,
+            "server": ("127.0.0.1", running.port),
+            "state": {},
+        }
+
+
+async def test_a_response_with_content_length_keeps_the_connection() -> None:
+    """Sequential requests share a connection, and each response is dated once."""
+    async with serving(echo) as running, running.peer() as peer:
+        for body in (b"one", b"two", b""):
+            answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            assert (answer.status, answer.body) == (200, body)
+            assert parsedate_to_datetime(answer.headers["date"])
+            assert "connection" not in answer.headers
+        assert running.server.statistics().accepted == 1
+
+
+async def test_an_apps_own_date_is_kept() -> None:
+    """A `Date` that the app sets is not doubled."""
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await respond(send, b"", 200, [(b"content-length", b"0"), (b"date", b"yesterday")])
+
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(GET)
+        head = await peer.until(b"\r\n\r\n")
+        assert head.lower().count(b"date:") == 1
+        assert b"date: yesterday\r\n" in head
+
+
+async def test_head_and_first_body_travel_together() -> None:
+    """The response head waits for the first body message, and both leave in one segment."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        self.seen.append(len(running.server._connections))
+        await self.go.wait()
+        await send({"type": "http.response.body", "body": b"together"})
+
+    app = Recorder(run)
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(GET)
+        await eventually(lambda: bool(app.seen))
+        with trio.move_on_after(0.05) as nothing:
+            await peer.stream.receive_some()
+        assert nothing.cancelled_caught
+        app.go.set()
+        assert b"together" in await peer.stream.receive_some()
+
+
+async def test_an_empty_body_message_sends_the_head() -> None:
+    """An event stream shows its head before its first event by sending an empty body message."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await self.go.wait()
+        await send({"type": "http.response.body"})
+
+    app = Recorder(run)
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(GET)
+        assert b"200 OK" in await peer.until(b"\r\n\r\n")
+        app.go.set()
+        assert await peer.until(b"0\r\n\r\n") == b"0\r\n\r\n"
+
+
+async def test_a_response_without_length_is_chunked() -> None:
+    """A body of unknown length goes out in chunks and leaves the connection usable."""
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await begin_stream(send)
+        await send({"type": "http.response.body", "body": b"second", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(app) as running, running.peer() as peer:
+        for _ in range(2):
+            answer = await peer.ask()
+            assert answer.headers["transfer-encoding"] == "chunked"
+            assert answer.body == b"firstsecond"
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_a_status_without_body_has_none(status: int) -> None:
+    """204 and 304 carry no body and no chunks, whatever the app sends, and the connection goes on."""
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await respond(send, b"too much", status, [])
+
+    async with serving(app) as running, running.peer() as peer:
+        for _ in range(2):
+            answer = await peer.ask()
+            assert answer.status == status
+            assert "transfer-encoding" not in answer.headers
+
+
+async def test_head_gets_the_head_alone() -> None:
+    """HEAD is answered with the length of the body but not the body."""
+    async with serving(fine) as running, running.peer() as peer:
+        for _ in range(2):
+            answer = await peer.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", bare=True)
+            assert answer.headers["content-length"] == "4"
+        assert (await peer.ask()).body == b"fine"
+
+
+async def test_connection_close_is_honoured() -> None:
+    """After a request with `Connection: close` the server says so too, and closes."""
+    async with serving(fine) as running, running.peer() as peer:
+        answer = await peer.ask(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answer.headers["connection"] == "close"
+        assert await peer.rest() == b""
+
+
+async def test_http_1_0_gets_a_body_that_ends_with_the_connection() -> None:
+    """A client of HTTP/1.0 sees no chunks, and the end of the connection as the end of the body."""
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        assert scope["http_version"] == "1.0"
+        await begin_stream(send)
+        await send({"type": "http.response.body", "body": b" last"})
+
+    async with serving(app) as running, running.peer() as peer:
+        answer = await peer.ask(b"GET / HTTP/1.0\r\n\r\n")
+        assert "transfer-encoding" not in answer.headers
+        assert answer.body == b"first last"
+
+
+async def test_a_large_response_arrives_whole() -> None:
+    """A body of many slices reaches a client that reads."""
+    body = random.Random(1).randbytes(3_000_000)
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await respond(send, body, headers=[])
+
+    async with serving(app, write_stall=1.0) as running, running.peer() as peer:
+        assert (await peer.ask()).body == body
+
+
+async def test_small_packets_are_not_held_back() -> None:
+    """Nagle's algorithm is off on accepted connections, or it would delay small events."""
+    async with serving(fine) as running, running.peer() as peer:
+        await peer.ask()
+        (accepted,) = running.server._connections
+        assert isinstance(accepted._stream, trio.SocketStream)
+        assert accepted._stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    """Requests sent in one packet get their responses one after the other, bodies told apart."""
+    async with serving(echo) as running, running.peer() as peer:
+        await peer.send(
+            b"".join(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n%d" % digit for digit in range(9))
+        )
+        assert [(await peer.answer()).body for _ in range(9)] == [b"%d" % digit for digit in range(9)]
+
+
+async def test_a_request_may_dribble_in() -> None:
+    """Head and body arrive byte by byte, a pipelined one included, and are understood."""
+    async with serving(echo) as running, running.peer() as peer:
+        for byte in b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET /":
+            await peer.send(bytes([byte]))
+        assert (await peer.answer()).body == b"abc"
+        assert (await peer.ask(b" HTTP/1.1\r\nHost: x\r\n\r\n")).body == b""
+
+
+async def test_a_whole_body_comes_in_one_message() -> None:
+    """What has arrived together is received together, chunks joined, and the last message says it is the last."""
+    messages: list[Message] = []
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        messages.append(await receive())
+        await respond(send)
+
+    async with serving(app) as running, running.peer() as peer:
+        await peer.ask(
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"
+        )
+        assert messages == [{"type": "http.request", "body": b"abc", "more_body": False}]
+
+
+async def test_100_continue_is_sent_when_the_app_wants_the_body() -> None:
+    """`Expect: 100-continue` is answered by the app's `receive`, once."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await self.go.wait()
+        await respond(send, await read_body(receive))
+
+    app = Recorder(run)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(head)
+        await app.entered.wait()
+        with trio.move_on_after(0.05) as nothing:
+            await peer.stream.receive_some()
+        assert nothing.cancelled_caught
+        app.go.set()
+        assert (await peer.answer()).status == 100
+        await peer.send(b"bo")
+        await peer.send(b"dy")
+        assert (await peer.answer()).body == b"body"
+        assert (await peer.ask()).status == 200
+
+
+async def test_100_continue_is_not_sent_before_a_final_answer() -> None:
+    """An app that answers without reading spares the client its body; the connection closes, for who knows what comes."""
+    async with serving(fine) as running, running.peer() as peer:
+        answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await peer.rest() == b""
+
+
+async def test_100_continue_and_the_response_take_turns() -> None:
+    """A task that asks for the body and one that answers don't garble each other's bytes."""
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.lowlevel.checkpoint()
+            await respond(send)
+
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        first = await peer.answer()
+        assert first.status in (100, 200)
+        if first.status == 100:
+            assert (await peer.answer()).body == b"fine"
+        await peer.send(b"body")
+
+
+async def test_an_early_answer_need_not_cost_the_connection() -> None:
+    """The rest of a body that the app didn't want is read and dropped, and the next request is served."""
+    async with serving(fine) as running, running.peer() as peer:
+        answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+        assert answer.body == b"fine"
+        await peer.send(bytes(200_000))
+        assert (await peer.ask()).body == b"fine"
+
+
+async def test_an_early_answer_with_close_is_read_not_reset() -> None:
+    """A client that sends its whole body before it reads still finds the early answer of a closing connection."""
+    async with serving(fine) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n")
+        await running.server.draining.wait() if False else None
+        await peer.send(bytes(3_000_000))
+        assert (await peer.answer()).body == b"fine"
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "reason"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n", 400, "malformed"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "malformed"),
+        (b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        (b"GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        (b"CONNECT /x HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        (b"GET /%ff HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 2\r\n\r\n", 400, "malformed"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed"),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "malformed"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501, "coding"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 501, "upgrade"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 501, "upgrade"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version"),
+        (b"GET / HTTP/1.2\r\nHost: x\r\n\r\n", 505, "version"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 65_536 + b"\r\n\r\n", 431, "head"),
+        (b"GET /" + b"a" * 65_531 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "head"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: abcdefg\r\n" * 20_000, 431, "head"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n", 413, "body"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\nExpect: 100-continue\r\n\r\n", 413, "body"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n", 413, "body"),
+    ],
+)
+async def test_refused_before_any_app(request_bytes: bytes, status: int, reason: str) -> None:
+    """What is no proper request for us gets its answer at once, closes the connection and never reaches the app."""
+    async with serving(unreachable, body=100) as running:
+        async with running.peer() as peer:
+            answer = await peer.ask(request_bytes)
+            assert (answer.status, answer.headers["connection"]) == (status, "close")
+            assert answer.body.endswith(b".\n")
+            assert parsedate_to_datetime(answer.headers["date"])
+            assert await peer.rest() == b""
+        await running.killed(reason)
+        assert running.server.statistics().killed == {reason: 1}
+
+
+async def test_a_refused_head_request_gets_no_body() -> None:
+    """Even a refusal leaves out the body when the method is HEAD, and only then."""
+    async with serving(fine) as running:
+        async with running.peer() as peer:
+            await peer.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\n\r\n", bare=True)
+            assert await peer.rest() == b""
+        async with running.peer() as peer:
+            await peer.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", bare=True)
+            assert (await peer.ask(b"nonsense\r\n\r\n")).body != b""
+
+
+async def test_a_head_of_64_kib_is_served() -> None:
+    """The head limit lets everything below it through."""
+    async with serving(fine) as running, running.peer() as peer:
+        assert (await peer.ask(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 65_000 + b"\r\n\r\n")).status == 200
+
+
+async def test_a_chunked_body_is_counted_while_it_streams() -> None:
+    """A chunked body over the limit is refused in its middle, and a client that reads last still reads the 413."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        while True:
+            self.seen.append(len((await receive())["body"]))
+
+    app = Recorder(run)
+    async with serving(app, body=200_000) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(100):
+            await peer.send(b"8000\r\n" + bytes(0x8000) + b"\r\n")
+        answer = await peer.answer()
+        assert answer.status == 413
+        *sizes, cancelled = app.seen
+        assert sum(sizes) <= 200_000
+        assert cancelled is trio.Cancelled
+
+
+async def test_a_large_content_length_is_refused_not_reset() -> None:
+    """A client that sends a body of declared, excessive length before it reads still reads the 413."""
+    async with serving(unreachable, body=1000) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+        await peer.send(bytes(3_000_000))
+        assert (await peer.answer()).status == 413
+
+
+async def test_a_body_that_turns_malformed_is_refused() -> None:
+    """A broken chunk after the app has begun to read cancels the app and is answered with 400."""
+    app = Recorder(lambda self, scope, receive, send: read_body(receive))  # type: ignore[arg-type]
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await app.entered.wait()
+        await peer.send(b"nonsense\r\n")
+        assert (await peer.answer()).status == 400
+        assert app.seen == [trio.Cancelled]
+
+
+async def test_an_unwanted_body_is_bounded_too() -> None:
+    """The rest of a body that is only read to be dropped may not exceed the limit either."""
+    async with serving(fine, body=1000) as running, running.peer() as peer:
+        answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert answer.status == 200
+        await peer.send(b"800\r\n" + bytes(0x800) + b"\r\n")
+        assert await peer.rest() == b""
+        assert running.server.statistics().killed == {"body": 1}
+
+
+async def test_an_app_that_shields_itself_sees_the_peer_gone() -> None:
+    """Where cancellation can't reach the app, `receive` of a refused body raises instead of going on."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        with trio.CancelScope(shield=True):
+            await read_body(receive)
+
+    app = Recorder(run)
+    async with serving(app, body=10) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await app.entered.wait()
+        await peer.send(b"10\r\n")
+        await peer.send(bytes(16))
+        assert (await peer.answer()).status == 413
+        assert app.seen == [Disconnected]
+
+
+# -- limits -----------------------------------------------------------------------------------------------------
+
+
+def test_bounds_default_to_the_settings() -> None:
+    """The defaults are those of `[limits]`."""
+    bounds, limits = Bounds(), Limits()
+    assert all(getattr(bounds, field) == getattr(limits, field) for field in Bounds.__struct_fields__)
+
+
+async def test_header_time_is_counted_in_all() -> None:
+    """A head that dribbles in doesn't gain time with every byte: 408."""
+    async with serving(unreachable, header_time=0.2) as running, running.peer() as peer:
+        with suppress(trio.BrokenResourceError):
+            await peer.send(b"GET / HTTP/1.1\r\n")
+            while not running.server.statistics().killed:
+                await peer.send(b"X: y\r\n")
+                await trio.sleep(0.02)
+        await running.killed("header_time")
+
+
+async def test_a_late_head_is_told_so() -> None:
+    """A peer that began a request and stopped gets 408; one that said nothing is closed without a word."""
+    async with serving(unreachable, header_time=0.1) as running:
+        async with running.peer() as peer, running.peer() as silent:
+            assert (await peer.ask(b"GET / HT")).status == 408
+            assert await silent.rest() == b""
+        await eventually(lambda: running.server.statistics().killed == {"header_time": 2})
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    """A connection between requests is closed in silence after `keep_alive`."""
+    async with serving(fine, keep_alive=0.1) as running, running.peer() as peer:
+        await peer.ask()
+        assert await peer.rest() == b""
+        await running.killed("keep_alive")
+
+
+async def test_a_second_head_has_its_own_time() -> None:
+    """On a kept connection the head's clock starts with its first byte, and ends in 408."""
+    async with serving(fine, keep_alive=5.0, header_time=0.1) as running, running.peer() as peer:
+        await peer.ask()
+        assert (await peer.ask(b"GET ")).status == 408
+
+
+async def test_body_time_is_counted_in_all() -> None:
+    """A body that dribbles in is cut after `body_time`, answered with 408, and the app is cancelled."""
+    app = Recorder(lambda self, scope, receive, send: read_body(receive))  # type: ignore[arg-type]
+    async with serving(app, body_time=0.2) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        with suppress(trio.BrokenResourceError):
+            while not app.done.is_set():
+                await peer.send(b"x")
+                await trio.sleep(0.02)
+        assert (await peer.answer()).status == 408
+        assert app.seen == [trio.Cancelled]
+
+
+async def test_body_time_is_not_the_apps_time() -> None:
+    """An app that takes long before it reads doesn't use up the peer's time."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await trio.sleep(0.4)
+        await respond(send, await read_body(receive))
+
+    async with serving(Recorder(run), body_time=0.2) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+        assert (await peer.ask(b"ok")).body == b"ok"
+
+
+async def test_a_peer_that_does_not_read_is_cut() -> None:
+    """A write that stalls ends the connection and cancels the app, though the app shields nothing and nobody reads."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await begin_stream(send)
+        while True:
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+
+    app = Recorder(run)
+    async with serving(app, write_stall=0.2) as running, running.peer() as peer:
+        await peer.send(GET)
+        await running.killed("write_stall")
+        assert app.seen == [trio.Cancelled]
+        assert running.server.statistics().open == 0
+
+
+async def test_the_write_bound_holds_per_slice() -> None:
+    """A slow reader of a large body isn't cut as long as it goes on reading."""
+    body = bytes(6_000_000)
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await respond(send, body)
+
+    async with serving(app, write_stall=0.3) as running, running.peer() as peer:
+        await peer.send(GET)
+        received, began = 0, trio.current_time()
+        while received < len(body):
+            received += len(await peer.stream.receive_some(400_000))
+            await trio.sleep(0.05)
+        assert trio.current_time() - began > 0.3
+
+
+async def test_pipelining_without_end_is_cut() -> None:
+    """What a peer sends ahead while a response is made is bounded; beyond, the connection is cut."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await receive()
+        await receive()
+
+    app = Recorder(run)
+    async with serving(app) as running, running.peer() as peer:
+        with suppress(trio.BrokenResourceError):
+            await peer.send(GET + GET * 20_000)
+        await running.killed("read_ahead")
+        assert app.seen == [trio.Cancelled]
+
+
+async def test_connections_beyond_the_cap_are_refused() -> None:
+    """One connection too many is told 503 and counted; when another leaves there is room again."""
+    async with serving(fine, connections=1) as running:
+        async with running.peer() as first:
+            await first.ask()
+            async with running.peer() as second:
+                answer = await second.ask()
+                assert (answer.status, answer.headers["connection"]) == (503, "close")
+            assert (await first.ask()).status == 200
+            assert running.server.statistics().refused == 1
+        await eventually(lambda: running.server.statistics().open == 0)
+        async with running.peer() as third:
+            assert (await third.ask()).status == 200
+
+
+async def test_refusing_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers beyond the cap that don't go away after their 503 can't pile up either."""
+    monkeypatch.setattr(connection_module, "REFUSALS", 1)
+    async with serving(fine, connections=1) as running, running.peer() as first:
+        await first.ask()
+        async with running.peer() as second, running.peer() as third:
+            assert (await second.answer()).status == 503
+            assert await third.rest() == b""
+        assert running.server.statistics().refused == 2
+
+
+async def test_lingering_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused peer that neither reads nor leaves is closed after a while."""
+    monkeypatch.setattr(connection_module, "LINGER", 0.1)
+    async with serving(fine) as running, running.peer() as peer:
+        await peer.send(b"nonsense\r\n\r\n")
+        await running.killed("malformed")
+        assert running.server.statistics().open == 0
+
+
+# -- apps that fail ---------------------------------------------------------------------------------------------
+
+
+async def crash_at_once(scope: Any, receive: Receive, send: Send) -> None:
+    raise ValueError("a bug")
+
+
+async def crash_after_start(scope: Any, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    raise ValueError("a bug")
+
+
+async def crash_in_two_tasks(scope: Any, receive: Receive, send: Send) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crash_at_once, scope, receive, send)
+        nursery.start_soon(crash_at_once, scope, receive, send)
+
+
+async def say_nothing(scope: Any, receive: Receive, send: Send) -> None:
+    pass
+
+
+async def send_a_bad_header(scope: Any, receive: Receive, send: Send) -> None:
+    await respond(send, b"", 200, [(b"x", b"a\r\nb: c")])
+
+
+async def send_more_than_promised(scope: Any, receive: Receive, send: Send) -> None:
+    await respond(send, b"fine", 200, [(b"content-length", b"2")])
+
+
+async def send_a_body_first(scope: Any, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+async def start_twice(scope: Any, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        crash_at_once,
+        crash_after_start,
+        crash_in_two_tasks,
+        say_nothing,
+        send_a_bad_header,
+        send_more_than_promised,
+        send_a_body_first,
+        start_twice,
+    ],
+)
+async def test_a_failing_app_is_answered_with_500(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong before the head is sent gives 500 and a traceback in the log, and the server goes on."""
+    async with serving(http_only(app)) as running:
+        for _ in range(2):
+            async with running.peer() as peer:
+                answer = await peer.ask(b"GET /path?token=secret HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert answer.status == 500
+                assert b"bug" not in answer.body
+                assert await peer.rest() == b""
+        assert running.server.statistics().killed == {"crash": 2}
+    records = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.getMessage() for record in records] == ["the app failed on GET /path"] * 2
+    assert all(record.name == "chora.transport" and record.exc_info for record in records)
+
+
+async def crash_later(scope: Any, receive: Receive, send: Send) -> None:
+    await begin_stream(send)
+    raise ValueError("a bug")
+
+
+async def stop_midway(scope: Any, receive: Receive, send: Send) -> None:
+    await begin_stream(send)
+
+
+async def promise_too_much(scope: Any, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
+    await send({"type": "http.response.body", "body": b"first", "more_body": True})
+    await send({"type": "http.response.body"})
+
+
+@pytest.mark.parametrize("app", [crash_later, stop_midway, promise_too_much])
+async def test_an_app_that_fails_midway_is_cut(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    """After the head there is nothing better than to cut: no last chunk pretends that the body was whole."""
+    async with serving(http_only(app)) as running, running.peer() as peer:
+        await peer.send(GET)
+        said = await peer.rest()
+        assert b"first" in said
+        assert not said.endswith(b"0\r\n\r\n")
+    assert any(record.exc_info for record in caplog.records)
+
+
+async def test_sending_after_the_end_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A message after the last one is a bug of the app, not bytes in the next response."""
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await respond(send)
+        await send({"type": "http.response.body", "body": b"more"})
+
+    async with serving(app) as running, running.peer() as peer:
+        assert (await peer.ask()).body == b"fine"
+        assert await peer.rest() == b""
+    assert "can't send http.response.body now" in caplog.text
+
+
+async def test_errors_while_being_cancelled_stay_inside(caplog: pytest.LogCaptureFixture) -> None:
+    """An app that answers its cancellation with an error, even when the server itself is cancelled, ends nothing."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("while leaving")
+
+    app = Recorder(run)
+    server = Server(app, make_config(), Bounds())
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(lambda task_status: server.serve(task_status=task_status))
+            async with await trio.open_tcp_stream("127.0.0.1", int(url.rsplit(":", 1)[1])) as stream:
+                await stream.send_all(GET)
+                await app.entered.wait()
+                nursery.cancel_scope.cancel()
+    assert "while leaving" in caplog.text
+
+
+async def test_a_bug_in_one_connection_spares_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """An error in the server's own code costs the connection it happened in, and is logged."""
+    async with serving(fine) as running, running.peer() as good:
+        await good.ask()
+        state, running.server.state = running.server.state, None  # type: ignore[assignment]
+        async with running.peer() as peer:
+            await peer.send(GET)
+            assert await peer.rest() == b""
+        running.server.state = state
+        assert (await good.ask()).status == 200
+    assert "a connection failed" in caplog.text
+
+
+async def test_the_configs_logger_is_used() -> None:
+    """Where the config brings a logger, errors go there."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.Logger("mine")
+    logger.addHandler(handler)
+    async with serving(http_only(crash_at_once), config=make_config(errorlog=logger)) as running:
+        async with running.peer() as peer:
+            await peer.ask()
+    assert [record.exc_info is not None for record in records] == [True]
+
+
+# -- departures -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [b"", GET])
+async def test_receive_reports_the_departure(ahead: bytes) -> None:
+    """`receive` after the body returns `http.disconnect` when the peer leaves, though a request is pipelined."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        await begin_stream(send)
+        self.seen.append(await receive())
+        with pytest.raises(Disconnected):
+            await send({"type": "http.response.body", "body": b"x"})
+
+    app = Recorder(run)
+    async with serving(app) as running:
+        async with running.peer() as peer:
+            await peer.send(GET + ahead)
+            await peer.until(b"first")
+        await app.done.wait()
+        assert app.seen == [{"type": "http.disconnect"}]
+        await eventually(lambda: running.server.statistics().open == 0)
+
+
+@pytest.mark.parametrize("ahead", [b"", GET])
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_long_request_is_watched(ahead: bytes, reset: bool) -> None:
+    """An app that doesn't receive learns of the departure from its next `send`, which raises an OSError at once."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await self.go.wait()
+        await respond(send)
+
+    app = Recorder(run)
+    async with serving(app) as running:
+        async with running.peer() as peer:
+            await peer.send(GET)
+            await app.entered.wait()
+            (accepted,) = running.server._connections
+            await eventually(lambda: accepted._watching)
+            await peer.send(ahead)
+            if reset:
+                assert isinstance(peer.stream, trio.SocketStream)
+                peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        await eventually(lambda: accepted.gone)
+        app.go.set()
+        await app.done.wait()
+        assert app.seen == [Disconnected]
+        assert issubclass(Disconnected, OSError)
+        assert issubclass(Disconnected, trio.BrokenResourceError)
+
+
+async def test_a_watched_request_may_be_followed_by_others() -> None:
+    """The task that watched a long request hands what it read to the next one, pipelined or not."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        (accepted,) = running.server._connections
+        await eventually(lambda: accepted._watching)
+        await respond(send, await read_body(receive))
+
+    async with serving(Recorder(run)) as running, running.peer() as peer:
+        post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n%d"
+        assert (await peer.ask(post % 1)).body == b"1"
+        await peer.send(post % 2 + post % 3)
+        assert (await peer.answer()).body == b"2"
+        assert (await peer.answer()).body == b"3"
+        assert (await peer.ask(post % 4)).body == b"4"
+
+
+async def test_receive_is_woken_by_the_last_send() -> None:
+    """A task that waits in `receive` for the peer's departure is told when the response is complete."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+
+        async def listen() -> None:
+            self.seen.append(await receive())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await trio.testing.wait_all_tasks_blocked()
+            await respond(send)
+
+    app = Recorder(run)
+    async with serving(app) as running, running.peer() as peer:
+        for count in (1, 2):
+            assert (await peer.ask()).body == b"fine"
+            await eventually(lambda count=count: app.seen == [{"type": "http.disconnect"}] * count)
+
+
+async def test_departure_within_the_body_is_a_disconnect() -> None:
+    """A peer that leaves before its body is complete gives `http.disconnect`, not a short body."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] == "http.request":
+            self.seen.append(message["body"])
+        self.seen.append(message["type"])
+
+    app = Recorder(run)
+    async with serving(app) as running:
+        async with running.peer() as peer:
+            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+            await eventually(lambda: app.seen == [b"abc"])
+        await app.done.wait()
+        assert app.seen == [b"abc", "http.disconnect"]
+
+
+async def test_two_tasks_may_receive() -> None:
+    """Where two tasks read the body, one waits for the other and both get what there is."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        async def listen() -> None:
+            self.seen.append(await receive())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            nursery.start_soon(listen)
+            await self.go.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            await eventually(lambda: len(self.seen) == 1)
+            await respond(send)
+
+    app = Recorder(run)
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+        await app.entered.wait()
+        await peer.send(b"ab")
+        app.go.set()
+        assert (await peer.answer()).body == b"fine"
+        await app.done.wait()
+        assert app.seen == [
+            {"type": "http.request", "body": b"ab", "more_body": False},
+            {"type": "http.disconnect"},
+        ]
+
+
+async def test_a_send_that_the_app_cancels_ends_the_connection() -> None:
+    """A response cut in the middle of a write can't be continued: later sends raise and the connection closes."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        with trio.move_on_after(0.1):
+            await respond(send, bytes(50_000_000))
+        await send({"type": "http.response.body", "body": b"x"})
+
+    app = Recorder(run)
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(GET)
+        await app.done.wait()
+        assert app.seen == [Disconnected]
+        await eventually(lambda: running.server.statistics().open == 0)
+
+
+async def test_what_an_app_left_behind_cannot_disturb_the_next_request() -> None:
+    """`receive` and `send` of an answered request are over for good."""
+    kept: list[tuple[Receive, Send]] = []
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        kept.append((receive, send))
+        if len(kept) > 1:
+            receive, send = kept[0]
+            assert await receive() == {"type": "http.disconnect"}
+            with pytest.raises(RuntimeError):
+                await send({"type": "http.response.body", "body": b"ghost"})
+        await respond(kept[-1][1])
+
+    async with serving(app) as running, running.peer() as peer:
+        assert (await peer.ask()).body == b"fine"
+        assert (await peer.ask()).body == b"fine"
+
+
+# -- the end ----------------------------------------------------------------------------------------------------
+
+
+async def test_idle_connections_end_at_once() -> None:
+    """Stopping doesn't wait for connections that ask for nothing, new or kept, and doors close first."""
+    async with serving(fine, grace=30.0) as running, running.peer() as kept, running.peer() as new:
+        await kept.ask()
+        await eventually(lambda: running.server.statistics().open == 2)
+        (exchange,) = {each.exchange for each in running.server._connections}
+        assert exchange is None
+        running.server.stop()
+        running.server.stop()
+        with trio.fail_after(2):
+            assert await kept.rest() == b""
+            assert await new.rest() == b""
+            await running.ended.wait()
+        assert running.server.statistics().killed == {"draining": 2}
+        with pytest.raises(OSError, match="connect"):
+            await trio.open_tcp_stream("127.0.0.1", running.port)
+
+
+async def test_a_request_in_flight_is_answered() -> None:
+    """A request that runs when the server stops gets its answer, which says that the connection closes."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await self.go.wait()
+        await respond(send)
+
+    app = Recorder(run)
+    async with serving(app, grace=5.0) as running, running.peer() as peer:
+        await peer.send(GET + GET)
+        await app.entered.wait()
+        running.server.stop()
+        app.go.set()
+        answer = await peer.answer()
+        assert (answer.body, answer.headers["connection"]) == (b"fine", "close")
+        assert await peer.rest() == b""
+        await running.ended.wait()
+        assert running.server.statistics().killed == {}
+
+
+async def test_a_stopping_server_takes_no_further_request() -> None:
+    """A request pipelined behind a response whose head was sent before the stop isn't begun any more."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        self.seen.append("request")
+        await begin_stream(send)
+        await self.go.wait()
+        await send({"type": "http.response.body", "body": b""})
+
+    app = Recorder(run)
+    async with serving(app, grace=5.0) as running, running.peer() as peer:
+        await peer.send(GET + GET)
+        await peer.until(b"first")
+        running.server.stop()
+        app.go.set()
+        assert (await peer.rest()).endswith(b"0\r\n\r\n")
+        assert app.seen == ["request"]
+
+
+async def test_a_half_sent_request_is_still_served() -> None:
+    """A head that has begun to arrive when the server stops is a request in flight."""
+    async with serving(fine, grace=5.0) as running, running.peer() as peer:
+        await peer.send(GET[:10])
+        await eventually(lambda: [each.begun for each in running.server._connections] == [True])
+        running.server.stop()
+        answer = await peer.ask(GET[10:])
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+async def test_event_streams_end_themselves() -> None:
+    """The draining event in the scope lets a stream end properly, well within the grace."""
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await begin_stream(send)
+        await scope["extensions"]["chora.draining"].wait()
+        await send({"type": "http.response.body", "body": b" bye"})
+
+    async with serving(app, grace=30.0) as running, running.peer() as peer:
+        await peer.send(GET)
+        await peer.until(b"first")
+        running.server.stop()
+        with trio.fail_after(2):
+            assert (await peer.rest()).endswith(b" bye\r\n0\r\n\r\n")
+            await running.ended.wait()
+
+
+@pytest.mark.parametrize(
+    ("headers", "ending"),
+    [([], b"first\r\n0\r\n\r\n"), ([(b"content-length", b"100")], b"first")],
+)
+async def test_what_outlives_the_grace_is_cut(headers: list[Any], ending: bytes) -> None:
+    """After the grace a chunked stream gets its last chunk, a body of promised length is cut, the app is cancelled."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await trio.sleep_forever()
+
+    app = Recorder(run)
+    async with serving(app, grace=0.1) as running, running.peer() as peer:
+        await peer.send(GET)
+        await peer.until(b"\r\n\r\n")
+        running.server.stop()
+        assert (await peer.rest()).endswith(ending)
+        await running.ended.wait()
+        assert app.seen == [trio.Cancelled]
+        assert running.server.statistics().killed == {"grace": 1}
+
+
+async def test_a_request_without_an_answer_gets_503_after_the_grace() -> None:
+    """A request cut before its response began is told that the server stops, so that it can be tried elsewhere."""
+    app = Recorder(lambda self, scope, receive, send: trio.sleep_forever())
+    async with serving(app, grace=0.1) as running, running.peer() as peer:
+        await peer.send(GET)
+        await app.entered.wait()
+        running.server.stop()
+        assert (await peer.answer()).status == 503
+
+
+async def test_a_finished_response_is_left_alone_at_the_grace() -> None:
+    """An app that goes on working after its response is cancelled at the grace, and nothing is added to the response."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await respond(send)
+        await trio.sleep_forever()
+
+    app = Recorder(run)
+    async with serving(app, grace=0.1) as running, running.peer() as peer:
+        assert (await peer.ask()).body == b"fine"
+        running.server.stop()
+        assert await peer.rest() == b""
+        assert app.seen == [trio.Cancelled]
+
+
+async def test_stopping_is_bounded_whatever_peers_do() -> None:
+    """Peers that don't read, don't finish their requests or don't leave can't hold the server beyond grace + 2 s."""
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/body":
+            await read_body(receive)
+        await begin_stream(send)
+        while True:
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+
+    async with serving(app, grace=0.3) as running:
+        async with running.peer() as unread, running.peer() as half, running.peer() as refused, running.peer() as post:
+            await unread.send(GET)
+            await half.send(b"GET / HT")
+            await refused.send(b"nonsense\r\n\r\n")
+            await post.send(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            await eventually(lambda: any(each.writing for each in running.server._connections))
+            await eventually(lambda: running.server.statistics().open == 4)
+            began = trio.current_time()
+            running.server.stop()
+            await running.ended.wait()
+            assert trio.current_time() - began < 2.3
+
+
+async def test_cancelling_ends_at_once() -> None:
+    """A cancelled `serve` doesn't drain: requests are cancelled and the port is free again."""
+    app = Recorder(lambda self, scope, receive, send: trio.sleep_forever())
+    server = Server(app, make_config(), Bounds(grace=30.0))
+    with trio.fail_after(2):
+        async with trio.open_nursery() as nursery:
+            (url,) = await nursery.start(lambda task_status: server.serve(task_status=task_status))
+            port = int(url.rsplit(":", 1)[1])
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(GET)
+                await app.entered.wait()
+                nursery.cancel_scope.cancel()
+    assert app.seen == [trio.Cancelled]
+    assert server.statistics().open == 0
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
+
+
+async def test_a_server_that_was_stopped_before_it_began_ends_at_once() -> None:
+    """`stop` may come before `serve` listens."""
+    server = Server(fine, make_config(), Bounds())
+    server.stop()
+    with trio.fail_after(2):
+        await server.serve()
+
+
+async def test_a_connection_accepted_while_stopping_is_closed() -> None:
+    """A peer that was accepted in the very moment of the stop is closed, not served."""
+    async with serving(unreachable) as running:
+        here, there = socket.socketpair()
+        with here:
+            running.server.stop()
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(there))
+            await running.server._handle(stream)
+            assert running.server.statistics().accepted == 0
+            await stream.aclose()
+
+
+# -- lifespan and listening -------------------------------------------------------------------------------------
+
+
+class Living:
+    """An app with a lifespan; what happens in which order is kept."""
+
+    def __init__(self, **fail: Exception | str) -> None:
+        self.fail = fail
+        self.order: list[str] = []
+        self.broken = trio.Event()
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            scope["state"]["shared"] = self
+            for stage in ("startup", "shutdown"):
+                if stage == "shutdown" and "serving" in self.fail:
+                    await self.broken.wait()
+                    raise ValueError("broken")
+                message = await receive()
+                assert message == {"type": f"lifespan.{stage}"}
+                self.order.append(stage)
+                await self._finish(stage, send)
+        else:
+            assert scope["state"] == {"shared": self}
+            scope["state"]["mine"] = True
+            self.order.append("request")
+            await respond(send)
+            self.order.append("response")
+
+    async def _finish(self, stage: str, send: Send) -> None:
+        failure = self.fail.get(stage)
+        if isinstance(failure, Exception):
+            raise failure
+        if failure == "hang":
+            await trio.sleep_forever()
+        if failure is not None:
+            await send({"type": f"lifespan.{stage}.failed", "message": failure})
+        else:
+            await send({"type": f"lifespan.{stage}.complete"})
+
+
+async def test_lifespan_surrounds_everything() -> None:
+    """The app starts up before the doors open, shares its state with requests, and shuts down after the last one."""
+    app = Living()
+    async with serving(app) as running, running.peer() as peer:
+        await peer.ask()
+        await peer.ask()
+    assert app.order == ["startup", *["request", "response"] * 2, "shutdown"]
+
+
+@pytest.mark.parametrize("failure", [ValueError("no database"), "no database"])
+async def test_a_failed_start_up_is_an_error(failure: Exception | str) -> None:
+    """An app that fails in start-up isn't taken for one without lifespan: `serve` raises, and nothing listens."""
+    server = Server(Living(startup=failure), make_config(), Bounds())
+    started: list[object] = []
+
+    class Status:
+        def started(self, value: object = None) -> None:
+            started.append(value)
+
+    with trio.fail_after(2), pytest.raises(LifespanFailed, match="in start-up") as caught:
+        await server.serve(task_status=Status())
+    assert started == []
+    if isinstance(failure, Exception):
+        assert isinstance(caught.value.__cause__, ExceptionGroup)
+        assert caught.value.__cause__.exceptions == (failure,)
+    else:
+        assert "no database" in str(caught.value)
+
+
+async def test_a_start_up_that_hangs_is_an_error() -> None:
+    """An app has `startup_timeout` to start up."""
+    server = Server(Living(startup="hang"), make_config(startup_timeout=0.1), Bounds())
+    with trio.fail_after(2), pytest.raises(LifespanFailed, match=r"within 0.1 seconds"):
+        await server.serve()
+
+
+@pytest.mark.parametrize("failure", [ValueError("unsaved"), "unsaved"])
+async def test_a_failed_shutdown_is_an_error(failure: Exception | str) -> None:
+    """What goes wrong in the app's shutdown comes out of `serve`."""
+    server = Server(Living(shutdown=failure), make_config(), Bounds())
+    server.stop()
+    with trio.fail_after(2), pytest.raises(LifespanFailed, match="in shutdown"):
+        await server.serve()
+
+
+async def test_a_shutdown_that_hangs_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """An app that doesn't come to an end is cut within two seconds after the grace, with a warning."""
+    server = Server(Living(shutdown="hang"), make_config(), Bounds(grace=0.0))
+    server.stop()
+    with trio.fail_after(2):
+        await server.serve()
+    assert "still shutting down" in caplog.text
+
+
+async def test_a_lifespan_that_breaks_ends_the_server() -> None:
+    """When the app's lifespan task fails while it serves, all that it holds up is gone: the server ends in its error."""
+    app = Living(serving="breaks")
+    server = Server(app, make_config(), Bounds())
+    with trio.fail_after(2), pytest.raises(ExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: server.serve(task_status=task_status))
+            app.broken.set()
+    assert caught.group_contains(LifespanFailed, match="while it served")
+
+
+async def test_the_urls_name_what_was_bound() -> None:
+    """Every bound address becomes a URL, IPv6 in brackets, and the caller's own sockets are listened on."""
+    plain = socket.socket()
+    plain.bind(("127.0.0.1", 0))
+    bound = [plain]
+    if socket.has_ipv6:
+        with suppress(OSError):
+            six = socket.socket(socket.AF_INET6)
+            bound.append(six)
+            six.bind(("::1", 0))
+    expected = ["http://127.0.0.1:%d", "http://[::1]:%d"]
+    urls = [url % each.getsockname()[1] for url, each in zip(expected, bound, strict=False)]
+    server = Server(fine, make_config(), Bounds())
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            serve = partial(server.serve, sockets=Sockets([], bound, []))
+            assert await nursery.start(lambda task_status: serve(task_status=task_status)) == urls
+            assert not plain.get_inheritable()
+            server.stop()
+    assert [each.fileno() for each in bound] == [-1] * len(bound)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+async def test_a_unix_socket_is_served(tmp_path: Path) -> None:
+    """A Unix socket works like a port, for a proxy on the same machine; its peers have no address."""
+    scopes: list[Message] = []
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await respond(send)
+
+    path = str(tmp_path / "socket")
+    async with serving(app, config=make_config(bind=[f"unix:{path}"])) as running:
+        assert running.urls == [f"http://unix:{path}"]
+        async with await trio.open_unix_socket(path) as stream:
+            assert (await Peer(stream).ask()).body == b"fine"
+    assert scopes[0]["client"] is None
+    assert scopes[0]["server"] == (path, None)
+
+
+async def test_an_address_in_use_is_an_os_error() -> None:
+    """A port that is taken raises before the app starts up."""
+    app = Living()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = Server(app, make_config(bind=[f"127.0.0.1:{taken.getsockname()[1]}"]), Bounds())
+        gc.collect()
+        with pytest.raises(OSError, match=r"[Aa]ddress already in use"):
+            await server.serve()
+    assert app.order == []
+
+
+# -- TLS --------------------------------------------------------------------------------------------------------
+
+
+class Certificate(NamedTuple):
+    config: Callable[[], Config]
+    context: Callable[[], ssl.SSLContext]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A self-signed certificate for localhost, trusted by the clients of these tests."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    key, chain = str(folder / "key.pem"), str(folder / "cert.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+        + ["-keyout", key, "-out", chain, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True,
+        capture_output=True,
+    )
+
+    def context() -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=chain)
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        return context
+
+    return Certificate(lambda: make_config(certfile=chain, keyfile=key), context)
+
+
+async def test_tls_serves_http_1_1_alone(certificate: Certificate) -> None:
+    """Over TLS requests are served as usual, HTTP/2 isn't offered, and the connection is closed with a notice."""
+    scopes: list[Message] = []
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await respond(send, await read_body(receive) * 100_000)
+
+    async with serving(app, config=certificate.config()) as running:
+        assert running.urls == [f"https://127.0.0.1:{running.port}"]
+        stream = await trio.open_tcp_stream("127.0.0.1", running.port)
+        secure = trio.SSLStream(stream, certificate.context(), server_hostname="localhost")
+        async with secure:
+            peer = Peer(secure)
+            for _ in range(2):
+                answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+                assert answer.body == b"abc" * 100_000
+            assert secure.selected_alpn_protocol() == "http/1.1"
+            await peer.ask(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert await secure.receive_some() == b""  # without the notice this would raise
+    assert scopes[0]["scheme"] == "https"
+    assert scopes[0]["server"] == ("127.0.0.1", running.port)
+
+
+async def test_a_tls_handshake_counts_as_header_time(certificate: Certificate) -> None:
+    """A peer that connects and never shakes hands is closed after `header_time`."""
+    async with serving(unreachable, config=certificate.config(), header_time=0.1) as running, running.peer() as peer:
+        assert await peer.rest() == b""
+        await running.killed("header_time")
+
+
+async def test_plain_http_on_a_tls_port_is_closed(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
+    """A peer that doesn't speak TLS is let go without a noise in the log."""
+    async with serving(unreachable, config=certificate.config()) as running, running.peer() as peer:
+        await peer.send(GET)
+        await peer.rest()
+        await eventually(lambda: running.server.statistics().open == 0)
+    assert caplog.records == []
+
+
+async def test_tls_refusals_are_read_not_reset(certificate: Certificate) -> None:
+    """Over TLS too, a client that sends all of an excessive body before it reads finds the 413."""
+    async with serving(unreachable, config=certificate.config(), body=1000) as running:
+        async with running.peer(certificate.context()) as peer:
+            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+            await peer.send(bytes(3_000_000))
+            assert (await peer.answer()).status == 413
+
+
+async def test_tls_departures_are_noticed(certificate: Certificate) -> None:
+    """A long request over TLS is watched like any other, pipelined bytes or not."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        await begin_stream(send)
+        self.seen.append(await receive())
+
+    app = Recorder(run)
+    async with serving(app, config=certificate.config()) as running:
+        async with running.peer(certificate.context()) as peer:
+            await peer.send(GET + GET)
+            await peer.until(b"first")
+        await app.done.wait()
+        assert app.seen == [{"type": "http.disconnect"}]
+
+
+async def test_a_tls_peer_that_does_not_read_is_cut(certificate: Certificate) -> None:
+    """The write bound holds over TLS, where what was cut can't be followed by last words."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await respond(send, bytes(50_000_000))
+
+    app = Recorder(run)
+    async with serving(app, config=certificate.config(), write_stall=0.2) as running:
+        async with running.peer(certificate.context()) as peer:
+            await peer.send(GET)
+            await running.killed("write_stall")
+            assert app.seen == [trio.Cancelled]
+
+
+async def test_tls_connections_beyond_the_cap_are_closed(certificate: Certificate) -> None:
+    """Over TLS a connection too many isn't worth a handshake: it is closed and counted."""
+    async with serving(fine, config=certificate.config(), connections=1) as running:
+        async with running.peer(certificate.context()) as first, running.peer() as second:
+            assert (await first.ask()).status == 200
+            assert await second.rest() == b""
+            assert running.server.statistics().refused == 1
+
+
+async def test_secure_sockets_are_never_served_in_the_clear() -> None:
+    """Sockets handed over as secure ones need a certificate in the config."""
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    server = Server(fine, make_config(), Bounds())
+    with pytest.raises(ExceptionGroup) as caught, trio.fail_after(2):
+        await server.serve(sockets=Sockets([bound], [], []))
+    assert caught.group_contains(AssertionError, match="certificate")
+
+
+# -- anything at all --------------------------------------------------------------------------------------------
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+
+
+async def test_no_bytes_end_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """Hundreds of mangled requests leave no descriptor open and a server that answers the next good one."""
+    chance = random.Random(20261122)
+    seeds = [
+        GET,
+        b"POST /%C3%A9 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + GET,
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nHTTP2-Settings: AAAA\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+    ]
+
+    def mangle(data: bytearray) -> bytes:
+        for _ in range(chance.randrange(6)):
+            at = chance.randrange(len(data) + 1)
+            kind = chance.randrange(4)
+            if kind == 0:
+                data[at : at + 1] = chance.randbytes(1)
+            elif kind == 1:
+                del data[at : at + chance.randrange(1, 20)]
+            elif kind == 2:
+                data[at:at] = chance.choice([b"\r\n", b"\0", b" ", b":", b"\n\n", b"%", chance.randbytes(9)])
+            else:
+                data[at:at] = chance.choice(seeds)
+        return bytes(data)
+
+    async with serving(echo, body=1000) as running, running.peer() as good:
+        await good.ask()
+        before = descriptors()
+        for _ in range(300):
+            async with running.peer() as peer:
+                await peer.send(mangle(bytearray(chance.choice(seeds))))
+                assert isinstance(peer.stream, trio.SocketStream)
+                if chance.random() < 0.5:
+                    with suppress(trio.BrokenResourceError):
+                        await peer.stream.send_eof()
+                    await peer.rest()
+            assert (await good.ask()).status == 200
+        await eventually(lambda: running.server.statistics().open == 1)
+        assert descriptors() == before
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
