@@ -492,8 +492,7 @@ class RenderPool:
                     self._release(worker)
             if ready:
                 return worker
-        if self._nursery is None:
-            raise _not_running()
+            break
         raise RenderFailed(Failed("runtime", "No template worker can be started; the log may say why."))
 
     async def _start_worker(self) -> Worker:

@@ -291,7 +291,8 @@ class Connection:
             if self._greeted:
                 last_words = self._last_words()
                 unread = self.exchange is not None and not self.exchange.body_done
-                await _say_goodbye(self._stream, last_words, linger=unread or last_words != b"")
+                linger = self.reason != "grace" and (unread or last_words != b"")
+                await _say_goodbye(self._stream, last_words, linger=linger)
         except* Exception as group:  # a bug in here ends this connection, never the server
             self.reason = self.reason or "crash"
             self.server.log.error("a connection failed", exc_info=group)
@@ -382,7 +383,7 @@ class Connection:
                 self.deadlines["write_stall"] = None
                 await self._stream.send_all(view[start : start + SLICE])
         except BaseException as error:  # a cancellation too: what was cut halfway can't be continued
-            self.gone = True
+            self.depart()
             _wake(self.news)
             if isinstance(error, (trio.BrokenResourceError, trio.ClosedResourceError)):
                 raise Disconnected from error
@@ -513,6 +514,8 @@ class Exchange:
     def call_on_disconnect(self, callback: Callable[[], object]) -> None:
         """The scope extension `chora.on_disconnect`: cheaper for an app than a task of its own that waits."""
         self.on_disconnect = callback
+        if self._connection.gone:
+            callback()
 
     def parse_body(self) -> None:
         """Take what has arrived of the request body from h11; raises `Refused` when it is malformed or too much."""
@@ -533,7 +536,7 @@ class Exchange:
         connection = self._connection
         if not (self._told or self.complete):
             await self._wait_for_body()
-            if self._pieces or self.body_done:
+            if (self._pieces or self.body_done) and not self._told:  # another task may have been faster
                 body = b"".join(self._pieces)
                 self._pieces.clear()
                 self._told = self.body_done

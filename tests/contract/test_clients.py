@@ -22,9 +22,6 @@ from chora.protocol.server import Server, Session
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, artifact, child, text
 
-# The SDK's HTTP client leaves its stream readers to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'httpx2:ResourceWarning")
-
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
 
 

@@ -296,6 +296,7 @@ async def test_a_caller_cancelled_while_a_worker_starts_leaves_nothing(fork: boo
 @both_kinds
 async def test_an_idle_worker_that_was_killed_is_replaced(fork: bool):
     """The next job doesn't notice."""
+    assert sys.platform != "win32"
     async with running(fork=fork) as workers:
         await workers.render(HELLO)
         victim = only_worker()
@@ -310,6 +311,7 @@ async def test_an_idle_worker_that_was_killed_is_replaced(fork: bool):
 @both_kinds
 async def test_a_busy_worker_that_was_killed_ran_out_of_memory(fork: bool):
     """SIGKILL from elsewhere is what the kernel does when memory is short; the job isn't tried again."""
+    assert sys.platform != "win32"
     async with running(fork=fork) as workers, trio.open_nursery() as nursery:
         await workers.warm()
 
@@ -328,6 +330,7 @@ async def test_a_busy_worker_that_was_killed_ran_out_of_memory(fork: bool):
 @both_kinds
 async def test_a_worker_killed_before_it_read_its_job_is_no_different(fork: bool):
     """The connection is then reset rather than closed."""
+    assert sys.platform != "win32"
     async with running(fork=fork) as workers, trio.open_nursery() as nursery:
         await workers.warm()
         os.kill(only_worker(), signal.SIGSTOP)
@@ -361,6 +364,7 @@ async def test_a_busy_worker_that_crashed_is_a_failure(fork: bool):
 @needs_proc
 async def test_a_killed_fork_server_is_started_again():
     """Its workers are given up with it, idle and busy ones, and the next job works."""
+    assert sys.platform != "win32"
     async with running(workers=2) as workers, trio.open_nursery() as nursery:
         await workers.render(HELLO)
 
@@ -382,6 +386,7 @@ async def test_a_killed_fork_server_is_started_again():
 @needs_proc
 async def test_a_fork_server_that_does_not_listen_is_killed_at_the_end(monkeypatch: pytest.MonkeyPatch):
     """Stopping doesn't wait for it for ever."""
+    assert sys.platform != "win32"
     monkeypatch.setattr(pool, "END_TIME", 0.2)
     async with running() as workers:
         await workers.render(HELLO)
@@ -411,15 +416,17 @@ async def main():
 import trio.testing
 trio.run(main)
 """
-    parent = await trio.lowlevel.open_process([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    assert parent.stdout is not None
     with trio.fail_after(20):
-        async with parent.stdout:
+        parent = await trio.lowlevel.open_process([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert parent.stdout is not None
+        try:
             assert await parent.stdout.receive_some() == b"ready"
-        left_over = processes_below(parent.pid)
+            left_over = processes_below(parent.pid)
+        finally:
+            parent.kill()
+            await parent.wait()
+            await parent.stdout.aclose()
         assert len(left_over) == 3
-        parent.kill()
-        await parent.wait()
         await until(lambda: not any(is_running(process) for process in left_over))
 
 
@@ -445,6 +452,7 @@ async def test_stopping_ends_jobs_in_flight(fork: bool):
 @needs_posix
 async def test_an_answer_that_arrives_after_the_end_releases_its_worker():
     """Nobody would come to use it again."""
+    assert sys.platform != "win32"
     workers = RenderPool(config.Render())
     async with trio.open_nursery() as services:
         await services.start(workers.serve)
@@ -540,6 +548,7 @@ async def test_an_answer_without_sense_is_a_failure(answer: bytes, monkeypatch: 
 @needs_posix
 async def test_a_worker_that_speaks_out_of_turn_is_not_used():
     """What it says between two jobs could pass for the answer to the next."""
+    assert sys.platform != "win32"
     async with running() as workers:
         await workers.render(HELLO)
         assert workers._server is not None

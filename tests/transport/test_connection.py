@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import random
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import trio
+import trio.testing
 from hypercorn.config import Config, Sockets
 
 from chora.config import Limits
@@ -120,7 +120,7 @@ class Running(NamedTuple):
         return int(self.urls[0].rsplit(":", 1)[1])
 
     @asynccontextmanager
-    async def peer(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+    async def peer(self, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Peer]:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         if tls is None:
             async with stream:
@@ -136,10 +136,11 @@ class Running(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(app: App, *, config: Config | None = None, **bounds: Any) -> AsyncIterator[Running]:
+async def serving(
+    app: App, *, config: Config | None = None, grace: float = 0.2, **bounds: Any
+) -> AsyncGenerator[Running]:
     """A server on a free loopback port, stopped at the end; everything within ten seconds."""
-    config = config or make_config()
-    server = Server(app, config, Bounds(**{"grace": 0.2, **bounds}))
+    server = Server(app, config or make_config(), Bounds(grace=grace, **bounds))
     ended = trio.Event()
 
     async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
@@ -158,7 +159,7 @@ def make_config(**settings: Any) -> Config:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what is waited for lies in the server's state, which has no event
         await trio.sleep(0.005)
 
 
@@ -233,6 +234,14 @@ class Recorder:
             self.done.set()
 
 
+async def never_answer(app: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+    await trio.sleep_forever()
+
+
+async def read_and_say_nothing(app: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+    await read_body(receive)
+
+
 # -- requests and responses -------------------------------------------------------------------------------------
 
 
@@ -250,7 +259,9 @@ async def test_scope_says_all_that_asgi_wants() -> None:
         (scope,) = scopes
         assert isinstance(peer.stream, trio.SocketStream)
         mine = peer.stream.socket.getsockname()
-        assert scope.pop("extensions") == {"chora.draining": running.server.draining}
+        extensions = scope.pop("extensions")
+        assert extensions.pop("chora.draining") is running.server.draining
+        assert list(extensions) == ["chora.on_disconnect"]
         assert scope == {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -473,7 +484,7 @@ async def test_100_continue_is_sent_when_the_app_wants_the_body() -> None:
 
 
 async def test_100_continue_is_not_sent_before_a_final_answer() -> None:
-    """An app that answers without reading spares the client its body; the connection closes, for who knows what comes."""
+    """An app that answers without reading spares the client its body; the connection closes, as it may come anyway."""
     async with serving(fine) as running, running.peer() as peer:
         answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
         assert (answer.status, answer.headers["connection"]) == (200, "close")
@@ -512,7 +523,6 @@ async def test_an_early_answer_with_close_is_read_not_reset() -> None:
     """A client that sends its whole body before it reads still finds the early answer of a closing connection."""
     async with serving(fine) as running, running.peer() as peer:
         await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n")
-        await running.server.draining.wait() if False else None
         await peer.send(bytes(3_000_000))
         assert (await peer.answer()).body == b"fine"
 
@@ -608,7 +618,7 @@ async def test_a_large_content_length_is_refused_not_reset() -> None:
 
 async def test_a_body_that_turns_malformed_is_refused() -> None:
     """A broken chunk after the app has begun to read cancels the app and is answered with 400."""
-    app = Recorder(lambda self, scope, receive, send: read_body(receive))  # type: ignore[arg-type]
+    app = Recorder(read_and_say_nothing)
     async with serving(app) as running, running.peer() as peer:
         await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         await app.entered.wait()
@@ -619,12 +629,13 @@ async def test_a_body_that_turns_malformed_is_refused() -> None:
 
 async def test_an_unwanted_body_is_bounded_too() -> None:
     """The rest of a body that is only read to be dropped may not exceed the limit either."""
-    async with serving(fine, body=1000) as running, running.peer() as peer:
-        answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-        assert answer.status == 200
-        await peer.send(b"800\r\n" + bytes(0x800) + b"\r\n")
-        assert await peer.rest() == b""
-        assert running.server.statistics().killed == {"body": 1}
+    async with serving(fine, body=1000) as running:
+        async with running.peer() as peer:
+            answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert answer.status == 200
+            await peer.send(b"800\r\n" + bytes(0x800) + b"\r\n")
+            assert await peer.rest() == b""
+        await running.killed("body")
 
 
 async def test_an_app_that_shields_itself_sees_the_peer_gone() -> None:
@@ -653,15 +664,20 @@ def test_bounds_default_to_the_settings() -> None:
     assert all(getattr(bounds, field) == getattr(limits, field) for field in Bounds.__struct_fields__)
 
 
+async def dribble(peer: Peer, drop: bytes) -> None:
+    while True:
+        await peer.send(drop)
+        await trio.sleep(0.02)
+
+
 async def test_header_time_is_counted_in_all() -> None:
     """A head that dribbles in doesn't gain time with every byte: 408."""
     async with serving(unreachable, header_time=0.2) as running, running.peer() as peer:
-        with suppress(trio.BrokenResourceError):
-            await peer.send(b"GET / HTTP/1.1\r\n")
-            while not running.server.statistics().killed:
-                await peer.send(b"X: y\r\n")
-                await trio.sleep(0.02)
-        await running.killed("header_time")
+        await peer.send(b"GET / HTTP/1.1\r\n")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dribble, peer, b"X: y\r\n")
+            assert (await peer.answer()).status == 408
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_late_head_is_told_so() -> None:
@@ -690,14 +706,13 @@ async def test_a_second_head_has_its_own_time() -> None:
 
 async def test_body_time_is_counted_in_all() -> None:
     """A body that dribbles in is cut after `body_time`, answered with 408, and the app is cancelled."""
-    app = Recorder(lambda self, scope, receive, send: read_body(receive))  # type: ignore[arg-type]
+    app = Recorder(read_and_say_nothing)
     async with serving(app, body_time=0.2) as running, running.peer() as peer:
         await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-        with suppress(trio.BrokenResourceError):
-            while not app.done.is_set():
-                await peer.send(b"x")
-                await trio.sleep(0.02)
-        assert (await peer.answer()).status == 408
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(dribble, peer, b"x")
+            assert (await peer.answer()).status == 408
+            nursery.cancel_scope.cancel()
         assert app.seen == [trio.Cancelled]
 
 
@@ -857,7 +872,7 @@ async def test_a_failing_app_is_answered_with_500(app: App, caplog: pytest.LogCa
                 assert answer.status == 500
                 assert b"bug" not in answer.body
                 assert await peer.rest() == b""
-        assert running.server.statistics().killed == {"crash": 2}
+        await eventually(lambda: running.server.statistics().killed == {"crash": 2})
     records = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.getMessage() for record in records] == ["the app failed on GET /path"] * 2
     assert all(record.name == "chora.transport" and record.exc_info for record in records)
@@ -940,13 +955,18 @@ async def test_a_bug_in_one_connection_spares_the_others(caplog: pytest.LogCaptu
 async def test_the_configs_logger_is_used() -> None:
     """Where the config brings a logger, errors go there."""
     records: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = records.append
+
+    class Keeping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
     logger = logging.Logger("mine")
-    logger.addHandler(handler)
-    async with serving(http_only(crash_at_once), config=make_config(errorlog=logger)) as running:
-        async with running.peer() as peer:
-            await peer.ask()
+    logger.addHandler(Keeping())
+    async with (
+        serving(http_only(crash_at_once), config=make_config(errorlog=logger)) as running,
+        running.peer() as peer,
+    ):
+        await peer.ask()
     assert [record.exc_info is not None for record in records] == [True]
 
 
@@ -972,6 +992,42 @@ async def test_receive_reports_the_departure(ahead: bytes) -> None:
         await app.done.wait()
         assert app.seen == [{"type": "http.disconnect"}]
         await eventually(lambda: running.server.statistics().open == 0)
+
+
+@pytest.mark.parametrize("ahead", [b"", GET])
+async def test_an_app_may_have_itself_called_at_the_departure(ahead: bytes) -> None:
+    """A callback given to `chora.on_disconnect` is called once the peer has left a long request, pipelined or not."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await begin_stream(send)
+        with trio.CancelScope() as departed:
+            scope["extensions"]["chora.on_disconnect"](departed.cancel)
+            await trio.sleep_forever()
+        self.seen.append("departed")
+        scope["extensions"]["chora.on_disconnect"](lambda: self.seen.append("long ago"))
+
+    app = Recorder(run)
+    async with serving(app) as running:
+        async with running.peer() as peer:
+            await peer.send(GET + ahead)
+            await peer.until(b"first")
+        await app.done.wait()
+        assert app.seen == ["departed", "long ago"]
+
+
+async def test_no_departure_is_reported_after_the_response() -> None:
+    """A peer that leaves after its response, as they all do, calls nobody."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        scope["extensions"]["chora.on_disconnect"](lambda: self.seen.append("departed"))
+        await respond(send)
+
+    app = Recorder(run)
+    async with serving(app) as running:
+        async with running.peer() as peer:
+            await peer.ask()
+        await eventually(lambda: running.server.statistics().open == 0)
+    assert app.seen == []
 
 
 @pytest.mark.parametrize("ahead", [b"", GET])
@@ -1129,8 +1185,7 @@ async def test_idle_connections_end_at_once() -> None:
     async with serving(fine, grace=30.0) as running, running.peer() as kept, running.peer() as new:
         await kept.ask()
         await eventually(lambda: running.server.statistics().open == 2)
-        (exchange,) = {each.exchange for each in running.server._connections}
-        assert exchange is None
+        await eventually(lambda: {each.exchange for each in running.server._connections} == {None})
         running.server.stop()
         running.server.stop()
         with trio.fail_after(2):
@@ -1234,7 +1289,7 @@ async def test_what_outlives_the_grace_is_cut(headers: list[Any], ending: bytes)
 
 async def test_a_request_without_an_answer_gets_503_after_the_grace() -> None:
     """A request cut before its response began is told that the server stops, so that it can be tried elsewhere."""
-    app = Recorder(lambda self, scope, receive, send: trio.sleep_forever())
+    app = Recorder(never_answer)
     async with serving(app, grace=0.1) as running, running.peer() as peer:
         await peer.send(GET)
         await app.entered.wait()
@@ -1243,7 +1298,7 @@ async def test_a_request_without_an_answer_gets_503_after_the_grace() -> None:
 
 
 async def test_a_finished_response_is_left_alone_at_the_grace() -> None:
-    """An app that goes on working after its response is cancelled at the grace, and nothing is added to the response."""
+    """An app that works on after its response is cancelled at the grace, and nothing is added to the response."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         await respond(send)
@@ -1268,23 +1323,26 @@ async def test_stopping_is_bounded_whatever_peers_do() -> None:
         while True:
             await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
 
-    async with serving(app, grace=0.3) as running:
-        async with running.peer() as unread, running.peer() as half, running.peer() as refused, running.peer() as post:
-            await unread.send(GET)
-            await half.send(b"GET / HT")
-            await refused.send(b"nonsense\r\n\r\n")
-            await post.send(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-            await eventually(lambda: any(each.writing for each in running.server._connections))
-            await eventually(lambda: running.server.statistics().open == 4)
-            began = trio.current_time()
-            running.server.stop()
-            await running.ended.wait()
-            assert trio.current_time() - began < 2.3
+    async with serving(app, grace=0.3) as running, AsyncExitStack() as peers:
+        for said in (
+            GET,
+            b"GET / HT",
+            b"nonsense\r\n\r\n",
+            b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
+        ):
+            peer = await peers.enter_async_context(running.peer())
+            await peer.send(said)
+        await eventually(lambda: running.server.statistics().open == 4)
+        await eventually(lambda: any(each.writing for each in running.server._connections))
+        began = trio.current_time()
+        running.server.stop()
+        await running.ended.wait()
+        assert trio.current_time() - began < 2.3
 
 
 async def test_cancelling_ends_at_once() -> None:
     """A cancelled `serve` doesn't drain: requests are cancelled and the port is free again."""
-    app = Recorder(lambda self, scope, receive, send: trio.sleep_forever())
+    app = Recorder(never_answer)
     server = Server(app, make_config(), Bounds(grace=30.0))
     with trio.fail_after(2):
         async with trio.open_nursery() as nursery:
@@ -1417,14 +1475,18 @@ async def test_a_shutdown_that_hangs_is_cut(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_a_lifespan_that_breaks_ends_the_server() -> None:
-    """When the app's lifespan task fails while it serves, all that it holds up is gone: the server ends in its error."""
+    """When the app's lifespan task fails in between, all that it held up is gone: the server ends in its error."""
     app = Living(serving="breaks")
     server = Server(app, make_config(), Bounds())
-    with trio.fail_after(2), pytest.raises(ExceptionGroup) as caught:
+    with trio.fail_after(2):
         async with trio.open_nursery() as nursery:
-            await nursery.start(lambda task_status: server.serve(task_status=task_status))
+
+            async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
+                with pytest.raises(LifespanFailed, match="while it served"):
+                    await server.serve(task_status=task_status)
+
+            await nursery.start(serve)
             app.broken.set()
-    assert caught.group_contains(LifespanFailed, match="while it served")
 
 
 async def test_the_urls_name_what_was_bound() -> None:
@@ -1468,6 +1530,7 @@ async def test_a_unix_socket_is_served(tmp_path: Path) -> None:
     assert scopes[0]["server"] == (path, None)
 
 
+@pytest.mark.filterwarnings("ignore:unclosed")  # hypercorn forgets the socket that it couldn't bind
 async def test_an_address_in_use_is_an_os_error() -> None:
     """A port that is taken raises before the app starts up."""
     app = Living()
@@ -1475,9 +1538,9 @@ async def test_an_address_in_use_is_an_os_error() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         server = Server(app, make_config(bind=[f"127.0.0.1:{taken.getsockname()[1]}"]), Bounds())
-        gc.collect()
         with pytest.raises(OSError, match=r"[Aa]ddress already in use"):
             await server.serve()
+        gc.collect()
     assert app.order == []
 
 
@@ -1497,8 +1560,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     folder = tmp_path_factory.mktemp("tls")
     key, chain = str(folder / "key.pem"), str(folder / "cert.pem")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-        + ["-keyout", key, "-out", chain, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout {key} -out {chain}"
+        " -subj /CN=localhost -addext subjectAltName=DNS:localhost".split(),
         check=True,
         capture_output=True,
     )
@@ -1554,11 +1617,11 @@ async def test_plain_http_on_a_tls_port_is_closed(certificate: Certificate, capl
 
 async def test_tls_refusals_are_read_not_reset(certificate: Certificate) -> None:
     """Over TLS too, a client that sends all of an excessive body before it reads finds the 413."""
-    async with serving(unreachable, config=certificate.config(), body=1000) as running:
-        async with running.peer(certificate.context()) as peer:
-            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
-            await peer.send(bytes(3_000_000))
-            assert (await peer.answer()).status == 413
+    config, tls = certificate.config(), certificate.context()
+    async with serving(unreachable, config=config, body=1000) as running, running.peer(tls) as peer:
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+        await peer.send(bytes(3_000_000))
+        assert (await peer.answer()).status == 413
 
 
 async def test_tls_departures_are_noticed(certificate: Certificate) -> None:
@@ -1585,20 +1648,21 @@ async def test_a_tls_peer_that_does_not_read_is_cut(certificate: Certificate) ->
         await respond(send, bytes(50_000_000))
 
     app = Recorder(run)
-    async with serving(app, config=certificate.config(), write_stall=0.2) as running:
-        async with running.peer(certificate.context()) as peer:
-            await peer.send(GET)
-            await running.killed("write_stall")
-            assert app.seen == [trio.Cancelled]
+    config, tls = certificate.config(), certificate.context()
+    async with serving(app, config=config, write_stall=0.2) as running, running.peer(tls) as peer:
+        await peer.send(GET)
+        await running.killed("write_stall")
+        assert app.seen == [trio.Cancelled]
 
 
 async def test_tls_connections_beyond_the_cap_are_closed(certificate: Certificate) -> None:
     """Over TLS a connection too many isn't worth a handshake: it is closed and counted."""
-    async with serving(fine, config=certificate.config(), connections=1) as running:
-        async with running.peer(certificate.context()) as first, running.peer() as second:
-            assert (await first.ask()).status == 200
+    config, tls = certificate.config(), certificate.context()
+    async with serving(fine, config=config, connections=1) as running, running.peer(tls) as first:
+        assert (await first.ask()).status == 200
+        async with running.peer() as second:
             assert await second.rest() == b""
-            assert running.server.statistics().refused == 1
+        assert running.server.statistics().refused == 1
 
 
 async def test_secure_sockets_are_never_served_in_the_clear() -> None:
@@ -1615,7 +1679,7 @@ async def test_secure_sockets_are_never_served_in_the_clear() -> None:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
 
 
 async def test_no_bytes_end_the_server(caplog: pytest.LogCaptureFixture) -> None:
@@ -1624,7 +1688,7 @@ async def test_no_bytes_end_the_server(caplog: pytest.LogCaptureFixture) -> None
     seeds = [
         GET,
         b"POST /%C3%A9 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
         b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + GET,
         b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nHTTP2-Settings: AAAA\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
@@ -1644,7 +1708,13 @@ async def test_no_bytes_end_the_server(caplog: pytest.LogCaptureFixture) -> None
                 data[at:at] = chance.choice(seeds)
         return bytes(data)
 
-    async with serving(echo, body=1000) as running, running.peer() as good:
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            pass
+        await respond(send)
+
+    async with serving(app, body=1000) as running, running.peer() as good:
         await good.ask()
         before = descriptors()
         for _ in range(300):

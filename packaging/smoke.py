@@ -1,0 +1,132 @@
+"""Drives a built chora the way people will: version, demo, stdio, serve. Usage: smoke.py PATH-TO-CHORA.
+
+Faults that only a frozen program has show here: modules that no static import names, data files left behind,
+children that need to find the program again. Runs in a clean environment and an empty home.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+DEADLINE = 60
+
+
+def main() -> None:
+    program = Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        environment = {"HOME": folder, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        if "SYSTEMROOT" in os.environ:
+            environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
+        for check in (version, demo, undefined, stdio, serve):
+            started = time.perf_counter()
+            said = check(program, home, environment)
+            print(f"ok {check.__name__:<10} {said} ({time.perf_counter() - started:.2f} s)", flush=True)
+
+
+def version(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """It starts at all, and knows that it is frozen."""
+    answer = json.loads(run(program, environment, home, "version", "--json"))
+    assert answer["frozen"] is True, answer
+    return answer["version"]
+
+
+def demo(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """The whole main job, with template workers and a server of its own."""
+    answer = json.loads(run(program, environment, home, "demo", "--json", str(home / "demo")))
+    text = Path(answer["output"]).read_text("utf-8")
+    assert "Evenings in Tidewater Library" in text, text
+    return f"{len(answer['steps'])} steps, {len(text)} characters"
+
+
+def undefined(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """A refusal comes with its code, its exit status and its next step."""
+    done = subprocess.run(
+        [program, "--project", home / "demo", "generate", "nothing", "--json"],
+        env=environment,
+        cwd=home,
+        capture_output=True,
+        timeout=DEADLINE,
+    )
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (3, "config_not_found"), error
+    return error["code"]
+
+
+def stdio(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """It shakes hands over its pipes, answers a call, and ends with its input."""
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "smoke", "version": "1"}}
+    messages = [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "hello_world", "arguments": {}}},
+    ]
+    done = subprocess.run(
+        [program, "--project", home / "demo", "stdio"],
+        input="".join(json.dumps(message) + "\n" for message in messages),
+        env=environment,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["id"] for answer in answers] == [1, 2], done.stdout
+    assert answers[1]["result"]["structuredContent"]["transport"] == "stdio"
+    return "2 answers"
+
+
+def serve(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """It listens, says it is ready, renders its page, answers a call from another chora, and stops when asked."""
+    with serving(program, home, environment) as (url, process):
+        assert get(url, "/ready")["status"] == "ready"
+        assert b"chora is" in urllib.request.urlopen(url + "/", timeout=DEADLINE).read()
+        called = run(program, environment, home, "call", "hello_world", "name=smoke", "--url", url + "/mcp")
+        assert json.loads(called)["transport"] == "http", called
+        deadline = time.monotonic() + DEADLINE
+        while not get(url, "/status.json")["uptime"]["up"]:
+            assert time.monotonic() < deadline, "the probe never came in through the door"
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0, process.returncode
+    return "ready, called, probed, stopped"
+
+
+@contextmanager
+def serving(
+    program: Path, home: Path, environment: dict[str, str]
+) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    command = [program, "--project", home / "demo", "serve", "--port", "0", "--json"]
+    with subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield json.loads(process.stdout.readline())["url"], process
+        finally:
+            process.kill()
+
+
+def run(program: Path, environment: dict[str, str], folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [program, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 0, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def get(url: str, path: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url + path, timeout=DEADLINE) as response:
+        return json.load(response)
+
+
+if __name__ == "__main__":
+    main()
