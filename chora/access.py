@@ -18,6 +18,8 @@ class Principal(NamedTuple):
 
     name: str
     scopes: frozenset[Scope] = frozenset({"read", "write"})
+    routine: bool = False
+    """Calls all the time and by itself; the log mentions it only when debugging."""
 
     def may(self, *, read_only: bool) -> bool:
         """Whether a tool is within reach: one that changes nothing needs `read`, any other `write`."""

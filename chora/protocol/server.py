@@ -291,7 +291,7 @@ class Server:
         if arguments is UNSET or bytes(arguments) == b"null":
             arguments = b"{}"
         started = time.perf_counter()
-        call = Call(session.transport, len(self._tools), progress)
+        call = Call(session.transport, len(self._tools), progress, session.principal.routine)
         answer: Answer | None = None
         with trio.CancelScope() as scope:
             session.in_flight[id_bytes] = scope

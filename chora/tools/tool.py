@@ -53,6 +53,8 @@ class Call(NamedTuple):
     tools_available: int = 0
     progress: Callable[[float, float, str], Awaitable[None]] | None = None
     """Tells the caller how far it is: done, of how many, and what was done; None when nobody asked."""
+    routine: bool = False
+    """Not worth a line in the log."""
 
 
 class Answer(NamedTuple):
@@ -166,7 +168,8 @@ class Tool:
             incident = Internal(error, where=self.name)
             log.exception("incident %s in %s", incident.incident, self.name)
             answer = Answer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
-        log.info("%s %s %s %.1f ms", call.transport, self.name, answer.code, (time.perf_counter() - started) * 1000)
+        level = logging.DEBUG if call.routine else logging.INFO
+        log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, (time.perf_counter() - started) * 1000)
         return answer
 
 

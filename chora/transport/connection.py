@@ -142,6 +142,7 @@ class Server:
         self._config = config
         self._connections: set[Connection] = set()
         self._arrival = trio.Event()
+        self._sweeping = trio.CancelScope()
         self._accepted = self._refused = self._refusing = 0
         self._killed: dict[str, int] = {}
         self._date = (0, b"")
@@ -201,24 +202,26 @@ class Server:
     def stop(self) -> None:
         """Begin to drain: no new connections, idle ones end now, requests get the grace. Any task may call it."""
         self.draining.set()
-        self._arrival.set()
         for connection in self._connections:
             if connection.exchange is None and not connection.begun:
                 connection.kill("draining")
+        if not self._connections:
+            self._sweeping.cancel()
 
     def statistics(self) -> ConnectionStatistics:
         """The counts as they are now."""
         return ConnectionStatistics(len(self._connections), self._accepted, self._refused, dict(self._killed))
 
     async def _sweep(self) -> None:
-        while self._connections or not self.draining.is_set():
-            if not self._connections:  # an idle server has nothing to wake up for
-                self._arrival = trio.Event()
-                await self._arrival.wait()
-            await trio.sleep(TICK)
-            now = trio.current_time()
-            for connection in self._connections:
-                connection.check(now)
+        with self._sweeping:
+            while True:
+                if not self._connections:  # an idle server has nothing to wake up for
+                    self._arrival = trio.Event()
+                    await self._arrival.wait()
+                await trio.sleep(TICK)
+                now = trio.current_time()
+                for connection in self._connections:
+                    connection.check(now)
 
     async def _handle(self, stream: Stream) -> None:
         if self.draining.is_set():
@@ -234,6 +237,8 @@ class Server:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            if self.draining.is_set() and not self._connections:
+                self._sweeping.cancel()
             if connection.reason is not None:
                 self._killed[connection.reason] = self._killed.get(connection.reason, 0) + 1
 
@@ -278,7 +283,7 @@ class Connection:
         self.news = trio.lowlevel.ParkingLot()  # woken when bytes arrive, the peer leaves or a response is complete
         self._stream = stream
         self._greeted = self._reading = self._watching = self._wants_head = False
-        self._write_turn = trio.lowlevel.ParkingLot()
+        self.write_turn = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -369,11 +374,6 @@ class Connection:
         if self.exchange is not None and not self.exchange.complete and self.exchange.on_disconnect is not None:
             self.exchange.on_disconnect()
 
-    async def wait_write_turn(self) -> None:
-        """Wait until nobody writes. What is to be written is made after that, or it could overtake something."""
-        while self.writing:
-            await self._write_turn.park()
-
     async def write(self, data: bytes) -> None:
         """Send, each slice within `write_stall`; raises `Disconnected` when the peer has left."""
         view = data if len(data) <= SLICE else memoryview(data)
@@ -391,7 +391,7 @@ class Connection:
         finally:
             self.deadlines.pop("write_stall", None)
             self.writing = False
-            _wake(self._write_turn)
+            _wake(self.write_turn)
 
     async def _converse(self) -> None:
         """Answer requests in their order, until the connection can't go on."""
@@ -482,21 +482,6 @@ class Connection:
 class Exchange:
     """One request and its response."""
 
-    __slots__ = (
-        "_bare",
-        "_connection",
-        "_patience",
-        "_pieces",
-        "_received",
-        "_start",
-        "_told",
-        "body_done",
-        "complete",
-        "head_sent",
-        "is_long",
-        "on_disconnect",
-    )
-
     def __init__(self, connection: Connection, *, bare: bool) -> None:
         self.is_long = False  # runs for at least a tick
         self.body_done = False  # the whole request body has arrived
@@ -555,8 +540,8 @@ class Exchange:
             h11.LocalProtocolError: the status, a header or the length of the body breaks the protocol.
         """
         connection, kind = self._connection, message["type"]
-        if connection.writing:
-            await connection.wait_write_turn()
+        while connection.writing:  # before anything is made to be written, or it could overtake what is
+            await connection.write_turn.park()
         if connection.gone:
             raise Disconnected
         if kind == "http.response.start" and self._start is None:
@@ -589,8 +574,11 @@ class Exchange:
         """Wait until there is a piece of it, or no more to come."""
         connection = self._connection
         while not (self._pieces or self.body_done or connection.gone):
-            if connection.h11.they_are_waiting_for_100_continue:
-                await self._ask_for_body()
+            if connection.h11.they_are_waiting_for_100_continue:  # so nothing has been sent yet, and nobody writes
+                response = h11.InformationalResponse(status_code=100, headers=[], reason=PHRASES[100])
+                with suppress(Disconnected):
+                    await connection.write(connection.h11.send(response))
+                continue
             began = trio.current_time()
             connection.deadlines["body_time"] = began + self._patience
             try:
@@ -602,14 +590,6 @@ class Exchange:
                 self.parse_body()
             except Refused as refused:
                 await connection.end(str(refused))
-
-    async def _ask_for_body(self) -> None:
-        connection = self._connection
-        await connection.wait_write_turn()
-        if connection.h11.they_are_waiting_for_100_continue:  # still: another task may have begun the response
-            with suppress(Disconnected):
-                response = h11.InformationalResponse(status_code=100, headers=[], reason=PHRASES[100])
-                await connection.write(connection.h11.send(response))
 
     def _make_head(self, start: Message) -> bytes:
         connection, status = self._connection, start["status"]

@@ -1113,8 +1113,9 @@ async def test_departure_within_the_body_is_a_disconnect() -> None:
         assert app.seen == [b"abc", "http.disconnect"]
 
 
-async def test_two_tasks_may_receive() -> None:
-    """Where two tasks read the body, one waits for the other and both get what there is."""
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+async def test_two_tasks_may_receive(expect: bytes) -> None:
+    """Where two tasks want the body it is asked for once, and the one that comes too late waits for the end."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         async def listen() -> None:
@@ -1130,7 +1131,9 @@ async def test_two_tasks_may_receive() -> None:
 
     app = Recorder(run)
     async with serving(app) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n" + expect + b"\r\n")
+        if expect:
+            assert (await peer.answer()).status == 100
         await app.entered.wait()
         await peer.send(b"ab")
         app.go.set()
@@ -1416,6 +1419,7 @@ class Living:
             await trio.sleep_forever()
         if failure is not None:
             await send({"type": f"lifespan.{stage}.failed", "message": failure})
+            raise RuntimeError("as some frameworks do after that")
         else:
             await send({"type": f"lifespan.{stage}.complete"})
 
