@@ -30,7 +30,8 @@ from chora.errors import (
     io_details,
 )
 from chora.files import CONFIG_LIMIT, Folder
-from chora.model import DEEPEST, Kind, Parsed, expecting, read
+from chora.model import Kind
+from chora.reading import DEEPEST, Parsed, expecting, read
 
 if TYPE_CHECKING:
     import yaml

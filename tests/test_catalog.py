@@ -20,7 +20,8 @@ from chora.errors import (
     ValidationFailed,
 )
 from chora.files import CONFIG_LIMIT, Folder
-from chora.model import KINDS, Kind, read
+from chora.model import KINDS, Kind
+from chora.reading import read
 
 
 def config(kind: Kind, config_id: str) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from chora.errors import (
     io_details,
 )
 from chora.files import SOURCE_LIMIT
-from chora.model import ArtifactChild, ArtifactConfig, ArtifactOutput, Parsed
+from chora.model import ArtifactChild, ArtifactConfig, ArtifactOutput
+from chora.reading import Parsed
 from chora.stamps import now, sha256
 from chora.store import Output
 

@@ -25,7 +25,8 @@ from chora.errors import (
     ValidationFailed,
     io_details,
 )
-from chora.model import ArtifactConfig, ContentConfig, Issue, Parsed, read
+from chora.model import ArtifactConfig, ContentConfig
+from chora.reading import Issue, Parsed, read
 from chora.stamps import now, sha256
 from chora.store import Draft, Version
 

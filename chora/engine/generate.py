@@ -14,7 +14,8 @@ from chora.engine.gather import gather
 from chora.errors import ChoraError, GenerationFailed, GeneratorNotFound, StorageError, StorageFailed
 from chora.generators import BY_NAME, GENERATORS
 from chora.generators.generator import Job, Made
-from chora.model import ContentConfig, Parsed
+from chora.model import ContentConfig
+from chora.reading import Parsed
 from chora.sources.source import Reach
 from chora.stamps import now, sha256
 from chora.store import Version

@@ -303,10 +303,9 @@ class Server:
                     answer = Answer(wire.encode(refusal.as_dict()), True, refusal.code)
             finally:
                 del session.in_flight[id_bytes]
+                self._metrics.calls.count(name, "cancelled" if answer is None else answer.code)
         if answer is None:
-            self._metrics.calls.count(name, "cancelled")
             raise RequestCancelled
-        self._metrics.calls.count(name, answer.code)
         self._metrics.call_seconds.observe(time.perf_counter() - started, name)
         return _call_result(answer.body, answer.is_error, revision)
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from chora.engine import drafts
 from chora.engine.engine import Engine
-from chora.model import Issue
+from chora.reading import Issue
 from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, tool
 
 ConfigData = Annotated[

@@ -482,19 +482,20 @@ class Connection:
 class Exchange:
     """One request and its response."""
 
+    body_done = False  # the whole request body has arrived
+    head_sent = False
+    complete = False  # the whole response has been sent
+    is_long = False  # has run for at least a tick
+    on_disconnect: Callable[[], object] | None = None
+    _told = False  # the app knows that the request body is complete
+    _received = 0  # bytes of the request body
+    _start: Message | None = None  # the response head, until there is a body message to send it with
+
     def __init__(self, connection: Connection, *, bare: bool) -> None:
-        self.is_long = False  # runs for at least a tick
-        self.body_done = False  # the whole request body has arrived
-        self.head_sent = False
-        self.complete = False  # the whole response has been sent
         self._connection = connection
         self._bare = bare  # the response has no body, whatever the app sends
-        self._start: Message | None = None  # the response head, until there is a body message to send it with
         self._pieces: list[bytes] = []  # of the request body, not yet given to the app
-        self._received = 0
         self._patience = connection.server.bounds.body_time
-        self._told = False  # the app knows that the request body is complete
-        self.on_disconnect: Callable[[], object] | None = None
 
     def call_on_disconnect(self, callback: Callable[[], object]) -> None:
         """The scope extension `chora.on_disconnect`: cheaper for an app than a task of its own that waits."""
@@ -593,13 +594,13 @@ class Exchange:
 
     def _make_head(self, start: Message) -> bytes:
         connection, status = self._connection, start["status"]
-        headers = [*start.get("headers", ())]
+        headers = start.get("headers", ())
         # A client that waits for 100 Continue may or may not send the body after this answer: don't guess.
         if connection.server.draining.is_set() or connection.h11.they_are_waiting_for_100_continue:
-            headers.append((b"connection", b"close"))
+            headers = [*headers, (b"connection", b"close")]
         self._bare = self._bare or status in (204, 304)
         head = connection.h11.send(h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b"")))
-        if b"date" in dict(headers):
+        if b"\r\ndate:" in head:
             return head
         return b"%sdate: %s\r\n\r\n" % (head[:-2], connection.server.date())  # h11 would check it every time
 
@@ -668,7 +669,7 @@ def _make_scope(request: h11.Request, server: Server, peer: Message) -> Message:
     if request.http_version not in (b"1.1", b"1.0"):
         raise Refused("version")
     # h11 looks only at the size of heads that are incomplete.
-    if len(request.target) + sum(len(name) + len(value) for name, value in headers) > HEAD_LIMIT:
+    if len(request.target) + sum([len(name) + len(value) for name, value in headers]) > HEAD_LIMIT:
         raise Refused("head")
     if b"upgrade" in fields:
         raise Refused("upgrade")

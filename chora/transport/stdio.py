@@ -11,7 +11,6 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import trio
@@ -75,12 +74,18 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
             async with trio.open_nursery() as calls:
                 async with trio.open_nursery() as reading:
                     reading.start_soon(stop)
-                    async for line in _lines(source, limit):
-                        if line is None:
+                    lines = Lines(source, limit)
+                    while True:
+                        try:
+                            line = await lines.receive()
+                        except LineTooLong:
                             await send(_too_long(limit))
+                            continue
+                        if line is None:
+                            break
                         # Everything but a call is answered at once and in order, so that a client which sends
                         # its handshake and its first call in one breath is understood.
-                        elif b"tools/call" in line:
+                        if b"tools/call" in line:
                             calls.start_soon(answer, line)
                         elif line.strip():
                             await answer(line)
@@ -94,29 +99,50 @@ def _too_long(limit: int) -> bytes:
     return wire.error_response(None, RpcError(wire.INVALID_REQUEST, f"A message is longer than {limit:,} bytes"))
 
 
-async def _lines(source: trio.abc.ReceiveStream, limit: int) -> AsyncIterator[bytes | None]:
-    """The lines as they come; None stands for one beyond the limit, whose bytes were dropped on arrival."""
-    buffer = bytearray()
-    searched = 0
-    dropping = False
-    while chunk := await source.receive_some(CHUNK):
-        buffer += chunk
-        while (end := buffer.find(b"\n", searched)) >= 0:
-            line = bytes(buffer[:end])
-            del buffer[: end + 1]
-            searched = 0
-            if dropping or len(line) > limit:
-                dropping = False
-                yield None
-            else:
-                yield line
-        searched = len(buffer)
-        if searched > limit:
-            buffer.clear()
-            searched = 0
-            dropping = True
-    if buffer and not dropping:
-        yield bytes(buffer)
+class LineTooLong(Exception):
+    """A line is beyond the limit; its bytes were dropped as they arrived."""
+
+
+class Lines:
+    """Cuts what a stream receives into lines of at most `limit` bytes."""
+
+    def __init__(self, source: trio.abc.ReceiveStream, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+        self._buffer = bytearray()
+        self._searched = 0
+        self._dropping = False
+        self._ended = False
+
+    async def receive(self) -> bytes | None:
+        """The next line, without its end; None when there is none any more.
+
+        Raises:
+            LineTooLong: the next line is too long; the one after it may be received.
+        """
+        while (end := self._buffer.find(b"\n", self._searched)) < 0:
+            self._searched = len(self._buffer)
+            if self._searched > self._limit:
+                self._dropping = True
+                self._cut(self._searched)
+            if self._ended:
+                return self._take(len(self._buffer), 0) if self._buffer or self._dropping else None
+            chunk = await self._source.receive_some(CHUNK)
+            self._buffer += chunk
+            self._ended = not chunk
+        return self._take(end, 1)
+
+    def _take(self, length: int, end: int) -> bytes:
+        line = bytes(self._buffer[:length])
+        self._cut(length + end)
+        if self._dropping or length > self._limit:
+            self._dropping = False
+            raise LineTooLong
+        return line
+
+    def _cut(self, length: int) -> None:
+        del self._buffer[:length]
+        self._searched = 0
 
 
 class ThreadedPipe(trio.abc.Stream):

@@ -1,0 +1,532 @@
+"""The HTTP door: who may come in, and how each era and transport is spoken."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+import trio
+
+from chora.app import Opened
+from chora.protocol import wire
+from chora.transport.http import QUEUE_LIMIT
+from tests.conftest import Project, Serve, content
+
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
+BOTH = "application/json, text/event-stream"
+SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
+ENDLESS = SLOW.replace("1500", "90000")
+
+
+class Visitor:
+    """An HTTP client at the door."""
+
+    def __init__(self, http: httpx2.AsyncClient, opened: Opened) -> None:
+        self.http = http
+        self.opened = opened
+        self.session: str | None = None
+
+    async def post(self, body: Any, **headers: str) -> httpx2.Response:
+        sent = {"content-type": "application/json", "accept": BOTH, **_dashed(headers)}
+        if self.session and "mcp-session-id" not in sent:
+            sent["mcp-session-id"] = self.session
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return await self.http.post("/mcp", content=content, headers={k: v for k, v in sent.items() if v})
+
+    async def ask(self, method: str, params: Any = None, id: Any = 1, **headers: str) -> httpx2.Response:
+        """A request within the session."""
+        return await self.post(_message(method, params, id), **headers)
+
+    async def shake_hands(self) -> None:
+        response = await self.ask("initialize", HELLO)
+        assert response.status_code == 200, response.text
+        self.session = response.headers["mcp-session-id"]
+        done = await self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        assert (done.status_code, done.content) == (202, b"")
+
+    async def ask_modern(self, method: str, params: Any = None, **headers: str) -> httpx2.Response:
+        """A request of the modern era, with its envelope and its routing headers; an empty header is left out."""
+        params = {**(params or {}), "_meta": {**MODERN, **((params or {}).get("_meta", {}))}}
+        routing = {"mcp_protocol_version": "2026-07-28", "mcp_method": method}
+        if "name" in params:
+            routing["mcp_name"] = params["name"]
+        return await self.post(_message(method, params, 1), **{**routing, **headers})
+
+    async def call(self, tool: str, _meta: Any = None, **arguments: Any) -> httpx2.Response:
+        params: dict[str, Any] = {"name": tool, "arguments": arguments}
+        return await self.ask("tools/call", {**params, "_meta": _meta} if _meta else params)
+
+
+def _message(method: str, params: Any, id: Any) -> dict[str, Any]:
+    message: dict[str, Any] = {"jsonrpc": "2.0", "id": id, "method": method}
+    return message if params is None else {**message, "params": params}
+
+
+def _dashed(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+Visit = Callable[..., Any]
+
+
+@pytest.fixture
+def visit(hello: Project, serve: Serve) -> Visit:
+    """Open the door of the sample project and stand before it."""
+
+    @asynccontextmanager
+    async def stand(**flags: Any) -> AsyncGenerator[Visitor]:
+        settings = {name.replace("__", "."): value for name, value in flags.items()}
+        with trio.fail_after(20):
+            async with (
+                serve(hello.root, settings) as opened,
+                httpx2.AsyncClient(base_url=opened.url, timeout=10) as http,
+            ):
+                yield Visitor(http, opened)
+
+    return stand
+
+
+# -- who may come in ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("localhost", 200),
+        ("LOCALHOST:99", 200),
+        ("[::1]:8000", 200),
+        ("docs.example", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost@evil.example", 403),
+        ("evil.example:80:80", 403),
+        ("", 403),
+    ],
+)
+async def test_only_our_own_names_are_answered(visit: Visit, host: str, status: int):
+    """A page that rebinds its name to our address sends its own name, and that isn't ours."""
+    async with visit(http__allowed_hosts=("docs.example",)) as visitor:
+        response = await visitor.http.get("/health", headers={"host": host})
+        assert response.status_code == status
+        if status == 403:
+            assert "allowed_hosts" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:3000", 200),
+        ("http://127.0.0.1", 200),
+        ("https://n8n.example", 200),
+        ("https://evil.example", 403),
+        ("https://localhost.evil.example", 403),
+        ("null", 403),
+        ("https://[", 403),
+    ],
+)
+async def test_only_our_own_origins_may_talk_to_us(visit: Visit, origin: str, status: int):
+    """A foreign web page in somebody's browser gets nothing, before its body is read."""
+    async with visit(http__allowed_origins=("https://n8n.example",)) as visitor:
+        assert (await visitor.ask("initialize", HELLO, origin=origin)).status_code == status
+        assert (await visitor.http.get("/status.json", headers={"origin": origin})).status_code == status
+        assert (await visitor.http.get("/health", headers={"origin": origin})).status_code == 200
+
+
+async def test_a_token_is_asked_for_where_there_is_one(visit: Visit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """401 with a challenge without it, an answer with it; health needs none."""
+    secret = tmp_path / "token"
+    secret.write_text("open sesame\n")
+    monkeypatch.setenv("CHORA_TOKEN_FILE", str(secret))
+    async with visit() as visitor:
+        for given in ("", "Bearer wrong", "Basic open sesame", "Bearer"):
+            response = await visitor.ask("initialize", HELLO, authorization=given)
+            assert response.status_code == 401
+            assert response.headers["www-authenticate"].startswith("Bearer")
+            assert "open sesame" not in response.text
+        assert (await visitor.ask("initialize", HELLO, authorization="Bearer open sesame")).status_code == 200
+        assert (await visitor.http.get("/health")).status_code == 200
+        twice = [("authorization", "Bearer open sesame"), ("authorization", "Bearer open sesame")]
+        assert (await visitor.http.post("/mcp", headers=twice)).status_code == 401
+
+
+async def test_beyond_loopback_the_status_needs_the_token_too(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+    """Bound to everything, only health and readiness are for everybody."""
+    monkeypatch.setenv("CHORA_TOKEN", "sesame")
+    async with visit(http__host="0.0.0.0") as visitor:
+        url = visitor.opened.url.replace("0.0.0.0", "127.0.0.1")
+        async with httpx2.AsyncClient(base_url=url) as http:
+            for path in ("/health", "/ready"):
+                assert (await http.get(path)).status_code == 200, path
+            for path in ("/status.json", "/metrics", "/"):
+                assert (await http.get(path)).status_code == 401, path
+            bearer = {"authorization": "Bearer sesame"}
+            assert (await http.get("/status.json", headers=bearer)).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+async def test_what_a_form_could_post_is_refused(visit: Visit, kind: str):
+    """Only JSON by name is read: everything else a page may send without asking."""
+    async with visit() as visitor:
+        response = await visitor.post(_message("initialize", HELLO, 1), content_type=kind)
+        assert response.status_code == 415
+
+
+async def test_a_client_must_take_what_we_can_give(visit: Visit):
+    """406 for one that accepts neither JSON nor anything."""
+    async with visit() as visitor:
+        assert (await visitor.ask("initialize", HELLO, accept="text/html")).status_code == 406
+        assert (await visitor.ask("initialize", HELLO, accept="*/*")).status_code == 200
+
+
+async def test_other_methods_and_paths_are_named(visit: Visit):
+    """405 with what is allowed, 404 for what isn't there."""
+    async with visit() as visitor:
+        put = await visitor.http.put("/mcp")
+        assert put.status_code == 405
+        assert set(put.headers["allow"].split(", ")) == {"POST", "GET", "DELETE"}
+        assert (await visitor.http.get("/nowhere")).status_code == 404
+
+
+# -- the modern era -----------------------------------------------------------------------------------------
+
+
+async def test_a_modern_request_needs_no_session(visit: Visit):
+    """One POST, one JSON answer, and no session id."""
+    async with visit() as visitor:
+        response = await visitor.ask_modern("tools/call", {"name": "hello_world", "arguments": {}})
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/json"
+        assert "mcp-session-id" not in response.headers
+        assert response.json()["result"]["structuredContent"]["transport"] == "http"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"mcp_protocol_version": "2031-01-01"}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_method": "tools/list"}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_method": ""}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_method": "TOOLS/CALL"}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_name": "other"}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_name": ""}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_name": "=?base64?aGVsbG9fd29ybGQ=?="}, 200, None),
+        ({"mcp_name": "=?base64?aGVsbG9fd29ybGR=?="}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_name": "=?base64?!!?="}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_name": "=?base64?/w==?="}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_protocol_version": ""}, 400, wire.HEADER_MISMATCH),
+        ({"mcp_protocol_version": "2025-06-18"}, 400, wire.HEADER_MISMATCH),
+    ],
+)
+async def test_routing_headers_must_say_what_the_body_says(
+    visit: Visit, headers: dict[str, str], status: int, code: int | None
+):
+    """Nobody on the way may be told another story than we are."""
+    async with visit() as visitor:
+        response = await visitor.ask_modern("tools/call", {"name": "hello_world", "arguments": {}}, **headers)
+        assert response.status_code == status, response.text
+        assert response.json().get("error", {}).get("code") == code
+
+
+async def test_a_routing_header_stands_once(visit: Visit):
+    """Two of them could be read differently by two readers."""
+    async with visit() as visitor:
+        body = msgspec.json.encode(_message("tools/list", {"_meta": MODERN}, 1))
+        headers = [
+            ("content-type", "application/json"),
+            ("accept", BOTH),
+            ("mcp-protocol-version", "2026-07-28"),
+            ("mcp-method", "tools/list"),
+            ("mcp-method", "tools/list"),
+        ]
+        response = await visitor.http.post("/mcp", content=body, headers=headers)
+        assert response.json()["error"]["code"] == wire.HEADER_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, wire.PARSE_ERROR),
+        (b"[]", 400, wire.INVALID_REQUEST),
+        (b'{"jsonrpc":"2.0","id":1,"result":{}}', 400, wire.INVALID_REQUEST),
+        (b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}', 400, wire.INVALID_PARAMS),
+        (b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{}}}', 400, wire.INVALID_PARAMS),
+    ],
+)
+async def test_wrong_modern_bodies_are_refused_and_the_server_goes_on(
+    visit: Visit, body: bytes, status: int, code: int
+):
+    """Each gets its code and status, and the next good request is answered."""
+    async with visit() as visitor:
+        response = await visitor.post(body, mcp_protocol_version="2026-07-28", mcp_method="tools/list")
+        assert response.status_code == status
+        assert response.json()["error"]["code"] == code
+        assert (await visitor.ask_modern("tools/list")).status_code == 200
+
+
+async def test_modern_errors_carry_their_status(visit: Visit):
+    """404 for an unknown method, 400 with the choice for an unknown revision, 202 for a notification."""
+    async with visit() as visitor:
+        assert (await visitor.ask_modern("no/such")).status_code == 404
+        unknown = await visitor.post(
+            _message("tools/list", {"_meta": {**MODERN, wire.VERSION_KEY: "2031-01-01"}}, 1),
+            mcp_protocol_version="2031-01-01",
+            mcp_method="tools/list",
+        )
+        assert unknown.status_code == 400
+        assert unknown.json()["error"]["data"]["supported"] == ["2026-07-28"]
+        note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+        heard = await visitor.post(note, mcp_protocol_version="2026-07-28")
+        assert (heard.status_code, heard.content) == (202, b"")
+        assert (await visitor.post(note, mcp_protocol_version="2031-01-01")).status_code == 400
+
+
+async def test_an_answer_becomes_a_stream_when_there_is_progress_to_tell(visit: Visit):
+    """JSON when nobody listens for events; progress and then the answer when somebody does."""
+    async with visit() as visitor:
+        arguments = {"artifact_config_id": "hello"}
+        call = {"name": "assemble_artifact", "arguments": arguments, "_meta": {"progressToken": 5}}
+        response = await visitor.ask_modern("tools/call", call)
+        assert response.headers["content-type"] == "text/event-stream"
+        assert response.headers["x-accel-buffering"] == "no"
+        first, last = _events(response.text)
+        assert first["params"]["progressToken"] == 5
+        assert last["result"]["structuredContent"]["status"] == "assembled"
+        plain = await visitor.ask_modern("tools/call", call, accept="application/json")
+        assert plain.json()["result"]["structuredContent"]["status"] == "skipped"
+
+
+async def test_leaving_is_how_a_modern_request_is_cancelled(visit: Visit, hello: Project):
+    """The work stops when its requester hangs up."""
+    hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
+    async with visit() as visitor:
+        call = {"name": "generate_content", "arguments": {"content_config_id": "endless"}}
+        with trio.move_on_after(0.5):
+            await visitor.ask_modern("tools/call", call)
+        await _until_counted(visitor, "cancelled")
+
+
+# -- the handshake era --------------------------------------------------------------------------------------
+
+
+async def test_a_session_is_opened_used_and_ended(visit: Visit):
+    """initialize gives an id; with it calls are answered; after DELETE it is unknown."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        response = await visitor.call("hello_world", name="Ada")
+        assert response.json()["result"]["structuredContent"]["message"].startswith("Hello, Ada!")
+        status = (await visitor.http.get("/status.json")).json()
+        assert status["sessions"]["http"] == 1
+        ended = await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
+        assert ended.status_code == 204
+        assert (await visitor.call("hello_world")).status_code == 404
+        assert (await visitor.http.delete("/mcp")).status_code == 400
+
+
+async def test_without_a_session_there_is_nothing_but_initialize(visit: Visit):
+    """400 without the id, 404 for one that isn't known."""
+    async with visit() as visitor:
+        assert (await visitor.ask("tools/list")).status_code == 400
+        assert (await visitor.ask("tools/list", mcp_session_id="made-up")).status_code == 404
+        assert (await visitor.ask("initialize", {"protocolVersion": 1})).status_code == 400
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"jsonrpc":"2.0","id":null,"method":"ping"}', b"\xff", b'"text"'])
+async def test_malformed_json_is_answered_and_the_session_goes_on(visit: Visit, body: bytes):
+    """400 with a JSON-RPC error; nothing else changes."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        response = await visitor.post(body)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] in (wire.PARSE_ERROR, wire.INVALID_REQUEST)
+        assert (await visitor.call("hello_world")).status_code == 200
+
+
+async def test_batches_work_where_the_revision_knows_them(visit: Visit):
+    """2025-03-26 had batches: answered as one array, or with 202 when nothing is owed."""
+    async with visit() as visitor:
+        response = await visitor.ask("initialize", {**HELLO, "protocolVersion": "2025-03-26"})
+        visitor.session = response.headers["mcp-session-id"]
+        answers = await visitor.post([_message("ping", None, 1), _message("ping", None, 2)])
+        assert [each["id"] for each in answers.json()] == [1, 2]
+        note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+        assert (await visitor.post([note])).status_code == 202
+
+
+async def test_a_cancelled_call_ends_without_an_answer(visit: Visit, hello: Project):
+    """notifications/cancelled names a request of the session; its POST ends empty."""
+    hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        ended: list[int] = []
+
+        async def call() -> None:
+            ended.append((await visitor.call("generate_content", content_config_id="endless")).status_code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await trio.sleep(0.3)
+            note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+            assert (await visitor.post(note)).status_code == 202
+        assert ended == [202]
+        await _until_counted(visitor, "cancelled")
+
+
+async def test_a_session_has_a_stream_until_it_ends(visit: Visit):
+    """GET opens it, DELETE closes it; without a session or the right Accept there is none."""
+    async with visit() as visitor:
+        assert (await visitor.http.get("/mcp", headers={"accept": "text/event-stream"})).status_code == 405
+        assert (await visitor.http.get("/mcp", headers={"accept": "application/json"})).status_code == 406
+        await visitor.shake_hands()
+        headers = {"accept": "text/event-stream", "mcp-session-id": visitor.session}
+        async with visitor.http.stream("GET", "/mcp", headers=headers) as stream:
+            assert stream.status_code == 200
+            chunks = stream.aiter_text()
+            assert (await anext(chunks)).startswith(":")
+            await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
+            assert [chunk async for chunk in chunks] == []
+        headers["mcp-session-id"] = "made-up"
+        assert (await visitor.http.get("/mcp", headers=headers)).status_code == 404
+
+
+async def test_the_longest_idle_session_makes_room(visit: Visit):
+    """At the cap a new session evicts the one that was silent longest."""
+    async with visit(limits__sessions=2) as visitor:
+        ids: list[str] = []
+        for _ in range(3):
+            await visitor.shake_hands()
+            ids.append(visitor.session)
+            visitor.session = None
+        for id, status in zip(ids, (404, 200, 200), strict=True):
+            assert (await visitor.ask("ping", mcp_session_id=id)).status_code == status
+        metrics = (await visitor.http.get("/metrics")).text
+        assert 'chora_sessions_ended_total{reason="evicted"} 1.0' in metrics
+
+
+async def test_an_unused_session_expires(visit: Visit):
+    """After `limits.idle` it is unknown, and counted as idle."""
+    async with visit(limits__idle=0.3) as visitor:
+        await visitor.shake_hands()
+        await _until(visitor, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
+        assert (await visitor.ask("ping")).status_code == 404
+
+
+async def test_a_session_belongs_to_whoever_opened_it(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+    """Somebody else who learns the id gets the same 404 as for one that doesn't exist."""
+    monkeypatch.setenv("CHORA_TOKEN", "sesame")
+    async with visit() as visitor:
+        response = await visitor.ask("initialize", HELLO, authorization="Bearer sesame")
+        id = response.headers["mcp-session-id"]
+        probe = f"Bearer {visitor.opened.target.token.reveal()}"
+        assert (await visitor.ask("ping", mcp_session_id=id, authorization=probe)).status_code == 404
+        assert (await visitor.ask("ping", mcp_session_id=id, authorization="Bearer sesame")).status_code == 200
+
+
+# -- SSE, 2024-11-05 ----------------------------------------------------------------------------------------
+
+
+class Stream:
+    """An open GET /sse."""
+
+    def __init__(self, visitor: Visitor, chunks: Any) -> None:
+        self._visitor = visitor
+        self._chunks = chunks
+        self._rest = ""
+
+    async def event(self) -> tuple[str, str]:
+        """The next event's kind and data; comments are passed over."""
+        while True:
+            while "\r\n\r\n" not in self._rest:
+                self._rest += await anext(self._chunks)
+            block, _, self._rest = self._rest.partition("\r\n\r\n")
+            if not block.startswith(":"):
+                kind, _, data = block.partition("\r\ndata: ")
+                return kind.removeprefix("event: "), data
+
+
+@asynccontextmanager
+async def sse(visitor: Visitor) -> AsyncGenerator[tuple[Stream, str]]:
+    async with visitor.http.stream("GET", "/sse", headers={"accept": "text/event-stream"}) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        stream = Stream(visitor, response.aiter_text())
+        kind, place = await stream.event()
+        assert kind == "endpoint"
+        yield stream, place
+
+
+async def test_the_old_transport_answers_on_its_stream(visit: Visit):
+    """The endpoint comes first, posts are acknowledged with 202, answers come as events and in order."""
+    async with visit() as visitor, sse(visitor) as (stream, place):
+        for body, id in (
+            (_message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1), 1),
+            (_message("tools/call", {"name": "hello_world"}, 2), 2),
+        ):
+            posted = await visitor.http.post(place, json=body)
+            assert (posted.status_code, posted.content) == (202, b"")
+            kind, data = await stream.event()
+            assert (kind, msgspec.json.decode(data)["id"]) == ("message", id)
+        assert msgspec.json.decode(data)["result"]["content"][0]["type"] == "text"
+        assert (await visitor.http.post(place, content=b"garbage")).status_code == 202
+        assert msgspec.json.decode((await stream.event())[1])["error"]["code"] == wire.PARSE_ERROR
+
+
+async def test_a_message_needs_its_stream(visit: Visit):
+    """404 for a session that isn't one, or whose stream is gone."""
+    async with visit() as visitor:
+        assert (await visitor.http.post("/messages/?session_id=x", content=b"{}")).status_code == 404
+        assert (await visitor.http.post("/messages/", content=b"{}")).status_code == 404
+        async with sse(visitor) as (_, place):
+            assert (await visitor.http.post(place, json=_message("ping", None, 1))).status_code == 202
+        await _until(visitor, "/metrics", lambda text: 'reason="closed"} 1.0' in text)
+        assert (await visitor.http.post(place, json=_message("ping", None, 1))).status_code == 404
+
+
+async def test_a_stream_that_is_not_read_is_dropped(visit: Visit):
+    """More than the queue holds, and the session ends instead of growing."""
+    async with visit() as visitor:
+        address = visitor.opened.url.removeprefix("http://").split(":")
+        deaf = await trio.open_tcp_stream(address[0], int(address[1]))
+        async with deaf:
+            await deaf.send_all(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            head = b""
+            while b"endpoint" not in head or not head.endswith(b"\r\n"):
+                head += bytes(await deaf.receive_some())
+            place = head.partition(b"data: ")[2].split(b"\r\n")[0].decode()
+            big = "x" * 1_000_000  # an id comes back as it was sent, so this fills the buffers of the way back
+            for _ in range(QUEUE_LIMIT + 50):
+                response = await visitor.http.post(place, json=_message("ping", None, big))
+                if response.status_code == 404:
+                    break
+            await _until(visitor, "/metrics", lambda text: 'reason="not reading"} 1.0' in text)
+
+
+async def test_the_old_transport_can_be_turned_off(visit: Visit):
+    """Without `http.sse` there is nothing at /sse."""
+    async with visit(http__sse=False) as visitor:
+        assert (await visitor.http.get("/sse")).status_code == 404
+
+
+async def test_streams_end_properly_when_the_server_stops(visit: Visit):
+    """Draining ends an open stream with its last chunk, well within the grace."""
+    async with visit() as visitor, sse(visitor) as (stream, _):
+        visitor.opened.http.stop()
+        with trio.fail_after(1), pytest.raises(StopAsyncIteration):
+            await stream.event()
+
+
+def _events(text: str) -> list[Any]:
+    return [msgspec.json.decode(block.partition("data: ")[2]) for block in text.split("\r\n\r\n") if block]
+
+
+async def _until(visitor: Visitor, path: str, condition: Callable[[str], bool]) -> None:
+    with trio.fail_after(5):
+        while not condition((await visitor.http.get(path)).text):
+            await trio.sleep(0.02)
+
+
+async def _until_counted(visitor: Visitor, outcome: str) -> None:
+    await _until(visitor, "/status.json", lambda text: msgspec.json.decode(text)["calls"].get(outcome) == 1)

@@ -1,0 +1,249 @@
+"""MCP on pipes: a real process, and the loop by itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from chora.engine.engine import Engine
+from chora.metrics import Metrics
+from chora.protocol import wire
+from chora.protocol.server import Server
+from chora.tools import TOOLS
+from chora.transport import stdio
+from chora.transport.stdio import Pipes
+from tests.conftest import Project, content
+
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
+
+
+def line(method: str, params: Any = None, id: Any = None) -> bytes:
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if id is not None:
+        message["id"] = id
+    return msgspec.json.encode(message if params is None else {**message, "params": params}) + b"\n"
+
+
+def call(tool: str, id: int, **arguments: Any) -> bytes:
+    return line("tools/call", {"name": tool, "arguments": arguments}, id)
+
+
+def chora(project: Project, *before: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, *(before or ("-m", "chora")), "--project", str(project.root), "stdio"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def answers(output: bytes) -> list[Any]:
+    return [msgspec.json.decode(each) for each in output.splitlines()]
+
+
+@pytest.fixture
+def slow(hello: Project) -> Project:
+    """The sample project with a content that takes a while to render."""
+    hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
+    return hello
+
+
+# -- a real process -----------------------------------------------------------------------------------------
+
+
+def test_one_message_a_line_in_and_out(hello: Project):
+    """Raw JSON lines: handshake and call in one breath, errors in between, and exit 0 when the input ends."""
+    with chora(hello) as process:
+        output, log = process.communicate(
+            line("initialize", HELLO, 1)
+            + line("notifications/initialized")
+            + b"garbage\n"
+            + b"\n"
+            + line("nope", id=2)
+            + call("generate_content", 3, content_config_id="greeting")
+            + call("generate_content", 4, content_config_id="nobody"),
+            timeout=30,
+        )
+    assert process.returncode == 0, log
+    by_id = {answer["id"]: answer for answer in answers(output)}
+    assert set(by_id) == {1, None, 2, 3, 4}
+    assert by_id[1]["result"]["protocolVersion"] == "2025-11-25"
+    assert by_id[None]["error"]["code"] == wire.PARSE_ERROR
+    assert by_id[2]["error"]["code"] == wire.METHOD_NOT_FOUND
+    assert by_id[3]["result"]["structuredContent"]["content"].startswith("# Hello, World!")
+    assert by_id[4]["result"]["structuredContent"]["error"]["code"] == "config_not_found"
+
+
+def test_initialize_is_answered_before_anything_heavy_is_imported(hello: Project):
+    """quart, hypercorn, rich, keyring, anthropic, mcp, jinja2, asyncio and the rest wait until they are needed."""
+    heavy = {"quart", "hypercorn", "rich", "keyring", "anthropic", "mcp", "jinja2", "yaml", "jsonschema", "asyncio"}
+    spy = (
+        "import atexit, sys; from chora.__main__ import main;"
+        "atexit.register(lambda: print('\\n'.join(sys.modules), file=sys.stderr)); main()"
+    )
+    with chora(hello, "-c", spy) as process:
+        output, log = process.communicate(line("initialize", HELLO, 1) + call("hello_world", 2), timeout=30)
+    assert len(answers(output)) == 2
+    imported = set(log.decode().splitlines())
+    assert "chora.transport.stdio" in imported
+    assert not heavy & imported
+
+
+def test_nothing_but_protocol_reaches_stdout(hello: Project):
+    """What any code prints goes to stderr, whether through Python or straight to the descriptor."""
+    loud = (
+        "import os, chora.tools.utility as u; from chora.__main__ import main; f = u.hello_world.function\n"
+        "async def shout(*a):\n print('stray'); os.write(1, b'stray\\n'); os.system('echo stray'); return await f(*a)\n"
+        "u.hello_world.function = shout; main()"
+    )
+    with chora(hello, "-c", loud) as process:
+        output, log = process.communicate(line("initialize", HELLO, 1) + call("hello_world", 2), timeout=30)
+    assert [answer["id"] for answer in answers(output)] == [1, 2]
+    assert log.count(b"stray") == 3
+
+
+@pytest.mark.parametrize("how", ["end of input", "SIGTERM"])
+def test_calls_in_flight_are_finished_before_the_end(slow: Project, how: str):
+    """Whether the client closes its end or the process is told to stop: first the answer, then exit 0."""
+    with chora(slow) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(line("initialize", HELLO, 1))
+        process.stdin.flush()
+        assert msgspec.json.decode(process.stdout.readline())["id"] == 1
+        process.stdin.write(call("generate_content", 2, content_config_id="slow") + line("ping", id=3))
+        process.stdin.flush()
+        assert msgspec.json.decode(process.stdout.readline())["id"] == 3, "the call is in flight"
+        if how == "SIGTERM":
+            process.send_signal(signal.SIGTERM)
+            rest = process.stdout.read()
+            process.wait(30)
+        else:
+            rest, _ = process.communicate(timeout=30)
+    (answer,) = answers(rest)
+    assert answer["result"]["structuredContent"]["content"] == "done"
+    assert process.returncode == 0
+
+
+def test_a_client_that_vanishes_ends_us(hello: Project):
+    """Nobody reads and nobody writes any more: the process ends by itself."""
+    process = chora(hello)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.write(line("initialize", HELLO, 1))
+    process.stdin.flush()
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdin.write(line("ping", id=2) * 10)
+    process.stdin.close()
+    assert process.wait(30) == 0
+    process.stderr.close()
+
+
+def test_a_file_as_input_works_too(hello: Project, tmp_path: Any):
+    """Descriptors that the event loop can't wait for are read and written in threads."""
+    script, result = tmp_path / "in", tmp_path / "out"
+    script.write_bytes(line("initialize", HELLO, 1) + call("hello_world", 2))
+    with script.open("rb") as source, result.open("wb") as sink:
+        command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]
+        assert subprocess.run(command, stdin=source, stdout=sink, timeout=30).returncode == 0
+    assert [answer["id"] for answer in answers(result.read_bytes())] == [1, 2]
+
+
+# -- the loop by itself -------------------------------------------------------------------------------------
+
+
+class Peer:
+    """The other end of the pipes."""
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self.sink = trio.lowlevel.FdStream(incoming)
+        self.source = trio.lowlevel.FdStream(outgoing)
+        self._rest = b""
+
+    async def say(self, data: bytes) -> None:
+        await self.sink.send_all(data)
+
+    async def hear(self) -> Any:
+        with trio.fail_after(10):
+            while b"\n" not in self._rest:
+                chunk = await self.source.receive_some()
+                assert chunk, "the server closed its end"
+                self._rest += chunk
+        first, _, self._rest = self._rest.partition(b"\n")
+        return msgspec.json.decode(first)
+
+
+@asynccontextmanager
+async def conversation(
+    engine: Engine, *, limit: int = 100_000, grace: float = 5.0, stopping: trio.Event | None = None
+) -> AsyncGenerator[Peer]:
+    """`stdio.serve` on real pipes; leaving closes the peer's ends and waits for the loop to be over."""
+    there, incoming = os.pipe()
+    outgoing, back = os.pipe()
+    peer = Peer(incoming, outgoing)
+    server = Server(engine, TOOLS, Metrics())
+    stop = trio.Event() if stopping is None else stopping
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                pipes = Pipes(there, back)
+                await stdio.serve(server, pipes, limit=limit, grace=grace, stopping=stop)
+
+            nursery.start_soon(run)
+            yield peer
+            await peer.sink.aclose()
+            await peer.source.aclose()
+
+
+async def test_a_line_beyond_the_limit_is_refused_and_skipped(engine: Engine):
+    """However it is cut into pieces, it is answered once, and the next line is understood."""
+    async with conversation(engine, limit=1000) as peer:
+        for size in (1001, 70_000, 400_000):
+            await peer.say(b'"' + b"x" * size)
+            await peer.say(b'"\n' + line("ping", id=size))
+            refused, pong = await peer.hear(), await peer.hear()
+            assert refused["id"] is None
+            assert "longer than 1,000 bytes" in refused["error"]["message"]
+            assert pong == {"jsonrpc": "2.0", "id": size, "result": {}}
+
+
+async def test_a_message_may_come_in_single_bytes(engine: Engine):
+    """Lines are put together however they arrive; a last one needs no newline."""
+    async with conversation(engine) as peer:
+        for byte in line("ping", id="ä"):
+            await peer.say(bytes([byte]))
+        assert (await peer.hear())["id"] == "ä"
+        await peer.say(line("ping", id=2).rstrip(b"\n"))
+        await peer.sink.aclose()
+        assert (await peer.hear())["id"] == 2
+
+
+async def test_a_call_that_outlasts_the_grace_is_cut(project: Project, engine: Engine):
+    """A process that is told to stop doesn't wait for ever."""
+    endless = SLOW.replace("1500", "90000")
+    project.save(content("endless", pattern={"type": "jinja2", "template": endless}))
+    stopping = trio.Event()
+    async with conversation(engine, grace=0.2, stopping=stopping) as peer:
+        await peer.say(line("initialize", HELLO, 1))
+        await peer.hear()
+        await peer.say(call("generate_content", 2, content_config_id="endless") + line("ping", id=3))
+        assert (await peer.hear())["id"] == 3
+        started = time.monotonic()
+        stopping.set()
+        assert await peer.source.receive_some() == b"", "the end, and no answer"
+    assert time.monotonic() - started < 5
+
+
+async def test_a_peer_that_stops_reading_ends_the_conversation(engine: Engine):
+    """A broken pipe is the end of a conversation, not a crash."""
+    async with conversation(engine) as peer:
+        await peer.source.aclose()
+        await peer.say(line("ping", id=1))
