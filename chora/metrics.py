@@ -52,6 +52,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.calls = Counter("chora_calls", "Tool calls by outcome: ok, or an error's code", "tool", "outcome")
+        self.calls_in_flight = Gauge("chora_calls_in_flight", "Tool calls being worked on", "tool")
         self.call_seconds = Histogram("chora_call_seconds", "Time a tool call took", "tool")
         self.sessions = Gauge("chora_sessions", "Open MCP sessions", "transport")
         self.sessions_ended = Counter("chora_sessions_ended", "MCP sessions ended, by reason", "reason")

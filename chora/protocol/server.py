@@ -295,6 +295,7 @@ class Server:
         answer: Answer | None = None
         with trio.CancelScope() as scope:
             session.in_flight[id_bytes] = scope
+            self._metrics.calls_in_flight.count(name)
             try:
                 if session.principal.may(read_only=tool.read_only):
                     answer = await tool.run(self._engine, arguments, call)
@@ -303,6 +304,7 @@ class Server:
                     answer = Answer(wire.encode(refusal.as_dict()), True, refusal.code)
             finally:
                 del session.in_flight[id_bytes]
+                self._metrics.calls_in_flight.count(name, by=-1)
                 self._metrics.calls.count(name, "cancelled" if answer is None else answer.code)
         if answer is None:
             raise RequestCancelled

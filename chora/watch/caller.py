@@ -133,8 +133,6 @@ class HttpCaller(Caller):
                     raise CallFailed(f"the answer is larger than {ANSWER_LIMIT:,} bytes")
             elif isinstance(event, h11.EndOfMessage):
                 return status, kind.partition(";")[0].strip(), bytes(answer)
-            elif isinstance(event, h11.ConnectionClosed):
-                raise CallFailed("the server closed the connection without an answer")
 
 
 class PipeCaller(Caller):
@@ -232,14 +230,16 @@ async def started(command: list[str], environment: dict[str, str]) -> AsyncGener
         await caller.open()
         yield caller
     finally:
-        with trio.CancelScope(deadline=trio.current_time() + FAREWELL, shield=True):
-            assert process.stdin is not None
-            assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with trio.CancelScope(shield=True):
             await process.stdin.aclose()
-            await process.wait()
+            with trio.move_on_after(FAREWELL):
+                await process.wait()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
             await process.stdout.aclose()
-        if process.returncode is None:
-            process.kill()
 
 
 def _result(body: bytes) -> dict[str, Any]:

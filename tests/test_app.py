@@ -1,0 +1,216 @@
+"""The life of a process: what starts, what runs beside what, and how it ends."""
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from chora import app, config
+from chora.errors import StorageError, UsageError
+from tests.conftest import Project, Serve, content
+
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
+
+
+@contextmanager
+def serving(project: Project, *flags: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """`chora serve` as a process; yields its address."""
+    command = [sys.executable, "-m", "chora", "--project", str(project.root), "serve", "--port", "0", "--json", *flags]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            assert first, process.stderr.read() if process.stderr else ""
+            yield msgspec.json.decode(first)["url"], process
+        finally:
+            process.kill()
+
+
+def call(url: str, tool: str, **arguments: Any) -> Any:
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {
+            "name": tool,
+            "arguments": arguments,
+            "_meta": {
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities": {},
+            },
+        },
+    }
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "tools/call",
+        "mcp-name": tool,
+    }
+    request = urllib.request.Request(url + "/mcp", msgspec.json.encode(body), headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return msgspec.json.decode(response.read())["result"]["structuredContent"]
+
+
+def get(url: str, path: str) -> str:
+    with urllib.request.urlopen(url + path, timeout=10) as response:
+        return response.read().decode()
+
+
+def test_sigterm_finishes_the_call_in_flight_and_exits_with_0(hello: Project):
+    """The door closes first, the call is answered, then the process ends."""
+    hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
+    answers: list[Any] = []
+    with serving(hello) as (url, process):
+        caller = threading.Thread(
+            target=lambda: answers.append(call(url, "generate_content", content_config_id="slow"))
+        )
+        caller.start()
+        while 'chora_calls_in_flight{tool="generate_content"} 1.0' not in get(url, "/metrics"):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        caller.join(20)
+        assert process.wait(20) == 0
+    assert answers[0]["content"] == "done"
+
+
+def test_open_streams_do_not_hold_the_end(hello: Project):
+    """SSE streams are ended; the whole stop takes far less than the grace."""
+    with serving(hello) as (url, process):
+        stream = urllib.request.urlopen(url + "/sse", timeout=10)
+        assert b"endpoint" in stream.readline()
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert time.monotonic() - started < 4
+        stream.close()
+
+
+def test_serve_with_stdio_speaks_on_both_and_ends_with_its_input(hello: Project):
+    """One process, one store: pipes for the parent, HTTP for everybody else."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "chora", "--project", str(hello.root), "serve", "--port", str(port), "--stdio"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(
+            msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}) + b"\n"
+        )
+        process.stdin.flush()
+        assert msgspec.json.decode(process.stdout.readline())["id"] == 1
+        assert call(f"http://127.0.0.1:{port}", "hello_world")["transport"] == "http"
+        output, log = process.communicate(timeout=20)
+        assert output == b""
+    assert process.returncode == 0, log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_the_server_in_order(hello: Project, number: signal.Signals):
+    """In this process: the run returns by itself, and the store is closed."""
+    loaded = config.load(hello.root, {}, {"http.port": 0})
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+
+            async def run(*, task_status: trio.TaskStatus[app.Opened]) -> None:
+                await app.run_server(hello.root, loaded, task_status=task_status)
+
+            await nursery.start(run)
+            os.kill(os.getpid(), number)
+    assert not (hello.root / ".chora/storage.db-wal").exists(), "the last one out folds the log into the database"
+
+
+async def test_a_second_signal_does_not_wait(hello: Project):
+    """Whoever asks twice means it."""
+    loaded = config.load(hello.root, {}, {"http.port": 0, "limits.grace": 30.0})
+    with pytest.raises(BaseExceptionGroup) as caught, trio.fail_after(10):  # noqa: PT012
+        async with trio.open_nursery() as nursery:
+            opened = await nursery.start(
+                lambda task_status: app.run_server(hello.root, loaded, task_status=task_status)
+            )
+            stream = await trio.open_tcp_stream("127.0.0.1", int(opened.url.rpartition(":")[2]))
+            await stream.send_all(
+                b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nContent-Type: application/json\r\n\r\n"
+            )
+            await trio.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await trio.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.group_contains(KeyboardInterrupt, depth=None)
+    await stream.aclose()
+
+
+async def test_beyond_loopback_a_token_is_needed(hello: Project):
+    """Refused before anything is opened, with what to do."""
+    loaded = config.load(hello.root, {}, {"http.host": "0.0.0.0", "http.port": 0})
+    with pytest.raises(UsageError, match="token"):
+        await app.run_server(hello.root, loaded)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+async def test_an_address_in_use_is_named(hello: Project, serve: Serve):
+    """The second server says which address, and ends."""
+    async with serve(hello.root) as opened:
+        loaded = config.load(hello.root, {}, {"http.port": int(opened.url.rpartition(":")[2])})
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await app.run_server(hello.root, loaded)
+    assert caught.group_contains(UsageError, match="can't listen", depth=None)
+    gc.collect()  # hypercorn leaves the socket that it couldn't bind to the collector
+
+
+async def test_a_database_that_is_none_is_refused_and_left_alone(hello: Project):
+    """No fresh database over a damaged one."""
+    broken = hello.write(".chora/storage.db", b"this is no database, but somebody's notes" * 30)
+    before = broken.read_bytes()
+    with pytest.raises(StorageError):
+        async with app.opened(hello.root, config.load(hello.root, {})):
+            pass
+    assert broken.read_bytes() == before
+
+
+async def test_several_processes_share_a_project(hello: Project, serve: Serve):
+    """A server, and another chora beside it on the same database: both see what either wrote."""
+    async with serve(hello.root), app.opened(hello.root, config.load(hello.root, {})) as engine:
+        done = await trio.run_process(
+            [sys.executable, "-m", "chora", "--project", str(hello.root), "generate", "greeting"], capture_stdout=True
+        )
+        assert done.stdout.startswith(b"# Hello")
+        version = engine.store.latest_version("greeting")
+        assert version is not None
+        assert version.body.startswith("# Hello")
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="systemd is told over a Unix socket")
+def test_systemd_is_told_when_we_are_ready_and_when_we_stop(hello: Project, tmp_path: Path):
+    """READY=1 once a call would be served, STOPPING=1 when asked to end."""
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        systemd.settimeout(20)
+        with serving(hello, NOTIFY_SOCKET=path) as (_, process):
+            assert systemd.recv(100) == b"READY=1"
+            process.send_signal(signal.SIGTERM)
+            assert systemd.recv(100) == b"STOPPING=1"
+            assert process.wait(20) == 0

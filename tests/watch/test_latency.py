@@ -1,0 +1,62 @@
+"""The benchmarker: percentiles over real calls, and loop lag."""
+
+from functools import partial
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chora.config import Secret
+from chora.metrics import Metrics
+from chora.store import SqliteStore
+from chora.watch import latency
+from chora.watch.probe import Target
+from tests.conftest import Project, Serve
+
+
+async def test_a_round_gives_percentiles_and_lag(hello: Project, serve: Serve):
+    """p50 ≤ p95 ≤ p99, in milliseconds, over as many calls as asked for."""
+    async with serve(hello.root) as opened:
+        sample = await latency.measure(opened.target, 5)
+    assert sample.ok
+    assert 0 < sample.facts["p50"] <= sample.facts["p95"] <= sample.facts["p99"]
+    assert sample.facts["loop_lag"] >= 0
+    assert sample.facts["calls"] == 5
+
+
+async def test_a_round_that_fails_says_why():
+    """Nobody there is a result, not an error."""
+    sample = await latency.measure(Target("http://127.0.0.1:1/mcp", Secret("x")), 5)
+    assert not sample.ok
+    assert "nobody answers" in sample.facts["reason"]
+
+
+async def test_the_service_measures_at_once_and_again(hello: Project, serve: Serve):
+    """Each round is stored; the lag shows in the metrics."""
+    store, metrics = SqliteStore(None), Metrics()
+    async with serve(hello.root) as opened, trio.open_nursery() as nursery:
+        await nursery.start(partial(latency.serve, opened.target, store, metrics, interval=0.01, calls=1))
+        with trio.fail_after(5):
+            while len(store.samples("latency")) < 2:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert () in metrics.loop_lag.values
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [([1.0], 99, 1.0), ([1, 2, 3, 4], 50, 2), ([1, 2, 3, 4], 75, 3), (list(range(1, 101)), 95, 95), ([3, 1, 2], 0, 1)],
+)
+def test_nearest_rank(values: list[float], percent: float, expected: float):
+    """The least value that so many percent don't exceed; always one that was measured."""
+    assert latency.percentile(values, percent) == expected
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1), st.integers(1, 100))
+def test_a_percentile_is_what_it_says(values: list[int], percent: int):
+    """At least that share lies at or below it, and less than that share below it."""
+    found = latency.percentile([float(value) for value in values], percent)
+    assert sum(value <= found for value in values) / len(values) >= percent / 100
+    assert sum(value < found for value in values) / len(values) < percent / 100

@@ -1,0 +1,109 @@
+"""The uptime probe comes in through the public door."""
+
+import pytest
+import trio
+import trio.testing
+
+from chora.config import Secret
+from chora.metrics import Metrics
+from chora.stamps import now
+from chora.store import Sample, SqliteStore
+from chora.watch import probe
+from chora.watch.probe import Target
+from tests.conftest import Project, Serve
+
+
+async def test_an_open_door_is_a_sample_that_says_so(hello: Project, serve: Serve):
+    """One real call, timed."""
+    async with serve(hello.root) as opened:
+        sample = await probe.probe(opened.target)
+    assert sample.ok
+    assert sample.milliseconds > 0
+    assert sample.facts == {}
+
+
+async def test_a_closed_listener_makes_the_probe_report_down(hello: Project, serve: Serve):
+    """The process lives and works, but nobody can reach it: that is down."""
+    async with serve(hello.root) as opened:
+        assert (await probe.probe(opened.target)).ok
+        opened.http.stop()
+        with trio.fail_after(5):
+            while (sample := await probe.probe(opened.target)).ok:
+                await trio.sleep(0.02)
+        assert "nobody answers" in sample.facts["reason"] or "connection" in sample.facts["reason"]
+
+
+async def test_a_door_that_does_not_know_the_probe_is_down_too(
+    hello: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch
+):
+    """A refusal is an answer, but no service."""
+    monkeypatch.setenv("CHORA_TOKEN", "sesame")
+    async with serve(hello.root) as opened:
+        sample = await probe.probe(Target(opened.target.url, Secret("wrong")))
+    assert not sample.ok
+    assert "401" in sample.facts["reason"]
+
+
+async def test_a_door_that_never_answers_is_down(monkeypatch: pytest.MonkeyPatch):
+    """After the deadline the silence is the result."""
+    monkeypatch.setattr(probe, "DEADLINE", 0.1)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    sample = await probe.probe(Target(f"http://127.0.0.1:{port}/mcp", Secret("x")))
+    await listener.aclose()
+    assert not sample.ok
+    assert sample.facts["reason"] == "no answer within 0.1 s"
+
+
+async def test_a_tool_that_fails_is_down(hello: Project, serve: Serve):
+    """`hello_world` looks at the store, so a broken store shows from outside."""
+    async with serve(hello.root) as opened:
+        for file in (hello.root / ".chora").iterdir():
+            file.write_bytes(b"\0" * 100)
+        sample = await probe.probe(opened.target)
+    assert not sample.ok
+
+
+async def test_the_service_keeps_what_it_finds(hello: Project, serve: Serve):
+    """At once and then every interval, each sample in the store and the last one in the metrics."""
+    store, metrics = SqliteStore(None), Metrics()
+    async with serve(hello.root) as opened, trio.open_nursery() as nursery:
+        await nursery.start(
+            lambda task_status: probe.serve(opened.target, store, metrics, interval=0.05, task_status=task_status)
+        )
+        with trio.fail_after(5):
+            while len(store.samples("probe")) < 3:
+                await trio.sleep(0.01)
+        assert metrics.probe_up.values[()] == 1
+        opened.http.stop()
+        with trio.fail_after(5):
+            while store.last_sample("probe").ok:  # pyright: ignore[reportOptionalMemberAccess]
+                await trio.sleep(0.01)
+        assert metrics.probe_up.values[()] == 0
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def test_five_minutes_are_six_probes(monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock):
+    """The interval is kept by the clock, whatever a probe takes; nobody needs to wait for it here."""
+
+    async def knock(target: Target) -> Sample:
+        await trio.sleep(0.5)
+        return Sample(kind="probe", at=now(), ok=True, milliseconds=500.0)
+
+    monkeypatch.setattr(probe, "probe", knock)
+    mock_clock.autojump_threshold = 0.02  # the store writes in a thread, which the clock can't see
+    store = SqliteStore(None)
+    with trio.move_on_after(301):
+        await probe.serve(Target("http://127.0.0.1:1/mcp", Secret("x")), store, Metrics(), interval=60)
+    assert len(store.samples("probe")) == 6
+    store.close()
+
+
+async def test_a_store_that_refuses_does_not_stop_the_watching(caplog: pytest.LogCaptureFixture):
+    """The sample is lost and said to be; the service goes on."""
+    store = SqliteStore(None)
+    store.close()
+    sample = await probe.probe(Target("http://127.0.0.1:1/mcp", Secret("x")))
+    await probe.keep(store, sample)
+    assert "could not be stored" in caplog.text

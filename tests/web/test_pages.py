@@ -1,0 +1,79 @@
+"""What monitors and people see."""
+
+from chora import __version__
+from tests.conftest import Project, Serve
+from tests.transport.test_http import Visit, visit  # noqa: F401
+
+
+async def test_health_says_only_that_it_is_alive(visit: Visit):  # noqa: F811
+    """200, the version and for how long; nothing of the project."""
+    async with visit() as visitor:
+        body = (await visitor.http.get("/health")).json()
+    assert set(body) == {"status", "version", "uptime_seconds"}
+    assert body["status"] == "alive"
+    assert body["version"] == __version__
+
+
+async def test_ready_turns_to_failing_with_the_reason(visit: Visit, hello: Project):  # noqa: F811
+    """A store that is damaged under us shows as 503, while health stays alive."""
+    async with visit() as visitor:
+        assert (await visitor.http.get("/ready")).json() == {"status": "ready", "reasons": []}
+        for file in (hello.root / ".chora").iterdir():
+            file.write_bytes(b"\0" * 100)
+        response = await visitor.http.get("/ready")
+        assert response.status_code == 503
+        assert response.json()["status"] == "failing"
+        assert "storage.db" in response.json()["reasons"][0]
+        assert (await visitor.http.get("/health")).status_code == 200
+
+
+async def test_status_counts_what_happened(visit: Visit):  # noqa: F811
+    """Calls by outcome, the probe's samples, the benchmark, sessions, the store."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        await visitor.call("generate_content", content_config_id="greeting")
+        await visitor.call("generate_content", content_config_id="nobody")
+        status = (await visitor.http.get("/status.json")).json()
+    assert set(status) == {
+        *("version", "state", "reasons", "uptime_seconds", "uptime", "latency", "calls", "sessions", "store", "build"),
+    }
+    assert status["state"] == "ready"
+    assert status["calls"]["config_not_found"] == 1
+    assert status["store"]["versions"] == 1
+    assert status["sessions"]["http"] == 1
+    assert status["build"]["frozen"] is False
+
+
+async def test_the_page_shows_the_state_and_the_measurements(visit: Visit):  # noqa: F811
+    """A person sees at a glance whether it works."""
+    async with visit() as visitor:
+        page = await visitor.http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert 'class="ready"' in page.text
+    assert __version__ in page.text
+
+
+async def test_metrics_are_what_prometheus_scrapes(visit: Visit):  # noqa: F811
+    """Calls with their tool and outcome, in the text format."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        await visitor.call("list_generators")
+        response = await visitor.http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'chora_calls_total{outcome="ok",tool="list_generators"} 1.0' in response.text
+    assert 'chora_call_seconds_bucket{le="+Inf",tool="list_generators"} 1.0' in response.text
+
+
+async def test_a_draining_server_is_not_ready(hello: Project, serve: Serve):
+    """Whoever asks on a connection that is still open is told to go elsewhere."""
+    from chora import app, config
+    from chora.app import Life
+    from chora.engine.engine import Engine
+    from chora.metrics import Metrics
+
+    async with app.opened(hello.root, config.load(hello.root, {})) as engine:
+        assert isinstance(engine, Engine)
+        life = Life(engine, Metrics())
+        assert life.status().state == "starting"
+        life.state = "draining"
+        assert life.status().reasons == ["The server is stopping."]
