@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -365,14 +365,24 @@ def decode(data: bytes, path: str) -> object:
         raise _undecodable(
             path, "UTF-8 text", f"byte {error.start} is {data[error.start]:#04x}", "Save the file as UTF-8."
         ) from None
-    if path.endswith((".yaml", ".yml")):
-        return _decode_yaml(text, path)
+    return decode_text(text, "yaml" if path.endswith((".yaml", ".yml")) else "json", path)
+
+
+def decode_text(text: str, language: Literal["json", "yaml"], name: str) -> object:
+    """The document that a text holds; `name` is how to call the text in messages.
+
+    Raises:
+        ValidationFailed: it is not of the language; with line and column where they are known.
+        LimitExceeded: YAML whose values or aliases come to too much.
+    """
+    if language == "yaml":
+        return _decode_yaml(text, name)
     try:
         return msgspec.json.decode(text)
     except RecursionError:
-        raise _undecodable(path, "JSON", "it is nested too deeply", "Write it in fewer levels.") from None
+        raise _undecodable(name, "JSON", "it is nested too deeply", "Write it in fewer levels.") from None
     except msgspec.MsgspecError as error:
-        raise _explain_json(text, path, error) from None
+        raise _explain_json(text, name, error) from None
 
 
 def _explain_json(text: str, path: str, error: msgspec.MsgspecError) -> ValidationFailed:

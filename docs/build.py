@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from chora import config, errors, model
-from chora.cli import COMMANDS, chora
+from chora.cli import COMMANDS, program
 from chora.metrics import Histogram, Metrics
 from chora.tools import TOOLS
 
@@ -63,7 +63,7 @@ def gather() -> dict[str, Any]:
     """Everything that the code says of itself, as data for the templates."""
     return {
         "tools": {"tools": [{**tool.describe(), "signature": tool.signature()} for tool in TOOLS.values()]},
-        "cli": {"commands": [describe_command(name) for name in COMMANDS], "options": describe_options(chora)},
+        "cli": {"commands": [describe_command(name) for name in COMMANDS], "options": describe_options(program)},
         "settings": {"settings": config.as_table(config.load(DATA, {}))},
         "errors": {"errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == errors.__name__]},
         "metrics": {"metrics": [describe_metric(each) for each in Metrics().all()]},
@@ -71,7 +71,7 @@ def gather() -> dict[str, Any]:
 
 
 def describe_command(name: str) -> dict[str, Any]:
-    command = chora.get_command(click.Context(chora), name)
+    command = program.get_command(click.Context(program), name)
     assert command is not None
     context = click.Context(command, info_name=f"chora {name}")
     return {

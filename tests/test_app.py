@@ -177,6 +177,7 @@ async def test_an_address_in_use_is_named(hello: Project, serve: Serve):
         with pytest.raises(BaseExceptionGroup) as caught:
             await app.run_server(hello.root, loaded)
     assert caught.group_contains(UsageError, match="can't listen", depth=None)
+    del caught
     gc.collect()  # hypercorn leaves the socket that it couldn't bind to the collector
 
 

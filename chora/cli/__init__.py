@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from chora import __version__, config
+from chora import __version__
+from chora.config import default_transport
 
 COMMANDS = (
     "demo",
@@ -39,15 +40,15 @@ class Commands(click.Group):
         return importlib.import_module(f"chora.cli.{cmd_name}").command
 
 
-@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("chora", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--project", metavar="DIR", help="The project folder; else CHORA_PROJECT, else the nearest one upward.")
 @click.version_option(__version__, prog_name="chora")
 @click.pass_context
-def chora(context: click.Context, project: str | None) -> None:
+def program(context: click.Context, project: str | None) -> None:
     """Compose documents and code from configuration, over the Model Context Protocol."""
     context.obj = project
     if context.invoked_subcommand is None:
-        match config.default_transport():
+        match default_transport():
             case "stdio":
                 context.invoke(importlib.import_module("chora.cli.stdio").command)
             case "sse" | "http" | "streamable-http":
@@ -61,4 +62,4 @@ def main(arguments: list[str] | None = None) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a Windows console may not speak UTF-8 by itself
             stream.reconfigure(encoding="utf-8", errors="replace")
-    return chora.main(arguments, prog_name="chora")
+    return program.main(arguments, prog_name="chora")

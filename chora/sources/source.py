@@ -1,12 +1,17 @@
-"""What a source may reach, and how it fails."""
+"""What a source may reach, how it fails, and what counts as plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
-from chora.catalog import Catalog
+from chora.catalog import Catalog, Found
+from chora.errors import Busy, StorageError, StorageFailed
 from chora.files import Folder
+from chora.reading import DEEPEST
+
+NOT_ITS_FAULT = (Busy, StorageError, StorageFailed)
+"""Failures of the house while a source is read; they end the call and never count as a missing value."""
 
 
 class SourceFailed(Exception):
@@ -18,5 +23,21 @@ class Reach(NamedTuple):
 
     folder: Folder
     catalog: Catalog
-    generate: Callable[[str], Awaitable[str]]
-    """Generates a content by id and returns its text."""
+    generate: Callable[[Found], Awaitable[str]]
+    """Generates a content and returns its text."""
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether data is nested in more levels than a config may have."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(cast("dict[Any, Any]", value).values())
+    return cast("list[Any]", value) if isinstance(value, list) else []

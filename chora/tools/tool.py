@@ -169,7 +169,8 @@ class Tool:
             log.exception("incident %s in %s", incident.incident, self.name)
             answer = Answer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
         level = logging.DEBUG if call.routine else logging.INFO
-        log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, (time.perf_counter() - started) * 1000)
+        elapsed = (time.perf_counter() - started) * 1000
+        log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, elapsed)
         return answer
 
 

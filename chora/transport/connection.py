@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 SLICE = 64 * 1024  # bytes of one read, and of a write that must end within `write_stall`
+CHUNK_COST = 64  # bytes that each chunk of a body counts on top: tiny ones cost far more time than their size
 HEAD_LIMIT = 64 * 1024  # bytes of a request head
 READ_AHEAD = 64 * 1024  # bytes a peer may pipeline while a response is made; one that sends more is cut
 TICK = 0.1  # seconds between two looks at the connections; a limit may strike two of them late
@@ -281,9 +282,9 @@ class Connection:
         self.gone = False  # nothing more can be sent: the peer left, or a write was cut halfway
         self.writing = False
         self.news = trio.lowlevel.ParkingLot()  # woken when bytes arrive, the peer leaves or a response is complete
+        self.write_turn = trio.lowlevel.ParkingLot()  # woken when nobody is writing any more
         self._stream = stream
         self._greeted = self._reading = self._watching = self._wants_head = False
-        self.write_turn = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -370,9 +371,10 @@ class Connection:
 
     def depart(self) -> None:
         """Take note that nothing can be sent any more, and tell an app that wanted to know."""
-        self.gone = True
-        if self.exchange is not None and not self.exchange.complete and self.exchange.on_disconnect is not None:
-            self.exchange.on_disconnect()
+        was_here, self.gone = not self.gone, True
+        exchange = self.exchange
+        if was_here and exchange is not None and exchange.on_disconnect is not None and not exchange.complete:
+            exchange.on_disconnect()
 
     async def write(self, data: bytes) -> None:
         """Send, each slice within `write_stall`; raises `Disconnected` when the peer has left."""
@@ -508,7 +510,7 @@ class Exchange:
         while not self.body_done:
             event = self._connection.next_event()
             if isinstance(event, h11.Data):
-                self._received += len(event.data)
+                self._received += len(event.data) + (CHUNK_COST if event.chunk_start else 0)
                 if self._received > self._connection.server.bounds.body:
                     raise Refused("body")
                 self._pieces.append(event.data)
@@ -624,6 +626,7 @@ class Lifespan:
         self._stage = ""
 
     async def run(self) -> None:
+        """Run the app's lifespan to its end."""
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
         try:
             await self._app(scope, self._receive, self._send)
@@ -634,6 +637,7 @@ class Lifespan:
         self._started.set()
 
     async def wait_started(self, timeout: float) -> None:
+        """Wait until the app has started up; one that hasn't after `timeout` seconds has failed."""
         with trio.move_on_after(timeout):
             await self._started.wait()
         if not self._started.is_set():

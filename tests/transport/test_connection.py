@@ -159,7 +159,7 @@ def make_config(**settings: Any) -> Config:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is waited for lies in the server's state, which has no event
+    while not condition():
         await trio.sleep(0.005)
 
 
@@ -510,6 +510,30 @@ async def test_100_continue_and_the_response_take_turns() -> None:
         await peer.send(b"body")
 
 
+async def test_tasks_that_send_take_turns() -> None:
+    """A message sent while another is still being written follows it."""
+    large = bytes(10_000_000)
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        (accepted,) = running.server._connections
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, {"type": "http.response.body", "body": large, "more_body": True})
+            await eventually(lambda: accepted.writing)
+            nursery.start_soon(send, {"type": "http.response.body", "body": b"last"})
+            await trio.testing.wait_all_tasks_blocked()
+            self.go.set()
+
+    app = Recorder(run)
+    async with serving(app) as running, running.peer() as peer:
+        await peer.send(GET)
+        await app.go.wait()
+        head = await peer.until(b"\r\n\r\n")
+        assert b"chunked" in head
+        body = b"%x\r\n%s\r\n4\r\nlast\r\n0\r\n\r\n" % (len(large), large)
+        assert await peer.exactly(len(body)) == body
+
+
 async def test_an_early_answer_need_not_cost_the_connection() -> None:
     """The rest of a body that the app didn't want is read and dropped, and the next request is served."""
     async with serving(fine) as running, running.peer() as peer:
@@ -608,6 +632,18 @@ async def test_a_chunked_body_is_counted_while_it_streams() -> None:
         assert cancelled is trio.Cancelled
 
 
+async def test_tiny_chunks_count_for_more_than_their_bytes() -> None:
+    """A body of many tiny chunks is refused long before its bytes reach the limit, for it costs that much to read."""
+    async with serving(echo, body=10_000) as running:
+        async with running.peer() as peer:
+            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert (await peer.ask(b"1\r\na\r\n" * 1000)).status == 413
+        async with running.peer() as peer:
+            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            answer = await peer.ask((b"3e8\r\n" + bytes(1000) + b"\r\n") * 9 + b"0\r\n\r\n")
+            assert (answer.status, len(answer.body)) == (200, 9000)
+
+
 async def test_a_large_content_length_is_refused_not_reset() -> None:
     """A client that sends a body of declared, excessive length before it reads still reads the 413."""
     async with serving(unreachable, body=1000) as running, running.peer() as peer:
@@ -646,11 +682,11 @@ async def test_an_app_that_shields_itself_sees_the_peer_gone() -> None:
             await read_body(receive)
 
     app = Recorder(run)
-    async with serving(app, body=10) as running, running.peer() as peer:
+    async with serving(app, body=100) as running, running.peer() as peer:
         await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         await app.entered.wait()
-        await peer.send(b"10\r\n")
-        await peer.send(bytes(16))
+        await peer.send(b"50\r\n")
+        await peer.send(bytes(80))
         assert (await peer.answer()).status == 413
         assert app.seen == [Disconnected]
 
