@@ -22,7 +22,7 @@ What an app can rely on, beyond ASGI:
 - `receive()` after the body waits until the peer has left or the response is complete.
 - The response head is sent with the first body message, even an empty one. One task at a time may `send()`.
 - `scope["extensions"]["chora.on_disconnect"](callback)` has the callback called when the peer leaves before the
-  response is complete.
+  app has sent its last message.
 - `scope["extensions"]["chora.draining"]` is a `trio.Event`, set when the server begins to stop: event streams
   should end themselves then.
 """
@@ -373,7 +373,7 @@ class Connection:
         """Take note that nothing can be sent any more, and tell an app that wanted to know."""
         was_here, self.gone = not self.gone, True
         exchange = self.exchange
-        if was_here and exchange is not None and exchange.on_disconnect is not None and not exchange.complete:
+        if was_here and exchange is not None and exchange.on_disconnect is not None and not exchange.finishing:
             exchange.on_disconnect()
 
     async def write(self, data: bytes) -> None:
@@ -486,6 +486,7 @@ class Exchange:
 
     body_done = False  # the whole request body has arrived
     head_sent = False
+    finishing = False  # the app has sent its last message, which the peer may have before we know
     complete = False  # the whole response has been sent
     is_long = False  # has run for at least a tick
     on_disconnect: Callable[[], object] | None = None
@@ -558,6 +559,7 @@ class Exchange:
             data += connection.h11.send(h11.Data(data=body))
         if not more:
             data += connection.h11.send(END)
+            self.finishing = True
         self.head_sent = True
         if data:
             await connection.write(data)

@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -1006,6 +1007,13 @@ async def test_the_configs_logger_is_used() -> None:
     assert [record.exc_info is not None for record in records] == [True]
 
 
+def reset_when_closed(peer: Peer) -> None:
+    """Have the peer's end vanish with a reset instead of a proper goodbye."""
+    assert isinstance(peer.stream, trio.SocketStream)
+    linger = "hh" if sys.platform == "win32" else "ii"
+    peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(linger, 1, 0))
+
+
 # -- departures -------------------------------------------------------------------------------------------------
 
 
@@ -1052,11 +1060,14 @@ async def test_an_app_may_have_itself_called_at_the_departure(ahead: bytes) -> N
 
 
 async def test_no_departure_is_reported_after_the_response() -> None:
-    """A peer that leaves after its response, as they all do, calls nobody."""
+    """A peer that leaves after its response, as they all do, calls nobody, though the app may still be at work."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         scope["extensions"]["chora.on_disconnect"](lambda: self.seen.append("departed"))
+        (accepted,) = running.server._connections
+        await eventually(lambda: accepted._watching)
         await respond(send)
+        await eventually(lambda: accepted.gone)
 
     app = Recorder(run)
     async with serving(app) as running:
@@ -1064,6 +1075,27 @@ async def test_no_departure_is_reported_after_the_response() -> None:
             await peer.ask()
         await eventually(lambda: running.server.statistics().open == 0)
     assert app.seen == []
+
+
+async def test_a_departure_is_reported_once() -> None:
+    """A reset that both the watching and the writing task run into calls the app back once."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        scope["extensions"]["chora.on_disconnect"](lambda: self.seen.append("departed"))
+        await begin_stream(send)
+        await send({"type": "http.response.body", "body": bytes(50_000_000), "more_body": True})
+
+    app = Recorder(run)
+    async with serving(app) as running:
+        async with running.peer() as peer:
+            await peer.send(GET)
+            await app.entered.wait()
+            (accepted,) = running.server._connections
+            await eventually(lambda: accepted._watching and accepted._reading)
+            reset_when_closed(peer)
+        await app.done.wait()
+        await eventually(lambda: running.server.statistics().open == 0)
+    assert app.seen == ["departed", Disconnected]
 
 
 @pytest.mark.parametrize("ahead", [b"", GET])
@@ -1084,8 +1116,7 @@ async def test_a_long_request_is_watched(ahead: bytes, reset: bool) -> None:
             await eventually(lambda: accepted._watching)
             await peer.send(ahead)
             if reset:
-                assert isinstance(peer.stream, trio.SocketStream)
-                peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+                reset_when_closed(peer)
         await eventually(lambda: accepted.gone)
         app.go.set()
         await app.done.wait()
@@ -1109,6 +1140,29 @@ async def test_a_watched_request_may_be_followed_by_others() -> None:
         assert (await peer.answer()).body == b"2"
         assert (await peer.answer()).body == b"3"
         assert (await peer.ask(post % 4)).body == b"4"
+
+
+async def test_every_long_request_is_watched() -> None:
+    """A departure is noticed during a later request of a connection as well as during the first."""
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        (accepted,) = running.server._connections
+        if scope["path"] == "/":
+            await eventually(lambda: accepted._watching)
+            await respond(send)
+        else:
+            await begin_stream(send)
+            await eventually(lambda: accepted.gone)
+            self.seen.append("noticed")
+
+    app = Recorder(run)
+    async with serving(app) as running:
+        async with running.peer() as peer:
+            for _ in range(2):
+                await peer.ask()
+            await peer.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            await peer.until(b"first")
+        await eventually(lambda: app.seen == ["noticed"])
 
 
 async def test_receive_is_woken_by_the_last_send() -> None:
@@ -1321,7 +1375,8 @@ async def test_what_outlives_the_grace_is_cut(headers: list[Any], ending: bytes)
         await peer.until(b"\r\n\r\n")
         running.server.stop()
         assert (await peer.rest()).endswith(ending)
-        await running.ended.wait()
+        with trio.fail_after(0.6):  # less than the time for last words: there is nothing to wait for
+            await running.ended.wait()
         assert app.seen == [trio.Cancelled]
         assert running.server.statistics().killed == {"grace": 1}
 
@@ -1533,6 +1588,7 @@ async def test_the_urls_name_what_was_bound() -> None:
     """Every bound address becomes a URL, IPv6 in brackets, and the caller's own sockets are listened on."""
     plain = socket.socket()
     plain.bind(("127.0.0.1", 0))
+    plain.set_inheritable(True)
     bound = [plain]
     if socket.has_ipv6:
         with suppress(OSError):
@@ -1701,7 +1757,8 @@ async def test_tls_connections_beyond_the_cap_are_closed(certificate: Certificat
     async with serving(fine, config=config, connections=1) as running, running.peer(tls) as first:
         assert (await first.ask()).status == 200
         async with running.peer() as second:
-            assert await second.rest() == b""
+            with trio.fail_after(2):
+                assert await second.rest() == b""
         assert running.server.statistics().refused == 1
 
 
