@@ -1,7 +1,7 @@
 """What the server and its template workers say to each other: jobs, outcomes and the frames they travel in.
 
     pool.py     the server's side: keeps workers, gives them jobs, kills them in time
-    worker.py   the other side: renders in a sandbox; alone in importing jinja2
+    worker.py   the other side: renders in a sandbox and runs queries; alone in importing jinja2 and jsonpath
 
 Only plain data crosses: MessagePack of the Structs below, each message behind its length.
 """
@@ -53,6 +53,14 @@ class Scan(Struct, frozen=True, tag=True, omit_defaults=True):
     options: Options = Options()
 
 
+class Select(Struct, frozen=True, tag=True):
+    """Take the values that a JSONPath (RFC 9535) selects from plain data; `name` is how to call it in messages."""
+
+    query: str
+    data: Any
+    name: str = "JSONPath"
+
+
 class Rendered(Struct, frozen=True, tag=True):
     """The text, and in lenient mode the distinct names that were used without being defined."""
 
@@ -68,8 +76,14 @@ class Scanned(Struct, frozen=True, tag=True):
     variables: list[str]
 
 
+class Selected(Struct, frozen=True, tag=True):
+    """The values that a query selected, in its order."""
+
+    values: list[Any]
+
+
 class Failed(Struct, frozen=True, tag=True):
-    """Why a template couldn't be rendered or scanned.
+    """Why a job couldn't be done.
 
     `template` and `line` say where; `variable` is the name that was undefined. For `template_not_found`,
     `template` is the one that is missing.
@@ -82,8 +96,8 @@ class Failed(Struct, frozen=True, tag=True):
     variable: str | None = None
 
 
-Job = Render | Scan
-Outcome = Rendered | Scanned | Failed
+Job = Render | Scan | Select
+Outcome = Rendered | Scanned | Selected | Failed
 
 
 class Answer(Struct, frozen=True):

@@ -42,6 +42,8 @@ from chora.render import (
     RenderFailed,
     Scan,
     Scanned,
+    Select,
+    Selected,
     Unframer,
     frame,
     job_limit,
@@ -73,7 +75,7 @@ _NONSENSE: Final = "A template worker gave an answer that makes no sense."
 
 _ANSWERS: Final = msgspec.msgpack.Decoder(Answer)
 
-Expected = TypeVar("Expected", Rendered, Scanned)
+Expected = TypeVar("Expected", Rendered, Scanned, Selected)
 
 
 def worker_command() -> list[str]:
@@ -384,6 +386,15 @@ class RenderPool:
             RenderFailed, LimitExceeded, Busy: as `render`.
         """
         return await self._run(job, Scanned)
+
+    async def select(self, job: Select) -> Selected:
+        """Run a query over data; a small one can ask for more work than a server should do itself.
+
+        Raises:
+            RenderFailed: the query is not a JSONPath.
+            LimitExceeded, InvalidContext, Busy: as `render`.
+        """
+        return await self._run(job, Selected)
 
     def statistics(self) -> RenderStatistics:
         return RenderStatistics(

@@ -57,6 +57,8 @@ from chora.render import (
     Rendered,
     Scan,
     Scanned,
+    Select,
+    Selected,
     Unframer,
     frame,
     job_limit,
@@ -239,6 +241,23 @@ def scan(job: Scan) -> Scanned | Failed:
         return describe(error, job.name)
 
 
+def query(job: Select) -> Selected | Failed:
+    """Run a JSONPath query."""
+    import jsonpath  # 0.1 s that only projects with such selectors pay
+
+    try:
+        # A bare text would be taken for JSON to parse; of a scalar only the query `$` selects anything.
+        if not isinstance(job.data, dict | list):
+            return Selected([job.data] if job.query.strip() == "$" else [])
+        return Selected(jsonpath.JSONPathEnvironment(strict=True).findall(job.query, cast(Any, job.data)))
+    except jsonpath.JSONPathError as error:
+        return Failed("syntax", str(error)[:MESSAGE_LENGTH], job.name[:NAME_LENGTH])
+    except MemoryError:
+        raise
+    except Exception as error:  # filters call functions, which can raise anything
+        return describe(error, job.name)
+
+
 def describe(error: Exception, name: str) -> Failed:
     """An error as data; `name` is the template that was asked for."""
     template, line, variable = _locate(error)
@@ -316,7 +335,13 @@ def _perform(request: memoryview, compiled: CompiledTemplates, output: int) -> O
         job = _JOBS.decode(request)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return describe(error, "job")
-    return render(job, compiled, output) if isinstance(job, Render) else scan(job)
+    match job:
+        case Render():
+            return render(job, compiled, output)
+        case Scan():
+            return scan(job)
+        case Select():
+            return query(job)
 
 
 def _receive(descriptor: int, limit: int) -> memoryview | None:

@@ -17,7 +17,7 @@ import trio
 
 from chora import config
 from chora.errors import Busy, InvalidContext, LimitExceeded
-from chora.render import Answer, Failed, Render, Rendered, RenderFailed, Scan, Scanned, frame, pool
+from chora.render import Answer, Failed, Render, Rendered, RenderFailed, Scan, Scanned, Select, frame, pool
 from chora.render.pool import RenderPool, RenderStatistics
 
 MIB = 1024 * 1024
@@ -66,7 +66,7 @@ def descriptors(process: int) -> dict[int, str]:
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - other processes set no event
+        while not condition():
             await trio.sleep(0.005)
 
 
@@ -629,3 +629,11 @@ async def test_jobs_leave_no_state():
                 await workers.render(Render("{{ name is defined }}{{ lib is defined }}", "page"))
             ).text == "FalseFalse"
         assert workers.statistics().workers == 1
+
+
+async def test_a_query_runs_in_a_worker_too():
+    """JSONPath is bounded like any template; a query that is none says so."""
+    async with running() as pool:
+        assert (await pool.select(Select(query="$.a[*]", data={"a": [1, 2]}))).values == [1, 2]
+        with pytest.raises(RenderFailed):
+            await pool.select(Select(query="$[", data={}))

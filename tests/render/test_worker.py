@@ -30,6 +30,8 @@ from chora.render import (
     Rendered,
     Scan,
     Scanned,
+    Select,
+    Selected,
     Unframer,
     frame,
     worker,
@@ -600,3 +602,35 @@ def test_reaping_without_a_pool_is_quiet():
         worker._reap(children, theirs)
         assert children == {}
     child.wait()
+
+
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [
+        ("$.people[*].name", ["Ines", "Per"]),
+        ("$.people[?@.age > 40].name", ["Per"]),
+        ("$['people'][0].age", [36]),
+        ("$.nothing", []),
+        ("$..age", [36, 41]),
+        ("$", [{"people": [{"name": "Ines", "age": 36}, {"name": "Per", "age": 41}]}]),
+    ],
+)
+def test_a_query_selects_values_in_its_order(query: str, values: list[Any]):
+    """RFC 9535: names, filters, slices, descent, and nothing where there is nothing."""
+    data = {"people": [{"name": "Ines", "age": 36}, {"name": "Per", "age": 41}]}
+    assert worker.query(Select(query=query, data=data)) == Selected(values)
+
+
+@pytest.mark.parametrize("query", ["people", "$.[", "$[?", "$[?@.a ==]", "$" + "[" * 5000])
+def test_a_query_that_is_none_says_so(query: str):
+    """Whatever is wrong with it comes back as data."""
+    failed = worker.query(Select(query=query, data={}))
+    assert isinstance(failed, Failed)
+    assert failed.message
+
+
+@pytest.mark.parametrize(("query", "values"), [("$", ["[1]"]), ("$[0]", []), (" $ ", ["[1]"])])
+def test_a_text_is_a_scalar_to_a_query(query: str, values: list[Any]):
+    """Text that looks like JSON isn't parsed behind our back."""
+    found = worker.query(Select(query=query, data="[1]"))
+    assert isinstance(found, Failed) or found == Selected(values)
