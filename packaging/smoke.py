@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def undefined(program: Path, home: Path, environment: dict[str, str]) -> str:
 def stdio(program: Path, home: Path, environment: dict[str, str]) -> str:
     """It shakes hands over its pipes, answers a call, and ends with its input."""
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "smoke", "version": "1"}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello},
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "hello_world", "arguments": {}}},
@@ -103,9 +103,7 @@ def serve(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 
 @contextmanager
-def serving(
-    program: Path, home: Path, environment: dict[str, str]
-) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def serving(program: Path, home: Path, environment: dict[str, str]) -> Generator[tuple[str, "subprocess.Popen[str]"]]:
     command = [program, "--project", home / "demo", "serve", "--port", "0", "--json"]
     with subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import jsonschema
 import msgspec
 import pytest
 import trio
@@ -15,6 +17,9 @@ import trio
 from chora import app, config
 from chora.cli.samples import INIT, write_sample
 from chora.engine.engine import Engine
+from chora.tools import TOOLS
+from chora.tools.tool import Call
+from tests.visitor import Visitor
 
 
 @pytest.fixture(autouse=True)
@@ -137,9 +142,66 @@ def serve() -> Serve:
     return start
 
 
+Visit = Callable[..., AbstractAsyncContextManager[Visitor]]
+
+
+@pytest.fixture
+def visit(hello: Project, serve: Serve) -> Visit:
+    """Open the door of the sample project and stand before it; settings as `section__key=value`."""
+
+    @asynccontextmanager
+    async def stand(**flags: Any) -> AsyncGenerator[Visitor]:
+        settings = {name.replace("__", "."): value for name, value in flags.items()}
+        with trio.fail_after(20):
+            async with (
+                serve(hello.root, settings) as opened,
+                httpx2.AsyncClient(base_url=opened.url, timeout=10) as http,
+            ):
+                yield Visitor(http, opened)
+
+    return stand
+
+
 @contextlib.contextmanager
-def unchanged(project: Project) -> Iterator[None]:
+def unchanged(project: Project) -> Generator[None]:
     """Whatever happens inside leaves every file as it was."""
     before = project.files()
     yield
     assert project.files() == before
+
+
+class Asking:
+    """Calls tools as a client would, and holds every answer to its published schema."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def __call__(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """The result of a call that succeeds."""
+        body = await self.answer(tool, arguments)
+        assert body["success"] is True, body
+        return body
+
+    async def refused(self, tool: str, code: str, **arguments: Any) -> dict[str, Any]:
+        """The error of a call that fails with this code; it names a next step."""
+        body = await self.answer(tool, arguments)
+        assert body["success"] is False, body
+        error = body["error"]
+        assert error["code"] == code, error
+        assert error["message"].endswith((".", "”", "`")), error
+        assert error["hint"], error
+        return error
+
+    async def answer(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        answer = await TOOLS[tool].run(self.engine, msgspec.json.encode(arguments), Call("test", len(TOOLS)))
+        body = msgspec.json.decode(answer.body)
+        jsonschema.validate(body, TOOLS[tool].output_schema)
+        assert answer.is_error is not body["success"]
+        assert answer.code == ("ok" if body["success"] else body["error"]["code"])
+        return body
+
+
+@pytest.fixture
+def ask(engine: Engine) -> Asking:
+    """`await ask("hello_world", name="you")` gives the result, `await ask.refused(tool, code, …)` the error."""
+    return Asking(engine)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfo
 
 
 @contextmanager
-def serving(project: Project, *flags: str, **environment: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def serving(project: Project, *flags: str, **environment: str) -> Generator[tuple[str, "subprocess.Popen[str]"]]:
     """`chora serve` as a process; yields its address."""
     command = [sys.executable, "-m", "chora", "--project", str(project.root), "serve", "--port", "0", "--json", *flags]
     with subprocess.Popen(
@@ -145,12 +145,14 @@ async def test_a_signal_ends_the_server_in_order(hello: Project, number: signal.
 async def test_a_second_signal_does_not_wait(hello: Project):
     """Whoever asks twice means it."""
     loaded = config.load(hello.root, {}, {"http.port": 0, "limits.grace": 30.0})
+    streams: list[trio.SocketStream] = []
     with pytest.raises(BaseExceptionGroup) as caught, trio.fail_after(10):  # noqa: PT012
         async with trio.open_nursery() as nursery:
             opened = await nursery.start(
                 lambda task_status: app.run_server(hello.root, loaded, task_status=task_status)
             )
             stream = await trio.open_tcp_stream("127.0.0.1", int(opened.url.rpartition(":")[2]))
+            streams.append(stream)
             await stream.send_all(
                 b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nContent-Type: application/json\r\n\r\n"
             )
@@ -159,7 +161,7 @@ async def test_a_second_signal_does_not_wait(hello: Project):
             await trio.sleep(0.1)
             os.kill(os.getpid(), signal.SIGTERM)
     assert caught.group_contains(KeyboardInterrupt, depth=None)
-    await stream.aclose()
+    await streams[0].aclose()
 
 
 async def test_beyond_loopback_a_token_is_needed(hello: Project):

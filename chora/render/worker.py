@@ -247,9 +247,10 @@ def query(job: Select) -> Selected | Failed:
 
     try:
         # A bare text would be taken for JSON to parse; of a scalar only the query `$` selects anything.
-        if not isinstance(job.data, dict | list):
+        is_scalar = not isinstance(job.data, dict | list)
+        if is_scalar:
             return Selected([job.data] if job.query.strip() == "$" else [])
-        return Selected(jsonpath.JSONPathEnvironment(strict=True).findall(job.query, cast(Any, job.data)))
+        return Selected(jsonpath.JSONPathEnvironment(strict=True).findall(job.query, job.data))
     except jsonpath.JSONPathError as error:
         return Failed("syntax", str(error)[:MESSAGE_LENGTH], job.name[:NAME_LENGTH])
     except MemoryError:

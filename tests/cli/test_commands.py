@@ -1,5 +1,6 @@
 """Every command as a person or a script would run it."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -250,12 +251,9 @@ def test_mcp_transport_chooses_what_runs_without_a_command(
     monkeypatch: pytest.MonkeyPatch, transport: str, ran: str | None
 ):
     """As in chora-compose; anything else shows help."""
-    import chora.cli.serve
-    import chora.cli.stdio
-
     seen: list[str] = []
     for name in ("stdio", "serve"):
-        module = sys.modules[f"chora.cli.{name}"]
+        module = importlib.import_module(f"chora.cli.{name}")
         monkeypatch.setattr(module.command, "callback", lambda name=name, **rest: seen.append(name))
     monkeypatch.setenv("MCP_TRANSPORT", transport)
     result = CliRunner().invoke(program, [])

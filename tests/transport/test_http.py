@@ -10,84 +10,13 @@ import msgspec
 import pytest
 import trio
 
-from chora.app import Opened
 from chora.protocol import wire
 from chora.transport.http import QUEUE_LIMIT
-from tests.conftest import Project, Serve, content
+from tests.conftest import Project, Visit, content
+from tests.visitor import BOTH, HELLO, MODERN, Visitor, message
 
-HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
-BOTH = "application/json, text/event-stream"
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
 ENDLESS = SLOW.replace("1500", "90000")
-
-
-class Visitor:
-    """An HTTP client at the door."""
-
-    def __init__(self, http: httpx2.AsyncClient, opened: Opened) -> None:
-        self.http = http
-        self.opened = opened
-        self.session: str | None = None
-
-    async def post(self, body: Any, **headers: str) -> httpx2.Response:
-        sent = {"content-type": "application/json", "accept": BOTH, **_dashed(headers)}
-        if self.session and "mcp-session-id" not in sent:
-            sent["mcp-session-id"] = self.session
-        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        return await self.http.post("/mcp", content=content, headers={k: v for k, v in sent.items() if v})
-
-    async def ask(self, method: str, params: Any = None, id: Any = 1, **headers: str) -> httpx2.Response:
-        """A request within the session."""
-        return await self.post(_message(method, params, id), **headers)
-
-    async def shake_hands(self) -> None:
-        response = await self.ask("initialize", HELLO)
-        assert response.status_code == 200, response.text
-        self.session = response.headers["mcp-session-id"]
-        done = await self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        assert (done.status_code, done.content) == (202, b"")
-
-    async def ask_modern(self, method: str, params: Any = None, **headers: str) -> httpx2.Response:
-        """A request of the modern era, with its envelope and its routing headers; an empty header is left out."""
-        params = {**(params or {}), "_meta": {**MODERN, **((params or {}).get("_meta", {}))}}
-        routing = {"mcp_protocol_version": "2026-07-28", "mcp_method": method}
-        if "name" in params:
-            routing["mcp_name"] = params["name"]
-        return await self.post(_message(method, params, 1), **{**routing, **headers})
-
-    async def call(self, tool: str, _meta: Any = None, **arguments: Any) -> httpx2.Response:
-        params: dict[str, Any] = {"name": tool, "arguments": arguments}
-        return await self.ask("tools/call", {**params, "_meta": _meta} if _meta else params)
-
-
-def _message(method: str, params: Any, id: Any) -> dict[str, Any]:
-    message: dict[str, Any] = {"jsonrpc": "2.0", "id": id, "method": method}
-    return message if params is None else {**message, "params": params}
-
-
-def _dashed(headers: dict[str, str]) -> dict[str, str]:
-    return {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-Visit = Callable[..., Any]
-
-
-@pytest.fixture
-def visit(hello: Project, serve: Serve) -> Visit:
-    """Open the door of the sample project and stand before it."""
-
-    @asynccontextmanager
-    async def stand(**flags: Any) -> AsyncGenerator[Visitor]:
-        settings = {name.replace("__", "."): value for name, value in flags.items()}
-        with trio.fail_after(20):
-            async with (
-                serve(hello.root, settings) as opened,
-                httpx2.AsyncClient(base_url=opened.url, timeout=10) as http,
-            ):
-                yield Visitor(http, opened)
-
-    return stand
 
 
 # -- who may come in ----------------------------------------------------------------------------------------
@@ -172,7 +101,7 @@ async def test_beyond_loopback_the_status_needs_the_token_too(visit: Visit, monk
 async def test_what_a_form_could_post_is_refused(visit: Visit, kind: str):
     """Only JSON by name is read: everything else a page may send without asking."""
     async with visit() as visitor:
-        response = await visitor.post(_message("initialize", HELLO, 1), content_type=kind)
+        response = await visitor.post(message("initialize", HELLO, 1), content_type=kind)
         assert response.status_code == 415
 
 
@@ -235,7 +164,7 @@ async def test_routing_headers_must_say_what_the_body_says(
 async def test_a_routing_header_stands_once(visit: Visit):
     """Two of them could be read differently by two readers."""
     async with visit() as visitor:
-        body = msgspec.json.encode(_message("tools/list", {"_meta": MODERN}, 1))
+        body = msgspec.json.encode(message("tools/list", {"_meta": MODERN}, 1))
         headers = [
             ("content-type", "application/json"),
             ("accept", BOTH),
@@ -273,7 +202,7 @@ async def test_modern_errors_carry_their_status(visit: Visit):
     async with visit() as visitor:
         assert (await visitor.ask_modern("no/such")).status_code == 404
         unknown = await visitor.post(
-            _message("tools/list", {"_meta": {**MODERN, wire.VERSION_KEY: "2031-01-01"}}, 1),
+            message("tools/list", {"_meta": {**MODERN, wire.VERSION_KEY: "2031-01-01"}}, 1),
             mcp_protocol_version="2031-01-01",
             mcp_method="tools/list",
         )
@@ -351,7 +280,7 @@ async def test_batches_work_where_the_revision_knows_them(visit: Visit):
     async with visit() as visitor:
         response = await visitor.ask("initialize", {**HELLO, "protocolVersion": "2025-03-26"})
         visitor.session = response.headers["mcp-session-id"]
-        answers = await visitor.post([_message("ping", None, 1), _message("ping", None, 2)])
+        answers = await visitor.post([message("ping", None, 1), message("ping", None, 2)])
         assert [each["id"] for each in answers.json()] == [1, 2]
         note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
         assert (await visitor.post([note])).status_code == 202
@@ -400,7 +329,7 @@ async def test_the_longest_idle_session_makes_room(visit: Visit):
         for _ in range(3):
             await visitor.shake_hands()
             ids.append(visitor.session)
-            visitor.session = None
+            visitor.session = ""
         for id, status in zip(ids, (404, 200, 200), strict=True):
             assert (await visitor.ask("ping", mcp_session_id=id)).status_code == status
         metrics = (await visitor.http.get("/metrics")).text
@@ -462,8 +391,8 @@ async def test_the_old_transport_answers_on_its_stream(visit: Visit):
     """The endpoint comes first, posts are acknowledged with 202, answers come as events and in order."""
     async with visit() as visitor, sse(visitor) as (stream, place):
         for body, id in (
-            (_message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1), 1),
-            (_message("tools/call", {"name": "hello_world"}, 2), 2),
+            (message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1), 1),
+            (message("tools/call", {"name": "hello_world"}, 2), 2),
         ):
             posted = await visitor.http.post(place, json=body)
             assert (posted.status_code, posted.content) == (202, b"")
@@ -480,9 +409,9 @@ async def test_a_message_needs_its_stream(visit: Visit):
         assert (await visitor.http.post("/messages/?session_id=x", content=b"{}")).status_code == 404
         assert (await visitor.http.post("/messages/", content=b"{}")).status_code == 404
         async with sse(visitor) as (_, place):
-            assert (await visitor.http.post(place, json=_message("ping", None, 1))).status_code == 202
+            assert (await visitor.http.post(place, json=message("ping", None, 1))).status_code == 202
         await _until(visitor, "/metrics", lambda text: 'reason="closed"} 1.0' in text)
-        assert (await visitor.http.post(place, json=_message("ping", None, 1))).status_code == 404
+        assert (await visitor.http.post(place, json=message("ping", None, 1))).status_code == 404
 
 
 async def test_a_stream_that_is_not_read_is_dropped(visit: Visit):
@@ -498,7 +427,7 @@ async def test_a_stream_that_is_not_read_is_dropped(visit: Visit):
             place = head.partition(b"data: ")[2].split(b"\r\n")[0].decode()
             big = "x" * 1_000_000  # an id comes back as it was sent, so this fills the buffers of the way back
             for _ in range(QUEUE_LIMIT + 50):
-                response = await visitor.http.post(place, json=_message("ping", None, big))
+                response = await visitor.http.post(place, json=message("ping", None, big))
                 if response.status_code == 404:
                     break
             await _until(visitor, "/metrics", lambda text: 'reason="not reading"} 1.0' in text)

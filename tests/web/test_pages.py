@@ -1,11 +1,12 @@
 """What monitors and people see."""
 
-from chora import __version__
-from tests.conftest import Project, Serve
-from tests.transport.test_http import Visit, visit  # noqa: F401
+from chora import __version__, app, config
+from chora.app import Life
+from chora.metrics import Metrics
+from tests.conftest import Project, Visit
 
 
-async def test_health_says_only_that_it_is_alive(visit: Visit):  # noqa: F811
+async def test_health_says_only_that_it_is_alive(visit: Visit):
     """200, the version and for how long; nothing of the project."""
     async with visit() as visitor:
         body = (await visitor.http.get("/health")).json()
@@ -14,7 +15,7 @@ async def test_health_says_only_that_it_is_alive(visit: Visit):  # noqa: F811
     assert body["version"] == __version__
 
 
-async def test_ready_turns_to_failing_with_the_reason(visit: Visit, hello: Project):  # noqa: F811
+async def test_ready_turns_to_failing_with_the_reason(visit: Visit, hello: Project):
     """A store that is damaged under us shows as 503, while health stays alive."""
     async with visit() as visitor:
         assert (await visitor.http.get("/ready")).json() == {"status": "ready", "reasons": []}
@@ -27,7 +28,7 @@ async def test_ready_turns_to_failing_with_the_reason(visit: Visit, hello: Proje
         assert (await visitor.http.get("/health")).status_code == 200
 
 
-async def test_status_counts_what_happened(visit: Visit):  # noqa: F811
+async def test_status_counts_what_happened(visit: Visit):
     """Calls by outcome, the probe's samples, the benchmark, sessions, the store."""
     async with visit() as visitor:
         await visitor.shake_hands()
@@ -44,7 +45,7 @@ async def test_status_counts_what_happened(visit: Visit):  # noqa: F811
     assert status["build"]["frozen"] is False
 
 
-async def test_the_page_shows_the_state_and_the_measurements(visit: Visit):  # noqa: F811
+async def test_the_page_shows_the_state_and_the_measurements(visit: Visit):
     """A person sees at a glance whether it works."""
     async with visit() as visitor:
         page = await visitor.http.get("/")
@@ -53,7 +54,7 @@ async def test_the_page_shows_the_state_and_the_measurements(visit: Visit):  # n
     assert __version__ in page.text
 
 
-async def test_metrics_are_what_prometheus_scrapes(visit: Visit):  # noqa: F811
+async def test_metrics_are_what_prometheus_scrapes(visit: Visit):
     """Calls with their tool and outcome, in the text format."""
     async with visit() as visitor:
         await visitor.shake_hands()
@@ -64,15 +65,9 @@ async def test_metrics_are_what_prometheus_scrapes(visit: Visit):  # noqa: F811
     assert 'chora_call_seconds_bucket{le="+Inf",tool="list_generators"} 1.0' in response.text
 
 
-async def test_a_draining_server_is_not_ready(hello: Project, serve: Serve):
+async def test_a_draining_server_is_not_ready(hello: Project):
     """Whoever asks on a connection that is still open is told to go elsewhere."""
-    from chora import app, config
-    from chora.app import Life
-    from chora.engine.engine import Engine
-    from chora.metrics import Metrics
-
     async with app.opened(hello.root, config.load(hello.root, {})) as engine:
-        assert isinstance(engine, Engine)
         life = Life(engine, Metrics())
         assert life.status().state == "starting"
         life.state = "draining"
