@@ -35,6 +35,7 @@ from chora.files import Folder
 from chora.generators.templates import Templates
 from chora.metrics import Metrics
 from chora.protocol.server import Server
+from chora.render import RenderFailed
 from chora.render.pool import RenderPool
 from chora.stamps import stamp
 from chora.store import SqliteStore
@@ -157,6 +158,7 @@ async def run_server(
                     calls=watched.latency_calls,
                 )
             )
+            services.start_soon(_warm, engine.templates.pool)
             life.state = "ready"
             log.info("chora %s serves %s at %s", __version__, project, url)
             _notify_systemd("READY=1")
@@ -172,6 +174,12 @@ async def run_server(
             listener.stop()
         services.cancel_scope.cancel()
     log.info("stopped")
+
+
+async def _warm(pool: RenderPool) -> None:
+    """Have a template worker ready before somebody waits for it; without one, the first render will say why."""
+    with contextlib.suppress(ChoraError, RenderFailed):
+        await pool.warm()
 
 
 class Life:
