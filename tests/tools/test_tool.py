@@ -1,0 +1,140 @@
+"""What a tool is: schemas that hold, arguments that are checked, failures that can be acted on."""
+
+import json
+import logging
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from chora.engine.engine import Engine
+from chora.tools import MODULES, TOOLS
+from chora.tools.tool import Ask, Call, Result, Tool, tool
+from tests.conftest import Project, artifact, child, text
+
+CALL = Call("test", len(TOOLS))
+
+
+async def run(engine: Engine, name: str, /, **arguments: Any) -> Any:
+    """The answer of a tool, checked against its own output schema."""
+    answer = await TOOLS[name].run(engine, msgspec.json.encode(arguments), CALL)
+    body = json.loads(answer.body)
+    jsonschema.validate(body, TOOLS[name].output_schema)
+    assert body["success"] is not answer.is_error
+    return body
+
+
+@pytest.mark.parametrize("each", TOOLS.values(), ids=TOOLS.keys())
+def test_every_tool_describes_itself(each: Tool):
+    """A name clients accept, a title, one or two sentences, object schemas, and a meaning for every argument."""
+    assert each.name.replace("_", "").isalnum()
+    assert each.title
+    assert 20 < len(each.description) < 600
+    jsonschema.Draft202012Validator.check_schema(each.input_schema)
+    jsonschema.Draft202012Validator.check_schema(each.output_schema)
+    assert each.input_schema["type"] == each.output_schema["type"] == "object"
+    assert each.input_schema.get("additionalProperties") is False
+    assert msgspec.json.decode(msgspec.json.encode(each.describe()))["_meta"]["chora/category"] == each.category
+
+
+def test_the_shelf_is_what_the_files_define():
+    """Deleting a function takes its tool off the shelf; nothing else names it."""
+    defined = [value for module in MODULES for value in vars(module).values() if isinstance(value, Tool)]
+    assert list(TOOLS.values()) == defined
+    assert len({each.name for each in defined}) == len(defined)
+
+
+@pytest.mark.parametrize("each", TOOLS.values(), ids=TOOLS.keys())
+@pytest.mark.parametrize("arguments", [b"[]", b"7", b"{", b"\xff", b'{"no_such_argument": 1}', b"[" * 2000])
+async def test_arguments_that_do_not_fit_are_named(engine: Engine, each: Tool, arguments: bytes):
+    """invalid_input, with the path, the problem and the arguments there are."""
+    answer = await each.run(engine, arguments, CALL)
+    error = json.loads(answer.body)["error"]
+    assert (answer.is_error, error["code"], answer.exit_code) == (True, "invalid_input", 2)
+    assert error["details"]["tool"] == each.name
+    assert each.signature() in error["hint"]
+
+
+@pytest.mark.parametrize("each", TOOLS.values(), ids=TOOLS.keys())
+async def test_null_is_as_good_as_absent_for_what_is_optional(engine: Engine, each: Tool):
+    """Clients send explicit nulls; only required arguments are missed."""
+    optional = set(each.input_schema["properties"]) - set(each.input_schema.get("required", []))
+    answer = await each.run(engine, msgspec.json.encode(dict.fromkeys(optional)), CALL)
+    if each.input_schema.get("required"):
+        assert "missing required" in json.loads(answer.body)["error"]["message"]
+    else:
+        assert not answer.is_error
+
+
+async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, caplog: pytest.LogCaptureFixture):
+    """Nothing of the exception leaves but its type; the incident id leads to the traceback."""
+
+    class Nothing(Ask):
+        pass
+
+    @tool(title="Break", category="utility")
+    async def broken(engine: Engine, ask: Nothing, call: Call) -> Result:
+        """Fails in a way that nobody meant."""
+        raise ZeroDivisionError("the secret of the house")
+
+    answer = await broken.run(engine, b"{}", CALL)
+    error = json.loads(answer.body)["error"]
+    assert error["code"] == "internal_error"
+    assert error["details"]["error_type"] == "ZeroDivisionError"
+    assert "secret of the house" not in answer.body.decode()
+    assert error["details"]["incident"] in caplog.text
+    assert "the secret of the house" in caplog.text, "the log is where it belongs"
+
+
+async def test_a_call_is_one_line_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture):
+    """Transport, tool, outcome, time; the probe's routine calls only when debugging."""
+    caplog.set_level(logging.INFO)
+    await TOOLS["hello_world"].run(engine, b"{}", CALL)
+    await TOOLS["hello_world"].run(engine, b"{}", CALL._replace(routine=True))
+    lines = [record.message for record in caplog.records if record.name == "chora.tools"]
+    assert len(lines) == 1
+    assert lines[0].startswith("test hello_world ok ")
+
+
+async def test_hello_world_reports_live_values(engine: Engine):
+    """Not constants: the transport and the number of tools are those of the call."""
+    body = await run(engine, "hello_world", name="Ada")
+    assert (body["transport"], body["tools_available"]) == ("test", len(TOOLS))
+
+
+async def test_the_whole_way_answers_by_its_schemas(engine: Engine, project: Project):
+    """Each tool's success and failure fits the schema it is listed with."""
+    project.save(text("one", "first"), artifact("both", [child("one"), child("two")]))
+    drafted = await run(engine, "draft_config", config_type="content", config_data=json.dumps(text("two", "second")))
+    tested = await run(engine, "test_config", draft_id=drafted["draft_id"])
+    assert tested["preview_content"] == "second"
+    await run(engine, "save_config", draft_id=drafted["draft_id"], config_id="two")
+    assert (await run(engine, "generate_content", content_config_id="one"))["status"] == "generated"
+    preview = await run(engine, "preview_generation", content_config_id="two", show_metadata=True)
+    assert preview["metadata"]["generator_type"] == "demonstration"
+    assert (await run(engine, "assemble_artifact", artifact_config_id="both"))["content_count"] == 2
+    assert {each["id"] for each in (await run(engine, "list_content_configs"))["configs"]} == {"one", "two"}
+    assert (await run(engine, "list_artifact_configs", filter_pattern="b*"))["total"] == 1
+    assert (await run(engine, "list_artifact_configs", filter_pattern="x*"))["total"] == 0
+    assert (await run(engine, "list_generators", generator_type="plugin"))["filtered"] is True
+    for name, arguments in (
+        ("generate_content", {"content_config_id": "none"}),
+        ("assemble_artifact", {"artifact_config_id": "none"}),
+        ("test_config", {"draft_id": "none"}),
+        ("save_config", {"draft_id": "none", "config_id": "x"}),
+        ("draft_config", {"config_type": "content", "config_data": {}}),
+    ):
+        assert (await run(engine, name, **arguments))["success"] is False
+
+
+async def test_listings_name_what_is_broken(engine: Engine, project: Project):
+    """A config file that can't be read doesn't vanish: it is listed with the reason."""
+    project.save(text("good", "fine"))
+    project.write("configs/content/bad.json", "{ not json")
+    project.write("configs/artifact/worse.yaml", "a: [")
+    contents = await run(engine, "list_content_configs")
+    assert [each["id"] for each in contents["configs"]] == ["good"]
+    assert [each["file_path"] for each in contents["invalid"]] == ["configs/content/bad.json"]
+    assert contents["invalid"][0]["error"]
+    assert len((await run(engine, "list_artifact_configs"))["invalid"]) == 1
