@@ -302,7 +302,7 @@ def _reachable(url: str) -> str:
 def _notify_systemd(state: str) -> None:
     """Tell systemd, when it started us and wants to know."""
     path = config.notify_socket()
-    if not path or not hasattr(socket, "AF_UNIX"):
+    if sys.platform == "win32" or not path:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

@@ -6,14 +6,15 @@ where every value came from. The rest of the house gets its section, never the e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import threading
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -167,12 +168,16 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
     warnings: list[str] = []
 
     toml = project / "chora.toml"
-    if toml.is_file():
-        for key, value, line in _read_toml(toml):
-            values[key], origins[key] = value, f"chora.toml:{line}"
-    else:
+    try:
+        text = toml.read_text("utf-8-sig")
+    except FileNotFoundError:
         # An existing chora-compose project has no chora.toml, and its templates were written for empty names.
         values["templates.undefined"], origins["templates.undefined"] = "lenient", "no chora.toml"
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{toml} can't be read: {_reason(error)}.", file=str(toml)) from None
+    else:
+        for key, value, line in _parse_toml(toml, text):
+            values[key], origins[key] = value, f"chora.toml:{line}"
 
     for name, key in OLD_NAMES.items():
         if env.get(name):
@@ -200,7 +205,7 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
         key = path.rstrip("`").partition("[")[0]
         raise UsageError(
             f"The setting {key} doesn't fit: {problem[:1].lower()}{problem[1:]} (from {origins.get(key, '?')}).",
-            "`chora config` shows every setting, its value and where it comes from.",
+            _advice(key),
             setting=key,
             origin=origins.get(key),
         ) from None
@@ -234,42 +239,50 @@ def _meaning(field: msgspec.structs.FieldInfo) -> str:
     return next((note.description for note in reversed(notes) if getattr(note, "description", None)), "")
 
 
+def _advice(key: str) -> str:
+    """What to do about a value that doesn't fit."""
+    kind: Any = _keys()[key][1].type
+    if get_origin(choice := kind.__origin__) is Literal:
+        return f"Write one of {', '.join(get_args(choice))}."
+    return "`chora config` shows every setting, its value and where it comes from."
+
+
 def _from_text(key: str, text: str, name: str) -> Any:
-    field = _keys()[key][1]
-    kind: Any = field.type
-    if "tuple" in str(kind):
+    kind: Any = _keys()[key][1].type
+    if get_origin(kind.__origin__) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if key == "log.level":
-        text = text.upper()
     try:
-        return msgspec.convert(text, kind, strict=False)
+        return msgspec.convert(text.upper() if key == "log.level" else text, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{name}={text!r} doesn't fit {key}: {error}.", setting=key, origin=name) from None
+        raise UsageError(
+            f"{name}={text!r} doesn't fit {key}: {error}.", _advice(key), setting=key, origin=name
+        ) from None
 
 
-def _read_toml(file: Path) -> list[tuple[str, Any, int]]:
-    text = file.read_text("utf-8")
+def _parse_toml(file: Path, text: str) -> list[tuple[str, Any, int]]:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file} is not TOML: {error}.", file=str(file)) from None
-    known = _keys()
+    keys = _keys()
+    sections = {key.partition(".")[0] for key in keys}
     found: list[tuple[str, Any, int]] = []
     for section, fields in document.items():
-        if not isinstance(fields, dict):
-            raise _unknown(file, section, _line_of(text, None, section))
+        if section not in sections or not isinstance(fields, dict):
+            raise _unknown(file, section, _line_of(text, section), keys if section in sections else sections)
         for field, value in cast("dict[str, Any]", fields).items():
             key, line = f"{section}.{field}", _line_of(text, section, field)
-            if key not in known:
-                raise _unknown(file, key, line)
+            if key not in keys:
+                raise _unknown(file, key, line, keys)
             found.append((key, value, line))
     return found
 
 
-def _unknown(file: Path, key: str, line: int) -> UsageError:
+def _unknown(file: Path, key: str, line: int, known: Iterable[str]) -> UsageError:
     import difflib
 
-    near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.5)
+    elsewhere = [each for each in known if each.partition(".")[2] == key.partition(".")[2]] if "." in key else []
+    near = elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return UsageError(
         f"{file}, line {line}: there is no setting {key}.",
         f"Did you mean {near[0]}?" if near else "`chora config` lists every setting.",
@@ -279,17 +292,26 @@ def _unknown(file: Path, key: str, line: int) -> UsageError:
     )
 
 
-def _line_of(text: str, section: str | None, key: str) -> int:
-    """Where a key stands; tomllib parses without positions."""
-    inside = section is None
+def _line_of(text: str, *key: str) -> int:
+    """Where a key, or else what holds it, stands; tomllib parses without positions."""
+    table: tuple[str, ...] = ()
+    nearest = 1
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*\"?([\w-]+)\"?\s*\]", line):
-            inside = section is not None and header[1] == section
-            if section is None and header[1] == key:
-                return number
-        elif inside and re.match(rf"\s*\"?{re.escape(key)}\"?\s*[.=]", line):
+        if header := re.match(r"\s*\[+([^\]]+)\]", line):
+            here = table = _parts(header[1])
+        elif assignment := re.match(r"([\w\s.\"'-]+)=", line):
+            here = (*table, *_parts(assignment[1]))
+        else:
+            continue
+        if here == key:
             return number
-    return 1
+        if here == key[: len(here)]:
+            nearest = number
+    return nearest
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip(" \t\"'") for part in dotted.split("."))
 
 
 # -- the project ----------------------------------------------------------------------------------------------
@@ -308,22 +330,36 @@ def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None
         (env.get("CHORA_BASE_PATH"), "CHORA_BASE_PATH"),
     ):
         if named:
-            path = Path(named).expanduser().resolve()
-            if not path.is_dir():
+            try:
+                path = Path(named).expanduser().resolve()
+                is_folder = path.is_dir()
+            except (OSError, RuntimeError) as error:  # a closed folder on the way, an unknown ~user, links in a circle
+                raise ProjectNotFound(f"{origin} names {named}, which can't be reached: {error}.") from None
+            if not is_folder:
                 raise ProjectNotFound(
                     f"{origin} names {path}, which is not a folder.", "Make it with: chora init " + str(path)
                 )
             return path
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:
+        raise ProjectNotFound("The current folder is gone.", "Go to one that exists.") from None
     for marks in (("chora.toml",), ("configs", "chora-configs", ".chora")):
         for candidate in (here, *here.parents):
-            if any((candidate / mark).exists() for mark in marks):
+            if any(_is_there(candidate / mark) for mark in marks):
                 return candidate
     raise ProjectNotFound(
         f"There is no chora project in {here} or above it.",
         "Make one with `chora init`, or name one with --project or CHORA_PROJECT.",
         searched=str(here),
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # it lies in a folder above us that we may not look into
+        return False
 
 
 # -- the environment, for those who may know a little of it -----------------------------------------------------
@@ -401,46 +437,55 @@ def find_secret(
 
     `NAME_FILE` → `/run/secrets/name` → `$CREDENTIALS_DIRECTORY/name` → the OS keyring (service `chora`) → `NAME`.
 
+    White space around it is dropped. What is empty isn't a secret: as a token it would let everybody in.
+
     Raises:
-        UsageError: `NAME_FILE` names a file that can't be read.
+        UsageError: `NAME_FILE` names a file that can't be read or is empty.
     """
     env = os.environ if env is None else env
     if path := env.get(f"{name}_FILE"):
         try:
-            return Found(Secret(Path(path).read_text("utf-8").strip()), f"file {path}")
+            value = Path(path).read_text("utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name}_FILE names {path}, which can't be read: {error}.") from None
+            raise UsageError(f"{name}_FILE names {path}, which can't be read: {_reason(error)}.", file=path) from None
+        if not value:
+            raise UsageError(f"{name}_FILE names {path}, which is empty.", file=path)
+        return Found(Secret(value), f"file {path}")
     folders = [run_secrets]
     if credentials := env.get("CREDENTIALS_DIRECTORY"):
         folders.append(Path(credentials))
-    for folder in folders:
-        try:
-            return Found(Secret((folder / name.lower()).read_text("utf-8").strip()), f"file {folder / name.lower()}")
-        except (OSError, UnicodeDecodeError):
-            continue
-    if keyring and (value := _from_keyring(name.lower())):
+    for file in (folder / name.lower() for folder in folders):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if value := file.read_text("utf-8-sig").strip():
+                return Found(Secret(value), f"file {file}")
+    if keyring and (value := _from_keyring(name.lower()).strip()):
         return Found(Secret(value), "keyring")
     if value := env.get(name, "").strip():
         return Found(Secret(value), f"environment {name}")
     return None
 
 
-def _from_keyring(name: str, timeout: float = 2.0) -> str | None:
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file can't be read; the text of a UnicodeDecodeError would show a piece of it."""
+    return str(error.strerror) if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
+def _from_keyring(name: str, timeout: float = 2.0) -> str:
     """Ask the OS keyring in a daemon thread: a locked one with a display asks a person and may never return."""
-    answer: list[str | None] = []
+    answer: list[str] = []
 
     def ask() -> None:
         try:
             import keyring
 
-            answer.append(keyring.get_password("chora", name))
+            answer.append(keyring.get_password("chora", name) or "")
         except Exception:  # every backend fails in a way of its own; none of them may stop a start
-            answer.append(None)
+            answer.append("")
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(timeout)
-    return answer[0] if answer else None
+    return answer[0] if answer else ""
 
 
 def is_frozen() -> bool:

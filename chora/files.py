@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import trio
 
 from chora.errors import LimitExceeded, PermissionDenied
+from chora.stamps import legible
 
 CONFIG_LIMIT = 1024 * 1024
 SOURCE_LIMIT = 10_000_000
@@ -42,7 +43,7 @@ class Folder:
 
     def __init__(self, root: Path, writable: tuple[str, ...] = (".",)) -> None:
         self.root = root.resolve(strict=True)
-        self._writable = tuple(Path(os.path.normpath(self.root / part)) for part in writable)
+        self._writable = writable
 
     def resolve(self, path: str | Path) -> Path:
         """The real, absolute path that `path` means.
@@ -52,16 +53,16 @@ class Folder:
         """
         text = str(path)
         if not text or "\0" in text:
-            raise PermissionDenied("A path is empty or holds a NUL character.", path=text)
+            raise PermissionDenied("A path is empty or holds a NUL character.", path=legible(text))
         try:
             real = Path(os.path.realpath(self.root / text))
         except (OSError, ValueError) as error:
-            raise PermissionDenied(f"The path {text!r} can't be resolved: {error}.", path=text) from None
+            raise PermissionDenied(f"The path {text!r} can't be resolved: {error}.", path=legible(text)) from None
         if real != self.root and self.root not in real.parents:
             raise PermissionDenied(
                 f"The path {text!r} leads outside the project.",
                 "Use a path inside the project folder, relative to it.",
-                path=text,
+                path=legible(text),
             )
         return real
 
@@ -87,19 +88,21 @@ class Folder:
             FileNotFoundError: nothing is there.
             PermissionDenied: outside the folder, unreadable, or not a regular file.
             LimitExceeded: larger than `limit`.
+            OSError: the disk failed.
         """
         real = self.resolve(path)
+        shown = legible(str(path))
         try:
             with self._opened_parent(real) as (parent, name):
                 descriptor = os.open(name, _READ | _NOFOLLOW, dir_fd=parent)
         except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(errno.ENOENT, "No such file", str(path)) from None
+            raise FileNotFoundError(errno.ENOENT, "No such file", shown) from None
         except OSError as error:
-            raise PermissionDenied(f"{path} can't be read: {error.strerror}.", path=str(path)) from None
+            raise PermissionDenied(f"{shown} can't be read: {error.strerror}.", path=shown) from None
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise PermissionDenied(f"{path} is not a regular file.", path=str(path))
+                raise PermissionDenied(f"{shown} is not a regular file.", path=shown)
             parts: list[bytes] = []
             # A file may grow while it is read, so the bytes that arrive are counted, not the size it claimed.
             left = limit + 1
@@ -107,9 +110,7 @@ class Folder:
                 parts.append(part)
                 left -= len(part)
             if left <= 0:
-                raise LimitExceeded(
-                    f"{path} is larger than {limit:,} bytes.", limit="source", path=str(path), bytes=limit
-                )
+                raise LimitExceeded(f"{shown} is larger than {limit:,} bytes.", limit="source", path=shown, bytes=limit)
             return b"".join(parts)
         finally:
             os.close(descriptor)
@@ -121,7 +122,8 @@ class Folder:
     def files(self, path: str | Path, suffixes: tuple[str, ...]) -> list[str]:
         """The regular files beneath a sub-folder whose names end so, project-relative and sorted.
 
-        A missing sub-folder has none. Links to folders are not followed, hidden folders not entered.
+        A missing sub-folder has none. Links to folders are not followed, hidden folders not entered, and names that
+        aren't text left out: no one could ask for them.
         """
         try:
             start = self.resolve(path)
@@ -131,13 +133,26 @@ class Folder:
 
     def _walk(self, start: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
         seen = 0
-        for folder, folders, names in os.walk(start, followlinks=False):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
+        waiting = [str(start)]
+        while waiting:
+            try:
+                with os.scandir(waiting.pop()) as found:
+                    entries = list(found)
+            except OSError:  # gone, no folder, or closed to us
+                continue
+            for entry in entries:
                 if (seen := seen + 1) > FILES_LIMIT:
                     raise LimitExceeded(f"{start} holds more than {FILES_LIMIT:,} files.", limit="files")
-                if name.endswith(suffixes) and self.is_file(found := Path(folder, name)):
-                    yield found.relative_to(self.root).as_posix()
+                if legible(entry.name) != entry.name:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.startswith(".") and _is_real(entry):
+                        waiting.append(entry.path)
+                # No link led here, so only for a link it has to be asked whether it leads outside.
+                elif entry.name.endswith(suffixes) and (
+                    self.is_file(entry.path) if entry.is_symlink() else entry.is_file()
+                ):
+                    yield Path(entry.path).relative_to(self.root).as_posix()
 
     def check_writable(self, path: str | Path) -> Path:
         """The real path a write would go to.
@@ -146,43 +161,47 @@ class Folder:
             PermissionDenied: outside the folder or outside its writable parts.
         """
         real = self.resolve(path)
-        if not any(real != part and part in real.parents for part in self._writable):
+        if not any(Path(os.path.realpath(self.root / part)) in real.parents for part in self._writable):
+            shown = legible(str(path))
             raise PermissionDenied(
-                f"{path} is outside the folders that outputs may be written to.",
+                f"{shown} is outside the folders that outputs may be written to.",
                 "The setting paths.outputs lists them.",
-                path=str(path),
+                path=shown,
             )
         return real
 
     async def write(self, path: str | Path, data: bytes) -> None:
         """Put `data` at `path`, all of it or none: temporary file, sync, rename, sync of the folder.
 
-        Folders on the way are made. An existing file keeps its permissions.
+        Folders on the way are made. An existing file keeps its permissions. Once begun, it isn't cancelled.
 
         Raises:
             PermissionDenied: outside the folder or its writable parts, or the target is not a regular file.
-            OSError: the disk is full, read-only or broken; whatever was at `path` still is.
+            OSError: the disk is full, read-only or broken; whatever was at `path` still is, unless it was the last
+                sync that failed.
         """
         real = self.check_writable(path)
         # A half-done rename can't be abandoned: a cancelled caller waits the few milliseconds it takes.
         await trio.to_thread.run_sync(self._write, real, data)
 
     def _write(self, real: Path, data: bytes) -> None:
-        os.makedirs(real.parent, exist_ok=True)
-        with self._opened_parent(real) as (parent, name):
-            mode = 0o666
+        with self._opened_parent(real, make=True) as (parent, name):
+            kept: int | None = None
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode):
                     raise PermissionDenied(f"{real} exists and is not a regular file.", path=str(real))
-                mode = stat.S_IMODE(status.st_mode)
+                kept = stat.S_IMODE(status.st_mode)
             temporary = _sibling(name)
+            mode = 0o666 if kept is None else kept
             descriptor = os.open(temporary, _CREATE | _NOFOLLOW, mode, dir_fd=parent)
             try:
                 try:
                     view = memoryview(data)
                     while view:
                         view = view[os.write(descriptor, view) :]
+                    if kept is not None:
+                        _restore_mode(descriptor, kept)
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
@@ -192,21 +211,25 @@ class Folder:
                     os.unlink(temporary, dir_fd=parent)
                 raise
             if parent is not None:
-                os.fsync(parent)
+                _sync_folder(parent)
 
     @contextlib.contextmanager
-    def _opened_parent(self, real: Path) -> Generator[tuple[int | None, str]]:
-        """Open the folder that holds `real`, step by step from the root, following no link.
+    def _opened_parent(self, real: Path, *, make: bool = False) -> Generator[tuple[int | None, str]]:
+        """Open the folder that holds `real`, step by step from the root, following no link and making what is missing.
 
         Yields its descriptor and the last name; without descriptor support, None and the whole path.
         """
         if not _BY_DESCRIPTOR:
+            if make:
+                os.makedirs(real.parent, exist_ok=True)
             yield None, str(real)
             return
         *folders, name = real.relative_to(self.root).parts or (".",)
         current = os.open(self.root, _DIRECTORY)
         try:
             for part in folders:
+                if make:
+                    _make_folder(part, current)
                 following = os.open(part, _DIRECTORY | _NOFOLLOW, dir_fd=current)
                 os.close(current)
                 current = following
@@ -215,7 +238,38 @@ class Folder:
             os.close(current)
 
 
+def _is_real(folder: os.DirEntry[str]) -> bool:
+    """Whether it is still there, and not a junction, the link of Windows that doesn't look like one."""
+    try:
+        return not getattr(folder.stat(follow_symlinks=False), "st_reparse_tag", 0)
+    except OSError:
+        return False
+
+
+def _make_folder(name: str, parent: int) -> None:
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:  # and if it isn't a folder, opening it says so
+        return
+    _sync_folder(parent)
+
+
+def _sync_folder(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what network file systems say that can't sync folders
+            raise
+
+
+def _restore_mode(descriptor: int, mode: int) -> None:
+    """Give the file the permissions that the umask took from it; where that can't be done, it stays stricter."""
+    if os.chmod in os.supports_fd and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+        with contextlib.suppress(PermissionError):
+            os.chmod(descriptor, mode)
+
+
 def _sibling(name: str) -> str:
     """A name for the temporary file: beside the target, hidden, unguessable, and short enough for any disk."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return str(path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.tmp"))
+    return str(path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp"))  # disks count up to 255 bytes

@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from chora.config import Log
-from chora.stamps import now
+from chora.stamps import legible, now
 
 
 class JsonLines(logging.Formatter):
@@ -18,7 +18,7 @@ class JsonLines(logging.Formatter):
         line = {"at": now(), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        return msgspec.json.encode({key: legible(value) for key, value in line.items()}).decode()
 
 
 def start_logging(settings: Log) -> None:

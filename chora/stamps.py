@@ -1,4 +1,4 @@
-"""How times and hashes are written everywhere."""
+"""How times, hashes and odd texts are written everywhere."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def stamp(moment: datetime) -> str:
 def sha256(data: bytes) -> str:
     """`sha256:<hex>`, the way hashes are written everywhere."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def legible(text: str) -> str:
+    """The text with escapes for what UTF-8, and so JSON, can't hold: bytes of a file name that aren't text."""
+    return text.encode("utf-8", "backslashreplace").decode()

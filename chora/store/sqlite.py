@@ -10,12 +10,13 @@ Reads by key take microseconds inline and hundreds through a thread, which is wh
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import apsw
 import msgspec
@@ -57,13 +58,16 @@ class SqliteStore:
         self.path = path
         self._limiter = trio.CapacityLimiter(1)
         with _translated(path):
-            if path is not None:
+            if path is None:
+                # One that both connections share: a single one couldn't read while its thread writes.
+                place, flags = f"file:/{secrets.token_hex(8)}?vfs=memdb", apsw.SQLITE_OPEN_URI
+            else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _connect(path)
+                place, flags = str(path), 0
+            self._writer = _connect(place, flags)
             try:
                 _migrate(self._writer, path)
-                # An in-memory database belongs to its connection, so there the reader is the writer.
-                self._reader = _connect(path) if path is not None else self._writer
+                self._reader = _connect(place, flags)
             except BaseException:
                 self._writer.close()
                 raise
@@ -182,8 +186,8 @@ class SqliteStore:
         return await trio.to_thread.run_sync(run, limiter=self._limiter)
 
 
-def _connect(path: Path | None) -> apsw.Connection:
-    db = apsw.Connection(":memory:" if path is None else str(path))
+def _connect(place: str, flags: int) -> apsw.Connection:
+    db = apsw.Connection(place, flags | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     db.set_busy_timeout(BUSY_TIMEOUT)
     return db
 
@@ -195,20 +199,24 @@ def _migrate(db: apsw.Connection, path: Path | None) -> None:
     """
     scripts = migrations()
     newest = scripts[-1][0]
-    if db.pragma("application_id") != APPLICATION_ID and db.execute("SELECT 1 FROM sqlite_schema").fetchall():
+    with _transaction(db, "DEFERRED"):  # one look at it all: another process may be making it at this moment
+        is_ours = db.pragma("application_id") == APPLICATION_ID
+        is_empty = not db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        version = cast(int, db.pragma("user_version"))
+    if not is_ours and not is_empty:
         raise StorageError(
             f"{path} is a database of another program; chora leaves it alone.",
             "Point the setting storage.path at another file.",
             storage_path=str(path),
         )
-    version = cast(int, db.pragma("user_version"))
     if version > newest:
         raise StorageError(
             f"{path} was written by a newer chora (schema {version}, this one knows {newest}).",
             "Install the newer chora again, or restore a backup made by this one.",
             storage_path=str(path),
         )
-    db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
+    _enter_wal(db)
+    db.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
     while version < newest:
         with _transaction(db):
             # Another process may have migrated while we waited for the lock.
@@ -221,6 +229,20 @@ def _migrate(db: apsw.Connection, path: Path | None) -> None:
                 version = number
 
 
+def _enter_wal(db: apsw.Connection) -> None:
+    """Change the journal mode, which fails at once, without the usual wait, while another process does the same."""
+    deadline = time.monotonic() + BUSY_TIMEOUT / 1000
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 def _next_version_id(db: apsw.Connection) -> str:
     """An id above every earlier one, also when the clock stands still or goes back."""
     moment = datetime.now(UTC)
@@ -228,11 +250,11 @@ def _next_version_id(db: apsw.Connection) -> str:
     newest = cast("str | None", db.execute("SELECT max(version_id) FROM versions").fetchall()[0][0])
     if newest is None or fresh > newest:
         return fresh
-    time, _, count = newest.partition("-")
+    instant, _, count = newest.partition("-")
     if count == "ffff":  # the next millisecond: a sortable name, the true time stands in generated_at
-        later = datetime.strptime(time + "+0000", "%Y%m%dT%H%M%S%fZ%z") + timedelta(milliseconds=1)
+        later = datetime.strptime(instant + "+0000", "%Y%m%dT%H%M%S%fZ%z") + timedelta(milliseconds=1)
         return f"{later:%Y%m%dT%H%M%S}{later.microsecond // 1000:03}Z-0000"
-    return f"{time}-{int(count, 16) + 1:04x}"
+    return f"{instant}-{int(count, 16) + 1:04x}"
 
 
 def _put(db: apsw.Connection, record: Version | Draft | Output | Sample) -> None:
@@ -253,8 +275,8 @@ def _from_row(names: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 @contextmanager
-def _transaction(db: apsw.Connection) -> Generator[None]:
-    db.execute("BEGIN IMMEDIATE")
+def _transaction(db: apsw.Connection, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Generator[None]:
+    db.execute(f"BEGIN {kind}")
     try:
         yield
         db.execute("COMMIT")
@@ -277,15 +299,17 @@ def _translated(path: Path | None) -> Generator[None]:
             apsw.NotADBError: "The file is not a database; it was left as it is. Move it away or restore a backup.",
             apsw.CantOpenError: "Check that the folder exists and may be written.",
             apsw.ReadOnlyError: "Check the permissions of the file and its folder.",
+            apsw.IOError: "Check the disk: it failed, or is full.",
         }
         raise StorageError(
             f"The database {path or 'in memory'} failed: {error}.",
-            advice.get(type(error), "The log has the details."),
+            advice.get(type(error)),
             storage_path=str(path),
             error_type=type(error).__name__,
         ) from error
     except OSError as error:
         raise StorageError(
             f"The database folder of {path} can't be made: {error.strerror}.",
+            "Check that the folder above it may be written, or point the setting storage.path elsewhere.",
             **io_details(error, storage_path=str(path)),
         ) from error

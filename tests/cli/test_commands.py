@@ -283,6 +283,14 @@ def test_main_exits_with_the_code_of_the_command(monkeypatch: pytest.MonkeyPatch
         main(["version"])
 
 
+def test_arguments_that_are_not_text_are_refused_at_the_door(capsys: pytest.CaptureFixture[str]):
+    """A terminal can send any bytes; JSON can't hold them."""
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "caf\udce9"])
+    assert caught.value.code == 2
+    assert "not UTF-8" in capsys.readouterr().err
+
+
 def test_a_terminal_gets_a_drawn_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Elsewhere it is tab-separated, for other programs."""
     from chora.cli.run import print_table

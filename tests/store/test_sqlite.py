@@ -1,0 +1,786 @@
+"""The database: what is kept, in which order, and what happens when the disk, the clock or a process fails."""
+
+import itertools
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from chora.errors import StorageError
+from chora.store import Draft, Output, Sample, SqliteStore, Version, sqlite
+
+ID = r"\d{8}T\d{9}Z-[0-9a-f]{4}"
+
+
+def version(content_id: str = "tides", **rest: Any) -> Version:
+    """A text; what isn't given is the same each time."""
+    values: dict[str, Any] = {
+        "body": "low water at noon",
+        "sha256": "sha256:00",
+        "fingerprint": "sha256:11",
+        "generator": "jinja2",
+        "generator_version": "1",
+        "generated_at": "2026-11-22T10:15:30.123Z",
+    }
+    return Version(content_id=content_id, **(values | rest))
+
+
+def sample(at: str, ok: bool = True, kind: Any = "probe", **facts: Any) -> Sample:
+    return Sample(kind=kind, at=at, ok=ok, milliseconds=1.5, facts=facts)
+
+
+def output(path: str, **rest: Any) -> Output:
+    values: dict[str, Any] = {"artifact_id": "note", "sha256": "a", "pending": None, "fingerprint": "f"}
+    more: dict[str, Any] = {"size": 3, "written_at": "t"}
+    return Output(path=path, **{**values, **more, **rest})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database that isn't there yet, in a folder that isn't either."""
+    return tmp_path / ".chora" / "storage.db"
+
+
+@pytest.fixture(params=["file", "memory"])
+async def store(request: pytest.FixtureRequest, path: Path) -> AsyncGenerator[SqliteStore]:
+    """An open store, on disk and in memory."""
+    store = SqliteStore(path if request.param == "file" else None)
+    yield store
+    store.close()
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        version(),
+        version(config_version="1.0.0", stage="approved", metadata={"previous": None, "warnings": ["ä", {"a": [1.5]}]}),
+        version(body="", metadata={}),
+        version(body="line\r\n\0 Nørvik 🌊 \x7f", config_version="null", stage="true"),
+        version(body="x" * 3_000_000),
+    ],
+)
+async def test_a_version_comes_back_as_it_was(store: SqliteStore, given: Version):
+    """Every field of a text, whatever its letters and its length; only the id is new."""
+    saved = await store.add_version(given)
+    assert re.fullmatch(ID, saved.version_id)
+    assert saved == msgspec.structs.replace(given, version_id=saved.version_id)
+    assert store.latest_version("tides") == saved
+    assert store.version_made_from("tides", given.fingerprint) == saved
+    assert store.versions("tides") == [saved]
+
+
+async def test_what_isn_t_there_is_none(store: SqliteStore):
+    """Nothing is found in an empty store, and asking is no error."""
+    assert store.latest_version("tides") is None
+    assert store.version_made_from("tides", "f") is None
+    assert store.versions("tides") == []
+    assert store.draft("d") is None
+    assert store.output("a.md") is None
+    assert store.outputs_of("note") == []
+    assert store.samples("probe") == []
+    assert store.last_sample("probe") is None
+    assert (store.sample_counts("probe").total, store.sample_counts("probe").ok) == (0, 0)
+    assert set(store.counts().values()) == {0}
+
+
+async def test_the_latest_isn_t_always_the_one_made_from_this(store: SqliteStore):
+    """A text made from other input is newer, but not the answer to what was made from exactly this."""
+    first = await store.add_version(version(fingerprint="a"))
+    second = await store.add_version(version(fingerprint="b"))
+    third = await store.add_version(version(fingerprint="a"))
+    await store.add_version(version("harbour", fingerprint="c"))
+    assert store.latest_version("tides") == third
+    assert store.version_made_from("tides", "a") == third
+    assert store.version_made_from("tides", "b") == second
+    assert store.version_made_from("tides", "c") is None
+    assert store.versions("tides") == [first, second, third]
+
+
+async def test_a_draft_is_replaced_and_forgotten(store: SqliteStore):
+    """The last state of a draft counts; forgetting one that isn't there is fine."""
+    data = {"id": "tides", "list": [1, None, {"ä": True}], "big": 2**63, "number": 1.5}
+    first = Draft(
+        draft_id="d", config_type="content", config_data=data, description=None, created_at="t", updated_at="t"
+    )
+    await store.save_draft(first)
+    assert store.draft("d") == first
+    second = msgspec.structs.replace(first, config_data={}, description="null", updated_at="u")
+    await store.save_draft(second)
+    assert store.draft("d") == second
+    assert store.counts()["drafts"] == 1
+    await store.delete_draft("d")
+    await store.delete_draft("d")
+    assert store.draft("d") is None
+
+
+async def test_outputs_are_kept_by_path(store: SqliteStore):
+    """What we know of a file is replaced; an artifact's files come in the order of their paths."""
+    await store.save_outputs(
+        [output("b.md"), output("a.md", sha256=None, pending="p"), output("c.md", artifact_id="x")]
+    )
+    await store.save_outputs([output("b.md", size=2**40)])
+    await store.save_outputs([])
+    assert store.output("b.md") == output("b.md", size=2**40)
+    assert store.outputs_of("note") == [output("a.md", sha256=None, pending="p"), output("b.md", size=2**40)]
+
+
+async def test_outputs_are_remembered_all_or_none(store: SqliteStore):
+    """One that can't be stored takes the others of its transaction with it."""
+    broken: Any = output("b.md", size="three")
+    with pytest.raises(StorageError):
+        await store.save_outputs([output("a.md"), broken])
+    assert store.counts()["outputs"] == 0
+    await store.save_outputs([output("a.md")])
+    assert store.counts()["outputs"] == 1
+
+
+async def test_samples_are_counted_since_a_time(store: SqliteStore):
+    """The window begins with the moment it is given; kinds don't mix; the newest is the newest by time."""
+    for minute, ok in ((3, True), (4, True), (1, True), (2, False)):
+        await store.add_sample(sample(f"2026-11-22T10:0{minute}:00.000Z", ok, error=None if ok else "timeout"))
+    await store.add_sample(sample("2026-11-22T11:00:00.000Z", kind="latency", p95=0.01))
+    since = "2026-11-22T10:02:00.000Z"
+    assert [found.at[14:16] for found in store.samples("probe", since)] == ["02", "03", "04"]
+    assert store.samples("probe", since)[0] == sample(since, False, error="timeout")
+    assert (store.sample_counts("probe").total, store.sample_counts("probe").ok) == (4, 3)
+    assert (store.sample_counts("probe", since).total, store.sample_counts("probe", since).ok) == (3, 2)
+    last = store.last_sample("probe")
+    assert last is not None
+    assert last.at == "2026-11-22T10:04:00.000Z"
+    assert store.last_sample("latency") == sample("2026-11-22T11:00:00.000Z", kind="latency", p95=0.01)
+
+
+async def test_counts_are_rows_per_table(store: SqliteStore):
+    """The status page shows how much there is."""
+    await store.add_version(version())
+    await store.add_version(version())
+    await store.add_sample(sample("t"))
+    assert store.counts() == {"versions": 2, "drafts": 0, "outputs": 0, "samples": 1}
+
+
+async def test_a_reopened_store_has_it_all(path: Path):
+    """What was written is there for the next process, and the files of the log are folded in at the end."""
+    store = SqliteStore(path)
+    saved = await store.add_version(version())
+    await store.add_sample(sample("t"))
+    store.close()
+    store.close()  # twice does no harm
+    assert [file.name for file in path.parent.iterdir()] == ["storage.db"]
+    store = SqliteStore(path)
+    assert store.latest_version("tides") == saved
+    assert store.counts()["samples"] == 1
+    store.close()
+
+
+async def test_stores_in_memory_are_strangers():
+    """Two of them share nothing, and a file of that name isn't made."""
+    one, other = SqliteStore(None), SqliteStore(None)
+    await one.add_version(version())
+    assert other.counts()["versions"] == 0
+    one.check()
+    one.close()
+    other.check()
+    other.close()
+
+
+async def test_reading_and_writing_at_once(store: SqliteStore):
+    """While the thread writes, the loop reads: neither fails, and what is seen is what was acknowledged before."""
+    acknowledged = 0
+
+    async def add() -> None:
+        nonlocal acknowledged
+        for _ in range(30):
+            await store.add_version(version())
+            acknowledged += 1
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(add)
+            while acknowledged < 120:
+                before = acknowledged
+                assert store.counts()["versions"] >= before
+                await trio.lowlevel.checkpoint()
+
+
+# -- version ids ------------------------------------------------------------------------------------------------
+
+
+async def test_ids_are_unique_and_sort_as_they_were_given(store: SqliteStore):
+    """Five hundred texts added at once get five hundred ids, in the order in which they were stored."""
+    given: list[str] = []
+
+    async def add(number: int) -> None:
+        given.append((await store.add_version(version(body=str(number)))).version_id)
+
+    before = datetime.now(UTC)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for number in range(500):
+                nursery.start_soon(add, number)
+    assert len(set(given)) == 500
+    assert all(re.fullmatch(ID, each) for each in given)
+    assert [each.version_id for each in store.versions("tides")] == sorted(given)
+    assert given[0] >= f"{before:%Y%m%dT%H%M%S}"
+    assert f"{datetime.now(UTC):%Y%m%dT%H%M%S}" + "~" >= max(given)
+
+
+class Clock(datetime):
+    """Shows the times it was wound with, one after the other."""
+
+    shows: Iterator[datetime]
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return next(cls.shows)
+
+
+NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, UTC)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the clock to show some times, the last one for ever."""
+    monkeypatch.setattr(sqlite, "datetime", Clock)
+
+    def wind(*times: datetime) -> None:
+        Clock.shows = itertools.chain(times, itertools.repeat(times[-1]))
+
+    return wind
+
+
+async def test_an_id_shows_its_time(store: SqliteStore, clock: Callable[..., None]):
+    """A millisecond of UTC, and four digits for what else happens in it."""
+    clock(NOON)
+    assert (await store.add_version(version())).version_id.startswith("20261122T120000123Z-")
+
+
+async def test_ids_go_on_when_the_clock_goes_back(store: SqliteStore, clock: Callable[..., None]):
+    """Neither standing still nor going back an hour makes an id that sorts before an earlier one."""
+    clock(NOON, NOON, NOON - timedelta(hours=1), NOON - timedelta(days=400), NOON, NOON + timedelta(milliseconds=1))
+    ids = [(await store.add_version(version())).version_id for _ in range(6)]
+    assert ids == sorted(set(ids))
+    assert [each[:19] for each in ids] == ["20261122T120000123Z"] * 5 + ["20261122T120000124Z"]
+    assert int(ids[4][-4:], 16) - int(ids[0][-4:], 16) >= 4
+
+
+@pytest.mark.parametrize(
+    ("newest", "following"),
+    [
+        ("20261122T120000123Z-00ff", "20261122T120000123Z-0100"),
+        ("20261122T120000123Z-fffe", "20261122T120000123Z-ffff"),
+        ("20261122T120000123Z-ffff", "20261122T120000124Z-0000"),
+        ("20261122T120000999Z-ffff", "20261122T120001000Z-0000"),
+        ("20261231T235959999Z-ffff", "20270101T000000000Z-0000"),
+    ],
+)
+async def test_a_full_millisecond_runs_over_into_the_next(
+    store: SqliteStore, clock: Callable[..., None], newest: str, following: str
+):
+    """After the last of its numbers the name of the next millisecond is taken: sortable, if a little early."""
+    clock(NOON - timedelta(days=1))
+    store._writer.execute("INSERT INTO versions VALUES (?, 'tides', '', '', '', '', '', '', NULL, '', '{}')", (newest,))
+    assert (await store.add_version(version())).version_id == following
+    assert following > newest
+
+
+# -- several processes ------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from pathlib import Path
+import trio
+import trio.testing
+from chora.store import SqliteStore, Version
+
+async def main():
+    store = SqliteStore(Path(sys.argv[1]))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(int(sys.argv[3])):
+        saved = await store.add_version(Version(
+            content_id=sys.argv[2], body=str(number) * 1000, sha256="s", fingerprint=str(number), generator="g",
+            generator_version="1", generated_at="t",
+        ))
+        print(saved.version_id, flush=True)
+    store.close()
+
+trio.run(main)
+"""
+
+
+def start_writer(path: Path, content_id: str, count: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), content_id, str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def go(writer: subprocess.Popen[str]) -> None:
+    assert writer.stdin is not None
+    writer.stdin.write("\n")
+    writer.stdin.flush()
+
+
+async def test_two_processes_share_a_database(path: Path):
+    """Both write as fast as they can while a third one reads: no error, nothing lost, no id twice."""
+    writers = {name: start_writer(path, name, 150) for name in ("ebb", "flood")}
+    store = SqliteStore(path)
+    try:
+        for writer in writers.values():
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers.values():
+            go(writer)
+        mine = [(await store.add_version(version())).version_id for _ in range(20)]
+        said = {name: writer.communicate(timeout=60) for name, writer in writers.items()}
+        assert {name: err for name, (_, err) in said.items()} == {"ebb": "", "flood": ""}
+        for name, (out, _) in said.items():
+            assert [each.version_id for each in store.versions(name)] == out.split()
+            assert [each.fingerprint for each in store.versions(name)] == [str(number) for number in range(150)]
+        assert [each.version_id for each in store.versions("tides")] == mine
+        assert store.counts()["versions"] == 320
+    finally:
+        store.close()
+        for writer in writers.values():
+            writer.kill()
+            writer.wait()
+
+
+def test_processes_make_a_database_at_once(path: Path):
+    """Several that find none all open it: nobody takes a half-made one for a stranger's, or gives up on a lock."""
+    program = (
+        "import sys; from pathlib import Path; from chora.store import SqliteStore\n"
+        "base = Path(sys.argv[1])\n"
+        "for number in range(15):\n"
+        "    sys.stdin.readline()\n"
+        "    SqliteStore(base / str(number) / 'storage.db').close()\n"
+        "    print('made', flush=True)\n"
+    )
+    makers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(path.parent)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for _ in range(15):
+        for maker in makers:
+            if maker.poll() is None:
+                go(maker)
+        for maker in makers:
+            assert maker.stdout is not None
+            maker.stdout.readline()
+    assert [maker.communicate(timeout=30)[1] for maker in makers] == [""] * 4
+
+
+def test_what_was_acknowledged_survives_a_kill(path: Path):
+    """SIGKILL at any moment of writing: every id that was printed is there, and at most one more."""
+    acknowledged: list[str] = []
+    for round_ in range(3):
+        writer = start_writer(path, "tides", 100_000)
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        go(writer)
+        for _ in range(20 + 7 * round_):
+            acknowledged.append(writer.stdout.readline().strip())
+        writer.kill()
+        acknowledged += [line for line in writer.communicate()[0].split("\n")[:-1] if line]
+        if os.name != "nt":
+            assert writer.returncode == -signal.SIGKILL
+        store = SqliteStore(path)
+        found = [each.version_id for each in store.versions("tides")]
+        store.check()
+        store.close()
+        assert set(acknowledged) <= set(found)
+        assert len(found) <= len(acknowledged) + 1
+        acknowledged = found
+
+
+# -- what isn't a database of ours ------------------------------------------------------------------------------
+
+
+def _foreign(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE recipes (name TEXT)")
+    db.close()
+
+
+def _foreign_in_wal(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA application_id = 7")
+        db.execute("PRAGMA user_version = 99")
+        db.execute("CREATE TABLE versions (name TEXT)")
+    db.close()
+
+
+def _newer(path: Path) -> None:
+    SqliteStore(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 9999")
+    db.close()
+
+
+def _text(path: Path) -> None:
+    path.write_bytes(b"This is no database, whatever it is called.\n" * 100)
+
+
+def _damaged(path: Path) -> None:
+    SqliteStore(path).close()
+    data = bytearray(path.read_bytes())
+    data[100:4000] = b"\xff" * 3900  # the page that says which tables there are
+    path.write_bytes(data)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "says", "hint"),
+    [
+        (_foreign, "is a database of another program", "storage.path"),
+        (_foreign_in_wal, "is a database of another program", "storage.path"),
+        (_newer, r"was written by a newer chora \(schema 9999, this one knows \d+\)", "Install the newer chora"),
+        (_text, "file is not a database", "Move it away or restore a backup"),
+        (_damaged, "malformed", "restore a backup"),
+        (_folder, "unable to open", "Check that the folder exists"),
+    ],
+)
+def test_what_isn_t_ours_is_left_alone(path: Path, make: Callable[[Path], None], says: str, hint: str):
+    """Another program's database, a newer or damaged one, or no database at all is refused, and not a byte changes."""
+    path.parent.mkdir()
+    make(path)
+    before = {file: file.is_file() and file.read_bytes() for file in path.parent.rglob("*")}
+    with pytest.raises(StorageError, match=says) as caught:
+        SqliteStore(path)
+    assert hint in str(caught.value.hint)
+    assert caught.value.details["storage_path"] == str(path)
+    assert {file: file.is_file() and file.read_bytes() for file in path.parent.rglob("*")} == before
+
+
+def test_a_folder_that_can_t_be_made_is_told(path: Path):
+    """A file where the folder should be: the error says which folder, and what to do."""
+    path.parent.write_text("a file")
+    with pytest.raises(StorageError, match="can't be made") as caught:
+        SqliteStore(path)
+    assert "storage.path" in str(caught.value.hint)
+    assert caught.value.details["error_type"] == "FileExistsError"
+    assert path.parent.read_text() == "a file"
+
+
+class Disk:
+    """A small disk of its own, which can be filled, and made read-only."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def remount(self, how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", self.root], check=True)
+
+    def fill(self) -> Path:
+        """Take every byte that is left."""
+        filler = self.root / "filler"
+        with filler.open("wb", buffering=0) as file:
+            for size in (4096, 1):
+                try:
+                    while file.write(b"x" * size) == size:
+                        pass
+                except OSError:
+                    continue
+        return filler
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A tmpfs of 2 MiB, which only root on Linux can mount."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a disk that fills up takes root on Linux")
+    root = tmp_path / "disk"
+    root.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", root], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a disk that fills up can't be mounted here: {mounted.stderr.strip()}")
+    yield Disk(root)
+    subprocess.run(["umount", "--lazy", root], check=True)
+
+
+async def test_a_full_disk_loses_nothing(disk: Disk):
+    """The write that doesn't fit is an error with advice; reading goes on, and with room again writing does too."""
+    store = SqliteStore(disk.root / "storage.db")
+    saved = [await store.add_version(version(body="x" * 10_000)) for _ in range(5)]
+    filler = disk.fill()
+
+    async def go_on() -> None:
+        for _ in range(100):
+            saved.append(await store.add_version(version(body="y" * 50_000)))
+
+    with pytest.raises(StorageError, match="full") as caught:
+        await go_on()
+    assert caught.value.details["error_type"] == "FullError"
+    assert caught.value.hint == "Free some disk space; nothing that was acknowledged is lost."
+    assert store.versions("tides") == saved
+    store.check()
+    filler.unlink()
+    saved.append(await store.add_version(version(body="z" * 50_000)))
+    assert store.versions("tides") == saved
+    store.close()
+    store = SqliteStore(disk.root / "storage.db")
+    assert store.versions("tides") == saved
+    store.close()
+
+
+def test_a_database_is_not_made_on_a_full_disk(disk: Disk):
+    """Opening fails with advice, and works once there is room."""
+    filler = disk.fill()
+    with pytest.raises(StorageError) as caught:
+        SqliteStore(disk.root / "storage.db")
+    assert "disk" in str(caught.value.hint)
+    filler.unlink()
+    SqliteStore(disk.root / "storage.db").close()
+
+
+async def test_a_disk_that_turns_read_only_is_told(disk: Disk):
+    """Neither a new database nor a write into an old one is possible, and both say what to check."""
+    store = SqliteStore(disk.root / "storage.db")
+    saved = await store.add_version(version())
+    store.close()
+    disk.remount("ro")
+    with pytest.raises(StorageError) as caught:
+        SqliteStore(disk.root / "other" / "storage.db")
+    assert "may be written" in str(caught.value.hint)
+    for name in ("new.db", "storage.db"):
+        with pytest.raises(StorageError) as caught:
+            SqliteStore(disk.root / name)
+        assert "may be written" in str(caught.value.hint)
+    disk.remount("rw")
+    store = SqliteStore(disk.root / "storage.db")
+    assert store.latest_version("tides") == saved
+    store.close()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere, Windows has other rights")
+def test_a_folder_that_may_not_be_written_is_told(path: Path):
+    """Without the right to make the file, the error says what to check."""
+    path.parent.mkdir()
+    path.parent.chmod(0o500)
+    try:
+        with pytest.raises(StorageError) as caught:
+            SqliteStore(path)
+    finally:
+        path.parent.chmod(0o700)
+    assert "may be written" in str(caught.value.hint)
+
+
+async def test_a_database_that_others_hold_is_told(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A lock that isn't given back in time is an error that says so, and the store works on afterwards."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 50)
+    store = SqliteStore(path)
+    holder = apsw.Connection(str(path))
+    holder.execute("BEGIN IMMEDIATE")
+    with trio.fail_after(5), pytest.raises(StorageError, match="locked") as caught:
+        await store.add_version(version())
+    assert "Another process" in str(caught.value.hint)
+    assert store.counts()["versions"] == 0
+    holder.execute("ROLLBACK")
+    await store.add_version(version())
+    assert store.counts()["versions"] == 1
+    holder.close()
+    store.close()
+
+
+def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """While somebody keeps the file to himself opening it waits, for as long as writing would, and not longer."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 200)
+    path.parent.mkdir()
+    holder = apsw.Connection(str(path))
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StorageError, match="locked"):
+        SqliteStore(path)
+    holder.execute("ROLLBACK")
+    # Who only reads doesn't stop us from reading, but the journal mode can't be changed beneath him.
+    holder.execute("BEGIN; SELECT * FROM sqlite_schema").fetchall()
+    with pytest.raises(StorageError, match="locked"):
+        SqliteStore(path)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 5000)
+    release = threading.Timer(0.1, lambda: holder.execute("ROLLBACK"))
+    release.start()
+    SqliteStore(path).close()
+    release.join()
+    holder.close()
+
+
+async def test_a_store_that_is_closed_says_so(store: SqliteStore):
+    """Whatever is asked of it afterwards is a StorageError, not a crash."""
+    store.close()
+    with pytest.raises(StorageError):
+        store.check()
+    with pytest.raises(StorageError):
+        await store.add_version(version())
+
+
+async def test_a_file_that_is_damaged_beneath_us_is_told(path: Path):
+    """The health check notices, and the advice is a backup."""
+    store = SqliteStore(path)
+    await store.add_version(version())
+    store.check()
+    store.close()
+    store = SqliteStore(path)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(StorageError) as caught:
+        store.check()
+    assert "backup" in str(caught.value.hint)
+    store.close()
+
+
+# -- the schema -------------------------------------------------------------------------------------------------
+
+
+def test_the_writer_is_set_up_to_lose_nothing(path: Path):
+    """WAL, synchronous FULL, our application id, and as many migrations as there are."""
+    store = SqliteStore(path)
+    writer = store._writer
+    assert writer.pragma("journal_mode") == "wal"
+    assert writer.pragma("synchronous") == 2
+    assert writer.pragma("application_id") == 0x63686F72
+    assert writer.pragma("user_version") == len(sqlite.migrations())
+    store.close()
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    db.close()
+
+
+def test_migrations_are_numbered_without_a_gap():
+    """Their number is the version of the schema they lead to."""
+    assert [number for number, _ in sqlite.migrations()] == list(range(1, len(sqlite.migrations()) + 1))
+
+
+def test_each_migration_is_one_transaction(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One that fails leaves the database as the one before it did; mended, it goes on from there."""
+    first = sqlite.migrations()
+    broken = [*first, (len(first) + 1, "CREATE TABLE more (x TEXT) STRICT; INSERT INTO nowhere VALUES (1)")]
+    monkeypatch.setattr(sqlite, "migrations", lambda: broken)
+    with pytest.raises(StorageError, match="nowhere"):
+        SqliteStore(path)
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (len(first),)
+    assert db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'more'").fetchall() == []
+    db.close()
+    mended = [*first, (len(first) + 1, "CREATE TABLE more (x TEXT) STRICT")]
+    monkeypatch.setattr(sqlite, "migrations", lambda: mended)
+    store = SqliteStore(path)
+    assert store._read("PRAGMA user_version") == [(len(first) + 1,)]
+    assert store._read("SELECT count(*) FROM more") == [(0,)]
+    store.close()
+
+
+async def test_another_process_may_migrate_first(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who finds the work done after waiting for the lock doesn't do it again."""
+    real, others = sqlite._enter_wal, list[SqliteStore]()
+
+    def overtaken(db: apsw.Connection) -> None:
+        monkeypatch.setattr(sqlite, "_enter_wal", real)
+        others.append(SqliteStore(path))
+        real(db)
+
+    monkeypatch.setattr(sqlite, "_enter_wal", overtaken)
+    store = SqliteStore(path)
+    saved = await store.add_version(version())
+    assert others[0].latest_version("tides") == saved
+    others[0].close()
+    store.close()
+
+
+def schema_of(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """Every table and index with its definition, without comments and layout."""
+    found = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+    plain = {(kind, name): re.sub(r"--[^\n]*", "", sql) for kind, name, sql in found}
+    return {key: re.sub(r"\s*([(),])\s*", r"\1", re.sub(r"\s+", " ", sql)).strip() for key, sql in plain.items()}
+
+
+def test_schema_sql_is_what_the_migrations_lead_to(path: Path):
+    """Whoever reads schema.sql reads the truth: tables, indexes, application id and version."""
+    SqliteStore(path).close()
+    migrated, written = sqlite3.connect(path), sqlite3.connect(":memory:")
+    written.executescript((resources.files("chora.store") / "schema.sql").read_text("utf-8"))
+    assert schema_of(written) == schema_of(migrated)
+    assert len(schema_of(written)) >= len(sqlite.TABLES)
+    for pragma in ("application_id", "user_version"):
+        assert written.execute(f"PRAGMA {pragma}").fetchone() == migrated.execute(f"PRAGMA {pragma}").fetchone()
+    migrated.close()
+    written.close()
+
+
+@pytest.mark.parametrize("record", sqlite.TABLES, ids=lambda record: record.__name__)
+async def test_every_field_has_its_column(store: SqliteStore, record: type[msgspec.Struct]):
+    """A record and its table agree, so that nothing is dropped on the way."""
+    columns = store._read(f"SELECT name FROM pragma_table_info('{sqlite.TABLES[record]}')")
+    assert {name for (name,) in columns} == set(record.__struct_fields__)
+
+
+# -- cancellation -----------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_write_is_stored_or_not(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
+    """One that waits its turn isn't begun, one under way is completed, and the connection works on."""
+    begun, go_on = trio.Event(), threading.Event()
+    token, real = trio.lowlevel.current_trio_token(), sqlite._next_version_id
+
+    def slow(db: apsw.Connection) -> str:
+        token.run_sync_soon(begun.set)
+        assert go_on.wait(5)
+        return real(db)
+
+    monkeypatch.setattr(sqlite, "_next_version_id", slow)
+    with trio.fail_after(10), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.add_version, version(body="under way"))
+            await begun.wait()
+            nursery.start_soon(store.add_version, version(body="waiting"))
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            go_on.set()
+    assert scope.cancelled_caught
+    assert [each.body for each in store.versions("tides")] == ["under way"]
+    await store.add_version(version(body="afterwards"))
+    assert [each.body for each in store.versions("tides")] == ["under way", "afterwards"]
+
+
+async def test_cancelling_at_any_moment_breaks_nothing(store: SqliteStore):
+    """Writers that are cancelled all the time leave whole records, and a store that goes on."""
+    finished = 0
+    with trio.fail_after(20):
+        for number in range(60):
+            with trio.move_on_after(0.0002 * (number % 10)):
+                await store.add_version(version(body=str(number)))
+                finished += 1
+    stored = {each.body for each in store.versions("tides")}
+    assert finished <= len(stored) <= 60
+    assert not store._writer.in_transaction
+    await store.add_version(version(body="afterwards"))
+    assert store.counts()["versions"] == len(stored) + 1

@@ -1,0 +1,136 @@
+"""What each error means at each door."""
+
+import re
+from typing import get_args
+
+import msgspec
+import pytest
+
+from chora import errors
+from chora.errors import CATEGORIES, Category, ChoraError, Internal, Outcome, io_details, subclasses
+
+ROWS: list[tuple[type[ChoraError], str, Category]] = [
+    (errors.InvalidInput, "invalid_input", "invalid"),
+    (errors.InvalidContext, "invalid_context", "invalid"),
+    (errors.InvalidConfigId, "invalid_config_id", "invalid"),
+    (errors.ValidationError, "validation_error", "invalid"),
+    (errors.ValidationFailed, "validation_failed", "invalid"),
+    (errors.UsageError, "usage_error", "invalid"),
+    (errors.LimitExceeded, "limit_exceeded", "invalid"),
+    (errors.ConfigNotFound, "config_not_found", "missing"),
+    (errors.DraftNotFound, "draft_not_found", "missing"),
+    (errors.GeneratorNotFound, "generator_not_found", "missing"),
+    (errors.MissingContent, "missing_content", "missing"),
+    (errors.ProjectNotFound, "project_not_found", "missing"),
+    (errors.SaveFailed, "save_failed", "conflict"),
+    (errors.OutputEdited, "output_edited", "conflict"),
+    (errors.PermissionDenied, "permission_denied", "denied"),
+    (errors.Unauthorized, "unauthorized", "denied"),
+    (errors.Forbidden, "forbidden", "denied"),
+    (errors.Unreachable, "unreachable", "failed"),
+    (errors.GenerationFailed, "generation_failed", "failed"),
+    (errors.CompositionFailed, "composition_failed", "failed"),
+    (errors.TestFailed, "test_failed", "failed"),
+    (errors.TestExecutionFailed, "test_execution_failed", "failed"),
+    (errors.StorageFailed, "storage_failed", "failed"),
+    (errors.StorageError, "storage_error", "failed"),
+    (errors.WriteFailed, "write_failed", "failed"),
+    (errors.DraftCreationFailed, "draft_creation_failed", "failed"),
+    (errors.SaveExecutionFailed, "save_execution_failed", "failed"),
+    (errors.Busy, "busy", "busy"),
+    (errors.Internal, "internal_error", "internal"),
+]
+
+OUTCOMES: dict[Category, tuple[int, int]] = {
+    "invalid": (400, 2),
+    "missing": (404, 3),
+    "conflict": (409, 4),
+    "denied": (403, 4),
+    "failed": (500, 1),
+    "busy": (503, 1),
+    "internal": (500, 1),
+}
+
+
+def ours() -> list[type[ChoraError]]:
+    return [each for each in subclasses() if each.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize(("error", "code", "category"), ROWS, ids=lambda row: getattr(row, "__name__", None))
+def test_each_error_has_its_code_and_its_outcome_at_each_door(error: type[ChoraError], code: str, category: Category):
+    """Clients match on the code; HTTP status and exit code follow from the category alone."""
+    made = Internal(ValueError(), where="x") if error is Internal else error("A sentence.")
+    assert (made.code, made.category) == (code, category)
+    assert (made.http_status, made.exit_code) == OUTCOMES[category]
+
+
+def test_no_error_is_missing_above():
+    """Whoever adds a class adds its row, and each class stands once."""
+    assert len(ROWS) == len({row[0] for row in ROWS})
+    assert {row[0] for row in ROWS} == set(ours())
+
+
+def test_no_two_errors_share_a_code():
+    """A code means one thing; only a bug has that of the root, which nobody raises."""
+    codes = [each.code for each in ours()]
+    assert len(codes) == len(set(codes))
+    assert ChoraError.code == Internal.code
+
+
+def test_every_category_has_its_outcome():
+    """The table knows each category there is, and no other."""
+    assert set(CATEGORIES) == set(get_args(Category))
+    assert {category: Outcome(*outcome) for category, outcome in OUTCOMES.items()} == CATEGORIES
+
+
+def test_the_tree_in_the_docstring_is_the_tree():
+    """Whoever reads the head of the file sees every error; Internal is told of in the text below."""
+    tree = (errors.__doc__ or "").partition("Each class owns")[0]
+    assert set(re.findall(r"\w+", tree.partition("ChoraError")[2])) == {each.__name__ for each in ours()} - {"Internal"}
+
+
+def test_the_body_is_the_same_at_every_door():
+    """Code, sentence, next step and facts, with the message as the exception's text as well."""
+    error = errors.ConfigNotFound("There is no content config tides.", "Did you mean tide?", config_id="tides")
+    assert error.as_dict() == {
+        "success": False,
+        "error": {
+            "code": "config_not_found",
+            "message": "There is no content config tides.",
+            "hint": "Did you mean tide?",
+            "details": {"config_id": "tides"},
+        },
+    }
+    assert str(error) == error.message
+    bare = errors.Busy("Too much is waiting.").as_dict()["error"]
+    assert (bare["hint"], bare["details"]) == (None, {})
+
+
+def test_a_bug_shows_an_id_and_nothing_of_itself():
+    """Only the incident leaves the process; what the exception said may hold anything."""
+    incident = Internal(ValueError("the password is hunter2"), where="generate_content")
+    body = incident.as_dict()
+    assert "hunter2" not in msgspec.json.encode(body).decode()
+    assert re.fullmatch("[0-9a-f]{8}", incident.incident)
+    assert incident.incident in str(incident.hint)
+    assert body["error"]["details"] == {
+        "incident": incident.incident,
+        "error_type": "ValueError",
+        "tool": "generate_content",
+    }
+    assert Internal(ValueError(), where="x").incident != incident.incident
+
+
+def test_a_failed_read_or_write_is_told_by_path_type_and_number():
+    """The shape that clients know for input and output errors."""
+    details = io_details(FileNotFoundError(2, "No such file"), path="a.md")
+    assert details == {"path": "a.md", "error_type": "FileNotFoundError", "errno": 2}
+
+
+def test_errors_below_errors_are_found():
+    """The reference lists subclasses of subclasses too."""
+
+    class Stranger(errors.Busy):
+        pass
+
+    assert Stranger in subclasses()
