@@ -41,7 +41,9 @@ class Commands(click.Group):
         return importlib.import_module(f"chora.cli.{cmd_name}").command
 
 
-@click.group("chora", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "chora", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option("--project", metavar="DIR", help="The project folder; else CHORA_PROJECT, else the nearest one upward.")
 @click.version_option(__version__, prog_name="chora")
 @click.pass_context

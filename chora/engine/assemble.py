@@ -7,12 +7,16 @@ remembered as pending; so after a crash between the two, the file is still known
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import trio
 
+from chora.catalog import decode_text
 from chora.engine.engine import Engine
 from chora.engine.generate import Generated, generate, make, prepare
 from chora.errors import (
@@ -22,21 +26,27 @@ from chora.errors import (
     LimitExceeded,
     MissingContent,
     OutputEdited,
+    PermissionDenied,
     WriteFailed,
     io_details,
 )
 from chora.files import SOURCE_LIMIT
 from chora.model import ArtifactChild, ArtifactConfig, ArtifactOutput
-from chora.reading import Parsed
+from chora.reading import DEEPEST, Parsed
+from chora.sources.source import NOT_ITS_FAULT, is_too_deep
 from chora.stamps import now, sha256
 from chora.store import Output
 
 Status = Literal["assembled", "reassembled", "skipped"]
 Progress = Callable[[float, float, str], Awaitable[None]]
 
-CHILDREN_LIMIT = 100
+OUTPUT_LIMIT = 2 * SOURCE_LIMIT
+"""Bytes an output may have; a larger file can't be one of ours."""
 SEPARATOR = "\n\n"
+COMPOSED = "the composed text"
 DIFF_LINES = 60
+DIFF_WINDOW = 500
+"""Lines from the first difference on that are compared; difflib takes cubic time for what has nothing in common."""
 
 
 class Piece(NamedTuple):
@@ -69,16 +79,22 @@ class Assembled(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One output file: what it holds, what it will hold, and whether chora may replace it."""
+    """One output file: what it holds, what it will hold, and what chora knows of it."""
 
     path: str
     data: bytes
     current: bytes | None
+    """None if there is no file, or one so large that it can't be ours."""
     known: Output | None
 
     @property
     def unchanged(self) -> bool:
         return self.current == self.data
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the store had the file down for just what it will hold."""
+        return self.known is not None and not self.known.pending and self.known.sha256 == sha256(self.data)
 
 
 async def assemble(
@@ -104,6 +120,8 @@ async def assemble(
         MissingContent, GenerationFailed: a required child can't be had.
         CompositionFailed: the pieces don't go together.
         PermissionDenied: an output lies outside the folders outputs may be written to.
+        LimitExceeded: there is more text than an output may have.
+        Busy, StorageError, StorageFailed: a child couldn't be made for a reason that isn't its own.
         OutputEdited: an output holds text that chora didn't write.
         WriteFailed: the disk refused; every file holds its old or its new text.
     """
@@ -143,15 +161,20 @@ async def _assemble(
     outputs = list(config.metadata.outputs)
     if output_path is not None:
         outputs[0] = msgspec.structs.replace(outputs[0], file=output_path)
-    paths = [engine.folder.check_writable(output.file).relative_to(engine.folder.root).as_posix() for output in outputs]
+    paths = [_check_target(engine, output.file) for output in outputs]
     if twice := {path for path in paths if paths.count(path) > 1}:
         raise CompositionFailed(
-            f"{config.id} names {', '.join(sorted(twice))} as output twice.", "Name each file once."
+            f"{config.id} names {', '.join(sorted(twice))} as output twice.",
+            "Name each file once.",
+            composition_strategy=config.metadata.composition_strategy,
+            error_type="DuplicateOutput",
+            output_path=min(twice),
         )
 
     pieces = await gather_pieces(engine, config, caller, force=force, progress=progress)
     text = compose(config, pieces.pieces)
-    texts = [encode(config, output, text) for output in outputs]
+    # In a thread, because a large document takes a while to be parsed and written anew.
+    texts = [await trio.to_thread.run_sync(encode, config, output, text) for output in outputs]
     fingerprint = sha256(msgspec.json.encode([piece.version_id for piece in pieces.pieces]))
 
     async with engine.writing:
@@ -163,6 +186,22 @@ async def _assemble(
     else:
         status = "assembled" if first_time else "reassembled"
     return Assembled(config.id, paths[0], paths, len(texts[0]), status, pieces, config.metadata.composition_strategy)
+
+
+def _check_target(engine: Engine, path: str) -> str:
+    """The project-relative path of an output.
+
+    Raises:
+        PermissionDenied: it lies outside the folders outputs may be written to, or among chora's own data.
+    """
+    real = engine.folder.check_writable(path)
+    relative = real.relative_to(engine.folder.root).as_posix()
+    database = os.path.realpath(engine.store.path) if engine.store.path else None
+    if relative.casefold().startswith(".chora/") or (database and str(real).startswith(database)):
+        raise PermissionDenied(
+            f"{relative} is where chora keeps its own data.", "Write the output to another folder.", path=relative
+        )
+    return relative
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------
@@ -182,24 +221,24 @@ async def gather_pieces(
     Args:
         dry: make every text in memory and store nothing.
     """
-    children = sorted(config.content.children, key=lambda child: child.order or 0)
-    if len(children) > CHILDREN_LIMIT:
-        raise LimitExceeded(
-            f"{config.id} has {len(children)} children; {CHILDREN_LIMIT} are allowed.",
-            "Split it into several artifacts.",
-            limit="artifact.children",
-        )
+    children = sorted(config.content.children, key=lambda child: child.order)
+    room = OUTPUT_LIMIT
     pieces: list[Piece] = []
     missing: list[str] = []
     warnings: list[str] = []
     for done, child in enumerate(children, 1):
         try:
             pieces.append(await _piece(engine, config, child, caller, force, dry, warnings))
+            room -= len(pieces[-1].text)
+        except NOT_ITS_FAULT:
+            raise
         except ChoraError as error:
             if child.required:
                 raise _child_failed(engine, config, child, error) from error
             missing.append(child.id)
             warnings.append(f"The optional child {child.id} was left out: {error.message}")
+        if room < 0:
+            raise _too_large(config)
         if progress:
             await progress(done, len(children), child.id)
     return Pieces(pieces, missing, warnings)
@@ -221,10 +260,7 @@ async def _piece(
             "Remove it from the child; the child is then always taken as it is made now.",
             content_id=child.id,
         )
-    try:
-        parsed = engine.catalog.open("content", child.path).parsed
-    except ConfigNotFound:
-        parsed = engine.catalog.find("content", child.id).parsed
+    parsed = _find(engine, child)
     if parsed.config.id != child.id:
         warnings.append(f"{child.path} holds {parsed.config.id}, not {child.id}; it was taken all the same")
     if dry:
@@ -235,13 +271,33 @@ async def _piece(
     return Piece(child.id, generated.version.body, generated.status != "skipped", generated.version.version_id)
 
 
+def _find(engine: Engine, child: ArtifactChild) -> Parsed:
+    """A child's config: at its path, else by its id."""
+    try:
+        return engine.catalog.open("content", child.path).parsed
+    except ConfigNotFound:
+        return engine.catalog.find("content", child.id).parsed
+
+
+def _is_missing(engine: Engine, child: ArtifactChild) -> bool:
+    try:
+        _find(engine, child)
+    except ConfigNotFound:
+        return True
+    except ChoraError:
+        return False
+    return False
+
+
 def _child_failed(engine: Engine, config: ArtifactConfig, child: ArtifactChild, error: ChoraError) -> ChoraError:
     """A required child's failure, as the artifact's."""
     if isinstance(error, ConfigNotFound):
+        missing = [each.id for each in config.content.children if each.required and _is_missing(engine, each)]
         return MissingContent(
-            f"{config.id} needs {child.id}, and there is no such content config.",
+            f"{config.id} needs {', '.join(missing)}, and there is no such content config.",
             "Write it with draft_config and save_config, correct the child's path, or mark it `required: false`.",
-            missing_content_ids=[child.id],
+            artifact_config_id=config.id,
+            missing_content_ids=missing,
             available_content_ids=[found.parsed.config.id for found in engine.catalog.all("content").found],
         )
     error.details.setdefault("artifact_config_id", config.id)
@@ -261,6 +317,7 @@ def compose(config: ArtifactConfig, pieces: list[Piece]) -> str:
             f"{config.id}: the composition strategy {strategy} is not available.",
             "Write concat in metadata.compositionStrategy.",
             composition_strategy=strategy,
+            error_type="UnknownStrategy",
             content_pieces=[piece.content_id for piece in pieces],
         )
     # Each piece's own last newline goes, or the joint would be three lines high; the text's last one stays.
@@ -273,32 +330,62 @@ def encode(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
 
     Raises:
         CompositionFailed: the text isn't of the output's format or doesn't fit its encoding.
+        LimitExceeded: the file would be too large.
     """
-    facts = {"composition_strategy": config.metadata.composition_strategy, "output_path": output.file}
-    try:
-        if output.format == "json":
-            text = msgspec.json.format(msgspec.json.encode(msgspec.json.decode(text)), indent=2).decode() + "\n"
-        elif output.format == "yaml":
-            import yaml
 
-            text = yaml.safe_dump(yaml.safe_load(text), sort_keys=False, allow_unicode=True)
-    except Exception as error:  # two parsers with exceptions of their own; any of them means the same
-        raise CompositionFailed(
-            f"{config.id}: the pieces together are not {output.format.upper()}: {error}",
-            "Let one child hold the whole document, or write the output as text.",
-            error_type=type(error).__name__,
-            **facts,
-        ) from None
-    if output.format in ("binary", "test_results"):
-        raise CompositionFailed(
-            f"{config.id}: outputs of format {output.format} can't be composed of text.", None, **facts
+    def failed(message: str, hint: str, error: Exception | None = None) -> CompositionFailed:
+        return CompositionFailed(
+            f"{config.id}: {message}",
+            hint,
+            composition_strategy=config.metadata.composition_strategy,
+            error_type=type(error).__name__ if error else "UnknownFormat",
+            output_path=output.file,
         )
+
+    match output.format:
+        case "json" | "yaml" as language:
+            try:
+                text = _written_anew(text, language)
+            except (ChoraError, ValueError) as error:
+                problem = (
+                    error.message if isinstance(error, ChoraError) else f"{COMPOSED} can't be written anew: {error}."
+                )
+                hint = "Let one child hold the whole document, or write the output as text."
+                raise failed(problem, hint, error) from None
+        case "binary" | "test_results" as unknown:
+            raise failed(f"outputs of format {unknown} can't be composed of text.", "Write text or code as its format.")
+        case _:
+            pass
     try:
-        return text.encode(output.encoding)
-    except (LookupError, UnicodeEncodeError) as error:
-        raise CompositionFailed(
-            f"{config.id}: the text doesn't fit the encoding {output.encoding}: {error}.", "Write utf-8.", **facts
-        ) from None
+        data = text.encode(output.encoding)
+    except (LookupError, ValueError) as error:  # codecs differ in what they raise
+        raise failed(f"the text doesn't fit the encoding {output.encoding}: {error}.", "Write utf-8.", error) from None
+    if len(data) > OUTPUT_LIMIT:
+        raise _too_large(config)
+    return data
+
+
+def _written_anew(text: str, language: Literal["json", "yaml"]) -> str:
+    """A document as chora spells it."""
+    document = decode_text(text, language, COMPOSED)
+    if is_too_deep(document):
+        raise ValueError(f"it has more than {DEEPEST} levels")
+    if language == "json":
+        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    import yaml
+
+    # Read once more, now that it is known to be harmless: in a config its dates would be text.
+    again = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 (safe, both of them)
+    return yaml.safe_dump(again, sort_keys=False, allow_unicode=True)
+
+
+def _too_large(config: ArtifactConfig) -> LimitExceeded:
+    return LimitExceeded(
+        f"{config.id} comes to more than {OUTPUT_LIMIT:,} bytes.",
+        "Split it into several artifacts.",
+        limit="artifact.size",
+        artifact_config_id=config.id,
+    )
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -310,15 +397,18 @@ def _plan(engine: Engine, output: ArtifactOutput, path: str, data: bytes) -> Pla
     Raises:
         OutputEdited: it holds something that chora didn't write, and isn't declared `generated`.
     """
+    current, is_there = None, True
     try:
-        current = engine.folder.read_bytes(path, limit=2 * SOURCE_LIMIT)
+        current = engine.folder.read_bytes(path, limit=OUTPUT_LIMIT)
     except FileNotFoundError:
-        current = None
+        is_there = False
+    except LimitExceeded:
+        pass
     known = engine.store.output(path)
     plan = Plan(path, data, current, known)
-    if current is None or plan.unchanged or output.generated:
+    if not is_there or plan.unchanged or output.generated:
         return plan
-    if known and sha256(current) in (known.sha256, known.pending):
+    if known and current is not None and sha256(current) in (known.sha256, known.pending):
         return plan
     reason = "was edited after chora wrote it" if known else "exists and was not written by chora"
     raise OutputEdited(
@@ -326,25 +416,30 @@ def _plan(engine: Engine, output: ArtifactOutput, path: str, data: bytes) -> Pla
         "Move the file away, give another output_path, take the change over into its config, or declare the output "
         "`generated: true` if nobody is meant to edit it. `force` does not override an edit.",
         output_path=path,
-        diff=_diff(path, current, data),
+        diff="(too large to compare)" if current is None else _diff(path, current, data),
     )
 
 
 def _diff(path: str, current: bytes, data: bytes) -> str:
-    lines = list(
-        difflib.unified_diff(
-            current.decode(errors="replace").splitlines(),
-            data.decode(errors="replace").splitlines(),
-            f"{path} (on disk)",
-            f"{path} (chora)",
-            lineterm="",
-            n=1,
-        )
-        if max(len(current), len(data)) < 1_000_000  # difflib is quadratic; beyond this a diff is no help anyway
-        else ["(too large to compare line by line)"]
-    )
-    shown = [line[:200] for line in lines[:DIFF_LINES]]
-    return "\n".join([*shown, f"… {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else shown)
+    """The first lines in which a file differs from what it should hold."""
+    old = current.decode(errors="replace").splitlines()
+    new = data.decode(errors="replace").splitlines()
+    if old == new:
+        return "(only line ends differ)"
+    pairs = enumerate(zip(old, new, strict=False))
+    same = next((at for at, (one, other) in pairs if one != other), min(len(old), len(new)))
+    start = max(same, 1) - 1
+    end = start + DIFF_WINDOW
+    names = f"{path} (on disk)", f"{path} (chora)"
+    lines = list(difflib.unified_diff(old[start:end], new[start:end], *names, lineterm="", n=1))
+
+    def moved(number: re.Match[str]) -> str:
+        return str(int(number[0]) + start)
+
+    shown = [re.sub(r"(?<=[-+])\d+", moved, line) if line.startswith("@@") else line[:200] for line in lines]
+    if len(shown) > DIFF_LINES or max(len(old), len(new)) > end:
+        shown[DIFF_LINES:] = ["… and more"]
+    return "\n".join(shown)
 
 
 async def _write(engine: Engine, config: ArtifactConfig, plans: list[Plan], fingerprint: str) -> None:
@@ -361,7 +456,8 @@ async def _write(engine: Engine, config: ArtifactConfig, plans: list[Plan], fing
                 "Check disk space and permissions, then call again.",
                 **io_details(error, output_path=plan.path),
             ) from error
-    unsettled = [plan for plan in plans if not plan.unchanged or plan.known is None or plan.known.pending]
+    # A file that already held the text, whoever wrote it, is ours from now on.
+    unsettled = [plan for plan in plans if not (plan.unchanged and plan.is_known)]
     if unsettled:
         await engine.store.save_outputs(_record(config, plan, fingerprint, written=True) for plan in unsettled)
 

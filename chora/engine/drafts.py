@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import secrets
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
+import trio
 
-from chora.engine.assemble import compose, gather_pieces
+from chora.engine.assemble import compose, encode, gather_pieces
 from chora.engine.engine import Engine
 from chora.engine.generate import make, prepare
 from chora.errors import (
     ChoraError,
     DraftCreationFailed,
     DraftNotFound,
+    InvalidContext,
     SaveExecutionFailed,
     SaveFailed,
     StorageError,
@@ -27,6 +30,7 @@ from chora.errors import (
 )
 from chora.model import ArtifactConfig, ContentConfig
 from chora.reading import Issue, Parsed, read
+from chora.sources.source import NOT_ITS_FAULT
 from chora.stamps import now, sha256
 from chora.store import Draft, Version
 
@@ -34,6 +38,9 @@ Kind = Literal["content", "artifact", "collection"]
 
 PREVIEW_LIMIT = 10_000  # characters
 CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
+COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,254}")
+NAME_LIMIT = 255
+"""Bytes that a file's name may have nearly everywhere."""
 
 
 class Tested(NamedTuple):
@@ -88,7 +95,8 @@ async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, st
     Raises:
         DraftNotFound: there is no such draft.
         TestFailed: the draft can't be tested.
-        TestExecutionFailed: its generator failed.
+        TestExecutionFailed: its generator failed; `details.error` is the code of the failure.
+        InvalidContext, Busy, StorageError: it is not the draft's fault.
     """
     kept = find_draft(engine, draft_id)
     try:
@@ -97,16 +105,11 @@ async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, st
         raise TestFailed(f"{draft_id} can't be tested: {error.message}", error.hint, **error.details) from error
     try:
         text, generator, warnings = await _text_of(engine, parsed, caller)
-    except TestFailed:
+    except (TestFailed, InvalidContext, *NOT_ITS_FAULT):
         raise
     except ChoraError as error:
-        raise TestExecutionFailed(
-            f"{draft_id}: {error.message}",
-            error.hint,
-            generator=error.details.get("generator_type"),
-            error=error.code,
-            **{name: value for name, value in error.details.items() if name != "generator_type"},
-        ) from error
+        details = {**error.details, "generator": error.details.get("generator_type"), "error": error.code}
+        raise TestExecutionFailed(f"{draft_id}: {error.message}", error.hint, **details) from error
     if store_output:
         await engine.store.add_version(
             Version(
@@ -131,7 +134,10 @@ async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tu
         return made.text, prepared.generator.NAME, [*prepared.warnings, *made.warnings]
     if isinstance(config, ArtifactConfig):
         pieces = await gather_pieces(engine, config, caller, dry=True)
-        return compose(config, pieces.pieces), config.metadata.composition_strategy, pieces.warnings
+        text = compose(config, pieces.pieces)
+        for output in config.metadata.outputs:
+            await trio.to_thread.run_sync(encode, config, output, text)
+        return text, config.metadata.composition_strategy, pieces.warnings
     raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
 
 
@@ -147,42 +153,53 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
         SaveExecutionFailed: the disk refused; whatever was there still is.
     """
     kept = find_draft(engine, draft_id)
-    if not CONFIG_ID.fullmatch(config_id):
-        raise SaveFailed(
-            f"{config_id!r} can't be a config id.",
-            "Use lower-case letters, digits and hyphens, beginning with a letter, at most 255 of them.",
-            config_id=config_id,
-        )
     kind = cast(Kind, kept.config_type)
+    if not (COLLECTION_ID if kind == "collection" else CONFIG_ID).fullmatch(config_id):
+        raise SaveFailed(
+            f"{config_id[:80]!r} can't be a config id.",
+            "Use lower-case letters, digits and hyphens, beginning with a letter, at most 255 of them.",
+            config_id=config_id[:80],
+        )
     # The id inside the file is the one it is saved under, whatever the draft said.
     document = {**kept.config_data, "id": config_id}
     _read(kind, document, draft_id)
-    path = engine.catalog.where_to_save(kind, config_id)
-    backup: str | None = None
-    try:
+    async with engine.writing:
+        path = engine.catalog.where_to_save(kind, config_id)
+        backup = f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup"
+        if len(PurePosixPath(backup).name) > NAME_LIMIT:
+            raise SaveFailed(
+                f"An id of {len(config_id)} characters makes the name of its file too long.",
+                "Save under a shorter id.",
+                config_path=path,
+                config_id=config_id,
+            )
         try:
-            before = engine.folder.read_bytes(path)
-        except FileNotFoundError:
-            before = None
-        if before is not None:
-            if not overwrite:
-                raise SaveFailed(
-                    f"A config {config_id} exists already: {path}.",
-                    "Save under another id, or pass overwrite: true, which keeps a backup of the old one.",
-                    config_path=path,
-                    config_id=config_id,
-                )
-            backup = f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup"
-            await engine.folder.write(backup, before)
-        await engine.folder.write(path, _encoded(path, document))
-    except OSError as error:
-        raise SaveExecutionFailed(
-            f"{path} couldn't be written: {error.strerror}.",
-            "Check disk space and permissions; the draft is still there.",
-            **io_details(error, config_path=path),
-        ) from error
+            before = _current(engine, path)
+            if before is not None:
+                if not overwrite:
+                    raise SaveFailed(
+                        f"{config_id} can't be saved: {path} exists already.",
+                        "Save under another id, or pass overwrite: true, which keeps a backup of the old one.",
+                        config_path=path,
+                        config_id=config_id,
+                    )
+                await engine.everywhere.write(backup, before)
+            await engine.everywhere.write(path, _encoded(path, document))
+        except OSError as error:
+            raise SaveExecutionFailed(
+                f"{path} couldn't be written: {error.strerror}.",
+                "Check disk space and permissions; the draft is still there.",
+                **io_details(error, config_path=path),
+            ) from error
     await engine.store.delete_draft(draft_id)
-    return Saved(path, kind, backup)
+    return Saved(path, kind, None if before is None else backup)
+
+
+def _current(engine: Engine, path: str) -> bytes | None:
+    try:
+        return engine.everywhere.read_bytes(path)
+    except FileNotFoundError:
+        return None
 
 
 def find_draft(engine: Engine, draft_id: str) -> Draft:
@@ -194,7 +211,9 @@ def find_draft(engine: Engine, draft_id: str) -> Draft:
     kept = engine.store.draft(draft_id)
     if kept is None:
         raise DraftNotFound(
-            f"There is no draft {draft_id!r}.", "draft_config makes one; saving a draft uses it up.", draft_id=draft_id
+            f"There is no draft {draft_id[:80]!r}.",
+            "draft_config makes one; saving a draft uses it up.",
+            draft_id=draft_id[:80],
         )
     return kept
 

@@ -41,5 +41,7 @@ class Engine:
         self.store = store
         self.events = events
         self.undefined: Literal["strict", "lenient"] = undefined
+        self.everywhere = Folder(folder.root)
+        """The project folder without bounds on where outputs go: configs are saved where configs are."""
         self.writing = trio.Lock()
-        """Held from looking at an output to having written it, so that two calls can't pass each other's check."""
+        """Held from looking at a file to having written it, so that two calls can't pass each other's check."""

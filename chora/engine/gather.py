@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, cast
 
-from chora.engine.engine import Engine
-from chora.errors import GenerationFailed
-from chora.model import ContentConfig, Declaration, Pattern, Source, split_context
+import msgspec
+
+from chora.errors import GenerationFailed, LimitExceeded
+from chora.model import ContentConfig, Declaration, Source, split_context
 from chora.sources import BY_TYPE
 from chora.sources.selectors import select
 from chora.sources.source import Reach, SourceFailed
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "number": (int, float),
-    "integer": (int,),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-}
+SOURCES_LIMIT = 20_000_000
+"""Bytes that the values of one content's sources may have together, as JSON."""
 
 
 class Gathered(NamedTuple):
@@ -44,89 +39,141 @@ def merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-async def gather(
-    engine: Engine, config: ContentConfig, pattern: Pattern | None, caller: dict[str, Any], reach: Reach
-) -> Gathered:
+def json_type(value: Any) -> str:
+    """What JSON calls the type of a value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
+
+
+async def gather(config: ContentConfig, generator: str, caller: dict[str, Any], reach: Reach) -> Gathered:
     """Resolve every source of a content config and merge it with what the caller gave.
+
+    Args:
+        config: the content config.
+        generator: the name of the generator that will use the context.
+        caller: context from whoever asks.
+        reach: what sources may use.
 
     Raises:
         GenerationFailed: a required source has no value, or the caller owes a declared variable.
+        LimitExceeded: the sources hold too much.
+        Busy, StorageError, StorageFailed: a source couldn't be read for a reason that isn't its own.
     """
-    own: dict[str, Any] = pattern.generation_config.get("context") or {} if pattern else {}
-    data, declarations = split_context(own)
-    warnings: list[str] = []
-    context: dict[str, Any] = {"content_id": config.id}
-    for name, value in data.items():
-        if isinstance(value, dict) and cast("dict[str, Any]", value).get("source") == "file":
-            path = str(cast("dict[str, Any]", value).get("path", ""))
-            source = Source(id=name, type="external_file", locator=path)
-            context = merge(context, await _value_of(engine, config, source, reach, warnings))
-        else:
-            context = merge(context, {name: value})
-    for source in config.inputs.sources:
-        context = merge(context, await _value_of(engine, config, source, reach, warnings))
-    context = merge(context, caller)
-    for declaration in declarations:
-        _settle(config, declaration, context)
-    return Gathered(context, warnings)
+    return await _Gathering(config, generator, reach).run(caller)
 
 
-async def _value_of(
-    engine: Engine, config: ContentConfig, source: Source, reach: Reach, warnings: list[str]
-) -> dict[str, Any]:
-    """What one source adds to the context: itself under its id, or, without an id, an object's own names."""
-    try:
+class _Gathering:
+    """The gathering of one context."""
+
+    def __init__(self, config: ContentConfig, generator: str, reach: Reach) -> None:
+        self._config = config
+        self._generator = generator
+        self._reach = reach
+        self._context: dict[str, Any] = {"content_id": config.id}
+        self._warnings: list[str] = []
+        self._room = SOURCES_LIMIT
+
+    async def run(self, caller: dict[str, Any]) -> Gathered:
+        patterns = self._config.generation.patterns
+        data, declarations = split_context(patterns[0].generation_config.get("context", {}) if patterns else {})
+        for name, value in data.items():
+            if isinstance(value, dict) and cast("dict[str, Any]", value).get("source") == "file":
+                path = str(cast("dict[str, Any]", value).get("path", ""))
+                await self._add(Source(id=name, type="external_file", locator=path))
+            else:
+                self._context = merge(self._context, {name: value})
+        for source in self._config.inputs.sources:
+            await self._add(source)
+        self._context = merge(self._context, caller)
+        for declaration in declarations:
+            self._settle(declaration)
+        return Gathered(self._context, self._warnings)
+
+    async def _add(self, source: Source) -> None:
+        """Merge one source: its value under its id, or, without an id, an object's own names."""
+        try:
+            added = await self._value_of(source)
+        except SourceFailed as failed:
+            name = source.id or source.locator
+            if source.required:
+                raise self._failed(
+                    f"the source {name} has no value: {failed}.",
+                    "Mend the source, or mark it `required: false`.",
+                    error_type="SourceFailed",
+                    source_id=name,
+                    source_type=source.type,
+                    error=str(failed),
+                ) from None
+            self._warnings.append(f"The optional source {name} has no value: {failed}")
+            added: dict[str, Any] = {source.id: None} if source.id else {}
+        self._room -= len(msgspec.json.encode(added))
+        if self._room < 0:
+            raise LimitExceeded(
+                f"{self._config.id}: its sources hold more than {SOURCES_LIMIT:,} bytes together.",
+                "Take the parts that are needed with selectors.",
+                limit="content.sources",
+                content_config_id=self._config.id,
+            )
+        self._context = merge(self._context, added)
+
+    async def _value_of(self, source: Source) -> dict[str, Any]:
         maker = BY_TYPE.get(source.type)
         if maker is None:
             raise SourceFailed(f"sources of type {source.type} are not available; there are {', '.join(BY_TYPE)}")
-        value = select(await maker.fetch(source, reach), source.selector)
+        value = await maker.fetch(source, self._reach)
+        if source.selector not in getattr(maker, "SELECTORS", ()):
+            value = await select(value, source.selector, self._reach.pool)
         if source.id:
             return {source.id: value}
         if not isinstance(value, dict):
             raise SourceFailed("its value is not an object, so it needs an `output_as` or `id` to go by")
         return cast("dict[str, Any]", value)
-    except SourceFailed as failed:
-        name = source.id or source.locator
-        if source.required:
-            raise GenerationFailed(
-                f"{config.id}: the source {name} has no value: {failed}.",
-                "Mend the source, or mark it `required: false`.",
-                content_config_id=config.id,
-                source_id=name,
-                source_type=source.type,
-                error=str(failed),
-            ) from None
-        warnings.append(f"The optional source {name} has no value: {failed}")
-        return {source.id: None} if source.id else {}
 
-
-def _settle(config: ContentConfig, declaration: Declaration, context: dict[str, Any]) -> None:
-    """Hold the caller to a declared variable: its value, else the default, else an error if it is required."""
-    name = declaration.name
-    if name not in context:
-        if declaration.has_default:
-            context[name] = declaration.default
-        elif declaration.required:
-            raise GenerationFailed(
-                f"{config.id}: the context lacks {name}{_about(declaration)}.",
-                f"Pass it in context, for example {{{name!r}: …}}.",
-                content_config_id=config.id,
-                missing_variable=name,
-                available_context=sorted(context),
+    def _settle(self, declaration: Declaration) -> None:
+        """Hold the caller to a declared variable: its value, else the default, else an error if it is required."""
+        name = declaration.name
+        if name not in self._context:
+            if declaration.has_default:
+                self._context[name] = declaration.default
+            elif declaration.required:
+                about = f" ({declaration.description})" if declaration.description else ""
+                raise self._failed(
+                    f"the context lacks {name}{about}.",
+                    f"Pass it in context, for example {msgspec.json.encode({name: '…'}).decode()}.",
+                    error_type="MissingVariable",
+                    missing_variable=name,
+                )
+            return
+        wanted, received = declaration.type, json_type(self._context[name])
+        if wanted == "integer" and isinstance(self._context[name], int) and received == "number":
+            received = "integer"
+        if wanted not in (None, received):
+            raise self._failed(
+                f"{name} is of type {received}, not {wanted}.",
+                f"Pass {name} as {wanted} in context.",
+                error_type="WrongType",
+                variable=name,
+                expected_type=wanted,
+                received_type=received,
             )
-        return
-    wanted = TYPES.get(declaration.type or "")
-    value = context[name]
-    if wanted and not (isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool))):
-        raise GenerationFailed(
-            f"{config.id}: {name} must be {declaration.type}, not {type(value).__name__}.",
-            None,
-            content_config_id=config.id,
-            variable=name,
-            expected_type=declaration.type,
-            received_type=type(value).__name__,
+
+    def _failed(self, message: str, hint: str, **details: Any) -> GenerationFailed:
+        return GenerationFailed(
+            f"{self._config.id}: {message}",
+            hint,
+            generator_type=self._generator,
+            content_config_id=self._config.id,
+            available_context=sorted(self._context),
+            **details,
         )
-
-
-def _about(declaration: Declaration) -> str:
-    return f" ({declaration.description})" if declaration.description else ""

@@ -9,10 +9,18 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from chora.catalog import Found
 from chora.engine.engine import Engine
 from chora.engine.gather import gather
-from chora.errors import ChoraError, GenerationFailed, GeneratorNotFound, StorageError, StorageFailed
-from chora.generators import BY_NAME, GENERATORS
+from chora.errors import (
+    ChoraError,
+    GenerationFailed,
+    GeneratorNotFound,
+    LimitExceeded,
+    StorageError,
+    StorageFailed,
+)
+from chora.generators import BY_NAME, GENERATORS, demonstration
 from chora.generators.generator import Job, Made
 from chora.model import ContentConfig
 from chora.reading import Parsed
@@ -26,6 +34,14 @@ CHAIN_LIMIT = 10
 RESERVED = {"content_id"}
 
 _canonical = msgspec.json.Encoder(order="deterministic")
+
+
+class Chain(NamedTuple):
+    """The contents that wait for one another in a call, first to last, and the texts it has made so far."""
+
+    waiting: tuple[str, ...]
+    texts: dict[str, str | ChoraError]
+    """By the config's path: many may want the same text, and each would otherwise go all the way down for it."""
 
 
 class Prepared(NamedTuple):
@@ -52,7 +68,7 @@ class Generated(NamedTuple):
 
 
 async def generate(
-    engine: Engine, parsed: Parsed, caller: dict[str, Any], *, force: bool = False, chain: tuple[str, ...] = ()
+    engine: Engine, parsed: Parsed, caller: dict[str, Any], *, force: bool = False, chain: Chain | None = None
 ) -> Generated:
     """The text of a content config for a context: from the store when nothing it is made from has changed.
 
@@ -61,7 +77,7 @@ async def generate(
         parsed: the content config.
         caller: context from whoever asks; it wins over everything in the config.
         force: make it again in any case.
-        chain: the contents that are waiting for this one.
+        chain: the contents that are waiting for this one, if any.
 
     Raises:
         GenerationFailed, GeneratorNotFound, LimitExceeded, Busy: it can't be made.
@@ -82,7 +98,7 @@ async def generate(
             "content_generated",
             "error",
             content_config_id=config.id,
-            generator_type=generator_name(config),
+            generator_type=generator_of(config),
             duration_ms=_milliseconds(started),
             error_message=error.message,
         )
@@ -108,30 +124,55 @@ async def prepare(
     *,
     force: bool = False,
     dry: bool = False,
-    chain: tuple[str, ...] = (),
+    chain: Chain | None = None,
 ) -> Prepared:
     """Gather what a text is made from and take its fingerprint.
 
     Sources that are other contents' texts are generated on the way; `dry` makes those in memory too.
     """
     config: ContentConfig = parsed.config
-    if config.id in chain or len(chain) >= CHAIN_LIMIT:
+    waiting, texts = chain or Chain((), {})
+    if config.id in waiting:
         raise GenerationFailed(
-            f"The contents wait for one another: {' → '.join([*chain, config.id])}.",
+            f"The contents wait for one another: {' → '.join([*waiting, config.id])}.",
             "Break the circle in inputs.sources.",
             content_config_id=config.id,
-            cycle=[*chain, config.id],
+            generator_type=generator_of(config),
+            error_type="CircularReference",
+            cycle=[*waiting, config.id],
         )
+    if len(waiting) >= CHAIN_LIMIT:
+        raise LimitExceeded(
+            f"{waiting[0]} needs a text that needs a text, and so on, more than {CHAIN_LIMIT} deep.",
+            "Take the texts of fewer contents as sources of one another.",
+            limit="content.chain",
+            chain=[*waiting, config.id],
+        )
+    inner = Chain((*waiting, config.id), texts)
 
-    async def generate_other(content_id: str) -> str:
-        other = engine.catalog.find("content", content_id).parsed
-        waiting = (*chain, config.id)
-        if dry:
-            return (await make(await prepare(engine, other, {}, dry=True, chain=waiting))).text
-        return (await generate(engine, other, {}, force=force, chain=waiting)).version.body
+    async def generate_other(other: Found) -> str:
+        if other.path not in texts:
+            try:
+                if dry:
+                    text = (await make(await prepare(engine, other.parsed, {}, dry=True, chain=inner))).text
+                else:
+                    text = (await generate(engine, other.parsed, {}, force=force, chain=inner)).version.body
+                texts[other.path] = text
+            except ChoraError as error:
+                texts[other.path] = error
+        if isinstance(known := texts[other.path], ChoraError):
+            raise known
+        return known
 
-    pattern = config.generation.patterns[0] if config.generation.patterns else None
-    name = generator_name(config)
+    name = generator_of(config)
+    if name is None:
+        raise GenerationFailed(
+            f"{config.id} names no generator.",
+            "Add generation.patterns with a type, or an example_output to every element.",
+            content_config_id=config.id,
+            generator_type=None,
+            error_type="MissingGenerator",
+        )
     generator = BY_NAME.get(name)
     if generator is None:
         raise GeneratorNotFound(
@@ -140,7 +181,10 @@ async def prepare(
             generator_type=name,
             available_generators=[each.NAME for each in GENERATORS],
         )
-    gathered = await gather(engine, config, pattern, caller, Reach(engine.folder, engine.catalog, generate_other))
+    gathered = await gather(
+        config, name, caller, Reach(engine.folder, engine.catalog, engine.templates.pool, generate_other)
+    )
+    pattern = config.generation.patterns[0] if config.generation.patterns else None
     job = Job(config, pattern, gathered.context, engine.templates, engine.undefined, {})
     if hasattr(generator, "ingredients"):
         job = job._replace(sources=await generator.ingredients(job))
@@ -152,21 +196,12 @@ async def make(prepared: Prepared) -> Made:
     return await prepared.generator.generate(prepared.job)
 
 
-def generator_name(config: ContentConfig) -> str:
-    """The generator a config asks for; without one, demonstration if every element shows an example.
-
-    Raises:
-        GenerationFailed: the config neither names one nor has examples.
-    """
+def generator_of(config: ContentConfig) -> str | None:
+    """The generator a config asks for; without one, demonstration if every element shows an example, else None."""
     if config.generation.patterns:
         return config.generation.patterns[0].type
-    if config.elements and all(element.example_output is not None for element in config.elements):
-        return "demonstration"
-    raise GenerationFailed(
-        f"{config.id} names no generator.",
-        "Add generation.patterns with a type, or an example_output to every element.",
-        content_config_id=config.id,
-    )
+    shown = bool(config.elements) and all(element.example_output is not None for element in config.elements)
+    return demonstration.NAME if shown else None
 
 
 def fingerprint(generator: ModuleType, job: Job) -> str:

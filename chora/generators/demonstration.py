@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chora.generators.generator import Job, Made, as_text
+from chora.generators.generator import Job, Made, as_text, fill, listed, template_file
 
 NAME = "demonstration"
 VERSION = "1.0.0"
@@ -16,36 +16,52 @@ _PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.-]*)\s*\}\}")
 _ELEMENT = re.compile(r"elements\.([^.]+)\.example_output")
 
 
+async def ingredients(job: Job) -> dict[str, str]:
+    """The template file, if the template is one.
+
+    Raises:
+        GenerationFailed: it is missing or not text.
+    """
+    return template_file(job, NAME)
+
+
 async def generate(job: Job) -> Made:
     """The template with its variables replaced, or all examples with a blank line between them.
 
     Raises:
         GenerationFailed: an element has no example, or a variable has no value.
+        LimitExceeded: the text would be too large.
     """
-    template = job.pattern.template if job.pattern else None
-    if not template:
+    template = job.template
+    if template is None:
         missing = [element.name for element in job.config.elements if element.example_output is None]
         if missing:
             raise job.failed(
                 NAME,
-                f"no example_output for {', '.join(missing)}",
+                f"no example_output for {listed(missing)}",
                 "Write elements[].example_output, or choose another generator.",
             )
         return Made("\n\n".join(element.example_output or "" for element in job.config.elements))
 
-    values = {name: _value(job, name) for name in sorted(set(_PLACE.findall(template)))}
+    text = job.sources.get(template, template)
+    values = {name: _value(job, name) for name in dict.fromkeys(_PLACE.findall(text))}
     missing = [name for name, value in values.items() if value is None]
     if missing:
         raise job.failed(
             NAME,
-            f"no value for {', '.join(missing)}",
+            f"no value for {listed(missing)}",
             "Declare it under generation.patterns[].variables with a source such as "
             f"elements.{missing[0]}.example_output, or give it a default.",
+            error_type="UndefinedError",
             missing_variable=missing[0],
         )
-    # A function as replacement: the values are literal, backslashes and all.
-    shaped = template.replace("\\n", "\n").replace("\\t", "\t")
-    return Made(_PLACE.sub(lambda place: as_text(values[place[1]]), shaped))
+
+    filled = fill(job, text, _PLACE, lambda place: as_text(values[place[1]]), _unescape)
+    return Made(filled, (), template if template in job.sources else None)
+
+
+def _unescape(text: str) -> str:
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _value(job: Job, name: str) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from chora.errors import GenerationFailed
+import msgspec
+
+from chora.errors import GenerationFailed, LimitExceeded
+from chora.files import SOURCE_LIMIT
 from chora.generators.templates import Templates
 from chora.model import ContentConfig, Pattern
 
@@ -21,19 +25,57 @@ class Job(NamedTuple):
     sources: dict[str, str]
     """What `ingredients` returned, by name."""
 
-    def option(self, name: str, default: Any = None) -> Any:
-        """A value of the pattern's `generation_config`."""
-        return default if self.pattern is None else self.pattern.generation_config.get(name, default)
+    @property
+    def template(self) -> str | None:
+        """The template as the config has it: a text or the name of a file."""
+        return self.pattern.template or None if self.pattern else None
 
-    def failed(self, generator: str, message: str, hint: str | None = None, **details: Any) -> GenerationFailed:
+    def option(self, name: str, default: Any = None) -> Any:
+        """A value of the pattern's `generation_config`; null is as good as absent."""
+        value = None if self.pattern is None else self.pattern.generation_config.get(name)
+        return default if value is None else value
+
+    def failed(
+        self, generator: str, message: str, hint: str, *, error_type: str = "InvalidConfig", **details: Any
+    ) -> GenerationFailed:
         """The error for this job, with the details every generator owes."""
         return GenerationFailed(
-            f"{self.config.id}: {message}",
+            f"{self.config.id}: {message}.",
             hint,
             generator_type=generator,
+            error_type=error_type,
             content_config_id=self.config.id,
             available_context=sorted(self.context),
             **details,
+        )
+
+    def read(self, generator: str, name: str) -> str | None:
+        """The text of a template file, or None if there is none of this name.
+
+        Raises:
+            GenerationFailed: it is not text.
+            PermissionDenied, LimitExceeded: it can't be read.
+        """
+        try:
+            return self.templates.read(name)
+        except UnicodeDecodeError:
+            raise self.failed(
+                generator,
+                f"the template {name} is not UTF-8 text",
+                "Save the file as UTF-8.",
+                error_type="UnicodeDecodeError",
+                template_path=name,
+            ) from None
+
+    def no_template(self, generator: str, name: str) -> GenerationFailed:
+        """The error for a template file that isn't there."""
+        return self.failed(
+            generator,
+            f"there is no template {name}",
+            self.templates.advice(),
+            error_type="TemplateNotFound",
+            template_path=name,
+            searched_paths=self.templates.places(name),
         )
 
 
@@ -45,21 +87,78 @@ class Made(NamedTuple):
     template: str | None = None
 
 
+def template_file(job: Job, generator: str) -> dict[str, str]:
+    """The text of the template by its name, when the template is a file; nothing when it is the text itself.
+
+    What looks like the name of a file is one. Other words are taken for the text they are.
+
+    Raises:
+        GenerationFailed: there is no such file.
+    """
+    name = job.template
+    if name is None or job.templates.is_inline(name):
+        return {}
+    if (text := job.read(generator, name)) is not None:
+        return {name: text}
+    if not any(letter.isspace() for letter in name) and ("." in name or "/" in name):
+        raise job.no_template(generator, name)
+    return {}
+
+
+def fill(
+    job: Job,
+    template: str,
+    places: re.Pattern[str],
+    value_at: Callable[[re.Match[str]], str],
+    unescape: Callable[[str], str],
+) -> str:
+    """The template with a value at every place.
+
+    Args:
+        job: the text to make.
+        template: the template's text.
+        places: what a place looks like.
+        value_at: the value of a place; it is literal.
+        unescape: resolves the escapes in what stands between the places.
+
+    Raises:
+        LimitExceeded: the text would be too large; a short template can ask for a great deal of it.
+    """
+    parts: list[str] = []
+    end, room = 0, SOURCE_LIMIT
+    for place in places.finditer(template):
+        parts += [unescape(template[end : place.start()]), value_at(place)]
+        end = place.end()
+        room -= len(parts[-2]) + len(parts[-1])
+        if room < 0:
+            raise LimitExceeded(
+                f"{job.config.id}: the text would be larger than {SOURCE_LIMIT:,} characters.",
+                "Use fewer or shorter values.",
+                limit="content.size",
+                content_config_id=job.config.id,
+            )
+    return "".join([*parts, unescape(template[end:])])
+
+
 def lookup(context: dict[str, Any], dotted: str) -> Any:
     """The value at `a.b.0.c` in nested data, or None; a null counts as undefined."""
     value: Any = context
     for part in dotted.split("."):
         if isinstance(value, dict):
             value = value.get(part)  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(value, list) and part.isdecimal() and len(part) < 10 and int(part) < len(value):  # pyright: ignore[reportUnknownArgumentType]
             value = value[int(part)]  # pyright: ignore[reportUnknownVariableType]
         else:
             return None
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence, no more and no longer than can be read."""
+    shown = ", ".join(name if len(name) <= 80 else f"{name[:79]}…" for name in names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
 def as_text(value: Any) -> str:
     """How a value reads inside a text: strings as they are, everything else as JSON."""
-    import msgspec
-
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

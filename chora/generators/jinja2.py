@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from chora.generators.generator import Job, Made
-from chora.generators.templates import TEMPLATES_LIMIT
 from chora.render import Options, Render, RenderFailed
 
 NAME = "jinja2"
@@ -16,12 +15,15 @@ CAPABILITIES = ("template", "conditionals", "loops", "filters")
 INLINE = "<inline>"
 """The name an inline template goes by in errors and among the ingredients."""
 
+FOUND_LIMIT = 5000
+"""Names of templates that one may refer to; every file has up to three."""
+
 _ADVICE = {
     "undefined": "Pass it in context, add a source for it, or set generation_config.undefined to lenient.",
-    "template_not_found": "Templates are looked up in the project root, templates/ and configs/templates/.",
     "syntax": "Mend the template at the named line; test_config and preview_generation render without storing.",
     "security": "Templates see plain data only: no private attributes, no changing of values.",
 }
+_OTHERWISE = "Try the template in smaller parts with preview_generation."
 
 
 async def ingredients(job: Job) -> dict[str, str]:
@@ -31,33 +33,33 @@ async def ingredients(job: Job) -> dict[str, str]:
 
     Raises:
         GenerationFailed: no template, a missing one, or one that doesn't parse.
+        LimitExceeded: too many templates could be meant.
     """
-    name = job.pattern.template if job.pattern else None
-    if not name:
+    name = job.template
+    if name is None:
         raise job.failed(NAME, "there is no template", "Write generation.patterns[0].template.")
     if job.templates.is_inline(name):
-        found = {INLINE: name}
-    elif (text := job.templates.read(name)) is not None:
-        found = {name: text}
+        top, text = INLINE, name
+    elif (read := job.read(NAME, name)) is not None:
+        top, text = name, read
     else:
-        raise job.failed(
-            NAME,
-            f"there is no template {name}",
-            _ADVICE["template_not_found"],
-            error_type="TemplateNotFound",
-            template_path=name,
-            searched_paths=job.templates.places(name),
-        )
-    waiting = list(found)
+        raise job.no_template(NAME, name)
+    options = _options(job)
+    found = {top: text}
+    waiting = [top]
     while waiting:
-        if len(found) > TEMPLATES_LIMIT:
-            raise job.failed(NAME, f"the template uses more than {TEMPLATES_LIMIT:,} others")
+        if len(found) > FOUND_LIMIT:
+            raise job.failed(
+                NAME, f"the template uses more than {FOUND_LIMIT:,} others", "Split it into several contents."
+            )
         current = waiting.pop()
         try:
-            scanned = await job.templates.scan(found[current])
+            scanned = await job.templates.scan(current, found[current], options)
         except RenderFailed as failure:
-            raise _translated(job, failure, current) from None
-        wanted = {name: job.templates.read(name) for name in scanned.references if name not in found}
+            if current == top:
+                raise _translated(job, failure, current) from None
+            continue  # it may stand behind an `if`, or nobody asks for it; the render decides
+        wanted = {name: job.read(NAME, name) for name in scanned.references if name not in found}
         if scanned.dynamic:
             wanted.update({name: text for name, text in job.templates.all().items() if name not in found})
         # One that is missing may stand behind `ignore missing` or an `if`; the render decides.
@@ -73,17 +75,13 @@ async def generate(job: Job) -> Made:
     Raises:
         GenerationFailed: the template is wrong or a variable is undefined; details name line and variable.
         LimitExceeded: it took too long, too much memory or wrote too much; the worker is gone.
+        InvalidContext: the context holds what a template can't be handed.
         Busy: too many renders are waiting.
     """
     name = next(iter(job.sources))
     undefined = job.option("undefined", job.undefined)
     if undefined not in ("strict", "lenient"):
         raise job.failed(NAME, f"generation_config.undefined is {undefined!r}", "Write strict or lenient.")
-    wanted = {key: job.option(key) for key in Options.__struct_fields__ if job.option(key) is not None}
-    try:
-        options = msgspec.convert(wanted, Options)
-    except msgspec.ValidationError as error:
-        raise job.failed(NAME, f"generation_config doesn't fit: {error}", None) from None
     try:
         rendered = await job.templates.pool.render(
             Render(
@@ -92,13 +90,26 @@ async def generate(job: Job) -> Made:
                 sources=job.sources,
                 context=job.context,
                 undefined=undefined,
-                options=options,
+                options=_options(job),
             )
         )
     except RenderFailed as failure:
         raise _translated(job, failure, name) from None
     warnings = [f"{variable} is undefined and was rendered empty" for variable in rendered.undefined_names]
     return Made(rendered.text, warnings, None if name == INLINE else name)
+
+
+def _options(job: Job) -> Options:
+    wanted = {key: value for key in Options.__struct_fields__ if (value := job.option(key)) is not None}
+    try:
+        return msgspec.convert(wanted, Options)
+    except msgspec.ValidationError as error:
+        raise job.failed(
+            NAME,
+            f"generation_config doesn't fit: {error}",
+            "trim_blocks, lstrip_blocks, keep_trailing_newline and autoescape are true or false; extensions may list "
+            "jinja2.ext.do and jinja2.ext.loopcontrols.",
+        ) from None
 
 
 _ERROR_TYPES = {
@@ -113,10 +124,11 @@ def _translated(job: Job, failure: RenderFailed, name: str) -> Exception:
     failed = failure.failed
     where = failed.template or name
     line = f" at {where}, line {failed.line}" if failed.line else f" in {where}"
+    advice = job.templates.advice() if failed.kind == "template_not_found" else _ADVICE.get(failed.kind, _OTHERWISE)
     return job.failed(
         NAME,
-        f"{failed.message}{line}",
-        _ADVICE.get(failed.kind),
+        f"{failed.message.removesuffix('.')}{line}",
+        advice,
         error_type=_ERROR_TYPES.get(failed.kind, "RenderError"),
         template_path=where,
         template_line=failed.line,

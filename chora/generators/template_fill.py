@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from chora.generators.generator import Job, Made, as_text, lookup
+from chora.generators.generator import Job, Made, as_text, fill, listed, lookup, template_file
 
 NAME = "template_fill"
 VERSION = "1.0.0"
@@ -17,12 +17,12 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "'": "'", '"': '"', "\\": "\\"}
 
 
 async def ingredients(job: Job) -> dict[str, str]:
-    """The template file, if the template is one."""
-    template = job.pattern.template if job.pattern else None
-    if not template or job.templates.is_inline(template):
-        return {}
-    text = job.templates.read(template)
-    return {} if text is None else {template: text}
+    """The template file, if the template is one.
+
+    Raises:
+        GenerationFailed: it is missing or not text.
+    """
+    return template_file(job, NAME)
 
 
 async def generate(job: Job) -> Made:
@@ -33,9 +33,10 @@ async def generate(job: Job) -> Made:
 
     Raises:
         GenerationFailed: no template, or an undefined name under `error`.
+        LimitExceeded: the text would be too large.
     """
-    template = job.pattern.template if job.pattern else None
-    if not template:
+    template = job.template
+    if template is None:
         raise job.failed(NAME, "there is no template", "Write generation.patterns[0].template.")
     text = job.sources.get(template, template)
     behaviour = job.option("undefined_behavior", "error" if job.undefined == "strict" else "empty")
@@ -46,29 +47,22 @@ async def generate(job: Job) -> Made:
     if missing and behaviour in ("error", "strict"):
         raise job.failed(
             NAME,
-            f"no value for {', '.join(missing)}",
+            f"no value for {listed(missing)}",
             "Pass it in context, add a source for it, or set generation_config.undefined_behavior.",
             error_type="UndefinedError",
             missing_variable=missing[0],
         )
 
-    def fill(place: re.Match[str]) -> str:
+    def value_at(place: re.Match[str]) -> str:
         value = lookup(job.context, place[1])
         if value is None:
             return place[0] if behaviour == "keep" else ""
         return as_text(value)
 
-    # Split at the places first: only the template's own text has escapes, the values are literal.
-    parts: list[str] = []
-    end = 0
-    for place in _PLACE.finditer(text):
-        parts += [_unescape(text[end : place.start()]), fill(place)]
-        end = place.end()
-    parts.append(_unescape(text[end:]))
-    warnings = [
-        f"{name} has no value and was left {'as it stands' if behaviour == 'keep' else 'empty'}" for name in missing
-    ]
-    return Made("".join(parts), warnings, template if template in job.sources else None)
+    filled = fill(job, text, _PLACE, value_at, _unescape)
+    left = "as it stands" if behaviour == "keep" else "empty"
+    warnings = [f"{name} has no value and was left {left}" for name in missing]
+    return Made(filled, warnings, template if template in job.sources else None)
 
 
 def _unescape(text: str) -> str:

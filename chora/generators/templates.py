@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
+from chora.errors import LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, Folder
-from chora.render import Scan, Scanned
+from chora.render import Options, Scan, Scanned
 from chora.render.pool import RenderPool
 
 SCANS_KEPT = 1024
 TEMPLATES_LIMIT = 1000
-ENDINGS = (".j2", ".jinja", ".jinja2")
+TEMPLATES_BYTES = 16 * 1024 * 1024
+"""Files, and bytes, that the template folders may hold for an include that only a render can name."""
 
 
 class Templates:
@@ -26,8 +28,8 @@ class Templates:
     def __init__(self, folder: Folder, paths: tuple[str, ...], pool: RenderPool) -> None:
         self.pool = pool
         self._folder = folder
-        self._paths = paths
-        self._scans: OrderedDict[str, Scanned] = OrderedDict()
+        self._paths = tuple(path.rstrip("/") for path in paths)
+        self._scans: OrderedDict[tuple[Options, str], Scanned] = OrderedDict()
 
     @staticmethod
     def is_inline(template: str) -> bool:
@@ -36,16 +38,23 @@ class Templates:
 
     def places(self, name: str) -> list[str]:
         """Every path a template of this name may be at, most wanted first."""
-        return [name, *(f"{path.rstrip('/')}/{name}" for path in self._paths)]
+        return [name, *(f"{path}/{name}" for path in self._paths)]
+
+    def advice(self) -> str:
+        """Where templates are looked for, in a sentence."""
+        return f"Templates are looked up in the project folder and in {', '.join(f'{path}/' for path in self._paths)}."
 
     def read(self, name: str) -> str | None:
         """The text of a template file, or None if there is none of this name.
 
         Raises:
-            PermissionDenied: the name leads outside the project.
+            PermissionDenied: the name leads outside the project, or to what can't be read.
             LimitExceeded: the file is larger than 1 MiB.
+            UnicodeDecodeError: the file is not text.
         """
         for place in self.places(name):
+            if not self._folder.resolve(place).is_file():  # a folder of the same name doesn't hide a template
+                continue
             try:
                 return self._folder.read_text(place, limit=CONFIG_LIMIT)
             except FileNotFoundError:
@@ -53,18 +62,43 @@ class Templates:
         return None
 
     def all(self) -> dict[str, str]:
-        """Every template file by the name a template would use, for includes that only a render can name."""
+        """Every template by each name that finds it, for includes that only a render can name.
+
+        Files that are no templates, because they are too large or not text, are left out.
+
+        Raises:
+            LimitExceeded: there are too many.
+        """
         found: dict[str, str] = {}
+        size = files = 0
         for path in self._paths:
-            for file in self._folder.files(path, ENDINGS)[:TEMPLATES_LIMIT]:
-                found.setdefault(file.removeprefix(path.rstrip("/") + "/"), self._folder.read_text(file))
+            for file in self._folder.files(path, ("",)):
+                try:
+                    text = self._folder.read_text(file, limit=CONFIG_LIMIT)
+                except (OSError, UnicodeDecodeError, PermissionDenied, LimitExceeded):
+                    continue
+                files, size = files + 1, size + len(text)
+                if files > TEMPLATES_LIMIT or size > TEMPLATES_BYTES:
+                    raise LimitExceeded(
+                        f"An include with a computed name could mean any template, and there are more than "
+                        f"{TEMPLATES_LIMIT:,} of them or {TEMPLATES_BYTES:,} bytes.",
+                        "Write the name of the included template out, or keep fewer files in the template folders.",
+                        limit="templates",
+                    )
+                short = file.removeprefix(f"{self._folder.relative(path)}/")
+                for name in (file, f"{path}/{short}", short):
+                    found.setdefault(name, text)
         return found
 
-    async def scan(self, text: str) -> Scanned:
-        """What a template refers to; remembered by the hash of its text."""
-        key = hashlib.sha256(text.encode()).hexdigest()
+    async def scan(self, name: str, text: str, options: Options) -> Scanned:
+        """What a template refers to; remembered by the hash of its text.
+
+        Raises:
+            RenderFailed: it doesn't parse.
+        """
+        key = options, hashlib.sha256(text.encode()).hexdigest()
         if (known := self._scans.get(key)) is None:
-            known = self._scans[key] = await self.pool.scan(Scan(source=text))
+            known = self._scans[key] = await self.pool.scan(Scan(source=text, name=name, options=options))
             if len(self._scans) > SCANS_KEPT:
                 self._scans.popitem(last=False)
         return known

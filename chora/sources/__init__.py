@@ -1,7 +1,7 @@
 """The shelf of context sources: where a value may come from, one file each.
 
-A source is a module with a `TYPE` and `async def fetch(source, reach)`. What it returns is data: nothing of it
-is ever rendered, opened or run.
+A source is a module with a `TYPE` and `async def fetch(source, reach)`, and with `SELECTORS` if there are any that
+it applies itself. What it returns is data: nothing of it is ever rendered, opened or run.
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import Reach, SourceFailed
+from chora.sources.source import NOT_ITS_FAULT, Reach, SourceFailed
 
 TYPE = "content_config"
+
+OUTPUT = "output"
+SELECTORS = (OUTPUT,)
 
 
 async def fetch(source: Source, reach: Reach) -> Any:
@@ -23,8 +26,10 @@ async def fetch(source: Source, reach: Reach) -> Any:
             found = reach.catalog.open("content", name)
         else:
             found = reach.catalog.find("content", name)
-        if source.selector == "output":
-            return await reach.generate(found.parsed.config.id)
+        if source.selector == OUTPUT:
+            return await reach.generate(found)
         return found.parsed.raw
+    except NOT_ITS_FAULT:
+        raise
     except ChoraError as error:
-        raise SourceFailed(error.message) from None
+        raise SourceFailed(error.message.removesuffix(".")) from None

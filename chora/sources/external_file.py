@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
+import math
+import re
 import tomllib
-from typing import Any
+from collections import Counter
+from typing import Any, cast
 
 import msgspec
+import trio
 
+from chora.catalog import decode_text
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import Reach, SourceFailed
+from chora.reading import DEEPEST
+from chora.sources.source import Reach, SourceFailed, is_too_deep
 
 TYPE = "external_file"
+
+INLINE_BYTES = 64 * 1024
+"""Files up to this size are parsed at once; the others in a thread, so that nothing else waits for them."""
+
+CELLS_LIMIT = 500_000
+"""Cells a CSV file may come to; in memory a cell takes up to a hundred times its bytes."""
+
+_BARE, _QUOTED = r"[\w-]++", r"""(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_DOT = re.compile(r"(?<![ \t])[ \t]*+\.[ \t]*+")
+_DEEP_KEY = re.compile(rf"(?:(?<![\w.-]){_BARE}|(?<!\.){_QUOTED})(?:\.(?:{_BARE}|{_QUOTED})){{{DEEPEST}}}")
+"""A TOML key with more dots than there may be levels, once the spaces around its dots are gone."""
 
 
 async def fetch(source: Source, reach: Reach) -> Any:
@@ -30,32 +48,82 @@ async def fetch(source: Source, reach: Reach) -> Any:
     except UnicodeDecodeError:
         raise SourceFailed(f"{path} is not UTF-8 text") from None
     except ChoraError as error:
-        raise SourceFailed(error.message) from None
-    return parse(path, text)
+        raise SourceFailed(error.message.removesuffix(".")) from None
+    if len(text) <= INLINE_BYTES:
+        return parse(path, text)
+    return await trio.to_thread.run_sync(parse, path, text)
 
 
 def parse(path: str, text: str) -> Any:
     """Turn a file's text into data, by the ending of its name.
 
     Raises:
-        SourceFailed: the text isn't what the ending promises.
+        SourceFailed: the text isn't what the ending promises, or nested too deeply.
     """
     ending = path.lower().rpartition(".")[2]
+    language = "yaml" if ending == "yml" else ending
     try:
-        match ending:
-            case "json":
-                return msgspec.json.decode(text)
-            case "yaml" | "yml":
-                import yaml
-
-                return msgspec.to_builtins(yaml.load(text, yaml.CSafeLoader), str_keys=True)
+        match language:
+            case "json" | "yaml":
+                value = decode_text(text, language, path)
             case "toml":
-                return msgspec.to_builtins(tomllib.loads(text))
+                value = _decode_toml(text)
             case "csv":
-                return list(csv.DictReader(io.StringIO(text)))
+                value = _decode_csv(text)
             case _:
                 return text
+        if is_too_deep(value):
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+        # What JSON can't say, only YAML and TOML can.
+        return _plain(value) if language in ("yaml", "toml") else value
+    except ChoraError as error:
+        raise SourceFailed(error.message.removesuffix(".")) from None
     except RecursionError:
-        raise SourceFailed(f"{path} is nested too deeply") from None
-    except Exception as error:  # four parsers, each with exceptions of its own, and any of them means this
-        raise SourceFailed(f"{path} is not {ending.upper()}: {error}") from None
+        raise SourceFailed(f"{path} is not {language.upper()}: it is nested too deeply") from None
+    except (ValueError, csv.Error) as error:
+        raise SourceFailed(f"{path} is not {language.upper()}: {error}") from None
+
+
+def _decode_toml(text: str) -> Any:
+    if _DEEP_KEY.search(_DOT.sub(".", text)):  # tomllib takes quadratic time for such a key
+        raise ValueError(f"a key has more than {DEEPEST} parts")
+    return tomllib.loads(text)
+
+
+def _decode_csv(text: str) -> list[dict[str, str | None]]:
+    """One object per row, by the names in the first row; a cell that a short row lacks is null."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    names = next(reader, list[str]())
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"two columns are named {twice[0]!r}")
+    rows: list[dict[str, str | None]] = []
+    for row in reader:
+        if not row:
+            continue
+        if len(row) > len(names):
+            raise ValueError(f"line {reader.line_num} has {len(row)} cells, the first line {len(names)}")
+        if (len(rows) + 1) * len(names) > CELLS_LIMIT:
+            raise ValueError(f"it has more than {CELLS_LIMIT:,} cells")
+        rows.append({name: row[column] if column < len(row) else None for column, name in enumerate(names)})
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """The data as JSON would say it: keys and times as text, no infinite numbers."""
+    match value:
+        case dict():
+            plain: dict[str, Any] = {}
+            for key, each in cast("dict[Any, Any]", value).items():
+                name = key if isinstance(key, str) else msgspec.json.encode(key).decode()
+                if name in plain:
+                    raise ValueError(f"two keys read {name!r}")
+                plain[name] = _plain(each)
+            return plain
+        case list():
+            return [_plain(each) for each in cast("list[Any]", value)]
+        case float() if not math.isfinite(value):
+            raise ValueError(f"{value} is not a number that JSON has")
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case _:
+            return value

@@ -11,103 +11,182 @@
 
 from __future__ import annotations
 
+import io
 import re
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import msgspec
+import trio
 
-from chora.sources.source import SourceFailed
+from chora.errors import InvalidContext, LimitExceeded
+from chora.reading import DEEPEST
+from chora.render import RenderFailed, Select
+from chora.render.pool import RenderPool
+from chora.sources.source import SourceFailed, is_too_deep
 
-_LINES = re.compile(r"(\d*)(?::|(?<=\d)-(?=\d))(\d*)")
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
-_FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
+INLINE_LENGTH = 64 * 1024
+"""Texts up to this length are searched at once; the others in a thread, so that nothing else waits for them."""
+
+_LINES = re.compile(r"([0-9]{0,15})(?::|(?<=[0-9])-(?=[0-9]))([0-9]{0,15})")
 
 
-def select(value: Any, selector: str | None) -> Any:
-    """Apply a selector.
+async def select(value: Any, selector: str | None, pool: RenderPool) -> Any:
+    """Apply a selector; a JSONPath runs in a worker of the pool.
+
+    Raises:
+        SourceFailed: nothing matches, or the selector has none of the forms above.
+        Busy: too much is waiting for the workers.
+    """
+    if not selector or selector == "whole_content":
+        return value
+    if selector.startswith("$"):
+        return await _json_path(value, selector, pool)
+    if isinstance(value, str) and len(value) <= INLINE_LENGTH:
+        return part_of(value, selector)
+    return await trio.to_thread.run_sync(part_of, value, selector)
+
+
+def part_of(value: Any, selector: str) -> str:
+    """The part of a text that a selector other than a JSONPath takes; of data, of its JSON.
 
     Raises:
         SourceFailed: nothing matches, or the selector has none of the forms above.
     """
-    if not selector or selector in ("whole_content", "output"):
-        return value
-    if selector.startswith("$"):
-        return _json_path(value, selector)
+    shown = _shown(selector)
     text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
-    if heading := _HEADING.fullmatch(selector):
-        return _section(text, len(heading[1]), heading[2], selector)
+    if (heading := _heading(selector)) and heading.title:
+        return _section(text, heading, shown)
     kind, colon, name = selector.partition(":")
     if colon and kind in ("function", "class"):
-        return _definition(text, kind, name.strip())
+        return _definition(text, kind, name.strip(), shown)
     if (lines := _LINES.fullmatch(selector)) and selector != ":":
-        return _line_range(text, int(lines[1] or 1), int(lines[2]) if lines[2] else None, selector)
+        return _line_range(text, int(lines[1] or 1), int(lines[2]) if lines[2] else None, shown)
     raise SourceFailed(
-        f"{selector!r} is not a selector; write a JSONPath ($.a.b), a heading (## Title), function:name, "
+        f"{shown!r} is not a selector; write a JSONPath ($.a.b), a heading (## Title), function:name, "
         "class:name, a line range (10-20) or whole_content"
     )
 
 
-def _json_path(value: Any, selector: str) -> Any:
-    import jsonpath  # on first use: only projects with such selectors pay for it
+def _shown(selector: str) -> str:
+    return selector if len(selector) <= 80 else f"{selector[:79]}…"
 
+
+# -- data -------------------------------------------------------------------------------------------------------
+
+
+async def _json_path(value: Any, selector: str, pool: RenderPool) -> Any:
+    shown = _shown(selector)
     if isinstance(value, str):
         try:
             value = msgspec.json.decode(value)
         except (msgspec.DecodeError, RecursionError):
-            raise SourceFailed(f"{selector} needs data, but the source is text that is not JSON") from None
+            raise SourceFailed(f"{shown} needs data, but the source is text that is not JSON") from None
+        if is_too_deep(value):
+            raise SourceFailed(f"{shown} needs data that is nested no more than {DEEPEST} levels deep")
     try:
-        found = cast("list[Any]", jsonpath.JSONPathEnvironment(strict=True).findall(selector, value))
-    except (jsonpath.JSONPathError, RecursionError) as error:
-        raise SourceFailed(f"{selector} is not a JSONPath: {error}") from None
+        found = (await pool.select(Select(query=selector, data=value, name=shown))).values
+    except RenderFailed as failure:
+        raise SourceFailed(f"{shown} is not a JSONPath: {failure.failed.message.removesuffix('.')}") from None
+    except (LimitExceeded, InvalidContext) as error:
+        raise SourceFailed(error.message.removesuffix(".")) from None
     if not found:
-        raise SourceFailed(f"{selector} matches nothing")
+        raise SourceFailed(f"{shown} matches nothing")
     return found[0] if len(found) == 1 else found
 
 
-def _section(text: str, level: int, title: str, selector: str) -> str:
+# -- Markdown ---------------------------------------------------------------------------------------------------
+
+
+class _Heading(NamedTuple):
+    level: int
+    title: str
+
+
+def _heading(line: str) -> _Heading | None:
+    """What a line heads, if it is a heading with number signs.
+
+    Plain string methods, because a pattern would take cubic time for a line of blanks.
+    """
+    text = line.strip()
+    title = text.lstrip("#")
+    level = len(text) - len(title)
+    if not 1 <= level <= 6 or _indent(line) > 3 or (title and not title[0].isspace()):
+        return None
+    bare = title.rstrip("#")
+    return _Heading(level, bare.strip() if not bare or bare[-1].isspace() else title.strip())
+
+
+def _section(text: str, wanted: _Heading, shown: str) -> str:
     taken: list[str] = []
     fence = ""
     for line in text.splitlines():
-        if mark := _FENCE.match(line):
-            fence = "" if fence and mark[1].startswith(fence) else (fence or mark[1][:3])
-        heading = None if fence else _HEADING.fullmatch(line)
+        mark = _fence(line)
+        heading = None if fence or mark else _heading(line)
+        if fence:
+            if mark.startswith(fence) and line.strip() == mark:
+                fence = ""
+        else:
+            fence = mark
         if taken:
-            if heading and len(heading[1]) <= level:
+            if heading and heading.level <= wanted.level:
                 break
             taken.append(line)
-        elif heading and len(heading[1]) == level and heading[2].casefold() == title.casefold():
+        elif heading and heading.level == wanted.level and heading.title.casefold() == wanted.title.casefold():
             taken.append(line)
     if not taken:
-        raise SourceFailed(f"there is no heading {selector!r}")
+        raise SourceFailed(f"there is no heading {shown!r}")
     return "\n".join(taken).rstrip() + "\n"
 
 
-def _definition(text: str, kind: str, name: str) -> str:
-    word = re.escape(name)
-    first = re.compile(
-        rf"(\s*)(?:export\s+)?(?:default\s+)?(?:async\s+)?(?:def|function\*?)\s+{word}\b.*"
-        if kind == "function"
-        else rf"(\s*)(?:export\s+)?(?:default\s+)?class\s+{word}\b.*"
-    )
+def _fence(line: str) -> str:
+    """The backticks or tildes with which a line may open or close a block of code; empty if it can do neither."""
+    text = line.strip()
+    for character in "`~":
+        rest = text.lstrip(character)
+        if (length := len(text) - len(rest)) >= 3 and _indent(line) <= 3 and not (character == "`" and "`" in rest):
+            return character * length
+    return ""
+
+
+# -- code -------------------------------------------------------------------------------------------------------
+
+
+def _definition(text: str, kind: str, name: str, shown: str) -> str:
+    keyword = r"(?:async\s+)?(?:def\s|function\s*\*|function\s)" if kind == "function" else r"class\s"
+    first = re.compile(rf"\s*(?:export\s+)?(?:default\s+)?{keyword}\s*{re.escape(name)}(?![\w$]).*")
     lines = text.splitlines()
     for number, line in enumerate(lines):
-        if start := first.fullmatch(line):
-            indent, end = len(start[1]), number + 1
-            while end < len(lines) and (not lines[end].strip() or _indent(lines[end]) > indent):
-                end += 1
-            # JavaScript ends with a brace at the level of the first line.
-            if end < len(lines) and _indent(lines[end]) == indent and lines[end].strip().startswith("}"):
-                end += 1
-            return "\n".join(lines[number:end]).rstrip() + "\n"
-    raise SourceFailed(f"there is no {kind} {name}")
+        if name and first.fullmatch(line):
+            return "\n".join(lines[number : _end_of(lines, number)]).rstrip() + "\n"
+    raise SourceFailed(f"there is no {shown!r}")
+
+
+def _end_of(lines: list[str], first: int) -> int:
+    """The index after the last line of a definition that begins at `first`."""
+    indent = _indent(lines[first])
+    end = first + 1
+    while end < len(lines):
+        line = lines[end].strip()
+        if line and _indent(lines[end]) <= indent:
+            if _indent(lines[end]) < indent or line[0] not in ")]{}":
+                break
+            if line[0] == "}":  # JavaScript ends with a brace at the level of the first line
+                return end + 1
+            # Else it goes on with what closes the parameters, or with a brace on a line of its own.
+        end += 1
+    return end
 
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _line_range(text: str, first: int, last: int | None, selector: str) -> str:
-    lines = text.splitlines(keepends=True)[max(first, 1) - 1 : last]
+# -- lines ------------------------------------------------------------------------------------------------------
+
+
+def _line_range(text: str, first: int, last: int | None, shown: str) -> str:
+    # Lines as editors count them: unlike splitlines, this doesn't break at form feeds and their like.
+    lines = list(io.StringIO(text, newline=""))[max(first, 1) - 1 : last]
     if not lines or (last is not None and last < first):
-        raise SourceFailed(f"the lines {selector} hold nothing")
+        raise SourceFailed(f"the lines {shown} hold nothing")
     return "".join(lines)

@@ -9,6 +9,7 @@ from chora.catalog import Catalog, Found
 from chora.errors import Busy, StorageError, StorageFailed
 from chora.files import Folder
 from chora.reading import DEEPEST
+from chora.render.pool import RenderPool
 
 NOT_ITS_FAULT = (Busy, StorageError, StorageFailed)
 """Failures of the house while a source is read; they end the call and never count as a missing value."""
@@ -23,6 +24,8 @@ class Reach(NamedTuple):
 
     folder: Folder
     catalog: Catalog
+    pool: RenderPool
+    """Runs what could take long in processes that can be killed."""
     generate: Callable[[Found], Awaitable[str]]
     """Generates a content and returns its text."""
 
@@ -30,7 +33,7 @@ class Reach(NamedTuple):
 def is_too_deep(value: Any) -> bool:
     """Whether data is nested in more levels than a config may have."""
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(DEEPEST):
         level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
         if not level:
             return False

@@ -10,7 +10,7 @@ from msgspec import Meta
 from chora.engine import drafts
 from chora.engine.engine import Engine
 from chora.reading import Issue
-from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, tool
+from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, object_of, tool
 
 ConfigData = Annotated[
     Any,
@@ -42,7 +42,7 @@ class DraftedConfig(Result):
 async def draft_config(engine: Engine, ask: DraftConfig, call: Call) -> DraftedConfig:
     """Check a config and keep it as a draft, without writing a file. Next: test_config, then save_config."""
     started = time.monotonic()
-    document = context_of(ask.config_data, "config_data")
+    document = object_of(ask.config_data, "config_data")
     draft, parsed = await drafts.make_draft(engine, ask.config_type, document, ask.description)
     return DraftedConfig(
         draft_id=draft.draft_id,

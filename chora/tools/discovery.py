@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from chora.catalog import Listing
 from chora.engine.engine import Engine
+from chora.engine.generate import generator_of
 from chora.generators import GENERATORS
 from chora.tools.tool import Ask, Call, Result, milliseconds_since, tool
 
@@ -89,7 +90,7 @@ async def list_content_configs(engine: Engine, ask: ListConfigs, call: Call) -> 
         ContentConfigInfo(
             id=found.parsed.config.id,
             file_path=found.path,
-            generator_type=patterns[0].type if (patterns := found.parsed.config.generation.patterns) else None,
+            generator_type=generator_of(found.parsed.config),
             description=found.parsed.config.metadata.description,
             title=found.parsed.config.metadata.description[:50],
         )

@@ -20,7 +20,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.engine.engine import Engine
+from chora.engine.gather import json_type
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
+from chora.reading import DEEPEST
+from chora.sources.source import is_too_deep
 
 log = logging.getLogger("chora.tools")
 
@@ -161,9 +164,10 @@ class Tool:
         """Run the tool and encode what it answers; a failure is an answer too."""
         started = time.perf_counter()
         try:
-            answer = Answer(_encode(await self.function(engine, self.decode(arguments), call)), False)
-        except ChoraError as error:
-            answer = Answer(_encode(error.as_dict()), True, error.code, error.exit_code)
+            try:
+                answer = Answer(_encode(await self.function(engine, self.decode(arguments), call)), False)
+            except ChoraError as error:
+                answer = Answer(_encode(error.as_dict()), True, error.code, error.exit_code)
         except Exception as error:  # a bug: told to the log in full, and to the caller as an id
             incident = Internal(error, where=self.name)
             log.exception("incident %s in %s", incident.incident, self.name)
@@ -217,17 +221,33 @@ def _answer_schema(result: type[Struct]) -> dict[str, Any]:
     return answer | {"$defs": definitions} if definitions else answer
 
 
-def context_of(value: Any, parameter: str = "context") -> dict[str, Any]:
-    """A context argument as an object: an object as it is, a JSON string parsed, nothing as `{}`.
+def context_of(value: Any) -> dict[str, Any]:
+    """A context argument as an object.
+
+    Raises:
+        InvalidContext: as `object_of`, or it is nested too deeply.
+    """
+    context = object_of(value, "context")
+    if is_too_deep(context):
+        raise InvalidContext(
+            f"context is nested more than {DEEPEST} levels deep.",
+            "Pass it in fewer levels.",
+            parameter="context",
+            received_type="object",
+            expected_type="object",
+        )
+    return context
+
+
+def object_of(value: Any, parameter: str) -> dict[str, Any]:
+    """An argument as an object: an object as it is, a JSON string parsed, nothing and null as `{}`.
 
     Raises:
         InvalidContext: it is something else, or a string that isn't an object's JSON.
     """
-    if value is None or value == "":
-        return {}
     if isinstance(value, str):
         try:
-            value = msgspec.json.decode(value)
+            value = msgspec.json.decode(value) if value.strip() else None
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidContext(
                 f"{parameter} is a string that is not JSON: {error}.",
@@ -238,23 +258,18 @@ def context_of(value: Any, parameter: str = "context") -> dict[str, Any]:
                 parse_error=str(error),
                 received=value[:100],
             ) from None
+    if value is None:
+        return {}
     if not isinstance(value, dict):
-        kind = _json_type(value)
+        kind = json_type(value)
         raise InvalidContext(
-            f"{parameter} is {kind}, not an object.",
+            f"{parameter} is of type {kind}, not an object.",
             'Pass an object such as {"name": "value"}.',
             parameter=parameter,
             received_type=kind,
             expected_type="object",
         )
     return cast("dict[str, Any]", value)
-
-
-def _json_type(value: Any) -> str:
-    return next((name for kind, name in _JSON_TYPES.items() if isinstance(value, kind)), "number")
-
-
-_JSON_TYPES: dict[type, str] = {list: "array", bool: "boolean", str: "string"}
 
 
 def milliseconds_since(started: float) -> int:

@@ -1,0 +1,428 @@
+"""Generating one text: when it is made again, what it waits for, and what is told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from chora import app, config
+from chora.engine import generate as module
+from chora.engine.engine import Engine
+from chora.engine.generate import Generated, generate, generator_of, make, prepare
+from chora.errors import (
+    Busy,
+    GenerationFailed,
+    GeneratorNotFound,
+    LimitExceeded,
+    StorageError,
+    StorageFailed,
+)
+from chora.generators import demonstration, jinja2, template_fill
+from chora.reading import read
+from chora.render.pool import RenderPool
+from chora.store import SqliteStore, Version
+from tests.conftest import Project, content, text, unchanged
+
+INCLUDING = {"type": "jinja2", "template": "page.j2", "generation_config": {"context": {"name": "part.j2"}}}
+
+
+async def run(
+    engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any
+) -> Generated:
+    return await generate(engine, engine.catalog.find("content", content_id).parsed, context or {}, **rest)
+
+
+def events(project: Project) -> list[dict[str, Any]]:
+    file = project.root / "var/telemetry/events.jsonl"
+    return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+
+
+# -- the fingerprint --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(project: Project) -> Project:
+    """A content with everything that a text can be made from."""
+    project.write("data/day.json", '{"name": "Friday"}')
+    project.write("templates/page.j2", "{% include 'head.j2' %} {{ day.name }} {{ who }} {% include name %}\n")
+    project.write("templates/head.j2", "Head")
+    project.write("templates/part.j2", "Part")
+    project.write("templates/candidate.j2", "Candidate")
+    sources = [{"id": "day", "source_type": "external_file", "source_locator": "data/day.json"}]
+    project.save(content("note", pattern=INCLUDING, sources=sources))
+    return project
+
+
+def change_config(project: Project) -> None:
+    document = msgspec.json.decode(project.read("configs/content/note.json"))
+    document["metadata"]["description"] = "Another description"
+    project.save(document)
+
+
+CHANGES: dict[str, Callable[[Project], object]] = {
+    "config": change_config,
+    "template": lambda project: project.write("templates/page.j2", project.read("templates/page.j2") + " "),
+    "included template": lambda project: project.write("templates/head.j2", "Another head"),
+    "candidate of a computed include": lambda project: project.write("templates/candidate.j2", "Another"),
+    "new candidate": lambda project: project.write("templates/new.j2", "New"),
+    "source file": lambda project: project.write("data/day.json", '{"name": "Saturday"}'),
+    "template that hides another": lambda project: project.write("page.j2", "hiding"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_a_change_in_anything_it_is_made_from_makes_it_anew(page: Project, engine: Engine, what: str):
+    """Equal inputs give the stored text; one changed byte anywhere gives a new one, which then stands."""
+    first = await run(engine, context={"who": "Ada"})
+    assert (first.status, first.version.body) == ("generated", "Head Friday Ada Part")
+    again = await run(engine, context={"who": "Ada"})
+    assert again == first._replace(status="skipped")
+    CHANGES[what](page)
+    changed = await run(engine, context={"who": "Ada"})
+    assert changed.status == "regenerated"
+    assert changed.version.fingerprint != first.version.fingerprint
+    assert changed.version.version_id > first.version.version_id
+    assert (await run(engine, context={"who": "Ada"})).status == "skipped"
+
+
+async def test_a_change_of_the_context_makes_it_anew(page: Project, engine: Engine):
+    """Another value is another text; the earlier one is still known; the order of names is nothing."""
+    ada = await run(engine, context={"who": "Ada", "more": 1})
+    bob = await run(engine, context={"who": "Bob", "more": 1})
+    assert (ada.status, bob.status) == ("generated", "regenerated")
+    once_more = await run(engine, context={"more": 1, "who": "Ada"})
+    assert (once_more.status, once_more.version) == ("skipped", ada.version)
+    assert (await run(engine, context={"who": "Ada", "more": 1.5})).status == "regenerated"
+
+
+async def test_a_new_generator_version_makes_it_anew(page: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """What an older chora made is not what this one would."""
+    await run(engine, context={"who": "Ada"})
+    monkeypatch.setattr(jinja2, "VERSION", "9.9.9")
+    changed = await run(engine, context={"who": "Ada"})
+    assert (changed.status, changed.version.generator_version) == ("regenerated", "9.9.9")
+
+
+async def test_the_projects_word_on_undefined_names_is_part_of_it(project: Project, engine: Engine):
+    """Lenient and strict can differ in their text."""
+    project.save(
+        content(
+            "note", pattern={"type": "template_fill", "template": "{{ x }}", "generation_config": {"context": {"x": 1}}}
+        )
+    )
+    await run(engine)
+    engine.undefined = "lenient"
+    assert (await run(engine)).status == "regenerated"
+
+
+async def test_force_makes_it_anew_from_equal_inputs(page: Project, engine: Engine):
+    """With the same fingerprint; the newest of equal ones is the one that is found."""
+    first = await run(engine, context={"who": "Ada"})
+    forced = await run(engine, context={"who": "Ada"}, force=True)
+    assert forced.status == "regenerated"
+    assert forced.version.fingerprint == first.version.fingerprint
+    assert (await run(engine, context={"who": "Ada"})).version == forced.version
+
+
+@pytest.mark.parametrize("generator", [demonstration, template_fill])
+async def test_a_template_file_of_any_generator_counts(project: Project, engine: Engine, generator: Any):
+    """Not only Jinja's."""
+    project.write("note.txt", "one")
+    pattern = {"type": generator.NAME, "template": "note.txt"}
+    project.save(content("note", pattern=pattern, elements=text("x", "y")["elements"]))
+    assert (await run(engine)).version.body == "one"
+    assert (await run(engine)).status == "skipped"
+    project.write("note.txt", "two")
+    assert (await run(engine)).version.body == "two"
+
+
+async def test_a_changed_text_of_another_content_counts(project: Project, engine: Engine):
+    """Whoever takes it as a source is made anew."""
+    source = {"id": "other", "source_type": "content_config", "source_locator": "other", "data_selector": "output"}
+    project.save(
+        text("other", "one"),
+        content("note", pattern={"type": "template_fill", "template": "<{{ other }}>"}, sources=[source]),
+    )
+    assert (await run(engine)).version.body == "<one>"
+    assert (await run(engine)).status == "skipped"
+    project.save(text("other", "two"))
+    changed = await run(engine)
+    assert (changed.status, changed.version.body) == ("regenerated", "<two>")
+    latest = engine.store.latest_version("other")
+    assert latest is not None
+    assert latest.body == "two"
+    await run(engine, force=True)
+    assert len(engine.store.versions("other")) == 3, "force reaches the sources"
+
+
+# -- what is stored and told ------------------------------------------------------------------------------------
+
+
+async def test_a_version_remembers_how_it_came_to_be(page: Project, engine: Engine):
+    """Generator, config, stage, variables, template and the version before."""
+    first = (await run(engine, context={"who": "Ada"})).version
+    second = (await run(engine, context={"who": "Bob"})).version
+    assert engine.store.versions("note") == [first, second]
+    assert (second.generator, second.generator_version) == ("jinja2", jinja2.VERSION)
+    assert (second.config_version, second.stage) == ("1.0.0", "draft")
+    assert second.metadata == {
+        "context_variables": ["day", "name", "who"],
+        "template": "page.j2",
+        "warnings": [],
+        "previous": first.version_id,
+    }
+    assert first.metadata["previous"] is None
+
+
+async def test_warnings_are_the_same_from_the_store(project: Project, engine: Engine):
+    """Those of sources and those of the render, fresh and skipped."""
+    source = {"id": "gone", "source_type": "external_file", "source_locator": "gone.json", "required": False}
+    options = {"undefined": "lenient"}
+    project.save(
+        content(
+            "note", pattern={"type": "jinja2", "template": "{{ x }}!", "generation_config": options}, sources=[source]
+        )
+    )
+    fresh = await run(engine)
+    assert fresh.warnings == [
+        "The optional source gone has no value: there is no file gone.json",
+        "x is undefined and was rendered empty",
+    ]
+    again = await run(engine)
+    assert (again.status, again.warnings) == ("skipped", fresh.warnings)
+
+
+async def test_a_text_that_was_made_is_told_as_an_event(project: Project, engine: Engine):
+    """Success and failure, with the generator; a stored text is no event."""
+    project.save(
+        text("note", "one"), content("bad", pattern={"type": "template_fill", "template": "{{ x }}"}), content("none")
+    )
+    await run(engine)
+    await run(engine)
+    for content_id in ("bad", "none"):
+        with pytest.raises(GenerationFailed):
+            await run(engine, content_id)
+    told = [
+        (each["event_type"], each["status"], each["content_config_id"], each["generator_type"])
+        for each in events(project)
+    ]
+    assert told == [
+        ("chora.content_generated", "success", "note", "demonstration"),
+        ("chora.content_generated", "error", "bad", "template_fill"),
+        ("chora.content_generated", "error", "none", None),
+    ]
+    assert [each["error_message"] for each in events(project)] == [
+        None,
+        "bad: no value for x.",
+        "none names no generator.",
+    ]
+    assert all(each["duration_ms"] >= 0 for each in events(project))
+
+
+class FailingStore(SqliteStore):
+    """A store on a full disk: it reads, and refuses every new version."""
+
+    async def add_version(self, version: Version) -> Version:
+        raise StorageError("The database failed: full.", "Free some disk space.", storage_path="x", errno=28)
+
+
+async def test_a_text_that_cannot_be_stored_is_a_failure(project: Project, engine: Engine, tmp_path: Path):
+    """Although it exists; the details are the store's."""
+    project.save(text("note", "one"))
+    engine.store = FailingStore(tmp_path / "full.db")
+    with pytest.raises(StorageFailed) as failed:
+        await run(engine)
+    engine.store.close()
+    assert failed.value.message == "note was generated but couldn't be stored: The database failed: full."
+    assert failed.value.hint == "Free some disk space."
+    assert failed.value.details == {"storage_path": "x", "errno": 28}
+    assert events(project)[-1]["status"] == "error"
+
+
+# -- the generator ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "generator"),
+    [
+        ({"pattern": {"type": "jinja2"}}, "jinja2"),
+        ({"pattern": {"type": "nobody"}}, "nobody"),
+        ({"elements": [{"name": "a", "format": "text", "example_output": ""}]}, "demonstration"),
+        ({"elements": [{"name": "a", "format": "text", "example_output": "x"}, {"name": "b", "format": "text"}]}, None),
+        ({}, None),
+    ],
+)
+def test_a_config_names_its_generator_or_shows_examples(parts: dict[str, Any], generator: str | None):
+    """The pattern's type; without patterns, demonstration if every element has an example."""
+    assert generator_of(read("content", content("note", **parts), where="note").config) == generator
+
+
+async def test_a_generator_that_is_not_there_is_named_with_those_there_are(project: Project, engine: Engine):
+    """Its type and the available ones stand in the details."""
+    project.save(content("note", pattern={"type": "nobody"}))
+    with pytest.raises(GeneratorNotFound) as failed:
+        await run(engine)
+    assert failed.value.details == {
+        "generator_type": "nobody",
+        "available_generators": ["demonstration", "jinja2", "template_fill"],
+    }
+    assert "Write one of demonstration, jinja2, template_fill" in str(failed.value.hint)
+
+
+async def test_a_config_without_a_generator_says_what_to_add(project: Project, engine: Engine):
+    """Patterns, or examples."""
+    project.save(content("note"))
+    with pytest.raises(GenerationFailed) as failed:
+        await run(engine)
+    assert failed.value.details == {
+        "content_config_id": "note",
+        "generator_type": None,
+        "error_type": "MissingGenerator",
+    }
+    assert "generation.patterns" in str(failed.value.hint)
+
+
+async def test_a_dry_run_makes_everything_in_memory(project: Project, engine: Engine):
+    """Texts of other contents too; nothing is stored, told or written."""
+    source = {"id": "other", "source_type": "content_config", "source_locator": "other", "data_selector": "output"}
+    project.save(
+        text("other", "one"),
+        content("note", pattern={"type": "template_fill", "template": "<{{ other }}>"}, sources=[source]),
+    )
+    with unchanged(project):
+        prepared = await prepare(engine, engine.catalog.find("content", "note").parsed, {"x": 1}, dry=True)
+        assert (await make(prepared)).text == "<one>"
+    assert prepared.variables == ["other", "x"]
+    assert engine.store.counts()["versions"] == 0
+    assert events(project) == []
+
+
+# -- contents that wait for contents ----------------------------------------------------------------------------
+
+
+def taking(content_id: str, *others: str, required: bool = True) -> dict[str, Any]:
+    """A content made of the texts of others."""
+    sources = [
+        {
+            "id": f"s{number}",
+            "source_type": "content_config",
+            "source_locator": other,
+            "data_selector": "output",
+            "required": required,
+        }
+        for number, other in enumerate(others)
+    ]
+    template = "".join(f"{{{{ s{number} }}}}" for number in range(len(others)))
+    options = {"undefined_behavior": "empty"}
+    return content(
+        content_id,
+        pattern={"type": "template_fill", "template": template, "generation_config": options},
+        sources=sources,
+    )
+
+
+async def test_contents_that_wait_for_one_another_fail(project: Project, engine: Engine):
+    """The circle is spelled out, also when it is a content's own text."""
+    project.save(taking("a", "b"), taking("b", "c"), taking("c", "b"), taking("self", "self"))
+    with pytest.raises(GenerationFailed, match="The contents wait for one another: a → b → c → b"):
+        await run(engine, "a")
+    with pytest.raises(GenerationFailed, match="self → self"):
+        await run(engine, "self")
+    with pytest.raises(GenerationFailed) as failed:
+        await prepare(engine, engine.catalog.find("content", "a").parsed, {}, chain=module.Chain(("a", "b"), {}))
+    assert failed.value.details["cycle"] == ["a", "b", "a"]
+    assert failed.value.details["error_type"] == "CircularReference"
+    assert failed.value.hint
+
+
+async def test_an_optional_circle_is_a_missing_value(project: Project, engine: Engine):
+    """Where the circle closes stands null."""
+    project.save(taking("a", "b", "c"), taking("b", "a", "c", required=False), text("c", "x"))
+    made = await run(engine, "a")
+    assert made.version.body == "xx"
+
+
+async def test_a_chain_has_a_largest_length(project: Project, engine: Engine):
+    """Ten contents may wait for one another, not eleven."""
+    project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
+    assert (await run(engine, "t9")).version.body == "x"
+    with pytest.raises(GenerationFailed, match="more than 10 deep"):
+        await run(engine, "t10")
+    with pytest.raises(LimitExceeded) as failed:
+        await prepare(engine, engine.catalog.find("content", "t0").parsed, {}, chain=module.Chain(("x",) * 10, {}))
+    assert failed.value.details["limit"] == "content.chain"
+    assert failed.value.hint
+
+
+async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engine: Engine):
+    """Else contents that fan out would take exponential time, forced or failing all the more."""
+    many = 12
+    project.save(
+        text("t0", "x"),
+        *(taking(f"t{number}", *[f"t{number - 1}"] * many) for number in range(1, 4)),
+        content("u0"),
+        *(taking(f"u{number}", *[f"u{number - 1}"] * many, required=False) for number in range(1, 9)),
+    )
+    with trio.fail_after(20):
+        for status in ("generated", "regenerated"):
+            made = await run(engine, "t3", force=True)
+            assert (made.status, made.version.body) == (status, "x" * many**3)
+        assert [len(engine.store.versions(f"t{number}")) for number in range(4)] == [2, 2, 2, 2]
+        assert (await run(engine, "u8")).version.body == ""
+        prepared = await prepare(engine, engine.catalog.find("content", "t3").parsed, {}, dry=True)
+        assert len((await make(prepared)).text) == many**3
+
+
+async def test_another_contents_own_context_is_its_own(project: Project, engine: Engine):
+    """What the caller passes is for the content that was asked for."""
+    inner = content("inner", pattern={"type": "jinja2", "template": "{{ who | default('nobody') }}"})
+    project.save(inner, taking("outer", "inner"))
+    assert (await run(engine, "outer", {"who": "me"})).version.body == "nobody"
+
+
+async def test_a_busy_house_fails_the_whole_call(project: Project, engine: Engine):
+    """Not as a missing value of a source."""
+    project.save(
+        content("inner", pattern={"type": "jinja2", "template": "{{ 1 }}"}), taking("outer", "inner", required=False)
+    )
+    engine.templates.pool = RenderPool(config.Render())  # one that doesn't run, and says so
+    with pytest.raises(Busy):
+        await run(engine, "outer")
+    assert engine.store.counts()["versions"] == 0
+
+
+# -- projects of chora-compose ----------------------------------------------------------------------------------
+
+
+async def test_without_chora_toml_undefined_names_are_warnings(project: Project):
+    """An existing project's templates were written for empty names."""
+    (project.root / "chora.toml").unlink()
+    project.save(
+        content("jinja", pattern={"type": "jinja2", "template": "<{{ x }}>"}),
+        content("fill", pattern={"type": "template_fill", "template": "<{{ x }}>"}),
+    )
+    async with app.opened(project.root, config.load(project.root, {})) as engine:
+        for content_id in ("jinja", "fill"):
+            made = await run(engine, content_id)
+            assert made.version.body == "<>"
+            assert len(made.warnings) == 1
+            assert made.warnings[0].startswith("x ")
+
+
+async def test_two_calls_at_once_both_get_the_text(project: Project, engine: Engine):
+    """Whoever is first, nothing breaks and nothing mixes."""
+    project.save(content("note", pattern={"type": "template_fill", "template": "{{ who }}"}))
+    bodies: dict[str, str] = {}
+
+    async def one(who: str) -> None:
+        bodies[who] = (await run(engine, context={"who": who})).version.body
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(one, str(number % 4))
+    assert bodies == {who: who for who in "0123"}

@@ -1,0 +1,380 @@
+"""Taking a part of what a source gave: every form of selector, and what matches none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chora import config
+from chora.engine.engine import Engine
+from chora.errors import Busy
+from chora.reading import DEEPEST
+from chora.render.pool import RenderPool
+from chora.sources.selectors import INLINE_LENGTH, part_of, select
+from chora.sources.source import SourceFailed
+
+MARKDOWN = """\
+# Manual
+Intro.
+
+## Small craft  ##
+Stay close.
+
+### Kayaks
+Even closer.
+
+```sh
+# not a heading
+## Small craft
+```
+
+## Large craft
+Stay away.
+##
+Nothing.
+"""
+
+PYTHON = '''\
+import os
+
+
+@cached
+def tide(hour):
+    """Height."""
+    if hour:
+
+        return 1
+    return 2
+
+
+async def wind(
+    hour: int,
+) -> float:
+    return 3.0
+
+
+class Harbour(
+    Base,
+):
+    def tide(self):
+        return 4
+
+    name = "x"
+
+
+def last(): return 5
+'''
+
+JAVASCRIPT = """\
+export default async function load(url) {
+  if (url) {
+    return 1;
+  }
+}
+
+function* walk(
+  tree
+) {
+  yield 2;
+}
+
+export class Boat
+{
+  row() {}
+}
+function $price() { return 3; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("selector", "taken"),
+    [
+        ("# Manual", MARKDOWN),
+        ("## Small craft", MARKDOWN[MARKDOWN.index("## Small") : MARKDOWN.index("\n## Large")]),
+        ("## SMALL CRAFT ##", MARKDOWN[MARKDOWN.index("## Small") : MARKDOWN.index("\n## Large")]),
+        ("### Kayaks", MARKDOWN[MARKDOWN.index("### Kay") : MARKDOWN.index("\n## Large")]),
+        ("## Large craft", "## Large craft\nStay away.\n"),
+    ],
+)
+def test_a_heading_takes_its_section(selector: str, taken: str):
+    """From the heading to the next of the same or a higher level; what stands in code is no heading."""
+    assert part_of(MARKDOWN, selector) == taken
+
+
+@pytest.mark.parametrize(
+    "selector", ["# Small craft", "### Small craft", "## not a heading", "# not a heading", "## Small"]
+)
+def test_a_heading_must_match_in_level_and_whole_title(selector: str):
+    """A title at another level, a part of one, or a comment in code isn't it."""
+    with pytest.raises(SourceFailed, match="there is no heading"):
+        part_of(MARKDOWN, selector)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "````\n```\n# A\n```\n````\n# A\nyes\n",
+        "~~~ python\n```\n# A\n~~~\n# A\nyes\n",
+        "```\n# A\n``` python\n# A\n```\n# A\nyes\n",
+        "   ```\n# A\n   ```\n# A\nyes\n",
+        "```inline``` code\n# A\nyes\n",
+        "    ```\n# A\nyes\n",
+        "#A\n####### A\n    # A\n# A\nyes\n",
+        "Text\n   # A   \nyes\n",
+    ],
+)
+def test_fences_and_headings_are_what_markdown_takes_for_them(text: str):
+    """A fence is closed by its own kind, as long and bare; a heading has a blank after at most six signs."""
+    assert part_of(text, "# A").splitlines()[-1] == "yes"
+    assert part_of(text, "# A").count("\n") == 2
+
+
+def test_a_hash_inside_a_title_is_part_of_it():
+    """Only number signs after a blank close a heading."""
+    assert part_of("## C#\nsharp\n## C\nplain\n", "## C#") == "## C#\nsharp\n"
+    assert part_of("## C#\nsharp\n## C\nplain\n", "## C") == "## C\nplain\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "selector", "first", "last"),
+    [
+        (PYTHON, "function:tide", "def tide(hour):", "    return 2"),
+        (PYTHON, "function: wind", "async def wind(", "    return 3.0"),
+        (PYTHON, "function:last", "def last(): return 5", "def last(): return 5"),
+        (PYTHON, "class:Harbour", "class Harbour(", '    name = "x"'),
+        (JAVASCRIPT, "function:load", "export default async function load(url) {", "}"),
+        (JAVASCRIPT, "function:walk", "function* walk(", "}"),
+        (JAVASCRIPT, "function:$price", "function $price() { return 3; }", "function $price() { return 3; }"),
+        (JAVASCRIPT, "class:Boat", "export class Boat", "}"),
+        ("class A {\n  x\n}\nclass B {}\n", "class:A", "class A {", "}"),
+        ("if x:\n    def f():\n        y\nz\n", "function:f", "    def f():", "        y"),
+        ("function *walk() {\n}\n", "function:walk", "function *walk() {", "}"),
+    ],
+)
+def test_a_definition_is_taken_with_its_body(text: str, selector: str, first: str, last: str):
+    """Python and JavaScript, with parameters over several lines and braces on lines of their own."""
+    lines = part_of(text, selector).splitlines()
+    assert (lines[0], lines[-1]) == (first, last)
+    assert "\n".join(lines) in text
+
+
+@pytest.mark.parametrize(
+    "selector", ["function:harbour", "function:tid", "class:tide", "function:", "function:tide.*", "class:Harbou"]
+)
+def test_a_definition_that_is_not_there_is_said(selector: str):
+    """Names match whole and literally, and a class is no function."""
+    with pytest.raises(SourceFailed, match="there is no"):
+        part_of(PYTHON, selector)
+
+
+LINES = "1\n2\r\n3\x0cstill 3\n4"
+
+
+@pytest.mark.parametrize(
+    ("selector", "taken"),
+    [
+        ("2-3", "2\r\n3\x0cstill 3\n"),
+        ("2:3", "2\r\n3\x0cstill 3\n"),
+        (":1", "1\n"),
+        ("0-1", "1\n"),
+        ("4:", "4"),
+        ("4-4", "4"),
+        ("3-99999", "3\x0cstill 3\n4"),
+        ("1:", LINES),
+    ],
+)
+def test_a_line_range_counts_from_one_and_includes_both_ends(selector: str, taken: str):
+    """Past the end is clipped; line ends stay as they are; a form feed ends no line."""
+    assert part_of(LINES, selector) == taken
+
+
+@pytest.mark.parametrize("selector", ["5-6", "3-2", ":0", "99:"])
+def test_an_empty_line_range_is_an_error(selector: str):
+    """Nothing is never silently taken."""
+    with pytest.raises(SourceFailed, match="hold nothing"):
+        part_of(LINES, selector)
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        ":",
+        "-5",
+        "5-",
+        "a-b",
+        "1-2-3",
+        "output",
+        "Title",
+        "#",
+        "##",
+        "####### Seven",
+        "#Title",
+        "method:x",
+        ".a",
+        "9" * 5000 + ":",
+        "x" * 500,
+    ],
+)
+def test_anything_else_is_refused_with_the_forms_there_are(selector: str):
+    """The error names them, and shows only the head of a long selector."""
+    with pytest.raises(SourceFailed) as failed:
+        part_of("text", selector)
+    assert "is not a selector; write a JSONPath" in str(failed.value)
+    assert len(str(failed.value)) < 300
+
+
+def test_selectors_of_text_see_data_as_indented_json():
+    """A line range of an object is one of its JSON."""
+    assert part_of({"a": 1, "b": [2]}, "2-2") == '  "a": 1,\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "selector"),
+    [
+        ("# " + " " * 200_000 + "x\n", "# Title"),
+        ("## " + "#" * 200_000 + " x\n", "## Title"),
+        (" " * 200_000 + "x\n", "function:f"),
+        ("export " + " " * 200_000 + "x\n", "function:f"),
+        ("`" * 200_000 + "x`\n", "# Title"),
+        ("x\n" * 200_000, "# Title"),
+    ],
+)
+def test_no_text_takes_a_selector_long(text: str, selector: str):
+    """The time stays linear in the text, however it is made; cubic time would be hours."""
+    began = time.process_time()
+    with pytest.raises(SourceFailed):
+        part_of(text, selector)
+    assert time.process_time() - began < 5
+
+
+@given(st.text(alphabet="#a \t`~\n-1", max_size=60), st.text(alphabet="#a $.:-1[]*'function", max_size=12))
+def test_every_text_and_selector_gives_a_part_or_a_sentence(text: str, selector: str):
+    """No other exception gets out, and a part of a text is never longer than it, but for a last line end."""
+    with suppress(SourceFailed):
+        taken = part_of(text, selector)
+        assert len(taken) <= len(text) + 1
+
+
+@given(st.lists(st.text(alphabet="ab c", max_size=5), min_size=1, max_size=9), st.data())
+def test_a_line_range_takes_exactly_those_lines(lines: list[str], data: st.DataObject):
+    """Joined, neighbouring ranges are the text again."""
+    text = "".join(f"{line}\n" for line in lines)
+    middle = data.draw(st.integers(1, len(lines)))
+    head = part_of(text, f":{middle}")
+    assert head.count("\n") == middle
+    if middle < len(lines):
+        assert head + part_of(text, f"{middle + 1}:") == text
+
+
+# -- any source, any selector -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["text", 5, None, [1], {"a": 1}])
+@pytest.mark.parametrize("selector", [None, "", "whole_content"])
+async def test_no_selector_takes_everything(engine: Engine, value: Any, selector: str | None):
+    """Absent, empty and whole_content leave the value as it is."""
+    assert await select(value, selector, engine.templates.pool) is value
+
+
+async def test_a_long_text_is_searched_beside_the_loop(engine: Engine):
+    """The result is the same, and so is the failure."""
+    text = "x" * INLINE_LENGTH + "\n# A\nyes\n"
+    assert await select(text, "# A", engine.templates.pool) == "# A\nyes\n"
+    assert await select("# A\nyes\n", "# A", engine.templates.pool) == "# A\nyes\n"
+    assert await select({"a": 1}, "2-2", engine.templates.pool) == '  "a": 1\n'
+    with pytest.raises(SourceFailed, match="there is no heading '# B'"):
+        await select(text, "# B", engine.templates.pool)
+
+
+DATA: dict[str, Any] = {
+    "week": {"days": [{"n": 1, "on": "Monday"}, {"n": 2, "on": "Friday"}]},
+    "one": "x",
+    "none": None,
+    "odd key": True,
+}
+TAKEN: dict[str, Any] = {
+    "$": DATA,
+    "$.one": "x",
+    "$['odd key']": True,
+    "$.none": None,
+    "$.week.days": DATA["week"]["days"],
+    "$.week.days[0]": {"n": 1, "on": "Monday"},
+    "$.week.days[-1].n": 2,
+    "$.week.days[*].n": [1, 2],
+    "$.week.days[:1].n": 1,
+    "$.week.days[::-1].n": [2, 1],
+    "$..n": [1, 2],
+    "$.week.days[0]['n','on']": [1, "Monday"],
+    "$.week.days[?@.n > 1].n": 2,
+    "$.week.days[?@.n > 1 || @.n == 1].n": [1, 2],
+    "$.week.days[?!(@.on == 'Monday') && @.n].n": 2,
+    "$.week.days[?length(@.on) == 6].on": ["Monday", "Friday"],
+    "$.week[?count(@.*) == 2][0].n": 1,
+    "$.week.days[?match(@.on, 'F.*')].n": 2,
+    "$.week.days[?search(@.on, 'day')].n": [1, 2],
+    "$[?value(@..n) == 1]": SourceFailed,
+}
+
+
+async def test_a_json_path_takes_one_value_or_a_list(engine: Engine):
+    """Every query of the RFC: one match is the value itself, several are a list, none is an error."""
+    for selector, taken in TAKEN.items():
+        if taken is SourceFailed:
+            with pytest.raises(SourceFailed, match="matches nothing"):
+                await select(DATA, selector, engine.templates.pool)
+        else:
+            assert await select(DATA, selector, engine.templates.pool) == taken, selector
+
+
+async def test_a_json_path_on_text_parses_it_first(engine: Engine):
+    """Text that is JSON is data to a JSONPath; other text, or JSON too deep for data, is an error."""
+    pool = engine.templates.pool
+    assert await select('{"a": [1, 2]}', "$.a[1]", pool) == 2
+    assert await select('"just text"', "$", pool) == "just text"
+    assert await select('"{}"', "$", pool) == "{}"
+    for text in ("just text", "", "[" * 5000):
+        with pytest.raises(SourceFailed, match=r"\$\.a needs data, but the source is text that is not JSON"):
+            await select(text, "$.a", pool)
+    with pytest.raises(SourceFailed, match="needs data that is nested no more than 64 levels deep"):
+        await select("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "$..a", pool)
+
+
+@pytest.mark.parametrize(
+    ("selector", "data", "problem"),
+    [
+        ("$.two", {}, "$.two matches nothing"),
+        ("$.", {}, "$. is not a JSONPath: "),
+        ("$[?nothing(@)]", {}, "$[?nothing(@)] is not a JSONPath: "),
+        ("$[" + "9" * 5000 + "]", [1], "$[" + "9" * 77 + "… is not a JSONPath: "),
+        ("$.a", {"a": 10**30}, "The context of $.a holds something that can't be handed"),
+        ("$" + "[*,*]" * 40, [[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]], "took longer than 0.5 s"),
+        ("$[?search(@, '(a+)+$')]", ["a" * 40 + "b"], "took longer than 0.5 s"),
+    ],
+)
+async def test_a_json_path_that_fails_is_a_missing_value(engine: Engine, selector: str, data: Any, problem: str):
+    """Broken, unspeakable or endless: one sentence, and the next query goes on."""
+    engine.templates.pool._settings = config.Render(wall=0.5)
+    with pytest.raises(SourceFailed) as failed:
+        await select(data, selector, engine.templates.pool)
+    assert problem in str(failed.value)
+    assert not str(failed.value).endswith(".")
+    assert await select([1], "$[0]", engine.templates.pool) == 1
+
+
+async def test_a_busy_pool_is_not_the_sources_fault():
+    """The same call may succeed in a moment."""
+    with pytest.raises(Busy):
+        await select([1], "$[0]", RenderPool(config.Render()))
+
+
+def test_the_library_is_only_imported_by_workers():
+    """A server doesn't pay for queries, nor for YAML it hasn't met."""
+    code = "import sys, chora.app; assert 'jsonpath' not in sys.modules; assert 'yaml' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

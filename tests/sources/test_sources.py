@@ -1,0 +1,140 @@
+"""The shelf of sources, data written in a config, and other contents as context."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+import chora.sources
+from chora import config
+from chora.catalog import Catalog, Found
+from chora.errors import Busy, ChoraError, GenerationFailed, StorageFailed
+from chora.files import Folder
+from chora.model import Source
+from chora.reading import DEEPEST, read
+from chora.render.pool import RenderPool
+from chora.sources import BY_TYPE, SOURCES, content_config, inline_data
+from chora.sources.source import Reach, SourceFailed
+from tests.conftest import Project, content, text
+
+PARTS = {"selectors", "source"}
+
+
+def test_every_source_is_on_the_shelf():
+    """A file in the room that isn't a part of the furniture is a source, and has what a source needs."""
+    found = {module.name for module in pkgutil.iter_modules(chora.sources.__path__)} - PARTS
+    assert found == {source.__name__.rpartition(".")[2] for source in SOURCES}
+    assert {source.TYPE: source for source in SOURCES} == BY_TYPE
+    assert all(callable(source.fetch) for source in SOURCES)
+
+
+def reach(project: Project, generate: Callable[[Found], Any] | None = None) -> Reach:
+    """What sources may use in this project; `generate` gives the text or raises."""
+
+    async def run(found: Found) -> str:
+        assert generate is not None
+        return generate(found)
+
+    folder = Folder(project.root)
+    return Reach(folder, Catalog(folder), RenderPool(config.Render()), run)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ({"source_locator": '{"a": [1]}'}, {"a": [1]}),
+        ({"source_locator": "[1, 2]"}, [1, 2]),
+        ({"source_locator": "5"}, 5),
+        ({"source_locator": '"x"'}, "x"),
+        ({"source_locator": "null"}, None),
+        ({"source_locator": "plain {text"}, "plain {text"),
+        ({"source_locator": "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)}, "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)),
+        ({"source_locator": "[" * 5000}, "[" * 5000),
+    ],
+)
+async def test_inline_data_is_json_if_it_can_be(project: Project, written: dict[str, Any], value: Any):
+    """A locator that isn't JSON, or too deep for data, is the text it is."""
+    document = content("a", sources=[{"id": "s", "source_type": "inline_data", **written}])
+    (source,) = read("content", document, where="a").config.inputs.sources
+    assert await inline_data.fetch(source, reach(project)) == value
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1], "text", 0, False, None])
+async def test_inline_data_in_the_short_spelling_is_taken_as_it_is(project: Project, value: Any):
+    """Text in `data` is text, also when it looks like JSON."""
+    document = content("a", sources=[{"id": "s", "type": "inline_data", "data": value}])
+    (source,) = read("content", document, where="a").config.inputs.sources
+    assert await inline_data.fetch(source, reach(project)) == value
+
+
+@pytest.mark.parametrize("locator", ["note", "configs/content/note.json", "content/note.json", "note.json"])
+async def test_a_content_config_is_found_by_id_and_by_path(project: Project, locator: str):
+    """Without a selector it is the config as data, unknown keys included."""
+    document = text("note", "hello") | {"extra": 1}
+    project.save(document)
+    source = Source(type="content_config", locator=locator)
+    assert await content_config.fetch(source, reach(project)) == document
+
+
+async def test_the_selector_output_generates_the_very_config_that_was_named(project: Project):
+    """By path it is the file at the path, even if another file goes by the id inside."""
+    project.save(text("note", "one"))
+    project.write("configs/content/other/draft.json", msgspec.json.encode(text("note", "two")))
+    asked: list[str] = []
+
+    def generate(found: Found) -> str:
+        asked.append(found.path)
+        return "the text"
+
+    for locator in ("note", "configs/content/other/draft.json"):
+        source = Source(type="content_config", locator=locator, selector="output")
+        assert await content_config.fetch(source, reach(project, generate)) == "the text"
+    assert asked == ["configs/content/note.json", "configs/content/other/draft.json"]
+
+
+@pytest.mark.parametrize(
+    ("locator", "problem"),
+    [
+        ("missing", "There is no content config 'missing'"),
+        ("content/missing.json", "There is no content config at 'content/missing.json'"),
+        ("../x.json", "The path '../x.json' leads outside the project"),
+        ("broken", "configs/content/broken.json is not JSON"),
+        ("", "The config id '' is empty"),
+    ],
+)
+async def test_a_config_that_cannot_be_had_is_a_missing_value(project: Project, locator: str, problem: str):
+    """Not found, outside, broken: the sentence of the failure is kept, without its full stop."""
+    project.write("configs/content/broken.json", "{")
+    with pytest.raises(SourceFailed) as failed:
+        await content_config.fetch(Source(type="content_config", locator=locator), reach(project))
+    assert str(failed.value).startswith(problem)
+    assert not str(failed.value).endswith(".")
+
+
+async def test_a_text_that_cannot_be_made_is_a_missing_value(project: Project):
+    """The other content's own failure is one of the source."""
+    project.save(text("note", "one"))
+
+    def generate(found: Found) -> str:
+        raise GenerationFailed("note: there is no template.")
+
+    source = Source(type="content_config", locator="note", selector="output")
+    with pytest.raises(SourceFailed, match=r"note: there is no template$"):
+        await content_config.fetch(source, reach(project, generate))
+
+
+@pytest.mark.parametrize("error", [Busy("wait"), StorageFailed("disk full")])
+async def test_a_failure_of_the_house_is_no_missing_value(project: Project, error: ChoraError):
+    """An optional source must not turn into null because the server was busy."""
+    project.save(text("note", "one"))
+
+    def generate(found: Found) -> str:
+        raise error
+
+    source = Source(type="content_config", locator="note", selector="output")
+    with pytest.raises(type(error)):
+        await content_config.fetch(source, reach(project, generate))

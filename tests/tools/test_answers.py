@@ -1,0 +1,308 @@
+"""What a call may answer: by the published schemas, also when it fails; and what a context may look like."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pkgutil
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import chora.tools
+from chora.engine.engine import Engine
+from chora.errors import CATEGORIES, ChoraError, GenerationFailed, Internal, InvalidContext, InvalidInput, subclasses
+from chora.reading import DEEPEST
+from chora.tools import MODULES, TOOLS
+from chora.tools.tool import Ask, Call, Result, Tool, context_of, object_of, tool
+
+CALL = Call("test")
+
+# What every tool is, in the words of its interface: category, hints, required and optional arguments.
+CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
+    "hello_world": ("utility", {"readOnlyHint": True, "idempotentHint": True}, [], ["name"]),
+    "generate_content": ("content", {"idempotentHint": True}, ["content_config_id"], ["context", "force"]),
+    "preview_generation": (
+        "content",
+        {"readOnlyHint": True, "idempotentHint": True},
+        ["content_config_id"],
+        ["context", "show_metadata"],
+    ),
+    "assemble_artifact": (
+        "artifact",
+        {"destructiveHint": True, "idempotentHint": True},
+        ["artifact_config_id"],
+        ["output_path", "force", "context"],
+    ),
+    "draft_config": ("config", {}, ["config_type", "config_data"], ["description"]),
+    "test_config": ("config", {}, ["draft_id"], ["context", "dry_run"]),
+    "save_config": ("config", {"destructiveHint": True}, ["draft_id", "config_id"], ["overwrite"]),
+    "list_generators": (
+        "query",
+        {"readOnlyHint": True, "idempotentHint": True},
+        [],
+        ["generator_type", "include_plugins"],
+    ),
+    "list_content_configs": ("query", {"readOnlyHint": True, "idempotentHint": True}, [], ["filter_pattern"]),
+    "list_artifact_configs": ("query", {"readOnlyHint": True, "idempotentHint": True}, [], ["filter_pattern"]),
+}
+
+
+def test_the_catalogue_is_complete():
+    """A tool is there when it stands in the table above; a module in the room that is no furniture is on the shelf."""
+    found = {module.name for module in pkgutil.iter_modules(chora.tools.__path__)} - {"tool"}
+    assert found == {module.__name__.rpartition(".")[2] for module in MODULES}
+    assert set(TOOLS) == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_tool_says_what_it_is(name: str):
+    """Category, hints, arguments and their defaults; a title and a description of full sentences."""
+    category, hints, required, optional = CATALOGUE[name]
+    shown = TOOLS[name].describe()
+    assert shown["name"] == name
+    assert shown["_meta"] == {"chora/category": category}
+    assert shown["annotations"] == {
+        "title": shown["title"],
+        "readOnlyHint": False,
+        "destructiveHint": False,
+        "idempotentHint": False,
+        "openWorldHint": False,
+        **hints,
+    }
+    assert shown["description"].endswith((".", ")"))
+    assert len(shown["description"]) < 600
+    schema = shown["inputSchema"]
+    assert schema["type"] == "object"
+    assert schema.get("required", []) == required
+    assert [name for name in schema["properties"] if name not in required] == optional
+    assert schema["additionalProperties"] is False
+    assert TOOLS[name].read_only is hints.get("readOnlyHint", False)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_schemas_are_whole(name: str):
+    """Valid JSON Schema with an object at the root, every reference inside, no docstring as a description."""
+    shown = TOOLS[name].describe()
+    for schema in (shown["inputSchema"], shown["outputSchema"]):
+        jsonschema.Draft202012Validator.check_schema(schema)
+        assert schema["type"] == "object"
+        text = json.dumps(schema)
+        for reference in (part.partition('"')[0] for part in text.split('"$ref": "')[1:]):
+            assert reference.startswith("#/$defs/")
+            assert reference.removeprefix("#/$defs/") in schema["$defs"]
+        for each in [schema, *schema.get("$defs", {}).values(), *schema.get("anyOf", [])]:
+            assert "description" not in each
+    success, failure = shown["outputSchema"]["anyOf"]
+    assert "success" in success["required"]
+    assert success["properties"]["success"] == {"enum": [True], "default": True}
+    assert failure["properties"]["success"] == {"const": False}
+
+
+@pytest.mark.parametrize("error", subclasses(), ids=lambda error: error.__name__)
+def test_every_failure_fits_the_schema_of_every_tool(error: type[ChoraError]):
+    """Some clients check failures against it too."""
+    made = Internal(ValueError("x"), where="x") if error is Internal else error("It failed.", "Do this.", a=[1])
+    for each in TOOLS.values():
+        jsonschema.validate(made.as_dict(), each.output_schema)
+
+
+# -- a tool of our own ------------------------------------------------------------------------------------------
+
+
+class Work(Ask):
+    what: str
+    number: int | None = 3
+    data: Any = None
+
+
+class Done(Result):
+    what: str
+    number: int | None
+    data: Any
+
+
+@tool(title="Work", category="utility")
+async def work(engine: Engine, ask: Work, call: Call) -> Done:
+    """Do as it is told."""
+    if ask.what == "fail":
+        raise GenerationFailed("It failed.", "Try again.", why=[1, "x"])
+    if ask.what == "bug":
+        raise ZeroDivisionError("secret details")
+    if ask.what == "unspeakable failure":
+        raise GenerationFailed("It failed.", "Try again.", why=object())
+    if ask.what == "unspeakable answer":
+        return Done(what=ask.what, number=1, data=object())
+    return Done(what=ask.what, number=ask.number, data=ask.data)
+
+
+async def run(engine: Engine, arguments: Any) -> Any:
+    raw = arguments if isinstance(arguments, bytes) else msgspec.json.encode(arguments)
+    return await work.run(engine, raw, CALL)
+
+
+async def test_a_success_is_the_results_json(engine: Engine):
+    """With `success: true` and the defaults of what wasn't passed; a null is taken where it may be."""
+    answer = await run(engine, {"what": "x"})
+    assert (answer.is_error, answer.code, answer.exit_code) == (False, "ok", 0)
+    assert msgspec.json.decode(answer.body) == {"success": True, "what": "x", "number": 3, "data": None}
+    assert msgspec.json.decode((await run(engine, {"what": "x", "number": None})).body)["number"] is None
+
+
+async def test_a_failure_is_an_answer_with_code_and_hint(engine: Engine):
+    """As is, with its details and the exit code of its category."""
+    answer = await run(engine, {"what": "fail"})
+    assert (answer.is_error, answer.code, answer.exit_code) == (
+        True,
+        "generation_failed",
+        CATEGORIES["failed"].exit_code,
+    )
+    assert msgspec.json.decode(answer.body) == {
+        "success": False,
+        "error": {
+            "code": "generation_failed",
+            "message": "It failed.",
+            "hint": "Try again.",
+            "details": {"why": [1, "x"]},
+        },
+    }
+
+
+@pytest.mark.parametrize("what", ["bug", "unspeakable failure", "unspeakable answer"])
+async def test_a_bug_is_an_incident(engine: Engine, caplog: pytest.LogCaptureFixture, what: str):
+    """The log has it in full under an id, and the caller gets the id, the type and no more."""
+    answer = await run(engine, {"what": what})
+    error = msgspec.json.decode(answer.body)["error"]
+    assert (answer.is_error, answer.code, answer.exit_code) == (
+        True,
+        "internal_error",
+        CATEGORIES["internal"].exit_code,
+    )
+    assert error["code"] == "internal_error"
+    assert set(error["details"]) == {"incident", "error_type", "tool"}
+    assert error["details"]["tool"] == "work"
+    assert error["details"]["incident"] in error["hint"]
+    assert b"secret" not in answer.body
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error["details"]["incident"] in record.getMessage()
+    assert record.exc_info
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "issue"),
+    [
+        ({}, "$", "Object missing required field `what`"),
+        ({"what": 5}, "$.what", "Expected `str`, got `int`"),
+        ({"what": None}, "$.what", "Expected `str`, got `null`"),
+        ({"what": "x", "number": "3"}, "$.number", "Expected `int | null`, got `str`"),
+        ({"what": "x", "wath": 1}, "$", "Object contains unknown field `wath`"),
+        ([], "$", "Expected `object`, got `array`"),
+        (b"{", "$", "Input data was truncated"),
+        (b'{"what": "\xff"}', "$", ""),
+        (b'{"what": "x", "data": ' + b"[" * 5000 + b"]" * 5000 + b"}", "$", ""),
+        (b'{"what": "x", "data": 1e999}', "$", ""),
+    ],
+)
+async def test_arguments_that_do_not_fit_are_named(engine: Engine, arguments: Any, field: str, issue: str):
+    """Path and fault stand in the details, the arguments there are in the hint."""
+    answer = await run(engine, arguments)
+    error = msgspec.json.decode(answer.body)["error"]
+    assert (answer.is_error, answer.code, answer.exit_code) == (True, "invalid_input", 2)
+    assert error["details"]["field"] == field or issue == ""
+    assert error["details"]["tool"] == "work"
+    assert issue in error["details"]["issue"]
+    assert error["hint"] == "The arguments are: what, [number], [data]."
+
+
+def test_a_tool_without_arguments_says_so():
+    """In its signature."""
+
+    class Nothing(Ask):
+        pass
+
+    async def idle(engine: Engine, ask: Nothing, call: Call) -> Result:
+        """Do nothing."""
+        return Result()
+
+    idle.__annotations__ = {"engine": Engine, "ask": Nothing, "call": Call, "return": Result}
+    made = Tool(idle, title="Idle", category="utility")
+    assert made.signature() == "none"
+    assert made.describe()["description"] == "Do nothing."
+    with pytest.raises(InvalidInput, match=r"The arguments of idle don't fit at \$"):
+        made.decode(b'{"a": 1}')
+
+
+# -- contexts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "context"),
+    [
+        ({"a": 1}, {"a": 1}),
+        ({}, {}),
+        (None, {}),
+        ("", {}),
+        (" \n", {}),
+        ("null", {}),
+        ('{"a": {"b": [null, 1.5]}}', {"a": {"b": [None, 1.5]}}),
+        (' {"a": 1} ', {"a": 1}),
+    ],
+)
+def test_a_context_is_an_object_or_its_json(value: Any, context: dict[str, Any]):
+    """Some clients can only send strings; nothing means an empty one."""
+    assert context_of(value) == context
+    assert object_of(value, "config_data") == context
+
+
+@pytest.mark.parametrize(
+    ("value", "received", "parse_error"),
+    [
+        ([1], "array", False),
+        (5, "number", False),
+        (1.5, "number", False),
+        (True, "boolean", False),
+        ("[1]", "array", False),
+        ("5", "number", False),
+        ('"text"', "string", False),
+        ("false", "boolean", False),
+        ("name=Ada", "string", True),
+        ("{'a': 1}", "string", True),
+        ('{"a": 1', "string", True),
+        ("x" * 5000, "string", True),
+        ("[" * 5000, "string", True),
+    ],
+)
+def test_a_context_that_is_no_object_is_refused(value: Any, received: str, parse_error: bool):
+    """With what it was, what was expected, and of a long one only the beginning."""
+    with pytest.raises(InvalidContext) as failed:
+        context_of(value)
+    error = failed.value
+    assert error.details["parameter"] == "context"
+    assert error.details["received_type"] == received
+    assert error.details["expected_type"] == "object"
+    assert ("parse_error" in error.details) is parse_error
+    if parse_error:
+        assert error.details["received"] == value[:100]
+    assert error.hint
+    assert len(error.message) < 200
+
+
+def test_a_context_has_a_largest_depth():
+    """As a config has; beyond it, hashing and rendering would fail in ways of their own."""
+    deepest = {"a": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))}
+    assert context_of(deepest) is deepest
+    for deeper in ({"a": deepest}, json.dumps({"a": deepest})):
+        with pytest.raises(InvalidContext, match="nested more than 64 levels deep") as failed:
+            context_of(deeper)
+        assert failed.value.hint
+    assert object_of({"a": deepest}, "config_data") == {"a": deepest}
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=4))
+def test_an_object_and_its_json_are_the_same_context(data: dict[str, Any]):
+    """However the client sends it."""
+    assert context_of(json.dumps(data)) == context_of(data) == data
