@@ -65,7 +65,9 @@ def gather() -> dict[str, Any]:
         "tools": {"tools": [{**tool.describe(), "signature": tool.signature()} for tool in TOOLS.values()]},
         "cli": {"commands": [describe_command(name) for name in COMMANDS], "options": describe_options(program)},
         "settings": {"settings": config.as_table(config.load(DATA, {}))},
-        "errors": {"errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == errors.__name__]},
+        "errors": {
+            "errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == "chora.errors"]
+        },
         "metrics": {"metrics": [describe_metric(each) for each in Metrics().all()]},
     }
 

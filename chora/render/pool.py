@@ -305,7 +305,8 @@ if sys.platform != "win32":
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             status = await self.process.wait()
-            if status != 0:
+            # It may have been on its way out, with everything reaped, when our own kill overtook it.
+            if status not in (0, KILLED):
                 log.warning("The fork server of the template workers ended with status %d.", status)
             for number in list(self._workers):
                 self._note_end(number, None)
