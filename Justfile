@@ -56,7 +56,7 @@ smoke: binary
 
 # Compile requirements.lock from pyproject.toml
 lock: setup
-    {{ bin }}/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    {{ bin }}/uv pip compile -q --system-certs --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
         --all-extras --group dev --no-annotate --no-header pyproject.toml -o requirements.lock
 
 # The virtual environment, exactly as locked
@@ -68,7 +68,7 @@ setup:
     stamp=.venv/.locked
     if [ ! -f "$stamp" ] || ! cmp -s requirements.lock "$stamp" || [ pyproject.toml -nt "$stamp" ]; then
         test -x {{ bin }}/uv || {{ python }} -m pip install -q --disable-pip-version-check "$(grep -o '^uv==[0-9.]*' requirements.lock)"
-        {{ bin }}/uv pip install -q --require-hashes -r requirements.lock
+        {{ bin }}/uv pip install -q --system-certs --require-hashes -r requirements.lock
         {{ bin }}/uv pip install -q --no-deps --no-build-isolation -e .
         cp requirements.lock "$stamp"
     fi
