@@ -495,4 +495,7 @@ def is_frozen() -> bool:
 
 def own_command(*arguments: str) -> list[str]:
     """The command line that runs this very chora again, frozen or not."""
-    return [sys.executable, *arguments] if is_frozen() else [sys.executable, "-m", "chora", *arguments]
+    if is_frozen():
+        return [sys.executable, *arguments]
+    # -P: without it whatever lies in the current folder would be imported in the place of our libraries.
+    return [sys.executable, "-P", "-m", "chora", *arguments]

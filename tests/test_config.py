@@ -652,7 +652,7 @@ def test_a_child_knows_how_to_run_and_no_secret(monkeypatch: pytest.MonkeyPatch)
 def test_chora_can_be_run_again(monkeypatch: pytest.MonkeyPatch):
     """The command that runs this very chora: a module of this Python, or the binary itself."""
     assert not config.is_frozen()
-    assert config.own_command("version", "--json") == [sys.executable, "-m", "chora", "version", "--json"]
+    assert config.own_command("version", "--json") == [sys.executable, "-P", "-m", "chora", "version", "--json"]
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert config.is_frozen()
     assert config.own_command("stdio") == [sys.executable, "stdio"]

@@ -49,7 +49,6 @@ async def generate_content(engine: Engine, ask: GenerateContent, call: Call) -> 
     If config, context, templates and sources are unchanged, the stored text is returned (status `skipped`).
     """
     started = time.monotonic()
-    engine.catalog.check_id(ask.content_config_id)
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
     result = await generate(engine, parsed, context, force=bool(ask.force))
@@ -101,7 +100,6 @@ class Preview(Result):
 async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call) -> Preview:
     """Generate the text of a content config without storing anything."""
     started = time.monotonic()
-    engine.catalog.check_id(ask.content_config_id)
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
     prepared = await prepare(engine, parsed, context, dry=True)

@@ -766,6 +766,20 @@ async def test_of_several_outputs_those_before_the_failure_are_ours(sheet: Proje
     assert (sheet.read("a.md"), sheet.read("folder/b.md")) == ("New\n", "New\n")
 
 
+async def test_of_several_outputs_those_after_the_failure_are_still_ours(sheet: Project, engine: Engine):
+    """They hold the old text, which was announced to be replaced; nobody takes it for an edit."""
+    sheet.save(artifact("sheet", [child("one")], out("folder/a.md"), out("b.md")))
+    await run(engine, output_path="a.md")
+    sheet.write("folder", "a file")
+    sheet.save(text("one", "New\n"))
+    with pytest.raises(WriteFailed):
+        await run(engine)
+    assert sheet.read("b.md") == "One\n"
+    (sheet.root / "folder").unlink()
+    await run(engine)
+    assert (sheet.read("folder/a.md"), sheet.read("b.md")) == ("New\n", "New\n")
+
+
 # -- events, and several at once --------------------------------------------------------------------------------
 
 
@@ -790,11 +804,16 @@ async def test_two_assemblies_of_one_file_do_not_take_each_other_for_an_edit(pro
     project.save(
         content("one", pattern={"type": "template_fill", "template": "{{ n }}"}), artifact("sheet", [child("one")])
     )
+
+    async def several(number: int) -> None:
+        for turn in range(3):
+            await run(engine, context={"n": f"{number} {turn}"})
+
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             for number in range(6):
-                nursery.start_soon(run, engine, "sheet", {"n": number})
-    assert project.read("outputs/sheet.md") in {str(number) for number in range(6)}
+                nursery.start_soon(several, number)
+    assert project.read("outputs/sheet.md") in {f"{number} {turn}" for number in range(6) for turn in range(3)}
     assert known(engine).pending is None
 
 

@@ -326,6 +326,12 @@ def taking(content_id: str, *others: str, required: bool = True) -> dict[str, An
     )
 
 
+def failing(document: dict[str, Any]) -> dict[str, Any]:
+    """The same, with a name in its template that has no value."""
+    document["generation"]["patterns"][0] |= {"template": "{{ nothing }}", "generation_config": {}}
+    return document
+
+
 async def test_contents_that_wait_for_one_another_fail(project: Project, engine: Engine):
     """The circle is spelled out, also when it is a content's own text."""
     project.save(taking("a", "b"), taking("b", "c"), taking("c", "b"), taking("self", "self"))
@@ -366,14 +372,15 @@ async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engin
         text("t0", "x"),
         *(taking(f"t{number}", *[f"t{number - 1}"] * many) for number in range(1, 4)),
         content("u0"),
-        *(taking(f"u{number}", *[f"u{number - 1}"] * many, required=False) for number in range(1, 9)),
+        *(failing(taking(f"u{number}", *[f"u{number - 1}"] * many, required=False)) for number in range(1, 9)),
     )
     with trio.fail_after(20):
         for status in ("generated", "regenerated"):
             made = await run(engine, "t3", force=True)
             assert (made.status, made.version.body) == (status, "x" * many**3)
         assert [len(engine.store.versions(f"t{number}")) for number in range(4)] == [2, 2, 2, 2]
-        assert (await run(engine, "u8")).version.body == ""
+        with pytest.raises(GenerationFailed, match="u8: no value for nothing"):
+            await run(engine, "u8")
         prepared = await prepare(engine, engine.catalog.find("content", "t3").parsed, {}, dry=True)
         assert len((await make(prepared)).text) == many**3
 
