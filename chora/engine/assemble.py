@@ -42,6 +42,10 @@ Progress = Callable[[float, float, str], Awaitable[None]]
 
 OUTPUT_LIMIT = 2 * SOURCE_LIMIT
 """Bytes an output may have; a larger file can't be one of ours."""
+INLINE_LENGTH = 16 * 1024
+"""Documents up to this length are written anew at once; the others in a thread."""
+DATABASE_FILES = ("", "-wal", "-shm", "-journal")
+"""How the names of a database's files end."""
 SEPARATOR = "\n\n"
 COMPOSED = "the composed text"
 DIFF_LINES = 60
@@ -173,8 +177,7 @@ async def _assemble(
 
     pieces = await gather_pieces(engine, config, caller, force=force, progress=progress)
     text = compose(config, pieces.pieces)
-    # In a thread, because a large document takes a while to be parsed and written anew.
-    texts = [await trio.to_thread.run_sync(encode, config, output, text) for output in outputs]
+    texts = [await encode_beside(config, output, text) for output in outputs]
     fingerprint = sha256(msgspec.json.encode([piece.version_id for piece in pieces.pieces]))
 
     async with engine.writing:
@@ -196,8 +199,8 @@ def _check_target(engine: Engine, path: str) -> str:
     """
     real = engine.folder.check_writable(path)
     relative = real.relative_to(engine.folder.root).as_posix()
-    database = os.path.realpath(engine.store.path) if engine.store.path else None
-    if relative.casefold().startswith(".chora/") or (database and str(real).startswith(database)):
+    database = os.path.realpath(engine.store.path) if engine.store.path else ""
+    if relative.casefold().startswith(".chora/") or str(real) in {database + end for end in DATABASE_FILES}:
         raise PermissionDenied(
             f"{relative} is where chora keeps its own data.", "Write the output to another folder.", path=relative
         )
@@ -363,6 +366,13 @@ def encode(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
     if len(data) > OUTPUT_LIMIT:
         raise _too_large(config)
     return data
+
+
+async def encode_beside(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
+    """`encode`, in a thread if there is so much to be written anew that others would wait for it."""
+    if output.format in ("json", "yaml") and len(text) > INLINE_LENGTH:
+        return await trio.to_thread.run_sync(encode, config, output, text)
+    return encode(config, output, text)
 
 
 def _written_anew(text: str, language: Literal["json", "yaml"]) -> str:

@@ -9,9 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
-import trio
 
-from chora.engine.assemble import compose, encode, gather_pieces
+from chora.engine.assemble import compose, encode_beside, gather_pieces
 from chora.engine.engine import Engine
 from chora.engine.generate import make, prepare
 from chora.errors import (
@@ -136,7 +135,7 @@ async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tu
         pieces = await gather_pieces(engine, config, caller, dry=True)
         text = compose(config, pieces.pieces)
         for output in config.metadata.outputs:
-            await trio.to_thread.run_sync(encode, config, output, text)
+            await encode_beside(config, output, text)
         return text, config.metadata.composition_strategy, pieces.warnings
     raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
 

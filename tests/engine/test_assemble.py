@@ -456,6 +456,9 @@ async def test_every_output_is_written(sheet: Project, engine: Engine):
     (sheet.root / "c.txt").unlink()
     assert (await run(engine)).status == "reassembled"
     assert {output.path for output in engine.store.outputs_of("sheet")} == {"o/a.json", "o/b.yaml", "c.txt"}
+    sheet.save(text("one", "[" + "1, " * module.INLINE_LENGTH + "1]"))
+    assert (await run(engine)).status == "reassembled"
+    assert len(msgspec.json.decode(sheet.read("o/a.json"))) == module.INLINE_LENGTH + 1
 
 
 async def test_output_path_replaces_the_first_output_only(sheet: Project, engine: Engine):
@@ -518,7 +521,8 @@ async def test_the_database_is_no_output_wherever_it_lies(project: Project):
     async with app.opened(project.root, config.load(project.root, {})) as engine:
         with pytest.raises(PermissionDenied):
             await run(engine)
-        await run(engine, output_path="data/other.md")
+        for path in ("data/other.md", "data/my.db.md"):
+            await run(engine, output_path=path)
 
 
 async def test_outputs_stay_beneath_their_folders(project: Project):
