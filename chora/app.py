@@ -92,6 +92,7 @@ class Opened(NamedTuple):
     url: str
     http: HttpServer
     target: Target
+    engine: Engine
 
 
 async def run_server(
@@ -162,7 +163,7 @@ async def run_server(
             life.state = "ready"
             log.info("chora %s serves %s at %s", __version__, project, url)
             _notify_systemd("READY=1")
-            task_status.started(Opened(url, listener, target))
+            task_status.started(Opened(url, listener, target, engine))
 
             if pipes is not None:
                 await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)

@@ -58,8 +58,7 @@ async def test_a_door_that_never_answers_is_down(monkeypatch: pytest.MonkeyPatch
 async def test_a_tool_that_fails_is_down(hello: Project, serve: Serve):
     """`hello_world` looks at the store, so a broken store shows from outside."""
     async with serve(hello.root) as opened:
-        for file in (hello.root / ".chora").iterdir():
-            file.write_bytes(b"\0" * 100)
+        opened.engine.store.close()
         sample = await probe.probe(opened.target)
     assert not sample.ok
 
