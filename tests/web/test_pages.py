@@ -19,7 +19,7 @@ async def test_ready_turns_to_failing_with_the_reason(visit: Visit):
     """A store that stops working shows as 503, while health stays alive."""
     async with visit() as visitor:
         assert (await visitor.http.get("/ready")).json() == {"status": "ready", "reasons": []}
-        visitor.opened.engine.store.close()
+        visitor.opened.engine.store._reader.close()
         response = await visitor.http.get("/ready")
         assert response.status_code == 503
         assert response.json()["status"] == "failing"
