@@ -311,6 +311,8 @@ def serve_jobs(incoming: int, outgoing: int, rules: config.Render) -> None:
     compiled = CompiledTemplates()
     # Made while there is memory to make it.
     exhausted = frame(Answer(Failed("memory", f"Rendering needs more than {rules.memory} bytes of memory."), last=True))
+    # On Linux a program starts with the peak of the one that started it, which says nothing of our own.
+    enough = max(rules.memory // 2, peak_memory())
     _send(outgoing, frame(None))
     for count in itertools.count(1):
         last = count >= JOBS_PER_WORKER
@@ -320,7 +322,7 @@ def serve_jobs(incoming: int, outgoing: int, rules: config.Render) -> None:
                 return
             grant_time(rules.wall)
             outcome = _perform(request, compiled, rules.output)
-            last = last or peak_memory() > rules.memory // 2
+            last = last or peak_memory() > enough
             answer = frame(Answer(outcome, last))
         except UnicodeEncodeError:
             answer = frame(Answer(Failed("runtime", "The template makes up a name that isn't Unicode."), last))

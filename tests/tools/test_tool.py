@@ -89,7 +89,7 @@ async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, 
 
 async def test_a_call_is_one_line_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture):
     """Transport, tool, outcome, time; the probe's routine calls only when debugging."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="chora")
     await TOOLS["hello_world"].run(engine, b"{}", CALL)
     await TOOLS["hello_world"].run(engine, b"{}", CALL._replace(routine=True))
     lines = [record.message for record in caplog.records if record.name == "chora.tools"]
