@@ -3,6 +3,7 @@
 from chora import __version__, app, config
 from chora.app import Life
 from chora.metrics import Metrics
+from chora.store import Sample
 from tests.conftest import Project, Visit
 
 
@@ -71,3 +72,13 @@ async def test_a_draining_server_is_not_ready(hello: Project):
         assert life.status().state == "starting"
         life.state = "draining"
         assert life.status().reasons == ["The server is stopping."]
+
+
+async def test_a_failed_benchmark_is_shown_with_its_reason(visit: Visit):
+    """Not as percentiles that nobody measured."""
+    async with visit() as visitor:
+        failed = Sample(kind="latency", at="9999", ok=False, milliseconds=0.0, facts={"reason": "nobody answers"})
+        await visitor.opened.engine.store.add_sample(failed)
+        page = (await visitor.http.get("/")).text
+    assert "nobody answers" in page
+    assert "p50" not in page
