@@ -256,9 +256,9 @@ def test_a_path_that_leaves_the_project_is_denied(tmp_path: Path, path: str) -> 
 
 def test_dots_that_stay_inside_are_fine(project: Project) -> None:
     """A path relative to the config folder may go up, as long as it stays in the project."""
-    project.put("shared/note.json")
+    project.put("common/note.json")
     project.put("configs/content/other.json", config_id="other")
-    assert project.catalog().open("content", "../shared/note.json").path == "shared/note.json"
+    assert project.catalog().open("content", "../common/note.json").path == "common/note.json"
 
 
 @pytest.mark.parametrize("path", ["", "  ", "a\0b", "a\nb.json"])

@@ -185,7 +185,8 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise InvalidInput(f"{pair!r} is neither k=v nor a JSON object.", "Write name=value.", received=pair)
+            shown = pair if len(pair) <= 60 else f"{pair[:59]}…"
+            raise InvalidInput(f"{shown!r} is neither k=v nor a JSON object.", "Write name=value.", received=shown)
         try:
             found[name] = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError):
