@@ -5,11 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import random
-import shutil
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import trio
 import trio.testing
+import trustme
 from hypercorn.config import Config, Sockets
 
 from chora.config import Limits
@@ -1650,20 +1649,17 @@ class Certificate(NamedTuple):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """A self-signed certificate for localhost, trusted by the clients of these tests."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
+    """A certificate for localhost, trusted by the clients of these tests."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
     folder = tmp_path_factory.mktemp("tls")
-    key, chain = str(folder / "key.pem"), str(folder / "cert.pem")
-    subprocess.run(
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout {key} -out {chain}"
-        " -subj /CN=localhost -addext subjectAltName=DNS:localhost".split(),
-        check=True,
-        capture_output=True,
-    )
+    key, chain, trusted = (str(folder / name) for name in ("key.pem", "cert.pem", "ca.pem"))
+    issued.private_key_pem.write_to_path(key)
+    issued.cert_chain_pems[0].write_to_path(chain)
+    authority.cert_pem.write_to_path(trusted)
 
     def context() -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=chain)
+        context = ssl.create_default_context(cafile=trusted)
         context.set_alpn_protocols(["h2", "http/1.1"])
         return context
 
