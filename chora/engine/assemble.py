@@ -184,6 +184,9 @@ async def _assemble(
         plans = [_plan(engine, output, path, data) for output, path, data in zip(outputs, paths, texts, strict=True)]
         first_time = not any(plan.known for plan in plans)
         await _write(engine, config, plans, fingerprint)
+    for plan in plans:
+        if plan.known and plan.known.artifact_id != config.id:
+            pieces.warnings.append(f"{plan.path} was written by the artifact {plan.known.artifact_id} before")
     if all(plan.unchanged for plan in plans) and not force:
         status: Status = "skipped"
     else:

@@ -827,3 +827,15 @@ async def test_a_cancelled_assembly_leaves_nothing_half_done(sheet: Project, eng
         await run(engine)
     assert scope.cancelled_caught
     assert (await run(engine)).status == "assembled"
+
+
+async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Project, engine: Engine):
+    """Each of them takes the other's text away, so whoever assembles learns of it."""
+    project.save(text("one", "first"), text("two", "second"))
+    shared = out("outputs/shared.md")
+    project.save(artifact("a", [child("one")], shared), artifact("b", [child("two")], shared))
+    first = await assemble(engine, engine.catalog.find("artifact", "a").parsed, {})
+    second = await assemble(engine, engine.catalog.find("artifact", "b").parsed, {})
+    again = await assemble(engine, engine.catalog.find("artifact", "b").parsed, {})
+    assert first.pieces.warnings == again.pieces.warnings == []
+    assert second.pieces.warnings == ["outputs/shared.md was written by the artifact a before"]
