@@ -6,7 +6,7 @@ export PYTHONDONTWRITEBYTECODE := ""
 
 [private]
 default:
-    @just --list --unsorted
+    @{{ just_executable() }} --list --unsorted
 
 # Make a sample project and compose it over MCP
 demo *dir: setup
