@@ -839,3 +839,29 @@ async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Projec
     again = await assemble(engine, engine.catalog.find("artifact", "b").parsed, {})
     assert first.pieces.warnings == again.pieces.warnings == []
     assert second.pieces.warnings == ["outputs/shared.md was written by the artifact a before"]
+
+
+async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
+    project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """What lies on disk when a write begins is remembered, whichever earlier write had put it there."""
+    project.save(text("one", "first"), artifact("note", [child("one")]))
+    parsed = engine.catalog.find("artifact", "note").parsed
+    await assemble(engine, parsed, {})
+    # A kill right after the rename: the file is new, and the store still calls it pending.
+    before = known(engine, "outputs/note.md")
+    await engine.store.save_outputs([msgspec.structs.replace(before, pending=sha256(b"second"))])
+    project.write("outputs/note.md", "second")
+
+    async def refuse(path: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    project.save(text("one", "third"))
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(engine.folder, "write", refuse)
+        with pytest.raises(WriteFailed):
+            await assemble(engine, parsed, {})
+    assert project.read("outputs/note.md") == "second"
+    project.save(text("one", "fourth"))
+    assert (await assemble(engine, parsed, {})).status == "reassembled"
+    assert project.read("outputs/note.md") == "fourth"

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,19 @@ async def test_a_cancelled_call_ends_without_an_answer(visit: Visit, hello: Proj
             assert (await visitor.post(note)).status_code == 202
         assert ended == [202]
         await _until_counted(visitor, "cancelled")
+
+
+async def test_ending_a_session_stops_its_calls(visit: Visit, hello: Project):
+    """Nobody is left to hear the answer, so nobody goes on working for it."""
+    hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(visitor.call, "generate_content", content_config_id="endless"))
+            busy = 'chora_calls_in_flight{tool="generate_content"} 1.0'
+            await _until(visitor, "/metrics", lambda text: busy in text)
+            await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
+            await _until_counted(visitor, "cancelled")
 
 
 async def test_a_session_has_a_stream_until_it_ends(visit: Visit):
