@@ -65,14 +65,16 @@ async def opened(project: Path, loaded: Loaded) -> AsyncGenerator[Engine]:
         async with trio.open_nursery() as workers:
             pool = RenderPool(settings.render)
             await workers.start(pool.serve)
-            yield Engine(
+            engine = Engine(
                 folder=folder,
                 catalog=Catalog(folder, settings.paths.configs),
                 templates=Templates(folder, settings.paths.templates, pool),
                 store=store,
                 events=Events(project / settings.paths.events),
-                undefined=settings.templates.undefined,
+                settings=settings,
             )
+            await workers.start(engine.traces.serve)
+            yield engine
             workers.cancel_scope.cancel()
     finally:
         store.close()

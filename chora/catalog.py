@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -32,6 +32,7 @@ from chora.errors import (
 from chora.files import CONFIG_LIMIT, Folder
 from chora.model import Kind
 from chora.reading import DEEPEST, Parsed, expecting, read
+from chora.stamps import sha256
 
 if TYPE_CHECKING:
     import yaml
@@ -45,6 +46,11 @@ RACY = 50_000_000
 YAML_VALUES = 100_000
 ALIASED_VALUES = 10_000
 """Values that a YAML file may hold, and may come to when its aliases are written out."""
+
+CONFIGS = "configs:"
+"""How a search through all files of a kind is noted."""
+
+Noting = Callable[[str], None]
 
 _SHAPES = ("{id}", "{id}-{kind}", "{id}/{id}-{kind}", "{id}/{id}")
 _PARAMETERS: dict[Kind, str] = {
@@ -138,8 +144,11 @@ class Catalog:
             id=shown,
         )
 
-    def find(self, kind: Kind, config_id: str) -> Found:
+    def find(self, kind: Kind, config_id: str, noting: Noting | None = None) -> Found:
         """The config of this id: by its file's name, in the order of the layouts, else by the id inside.
+
+        `noting` hears of every path that was looked at, whether something was there or not; and, when no name
+        led to the config, of the folder that had to be searched, by its kind behind `CONFIGS`.
 
         Raises:
             InvalidConfigId: it can't be an id.
@@ -149,11 +158,17 @@ class Catalog:
         """
         self.check_id(config_id)
         for path in self._named(kind, config_id):
+            if noting:
+                noting(path)
             if parsed := self._read(kind, path):
                 return Found(path, expecting(parsed, config_id))
+        if noting:
+            noting(CONFIGS + kind)
         listing = self.all(kind)
         for found in listing.found:
             if found.parsed.config.id == config_id:
+                if noting:
+                    noting(found.path)
                 return found
         for broken in listing.invalid:
             if broken.fault.details.get("config_id") == config_id:
@@ -166,7 +181,7 @@ class Catalog:
             **{_PARAMETERS[kind]: config_id, "searched_paths": searched},
         )
 
-    def open(self, kind: Kind, path: str) -> Found:
+    def open(self, kind: Kind, path: str, noting: Noting | None = None) -> Found:
         """The config at a path: as it is given, else under the config folder, else under the folder of its kind.
 
         A path without a suffix is tried with each of them, and a mere name is an id in the end. An absolute path
@@ -181,14 +196,19 @@ class Catalog:
         """
         if not path.strip() or re.search(r"[\x00-\x1f\x7f]", path):
             raise InvalidConfigId(f"The path {path!r} is empty or holds control characters.", id=path)
-        if (kind, path) in self._kept and (parsed := self._read(kind, path)):
-            return Found(path, parsed)
+        if (kind, path) in self._kept:
+            if noting:
+                noting(path)
+            if parsed := self._read(kind, path):
+                return Found(path, parsed)
         outside: PermissionDenied | None = None
         searched: list[str] = []
         for base in ("", self.root, *self._folders(kind)):
             for suffix in ("",) if path.endswith(SUFFIXES) else SUFFIXES:
                 try:
                     searched.append(where := self._clean(base, path + suffix))
+                    if noting:
+                        noting(where)
                     if parsed := self._read(kind, where):
                         return Found(where, parsed)
                 except PermissionDenied as error:
@@ -198,7 +218,7 @@ class Catalog:
         if outside:
             raise outside
         if "/" not in path and not path.endswith(SUFFIXES):
-            return self.find(kind, path)
+            return self.find(kind, path, noting)
         raise ConfigNotFound(
             f"There is no {kind} config at {path!r}.",
             _LISTS[kind],
@@ -225,6 +245,12 @@ class Catalog:
             chosen.append(rivals[0])
             invalid += [_shadowed(rival, rivals[0]) for rival in rivals[1:]]
         return Listing(chosen, sorted(invalid, key=lambda broken: broken.path))
+
+    def digest(self, kind: Kind) -> str:
+        """A hash that changes when a file of a kind appears, vanishes or goes by another id."""
+        listing = self.all(kind)
+        names = [(found.path, found.parsed.config.id) for found in listing.found]
+        return sha256(msgspec.json.encode([names, [broken.path for broken in listing.invalid]]))
 
     def where_to_save(self, kind: Kind, config_id: str) -> str:
         """Where the config already is, else where a new one belongs, project-relative.

@@ -61,7 +61,13 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     """Where versions, drafts and outputs are remembered."""
 
+    backend: Annotated[
+        Literal["sqlite", "filesystem", "memory"],
+        Meta(description="A database, files readable by hand, or nothing beyond this process"),
+    ] = "sqlite"
     path: Annotated[str, Meta(description="SQLite database, relative to the project")] = ".chora/storage.db"
+    folder: Annotated[str, Meta(description="Folder of the filesystem backend, relative to the project")] = "ephemeral"
+    retention_days: Annotated[int, Meta(ge=0, description="Days that drafts and old texts are kept; 0 for ever")] = 30
 
 
 class Paths(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,6 +104,53 @@ class Render(Struct, frozen=True, forbid_unknown_fields=True):
     queue: Annotated[Count, Meta(description="Renders that may wait; beyond it the answer is `busy`")] = 256
 
 
+class Output(Struct, frozen=True, forbid_unknown_fields=True):
+    """What happens to files that are written."""
+
+    on_edit: Annotated[
+        Literal["refuse", "merge", "overwrite"],
+        Meta(description="When somebody edited an output: leave it with an error, merge both, or write over it"),
+    ] = "refuse"
+
+
+class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
+    """Work that takes longer than its caller waits."""
+
+    call_budget: Annotated[Positive, Meta(description="Seconds after which a call answers `running`")] = 45.0
+    running: Annotated[Count, Meta(description="Jobs at once; beyond it the answer is `busy`")] = 8
+    keep_days: Annotated[Positive, Meta(description="Days that a finished job's result is kept")] = 7.0
+
+
+class Llm(Struct, frozen=True, forbid_unknown_fields=True):
+    """The language model behind code_generation; its key is the secret anthropic_api_key."""
+
+    model: Annotated[str, Meta(min_length=1, description="Model, unless the config names one")] = "claude-sonnet-5"
+    base_url: Annotated[str, Meta(description="Where the Messages API is; empty is Anthropic's own")] = ""
+    budget_run: Annotated[float, Meta(ge=0, description="Most US dollars one call may spend; 0 is no limit")] = 1.0
+    budget_day: Annotated[float, Meta(ge=0, description="Most US dollars in 24 hours; 0 is no limit")] = 10.0
+    budget_project: Annotated[float, Meta(ge=0, description="Most US dollars in all; 0 is no limit")] = 0.0
+
+
+class Validation(Struct, frozen=True, forbid_unknown_fields=True):
+    """How texts are checked."""
+
+    linters: Annotated[
+        tuple[str, ...], Meta(description="Programs that a lint rule may run, found on PATH; they read stdin")
+    ] = ("ruff", "yamllint")
+    lint_time: Annotated[Positive, Meta(description="Seconds a linter may take")] = 10.0
+
+
+class Plugins(Struct, frozen=True, forbid_unknown_fields=True):
+    """Code of the project's own; nothing is loaded that isn't named here."""
+
+    generators: Annotated[
+        tuple[str, ...], Meta(description="Modules to import, or files relative to the project, one generator each")
+    ] = ()
+    composers: Annotated[
+        tuple[str, ...], Meta(description="Modules or files with a composer each, for compositionStrategy custom")
+    ] = ()
+
+
 class Probe(Struct, frozen=True, forbid_unknown_fields=True):
     """The uptime probe and the latency benchmarker, started by `chora serve`."""
 
@@ -122,6 +175,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     paths: Paths = Paths()
     templates: Templates = Templates()
     render: Render = Render()
+    output: Output = Output()
+    jobs: Jobs = Jobs()
+    llm: Llm = Llm()
+    validation: Validation = Validation()
+    plugins: Plugins = Plugins()
     probe: Probe = Probe()
     log: Log = Log()
 
@@ -136,6 +194,8 @@ OLD_NAMES: dict[str, str] = {
     "MCP_SERVER_HOST": "http.host",
     "MCP_SERVER_PORT": "http.port",
     "CHORA_EVENTS_OUTPUT": "paths.events",
+    "CHORA_EPHEMERAL_PATH": "storage.folder",
+    "CHORA_RETENTION_DAYS": "storage.retention_days",
 }
 """Environment names of chora-compose that still work; a later row wins over an earlier one."""
 

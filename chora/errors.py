@@ -2,12 +2,16 @@
 
     ChoraError
      ├── InvalidInput, InvalidContext, InvalidConfigId, ValidationError, ValidationFailed, UsageError
-     ├── ConfigNotFound, DraftNotFound, GeneratorNotFound, MissingContent, ProjectNotFound
-     ├── SaveFailed, OutputEdited
+     ├── InvalidConfig, InvalidRetention, CircularReference, MaxDepthExceeded
+     ├── ConfigNotFound, ContentNotFound, DraftNotFound, GeneratorNotFound, ManifestNotFound, MissingContent,
+     │   ProjectNotFound, JobNotFound
+     ├── SaveFailed, OutputEdited, ReferencedByArtifacts, JobCancelled
      ├── PermissionDenied, Unauthorized, Forbidden
-     ├── Unreachable, GenerationFailed, CompositionFailed, TestFailed, TestExecutionFailed
-     ├── StorageFailed, StorageError, WriteFailed, DraftCreationFailed, SaveExecutionFailed
-     └── Busy, LimitExceeded
+     ├── Unreachable, GenerationFailed, CompositionFailed, TestFailed, TestExecutionFailed, BatchFailed,
+     │   ModificationFailed, ValidationExecutionFailed, MigrationFailed
+     ├── StorageFailed, StorageError, WriteFailed, DraftCreationFailed, SaveExecutionFailed, DeletionFailed,
+     │   ModificationExecutionFailed
+     └── Busy, LimitExceeded, BudgetExceeded
 
 Each class owns a wire `code`, which clients match on, and a `category`, which the doors (HTTP, the
 command line) look up in `CATEGORIES`: they never invent a status of their own. Everything that isn't a
@@ -116,8 +120,55 @@ class UsageError(ChoraError):
     category = "invalid"
 
 
+class InvalidConfig(ChoraError):
+    """A config that is well formed and still can't be used as asked."""
+
+    code = "invalid_config"
+    category = "invalid"
+
+
+class InvalidRetention(ChoraError):
+    """A retention rule outside its bounds."""
+
+    code = "invalid_retention"
+    category = "invalid"
+
+
+class CircularReference(ChoraError):
+    """Collections that contain one another; `details.cycle` names them."""
+
+    code = "circular_reference"
+    category = "invalid"
+
+
+class MaxDepthExceeded(ChoraError):
+    """Collections nested too deeply."""
+
+    code = "max_depth_exceeded"
+    category = "invalid"
+
+
 class ConfigNotFound(ChoraError):
     code = "config_not_found"
+    category = "missing"
+
+
+class ContentNotFound(ChoraError):
+    """A content of which nothing is stored."""
+
+    code = "content_not_found"
+    category = "missing"
+
+
+class ManifestNotFound(ChoraError):
+    """A collection that was never generated where it was looked for."""
+
+    code = "manifest_not_found"
+    category = "missing"
+
+
+class JobNotFound(ChoraError):
+    code = "job_not_found"
     category = "missing"
 
 
@@ -154,6 +205,20 @@ class OutputEdited(ChoraError):
     """An output file holds text that chora didn't write; it is left as it is."""
 
     code = "output_edited"
+    category = "conflict"
+
+
+class ReferencedByArtifacts(ChoraError):
+    """A content that artifacts are assembled from; `details.artifact_ids` names them."""
+
+    code = "referenced_by_artifacts"
+    category = "conflict"
+
+
+class JobCancelled(ChoraError):
+    """Work that was stopped on request before it was done."""
+
+    code = "job_cancelled"
     category = "conflict"
 
 
@@ -211,6 +276,46 @@ class TestExecutionFailed(ChoraError):
     category = "failed"
 
 
+class BatchFailed(ChoraError):
+    """A batch of which nothing could be generated; `details.results` has every reason."""
+
+    code = "batch_failed"
+    category = "failed"
+
+
+class ModificationFailed(ChoraError):
+    """A patch that would leave a config that doesn't fit; nothing was changed."""
+
+    code = "modification_failed"
+    category = "invalid"
+
+
+class ModificationExecutionFailed(ChoraError):
+    """A patch that the disk or the store refused; what was there still is."""
+
+    code = "modification_execution_failed"
+    category = "failed"
+
+
+class ValidationExecutionFailed(ChoraError):
+    """A rule that couldn't be checked at all."""
+
+    code = "validation_execution_failed"
+    category = "failed"
+
+
+class MigrationFailed(ChoraError):
+    """A move between stores after which the two don't hold the same; the old one is untouched."""
+
+    code = "migration_failed"
+    category = "failed"
+
+
+class DeletionFailed(ChoraError):
+    code = "deletion_failed"
+    category = "failed"
+
+
 class StorageFailed(ChoraError):
     """Text was generated but couldn't be stored."""
 
@@ -245,6 +350,13 @@ class LimitExceeded(ChoraError):
 
     code = "limit_exceeded"
     category = "invalid"
+
+
+class BudgetExceeded(ChoraError):
+    """A call of a paid model that would cost more than the settings allow; nothing was spent."""
+
+    code = "budget_exceeded"
+    category = "denied"
 
 
 class Busy(ChoraError):

@@ -291,7 +291,19 @@ class ContentRule(Struct, frozen=True, kw_only=True):
 
     id: Annotated[NotEmpty, Meta(description="Names the rule in results", examples=["has-intro"])]
     check_type: Annotated[
-        Literal["presence", "format", "lint", "syntax", "custom"], Meta(description="What is checked")
+        Literal[
+            "presence",
+            "format",
+            "lint",
+            "syntax",
+            "length",
+            "required_fields",
+            "regex",
+            "links",
+            "schema",
+            "custom",
+        ],
+        Meta(description="What is checked"),
     ]
     target: Annotated[str, Meta(description="element.NAME or generated_output")] = "generated_output"
     check_config: Annotated[dict[str, Any], Meta(description="Options of the check")] = {}
@@ -345,7 +357,35 @@ class ArtifactOutput(Struct, frozen=True, kw_only=True):
     ] = False
 
 
-class ArtifactMetadata(Struct, frozen=True, kw_only=True, rename={"composition_strategy": "compositionStrategy"}):
+class CompositionConfig(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"duplicate_headings": "duplicateHeaders", "blank_lines": "blankLines"},
+):
+    """How the strategy puts the pieces together."""
+
+    separator: Annotated[str, Meta(max_length=10_000, description="What stands between two pieces (concat)")] = "\n\n"
+    duplicate_headings: Annotated[
+        Literal["keep-first", "keep-all"], Meta(description="What becomes of a heading that stood before (merge)")
+    ] = "keep-first"
+    blank_lines: Annotated[
+        Literal["normalize", "keep"], Meta(description="Whether runs of blank lines become one (merge)")
+    ] = "normalize"
+    template: Annotated[
+        str | None,
+        Meta(description="Template file or text that sees pieces, by_id and the context (template)"),
+    ] = None
+    composer: Annotated[str | None, Meta(description="Name of a composer that plugins.composers brings (custom)")] = None
+    options: Annotated[dict[str, Any], Meta(description="What the composer is given (custom)")] = {}
+
+
+class ArtifactMetadata(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"composition_strategy": "compositionStrategy", "composition_config": "compositionConfig"},
+):
     """What an artifact is for, and where it goes."""
 
     title: Annotated[str, Meta(min_length=1, max_length=200, description="Its title", examples=["My artifact"])]
@@ -362,6 +402,7 @@ class ArtifactMetadata(Struct, frozen=True, kw_only=True, rename={"composition_s
     composition_strategy: Annotated[
         Literal["concat", "merge", "template", "custom"], Meta(description="How the pieces become one text")
     ] = "concat"
+    composition_config: Annotated[CompositionConfig, Meta(description="Options of the strategy")] = CompositionConfig()
 
 
 class ArtifactChild(Struct, frozen=True, kw_only=True, rename={"retrieval_strategy": "retrievalStrategy"}):
@@ -385,7 +426,10 @@ class ArtifactChild(Struct, frozen=True, kw_only=True, rename={"retrieval_strate
         Literal["ai", "human", "template", "mixed", "any"], Meta(description="Who is expected to write it")
     ] = "any"
     review_required: Annotated[bool, Meta(description="Whether people must have looked at it")] = False
-    conditions: Annotated[str | None, Meta(description="When to include it")] = None
+    conditions: Annotated[
+        str | None,
+        Meta(description="Jinja2 expression over the context; the child is left out unless it is true"),
+    ] = None
     notes: Annotated[str | None, Meta(description="For people")] = None
 
 
@@ -484,9 +528,10 @@ class CollectionContext(Struct, frozen=True, kw_only=True):
 class CollectionGeneration(Struct, frozen=True, kw_only=True):
     """How members are built."""
 
-    strategy: Annotated[Literal["parallel", "sequential"], Meta(description="At once, or one after another")] = (
-        "parallel"
-    )
+    strategy: Annotated[
+        Literal["parallel", "sequential", "mixed"],
+        Meta(description="At once, one after another by order, or those of the same order at once"),
+    ] = "parallel"
     concurrency_limit: Annotated[int, Meta(ge=1, le=100, description="Members built at once")] = 3
     force: Annotated[bool, Meta(description="Build every member again, changed or not")] = False
     force_members: Annotated[tuple[str, ...], Meta(description="Members to build again, changed or not")] = ()

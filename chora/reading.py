@@ -69,6 +69,8 @@ class Parsed(NamedTuple):
     config: Any
     raw: dict[str, Any]
     warnings: list[Issue]
+    where: str = ""
+    """How the document was called: the path of its file, or the id of a draft."""
 
 
 def read(kind: Kind, document: object, *, where: str, expected_id: str | None = None) -> Parsed:
@@ -97,7 +99,7 @@ def read(kind: Kind, document: object, *, where: str, expected_id: str | None = 
         raise _refusal(kind, where, document, reading.every_fault(record, str(error)), reading.remarks) from None
     if reading.faults:
         raise _refusal(kind, where, document, reading.every_fault(record, ""), reading.remarks)
-    parsed = Parsed(kind, config, cast("dict[str, Any]", document), reading.remarks)
+    parsed = Parsed(kind, config, cast("dict[str, Any]", document), reading.remarks, where)
     return parsed if expected_id is None else expecting(parsed, expected_id)
 
 
@@ -316,6 +318,7 @@ class _Reading:
             case "artifact":
                 metadata = _object(document.get("metadata")) or {}
                 self._settle_name(metadata, "compositionStrategy", "$.metadata")
+                self._settle_composition(metadata)
             case "collection":
                 for index, member in _objects(document.get("members")):
                     self._settle_age(member, f"$.members[{index}]")
@@ -437,6 +440,19 @@ class _Reading:
             record[key] = name
             message = f"{path}.{key} is {_json(found)}, an old name of {_json(name)}."
             self._remark("old_name", f"{path}.{key}", found, _json(name), f'"{key}": {_json(name)}', message)
+
+    def _settle_composition(self, metadata: dict[str, Any]) -> None:
+        """Options that chora-compose's manuals put under a name of their own for each strategy."""
+        for key in ("mergeConfig", "customConfig"):
+            if (found := _object(metadata.get(key))) is not None and "compositionConfig" not in metadata:
+                options = metadata["compositionConfig"] = metadata.pop(key)
+                if key == "customConfig" and "tool" in options:
+                    options["composer"] = options.pop("tool")
+                    options["options"] = options.pop("arguments", {})
+                path = f"$.metadata.{key}"
+                message = f"{path} is read as $.metadata.compositionConfig."
+                write = f'"compositionConfig": {_show(options)}'
+                self._remark("old_name", path, found, "compositionConfig", write, message)
 
     def _settle_age(self, member: dict[str, Any], path: str) -> None:
         key = "freshness_threshold_days"

@@ -6,19 +6,22 @@ remembered as pending; so after a crash between the two, the file is still known
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import trio
 
 from chora.catalog import decode_text
-from chora.engine.engine import Engine
-from chora.engine.generate import Generated, generate, make, prepare
+from chora.engine import edits
+from chora.engine.compose import Piece, compose
+from chora.engine.engine import Engine, Given, Work
+from chora.engine.generate import generate, is_approved, make, prepare
+from chora.engine.inputs import STORED, Change, Seen, digest_of
+from chora.engine.retrieval import versions
 from chora.errors import (
     ChoraError,
     CompositionFailed,
@@ -33,12 +36,15 @@ from chora.errors import (
 from chora.files import SOURCE_LIMIT
 from chora.model import ArtifactChild, ArtifactConfig, ArtifactOutput
 from chora.reading import DEEPEST, Parsed
+from chora.render import Evaluate, RenderFailed
 from chora.sources.source import NOT_ITS_FAULT, is_too_deep
 from chora.stamps import now, sha256
 from chora.store import Output
 
 Status = Literal["assembled", "reassembled", "skipped"]
-Progress = Callable[[float, float, str], Awaitable[None]]
+Action = Literal["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
+Place = Callable[[str], str]
+"""Where an output goes that its config would put elsewhere."""
 
 OUTPUT_LIMIT = 2 * SOURCE_LIMIT
 """Bytes an output may have; a larger file can't be one of ours."""
@@ -46,20 +52,7 @@ INLINE_LENGTH = 16 * 1024
 """Documents up to this length are written anew at once; the others in a thread."""
 DATABASE_FILES = ("", "-wal", "-shm", "-journal")
 """How the names of a database's files end."""
-SEPARATOR = "\n\n"
 COMPOSED = "the composed text"
-DIFF_LINES = 60
-DIFF_WINDOW = 500
-"""Lines from the first difference on that are compared; difflib takes cubic time for what has nothing in common."""
-
-
-class Piece(NamedTuple):
-    """A child's text."""
-
-    content_id: str
-    text: str
-    generated: bool
-    version_id: str | None
 
 
 class Pieces(NamedTuple):
@@ -67,6 +60,9 @@ class Pieces(NamedTuple):
 
     pieces: list[Piece]
     missing: list[str]
+    """Optional children that failed."""
+    excluded: list[str]
+    """Children whose condition isn't true."""
     warnings: list[str]
 
 
@@ -80,9 +76,23 @@ class Assembled(NamedTuple):
     status: Status
     pieces: Pieces
     strategy: str
+    generated_at: str
+    """When its files got the text they have."""
+    fingerprint: str
+    """Hash of all that the files were made from."""
+    inputs: dict[str, str]
 
 
-class Plan(NamedTuple):
+class Planned(NamedTuple):
+    """What an assembly would do to one file."""
+
+    path: str
+    action: Action
+    reasons: list[str]
+    diff: str
+
+
+class Target(NamedTuple):
     """One output file: what it holds, what it will hold, and what chora knows of it."""
 
     path: str
@@ -90,35 +100,28 @@ class Plan(NamedTuple):
     current: bytes | None
     """None if there is no file, or one so large that it can't be ours."""
     known: Output | None
-
-    @property
-    def unchanged(self) -> bool:
-        return self.current == self.data
+    action: Action
+    final: bytes
+    """What it will hold in the end: `data`, or that and a person's edit."""
+    conflicts: int = 0
 
     @property
     def is_known(self) -> bool:
-        """Whether the store had the file down for just what it will hold."""
+        """Whether the store has the file down for just what it will hold."""
         return self.known is not None and not self.known.pending and self.known.sha256 == sha256(self.data)
 
 
 async def assemble(
-    engine: Engine,
-    parsed: Parsed,
-    caller: dict[str, Any],
-    *,
-    output_path: str | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
+    work: Work, parsed: Parsed, given: Given, *, output_path: str | None = None, place: Place | None = None
 ) -> Assembled:
-    """Generate what is missing, compose the pieces and write every output.
+    """Generate what is missing, compose the pieces and write every output; nothing of it if nothing changed.
 
     Args:
-        engine: the project.
+        work: the call it is part of; forced work generates the children again, and leaves edited files alone.
         parsed: the artifact config.
-        caller: context given to every child.
+        given: context for every child.
         output_path: replaces the first output's file.
-        force: generate the children again; an edited output is left alone all the same.
-        progress: told after every child: how many are done, of how many, and which.
+        place: maps every output's file to where it goes instead.
 
     Raises:
         MissingContent, GenerationFailed: a required child can't be had.
@@ -129,15 +132,63 @@ async def assemble(
         OutputEdited: an output holds text that chora didn't write.
         WriteFailed: the disk refused; every file holds its old or its new text.
     """
+    engine = work.engine
     config: ArtifactConfig = parsed.config
+    subject, key = _trace_of(work, parsed, given, output_path, place)
+    if not work.force:
+        known = engine.traces.find(subject, key)
+        if known is not None and not await work.snapshot.changes(known.inputs, first=True):
+            return _recalled(config, known.result, known.inputs)
     started = time.monotonic()
     try:
-        assembled = await _assemble(engine, config, caller, output_path, force, progress)
+        assembled, lasting, settled = await _assemble(work, parsed, given, output_path, place)
     except ChoraError as error:
         _tell(engine, config, started, "error", None, error.message)
         raise
+    if settled:
+        engine.traces.add(subject, key, assembled.inputs, _result(assembled, lasting))
     _tell(engine, config, started, "success", assembled.output_path, None)
     return assembled
+
+
+def _trace_of(
+    work: Work, parsed: Parsed, given: Given, output_path: str | None, place: Place | None
+) -> tuple[str, str]:
+    config: ArtifactConfig = parsed.config
+    files = [output.file for output in config.metadata.outputs]
+    placed = [place(file) for file in files] if place else [output_path] if output_path else []
+    return f"artifact:{parsed.where}", digest_of([work.salt, given.digest, placed])
+
+
+def _result(assembled: Assembled, warnings: list[str]) -> dict[str, Any]:
+    pieces = assembled.pieces
+    return {
+        "outputs": assembled.outputs,
+        "size": assembled.size,
+        "pieces": [(piece.content_id, piece.size, piece.version_id) for piece in pieces.pieces],
+        "missing": pieces.missing,
+        "excluded": pieces.excluded,
+        "warnings": warnings,
+        "generated_at": assembled.generated_at,
+        "fingerprint": assembled.fingerprint,
+    }
+
+
+def _recalled(config: ArtifactConfig, result: dict[str, Any], inputs: dict[str, str]) -> Assembled:
+    """An artifact of which nothing has changed; the texts themselves aren't looked up."""
+    pieces = [Piece(name, "", False, version, size) for name, size, version in result["pieces"]]
+    return Assembled(
+        config.id,
+        result["outputs"][0],
+        result["outputs"],
+        result["size"],
+        "skipped",
+        Pieces(pieces, result["missing"], result["excluded"], result["warnings"]),
+        config.metadata.composition_strategy,
+        result["generated_at"],
+        result["fingerprint"],
+        inputs,
+    )
 
 
 def _tell(
@@ -155,17 +206,111 @@ def _tell(
 
 
 async def _assemble(
-    engine: Engine,
-    config: ArtifactConfig,
-    caller: dict[str, Any],
-    output_path: str | None,
-    force: bool,
-    progress: Progress | None,
-) -> Assembled:
-    outputs = list(config.metadata.outputs)
+    work: Work, parsed: Parsed, given: Given, output_path: str | None, place: Place | None
+) -> tuple[Assembled, list[str], bool]:
+    """Also the warnings that still hold when nothing has changed, and whether all of it is the same next time."""
+    engine = work.engine
+    config: ArtifactConfig = parsed.config
+    seen = work.seen()
+    seen.note(parsed.where)
+    outputs = _targets(engine, config, output_path, place)
+    paths = [output.file for output in outputs]
+    pieces, texts = await _texts(work, config, given, outputs, seen)
+    lasting = list(pieces.warnings)
+    fingerprint = digest_of([[sha256(text) for text in texts], [piece.version_id for piece in pieces.pieces]])
+
+    async with engine.writing(*paths):
+        targets = [_look_at(engine, output, text) for output, text in zip(outputs, texts, strict=True)]
+        if refused := next((target for target in targets if target.action == "refuse"), None):
+            raise _refusal(refused)
+        first_time = not any(target.known for target in targets)
+        await _write(engine, config, targets, fingerprint)
+    for target in targets:
+        work.snapshot.forget(target.path)
+        seen.note_other(target.path, sha256(target.final))
+        if target.known and target.known.artifact_id != config.id:
+            pieces.warnings.append(f"{target.path} was written by the artifact {target.known.artifact_id} before")
+        if target.action == "overwrite" and target.known:
+            pieces.warnings.append(f"{target.path} was edited by hand; it was written over")
+        if target.action == "merge":
+            conflicts = f", with {target.conflicts} conflicts marked in it" if target.conflicts else ""
+            pieces.warnings.append(f"{target.path} was edited by hand; the edit was merged{conflicts}")
+    unchanged = all(target.final == target.current for target in targets)
+    if unchanged and not work.force:
+        status: Status = "skipped"
+    else:
+        status = "assembled" if first_time else "reassembled"
+    known = targets[0].known
+    assembled = Assembled(
+        config.id,
+        paths[0],
+        paths,
+        len(texts[0]),
+        status,
+        pieces,
+        config.metadata.composition_strategy,
+        known.written_at if unchanged and known and targets[0].is_known else now(),
+        fingerprint,
+        seen.inputs,
+    )
+    return assembled, lasting, seen.settled
+
+
+async def plan(
+    work: Work, parsed: Parsed, given: Given, *, output_path: str | None = None, place: Place | None = None
+) -> list[Planned]:
+    """What `assemble` would do to each file and why, without doing it.
+
+    Args:
+        work: dry work; everything else as for `assemble`.
+
+    Raises:
+        as `assemble`, but for OutputEdited and WriteFailed.
+    """
+    engine = work.engine
+    config: ArtifactConfig = parsed.config
+    outputs = _targets(engine, config, output_path, place)
+    reasons = await why_stale(work, parsed, given, output_path=output_path, place=place)
+    if not reasons and not work.force:
+        return [Planned(output.file, "unchanged", [], "") for output in outputs]
+    _, texts = await _texts(work, config, given, outputs, work.seen())
+    planned: list[Planned] = []
+    for output, text in zip(outputs, texts, strict=True):
+        target = _look_at(engine, output, text)
+        shown = "" if target.action in ("unchanged", "adopt") else edits.diff(output.file, target.current or b"", text)
+        planned.append(Planned(output.file, target.action, reasons, shown))
+    return planned
+
+
+async def why_stale(
+    work: Work, parsed: Parsed, given: Given, *, output_path: str | None = None, place: Place | None = None
+) -> list[str]:
+    """Why the artifact's files may not be what an assembly would write now; nothing if they surely are."""
+    traces = work.engine.traces
+    subject, key = _trace_of(work, parsed, given, output_path, place)
+    known = traces.find(subject, key)
+    if known is not None:
+        return [change.reason for change in await work.snapshot.changes(known.inputs)]
+    other = traces.latest(subject)
+    if other is None:
+        return ["it was never assembled"]
+    changes: list[Change] = await work.snapshot.changes(other.inputs)
+    return ["the context, the place or a setting is another one", *(change.reason for change in changes)]
+
+
+def _targets(
+    engine: Engine, config: ArtifactConfig, output_path: str | None, place: Place | None
+) -> list[ArtifactOutput]:
+    """The outputs with the checked, project-relative paths they go to.
+
+    Raises:
+        PermissionDenied: one lies outside the folders outputs may be written to, or among chora's own data.
+        CompositionFailed: two are the same file.
+    """
+    wanted = [place(output.file) if place else output.file for output in config.metadata.outputs]
     if output_path is not None:
-        outputs[0] = msgspec.structs.replace(outputs[0], file=output_path)
-    paths = [_check_target(engine, output.file) for output in outputs]
+        wanted[0] = output_path
+    paths = [check_target(engine, path) for path in wanted]
     if twice := {path for path in paths if paths.count(path) > 1}:
         raise CompositionFailed(
             f"{config.id} names {', '.join(sorted(twice))} as output twice.",
@@ -174,27 +319,12 @@ async def _assemble(
             error_type="DuplicateOutput",
             output_path=min(twice),
         )
-
-    pieces = await gather_pieces(engine, config, caller, force=force, progress=progress)
-    text = compose(config, pieces.pieces)
-    texts = [await encode_beside(config, output, text) for output in outputs]
-    fingerprint = sha256(msgspec.json.encode([piece.version_id for piece in pieces.pieces]))
-
-    async with engine.writing:
-        plans = [_plan(engine, output, path, data) for output, path, data in zip(outputs, paths, texts, strict=True)]
-        first_time = not any(plan.known for plan in plans)
-        await _write(engine, config, plans, fingerprint)
-    for plan in plans:
-        if plan.known and plan.known.artifact_id != config.id:
-            pieces.warnings.append(f"{plan.path} was written by the artifact {plan.known.artifact_id} before")
-    if all(plan.unchanged for plan in plans) and not force:
-        status: Status = "skipped"
-    else:
-        status = "assembled" if first_time else "reassembled"
-    return Assembled(config.id, paths[0], paths, len(texts[0]), status, pieces, config.metadata.composition_strategy)
+    return [
+        msgspec.structs.replace(output, file=path) for output, path in zip(config.metadata.outputs, paths, strict=True)
+    ]
 
 
-def _check_target(engine: Engine, path: str) -> str:
+def check_target(engine: Engine, path: str) -> str:
     """The project-relative path of an output.
 
     Raises:
@@ -203,86 +333,155 @@ def _check_target(engine: Engine, path: str) -> str:
     real = engine.folder.check_writable(path)
     relative = real.relative_to(engine.folder.root).as_posix()
     database = os.path.realpath(engine.store.path) if engine.store.path else ""
-    if relative.casefold().startswith(".chora/") or str(real) in {database + end for end in DATABASE_FILES}:
+    is_inside = bool(database) and str(real).startswith(database + os.sep)
+    if (
+        relative.casefold().startswith(".chora/")
+        or is_inside
+        or str(real) in {database + end for end in DATABASE_FILES}
+    ):
         raise PermissionDenied(
             f"{relative} is where chora keeps its own data.", "Write the output to another folder.", path=relative
         )
     return relative
 
 
-# -- pieces -----------------------------------------------------------------------------------------------------
+# -- texts ------------------------------------------------------------------------------------------------------
 
 
-async def gather_pieces(
-    engine: Engine,
-    config: ArtifactConfig,
-    caller: dict[str, Any],
-    *,
-    force: bool = False,
-    dry: bool = False,
-    progress: Progress | None = None,
-) -> Pieces:
-    """The children's texts, in order; equal orders keep their place in the config.
+async def _texts(
+    work: Work, config: ArtifactConfig, given: Given, outputs: list[ArtifactOutput], seen: Seen
+) -> tuple[Pieces, list[bytes]]:
+    """The pieces, and what each output is to hold."""
+    given = given.within(artifact_id=config.id)
+    pieces = await gather_pieces(work, config, given, seen)
+    text = await compose(work, config, pieces.pieces, given, seen)
+    return pieces, [await encode_beside(config, output, text) for output in outputs]
 
-    Args:
-        dry: make every text in memory and store nothing.
-    """
+
+async def gather_pieces(work: Work, config: ArtifactConfig, given: Given, seen: Seen) -> Pieces:
+    """The children's texts, in order; equal orders keep their place in the config."""
     children = sorted(config.content.children, key=lambda child: child.order)
     room = OUTPUT_LIMIT
-    pieces: list[Piece] = []
-    missing: list[str] = []
-    warnings: list[str] = []
+    found = Pieces([], [], [], [])
     for done, child in enumerate(children, 1):
         try:
-            pieces.append(await _piece(engine, config, child, caller, force, dry, warnings))
-            room -= len(pieces[-1].text)
+            if await _is_wanted(work, config, child, given):
+                taken = await _take(work, config, child, given, seen, found.warnings)
+                found.pieces.extend(taken)
+                room -= sum(len(piece.text) for piece in taken)
+            else:
+                found.excluded.append(child.id)
         except NOT_ITS_FAULT:
             raise
         except ChoraError as error:
             if child.required:
-                raise _child_failed(engine, config, child, error) from error
-            missing.append(child.id)
-            warnings.append(f"The optional child {child.id} was left out: {error.message}")
+                raise _child_failed(work.engine, config, child, error) from error
+            seen.settled = False
+            found.missing.append(child.id)
+            found.warnings.append(f"The optional child {child.id} was left out: {error.message}")
         if room < 0:
             raise _too_large(config)
-        if progress:
-            await progress(done, len(children), child.id)
-    return Pieces(pieces, missing, warnings)
+        if work.progress:
+            await work.progress(done, len(children), child.id)
+    return found
 
 
-async def _piece(
-    engine: Engine,
-    config: ArtifactConfig,
-    child: ArtifactChild,
-    caller: dict[str, Any],
-    force: bool,
-    dry: bool,
-    warnings: list[str],
-) -> Piece:
-    if child.conditions is not None or child.retrieval_strategy != "latest":
-        what = "conditions" if child.conditions is not None else f"retrievalStrategy {child.retrieval_strategy}"
+async def _is_wanted(work: Work, config: ArtifactConfig, child: ArtifactChild, given: Given) -> bool:
+    """Whether a child's condition is true of the context that was given; undefined names count as false."""
+    if not child.conditions:
+        return True
+    names = {**given.everything, "content_id": child.id}
+    name = f"the condition of {child.id}"
+    try:
+        return (await work.engine.templates.pool.evaluate(Evaluate(child.conditions, names, name))).truth
+    except RenderFailed as failure:
         raise CompositionFailed(
-            f"{config.id}: the child {child.id} asks for {what}, which this version of chora does not know.",
-            "Remove it from the child; the child is then always taken as it is made now.",
+            f"{config.id}: {name} can't be evaluated: {failure.failed.message}",
+            'Write a Jinja2 expression over the context, such as audience == "crew".',
+            composition_strategy=config.metadata.composition_strategy,
+            error_type="InvalidCondition",
+            content_id=child.id,
+        ) from None
+
+
+async def _take(
+    work: Work, config: ArtifactConfig, child: ArtifactChild, given: Given, seen: Seen, warnings: list[str]
+) -> list[Piece]:
+    """A child's text by its retrieval strategy; only `all` may give several."""
+    strategy = child.retrieval_strategy
+    engine = work.engine
+    parsed: Parsed | None = None
+    try:
+        parsed = _find(engine, child, seen.note)
+    except ConfigNotFound:
+        if strategy == "latest":
+            raise
+    content_id = parsed.config.id if parsed else child.id
+    if content_id != child.id:
+        warnings.append(f"{child.path} holds {content_id}, not {child.id}; it was taken all the same")
+    if parsed is not None and child.review_required and not is_approved(parsed.config):
+        warnings.append(f"{child.id} asks for a review, and neither it nor all of its elements are approved")
+    fresh: list[Piece] = []
+    if parsed is not None and _may_be_made(child, parsed):
+        fresh = [await _make(work, child, parsed, given, seen, warnings)]
+    if strategy == "latest" or (fresh and strategy != "all"):
+        return fresh
+    if strategy == "version" and not child.version:
+        raise CompositionFailed(
+            f"{config.id}: the child {child.id} wants a version and doesn't say which.",
+            'Write "version": "1.0.0" beside retrievalStrategy.',
+            composition_strategy=config.metadata.composition_strategy,
+            error_type="MissingVersion",
             content_id=child.id,
         )
-    parsed = _find(engine, child)
-    if parsed.config.id != child.id:
-        warnings.append(f"{child.path} holds {parsed.config.id}, not {child.id}; it was taken all the same")
-    if dry:
-        made = await make(await prepare(engine, parsed, caller, dry=True))
-        return Piece(child.id, made.text, True, None)
-    generated: Generated = await generate(engine, parsed, caller, force=force)
+    named = f"version:{child.version}" if strategy == "version" else strategy
+    seen.note_other(f"{STORED}{content_id}:{named}", engine.stored_digest(content_id, named))
+    kept = versions(engine.store, content_id, named)
+    if not kept and not fresh:
+        raise MissingContent(
+            f"Nothing is stored of {child.id} that is {named.replace(':', ' ')}.",
+            "Generate it with generate_content while its config is so, or choose another retrievalStrategy.",
+            missing_content_ids=[child.id],
+            available_content_ids=engine.store.content_ids(),
+        )
+    if strategy == "all":
+        stored = [Piece(child.id, version.body, False, version.version_id) for version in kept]
+        made = {piece.version_id: piece for piece in fresh}
+        return [made.pop(piece.version_id, piece) for piece in stored] + list(made.values())
+    return [Piece(child.id, kept[-1].body, False, kept[-1].version_id)]
+
+
+def _may_be_made(child: ArtifactChild, parsed: Parsed) -> bool:
+    """Whether the text that the config gives now is one that the child wants."""
+    match child.retrieval_strategy:
+        case "version":
+            return parsed.config.metadata.version == child.version
+        case "approved_only":
+            return is_approved(parsed.config)
+        case _:
+            return True
+
+
+async def _make(
+    work: Work, child: ArtifactChild, parsed: Parsed, given: Given, seen: Seen, warnings: list[str]
+) -> Piece:
+    if work.dry:
+        prepared = await prepare(work, parsed, given)
+        seen.absorb(prepared.seen.inputs)
+        return Piece(child.id, (await make(prepared)).text, True, None)
+    generated = await generate(work, parsed, given)
+    seen.absorb(generated.inputs)
+    seen.settled = seen.settled and generated.settled
     warnings += [f"{child.id}: {warning}" for warning in generated.warnings]
     return Piece(child.id, generated.version.body, generated.status != "skipped", generated.version.version_id)
 
 
-def _find(engine: Engine, child: ArtifactChild) -> Parsed:
+def _find(engine: Engine, child: ArtifactChild, noting: Callable[[str], None] | None = None) -> Parsed:
     """A child's config: at its path, else by its id."""
     try:
-        return engine.catalog.open("content", child.path).parsed
+        return engine.catalog.open("content", child.path, noting).parsed
     except ConfigNotFound:
-        return engine.catalog.find("content", child.id).parsed
+        return engine.catalog.find("content", child.id, noting).parsed
 
 
 def _is_missing(engine: Engine, child: ArtifactChild) -> bool:
@@ -311,26 +510,6 @@ def _child_failed(engine: Engine, config: ArtifactConfig, child: ArtifactChild, 
     return error
 
 
-def compose(config: ArtifactConfig, pieces: list[Piece]) -> str:
-    """One text of the pieces.
-
-    Raises:
-        CompositionFailed: the strategy isn't available.
-    """
-    strategy = config.metadata.composition_strategy
-    if strategy != "concat":
-        raise CompositionFailed(
-            f"{config.id}: the composition strategy {strategy} is not available.",
-            "Write concat in metadata.compositionStrategy.",
-            composition_strategy=strategy,
-            error_type="UnknownStrategy",
-            content_pieces=[piece.content_id for piece in pieces],
-        )
-    # Each piece's own last newline goes, or the joint would be three lines high; the text's last one stays.
-    text = SEPARATOR.join(piece.text.removesuffix("\n") for piece in pieces)
-    return text + "\n" if pieces and pieces[-1].text.endswith("\n") else text
-
-
 def encode(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
     """The bytes of one output file; json and yaml are parsed and written anew.
 
@@ -356,7 +535,7 @@ def encode(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
                 problem = (
                     error.message if isinstance(error, ChoraError) else f"{COMPOSED} can't be written anew: {error}."
                 )
-                hint = "Let one child hold the whole document, or write the output as text."
+                hint = "Let one child hold the whole document, merge objects, or write the output as text."
                 raise failed(problem, hint, error) from None
         case "binary" | "test_results" as unknown:
             raise failed(f"outputs of format {unknown} can't be composed of text.", "Write text or code as its format.")
@@ -404,12 +583,9 @@ def _too_large(config: ArtifactConfig) -> LimitExceeded:
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-def _plan(engine: Engine, output: ArtifactOutput, path: str, data: bytes) -> Plan:
-    """Look at the file a text is meant for.
-
-    Raises:
-        OutputEdited: it holds something that chora didn't write, and isn't declared `generated`.
-    """
+def _look_at(engine: Engine, output: ArtifactOutput, data: bytes) -> Target:
+    """Look at the file a text is meant for, and decide what is to become of it."""
+    path = output.file
     current, is_there = None, True
     try:
         current = engine.folder.read_bytes(path, limit=OUTPUT_LIMIT)
@@ -418,73 +594,83 @@ def _plan(engine: Engine, output: ArtifactOutput, path: str, data: bytes) -> Pla
     except LimitExceeded:
         pass
     known = engine.store.output(path)
-    plan = Plan(path, data, current, known)
-    if not is_there or plan.unchanged or output.generated:
-        return plan
+    target = Target(path, data, current, known, "refuse", data)
+    if not is_there:
+        return target._replace(action="create")
+    if current == data:
+        return target._replace(action="unchanged" if target.is_known else "adopt")
     if known and current is not None and sha256(current) in (known.sha256, known.pending):
-        return plan
-    reason = "was edited after chora wrote it" if known else "exists and was not written by chora"
-    raise OutputEdited(
-        f"{path} {reason}; it is left as it is.",
-        "Move the file away, give another output_path, take the change over into its config, or declare the output "
-        "`generated: true` if nobody is meant to edit it. `force` does not override an edit.",
-        output_path=path,
-        diff="(too large to compare)" if current is None else _diff(path, current, data),
+        return target._replace(action="update")
+    if output.generated:
+        return target._replace(action="overwrite")
+    # From here on somebody edited a file of ours, or the file never was ours.
+    if known is None or current is None or engine.settings.output.on_edit == "refuse":
+        return target
+    if engine.settings.output.on_edit == "overwrite":
+        return target._replace(action="overwrite")
+    return _merged(output, target, known, current)
+
+
+def _merged(output: ArtifactOutput, target: Target, known: Output, current: bytes) -> Target:
+    if known.base is None:
+        return target
+    with suppress(LookupError, ValueError):
+        texts = (known.base, current.decode(output.encoding), target.data.decode(output.encoding))
+        if (merged := edits.merge_texts(*texts)) is not None:
+            final = merged.text.encode(output.encoding)
+            return target._replace(action="merge", final=final, conflicts=merged.conflicts)
+    return target
+
+
+def _refusal(target: Target) -> OutputEdited:
+    reason = "was edited after chora wrote it" if target.known else "exists and was not written by chora"
+    return OutputEdited(
+        f"{target.path} {reason}; it is left as it is.",
+        "Move the file away, give another output_path, take the change over into its config, set [output] on_edit to "
+        "merge, or declare the output `generated: true` if nobody is meant to edit it. `force` does not override an "
+        "edit.",
+        output_path=target.path,
+        diff="(too large to compare)"
+        if target.current is None
+        else edits.diff(target.path, target.current, target.data),
     )
 
 
-def _diff(path: str, current: bytes, data: bytes) -> str:
-    """The first lines in which a file differs from what it should hold."""
-    old = current.decode(errors="replace").splitlines()
-    new = data.decode(errors="replace").splitlines()
-    if old == new:
-        return "(only line ends differ)"
-    pairs = enumerate(zip(old, new, strict=False))
-    same = next((at for at, (one, other) in pairs if one != other), min(len(old), len(new)))
-    start = max(same, 1) - 1
-    end = start + DIFF_WINDOW
-    names = f"{path} (on disk)", f"{path} (chora)"
-    lines = list(difflib.unified_diff(old[start:end], new[start:end], *names, lineterm="", n=1))
-
-    def moved(number: re.Match[str]) -> str:
-        return str(int(number[0]) + start)
-
-    shown = [re.sub(r"(?<=[-+])\d+", moved, line) if line.startswith("@@") else line[:200] for line in lines]
-    if len(shown) > DIFF_LINES or max(len(old), len(new)) > end:
-        shown[DIFF_LINES:] = ["… and more"]
-    return "\n".join(shown)
-
-
-async def _write(engine: Engine, config: ArtifactConfig, plans: list[Plan], fingerprint: str) -> None:
+async def _write(engine: Engine, config: ArtifactConfig, targets: list[Target], fingerprint: str) -> None:
     """Write the files that change, remembering each hash before and after."""
-    changed = [plan for plan in plans if not plan.unchanged]
+    changed = [target for target in targets if target.final != target.current]
     if changed:
-        await engine.store.save_outputs(_record(config, plan, fingerprint, written=False) for plan in changed)
-    for plan in changed:
+        await engine.store.save_outputs(_record(engine, config, each, fingerprint, written=False) for each in changed)
+    for target in changed:
         try:
-            await engine.folder.write(plan.path, plan.data)
+            await engine.folder.write(target.path, target.final)
         except OSError as error:
             raise WriteFailed(
-                f"{plan.path} couldn't be written: {error.strerror}; it still holds its old text.",
+                f"{target.path} couldn't be written: {error.strerror}; it still holds its old text.",
                 "Check disk space and permissions, then call again.",
-                **io_details(error, output_path=plan.path),
+                **io_details(error, output_path=target.path),
             ) from error
     # A file that already held the text, whoever wrote it, is ours from now on.
-    unsettled = [plan for plan in plans if not (plan.unchanged and plan.is_known)]
+    unsettled = [target for target in targets if target in changed or not target.is_known]
     if unsettled:
-        await engine.store.save_outputs(_record(config, plan, fingerprint, written=True) for plan in unsettled)
+        await engine.store.save_outputs(_record(engine, config, each, fingerprint, written=True) for each in unsettled)
 
 
-def _record(config: ArtifactConfig, plan: Plan, fingerprint: str, *, written: bool) -> Output:
-    new = sha256(plan.data)
-    # Before the write, what lies there counts as ours: after a crash the file holds the one or the other.
-    old = None if plan.current is None else sha256(plan.current)
+def _record(engine: Engine, config: ArtifactConfig, target: Target, fingerprint: str, *, written: bool) -> Output:
+    new = sha256(target.data)
+    # Before the write, what lies there counts as ours: after a crash the file holds the one or the other. What holds a
+    # person's edit never does; merged once more, it comes to the same.
+    old = None if target.current is None else sha256(target.current)
+    before = target.known.sha256 if target.action == "merge" and target.known else old
+    keeps_base = engine.settings.output.on_edit == "merge"
+    base = target.known.base if target.known and not written else target.data.decode("utf-8", "replace")
     return Output(
-        path=plan.path,
+        path=target.path,
         artifact_id=config.id,
-        sha256=new if written else old,
+        sha256=new if written else before,
         pending=None if written else new,
         fingerprint=fingerprint,
-        size=len(plan.data),
+        size=len(target.data),
         written_at=now(),
+        base=base if keeps_base else None,
     )

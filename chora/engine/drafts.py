@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
-from chora.engine.assemble import compose, encode_beside, gather_pieces
-from chora.engine.engine import Engine
+from chora.engine.assemble import encode_beside, gather_pieces
+from chora.engine.compose import compose
+from chora.engine.engine import Engine, Given, Work
 from chora.engine.generate import make, prepare
 from chora.errors import (
     ChoraError,
@@ -127,13 +128,15 @@ async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, st
 
 async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tuple[str, str, list[str]]:
     config = parsed.config
+    work = Work(engine, dry=True)
     if isinstance(config, ContentConfig):
-        prepared = await prepare(engine, parsed, caller, dry=True)
+        prepared = await prepare(work, parsed, Given(caller))
         made = await make(prepared)
         return made.text, prepared.generator.NAME, [*prepared.warnings, *made.warnings]
     if isinstance(config, ArtifactConfig):
-        pieces = await gather_pieces(engine, config, caller, dry=True)
-        text = compose(config, pieces.pieces)
+        given, seen = Given(caller).within(artifact_id=config.id), work.seen()
+        pieces = await gather_pieces(work, config, given, seen)
+        text = await compose(work, config, pieces.pieces, given, seen)
         for output in config.metadata.outputs:
             await encode_beside(config, output, text)
         return text, config.metadata.composition_strategy, pieces.warnings
@@ -162,7 +165,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
     # The id inside the file is the one it is saved under, whatever the draft said.
     document = {**kept.config_data, "id": config_id}
     _read(kind, document, draft_id)
-    async with engine.writing:
+    async with engine.writing(f"{kind}:{config_id}"):
         path = engine.catalog.where_to_save(kind, config_id)
         backup = f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup"
         if len(PurePosixPath(backup).name) > NAME_LIMIT:

@@ -1,16 +1,27 @@
-"""What the work needs at hand: one project with its configs, templates, store and events."""
+"""What the work needs at hand: one project, opened, and what one call of it carries along."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import trio
 
+from chora import config
 from chora.catalog import Catalog
+from chora.engine import retrieval
+from chora.engine.inputs import Digests, Seen, Snapshot, Traces, digest_of
+from chora.errors import ChoraError
 from chora.events import Events
 from chora.files import Folder
+from chora.generators import BY_NAME
 from chora.generators.templates import Templates
-from chora.store import SqliteStore
+from chora.store.store import Store
+
+Progress = Callable[[float, float, str], Awaitable[None]]
+"""Told how far work is: done, of how many, and what was done."""
 
 
 class Engine:
@@ -22,7 +33,7 @@ class Engine:
         templates: its templates, and the workers that render them.
         store: what it remembers.
         events: where happenings are told.
-        undefined: what an undefined name in a template does, unless its config says otherwise.
+        settings: how it is to behave.
     """
 
     def __init__(
@@ -31,17 +42,148 @@ class Engine:
         folder: Folder,
         catalog: Catalog,
         templates: Templates,
-        store: SqliteStore,
+        store: Store,
         events: Events,
-        undefined: Literal["strict", "lenient"] = "strict",
+        settings: config.Settings,
     ) -> None:
         self.folder = folder
         self.catalog = catalog
         self.templates = templates
         self.store = store
         self.events = events
-        self.undefined: Literal["strict", "lenient"] = undefined
+        self.settings = settings
+        self.digests = Digests(folder)
+        self.traces = Traces(store, self.digests)
         self.everywhere = Folder(folder.root)
         """The project folder without bounds on where outputs go: configs are saved where configs are."""
-        self.writing = trio.Lock()
-        """Held from looking at a file to having written it, so that two calls can't pass each other's check."""
+        self.composers: Mapping[str, ModuleType] = {}
+        """Composers that the settings bring, by name."""
+        self.writing = Locks()
+        """Held by path from looking at a file to having written it, so that two calls can't pass each other's check."""
+        self.changed: Callable[[str], None] | None = None
+        """Told the URI of a resource that changed."""
+
+    @property
+    def salt(self) -> str:
+        """What besides its inputs decides what a piece of work comes to."""
+        settings = self.settings
+        return digest_of([settings.templates.undefined, settings.paths.templates, self.catalog.root])
+
+    def tell_changed(self, uri: str) -> None:
+        """Say that a resource isn't what it was."""
+        if self.changed is not None:
+            self.changed(uri)
+
+    def generator_digest(self, name: str) -> str:
+        """What tells one version of a generator from another."""
+        generator = BY_NAME.get(name)
+        return f"{generator.NAME} {generator.VERSION}" if generator else "unknown"
+
+    def stored_texts(self, content_id: str, strategy: str) -> list[str]:
+        """The stored texts of a content that a retrieval strategy names, oldest first."""
+        return [version.body for version in retrieval.versions(self.store, content_id, strategy)]
+
+    def stored_digest(self, content_id: str, strategy: str) -> str:
+        """A hash of which versions a retrieval strategy names."""
+        try:
+            return digest_of(retrieval.version_ids(self.store, content_id, strategy))
+        except ChoraError as error:
+            return error.code
+
+
+class Locks:
+    """Locks by name, made when first wanted and gone when nobody holds them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[trio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def __call__(self, *names: str) -> AsyncGenerator[None]:
+        """Hold several at once; always taken in the same order, so that two callers can't wait for each other."""
+        async with AsyncExitStack() as stack:
+            for name in sorted({name.casefold() for name in names}):
+                await stack.enter_async_context(self._hold(name))
+            yield
+
+    @asynccontextmanager
+    async def _hold(self, name: str) -> AsyncGenerator[None]:
+        lock, count = self._held.get(name, (trio.Lock(), 0))
+        self._held[name] = lock, count + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, count = self._held.pop(name)
+            if count > 1:
+                self._held[name] = lock, count - 1
+
+
+class Text(NamedTuple):
+    """A text that another one takes as source, and what it was made from."""
+
+    body: str
+    inputs: dict[str, str]
+    settled: bool
+    depth: int
+
+
+class Work:
+    """One call's work: what all of its parts share.
+
+    Args:
+        engine: the project.
+        force: make every text again, changed or not.
+        dry: make everything in memory and keep nothing.
+        progress: told how far it is.
+    """
+
+    def __init__(
+        self, engine: Engine, *, force: bool = False, dry: bool = False, progress: Progress | None = None
+    ) -> None:
+        self.engine = engine
+        self.force = force
+        self.dry = dry
+        self.progress = progress
+        self.salt = engine.salt
+        self.snapshot = Snapshot(engine)
+        self.texts: dict[str, Text | ChoraError] = {}
+        """Texts that other texts took as sources, and what they were made from, by the config's path: many may want
+        the same one, and each would otherwise go all the way down for it."""
+
+    def seen(self) -> Seen:
+        """A recorder for one piece of this work."""
+        return Seen(self.snapshot.digest, self.engine.folder.root)
+
+
+class Given:
+    """Context from whoever asks.
+
+    Args:
+        context: it wins over everything in a config.
+        reserved: names that a text may use if nothing else goes by them: what it is made for.
+        digest: a hash of both, if one is known already.
+    """
+
+    __slots__ = ("_digest", "context", "reserved")
+
+    def __init__(
+        self, context: dict[str, Any], reserved: dict[str, str] | None = None, digest: str | None = None
+    ) -> None:
+        self.context = context
+        self.reserved = reserved or {}
+        self._digest = digest
+
+    @property
+    def digest(self) -> str:
+        if self._digest is None:
+            self._digest = digest_of([self.context, self.reserved])
+        return self._digest
+
+    def within(self, **reserved: str) -> Given:
+        """The same for something inside; outer names stay."""
+        return Given(self.context, {**self.reserved, **reserved}, digest_of([self.digest, reserved]))
+
+    @property
+    def everything(self) -> dict[str, Any]:
+        """Names and context together, for expressions."""
+        return {**self.reserved, **self.context}

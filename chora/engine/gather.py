@@ -6,6 +6,7 @@ else replaces.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -25,6 +26,10 @@ class Gathered(NamedTuple):
 
     context: dict[str, Any]
     warnings: list[str]
+    lent: list[str]
+    """The reserved names in it that nothing else goes by."""
+    complete: bool
+    """Whether every source had a value."""
 
 
 def merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +61,13 @@ def json_type(value: Any) -> str:
             return "object"
 
 
-async def gather(config: ContentConfig, generator: str, caller: dict[str, Any], reach: Reach) -> Gathered:
+async def gather(
+    config: ContentConfig,
+    generator: str,
+    caller: dict[str, Any],
+    reach: Reach,
+    reserved: Mapping[str, str] | None = None,
+) -> Gathered:
     """Resolve every source of a content config and merge it with what the caller gave.
 
     Args:
@@ -64,13 +75,14 @@ async def gather(config: ContentConfig, generator: str, caller: dict[str, Any], 
         generator: the name of the generator that will use the context.
         caller: context from whoever asks.
         reach: what sources may use.
+        reserved: names for which these values stand unless something else goes by them.
 
     Raises:
         GenerationFailed: a required source has no value, or the caller owes a declared variable.
         LimitExceeded: the sources hold too much.
         Busy, StorageError, StorageFailed: a source couldn't be read for a reason that isn't its own.
     """
-    return await _Gathering(config, generator, reach).run(caller)
+    return await _Gathering(config, generator, reach).run(caller, reserved or {})
 
 
 class _Gathering:
@@ -84,7 +96,7 @@ class _Gathering:
         self._warnings: list[str] = []
         self._room = SOURCES_LIMIT
 
-    async def run(self, caller: dict[str, Any]) -> Gathered:
+    async def run(self, caller: dict[str, Any], reserved: Mapping[str, str]) -> Gathered:
         patterns = self._config.generation.patterns
         data, declarations = split_context(patterns[0].generation_config.get("context", {}) if patterns else {})
         for name, value in data.items():
@@ -96,9 +108,11 @@ class _Gathering:
         for source in self._config.inputs.sources:
             await self._add(source)
         self._context = merge(self._context, caller)
+        lent = [name for name in reserved if name not in self._context]
+        self._context.update({name: reserved[name] for name in lent})
         for declaration in declarations:
             self._settle(declaration)
-        return Gathered(self._context, self._warnings)
+        return Gathered(self._context, self._warnings, lent, not self._warnings)
 
     async def _add(self, source: Source) -> None:
         """Merge one source: its value under its id, or, without an id, an object's own names."""
@@ -128,9 +142,7 @@ class _Gathering:
         self._context = merge(self._context, added)
 
     async def _value_of(self, source: Source) -> dict[str, Any]:
-        maker = BY_TYPE.get(source.type)
-        if maker is None:
-            raise SourceFailed(f"sources of type {source.type} are not available; there are {', '.join(BY_TYPE)}")
+        maker = BY_TYPE[source.type]
         value = await maker.fetch(source, self._reach)
         if source.selector not in getattr(maker, "SELECTORS", ()):
             value = await select(value, source.selector, self._reach.pool)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from chora.catalog import Found
-from chora.engine.engine import Engine
+from chora.engine.engine import Engine, Given, Text, Work
 from chora.engine.gather import gather
+from chora.engine.inputs import GENERATOR, STORED, Seen, digest_of
 from chora.errors import (
     ChoraError,
     GenerationFailed,
@@ -31,17 +32,9 @@ from chora.store import Version
 Status = Literal["generated", "regenerated", "skipped"]
 
 CHAIN_LIMIT = 10
-RESERVED = {"content_id"}
+RESERVED = {"content_id", "artifact_id", "collection_id", "collection_name", "member_id"}
 
 _canonical = msgspec.json.Encoder(order="deterministic")
-
-
-class Chain(NamedTuple):
-    """The contents that wait for one another in a call, first to last, and the texts it has made so far."""
-
-    waiting: tuple[str, ...]
-    texts: dict[str, str | ChoraError]
-    """By the config's path: many may want the same text, and each would otherwise go all the way down for it."""
 
 
 class Prepared(NamedTuple):
@@ -51,6 +44,9 @@ class Prepared(NamedTuple):
     job: Job
     fingerprint: str
     warnings: list[str]
+    seen: Seen
+    depth: int
+    """How many texts deep its sources go, itself included."""
 
     @property
     def variables(self) -> list[str]:
@@ -59,40 +55,51 @@ class Prepared(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """A stored text and how it came to be."""
+    """A stored text, how it came to be, and what it was made from."""
 
     version: Version
     status: Status
     variables: list[str]
     warnings: list[str]
+    inputs: dict[str, str]
+    settled: bool = True
+    """Whether it would be the same text again as long as the inputs are."""
+    depth: int = 1
+    """How many texts deep its sources go, itself included."""
 
 
 async def generate(
-    engine: Engine, parsed: Parsed, caller: dict[str, Any], *, force: bool = False, chain: Chain | None = None
+    work: Work, parsed: Parsed, given: Given, *, reason: str | None = None, waiting: tuple[str, ...] = ()
 ) -> Generated:
     """The text of a content config for a context: from the store when nothing it is made from has changed.
 
     Args:
-        engine: the project.
+        work: the call it is part of.
         parsed: the content config.
-        caller: context from whoever asks; it wins over everything in the config.
-        force: make it again in any case.
-        chain: the contents that are waiting for this one, if any.
+        given: context from whoever asks.
+        reason: why it is made, kept with it.
+        waiting: the contents that are waiting for this one, first to last.
 
     Raises:
         GenerationFailed, GeneratorNotFound, LimitExceeded, Busy: it can't be made.
         StorageFailed: it was made but couldn't be stored.
     """
+    engine = work.engine
     config: ContentConfig = parsed.config
+    subject, key = f"content:{parsed.where}", digest_of([work.salt, given.digest])
+    if not work.force and (known := await _unchanged(work, config.id, subject, key)):
+        if len(waiting) + known.depth > CHAIN_LIMIT:
+            raise _too_long(config.id, waiting)
+        return known
     started = time.monotonic()
     try:
-        prepared = await prepare(engine, parsed, caller, force=force, chain=chain)
-        known = engine.store.version_made_from(config.id, prepared.fingerprint)
-        if known is not None and not force:
-            warnings = [*prepared.warnings, *known.metadata.get("warnings", [])]
-            return Generated(known, "skipped", prepared.variables, warnings)
-        made = await make(prepared)
-        version = await _store(engine, config, prepared, made)
+        prepared = await prepare(work, parsed, given, waiting=waiting)
+        version = None if work.force else engine.store.version_made_from(config.id, prepared.fingerprint)
+        status: Status = "skipped"
+        if version is None:
+            made = await make(prepared)
+            version = await _store(engine, config, prepared, made, reason)
+            status = "generated" if version.metadata["previous"] is None else "regenerated"
     except ChoraError as error:
         engine.events.emit(
             "content_generated",
@@ -103,66 +110,102 @@ async def generate(
             error_message=error.message,
         )
         raise
-    had_any = version.metadata["previous"] is not None
-    engine.events.emit(
-        "content_generated",
-        "success",
-        content_config_id=config.id,
-        generator_type=version.generator,
-        duration_ms=_milliseconds(started),
-        error_message=None,
-    )
+    warnings = [*prepared.warnings, *version.metadata.get("warnings", [])]
+    if prepared.seen.settled:
+        result = {
+            "version": version.version_id,
+            "variables": prepared.variables,
+            "warnings": warnings,
+            "depth": prepared.depth,
+        }
+        engine.traces.add(subject, key, prepared.seen.inputs, result)
+    if status != "skipped":
+        work.snapshot.forget_stored(config.id)
+        engine.tell_changed(f"content://{config.id}")
+        engine.events.emit(
+            "content_generated",
+            "success",
+            content_config_id=config.id,
+            generator_type=version.generator,
+            duration_ms=_milliseconds(started),
+            error_message=None,
+        )
+    seen = prepared.seen
+    return Generated(version, status, prepared.variables, warnings, seen.inputs, seen.settled, prepared.depth)
+
+
+async def _unchanged(work: Work, content_id: str, subject: str, key: str) -> Generated | None:
+    """The text that was made under this key, if all it was made from is as it was."""
+    known = work.engine.traces.find(subject, key)
+    if known is None or await work.snapshot.changes(known.inputs, first=True):
+        return None
+    version = work.engine.store.version(content_id, known.result["version"])
+    if version is None or version.deleted:
+        return None
+    result = known.result
     return Generated(
-        version, "regenerated" if had_any else "generated", prepared.variables, [*prepared.warnings, *made.warnings]
+        version, "skipped", result["variables"], result["warnings"], known.inputs, True, result.get("depth", 1)
     )
 
 
-async def prepare(
-    engine: Engine,
-    parsed: Parsed,
-    caller: dict[str, Any],
-    *,
-    force: bool = False,
-    dry: bool = False,
-    chain: Chain | None = None,
-) -> Prepared:
+def _too_long(content_id: str, waiting: tuple[str, ...]) -> LimitExceeded:
+    return LimitExceeded(
+        f"{waiting[0]} needs a text that needs a text, and so on, more than {CHAIN_LIMIT} deep.",
+        "Take the texts of fewer contents as sources of one another.",
+        limit="content.chain",
+        chain=[*waiting, content_id],
+    )
+
+
+async def prepare(work: Work, parsed: Parsed, given: Given, *, waiting: tuple[str, ...] = ()) -> Prepared:
     """Gather what a text is made from and take its fingerprint.
 
-    Sources that are other contents' texts are generated on the way; `dry` makes those in memory too.
+    Sources that are other contents' texts are generated on the way; dry work makes those in memory too.
     """
+    engine = work.engine
+    seen = work.seen()
+    seen.note(parsed.where)
+    if not work.dry:  # read once more, now that its digest was taken: a change in between must show
+        parsed = engine.catalog.open("content", parsed.where).parsed
     config: ContentConfig = parsed.config
-    waiting, texts = chain or Chain((), {})
+    chain = (*waiting, config.id)
     if config.id in waiting:
         raise GenerationFailed(
-            f"The contents wait for one another: {' → '.join([*waiting, config.id])}.",
+            f"The contents wait for one another: {' → '.join(chain)}.",
             "Break the circle in inputs.sources.",
             content_config_id=config.id,
             generator_type=generator_of(config),
             error_type="CircularReference",
-            cycle=[*waiting, config.id],
+            cycle=list(chain),
         )
     if len(waiting) >= CHAIN_LIMIT:
-        raise LimitExceeded(
-            f"{waiting[0]} needs a text that needs a text, and so on, more than {CHAIN_LIMIT} deep.",
-            "Take the texts of fewer contents as sources of one another.",
-            limit="content.chain",
-            chain=[*waiting, config.id],
-        )
-    inner = Chain((*waiting, config.id), texts)
+        raise _too_long(config.id, waiting)
+    depth = 1
 
     async def generate_other(other: Found) -> str:
-        if other.path not in texts:
+        nonlocal depth
+        if other.path not in work.texts:
             try:
-                if dry:
-                    text = (await make(await prepare(engine, other.parsed, {}, dry=True, chain=inner))).text
+                if work.dry:
+                    inner = await prepare(work, other.parsed, Given({}), waiting=chain)
+                    work.texts[other.path] = Text(
+                        (await make(inner)).text, inner.seen.inputs, inner.seen.settled, inner.depth
+                    )
                 else:
-                    text = (await generate(engine, other.parsed, {}, force=force, chain=inner)).version.body
-                texts[other.path] = text
+                    made = await generate(work, other.parsed, Given({}), waiting=chain)
+                    work.texts[other.path] = Text(made.version.body, made.inputs, made.settled, made.depth)
             except ChoraError as error:
-                texts[other.path] = error
-        if isinstance(known := texts[other.path], ChoraError):
+                work.texts[other.path] = error
+        if isinstance(known := work.texts[other.path], ChoraError):
             raise known
-        return known
+        seen.absorb(known.inputs)
+        seen.settled = seen.settled and known.settled
+        depth = max(depth, 1 + known.depth)
+        return known.body
+
+    def stored(content_id: str, strategy: str) -> list[str]:
+        seen.note_other(f"{STORED}{content_id}:{strategy}", engine.stored_digest(content_id, strategy))
+        return engine.stored_texts(content_id, strategy)
 
     name = generator_of(config)
     if name is None:
@@ -181,14 +224,29 @@ async def prepare(
             generator_type=name,
             available_generators=[each.NAME for each in GENERATORS],
         )
-    gathered = await gather(
-        config, name, caller, Reach(engine.folder, engine.catalog, engine.templates.pool, generate_other)
+    reach = Reach(
+        engine.folder, engine.catalog, engine.templates.pool, generate_other, stored, seen.note, seen.note_other
     )
+    gathered = await gather(config, name, given.context, reach, given.reserved)
+    seen.settled = seen.settled and gathered.complete
     pattern = config.generation.patterns[0] if config.generation.patterns else None
-    job = Job(config, pattern, gathered.context, engine.templates, engine.undefined, {})
+    undefined = engine.settings.templates.undefined
+    job = Job(config, pattern, gathered.context, engine.templates, undefined, {}, seen.note)
     if hasattr(generator, "ingredients"):
         job = job._replace(sources=await generator.ingredients(job))
-    return Prepared(generator, job, fingerprint(generator, job), gathered.warnings)
+    _take_back(job, gathered.lent)
+    seen.note(GENERATOR + name)
+    return Prepared(generator, job, fingerprint(generator, job), gathered.warnings, seen, depth)
+
+
+def _take_back(job: Job, lent: list[str]) -> None:
+    """Remove the reserved names that the text doesn't mention: they tell for whom it is made, and one that says the
+    same to everybody is one text."""
+    if lent:
+        texts = [_canonical.encode(job.pattern).decode(), *job.sources.values()]
+        for name in lent:
+            if not any(name in text for text in texts):
+                del job.context[name]
 
 
 async def make(prepared: Prepared) -> Made:
@@ -204,13 +262,19 @@ def generator_of(config: ContentConfig) -> str | None:
     return demonstration.NAME if shown else None
 
 
+def is_approved(config: ContentConfig) -> bool:
+    """Whether people approved the config, or every one of its elements."""
+    reviewed = [element.review_status == "approved" for element in config.elements]
+    return config.evolution.stage == "approved" or (bool(reviewed) and all(reviewed))
+
+
 def fingerprint(generator: ModuleType, job: Job) -> str:
     """SHA-256 over all that a text is made from: config, merged context, templates, generator and its version."""
     parts = (job.config, job.context, job.sources, generator.NAME, generator.VERSION, job.undefined)
     return "sha256:" + hashlib.sha256(_canonical.encode(parts)).hexdigest()
 
 
-async def _store(engine: Engine, config: ContentConfig, prepared: Prepared, made: Made) -> Version:
+async def _store(engine: Engine, config: ContentConfig, prepared: Prepared, made: Made, reason: str | None) -> Version:
     previous = engine.store.latest_version(config.id)
     try:
         return await engine.store.add_version(
@@ -224,11 +288,13 @@ async def _store(engine: Engine, config: ContentConfig, prepared: Prepared, made
                 generated_at=now(),
                 config_version=config.metadata.version,
                 stage=config.evolution.stage,
+                approved=is_approved(config),
                 metadata={
                     "context_variables": prepared.variables,
                     "template": made.template,
                     "warnings": made.warnings,
                     "previous": previous.version_id if previous else None,
+                    **({"reason": reason} if reason else {}),
                 },
             )
         )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from chora.catalog import Noting
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.files import SOURCE_LIMIT
 from chora.generators.templates import Templates
+from chora.llm import Reply, Request
 from chora.model import ContentConfig, Pattern
 
 
@@ -24,6 +26,12 @@ class Job(NamedTuple):
     undefined: Literal["strict", "lenient"]
     sources: dict[str, str]
     """What `ingredients` returned, by name."""
+    noting: Noting | None = None
+    """Hears of every file that is looked for; whoever reads one goes through `read`."""
+    llm: Callable[[Request], Awaitable[Reply]] | None = None
+    """Asks a language model, within the budgets; None where nothing may be spent."""
+    model: str = ""
+    """The language model for configs that name none."""
 
     @property
     def template(self) -> str | None:
@@ -57,7 +65,7 @@ class Job(NamedTuple):
             PermissionDenied, LimitExceeded: it can't be read.
         """
         try:
-            return self.templates.read(name)
+            return self.templates.read(name, self.noting)
         except UnicodeDecodeError:
             raise self.failed(
                 generator,
@@ -85,24 +93,38 @@ class Made(NamedTuple):
     text: str
     warnings: Sequence[str] = ()
     template: str | None = None
+    usage: dict[str, Any] | None = None
+    """What a language model took for it: model, tokens and US dollars."""
+    provisional: bool = False
+    """It stands in for what couldn't be made, so next time it is to be tried again."""
 
 
 def template_file(job: Job, generator: str) -> dict[str, str]:
     """The text of the template by its name, when the template is a file; nothing when it is the text itself.
+
+    Raises:
+        GenerationFailed: there is no such file.
+    """
+    name = job.template
+    text = None if name is None else file_text(job, generator, name)
+    return {} if name is None or text is None else {name: text}
+
+
+def file_text(job: Job, generator: str, name: str) -> str | None:
+    """The text of the file that a config names; None when what it says is the text itself.
 
     What looks like the name of a file is one. Other words are taken for the text they are.
 
     Raises:
         GenerationFailed: there is no such file.
     """
-    name = job.template
-    if name is None or job.templates.is_inline(name):
-        return {}
+    if job.templates.is_inline(name):
+        return None
     if (text := job.read(generator, name)) is not None:
-        return {name: text}
+        return text
     if not any(letter.isspace() for letter in name) and ("." in name or "/" in name):
         raise job.no_template(generator, name)
-    return {}
+    return None
 
 
 def fill(
@@ -138,6 +160,70 @@ def fill(
                 content_config_id=job.config.id,
             )
     return "".join([*parts, unescape(template[end:])])
+
+
+PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.]*)\s*\}\}")
+"""A place for a value of the context: `{{ dotted.name }}`."""
+
+
+def undefined_behavior(job: Job, generator: str, *, lenient: str, allowed: Sequence[str]) -> str:
+    """What a name without a value does: the config's word, else an error, or `lenient` in a lenient project.
+
+    Raises:
+        GenerationFailed: the config's word is none of those allowed.
+    """
+    behavior = job.option("undefined_behavior", "error" if job.undefined == "strict" else lenient)
+    if behavior == "strict":
+        return "error"
+    if behavior not in allowed:
+        words = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+        raise job.failed(generator, f"undefined_behavior is {behavior!r}", f"Write {words}.")
+    return behavior
+
+
+def fill_names(
+    job: Job,
+    generator: str,
+    template: str,
+    behavior: str,
+    *,
+    context: dict[str, Any] | None = None,
+    unescape: Callable[[str], str] = str,
+) -> tuple[str, list[str]]:
+    """The template with values of the context at its `{{ dotted.name }}` places, and a warning for each missing one.
+
+    Args:
+        job: the text to make.
+        generator: who makes it.
+        template: the template's text.
+        behavior: what a name without a value does: `error`, `keep` its place, or `empty`.
+        context: where the values are; the job's when None.
+        unescape: resolves the escapes in what stands between the places.
+
+    Raises:
+        GenerationFailed: a name has no value, under `error`.
+        LimitExceeded: the text would be too large.
+    """
+    values = job.context if context is None else context
+    missing = [name for name in dict.fromkeys(PLACE.findall(template)) if lookup(values, name) is None]
+    if missing and behavior == "error":
+        raise job.failed(
+            generator,
+            f"no value for {listed(missing)}",
+            "Pass it in context, add a source for it, or set generation_config.undefined_behavior.",
+            error_type="UndefinedError",
+            missing_variable=missing[0],
+        )
+
+    def value_at(place: re.Match[str]) -> str:
+        value = lookup(values, place[1])
+        if value is None:
+            return place[0] if behavior == "keep" else ""
+        return as_text(value)
+
+    left = "as it stands" if behavior == "keep" else "empty"
+    warnings = [f"{name} has no value and was left {left}" for name in missing]
+    return fill(job, template, PLACE, value_at, unescape), warnings
 
 
 def lookup(context: dict[str, Any], dotted: str) -> Any:

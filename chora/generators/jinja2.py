@@ -61,7 +61,7 @@ async def ingredients(job: Job) -> dict[str, str]:
             continue  # it may stand behind an `if`, or nobody asks for it; the render decides
         wanted = {name: job.read(NAME, name) for name in scanned.references if name not in found}
         if scanned.dynamic:
-            wanted.update({name: text for name, text in job.templates.all().items() if name not in found})
+            wanted.update({name: text for name, text in job.templates.all(job.noting).items() if name not in found})
         # One that is missing may stand behind `ignore missing` or an `if`; the render decides.
         fresh = {name: text for name, text in wanted.items() if text is not None}
         found.update(fresh)

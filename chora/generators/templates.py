@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
+import msgspec
+
+from chora.catalog import Noting
 from chora.errors import LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, Folder
 from chora.render import Options, Scan, Scanned
 from chora.render.pool import RenderPool
+from chora.stamps import sha256
+
+ALL = "templates:"
+"""How a look at every template is noted."""
 
 SCANS_KEPT = 1024
 TEMPLATES_LIMIT = 1000
@@ -44,8 +51,10 @@ class Templates:
         """Where templates are looked for, in a sentence."""
         return f"Templates are looked up in the project folder and in {', '.join(f'{path}/' for path in self._paths)}."
 
-    def read(self, name: str) -> str | None:
+    def read(self, name: str, noting: Noting | None = None) -> str | None:
         """The text of a template file, or None if there is none of this name.
+
+        `noting` hears of every path that was looked at, whether something was there or not.
 
         Raises:
             PermissionDenied: the name leads outside the project, or to what can't be read.
@@ -53,6 +62,8 @@ class Templates:
             UnicodeDecodeError: the file is not text.
         """
         for place in self.places(name):
+            if noting:
+                noting(place)
             if not self._folder.resolve(place).is_file():  # a folder of the same name doesn't hide a template
                 continue
             try:
@@ -61,14 +72,18 @@ class Templates:
                 continue
         return None
 
-    def all(self) -> dict[str, str]:
+    def all(self, noting: Noting | None = None) -> dict[str, str]:
         """Every template by each name that finds it, for includes that only a render can name.
+
+        `noting` hears of `ALL`, not of each of them.
 
         Files that are no templates, because they are too large or not text, are left out.
 
         Raises:
             LimitExceeded: there are too many.
         """
+        if noting:
+            noting(ALL)
         found: dict[str, str] = {}
         size = files = 0
         for path in self._paths:
@@ -89,6 +104,10 @@ class Templates:
                 for name in (file, f"{path}/{short}", short):
                     found.setdefault(name, text)
         return found
+
+    def digest(self) -> str:
+        """A hash of every template by its name."""
+        return sha256(msgspec.json.encode(sorted(self.all().items())))
 
     async def scan(self, name: str, text: str, options: Options) -> Scanned:
         """What a template refers to; remembered by the hash of its text.

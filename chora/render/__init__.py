@@ -61,6 +61,14 @@ class Select(Struct, frozen=True, tag=True):
     name: str = "JSONPath"
 
 
+class Evaluate(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Find out whether an expression is true of plain data; undefined names are empty."""
+
+    expression: str
+    context: dict[str, Any] = {}
+    name: str = "condition"
+
+
 class Rendered(Struct, frozen=True, tag=True):
     """The text, and in lenient mode the distinct names that were used without being defined."""
 
@@ -82,6 +90,12 @@ class Selected(Struct, frozen=True, tag=True):
     values: list[Any]
 
 
+class Evaluated(Struct, frozen=True, tag=True):
+    """Whether the expression was true."""
+
+    truth: bool
+
+
 class Failed(Struct, frozen=True, tag=True):
     """Why a job couldn't be done.
 
@@ -96,8 +110,8 @@ class Failed(Struct, frozen=True, tag=True):
     variable: str | None = None
 
 
-Job = Render | Scan | Select
-Outcome = Rendered | Scanned | Selected | Failed
+Job = Render | Scan | Select | Evaluate
+Outcome = Rendered | Scanned | Selected | Evaluated | Failed
 
 
 class Answer(Struct, frozen=True):

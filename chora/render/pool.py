@@ -34,6 +34,8 @@ from chora.render import (
     KILL,
     REPORT,
     Answer,
+    Evaluate,
+    Evaluated,
     Failed,
     Job,
     Outcome,
@@ -75,7 +77,7 @@ _NONSENSE: Final = "A template worker gave an answer that makes no sense."
 
 _ANSWERS: Final = msgspec.msgpack.Decoder(Answer)
 
-Expected = TypeVar("Expected", Rendered, Scanned, Selected)
+Expected = TypeVar("Expected", Rendered, Scanned, Selected, Evaluated)
 
 
 def worker_command() -> list[str]:
@@ -396,6 +398,15 @@ class RenderPool:
             LimitExceeded, InvalidContext, Busy: as `render`.
         """
         return await self._run(job, Selected)
+
+    async def evaluate(self, job: Evaluate) -> Evaluated:
+        """Find out whether an expression is true.
+
+        Raises:
+            RenderFailed: it is no expression, or fails.
+            LimitExceeded, InvalidContext, Busy: as `render`.
+        """
+        return await self._run(job, Evaluated)
 
     def statistics(self) -> RenderStatistics:
         return RenderStatistics(

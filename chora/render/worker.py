@@ -48,6 +48,8 @@ from chora.render import (
     KILL,
     REPORT,
     Answer,
+    Evaluate,
+    Evaluated,
     Failed,
     Job,
     Kind,
@@ -259,6 +261,19 @@ def query(job: Select) -> Selected | Failed:
         return describe(error, job.name)
 
 
+def evaluate(job: Evaluate) -> Evaluated | Failed:
+    """Evaluate an expression in the sandbox that templates run in."""
+    try:
+        sandbox = Sandbox(Options(), _lenient({}))
+        return Evaluated(bool(sandbox.compile_expression(job.expression, undefined_to_none=False)(job.context)))
+    except UndefinedError:  # compared or calculated with; what depends on it isn't true
+        return Evaluated(False)
+    except MemoryError:
+        raise
+    except Exception as error:  # see render
+        return describe(error, job.name)
+
+
 def describe(error: Exception, name: str) -> Failed:
     """An error as data; `name` is the template that was asked for."""
     template, line, variable = _locate(error)
@@ -345,6 +360,8 @@ def _perform(request: memoryview, compiled: CompiledTemplates, output: int) -> O
             return scan(job)
         case Select():
             return query(job)
+        case Evaluate():
+            return evaluate(job)
 
 
 def _receive(descriptor: int, limit: int) -> memoryview | None:

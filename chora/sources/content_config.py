@@ -20,12 +20,8 @@ async def fetch(source: Source, reach: Reach) -> Any:
     Raises:
         SourceFailed: there is no such config, it doesn't fit, or its text can't be generated.
     """
-    name = source.locator
     try:
-        if "/" in name or name.endswith((".json", ".yaml", ".yml")):
-            found = reach.catalog.open("content", name)
-        else:
-            found = reach.catalog.find("content", name)
+        found = reach.config("content", source.locator)
         if source.selector == OUTPUT:
             return await reach.generate(found)
         return found.parsed.raw

@@ -42,7 +42,7 @@ async def fetch(source: Source, reach: Reach) -> Any:
     """
     path = source.locator
     try:
-        text = reach.folder.read_text(path)
+        text = reach.read_text(path)
     except FileNotFoundError:
         raise SourceFailed(f"there is no file {path}") from None
     except UnicodeDecodeError:

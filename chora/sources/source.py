@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 from chora.catalog import Catalog, Found
 from chora.errors import Busy, StorageError, StorageFailed
 from chora.files import Folder
+from chora.model import Kind
 from chora.reading import DEEPEST
 from chora.render.pool import RenderPool
 
@@ -20,7 +21,7 @@ class SourceFailed(Exception):
 
 
 class Reach(NamedTuple):
-    """The parts of the house a source may use."""
+    """The parts of the house a source may use. Whatever it reads is noted, so that a change of it is noticed."""
 
     folder: Folder
     catalog: Catalog
@@ -28,6 +29,23 @@ class Reach(NamedTuple):
     """Runs what could take long in processes that can be killed."""
     generate: Callable[[Found], Awaitable[str]]
     """Generates a content and returns its text."""
+    stored: Callable[[str, str], list[str]]
+    """The stored texts of a content that a strategy names, oldest first."""
+    noting: Callable[[str], None]
+    """Hears of every path before it is read."""
+    noting_other: Callable[[str, str], None]
+    """Hears of every input that isn't a file of the project, and its digest."""
+
+    def read_text(self, path: str) -> str:
+        """A file of the project; raises what `Folder.read_text` raises."""
+        self.noting(path)
+        return self.folder.read_text(path)
+
+    def config(self, kind: Kind, name: str) -> Found:
+        """The config that an id or a path names; raises what the catalog raises."""
+        if "/" in name or name.endswith((".json", ".yaml", ".yml")):
+            return self.catalog.open(kind, name, self.noting)
+        return self.catalog.find(kind, name, self.noting)
 
 
 def is_too_deep(value: Any) -> bool:

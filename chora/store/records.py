@@ -22,8 +22,27 @@ class Version(Struct, frozen=True, kw_only=True):
     generated_at: str
     config_version: str | None = None
     stage: str = "draft"
+    approved: bool = False
+    """Whether the config, or every one of its elements, was approved when the text was made."""
     metadata: dict[str, Any] = {}
     version_id: str = ""
+    deleted: bool = False
+    """The text was deleted and only what is known about it was kept; its body is empty."""
+
+
+class VersionInfo(Struct, frozen=True, kw_only=True):
+    """A version without its text, for lists and retention."""
+
+    version_id: str
+    content_id: str
+    generated_at: str
+    generator: str
+    config_version: str | None
+    stage: str
+    approved: bool
+    deleted: bool
+    size: int
+    """Bytes of the text in UTF-8; of a deleted one 0."""
 
 
 class Draft(Struct, frozen=True, kw_only=True):
@@ -50,6 +69,63 @@ class Output(Struct, frozen=True, kw_only=True):
     fingerprint: str
     size: int
     written_at: str
+    base: str | None = None
+    """The text itself, kept when edits are to be merged: both sides' changes are told apart by it."""
+
+
+class Trace(Struct, frozen=True, kw_only=True):
+    """What one piece of work read, and what came of it: as long as all of it is unchanged, so is the result."""
+
+    subject: str
+    """What was made, such as `content:configs/content/intro.json`."""
+    key: str
+    """Hash of what else decided the result: the context, options, the settings."""
+    seen: dict[str, list[Any]]
+    """Every input and its digest, and for files what told them unchanged when the digest was taken."""
+    result: dict[str, Any]
+    at: str
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """Work that may outlive its call."""
+
+    job_id: str
+    key: str
+    """Hash of tool, normalised arguments and principal: the same call joins the same job."""
+    tool: str
+    arguments: dict[str, Any]
+    principal: str
+    status: Literal["running", "done", "failed", "cancelled", "interrupted"]
+    created_at: str
+    updated_at: str
+    """A running job says every few seconds that it still is one."""
+    progress: dict[str, Any] = {}
+    """`done`, `total` and `message`."""
+    result: str | None = None
+    """The answer as the tool gave it, JSON."""
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """What one call of a paid model took."""
+
+    at: str
+    content_id: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+    """None for a model whose price isn't known."""
+
+
+class Completion(Struct, frozen=True, kw_only=True):
+    """What a model answered to exactly this prompt with these parameters."""
+
+    key: str
+    model: str
+    text: str
+    input_tokens: int
+    output_tokens: int
+    at: str
 
 
 class Sample(Struct, frozen=True, kw_only=True):
@@ -67,3 +143,17 @@ class SampleCounts(Struct, frozen=True):
 
     total: int
     ok: int
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """Something that happened, as the event file has it too."""
+
+    at: str
+    kind: str
+    status: str
+    trace_id: str | None
+    facts: dict[str, Any] = {}
+
+
+Record = Version | Draft | Output | Trace | Job | Cost | Completion | Sample | Event
+"""Whatever a store keeps."""

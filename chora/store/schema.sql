@@ -1,6 +1,6 @@
 -- The whole schema as the migrations leave it, to be read; nothing runs it but the test that compares the two.
 PRAGMA application_id = 0x63686f72;     -- "chor"
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 -- Texts, each with everything needed to tell whether it is still the right one.
 CREATE TABLE versions (
@@ -14,10 +14,20 @@ CREATE TABLE versions (
   generated_at      TEXT NOT NULL,
   config_version    TEXT,
   stage             TEXT NOT NULL,
-  metadata          TEXT NOT NULL       -- JSON
+  metadata          TEXT NOT NULL,      -- JSON
+  approved          INTEGER NOT NULL DEFAULT 0,
+  deleted           INTEGER NOT NULL DEFAULT 0, -- the body was, and is empty
+  size              INTEGER NOT NULL DEFAULT 0  -- bytes of the body
 ) STRICT;
-CREATE INDEX versions_of_content ON versions (content_id, version_id);
+-- Holds all that lists need, so that they don't walk through the bodies.
+CREATE INDEX versions_of_content ON versions (
+  content_id, version_id, deleted, generated_at, generator, config_version, stage, approved, size
+);
 CREATE INDEX versions_by_fingerprint ON versions (content_id, fingerprint, version_id);
+
+CREATE TABLE last_deleted_version (
+  version_id TEXT NOT NULL              -- the highest id that was ever deleted: it isn't given again
+) STRICT;
 
 CREATE TABLE drafts (
   draft_id    TEXT PRIMARY KEY,
@@ -36,7 +46,8 @@ CREATE TABLE outputs (
   pending     TEXT,                     -- of a write that may or may not have happened
   fingerprint TEXT NOT NULL,
   size        INTEGER NOT NULL,
-  written_at  TEXT NOT NULL
+  written_at  TEXT NOT NULL,
+  base        TEXT                      -- the text itself, where edits are to be merged
 ) STRICT;
 CREATE INDEX outputs_of_artifact ON outputs (artifact_id);
 
@@ -48,3 +59,58 @@ CREATE TABLE samples (
   facts        TEXT NOT NULL            -- JSON
 ) STRICT;
 CREATE INDEX samples_by_time ON samples (kind, at);
+
+-- What a piece of work read, and what came of it.
+CREATE TABLE traces (
+  subject TEXT NOT NULL,                -- such as content:configs/content/intro.json
+  key     TEXT NOT NULL,
+  seen    TEXT NOT NULL,                -- JSON
+  result  TEXT NOT NULL,                -- JSON
+  at      TEXT NOT NULL,
+  PRIMARY KEY (subject, key)
+) STRICT;
+
+-- Work that may outlive its call.
+CREATE TABLE jobs (
+  job_id     TEXT PRIMARY KEY,
+  key        TEXT NOT NULL,             -- the same call has the same
+  tool       TEXT NOT NULL,
+  arguments  TEXT NOT NULL,             -- JSON
+  principal  TEXT NOT NULL,
+  status     TEXT NOT NULL,             -- running, done, failed, cancelled, interrupted
+  created_at TEXT NOT NULL,
+  updated_at TEXT NOT NULL,
+  progress   TEXT NOT NULL,             -- JSON
+  result     TEXT                       -- JSON
+) STRICT;
+
+-- What calls of paid models took.
+CREATE TABLE costs (
+  at            TEXT NOT NULL,
+  content_id    TEXT NOT NULL,
+  model         TEXT NOT NULL,
+  input_tokens  INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  usd           REAL                    -- NULL where the price isn't known
+) STRICT;
+CREATE INDEX costs_by_time ON costs (at, usd);
+
+-- What models answered.
+CREATE TABLE completions (
+  key           TEXT PRIMARY KEY,       -- hash of prompt and parameters
+  model         TEXT NOT NULL,
+  text          TEXT NOT NULL,
+  input_tokens  INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  at            TEXT NOT NULL
+) STRICT;
+
+-- What happened, as the event file has it too.
+CREATE TABLE events (
+  at       TEXT NOT NULL,
+  kind     TEXT NOT NULL,
+  status   TEXT NOT NULL,
+  trace_id TEXT,
+  facts    TEXT NOT NULL                -- JSON
+) STRICT;
+CREATE INDEX events_by_time ON events (at);

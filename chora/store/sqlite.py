@@ -5,42 +5,105 @@
 WAL with `synchronous=FULL` keeps every acknowledged write through `kill -9` and power cuts. Several processes
 share a project, so every write transaction begins IMMEDIATE: a deferred one fails when it turns into a writer.
 Reads by key take microseconds inline and hundreds through a thread, which is why only writes leave the loop.
+Writes that wait while another one is on its way to disk go there together afterwards, in one transaction.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast, get_origin
 
 import apsw
 import msgspec
 import trio
 
 from chora.errors import StorageError, io_details
-from chora.store.records import Draft, Output, Sample, SampleCounts, Version
+from chora.store.ids import id_after, time_of
+from chora.store.records import (
+    Completion,
+    Cost,
+    Draft,
+    Event,
+    Job,
+    Output,
+    Record,
+    Sample,
+    SampleCounts,
+    Trace,
+    Version,
+    VersionInfo,
+)
+from chora.store.store import TRACES_KEPT
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 APPLICATION_ID = 0x63686F72  # "chor": tells our databases from any other SQLite file
 BUSY_TIMEOUT = 5000  # milliseconds
+PAGE = 100  # records that are in memory at once while all of a kind are read
 
-Record = TypeVar("Record", Version, Draft, Output, Sample)
 Rows = list[tuple[Any, ...]]
 
-TABLES: dict[type, str] = {Version: "versions", Draft: "drafts", Output: "outputs", Sample: "samples"}
+TABLES: dict[type[Record], str] = {
+    Version: "versions",
+    Draft: "drafts",
+    Output: "outputs",
+    Trace: "traces",
+    Job: "jobs",
+    Cost: "costs",
+    Completion: "completions",
+    Sample: "samples",
+    Event: "events",
+}
 """Every record has a table whose columns are its fields; objects are kept as JSON text."""
+
+_OBJECTS: dict[type[Record], frozenset[str]] = {
+    kind: frozenset(field.name for field in msgspec.structs.fields(kind) if get_origin(field.type) is dict)
+    for kind in TABLES
+}
 
 
 def migrations() -> list[tuple[int, str]]:
     """The numbered migration scripts, oldest first."""
     files = (resources.files("chora.store") / "migrations").iterdir()
     return sorted((int(file.name[:4]), file.read_text("utf-8")) for file in files if file.name.endswith(".sql"))
+
+
+class _Write(Generic[T]):
+    """A change that waits to be written, and what came of it."""
+
+    def __init__(self, change: Callable[[apsw.Connection], T]) -> None:
+        self._change = change
+        self._answer: list[T] = []
+        self.error: Exception | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        return self.error is not None or bool(self._answer)
+
+    def make(self, db: apsw.Connection) -> None:
+        """Make the change inside a transaction, or nothing of it, which leaves the transaction usable."""
+        self._answer.clear()
+        db.execute("SAVEPOINT change")
+        try:
+            self._answer.append(self._change(db))
+        except Exception as error:  # whatever it is, it belongs to whoever asked for the change
+            self.error = error
+            if not db.in_transaction:  # SQLite has undone everything, the changes of others too
+                raise
+            db.execute("ROLLBACK TO change")
+        db.execute("RELEASE change")
+
+    def answer(self) -> T:
+        """What the change returned or raised."""
+        if self.error is not None:
+            raise self.error
+        return self._answer[0]
 
 
 class SqliteStore:
@@ -57,6 +120,8 @@ class SqliteStore:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._limiter = trio.CapacityLimiter(1)
+        self._turn = trio.Lock()
+        self._waiting: list[_Write[Any]] = []
         with _translated(path):
             if path is None:
                 # One that both connections share: a single one couldn't read while its thread writes.
@@ -82,30 +147,71 @@ class SqliteStore:
         with _translated(self.path):
             self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
 
+    def counts(self) -> dict[str, int]:
+        """How many rows each table holds."""
+        return {table: self._read(f"SELECT count(*) FROM {table}")[0][0] for table in TABLES.values()}
+
     # -- versions -------------------------------------------------------------------------------------------
 
     async def add_version(self, version: Version) -> Version:
-        """Store a text durably and return it with its `version_id`."""
+        """Store a text durably and return it with its `version_id`.
+
+        Raises:
+            InvalidInput: it came with an id, and that isn't one.
+        """
+        if version.version_id:
+            time_of(version.version_id)
 
         def add(db: apsw.Connection) -> Version:
-            saved = msgspec.structs.replace(version, version_id=_next_version_id(db))
+            saved = msgspec.structs.replace(version, version_id=version.version_id or _next_version_id(db))
             _put(db, saved)
             return saved
 
         return await self._write(add)
 
+    def version(self, content_id: str, version_id: str) -> Version | None:
+        """The version of this id, if it is this content's."""
+        return self._first(Version, "version_id = ? AND content_id = ?", version_id, content_id)
+
     def latest_version(self, content_id: str) -> Version | None:
         """The newest text of a content, whatever it was made from."""
-        return self._first(Version, "content_id = ? ORDER BY version_id DESC LIMIT 1", content_id)
+        return self._first(Version, "content_id = ? AND NOT deleted ORDER BY version_id DESC LIMIT 1", content_id)
 
     def version_made_from(self, content_id: str, fingerprint: str) -> Version | None:
         """The newest text of a content that was made from exactly this."""
-        where = "content_id = ? AND fingerprint = ? ORDER BY version_id DESC LIMIT 1"
+        where = "content_id = ? AND fingerprint = ? AND NOT deleted ORDER BY version_id DESC LIMIT 1"
         return self._first(Version, where, content_id, fingerprint)
 
     def versions(self, content_id: str) -> list[Version]:
-        """Every text of a content, oldest first."""
+        """Every version of a content, oldest first."""
         return self._all(Version, "content_id = ? ORDER BY version_id", content_id)
+
+    def version_infos(self, content_id: str) -> list[VersionInfo]:
+        """Every version of a content without its text, oldest first; read from an index that has no bodies."""
+        names = VersionInfo.__struct_fields__
+        sql = f"SELECT {', '.join(names)} FROM versions WHERE content_id = ? ORDER BY version_id"
+        rows = self._read(sql, content_id)
+        return [msgspec.convert(dict(zip(names, row, strict=True)), VersionInfo, strict=False) for row in rows]
+
+    def content_ids(self) -> list[str]:
+        """Every content of which there is a version, sorted."""
+        return [content_id for (content_id,) in self._read("SELECT DISTINCT content_id FROM versions ORDER BY 1")]
+
+    async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
+        """Delete versions, all of them in one transaction."""
+        chosen = msgspec.json.encode(version_ids).decode()  # one parameter, however many there are
+        among = "version_id IN (SELECT value FROM json_each(?))"
+
+        def delete(db: apsw.Connection) -> None:
+            if keep_metadata:
+                db.execute(f"UPDATE versions SET body = '', size = 0, deleted = 1 WHERE {among}", (chosen,))
+                return
+            if highest := _highest_id(db, f"WHERE {among}", chosen):
+                db.execute("DELETE FROM last_deleted_version")
+                db.execute("INSERT INTO last_deleted_version (version_id) VALUES (?)", (highest,))
+                db.execute(f"DELETE FROM versions WHERE {among}", (chosen,))
+
+        await self._write(delete)
 
     # -- drafts ---------------------------------------------------------------------------------------------
 
@@ -117,9 +223,13 @@ class SqliteStore:
         """The draft of this id."""
         return self._first(Draft, "draft_id = ?", draft_id)
 
+    def drafts(self) -> list[Draft]:
+        """Every draft, oldest first."""
+        return self._all(Draft, "true ORDER BY created_at, draft_id")
+
     async def delete_draft(self, draft_id: str) -> None:
         """Forget a draft; one that isn't there is fine."""
-        await self._write(lambda db: db.execute("DELETE FROM drafts WHERE draft_id = ?", (draft_id,)))
+        await self._write(lambda db: _run(db, "DELETE FROM drafts WHERE draft_id = ?", draft_id))
 
     # -- outputs --------------------------------------------------------------------------------------------
 
@@ -127,20 +237,71 @@ class SqliteStore:
         """What we know of the file at a project-relative path."""
         return self._first(Output, "path = ?", path)
 
+    def outputs(self) -> list[Output]:
+        """Every file that was written, by path."""
+        return self._all(Output, "true ORDER BY path")
+
     def outputs_of(self, artifact_id: str) -> list[Output]:
         """Every file this artifact wrote."""
         return self._all(Output, "artifact_id = ? ORDER BY path", artifact_id)
 
     async def save_outputs(self, outputs: Iterable[Output]) -> None:
         """Remember files, all of them in one transaction."""
+        await self._put_all(outputs)
 
-        def save(db: apsw.Connection) -> None:
-            for output in outputs:
-                _put(db, output)
+    # -- traces ---------------------------------------------------------------------------------------------
 
-        await self._write(save)
+    def trace(self, subject: str, key: str) -> Trace | None:
+        """What is known of this piece of work."""
+        return self._first(Trace, "subject = ? AND key = ?", subject, key)
 
-    # -- samples --------------------------------------------------------------------------------------------
+    def traces(self, subject: str) -> list[Trace]:
+        """Every trace of a subject, newest first."""
+        return self._all(Trace, "subject = ? ORDER BY at DESC, rowid DESC", subject)
+
+    async def save_traces(self, traces: Iterable[Trace]) -> None:
+        """Remember traces, all of them in one transaction, and forget the oldest of their subjects."""
+        await self._put_all(traces)
+
+    # -- jobs -----------------------------------------------------------------------------------------------
+
+    async def save_job(self, job: Job) -> None:
+        """Store a job durably, over an earlier state of it."""
+        await self._write(lambda db: _put(db, job))
+
+    def job(self, job_id: str) -> Job | None:
+        """The job of this id."""
+        return self._first(Job, "job_id = ?", job_id)
+
+    def jobs(self) -> list[Job]:
+        """Every job, newest first."""
+        return self._all(Job, "true ORDER BY created_at DESC, job_id DESC")
+
+    async def delete_jobs(self, job_ids: Sequence[str]) -> None:
+        """Forget jobs, all of them in one transaction."""
+        chosen = msgspec.json.encode(job_ids).decode()
+        delete = "DELETE FROM jobs WHERE job_id IN (SELECT value FROM json_each(?))"
+        await self._write(lambda db: _run(db, delete, chosen))
+
+    # -- language models ------------------------------------------------------------------------------------
+
+    async def add_completion(self, completion: Completion, cost: Cost) -> None:
+        """Keep an answer and what it cost, in one transaction."""
+        await self._put_all([completion, cost])
+
+    def completion(self, key: str) -> Completion | None:
+        """The answer to exactly this."""
+        return self._first(Completion, "key = ?", key)
+
+    def spent(self, since: str = "") -> float:
+        """US dollars spent at or after a time."""
+        return self._read("SELECT total(usd) FROM costs WHERE at >= ?", since)[0][0]
+
+    def costs(self, since: str = "") -> list[Cost]:
+        """What was spent at or after a time, oldest first."""
+        return self._all(Cost, "at >= ? ORDER BY at, rowid", since)
+
+    # -- measurements and happenings ------------------------------------------------------------------------
 
     async def add_sample(self, sample: Sample) -> None:
         """Store one measurement durably."""
@@ -148,42 +309,131 @@ class SqliteStore:
 
     def samples(self, kind: str, since: str = "") -> list[Sample]:
         """Measurements of a kind taken at or after a time, oldest first."""
-        return self._all(Sample, "kind = ? AND at >= ? ORDER BY at", kind, since)
+        return self._all(Sample, "kind = ? AND at >= ? ORDER BY at, rowid", kind, since)
 
     def last_sample(self, kind: str) -> Sample | None:
         """The newest measurement of a kind."""
-        return self._first(Sample, "kind = ? ORDER BY at DESC LIMIT 1", kind)
+        return self._first(Sample, "kind = ? ORDER BY at DESC, rowid DESC LIMIT 1", kind)
 
     def sample_counts(self, kind: str, since: str = "") -> SampleCounts:
         """How many measurements of a kind were taken at or after a time, and how many were fine."""
         rows = self._read("SELECT count(*), total(ok) FROM samples WHERE kind = ? AND at >= ?", kind, since)
         return SampleCounts(rows[0][0], int(rows[0][1]))
 
+    async def add_events(self, events: Sequence[Event]) -> None:
+        """Store happenings, all of them in one transaction."""
+        await self._put_all(events)
+
+    def events(self, since: str = "", limit: int = 100) -> list[Event]:
+        """The newest happenings at or after a time, newest first."""
+        return self._all(Event, "at >= ? ORDER BY at DESC, rowid DESC LIMIT ?", since, limit)
+
+    async def forget(self, before: str) -> int:
+        """Delete events and samples from before a time; returns how many."""
+
+        def delete(db: apsw.Connection) -> int:
+            return _run(db, "DELETE FROM events WHERE at < ?", before) + _run(
+                db, "DELETE FROM samples WHERE at < ?", before
+            )
+
+        return await self._write(delete)
+
+    # -- everything -----------------------------------------------------------------------------------------
+
+    def records(self, kind: type[R]) -> Iterator[R]:
+        """Everything of a kind, in the order in which it was stored."""
+        names, last = kind.__struct_fields__, 0
+        while True:
+            # A page at a time, because a query that stays open keeps the WAL from being folded in.
+            rows = self._read(
+                f"SELECT rowid, {', '.join(names)} FROM {TABLES[kind]} WHERE rowid > ? ORDER BY rowid LIMIT {PAGE}",
+                last,
+            )
+            if not rows:
+                return
+            for row in rows:
+                yield _record(kind, row[1:])
+            last = rows[-1][0]
+
+    async def add_records(self, records: Iterable[Record]) -> None:
+        """Store records as they are, all of them in one transaction.
+
+        Raises:
+            InvalidInput: a version without an id.
+        """
+        given = list(records)
+        for record in given:
+            if isinstance(record, Version):
+                time_of(record.version_id)
+        await self._put_all(given)
+
     # -- underneath -----------------------------------------------------------------------------------------
 
-    def counts(self) -> dict[str, int]:
-        """How many rows each table holds."""
-        return {table: self._read(f"SELECT count(*) FROM {table}")[0][0] for table in TABLES.values()}
-
-    def _first(self, kind: type[Record], where: str, *values: Any) -> Record | None:
+    def _first(self, kind: type[R], where: str, *values: Any) -> R | None:
         return next(iter(self._all(kind, where, *values)), None)
 
-    def _all(self, kind: type[Record], where: str, *values: Any) -> list[Record]:
-        names = kind.__struct_fields__
-        rows = self._read(f"SELECT {', '.join(names)} FROM {TABLES[kind]} WHERE {where}", *values)
-        return [msgspec.convert(_from_row(names, row), kind, strict=False) for row in rows]
+    def _all(self, kind: type[R], where: str, *values: Any) -> list[R]:
+        rows = self._read(f"SELECT {', '.join(kind.__struct_fields__)} FROM {TABLES[kind]} WHERE {where}", *values)
+        return [_record(kind, row) for row in rows]
 
     def _read(self, sql: str, *values: Any) -> Rows:
         with _translated(self.path):
             return cast(Rows, self._reader.execute(sql, values).fetchall())
 
-    async def _write(self, change: Callable[[apsw.Connection], T]) -> T:
-        def run() -> T:
-            with _translated(self.path), _transaction(self._writer):
-                return change(self._writer)
+    async def _put_all(self, records: Iterable[Record]) -> None:
+        given = list(records)
 
-        # Not abandoned on cancellation: a caller that is told "cancelled" must not race its own write.
-        return await trio.to_thread.run_sync(run, limiter=self._limiter)
+        def put(db: apsw.Connection) -> None:
+            for record in given:
+                _put(db, record)
+            for subject in {record.subject for record in given if isinstance(record, Trace)}:
+                _forget_old_traces(db, subject)
+
+        await self._write(put)
+
+    async def _write(self, change: Callable[[apsw.Connection], T]) -> T:
+        """Have a change written, together with all that waits by the time it is its turn.
+
+        A caller that is cancelled while it waits takes its change back; one whose change is on its way to disk waits
+        for the end of that: who is told "cancelled" must not race its own write.
+        """
+        write = _Write(change)
+        self._waiting.append(write)
+        try:
+            await self._turn.acquire()
+        except trio.Cancelled:
+            if write in self._waiting:
+                self._waiting.remove(write)
+            else:
+                with trio.CancelScope(shield=True):
+                    async with self._turn:
+                        pass
+            raise
+        try:
+            if not write.is_settled:
+                batch, self._waiting = self._waiting, []
+                with trio.CancelScope(shield=True):  # the others of the batch weren't cancelled
+                    await trio.to_thread.run_sync(self._commit, batch, limiter=self._limiter)
+        finally:
+            self._turn.release()
+        with _translated(self.path):
+            return write.answer()
+
+    def _commit(self, batch: list[_Write[Any]]) -> None:
+        try:
+            with _transaction(self._writer):
+                for write in batch:
+                    write.make(self._writer)
+        except apsw.FullError as error:
+            if len(batch) == 1:
+                batch[0].error = error
+                return
+            for write in batch:  # without those that are too large, the others may find room
+                write.error = None
+                self._commit([write])
+        except apsw.Error as error:
+            for write in batch:
+                write.error = error
 
 
 def _connect(place: str, flags: int) -> apsw.Connection:
@@ -244,34 +494,45 @@ def _enter_wal(db: apsw.Connection) -> None:
 
 
 def _next_version_id(db: apsw.Connection) -> str:
-    """An id above every earlier one, also when the clock stands still or goes back."""
-    moment = datetime.now(UTC)
-    fresh = f"{moment:%Y%m%dT%H%M%S}{moment.microsecond // 1000:03}Z-{secrets.randbelow(0x8000):04x}"
-    newest = cast("str | None", db.execute("SELECT max(version_id) FROM versions").fetchall()[0][0])
-    if newest is None or fresh > newest:
-        return fresh
-    instant, _, count = newest.partition("-")
-    if count == "ffff":  # the next millisecond: a sortable name, the true time stands in generated_at
-        later = datetime.strptime(instant + "+0000", "%Y%m%dT%H%M%S%fZ%z") + timedelta(milliseconds=1)
-        return f"{later:%Y%m%dT%H%M%S}{later.microsecond // 1000:03}Z-0000"
-    return f"{instant}-{int(count, 16) + 1:04x}"
+    """An id above every one there is or was."""
+    return id_after(_highest_id(db))
 
 
-def _put(db: apsw.Connection, record: Version | Draft | Output | Sample) -> None:
-    names = record.__struct_fields__
-    values: list[Any] = [getattr(record, name) for name in names]
-    row = [msgspec.json.encode(value).decode() if isinstance(value, dict) else value for value in values]
-    marks = ", ".join("?" * len(names))
-    db.execute(f"INSERT OR REPLACE INTO {TABLES[type(record)]} ({', '.join(names)}) VALUES ({marks})", row)
+def _highest_id(db: apsw.Connection, where: str = "", *values: str) -> str | None:
+    """The highest id among some versions and those deleted before."""
+    known = f"SELECT max(version_id) AS id FROM versions {where} UNION SELECT version_id FROM last_deleted_version"
+    return cast("str | None", db.execute(f"SELECT max(id) FROM ({known})", values).fetchall()[0][0])
 
 
-_OBJECTS = {"metadata", "config_data", "facts"}
+def _put(db: apsw.Connection, record: Record) -> None:
+    columns: dict[str, Any] = {name: getattr(record, name) for name in record.__struct_fields__}
+    for name in _OBJECTS[type(record)]:
+        columns[name] = msgspec.json.encode(columns[name]).decode()
+    if isinstance(record, Version):
+        columns["size"] = len(record.body.encode())
+    marks = ", ".join("?" * len(columns))
+    sql = f"INSERT OR REPLACE INTO {TABLES[type(record)]} ({', '.join(columns)}) VALUES ({marks})"
+    db.execute(sql, tuple(columns.values()))
 
 
-def _from_row(names: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
-    return {
-        name: msgspec.json.decode(value) if name in _OBJECTS else value for name, value in zip(names, row, strict=True)
+def _forget_old_traces(db: apsw.Connection, subject: str) -> None:
+    newest = f"SELECT rowid FROM traces WHERE subject = ?1 ORDER BY at DESC, rowid DESC LIMIT {TRACES_KEPT}"
+    db.execute(f"DELETE FROM traces WHERE subject = ?1 AND rowid NOT IN ({newest})", (subject,))
+
+
+def _run(db: apsw.Connection, sql: str, value: str) -> int:
+    """Execute a statement; returns how many rows it changed."""
+    db.execute(sql, (value,))
+    return db.changes()
+
+
+def _record(kind: type[R], row: tuple[Any, ...]) -> R:
+    objects = _OBJECTS[kind]
+    fields = {
+        name: msgspec.json.decode(value) if name in objects else value
+        for name, value in zip(kind.__struct_fields__, row, strict=True)
     }
+    return msgspec.convert(fields, kind, strict=False)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from chora.engine.assemble import SEPARATOR, assemble
-from chora.engine.engine import Engine
+from chora.engine.assemble import assemble
+from chora.engine.engine import Engine, Given, Work
 from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, tool
 
 
@@ -53,9 +53,8 @@ async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
-    result = await assemble(
-        engine, parsed, context, output_path=ask.output_path, force=bool(ask.force), progress=call.progress
-    )
+    work = Work(engine, force=bool(ask.force), progress=call.progress)
+    result = await assemble(work, parsed, Given(context), output_path=ask.output_path)
     pieces = result.pieces
     return AssembledArtifact(
         artifact_id=result.artifact_id,
@@ -68,8 +67,8 @@ async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -
             missing_content=pieces.missing,
             generated_content=[piece.content_id for piece in pieces.pieces if piece.generated],
             composition_strategy=result.strategy,
-            components=[Component(piece.content_id, len(piece.text.encode())) for piece in pieces.pieces],
-            separator=SEPARATOR,
+            components=[Component(piece.content_id, piece.size) for piece in pieces.pieces],
+            separator=parsed.config.metadata.composition_config.separator,
             outputs=result.outputs,
             warnings=pieces.warnings,
         ),

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from chora.engine.engine import Engine
+from chora.engine.engine import Engine, Given, Work
 from chora.engine.generate import generate, make, prepare
 from chora.stamps import sha256
-from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, tool
+from chora.tools.tool import Ask, Call, Context, LongText, context_of, head_of, milliseconds_since, tool
 
 ContentConfigId = Annotated[str, Meta(description="Id of a content config, as list_content_configs shows it")]
 
@@ -33,7 +33,7 @@ class GenerationMetadata(Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-class GeneratedContent(Result):
+class GeneratedContent(LongText):
     content_id: str
     status: Literal["generated", "skipped", "regenerated"]
     content: str
@@ -51,12 +51,16 @@ async def generate_content(engine: Engine, ask: GenerateContent, call: Call) -> 
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    result = await generate(engine, parsed, context, force=bool(ask.force))
+    result = await generate(Work(engine, force=bool(ask.force)), parsed, Given(context))
     version = result.version
+    head = head_of(version.body, call, f"content://{version.content_id}/{version.version_id}")
     return GeneratedContent(
         content_id=version.content_id,
         status=result.status,
-        content=version.body,
+        content=head.text,
+        truncated=head.truncated,
+        content_length=head.length,
+        resource=head.resource,
         generator=version.generator,
         duration_ms=milliseconds_since(started),
         metadata=GenerationMetadata(
@@ -86,10 +90,9 @@ class PreviewMetadata(Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-class Preview(Result):
+class Preview(LongText):
     content_id: str
     preview_content: str
-    content_length: int
     content_hash: str
     generator: str
     metadata: PreviewMetadata | None
@@ -102,12 +105,14 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    prepared = await prepare(engine, parsed, context, dry=True)
+    prepared = await prepare(Work(engine, dry=True), parsed, Given(context))
     made = await make(prepared)
+    head = head_of(made.text, call)
     return Preview(
         content_id=prepared.job.config.id,
-        preview_content=made.text,
-        content_length=len(made.text),
+        preview_content=head.text,
+        truncated=head.truncated,
+        content_length=head.length,
         content_hash=sha256(made.text.encode()),
         generator=prepared.generator.NAME,
         metadata=PreviewMetadata(

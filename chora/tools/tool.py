@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import msgspec
@@ -39,14 +39,52 @@ Context = Annotated[
 """A context as clients send it: some can only send objects as strings."""
 
 
+HEAD_LIMIT = 256 * 1024
+"""Bytes of a text that an answer holds; of a longer one the head, and a link to the rest."""
+
+
 class Ask(Struct, forbid_unknown_fields=True):
     """The arguments of a tool."""
+
+
+class Link(NamedTuple):
+    """A resource that an answer points to."""
+
+    uri: str
+    name: str
+    mime_type: str = "text/plain"
 
 
 class Result(Struct, kw_only=True):
     """What a tool answers when it succeeds."""
 
     success: Literal[True] = True
+
+    def links(self) -> Sequence[Link]:
+        """The resources it points to."""
+        return ()
+
+
+class LongText(Result, kw_only=True):
+    """An answer that holds a text of any length: `head_of` gives what belongs into these fields."""
+
+    truncated: bool = False
+    content_length: int
+    resource: str | None = None
+
+    def links(self) -> Sequence[Link]:
+        return () if self.resource is None else (Link(self.resource, self.resource.partition("://")[2]),)
+
+
+class Head(NamedTuple):
+    """What an answer holds of a text."""
+
+    text: str
+    truncated: bool
+    length: int
+    """Of the whole text, in characters."""
+    resource: str | None
+    """Where the whole text can be read, when this isn't all of it."""
 
 
 class Call(NamedTuple):
@@ -67,6 +105,7 @@ class Answer(NamedTuple):
     is_error: bool
     code: str = "ok"
     exit_code: int = 0
+    links: Sequence[Link] = ()
 
 
 FAILURE_SCHEMA: dict[str, Any] = {
@@ -165,7 +204,8 @@ class Tool:
         started = time.perf_counter()
         try:
             try:
-                answer = Answer(_encode(await self.function(engine, self.decode(arguments), call)), False)
+                result = await self.function(engine, self.decode(arguments), call)
+                answer = Answer(_encode(result), False, links=result.links())
             except ChoraError as error:
                 answer = Answer(_encode(error.as_dict()), True, error.code, error.exit_code)
         except Exception as error:  # a bug: told to the log in full, and to the caller as an id
@@ -219,6 +259,20 @@ def _answer_schema(result: type[Struct]) -> dict[str, Any]:
     success["required"] = ["success", *success["required"]]
     answer: dict[str, Any] = {"type": "object", "anyOf": [success, FAILURE_SCHEMA]}
     return answer | {"$defs": definitions} if definitions else answer
+
+
+def head_of(text: str, call: Call, uri: str | None = None) -> Head:
+    """The text, or its head when it is too long for an answer; the command line always gets all of it.
+
+    Args:
+        text: all of it.
+        call: who asks.
+        uri: where all of it can be read, if it can.
+    """
+    # No character has more than four bytes, so most texts needn't be encoded to know that they fit.
+    if call.transport == "cli" or len(text) <= HEAD_LIMIT // 4 or len(data := text.encode()) <= HEAD_LIMIT:
+        return Head(text, False, len(text), None)
+    return Head(data[:HEAD_LIMIT].decode(errors="ignore"), True, len(text), uri)
 
 
 def context_of(value: Any) -> dict[str, Any]:

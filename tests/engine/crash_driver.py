@@ -21,6 +21,7 @@ import trio
 
 from chora import app, config
 from chora.engine.assemble import assemble
+from chora.engine.engine import Given, Work
 
 
 class Countdown:
@@ -96,7 +97,7 @@ def run_assemble(root: Path) -> str:
 
     async def run() -> str:
         async with app.opened(root, config.load(root, {})) as engine:
-            return (await assemble(engine, engine.catalog.find("artifact", "note").parsed, {})).status
+            return (await assemble(Work(engine), engine.catalog.find("artifact", "note").parsed, Given({}))).status
 
     return trio.run(run)
 

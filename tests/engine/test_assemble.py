@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from chora import app, config
 from chora.engine import assemble as module
-from chora.engine.assemble import Assembled, Piece, assemble, compose, encode, gather_pieces
-from chora.engine.engine import Engine
+from chora.engine import edits
+from chora.engine.assemble import Assembled, assemble, encode, gather_pieces
+from chora.engine.engine import Engine, Given, Work
 from chora.errors import (
     Busy,
     ChoraError,
@@ -46,7 +47,9 @@ needs_user = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason
 async def run(
     engine: Engine, artifact_id: str = "sheet", context: dict[str, Any] | None = None, **rest: Any
 ) -> Assembled:
-    return await assemble(engine, engine.catalog.find("artifact", artifact_id).parsed, context or {}, **rest)
+    options = {name: rest.pop(name) for name in ("force", "dry", "progress") if name in rest}
+    parsed = engine.catalog.find("artifact", artifact_id).parsed
+    return await assemble(Work(engine, **options), parsed, Given(context or {}), **rest)
 
 
 def out(file: str, format: str = "markdown", **rest: Any) -> dict[str, Any]:
@@ -229,23 +232,6 @@ async def test_a_child_outside_the_project_is_denied(project: Project, engine: E
         await run(engine)
 
 
-@pytest.mark.parametrize(
-    ("wish", "named"),
-    [
-        ({"conditions": "x > 1"}, "conditions"),
-        ({"retrievalStrategy": "approved_only"}, "retrievalStrategy approved_only"),
-    ],
-)
-async def test_what_a_child_asks_for_in_vain_is_said(sheet: Project, engine: Engine, wish: dict[str, Any], named: str):
-    """Rather than doing something else; an optional one is left out."""
-    sheet.save(artifact("sheet", [child("one", **wish), child("two")]))
-    with unchanged(sheet), pytest.raises(CompositionFailed, match=named) as failed:
-        await run(engine)
-    assert failed.value.hint
-    sheet.save(artifact("sheet", [child("one", required=False, **wish), child("two")]))
-    assert (await run(engine)).pieces.missing == ["one"]
-
-
 async def test_warnings_of_children_name_the_child(project: Project, engine: Engine):
     """In the order of the children."""
     lenient = {"undefined_behavior": "empty"}
@@ -260,7 +246,8 @@ async def test_a_dry_gathering_stores_nothing(sheet: Project, engine: Engine):
     """The pieces are made in memory."""
     parsed = engine.catalog.find("artifact", "sheet").parsed
     with unchanged(sheet):
-        pieces = await gather_pieces(engine, parsed.config, {}, dry=True)
+        work = Work(engine, dry=True)
+        pieces = await gather_pieces(work, parsed.config, Given({}), work.seen())
     assert [piece.text for piece in pieces.pieces] == ["One\n", "Two\n"]
     assert engine.store.counts()["versions"] == 0
 
@@ -287,44 +274,6 @@ async def test_an_artifact_has_a_largest_size(sheet: Project, engine: Engine, mo
 
 def configured(*outputs: dict[str, Any], **metadata: Any) -> ArtifactConfig:
     return read("artifact", artifact("sheet", [child("a")], *outputs, **metadata), where="sheet").config
-
-
-def pieces(*texts: str) -> list[Piece]:
-    return [Piece(f"p{number}", body, True, None) for number, body in enumerate(texts)]
-
-
-@pytest.mark.parametrize(
-    ("texts", "composed"),
-    [
-        ([], ""),
-        (["a"], "a"),
-        (["a\n"], "a\n"),
-        (["a\n", "b\n"], "a\n\nb\n"),
-        (["a\n\n", "b"], "a\n\n\nb"),
-        (["", "b\n", ""], "\n\nb\n\n"),
-    ],
-)
-def test_pieces_are_joined_by_a_blank_line(texts: list[str], composed: str):
-    """One newline at the end of a piece is its own; the last one stays."""
-    assert compose(configured(), pieces(*texts)) == composed
-
-
-@given(st.lists(st.text(alphabet="a\n", max_size=4), min_size=1))
-def test_every_piece_survives_composing(texts: list[str]):
-    """The pieces, less their last newlines, follow one another with exactly a blank line between."""
-    composed = compose(configured(), pieces(*texts))
-    end = "\n" if texts[-1].endswith("\n") else ""
-    assert composed == "\n\n".join(text.removesuffix("\n") for text in texts) + end
-
-
-@pytest.mark.parametrize("strategy", ["merge", "template", "custom"])
-def test_a_strategy_that_is_not_available_is_refused(strategy: str):
-    """With the strategy and the pieces in the details."""
-    with pytest.raises(CompositionFailed) as failed:
-        compose(configured(compositionStrategy=strategy), pieces("a", "b"))
-    assert failed.value.details["composition_strategy"] == strategy
-    assert failed.value.details["content_pieces"] == ["p0", "p1"]
-    assert failed.value.hint
 
 
 def encoded(body: str, format: str, **rest: Any) -> bytes:
@@ -637,7 +586,7 @@ async def test_a_file_too_large_to_be_ours_is_left_alone(sheet: Project, engine:
 
 
 def difference(current: str, data: str) -> str:
-    return module._diff("a.md", current.encode(), data.encode())
+    return edits.diff("a.md", current.encode(), data.encode())
 
 
 def test_a_difference_shows_the_first_lines_that_differ():
@@ -653,12 +602,12 @@ def test_a_difference_shows_the_first_lines_that_differ():
         "-line 1500",
         "+changed",
         " line 1501",
-    ] + ["… and more"] * (1499 + module.DIFF_WINDOW - 1 < 2000)
+    ] + ["… and more"] * (1499 + edits.DIFF_WINDOW - 1 < 2000)
     assert difference("a\nb", "a\nb\nc").splitlines()[2:] == ["@@ -2 +2,2 @@", " b", "+c"]
     assert difference("", "a").splitlines()[2:] == ["@@ -0,0 +1 @@", "+a"]
     assert difference("a\r\n", "a\n") == "(only line ends differ)"
     long = difference("\n".join("y" * 5000 for _ in lines), "\n".join(lines)).splitlines()
-    assert (len(long), long[-1]) == (module.DIFF_LINES + 1, "… and more")
+    assert (len(long), long[-1]) == (edits.DIFF_LINES + 1, "… and more")
     assert max(map(len, long)) == 200
 
 
@@ -834,9 +783,9 @@ async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Projec
     project.save(text("one", "first"), text("two", "second"))
     shared = out("outputs/shared.md")
     project.save(artifact("a", [child("one")], shared), artifact("b", [child("two")], shared))
-    first = await assemble(engine, engine.catalog.find("artifact", "a").parsed, {})
-    second = await assemble(engine, engine.catalog.find("artifact", "b").parsed, {})
-    again = await assemble(engine, engine.catalog.find("artifact", "b").parsed, {})
+    first = await assemble(Work(engine), engine.catalog.find("artifact", "a").parsed, Given({}))
+    second = await assemble(Work(engine), engine.catalog.find("artifact", "b").parsed, Given({}))
+    again = await assemble(Work(engine), engine.catalog.find("artifact", "b").parsed, Given({}))
     assert first.pieces.warnings == again.pieces.warnings == []
     assert second.pieces.warnings == ["outputs/shared.md was written by the artifact a before"]
 
@@ -847,7 +796,7 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     """What lies on disk when a write begins is remembered, whichever earlier write had put it there."""
     project.save(text("one", "first"), artifact("note", [child("one")]))
     parsed = engine.catalog.find("artifact", "note").parsed
-    await assemble(engine, parsed, {})
+    await assemble(Work(engine), parsed, Given({}))
     # A kill right after the rename: the file is new, and the store still calls it pending.
     before = known(engine, "outputs/note.md")
     await engine.store.save_outputs([msgspec.structs.replace(before, pending=sha256(b"second"))])
@@ -860,8 +809,8 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     with monkeypatch.context() as full_disk:
         full_disk.setattr(engine.folder, "write", refuse)
         with pytest.raises(WriteFailed):
-            await assemble(engine, parsed, {})
+            await assemble(Work(engine), parsed, Given({}))
     assert project.read("outputs/note.md") == "second"
     project.save(text("one", "fourth"))
-    assert (await assemble(engine, parsed, {})).status == "reassembled"
+    assert (await assemble(Work(engine), parsed, Given({}))).status == "reassembled"
     assert project.read("outputs/note.md") == "fourth"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chora.engine.assemble import assemble
-from chora.engine.engine import Engine
+from chora.engine.engine import Engine, Given, Work
 from tests.conftest import Project, artifact, child, text
 
 OLD, NEW = "the old text\n" * 300, "the new text\n" * 400
@@ -19,7 +19,9 @@ OLD, NEW = "the old text\n" * 300, "the new text\n" * 400
 async def test_a_kill_at_any_point_leaves_the_old_file_or_the_new_one(project: Project, engine: Engine):
     """Never a part of either; and the next assembly goes through, knowing the file for its own."""
     project.save(text("body", OLD), artifact("note", [child("body")]))
-    assert (await assemble(engine, engine.catalog.find("artifact", "note").parsed, {})).status == "assembled"
+    assert (
+        await assemble(Work(engine), engine.catalog.find("artifact", "note").parsed, Given({}))
+    ).status == "assembled"
     project.save(text("body", NEW))
 
     driver = Path(__file__).with_name("crash_driver.py")

@@ -169,7 +169,7 @@ async def test_a_test_can_be_stored_as_one(engine: Engine):
         ),
         (content("note", pattern={"type": "jinja2", "template": "../x.j2"}), "permission_denied", None),
         (artifact("sheet", [child("gone")]), "missing_content", None),
-        (artifact("sheet", [child("one")], compositionStrategy="merge"), "composition_failed", None),
+        (artifact("sheet", [child("one")], compositionStrategy="custom"), "composition_failed", None),
         (artifact("sheet", [child("one")], {"file": "a.json", "format": "json"}), "composition_failed", None),
     ],
 )

@@ -89,12 +89,26 @@ def test_types_go_by_their_json_names(value: Any, name: str):
 # -- gather -----------------------------------------------------------------------------------------------------
 
 
+def no_texts(content_id: str, strategy: str) -> list[str]:
+    return []
+
+
+def ignore(path: str) -> None:
+    pass
+
+
+def ignore_other(name: str, digest: str) -> None:
+    pass
+
+
 class Bench:
     """Gathers for a config of given parts."""
 
     def __init__(self, engine: Engine) -> None:
         self.error: ChoraError | None = None
-        self.reach = Reach(engine.folder, engine.catalog, engine.templates.pool, self.generate)
+        self.reach = Reach(
+            engine.folder, engine.catalog, engine.templates.pool, self.generate, no_texts, ignore, ignore_other
+        )
 
     async def generate(self, found: Found) -> str:
         if self.error:
@@ -131,7 +145,7 @@ def inline(name: str, data: Any, **rest: Any) -> dict[str, Any]:
 
 async def test_the_context_begins_with_the_reserved_names(bench: Bench):
     """A config without anything knows its own id."""
-    assert await bench.gather() == Gathered({"content_id": "note"}, [])
+    assert await bench.gather() == Gathered({"content_id": "note"}, [], [], True)
 
 
 async def test_the_caller_lies_over_sources_over_the_config(bench: Bench):
@@ -220,11 +234,11 @@ async def test_an_optional_source_without_a_value_is_null_and_a_warning(bench: B
 
 
 @pytest.mark.parametrize("kind", ["git_reference", "artifact_config", "ephemeral_output"])
-async def test_a_type_of_source_that_is_not_there_is_named(bench: Bench, kind: str):
-    """With those there are; an optional one is a warning."""
+async def test_a_source_that_has_nothing_is_named(bench: Bench, kind: str):
+    """With what it was looking for; an optional one is a warning."""
     source = {"id": "x", "source_type": kind, "source_locator": "a:b"}
     error = await bench.fail([source])
-    assert f"sources of type {kind} are not available; there are inline_data, external_file" in error.message
+    assert "the source x has no value" in error.message
     gathered = await bench.gather([{**source, "required": False}])
     assert gathered.context["x"] is None
     assert len(gathered.warnings) == 1

@@ -11,8 +11,7 @@ import pytest
 import trio
 
 from chora import app, config
-from chora.engine import generate as module
-from chora.engine.engine import Engine
+from chora.engine.engine import Engine, Given, Work
 from chora.engine.generate import Generated, generate, generator_of, make, prepare
 from chora.errors import (
     Busy,
@@ -34,7 +33,8 @@ INCLUDING = {"type": "jinja2", "template": "page.j2", "generation_config": {"con
 async def run(
     engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any
 ) -> Generated:
-    return await generate(engine, engine.catalog.find("content", content_id).parsed, context or {}, **rest)
+    parsed = engine.catalog.find("content", content_id).parsed
+    return await generate(Work(engine, **rest), parsed, Given(context or {}))
 
 
 def events(project: Project) -> list[dict[str, Any]]:
@@ -116,7 +116,8 @@ async def test_the_projects_word_on_undefined_names_is_part_of_it(project: Proje
         )
     )
     await run(engine)
-    engine.undefined = "lenient"
+    templates = msgspec.structs.replace(engine.settings.templates, undefined="lenient")
+    engine.settings = msgspec.structs.replace(engine.settings, templates=templates)
     assert (await run(engine)).status == "regenerated"
 
 
@@ -295,7 +296,7 @@ async def test_a_dry_run_makes_everything_in_memory(project: Project, engine: En
         content("note", pattern={"type": "template_fill", "template": "<{{ other }}>"}, sources=[source]),
     )
     with unchanged(project):
-        prepared = await prepare(engine, engine.catalog.find("content", "note").parsed, {"x": 1}, dry=True)
+        prepared = await prepare(Work(engine, dry=True), engine.catalog.find("content", "note").parsed, Given({"x": 1}))
         assert (await make(prepared)).text == "<one>"
     assert prepared.variables == ["other", "x"]
     assert engine.store.counts()["versions"] == 0
@@ -340,7 +341,7 @@ async def test_contents_that_wait_for_one_another_fail(project: Project, engine:
     with pytest.raises(GenerationFailed, match="self → self"):
         await run(engine, "self")
     with pytest.raises(GenerationFailed) as failed:
-        await prepare(engine, engine.catalog.find("content", "a").parsed, {}, chain=module.Chain(("a", "b"), {}))
+        await prepare(Work(engine), engine.catalog.find("content", "a").parsed, Given({}), waiting=("a", "b"))
     assert failed.value.details["cycle"] == ["a", "b", "a"]
     assert failed.value.details["error_type"] == "CircularReference"
     assert failed.value.hint
@@ -360,7 +361,7 @@ async def test_a_chain_has_a_largest_length(project: Project, engine: Engine):
     with pytest.raises(GenerationFailed, match="more than 10 deep"):
         await run(engine, "t10")
     with pytest.raises(LimitExceeded) as failed:
-        await prepare(engine, engine.catalog.find("content", "t0").parsed, {}, chain=module.Chain(("x",) * 10, {}))
+        await prepare(Work(engine), engine.catalog.find("content", "t0").parsed, Given({}), waiting=("x",) * 10)
     assert failed.value.details["limit"] == "content.chain"
     assert failed.value.hint
 
@@ -381,7 +382,7 @@ async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engin
         assert [len(engine.store.versions(f"t{number}")) for number in range(4)] == [2, 2, 2, 2]
         with pytest.raises(GenerationFailed, match="u8: no value for nothing"):
             await run(engine, "u8")
-        prepared = await prepare(engine, engine.catalog.find("content", "t3").parsed, {}, dry=True)
+        prepared = await prepare(Work(engine, dry=True), engine.catalog.find("content", "t3").parsed, Given({}))
         assert len((await make(prepared)).text) == many**3
 
 

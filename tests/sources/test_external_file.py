@@ -24,11 +24,19 @@ async def generate_nothing(found: object) -> str:
     raise AssertionError
 
 
+def find_nothing(content_id: str, strategy: str) -> list[str]:
+    raise AssertionError
+
+
+def ignore(*noted: str) -> None:
+    pass
+
+
 @pytest.fixture
 def fetch(project: Project) -> Callable[[str], Any]:
     """Fetch a file of the project."""
     folder = Folder(project.root)
-    reach = Reach(folder, Catalog(folder), RenderPool(config.Render()), generate_nothing)
+    reach = Reach(folder, Catalog(folder), RenderPool(config.Render()), generate_nothing, find_nothing, ignore, ignore)
 
     async def fetch(path: str) -> Any:
         return await external_file.fetch(Source(type="external_file", locator=path), reach)

@@ -32,7 +32,12 @@ def test_every_source_is_on_the_shelf():
     assert all(callable(source.fetch) for source in SOURCES)
 
 
-def reach(project: Project, generate: Callable[[Found], Any] | None = None) -> Reach:
+def reach(
+    project: Project,
+    generate: Callable[[Found], Any] | None = None,
+    stored: Callable[[str, str], list[str]] | None = None,
+    noted: dict[str, str] | None = None,
+) -> Reach:
     """What sources may use in this project; `generate` gives the text or raises."""
 
     async def run(found: Found) -> str:
@@ -40,7 +45,16 @@ def reach(project: Project, generate: Callable[[Found], Any] | None = None) -> R
         return generate(found)
 
     folder = Folder(project.root)
-    return Reach(folder, Catalog(folder), RenderPool(config.Render()), run)
+    notes = {} if noted is None else noted
+    return Reach(
+        folder,
+        Catalog(folder),
+        RenderPool(config.Render()),
+        run,
+        stored or (lambda content_id, strategy: []),
+        lambda path: notes.setdefault(path, "file") and None,
+        notes.__setitem__,
+    )
 
 
 @pytest.mark.parametrize(

@@ -328,11 +328,11 @@ async def test_assembling_fails_with_the_codes_of_the_reference(ask: Asking, gre
     assert needed["details"]["missing_content_ids"] == ["no", "nor"]
     assert needed["details"]["available_content_ids"] == ["greeting"]
 
-    greeting.save(artifact("b", [child("greeting")], compositionStrategy="merge"))
+    greeting.save(artifact("b", [child("greeting")], compositionStrategy="custom"))
     composed = await ask.refused(
         "assemble_artifact", "composition_failed", artifact_config_id="b", context={"name": "x"}
     )
-    assert composed["details"]["composition_strategy"] == "merge"
+    assert composed["details"]["composition_strategy"] == "custom"
     assert composed["details"]["content_pieces"] == ["greeting"]
     assert composed["details"]["error_type"]
 

@@ -1,0 +1,152 @@
+"""Telling people's edits apart from our own: differences of two texts, and a three-way merge."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import NamedTuple
+
+DIFF_LINES = 60
+DIFF_WINDOW = 500
+"""Lines from the first difference on that are compared; difflib takes cubic time for what has nothing in common."""
+MERGE_LINES = 5000
+"""Lines that the three texts of a merge may have between what they have in common at both ends."""
+
+YOURS, OURS, END = "<<<<<<< edited", "=======", ">>>>>>> chora"
+
+
+def diff(path: str, current: bytes, data: bytes) -> str:
+    """The first lines in which a file differs from what it should hold, as a unified diff."""
+    old = current.decode(errors="replace").splitlines()
+    new = data.decode(errors="replace").splitlines()
+    if old == new:
+        return "(only line ends differ)"
+    pairs = enumerate(zip(old, new, strict=False))
+    same = next((at for at, (one, other) in pairs if one != other), min(len(old), len(new)))
+    start = max(same, 1) - 1
+    end = start + DIFF_WINDOW
+    names = f"{path} (on disk)", f"{path} (chora)"
+    lines = list(difflib.unified_diff(old[start:end], new[start:end], *names, lineterm="", n=1))
+
+    def moved(number: re.Match[str]) -> str:
+        return str(int(number[0]) + start)
+
+    shown = [re.sub(r"(?<=[-+])\d+", moved, line) if line.startswith("@@") else line[:200] for line in lines]
+    if len(shown) > DIFF_LINES or max(len(old), len(new)) > end:
+        shown[DIFF_LINES:] = ["… and more"]
+    return "\n".join(shown)
+
+
+class Changes(NamedTuple):
+    """How many lines one text has more, fewer and other than another."""
+
+    added: int
+    removed: int
+    changed: int
+
+    @property
+    def summary(self) -> str:
+        return f"+{self.added} -{self.removed} ~{self.changed}"
+
+
+def count_changes(old: str, new: str) -> Changes:
+    """Compare two texts line by line, in order: of a replaced block the smaller half counts as changed."""
+    before, after = _trimmed(old.splitlines(), new.splitlines())
+    added = removed = changed = 0
+    if len(before) + len(after) > 2 * MERGE_LINES:
+        # Beyond what difflib can compare in bounded time, the block between is one replacement.
+        operations = [("replace", 0, len(before), 0, len(after))]
+    else:
+        operations = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    for operation, i1, i2, j1, j2 in operations:
+        if operation == "equal":
+            continue
+        same = min(i2 - i1, j2 - j1)
+        changed += same
+        removed += i2 - i1 - same
+        added += j2 - j1 - same
+    return Changes(added, removed, changed)
+
+
+def _trimmed(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
+    """Both without the lines that they have in common at their beginning and end."""
+    shorter = min(len(old), len(new))
+    start = next((at for at in range(shorter) if old[at] != new[at]), shorter)
+    end = next((at for at in range(shorter - start) if old[-1 - at] != new[-1 - at]), shorter - start)
+    return old[start : len(old) - end], new[start : len(new) - end]
+
+
+# -- three-way merge --------------------------------------------------------------------------------------------
+
+
+class Merged(NamedTuple):
+    """The text with both sides' changes, and how many of them stood against each other."""
+
+    text: str
+    conflicts: int
+
+
+def merge_texts(base: str, edited: str, ours: str) -> Merged | None:
+    """Lay our change of `base` and an edit of it over one another; None if the texts are too long for that.
+
+    What only one side changed is taken from it. Where both changed the same lines, both stand in the text between
+    conflict marks, unless they made the same change.
+    """
+    if edited in (base, ours):
+        return Merged(ours, 0)
+    if ours == base:
+        return Merged(edited, 0)
+    old, mine, theirs = (text.splitlines(keepends=True) for text in (base, edited, ours))
+    if max(len(part) for part in (*_trimmed(old, mine), *_trimmed(old, theirs))) > MERGE_LINES:
+        return None
+    parts: list[str] = []
+    conflicts = 0
+    at_old = at_mine = at_theirs = 0
+    for block in _anchors(old, mine, theirs):
+        was, left, right = old[at_old : block.old], mine[at_mine : block.mine], theirs[at_theirs : block.theirs]
+        if left == right or right == was:
+            parts += left
+        elif left == was:
+            parts += right
+        else:
+            conflicts += 1
+            parts += [f"{YOURS}\n", *_ended(left), f"{OURS}\n", *_ended(right), f"{END}\n"]
+        parts += old[block.old : block.old + block.length]
+        at_old, at_mine, at_theirs = (start + block.length for start in (block.old, block.mine, block.theirs))
+    return Merged("".join(parts), conflicts)
+
+
+class _Anchor(NamedTuple):
+    """Lines that all three texts have in common."""
+
+    old: int
+    mine: int
+    theirs: int
+    length: int
+
+
+def _anchors(old: list[str], mine: list[str], theirs: list[str]) -> list[_Anchor]:
+    to_mine = dict(_pairs(old, mine))
+    to_theirs = dict(_pairs(old, theirs))
+    found: list[_Anchor] = []
+    for at in range(len(old)):
+        if at not in to_mine or at not in to_theirs:
+            continue
+        here = _Anchor(at, to_mine[at], to_theirs[at], 1)
+        last = found[-1] if found else None
+        if last and all(here[side] == last[side] + last.length for side in range(3)):
+            found[-1] = last._replace(length=last.length + 1)
+        else:
+            found.append(here)
+    return [*found, _Anchor(len(old), len(mine), len(theirs), 0)]
+
+
+def _pairs(old: list[str], new: list[str]) -> list[tuple[int, int]]:
+    """Which lines of `old` stand where in `new`."""
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    return [(block.a + at, block.b + at) for block in matcher.get_matching_blocks() for at in range(block.size)]
+
+
+def _ended(lines: list[str]) -> list[str]:
+    """The lines with a line end after the last one, so that a mark begins a line."""
+    return [*lines[:-1], lines[-1] if lines[-1].endswith("\n") else f"{lines[-1]}\n"] if lines else []

@@ -1,0 +1,342 @@
+"""What work reads, by digest: the recorder, the digests, and the traces that make an unchanged build do nothing.
+
+Content hashes decide. A file's times only spare reading it again, and only when the file had been at rest for a
+while before it was hashed: a second write within the clock's tick leaves the times as they were.
+
+    Digests   the hashes of files, for as long as the process lives
+    Seen      what one piece of work read
+    Traces    what earlier work read and what came of it, in memory and in the store
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import trio
+
+from chora.catalog import CONFIGS, RACY
+from chora.errors import ChoraError
+from chora.files import Folder
+from chora.generators.templates import ALL
+from chora.sources import git_reference
+from chora.stamps import now, sha256
+from chora.store.records import Trace
+
+if TYPE_CHECKING:
+    from chora.engine.engine import Engine
+    from chora.store.store import Store
+
+log = logging.getLogger("chora.engine")
+
+ABSENT = "absent"
+UNREADABLE = "unreadable"
+
+COARSE = 2_000_000_000
+"""Nanoseconds of rest that a file needs whose times end in zeros: some disks only count whole or even seconds."""
+
+TRACES_IN_MEMORY = 50_000
+SAVE_INTERVAL = 0.2
+"""Seconds for which fresh traces are gathered before they are stored; losing them costs a look, not a text."""
+
+_canonical = msgspec.json.Encoder(order="deterministic")
+
+
+def digest_of(value: Any) -> str:
+    """A hash of plain data that doesn't depend on the order of its keys."""
+    return sha256(_canonical.encode(value))
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+class Stamp(NamedTuple):
+    """What tells a changed file from an unchanged one without reading it."""
+
+    size: int
+    modified: int
+    changed: int
+    node: int
+
+
+class Digests:
+    """The hashes of a project's files."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._prefix = f"{folder.root}{os.sep}"
+        self._known: dict[str, tuple[Stamp, str]] = {}
+
+    def of(self, path: str) -> str:
+        """The file's `sha256:…`, or why there is none: `absent`, `unreadable`."""
+        stamp = self._stamp(path)
+        if isinstance(stamp, str):
+            return stamp
+        known = self._known.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        looked = time.time_ns()
+        try:
+            digest = sha256(self._folder.read_bytes(path, limit=1 << 40))
+        except FileNotFoundError:
+            return ABSENT
+        except (OSError, ChoraError):
+            return UNREADABLE
+        if _at_rest(stamp, looked) and self._stamp(path) == stamp:
+            self._known[path] = (stamp, digest)
+        return digest
+
+    def stamp_of(self, path: str, digest: str) -> Stamp | None:
+        """The stamp that a digest may be known again by, if the file was at rest when it was taken."""
+        known = self._known.get(path)
+        return known[0] if known is not None and known[1] == digest else None
+
+    def remember(self, path: str, stamp: Stamp, digest: str) -> None:
+        """What an earlier process found out."""
+        self._known.setdefault(path, (stamp, digest))
+
+    def _stamp(self, path: str) -> Stamp | str:
+        try:
+            status = os.stat(self._prefix + path)  # noqa: PTH116 (a third of the cost of a Path's)
+        except (FileNotFoundError, NotADirectoryError):
+            return ABSENT
+        except (OSError, ValueError):
+            return UNREADABLE
+        if not stat.S_ISREG(status.st_mode):
+            return UNREADABLE
+        return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def _at_rest(stamp: Stamp, looked: int) -> bool:
+    """Whether a later write is sure to show in the file's times."""
+    latest = max(stamp.modified, stamp.changed)
+    return looked - latest > (COARSE if stamp.modified % 1_000_000_000 == 0 else RACY)
+
+
+# -- what one piece of work reads -------------------------------------------------------------------------------
+
+
+class Seen:
+    """The inputs of one piece of work and their digests, taken before they were read.
+
+    `settled` turns False when something was left out for a reason that may pass by itself; no trace is kept then.
+    """
+
+    __slots__ = ("_digest", "_root", "inputs", "settled")
+
+    def __init__(self, digest: Callable[[str], str], root: Path) -> None:
+        self._digest = digest
+        self._root = root
+        self.inputs: dict[str, str] = {}
+        self.settled = True
+
+    def note(self, name: str) -> None:
+        """A path of the project, or a look at everything of a kind."""
+        if os.path.isabs(name):  # noqa: PTH117 (a name, which may as well be of a look at everything)
+            name = os.path.relpath(name, self._root)
+        if name not in self.inputs:
+            self.inputs[name] = self._digest(name)
+
+    def note_other(self, name: str, digest: str) -> None:
+        """An input that isn't a file, and its digest."""
+        self.inputs[name] = digest
+
+    def absorb(self, inputs: Mapping[str, str]) -> None:
+        """What a part of this work read."""
+        self.inputs.update(inputs)
+
+
+class Change(NamedTuple):
+    """One input that isn't what it was."""
+
+    name: str
+    before: str
+    now: str
+
+    @property
+    def reason(self) -> str:
+        """The change in a few words."""
+        name = self.name
+        if name.startswith(CONFIGS):
+            return f"the {name.removeprefix(CONFIGS)} configs are other ones"
+        if name.startswith(ALL):
+            return "the templates are other ones"
+        if name.startswith("git:"):
+            name = name.partition("\0")[2]
+        elif name.startswith(STORED):
+            return f"the stored texts of {name.removeprefix(STORED).partition(':')[0]} are other ones"
+        elif name.startswith(GENERATOR):
+            return f"the generator {name.removeprefix(GENERATOR)} is another version"
+        if self.before == ABSENT:
+            return f"{name} is new"
+        return f"{name} is gone" if self.now == ABSENT else f"{name} has changed"
+
+
+STORED = "stored:"
+GENERATOR = "generator:"
+
+
+class Snapshot:
+    """The digests of one call: everything is looked at once, so that all of the call agrees about it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: dict[str, str] = {}
+        self._others: dict[str, Callable[[str], Awaitable[str]]] = {"git:": self._git, STORED: self._stored}
+
+    def digest(self, name: str) -> str:
+        """The digest of a file, of all configs of a kind, or of all templates."""
+        known = self._known.get(name)
+        if known is None:
+            if name.startswith(CONFIGS):
+                kind: Any = name.removeprefix(CONFIGS)
+                known = self._engine.catalog.digest(kind)
+            elif name == ALL:
+                known = self._engine.templates.digest()
+            elif name.startswith(GENERATOR):
+                known = self._engine.generator_digest(name.removeprefix(GENERATOR))
+            else:
+                known = self._engine.digests.of(name)
+            self._known[name] = known
+        return known
+
+    def forget(self, path: str) -> None:
+        """A file was written."""
+        self._known.pop(path, None)
+
+    def forget_stored(self, content_id: str) -> None:
+        """A text was stored."""
+        for name in [name for name in self._known if name.startswith(f"{STORED}{content_id}:")]:
+            del self._known[name]
+
+    async def changes(self, inputs: Mapping[str, str], *, first: bool = False) -> list[Change]:
+        """The inputs that aren't what they were; with `first` only one of them."""
+        found: list[Change] = []
+        known = self._known
+        for name, before in inputs.items():
+            current = known.get(name)
+            if current is None:
+                other = next((look for prefix, look in self._others.items() if name.startswith(prefix)), None)
+                current = self.digest(name) if other is None else await self._look(name, other)
+            if current != before:
+                found.append(Change(name, before, current))
+                if first:
+                    break
+        return found
+
+    async def _look(self, name: str, look: Callable[[str], Awaitable[str]]) -> str:
+        current = self._known[name] = await look(name)
+        return current
+
+    async def _git(self, name: str) -> str:
+        return await git_reference.identify(self._engine.folder, name)
+
+    async def _stored(self, name: str) -> str:
+        content_id, _, strategy = name.removeprefix(STORED).partition(":")
+        return self._engine.stored_digest(content_id, strategy)
+
+
+# -- traces -----------------------------------------------------------------------------------------------------
+
+
+class Known(NamedTuple):
+    """A trace in memory."""
+
+    inputs: dict[str, str]
+    result: dict[str, Any]
+    at: str
+
+
+class Traces:
+    """What earlier work read and what came of it.
+
+    Fresh ones go to the store in the background: a trace spares work and proves nothing, so it needs no sync.
+    """
+
+    def __init__(self, store: Store, digests: Digests) -> None:
+        self._store = store
+        self._digests = digests
+        self._known: OrderedDict[tuple[str, str], Known | None] = OrderedDict()
+        self._unsaved: dict[tuple[str, str], Known] = {}
+        self._fresh = trio.Event()
+
+    def find(self, subject: str, key: str) -> Known | None:
+        """The trace of a subject made under a key, from memory or the store."""
+        place = subject, key
+        if (known := self._known.get(place)) is not None:
+            return known
+        kept = self._store.trace(subject, key)
+        if kept is None:
+            return None
+        inputs: dict[str, str] = {}
+        for name, (digest, *stamp) in kept.seen.items():
+            inputs[name] = digest
+            if stamp:
+                self._digests.remember(name, Stamp(*stamp), digest)
+        known = Known(inputs, kept.result, kept.at)
+        self._keep(place, known)
+        return known
+
+    def latest(self, subject: str) -> Known | None:
+        """The newest trace of a subject, under whatever key."""
+        unsaved = [known for (each, _), known in self._unsaved.items() if each == subject]
+        if unsaved:
+            return unsaved[-1]
+        kept = self._store.traces(subject)
+        return self.find(subject, kept[0].key) if kept else None
+
+    def add(self, subject: str, key: str, inputs: dict[str, str], result: dict[str, Any]) -> None:
+        """Remember what work read and what came of it."""
+        known = Known(inputs, result, now())
+        self._keep((subject, key), known)
+        self._unsaved[subject, key] = known
+        self._fresh.set()
+
+    def _keep(self, place: tuple[str, str], known: Known) -> None:
+        self._known[place] = known
+        if len(self._known) > TRACES_IN_MEMORY:
+            self._known.popitem(last=False)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """A service: stores what is fresh every now and then, and the rest when it is cancelled."""
+        task_status.started()
+        try:
+            while True:
+                await self._fresh.wait()
+                await trio.sleep(SAVE_INTERVAL)
+                await self.save()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.save()
+
+    async def save(self) -> None:
+        """Store what is fresh."""
+        self._fresh = trio.Event()
+        unsaved, self._unsaved = self._unsaved, {}
+        if unsaved:
+            try:
+                await self._store.save_traces(self._records(unsaved.items()))
+            except ChoraError as error:
+                log.warning("what the last build read couldn't be stored: %s", error.message)
+
+    def _records(self, unsaved: Iterable[tuple[tuple[str, str], Known]]) -> list[Trace]:
+        return [
+            Trace(
+                subject=subject,
+                key=key,
+                seen={
+                    name: [digest, *(self._digests.stamp_of(name, digest) or ())]
+                    for name, digest in known.inputs.items()
+                },
+                result=known.result,
+                at=known.at,
+            )
+            for (subject, key), known in unsaved
+        ]

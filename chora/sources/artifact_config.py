@@ -1,0 +1,25 @@
+"""An artifact's config as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chora.errors import ChoraError
+from chora.model import Source
+from chora.sources.source import NOT_ITS_FAULT, Reach, SourceFailed
+
+TYPE = "artifact_config"
+
+
+async def fetch(source: Source, reach: Reach) -> Any:
+    """The config named by id or path.
+
+    Raises:
+        SourceFailed: there is no such config, or it doesn't fit.
+    """
+    try:
+        return reach.config("artifact", source.locator).parsed.raw
+    except NOT_ITS_FAULT:
+        raise
+    except ChoraError as error:
+        raise SourceFailed(error.message.removesuffix(".")) from None

@@ -1,0 +1,184 @@
+"""What files need to keep a record: whole replacement, appending, one writer at a time, and safe names."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+PATIENCE = 5.0
+"""Seconds to wait for another process's turn to end."""
+RACY = 50_000_000
+"""Nanoseconds within which a second change may leave a folder's time as it is."""
+COARSE = 2_500_000_000
+"""The same where times are whole seconds, or every other one."""
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_LOCK = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+
+# -- one at a time ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def turn(path: Path) -> Generator[None]:
+    """Hold the advisory lock of a file, among all processes and all who open it.
+
+    Raises:
+        TimeoutError: others held it for longer than `PATIENCE`.
+    """
+    descriptor = os.open(path, _LOCK, 0o644)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not _try_lock(descriptor):
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock for long", str(path))
+            time.sleep(0.005)
+        try:
+            yield
+        finally:
+            _unlock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        # flock belongs to the opened file, so that two stores in one process exclude each other as well.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+# -- writing ----------------------------------------------------------------------------------------------------
+
+
+def replace(path: Path, parts: Iterable[bytes], *, durably: bool = True) -> None:
+    """Put a file in its place, all of it or none: temporary file, sync, rename, sync of the folder.
+
+    Args:
+        path: where; its folder is made when missing.
+        parts: what, piece by piece.
+        durably: False leaves out the syncs, for what can be made again.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
+    descriptor = os.open(temporary, _CREATE, 0o644)
+    try:
+        try:
+            for part in parts:
+                _write(descriptor, part)
+            if durably:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if durably:
+        sync_folder(path.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file that is there, durably; what can't be added in whole isn't."""
+    descriptor = os.open(path, _APPEND)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            _write(descriptor, data)
+            os.fsync(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; each one that is new will be there after a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):  # and if it isn't a folder, using it says so
+        folder.mkdir()
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder written to disk; Windows does so by itself."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what network file systems say that can't sync folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+# -- looking ----------------------------------------------------------------------------------------------------
+
+
+def is_settled(modified: int) -> bool:
+    """Whether a change from now on is sure to show in a time of change, given in nanoseconds."""
+    return modified < time.time_ns() - (RACY if modified % 1_000_000_000 else COARSE)
+
+
+# A T between digits stays, because times have one; a t there doesn't, so that no two names differ in case alone.
+_UNSAFE = re.compile(r"(?<=[0-9])t(?=[0-9])|(?<![0-9])T|T(?![0-9])|^\.|\.$|[^a-z0-9._T-]")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
+_LONGEST = 150
+
+
+def file_name(text: str) -> str:
+    """A name for what may be any text: safe on every system, and different for every text, not only in case.
+
+    Ids of configs and drafts stay as they are; other letters are written as in URLs, and a long name is cut short
+    and told apart by a hash.
+    """
+    name = _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "replace")), text)
+    if not name or _RESERVED.match(name):
+        name = f"%{ord(name[0]):02X}{name[1:]}" if name else "%"
+    if len(name) > _LONGEST:
+        name = f"{name[:80]}~{sha256(text.encode('utf-8', 'replace')).hexdigest()[:32]}"
+    return name

@@ -1,0 +1,588 @@
+"""The store as files that people can read.
+
+    content/{content-id}/v1/2026-11-22T10-15-30.123Z-7f3a.json    one text; a new vN begins with a new config version
+    content/{content-id}/v1/metadata.json                         how many, and from when to when
+    drafts/draft-….json                                           one draft
+    outputs.jsonl traces.jsonl jobs.jsonl models.jsonl            see `chora.store.journal`
+    samples.jsonl events.jsonl
+    last-version-id                                               so that none is given twice
+    deleting.json                                                 versions on their way out, if a deletion was cut off
+    .lock                                                         held by the one process that writes
+
+Every file appears whole or not at all. What can't be understood is left out with one warning and never touched.
+A folder is looked through again when its time of change says so, a file is read again when it changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+from urllib.parse import unquote
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from chora.errors import StorageError, io_details
+from chora.store.disk import file_name, is_settled, make_folder, replace, sync_folder, turn
+from chora.store.ids import id_after, time_of
+from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, Kind
+from chora.store.records import (
+    Completion,
+    Cost,
+    Draft,
+    Event,
+    Job,
+    Output,
+    Record,
+    Sample,
+    SampleCounts,
+    Trace,
+    Version,
+    VersionInfo,
+)
+
+log = logging.getLogger("chora.store")
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+PAGE = 100  # records that are in memory at once while all of a kind are read
+
+_VERSION_FILE = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d)-(\d\d)-(\d\d)\.(\d{3})Z-([0-9a-f]{4})\.json", re.ASCII)
+_OLD_FILE = re.compile(r"(metadata|\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ)\.json", re.ASCII)
+_DRAFT_FILE = re.compile(r"[^.].*\.json")
+_GENERATION = re.compile(r"v([1-9][0-9]{0,8})", re.ASCII)
+
+
+class VersionFile(Struct, frozen=True, kw_only=True):
+    """A version as its file spells it; the names are those that chora-compose used."""
+
+    content_id: str
+    version: str | None
+    version_id: str
+    generated_at: str
+    generator_type: str
+    generator_version: str
+    context_hash: str
+    sha256: str
+    stage: str
+    approved: bool
+    deleted: bool
+    size: int
+    content: str
+    metadata: dict[str, Any]
+
+
+class _Brief(Struct, frozen=True, kw_only=True):
+    """What lists need of a version's file."""
+
+    content_id: str
+    version: str | None
+    version_id: str
+    generated_at: str
+    generator_type: str
+    context_hash: str
+    stage: str
+    approved: bool
+    deleted: bool
+    size: int
+
+    @property
+    def info(self) -> VersionInfo:
+        return VersionInfo(
+            version_id=self.version_id,
+            content_id=self.content_id,
+            generated_at=self.generated_at,
+            generator=self.generator_type,
+            config_version=self.version,
+            stage=self.stage,
+            approved=self.approved,
+            deleted=self.deleted,
+            size=self.size,
+        )
+
+
+class _Deletion(Struct, frozen=True):
+    version_ids: list[str]
+    keep_metadata: bool
+
+
+class _Stamp(NamedTuple):
+    """What tells a changed file from an unchanged one without reading it."""
+
+    node: int
+    size: int
+    modified: int
+
+
+class _Folder(Generic[T]):
+    """The files of one folder whose names fit, each read only when it is asked for and has changed.
+
+    Args:
+        path: the folder; a missing one is empty.
+        form: what the names look like.
+        parse: what a file's bytes mean; raises msgspec.DecodeError if they mean nothing.
+    """
+
+    def __init__(self, path: Path, form: re.Pattern[str], parse: Callable[[bytes, str], T]) -> None:
+        self.path = path
+        self._form = form
+        self._parse = parse
+        self._trusted = -1
+        self._stamps: dict[str, _Stamp] = {}
+        self._parsed: dict[str, tuple[_Stamp, T | None]] = {}
+
+    def names(self) -> list[str]:
+        """The files that are there now, sorted."""
+        try:
+            modified = self.path.stat().st_mtime_ns
+            if modified != self._trusted:
+                with os.scandir(self.path) as found:
+                    self._stamps = {entry.name: _stamp(entry) for entry in found if self._form.fullmatch(entry.name)}
+                self._trusted = modified if is_settled(modified) else -1
+        except FileNotFoundError:
+            self._trusted, self._stamps = -1, {}
+        return sorted(self._stamps)
+
+    def read(self, name: str) -> T | None:
+        """What a file means; None if it is gone or means nothing."""
+        stamp = self._stamps.get(name)
+        known = self._parsed.get(name)
+        if known is None or known[0] != stamp:
+            if stamp is None:
+                return None
+            known = self._parsed[name] = stamp, load(self.path / name, self._parse)
+        return known[1]
+
+    def all(self) -> Iterator[T]:
+        """What the files mean that mean something, by name."""
+        for name in self.names():
+            if (found := self.read(name)) is not None:
+                yield found
+
+
+def _stamp(entry: os.DirEntry[str]) -> _Stamp:
+    status = entry.stat(follow_symlinks=False)
+    return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def load(path: Path, parse: Callable[[bytes, str], T]) -> T | None:
+    """What a file means; None, and a warning, if it means nothing, and None if it isn't there."""
+    try:
+        return parse(path.read_bytes(), path.name)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, RecursionError) as error:
+        log.warning("%s is left out and kept as it is: %s", path, error)
+        return None
+
+
+class _Content:
+    """The folders of one content, v1 and so on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._trusted = -1
+        self._folders: dict[int, _Folder[_Brief]] = {}
+
+    def folders(self) -> dict[int, _Folder[_Brief]]:
+        """The folder of each number."""
+        try:
+            modified = self.path.stat().st_mtime_ns
+            if modified != self._trusted:
+                with os.scandir(self.path) as found:
+                    numbers = [int(form[1]) for each in found if (form := _GENERATION.fullmatch(each.name))]
+                self._folders = {
+                    number: self._folders.get(number) or _Folder(self.path / f"v{number}", _VERSION_FILE, _parse_brief)
+                    for number in sorted(numbers)
+                }
+                self._trusted = modified if is_settled(modified) else -1
+        except (FileNotFoundError, NotADirectoryError):
+            self._trusted, self._folders = -1, {}
+        return self._folders
+
+    def places(self) -> dict[str, _Folder[_Brief]]:
+        """The id of every version and the folder that its file is in, oldest first."""
+        found = {id_of(name): folder for folder in self.folders().values() for name in folder.names()}
+        return dict(sorted(found.items()))
+
+
+class FilesystemStore:
+    """The store of one project, in a folder.
+
+    Args:
+        folder: the folder, made when missing.
+        retention_days: what the files about each folder of versions say on how long they are kept.
+
+    Raises:
+        StorageError: the folder can't be made or written.
+    """
+
+    def __init__(self, folder: Path, *, retention_days: int | None = None) -> None:
+        self.path: Path | None = folder
+        self._root = folder
+        self._retention = {"keep_versions": None, "keep_days": retention_days or None}
+        self._is_closed = False
+        self._limiter = trio.CapacityLimiter(1)
+        self._guard = threading.RLock()  # the loop and the writing thread both look at what is known
+        self._contents: dict[str, _Content] = {}
+        self._drafts = _Folder(folder / "drafts", _DRAFT_FILE, _parse_draft)
+        self._journals: dict[type[Record], tuple[Journal, Kind[Any]]] = {}
+        for name, kinds in _JOURNALS.items():
+            journal = Journal(folder / f"{name}.jsonl", *kinds)
+            self._journals.update({kind.record: (journal, kind) for kind in kinds})
+        self._highest: str | None = None
+        with self._reading():
+            make_folder(folder)
+            with self._turn():
+                pass  # what was cut off is finished now, and a folder that can't be written is known
+
+    def close(self) -> None:
+        """Nothing is open between two calls; from now on there are none."""
+        self._is_closed = True
+
+    def check(self) -> None:
+        """Raise StorageError unless the folder is there and can be written."""
+        with self._reading():
+            if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
+                raise FileNotFoundError(2, "it is gone, or closed to us", str(self._root))
+
+    def counts(self) -> dict[str, int]:
+        """How many records of each kind there are."""
+        with self._reading():
+            counts = {"versions": sum(len(content.places()) for content in self._all_contents())}
+            counts["drafts"] = sum(1 for _ in self._drafts.all())
+            for kind, (journal, how) in self._journals.items():
+                counts[f"{kind.__name__.lower()}s"] = journal.count(how)
+            return counts
+
+    # -- versions -------------------------------------------------------------------------------------------
+
+    async def add_version(self, version: Version) -> Version:
+        """Store a text durably and return it with its `version_id`.
+
+        Raises:
+            InvalidInput: it came with an id, and that isn't one.
+        """
+        if version.version_id:
+            await self.add_records([version])
+            return version
+
+        def add() -> Version:
+            saved = msgspec.structs.replace(version, version_id=self._next_version_id())
+            self._put_version(saved)
+            return saved
+
+        return await self._write(add)
+
+    def version(self, content_id: str, version_id: str) -> Version | None:
+        """The version of this id, if it is this content's."""
+        with self._reading():
+            folder = self._content(content_id).places().get(version_id)
+            return folder and self._load(folder, content_id, version_id)
+
+    def latest_version(self, content_id: str) -> Version | None:
+        """The newest text of a content that isn't deleted."""
+        return self._newest(content_id, lambda _: True)
+
+    def version_made_from(self, content_id: str, fingerprint: str) -> Version | None:
+        """The newest text of a content that was made from exactly this and isn't deleted."""
+        return self._newest(content_id, lambda brief: brief.context_hash == fingerprint)
+
+    def versions(self, content_id: str) -> list[Version]:
+        """Every version of a content, oldest first, deleted ones too."""
+        with self._reading():
+            found = (self._load(folder, content_id, each) for each, folder in self._content(content_id).places().items())
+            return [version for version in found if version is not None]
+
+    def version_infos(self, content_id: str) -> list[VersionInfo]:
+        """Every version of a content without its text, oldest first."""
+        with self._reading():
+            return [brief.info for _, brief in self._briefs(content_id)]
+
+    def content_ids(self) -> list[str]:
+        """Every content of which there is a version, sorted."""
+        with self._reading():
+            return sorted(found for content in self._all_contents() if (found := _id_of_content(content)) is not None)
+
+    async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
+        """Delete versions in one step; with `keep_metadata` only their texts, and they count as deleted."""
+        deletion = _Deletion(list(version_ids), keep_metadata)
+
+        def delete() -> None:
+            # Thousands of files don't go in one moment: whoever comes next finishes what is written down here.
+            replace(self._deleting, [msgspec.json.encode(deletion)])
+            self._finish_deletion()
+
+        if version_ids:
+            await self._write(delete)
+
+    def _newest(self, content_id: str, fits: Callable[[_Brief], bool]) -> Version | None:
+        with self._reading():
+            places = self._content(content_id).places()
+            for version_id in reversed(places):
+                brief = self._brief(places[version_id], content_id, version_id)
+                if brief is not None and not brief.deleted and fits(brief):
+                    return self._load(places[version_id], content_id, version_id)
+            return None
+
+    def _content(self, content_id: str) -> _Content:
+        return self._content_at(self._root / "content" / file_name(content_id))
+
+    def _content_at(self, path: Path) -> _Content:
+        if (content := self._contents.get(path.name)) is None:
+            content = self._contents[path.name] = _Content(path)
+        return content
+
+    def _all_contents(self) -> list[_Content]:
+        try:
+            with os.scandir(self._root / "content") as found:
+                return [self._content_at(Path(entry.path)) for entry in found if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            return []
+
+    def _briefs(self, content_id: str) -> Iterator[tuple[_Folder[_Brief], _Brief]]:
+        for version_id, folder in self._content(content_id).places().items():
+            if (brief := self._brief(folder, content_id, version_id)) is not None:
+                yield folder, brief
+
+    def _brief(self, folder: _Folder[_Brief], content_id: str, version_id: str) -> _Brief | None:
+        brief = folder.read(name_of(version_id))
+        return brief if brief is not None and brief.content_id == content_id else None
+
+    def _load(self, folder: _Folder[_Brief], content_id: str, version_id: str) -> Version | None:
+        version = load(folder.path / name_of(version_id), _parse_version)
+        return version if version is not None and version.content_id == content_id else None
+
+    # -- drafts ---------------------------------------------------------------------------------------------
+
+    async def save_draft(self, draft: Draft) -> None:
+        """Store a draft durably, over an earlier one of the same id."""
+        await self._write(lambda: self._put_draft(draft))
+
+    def draft(self, draft_id: str) -> Draft | None:
+        """The draft of this id."""
+        with self._reading():
+            found = load(self._draft_path(draft_id), _parse_draft)
+            return found if found is not None and found.draft_id == draft_id else None
+
+    def drafts(self) -> list[Draft]:
+        """Every draft, oldest first."""
+        with self._reading():
+            return sorted(self._drafts.all(), key=lambda draft: (draft.created_at, draft.draft_id))
+
+    async def delete_draft(self, draft_id: str) -> None:
+        """Forget a draft; one that isn't there is fine."""
+
+        def delete() -> None:
+            path = self._draft_path(draft_id)
+            if load(path, _parse_draft) is not None:
+                path.unlink()
+                sync_folder(path.parent)
+
+        await self._write(delete)
+
+    def _draft_path(self, draft_id: str) -> Path:
+        return self._root / "drafts" / f"{file_name(draft_id)}.json"
+
+    # -- outputs --------------------------------------------------------------------------------------------
+
+    def output(self, path: str) -> Output | None:
+        """What is known of the file at a project-relative path."""
+        return self._find(Output, path)
+
+    def outputs(self) -> list[Output]:
+        """Every file that was written, by path."""
+        return self._all(Output)
+
+    def outputs_of(self, artifact_id: str) -> list[Output]:
+        """Every file this artifact wrote, by path."""
+        return self._all(Output, artifact_id)
+
+    async def save_outputs(self, outputs: Iterable[Output]) -> None:
+        """Remember files, all of them in one step."""
+        await self._add(outputs)
+
+    # -- traces ---------------------------------------------------------------------------------------------
+
+    def trace(self, subject: str, key: str) -> Trace | None:
+        """What is known of this piece of work."""
+        return self._find(Trace, subject, key)
+
+    def traces(self, subject: str) -> list[Trace]:
+        """Every trace of a subject, newest first."""
+        return self._all(Trace, subject)[::-1]
+
+    async def save_traces(self, traces: Iterable[Trace]) -> None:
+        """Remember traces in one step; of a subject only the newest stay."""
+        await self._add(traces)
+
+    # -- jobs -----------------------------------------------------------------------------------------------
+
+    async def save_job(self, job: Job) -> None:
+        """Store a job over an earlier state of it."""
+        await self._add([job])
+
+    def job(self, job_id: str) -> Job | None:
+        """The job of this id."""
+        return self._find(Job, job_id)
+
+    def jobs(self) -> list[Job]:
+        """Every job, newest first."""
+        return sorted(self._all(Job), key=lambda job: (job.created_at, job.job_id), reverse=True)
+
+    async def delete_jobs(self, job_ids: Sequence[str]) -> None:
+        """Forget jobs in one step."""
+        journal, _ = self._journals[Job]
+        await self._write(lambda: journal.drop(job_ids))
+
+    # -- language models ------------------------------------------------------------------------------------
+
+    async def add_completion(self, completion: Completion, cost: Cost) -> None:
+        """Keep an answer and what it cost, in one step."""
+        await self._add([completion, cost])
+
+    def completion(self, key: str) -> Completion | None:
+        """The answer to exactly this."""
+        return self._find(Completion, key)
+
+    def spent(self, since: str = "") -> float:
+        """US dollars spent at or after a time."""
+        journal, kind = self._journals[Cost]
+        with self._reading():
+            return sum((usd for usd in journal.notes(kind, since=since) if usd is not None), 0.0)
+
+    def costs(self, since: str = "") -> list[Cost]:
+        """What was spent at or after a time, oldest first."""
+        return self._all(Cost, since=since)
+
+    # -- measurements and happenings ------------------------------------------------------------------------
+
+    async def add_sample(self, sample: Sample) -> None:
+        """Store one measurement durably."""
+        await self._add([sample])
+
+    def samples(self, kind: str, since: str = "") -> list[Sample]:
+        """Measurements of a kind taken at or after a time, oldest first."""
+        return self._all(Sample, kind, since)
+
+    def last_sample(self, kind: str) -> Sample | None:
+        """The newest measurement of a kind."""
+        return next(iter(self._all(Sample, kind, newest=1)), None)
+
+    def sample_counts(self, kind: str, since: str = "") -> SampleCounts:
+        """How many measurements of a kind were taken at or after a time, and how many were fine."""
+        journal, how = self._journals[Sample]
+        with self._reading():
+            fine = journal.notes(how, kind, since)
+        return SampleCounts(len(fine), sum(fine))
+
+    async def add_events(self, events: Sequence[Event]) -> None:
+        """Store happenings, all of them in one step."""
+        await self._add(events)
+
+    def events(self, since: str = "", limit: int = 100) -> list[Event]:
+        """The newest happenings at or after a time, newest first."""
+        return self._all(Event, since=since, newest=limit)[::-1]
+
+    async def forget(self, before: str) -> int:
+        """Delete events and samples from before a time; returns how many."""
+        return await self._write(lambda: sum(self._journals[kind][0].forget(before) for kind in (Event, Sample)))
+
+    # -- everything -----------------------------------------------------------------------------------------
+
+    def records(self, kind: type[R]) -> Iterator[R]:
+        """Everything of a kind, in the order in which it was stored; versions by content, drafts by age."""
+        if kind is Version:
+            for content_id in self.content_ids():
+                for info in self.version_infos(content_id):
+                    if (version := self.version(content_id, info.version_id)) is not None:
+                        yield cast(R, version)
+        elif kind is Draft:
+            yield from cast("list[R]", self.drafts())
+        else:
+            journal, how = self._journals[kind]
+            pages = journal.written(how, PAGE)
+            while True:
+                with self._reading():
+                    page = next(pages, None)
+                if page is None:
+                    return
+                yield from page
+
+    async def add_records(self, records: Iterable[Record]) -> None:
+        """Store records as they are, over those of the same identity; what has none is added.
+
+        Those of one journal are stored in one step, versions and drafts one after the other.
+
+        Raises:
+            InvalidInput: a version without an id.
+        """
+        given = list(records)
+        for record in given:
+            if isinstance(record, Version):
+                time_of(record.version_id)
+
+        def add() -> None:
+            versions = [record for record in given if isinstance(record, Version)]
+            places = self._all_places() if versions else {}
+            for version in versions:
+                self._put_version(version, places.get(version.version_id))
+            for record in given:
+                if isinstance(record, Draft):
+                    self._put_draft(record)
+            for journal in {id(journal): journal for journal, _ in self._journals.values()}.values():
+                journal.add([each for each in given if each.__class__ in journal.records])
+
+        await self._write(add)
+
+    # -- underneath -----------------------------------------------------------------------------------------
+
+    def _find(self, kind: type[R], *key: str) -> R | None:
+        journal, how = self._journals[kind]
+        with self._reading():
+            return journal.find(how, key)
+
+    def _all(self, kind: type[R], group: str | None = None, since: str = "", *, newest: int | None = None) -> list[R]:
+        journal, how = self._journals[kind]
+        with self._reading():
+            return journal.all(how, group, since, newest=newest)
+
+    async def _add(self, records: Iterable[Record]) -> None:
+        given = list(records)
+        if given:
+            journal, _ = self._journals[type(given[0])]
+            await self._write(lambda: journal.add(given))
+
+    @contextmanager
+    def _reading(self) -> Generator[None]:
+        """Translate what the disk says into StorageError, and see only whole changes of this process."""
+        if self._is_closed:
+            raise StorageError(f"The store in {self._root} is closed.", None, storage_path=str(self._root))
+        try:
+            with self._guard:
+                yield
+        except OSError as error:
+            raise StorageError(
+                f"The store in {self._root} failed: {error.strerror or error}.",
+                "Another process writes for long; try again."
+                if isinstance(error, TimeoutError)
+                else "Check that the folder is there, may be written, and that its disk has room.",
+                **io_details(error, storage_path=str(self._root)),
+            ) from error
+
+    async def _write(self, change: Callable[[], T]) -> T:
+        def run() -> T:
+            with self._translated(), self._turn():
+                return change()
+
+        # Not abandoned on cancellation: a caller that is told "cancelled" must not race its own write.
+        return await trio.to_thread.run_sync(run, limiter=self._limiter)
