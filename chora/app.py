@@ -1,6 +1,6 @@
 """The life of one process: what is opened in which order, what runs beside what, and how it ends.
 
-open the store → start the template workers → [open the door → probe, benchmarker, housekeeping] → stdio
+open the store → start the template workers → [open the door → probe, benchmarker, housekeeping] → watcher → stdio
 a signal or the end of stdin → close the door → finish the calls in flight → end the services → close the store
 """
 
@@ -28,6 +28,7 @@ from chora import __version__, config
 from chora.access import Gate, Principal
 from chora.catalog import Catalog
 from chora.config import Loaded, Secret
+from chora.engine import retention
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, UsageError
 from chora.events import Events
@@ -38,7 +39,7 @@ from chora.protocol.server import Server
 from chora.render import RenderFailed
 from chora.render.pool import RenderPool
 from chora.stamps import stamp
-from chora.store import SqliteStore
+from chora.store import Store, open_store
 from chora.tools import TOOLS
 from chora.transport import stdio
 from chora.transport.stdio import Pipes
@@ -56,11 +57,11 @@ async def opened(project: Path, loaded: Loaded) -> AsyncGenerator[Engine]:
     """A project with its store open and its template workers ready to be started.
 
     Raises:
-        StorageError: the database can't be used.
+        StorageError: the store can't be used.
     """
     settings = loaded.settings
     folder = Folder(project, settings.paths.outputs)
-    store = SqliteStore(project / settings.storage.path)
+    store = open_store(project, settings.storage)
     try:
         async with trio.open_nursery() as workers:
             pool = RenderPool(settings.render)
@@ -74,6 +75,8 @@ async def opened(project: Path, loaded: Loaded) -> AsyncGenerator[Engine]:
                 settings=settings,
             )
             await workers.start(engine.traces.serve)
+            await workers.start(engine.jobs.serve)
+            await workers.start(engine.events.serve, store)
             yield engine
             workers.cancel_scope.cancel()
     finally:
@@ -85,7 +88,20 @@ async def run_stdio(project: Path, loaded: Loaded, pipes: Pipes) -> None:
     limits = loaded.settings.limits
     async with _stopping() as stopping, opened(project, loaded) as engine:
         server = Server(engine, TOOLS, Metrics())
-        await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
+        engine.changed = server.changed
+        async with trio.open_nursery() as services:
+            services.start_soon(_watch_files, engine, server)
+            services.start_soon(retention.serve, engine)
+            await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
+            services.cancel_scope.cancel()
+
+
+async def _watch_files(engine: Engine, server: Server) -> None:
+    """A service: importing it can wait until somebody was answered."""
+    await server.greeted.wait()
+    from chora.watch import files
+
+    await files.serve(engine, server)
 
 
 class Opened(NamedTuple):
@@ -95,6 +111,7 @@ class Opened(NamedTuple):
     http: HttpServer
     target: Target
     engine: Engine
+    server: Server
 
 
 async def run_server(
@@ -108,7 +125,7 @@ async def run_server(
 
     Raises:
         UsageError: a door beyond loopback without a token, or an address that can't be bound.
-        StorageError: the database can't be used.
+        StorageError: the store can't be used.
     """
     # Only a server pays for these: importing them takes longer than all of stdio's start.
     from hypercorn.config import Config
@@ -129,6 +146,7 @@ async def run_server(
     metrics = Metrics()
     async with _stopping() as stopping, opened(project, loaded) as engine, trio.open_nursery() as services:
         server = Server(engine, TOOLS, metrics)
+        engine.changed = server.changed
         life = Life(engine, metrics)
         door = Door(server, gate, http, limits, make_pages(life.status, metrics), metrics)
         listener = HttpServer(
@@ -162,10 +180,12 @@ async def run_server(
                 )
             )
             services.start_soon(_warm, engine.templates.pool)
+            services.start_soon(_watch_files, engine, server)
+            services.start_soon(retention.serve, engine)
             life.state = "ready"
             log.info("chora %s serves %s at %s", __version__, project, url)
             _notify_systemd("READY=1")
-            task_status.started(Opened(url, listener, target, engine))
+            task_status.started(Opened(url, listener, target, engine, server))
 
             if pipes is not None:
                 await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
@@ -237,7 +257,7 @@ class Life:
         )
 
 
-def _watched(store: SqliteStore) -> tuple[dict[str, Any], dict[str, Any]]:
+def _watched(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
     """What probe and benchmarker found in the last seven days."""
     since = stamp(datetime.now(UTC) - timedelta(days=7))
     probes = store.sample_counts("probe", since)

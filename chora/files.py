@@ -77,6 +77,13 @@ class Folder:
         except (OSError, PermissionDenied):
             return False
 
+    def modified(self, path: str | Path) -> float:
+        """When a file was last written, in seconds; 0 for one that isn't there."""
+        try:
+            return self.resolve(path).stat().st_mtime
+        except (OSError, PermissionDenied):
+            return 0.0
+
     def read_bytes(self, path: str | Path, *, limit: int = SOURCE_LIMIT) -> bytes:
         """Read a regular file.
 

@@ -12,8 +12,15 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
-from chora.events import Events
+from chora import events as module
+from chora.errors import StorageError
+from chora.events import BATCH, ROWS_LIMIT, Events, redacted, trace
+from chora.store import SqliteStore
+from chora.store.records import Event
+from tests.conftest import Asking, Project, text
 
 Log = pytest.LogCaptureFixture
 
@@ -31,13 +38,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_an_event_is_a_line(path: Path):
-    """Time, trace, type and outcome come first, then the facts; the folder is made."""
+    """Time, trace, type, version and outcome come first, then the facts; the folder is made."""
     Events(path).emit("content_generated", "success", content_config_id="tides", duration_ms=3, error_message=None)
     (event,) = lines(path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event.pop("timestamp"))
     assert list(event.items()) == [
         ("trace_id", None),
         ("event_type", "chora.content_generated"),
+        ("schema_version", "1.0"),
         ("status", "success"),
         ("content_config_id", "tides"),
         ("duration_ms", 3),
@@ -63,10 +71,22 @@ def test_nobody_is_told_without_a_file():
 def test_the_trace_is_the_one_of_the_moment(path: Path, monkeypatch: pytest.MonkeyPatch):
     """A script may set CHORA_TRACE_ID anew for each run; an empty one is none."""
     events = Events(path)
-    for trace in ("first", "second", ""):
-        monkeypatch.setenv("CHORA_TRACE_ID", trace)
+    for named in ("first", "second", ""):
+        monkeypatch.setenv("CHORA_TRACE_ID", named)
         events.emit("one", "success")
     assert [event["trace_id"] for event in lines(path)] == ["first", "second", None]
+
+
+def test_a_request_has_a_trace_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The fact wins over the request, the request over the environment."""
+    monkeypatch.setenv("CHORA_TRACE_ID", "environment")
+    events = Events(path)
+    token = trace.set("request")
+    events.emit("one", "success", trace_id="fact")
+    events.emit("one", "success")
+    trace.reset(token)
+    events.emit("one", "success")
+    assert [event["trace_id"] for event in lines(path)] == ["fact", "request", "environment"]
 
 
 def test_what_isn_t_text_is_escaped(path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -165,3 +185,224 @@ def test_processes_don_t_mix_their_lines(path: Path):
     assert [process.returncode for process in told] == [0, 0]
     for name in ("a", "b"):
         assert [event["number"] for event in lines(path) if event["by"] == name] == list(range(300))
+
+
+# -- rows -------------------------------------------------------------------------------------------------------
+
+
+class Slow(SqliteStore):
+    """A store whose event table fails, or takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.batches: list[int] = []
+        self.broken = False
+        self.gate: trio.Event | None = None
+
+    async def add_events(self, events: Any) -> None:
+        self.batches.append(len(events))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.broken:
+            raise StorageError("The disk is full.", None)
+        await super().add_events(events)
+
+
+async def serving(events: Events, store: SqliteStore, nursery: trio.Nursery) -> None:
+    await nursery.start(events.serve, store)
+
+
+async def stored(store: SqliteStore, count: int) -> list[Event]:
+    with trio.fail_after(5):
+        while len(found := store.events(limit=100_000)) < count:
+            await trio.sleep(0.02)
+    return found
+
+
+async def test_an_event_is_also_a_row(path: Path):
+    """The same time, type, outcome, trace and facts as in the file, a moment later."""
+    events, store = Events(path), SqliteStore(None)
+    async with trio.open_nursery() as nursery:
+        await serving(events, store, nursery)
+        events.emit("content_generated", "success", content_config_id="tides", trace_id="t-1")
+        (row,) = await stored(store, 1)
+        (line,) = lines(path)
+        assert (row.at, row.kind, row.status) == (line["timestamp"], line["event_type"], "success")
+        assert (row.trace_id, row.facts) == ("t-1", {"content_config_id": "tides"})
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def test_rows_are_kept_without_a_file():
+    """Each is told on its own."""
+    events, store = Events(None), SqliteStore(None)
+    async with trio.open_nursery() as nursery:
+        await serving(events, store, nursery)
+        events.emit("one", "success")
+        nursery.cancel_scope.cancel()
+    assert len(store.events()) == 1
+    store.close()
+
+
+async def test_the_last_rows_are_stored_before_the_end(path: Path):
+    """Whoever runs one command and exits keeps its events, all of them and in few steps."""
+    events, store = Events(None), Slow()
+    async with trio.open_nursery() as nursery:
+        await serving(events, store, nursery)
+        for number in range(BATCH * 2 + 1):
+            events.emit("one", "success", number=number)
+        nursery.cancel_scope.cancel()
+    assert store.batches == [BATCH, BATCH, 1]
+    assert sorted(row.facts["number"] for row in store.events(limit=10_000)) == list(range(BATCH * 2 + 1))
+    events.emit("late", "success")
+    assert events.dropped == 0
+    store.close()
+
+
+async def test_a_tool_run_on_the_command_line_leaves_rows(project: Project, ask: Asking):
+    """The engine's own events reach its own store."""
+    await ask.refused("generate_content", "config_not_found", content_config_id="nobody")
+    project.save(text("note", "Hello."))
+    await ask("generate_content", content_config_id="note")
+    (row,) = [each for each in await stored_in(ask) if each.kind == "chora.content_generated"]
+    assert row.facts["content_config_id"] == "note"
+
+
+async def stored_in(ask: Asking) -> list[Event]:
+    with trio.fail_after(5):
+        while not (found := ask.engine.store.events()):
+            await trio.sleep(0.02)
+    return found
+
+
+async def test_a_store_that_fails_fails_nothing(caplog: Log):
+    """Said once in the log, counted, and tried again with the next events."""
+    events, store = Events(None), Slow()
+    store.broken = True
+    async with trio.open_nursery() as nursery:
+        await serving(events, store, nursery)
+        for round in range(1, 3):
+            events.emit("lost", "success")
+            with trio.fail_after(5):
+                while events.dropped < round:
+                    await trio.sleep(0.02)
+        assert [record.getMessage() for record in caplog.records] == [
+            "events are missing from the store: The disk is full."
+        ]
+        store.broken = False
+        events.emit("kept", "success")
+        (row,) = await stored(store, 1)
+        assert row.kind == "chora.kept"
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def test_more_rows_than_may_wait_are_dropped_and_counted(path: Path, caplog: Log):
+    """Memory stays bounded while the store hangs; the file has every line."""
+    events, store = Events(path), Slow()
+    store.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await serving(events, store, nursery)
+        for _ in range(ROWS_LIMIT + 7):
+            events.emit("one", "success")
+        assert events.dropped == 7
+        store.gate.set()
+        nursery.cancel_scope.cancel()
+    assert len(lines(path)) == ROWS_LIMIT + 7
+    assert len(store.events(limit=100_000)) == ROWS_LIMIT
+    assert len(caplog.records) == 1
+    store.close()
+
+
+async def test_a_store_that_hangs_does_not_hold_the_end(caplog: Log, monkeypatch: pytest.MonkeyPatch):
+    """After a while the rows are given up."""
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    events, store = Events(None), Slow()
+    store.gate = trio.Event()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await serving(events, store, nursery)
+            for _ in range(BATCH + 1):
+                events.emit("one", "success")
+            nursery.cancel_scope.cancel()
+    assert events.dropped == BATCH + 1
+    assert "too long" in caplog.text
+    store.close()
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "key",
+        "api_key",
+        "apiKey",
+        "API-KEY",
+        "apikey",
+        "OPENAI_API_KEY",
+        "x.token",
+        "accessToken",
+        "secret",
+        "clientSecret",
+        "DB_PASSWORD",
+        "password",
+        "credentials",
+        "Authorization",
+        "keys",
+        "myAPIKey",
+    ],
+)
+def test_values_under_secret_names_are_hidden(key: str):
+    """At any depth, whatever the value is."""
+    assert redacted({key: "sk-1"}) == {key: "***"}
+    assert redacted([{"a": ({key: {"deep": ["x"]}},)}]) == [{"a": [{key: "***"}]}]
+    assert redacted({key: None}) == {key: "***"}
+
+
+@pytest.mark.parametrize(
+    "key", ["monkey", "keyboard", "keynote", "tokenizer", "secretary", "turkey", "passworded", "a"]
+)
+def test_words_that_only_hold_one_are_not_secrets(key: str):
+    """`monkey` is an animal."""
+    assert redacted({key: "Ada"}) == {key: "Ada"}
+
+
+def test_counts_are_no_secrets():
+    """How many tokens a model took is worth knowing; a number under a singular is a PIN."""
+    assert redacted({"input_tokens": 12, "max_tokens": 0.5}) == {"input_tokens": 12, "max_tokens": 0.5}
+    assert redacted({"password": 1234, "tokens": True}) == {"password": "***", "tokens": "***"}
+
+
+def test_what_lies_too_deep_is_hidden():
+    """However deep it goes, it ends."""
+    deep: Any = "x"
+    for level in range(1000):
+        deep = {"a": deep} if level % 2 else [deep]
+    assert "***" in str(redacted(deep))
+    assert "x" not in str(redacted(deep))
+
+
+_values = st.recursive(
+    st.none() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(_values)
+def test_redaction_changes_nothing_else(value: Any):
+    """Without such keys the data is what it was; the original never changes."""
+    before = json.dumps(value)
+    result = redacted(value)
+    assert json.dumps(value) == before
+    if not re.search(r"key|token|secret|password|credential|authorization", before, re.IGNORECASE):
+        assert result == value
+
+
+def test_an_events_context_has_no_secrets(path: Path):
+    """Whoever tells of a context tells only what may be told."""
+    Events(path).emit("one", "success", context={"title": "Tides", "api_key": "sk-1"})
+    (event,) = lines(path)
+    assert event["context"] == {"title": "Tides", "api_key": "***"}

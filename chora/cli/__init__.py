@@ -22,8 +22,18 @@ COMMANDS = (
     "tools",
     "generate",
     "assemble",
+    "collect",
+    "preview",
+    "validate",
+    "freshness",
+    "trace",
+    "jobs",
+    "ls",
+    "gc",
     "schema",
     "config",
+    "migrate",
+    "import",
     "version",
 )
 """Every command, in the order that help shows them; each is the file of its name."""

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from chora.cli.run import call_tool, context_option, json_option, parse_context, print_json, reporting
+from chora.cli.collect import is_stale
+from chora.cli.run import (
+    call_tool,
+    context_option,
+    json_option,
+    parse_context,
+    print_json,
+    print_plan,
+    reporting,
+)
 
 
 @click.command("assemble")
@@ -12,13 +23,25 @@ from chora.cli.run import call_tool, context_option, json_option, parse_context,
 @context_option
 @click.option("--output", "-o", metavar="PATH", help="File to write instead of the config's first output.")
 @click.option("--force", is_flag=True, help="Generate every child again; an edited file is left alone all the same.")
+@click.option("--plan", is_flag=True, help="Only say what would be written, and why.")
+@click.option("--diff", is_flag=True, help="Only show how the files would differ.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited.")
 @json_option
 @click.pass_obj
 @reporting
 def command(
-    project: str | None, artifact_id: str, context: tuple[str, ...], output: str | None, force: bool, as_json: bool
+    project: str | None,
+    artifact_id: str,
+    context: tuple[str, ...],
+    output: str | None,
+    force: bool,
+    plan: bool,
+    diff: bool,
+    check: bool,
+    as_json: bool,
 ) -> None:
     """Assemble an artifact and write its output files."""
+    looking = plan or diff or check
     result = call_tool(
         project,
         "assemble_artifact",
@@ -27,14 +50,21 @@ def command(
             "context": parse_context(context),
             "output_path": output,
             "force": force,
+            "dry_run": looking,
         },
+        progress=True,
     )
+    metadata = result["metadata"]
     if as_json:
         print_json(result)
-        return
-    for path in result["metadata"]["outputs"]:
-        click.echo(f"Generated artifact: {path}")
-    for warning in result["metadata"]["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
-    pieces = f"{result['content_count']} pieces, {result['size_bytes']:,} bytes"
-    click.secho(f"{result['status']}: {pieces} in {result['duration_ms']} ms", fg="green", err=True)
+    elif looking:
+        print_plan(metadata["plan"], diff=diff)
+    else:
+        for path in metadata["outputs"]:
+            click.echo(f"Generated artifact: {path}")
+        for warning in metadata["warnings"]:
+            click.echo(f"warning: {warning}", err=True)
+        pieces = f"{result['content_count']} pieces, {result['size_bytes']:,} bytes"
+        click.secho(f"{result['status']}: {pieces} in {result['duration_ms']} ms", fg="green", err=True)
+    if check and any(is_stale(file) for file in metadata["plan"]):
+        sys.exit(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -95,8 +96,12 @@ def opened_settings(
     return folder, loaded
 
 
-def call_tool(project: str | None, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, progress: bool = False) -> dict[str, Any]:
     """Run a tool in the project, without a server in between.
+
+    Args:
+        project, name, arguments: what to call.
+        progress: show on a terminal how far long work is.
 
     Raises:
         InvalidInput: there is no such tool.
@@ -113,13 +118,29 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any]) -> dict
 
     async def run() -> Answer:
         async with app.opened(folder, loaded) as engine:
-            return await tool.run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
+            with _progress_bar(name) if progress and sys.stderr.isatty() else nullcontext() as tell:
+                return await tool.run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS), tell))
 
     answer = trio.run(run)
     result = msgspec.json.decode(answer.body)
     if answer.is_error:
         raise ToolFailed(result, answer.exit_code)
     return result
+
+
+@contextmanager
+def _progress_bar(what: str) -> Generator[Callable[[float, float, str], Awaitable[None]]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        async def tell(done: float, total: float, message: str) -> None:
+            bar.update(task, completed=done, total=total, description=message[:60])
+
+        yield tell
 
 
 class ToolFailed(ChoraError):
@@ -157,6 +178,15 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     else:
         for row in rows:
             click.echo("\t".join(str(cell) for cell in row))
+
+
+def print_plan(files: Iterable[dict[str, Any]], *, diff: bool) -> None:
+    """What would become of each file, and on request how it would differ."""
+    for file in files:
+        because = f" ({'; '.join(file['reasons'])})" if file["reasons"] else ""
+        click.echo(f"{file['action']}: {file['path']}{because}")
+        if diff and file["diff"]:
+            click.echo(file["diff"])
 
 
 def parse_context(given: Sequence[str]) -> dict[str, Any]:

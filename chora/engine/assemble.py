@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import trio
 
-from chora.catalog import decode_text
+from chora.catalog import Found, decode_text
 from chora.engine import edits
 from chora.engine.compose import Piece, compose
 from chora.engine.engine import Engine, Given, Work
@@ -26,6 +26,7 @@ from chora.errors import (
     ChoraError,
     CompositionFailed,
     ConfigNotFound,
+    GenerationFailed,
     LimitExceeded,
     MissingContent,
     OutputEdited,
@@ -81,6 +82,8 @@ class Assembled(NamedTuple):
     fingerprint: str
     """Hash of all that the files were made from."""
     inputs: dict[str, str]
+    settled: bool = True
+    """Whether it would be the same again as long as the inputs are."""
 
 
 class Planned(NamedTuple):
@@ -90,6 +93,8 @@ class Planned(NamedTuple):
     action: Action
     reasons: list[str]
     diff: str
+    size: int = 0
+    """Bytes it will have."""
 
 
 class Target(NamedTuple):
@@ -141,11 +146,11 @@ async def assemble(
             return _recalled(config, known.result, known.inputs)
     started = time.monotonic()
     try:
-        assembled, lasting, settled = await _assemble(work, parsed, given, output_path, place)
+        assembled, lasting = await _assemble(work, parsed, given, output_path, place)
     except ChoraError as error:
         _tell(engine, config, started, "error", None, error.message)
         raise
-    if settled:
+    if assembled.settled:
         engine.traces.add(subject, key, assembled.inputs, _result(assembled, lasting))
     _tell(engine, config, started, "success", assembled.output_path, None)
     return assembled
@@ -207,8 +212,8 @@ def _tell(
 
 async def _assemble(
     work: Work, parsed: Parsed, given: Given, output_path: str | None, place: Place | None
-) -> tuple[Assembled, list[str], bool]:
-    """Also the warnings that still hold when nothing has changed, and whether all of it is the same next time."""
+) -> tuple[Assembled, list[str]]:
+    """Also the warnings that still hold when nothing has changed."""
     engine = work.engine
     config: ArtifactConfig = parsed.config
     seen = work.seen()
@@ -252,8 +257,9 @@ async def _assemble(
         known.written_at if unchanged and known and targets[0].is_known else now(),
         fingerprint,
         seen.inputs,
+        seen.settled,
     )
-    return assembled, lasting, seen.settled
+    return assembled, lasting
 
 
 async def plan(
@@ -272,14 +278,27 @@ async def plan(
     outputs = _targets(engine, config, output_path, place)
     reasons = await why_stale(work, parsed, given, output_path=output_path, place=place)
     if not reasons and not work.force:
-        return [Planned(output.file, "unchanged", [], "") for output in outputs]
-    _, texts = await _texts(work, config, given, outputs, work.seen())
+        return [Planned(output.file, "unchanged", [], "", _size(engine, output.file)) for output in outputs]
+    try:
+        _, texts = await _texts(work, config, given, outputs, work.seen())
+    except GenerationFailed as error:
+        if error.details.get("error_type") != "NotAsked":
+            raise
+        cost = error.details["outlook"]["estimated_usd"]
+        price = "an unknown amount" if cost is None else f"up to ${cost:.4f}"
+        reasons = [*reasons, f"a language model would be asked, for {price}"]
+        return [Planned(output.file, "update", reasons, "") for output in outputs]
     planned: list[Planned] = []
     for output, text in zip(outputs, texts, strict=True):
         target = _look_at(engine, output, text)
         shown = "" if target.action in ("unchanged", "adopt") else edits.diff(output.file, target.current or b"", text)
-        planned.append(Planned(output.file, target.action, reasons, shown))
+        planned.append(Planned(output.file, target.action, reasons, shown, len(target.final)))
     return planned
+
+
+def _size(engine: Engine, path: str) -> int:
+    known = engine.store.output(path)
+    return known.size if known else 0
 
 
 async def why_stale(
@@ -412,7 +431,7 @@ async def _take(
     engine = work.engine
     parsed: Parsed | None = None
     try:
-        parsed = _find(engine, child, seen.note)
+        parsed = find_child(engine, child, seen.note).parsed
     except ConfigNotFound:
         if strategy == "latest":
             raise
@@ -476,17 +495,17 @@ async def _make(
     return Piece(child.id, generated.version.body, generated.status != "skipped", generated.version.version_id)
 
 
-def _find(engine: Engine, child: ArtifactChild, noting: Callable[[str], None] | None = None) -> Parsed:
-    """A child's config: at its path, else by its id."""
+def find_child(engine: Engine, child: ArtifactChild, noting: Callable[[str], None] | None = None) -> Found:
+    """A child's config: at its path, else by its id; raises what the catalog raises."""
     try:
-        return engine.catalog.open("content", child.path, noting).parsed
+        return engine.catalog.open("content", child.path, noting)
     except ConfigNotFound:
-        return engine.catalog.find("content", child.id, noting).parsed
+        return engine.catalog.find("content", child.id, noting)
 
 
 def _is_missing(engine: Engine, child: ArtifactChild) -> bool:
     try:
-        _find(engine, child)
+        find_child(engine, child)
     except ConfigNotFound:
         return True
     except ChoraError:

@@ -6,19 +6,24 @@ import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from chora.catalog import Found
 from chora.engine.assemble import encode_beside, gather_pieces
 from chora.engine.compose import compose
 from chora.engine.engine import Engine, Given, Work
-from chora.engine.generate import make, prepare
+from chora.engine.generate import estimated_cost, make, prepare
 from chora.errors import (
     ChoraError,
+    ConfigNotFound,
     DraftCreationFailed,
     DraftNotFound,
     InvalidContext,
+    InvalidInput,
+    ModificationExecutionFailed,
+    ModificationFailed,
     SaveExecutionFailed,
     SaveFailed,
     StorageError,
@@ -28,13 +33,11 @@ from chora.errors import (
     ValidationFailed,
     io_details,
 )
-from chora.model import ArtifactConfig, ContentConfig
+from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.reading import Issue, Parsed, read
 from chora.sources.source import NOT_ITS_FAULT
 from chora.stamps import now, sha256
 from chora.store import Draft, Version
-
-Kind = Literal["content", "artifact", "collection"]
 
 PREVIEW_LIMIT = 10_000  # characters
 CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
@@ -50,6 +53,8 @@ class Tested(NamedTuple):
     generator: str
     issues: list[Issue]
     warnings: list[str]
+    estimated_cost: float | None
+    """US dollars that asking a language model may cost at most; None if none is asked, or its price isn't known."""
 
 
 class Saved(NamedTuple):
@@ -104,7 +109,7 @@ async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, st
     except ValidationFailed as error:
         raise TestFailed(f"{draft_id} can't be tested: {error.message}", error.hint, **error.details) from error
     try:
-        text, generator, warnings = await _text_of(engine, parsed, caller)
+        text, generator, warnings, cost = await _text_of(engine, parsed, caller)
     except (TestFailed, InvalidContext, *NOT_ITS_FAULT):
         raise
     except ChoraError as error:
@@ -123,23 +128,25 @@ async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, st
                 metadata={"test_output": True},
             )
         )
-    return Tested(text, generator, parsed.warnings, warnings)
+    return Tested(text, generator, parsed.warnings, warnings, cost)
 
 
-async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tuple[str, str, list[str]]:
+async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tuple[str, str, list[str], float | None]:
     config = parsed.config
-    work = Work(engine, dry=True)
+    # Testing a draft is meant to show what the model makes of it, so it is asked; the same text later costs nothing.
+    work = Work(engine, dry=True, spend=True)
     if isinstance(config, ContentConfig):
         prepared = await prepare(work, parsed, Given(caller))
         made = await make(prepared)
-        return made.text, prepared.generator.NAME, [*prepared.warnings, *made.warnings]
+        warnings = [*prepared.warnings, *made.warnings]
+        return made.text, prepared.generator.NAME, warnings, estimated_cost(engine, prepared)
     if isinstance(config, ArtifactConfig):
         given, seen = Given(caller).within(artifact_id=config.id), work.seen()
         pieces = await gather_pieces(work, config, given, seen)
         text = await compose(work, config, pieces.pieces, given, seen)
         for output in config.metadata.outputs:
             await encode_beside(config, output, text)
-        return text, config.metadata.composition_strategy, pieces.warnings
+        return text, config.metadata.composition_strategy, pieces.warnings, None
     raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
 
 
@@ -167,7 +174,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
     _read(kind, document, draft_id)
     async with engine.writing(f"{kind}:{config_id}"):
         path = engine.catalog.where_to_save(kind, config_id)
-        backup = f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup"
+        backup = backup_name(path)
         if len(PurePosixPath(backup).name) > NAME_LIMIT:
             raise SaveFailed(
                 f"An id of {len(config_id)} characters makes the name of its file too long.",
@@ -194,6 +201,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
                 **io_details(error, config_path=path),
             ) from error
     await engine.store.delete_draft(draft_id)
+    engine.tell_changed(f"config://{kind}/{config_id}")
     return Saved(path, kind, None if before is None else backup)
 
 
@@ -202,6 +210,139 @@ def _current(engine: Engine, path: str) -> bytes | None:
         return engine.everywhere.read_bytes(path)
     except FileNotFoundError:
         return None
+
+
+# -- changing what there is -------------------------------------------------------------------------------------
+
+
+class Modified(NamedTuple):
+    """A draft or a saved config after a patch."""
+
+    kind: str
+    backup: str | None
+    draft_id: str | None
+    issues: list[Issue]
+    path: str | None
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396: objects merge deeply, null removes a key, everything else replaces. Neither is changed."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(cast("dict[str, Any]", target)) if isinstance(target, dict) else {}
+    for key, value in cast("dict[str, Any]", patch).items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), value)
+    return merged
+
+
+async def modify(
+    engine: Engine, config_id: str, updates: dict[str, Any], *, kind: Kind | None = None, create_backup: bool = True
+) -> Modified:
+    """Patch a draft or a saved config. What wouldn't fit its format afterwards isn't changed at all.
+
+    Raises:
+        DraftNotFound, ConfigNotFound: there is no such draft or config.
+        InvalidInput: configs of several kinds go by this id, and no kind was named.
+        ModificationFailed: the patched config doesn't fit its format, or would go by another id.
+        ModificationExecutionFailed: the disk or the store refused; what was there still is.
+    """
+    if config_id.startswith("draft-"):
+        async with engine.writing(config_id):
+            return await _modify_draft(engine, find_draft(engine, config_id), updates)
+    found_kind, found = _find_saved(engine, config_id, kind)
+    async with engine.writing(f"{found_kind}:{found.parsed.config.id}"):
+        found = engine.catalog.open(found_kind, found.path)
+        return await _modify_saved(engine, found_kind, found, updates, create_backup)
+
+
+def _find_saved(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind, Found]:
+    found: dict[Kind, Found] = {}
+    searched: list[str] = []
+    for each in (kind,) if kind else KINDS:
+        try:
+            found[each] = engine.catalog.find(each, config_id)
+        except ConfigNotFound as error:
+            searched += error.details["searched_paths"]
+    if not found:
+        raise ConfigNotFound(
+            f"There is no config {config_id!r}, and no draft of this id.",
+            "list_content_configs and list_artifact_configs show every config.",
+            config_id=config_id,
+            searched_paths=searched,
+        )
+    if len(found) > 1:
+        raise InvalidInput(
+            f"{config_id} is the id of {' and of '.join(f'a {each} config' for each in found)}.",
+            "Say which with config_type.",
+            field="config_type",
+            allowed=list(found),
+        )
+    return next(iter(found.items()))
+
+
+async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -> Modified:
+    kind = cast(Kind, draft.config_type)
+    document = cast("dict[str, Any]", merge_patch(draft.config_data, updates))
+    parsed = _patched(kind, document, draft.draft_id, updates)
+    try:
+        await engine.store.save_draft(msgspec.structs.replace(draft, config_data=document, updated_at=now()))
+    except StorageError as error:
+        raise ModificationExecutionFailed(
+            f"{draft.draft_id} couldn't be stored: {error.message}", error.hint, **error.details
+        ) from error
+    return Modified(kind, None, draft.draft_id, parsed.warnings, None)
+
+
+async def _modify_saved(
+    engine: Engine, kind: Kind, found: Found, updates: dict[str, Any], create_backup: bool
+) -> Modified:
+    document = cast("dict[str, Any]", merge_patch(found.parsed.raw, updates))
+    parsed = _patched(kind, document, found.path, updates)
+    if parsed.config.id != found.parsed.config.id:
+        raise ModificationFailed(
+            f"{found.path} would go by another id, {parsed.config.id}, and nothing that names it would find it.",
+            "Draft it anew and save it under the other id.",
+            reason="the id would change",
+            field="$.id",
+        )
+    try:
+        backup = None
+        before = _current(engine, found.path)
+        if create_backup and before is not None:
+            backup = backup_name(found.path)
+            await engine.everywhere.write(backup, before)
+        await engine.everywhere.write(found.path, _encoded(found.path, document))
+    except OSError as error:
+        raise ModificationExecutionFailed(
+            f"{found.path} couldn't be written: {error.strerror}.",
+            "Check disk space and permissions; the config is as it was.",
+            **io_details(error, config_path=found.path),
+        ) from error
+    engine.tell_changed(f"config://{kind}/{parsed.config.id}")
+    return Modified(kind, backup, None, parsed.warnings, found.path)
+
+
+def _patched(kind: Kind, document: dict[str, Any], where: str, updates: dict[str, Any]) -> Parsed:
+    try:
+        return read(kind, document, where=where)
+    except ValidationFailed as error:
+        first: dict[str, Any] = error.details["schema_errors"][0]
+        raise ModificationFailed(
+            f"With these updates {where} wouldn't fit its format; it is as it was. {first.get('message')}",
+            error.hint,
+            reason=first.get("message"),
+            field=first.get("path"),
+            updated_keys=sorted(updates),
+            **error.details,
+        ) from error
+
+
+def backup_name(path: str) -> str:
+    """Where the file that a config replaces is kept: beside it, and not mistaken for a config."""
+    return f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup"
 
 
 def find_draft(engine: Engine, draft_id: str) -> Draft:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import trio
 
-from chora import config
+from chora import config, llm
 from chora.catalog import Catalog
 from chora.engine import retrieval
 from chora.engine.inputs import Digests, Seen, Snapshot, Traces, digest_of
+from chora.engine.spending import Spending
 from chora.errors import ChoraError
 from chora.events import Events
 from chora.files import Folder
-from chora.generators import BY_NAME
+from chora.generators import Shelf, load_composers
+from chora.generators import digest_of as source_digest
 from chora.generators.templates import Templates
+from chora.jobs import Jobs, Progress
 from chora.store.store import Store
-
-Progress = Callable[[float, float, str], Awaitable[None]]
-"""Told how far work is: done, of how many, and what was done."""
 
 
 class Engine:
@@ -54,10 +56,12 @@ class Engine:
         self.settings = settings
         self.digests = Digests(folder)
         self.traces = Traces(store, self.digests)
+        self.jobs = Jobs(store, settings.jobs)
         self.everywhere = Folder(folder.root)
         """The project folder without bounds on where outputs go: configs are saved where configs are."""
-        self.composers: Mapping[str, ModuleType] = {}
-        """Composers that the settings bring, by name."""
+        self.shelf = Shelf(settings.plugins.generators, folder)
+        self.composers: Mapping[str, ModuleType] = load_composers(settings.plugins.composers, folder)
+        self.spending = Spending(store, llm.Anthropic(settings.llm), settings.llm)
         self.writing = Locks()
         """Held by path from looking at a file to having written it, so that two calls can't pass each other's check."""
         self.changed: Callable[[str], None] | None = None
@@ -67,7 +71,15 @@ class Engine:
     def salt(self) -> str:
         """What besides its inputs decides what a piece of work comes to."""
         settings = self.settings
-        return digest_of([settings.templates.undefined, settings.paths.templates, self.catalog.root])
+        composers = [source_digest(composer) for composer in self.composers.values()]
+        parts = (
+            settings.templates.undefined,
+            settings.paths.templates,
+            self.catalog.root,
+            settings.llm.model,
+            composers,
+        )
+        return digest_of(parts)
 
     def tell_changed(self, uri: str) -> None:
         """Say that a resource isn't what it was."""
@@ -76,8 +88,8 @@ class Engine:
 
     def generator_digest(self, name: str) -> str:
         """What tells one version of a generator from another."""
-        generator = BY_NAME.get(name)
-        return f"{generator.NAME} {generator.VERSION}" if generator else "unknown"
+        generator = self.shelf.by_name.get(name)
+        return f"{generator.NAME} {generator.VERSION} {Shelf.digest_of(generator)}" if generator else "unknown"
 
     def stored_texts(self, content_id: str, strategy: str) -> list[str]:
         """The stored texts of a content that a retrieval strategy names, oldest first."""
@@ -134,21 +146,42 @@ class Work:
         engine: the project.
         force: make every text again, changed or not.
         dry: make everything in memory and keep nothing.
+        spend: ask language models, within the budgets; otherwise only what they answered before is used.
         progress: told how far it is.
     """
 
     def __init__(
-        self, engine: Engine, *, force: bool = False, dry: bool = False, progress: Progress | None = None
+        self,
+        engine: Engine,
+        *,
+        force: bool = False,
+        dry: bool = False,
+        spend: bool | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.engine = engine
         self.force = force
         self.dry = dry
+        self.spend = not dry if spend is None else spend
         self.progress = progress
         self.salt = engine.salt
         self.snapshot = Snapshot(engine)
+        self.purse = engine.spending.purse()
         self.texts: dict[str, Text | ChoraError] = {}
         """Texts that other texts took as sources, and what they were made from, by the config's path: many may want
         the same one, and each would otherwise go all the way down for it."""
+
+    def part(self, *, force: bool) -> Work:
+        """A part of this work that tells nobody how far it is; what was looked at and made is shared."""
+        inner = copy.copy(self)
+        inner.force, inner.progress = self.force or force, None
+        return inner
+
+    def model_for(self, content_id: str) -> Callable[[llm.Request], Awaitable[llm.Reply]]:
+        """What a content asks a language model through."""
+        if self.spend:
+            return partial(self.purse.complete, content_id, fresh=self.force)
+        return self.purse.recall
 
     def seen(self) -> Seen:
         """A recorder for one piece of this work."""

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from chora.errors import GenerationFailed, LimitExceeded
-from chora.model import ContentConfig, Declaration, Source, split_context
+from chora.model import (
+    ContentConfig,
+    ContentMetadata,
+    ContentSchemaRef,
+    Declaration,
+    Source,
+    Sources,
+    split_context,
+)
 from chora.sources import BY_TYPE
 from chora.sources.selectors import select
 from chora.sources.source import Reach, SourceFailed
@@ -83,6 +91,25 @@ async def gather(
         Busy, StorageError, StorageFailed: a source couldn't be read for a reason that isn't its own.
     """
     return await _Gathering(config, generator, reach).run(caller, reserved or {})
+
+
+async def gather_shared(name: str, sources: Sources, reach: Reach) -> tuple[dict[str, Any], list[str]]:
+    """Resolve sources that belong to no content; returns the context, and warnings.
+
+    Raises:
+        as `gather`; the error calls whoever wants them by `name`.
+    """
+    if not sources.sources:
+        return {}, []
+    stand_in = ContentConfig(
+        type="content",
+        id=name,
+        schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
+        metadata=ContentMetadata(description=name, version="1.0.0"),
+        inputs=sources,
+    )
+    gathered = await gather(stand_in, "", {}, reach)
+    return {key: value for key, value in gathered.context.items() if key != "content_id"}, gathered.warnings
 
 
 class _Gathering:

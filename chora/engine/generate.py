@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from chora.errors import (
     StorageError,
     StorageFailed,
 )
-from chora.generators import BY_NAME, GENERATORS, demonstration
+from chora.generators import Shelf, demonstration, gather_ingredients, run_generator
 from chora.generators.generator import Job, Made
 from chora.model import ContentConfig
 from chora.reading import Parsed
@@ -203,10 +204,6 @@ async def prepare(work: Work, parsed: Parsed, given: Given, *, waiting: tuple[st
         depth = max(depth, 1 + known.depth)
         return known.body
 
-    def stored(content_id: str, strategy: str) -> list[str]:
-        seen.note_other(f"{STORED}{content_id}:{strategy}", engine.stored_digest(content_id, strategy))
-        return engine.stored_texts(content_id, strategy)
-
     name = generator_of(config)
     if name is None:
         raise GenerationFailed(
@@ -216,27 +213,52 @@ async def prepare(work: Work, parsed: Parsed, given: Given, *, waiting: tuple[st
             generator_type=None,
             error_type="MissingGenerator",
         )
-    generator = BY_NAME.get(name)
+    generator = engine.shelf.by_name.get(name)
     if generator is None:
+        available = [each.NAME for each in engine.shelf.all()]
         raise GeneratorNotFound(
             f"{config.id}: there is no generator {name!r}.",
-            f"Write one of {', '.join(each.NAME for each in GENERATORS)} in generation.patterns[0].type.",
+            f"Write one of {', '.join(available)} in generation.patterns[0].type.",
             generator_type=name,
-            available_generators=[each.NAME for each in GENERATORS],
+            available_generators=available,
         )
-    reach = Reach(
-        engine.folder, engine.catalog, engine.templates.pool, generate_other, stored, seen.note, seen.note_other
-    )
+    reach = _reach(engine, seen, generate_other)
     gathered = await gather(config, name, given.context, reach, given.reserved)
     seen.settled = seen.settled and gathered.complete
     pattern = config.generation.patterns[0] if config.generation.patterns else None
     undefined = engine.settings.templates.undefined
-    job = Job(config, pattern, gathered.context, engine.templates, undefined, {}, seen.note)
-    if hasattr(generator, "ingredients"):
-        job = job._replace(sources=await generator.ingredients(job))
-    _take_back(job, gathered.lent)
+    model = engine.settings.llm.model
+    job = Job(
+        config, pattern, gathered.context, engine.templates, undefined, {}, seen.note, work.model_for(config.id), model
+    )
+    job = job._replace(sources=await gather_ingredients(generator, job))
+    if engine.shelf.kind_of(generator) == "builtin":  # what a plugin's code uses can't be seen
+        _take_back(job, gathered.lent)
     seen.note(GENERATOR + name)
     return Prepared(generator, job, fingerprint(generator, job), gathered.warnings, seen, depth)
+
+
+def reach_of(work: Work, seen: Seen) -> Reach:
+    """What sources may use that belong to no content."""
+
+    async def generate_other(other: Found) -> str:
+        if work.dry:
+            return (await make(await prepare(work, other.parsed, Given({})))).text
+        made = await generate(work, other.parsed, Given({}))
+        seen.absorb(made.inputs)
+        return made.version.body
+
+    return _reach(work.engine, seen, generate_other)
+
+
+def _reach(engine: Engine, seen: Seen, generate_other: Callable[[Found], Awaitable[str]]) -> Reach:
+    def stored(content_id: str, strategy: str) -> list[str]:
+        seen.note_other(f"{STORED}{content_id}:{strategy}", engine.stored_digest(content_id, strategy))
+        return engine.stored_texts(content_id, strategy)
+
+    return Reach(
+        engine.folder, engine.catalog, engine.templates.pool, generate_other, stored, seen.note, seen.note_other
+    )
 
 
 def _take_back(job: Job, lent: list[str]) -> None:
@@ -251,7 +273,16 @@ def _take_back(job: Job, lent: list[str]) -> None:
 
 async def make(prepared: Prepared) -> Made:
     """Run the generator; whatever it needs is in the job."""
-    return await prepared.generator.generate(prepared.job)
+    made = await run_generator(prepared.generator, prepared.job)
+    if made.provisional:
+        prepared.seen.settled = False
+    return made
+
+
+def estimated_cost(engine: Engine, prepared: Prepared) -> float | None:
+    """US dollars that making it may cost at most; None if it costs nothing, or the price isn't known."""
+    estimate = getattr(prepared.generator, "estimate", None)
+    return None if estimate is None else estimate(prepared.job, engine.settings.llm)
 
 
 def generator_of(config: ContentConfig) -> str | None:
@@ -270,7 +301,8 @@ def is_approved(config: ContentConfig) -> bool:
 
 def fingerprint(generator: ModuleType, job: Job) -> str:
     """SHA-256 over all that a text is made from: config, merged context, templates, generator and its version."""
-    parts = (job.config, job.context, job.sources, generator.NAME, generator.VERSION, job.undefined)
+    version = generator.NAME, generator.VERSION, Shelf.digest_of(generator)
+    parts = (job.config, job.context, job.sources, version, job.undefined)
     return "sha256:" + hashlib.sha256(_canonical.encode(parts)).hexdigest()
 
 
@@ -282,7 +314,8 @@ async def _store(engine: Engine, config: ContentConfig, prepared: Prepared, made
                 content_id=config.id,
                 body=made.text,
                 sha256=sha256(made.text.encode()),
-                fingerprint=prepared.fingerprint,
+                # What only stands in for the real thing is never taken for it.
+                fingerprint="" if made.provisional else prepared.fingerprint,
                 generator=prepared.generator.NAME,
                 generator_version=prepared.generator.VERSION,
                 generated_at=now(),
@@ -295,6 +328,7 @@ async def _store(engine: Engine, config: ContentConfig, prepared: Prepared, made
                     "warnings": made.warnings,
                     "previous": previous.version_id if previous else None,
                     **({"reason": reason} if reason else {}),
+                    **({"usage": made.usage} if made.usage else {}),
                 },
             )
         )

@@ -189,6 +189,7 @@ class Snapshot:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: dict[str, str] = {}
+        self._stored_names: dict[str, list[str]] = {}
         self._others: dict[str, Callable[[str], Awaitable[str]]] = {"git:": self._git, STORED: self._stored}
 
     def digest(self, name: str) -> str:
@@ -213,8 +214,8 @@ class Snapshot:
 
     def forget_stored(self, content_id: str) -> None:
         """A text was stored."""
-        for name in [name for name in self._known if name.startswith(f"{STORED}{content_id}:")]:
-            del self._known[name]
+        for name in self._stored_names.pop(content_id, ()):
+            self._known.pop(name, None)
 
     async def changes(self, inputs: Mapping[str, str], *, first: bool = False) -> list[Change]:
         """The inputs that aren't what they were; with `first` only one of them."""
@@ -223,8 +224,11 @@ class Snapshot:
         for name, before in inputs.items():
             current = known.get(name)
             if current is None:
-                other = next((look for prefix, look in self._others.items() if name.startswith(prefix)), None)
-                current = self.digest(name) if other is None else await self._look(name, other)
+                if ":" in name:
+                    other = next((look for prefix, look in self._others.items() if name.startswith(prefix)), None)
+                    current = self.digest(name) if other is None else await self._look(name, other)
+                else:
+                    current = known[name] = self._engine.digests.of(name)
             if current != before:
                 found.append(Change(name, before, current))
                 if first:
@@ -240,6 +244,7 @@ class Snapshot:
 
     async def _stored(self, name: str) -> str:
         content_id, _, strategy = name.removeprefix(STORED).partition(":")
+        self._stored_names.setdefault(content_id, []).append(name)
         return self._engine.stored_digest(content_id, strategy)
 
 

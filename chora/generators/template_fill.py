@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
-from chora.generators.generator import Job, Made, as_text, fill, listed, lookup, template_file
+from chora.generators.generator import Job, Made, fill_names, template_file, undefined_behavior
 
 NAME = "template_fill"
 VERSION = "1.0.0"
 DESCRIPTION = "Replaces {{ dotted.name }} by values of the context; no loops or conditions."
 CAPABILITIES = ("template", "simple_substitution")
 
-_PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.]*)\s*\}\}")
 _ESCAPE = re.compile(r"\\([ntr'\"\\])")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "'": "'", '"': '"', "\\": "\\"}
 
@@ -38,30 +37,8 @@ async def generate(job: Job) -> Made:
     template = job.template
     if template is None:
         raise job.failed(NAME, "there is no template", "Write generation.patterns[0].template.")
-    text = job.sources.get(template, template)
-    behaviour = job.option("undefined_behavior", "error" if job.undefined == "strict" else "empty")
-    if behaviour not in ("error", "strict", "keep", "empty"):
-        raise job.failed(NAME, f"undefined_behavior is {behaviour!r}", "Write error, keep or empty.")
-
-    missing = [name for name in dict.fromkeys(_PLACE.findall(text)) if lookup(job.context, name) is None]
-    if missing and behaviour in ("error", "strict"):
-        raise job.failed(
-            NAME,
-            f"no value for {listed(missing)}",
-            "Pass it in context, add a source for it, or set generation_config.undefined_behavior.",
-            error_type="UndefinedError",
-            missing_variable=missing[0],
-        )
-
-    def value_at(place: re.Match[str]) -> str:
-        value = lookup(job.context, place[1])
-        if value is None:
-            return place[0] if behaviour == "keep" else ""
-        return as_text(value)
-
-    filled = fill(job, text, _PLACE, value_at, _unescape)
-    left = "as it stands" if behaviour == "keep" else "empty"
-    warnings = [f"{name} has no value and was left {left}" for name in missing]
+    behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
+    filled, warnings = fill_names(job, NAME, job.sources.get(template, template), behavior, unescape=_unescape)
     return Made(filled, warnings, template if template in job.sources else None)
 
 

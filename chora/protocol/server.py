@@ -6,9 +6,13 @@ era over HTTP), hands every message to `Server.answer`, and sends what comes bac
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 import trio
@@ -17,11 +21,17 @@ from msgspec import UNSET
 from chora import __version__
 from chora.access import Principal
 from chora.engine.engine import Engine
-from chora.errors import Forbidden
+from chora.errors import ChoraError, Forbidden, Internal, StorageError
+from chora.events import trace
 from chora.metrics import Metrics
+from chora.prompts import Prompts
 from chora.protocol import wire
+from chora.protocol.hub import LISTS, SUBSCRIPTION_LIMIT, UPDATED, URI_LIMIT, Change, Closed, Hub, List, Mailbox
 from chora.protocol.wire import Incoming, Params, Revision, RpcError
-from chora.tools.tool import Answer, Call, Tool
+from chora.resources import FAMILIES, Measure, Resource, Resources
+from chora.tools.tool import Answer, Call, Link, Tool
+
+log = logging.getLogger("chora.protocol")
 
 Notify = Callable[[bytes], Awaitable[None]]
 
@@ -29,11 +39,33 @@ INSTRUCTIONS = (
     "chora composes documents and code from configuration. A content config makes one text with a generator; an "
     "artifact config assembles texts into files; a collection config builds many artifacts. Start with "
     "list_content_configs and list_artifact_configs. To author one: draft_config, test_config, save_config. "
-    "preview_generation shows a text without storing it; generate_content stores it; assemble_artifact writes files."
+    "preview_generation shows a text without storing it; generate_content stores it; assemble_artifact writes files. "
+    "Configs, schemas, templates and stored texts can be read as resources."
 )
 
 LIST_TTL = 300_000
 """Milliseconds for which a client may reuse a list: what we offer changes with a restart."""
+
+COMPLETIONS = 100
+"""Values that a completion may offer."""
+STREAM_LIMIT = 16
+"""Subscriptions that one peer may have open at a time."""
+
+READING = frozenset(
+    {
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "resources/subscribe",
+        "prompts/get",
+        "completion/complete",
+        "subscriptions/listen",
+    }
+)
+"""Methods that tell what is in the project, which takes the scope `read`."""
+
+TRACE_LIMIT = 128
+"""Characters of a trace id that are kept."""
 
 BATCH_LIMIT = 50
 """Messages in a batch, in the revisions that know batches."""
@@ -62,6 +94,15 @@ class Session:
         self.principal = principal
         self.revision: Revision | None = None
         self.in_flight: dict[bytes, trio.CancelScope] = {}
+        self.mailbox = Mailbox()
+        """What the server has to say of itself, in revisions with a handshake; the transport has the hub fill it."""
+        self.listening: set[Mailbox] = set()
+        """The subscriptions that are open, in revisions without one."""
+
+    def stop_listening(self) -> None:
+        """End the subscriptions; each is answered."""
+        for mailbox in self.listening:
+            mailbox.close()
 
 
 class Server:
@@ -74,18 +115,45 @@ class Server:
     """
 
     def __init__(self, engine: Engine, tools: Mapping[str, Tool], metrics: Metrics) -> None:
+        self.hub = Hub()
+        self.greeted = trio.Event()
+        """Set once somebody was answered: whatever made that take longer can be done from now on."""
         self._engine = engine
         self._tools = dict(tools)
         self._metrics = metrics
+        self.resources = Resources(engine, self._tools, metrics, tuple(wire.REVISIONS))
+        self._prompts = Prompts(self.resources)
         self._info = {"name": "chora", "title": "chora", "version": __version__}
-        self._capabilities: dict[str, dict[str, bool]] = {"tools": {}}
         self._lists = {revision.name: self._encode_tools(revision) for revision in wire.REVISIONS.values()}
         self._modern_suffix = b',"resultType":"complete","_meta":' + wire.encode({wire.SERVER_KEY: self._info}) + b"}"
-        self._methods: dict[str, Callable[[Session, Revision, Params], bytes]] = {
-            "ping": lambda session, revision, params: b"{}",
-            "tools/list": lambda session, revision, params: self._lists[revision.name],
+        self._methods: dict[str, Callable[[Session, Revision, Params, msgspec.Raw], dict[str, Any]]] = {
+            "ping": lambda session, revision, params, raw: {},
             "server/discover": self._discover,
+            "resources/list": self._list_resources,
+            "resources/templates/list": self._list_templates,
+            "resources/read": self._read_resource,
+            "resources/subscribe": self._subscribe,
+            "resources/unsubscribe": self._unsubscribe,
+            "prompts/list": self._list_prompts,
+            "prompts/get": self._get_prompt,
+            "completion/complete": self._complete,
         }
+
+    def changed(self, uri: str) -> None:
+        """Tell whoever subscribed to a resource that it changed. Never waits."""
+        if self.hub.is_empty:
+            return
+        self.hub.publish(Change(UPDATED, uri))
+        scheme, _, content_id = uri.partition("://")
+        if scheme == "content" and "/" not in content_id:
+            self.hub.publish(Change(UPDATED, f"{uri}/versions"))
+            with contextlib.suppress(StorageError):
+                if len(self._engine.store.version_infos(unquote(content_id))) <= 1:  # it came, or it went
+                    self.list_changed("resources")
+
+    def list_changed(self, name: List) -> None:
+        """Tell everybody that a list isn't what it was. Never waits."""
+        self.hub.publish(LISTS[name])
 
     # -- in and out -----------------------------------------------------------------------------------------
 
@@ -111,7 +179,9 @@ class Server:
                 self._hear(session, incoming)
                 return None
             id_bytes = incoming.id_bytes
-            return Reply(await self._request(session, incoming, notify))
+            reply = Reply(await self._request(session, incoming, notify))
+            self.greeted.set()
+            return reply
         except RequestCancelled:
             return None
         except RpcError as error:
@@ -172,23 +242,50 @@ class Server:
         id_bytes = incoming.id_bytes
         assert id_bytes is not None
         assert isinstance(incoming.method, str)
-        if incoming.method == "initialize":
-            return wire.response(id_bytes, self._initialize(session, incoming))
         params = self.params_of(incoming)
+        if incoming.method == "initialize" and (params.meta is UNSET or params.meta.version is UNSET):
+            return wire.response(id_bytes, self._initialize(session, incoming))
         revision = self._revision_of(session, params, incoming.method)
-        if incoming.method == "tools/call":
+        token = None if (found := _trace_of(params)) is None else trace.set(found)
+        try:
+            return await self._answer_request(session, revision, incoming.method, params, incoming, id_bytes, notify)
+        finally:
+            if token is not None:
+                trace.reset(token)
+
+    async def _answer_request(
+        self,
+        session: Session,
+        revision: Revision,
+        method: str,
+        params: Params,
+        incoming: Incoming,
+        id_bytes: bytes,
+        notify: Notify | None,
+    ) -> bytes:
+        raw = msgspec.Raw(b"{}") if incoming.params is UNSET else incoming.params
+        known = revision.era == wire.ERAS.get(method, revision.era)
+        if method == "tools/call":
             result = await self._call(session, revision, params, id_bytes, notify)
-        elif (method := self._methods.get(incoming.method)) and self._is_known(incoming.method, revision):
-            result = method(session, revision, params)
+        elif method == "tools/list":
+            result = self._lists[revision.name]
+        elif method == "subscriptions/listen" and known:
+            self._check_scope(session, method)
+            return wire.response(id_bytes, await self._listen(session, raw, id_bytes, notify))
+        elif (answer := self._methods.get(method)) and known:
+            self._check_scope(session, method)
+            result = _carefully(method, revision, params, lambda: answer(session, revision, params, raw))
         else:
-            raise RpcError(wire.METHOD_NOT_FOUND, f"There is no method {incoming.method[:100]}")
+            raise RpcError(wire.METHOD_NOT_FOUND, f"There is no method {method[:100]}")
         if revision.era == "modern":
             result = result[:-1] + self._modern_suffix
         return wire.response(id_bytes, result)
 
     @staticmethod
-    def _is_known(method: str, revision: Revision) -> bool:
-        return revision.era == {"ping": "handshake", "server/discover": "modern"}.get(method, revision.era)
+    def _check_scope(session: Session, method: str) -> None:
+        if method in READING and not session.principal.may(read_only=True):
+            error = Forbidden(f"{session.principal.name} may not read.", "Use a token with the scope read.")
+            raise RpcError(wire.INVALID_REQUEST, error.message, {"code": error.code, "hint": error.hint})
 
     def _revision_of(self, session: Session, params: Params, method: str) -> Revision:
         """The revision a request is spoken in: its own envelope's, else the one the handshake settled."""
@@ -234,25 +331,24 @@ class Server:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of initialize don't fit: {error}") from None
         # A revision we don't know, or one without a handshake, gets our newest that has one as a counter-offer.
         session.revision = wire.REVISIONS[wanted if wanted in wire.HANDSHAKE else wire.HANDSHAKE[-1]]
+        for change in LISTS.values():
+            session.mailbox.wanted[change] = ""
         return wire.encode(
             {
                 "protocolVersion": session.revision.name,
-                "capabilities": self._capabilities,
+                "capabilities": _capabilities(session.revision),
                 "serverInfo": self._info,
                 "instructions": INSTRUCTIONS,
             }
         )
 
-    def _discover(self, session: Session, revision: Revision, params: Params) -> bytes:
-        return wire.encode(
-            {
-                "supportedVersions": wire.MODERN,
-                "capabilities": self._capabilities,
-                "instructions": INSTRUCTIONS,
-                "ttlMs": LIST_TTL,
-                "cacheScope": "public",
-            }
-        )
+    def _discover(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        answer = {
+            "supportedVersions": wire.MODERN,
+            "capabilities": _capabilities(revision),
+            "instructions": INSTRUCTIONS,
+        }
+        return answer | _lasting(revision)
 
     def _encode_tools(self, revision: Revision) -> bytes:
         left_out = {
@@ -263,10 +359,158 @@ class Server:
             {key: value for key, value in tool.describe().items() if key not in left_out}
             for tool in self._tools.values()
         ]
-        listed: dict[str, Any] = {"tools": tools}
-        if revision.era == "modern":
-            listed |= {"ttlMs": LIST_TTL, "cacheScope": "public"}
-        return wire.encode(listed)
+        return wire.encode({"tools": tools} | _lasting(revision))
+
+    # -- resources ------------------------------------------------------------------------------------------
+
+    def _list_resources(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        page = self.resources.page(params.cursor)
+        listed: dict[str, Any] = {"resources": [_resource(each, revision) for each in page.resources]}
+        if page.cursor is not None:
+            listed["nextCursor"] = page.cursor
+        return listed | _passing(revision)
+
+    def _list_templates(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        templates = [
+            {
+                "uriTemplate": family.template,
+                "name": family.name,
+                "description": family.description,
+                "mimeType": family.mime_type,
+            }
+            for family in FAMILIES
+        ]
+        return {"resourceTemplates": templates} | _lasting(revision)
+
+    def _read_resource(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        uri = _uri_of(params, "resources/read")
+        contents = self.resources.read(uri)
+        read = {"contents": [{"uri": uri, "mimeType": contents.mime_type, "text": contents.text}]}
+        return read | (_lasting(revision) if contents.fixed else _passing(revision))
+
+    def _subscribe(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        uri = _uri_of(params, "resources/subscribe")
+        change = Change(UPDATED, self._subscribable(uri))
+        if len(session.mailbox.wanted) - len(LISTS) >= SUBSCRIPTION_LIMIT and change not in session.mailbox.wanted:
+            raise RpcError(wire.INVALID_REQUEST, f"A session may subscribe to {SUBSCRIPTION_LIMIT:,} resources")
+        session.mailbox.wanted[change] = uri
+        return {}
+
+    def _unsubscribe(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        uri = _uri_of(params, "resources/unsubscribe")
+        wanted = session.mailbox.wanted
+        for change in [change for change, known in wanted.items() if change.uri and uri in (change.uri, known)]:
+            del wanted[change]
+        return {}
+
+    def _subscribable(self, uri: str) -> str:
+        """The URI under which changes of a resource are told.
+
+        Raises:
+            ResourceNotFound, InvalidConfigId: no resource could have this URI.
+        """
+        if len(uri) > URI_LIMIT:
+            raise RpcError(wire.INVALID_PARAMS, f"A URI to subscribe to has at most {URI_LIMIT:,} characters")
+        return self.resources.canonical(uri)
+
+    async def _listen(self, session: Session, raw: msgspec.Raw, id_bytes: bytes, notify: Notify | None) -> bytes:
+        """`subscriptions/listen`: its response is a stream of what it asked for, until the peer or the server ends it.
+
+        It returns when the server does; the peer's end is a cancellation.
+        """
+        try:
+            wishes = wire.decode_listen(raw).notifications
+        except wire.DecodeFailures as error:
+            raise RpcError(wire.INVALID_PARAMS, f"The parameters of subscriptions/listen don't fit: {error}") from None
+        if notify is None:
+            raise RpcError(wire.INVALID_REQUEST, "The answer is a stream: accept text/event-stream")
+        if id_bytes in session.in_flight:
+            raise RpcError(wire.INVALID_REQUEST, "A request with this id is being answered already")
+        if len(session.listening) >= STREAM_LIMIT:
+            raise RpcError(wire.INVALID_REQUEST, f"{STREAM_LIMIT} subscriptions may be open at a time")
+        meta = {wire.SUBSCRIPTION_KEY: msgspec.Raw(id_bytes)}
+        mailbox = Mailbox(meta=meta)
+        mailbox.wanted, honored = self._honor(wishes)
+        acknowledged = {"notifications": honored, "_meta": meta}
+        with trio.CancelScope() as scope:
+            session.in_flight[id_bytes] = scope
+            session.listening.add(mailbox)
+            self.hub.join(mailbox)
+            try:
+                await notify(wire.notification("notifications/subscriptions/acknowledged", acknowledged))
+                while True:
+                    await notify(await mailbox.take())
+            except Closed:
+                return wire.encode({"resultType": "complete", "_meta": {**meta, wire.SERVER_KEY: self._info}})
+            finally:
+                self.hub.leave(mailbox)
+                session.listening.discard(mailbox)
+                del session.in_flight[id_bytes]
+        raise RequestCancelled
+
+    def _honor(self, wishes: wire.Wishes) -> tuple[dict[Change, str], dict[str, Any]]:
+        """What of a subscription's wishes can come true, as a mailbox and as the acknowledgement say it."""
+        wanted: dict[Change, str] = {}
+        honored: dict[str, Any] = {}
+        lists: tuple[tuple[List, str, bool | None], ...] = (
+            ("tools", "toolsListChanged", wishes.tools_list_changed),
+            ("prompts", "promptsListChanged", wishes.prompts_list_changed),
+            ("resources", "resourcesListChanged", wishes.resources_list_changed),
+        )
+        for name, key, asked in lists:
+            if asked:
+                wanted[LISTS[name]] = ""
+                honored[key] = True
+        uris = list(dict.fromkeys(wishes.resource_subscriptions or ()))
+        if len(uris) > SUBSCRIPTION_LIMIT:
+            raise RpcError(wire.INVALID_PARAMS, f"A subscription may name {SUBSCRIPTION_LIMIT:,} resources")
+        kept: list[str] = []
+        for uri in uris:
+            try:
+                change = Change(UPDATED, self._subscribable(uri))
+            except (ChoraError, RpcError):
+                continue  # what can't exist never changes; the acknowledgement says that it isn't waited for
+            wanted[change] = uri
+            kept.append(uri)
+        if kept:
+            honored["resourceSubscriptions"] = kept
+        return wanted, honored
+
+    # -- prompts and completion -----------------------------------------------------------------------------
+
+    def _list_prompts(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        left_out = () if revision.structured else ("title",)
+        prompts = [
+            {key: value for key, value in prompt.items() if key not in left_out} for prompt in self._prompts.all()
+        ]
+        return {"prompts": prompts} | _lasting(revision)
+
+    def _get_prompt(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        if params.name is UNSET:
+            raise RpcError(wire.INVALID_PARAMS, "prompts/get needs the name of a prompt")
+        arguments = b"{}" if params.arguments is UNSET or bytes(params.arguments) == b"null" else params.arguments
+        try:
+            texts = wire.decode_texts(arguments)
+        except wire.DecodeFailures as error:
+            raise RpcError(wire.INVALID_PARAMS, f"The arguments of a prompt are texts by name: {error}") from None
+        description, messages = self._prompts.get(params.name, texts)
+        if not revision.structured:
+            messages = [_linkless(message) for message in messages]
+        return {"description": description, "messages": messages}
+
+    def _complete(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+        try:
+            asked = wire.decode_complete(raw)
+        except wire.DecodeFailures as error:
+            raise RpcError(wire.INVALID_PARAMS, f"The parameters of completion/complete don't fit: {error}") from None
+        if asked.ref.type == "ref/prompt":
+            values = self._prompts.complete(asked.ref.name, asked.argument.name)
+        else:
+            settled = (asked.context.arguments if asked.context else None) or {}
+            values = self.resources.complete(asked.ref.uri, asked.argument.name, settled)
+        fitting = _fitting(values, asked.argument.value)
+        shown = fitting[:COMPLETIONS]
+        return {"completion": {"values": shown, "total": len(fitting), "hasMore": len(fitting) > len(shown)}}
 
     # -- tools ----------------------------------------------------------------------------------------------
 
@@ -291,7 +535,7 @@ class Server:
         if arguments is UNSET or bytes(arguments) == b"null":
             arguments = b"{}"
         started = time.perf_counter()
-        call = Call(session.transport, len(self._tools), progress, session.principal.routine)
+        call = Call(session.transport, len(self._tools), progress, session.principal.routine, session.principal.name)
         answer: Answer | None = None
         with trio.CancelScope() as scope:
             session.in_flight[id_bytes] = scope
@@ -309,7 +553,7 @@ class Server:
         if answer is None:
             raise RequestCancelled
         self._metrics.call_seconds.observe(time.perf_counter() - started, name)
-        return _call_result(answer.body, answer.is_error, revision)
+        return _call_result(answer, revision)
 
     def _hear(self, session: Session, incoming: Incoming) -> None:
         """Act on a notification; one we don't know is none of our business."""
@@ -339,12 +583,19 @@ def _progress(notify: Notify, token: int | str) -> Callable[[float, float, str],
     return tell
 
 
-def _call_result(body: bytes, failed: bool, revision: Revision) -> bytes:
-    """The `tools/call` result: the JSON as text and, where the revision knows it, as structured content."""
-    result = b'{"content":[{"type":"text","text":' + wire.encode(body.decode()) + b"}]"
+def _call_result(answer: Answer, revision: Revision) -> bytes:
+    """The `tools/call` result: the JSON as text and, where the revision knows them, as structured content and links."""
+    result = b'{"content":[{"type":"text","text":' + wire.encode(answer.body.decode()) + b"}"
     if revision.structured:
-        result += b',"structuredContent":' + body
-    return result + (b',"isError":true}' if failed else b"}")
+        result += b"".join(b"," + wire.encode(_linked(link)) for link in answer.links)
+        result += b'],"structuredContent":' + answer.body
+    else:
+        result += b"]"
+    return result + (b',"isError":true}' if answer.is_error else b"}")
+
+
+def _linked(link: Link) -> dict[str, str]:
+    return {"type": "resource_link", "uri": link.uri, "name": link.name, "mimeType": link.mime_type}
 
 
 def _forbidden(principal: Principal, tool: Tool) -> Forbidden:
@@ -354,3 +605,94 @@ def _forbidden(principal: Principal, tool: Tool) -> Forbidden:
         tool=tool.name,
         scope="write",
     )
+
+
+def _capabilities(revision: Revision) -> dict[str, dict[str, bool]]:
+    capabilities = {
+        "tools": {"listChanged": True},
+        "resources": {"subscribe": True, "listChanged": True},
+        "prompts": {"listChanged": True},
+    }
+    return {**capabilities, "completions": {}} if revision.completions else capabilities
+
+
+def _lasting(revision: Revision) -> dict[str, Any]:
+    """What a result that stays true while the server runs says of that, where the revision has words for it."""
+    return {"ttlMs": LIST_TTL, "cacheScope": "public"} if revision.era == "modern" else {}
+
+
+def _passing(revision: Revision) -> dict[str, Any]:
+    """What a result that may be outdated at once says of that."""
+    return {"ttlMs": 0, "cacheScope": "private"} if revision.era == "modern" else {}
+
+
+_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+def _trace_of(params: Params) -> str | None:
+    """The trace a request says it belongs to: of a W3C `traceparent` the trace id, else `trace_id` as it is."""
+    if params.meta is UNSET:
+        return None
+    parent, plain = params.meta.traceparent, params.meta.trace_id
+    if isinstance(parent, str) and (found := _PARENT.fullmatch(parent)) and found[1].strip("0"):
+        return found[1]
+    return plain[:TRACE_LIMIT] if isinstance(plain, str) and plain else None
+
+
+def _carefully(method: str, revision: Revision, params: Params, answer: Callable[[], dict[str, Any]]) -> bytes:
+    """The answer; its failures as errors of the protocol, and bugs told to the log in full and to the peer as an id."""
+    try:
+        return wire.encode(answer())
+    except RpcError:
+        raise
+    except ChoraError as error:
+        code = wire.INTERNAL_ERROR
+        if error.category == "missing" and method.startswith("resources/"):
+            code = wire.INVALID_PARAMS if revision.era == "modern" else wire.RESOURCE_NOT_FOUND
+        elif error.category in ("invalid", "missing", "denied", "conflict"):
+            code = wire.INVALID_PARAMS
+        about = {} if params.uri is UNSET else {"uri": params.uri}
+        raise RpcError(
+            code, error.message, {**error.details, **about, "code": error.code, "hint": error.hint}
+        ) from None
+    except Exception as error:
+        incident = Internal(error, where=method)
+        log.exception("incident %s in %s", incident.incident, method)
+        raise RpcError(wire.INTERNAL_ERROR, incident.message, {**incident.details, "code": incident.code}) from None
+
+
+def _uri_of(params: Params, method: str) -> str:
+    if params.uri is UNSET:
+        raise RpcError(wire.INVALID_PARAMS, f"{method} needs the uri of a resource")
+    return params.uri
+
+
+def _resource(resource: Resource, revision: Revision) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "uri": resource.uri,
+        "name": resource.name,
+        "description": resource.description,
+        "mimeType": resource.mime_type,
+    }
+    measure = Measure() if resource.measure is None else resource.measure()
+    if measure.size is not None:
+        shown["size"] = measure.size
+    if measure.modified is not None and revision.structured:
+        shown["annotations"] = {"lastModified": measure.modified}
+    return shown
+
+
+def _linkless(message: dict[str, Any]) -> dict[str, Any]:
+    """A message for revisions that know no links to resources: the link as a sentence."""
+    content = message["content"]
+    if content["type"] != "resource_link":
+        return message
+    return {**message, "content": {"type": "text", "text": f"See also the resource {content['uri']}."}}
+
+
+def _fitting(values: Sequence[str], typed: str) -> list[str]:
+    """The values that what was typed may become: first those that begin so, then those that hold it."""
+    wanted = typed.casefold()
+    begin = [value for value in values if value.casefold().startswith(wanted)]
+    hold = [value for value in values if wanted in value.casefold() and not value.casefold().startswith(wanted)]
+    return begin + hold

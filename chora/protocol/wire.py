@@ -20,14 +20,16 @@ class Revision(NamedTuple):
     era: Literal["handshake", "modern"]
     annotations: bool = True
     structured: bool = True
-    """Output schemas, titles and structured content."""
+    """Output schemas, titles, structured content, links to resources and when those changed."""
     batches: bool = False
+    completions: bool = True
+    """Whether completion is a capability to announce; the method is older than that."""
 
 
 REVISIONS: dict[str, Revision] = {
     revision.name: revision
     for revision in (
-        Revision("2024-11-05", "handshake", annotations=False, structured=False, batches=True),
+        Revision("2024-11-05", "handshake", annotations=False, structured=False, batches=True, completions=False),
         Revision("2025-03-26", "handshake", structured=False, batches=True),
         Revision("2025-06-18", "handshake"),
         Revision("2025-11-25", "handshake"),
@@ -44,6 +46,7 @@ INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
+RESOURCE_NOT_FOUND = -32002
 HEADER_MISMATCH = -32020
 UNSUPPORTED_VERSION = -32022
 
@@ -60,6 +63,20 @@ HTTP_STATUS: dict[int, int] = {
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
 SERVER_KEY = "io.modelcontextprotocol/serverInfo"
+
+SUBSCRIPTION_KEY = "io.modelcontextprotocol/subscriptionId"
+
+ERAS: dict[str, Literal["handshake", "modern"]] = {
+    "ping": "handshake",
+    "resources/subscribe": "handshake",
+    "resources/unsubscribe": "handshake",
+    "server/discover": "modern",
+    "subscriptions/listen": "modern",
+}
+"""Methods that only one era knows; any other is known to both."""
+
+LASTING = (b"tools/call", b"subscriptions/listen")
+"""What a message that may take long to answer holds: such a one doesn't hold up those behind it."""
 
 NAMED: dict[str, str] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Methods whose target is repeated in the `Mcp-Name` header, and the parameter that holds it."""
@@ -85,6 +102,8 @@ class Meta(Struct, frozen=True):
     version: Raw | UnsetType = msgspec.field(default=UNSET, name=VERSION_KEY)
     capabilities: Raw | UnsetType = msgspec.field(default=UNSET, name=CAPABILITIES_KEY)
     progress_token: int | str | UnsetType = msgspec.field(default=UNSET, name="progressToken")
+    traceparent: Any = None
+    trace_id: Any = None
 
 
 class Params(Struct, frozen=True):
@@ -94,6 +113,47 @@ class Params(Struct, frozen=True):
     name: str | UnsetType = UNSET
     uri: str | UnsetType = UNSET
     arguments: Raw | UnsetType = UNSET
+    cursor: str | None = None
+
+
+class Reference(Struct, frozen=True):
+    """What is being filled in: a prompt by its name, or a resource template."""
+
+    type: Literal["ref/prompt", "ref/resource"]
+    name: str = ""
+    uri: str = ""
+
+
+class Argument(Struct, frozen=True):
+    """The argument that is being filled in, and what stands there so far."""
+
+    name: str
+    value: str
+
+
+class Settled(Struct, frozen=True):
+    """The arguments that are filled in already."""
+
+    arguments: dict[str, str] | None = None
+
+
+class CompleteParams(Struct, frozen=True):
+    ref: Reference
+    argument: Argument
+    context: Settled | None = None
+
+
+class Wishes(Struct, frozen=True, rename="camel"):
+    """What a subscription is to be told of."""
+
+    tools_list_changed: bool | None = None
+    prompts_list_changed: bool | None = None
+    resources_list_changed: bool | None = None
+    resource_subscriptions: list[str] | None = None
+
+
+class ListenParams(Struct, frozen=True):
+    notifications: Wishes
 
 
 class InitializeParams(Struct, frozen=True, rename="camel"):
@@ -120,6 +180,9 @@ decode_batch = msgspec.json.Decoder(list[Raw]).decode
 decode_params = msgspec.json.Decoder(Params).decode
 decode_initialize = msgspec.json.Decoder(InitializeParams).decode
 decode_cancelled = msgspec.json.Decoder(CancelledParams).decode
+decode_complete = msgspec.json.Decoder(CompleteParams).decode
+decode_listen = msgspec.json.Decoder(ListenParams).decode
+decode_texts = msgspec.json.Decoder(dict[str, str]).decode
 
 DecodeFailures = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding untrusted JSON may raise: bad UTF-8 and deep nesting don't raise msgspec's own errors."""

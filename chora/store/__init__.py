@@ -1,5 +1,9 @@
 """What chora remembers: versions of content, drafts, outputs on disk, traces, jobs, costs, measurements, events."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+from chora.config import Storage
 from chora.store.records import (
     Completion,
     Cost,
@@ -18,6 +22,7 @@ from chora.store.sqlite import SqliteStore
 from chora.store.store import TRACES_KEPT, Store
 
 __all__ = [
+    "BACKENDS",
     "TRACES_KEPT",
     "Completion",
     "Cost",
@@ -33,4 +38,40 @@ __all__ = [
     "Trace",
     "Version",
     "VersionInfo",
+    "open_store",
+    "peek_store",
 ]
+
+
+def _open_filesystem(project: Path, settings: Storage) -> Store:
+    from chora.store.filesystem import FilesystemStore  # who has a database needn't pay for it
+
+    return FilesystemStore(project / settings.folder, retention_days=settings.retention_days)
+
+
+BACKENDS: dict[str, Callable[[Path, Storage], Store]] = {
+    "sqlite": lambda project, settings: SqliteStore(project / settings.path),
+    "filesystem": _open_filesystem,
+    "memory": lambda _, __: SqliteStore(None),
+}
+"""How each backend is opened."""
+
+
+def open_store(project: Path, settings: Storage) -> Store:
+    """The store of a project, as its settings say.
+
+    Raises:
+        StorageError: it can't be used; it is left as it was.
+    """
+    return BACKENDS[settings.backend](project, settings)
+
+
+def peek_store(project: Path, settings: Storage) -> Store:
+    """The store for looking only: where there is none yet, none is made, and an empty one in memory is looked at.
+
+    Raises:
+        StorageError: there is one that can't be used.
+    """
+    places = {"sqlite": settings.path, "filesystem": settings.folder}
+    is_there = settings.backend in places and (project / places[settings.backend]).exists()
+    return open_store(project, settings) if is_there else SqliteStore(None)

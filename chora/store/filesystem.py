@@ -20,17 +20,17 @@ import logging
 import os
 import re
 import threading
+from bisect import bisect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
-from urllib.parse import unquote
 
 import msgspec
 import trio
 from msgspec import Struct
 
-from chora.errors import StorageError, io_details
+from chora.errors import InvalidInput, StorageError, io_details
 from chora.store.disk import file_name, is_settled, make_folder, replace, sync_folder, turn
 from chora.store.ids import id_after, time_of
 from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, Kind
@@ -57,7 +57,6 @@ R = TypeVar("R", bound=Record)
 PAGE = 100  # records that are in memory at once while all of a kind are read
 
 _VERSION_FILE = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d)-(\d\d)-(\d\d)\.(\d{3})Z-([0-9a-f]{4})\.json", re.ASCII)
-_OLD_FILE = re.compile(r"(metadata|\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ)\.json", re.ASCII)
 _DRAFT_FILE = re.compile(r"[^.].*\.json")
 _GENERATION = re.compile(r"v([1-9][0-9]{0,8})", re.ASCII)
 
@@ -76,38 +75,15 @@ class VersionFile(Struct, frozen=True, kw_only=True):
     stage: str
     approved: bool
     deleted: bool
-    size: int
     content: str
     metadata: dict[str, Any]
 
 
-class _Brief(Struct, frozen=True, kw_only=True):
-    """What lists need of a version's file."""
+class _Brief(NamedTuple):
+    """What is kept in memory of a version."""
 
-    content_id: str
-    version: str | None
-    version_id: str
-    generated_at: str
-    generator_type: str
-    context_hash: str
-    stage: str
-    approved: bool
-    deleted: bool
-    size: int
-
-    @property
-    def info(self) -> VersionInfo:
-        return VersionInfo(
-            version_id=self.version_id,
-            content_id=self.content_id,
-            generated_at=self.generated_at,
-            generator=self.generator_type,
-            config_version=self.version,
-            stage=self.stage,
-            approved=self.approved,
-            deleted=self.deleted,
-            size=self.size,
-        )
+    info: VersionInfo
+    fingerprint: str
 
 
 class _Deletion(Struct, frozen=True):
@@ -145,12 +121,21 @@ class _Folder(Generic[T]):
         try:
             modified = self.path.stat().st_mtime_ns
             if modified != self._trusted:
-                with os.scandir(self.path) as found:
-                    self._stamps = {entry.name: _stamp(entry) for entry in found if self._form.fullmatch(entry.name)}
+                self._stamps = self._look()
                 self._trusted = modified if is_settled(modified) else -1
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._trusted, self._stamps = -1, {}
         return sorted(self._stamps)
+
+    def _look(self) -> dict[str, _Stamp]:
+        stamps: dict[str, _Stamp] = {}
+        with os.scandir(self.path) as found:
+            for entry in found:
+                if self._form.fullmatch(entry.name):
+                    with contextlib.suppress(FileNotFoundError):  # another process deletes it at this moment
+                        status = entry.stat(follow_symlinks=False)
+                        stamps[entry.name] = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+        return stamps
 
     def read(self, name: str) -> T | None:
         """What a file means; None if it is gone or means nothing."""
@@ -167,11 +152,6 @@ class _Folder(Generic[T]):
         for name in self.names():
             if (found := self.read(name)) is not None:
                 yield found
-
-
-def _stamp(entry: os.DirEntry[str]) -> _Stamp:
-    status = entry.stat(follow_symlinks=False)
-    return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def load(path: Path, parse: Callable[[bytes, str], T]) -> T | None:
@@ -231,6 +211,7 @@ class FilesystemStore:
         self._root = folder
         self._retention = {"keep_versions": None, "keep_days": retention_days or None}
         self._is_closed = False
+        self._deleting = folder / "deleting.json"
         self._limiter = trio.CapacityLimiter(1)
         self._guard = threading.RLock()  # the loop and the writing thread both look at what is known
         self._contents: dict[str, _Content] = {}
@@ -240,7 +221,7 @@ class FilesystemStore:
             journal = Journal(folder / f"{name}.jsonl", *kinds)
             self._journals.update({kind.record: (journal, kind) for kind in kinds})
         self._highest: str | None = None
-        with self._reading():
+        with self._translated():
             make_folder(folder)
             with self._turn():
                 pass  # what was cut off is finished now, and a folder that can't be written is known
@@ -251,13 +232,13 @@ class FilesystemStore:
 
     def check(self) -> None:
         """Raise StorageError unless the folder is there and can be written."""
-        with self._reading():
+        with self._looking():
             if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
                 raise FileNotFoundError(2, "it is gone, or closed to us", str(self._root))
 
     def counts(self) -> dict[str, int]:
         """How many records of each kind there are."""
-        with self._reading():
+        with self._looking():
             counts = {"versions": sum(len(content.places()) for content in self._all_contents())}
             counts["drafts"] = sum(1 for _ in self._drafts.all())
             for kind, (journal, how) in self._journals.items():
@@ -285,9 +266,10 @@ class FilesystemStore:
 
     def version(self, content_id: str, version_id: str) -> Version | None:
         """The version of this id, if it is this content's."""
-        with self._reading():
+        with self._looking():
             folder = self._content(content_id).places().get(version_id)
-            return folder and self._load(folder, content_id, version_id)
+            brief = folder and self._brief(folder, content_id, version_id)
+            return self._load(folder, brief) if folder and brief else None
 
     def latest_version(self, content_id: str) -> Version | None:
         """The newest text of a content that isn't deleted."""
@@ -295,22 +277,22 @@ class FilesystemStore:
 
     def version_made_from(self, content_id: str, fingerprint: str) -> Version | None:
         """The newest text of a content that was made from exactly this and isn't deleted."""
-        return self._newest(content_id, lambda brief: brief.context_hash == fingerprint)
+        return self._newest(content_id, lambda brief: brief.fingerprint == fingerprint)
 
     def versions(self, content_id: str) -> list[Version]:
         """Every version of a content, oldest first, deleted ones too."""
-        with self._reading():
-            found = (self._load(folder, content_id, each) for each, folder in self._content(content_id).places().items())
+        with self._looking():
+            found = (self._load(folder, brief) for folder, brief in self._briefs(content_id))
             return [version for version in found if version is not None]
 
     def version_infos(self, content_id: str) -> list[VersionInfo]:
         """Every version of a content without its text, oldest first."""
-        with self._reading():
+        with self._looking():
             return [brief.info for _, brief in self._briefs(content_id)]
 
     def content_ids(self) -> list[str]:
         """Every content of which there is a version, sorted."""
-        with self._reading():
+        with self._looking():
             return sorted(found for content in self._all_contents() if (found := _id_of_content(content)) is not None)
 
     async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
@@ -326,12 +308,12 @@ class FilesystemStore:
             await self._write(delete)
 
     def _newest(self, content_id: str, fits: Callable[[_Brief], bool]) -> Version | None:
-        with self._reading():
+        with self._looking():
             places = self._content(content_id).places()
             for version_id in reversed(places):
                 brief = self._brief(places[version_id], content_id, version_id)
-                if brief is not None and not brief.deleted and fits(brief):
-                    return self._load(places[version_id], content_id, version_id)
+                if brief is not None and not brief.info.deleted and fits(brief):
+                    return self._load(places[version_id], brief)
             return None
 
     def _content(self, content_id: str) -> _Content:
@@ -356,11 +338,10 @@ class FilesystemStore:
 
     def _brief(self, folder: _Folder[_Brief], content_id: str, version_id: str) -> _Brief | None:
         brief = folder.read(name_of(version_id))
-        return brief if brief is not None and brief.content_id == content_id else None
+        return brief if brief is not None and brief.info.content_id == content_id else None
 
-    def _load(self, folder: _Folder[_Brief], content_id: str, version_id: str) -> Version | None:
-        version = load(folder.path / name_of(version_id), _parse_version)
-        return version if version is not None and version.content_id == content_id else None
+    def _load(self, folder: _Folder[_Brief], brief: _Brief) -> Version | None:
+        return load(folder.path / name_of(brief.info.version_id), _parse_version)
 
     # -- drafts ---------------------------------------------------------------------------------------------
 
@@ -370,13 +351,14 @@ class FilesystemStore:
 
     def draft(self, draft_id: str) -> Draft | None:
         """The draft of this id."""
-        with self._reading():
-            found = load(self._draft_path(draft_id), _parse_draft)
+        with self._looking():
+            self._drafts.names()
+            found = self._drafts.read(f"{file_name(draft_id)}.json")
             return found if found is not None and found.draft_id == draft_id else None
 
     def drafts(self) -> list[Draft]:
         """Every draft, oldest first."""
-        with self._reading():
+        with self._looking():
             return sorted(self._drafts.all(), key=lambda draft: (draft.created_at, draft.draft_id))
 
     async def delete_draft(self, draft_id: str) -> None:
@@ -457,7 +439,7 @@ class FilesystemStore:
     def spent(self, since: str = "") -> float:
         """US dollars spent at or after a time."""
         journal, kind = self._journals[Cost]
-        with self._reading():
+        with self._looking():
             return sum((usd for usd in journal.notes(kind, since=since) if usd is not None), 0.0)
 
     def costs(self, since: str = "") -> list[Cost]:
@@ -481,7 +463,7 @@ class FilesystemStore:
     def sample_counts(self, kind: str, since: str = "") -> SampleCounts:
         """How many measurements of a kind were taken at or after a time, and how many were fine."""
         journal, how = self._journals[Sample]
-        with self._reading():
+        with self._looking():
             fine = journal.notes(how, kind, since)
         return SampleCounts(len(fine), sum(fine))
 
@@ -510,11 +492,11 @@ class FilesystemStore:
             yield from cast("list[R]", self.drafts())
         else:
             journal, how = self._journals[kind]
-            pages = journal.written(how, PAGE)
+            last = -1
             while True:
-                with self._reading():
-                    page = next(pages, None)
-                if page is None:
+                with self._translated():
+                    page, last = journal.page(how, last, PAGE)
+                if not page:
                     return
                 yield from page
 
@@ -539,8 +521,8 @@ class FilesystemStore:
             for record in given:
                 if isinstance(record, Draft):
                     self._put_draft(record)
-            for journal in {id(journal): journal for journal, _ in self._journals.values()}.values():
-                journal.add([each for each in given if each.__class__ in journal.records])
+            for journal in {journal.path: journal for journal, _ in self._journals.values()}.values():
+                journal.add([each for each in given if type(each) in journal.records])
 
         await self._write(add)
 
@@ -548,12 +530,12 @@ class FilesystemStore:
 
     def _find(self, kind: type[R], *key: str) -> R | None:
         journal, how = self._journals[kind]
-        with self._reading():
+        with self._translated():
             return journal.find(how, key)
 
     def _all(self, kind: type[R], group: str | None = None, since: str = "", *, newest: int | None = None) -> list[R]:
         journal, how = self._journals[kind]
-        with self._reading():
+        with self._translated():
             return journal.all(how, group, since, newest=newest)
 
     async def _add(self, records: Iterable[Record]) -> None:
@@ -563,19 +545,24 @@ class FilesystemStore:
             await self._write(lambda: journal.add(given))
 
     @contextmanager
-    def _reading(self) -> Generator[None]:
-        """Translate what the disk says into StorageError, and see only whole changes of this process."""
+    def _looking(self) -> Generator[None]:
+        """Look at files, while the other of loop and writing thread doesn't."""
+        with self._translated(), self._guard:
+            yield
+
+    @contextmanager
+    def _translated(self) -> Generator[None]:
+        """Turn what the disk says into StorageError."""
         if self._is_closed:
             raise StorageError(f"The store in {self._root} is closed.", None, storage_path=str(self._root))
         try:
-            with self._guard:
-                yield
+            yield
         except OSError as error:
             raise StorageError(
                 f"The store in {self._root} failed: {error.strerror or error}.",
                 "Another process writes for long; try again."
                 if isinstance(error, TimeoutError)
-                else "Check that the folder is there, may be written, and that its disk has room.",
+                else "Check that the folder is there and may be written, and that its disk has room.",
                 **io_details(error, storage_path=str(self._root)),
             ) from error
 
@@ -586,3 +573,234 @@ class FilesystemStore:
 
         # Not abandoned on cancellation: a caller that is told "cancelled" must not race its own write.
         return await trio.to_thread.run_sync(run, limiter=self._limiter)
+
+    # -- writing, in one's turn -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """Be the only one who writes, and finish what a process that was ended began."""
+        with turn(self._root / ".lock"):
+            if self._deleting.exists():
+                self._finish_deletion()
+            yield
+
+    def _put_version(self, version: Version, elsewhere: _Folder[_Brief] | None = None) -> None:
+        """Write a version's file; `elsewhere` is the folder where one of the same id is now."""
+        self._note_id(version.version_id)
+        name = name_of(version.version_id)
+        with self._guard:
+            folder = self._folder_for(version)
+        if folder.path.joinpath(name).exists() and load(folder.path / name, _parse_version) is None:
+            raise _in_the_way(folder.path / name)
+        replace(folder.path / name, [_pretty(_file_of(version))])
+        if elsewhere is not None and elsewhere.path != folder.path:
+            (elsewhere.path / name).unlink()
+            self._describe(elsewhere)
+        self._describe(folder)
+
+    def _folder_for(self, version: Version) -> _Folder[_Brief]:
+        """The folder of a version: its neighbours', if they are of the same config version, else a new one."""
+        content = self._content(version.content_id)
+        places = content.places()
+        if (same := places.get(version.version_id)) is not None:
+            return same
+        ids = list(places)
+        here = bisect(ids, version.version_id)
+        for neighbour in ids[max(0, here - 1) : here + 1]:
+            brief = self._brief(places[neighbour], version.content_id, neighbour)
+            if brief is not None and brief.info.config_version == version.config_version:
+                return places[neighbour]
+        return _Folder(content.path / f"v{max(content.folders(), default=0) + 1}", _VERSION_FILE, _parse_brief)
+
+    def _describe(self, folder: _Folder[_Brief]) -> None:
+        """Write what a folder holds beside it, or remove it when it holds nothing."""
+        with self._guard:
+            names = folder.names()
+            briefs = [brief for name in names[:1] + names[-1:] if (brief := folder.read(name)) is not None]
+        description = folder.path / "metadata.json"
+        if briefs:
+            about = {
+                "content_id": briefs[0].info.content_id,
+                "version": briefs[0].info.config_version,
+                "total_generations": len(names),
+                "latest_generation": briefs[-1].info.generated_at,
+                "oldest_generation": briefs[0].info.generated_at,
+                "retention_policy": self._retention,
+            }
+            replace(description, [_pretty(about)], durably=False)  # it can be made again
+        elif not names:
+            description.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's files are in there
+                folder.path.rmdir()
+                folder.path.parent.rmdir()
+
+    def _finish_deletion(self) -> None:
+        deletion = load(self._deleting, _parse_deletion)
+        if deletion is None:
+            return
+        with self._guard:
+            places = self._all_places()
+        chosen = [(each, places[each]) for each in deletion.version_ids if each in places]
+        if chosen:
+            self._note_id(max(each for each, _ in chosen), durably=True)
+        for version_id, folder in chosen:
+            path = folder.path / name_of(version_id)
+            if (version := load(path, _parse_version)) is None:
+                continue
+            if deletion.keep_metadata:
+                replace(path, [_pretty(_file_of(msgspec.structs.replace(version, body="", deleted=True)))])
+            else:
+                path.unlink()
+        for folder in {folder.path: folder for _, folder in chosen}.values():
+            sync_folder(folder.path)
+            self._describe(folder)
+        self._deleting.unlink()
+        sync_folder(self._root)
+
+    def _put_draft(self, draft: Draft) -> None:
+        path = self._draft_path(draft.draft_id)
+        if path.exists() and load(path, _parse_draft) is None:
+            raise _in_the_way(path)
+        replace(path, [_pretty(draft)])
+
+    def _next_version_id(self) -> str:
+        """An id above every one there is or was."""
+        if self._highest is None:
+            with self._guard:
+                self._highest = max(self._all_places(), default="")
+        return id_after(max(self._highest, self._noted_id()) or None)
+
+    def _note_id(self, version_id: str, *, durably: bool = False) -> None:
+        """Remember the highest id beyond its deletion; while its file is there, that one will tell."""
+        self._highest = max(self._highest or "", version_id) if self._highest is not None else None
+        if durably or version_id > self._noted_id():
+            highest = max(version_id, self._noted_id())
+            replace(self._root / "last-version-id", [highest.encode(), b"\n"], durably=durably)
+
+    def _noted_id(self) -> str:
+        with contextlib.suppress(FileNotFoundError, InvalidInput, UnicodeDecodeError):
+            noted = (self._root / "last-version-id").read_text("ascii").strip()
+            time_of(noted)
+            return noted
+        return ""
+
+    def _all_places(self) -> dict[str, _Folder[_Brief]]:
+        return {each: folder for content in self._all_contents() for each, folder in content.places().items()}
+
+
+_JOURNALS: dict[str, tuple[Kind[Any], ...]] = {
+    "outputs": (OUTPUTS,),
+    "traces": (TRACES,),
+    "jobs": (JOBS,),
+    "models": (COMPLETIONS, COSTS),
+    "samples": (SAMPLES,),
+    "events": (EVENTS,),
+}
+"""The files of JSON lines, and what stands in them; what one step may write together is in one."""
+
+
+def name_of(version_id: str) -> str:
+    """The name of a version's file: its id as the time it is."""
+    d = version_id
+    return f"{d[:4]}-{d[4:6]}-{d[6:8]}T{d[9:11]}-{d[11:13]}-{d[13:15]}.{d[15:18]}Z{d[19:]}.json"
+
+
+def id_of(name: str) -> str:
+    """The id of the version that a file of this name holds."""
+    form = _VERSION_FILE.fullmatch(name)
+    assert form is not None
+    year, month, day, hour, minute, second, milliseconds, count = form.groups()
+    return f"{year}{month}{day}T{hour}{minute}{second}{milliseconds}Z-{count}"
+
+
+def _id_of_content(content: _Content) -> str | None:
+    """The id of the content whose folder it is; None if there is no version of it inside."""
+    for version_id, folder in content.places().items():
+        brief = folder.read(name_of(version_id))
+        if brief is not None and file_name(brief.info.content_id) == content.path.name:
+            return brief.info.content_id
+    return None
+
+
+_decode_version = msgspec.json.Decoder(VersionFile).decode
+_decode_draft = msgspec.json.Decoder(Draft).decode
+
+
+def _parse_version(data: bytes, name: str) -> Version:
+    file = _decode_version(data)
+    if name != name_of(file.version_id):
+        raise msgspec.ValidationError(f"it holds the version {file.version_id}, which would have another name")
+    return Version(
+        content_id=file.content_id,
+        body=file.content,
+        sha256=file.sha256,
+        fingerprint=file.context_hash,
+        generator=file.generator_type,
+        generator_version=file.generator_version,
+        generated_at=file.generated_at,
+        config_version=file.version,
+        stage=file.stage,
+        approved=file.approved,
+        metadata=file.metadata,
+        version_id=file.version_id,
+        deleted=file.deleted,
+    )
+
+
+def _parse_brief(data: bytes, name: str) -> _Brief:
+    version = _parse_version(data, name)
+    return _Brief(
+        VersionInfo(
+            version_id=version.version_id,
+            content_id=version.content_id,
+            generated_at=version.generated_at,
+            generator=version.generator,
+            config_version=version.config_version,
+            stage=version.stage,
+            approved=version.approved,
+            deleted=version.deleted,
+            size=len(version.body.encode()),
+        ),
+        version.fingerprint,
+    )
+
+
+def _parse_draft(data: bytes, name: str) -> Draft:
+    draft = _decode_draft(data)
+    if name != f"{file_name(draft.draft_id)}.json":
+        raise msgspec.ValidationError(f"it holds the draft {draft.draft_id}, which would have another name")
+    return draft
+
+
+def _parse_deletion(data: bytes, _: str) -> _Deletion:
+    return msgspec.json.decode(data, type=_Deletion)
+
+
+def _file_of(version: Version) -> VersionFile:
+    return VersionFile(
+        content_id=version.content_id,
+        version=version.config_version,
+        version_id=version.version_id,
+        generated_at=version.generated_at,
+        generator_type=version.generator,
+        generator_version=version.generator_version,
+        context_hash=version.fingerprint,
+        sha256=version.sha256,
+        stage=version.stage,
+        approved=version.approved,
+        deleted=version.deleted,
+        content=version.body,
+        metadata=version.metadata,
+    )
+
+
+def _pretty(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def _in_the_way(path: Path) -> StorageError:
+    return StorageError(
+        f"{path} holds something that chora didn't write; it is left as it is.",
+        "Move the file away.",
+        storage_path=str(path),
+    )

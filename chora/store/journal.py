@@ -111,7 +111,7 @@ class Journal:
     def __init__(self, path: Path, *kinds: Kind[Any]) -> None:
         self.path = path
         self._kinds = {kind.name: kind for kind in kinds}
-        self._names: dict[type, str] = {kind.record: kind.name for kind in kinds}
+        self.records: dict[type[Record], str] = {kind.record: kind.name for kind in kinds}
         self._guard = threading.Lock()  # a writer's thread and the loop both look
         self._told: set[bytes] = set()
         self._reset(-1, b"")
@@ -153,17 +153,11 @@ class Journal:
         with self._opened():
             return sum(map(len, self._shelves[kind.name].groups.values()))
 
-    def written(self, kind: Kind[R], page: int) -> Iterator[R]:
-        """Every record of a kind in the order in which it was written, some at a time."""
-        last = -1
-        while True:
-            with self._opened() as file:
-                spots = sorted((s for s in self._spots(kind, None) if s.offset > last), key=lambda spot: spot.offset)
-                records = [self._record(file, kind, spot) for spot in spots[:page]]
-            yield from records
-            if len(spots) <= page:
-                return
-            last = spots[page - 1].offset
+    def page(self, kind: Kind[R], after: int, size: int) -> tuple[list[R], int]:
+        """Some records in the order in which they were written, and where to go on."""
+        with self._opened() as file:
+            spots = sorted((spot.offset, spot) for spot in self._spots(kind, None) if spot.offset > after)[:size]
+            return [self._record(file, kind, spot) for _, spot in spots], spots[-1][0] if spots else after
 
     def _spots(self, kind: Kind[Any], group: str | None) -> Iterator[Spot]:
         groups = self._shelves[kind.name].groups
@@ -269,7 +263,7 @@ class Journal:
 
     def add(self, records: Iterable[Record]) -> None:
         """Write records in one step, over those of the same identity."""
-        self._append([msgspec.structs.replace(_Line(), **{self._names[type(record)]: record}) for record in records])
+        self._append([msgspec.structs.replace(_Line(), **{self.records[type(record)]: record}) for record in records])
 
     def drop(self, keys: Sequence[str]) -> None:
         """Take records back."""
@@ -292,16 +286,18 @@ class Journal:
             [*(_encode(msgspec.structs.replace(line, more=True)) + b"\n" for line in more), _encode(last) + b"\n"]
         )
         with self._opened() as file:
-            size = os.fstat(file.fileno()).st_size if self._node != -1 else -1
+            is_there = self._node != -1
+            is_torn = is_there and os.fstat(file.fileno()).st_size > self._end
             # What a process that was ended left of its last step must not become the beginning of ours.
-            is_torn = size > self._end or bool(self._open_step)
-            outdated = size - self._live
-        if size == -1:
+            between = b"#\n" if is_torn else b"\n" if self._open_step else b""
+        if not is_there:
             replace(self.path, [self._new_head(), data])
-        else:
-            append(self.path, (b"\n" if is_torn else b"") + data)
-            if outdated > SLACK + self._live:
-                self._write_anew()
+            return
+        append(self.path, between + data)
+        with self._opened():
+            is_outdated = self._end - self._live > SLACK + self._live
+        if is_outdated:
+            self._write_anew()
 
     def _new_head(self) -> bytes:
         return _encode(_Line(journal=f"{self.path.stem} {secrets.token_hex(8)}")) + b"\n"

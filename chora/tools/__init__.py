@@ -7,10 +7,20 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from chora.tools import artifact, config, content, discovery, utility
+from chora.tools import artifact, batch, collection, config, content, discovery, storage, utility, validation
 from chora.tools.tool import Tool
 
-MODULES: tuple[ModuleType, ...] = (utility, content, artifact, config, discovery)
+MODULES: tuple[ModuleType, ...] = (
+    utility,
+    content,
+    batch,
+    artifact,
+    collection,
+    config,
+    discovery,
+    validation,
+    storage,
+)
 
 TOOLS: dict[str, Tool] = {
     value.name: value for module in MODULES for value in vars(module).values() if isinstance(value, Tool)

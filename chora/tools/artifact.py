@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from chora.engine.assemble import assemble
+from chora.engine.assemble import Planned, assemble, plan
 from chora.engine.engine import Engine, Given, Work
+from chora.model import ArtifactConfig
 from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, tool
 
 
@@ -17,11 +18,19 @@ class AssembleArtifact(Ask):
     output_path: Annotated[str, Meta(description="File to write instead of the config's first output")] | None = None
     force: Annotated[bool, Meta(description="Generate every child again")] | None = False
     context: Context = None
+    dry_run: Annotated[bool, Meta(description="Only tell what would be written, and why")] | None = False
 
 
 class Component(Struct, frozen=True):
     content_id: str
     size_bytes: int
+
+
+class PlannedFile(Struct, frozen=True, kw_only=True):
+    path: str
+    action: Literal["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
+    reasons: list[str]
+    diff: str
 
 
 class AssemblyMetadata(Struct, frozen=True, kw_only=True):
@@ -31,7 +40,12 @@ class AssemblyMetadata(Struct, frozen=True, kw_only=True):
     components: list[Component]
     separator: str
     outputs: list[str]
+    excluded_content: list[str]
+    """Children whose condition isn't true."""
+    generated_at: str | None
     warnings: list[str]
+    plan: list[PlannedFile]
+    """In a dry run, what would become of each file."""
 
 
 class AssembledArtifact(Result):
@@ -44,7 +58,7 @@ class AssembledArtifact(Result):
     metadata: AssemblyMetadata
 
 
-@tool(title="Assemble an artifact", category="artifact", destructive=True, idempotent=True)
+@tool(title="Assemble an artifact", category="artifact", destructive=True, idempotent=True, long=True)
 async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -> AssembledArtifact:
     """Compose an artifact's contents in order and write its output files; missing contents are generated.
 
@@ -53,6 +67,10 @@ async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
+    if ask.dry_run:
+        work = Work(engine, force=bool(ask.force), dry=True)
+        planned = await plan(work, parsed, Given(context), output_path=ask.output_path)
+        return _planned(parsed.config, planned, milliseconds_since(started))
     work = Work(engine, force=bool(ask.force), progress=call.progress)
     result = await assemble(work, parsed, Given(context), output_path=ask.output_path)
     pieces = result.pieces
@@ -70,6 +88,42 @@ async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -
             components=[Component(piece.content_id, piece.size) for piece in pieces.pieces],
             separator=parsed.config.metadata.composition_config.separator,
             outputs=result.outputs,
+            excluded_content=pieces.excluded,
+            generated_at=result.generated_at,
             warnings=pieces.warnings,
+            plan=[],
         ),
     )
+
+
+def _planned(config: ArtifactConfig, planned: list[Planned], duration_ms: int) -> AssembledArtifact:
+    actions = {file.action for file in planned}
+    return AssembledArtifact(
+        artifact_id=config.id,
+        output_path=planned[0].path,
+        content_count=len(config.content.children),
+        size_bytes=planned[0].size,
+        status="skipped"
+        if actions <= {"unchanged", "adopt"}
+        else "assembled"
+        if "create" in actions
+        else "reassembled",
+        duration_ms=duration_ms,
+        metadata=AssemblyMetadata(
+            missing_content=[],
+            generated_content=[],
+            composition_strategy=config.metadata.composition_strategy,
+            components=[],
+            separator=config.metadata.composition_config.separator,
+            outputs=[file.path for file in planned],
+            excluded_content=[],
+            generated_at=None,
+            warnings=[],
+            plan=[planned_file(file) for file in planned],
+        ),
+    )
+
+
+def planned_file(file: Planned) -> PlannedFile:
+    """What would become of a file, as answers show it."""
+    return PlannedFile(path=file.path, action=file.action, reasons=file.reasons, diff=file.diff)

@@ -91,7 +91,7 @@ async def test_config(engine: Engine, ask: TestConfig, call: Call) -> TestedConf
         generator_used=tested.generator,
         validation_issues=tested.issues,
         warnings=tested.warnings,
-        estimated_cost=None,
+        estimated_cost=tested.estimated_cost,
         duration_ms=milliseconds_since(started),
     )
 
@@ -120,5 +120,54 @@ async def save_config(engine: Engine, ask: SaveConfig, call: Call) -> SavedConfi
         config_id=ask.config_id,
         config_type=saved.kind,
         backup_path=saved.backup,
+        duration_ms=milliseconds_since(started),
+    )
+
+
+class ModifyConfig(Ask):
+    config_id: Annotated[str, Meta(description="A draft_id, or the id of a saved config")]
+    updates: Annotated[
+        Any,
+        Meta(
+            description="JSON Merge Patch: objects merge, arrays replace, null removes",
+            extra_json_schema={"type": ["object", "string"]},
+        ),
+    ]
+    create_backup: Annotated[bool, Meta(description="Keep a copy of a saved config beside it")] | None = True
+    config_type: (
+        Annotated[
+            Literal["content", "artifact", "collection"], Meta(description="Needed if several kinds share the id")
+        ]
+        | None
+    ) = None
+
+
+class ModifiedConfig(Result):
+    config_id: str
+    config_type: str
+    validation_status: Literal["valid"]
+    validation_issues: list[Issue]
+    config_path: str | None
+    backup_path: str | None
+    draft_id: str | None
+    duration_ms: int
+
+
+@tool(title="Modify a config", category="config", destructive=True, idempotent=True)
+async def modify_config(engine: Engine, ask: ModifyConfig, call: Call) -> ModifiedConfig:
+    """Patch a draft or a saved config. A patch that leaves it invalid is refused, and nothing changes."""
+    started = time.monotonic()
+    updates = object_of(ask.updates, "updates")
+    modified = await drafts.modify(
+        engine, ask.config_id, updates, kind=ask.config_type, create_backup=ask.create_backup is not False
+    )
+    return ModifiedConfig(
+        config_id=ask.config_id,
+        config_type=modified.kind,
+        validation_status="valid",
+        validation_issues=modified.issues,
+        config_path=modified.path,
+        backup_path=modified.backup,
+        draft_id=modified.draft_id,
         duration_ms=milliseconds_since(started),
     )

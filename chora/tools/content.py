@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import trio
 from msgspec import Meta, Struct
 
+from chora.engine.edits import count_changes
 from chora.engine.engine import Engine, Given, Work
-from chora.engine.generate import generate, make, prepare
+from chora.engine.generate import Prepared, generate, make, prepare
+from chora.errors import GenerationFailed
+from chora.generators.generator import Made
 from chora.stamps import sha256
 from chora.tools.tool import Ask, Call, Context, LongText, context_of, head_of, milliseconds_since, tool
 
@@ -42,7 +47,7 @@ class GeneratedContent(LongText):
     metadata: GenerationMetadata
 
 
-@tool(title="Generate content", category="content", idempotent=True)
+@tool(title="Generate content", category="content", idempotent=True, long=True)
 async def generate_content(engine: Engine, ask: GenerateContent, call: Call) -> GeneratedContent:
     """Generate the text of a content config and store it as a version.
 
@@ -81,12 +86,20 @@ class PreviewGeneration(Ask):
     content_config_id: ContentConfigId
     context: Context = None
     show_metadata: Annotated[bool, Meta(description="Also tell which variables and template were used")] | None = False
+    spend: (
+        Annotated[bool, Meta(description="Let a paid model be asked; else its prompt and price are shown")] | None
+    ) = False
 
 
 class PreviewMetadata(Struct, frozen=True, kw_only=True):
     context_variables: list[str]
     template_path: str | None
+    template_hash: str | None
     generator_type: str
+    variable_usage: dict[str, int]
+    """How often each variable is named in the template and what it includes."""
+    cost: dict[str, Any] | None
+    """What asking the language model would cost, and what is left to spend, in US dollars."""
     warnings: list[str]
 
 
@@ -101,12 +114,21 @@ class Preview(LongText):
 
 @tool(title="Preview a generation", category="content", read_only=True, idempotent=True)
 async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call) -> Preview:
-    """Generate the text of a content config without storing anything."""
+    """Generate the text of a content config without storing it. A paid model isn't asked unless spend is true: then its
+    prompt stands in for the text, and metadata.cost says what it would cost.
+    """
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    prepared = await prepare(Work(engine, dry=True), parsed, Given(context))
-    made = await make(prepared)
+    prepared = await prepare(Work(engine, dry=True, spend=bool(ask.spend)), parsed, Given(context))
+    cost = None
+    try:
+        made = await make(prepared)
+    except GenerationFailed as error:
+        if error.details.get("error_type") != "NotAsked":
+            raise
+        cost = error.details["outlook"]
+        made = Made(error.details["request"].prompt, ["this is the prompt; the model wasn't asked"])
     head = head_of(made.text, call)
     return Preview(
         content_id=prepared.job.config.id,
@@ -115,13 +137,111 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
         content_length=head.length,
         content_hash=sha256(made.text.encode()),
         generator=prepared.generator.NAME,
-        metadata=PreviewMetadata(
-            context_variables=prepared.variables,
-            template_path=made.template,
-            generator_type=prepared.generator.NAME,
-            warnings=[*prepared.warnings, *made.warnings],
+        metadata=_metadata(prepared, made, cost) if ask.show_metadata or cost else None,
+        duration_ms=milliseconds_since(started),
+    )
+
+
+def _metadata(prepared: Prepared, made: Made, cost: dict[str, Any] | None) -> PreviewMetadata:
+    texts = list(prepared.job.sources.values())
+    usage = {
+        name: sum(len(re.findall(rf"\b{re.escape(name)}\b", text)) for text in texts) for name in prepared.variables
+    }
+    unused = [f"{name} isn't used by the template" for name, count in usage.items() if texts and not count]
+    template = None if made.template is None else prepared.job.sources.get(made.template)
+    return PreviewMetadata(
+        context_variables=prepared.variables,
+        template_path=made.template,
+        template_hash=None if template is None else sha256(template.encode()),
+        generator_type=prepared.generator.NAME,
+        variable_usage=usage if texts else {},
+        cost=cost,
+        warnings=[*prepared.warnings, *made.warnings, *unused],
+    )
+
+
+class RegenerateContent(Ask):
+    content_config_id: ContentConfigId
+    context: Context = None
+    reason: Annotated[str, Meta(max_length=2000, description="Why; kept with the version")] | None = None
+    compare: Annotated[bool, Meta(description="Tell what changed since the last one")] | None = True
+
+
+class PreviousVersion(Struct, frozen=True, kw_only=True):
+    content: str
+    hash: str
+    generated_at: str
+    version_id: str
+
+
+class LineChanges(Struct, frozen=True, kw_only=True):
+    lines_added: int
+    lines_removed: int
+    lines_changed: int
+    diff_summary: str
+
+
+class RegenerationMetadata(Struct, frozen=True, kw_only=True):
+    hash_new: str
+    hash_old: str | None
+    version_id: str
+    generator_type: str
+    warnings: list[str]
+
+
+class RegeneratedContent(LongText):
+    content_id: str
+    status: Literal["regenerated"]
+    content: str
+    previous_version: PreviousVersion | None
+    changes: LineChanges | None
+    reason: str | None
+    metadata: RegenerationMetadata
+    duration_ms: int
+
+
+@tool(title="Regenerate content", category="content", long=True)
+async def regenerate_content(engine: Engine, ask: RegenerateContent, call: Call) -> RegeneratedContent:
+    """Generate the text of a content config again, changed or not, store it, and tell how it differs from the last."""
+    started = time.monotonic()
+    context = context_of(ask.context)
+    parsed = engine.catalog.find("content", ask.content_config_id).parsed
+    previous = engine.store.latest_version(parsed.config.id)
+    result = await generate(Work(engine, force=True), parsed, Given(context), reason=ask.reason)
+    version = result.version
+    changes = None
+    if previous is not None and ask.compare is not False:
+        counted = await trio.to_thread.run_sync(count_changes, previous.body, version.body)
+        changes = LineChanges(
+            lines_added=counted.added,
+            lines_removed=counted.removed,
+            lines_changed=counted.changed,
+            diff_summary=counted.summary,
         )
-        if ask.show_metadata
+    head = head_of(version.body, call, f"content://{version.content_id}/{version.version_id}")
+    return RegeneratedContent(
+        content_id=version.content_id,
+        status="regenerated",
+        content=head.text,
+        truncated=head.truncated,
+        content_length=head.length,
+        resource=head.resource,
+        previous_version=PreviousVersion(
+            content=head_of(previous.body, call).text,
+            hash=previous.sha256,
+            generated_at=previous.generated_at,
+            version_id=previous.version_id,
+        )
+        if previous
         else None,
+        changes=changes,
+        reason=ask.reason,
+        metadata=RegenerationMetadata(
+            hash_new=version.sha256,
+            hash_old=previous.sha256 if previous else None,
+            version_id=version.version_id,
+            generator_type=version.generator,
+            warnings=result.warnings,
+        ),
         duration_ms=milliseconds_since(started),
     )

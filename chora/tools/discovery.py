@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from types import ModuleType
 from typing import Annotated, Literal
 
+import trio
 from msgspec import Meta, Struct
 
 from chora.catalog import Listing
-from chora.engine.engine import Engine
+from chora.engine.assemble import find_child, why_stale
+from chora.engine.engine import Engine, Given, Work
 from chora.engine.generate import generator_of
-from chora.generators import GENERATORS
+from chora.errors import ChoraError, InvalidInput
+from chora.model import ArtifactChild
 from chora.tools.tool import Ask, Call, Result, milliseconds_since, tool
 
 Pattern = Annotated[str, Meta(max_length=255, description="Glob over ids, such as api-*")]
@@ -28,6 +32,9 @@ class GeneratorInfo(Struct, frozen=True, kw_only=True):
     version: str
     description: str
     capabilities: list[str]
+    status: Literal["available", "unavailable"]
+    reason: str | None
+    """Why it is unavailable, and what to do about it."""
 
 
 class Generators(Result):
@@ -40,20 +47,30 @@ class Generators(Result):
 async def list_generators(engine: Engine, ask: ListGenerators, call: Call) -> Generators:
     """List the generators that a content config can name in generation.patterns[0].type."""
     shown = [
-        GeneratorInfo(
-            name=generator.NAME,
-            type="builtin",
-            version=generator.VERSION,
-            description=generator.DESCRIPTION,
-            capabilities=list(generator.CAPABILITIES),
-        )
-        for generator in GENERATORS
-        if ask.generator_type != "plugin"
+        await _generator(engine, generator)
+        for generator in engine.shelf.all()
+        if ask.generator_type in (None, engine.shelf.kind_of(generator))
+        and (ask.include_plugins is not False or engine.shelf.kind_of(generator) == "builtin")
     ]
     return Generators(
         generators=shown,
         total_count=len(shown),
         filtered=ask.generator_type is not None or ask.include_plugins is False,
+    )
+
+
+async def _generator(engine: Engine, generator: ModuleType) -> GeneratorInfo:
+    unavailable = getattr(generator, "unavailable", None)
+    # Looking for a key may ask the keyring of the system, which takes its time.
+    reason = await trio.to_thread.run_sync(unavailable, engine.settings.llm) if unavailable else None
+    return GeneratorInfo(
+        name=generator.NAME,
+        type=engine.shelf.kind_of(generator),
+        version=generator.VERSION,
+        description=generator.DESCRIPTION,
+        capabilities=list(generator.CAPABILITIES),
+        status="unavailable" if reason else "available",
+        reason=reason,
     )
 
 
@@ -144,3 +161,301 @@ def _fits(config_id: str, pattern: str | None) -> bool:
 
 def _invalid(listing: Listing) -> list[InvalidConfig]:
     return [InvalidConfig(file_path=broken.path, error=broken.error) for broken in listing.invalid]
+
+
+# -- contents ---------------------------------------------------------------------------------------------------
+
+Limit = Annotated[int, Meta(description="Most rows, 1 to 500")]
+
+
+class ContentFilter(Struct, forbid_unknown_fields=True):
+    generator_type: str | None = None
+    generated: bool | None = None
+    stage: Literal["draft", "review", "approved", "deprecated"] | None = None
+
+
+class ListContent(Ask):
+    filter: ContentFilter | None = None
+    sort: Literal["id", "title", "generator", "modified"] | None = "id"
+    limit: Limit | None = 100
+
+
+class ContentInfo(Struct, frozen=True, kw_only=True):
+    id: str
+    title: str
+    purpose: str
+    generator_type: str | None
+    generated: bool
+    stage: str
+    output_format: str | None
+    last_generated: str | None
+    versions_available: int
+
+
+class Contents(Result):
+    total: int
+    returned: int
+    content: list[ContentInfo]
+    invalid: list[InvalidConfig]
+    duration_ms: int
+
+
+@tool(title="List contents", category="query", read_only=True, idempotent=True)
+async def list_content(engine: Engine, ask: ListContent, call: Call) -> Contents:
+    """List contents with what is stored of each."""
+    started = time.monotonic()
+    limit = _limit(ask.limit)
+    wanted = ask.filter or ContentFilter()
+    listing = engine.catalog.all("content")
+    rows: list[tuple[ContentInfo, str]] = []
+    for found in listing.found:
+        config = found.parsed.config
+        generator = generator_of(config)
+        if wanted.generator_type not in (None, generator) or wanted.stage not in (None, config.evolution.stage):
+            continue
+        infos = [info for info in engine.store.version_infos(config.id) if not info.deleted]
+        if wanted.generated not in (None, bool(infos)):
+            continue
+        description = config.metadata.description
+        info = ContentInfo(
+            id=config.id,
+            title=description[:50],
+            purpose=description[:100],
+            generator_type=generator,
+            generated=bool(infos),
+            stage=config.evolution.stage,
+            output_format=config.metadata.output_format,
+            last_generated=infos[-1].generated_at if infos else None,
+            versions_available=len(infos),
+        )
+        rows.append((info, found.path))
+    match ask.sort:
+        case "title":
+            rows.sort(key=lambda row: row[0].title.casefold())
+        case "generator":
+            rows.sort(key=lambda row: row[0].generator_type or "")
+        case "modified":
+            rows.sort(key=lambda row: -engine.folder.modified(row[1]))
+        case _:
+            pass
+    return Contents(
+        total=len(rows),
+        returned=min(len(rows), limit),
+        content=[info for info, _ in rows[:limit]],
+        invalid=_invalid(listing),
+        duration_ms=milliseconds_since(started),
+    )
+
+
+def _limit(limit: int | None) -> int:
+    """The number of rows wanted.
+
+    Raises:
+        InvalidInput: it is out of bounds.
+    """
+    limit = 100 if limit is None else limit
+    if not 1 <= limit <= 500:
+        raise InvalidInput(
+            f"limit is {limit}; 1 to 500 are allowed.",
+            "Leave it out for 100.",
+            field="limit",
+            value=limit,
+            constraint="1 to 500",
+        )
+    return limit
+
+
+# -- artifacts --------------------------------------------------------------------------------------------------
+
+
+class ArtifactFilter(Struct, forbid_unknown_fields=True):
+    type: Literal["documentation", "test", "code", "configuration", "report", "mixed"] | None = None
+    stage: Literal["draft", "review", "approved", "deprecated"] | None = None
+    assembled: bool | None = None
+
+
+class ListArtifacts(Ask):
+    filter: ArtifactFilter | None = None
+    sort: Literal["id", "title", "assembled", "modified"] | None = "id"
+    limit: Limit | None = 100
+
+
+class ArtifactInfo(Struct, frozen=True, kw_only=True):
+    id: str
+    title: str
+    description: str | None
+    purpose: str
+    type: str | None
+    stage: str
+    assembled: bool
+    last_assembled: str | None
+    component_count: int
+    composition_strategy: str
+    output_path: str
+
+
+class Artifacts(Result):
+    total: int
+    returned: int
+    artifacts: list[ArtifactInfo]
+    invalid: list[InvalidConfig]
+    duration_ms: int
+
+
+@tool(title="List artifacts", category="query", read_only=True, idempotent=True)
+async def list_artifacts(engine: Engine, ask: ListArtifacts, call: Call) -> Artifacts:
+    """List artifacts with their files; one is assembled when its first output exists."""
+    started = time.monotonic()
+    limit = _limit(ask.limit)
+    wanted = ask.filter or ArtifactFilter()
+    listing = engine.catalog.all("artifact")
+    rows: list[tuple[ArtifactInfo, str]] = []
+    for found in listing.found:
+        config = found.parsed.config
+        metadata = config.metadata
+        output = metadata.outputs[0].file
+        assembled = engine.folder.is_file(output)
+        if (
+            wanted.type not in (None, metadata.type)
+            or wanted.stage not in (None, config.evolution.stage)
+            or wanted.assembled not in (None, assembled)
+        ):
+            continue
+        known = engine.store.output(output) if assembled else None
+        info = ArtifactInfo(
+            id=config.id,
+            title=metadata.title,
+            description=metadata.description,
+            purpose=metadata.purpose,
+            type=metadata.type,
+            stage=config.evolution.stage,
+            assembled=assembled,
+            last_assembled=known.written_at if known else None,
+            component_count=len(config.content.children),
+            composition_strategy=metadata.composition_strategy,
+            output_path=output,
+        )
+        rows.append((info, found.path))
+    match ask.sort:
+        case "title":
+            rows.sort(key=lambda row: row[0].title.casefold())
+        case "assembled":
+            rows.sort(key=lambda row: row[0].last_assembled or "", reverse=True)
+        case "modified":
+            rows.sort(key=lambda row: -engine.folder.modified(row[1]))
+        case _:
+            pass
+    return Artifacts(
+        total=len(rows),
+        returned=min(len(rows), limit),
+        artifacts=[info for info, _ in rows[:limit]],
+        invalid=_invalid(listing),
+        duration_ms=milliseconds_since(started),
+    )
+
+
+# -- dependencies -----------------------------------------------------------------------------------------------
+
+
+class TraceDependencies(Ask):
+    artifact_config_id: Annotated[str, Meta(description="Id of an artifact config")]
+    check_status: Annotated[bool, Meta(description="Look what is stored, and what has changed since")] | None = True
+    show_metadata: Annotated[bool, Meta(description="Also generator, versions and inputs of each")] | None = False
+
+
+class DependencyMetadata(Struct, frozen=True, kw_only=True):
+    generator_type: str | None
+    last_generated: str | None
+    versions_available: int
+    inputs: list[str]
+    """What the newest text was made from."""
+
+
+class DependencyInfo(Struct, frozen=True, kw_only=True):
+    content_id: str
+    path: str
+    required: bool
+    status: Literal["ready", "missing", "unknown"]
+    order: float
+    retrieval_strategy: str
+    stale_because: list[str]
+    error: str | None
+    metadata: DependencyMetadata | None
+
+
+class Dependencies(Result):
+    artifact_id: str
+    status: Literal["ready", "incomplete", "missing_config", "unknown"]
+    total_dependencies: int
+    ready: int
+    missing: int
+    dependencies: list[DependencyInfo]
+    assembly_order: list[str]
+    missing_content_ids: list[str] | None
+    stale_because: list[str]
+    duration_ms: int
+
+
+@tool(title="Trace an artifact's dependencies", category="query", read_only=True, idempotent=True)
+async def trace_dependencies(engine: Engine, ask: TraceDependencies, call: Call) -> Dependencies:
+    """Tell what an artifact is assembled from, what of it is stored, and why its files are stale, if they are."""
+    started = time.monotonic()
+    parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
+    check = ask.check_status is not False
+    work = Work(engine, dry=True)
+    children = sorted(parsed.config.content.children, key=lambda child: child.order)
+    dependencies = [await _dependency(work, child, check, bool(ask.show_metadata)) for child in children]
+    missing = [each for each in dependencies if each.status == "missing"]
+    if not check:
+        status = "unknown"
+    elif any(each.error for each in missing if each.required):
+        status = "missing_config"
+    else:
+        status = "incomplete" if any(each.required for each in missing) else "ready"
+    return Dependencies(
+        artifact_id=parsed.config.id,
+        status=status,
+        total_dependencies=len(dependencies),
+        ready=sum(each.status == "ready" for each in dependencies),
+        missing=len(missing),
+        dependencies=dependencies,
+        assembly_order=[each.content_id for each in dependencies],
+        missing_content_ids=[each.content_id for each in missing] or None,
+        stale_because=await why_stale(work, parsed, Given({})) if check else [],
+        duration_ms=milliseconds_since(started),
+    )
+
+
+async def _dependency(work: Work, child: ArtifactChild, check: bool, metadata: bool) -> DependencyInfo:
+    engine = work.engine
+    path, generator, error = child.path, None, None
+    stale: list[str] = []
+    known = None
+    try:
+        found = find_child(engine, child)
+        path, generator = found.path, generator_of(found.parsed.config)
+        known = engine.traces.latest(f"content:{found.path}")
+        if check and known:
+            stale = [change.reason for change in await work.snapshot.changes(known.inputs)]
+    except ChoraError as problem:
+        error = problem.message
+    infos = [info for info in engine.store.version_infos(child.id) if not info.deleted] if check or metadata else []
+    ready = error is None and bool(infos)
+    return DependencyInfo(
+        content_id=child.id,
+        path=path,
+        required=child.required,
+        status="unknown" if not check else "ready" if ready else "missing",
+        order=child.order,
+        retrieval_strategy=child.retrieval_strategy,
+        stale_because=stale,
+        error=error,
+        metadata=DependencyMetadata(
+            generator_type=generator,
+            last_generated=infos[-1].generated_at if infos else None,
+            versions_available=len(infos),
+            inputs=sorted(known.inputs) if known else [],
+        )
+        if metadata
+        else None,
+    )

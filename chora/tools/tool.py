@@ -10,6 +10,7 @@ the arguments, runs the function and encodes the answer; every way of calling a 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import time
@@ -21,7 +22,9 @@ from msgspec import Meta, Struct
 
 from chora.engine.engine import Engine
 from chora.engine.gather import json_type
+from chora.engine.inputs import digest_of
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
+from chora.jobs import Answer, Progress
 from chora.reading import DEEPEST
 from chora.sources.source import is_too_deep
 
@@ -96,16 +99,7 @@ class Call(NamedTuple):
     """Tells the caller how far it is: done, of how many, and what was done; None when nobody asked."""
     routine: bool = False
     """Not worth a line in the log."""
-
-
-class Answer(NamedTuple):
-    """An encoded answer: the JSON of the result, or of the error."""
-
-    body: bytes
-    is_error: bool
-    code: str = "ok"
-    exit_code: int = 0
-    links: Sequence[Link] = ()
+    principal: str = "local"
 
 
 FAILURE_SCHEMA: dict[str, Any] = {
@@ -127,6 +121,20 @@ FAILURE_SCHEMA: dict[str, Any] = {
     "required": ["success", "error"],
 }
 
+RUNNING_SCHEMA: dict[str, Any] = {
+    "title": "Running",
+    "type": "object",
+    "properties": {
+        "success": {"const": True},
+        "status": {"const": "running"},
+        "job": {"type": "string"},
+        "progress": {"type": "object"},
+        "hint": {"type": "string"},
+    },
+    "required": ["success", "status", "job", "progress"],
+}
+"""What a call answers whose work goes on: the same call again joins it or gets its result."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -142,6 +150,7 @@ class Tool:
         read_only: bool = False,
         destructive: bool = False,
         idempotent: bool = False,
+        long: bool = False,
     ) -> None:
         hints = get_type_hints(function, include_extras=True)
         self.function = function
@@ -150,6 +159,7 @@ class Tool:
         self.category: Category = category
         self.description = inspect.cleandoc(function.__doc__ or "")
         self.read_only = read_only
+        self.long = long
         self.annotations = {
             "title": title,
             "readOnlyHint": read_only,
@@ -159,7 +169,7 @@ class Tool:
         }
         self.ask = cast("type[Ask]", hints["ask"])
         self.input_schema = object_schema(self.ask)
-        self.output_schema = _answer_schema(hints["return"])
+        self.output_schema = _answer_schema(hints["return"], long)
         self._decoder = msgspec.json.Decoder(self.ask)
 
     def describe(self) -> dict[str, Any]:
@@ -203,25 +213,73 @@ class Tool:
         """Run the tool and encode what it answers; a failure is an answer too."""
         started = time.perf_counter()
         try:
-            try:
-                result = await self.function(engine, self.decode(arguments), call)
-                answer = Answer(_encode(result), False, links=result.links())
-            except ChoraError as error:
-                answer = Answer(_encode(error.as_dict()), True, error.code, error.exit_code)
-        except Exception as error:  # a bug: told to the log in full, and to the caller as an id
-            incident = Internal(error, where=self.name)
-            log.exception("incident %s in %s", incident.incident, self.name)
-            answer = Answer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
+            ask = self.decode(arguments)
+            # The command line waits as long as it takes, and ends the work by ending itself.
+            if self.long and call.transport != "cli":
+                answer = await self._run_as_job(engine, ask, call)
+            else:
+                answer = await self._do(engine, ask, call)
+        except ChoraError as error:
+            answer = _failure(error)
         level = logging.DEBUG if call.routine else logging.INFO
         elapsed = (time.perf_counter() - started) * 1000
         log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, elapsed)
         return answer
 
+    async def _do(self, engine: Engine, ask: Ask, call: Call) -> Answer:
+        try:
+            result = await self.function(engine, ask, call)
+            return Answer(_encode(result), False, links=tuple(result.links()))
+        except ChoraError as error:
+            return _failure(error)
+        except Exception as error:  # a bug: told to the log in full, and to the caller as an id
+            incident = Internal(error, where=self.name)
+            log.exception("incident %s in %s", incident.incident, self.name)
+            return Answer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
+
+    async def _run_as_job(self, engine: Engine, ask: Ask, call: Call) -> Answer:
+        arguments = {name: _normalised(value) for name, value in msgspec.structs.asdict(ask).items()}
+
+        async def work(report: Progress) -> Answer:
+            return await self._do(engine, ask, call._replace(progress=report))
+
+        key = digest_of([self.name, arguments, call.principal])
+        outcome = await engine.jobs.run(key, self.name, arguments, call.principal, work, call.progress)
+        if isinstance(outcome, Answer):
+            return outcome
+        progress = {name: value for name, value in outcome.job.progress.items() if name in ("done", "total", "message")}
+        running = {
+            "success": True,
+            "status": "running",
+            "job": outcome.job.job_id,
+            "progress": progress,
+            "hint": "The work goes on. Make the same call again to wait for it and get its result.",
+        }
+        return Answer(_encode(running), False, "running")
+
+
+def _failure(error: ChoraError) -> Answer:
+    return Answer(_encode(error.as_dict()), True, error.code, error.exit_code)
+
+
+def _normalised(value: Any) -> Any:
+    """An argument as it would be had it not been sent as a string."""
+    if isinstance(value, str) and value.lstrip()[:1] == "{":
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(value)
+    return None if value in ("", {}, False) else value
+
 
 def tool(
-    *, title: str, category: Category, read_only: bool = False, destructive: bool = False, idempotent: bool = False
+    *,
+    title: str,
+    category: Category,
+    read_only: bool = False,
+    destructive: bool = False,
+    idempotent: bool = False,
+    long: bool = False,
 ) -> Callable[[Callable[[Engine, Any, Call], Awaitable[Result]]], Tool]:
-    """Make a function a tool; the flags become its annotations."""
+    """Make a function a tool; the flags become its annotations, and a long one may outlive its call as a job."""
 
     def make(function: Callable[[Engine, Any, Call], Awaitable[Result]]) -> Tool:
         return Tool(
@@ -231,6 +289,7 @@ def tool(
             read_only=read_only,
             destructive=destructive,
             idempotent=idempotent,
+            long=long,
         )
 
     return make
@@ -252,12 +311,12 @@ def object_schema(struct: type[Struct]) -> dict[str, Any]:
     return schema
 
 
-def _answer_schema(result: type[Struct]) -> dict[str, Any]:
-    """What a call may answer: the result or a failure. Some clients check failures against it too."""
+def _answer_schema(result: type[Struct], long: bool) -> dict[str, Any]:
+    """What a call may answer: the result, that it is running, or a failure. Some clients check failures too."""
     success = object_schema(result)
     definitions = success.pop("$defs", None)  # references are resolved from the root
     success["required"] = ["success", *success["required"]]
-    answer: dict[str, Any] = {"type": "object", "anyOf": [success, FAILURE_SCHEMA]}
+    answer: dict[str, Any] = {"type": "object", "anyOf": [success, *([RUNNING_SCHEMA] if long else []), FAILURE_SCHEMA]}
     return answer | {"$defs": definitions} if definitions else answer
 
 

@@ -28,6 +28,7 @@ from chora.access import Gate, Principal, is_loopback
 from chora.errors import ChoraError, Forbidden, Unauthorized
 from chora.metrics import Metrics
 from chora.protocol import wire
+from chora.protocol.hub import Full, Mailbox
 from chora.protocol.server import Server, Session
 from chora.protocol.wire import RpcError
 
@@ -70,7 +71,7 @@ class SseSession(HttpSession):
     def __init__(self, principal: Principal, now: float, calls: trio.Nursery) -> None:
         super().__init__("sse", principal, now)
         self.calls = calls
-        self.outgoing, self.incoming = trio.open_memory_channel[bytes](QUEUE_LIMIT)
+        self.mailbox = Mailbox(QUEUE_LIMIT)
 
 
 class Door:
@@ -198,7 +199,10 @@ class Door:
             await _send_json(send, wire.HTTP_STATUS.get(error.code, 200), wire.error_response(id_bytes, error))
             return
         session = Session("http", scope["chora.principal"])
-        await self._answer(scope, receive, send, session, body, modern=True)
+        if incoming.method == "subscriptions/listen":
+            await self._answer_subscription(scope, receive, send, session, body)
+        else:
+            await self._answer(scope, receive, send, session, body, modern=True)
 
     async def _post_handshake(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         session = await self._find(scope, send) if (given := _header(scope, b"mcp-session-id")) else None
@@ -263,6 +267,36 @@ class Door:
                 status = 200 if code is None or not modern else wire.HTTP_STATUS.get(code, 200)
                 await _send_json(send, status, reply.body)
 
+    async def _answer_subscription(
+        self, scope: Scope, receive: Receive, send: Send, session: Session, body: bytes
+    ) -> None:
+        """An answer that stays open until peer or server end it, with a comment when there is nothing to say."""
+        sending = trio.Lock()
+        is_open = False
+
+        async def send_in_turn(message: dict[str, Any]) -> None:
+            nonlocal is_open
+            async with sending:
+                await send(message)
+                is_open = message.get("more_body", False)
+
+        async def ping() -> None:
+            while True:
+                await trio.sleep(PING_INTERVAL)
+                async with sending:
+                    if is_open:
+                        await send({"type": "http.response.body", "body": b": ping\r\n\r\n", "more_body": True})
+
+        async def drain() -> None:
+            await scope["extensions"]["chora.draining"].wait()
+            session.stop_listening()
+
+        async with trio.open_nursery() as beside:
+            beside.start_soon(ping)
+            beside.start_soon(drain)
+            await self._answer(scope, receive, send_in_turn, session, body, modern=True)
+            beside.cancel_scope.cancel()
+
     async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET /mcp: a stream for what the server has to say of itself, for as long as session and peer live."""
         if "text/event-stream" not in (_header(scope, b"accept") or ""):
@@ -272,7 +306,7 @@ class Door:
             await _send_json(send, 405, _fault("There is a stream only within a session."), [allow])
         elif (session := await self._find(scope, send)) is not None:
             await send({"type": "http.response.start", "status": 200, "headers": STREAM})
-            await self._stream(scope, receive, send, session, None)
+            await self._stream(scope, receive, send, session)
 
     async def _delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _header(scope, b"mcp-session-id") is None:
@@ -287,7 +321,6 @@ class Door:
         receive: Receive,
         send: Send,
         session: HttpSession,
-        messages: trio.MemoryReceiveChannel[bytes] | None,
     ) -> None:
         """Send what comes, and a comment when nothing does, until peer, session or server end."""
         async with trio.open_nursery() as watching:
@@ -303,7 +336,7 @@ class Door:
             while True:
                 frame = b": ping\r\n\r\n"
                 with trio.move_on_after(PING_INTERVAL):
-                    frame = _event(await messages.receive() if messages else await trio.sleep_forever())
+                    frame = _event(await session.mailbox.take())
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -317,7 +350,7 @@ class Door:
                 await send({"type": "http.response.start", "status": 200, "headers": STREAM})
                 place = f"/messages/?session_id={session.id}".encode()
                 await send({"type": "http.response.body", "body": _event(place, b"endpoint"), "more_body": True})
-                await self._stream(scope, receive, send, session, session.incoming)
+                await self._stream(scope, receive, send, session)
             finally:
                 self._end(session, "closed")
             calls.cancel_scope.cancel()
@@ -335,8 +368,8 @@ class Door:
 
         async def push(message: bytes) -> None:
             try:
-                session.outgoing.send_nowait(message)
-            except trio.WouldBlock:
+                session.mailbox.put(message)
+            except Full:
                 self._end(session, "not reading")
 
         async def answer() -> None:
@@ -345,8 +378,8 @@ class Door:
                 await push(reply.body)
 
         await _send_empty(send, 202)
-        # Everything but a call is answered in order, as on stdio.
-        if b"tools/call" in body:
+        # Everything but what may take long is answered in order, as on stdio.
+        if any(word in body for word in wire.LASTING):
             session.calls.start_soon(answer)
         else:
             await answer()
@@ -357,10 +390,12 @@ class Door:
         if len(self._sessions) >= self._limits.sessions:
             self._end(min(self._sessions.values(), key=lambda each: each.used), "evicted")
         self._sessions[session.id] = session
+        self._server.hub.join(session.mailbox)
         self._count()
 
     def _end(self, session: HttpSession, reason: str) -> None:
         if self._sessions.pop(session.id, None) is not None:
+            self._server.hub.leave(session.mailbox)
             self._metrics.sessions_ended.count(reason)
             self._count()
         session.ended.set()

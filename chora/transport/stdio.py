@@ -17,6 +17,7 @@ import trio
 
 from chora.access import LOCAL
 from chora.protocol import wire
+from chora.protocol.hub import Closed
 from chora.protocol.server import Server, Session
 from chora.protocol.wire import RpcError
 
@@ -54,6 +55,7 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
         stopping: set when the process is asked to end.
     """
     session = Session("stdio", LOCAL)
+    server.hub.join(session.mailbox)
     async with _open(pipes.outgoing) as sink, _open(pipes.incoming) as source:
         sending = trio.Lock()
 
@@ -66,12 +68,18 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
             if reply is not None:
                 await send(reply.body)
 
+        async def tell() -> None:
+            with contextlib.suppress(Closed):
+                while True:
+                    await send(await session.mailbox.take())
+
         async def stop() -> None:
             await stopping.wait()
             reading.cancel_scope.cancel()
 
         try:
             async with trio.open_nursery() as calls:
+                calls.start_soon(tell)
                 async with trio.open_nursery() as reading:
                     reading.start_soon(stop)
                     lines = Lines(source, limit)
@@ -83,16 +91,20 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
                             continue
                         if line is None:
                             break
-                        # Everything but a call is answered at once and in order, so that a client which sends
-                        # its handshake and its first call in one breath is understood.
-                        if b"tools/call" in line:
+                        # Everything but what may take long is answered at once and in order, so that a client
+                        # which sends its handshake and its first call in one breath is understood.
+                        if any(word in line for word in wire.LASTING):
                             calls.start_soon(answer, line)
                         elif line.strip():
                             await answer(line)
                     reading.cancel_scope.cancel()
+                session.mailbox.close()
+                session.stop_listening()
                 calls.cancel_scope.deadline = trio.current_time() + grace
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.info("the client closed its end")
+        finally:
+            server.hub.leave(session.mailbox)
 
 
 def _too_long(limit: int) -> bytes:

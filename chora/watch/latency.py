@@ -10,7 +10,7 @@ import trio
 
 from chora.metrics import Metrics
 from chora.stamps import now
-from chora.store import Sample, SqliteStore
+from chora.store import Sample, Store
 from chora.watch.caller import CallFailed, connected
 from chora.watch.probe import DEADLINE, Target, keep
 
@@ -22,7 +22,7 @@ NAP = 0.01
 
 async def serve(
     target: Target,
-    store: SqliteStore,
+    store: Store,
     metrics: Metrics,
     *,
     interval: float,

@@ -14,7 +14,7 @@ from chora.config import Secret
 from chora.errors import StorageError
 from chora.metrics import Metrics
 from chora.stamps import now
-from chora.store import Sample, SqliteStore
+from chora.store import Sample, Store
 from chora.watch.caller import CallFailed, connected
 
 log = logging.getLogger("chora.probe")
@@ -40,7 +40,7 @@ class Target:
 
 async def serve(
     target: Target,
-    store: SqliteStore,
+    store: Store,
     metrics: Metrics,
     *,
     interval: float,
@@ -84,7 +84,7 @@ async def _knock(target: Target) -> str | None:
     return f"no answer within {DEADLINE:g} s"
 
 
-async def keep(store: SqliteStore, sample: Sample) -> None:
+async def keep(store: Store, sample: Sample) -> None:
     """Store a sample; when the store itself is what's broken, say so and go on watching."""
     try:
         await store.add_sample(sample)

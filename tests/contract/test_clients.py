@@ -10,9 +10,9 @@ import anyio
 import pytest
 import trio
 from mcp import Client
-from mcp.shared.exceptions import MCPError
+from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp.shared.message import SessionMessage
-from mcp.types import jsonrpc_message_adapter
+from mcp.types import PromptReference, ResourceTemplateReference, jsonrpc_message_adapter
 
 from chora import __version__, client
 from chora.access import LOCAL
@@ -35,15 +35,24 @@ async def memory_streams(engine: Engine) -> AsyncGenerator[tuple[Any, Any]]:
     async def reply(body: bytes) -> None:
         await to_client.send(SessionMessage(jsonrpc_message_adapter.validate_json(body)))
 
+    async def answer(body: bytes) -> None:
+        answer = await server.answer(session, body, reply)
+        if answer is not None:
+            await reply(answer.body)
+
     async def listen() -> None:
         async for message in from_client:
-            body = message.message.model_dump_json(by_alias=True, exclude_none=True).encode()
-            answer = await server.answer(session, body, reply)
-            if answer is not None:
-                await reply(answer.body)
+            nursery.start_soon(answer, message.message.model_dump_json(by_alias=True, exclude_none=True).encode())
 
+    async def tell() -> None:
+        while True:
+            await reply(await session.mailbox.take())
+
+    server.hub.join(session.mailbox)
+    engine.changed = server.changed
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
+        nursery.start_soon(tell)
         yield from_server, to_server
         nursery.cancel_scope.cancel()
     for stream in (to_client, from_server, to_server, from_client):
@@ -171,3 +180,87 @@ async def test_names_of_chora_compose_are_accepted_on_call(connect: Connect):
     async with connect() as one:
         answer = await one.call_tool("choracompose__hello_world", {})
     assert answer.is_error is not True
+
+
+# -- resources, prompts, completion, news -------------------------------------------------------------------------
+
+
+async def test_resources_are_listed_and_read(connect: Connect):
+    """What is listed can be read; so can what only a template names, under either spelling."""
+    async with connect() as one:
+        await one.call_tool("generate_content", {"content_config_id": "greeting"})
+        listed = {resource.uri: resource for resource in (await one.list_resources()).resources}
+        assert listed["content://greeting"].mime_type == "text/plain"
+        assert listed["content://greeting"].size is not None
+        for uri in ("content://greeting", "choracompose://content/greeting", "content://generated/greeting"):
+            (contents,) = (await one.read_resource(uri)).contents
+            assert contents.uri == uri
+            assert contents.text.startswith("# Hello, World!")  # pyright: ignore[reportAttributeAccessIssue]
+        for uri in listed:
+            assert (await one.read_resource(uri)).contents
+        templates = {template.uri_template for template in (await one.list_resource_templates()).resource_templates}
+        assert {"content://{content_id}/{version_id}", "template://{name}", "job://{job_id}"} <= templates
+
+
+async def test_a_resource_that_is_not_there_says_where_to_look(connect: Connect, mode: str):
+    """An error of the era's own code, with a hint."""
+    async with connect() as one:
+        with pytest.raises(MCPError) as caught:
+            await one.read_resource("content://nobody")
+    assert caught.value.error.code == {"auto": -32602, "legacy": -32002}[mode]
+    assert "resources/list" in caught.value.error.data["hint"]
+
+
+async def test_prompts_are_listed_and_got(connect: Connect):
+    """A prompt comes with what the model needs; a wrong one is refused."""
+    async with connect() as one:
+        assert [prompt.name for prompt in (await one.list_prompts()).prompts] == [
+            "author-config",
+            "refresh-stale",
+            "review-content",
+        ]
+        await one.call_tool("generate_content", {"content_config_id": "greeting"})
+        got = await one.get_prompt("review-content", {"content_id": "greeting"})
+        kinds = [message.content.type for message in got.messages]
+        assert kinds == ["text", "resource", "text"]
+        for name, arguments in (("make-coffee", {}), ("author-config", {"kind": "content"})):
+            with pytest.raises(MCPError) as caught:
+                await one.get_prompt(name, arguments)
+            assert caught.value.error.code == -32602
+
+
+async def test_arguments_are_completed(connect: Connect):
+    """For prompts and for the blanks of resource templates."""
+    async with connect() as one:
+        kinds = await one.complete(PromptReference(name="author-config"), {"name": "kind", "value": "a"})
+        assert kinds.completion.values == ["artifact"]
+        template = ResourceTemplateReference(uri="config://content/{content_id}")
+        ids = await one.complete(template, {"name": "content_id", "value": "gr"})
+        assert (ids.completion.values, ids.completion.total, ids.completion.has_more) == (["greeting"], 1, False)
+
+
+async def test_a_subscriber_is_told_of_a_new_text(connect: Connect, mode: str):
+    """In either era by its own way; the newest text is then the one that is read."""
+    if mode == "legacy":
+        heard = trio.Event()
+        seen: list[str] = []
+
+        async def note(message: Any) -> None:
+            params = getattr(getattr(message, "root", message), "params", None)
+            if (uri := getattr(params, "uri", None)) is not None:
+                seen.append(str(uri))
+                heard.set()
+
+        async with connect() as one:
+            one.session._message_handler = note
+            with pytest.warns(MCPDeprecationWarning):
+                await one.subscribe_resource("content://greeting")  # pyright: ignore[reportDeprecated]
+            await one.call_tool("generate_content", {"content_config_id": "greeting"})
+            with trio.fail_after(10):
+                await heard.wait()
+        assert seen == ["content://greeting"]
+    else:
+        async with connect() as one, one.listen(resource_subscriptions=["content://greeting"]) as subscription:
+            await one.call_tool("generate_content", {"content_config_id": "greeting"})
+            with trio.fail_after(10):
+                assert (await anext(subscription)).uri == "content://greeting"  # pyright: ignore[reportAttributeAccessIssue]

@@ -22,7 +22,7 @@ from chora.reading import read
 from chora.render.pool import RenderPool
 from tests.conftest import Project, content
 
-PARTS = {"generator", "templates"}
+PARTS = {"generator", "plugins", "templates"}
 
 
 def test_every_generator_is_on_the_shelf():

@@ -12,10 +12,11 @@ from chora.access import LOCAL, Principal
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server, Session
+from chora.protocol.hub import SUBSCRIPTION_LIMIT, Mailbox
+from chora.protocol.server import STREAM_LIMIT, Server, Session
 from chora.tools import TOOLS
-from chora.tools.tool import Tool
-from tests.conftest import Project, content
+from chora.tools.tool import HEAD_LIMIT, Tool
+from tests.conftest import Project, content, text
 
 MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
 
@@ -267,3 +268,421 @@ async def test_a_tool_that_is_gone_is_gone_everywhere(engine: Engine):
     assert hello["result"]["structuredContent"]["tools_available"] == len(fewer)
     gone = await ask(server, shaken(), request("tools/call", {"name": "list_generators"}))
     assert gone["error"]["code"] == wire.INVALID_PARAMS
+
+
+# -- resources, prompts, completion ---------------------------------------------------------------------------
+
+
+def modern(method: str, **params: Any) -> bytes:
+    return request(method, {**params, "_meta": MODERN})
+
+
+async def test_capabilities_are_what_the_revision_knows(server: Server):
+    """Completion is announced from 2025-03-26 on; everything else always."""
+    for revision in wire.REVISIONS.values():
+        if revision.era == "modern":
+            answer = await ask(server, Session("memory", LOCAL), modern("server/discover"))
+        else:
+            hello = request("initialize", {"protocolVersion": revision.name})
+            answer = await ask(server, Session("memory", LOCAL), hello)
+        capabilities = answer["result"]["capabilities"]
+        assert capabilities["resources"] == {"subscribe": True, "listChanged": True}
+        assert capabilities["prompts"] == capabilities["tools"] == {"listChanged": True}
+        assert ("completions" in capabilities) is (revision.name != "2024-11-05")
+
+
+@pytest.mark.parametrize("revision", wire.HANDSHAKE)
+async def test_resources_are_listed_and_read_in_every_revision(server: Server, hello: Project, revision: str):
+    """Times of change only where the revision has a place for them; the URI comes back as it was asked."""
+    session = shaken(revision)
+    listed = (await ask(server, session, request("resources/list")))["result"]
+    assert "ttlMs" not in listed
+    (config,) = [each for each in listed["resources"] if each["uri"] == "config://content/greeting"]
+    assert ("annotations" in config) is (revision >= "2025-06-18")
+    uri = "choracompose://config/content/greeting"
+    read = (await ask(server, session, request("resources/read", {"uri": uri})))["result"]
+    (contents,) = read["contents"]
+    assert contents["uri"] == uri
+    assert contents["mimeType"] == "application/json"
+    assert msgspec.json.decode(contents["text"])["id"] == "greeting"
+    templates = (await ask(server, session, request("resources/templates/list")))["result"]["resourceTemplates"]
+    assert "content://{content_id}/{version_id}" in [each["uriTemplate"] for each in templates]
+
+
+async def test_modern_results_say_how_long_they_hold(server: Server, hello: Project):
+    """What is fixed may be kept, what may change at once may not."""
+    session = Session("memory", LOCAL)
+    for method, params, lasts in (
+        ("tools/list", {}, True),
+        ("resources/list", {}, False),
+        ("resources/templates/list", {}, True),
+        ("prompts/list", {}, True),
+        ("resources/read", {"uri": "schema://content"}, True),
+        ("resources/read", {"uri": "config://content/greeting"}, False),
+    ):
+        result = (await ask(server, session, modern(method, **params)))["result"]
+        assert result["resultType"] == "complete"
+        assert (result["ttlMs"] > 0, result["cacheScope"]) == ((True, "public") if lasts else (False, "private"))
+        assert result["_meta"][wire.SERVER_KEY]["name"] == "chora"
+
+
+async def test_a_resource_that_is_not_there_is_an_error_of_its_era(server: Server, hello: Project):
+    """-32002 with a handshake, -32602 without; the data names the URI and where to look."""
+    for message, session, code in (
+        (request("resources/read", {"uri": "content://nobody"}), shaken(), wire.RESOURCE_NOT_FOUND),
+        (modern("resources/read", uri="content://nobody"), Session("memory", LOCAL), wire.INVALID_PARAMS),
+    ):
+        error = (await ask(server, session, message))["error"]
+        assert error["code"] == code
+        assert error["data"]["uri"] == "content://nobody"
+        assert error["data"]["code"] == "content_not_found"
+        assert "resources/list" in error["data"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("resources/read", {}),
+        ("resources/read", {"uri": 7}),
+        ("resources/read", {"uri": "config://content/.."}),
+        ("resources/list", {"cursor": "made up"}),
+        ("resources/list", {"cursor": 7}),
+        ("resources/subscribe", {}),
+        ("resources/subscribe", {"uri": "config://content/" + "x" * 3000}),
+        ("prompts/get", {}),
+        ("prompts/get", {"name": "make-coffee"}),
+        ("prompts/get", {"name": "author-config"}),
+        ("prompts/get", {"name": "author-config", "arguments": {"kind": 1}}),
+        ("prompts/get", {"name": "review-content", "arguments": {"content_id": "nobody"}}),
+        ("completion/complete", {}),
+        ("completion/complete", {"ref": {"type": "ref/magic"}, "argument": {"name": "a", "value": ""}}),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "x"}, "argument": {"name": "a", "value": ""}}),
+        ("completion/complete", {"ref": {"type": "ref/resource", "uri": "x"}, "argument": {"name": "a", "value": ""}}),
+    ],
+)
+async def test_wrong_parameters_are_refused(server: Server, method: str, params: Any):
+    """-32602, and the next request is answered."""
+    session = shaken()
+    answer = await ask(server, session, request(method, params))
+    assert answer["error"]["code"] == wire.INVALID_PARAMS, answer
+    assert (await ask(server, session, request("ping")))["result"] == {}
+
+
+async def test_a_broken_config_can_be_told_from_a_missing_one(server: Server, project: Project):
+    """Its faults come with the error."""
+    project.write("configs/content/broken.json", "{")
+    error = (await ask(server, shaken(), request("resources/read", {"uri": "config://content/broken"})))["error"]
+    assert error["code"] == wire.INVALID_PARAMS
+    assert error["data"]["code"] == "validation_failed"
+
+
+async def test_a_bug_in_a_resource_is_an_id_in_the_log(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Nothing but cancellation leaves the server, and no words of the exception do."""
+
+    def fail(uri: str) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(server.resources, "read", fail)
+    error = (await ask(server, shaken(), request("resources/read", {"uri": "schema://content"})))["error"]
+    assert error["code"] == wire.INTERNAL_ERROR
+    assert "secret" not in str(error)
+    assert error["data"]["code"] == "internal_error"
+    assert "secret" in caplog.text
+
+
+async def test_prompts_are_listed_and_got(server: Server, hello: Project):
+    """Titles and links only where the revision knows them; an older one gets the link as a sentence."""
+    for revision in wire.HANDSHAKE:
+        session = shaken(revision)
+        knows = revision >= "2025-06-18"
+        prompts = (await ask(server, session, request("prompts/list")))["result"]["prompts"]
+        assert [prompt["name"] for prompt in prompts] == ["author-config", "refresh-stale", "review-content"]
+        assert all(("title" in prompt) is knows for prompt in prompts)
+        arguments = {"kind": "content", "purpose": "To greet"}
+        got = await ask(server, session, request("prompts/get", {"name": "author-config", "arguments": arguments}))
+        kinds = [message["content"]["type"] for message in got["result"]["messages"]]
+        assert kinds == ["text", "text", "resource_link" if knows else "text", "text"]
+        assert "schema://content" in str(got["result"]["messages"][2])
+
+
+async def test_completion_offers_what_begins_so_first(server: Server, project: Project):
+    """Then what holds it; a hundred at most, with the number of all."""
+    for name in ("beta-alpha", "alpha-1", "Alpha", "gamma"):
+        project.save({**content("x"), "id": name.lower()})
+    reference = {"type": "ref/resource", "uri": "config://content/{content_id}"}
+    session = shaken()
+
+    async def complete(typed: str, ref: Any = reference, name: str = "content_id", **rest: Any) -> Any:
+        params = {"ref": ref, "argument": {"name": name, "value": typed}, **rest}
+        return (await ask(server, session, request("completion/complete", params)))["result"]["completion"]
+
+    assert await complete("AL") == {"values": ["alpha", "alpha-1", "beta-alpha"], "total": 3, "hasMore": False}
+    assert (await complete("x"))["values"] == []
+    prompt = {"type": "ref/prompt", "name": "author-config"}
+    assert (await complete("co", prompt, "kind"))["values"] == ["content", "collection"]
+    assert (await complete("", prompt, "none", context=None))["values"] == []
+    for number in range(150):
+        project.save({**content("x"), "id": f"many-{number}"})
+    many = await complete("many", context={"arguments": None})
+    assert (len(many["values"]), many["total"], many["hasMore"]) == (100, 150, True)
+
+
+async def test_versions_are_completed_for_the_content_that_was_settled_on(server: Server, hello: Project):
+    """The context of a completion is what stands in the other blanks."""
+    session = shaken()
+    call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "greeting"}})
+    version = (await ask(server, session, call))["result"]["structuredContent"]["metadata"]["version_id"]
+    params = {
+        "ref": {"type": "ref/resource", "uri": "content://{content_id}/{version_id}"},
+        "argument": {"name": "version_id", "value": ""},
+        "context": {"arguments": {"content_id": "greeting"}},
+    }
+    completion = (await ask(server, session, request("completion/complete", params)))["result"]["completion"]
+    assert completion["values"] == [version]
+
+
+async def test_who_may_not_read_is_told_nothing_of_the_project(server: Server, hello: Project):
+    """Everything that shows what is in the project takes the scope read; what the server offers doesn't."""
+    writer = shaken(principal=Principal("writer", frozenset({"write"})))
+    for method, params in (
+        ("resources/list", {}),
+        ("resources/read", {"uri": "config://content/greeting"}),
+        ("resources/subscribe", {"uri": "config://content/greeting"}),
+        ("prompts/get", {"name": "author-config", "arguments": {"kind": "content", "purpose": "x"}}),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "x"}, "argument": {"name": "a", "value": ""}}),
+    ):
+        error = (await ask(server, writer, request(method, params)))["error"]
+        assert (error["code"], error["data"]["code"]) == (wire.INVALID_REQUEST, "forbidden"), method
+    assert "result" in await ask(server, writer, request("tools/list"))
+    assert "result" in await ask(server, writer, request("prompts/list"))
+
+
+# -- what the server says of itself ----------------------------------------------------------------------------
+
+
+async def hear(mailbox: Mailbox) -> Any:
+    with trio.fail_after(5):
+        return msgspec.json.decode(await mailbox.take())
+
+
+async def shake_hands(server: Server) -> Session:
+    session = Session("memory", LOCAL)
+    await ask(server, session, request("initialize", {"protocolVersion": "2025-11-25"}))
+    server.hub.join(session.mailbox)
+    return session
+
+
+async def test_a_subscriber_hears_of_its_resources_only(server: Server, engine: Engine, hello: Project):
+    """By the URI it used; after unsubscribing no more."""
+    session = await shake_hands(server)
+    uri = "choracompose://content/greeting"
+    assert (await ask(server, session, request("resources/subscribe", {"uri": uri})))["result"] == {}
+    missing = await ask(server, session, request("resources/subscribe", {"uri": "nope://x"}))
+    assert missing["error"]["code"] == wire.RESOURCE_NOT_FOUND
+    server.changed("config://content/greeting")
+    engine.changed = server.changed
+    call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "greeting"}})
+    await ask(server, session, call)
+    first, second = await hear(session.mailbox), await hear(session.mailbox)
+    assert (first["method"], first["params"]) == ("notifications/resources/updated", {"uri": uri})
+    assert second["method"] == "notifications/resources/list_changed", "it is the first text of this content"
+    assert (await ask(server, session, request("resources/unsubscribe", {"uri": uri})))["result"] == {}
+    server.changed("content://greeting")
+    server.list_changed("tools")
+    methods = [(await hear(session.mailbox))["method"] for _ in range(2)]
+    assert methods == ["notifications/resources/list_changed", "notifications/tools/list_changed"]
+
+
+async def test_the_list_of_versions_changes_with_the_text(server: Server):
+    """A new text is a new line in `content://…/versions`."""
+    session = await shake_hands(server)
+    await ask(server, session, request("resources/subscribe", {"uri": "content://note/versions"}))
+    server.changed("content://note")
+    assert (await hear(session.mailbox))["params"] == {"uri": "content://note/versions"}
+
+
+async def test_a_session_subscribes_to_no_more_than_it_may(server: Server):
+    """So that what a peer can make us remember is bounded; one it has already doesn't count twice."""
+    session = await shake_hands(server)
+    for number in range(SUBSCRIPTION_LIMIT):
+        assert "result" in await ask(server, session, request("resources/subscribe", {"uri": f"content://n-{number}"}))
+    assert "result" in await ask(server, session, request("resources/subscribe", {"uri": "content://n-1"}))
+    more = await ask(server, session, request("resources/subscribe", {"uri": "content://more"}))
+    assert more["error"]["code"] == wire.INVALID_REQUEST
+
+
+async def test_each_era_has_its_own_way_to_subscribe(server: Server):
+    """subscribe and unsubscribe with a handshake, listen without; the other's is unknown."""
+    for method in ("resources/subscribe", "resources/unsubscribe", "ping", "initialize"):
+        answer = await ask(server, Session("memory", LOCAL), modern(method, uri="content://note"))
+        assert answer["error"]["code"] == wire.METHOD_NOT_FOUND
+    answer = await ask(server, shaken(), request("subscriptions/listen", {"notifications": {}}))
+    assert answer["error"]["code"] == wire.METHOD_NOT_FOUND
+
+
+class Listening:
+    """A `subscriptions/listen` in flight."""
+
+    def __init__(self, server: Server, session: Session, nursery: trio.Nursery, id: Any = "sub-1") -> None:
+        self.server, self.session, self.id = server, session, id
+        self.reply: Any = None
+        self.over = trio.Event()
+        self._sending, self._heard = trio.open_memory_channel[Any](100)
+        self._nursery = nursery
+
+    async def start(self, **wishes: Any) -> Any:
+        """Returns what is acknowledged."""
+        message = request("subscriptions/listen", {"notifications": wishes, "_meta": MODERN}, self.id)
+        self._nursery.start_soon(self._run, message)
+        acknowledged = await self.next()
+        assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
+        return acknowledged["params"]["notifications"]
+
+    async def next(self) -> Any:
+        with trio.fail_after(5):
+            message = await self._heard.receive()
+        assert message["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: self.id}
+        return message
+
+    async def _run(self, message: bytes) -> None:
+        async def notify(body: bytes) -> None:
+            await self._sending.send(msgspec.json.decode(body))
+
+        self.reply = await ask(self.server, self.session, message, notify)
+        self.over.set()
+
+
+@pytest.mark.parametrize("id", ["sub-1", 7])
+async def test_listening_is_a_stream_of_what_was_asked_for(server: Server, id: Any):
+    """Acknowledged first, only asked-for kinds, each tagged with the request's id, answered when the server ends it."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            one = Listening(server, Session("memory", LOCAL), nursery, id)
+            honored = await one.start(
+                resourcesListChanged=True,
+                toolsListChanged=False,
+                resourceSubscriptions=["choracompose://config/content/note", "nope://x", "config://content/.."],
+            )
+            assert honored == {
+                "resourcesListChanged": True,
+                "resourceSubscriptions": ["choracompose://config/content/note"],
+            }
+            server.list_changed("tools")
+            server.changed("config://content/other")
+            server.changed("config://content/note")
+            server.list_changed("resources")
+            assert (await one.next())["params"]["uri"] == "choracompose://config/content/note"
+            assert (await one.next())["method"] == "notifications/resources/list_changed"
+            one.session.stop_listening()
+            await one.over.wait()
+    assert one.reply["id"] == id
+    assert one.reply["result"]["resultType"] == "complete"
+    assert one.reply["result"]["_meta"][wire.SUBSCRIPTION_KEY] == id
+    assert server.hub.is_empty
+    assert not one.session.in_flight
+
+
+async def test_a_cancelled_subscription_is_owed_nothing(server: Server):
+    """notifications/cancelled ends it where streams share a channel."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            one = Listening(server, Session("memory", LOCAL), nursery)
+            assert await one.start(promptsListChanged=True, toolsListChanged=True) == {
+                "promptsListChanged": True,
+                "toolsListChanged": True,
+            }
+            cancel = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"sub-1"}}'
+            await server.answer(one.session, cancel)
+            await one.over.wait()
+    assert one.reply is None
+    assert server.hub.is_empty
+
+
+async def test_what_cannot_be_listened_to_is_refused(server: Server):
+    """Without a stream, without wishes, twice under one id, too many at a time, too many resources."""
+    session = Session("memory", LOCAL)
+
+    async def refused(message: bytes, notify: Any) -> int:
+        return (await ask(server, session, message, notify))["error"]["code"]
+
+    async def nowhere(body: bytes) -> None: ...
+
+    listen = modern("subscriptions/listen", notifications={})
+    assert await refused(listen, None) == wire.INVALID_REQUEST
+    assert await refused(modern("subscriptions/listen"), nowhere) == wire.INVALID_PARAMS
+    assert await refused(modern("subscriptions/listen", notifications=7), nowhere) == wire.INVALID_PARAMS
+    many = [f"content://n-{number}" for number in range(SUBSCRIPTION_LIMIT + 1)]
+    beyond = modern("subscriptions/listen", notifications={"resourceSubscriptions": many})
+    assert await refused(beyond, nowhere) == wire.INVALID_PARAMS
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for number in range(STREAM_LIMIT):
+                await Listening(server, session, nursery, number).start()
+            assert await refused(modern("subscriptions/listen", notifications={}), nowhere) == wire.INVALID_REQUEST
+            again = request("subscriptions/listen", {"notifications": {}, "_meta": MODERN}, STREAM_LIMIT)
+            assert await refused(again, nowhere) == wire.INVALID_REQUEST
+            session.stop_listening()
+    reader = Session("memory", Principal("writer", frozenset({"write"})))
+    answer = await ask(server, reader, listen, nowhere)
+    assert answer["error"]["data"]["code"] == "forbidden"
+
+
+async def test_a_broken_store_stops_no_news(server: Server, engine: Engine):
+    """Whether a text is a content's first can't be known then; that it changed can."""
+    session = await shake_hands(server)
+    await ask(server, session, request("resources/subscribe", {"uri": "content://note"}))
+    engine.store.close()
+    server.changed("content://note")
+    assert (await hear(session.mailbox))["params"] == {"uri": "content://note"}
+
+
+# -- traces, links ----------------------------------------------------------------------------------------------
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("meta", "trace"),
+    [
+        ({"traceparent": PARENT}, "4bf92f3577b34da6a3ce929d0e0e4736"),
+        ({"traceparent": PARENT, "trace_id": "mine"}, "4bf92f3577b34da6a3ce929d0e0e4736"),
+        ({"trace_id": "mine"}, "mine"),
+        ({"trace_id": "x" * 1000}, "x" * 128),
+        ({"traceparent": "garbage", "trace_id": "mine"}, "mine"),
+        ({"traceparent": PARENT.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32)}, None),
+        ({"traceparent": 7, "trace_id": []}, None),
+        ({"trace_id": ""}, None),
+        ({}, None),
+    ],
+)
+async def test_events_belong_to_the_trace_of_their_request(
+    server: Server, hello: Project, meta: dict[str, Any], trace: str | None
+):
+    """A W3C traceparent before a plain id; what is neither is no trace, and the next request has its own."""
+    for parameters, expected in ((meta, trace), ({}, None)):
+        arguments = {"content_config_id": "greeting", "force": True}
+        params = {"name": "generate_content", "arguments": arguments, "_meta": parameters}
+        answer = await ask(server, shaken(), request("tools/call", params))
+        assert "isError" not in answer["result"]
+        last = hello.read("var/telemetry/events.jsonl").splitlines()[-1]
+        assert msgspec.json.decode(last)["trace_id"] == expected
+
+
+async def test_a_long_text_comes_as_its_head_and_a_link(server: Server, project: Project):
+    """The link leads to all of it; a revision that knows no links still has its URI in the answer."""
+    long = "ü" * HEAD_LIMIT
+    project.save(text("long", long))
+    call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "long"}})
+    for revision in wire.HANDSHAKE:
+        session = shaken(revision)
+        result = (await ask(server, session, call))["result"]
+        said = msgspec.json.decode(result["content"][0]["text"])
+        assert said["truncated"] is True
+        assert said["content_length"] == len(long)
+        assert said["content"] == "ü" * (HEAD_LIMIT // 2)
+        links = [block for block in result["content"] if block["type"] == "resource_link"]
+        assert [link["uri"] for link in links] == ([said["resource"]] if revision >= "2025-06-18" else [])
+        read = await ask(server, session, request("resources/read", {"uri": said["resource"]}))
+        assert read["result"]["contents"][0]["text"] == long

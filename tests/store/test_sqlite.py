@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import trio
 import trio.testing
 
 from chora.errors import StorageError
-from chora.store import Draft, Output, Sample, SqliteStore, Version, sqlite
+from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, VersionInfo, ids, sqlite
 
 ID = r"\d{8}T\d{9}Z-[0-9a-f]{4}"
 
@@ -173,7 +174,8 @@ async def test_counts_are_rows_per_table(store: SqliteStore):
     await store.add_version(version())
     await store.add_version(version())
     await store.add_sample(sample("t"))
-    assert store.counts() == {"versions": 2, "drafts": 0, "outputs": 0, "samples": 1}
+    assert {table: count for table, count in store.counts().items() if count} == {"versions": 2, "samples": 1}
+    assert list(store.counts()) == list(sqlite.TABLES.values())
 
 
 async def test_a_reopened_store_has_it_all(path: Path):
@@ -259,7 +261,7 @@ NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, UTC)
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets the clock to show some times, the last one for ever."""
-    monkeypatch.setattr(sqlite, "datetime", Clock)
+    monkeypatch.setattr(ids, "datetime", Clock)
 
     def wind(*times: datetime) -> None:
         Clock.shows = itertools.chain(times, itertools.repeat(times[-1]))
@@ -276,10 +278,10 @@ async def test_an_id_shows_its_time(store: SqliteStore, clock: Callable[..., Non
 async def test_ids_go_on_when_the_clock_goes_back(store: SqliteStore, clock: Callable[..., None]):
     """Neither standing still nor going back an hour makes an id that sorts before an earlier one."""
     clock(NOON, NOON, NOON - timedelta(hours=1), NOON - timedelta(days=400), NOON, NOON + timedelta(milliseconds=1))
-    ids = [(await store.add_version(version())).version_id for _ in range(6)]
-    assert ids == sorted(set(ids))
-    assert [each[:19] for each in ids] == ["20261122T120000123Z"] * 5 + ["20261122T120000124Z"]
-    assert int(ids[4][-4:], 16) - int(ids[0][-4:], 16) >= 4
+    given = [(await store.add_version(version())).version_id for _ in range(6)]
+    assert given == sorted(set(given))
+    assert [each[:19] for each in given] == ["20261122T120000123Z"] * 5 + ["20261122T120000124Z"]
+    assert int(given[4][-4:], 16) - int(given[0][-4:], 16) >= 4
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ async def test_a_full_millisecond_runs_over_into_the_next(
 ):
     """After the last of its numbers the name of the next millisecond is taken: sortable, if a little early."""
     clock(NOON - timedelta(days=1))
-    store._writer.execute("INSERT INTO versions VALUES (?, 'tides', '', '', '', '', '', '', NULL, '', '{}')", (newest,))
+    await store.add_version(version(version_id=newest))
     assert (await store.add_version(version())).version_id == following
     assert following > newest
 
@@ -737,10 +739,215 @@ def test_schema_sql_is_what_the_migrations_lead_to(path: Path):
 
 
 @pytest.mark.parametrize("record", sqlite.TABLES, ids=lambda record: record.__name__)
-async def test_every_field_has_its_column(store: SqliteStore, record: type[msgspec.Struct]):
+async def test_every_field_has_its_column(store: SqliteStore, record: type[Record]):
     """A record and its table agree, so that nothing is dropped on the way."""
     columns = store._read(f"SELECT name FROM pragma_table_info('{sqlite.TABLES[record]}')")
-    assert {name for (name,) in columns} == set(record.__struct_fields__)
+    assert {name for (name,) in columns} - {"size"} == set(record.__struct_fields__) - {"size"}
+
+
+async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path):
+    """Its records are there with all they have now: what was approved is, and sizes are known."""
+    path.parent.mkdir()
+    db = apsw.Connection(str(path))
+    db.execute(sqlite.migrations()[0][1])
+    insert = "INSERT INTO versions VALUES (?, 'tides', ?, 's', 'f', 'jinja2', '1', 't', NULL, ?, '{\"a\": 1}')"
+    db.execute(insert, ("20261122T120000123Z-0001", "höher", "approved"))
+    db.execute(insert, ("20261122T120000123Z-0002", "", "draft"))
+    db.execute("INSERT INTO outputs VALUES ('a.md', 'note', 's', NULL, 'f', 3, 't')")
+    db.pragma("application_id", sqlite.APPLICATION_ID)
+    db.pragma("user_version", 1)
+    db.close()
+    store = SqliteStore(path)
+    first, second = store.versions("tides")
+    assert (first.body, first.approved, first.deleted, first.metadata) == ("höher", True, False, {"a": 1})
+    assert (second.body, second.approved, second.deleted) == ("", False, False)
+    assert [info.size for info in store.version_infos("tides")] == [6, 0]
+    assert store.output("a.md") == output("a.md", sha256="s")
+    store.close()
+
+
+def plan(store: SqliteStore, sql: str) -> str:
+    return str(store._read(f"EXPLAIN QUERY PLAN {sql}"))
+
+
+async def test_lists_don_t_walk_through_bodies(path: Path):
+    """What a list of versions shows stands in an index; a body of megabytes isn't even touched."""
+    store = SqliteStore(path)
+    names = ", ".join(VersionInfo.__struct_fields__)
+    sql = f"SELECT {names} FROM versions WHERE content_id = 'tides' ORDER BY version_id"
+    assert "COVERING INDEX versions_of_content" in plan(store, sql)
+    assert "B-TREE" not in plan(store, sql)
+    assert "COVERING INDEX costs_by_time" in plan(store, "SELECT total(usd) FROM costs WHERE at >= ''")
+    store.close()
+
+
+# -- writing together -------------------------------------------------------------------------------------------
+
+
+class Held:
+    """Holds the first write on its way to disk until it is let go, and counts the transactions."""
+
+    def __init__(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = trio.Event()
+        self.go_on = threading.Event()
+        self.batches: list[int] = []
+        token, real = trio.lowlevel.current_trio_token(), store._commit
+
+        def commit(batch: list[Any]) -> None:
+            self.batches.append(len(batch))
+            token.run_sync_soon(self.begun.set)
+            assert self.go_on.wait(5)
+            real(batch)
+
+        monkeypatch.setattr(store, "_commit", commit)
+
+
+@pytest.fixture
+async def held(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> Held:
+    """The store's first write will wait."""
+    return Held(store, monkeypatch)
+
+
+async def test_writes_that_wait_are_committed_together(store: SqliteStore, held: Held):
+    """One is on its way to disk; the seven that come meanwhile take one transaction, in their order."""
+    ids: list[str] = []
+
+    async def add(number: int) -> None:
+        ids.append((await store.add_version(version(body=str(number)))).version_id)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(add, 0)
+            await held.begun.wait()
+            for number in range(1, 8):
+                nursery.start_soon(add, number)
+                await trio.testing.wait_all_tasks_blocked()
+            held.go_on.set()
+    assert held.batches == [1, 7]
+    assert [each.body for each in store.versions("tides")] == [str(number) for number in range(8)]
+    assert [each.version_id for each in store.versions("tides")] == ids
+
+
+async def test_one_that_fails_doesn_t_fail_the_others(store: SqliteStore, held: Held):
+    """Each change stands for itself, though they share a transaction; whose change failed is told."""
+    failed: list[int] = []
+
+    async def save(number: int) -> None:
+        size: Any = "three" if number in (2, 4) else number
+        try:
+            await store.save_outputs([output(f"{number}-a.md"), output(f"{number}-b.md", size=size)])
+        except StorageError:
+            failed.append(number)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(save, number)
+                await trio.testing.wait_all_tasks_blocked()
+            held.go_on.set()
+    assert held.batches == [1, 5]
+    assert failed == [2, 4]
+    assert [each.path for each in store.outputs()] == [f"{number}-{end}.md" for number in (0, 1, 3, 5) for end in "ab"]
+
+
+async def test_a_bug_in_one_change_isn_t_the_others_affair(store: SqliteStore, held: Held):
+    """Not only the database's refusals stay with who caused them."""
+    unwritable: Any = object()
+    failed: list[str] = []
+
+    async def add(at: str, **facts: Any) -> None:
+        try:
+            await store.add_sample(sample(at, **facts))
+        except TypeError:
+            failed.append(at)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(add, "a")
+            await held.begun.wait()
+            for whole in (partial(add, "b"), partial(add, "c", x=unwritable), partial(add, "d")):
+                nursery.start_soon(whole)
+                await trio.testing.wait_all_tasks_blocked()
+            held.go_on.set()
+    assert failed == ["c"]
+    assert [each.at for each in store.samples("probe")] == ["a", "b", "d"]
+
+
+async def test_what_fits_on_a_full_disk_is_written(disk: Disk, monkeypatch: pytest.MonkeyPatch):
+    """One text too large for the disk doesn't take the small ones of its transaction with it."""
+    store = SqliteStore(disk.root / "storage.db")
+    held = Held(store, monkeypatch)
+    refused: list[str] = []
+
+    async def add(body: str) -> None:
+        try:
+            await store.add_version(version(body=body))
+        except StorageError as error:
+            refused.append(f"{error.details['error_type']} {len(body)}")
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for body in ("a", "b", "x" * 5_000_000, "c"):
+                nursery.start_soon(add, body)
+                await trio.testing.wait_all_tasks_blocked()
+            held.go_on.set()
+    assert refused == ["FullError 5000000"]
+    assert [each.body for each in store.versions("tides")] == ["a", "b", "c"]
+    store.close()
+
+
+async def test_a_lock_fails_all_that_waited_for_it(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are told at once, not each after a wait of its own."""
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 300)
+    store = SqliteStore(path)
+    holder = apsw.Connection(str(path))
+    holder.execute("BEGIN IMMEDIATE")
+    refused: list[StorageError] = []
+
+    async def add() -> None:
+        try:
+            await store.add_version(version())
+        except StorageError as error:
+            refused.append(error)
+
+    with trio.fail_after(2):
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(add)
+    assert len(refused) == 12
+    assert len({id(error) for error in refused}) == 12
+    holder.close()
+    await store.add_version(version())
+    assert store.counts()["versions"] == 1
+    store.close()
+
+
+async def test_who_is_cancelled_on_the_way_to_disk_waits_for_the_end(store: SqliteStore, held: Held):
+    """Neither the one that began the transaction nor the others in it go before it is known what came of it."""
+    gone: list[str] = []
+
+    async def add(body: str) -> None:
+        try:
+            await store.add_version(version(body=body))
+        finally:
+            gone.append(body)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(add, "first")
+            await held.begun.wait()
+            async with trio.open_nursery() as others:
+                for body in ("second", "third"):
+                    others.start_soon(add, body)
+                    await trio.testing.wait_all_tasks_blocked()
+                held.begun = trio.Event()
+                held.go_on.set()
+                while len(held.batches) < 2:
+                    await trio.lowlevel.checkpoint()
+                others.cancel_scope.cancel()
+            assert {"second", "third"} <= set(gone)
+            assert {each.body for each in store.versions("tides")} == {"first", "second", "third"}
+    assert held.batches == [1, 2]
 
 
 # -- cancellation -----------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import pytest
 
 from chora.engine.engine import Engine
 from chora.tools import MODULES, TOOLS
-from chora.tools.tool import Ask, Call, Result, Tool, tool
-from tests.conftest import Project, artifact, child, text
+from chora.tools.tool import HEAD_LIMIT, Ask, Call, Result, Tool, head_of, tool
+from tests.conftest import Asking, Project, artifact, child, text
 
 CALL = Call("test", len(TOOLS))
 
@@ -138,3 +138,57 @@ async def test_listings_name_what_is_broken(engine: Engine, project: Project):
     assert [each["file_path"] for each in contents["invalid"]] == ["configs/content/bad.json"]
     assert contents["invalid"][0]["error"]
     assert len((await run(engine, "list_artifact_configs"))["invalid"]) == 1
+
+
+# -- long texts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body", ["", "short", "x" * HEAD_LIMIT, "ü" * (HEAD_LIMIT // 2), "\U0001f600" * (HEAD_LIMIT // 4)]
+)
+def test_a_text_that_fits_is_whole(body: str):
+    """Up to 256 KiB, counted as bytes."""
+    assert head_of(body, Call("http"), "content://x") == (body, False, len(body), None)
+
+
+@pytest.mark.parametrize("character", ["x", "ü", "€", "\U0001f600"])
+def test_a_longer_text_is_its_head_and_where_the_rest_is(character: str):
+    """Cut at a character, never within one; the length is that of all of it."""
+    body = "y" + character * HEAD_LIMIT
+    head = head_of(body, Call("stdio"), "content://x/1")
+    assert head.truncated
+    assert (head.length, head.resource) == (len(body), "content://x/1")
+    assert body.startswith(head.text)
+    assert HEAD_LIMIT - 4 < len(head.text.encode()) <= HEAD_LIMIT
+    assert head_of(body, Call("stdio")).resource is None
+
+
+def test_the_command_line_gets_all_of_it():
+    """A person redirects it into a file."""
+    body = "x" * (HEAD_LIMIT + 1)
+    assert head_of(body, Call("cli"), "content://x") == (body, False, len(body), None)
+
+
+async def test_both_ways_of_making_a_text_are_cut(ask: Asking, project: Project):
+    """generate_content with a link to what it stored; preview_generation, which stores nothing, without one."""
+    project.save(text("long", "x" * (HEAD_LIMIT + 1)), text("short", "x"))
+    made = await ask("generate_content", content_config_id="long")
+    assert (made["truncated"], made["content_length"]) == (True, HEAD_LIMIT + 1)
+    assert made["resource"] == f"content://long/{made['metadata']['version_id']}"
+    assert len(made["content"]) == HEAD_LIMIT
+    seen = await ask("preview_generation", content_config_id="long")
+    assert (seen["truncated"], seen["content_length"], seen["resource"]) == (True, HEAD_LIMIT + 1, None)
+    assert len(seen["preview_content"]) == HEAD_LIMIT
+    short = await ask("generate_content", content_config_id="short")
+    assert (short["truncated"], short["content_length"], short["resource"]) == (False, 1, None)
+
+
+async def test_an_answer_points_to_what_it_cut(ask: Asking, project: Project):
+    """Doors that know links show them beside the text."""
+    project.save(text("long", "x" * (HEAD_LIMIT + 1)))
+    arguments = b'{"content_config_id": "long"}'
+    answer = await TOOLS["generate_content"].run(ask.engine, arguments, Call("http"))
+    (link,) = answer.links
+    assert (link.uri[:15], link.name[:5], link.mime_type) == ("content://long/", "long/", "text/plain")
+    assert (await TOOLS["generate_content"].run(ask.engine, arguments, Call("cli"))).links == ()
+    assert (await TOOLS["hello_world"].run(ask.engine, b"{}", Call("http"))).links == ()

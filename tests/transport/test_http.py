@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from chora.protocol import wire
+from chora.transport import http
 from chora.transport.http import QUEUE_LIMIT
 from tests.conftest import Project, Visit, content
 from tests.visitor import BOTH, HELLO, MODERN, Visitor, message
@@ -377,14 +378,14 @@ class Stream:
 
     def __init__(self, visitor: Visitor, chunks: Any) -> None:
         self._visitor = visitor
-        self._chunks = chunks
+        self.chunks = chunks
         self._rest = ""
 
     async def event(self) -> tuple[str, str]:
         """The next event's kind and data; comments are passed over."""
         while True:
             while "\r\n\r\n" not in self._rest:
-                self._rest += await anext(self._chunks)
+                self._rest += await anext(self.chunks)
             block, _, self._rest = self._rest.partition("\r\n\r\n")
             if not block.startswith(":"):
                 kind, _, data = block.partition("\r\ndata: ")
@@ -473,3 +474,153 @@ async def _until(visitor: Visitor, path: str, condition: Callable[[str], bool]) 
 
 async def _until_counted(visitor: Visitor, outcome: str) -> None:
     await _until(visitor, "/status.json", lambda text: msgspec.json.decode(text)["calls"].get(outcome) == 1)
+
+
+# -- what the server says of itself -------------------------------------------------------------------------------
+
+
+async def test_a_session_hears_on_its_stream(visit: Visit):
+    """GET /mcp carries what the session subscribed to, also what happened while nobody was listening."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        subscribed = await visitor.ask("resources/subscribe", {"uri": "config://content/greeting"})
+        assert subscribed.json()["result"] == {}
+        server = visitor.opened.server
+        server.changed("config://content/greeting")
+        headers = {"accept": "text/event-stream", "mcp-session-id": visitor.session}
+        async with visitor.http.stream("GET", "/mcp", headers=headers) as response:
+            stream = Stream(visitor, response.aiter_text())
+            heard = msgspec.json.decode((await stream.event())[1])
+            assert heard["method"] == "notifications/resources/updated"
+            assert heard["params"] == {"uri": "config://content/greeting"}
+            server.changed("config://artifact/hello")
+            server.list_changed("resources")
+            assert msgspec.json.decode((await stream.event())[1])["method"] == "notifications/resources/list_changed"
+
+
+async def test_the_old_transport_hears_on_its_stream(visit: Visit):
+    """Notifications come between the answers."""
+    async with visit() as visitor, sse(visitor) as (stream, place):
+        for body in (
+            message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1),
+            message("resources/subscribe", {"uri": "config://content/greeting"}, 2),
+        ):
+            await visitor.http.post(place, json=body)
+            assert "result" in msgspec.json.decode((await stream.event())[1])
+        visitor.opened.server.changed("config://content/greeting")
+        assert msgspec.json.decode((await stream.event())[1])["params"] == {"uri": "config://content/greeting"}
+
+
+async def test_a_session_that_ended_hears_nothing(visit: Visit):
+    """Whatever ends it, the hub forgets it."""
+    async with visit() as visitor:
+        server = visitor.opened.server
+        await visitor.shake_hands()
+        async with sse(visitor):
+            await _until(visitor, "/metrics", lambda text: 'chora_sessions{transport="sse"} 1.0' in text)
+            assert not server.hub.is_empty
+        await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
+        with trio.fail_after(5):
+            while not server.hub.is_empty:
+                await trio.sleep(0.02)
+
+
+async def test_a_stream_that_is_not_read_is_ended(visit: Visit):
+    """Nothing piles up for it: the write stalls, the connection is cut, and the metrics say so."""
+    async with visit(limits__write_stall=0.3) as visitor:
+        await visitor.shake_hands()
+        uris = [f"config://content/{'x' * 200}-{number}" for number in range(900)]
+        for uri in uris:
+            await visitor.ask("resources/subscribe", {"uri": uri})
+        address = visitor.opened.url.removeprefix("http://").split(":")
+        deaf = await trio.open_tcp_stream(address[0], int(address[1]))
+        deaf.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+        async with deaf:
+            head = f"GET /mcp HTTP/1.1\r\nHost: localhost\r\nMcp-Session-Id: {visitor.session}\r\n"
+            await deaf.send_all(head.encode() + b"Accept: text/event-stream\r\n\r\n")
+            with trio.fail_after(15):
+                while True:
+                    for uri in uris:
+                        visitor.opened.server.changed(uri)
+                    await trio.sleep(0.01)
+                    if visitor.opened.http.statistics().killed.get("write_stall"):
+                        break
+        assert (await visitor.ask("ping")).status_code == 200, "the session itself goes on"
+
+
+@asynccontextmanager
+async def listening(visitor: Visitor, **wishes: Any) -> AsyncGenerator[Stream]:
+    """An open `subscriptions/listen`, acknowledged."""
+    body = message("subscriptions/listen", {"notifications": wishes, "_meta": MODERN}, "sub-1")
+    headers = {"accept": BOTH, "mcp-protocol-version": "2026-07-28", "mcp-method": "subscriptions/listen"}
+    async with visitor.http.stream("POST", "/mcp", json=body, headers=headers) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/event-stream"
+        stream = Stream(visitor, response.aiter_text())
+        acknowledged = msgspec.json.decode((await stream.event())[1])
+        assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
+        yield stream
+
+
+async def test_a_modern_peer_listens_to_what_it_asks_for(visit: Visit):
+    """The response is the stream; leaving ends the subscription."""
+    async with visit() as visitor:
+        server = visitor.opened.server
+        async with listening(visitor, resourceSubscriptions=["config://content/greeting"]) as stream:
+            server.list_changed("resources")
+            server.changed("config://content/greeting")
+            heard = msgspec.json.decode((await stream.event())[1])
+            assert heard["params"]["uri"] == "config://content/greeting"
+            assert heard["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: "sub-1"}
+        with trio.fail_after(5):
+            while not server.hub.is_empty:
+                await trio.sleep(0.02)
+
+
+async def test_a_subscription_is_answered_when_the_server_stops(visit: Visit):
+    """The last frame is its result, so the peer knows that nothing broke."""
+    async with visit() as visitor, listening(visitor, resourcesListChanged=True) as stream:
+        visitor.opened.http.stop()
+        with trio.fail_after(1):
+            last = msgspec.json.decode((await stream.event())[1])
+            assert last["id"] == "sub-1"
+            assert last["result"]["resultType"] == "complete"
+            with pytest.raises(StopAsyncIteration):
+                await stream.event()
+
+
+async def test_a_silent_subscription_is_kept_open(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+    """Comments between the events, so that no proxy takes it for dead."""
+    monkeypatch.setattr(http, "PING_INTERVAL", 0.05)
+    async with visit() as visitor, listening(visitor, resourcesListChanged=True) as stream:
+        assert ": ping" in await anext(stream.chunks)
+        visitor.opened.server.list_changed("resources")
+        assert "list_changed" in (await stream.event())[1]
+
+
+async def test_a_subscription_needs_a_stream(visit: Visit):
+    """A peer that takes only JSON is told what to accept."""
+    async with visit() as visitor:
+        answer = await visitor.ask_modern("subscriptions/listen", {"notifications": {}}, accept="application/json")
+        assert answer.status_code == 400
+        assert "text/event-stream" in answer.json()["error"]["message"]
+
+
+async def test_files_that_change_on_disk_are_told(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
+    """From the editor's save to the client's stream."""
+    monkeypatch.setattr("chora.watch.files.QUIET", 0.0)
+    async with visit() as visitor, listening(visitor, resourceSubscriptions=["template://greeting.md.j2"]) as stream:
+        with trio.fail_after(10):
+            heard = list[str]()
+
+            async def hear() -> None:
+                heard.append((await stream.event())[1])
+                writing.cancel_scope.cancel()
+
+            async with trio.open_nursery() as writing:
+                writing.start_soon(hear)
+                number = 0
+                while True:  # until the watch is up, nobody sees a change
+                    hello.write("configs/templates/greeting.md.j2", f"# {(number := number + 1)}")
+                    await trio.sleep(0.2)
+        assert msgspec.json.decode(heard[0])["params"]["uri"] == "template://greeting.md.j2"

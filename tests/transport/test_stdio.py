@@ -23,6 +23,11 @@ from chora.transport.stdio import Pipes
 from tests.conftest import Project, content
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
+SPY = (
+    "import atexit, sys; from chora.__main__ import main;"
+    "atexit.register(lambda: print('\\n'.join(sys.modules), file=sys.stderr)); main()"
+)
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
 
 
@@ -82,11 +87,8 @@ def test_one_message_a_line_in_and_out(hello: Project):
 def test_initialize_is_answered_before_anything_heavy_is_imported(hello: Project):
     """quart, hypercorn, rich, keyring, anthropic, mcp, jinja2, asyncio and the rest wait until they are needed."""
     heavy = {"quart", "hypercorn", "rich", "keyring", "anthropic", "mcp", "jinja2", "yaml", "jsonschema", "asyncio"}
-    spy = (
-        "import atexit, sys; from chora.__main__ import main;"
-        "atexit.register(lambda: print('\\n'.join(sys.modules), file=sys.stderr)); main()"
-    )
-    with chora(hello, "-c", spy) as process:
+    heavy |= {"watchfiles", "anyio"}
+    with chora(hello, "-c", SPY) as process:
         output, log = process.communicate(line("initialize", HELLO, 1) + call("hello_world", 2), timeout=30)
     assert len(answers(output)) == 2
     imported = set(log.decode().splitlines())
@@ -162,7 +164,8 @@ def test_a_file_as_input_works_too(hello: Project, tmp_path: Any):
 class Peer:
     """The other end of the pipes."""
 
-    def __init__(self, incoming: int, outgoing: int) -> None:
+    def __init__(self, incoming: int, outgoing: int, server: Server) -> None:
+        self.server = server
         self.sink = trio.lowlevel.FdStream(incoming)
         self.source = trio.lowlevel.FdStream(outgoing)
         self._rest = b""
@@ -187,8 +190,8 @@ async def conversation(
     """`stdio.serve` on real pipes; leaving closes the peer's ends and waits for the loop to be over."""
     there, incoming = os.pipe()
     outgoing, back = os.pipe()
-    peer = Peer(incoming, outgoing)
     server = Server(engine, TOOLS, Metrics())
+    peer = Peer(incoming, outgoing, server)
     stop = trio.Event() if stopping is None else stopping
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -247,3 +250,78 @@ async def test_a_peer_that_stops_reading_ends_the_conversation(engine: Engine):
     async with conversation(engine) as peer:
         await peer.source.aclose()
         await peer.say(line("ping", id=1))
+
+
+# -- what the server says of itself -------------------------------------------------------------------------------
+
+
+async def test_a_peer_hears_of_what_it_subscribed_to(engine: Engine):
+    """Between the answers, as lines of their own."""
+    async with conversation(engine) as peer:
+        await peer.say(line("initialize", HELLO, 1) + line("resources/subscribe", {"uri": "content://note"}, 2))
+        assert [(await peer.hear())["id"] for _ in range(2)] == [1, 2]
+        peer.server.changed("content://other")
+        peer.server.changed("content://note")
+        heard = await peer.hear()
+        assert heard["method"] == "notifications/resources/list_changed"
+        assert (await peer.hear())["params"] == {"uri": "content://note"}
+
+
+async def test_subscriptions_of_the_modern_era_share_the_channel(engine: Engine):
+    """Each is tagged with its id; one is cancelled, the other answered at the end of the conversation."""
+    async with conversation(engine) as peer:
+        for id in ("a", "b"):
+            params = {"notifications": {"resourcesListChanged": True}, "_meta": MODERN}
+            await peer.say(line("subscriptions/listen", params, id))
+            acknowledged = await peer.hear()
+            assert acknowledged["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: id}
+        await peer.say(line("tools/list", {"_meta": MODERN}, 3))
+        assert (await peer.hear())["id"] == 3, "a subscription holds up nobody"
+        peer.server.list_changed("resources")
+        heard = {(await peer.hear())["params"]["_meta"][wire.SUBSCRIPTION_KEY] for _ in range(2)}
+        assert heard == {"a", "b"}
+        await peer.say(line("notifications/cancelled", {"requestId": "a"}) + line("tools/list", {"_meta": MODERN}, 4))
+        assert (await peer.hear())["id"] == 4
+        peer.server.list_changed("resources")
+        assert (await peer.hear())["params"]["_meta"][wire.SUBSCRIPTION_KEY] == "b"
+        await peer.sink.aclose()
+        assert (await peer.hear())["id"] == "b"
+    assert peer.server.hub.is_empty
+
+
+async def test_a_peer_that_does_not_read_costs_what_it_asked_for(engine: Engine):
+    """A full pipe holds the news back; nothing piles up, and the conversation ends when it is over."""
+    stopping = trio.Event()
+    async with conversation(engine, grace=0.2, stopping=stopping) as peer:
+        await peer.say(line("initialize", HELLO, 1))
+        await peer.hear()
+        for number in range(900):
+            await peer.say(line("resources/subscribe", {"uri": f"config://content/{'x' * 200}-{number}"}, number))
+            await peer.hear()
+        (mailbox,) = peer.server.hub._mailboxes
+        for _ in range(50):
+            for number in range(900):
+                peer.server.changed(f"config://content/{'x' * 200}-{number}")
+            await trio.lowlevel.checkpoint()
+        assert len(mailbox._changes) <= 900
+        stopping.set()
+    assert peer.server.hub.is_empty
+
+
+def test_files_that_change_on_disk_are_told(hello: Project):
+    """From the editor's save to the client's pipe, in a real process; what that takes is imported late."""
+    with chora(hello, "-c", SPY) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        uri = "config://content/greeting"
+        process.stdin.write(line("initialize", HELLO, 1) + line("resources/subscribe", {"uri": uri}, 2))
+        process.stdin.flush()
+        assert [msgspec.json.decode(process.stdout.readline())["id"] for _ in range(2)] == [1, 2]
+        time.sleep(0.5)  # what was there when the conversation began is known by now; the watch itself begins later
+        path = hello.root / "configs/content/greeting.json"
+        path.write_text(path.read_text().replace("Greets", "Welcomes"))
+        heard = msgspec.json.decode(process.stdout.readline())
+        assert heard["params"] == {"uri": uri}
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert {"watchfiles"} <= set(log.decode().splitlines())

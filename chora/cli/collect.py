@@ -1,0 +1,102 @@
+"""`chora collect`: a collection's files."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from chora.cli.run import (
+    call_tool,
+    context_option,
+    json_option,
+    parse_context,
+    print_json,
+    print_plan,
+    reporting,
+)
+
+
+@click.command("collect")
+@click.argument("collection")
+@context_option
+@click.option("--output", "-o", metavar="DIR", help="Folder to use instead of the config's base path.")
+@click.option("--force", is_flag=True, help="Build every member again; an edited file is left alone all the same.")
+@click.option("--member", "members", multiple=True, metavar="ID", help="Build this member again; may be repeated.")
+@click.option("--plan", is_flag=True, help="Only say what would be built, and why.")
+@click.option("--diff", is_flag=True, help="Only show how the files would differ.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited.")
+@json_option
+@click.pass_obj
+@reporting
+def command(
+    project: str | None,
+    collection: str,
+    context: tuple[str, ...],
+    output: str | None,
+    force: bool,
+    members: tuple[str, ...],
+    plan: bool,
+    diff: bool,
+    check: bool,
+    as_json: bool,
+) -> None:
+    """Build a collection: every member that isn't what it would be now, and manifest.json."""
+    looking = plan or diff or check
+    result = call_tool(
+        project,
+        "generate_collection",
+        {
+            "collection_config_path": collection,
+            "context": parse_context(context),
+            "output_path": output,
+            "force": force,
+            "force_members": list(members),
+            "dry_run": looking,
+            "show_diff": diff or check,
+        },
+        progress=True,
+    )
+    if as_json:
+        print_json(result)
+    elif looking:
+        _print_plan(result, diff=diff)
+    else:
+        _print_built(result)
+    failed = [member for member in result["members"] if member["status"] == "failed"]
+    stale = [file for member in result["members"] for file in member["files"] if is_stale(file)]
+    if looking and (failed or (check and stale)):
+        sys.exit(1)
+
+
+def is_stale(file: dict[str, Any]) -> bool:
+    """Whether a file isn't what chora would write."""
+    return file["action"] not in ("unchanged", "adopt")
+
+
+def _print_plan(result: dict[str, Any], *, diff: bool) -> None:
+    for member in result["members"]:
+        if member["error"]:
+            click.secho(f"{member['id']}: {member['error']['message']}", fg="red")
+        elif member["reasons"]:
+            click.echo(f"{member['id']}: {'; '.join(member['reasons'])}")
+        print_plan(member["files"], diff=diff)
+    metadata = result["metadata"]
+    click.echo(f"{metadata['regenerated_members']} of {result['total_members']} members would be built")
+
+
+def _print_built(result: dict[str, Any]) -> None:
+    """The lines that workflows of chora-compose look for, on stdout; everything else on stderr."""
+    total, built = result["total_members"], result["successful_members"]
+    hits = result["metadata"]["cached_members"]
+    for member in result["members"]:
+        if member["error"]:
+            click.secho(f"{member['id']} {member['status']}: {member['error']['message']}", fg="red", err=True)
+        elif not member["cache_used"] and member["output_path"]:
+            click.echo(f"Generated artifact: {member['output_path']}")
+    for warning in result["metadata"]["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"Generated {built}/{total} items ({built / total:.0%} success)")
+    click.echo(f"Total time: {result['generation_time_seconds']:.1f}s")
+    click.echo(f"Cache hits: {hits}, misses: {total - hits} ({hits / total:.0%} hit rate)")

@@ -1,0 +1,71 @@
+"""`chora import`: a chora-compose project, with its history, becomes this project's."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+
+import click
+import msgspec
+
+from chora.cli.run import json_option, opened_settings, print_json, reporting, run_async
+from chora.engine.imports import Imported, import_project
+from chora.files import Folder
+from chora.store import open_store, peek_store
+
+
+@click.command("import")
+@click.argument("source", metavar="DIR")
+@click.option("--convert", "to_convert", is_flag=True, help="Convert configs of other dialects, and say what changes.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@json_option
+@click.pass_obj
+@reporting
+def command(project: str | None, source: str, to_convert: bool, dry_run: bool, as_json: bool) -> None:
+    """Bring a chora-compose project in: configs, templates and history. Nothing that is there is overwritten.
+
+    DIR may be this project itself: then only its history is brought into the store.
+    """
+    folder, loaded = opened_settings(project)
+    settings = loaded.settings
+    with contextlib.closing((peek_store if dry_run else open_store)(folder, settings.storage)) as store:
+        done = run_async(
+            partial(
+                import_project,
+                Path(source),
+                Folder(folder),
+                store,
+                configs=settings.paths.configs,
+                is_strict=settings.templates.undefined == "strict",
+                to_convert=to_convert,
+                dry_run=dry_run,
+            )
+        )
+    if as_json:
+        print_json({"success": True, **msgspec.to_builtins(done)})
+    else:
+        _show(done)
+
+
+def _show(done: Imported) -> None:
+    would = "would be " if done.dry_run else ""
+    for path in done.copied:
+        click.echo(f"{would}copied {path}")
+    for config in done.converted:
+        click.echo(f"{would}converted {config.source} to {config.path}")
+        for change in config.changes:
+            click.echo(f"  {change}")
+        for left in config.left:
+            click.echo(f"  has no place: {left}")
+    for kind, brought in (("versions", done.versions), ("drafts", done.drafts)):
+        if brought.imported or brought.already_there:
+            click.echo(f"{kind}: {brought.imported} {would}imported, {brought.already_there} already there")
+    if done.unchanged:
+        click.echo(f"{done.unchanged} files were there already")
+    if done.settings_written:
+        click.echo(f'{would}written chora.toml with undefined = "lenient": undefined names in templates are warnings')
+    for skipped in done.skipped:
+        click.echo(f"left out {skipped.path}: {skipped.reason}", err=True)
+    for warning in done.warnings:
+        click.secho(f"warning: {warning}", fg="yellow", err=True)

@@ -1,0 +1,60 @@
+"""`chora migrate`: everything that is remembered, into another backend."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from functools import partial
+
+import click
+import msgspec
+
+from chora.cli.run import json_option, opened_settings, print_json, print_table, reporting, run_async
+from chora.errors import UsageError
+from chora.store import open_store, peek_store
+from chora.store.migrate import Migrated, migrate
+
+
+@click.command("migrate")
+@click.option("--to", "backend", required=True, type=click.Choice(["sqlite", "filesystem"]), help="Where to.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be copied.")
+@json_option
+@click.pass_obj
+@reporting
+def command(project: str | None, backend: str, dry_run: bool, as_json: bool) -> None:
+    """Copy versions, drafts and all else to the other backend, and compare both. What is there stays there."""
+    folder, loaded = opened_settings(project)
+    here = loaded.settings.storage
+    if here.backend in (backend, "memory"):
+        raise UsageError(
+            f"The project keeps its data in the backend {here.backend} already."
+            if here.backend == backend
+            else "The backend memory keeps nothing that could be moved.",
+            "The setting storage.backend says where the data is now.",
+            backend=here.backend,
+        )
+    there = msgspec.structs.replace(here, backend=backend)
+    with (
+        contextlib.closing(open_store(folder, here)) as source,
+        contextlib.closing((peek_store if dry_run else open_store)(folder, there)) as target,
+    ):
+        progress = None if as_json or not sys.stderr.isatty() else _show_progress
+        done = run_async(partial(migrate, source, target, dry_run=dry_run, progress=progress))
+    lines = f'[storage]\nbackend = "{backend}"\n'
+    if as_json:
+        print_json({"success": True, "from": here.backend, "to": backend, "write": lines, **msgspec.to_builtins(done)})
+    else:
+        _show(done)
+        if not dry_run:
+            click.echo("\nEverything is there. Write into chora.toml, and restart what runs:\n", err=True)
+            click.echo(lines, err=True, nl=False)
+
+
+def _show_progress(kind: str, done: int, total: int) -> None:
+    click.echo(f"\r\x1b[K{kind} {done:,} of {total:,}", nl=done >= total, err=True)
+
+
+def _show(done: Migrated) -> None:
+    said = "would copy" if done.dry_run else "copied"
+    rows = [(kind, moved.copied, moved.already_there) for kind, moved in done.kinds.items() if moved.total]
+    print_table(("Kind", said.capitalize(), "Already there"), rows)

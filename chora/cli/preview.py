@@ -1,0 +1,26 @@
+"""`chora preview`: one text on stdout, without storing it."""
+
+from __future__ import annotations
+
+import click
+
+from chora.cli.run import call_tool, context_option, json_option, parse_context, print_json, reporting
+
+
+@click.command("preview")
+@click.argument("content_id")
+@context_option
+@json_option
+@click.pass_obj
+@reporting
+def command(project: str | None, content_id: str, context: tuple[str, ...], as_json: bool) -> None:
+    """Make a content's text and print it; nothing is stored."""
+    arguments = {"content_config_id": content_id, "context": parse_context(context), "show_metadata": True}
+    result = call_tool(project, "preview_generation", arguments)
+    if as_json:
+        print_json(result)
+        return
+    text = result["preview_content"]
+    click.echo(text, nl=not text.endswith("\n"))
+    for warning in result["metadata"]["warnings"]:
+        click.echo(f"warning: {warning}", err=True)

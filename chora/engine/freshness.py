@@ -1,0 +1,67 @@
+"""How old the members of a collection are, against how old they may get; their inputs don't matter here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple
+
+from chora.engine.collect import Manifest
+from chora.model import CollectionConfig
+from chora.stamps import stamp
+
+Band = Literal["fresh", "stale", "expired"]
+
+STALE_FROM = 0.8
+"""Share of its greatest age from which on a member counts as stale."""
+DAY = 86_400
+
+
+class Age(NamedTuple):
+    """One member's age in days; of one that was never made it isn't known."""
+
+    member_id: str
+    generated_at: str | None
+    age_days: float | None
+    max_age_days: float
+    band: Band
+    expires_at: str | None
+
+
+def ages(config: CollectionConfig, manifest: Manifest, moment: datetime) -> list[Age]:
+    """The age of every member of a config, by what the manifest says of it."""
+    made = {member.id: member.generated_at for member in manifest.members if member.status == "success"}
+    return [
+        _age(
+            member.id,
+            made.get(member.id),
+            config.freshness.default_max_age_days
+            if member.freshness_threshold_days is None
+            else member.freshness_threshold_days,
+            moment,
+        )
+        for member in config.members
+    ]
+
+
+def _age(member_id: str, generated_at: str | None, limit: float, moment: datetime) -> Age:
+    made = _moment(generated_at)
+    if made is None:
+        return Age(member_id, None, None, limit, "expired", None)
+    age = max(0.0, (moment - made).total_seconds() / DAY)
+    share = age / limit
+    band: Band = "fresh" if share < STALE_FROM else "stale" if share < 1 else "expired"
+    try:
+        expires = stamp(made + timedelta(days=limit))
+    except OverflowError:
+        expires = None
+    return Age(member_id, stamp(made), age, limit, band, expires)
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,153 @@
+"""Forgetting: which stored texts may go, deleting a content, and the housekeeping that runs by itself."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import trio
+
+from chora.engine.engine import Engine
+from chora.errors import ChoraError
+from chora.stamps import stamp
+from chora.store.records import VersionInfo
+
+log = logging.getLogger("chora.engine")
+
+FIRST_ROUND = 60.0
+INTERVAL = 6 * 3600.0
+"""Seconds after the start until the first round of housekeeping, and between two of them."""
+
+
+class Rules(NamedTuple):
+    """What is kept: a version stays that any of these speaks for."""
+
+    keep_versions: int = 3
+    """So many of the newest ones."""
+    keep_days: int = 7
+    """Those of the last days; 0 keeps none for its age."""
+    keep_latest: bool = True
+    older_than_days: int | None = None
+    """If given, what is younger than this stays in any case."""
+
+
+class Cleaned(NamedTuple):
+    """One content, of which versions went."""
+
+    content_id: str
+    before: int
+    gone: list[VersionInfo]
+    kept: list[VersionInfo]
+
+    @property
+    def bytes_freed(self) -> int:
+        return sum(info.size for info in self.gone)
+
+
+def choose(infos: list[VersionInfo], rules: Rules, moment: datetime) -> list[VersionInfo]:
+    """The versions of one content that may go; `infos` are oldest first.
+
+    The newest approved one stays whatever the rules say: artifacts may ask for it, and it can't be made again.
+    """
+    kept = [info for info in infos if not info.deleted]
+    approved = next((info for info in reversed(kept) if info.approved), None)
+    spoken_for = set(kept[len(kept) - rules.keep_versions :] if rules.keep_versions else ())
+    spoken_for.update(kept[-1:] if rules.keep_latest else ())
+    if approved is not None:
+        spoken_for.add(approved)
+    young = stamp(moment - timedelta(days=rules.keep_days)) if rules.keep_days else "~"
+    old = "~" if rules.older_than_days is None else stamp(moment - timedelta(days=rules.older_than_days))
+    return [info for info in kept if info not in spoken_for and info.generated_at < young and info.generated_at < old]
+
+
+async def clean(
+    engine: Engine, rules: Rules, *, content_ids: list[str] | None = None, dry_run: bool = False
+) -> tuple[int, list[Cleaned]]:
+    """Delete what the rules leave nobody to speak for.
+
+    Returns:
+        How many contents were looked at, and those of which something went (or, in a dry run, would go).
+    """
+    store, moment = engine.store, datetime.now(UTC)
+    ids = store.content_ids() if content_ids is None else list(dict.fromkeys(content_ids))
+    cleaned: list[Cleaned] = []
+    checked = 0
+    for content_id in ids:
+        infos = [info for info in store.version_infos(content_id) if not info.deleted]
+        checked += bool(infos)
+        gone = choose(infos, rules, moment)
+        if gone:
+            kept = [info for info in infos if info not in gone]
+            cleaned.append(Cleaned(content_id, len(infos), gone, kept))
+        await trio.lowlevel.checkpoint()
+    if cleaned and not dry_run:
+        await store.delete_versions([info.version_id for each in cleaned for info in each.gone])
+        for each in cleaned:
+            engine.tell_changed(f"content://{each.content_id}")
+    return checked, cleaned
+
+
+async def drop_old_drafts(engine: Engine, *, dry_run: bool = False) -> int:
+    """Delete drafts that nobody touched for as long as drafts are kept, with their test outputs; how many."""
+    days = engine.settings.storage.retention_days
+    if not days:
+        return 0
+    before = stamp(datetime.now(UTC) - timedelta(days=days))
+    old = [draft for draft in engine.store.drafts() if draft.updated_at < before]
+    if not dry_run:
+        for draft in old:
+            infos = engine.store.version_infos(draft.draft_id)
+            await engine.store.delete_versions([info.version_id for info in infos])
+            await engine.store.delete_draft(draft.draft_id)
+    return len(old)
+
+
+def referring_artifacts(engine: Engine, content_id: str) -> list[str]:
+    """The artifacts that are assembled from a content."""
+    return [
+        found.parsed.config.id
+        for found in engine.catalog.all("artifact").found
+        if any(child.id == content_id for child in found.parsed.config.content.children)
+    ]
+
+
+class Swept(NamedTuple):
+    """What a round of housekeeping removed."""
+
+    drafts: int
+    versions: int
+    bytes_freed: int
+    jobs: int
+    rows: int
+    """Events and measurements."""
+
+
+async def sweep(engine: Engine, *, dry_run: bool = False) -> Swept:
+    """One round of housekeeping: old drafts, texts, jobs, events and measurements."""
+    days = engine.settings.storage.retention_days
+    drafts = await drop_old_drafts(engine, dry_run=dry_run)
+    if not days:
+        return Swept(drafts, 0, 0, 0, 0)
+    _, cleaned = await clean(engine, Rules(keep_days=days), dry_run=dry_run)
+    versions, freed = sum(len(each.gone) for each in cleaned), sum(each.bytes_freed for each in cleaned)
+    if dry_run:
+        return Swept(drafts, versions, freed, 0, 0)
+    jobs = await engine.jobs.forget_old()
+    rows = await engine.store.forget(stamp(datetime.now(UTC) - timedelta(days=days)))
+    return Swept(drafts, versions, freed, jobs, rows)
+
+
+async def serve(engine: Engine, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """A service: sweeps every now and then."""
+    task_status.started()
+    await trio.sleep(FIRST_ROUND)
+    while True:
+        try:
+            swept = await sweep(engine)
+        except ChoraError as error:
+            log.warning("housekeeping failed and is tried again later: %s", error.message)
+        else:
+            if any(swept):
+                log.info("housekeeping removed %s", swept._asdict())
+        await trio.sleep(INTERVAL)

@@ -1,0 +1,469 @@
+"""Writes a Gherkin feature file: steps with tables and texts, outlines, rules, in several languages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from chora.errors import GenerationFailed, LimitExceeded
+from chora.files import SOURCE_LIMIT
+from chora.generators.generator import Job, Made, as_text, fill_names, listed, undefined_behavior
+
+NAME = "bdd_scenario"
+ALIASES = ("bdd_scenario_assembly",)
+VERSION = "1.0.0"
+DESCRIPTION = "Writes Gherkin features from structured scenarios, with values of the context in them."
+CAPABILITIES = ("testing", "gherkin")
+
+
+class Language(NamedTuple):
+    """The words of a language of Gherkin; of several that mean the same, the first one is written."""
+
+    feature: tuple[str, ...]
+    background: tuple[str, ...]
+    rule: tuple[str, ...]
+    scenario: tuple[str, ...]
+    outline: tuple[str, ...]
+    examples: tuple[str, ...]
+    steps: tuple[str, ...]
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Every word that begins a block when a colon follows."""
+        return (*self.feature, *self.background, *self.rule, *self.scenario, *self.outline, *self.examples)
+
+    def step_keyword(self, step: str) -> str | None:
+        """The keyword a step begins with; of several the longest, as parsers take it."""
+        return max((keyword for keyword in self.steps if step.startswith(keyword)), key=len, default=None)
+
+
+LANGUAGES = {
+    "en": Language(
+        feature=("Feature", "Business Need", "Ability"),
+        background=("Background",),
+        rule=("Rule",),
+        scenario=("Scenario", "Example"),
+        outline=("Scenario Outline", "Scenario Template"),
+        examples=("Examples", "Scenarios"),
+        steps=("* ", "Given ", "When ", "Then ", "And ", "But "),
+    ),
+    "de": Language(
+        feature=("Funktionalität", "Funktion"),
+        background=("Grundlage", "Hintergrund", "Voraussetzungen", "Vorbedingungen"),
+        rule=("Regel", "Rule"),
+        scenario=("Szenario", "Beispiel"),
+        outline=("Szenariogrundriss", "Szenarien"),
+        examples=("Beispiele",),
+        steps=("* ", "Angenommen ", "Gegeben sei ", "Gegeben seien ", "Wenn ", "Dann ", "Und ", "Aber "),
+    ),
+    "fr": Language(
+        feature=("Fonctionnalité",),
+        background=("Contexte",),
+        rule=("Règle",),
+        scenario=("Scénario", "Exemple"),
+        outline=("Plan du scénario", "Plan du Scénario"),
+        examples=("Exemples",),
+        steps=(
+            *("* ", "Soit ", "Sachant ", "Sachant que ", "Sachant qu'"),
+            *(
+                "Etant donné ",
+                "Etant donné que ",
+                "Etant donné qu'",
+                "Etant donnée ",
+                "Etant donnés ",
+                "Etant données ",
+            ),
+            *(
+                "Étant donné ",
+                "Étant donné que ",
+                "Étant donné qu'",
+                "Étant donnée ",
+                "Étant donnés ",
+                "Étant données ",
+            ),
+            *("Quand ", "Lorsque ", "Lorsqu'", "Alors ", "Donc "),
+            *("Et ", "Et que ", "Et qu'", "Mais ", "Mais que ", "Mais qu'"),
+        ),
+    ),
+    "es": Language(
+        feature=("Característica", "Necesidad del negocio", "Requisito"),
+        background=("Antecedentes",),
+        rule=("Regla", "Regla de negocio"),
+        scenario=("Escenario", "Ejemplo"),
+        outline=("Esquema del escenario",),
+        examples=("Ejemplos",),
+        steps=("* ", "Dado ", "Dada ", "Dados ", "Dadas ", "Cuando ", "Entonces ", "Y ", "E ", "Pero "),
+    ),
+    "nl": Language(
+        feature=("Functionaliteit",),
+        background=("Achtergrond",),
+        rule=("Regel",),
+        scenario=("Scenario", "Voorbeeld"),
+        outline=("Abstract Scenario",),
+        examples=("Voorbeelden",),
+        steps=("* ", "Gegeven ", "Stel ", "Als ", "Wanneer ", "Dan ", "En ", "Maar "),
+    ),
+    "it": Language(
+        feature=("Funzionalità", "Esigenza di Business", "Abilità"),
+        background=("Contesto",),
+        rule=("Regola",),
+        scenario=("Scenario", "Esempio"),
+        outline=("Schema dello scenario",),
+        examples=("Esempi",),
+        steps=("* ", "Dato ", "Data ", "Dati ", "Date ", "Quando ", "Allora ", "E ", "Ed ", "Ma "),
+    ),
+    "pt": Language(
+        feature=("Funcionalidade", "Característica", "Caracteristica"),
+        background=("Contexto", "Cenário de Fundo", "Cenario de Fundo", "Fundo"),
+        rule=("Regra",),
+        scenario=("Cenário", "Cenario", "Exemplo"),
+        outline=("Esquema do Cenário", "Esquema do Cenario", "Delineação do Cenário", "Delineacao do Cenario"),
+        examples=("Exemplos", "Cenários", "Cenarios"),
+        steps=("* ", "Dado ", "Dada ", "Dados ", "Dadas ", "Quando ", "Então ", "Entao ", "E ", "Mas "),
+    ),
+}
+
+
+# -- what the config says ---------------------------------------------------------------------------------------
+
+Cell = str | int | float | bool
+Row = tuple[Cell, ...]
+
+
+class Described(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What has a name, words about it, and tags."""
+
+    title: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+class Feature(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    language: str = "en"
+
+
+class DocString(Struct, frozen=True, forbid_unknown_fields=True):
+    """A text of several lines, and what kind it is, such as json."""
+
+    content: str
+    media_type: str = ""
+
+
+class Step(Struct, frozen=True, forbid_unknown_fields=True):
+    """A step, and the table or the text it is given."""
+
+    text: str
+    table: tuple[Row, ...] | None = None
+    docstring: str | DocString | None = None
+
+
+Steps = tuple[str | Step, ...]
+
+
+class Scenario(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    steps: Steps = ()
+
+
+class Examples(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The values that an outline is run with."""
+
+    headers: Row = ()
+    rows: tuple[Row, ...] = ()
+
+
+class Outline(Scenario, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    examples: Examples | tuple[Examples, ...] = ()
+
+
+class Rule(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Scenarios that belong together."""
+
+    background: Steps = ()
+    scenarios: tuple[Scenario, ...] = ()
+    scenario_outlines: tuple[Outline, ...] = ()
+
+
+class Options(Struct, frozen=True):
+    """What `generation_config` may say."""
+
+    feature: Feature | None = None
+    background: Steps = ()
+    scenarios: tuple[Scenario, ...] = ()
+    scenario_outlines: tuple[Outline, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+
+# -- writing ----------------------------------------------------------------------------------------------------
+
+
+async def generate(job: Job) -> Made:
+    """The feature. Values stay values: none can begin a step, end a text or widen a table.
+
+    `generation_config.undefined_behavior` says whether a name without a value is an `error`, or its place is kept.
+
+    Raises:
+        GenerationFailed: something is missing, misspelt, without a value, or can't be said in Gherkin.
+        LimitExceeded: the text would be too large.
+    """
+    given = {
+        name: value
+        for name, value in (job.pattern.generation_config if job.pattern else {}).items()
+        if value is not None
+    }
+    try:
+        options = msgspec.convert(given, Options)
+    except msgspec.ValidationError as error:
+        raise job.failed(
+            NAME,
+            f"generation_config doesn't fit: {error}",
+            "A scenario is {title, steps}; an outline has examples {headers, rows} besides; a step is a text or "
+            "{text, table, docstring}; all but steps may have a description and tags.",
+        ) from None
+    if options.feature is None:
+        raise job.failed(NAME, "there is no feature", "Write generation_config.feature with a title.")
+    if (language := LANGUAGES.get(options.feature.language)) is None:
+        raise job.failed(
+            NAME,
+            f"there are no words for the language {options.feature.language!r}",
+            f"Write the feature in one of {', '.join(LANGUAGES)}.",
+        )
+    behavior = undefined_behavior(job, NAME, lenient="keep", allowed=("error", "keep"))
+    writer = _Writer(job, language, behavior)
+    writer.write_feature(options, options.feature)
+    unknown = sorted(given.keys() - {*Options.__struct_fields__, "context", "undefined_behavior"})
+    strange = [f"generation_config.{name} means nothing to {NAME}" for name in unknown]
+    return Made("\n".join(writer.lines) + "\n", [*strange, *dict.fromkeys(writer.warnings)])
+
+
+_TAG = re.compile(r"@[a-zA-Z][a-zA-Z0-9_-]*")
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+/_-]*")
+
+
+class _Writer:
+    """Puts a feature on lines, one indentation for each level."""
+
+    def __init__(self, job: Job, language: Language, behavior: str) -> None:
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+        self._job = job
+        self._language = language
+        self._behavior = behavior
+        self._room = SOURCE_LIMIT
+        self._values_room = SOURCE_LIMIT
+
+    def write_feature(self, options: Options, feature: Feature) -> None:
+        if feature.language != "en":
+            self._put(0, f"# language: {feature.language}")
+        self._write_head("feature", 0, self._language.feature, feature)
+        if not (options.scenarios or options.scenario_outlines or any(map(_scenarios_of, options.rules))):
+            raise self._failed("there is no scenario", "Write generation_config.scenarios or scenario_outlines.")
+        self._write_background("background", 1, options.background)
+        self._write_scenarios("", 1, options.scenarios, options.scenario_outlines)
+        for index, rule in enumerate(options.rules):
+            where = f"rules[{index}]"
+            self._put(0, "")
+            self._write_head(where, 1, self._language.rule, rule)
+            self._write_background(f"{where}.background", 2, rule.background)
+            self._write_scenarios(f"{where}.", 2, rule.scenarios, rule.scenario_outlines)
+
+    def _write_background(self, where: str, level: int, steps: Steps) -> None:
+        if steps:
+            self._put(0, "")
+            self._put(level, f"{self._language.background[0]}:")
+            self._write_steps(where, level + 1, steps)
+
+    def _write_scenarios(
+        self, where: str, level: int, scenarios: Sequence[Scenario], outlines: Sequence[Outline]
+    ) -> None:
+        for index, scenario in enumerate(scenarios):
+            self._write_scenario(f"{where}scenarios[{index}]", level, self._language.scenario, scenario)
+        for index, outline in enumerate(outlines):
+            here = f"{where}scenario_outlines[{index}]"
+            self._write_scenario(here, level, self._language.outline, outline)
+            several = (outline.examples,) if isinstance(outline.examples, Examples) else outline.examples
+            if not several:
+                raise self._failed(f"{here} has no examples", "Write examples with headers and rows.")
+            for number, examples in enumerate(several):
+                self._write_examples(f"{here}.examples[{number}]", level + 1, examples)
+
+    def _write_scenario(self, where: str, level: int, words: tuple[str, ...], scenario: Scenario) -> None:
+        self._put(0, "")
+        self._write_head(where, level, words, scenario, self._language.steps)
+        if not scenario.steps:
+            raise self._failed(f"{where} has no steps", "Write at least one step.")
+        self._write_steps(f"{where}.steps", level + 1, scenario.steps)
+
+    def _write_examples(self, where: str, level: int, examples: Examples) -> None:
+        if not examples.headers or not examples.rows:
+            raise self._failed(f"{where} has no headers or no rows", "Write examples with headers and rows.")
+        self._put(0, "")
+        self._write_head(where, level, self._language.examples, examples, ("|",), titled=False)
+        self._write_table(f"{where}.rows", level + 1, (examples.headers, *examples.rows))
+
+    def _write_head(
+        self,
+        where: str,
+        level: int,
+        words: tuple[str, ...],
+        described: Described,
+        steps: tuple[str, ...] = (),
+        *,
+        titled: bool = True,
+    ) -> None:
+        """Tags, the keyword with the title, and the description; `steps` may not begin a line of it."""
+        if tags := [self._tag(where, tag) for tag in described.tags]:
+            self._put(level, " ".join(tags))
+        title = self._line(f"{where}.title", described.title)
+        if titled and not title:
+            raise self._failed(f"{where} has no title", "Write a title; a value in it may be empty.")
+        self._put(level, f"{words[0]}: {title}".rstrip())
+        self._write_description(f"{where}.description", level + 1, described.description, steps)
+
+    def _write_description(self, where: str, level: int, text: str, steps: tuple[str, ...]) -> None:
+        lines = _lines_of(self._filled(text))
+        while lines and not lines[-1].strip():
+            lines.pop()
+        while lines and not lines[0].strip():
+            lines.pop(0)
+        for number, line in enumerate(lines, 1):
+            start = line.strip()
+            if start.startswith(("#", "@", *steps)) or any(
+                start.startswith(f"{word}:") for word in self._language.titles
+            ):
+                raise self._failed(
+                    f"line {number} of {where} would be read as Gherkin: {_shown(start)}",
+                    "Word it differently; a description can't begin a line with a keyword, # or @.",
+                )
+            self._put(level, line.rstrip())
+
+    def _write_steps(self, where: str, level: int, steps: Steps) -> None:
+        for index, step in enumerate(steps):
+            here = f"{where}[{index}]"
+            step = Step(step) if isinstance(step, str) else step
+            self._put(level, self._step(here, step.text))
+            if step.table is not None and step.docstring is not None:
+                raise self._failed(f"{here} has a table and a docstring", "A step takes one of them.")
+            if step.table is not None:
+                self._write_table(f"{here}.table", level + 1, step.table)
+            if step.docstring is not None:
+                self._write_docstring(f"{here}.docstring", level + 1, step.docstring)
+
+    def _step(self, where: str, text: str) -> str:
+        text = text.lstrip()
+        keyword = self._language.step_keyword(text)
+        if keyword is None:
+            words = listed([f"“{word.strip()}”" for word in self._language.steps])
+            raise self._failed(f"{where} doesn't begin with a keyword: {_shown(text)}", f"Begin it with {words}.")
+        line = self._line(where, text)
+        if len(line) <= len(keyword.rstrip()) or self._language.step_keyword(line) != keyword:
+            raise self._failed(
+                f"{where} says nothing behind its keyword, or a value changes it: {_shown(line)}",
+                "Write the step's words in the config, so that no value is part of its keyword.",
+            )
+        return line
+
+    def _write_table(self, where: str, level: int, rows: Sequence[Row]) -> None:
+        """A table with its columns aligned."""
+        if not rows or not rows[0]:
+            raise self._failed(f"{where} is empty", "Write rows of the same length.")
+        cells = [[self._cell(cell) for cell in row] for row in rows]
+        for number, row in enumerate(cells):
+            if len(row) != len(cells[0]):
+                raise self._failed(
+                    f"row {number} of {where} has {len(row)} cells and the first one {len(cells[0])}",
+                    "Write rows of the same length.",
+                )
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        if sum(widths) * len(cells) > self._room:  # one wide cell widens every row
+            widths = [0] * len(widths)
+        for row in cells:
+            padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self._put(level, f"| {' | '.join(padded)} |")
+
+    def _cell(self, value: Cell) -> str:
+        text = "\n".join(_lines_of(self._filled(as_text(value))))
+        return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "\\n").strip()
+
+    def _write_docstring(self, where: str, level: int, docstring: str | DocString) -> None:
+        content, media_type = (
+            (docstring, "") if isinstance(docstring, str) else (docstring.content, docstring.media_type)
+        )
+        if media_type and not _MEDIA_TYPE.fullmatch(media_type):
+            raise self._failed(f"{where}.media_type is {_shown(media_type)}", "Write something like json or text/html.")
+        text = "\n".join(_lines_of(self._filled(content)))
+        for delimiter, escaped in ('"""', '\\"\\"\\"'), ("```", "\\`\\`\\`"):
+            inside = text.replace(delimiter, escaped)
+            # A text that has the escaped form in it would come out changed.
+            if inside.replace(escaped, delimiter) == text:
+                break
+        else:
+            raise self._failed(
+                f"{where} has both escaped quotes and escaped backticks in it, which Gherkin can't say",
+                "Leave the backslashes out of the text, or put it into a table.",
+            )
+        self._put(level, delimiter + media_type)
+        for line in inside.split("\n"):
+            self._put(level if line else 0, line)
+        self._put(level, delimiter)
+
+    def _tag(self, where: str, tag: str) -> str:
+        tag = tag if tag.startswith("@") else f"@{tag}"
+        if not _TAG.fullmatch(tag):
+            raise self._failed(
+                f"{where} has the tag {_shown(tag)}",
+                "A tag is a letter, then letters, digits, hyphens and underscores.",
+            )
+        return tag
+
+    def _line(self, where: str, text: str) -> str:
+        """A filled text that fits on one line."""
+        line = self._filled(text).strip()
+        if len(line.splitlines()) > 1:
+            raise self._failed(
+                f"{where} has a line break in it: {_shown(line)}",
+                "Put a text of several lines into a description, a docstring or a table.",
+            )
+        return line
+
+    def _filled(self, text: str) -> str:
+        filled, warnings = fill_names(self._job, NAME, text, self._behavior)
+        self.warnings += warnings
+        self._values_room -= len(filled)
+        if self._values_room < 0:
+            raise self._too_large()
+        return filled
+
+    def _put(self, level: int, text: str) -> None:
+        line = "  " * level + text if text else ""
+        self._room -= len(line) + 1
+        if self._room < 0:
+            raise self._too_large()
+        self.lines.append(line)
+
+    def _too_large(self) -> LimitExceeded:
+        return LimitExceeded(
+            f"{self._job.config.id}: the text would be larger than {SOURCE_LIMIT:,} characters.",
+            "Use fewer or shorter values.",
+            limit="content.size",
+            content_config_id=self._job.config.id,
+        )
+
+    def _failed(self, message: str, hint: str) -> GenerationFailed:
+        return self._job.failed(NAME, message, hint)
+
+
+def _scenarios_of(rule: Rule) -> bool:
+    return bool(rule.scenarios or rule.scenario_outlines)
+
+
+def _lines_of(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _shown(text: str) -> str:
+    """The beginning of a text, on one line."""
+    return repr(text if len(text) <= 60 else f"{text[:59]}…")

@@ -1,0 +1,301 @@
+"""Has a language model write code from a prompt."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Annotated, Any
+
+import msgspec
+import trio
+from msgspec import Meta, Struct
+
+from chora import config, llm
+from chora.errors import BudgetExceeded, GenerationFailed
+from chora.generators.generator import Job, Made, file_text, fill_names, undefined_behavior
+
+NAME = "code_generation"
+VERSION = "1.0.0"
+DESCRIPTION = "Has a language model write code; it costs money and needs an API key."
+CAPABILITIES = ("ai_powered", "code")
+
+PROMPT = "<prompt>"
+FALLBACK = "<fallback>"
+MODEL = "<model>"
+"""Names of the ingredients."""
+
+PARSED_LIMIT = 500_000
+"""Characters of Python that are checked: parsing can't be interrupted."""
+
+_SYSTEM = "You are a careful software developer. You write clear, complete code that runs as it is."
+
+
+class Options(Struct, frozen=True):
+    """What `generation_config` may say; what it leaves out depends on the model."""
+
+    prompt: str = ""
+    model: str = ""
+    temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=128_000)] | None = None
+    language: str = ""
+    style_hints: list[str] | str = []
+    system_prompt: str = ""
+    retry_count: Annotated[int, Meta(ge=0, le=10)] = 3
+    retry_delay: Annotated[float, Meta(ge=0, le=60)] = 1.0
+    timeout: Annotated[float, Meta(gt=0, le=600)] | None = None
+    fallback_template: str = ""
+
+
+async def ingredients(job: Job) -> dict[str, str]:
+    """The prompt and the fallback, from files or the config, and the settings' model if the config names none.
+
+    Raises:
+        GenerationFailed: there is no prompt, or a file that is missing or not text.
+    """
+    options = _options(job)
+    found: dict[str, str] = {}
+    if options.prompt:
+        found[PROMPT] = options.prompt
+    elif job.template:
+        found[PROMPT] = _text(job, job.template)
+    elif job.config.instructions.user_prompt:
+        found[PROMPT] = job.config.instructions.user_prompt
+    else:
+        raise job.failed(
+            NAME, "there is no prompt", "Write generation_config.prompt, or name a prompt file in patterns[0].template."
+        )
+    if options.fallback_template:
+        found[FALLBACK] = _text(job, options.fallback_template)
+    if not options.model:
+        found[MODEL] = job.model
+    return found
+
+
+def request_of(job: Job, default_model: str) -> llm.Request:
+    """What the model will be asked, so that a preview can show it and its cost.
+
+    Args:
+        job: the job, with its ingredients.
+        default_model: the model, unless the config names one.
+
+    Raises:
+        GenerationFailed: the options don't fit, or the prompt wants a value that isn't there.
+    """
+    return _request(job, default_model)[0]
+
+
+def unavailable(settings: config.Llm) -> str | None:
+    """Why no model can be asked, and what to do about it; None if one can. It may take a moment."""
+    return llm.Anthropic(settings).unavailable()
+
+
+def estimate(job: Job, settings: config.Llm) -> float | None:
+    """The most that this job should cost, in US dollars; None for a model whose price isn't known."""
+    return llm.estimate(request_of(job, settings.model))
+
+
+async def generate(job: Job) -> Made:
+    """The code that the model wrote: the first fenced block of the language, else the first one, else all it said.
+
+    With a `fallback_template` there is always a text: what went wrong is then a warning, and the text provisional.
+
+    Raises:
+        GenerationFailed: the model can't be asked, gave no usable answer, or wrote Python that doesn't parse.
+        BudgetExceeded: it would cost more than the settings allow.
+    """
+    options = _options(job)
+    try:
+        return await _ask(job, options)
+    except (GenerationFailed, BudgetExceeded) as error:
+        if FALLBACK not in job.sources or _is_ours(error):
+            raise
+        behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
+        text, warnings = fill_names(job, NAME, job.sources[FALLBACK], behavior, context=_values(job, options))
+        return Made(text, [f"The fallback template was used: {error.message}", *warnings], provisional=True)
+
+
+async def _ask(job: Job, options: Options) -> Made:
+    request, warnings = _request(job, job.model)
+    if job.llm is None:
+        raise job.failed(
+            NAME,
+            "no language model may be asked here",
+            "Generate it instead of previewing it.",
+            error_type="NotAsked",
+        )
+    try:
+        reply = await job.llm(request)
+    except GenerationFailed as error:
+        raise _told(job, error) from error
+    code = extract(reply.text, options.language)
+    if options.language.lower() in _NAMES["python"]:
+        warnings += await _check_python(job, code)
+    usage = usage_of(reply)
+    if usage["total_cost_usd"] is None:
+        warnings.append(f"What {reply.model} costs isn't known, so the budgets don't count it")
+    return Made(code, warnings, None, usage)
+
+
+def _told(job: Job, error: GenerationFailed) -> GenerationFailed:
+    """The model's failure, with what every generator owes besides."""
+    message = error.message.rstrip(".")
+    return job.failed(NAME, f"{message[:1].lower()}{message[1:]}", error.hint or "", **error.details)
+
+
+def _is_ours(error: GenerationFailed | BudgetExceeded) -> bool:
+    """Whether the config is at fault, which no fallback should hide."""
+    return error.details.get("error_type") in ("InvalidConfig", "UndefinedError")
+
+
+def _text(job: Job, words: str) -> str:
+    """A text that may stand in a file."""
+    text = file_text(job, NAME, words)
+    return words if text is None else text
+
+
+# -- the question -----------------------------------------------------------------------------------------------
+
+
+def _options(job: Job) -> Options:
+    given = job.pattern.generation_config if job.pattern else {}
+    try:
+        return msgspec.convert({name: value for name, value in given.items() if value is not None}, Options)
+    except msgspec.ValidationError as error:
+        raise job.failed(
+            NAME,
+            f"generation_config doesn't fit: {error}",
+            "prompt, model, language, system_prompt and fallback_template are texts, style_hints a list of them, "
+            "temperature is 0 to 1, max_tokens 1 to 128000, retry_count 0 to 10, timeout up to 600 seconds.",
+        ) from None
+
+
+def _values(job: Job, options: Options) -> dict[str, Any]:
+    """What the places in a prompt may name: the context, and the language that the config says anyway."""
+    return {"language": options.language or None, **job.context}
+
+
+def _request(job: Job, default_model: str) -> tuple[llm.Request, list[str]]:
+    options = _options(job)
+    model = options.model or default_model
+    behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
+    asked, warnings = fill_names(job, NAME, job.sources[PROMPT], behavior, context=_values(job, options))
+    hints = [options.style_hints] if isinstance(options.style_hints, str) else options.style_hints
+    parts = [
+        f"Write this in {options.language}." if options.language else "",
+        asked.strip(),
+        "Keep to this style:\n" + "\n".join(f"- {hint}" for hint in hints) if hints else "",
+        "Answer with one fenced block that holds the code, and nothing before or after it.",
+    ]
+    instructions = job.config.instructions
+    system = [options.system_prompt or instructions.system_prompt or _SYSTEM, instructions.general or ""]
+    reasons = llm.reasons(model)
+    temperature = options.temperature
+    if reasons and temperature is not None:
+        warnings.append(f"{model} takes no temperature, so it was left out")
+        temperature = None
+    elif not reasons and temperature is None:
+        temperature = 0.0
+    # A model that reasons needs room and time for its thoughts before the code begins.
+    return llm.Request(
+        model=model,
+        prompt="\n\n".join(filter(None, parts)),
+        system="\n\n".join(filter(None, system)),
+        temperature=temperature,
+        max_tokens=options.max_tokens or (16_384 if reasons else 4096),
+        timeout=options.timeout or (300.0 if reasons else 30.0),
+        retries=options.retry_count,
+        retry_delay=options.retry_delay,
+    ), warnings
+
+
+# -- the answer -------------------------------------------------------------------------------------------------
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^\s`]*)[^`]*")
+
+_GROUPS = (
+    "python py python3",
+    "javascript js",
+    "typescript ts",
+    "shell sh bash zsh",
+    "yaml yml",
+    "go golang",
+    "c++ cpp cxx",
+    "c# cs csharp",
+    "ruby rb",
+    "rust rs",
+    "markdown md",
+    "kotlin kt",
+    "gherkin feature",
+)
+_NAMES = {name: set(group.split()) for group in _GROUPS for name in group.split()}
+"""What a language may be called behind a fence."""
+
+
+def extract(answer: str, language: str) -> str:
+    """The code in an answer: the first fenced block of the language, else the first one, else the whole, stripped."""
+    blocks = _blocks(answer)
+    wanted = _NAMES.get(language.lower(), {language.lower()})
+    matching = [code for kind, code in blocks if language and kind.lower() in wanted]
+    code = (matching or [code for _, code in blocks] or [answer.strip()])[0]
+    return code.strip("\n").rstrip()
+
+
+def _blocks(answer: str) -> list[tuple[str, str]]:
+    """The fenced blocks: what stands behind the fence, and the text. One that isn't closed reaches to the end.
+
+    Models put fenced examples into fenced documents, so a fence with a word behind it opens a block within the block.
+    """
+    found: list[tuple[str, str]] = []
+    lines: list[str] = []
+    fence, kind, depth = "", "", 0
+    for line in answer.replace("\r\n", "\n").split("\n"):
+        mark = _FENCE.fullmatch(line)
+        if mark and not fence:
+            fence, kind, lines, depth = mark[1], mark[2], [], 1
+            continue
+        if mark and mark[1].startswith(fence):
+            depth += 1 if mark[2] else -1
+            if depth == 0:
+                found.append((kind, "\n".join(lines)))
+                fence = ""
+                continue
+        lines.append(line)
+    if fence:
+        found.append((kind, "\n".join(lines)))
+    return found
+
+
+async def _check_python(job: Job, code: str) -> list[str]:
+    """Refuse Python that doesn't parse; what is too large or deep to tell is a warning."""
+    if len(code) > PARSED_LIMIT:
+        return [f"The code was not checked: it has more than {PARSED_LIMIT:,} characters"]
+    try:
+        await trio.to_thread.run_sync(ast.parse, code)
+    except (MemoryError, RecursionError):
+        return ["The code was not checked: it is nested too deeply"]
+    except (SyntaxError, ValueError) as error:  # a NUL is the one or the other, by the version of Python
+        line: int | None = getattr(error, "lineno", None)
+        raise job.failed(
+            NAME,
+            f"the model wrote Python that doesn't parse: {getattr(error, 'msg', error)}"
+            + (f" in line {line}" if line else ""),
+            "Generate it again with force, or word the prompt differently.",
+            error_type="SyntaxError",
+            line=line,
+        ) from None
+    return []
+
+
+def usage_of(reply: llm.Reply) -> dict[str, Any]:
+    """What a reply took, as results and metadata show it; costs are None where the price isn't known."""
+    parts = (0.0, 0.0) if reply.cached else llm.cost(reply.model, reply.input_tokens, reply.output_tokens)
+    into, out = (None, None) if parts is None else (round(parts[0], 6), round(parts[1], 6))
+    return {
+        "model": reply.model,
+        "input_tokens": reply.input_tokens,
+        "output_tokens": reply.output_tokens,
+        "input_cost_usd": into,
+        "output_cost_usd": out,
+        "total_cost_usd": None if parts is None else round(sum(parts), 6),
+        "cached": reply.cached,
+    }

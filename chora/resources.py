@@ -1,0 +1,880 @@
+"""What can be read by URI: configs, schemas, stored texts, templates, manifests, jobs, and what the server can do.
+
+A family of resources is one row of `FAMILIES`: how its URIs look, how one is read, which ones there are, and which
+values its parameters may have. Every URI may also be written `choracompose://<scheme>/<rest>`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from chora import __version__
+from chora.catalog import Catalog, Found
+from chora.engine.engine import Engine
+from chora.errors import (
+    ChoraError,
+    ConfigNotFound,
+    ContentNotFound,
+    GeneratorNotFound,
+    InvalidConfigId,
+    InvalidContext,
+    InvalidInput,
+    JobNotFound,
+    LimitExceeded,
+    ManifestNotFound,
+    PermissionDenied,
+)
+from chora.events import redacted
+from chora.files import CONFIG_LIMIT, SOURCE_LIMIT
+from chora.generators import BY_NAME, GENERATORS
+from chora.metrics import Metrics
+from chora.model import KINDS, STRUCTS, CollectionGeneration, Kind, schema
+from chora.stamps import stamp
+
+if TYPE_CHECKING:
+    from chora.tools.tool import Tool
+
+NAMESPACE = "choracompose"
+JSON = "application/json"
+TEXT = "text/plain"
+PAGE = 100
+JOBS_LISTED = 100
+"""The newest jobs are listed; any can be read."""
+EXAMPLES = 2
+TOPICS = ("server", "tools", "resources", "generators")
+
+Arguments = dict[str, str]
+
+
+class ResourceNotFound(ChoraError):
+    """A URI that no resource has."""
+
+    code = "resource_not_found"
+    category = "missing"
+
+
+class Measure(NamedTuple):
+    """How large a resource is, in bytes, and when it changed, where that is known."""
+
+    size: int | None = None
+    modified: str | None = None
+
+
+class Resource(NamedTuple):
+    """A resource that exists now."""
+
+    uri: str
+    name: str
+    description: str
+    mime_type: str
+    measure: Callable[[], Measure] | None = None
+    """Looks, when somebody wants to know."""
+
+
+class Page(NamedTuple):
+    """Some of the resources, and where the next ones begin; None when there are no more."""
+
+    resources: list[Resource]
+    cursor: str | None
+
+
+class Contents(NamedTuple):
+    """What a resource says; `fixed` if it will as long as the server runs."""
+
+    text: str
+    mime_type: str
+    fixed: bool = False
+
+
+class Parameter(NamedTuple):
+    """A blank in a URI template: what belongs there, and which values there are."""
+
+    description: str
+    values: Callable[[Resources, Arguments], Iterable[str]]
+    is_id: bool = True
+
+
+class Family(NamedTuple):
+    """Resources of one kind."""
+
+    scheme: str
+    template: str
+    name: str
+    description: str
+    mime_type: str
+    parameters: dict[str, Parameter]
+    read: Callable[[Resources, Arguments], str]
+    found: Callable[[Resources], Iterable[Resource]]
+    old: tuple[str, ...] = ()
+    """Templates by which chora-compose knew them."""
+    fixed: bool = False
+
+
+class Resources:
+    """The resources of one project.
+
+    Args:
+        engine: the project.
+        tools: what is offered besides, by name.
+        metrics: what is known of how long calls take.
+        revisions: the protocol's revisions that are spoken, oldest first.
+    """
+
+    def __init__(
+        self, engine: Engine, tools: Mapping[str, Tool], metrics: Metrics, revisions: tuple[str, ...] = ()
+    ) -> None:
+        self.engine = engine
+        self.tools = tools
+        self.metrics = metrics
+        self.revisions = revisions
+
+    def read(self, uri: str) -> Contents:
+        """What the resource of a URI says.
+
+        Raises:
+            ResourceNotFound, and other errors of the category missing: there is none.
+            InvalidConfigId: an id in it can't be one.
+            LimitExceeded: it is larger than 10 MB.
+            ValidationFailed, PermissionDenied, StorageError: it can't be read.
+        """
+        family, _, text = self._locate(uri)
+        if len(text) > SOURCE_LIMIT or len(text.encode()) > SOURCE_LIMIT:
+            raise LimitExceeded(
+                f"The resource {_shown(uri)} is larger than {SOURCE_LIMIT:,} bytes.",
+                "Read what it was made from, or a smaller part of it.",
+                limit="resource.size",
+                bytes=SOURCE_LIMIT,
+            )
+        return Contents(text, family.mime_type, family.fixed)
+
+    def canonical(self, uri: str) -> str:
+        """The spelling under which changes of a resource are told, whether it exists by now or not.
+
+        Raises:
+            ResourceNotFound: no resource could have this URI.
+            InvalidConfigId: an id in it can't be one.
+        """
+        try:
+            family, arguments, _ = self._locate(uri)
+        except ChoraError:
+            matching = next(_matching(uri), None)
+            if matching is None:
+                raise
+            family, arguments = matching
+        return _spelled(family.template, arguments)
+
+    def _locate(self, uri: str) -> tuple[Family, Arguments, str]:
+        missing: ChoraError | None = None
+        for family, arguments in _matching(uri):
+            try:
+                return family, arguments, family.read(self, arguments)
+            except ChoraError as error:
+                if error.category != "missing":
+                    raise
+                missing = missing or error
+        raise missing or ResourceNotFound(
+            f"There is no resource {_shown(uri)}.", "resources/list and resources/templates/list show what there is."
+        )
+
+    def page(self, cursor: str | None = None) -> Page:
+        """The resources that exist now by URI, a hundred at a time.
+
+        Raises:
+            InvalidInput: the cursor isn't one of ours.
+        """
+        after = "" if cursor is None else _decode_cursor(cursor)
+        rest = [each for family in FAMILIES for each in family.found(self) if each.uri > after]
+        rest.sort(key=lambda each: each.uri)
+        shown = rest[:PAGE]
+        return Page(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE else None)
+
+    def complete(self, template: str, parameter: str, settled: Arguments) -> list[str]:
+        """The values that a parameter of a URI template may have, given those that are settled.
+
+        Raises:
+            ResourceNotFound: there is no such template.
+        """
+        wanted = _parts(template)
+        for family in FAMILIES:
+            if wanted in (_parts(each) for each in (family.template, *family.old)):
+                blank = family.parameters.get(parameter)
+                return [] if blank is None else list(blank.values(self, settled))
+        raise ResourceNotFound(
+            f"There is no resource template {_shown(template)}.", "resources/templates/list shows them all."
+        )
+
+
+# -- spelling ---------------------------------------------------------------------------------------------------
+
+
+def config_uri(kind: Kind, config_id: str) -> str:
+    return f"config://{kind}/{quote(config_id, safe='')}"
+
+
+def content_uri(content_id: str, version_id: str = "") -> str:
+    return "/".join(["content:/", *(quote(part, safe="") for part in (content_id, version_id) if part)])
+
+
+def template_uri(name: str) -> str:
+    return f"template://{quote(name, safe='')}"
+
+
+def manifest_uri(collection_id: str) -> str:
+    return f"manifest://{quote(collection_id, safe='')}"
+
+
+def _spelled(template: str, arguments: Arguments) -> str:
+    for name, value in arguments.items():
+        template = template.replace("{" + name + "}", quote(value, safe=""))
+    return template
+
+
+def _parts(uri: str) -> list[str]:
+    """Scheme and segments of a URI, without the namespace and a slash at the end."""
+    scheme, _, rest = uri.partition("://")
+    if scheme.lower() == NAMESPACE:
+        scheme, _, rest = rest.partition("/")
+    return [scheme.lower(), *rest.removesuffix("/").split("/")]
+
+
+def _matching(uri: str) -> Iterator[tuple[Family, Arguments]]:
+    """The families a URI fits and what it says in their blanks: today's spellings before the old ones."""
+    parts = _parts(uri)
+    spellings = [(family, family.template) for family in FAMILIES]
+    spellings += [(family, old) for family in FAMILIES for old in family.old]
+    for family, template in spellings:
+        pattern = _parts(template)
+        if len(pattern) == len(parts) and all(
+            wanted == part or wanted[:1] == "{" for wanted, part in zip(pattern, parts, strict=True)
+        ):
+            blanks = {wanted[1:-1]: part for wanted, part in zip(pattern, parts, strict=True) if wanted[:1] == "{"}
+            yield family, {name: _decoded(family.parameters[name], part) for name, part in blanks.items()}
+
+
+def _decoded(parameter: Parameter, part: str) -> str:
+    try:
+        value = unquote(part, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidConfigId(f"{_shown(part)} is not UTF-8.", "Percent-encode UTF-8 text.", id=_shown(part)) from None
+    if parameter.is_id:
+        Catalog.check_id(value)
+    return value
+
+
+def _encode_cursor(uri: str) -> str:
+    return base64.urlsafe_b64encode(uri.encode()).decode()
+
+
+def _decode_cursor(cursor: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
+    except (binascii.Error, UnicodeError):
+        raise InvalidInput(
+            "The cursor is none that this list gave.", "List from the beginning, without a cursor.", field="cursor"
+        ) from None
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _file_measure(resources: Resources, path: str, *, sized: bool) -> Callable[[], Measure]:
+    def look() -> Measure:
+        try:
+            status = (resources.engine.folder.root / path).stat()
+        except OSError:
+            return Measure()
+        modified = stamp(datetime.fromtimestamp(status.st_mtime, UTC))
+        return Measure(status.st_size if sized else None, modified)
+
+    return look
+
+
+# -- configs ----------------------------------------------------------------------------------------------------
+
+
+def _config_family(kind: Kind) -> Family:
+    parameter = f"{kind}_id"
+
+    def read(resources: Resources, arguments: Arguments) -> str:
+        return _json(resources.engine.catalog.find(kind, arguments[parameter]).parsed.raw)
+
+    def ids(resources: Resources, settled: Arguments) -> list[str]:
+        return [found.parsed.config.id for found in resources.engine.catalog.all(kind).found]
+
+    def found(resources: Resources) -> Iterator[Resource]:
+        for each in resources.engine.catalog.all(kind).found:
+            yield Resource(
+                config_uri(kind, each.parsed.config.id),
+                each.parsed.config.id,
+                _about(each),
+                JSON,
+                _file_measure(resources, each.path, sized=False),
+            )
+
+    return Family(
+        "config",
+        f"config://{kind}/{{{parameter}}}",
+        f"{kind.capitalize()} config",
+        f"A {kind} config as it is written",
+        JSON,
+        {parameter: Parameter(f"Id of the {kind} config", ids)},
+        read,
+        found,
+    )
+
+
+def _about(found: Found) -> str:
+    match found.parsed.kind:
+        case "content":
+            return f"Content config: {found.parsed.config.metadata.description}"
+        case "artifact":
+            return f"Artifact config: {found.parsed.config.metadata.title}"
+        case "collection":
+            return f"Collection config: {found.parsed.config.name}"
+
+
+# -- schemas ----------------------------------------------------------------------------------------------------
+
+
+def _read_schema(resources: Resources, arguments: Arguments) -> str:
+    for kind in KINDS:
+        if kind == arguments["schema_name"]:
+            return _json(schema(kind))
+    name = arguments["schema_name"]
+    raise ResourceNotFound(f"There is no schema {name!r}.", f"There are {', '.join(KINDS)}.")
+
+
+def _kinds(resources: Resources, settled: Arguments) -> tuple[str, ...]:
+    return KINDS
+
+
+def _found_schemas(resources: Resources) -> Iterator[Resource]:
+    for kind in KINDS:
+        yield Resource(f"schema://{kind}", f"{kind} schema", f"The JSON Schema of {kind} configs", JSON)
+
+
+# -- stored texts -----------------------------------------------------------------------------------------------
+
+
+def _read_content(resources: Resources, arguments: Arguments) -> str:
+    version = resources.engine.store.latest_version(arguments["content_id"])
+    if version is None:
+        raise _no_content(arguments["content_id"])
+    return version.body
+
+
+def _read_version(resources: Resources, arguments: Arguments) -> str:
+    content_id, version_id = arguments["content_id"], arguments["version_id"]
+    version = resources.engine.store.version(content_id, version_id)
+    if version is None or version.deleted:
+        raise ContentNotFound(
+            f"There is no text of {content_id} with the version {version_id!r}.",
+            f"Read {content_uri(content_id)}/versions for those there are.",
+            content_id=content_id,
+            version_id=version_id,
+        )
+    return version.body
+
+
+def _read_versions(resources: Resources, arguments: Arguments) -> str:
+    content_id = arguments["content_id"]
+    infos = resources.engine.store.version_infos(content_id)
+    if not infos:
+        raise _no_content(content_id)
+    latest = next((info.version_id for info in reversed(infos) if not info.deleted), None)
+    versions = [
+        {
+            "version": info.version_id,
+            "timestamp": info.generated_at,
+            "size_bytes": info.size,
+            "is_latest": info.version_id == latest,
+            "generator": info.generator,
+            "config_version": info.config_version,
+            "stage": info.stage,
+            "approved": info.approved,
+            "deleted": info.deleted,
+        }
+        for info in infos
+    ]
+    return _json({"content_id": content_id, "total_versions": len(versions), "versions": versions})
+
+
+def _no_content(content_id: str) -> ContentNotFound:
+    return ContentNotFound(
+        f"No text of {content_id!r} is stored.",
+        "Make one with generate_content; resources/list shows what is stored.",
+        content_id=content_id,
+    )
+
+
+def _found_contents(resources: Resources) -> Iterator[Resource]:
+    for content_id in _stored_ids(resources, {}):
+
+        def look(content_id: str = content_id) -> Measure:
+            kept = [info for info in resources.engine.store.version_infos(content_id) if not info.deleted]
+            return Measure(kept[-1].size, kept[-1].generated_at) if kept else Measure()
+
+        yield Resource(content_uri(content_id), content_id, f"The newest text of {content_id}", TEXT, look)
+
+
+def _none_found(resources: Resources) -> tuple[Resource, ...]:
+    """Of versions only the newest is listed, as the content's text; their list is a resource of its own."""
+    return ()
+
+
+def _stored_ids(resources: Resources, settled: Arguments) -> list[str]:
+    return resources.engine.store.content_ids()
+
+
+def _version_ids(resources: Resources, settled: Arguments) -> list[str]:
+    infos = resources.engine.store.version_infos(settled.get("content_id", ""))
+    return [info.version_id for info in infos if not info.deleted]
+
+
+_CONTENT_ID = Parameter("Id of a content of which a text is stored", _stored_ids)
+_VERSION_ID = Parameter("Id of a stored text", _version_ids)
+
+
+# -- generators -------------------------------------------------------------------------------------------------
+
+
+def _read_generator(resources: Resources, arguments: Arguments) -> str:
+    name = arguments["generator_type"]
+    if (generator := BY_NAME.get(name)) is not None:
+        return _json(_generator(generator))
+    # How chora-compose listed them.
+    if name in ("list", "builtin", "plugins"):
+        shown = [_generator(each) for each in GENERATORS if name != "plugins"]
+        return _json({"generators": shown, "total_count": len(shown)})
+    raise GeneratorNotFound(
+        f"There is no generator {name!r}.",
+        f"There are {', '.join(each.NAME for each in GENERATORS)}.",
+        generator_type=name,
+        available_generators=[each.NAME for each in GENERATORS],
+    )
+
+
+def _generator(module: ModuleType) -> dict[str, Any]:
+    return {
+        "type": module.NAME,
+        "name": module.NAME,
+        "version": module.VERSION,
+        "source": "builtin",
+        "description": module.DESCRIPTION,
+        "capabilities": list(module.CAPABILITIES),
+        "module": module.__name__,
+        "required_context_keys": [],
+    }
+
+
+def _generator_names(resources: Resources, settled: Arguments) -> list[str]:
+    return sorted(BY_NAME)
+
+
+def _found_generators(resources: Resources) -> Iterator[Resource]:
+    for module in GENERATORS:
+        yield Resource(f"generator://{module.NAME}", module.NAME, module.DESCRIPTION, JSON)
+
+
+# -- templates --------------------------------------------------------------------------------------------------
+
+
+def template_files(resources: Resources) -> dict[str, str]:
+    """The files in the template folders, by the name that finds them; each with its project-relative path."""
+    found: dict[str, str] = {}
+    folder = resources.engine.folder
+    for place in resources.engine.settings.paths.templates:
+        for path in folder.files(place, ("",)):
+            found.setdefault(path.removeprefix(f"{folder.relative(place)}/"), path)
+    return found
+
+
+def _read_template(resources: Resources, arguments: Arguments) -> str:
+    name = arguments["name"]
+    # Templates may stand anywhere in the project, but what is no template mustn't be read as one.
+    path = template_files(resources).get(name)
+    if path is not None:
+        try:
+            return resources.engine.folder.read_text(path, limit=CONFIG_LIMIT)
+        except FileNotFoundError:
+            pass
+        except UnicodeDecodeError:
+            raise InvalidInput(f"The template {name!r} is not UTF-8 text.", "Save the file as UTF-8.") from None
+    raise ResourceNotFound(f"There is no template {_shown(name)!r}.", resources.engine.templates.advice())
+
+
+def _template_names(resources: Resources, settled: Arguments) -> list[str]:
+    return sorted(template_files(resources))
+
+
+def _found_templates(resources: Resources) -> Iterator[Resource]:
+    for name, path in template_files(resources).items():
+        yield Resource(template_uri(name), name, f"Template {path}", TEXT, _file_measure(resources, path, sized=True))
+
+
+# -- collections' manifests -------------------------------------------------------------------------------------
+
+
+def manifest_files(resources: Resources) -> dict[str, str]:
+    """Where the manifest of each collection is, or would be, project-relative, by the collection's id."""
+    found: dict[str, str] = {}
+    for each in resources.engine.catalog.all("collection").found:
+        try:
+            found[each.parsed.config.id] = _manifest_path(resources.engine, each)
+        except (ManifestNotFound, PermissionDenied):
+            continue
+    return found
+
+
+def _manifest_path(engine: Engine, found: Found) -> str:
+    """Where a collection's manifest is: at a place that every caller gets, whatever context builds are given."""
+    config = found.parsed.config
+    names = {"collection_id": config.id, "collection_name": config.name}
+    base_path: str = _NAME.sub(lambda place: names[place[1]], config.output.base_path)
+    if "{" in base_path:
+        raise _no_manifest(config.id)
+    return engine.folder.relative(f"{base_path}/manifest.json")
+
+
+def _read_manifest(resources: Resources, arguments: Arguments) -> str:
+    found = resources.engine.catalog.find("collection", arguments["collection_id"])
+    try:
+        return resources.engine.folder.read_text(_manifest_path(resources.engine, found))
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise _no_manifest(found.parsed.config.id) from None
+
+
+_NAME = re.compile(r"\{\{-?\s*(collection_id|collection_name)\s*-?\}\}")
+
+
+def _no_manifest(collection_id: str) -> ManifestNotFound:
+    return ManifestNotFound(
+        f"The collection {collection_id} has no manifest yet.",
+        "Make it with generate_collection; resources/list shows which collections have one.",
+        collection_id=collection_id,
+    )
+
+
+def _collection_ids(resources: Resources, settled: Arguments) -> list[str]:
+    return [found.parsed.config.id for found in resources.engine.catalog.all("collection").found]
+
+
+def _found_manifests(resources: Resources) -> Iterator[Resource]:
+    for collection_id, path in manifest_files(resources).items():
+        if resources.engine.folder.is_file(path):
+            yield Resource(
+                manifest_uri(collection_id),
+                f"{collection_id} manifest",
+                f"What the collection {collection_id} was built into",
+                JSON,
+                _file_measure(resources, path, sized=True),
+            )
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------
+
+
+def _read_job(resources: Resources, arguments: Arguments) -> str:
+    job = resources.engine.store.job(arguments["job_id"])
+    if job is None:
+        raise JobNotFound(
+            f"There is no job {arguments['job_id']!r}.",
+            "resources/list shows the newest ones.",
+            job_id=arguments["job_id"],
+        )
+    record: dict[str, Any] = msgspec.to_builtins(job)
+    result = None if job.result is None else msgspec.json.decode(job.result)
+    return _json(record | {"arguments": redacted(job.arguments), "result": result})
+
+
+def _job_ids(resources: Resources, settled: Arguments) -> list[str]:
+    return [job.job_id for job in resources.engine.store.jobs()]
+
+
+def _found_jobs(resources: Resources) -> Iterator[Resource]:
+    for job in islice(resources.engine.store.jobs(), JOBS_LISTED):
+        measure = Measure(modified=job.updated_at)
+        about = f"{job.tool}, {job.status}"
+        yield Resource(f"job://{quote(job.job_id, safe='')}", job.job_id, about, JSON, lambda known=measure: known)
+
+
+# -- capabilities -----------------------------------------------------------------------------------------------
+
+
+def _read_capabilities(resources: Resources, arguments: Arguments) -> str:
+    match arguments["topic"]:
+        case "server":
+            return _json(_server(resources))
+        case "tools":
+            return _json(_tools(resources))
+        case "resources":
+            return _json(_families(resources))
+        case "generators":
+            return _json(_generators())
+        case other:
+            raise ResourceNotFound(f"There are no capabilities called {other!r}.", f"There are {', '.join(TOPICS)}.")
+
+
+def _topics(resources: Resources, settled: Arguments) -> tuple[str, ...]:
+    return TOPICS
+
+
+def _found_capabilities(resources: Resources) -> Iterator[Resource]:
+    for topic in TOPICS:
+        about = "What the server can do" if topic == "server" else f"What the {topic} can do"
+        yield Resource(f"capabilities://{topic}", f"{topic} capabilities", about, JSON)
+
+
+def _server(resources: Resources) -> dict[str, Any]:
+    tools, settings = resources.tools, resources.engine.settings
+    components = msgspec.json.schema(STRUCTS["artifact"])["$defs"]["ArtifactContent"]["properties"]["children"]
+    batch: dict[str, Any] = tools["batch_generate"].input_schema["properties"] if "batch_generate" in tools else {}
+    return {
+        "name": "chora",
+        "version": __version__,
+        "mcp_version": resources.revisions[-1] if resources.revisions else None,
+        "mcp_versions": list(resources.revisions),
+        "features": {
+            "content_generation": "generate_content" in tools,
+            "artifact_assembly": "assemble_artifact" in tools,
+            "collection_generation": "generate_collection" in tools,
+            "config_lifecycle": {"draft_config", "test_config", "modify_config", "save_config"} <= tools.keys(),
+            "batch_operations": "batch_generate" in tools,
+            "ephemeral_storage": {"cleanup_ephemeral", "delete_content"} <= tools.keys(),
+            "resource_providers": bool(FAMILIES),
+            "generator_plugins": bool(settings.plugins.generators),
+            "capability_discovery": True,
+            "validation_suggestions": False,
+        },
+        "limits": {
+            "max_content_size_bytes": SOURCE_LIMIT,
+            "max_artifact_components": components["maxItems"],
+            "ephemeral_retention_days": settings.storage.retention_days,
+            "max_batch_size": batch.get("content_ids", {}).get("maxItems"),
+        },
+        "concurrency_limits": {
+            "max_concurrent_generations": settings.render.workers,
+            "max_concurrent_assemblies": settings.jobs.running,
+            "queue_size": settings.render.queue,
+            "timeout_seconds": settings.jobs.call_budget,
+            "max_parallel_generations": batch.get("max_parallel", {}).get("default"),
+            "max_collection_concurrency": CollectionGeneration().concurrency_limit,
+        },
+        "runtime": {"python": platform.python_version(), "fastmcp": None, "platform": sys.platform},
+        "upstream_dependencies": [],
+        "tool_count": len(tools),
+        "resource_count": sum(1 for family in FAMILIES for _ in family.found(resources)),
+        "generator_count": len(GENERATORS),
+    }
+
+
+_FAILURES: dict[str, type[ChoraError]] = {
+    "context": InvalidContext,
+    "content_config_id": ConfigNotFound,
+    "artifact_config_id": ConfigNotFound,
+    "collection_config_path": ConfigNotFound,
+    "content_id": ContentNotFound,
+}
+"""What a call may fail with because of an argument."""
+
+
+def _tools(resources: Resources) -> dict[str, Any]:
+    by_category: dict[str, list[dict[str, Any]]] = {}
+    for tool in resources.tools.values():
+        arguments: Iterable[str] = tool.input_schema.get("properties", {})
+        failures = dict.fromkeys([InvalidInput, *(_FAILURES[name] for name in arguments if name in _FAILURES)])
+        by_category.setdefault(tool.category, []).append(
+            {
+                "name": tool.name,
+                "category": tool.category,
+                "description": tool.description,
+                "version": __version__,
+                "input_schema": tool.input_schema,
+                "output_schema": tool.output_schema,
+                "examples": [],
+                "common_errors": [{"code": each.code, "message": _summary(each)} for each in failures],
+                "performance": {
+                    "typical_ms": _typical(resources.metrics, tool.name),
+                    "timeout_ms": round(resources.engine.settings.jobs.call_budget * 1000),
+                },
+            }
+        )
+    return {
+        "tools_by_category": by_category,
+        "metadata": {"total_count": len(resources.tools), "version": __version__},
+    }
+
+
+def _summary(error: type[ChoraError]) -> str:
+    return (error.__doc__ or error.code.replace("_", " ").capitalize()).partition("\n")[0]
+
+
+def _typical(metrics: Metrics, tool: str) -> float | None:
+    """The mean time of a tool's calls so far, in milliseconds; None before the first."""
+    counts = metrics.call_seconds.counts.get((tool,))
+    return round(metrics.call_seconds.sums[tool,] / sum(counts) * 1000, 3) if counts else None
+
+
+def _families(resources: Resources) -> dict[str, Any]:
+    shown: dict[str, dict[str, Any]] = {}
+    for family in FAMILIES:
+        one = shown.setdefault(
+            family.scheme,
+            {"patterns": [], "mime_type": family.mime_type, "description": "", "parameters": {}, "examples": []},
+        )
+        one["patterns"] += [family.template, *family.old]
+        one["description"] = "; ".join(part for part in (one["description"], family.description) if part)
+        one["parameters"] |= {name: parameter.description for name, parameter in family.parameters.items()}
+        one["examples"] += [each.uri for each in islice(family.found(resources), EXAMPLES)]
+    return {"resources": shown, "metadata": {"namespace": f"{NAMESPACE}://", "total_count": len(shown)}}
+
+
+def _generators() -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for module in GENERATORS:
+        names = [name for name, each in BY_NAME.items() if each is module]
+        shown[module.NAME] = {
+            **_generator(module),
+            "plugin_path": None,
+            "status": "stable",
+            "indicators": {"config_field": "generation.patterns[0].type", "config_values": names, "confidence": 1.0},
+            "requirements": {"fields": [], "dependencies": [], "env_vars": []},
+            "best_for": list(module.CAPABILITIES),
+            "docs_uri": f"generator://{module.NAME}",
+            "upstream_dependencies": {},
+        }
+    return {
+        "generators": shown,
+        "selection_strategy": {
+            "type": "explicit",
+            "explanation": "generation.patterns[0].type names the generator; without a pattern it is demonstration, "
+            "if every element has an example_output.",
+            "fallback": "demonstration",
+        },
+        "metadata": {
+            "version": __version__,
+            "generator_count": len(GENERATORS),
+            "builtin_count": len(GENERATORS),
+            "plugin_count": 0,
+        },
+    }
+
+
+# -- the shelf --------------------------------------------------------------------------------------------------
+
+FAMILIES: tuple[Family, ...] = (
+    *(_config_family(kind) for kind in KINDS),
+    Family(
+        "schema",
+        "schema://{schema_name}",
+        "Config schema",
+        "The JSON Schema of a config format",
+        JSON,
+        {"schema_name": Parameter("content, artifact or collection", _kinds)},
+        _read_schema,
+        _found_schemas,
+        fixed=True,
+    ),
+    Family(
+        "content",
+        "content://{content_id}",
+        "Generated text",
+        "The newest stored text of a content",
+        TEXT,
+        {"content_id": _CONTENT_ID},
+        _read_content,
+        _found_contents,
+        old=("content://generated/{content_id}",),
+    ),
+    Family(
+        "content",
+        "content://{content_id}/versions",
+        "Versions of a text",
+        "Which texts of a content are stored",
+        JSON,
+        {"content_id": _CONTENT_ID},
+        _read_versions,
+        _none_found,
+        old=("content://generated/{content_id}/versions",),
+    ),
+    Family(
+        "content",
+        "content://{content_id}/{version_id}",
+        "Version of a text",
+        "One stored text of a content",
+        TEXT,
+        {"content_id": _CONTENT_ID, "version_id": _VERSION_ID},
+        _read_version,
+        _none_found,
+        old=("content://{content_id}/v/{version_id}", "content://generated/{content_id}/v/{version_id}"),
+    ),
+    Family(
+        "generator",
+        "generator://{generator_type}",
+        "Generator",
+        "A generator that a content config can name",
+        JSON,
+        {"generator_type": Parameter("Name of a generator", _generator_names)},
+        _read_generator,
+        _found_generators,
+        fixed=True,
+    ),
+    Family(
+        "capabilities",
+        "capabilities://{topic}",
+        "Capabilities",
+        "What the server, its tools, resources and generators can do",
+        JSON,
+        {"topic": Parameter(", ".join(TOPICS), _topics)},
+        _read_capabilities,
+        _found_capabilities,
+    ),
+    Family(
+        "manifest",
+        "manifest://{collection_id}",
+        "Collection manifest",
+        "What a collection was built into, and when",
+        JSON,
+        {"collection_id": Parameter("Id of a collection", _collection_ids)},
+        _read_manifest,
+        _found_manifests,
+    ),
+    Family(
+        "template",
+        "template://{name}",
+        "Template",
+        "A template file; slashes in its name are percent-encoded",
+        TEXT,
+        {"name": Parameter("Name of a template", _template_names, is_id=False)},
+        _read_template,
+        _found_templates,
+    ),
+    Family(
+        "job",
+        "job://{job_id}",
+        "Job",
+        "Work that outlives its call: its state, progress and result",
+        JSON,
+        {"job_id": Parameter("Id of a job", _job_ids)},
+        _read_job,
+        _found_jobs,
+    ),
+)
+"""Every family; of two that a URI fits, the first one counts."""

@@ -1,0 +1,200 @@
+"""The tool that makes many texts at once."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+import trio
+from msgspec import Meta, Struct
+
+from chora.engine.engine import Engine, Given, Work
+from chora.engine.gather import merge
+from chora.engine.generate import generate
+from chora.errors import BatchFailed, ChoraError, InvalidContext, InvalidInput
+from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, object_of, tool
+
+MOST = 50
+"""Contents in one batch."""
+MOST_AT_ONCE = 10
+
+
+class BatchGenerate(Ask):
+    content_ids: Annotated[list[str], Meta(description="Ids of content configs, at most 50")]
+    shared_context: Context = None
+    individual_contexts: (
+        Annotated[
+            Any,
+            Meta(
+                description="Content id to its own context, which wins over the shared one",
+                extra_json_schema={"type": ["object", "string", "null"]},
+            ),
+        ]
+        | None
+    ) = None
+    force: bool | None = False
+    continue_on_error: Annotated[bool, Meta(description="False starts no further one after a failure")] | None = True
+    max_parallel: Annotated[int, Meta(description="How many at once, 1 to 10")] | None = 4
+
+
+class BatchFault(Struct, frozen=True):
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class BatchItem(Struct, frozen=True, kw_only=True):
+    content_id: str
+    success: bool
+    status: Literal["generated", "skipped", "failed"]
+    error: BatchFault | None
+    version_id: str | None = None
+    duration_ms: int = 0
+
+
+class BatchError(Struct, frozen=True, kw_only=True):
+    content_id: str
+    code: str
+    message: str
+
+
+class BatchMetadata(Struct, frozen=True, kw_only=True):
+    parallel_executions: int
+    parallel_efficiency: float
+
+
+class Batch(Result):
+    status: Literal["batch_complete", "batch_partial"]
+    total: int
+    successful: int
+    generated: int
+    failed: int
+    skipped: int
+    results: list[BatchItem]
+    errors: list[BatchError]
+    duration_ms: int
+    metadata: BatchMetadata
+
+
+@tool(title="Generate many contents", category="batch", idempotent=True, long=True)
+async def batch_generate(engine: Engine, ask: BatchGenerate, call: Call) -> Batch:
+    """Generate and store up to 50 contents, several at once. One that fails is told in its result; the texts themselves
+    are read from content://ID.
+    """
+    started = time.monotonic()
+    ids, contexts, at_once = _checked(ask)
+    results: dict[str, BatchItem] = {}
+    waiting = ids[::-1]
+    work = Work(engine, force=bool(ask.force))
+    stopping = False
+
+    async def run_rest() -> None:
+        nonlocal stopping
+        while waiting and not stopping:
+            content_id = waiting.pop()
+            results[content_id] = await _make(work, content_id, contexts[content_id])
+            if not results[content_id].success and ask.continue_on_error is False:
+                stopping = True
+            if call.progress:
+                await call.progress(len(results), len(ids), f"{content_id}: {results[content_id].status}")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(at_once, len(ids))):
+            nursery.start_soon(run_rest)
+    for content_id in waiting:
+        fault = BatchFault("not_run", "It wasn't started, because another one had failed.")
+        results[content_id] = BatchItem(content_id=content_id, success=False, status="failed", error=fault)
+    items = [results[content_id] for content_id in ids]
+    elapsed = time.monotonic() - started
+    failed = [item for item in items if item.error is not None]
+    if len(failed) == len(items):
+        first = failed[0].error
+        assert first is not None
+        raise BatchFailed(
+            f"None of the {len(items)} contents could be generated; the first one: {first.message}",
+            first.hint or "The details say why each of them failed.",
+            total=len(items),
+            failed=len(items),
+            results=items,
+            errors=[_error(item) for item in failed],
+        )
+    return Batch(
+        status="batch_partial" if failed else "batch_complete",
+        total=len(items),
+        successful=len(items) - len(failed),
+        generated=sum(item.status == "generated" for item in items),
+        failed=len(failed),
+        skipped=sum(item.status == "skipped" for item in items),
+        results=items,
+        errors=[_error(item) for item in failed],
+        duration_ms=milliseconds_since(started),
+        metadata=BatchMetadata(
+            parallel_executions=min(at_once, len(ids)),
+            parallel_efficiency=round(sum(item.duration_ms for item in items) / 1000 / max(elapsed, 0.001), 2),
+        ),
+    )
+
+
+def _checked(ask: BatchGenerate) -> tuple[list[str], dict[str, Given], int]:
+    """The distinct ids in order, each one's context, and how many run at once.
+
+    Raises:
+        InvalidInput, InvalidContext: an argument is out of bounds or of another type.
+    """
+    ids = list(dict.fromkeys(ask.content_ids))
+    if not 0 < len(ids) <= MOST:
+        raise InvalidInput(
+            f"content_ids has {len(ids)} ids; 1 to {MOST} are allowed.",
+            "list_content_configs names them; make several calls for more.",
+            field="content_ids",
+            received=len(ids),
+            constraint=f"1 to {MOST}",
+        )
+    at_once = 4 if ask.max_parallel is None else ask.max_parallel
+    if not 1 <= at_once <= MOST_AT_ONCE:
+        raise InvalidInput(
+            f"max_parallel is {at_once}; 1 to {MOST_AT_ONCE} are allowed.",
+            "Leave it out for 4.",
+            field="max_parallel",
+            received=at_once,
+            constraint=f"1 to {MOST_AT_ONCE}",
+        )
+    shared = context_of(ask.shared_context)
+    individual = object_of(ask.individual_contexts, "individual_contexts")
+    contexts: dict[str, Given] = {}
+    for content_id in ids:
+        try:
+            own = context_of(individual.get(content_id))
+        except InvalidContext as error:
+            error.details["content_id"] = content_id
+            raise
+        contexts[content_id] = Given(merge(shared, own))
+    return ids, contexts, at_once
+
+
+async def _make(work: Work, content_id: str, given: Given) -> BatchItem:
+    began = time.monotonic()
+    try:
+        made = await generate(work, work.engine.catalog.find("content", content_id).parsed, given)
+    except ChoraError as error:
+        fault = BatchFault(error.code, error.message, error.hint)
+        return BatchItem(
+            content_id=content_id,
+            success=False,
+            status="failed",
+            error=fault,
+            duration_ms=milliseconds_since(began),
+        )
+    return BatchItem(
+        content_id=content_id,
+        success=True,
+        status="skipped" if made.status == "skipped" else "generated",
+        error=None,
+        version_id=made.version.version_id,
+        duration_ms=milliseconds_since(began),
+    )
+
+
+def _error(item: BatchItem) -> BatchError:
+    assert item.error is not None
+    return BatchError(content_id=item.content_id, code=item.error.code, message=item.error.message)

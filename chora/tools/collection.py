@@ -1,0 +1,332 @@
+"""Tools that build collections, and look at what was built."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from chora.catalog import Found
+from chora.engine import collect
+from chora.engine.assemble import Planned
+from chora.engine.collect import Built, ManifestMember, open_member
+from chora.engine.engine import Engine, Work
+from chora.errors import ChoraError, ConfigNotFound, InvalidConfigId, ManifestNotFound, PermissionDenied
+from chora.model import CollectionConfig
+from chora.tools.artifact import PlannedFile, planned_file
+from chora.tools.tool import Ask, Call, Context, Link, Result, context_of, milliseconds_since, tool
+
+MEMBERS_SHOWN = 1000
+"""Members that an answer lists; of a larger collection, those of which there is something to say."""
+
+CollectionPath = Annotated[
+    str, Meta(description="Id of a collection config, or its file, relative to configs/collection/")
+]
+BasePath = Annotated[str, Meta(description="Folder to use instead of the config's base path")]
+
+
+def find_collection(engine: Engine, path: str) -> Found:
+    """The collection config that a path or an id names.
+
+    Raises:
+        InvalidConfigId: it leads outside the project.
+        ConfigNotFound, ValidationFailed: as the catalog says.
+    """
+    try:
+        return engine.catalog.open("collection", path)
+    except PermissionDenied as error:
+        raise InvalidConfigId(error.message, error.hint, config_path=path, **error.details) from None
+    except ConfigNotFound as error:
+        error.details["config_path"] = path
+        raise
+
+
+class GenerateCollection(Ask):
+    collection_config_path: CollectionPath
+    force: Annotated[bool, Meta(description="Build every member again")] | None = False
+    force_members: Annotated[list[str], Meta(description="Ids of members to build again")] | None = None
+    output_path: BasePath | None = None
+    context: Context = None
+    dry_run: Annotated[bool, Meta(description="Only tell what would be built, and why")] | None = False
+    show_diff: Annotated[bool, Meta(description="In a dry run, also how each file would differ")] | None = False
+
+
+class MemberFault(Struct, frozen=True):
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class MemberResult(Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["artifact", "collection"]
+    status: Literal["success", "failed", "skipped"]
+    cache_used: bool
+    error: MemberFault | None
+    output_path: str | None
+    reasons: list[str] = []
+    """In a dry run: why it would be built."""
+    files: list[PlannedFile] = []
+    """In a dry run with show_diff: what would become of each file."""
+
+
+class CollectionMetadata(Struct, frozen=True, kw_only=True):
+    cached_members: int
+    regenerated_members: int
+    propagation_mode: str
+    strategy: str
+    dry_run: bool
+    warnings: list[str]
+
+
+class GeneratedCollection(Result):
+    collection_id: str
+    collection_name: str
+    members: list[MemberResult]
+    manifest_path: str | None
+    generation_time_seconds: float
+    total_members: int
+    successful_members: int
+    failed_members: int
+    metadata: CollectionMetadata
+    truncated: bool = False
+    resource: str | None = None
+
+    def links(self) -> list[Link]:
+        return [] if self.resource is None else [Link(self.resource, self.collection_id, "application/json")]
+
+
+@tool(title="Generate a collection", category="collection", destructive=True, idempotent=True, long=True)
+async def generate_collection(engine: Engine, ask: GenerateCollection, call: Call) -> GeneratedCollection:
+    """Build a collection's members with their shared context, and write manifest.json. Unchanged members are not built.
+
+    dry_run tells what would be built and why, without writing.
+    """
+    started = time.monotonic()
+    parsed = find_collection(engine, ask.collection_config_path).parsed
+    context = context_of(ask.context)
+    config: CollectionConfig = parsed.config
+    if ask.dry_run:
+        work = Work(engine, force=bool(ask.force), dry=True)
+        render = bool(ask.show_diff)
+        plans = await collect.plan(work, parsed, context, output_path=ask.output_path, render=render)
+        shown = [_planned(plan) for plan in plans]
+        if call.transport != "cli":
+            shown = [each for each in shown if len(shown) <= MEMBERS_SHOWN or not each.cache_used][:MEMBERS_SHOWN]
+        manifest_path: str | None = None
+        failed = sum(plan.error is not None for plan in plans)
+        total, made, warnings = len(plans), sum(bool(plan.reasons) for plan in plans), list[str]()
+        cached, successful = total - made, total - failed
+    else:
+        work = Work(engine, force=bool(ask.force), progress=call.progress)
+        built = await collect.collect(
+            work, parsed, context, output_path=ask.output_path, force_members=frozenset(ask.force_members or ())
+        )
+        # Of a large collection most members are just as they were; making ten thousand rows to drop them takes longer
+        # than building it.
+        all_shown = call.transport == "cli" or len(built.members) <= MEMBERS_SHOWN
+        said = built.members if all_shown else [each for each in built.members if not each.cache_used][:MEMBERS_SHOWN]
+        shown = [_result(each) for each in said]
+        manifest_path = built.manifest_path
+        cached, failed, successful = built.cached, built.count("failed"), built.count("success")
+        total, made = len(built.members), successful - cached
+        named = [f"{each.member.id}: {warning}" for each in said for warning in each.warnings]
+        warnings = [*built.warnings, *named][:MEMBERS_SHOWN]
+    truncated = len(shown) < total
+    return GeneratedCollection(
+        collection_id=config.id,
+        collection_name=config.name,
+        members=shown,
+        manifest_path=manifest_path,
+        generation_time_seconds=round(time.monotonic() - started, 3),
+        total_members=total,
+        successful_members=successful,
+        failed_members=failed,
+        metadata=CollectionMetadata(
+            cached_members=cached,
+            regenerated_members=made,
+            propagation_mode=config.context.propagation,
+            strategy=config.generation.strategy,
+            dry_run=bool(ask.dry_run),
+            warnings=warnings,
+        ),
+        truncated=truncated,
+        resource=f"manifest://{config.id}" if truncated and manifest_path else None,
+    )
+
+
+def _result(built: Built) -> MemberResult:
+    return MemberResult(
+        id=built.member.id,
+        type=built.member.type,
+        status=built.status,
+        cache_used=built.cache_used,
+        error=MemberFault(*built.error) if built.error else None,
+        output_path=built.outputs[0] if built.outputs else None,
+    )
+
+
+def _planned(plan: collect.Plan) -> MemberResult:
+    return MemberResult(
+        id=plan.member.id,
+        type=plan.member.type,
+        status="failed" if plan.error else "success",
+        cache_used=not plan.reasons,
+        error=MemberFault(*plan.error) if plan.error else None,
+        output_path=plan.files[0].path if plan.files else None,
+        reasons=plan.reasons,
+        files=[planned_file(file) for file in _files_of(plan)],
+    )
+
+
+def _files_of(plan: collect.Plan) -> list[Planned]:
+    return [*plan.files, *(file for inner in plan.inner for file in _files_of(inner))]
+
+
+# -- members ----------------------------------------------------------------------------------------------------
+
+
+class ListCollectionMembers(Ask):
+    collection_config_path: CollectionPath
+    check_status: Annotated[bool, Meta(description="Look whether each was generated")] | None = True
+    recursive: Annotated[bool, Meta(description="Also the members of nested collections")] | None = False
+
+
+class MemberInfo(Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["artifact", "collection"]
+    title: str | None
+    description: str | None
+    generated: bool | None
+    output_path: str | None
+    member_count: int | None
+    parent: str | None = None
+    error: str | None = None
+
+
+class CollectionMembers(Result):
+    collection_id: str
+    members: list[MemberInfo]
+    total_members: int
+    generated_members: int
+    duration_ms: int
+
+
+@tool(title="List a collection's members", category="collection", read_only=True, idempotent=True)
+async def list_collection_members(engine: Engine, ask: ListCollectionMembers, call: Call) -> CollectionMembers:
+    """List what a collection is built from and what of it was generated."""
+    started = time.monotonic()
+    parsed = find_collection(engine, ask.collection_config_path).parsed
+    collect.check_nesting(engine, parsed)
+    members = await _members(Work(engine, dry=True), parsed, ask, None)
+    return CollectionMembers(
+        collection_id=parsed.config.id,
+        members=members,
+        total_members=len(members),
+        generated_members=sum(bool(member.generated) for member in members),
+        duration_ms=milliseconds_since(started),
+    )
+
+
+async def _members(
+    work: Work, parsed: Any, ask: ListCollectionMembers, parent: str | None, base_path: str | None = None
+) -> list[MemberInfo]:
+    config: CollectionConfig = parsed.config
+    made: dict[str, ManifestMember] = {}
+    if ask.check_status is not False:
+        try:
+            _, manifest = await collect.read_manifest(work, parsed, base_path)
+            made = {member.id: member for member in manifest.members}
+        except ManifestNotFound:
+            pass
+    listed: list[MemberInfo] = []
+    for member in sorted(config.members, key=lambda member: member.order):
+        known = made.get(member.id) or ManifestMember(member.id)
+        title = description = error = None
+        count: int | None = None
+        inner = None
+        try:
+            inner = open_member(work.engine, member).parsed
+            if member.type == "collection":
+                title, description, count = inner.config.name, inner.config.description, len(inner.config.members)
+            else:
+                title = inner.config.metadata.title
+                description = inner.config.metadata.description or inner.config.metadata.purpose
+        except ChoraError as problem:
+            error = problem.message
+        listed.append(
+            MemberInfo(
+                id=member.id,
+                type=member.type,
+                title=title,
+                description=description,
+                generated=None if ask.check_status is False else known.status == "success",
+                output_path=known.output_path,
+                member_count=count,
+                parent=parent,
+                error=error,
+            )
+        )
+        if ask.recursive and inner is not None and member.type == "collection":
+            place = None
+            if config.output.structure != "custom" and (path := known.output_path):
+                place = path.rpartition("/")[0]
+            listed += await _members(work, inner, ask, config.id if parent is None else f"{parent}/{config.id}", place)
+    return listed
+
+
+# -- cache ------------------------------------------------------------------------------------------------------
+
+
+class CheckCollectionCache(Ask):
+    collection_config_path: CollectionPath
+    check_member_cache: Annotated[bool, Meta(description="Look at every member")] | None = True
+    output_path: BasePath | None = None
+    context: Context = None
+
+
+class CacheMetadata(Struct, frozen=True, kw_only=True):
+    manifest_path: str
+    last_generated: str | None
+    reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+
+
+class CollectionCache(Result):
+    collection_id: str
+    cache_valid: bool
+    manifest_exists: bool
+    members_cached: int
+    members_stale: int
+    stale_members: list[str]
+    recommendation: Literal["use_cache", "regenerate_all", "regenerate_stale"]
+    metadata: CacheMetadata
+
+
+@tool(title="Check a collection's cache", category="collection", read_only=True, idempotent=True)
+async def check_collection_cache(engine: Engine, ask: CheckCollectionCache, call: Call) -> CollectionCache:
+    """Tell which members generate_collection would build now and why, without building any."""
+    parsed = find_collection(engine, ask.collection_config_path).parsed
+    work = Work(engine, dry=True)
+    last_generated = None
+    exists = True
+    try:
+        path, manifest = await collect.read_manifest(work, parsed, ask.output_path)
+        last_generated = manifest.generated_at
+    except ManifestNotFound as error:
+        exists, path = False, str(error.details["manifest_path"])
+    reasons: dict[str, list[str]] = {}
+    total = len(parsed.config.members)
+    if ask.check_member_cache is not False:
+        plans = await collect.plan(work, parsed, context_of(ask.context), output_path=ask.output_path, render=False)
+        reasons = {plan.member.id: plan.reasons for plan in plans if plan.reasons}
+    return CollectionCache(
+        collection_id=parsed.config.id,
+        cache_valid=exists and not reasons,
+        manifest_exists=exists,
+        members_cached=total - len(reasons),
+        members_stale=len(reasons),
+        stale_members=list(reasons),
+        recommendation="regenerate_all" if not exists else "regenerate_stale" if reasons else "use_cache",
+        metadata=CacheMetadata(manifest_path=path, last_generated=last_generated, reasons=reasons),
+    )

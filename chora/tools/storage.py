@@ -1,0 +1,195 @@
+"""Tools that remove stored texts."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from chora.engine import retention
+from chora.engine.engine import Engine
+from chora.engine.gather import json_type
+from chora.errors import ContentNotFound, DeletionFailed, InvalidRetention, ReferencedByArtifacts, StorageError
+from chora.tools.tool import Ask, Call, Result, milliseconds_since, object_of, object_schema, tool
+
+Days = Annotated[int, Meta(ge=0)]
+
+
+class Retention(Struct, forbid_unknown_fields=True):
+    keep_versions: Annotated[int, Meta(ge=0, description="So many of the newest stay")] = 3
+    keep_days: Annotated[int, Meta(ge=0, description="Those of the last days stay; 0: age keeps none")] = 7
+    keep_latest: Annotated[bool, Meta(description="The newest one stays")] = True
+
+
+RETENTION_SCHEMA = {**object_schema(Retention), "type": ["object", "string", "null"]}
+
+
+class CleanupFilter(Struct, forbid_unknown_fields=True):
+    content_ids: list[str] | None = None
+    older_than_days: Days | None = None
+
+
+class CleanupEphemeral(Ask):
+    retention: Annotated[Any, Meta(description="What to keep", extra_json_schema=RETENTION_SCHEMA)] = None
+    filter: CleanupFilter | None = None
+    dry_run: Annotated[bool, Meta(description="Only tell what would go")] | None = False
+
+
+class CleanedContent(Struct, frozen=True, kw_only=True):
+    content_id: str
+    versions_before: int
+    versions_after: int
+    versions_deleted: int
+    bytes_freed: int
+    oldest_kept: str | None
+    latest_kept: str | None
+
+
+class Cleanup(Result):
+    status: Literal["cleaned", "dry_run"]
+    total_content_checked: int
+    total_versions_deleted: int
+    bytes_freed: int
+    content_cleaned: list[CleanedContent]
+    drafts_deleted: int
+    dry_run: bool
+    duration_ms: int
+
+
+@tool(title="Clean up stored texts", category="storage", destructive=True, idempotent=True)
+async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -> Cleanup:
+    """Delete old stored texts. A version stays that is the latest, among the newest keep_versions, or younger than
+    keep_days. Drafts that were kept long enough go too.
+    """
+    started = time.monotonic()
+    wanted = ask.filter or CleanupFilter()
+    rules = _rules(ask.retention, wanted.older_than_days)
+    dry_run = bool(ask.dry_run)
+    checked, cleaned = await retention.clean(engine, rules, content_ids=wanted.content_ids, dry_run=dry_run)
+    drafts = 0 if wanted.content_ids else await retention.drop_old_drafts(engine, dry_run=dry_run)
+    return Cleanup(
+        status="dry_run" if dry_run else "cleaned",
+        total_content_checked=checked,
+        total_versions_deleted=sum(len(each.gone) for each in cleaned),
+        bytes_freed=sum(each.bytes_freed for each in cleaned),
+        content_cleaned=[
+            CleanedContent(
+                content_id=each.content_id,
+                versions_before=each.before,
+                versions_after=each.before - len(each.gone),
+                versions_deleted=len(each.gone),
+                bytes_freed=each.bytes_freed,
+                oldest_kept=each.kept[0].generated_at if each.kept else None,
+                latest_kept=each.kept[-1].generated_at if each.kept else None,
+            )
+            for each in cleaned
+        ],
+        drafts_deleted=drafts,
+        dry_run=dry_run,
+        duration_ms=milliseconds_since(started),
+    )
+
+
+def _rules(given: Any, older_than_days: int | None) -> retention.Rules:
+    """The retention that was asked for.
+
+    Raises:
+        InvalidRetention: a rule is out of bounds; details name it.
+    """
+    rules = object_of(given, "retention")
+    for field in msgspec.structs.fields(Retention):
+        value = rules.get(field.name, field.default)
+        kind = bool if field.name == "keep_latest" else int
+        is_right = type(value) is kind and (kind is bool or value >= 0)
+        if not is_right:
+            constraint = "true or false" if kind is bool else "a whole number, 0 or more"
+            raise InvalidRetention(
+                f"retention.{field.name} is {msgspec.json.encode(value).decode()[:80]} ({json_type(value)}), "
+                f"not {constraint}.",
+                "Leave it out for its default: keep_versions 3, keep_days 7, keep_latest true.",
+                field=field.name,
+                value=value,
+                constraint=constraint,
+            )
+    if unknown := sorted(set(rules) - set(Retention.__struct_fields__)):
+        raise InvalidRetention(
+            f"retention has no rule {unknown[0]!r}.",
+            f"There are {', '.join(Retention.__struct_fields__)}.",
+            field=unknown[0],
+            value=rules[unknown[0]],
+            constraint="a known rule",
+        )
+    asked = msgspec.convert(rules, Retention)
+    return retention.Rules(asked.keep_versions, asked.keep_days, asked.keep_latest, older_than_days)
+
+
+class DeleteContent(Ask):
+    content_id: Annotated[str, Meta(description="Id of a content of which something is stored")]
+    preserve_metadata: Annotated[bool, Meta(description="Delete the texts and keep what is known of them")] | None = (
+        False
+    )
+    force: Annotated[bool, Meta(description="Also if artifacts are assembled from it")] | None = False
+
+
+class References(Struct, frozen=True):
+    artifact_ids: list[str]
+    count: int
+
+
+class DeletedContent(Result):
+    status: Literal["deleted"]
+    content_id: str
+    versions_deleted: int
+    bytes_freed: int
+    metadata_preserved: bool
+    references: References
+    warnings: list[str]
+    duration_ms: int
+
+
+@tool(title="Delete a content's texts", category="storage", destructive=True)
+async def delete_content(engine: Engine, ask: DeleteContent, call: Call) -> DeletedContent:
+    """Delete every stored text of a content; its config stays. Refused while artifacts use it, unless forced."""
+    started = time.monotonic()
+    engine.catalog.check_id(ask.content_id)
+    infos = engine.store.version_infos(ask.content_id)
+    texts = [info for info in infos if not info.deleted]
+    if not (texts if ask.preserve_metadata else infos):
+        raise ContentNotFound(
+            f"Nothing is stored of {ask.content_id!r}.",
+            "list_content shows what is stored.",
+            content_id=ask.content_id,
+        )
+    users = retention.referring_artifacts(engine, ask.content_id)
+    if users and not ask.force:
+        raise ReferencedByArtifacts(
+            f"{ask.content_id} is a part of {', '.join(users[:10])}.",
+            "Take it out of them first, or pass force: true; they will generate it again.",
+            content_id=ask.content_id,
+            artifact_ids=users,
+        )
+    doomed = texts if ask.preserve_metadata else infos
+    try:
+        await engine.store.delete_versions(
+            [info.version_id for info in doomed], keep_metadata=bool(ask.preserve_metadata)
+        )
+    except StorageError as error:
+        raise DeletionFailed(
+            f"{ask.content_id} couldn't be deleted: {error.message}",
+            error.hint,
+            content_id=ask.content_id,
+            **error.details,
+        ) from error
+    engine.tell_changed(f"content://{ask.content_id}")
+    return DeletedContent(
+        status="deleted",
+        content_id=ask.content_id,
+        versions_deleted=len(texts),
+        bytes_freed=sum(info.size for info in texts),
+        metadata_preserved=bool(ask.preserve_metadata),
+        references=References(users, len(users)),
+        warnings=[f"{user} is assembled from it and will generate it again" for user in users],
+        duration_ms=milliseconds_since(started),
+    )

@@ -1,0 +1,252 @@
+"""The file watcher: whoever subscribed is told when configs, templates and manifests change on disk.
+
+What the system reports only wakes us; what changed is found by comparing two looks at the files. So nothing is missed
+while a watch is set up, when folders appear, are moved or vanish, or when reports are lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import PurePath, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from chora.catalog import ROOTS, SUFFIXES
+from chora.engine.engine import Engine
+from chora.errors import ChoraError, PermissionDenied
+from chora.files import FILES_LIMIT
+from chora.model import KINDS, Kind
+from chora.protocol.server import Server
+from chora.resources import config_uri, manifest_files, manifest_uri, template_uri
+
+if TYPE_CHECKING:
+    from watchfiles._rust_notify import RustNotify
+
+log = logging.getLogger("chora.watch")
+
+QUIET = 1.0
+"""Seconds after the first answer before the watching begins: what it imports isn't to delay a short conversation."""
+STEP = 100
+"""Milliseconds without a further report after which a change counts as done, and between two looks for an end."""
+DEBOUNCE = 1000
+"""Milliseconds for which reports are gathered at most."""
+POLL = 5.0
+"""Seconds between two looks at the files where the system can't report changes."""
+
+Stamp = tuple[int, int, int]
+Files = dict[str, Stamp]
+
+
+class Places(NamedTuple):
+    """What is watched, project-relative."""
+
+    configs: dict[str, Kind]
+    """Folders of config files."""
+    templates: list[str]
+    manifests: dict[str, str]
+    """Files, and the id of the collection each belongs to."""
+
+    def folders(self) -> list[str]:
+        """The folders that are watched with all that is in them."""
+        return [*self.configs, *self.templates]
+
+
+async def serve(
+    engine: Engine, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Watch the project until cancelled, and have the server tell what changed."""
+    task_status.started()
+    await server.greeted.wait()
+    ids: dict[str, str] = {}
+    watch = Watch(str(engine.folder.root))
+    known, _ = await trio.to_thread.run_sync(watch.look, places := _places(engine, server))
+    await trio.sleep(QUIET)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.end_when_cancelled)
+        while True:
+            # The thread ends by itself soon after a cancellation; one left behind would outlive the interpreter.
+            found = await trio.to_thread.run_sync(watch.wait, places, known)
+            await _tell(engine, server, ids, places, known, found)
+            known, places = found, _places(engine, server)
+
+
+def _places(engine: Engine, server: Server) -> Places:
+    configs: dict[str, Kind] = {}
+    for root in dict.fromkeys((engine.catalog.root, *ROOTS)):
+        configs |= {f"{root}/{kind}{plural}": kind for kind in KINDS for plural in ("", "s")}
+    templates: list[str] = []
+    for place in engine.settings.paths.templates:
+        try:
+            templates.append(engine.folder.relative(place))
+        except PermissionDenied:
+            continue
+    try:
+        manifests = {path: collection_id for collection_id, path in manifest_files(server.resources).items()}
+    except ChoraError as error:  # too many files to find the collections among them
+        log.warning("manifests aren't watched: %s", error.message)
+        manifests = {}
+    return Places(configs, templates, manifests)
+
+
+# -- what to tell -----------------------------------------------------------------------------------------------
+
+
+async def _tell(
+    engine: Engine, server: Server, ids: dict[str, str], places: Places, known: Files, found: Files
+) -> None:
+    """Publish the difference between two looks.
+
+    Args:
+        ids: the config ids by path as far as they were told of; a file that is gone can't be asked any more.
+    """
+    listed = False
+    for path in sorted(known.keys() | found.keys()):
+        if known.get(path) == found.get(path):
+            continue
+        await trio.lowlevel.checkpoint()  # a whole checkout may have changed
+        before = ids.get(path)
+        for uri in _uris(engine, ids, places, path, present=path in found):
+            server.changed(uri)
+            listed = listed or path not in known or path not in found or ids.get(path) != (before or ids.get(path))
+    if listed:
+        server.list_changed("resources")
+
+
+def _uris(engine: Engine, ids: dict[str, str], places: Places, path: str, *, present: bool) -> Iterator[str]:
+    """The resources that a file is."""
+    if path in places.manifests:
+        yield manifest_uri(places.manifests[path])
+    for folder in places.templates:
+        if path.startswith(f"{folder}/"):
+            yield template_uri(path.removeprefix(f"{folder}/"))
+            break
+    if not path.endswith(SUFFIXES):
+        return
+    for folder, kind in places.configs.items():
+        if path.startswith(f"{folder}/"):
+            before = ids.pop(path, None)
+            guess = PurePosixPath(path).stem.removesuffix(f"-{kind}")
+            if present:
+                try:
+                    ids[path] = engine.catalog.open(kind, path).parsed.config.id
+                except ChoraError:
+                    ids[path] = before or guess
+            yield from (config_uri(kind, each) for each in dict.fromkeys((before, ids.get(path, guess))) if each)
+
+
+# -- looking ----------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Looks at the files of a project; everything but its end happens in a thread.
+
+    Args:
+        root: the project folder, its links resolved.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._ended = threading.Event()
+        self._complained = False
+
+    async def end_when_cancelled(self) -> None:
+        """Have the thread end when this is cancelled."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._ended.set()
+
+    def look(self, places: Places) -> tuple[Files, set[str]]:
+        """The watched files with what tells a changed one from an unchanged one, and the folders they may be in."""
+        files: Files = {}
+        folders: set[str] = set()
+        for place in places.folders():
+            self._add_folder(place, files, folders)
+        for path in places.manifests:
+            folders.add(self._nearest(path))
+            try:
+                files[path] = _stamp(os.stat(self._real(path)))  # noqa: PTH116
+            except OSError:
+                continue
+        return files, folders
+
+    def wait(self, places: Places, known: Files) -> Files:
+        """Look until something differs from what is known, or the end has come."""
+        from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
+
+        while not self._ended.is_set():
+            _, folders = self.look(places)
+            try:
+                with RustNotify(sorted(folders), False, False, 0, False, True) as notify:
+                    # Whatever happened before the watch was set up is seen now, and what happens later is reported.
+                    found, again = self.look(places)
+                    if found != known:
+                        return found
+                    if again == folders:
+                        self._wait_for_report(notify, places)
+            except FileNotFoundError:
+                continue  # a folder vanished since it was seen
+            except (OSError, WatchfilesRustInternalError) as error:
+                if not self._complained:
+                    log.warning("files are looked at every %g s, because they can't be watched: %s", POLL, error)
+                self._complained = True
+                self._ended.wait(POLL)
+                if (found := self.look(places)[0]) != known:
+                    return found
+        return known
+
+    def _wait_for_report(self, notify: RustNotify, places: Places) -> None:
+        within = tuple(self._real(path) for path in places.folders())
+        alone = {self._real(path) for path in places.manifests}
+        above = {str(parent) for path in (*within, *alone) for parent in PurePath(path).parents}
+        inside = tuple(path + os.sep for path in within)
+        while True:
+            reports = notify.watch(DEBOUNCE, STEP, 0, self._ended)
+            if isinstance(reports, str):
+                return
+            if any(path in above or path in within or path in alone or path.startswith(inside) for _, path in reports):
+                return
+
+    def _real(self, path: str) -> str:
+        return os.path.normpath(os.path.join(self._root, path))
+
+    def _add_folder(self, place: str, files: Files, folders: set[str]) -> None:
+        """Add what is in a folder, at any depth; hidden files and folders are none of ours."""
+        waiting = [place]
+        while waiting:
+            current = waiting.pop()
+            try:
+                with os.scandir(self._real(current)) as entries:
+                    for entry in entries:
+                        if entry.name.startswith("."):
+                            continue
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(f"{current}/{entry.name}")
+                        elif len(files) < FILES_LIMIT and (stamp := _stamp_of(entry)):
+                            files[f"{current}/{entry.name}"] = stamp
+            except OSError:
+                folders.add(self._nearest(current))
+            else:
+                folders.add(self._real(current))
+
+    def _nearest(self, path: str) -> str:
+        """The innermost folder above a path that is there."""
+        for parent in PurePosixPath(path).parents:
+            if os.path.isdir(where := self._real(str(parent))):  # noqa: PTH112
+                return where
+        return self._root
+
+
+def _stamp_of(entry: os.DirEntry[str]) -> Stamp | None:
+    try:
+        return _stamp(entry.stat())
+    except OSError:
+        return None
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_mtime_ns, status.st_size, status.st_ino

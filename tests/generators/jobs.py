@@ -1,0 +1,31 @@
+"""Jobs for generators, as the engine makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from chora import config
+from chora.files import Folder
+from chora.generators.generator import Job, Made
+from chora.generators.templates import Templates
+from chora.reading import read
+from chora.render.pool import RenderPool
+from tests.conftest import content
+
+
+def job_of(
+    root: Path, pattern: dict[str, Any], context: dict[str, Any] | None = None, undefined: Any = "strict", **rest: Any
+) -> Job:
+    """A job for a content config with this pattern; `rest` goes to the config."""
+    parsed = read("content", content("note", pattern=pattern, **rest), where="note").config
+    templates = Templates(Folder(root), config.Paths().templates, RenderPool(config.Render()))
+    return Job(parsed, parsed.generation.patterns[0], context or {}, templates, undefined, {})
+
+
+async def make(generator: ModuleType, job: Job) -> Made:
+    """What the generator makes of a job."""
+    if hasattr(generator, "ingredients"):
+        job = job._replace(sources=await generator.ingredients(job))
+    return await generator.generate(job)

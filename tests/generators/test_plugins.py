@@ -1,0 +1,485 @@
+"""A project's own generators and composers: loaded whole or not at all, and nothing they do is a bug of ours."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import trio
+
+from chora.errors import GenerationFailed, PermissionDenied, UsageError
+from chora.files import Folder
+from chora.generators import (
+    GENERATORS,
+    Shelf,
+    demonstration,
+    digest_of,
+    gather_ingredients,
+    load_composers,
+    run_generator,
+)
+from chora.generators.generator import Job, Made
+from tests.generators.jobs import job_of
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+WHOLE = """
+from chora.generators.generator import Made
+NAME = "shout"
+VERSION = "1.0.0"
+DESCRIPTION = "Shouts."
+CAPABILITIES = ("text",)
+ALIASES = ("yell",)
+async def generate(job):
+    return Made(job.context["text"].upper())
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_modules() -> Any:
+    """What a test imports is gone after it."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith(("chora_plugin_", "plugin_of_test")):
+            del sys.modules[name]
+
+
+def write(root: Path, source: str, name: str = "shout.py") -> str:
+    target = root / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(source, "utf-8")
+    return name
+
+
+def shelf(root: Path, *sources: str) -> Shelf:
+    """A shelf with plugins of these sources."""
+    names = [write(root, source, f"plugin_{number}.py") for number, source in enumerate(sources)]
+    return Shelf(names, Folder(root))
+
+
+def plugin(root: Path, source: str, name: str = "shout.py") -> ModuleType:
+    return Shelf([write(root, source, name)], Folder(root)).all()[-1]
+
+
+async def make(generator: ModuleType, job: Job) -> Made:
+    return await run_generator(generator, job._replace(sources=await gather_ingredients(generator, job)))
+
+
+def job(root: Path, context: dict[str, Any] | None = None, **pattern: Any) -> Job:
+    return job_of(root, {"type": "shout", **pattern}, {"text": "hi"} if context is None else context)
+
+
+def refused(root: Path, *specs: str) -> str:
+    """The message of a setting with a plugin that can't be used."""
+    with pytest.raises(UsageError) as failed:
+        Shelf(specs, Folder(root))
+    assert failed.value.hint
+    assert failed.value.details["setting"] == "plugins.generators"
+    assert failed.value.details["plugin"] in failed.value.message
+    return failed.value.message
+
+
+# -- the shelf --------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_of_the_project_is_a_generator(tmp_path: Path):
+    """By its name and its aliases, after ours."""
+    found = shelf(tmp_path, WHOLE)
+    generator = found.by_name["shout"]
+    assert found.by_name["yell"] is generator
+    assert found.all() == [*GENERATORS, generator]
+    assert (found.kind_of(generator), found.kind_of(demonstration)) == ("plugin", "builtin")
+    assert (await make(generator, job(tmp_path))).text == "HI"
+
+
+async def test_a_module_is_a_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Anything that can be imported."""
+    write(tmp_path, WHOLE, "plugin_of_test/inner.py")
+    write(tmp_path, "", "plugin_of_test/__init__.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Shelf(["plugin_of_test.inner"], Folder(tmp_path))
+    assert (await make(found.by_name["shout"], job(tmp_path))).text == "HI"
+    assert len(found.digest_of(found.by_name["shout"])) == 64
+
+
+def test_without_plugins_the_shelf_holds_ours(tmp_path: Path):
+    """Nothing is loaded that isn't named, whatever lies about."""
+    write(tmp_path, "raise SystemExit", "shout_generator.py")
+    found = Shelf((), Folder(tmp_path))
+    assert found.all() == list(GENERATORS)
+    assert {found.digest_of(generator) for generator in found.all()} == {""}
+    assert found.by_name["bdd_scenario_assembly"] is found.by_name["bdd_scenario"]
+
+
+def test_an_edited_plugin_is_another_one(tmp_path: Path):
+    """Its digest changes with any byte, and its new code runs."""
+    first = plugin(tmp_path, WHOLE)
+    same = plugin(tmp_path, WHOLE)
+    edited = plugin(tmp_path, WHOLE.replace("Shouts.", "Shouts!"))
+    assert digest_of(first) == digest_of(same) != digest_of(edited)
+    assert edited.DESCRIPTION == "Shouts!"
+
+
+def test_a_plugin_may_define_classes(tmp_path: Path):
+    """Dataclasses look for the module of their class."""
+    source = (
+        f"from __future__ import annotations\nimport dataclasses{WHOLE}\n@dataclasses.dataclass\nclass A:\n  b: int = 1"
+    )
+    assert plugin(tmp_path, source).A().b == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("this is no python", "SyntaxError"),
+        ("1/0", "ZeroDivisionError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import no_such_module_anywhere", "No module named 'no_such_module_anywhere'"),
+        ("", "lacks NAME"),
+        (WHOLE.replace('"shout"', '"Shout"'), "lacks NAME"),
+        (WHOLE.replace('"shout"', '"shout\\n"'), "lacks NAME"),
+        (WHOLE.replace('"shout"', "7"), "lacks NAME"),
+        (WHOLE.replace("VERSION", "VERSIO"), "lacks VERSION"),
+        (WHOLE.replace("DESCRIPTION", "D"), "lacks DESCRIPTION"),
+        (WHOLE.replace("CAPABILITIES", "C"), "lacks CAPABILITIES"),
+        (WHOLE.replace('("text",)', "(1,)"), "lacks CAPABILITIES"),
+        (WHOLE.replace('("yell",)', '"yell"'), "lacks ALIASES"),
+        (WHOLE.replace("async def", "def"), "lacks `async def generate(job)`"),
+        (WHOLE.replace("generate(job)", "generate()"), "doesn't take (job)"),
+        (WHOLE + "\ndef ingredients(job): return {}", "lacks `async def ingredients(job)`"),
+        (WHOLE.replace('"shout"', '"jinja2"'), "the name jinja2 is taken"),
+        (WHOLE.replace('"yell"', '"bdd_scenario_assembly"'), "the name bdd_scenario_assembly is taken"),
+        ("x = b'\\xff'.decode()", "UnicodeDecodeError"),
+    ],
+)
+def test_a_broken_plugin_stops_the_start(tmp_path: Path, source: str, said: str):
+    """The sentence names the plugin and what is wrong with it."""
+    assert said in refused(tmp_path, write(tmp_path, source))
+
+
+def test_a_plugin_that_fails_to_load_leaves_no_module(tmp_path: Path):
+    """Nothing half-made lies about under its name."""
+    before = set(sys.modules)
+    refused(tmp_path, write(tmp_path, "x = 1\n1/0"))
+    assert not [name for name in set(sys.modules) - before if name.startswith("chora_plugin_")]
+
+
+def test_a_plugin_that_is_not_there_is_named(tmp_path: Path):
+    """Neither as a file nor as a module, nor outside the project."""
+    (tmp_path / "project").mkdir()
+    write(tmp_path, WHOLE)
+    (tmp_path / "project/big.py").write_text("#" * 2_000_000)
+    assert "no such file" in refused(tmp_path / "project", "gone.py")
+    assert "outside the project" in refused(tmp_path / "project", "../shout.py")
+    assert "larger than" in refused(tmp_path / "project", "big.py")
+    assert "can't be imported" in refused(tmp_path / "project", "no_such_module_anywhere")
+    assert "can't be imported" in refused(tmp_path / "project", "")
+
+
+def test_two_plugins_of_one_name_are_refused(tmp_path: Path):
+    """Which of them was meant can't be told."""
+    first, second = write(tmp_path, WHOLE, "a.py"), write(tmp_path, WHOLE, "b.py")
+    assert "b.py can't be used: the name shout is taken" in refused(tmp_path, first, second)
+
+
+# -- running ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_plugin_may_return_a_bare_text(tmp_path: Path):
+    """A str is as good as a Made."""
+    generator = plugin(tmp_path, WHOLE.replace('Made(job.context["text"].upper())', '"plain"'))
+    assert await make(generator, job(tmp_path)) == Made("plain")
+
+
+@pytest.mark.parametrize("returned", ["None", "7", "('a',)"])
+async def test_a_plugin_that_returns_no_text_fails(tmp_path: Path, returned: str):
+    """It isn't stored as if it were one."""
+    generator = plugin(tmp_path, WHOLE.replace('Made(job.context["text"].upper())', returned))
+    with pytest.raises(GenerationFailed, match="returned no text"):
+        await make(generator, job(tmp_path))
+
+
+async def test_what_a_plugin_raises_is_told_by_its_type(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The caller learns plugin and type, the log has the traceback; what the plugin's words hold stays there."""
+    generator = plugin(tmp_path, WHOLE.replace("return Made", "raise KeyError('secret') or Made"))
+    with pytest.raises(GenerationFailed) as failed:
+        await make(generator, job(tmp_path))
+    assert failed.value.message == "note: the plugin shout failed with KeyError."
+    assert failed.value.details["error_type"] == "KeyError"
+    assert failed.value.details["generator_type"] == "shout"
+    assert "secret" not in str(failed.value.as_dict())
+    assert "raise KeyError('secret')" in caplog.text or "KeyError: 'secret'" in caplog.text
+    assert caplog.records[-1].levelno == logging.ERROR
+
+
+async def test_what_a_plugin_says_on_purpose_is_left_alone(tmp_path: Path):
+    """Its own GenerationFailed, and any other error of ours."""
+    source = WHOLE.replace("return Made", "raise job.failed(NAME, 'too loud', 'Whisper.') or Made")
+    with pytest.raises(GenerationFailed, match=r"note: too loud\."):
+        await make(plugin(tmp_path, source), job(tmp_path))
+    outside = WHOLE + "\nasync def ingredients(job): return {'x': job.read(NAME, '../x')}"
+    with pytest.raises(PermissionDenied):
+        await make(plugin(tmp_path, outside), job(tmp_path))
+
+
+async def test_ingredients_of_a_plugin_are_held_to_their_shape(tmp_path: Path):
+    """They become part of a fingerprint."""
+    good = plugin(tmp_path, WHOLE + "\nasync def ingredients(job): return {'a': 'b'}")
+    assert await gather_ingredients(good, job(tmp_path)) == {"a": "b"}
+    for returned in ("None", "{'a': 1}", "{1: 'a'}"):
+        bad = plugin(tmp_path, WHOLE + f"\nasync def ingredients(job): return {returned}")
+        with pytest.raises(GenerationFailed, match="no texts by name"):
+            await gather_ingredients(bad, job(tmp_path))
+    raising = plugin(tmp_path, WHOLE + "\nasync def ingredients(job): 1/0")
+    with pytest.raises(GenerationFailed, match="failed with ZeroDivisionError"):
+        await gather_ingredients(raising, job(tmp_path))
+
+
+async def test_a_bug_of_ours_stays_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only what a plugin does is told as a failure of generation."""
+
+    async def broken(job: Job) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(demonstration, "generate", broken)
+    monkeypatch.setattr(demonstration, "ingredients", broken)
+    with pytest.raises(ZeroDivisionError):
+        await run_generator(demonstration, job(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        await gather_ingredients(demonstration, job(tmp_path))
+
+
+async def test_a_plugin_can_be_cancelled(tmp_path: Path):
+    """Cancellation goes through it, also when its class is busy in a thread."""
+    waits = plugin(tmp_path, "import trio" + WHOLE.replace("return Made", "await trio.sleep_forever() or Made"))
+    blocks = plugin(
+        tmp_path,
+        "import threading\nleave = threading.Event()\n" + echo("self", "leave.wait(20) and 'x'"),
+        "slow.py",
+    )
+    for generator in (waits, blocks):
+        with trio.fail_after(5), trio.move_on_after(0.1) as scope:
+            await run_generator(generator, job(tmp_path))
+        assert scope.cancelled_caught
+    for name, module in list(sys.modules.items()):
+        if name.startswith("chora_plugin_slow"):
+            module.leave.set()
+
+
+# -- classes of chora-compose -----------------------------------------------------------------------------------
+
+ECHO = """
+class Echo:
+    '''Says what it is given.
+
+    More words.'''
+    version = "2.0.0"
+    capabilities = ["text"]
+    def generate({signature}):
+        return {body}
+"""
+
+
+def echo(signature: str, body: str) -> str:
+    return ECHO.format(signature=signature, body=body)
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "text"),
+    [
+        ("self, config, context=None", "config.id + context['text']", "notehi"),
+        ("self, context, config", "config.metadata.description + context['text']", "About notehi"),
+        ("self, *, config, context", "config.id + context['text']", "notehi"),
+        ("self, config: dict, context: dict", "config['id'] + context['text']", "notehi"),
+        ("self, config: 'Mapping[str, Any]', /, context", "config['id'] + context['text']", "notehi"),
+        ("self, template, context", "template + context['text']", "t.txt: hi"),
+        ("self, config, more=1, *rest, **others", "config.id", "note"),
+        ("self", "'x'", "x"),
+    ],
+)
+async def test_every_interface_of_old_is_called_rightly(tmp_path: Path, signature: str, body: str, text: str):
+    """By the names of the parameters, in whichever order they stand."""
+    write(tmp_path, "t.txt: ", "t.txt")
+    generator = plugin(tmp_path, echo(signature, body), "echo_generator.py")
+    made = await make(generator, job(tmp_path, template="t.txt"))
+    assert made == Made(text, (), "t.txt")
+    assert (generator.NAME, generator.VERSION, generator.CAPABILITIES) == ("echo", "2.0.0", ("text",))
+    assert generator.DESCRIPTION == "Says what it is given."
+    assert digest_of(generator)
+
+
+def test_a_class_is_named_by_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """GENERATOR_TYPE of the module, else of the class, else the file's name; a module's last part."""
+    in_class = echo("self", "''").replace("version", "GENERATOR_TYPE = 'by-class'\n    version")
+    assert plugin(tmp_path, "GENERATOR_TYPE = 'by-module'" + in_class).NAME == "by-module"
+    assert plugin(tmp_path, in_class).NAME == "by-class"
+    assert plugin(tmp_path, echo("self", "''"), "deep/loud_generator.py").NAME == "loud"
+    write(tmp_path, echo("self", "''"), "plugin_of_test_echo.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "plugin_of_test_echo" in Shelf(["plugin_of_test_echo"], Folder(tmp_path)).by_name
+    assert "lacks NAME" in refused(tmp_path, write(tmp_path, echo("self", "''"), "Loud.py"))
+
+
+async def test_a_base_class_in_the_same_file_does_not_count(tmp_path: Path):
+    """The last one of a family is the generator; two families are one too many."""
+    family = echo("self, config", "'base'") + "class Loud(Echo):\n  def generate(self, config): return 'loud'\n"
+    assert (await make(plugin(tmp_path, family), job(tmp_path))).text == "loud"
+    other = family + "class Other:\n  def generate(self): return ''\n"
+    assert "more than one class that generates: Loud, Other" in refused(tmp_path, write(tmp_path, other))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (echo("self, config, client", "''"), "its generate wants client"),
+        ("class A:\n  def __init__(self, x): pass\n  def generate(self): pass", "A() failed: TypeError"),
+        ("class A:\n  pass", "lacks NAME"),
+        ("class A:\n  generate = 1", "lacks NAME"),
+    ],
+)
+def test_a_class_that_can_not_be_used_is_refused(tmp_path: Path, source: str, said: str):
+    """Before anything starts."""
+    assert said in refused(tmp_path, write(tmp_path, source))
+
+
+def test_the_base_class_of_old_is_not_needed(tmp_path: Path):
+    """The hint says what to do about the import."""
+    write(tmp_path, "from chora_compose.generators.base import GeneratorStrategy")
+    with pytest.raises(UsageError) as failed:
+        Shelf(["shout.py"], Folder(tmp_path))
+    assert "Leave out the import and the base class" in str(failed.value.hint)
+
+
+async def test_a_class_is_given_copies(tmp_path: Path):
+    """What it does to its context changes nothing for others."""
+    generator = plugin(tmp_path, echo("self, context", "context['list'].append(1) or 'x'"))
+    context: dict[str, Any] = {"list": []}
+    await make(generator, job(tmp_path, context))
+    assert context == {"list": []}
+
+
+async def test_a_class_says_what_it_needs(tmp_path: Path):
+    """Required keys and its own check of the context are asked first."""
+    needs = echo("self, context", "'x'")
+    as_method = needs + "    def get_required_context_keys(self): return ['who', 'what']\n"
+    as_list = needs + "    required_context_keys = ['who', 'what']\n"
+    for source in (as_method, as_list):
+        with pytest.raises(GenerationFailed, match="lacks what") as failed:
+            await make(plugin(tmp_path, source), job(tmp_path, {"who": 1}))
+        assert failed.value.details["missing_variable"] == "what"
+    checks = plugin(tmp_path, needs + "    def validate_context(self, context): return 'who' in context\n")
+    assert (await make(checks, job(tmp_path, {"who": 1}))).text == "x"
+    with pytest.raises(GenerationFailed, match="refuses the context"):
+        await make(checks, job(tmp_path, {}))
+
+
+async def test_a_class_may_generate_asynchronously(tmp_path: Path):
+    """Its coroutine runs where ours do; what it returns must be a text all the same."""
+    source = echo("self, config", "config.id").replace("def generate", "async def generate")
+    assert (await make(plugin(tmp_path, source), job(tmp_path))).text == "note"
+    with pytest.raises(GenerationFailed, match="returned no text"):
+        await make(plugin(tmp_path, echo("self", "7")), job(tmp_path))
+
+
+async def test_a_class_that_can_not_share_is_called_alone(tmp_path: Path):
+    """`concurrency_safe: false` is heeded; others run side by side."""
+    source = """
+import threading
+most = now = 0
+lock = threading.Lock()
+meeting = threading.Barrier(2)
+class Careful:
+    upstream_dependencies = {"concurrency_safe": SAFE}
+    def generate(self, config):
+        global most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        if SAFE:
+            meeting.wait(5)
+        with lock:
+            now -= 1
+        return "x"
+"""
+    for safe in (False, True):
+        generator = plugin(tmp_path, source.replace("SAFE", str(safe)))
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(partial(run_generator, generator, job(tmp_path)))
+        assert sys.modules[generator.__name__].most == (2 if safe else 1)
+    assert threading.active_count() < 50
+
+
+# -- composers --------------------------------------------------------------------------------------------------
+
+COMPOSER = """
+NAME = "woven"
+async def compose(pieces, context, options):
+    return options["by"].join(piece["text"] for piece in pieces)
+"""
+
+
+async def test_a_composer_is_loaded_by_name(tmp_path: Path):
+    """As generators are, with a digest of its source."""
+    found = load_composers([write(tmp_path, COMPOSER)], Folder(tmp_path))
+    assert list(found) == ["woven"]
+    assert await found["woven"].compose([{"text": "a"}, {"text": "b"}], {}, {"by": "-"}) == "a-b"
+    assert len(digest_of(found["woven"])) == 64
+    assert load_composers([], Folder(tmp_path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("1/0", "ZeroDivisionError"),
+        (COMPOSER.replace("NAME", "N"), "lacks NAME"),
+        (COMPOSER.replace("async ", ""), "lacks `async def compose(pieces, context, options)`"),
+        (COMPOSER.replace("context, ", ""), "doesn't take (pieces, context, options)"),
+    ],
+)
+def test_a_broken_composer_stops_the_start(tmp_path: Path, source: str, said: str):
+    """With the same sentences, about its own setting."""
+    with pytest.raises(UsageError) as failed:
+        load_composers([write(tmp_path, source)], Folder(tmp_path))
+    assert said in failed.value.message
+    assert failed.value.details["setting"] == "plugins.composers"
+
+
+def test_two_composers_of_one_name_are_refused(tmp_path: Path):
+    """Which of them was meant can't be told."""
+    specs = [write(tmp_path, COMPOSER, "a.py"), write(tmp_path, COMPOSER, "b.py")]
+    with pytest.raises(UsageError, match="the name woven is taken"):
+        load_composers(specs, Folder(tmp_path))
+
+
+# -- the guide --------------------------------------------------------------------------------------------------
+
+
+async def test_the_guide_can_be_followed(tmp_path: Path):
+    """Its generator loads from its settings, and makes what it says of its config."""
+    import tomllib
+
+    import msgspec
+
+    page = (ROOT / "docs/howto/write-a-generator.md").read_text("utf-8")
+    files = dict(re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    for name, text in files.items():
+        write(tmp_path, text, name)
+    specs = tomllib.loads(files["chora.toml"])["plugins"]["generators"]
+    found = Shelf(specs, Folder(tmp_path))
+    config = msgspec.json.decode(files["configs/content/time.json"])
+    (pattern,) = config["generation"]["patterns"]
+    generator = found.by_name[pattern["type"]]
+    made = await make(generator, job_of(tmp_path, pattern, {"text": "word " * 251}))
+    assert made == Made("Reading time: 2 min\n")
+    with pytest.raises(GenerationFailed, match="there is no text"):
+        await make(generator, job_of(tmp_path, pattern, {}))

@@ -1,0 +1,96 @@
+"""Mailboxes: bounded, each change once, and only what was asked for."""
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from chora.protocol.hub import LISTS, UPDATED, Change, Closed, Full, Hub, Mailbox
+
+NOTE = Change(UPDATED, "config://content/note")
+
+
+async def heard(mailbox: Mailbox) -> dict[str, object]:
+    with trio.fail_after(5):
+        return msgspec.json.decode(await mailbox.take())
+
+
+async def test_a_change_waits_once_however_often_it_happens():
+    """A peer that doesn't read costs what it asked for and no more."""
+    mailbox = Mailbox()
+    mailbox.wanted = {NOTE: NOTE.uri, LISTS["resources"]: ""}
+    for _ in range(100_000):
+        mailbox.hear(NOTE)
+        mailbox.hear(LISTS["resources"])
+    assert await heard(mailbox) == {"jsonrpc": "2.0", "method": UPDATED, "params": {"uri": NOTE.uri}}
+    assert (await heard(mailbox))["method"] == "notifications/resources/list_changed"
+    mailbox.close()
+    with pytest.raises(Closed):
+        await mailbox.take()
+
+
+async def test_only_what_was_asked_for_is_heard():
+    """Under the URI by which the peer knows it, with the meta of its subscription."""
+    hub, mailbox = Hub(), Mailbox(meta={"id": 7})
+    assert hub.is_empty
+    hub.join(mailbox)
+    mailbox.wanted[NOTE] = "choracompose://config/content/note"
+    hub.publish(Change(UPDATED, "config://content/other"))
+    hub.publish(LISTS["tools"])
+    hub.publish(NOTE)
+    params = (await heard(mailbox))["params"]
+    assert params == {"uri": "choracompose://config/content/note", "_meta": {"id": 7}}
+    hub.leave(mailbox)
+    hub.leave(mailbox)
+    hub.publish(NOTE)
+    mailbox.close()
+    with pytest.raises(Closed):
+        await mailbox.take()
+
+
+async def test_what_nobody_wants_any_more_is_not_told():
+    """An unsubscription counts at once, also for what waits already."""
+    mailbox = Mailbox()
+    mailbox.wanted = {NOTE: NOTE.uri, LISTS["prompts"]: ""}
+    mailbox.hear(NOTE)
+    mailbox.hear(LISTS["prompts"])
+    del mailbox.wanted[NOTE]
+    assert (await heard(mailbox))["method"] == "notifications/prompts/list_changed"
+
+
+async def test_messages_come_first_and_are_bounded():
+    """Answers are owed; beyond the limit the transport gives the peer up."""
+    mailbox = Mailbox(2)
+    mailbox.wanted[NOTE] = NOTE.uri
+    mailbox.hear(NOTE)
+    mailbox.put(b"1")
+    mailbox.put(b"2")
+    with pytest.raises(Full):
+        mailbox.put(b"3")
+    assert [await mailbox.take(), await mailbox.take()] == [b"1", b"2"]
+    assert (await heard(mailbox))["method"] == UPDATED
+    with pytest.raises(Full):
+        Mailbox().put(b"1")
+
+
+async def test_each_change_reaches_one_of_two_readers():
+    """Two streams of one session: everything is told, and nothing twice."""
+    mailbox, taken = Mailbox(), list[bytes]()
+    changes = [Change(UPDATED, f"config://content/{number}") for number in range(20)]
+    mailbox.wanted = {change: change.uri for change in changes}
+
+    async def read() -> None:
+        while True:
+            taken.append(await mailbox.take())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            nursery.start_soon(read)
+            for change in changes:
+                await trio.testing.wait_all_tasks_blocked()
+                mailbox.hear(change)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert sorted(taken) == sorted(set(taken))
+    assert len(taken) == len(changes)
