@@ -6,8 +6,6 @@ values its parameters may have. Every URI may also be written `choracompose://<s
 
 from __future__ import annotations
 
-import base64
-import binascii
 import platform
 import re
 import sys
@@ -38,7 +36,6 @@ from chora.errors import (
 )
 from chora.events import redacted
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT
-from chora.generators import BY_NAME, GENERATORS
 from chora.metrics import Metrics
 from chora.model import KINDS, STRUCTS, CollectionGeneration, Kind, schema
 from chora.stamps import stamp
@@ -274,13 +271,13 @@ def _decoded(parameter: Parameter, part: str) -> str:
 
 
 def _encode_cursor(uri: str) -> str:
-    return base64.urlsafe_b64encode(uri.encode()).decode()
+    return uri.encode().hex()
 
 
 def _decode_cursor(cursor: str) -> str:
     try:
-        return base64.urlsafe_b64decode(cursor.encode("ascii")).decode()
-    except (binascii.Error, UnicodeError):
+        return bytes.fromhex(cursor).decode()
+    except ValueError:
         raise InvalidInput(
             "The cursor is none that this list gave.", "List from the beginning, without a cursor.", field="cursor"
         ) from None
@@ -456,27 +453,29 @@ _VERSION_ID = Parameter("Id of a stored text", _version_ids)
 
 
 def _read_generator(resources: Resources, arguments: Arguments) -> str:
-    name = arguments["generator_type"]
-    if (generator := BY_NAME.get(name)) is not None:
-        return _json(_generator(generator))
+    name, shelf = arguments["generator_type"], resources.engine.shelf
+    if (generator := shelf.by_name.get(name)) is not None:
+        return _json(_generator(resources, generator))
     # How chora-compose listed them.
-    if name in ("list", "builtin", "plugins"):
-        shown = [_generator(each) for each in GENERATORS if name != "plugins"]
+    wanted = {"list": ("builtin", "plugin"), "builtin": ("builtin",), "plugins": ("plugin",)}.get(name)
+    if wanted is not None:
+        shown = [_generator(resources, each) for each in shelf.all() if shelf.kind_of(each) in wanted]
         return _json({"generators": shown, "total_count": len(shown)})
+    names = [each.NAME for each in shelf.all()]
     raise GeneratorNotFound(
         f"There is no generator {name!r}.",
-        f"There are {', '.join(each.NAME for each in GENERATORS)}.",
+        f"There are {', '.join(names)}.",
         generator_type=name,
-        available_generators=[each.NAME for each in GENERATORS],
+        available_generators=names,
     )
 
 
-def _generator(module: ModuleType) -> dict[str, Any]:
+def _generator(resources: Resources, module: ModuleType) -> dict[str, Any]:
     return {
         "type": module.NAME,
         "name": module.NAME,
         "version": module.VERSION,
-        "source": "builtin",
+        "source": resources.engine.shelf.kind_of(module),
         "description": module.DESCRIPTION,
         "capabilities": list(module.CAPABILITIES),
         "module": module.__name__,
@@ -485,11 +484,11 @@ def _generator(module: ModuleType) -> dict[str, Any]:
 
 
 def _generator_names(resources: Resources, settled: Arguments) -> list[str]:
-    return sorted(BY_NAME)
+    return sorted(resources.engine.shelf.by_name)
 
 
 def _found_generators(resources: Resources) -> Iterator[Resource]:
-    for module in GENERATORS:
+    for module in resources.engine.shelf.all():
         yield Resource(f"generator://{module.NAME}", module.NAME, module.DESCRIPTION, JSON)
 
 
@@ -627,7 +626,7 @@ def _read_capabilities(resources: Resources, arguments: Arguments) -> str:
         case "resources":
             return _json(_families(resources))
         case "generators":
-            return _json(_generators())
+            return _json(_generators(resources))
         case other:
             raise ResourceNotFound(f"There are no capabilities called {other!r}.", f"There are {', '.join(TOPICS)}.")
 
@@ -681,7 +680,7 @@ def _server(resources: Resources) -> dict[str, Any]:
         "upstream_dependencies": [],
         "tool_count": len(tools),
         "resource_count": sum(1 for family in FAMILIES for _ in family.found(resources)),
-        "generator_count": len(GENERATORS),
+        "generator_count": len(resources.engine.shelf.all()),
     }
 
 
@@ -746,20 +745,23 @@ def _families(resources: Resources) -> dict[str, Any]:
     return {"resources": shown, "metadata": {"namespace": f"{NAMESPACE}://", "total_count": len(shown)}}
 
 
-def _generators() -> dict[str, Any]:
+def _generators(resources: Resources) -> dict[str, Any]:
+    shelf = resources.engine.shelf
     shown: dict[str, Any] = {}
-    for module in GENERATORS:
-        names = [name for name, each in BY_NAME.items() if each is module]
+    for module in shelf.all():
+        names = [name for name, each in shelf.by_name.items() if each is module]
+        plugin = shelf.kind_of(module) == "plugin"
         shown[module.NAME] = {
-            **_generator(module),
-            "plugin_path": None,
-            "status": "stable",
+            **_generator(resources, module),
+            "plugin_path": module.__name__ if plugin else None,
+            "status": "beta" if module.VERSION.startswith("0.") else "stable",
             "indicators": {"config_field": "generation.patterns[0].type", "config_values": names, "confidence": 1.0},
             "requirements": {"fields": [], "dependencies": [], "env_vars": []},
             "best_for": list(module.CAPABILITIES),
             "docs_uri": f"generator://{module.NAME}",
             "upstream_dependencies": {},
         }
+    plugins = sum(each["source"] == "plugin" for each in shown.values())
     return {
         "generators": shown,
         "selection_strategy": {
@@ -770,9 +772,9 @@ def _generators() -> dict[str, Any]:
         },
         "metadata": {
             "version": __version__,
-            "generator_count": len(GENERATORS),
-            "builtin_count": len(GENERATORS),
-            "plugin_count": 0,
+            "generator_count": len(shown),
+            "builtin_count": len(shown) - plugins,
+            "plugin_count": plugins,
         },
     }
 

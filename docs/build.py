@@ -1,9 +1,9 @@
-"""Writes docs/reference anew, with chora itself: what the code says of itself becomes data, configs become pages.
+"""Builds docs/reference and the changelog with chora itself: what the code says of itself becomes data in build/docs,
+and the collection `docs` in configs/ makes pages of it.
 
-`build.py` writes the pages; `build.py --check` fails when one of them is stale, and names it.
+`build.py` writes the pages that aren't what they would be now; `build.py --check` fails when there are any.
 """
 
-import difflib
 import inspect
 import json
 import subprocess
@@ -15,51 +15,29 @@ import click
 
 from chora import config, errors, model
 from chora.cli import COMMANDS, program
+from chora.generators import GENERATORS
 from chora.metrics import Histogram, Metrics
+from chora.prompts import PROMPTS
+from chora.resources import FAMILIES
 from chora.tools import TOOLS
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "build" / "docs"
-PAGES = ("tools", "cli", "settings", "errors", "metrics")
-SCHEMAS = ("content", "artifact", "collection")
 
 
 def main() -> None:
     check = "--check" in sys.argv[1:]
     DATA.mkdir(parents=True, exist_ok=True)
-    for name, facts in gather().items():
+    for name, facts in gather(check).items():
         (DATA / f"{name}.json").write_text(json.dumps(facts, indent=1), "utf-8")
-    stale: list[str] = []
-    for page in PAGES:
-        target = Path("docs") / "reference" / f"{page}.md"
-        written = target if not check else (DATA / f"{page}.md").relative_to(ROOT)
-        if check:
-            (ROOT / written).unlink(missing_ok=True)
-        run = ("--project", ROOT, "assemble", f"reference-{page}", "--output", str(written))
-        subprocess.run([sys.executable, "-m", "chora", *map(str, run)], check=True, stdout=subprocess.DEVNULL)
-        stale += differs(target, (ROOT / written).read_text("utf-8"))
-    for kind in SCHEMAS:
-        target = Path("docs") / "reference" / f"{kind}.schema.json"
-        text = json.dumps(model.schema(kind), indent=2, ensure_ascii=False) + "\n"
-        if check:
-            stale += differs(target, text)
-        else:
-            (ROOT / target).write_text(text, "utf-8")
-    if stale:
-        sys.exit("\n".join([*stale, "", "These references are stale; write them anew with `just docs`."]))
+    options = ["--check", "--diff"] if check else []
+    done = subprocess.run([sys.executable, "-m", "chora", "--project", ROOT, "collect", "docs", *options])
+    if check and done.returncode:
+        sys.exit("\nThese pages are stale; write them anew with `just docs`.")
+    sys.exit(done.returncode)
 
 
-def differs(target: Path, text: str) -> list[str]:
-    """What is wrong with a committed page, if anything."""
-    file = ROOT / target
-    old = file.read_text("utf-8") if file.exists() else ""
-    if old == text:
-        return []
-    diff = difflib.unified_diff(old.splitlines(), text.splitlines(), str(target), "fresh", lineterm="", n=0)
-    return [*list(diff)[:20]]
-
-
-def gather() -> dict[str, Any]:
+def gather(check: bool) -> dict[str, Any]:
     """Everything that the code says of itself, as data for the templates."""
     return {
         "tools": {"tools": [{**tool.describe(), "signature": tool.signature()} for tool in TOOLS.values()]},
@@ -69,7 +47,47 @@ def gather() -> dict[str, Any]:
             "errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == "chora.errors"]
         },
         "metrics": {"metrics": [describe_metric(each) for each in Metrics().all()]},
+        "generators": {"generators": [describe_generator(each) for each in GENERATORS]},
+        "resources": {
+            "families": [
+                {
+                    "uri": family.template,
+                    "mime_type": family.mime_type,
+                    "description": family.description,
+                    "old": list(family.old),
+                }
+                for family in FAMILIES
+            ],
+            "prompts": [
+                {
+                    "name": prompt.name,
+                    "description": prompt.description,
+                    "arguments": [{"name": each.name, "description": each.description} for each in prompt.arguments],
+                }
+                for prompt in PROMPTS
+            ],
+        },
+        "history": {"changes": history(check)},
+        **{f"{kind}.schema": model.schema(kind) for kind in model.KINDS},
     }
+
+
+def history(check: bool) -> list[dict[str, str]]:
+    """The subject of every commit, newest first.
+
+    A commit can't stand in a changelog that is part of it. So a check looks only at the commits up to the newest one
+    that the committed changelog has.
+    """
+    command = ["git", "log", "--no-merges", "--format=%as%x1f%s"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"The changelog is made from the history of the repository, and git can't read it: {done.stderr}")
+    changes = [dict(zip(("date", "subject"), line.split("\x1f"), strict=True)) for line in done.stdout.splitlines()]
+    if check:
+        written = (ROOT / "docs" / "changelog.md").read_text("utf-8").splitlines()
+        known = next((at for at, each in enumerate(changes) if f"- {each['date']} {each['subject']}" in written), None)
+        changes = changes[known:]
+    return changes
 
 
 def describe_command(name: str) -> dict[str, Any]:
@@ -105,6 +123,16 @@ def describe_error(error: type[errors.ChoraError]) -> dict[str, Any]:
 def describe_metric(metric: Any) -> dict[str, Any]:
     kind = "histogram" if isinstance(metric, Histogram) else type(metric).__name__.lower()
     return {"name": metric.name, "kind": kind, "meaning": metric.meaning, "labels": list(metric.labels)}
+
+
+def describe_generator(generator: Any) -> dict[str, Any]:
+    return {
+        "name": generator.NAME,
+        "version": generator.VERSION,
+        "description": generator.DESCRIPTION,
+        "capabilities": list(generator.CAPABILITIES),
+        "aliases": list(getattr(generator, "ALIASES", ())),
+    }
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import __version__, resources
+from chora import __version__, app, config, resources
 from chora.engine.engine import Engine
 from chora.errors import (
     ChoraError,
@@ -406,7 +406,7 @@ async def test_pages_hold_everything_once_while_things_come_and_go(shelf: Resour
     assert seen == sorted(seen)
 
 
-@pytest.mark.parametrize("cursor", ["x", "ü", "////", "_w=="])
+@pytest.mark.parametrize("cursor", ["x", "ü", "abc", "ff"])
 async def test_a_made_up_cursor_is_refused(shelf: Resources, cursor: str):
     """With how to begin anew."""
     with pytest.raises(InvalidInput):
@@ -444,3 +444,22 @@ async def test_every_template_can_be_completed(shelf: Resources):
         for parameter in family.parameters:
             assert "{" + parameter + "}" in family.template
             shelf.complete(family.template, parameter, {})
+
+
+async def test_a_projects_own_generators_are_shown_as_such(project: Project):
+    """By name, in the lists and in the capabilities."""
+    project.write("chora.toml", '[plugins]\ngenerators = ["shout.py"]\n')
+    project.write(
+        "shout.py",
+        'NAME = "shout"\nVERSION = "0.1.0"\nDESCRIPTION = "Shouts."\nCAPABILITIES = ("loud",)\n'
+        'async def generate(job):\n    return "HELLO"\n',
+    )
+    async with app.opened(project.root, config.load(project.root, {})) as engine:
+        shelf = Resources(engine, TOOLS, Metrics())
+        assert read(shelf, "generator://shout")["source"] == "plugin"
+        assert [each["name"] for each in read(shelf, "generator://plugins")["generators"]] == ["shout"]
+        assert "generator://shout" in uris(shelf)
+        assert "shout" in shelf.complete("generator://{generator_type}", "generator_type", {})
+        shown = read(shelf, "capabilities://generators")
+        assert (shown["metadata"]["plugin_count"], shown["generators"]["shout"]["status"]) == (1, "beta")
+        assert read(shelf, "capabilities://server")["features"]["generator_plugins"] is True

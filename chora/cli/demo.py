@@ -71,6 +71,40 @@ NOTICE = {
         ]
     },
 }
+SIGN = {
+    "type": "artifact",
+    "id": "door-sign",
+    "schemaRef": {"id": "artifact-schema", "version": "3.1"},
+    "metadata": {
+        "title": "Door sign",
+        "purpose": "Says when the door is open",
+        "outputs": [{"file": "outputs/door-sign.md", "format": "markdown"}],
+    },
+    "content": {"children": [{"id": "opening-hours", "path": "opening-hours/opening-hours-content.json"}]},
+}
+SIGNS = {
+    "type": "collection",
+    "id": "signs",
+    "name": "Signs of the house",
+    "members": [{"id": "door-sign", "type": "artifact", "path": "door-sign/door-sign-artifact.json"}],
+    "output": {"base_path": "outputs/signs"},
+}
+WEEK = {
+    "type": "collection",
+    "id": "week",
+    "name": "Everything for the week",
+    "members": [
+        {
+            "id": "weekly-notice",
+            "type": "artifact",
+            "path": "weekly-notice/weekly-notice-artifact.json",
+            "freshness_threshold_days": 7,
+        },
+        {"id": "signs", "type": "collection", "path": "signs.json", "freshness_threshold_days": 90},
+    ],
+    "context": {"shared": {"sources": [{"type": "external_file", "path": "data/library.yaml", "output_as": "house"}]}},
+    "output": {"base_path": "outputs/{{ collection_id }}"},
+}
 
 
 @click.command("demo")
@@ -78,13 +112,13 @@ NOTICE = {
 @json_option
 @reporting
 def command(folder: str | None, as_json: bool) -> None:
-    """Make a sample project and drive it over MCP: draft, test, save, assemble.
+    """Make a sample project and drive it over MCP: draft, test, save, assemble, and a collection that notices changes.
 
     DIR must be new or empty; without one, chora-demo is made here.
     """
     root = _new_folder(folder)
     steps = run_async(_drive, root, as_json)
-    output = root / "outputs" / "weekly-notice.md"
+    output = root / "outputs" / "week" / "weekly-notice" / "weekly-notice.md"
     server = config.own_command("--project", str(root), "stdio")
     if as_json:
         print_json({"success": True, "project": str(root), "output": str(output), "steps": steps, "server": server})
@@ -138,7 +172,7 @@ async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
                 tell(step, said.format(**answer.result), before)
                 return answer.result
 
-            for document in (WELCOME, HOURS, EVENINGS, NOTICE):
+            for document in (WELCOME, HOURS, EVENINGS, NOTICE, SIGN, SIGNS, WEEK):
                 kind, name = document["type"], document["id"]
                 draft = await call(
                     "draft_config",
@@ -147,12 +181,27 @@ async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
                     f"draft_config {name}",
                 )
                 test = {"draft_id": draft["draft_id"]}
-                await call("test_config", test, "{content_length} characters", f"test_config {name}")
+                if kind != "collection":  # it has no text of its own
+                    await call("test_config", test, "{content_length} characters", f"test_config {name}")
                 await call("save_config", {**test, "config_id": name}, "{config_path}", f"save_config {name}")
             artifact = {"artifact_config_id": "weekly-notice"}
             pieces = "{status}, {content_count} pieces"
             await call("assemble_artifact", artifact, pieces, "assemble_artifact weekly-notice")
             await call("assemble_artifact", artifact, "{status}: nothing had changed", "assemble_artifact, once more")
+
+            week = {"collection_config_path": "week"}
+            built = "{metadata[regenerated_members]} of {total_members} members built"
+            await call("generate_collection", week, built, "generate_collection week (one is nested)")
+            cached = "{metadata[cached_members]} of {total_members} members from the cache"
+            await call("generate_collection", week, cached, "generate_collection, once more")
+            await call("check_freshness", week, "{recommendation}", "check_freshness week")
+            evenings = root / "data" / "evenings.json"
+            evenings.write_text(
+                evenings.read_text("utf-8").replace("Maps of the old harbour", "Charts by candlelight"), "utf-8"
+            )
+            stale = "{members_stale} stale: {metadata[reasons]}"
+            await call("check_collection_cache", week, stale, "check_collection_cache, an evening renamed")
+            await call("generate_collection", week, f"{built}, the other from the cache", "generate_collection week")
     except CallFailed as failed:
         raise Unreachable(f"The demo's own server failed: {failed}", "Its log stands above.") from None
     return steps

@@ -60,11 +60,11 @@ def kind_of(document: dict[str, Any]) -> Kind | None:
 
 
 _MARKS: dict[Kind, tuple[str, ...]] = {
-    "content": ("content_config", "content_id", "content_elements", "content_element", "generator_type"),
-    "artifact": ("artifact_config", "artifact_id", "composition"),
     "collection": ("collection_config", "collection_id"),
+    "artifact": ("artifact_config", "artifact_id", "composition"),
+    "content": ("content_config", "content_id", "content_elements", "content_element", "generator_type"),
 }
-"""Keys that only a config of the kind has."""
+"""Keys by which a config is known where it doesn't say what it is; what contains others is looked for first."""
 
 
 def convert(kind: Kind, document: dict[str, Any], path: str) -> Conversion:
@@ -189,7 +189,6 @@ class _Conversion:
                 given.setdefault("generation_config", {}).setdefault("context", {}).update(options)
                 self.changes.append(f"{key}: is the first pattern's context")
         given.setdefault("type", "jinja2" if "template" in given else "demonstration")
-        given = {"id": "main", **given}
         document.setdefault("generation", {}).setdefault("patterns", []).insert(0, given)
 
     def _convert_elements(self) -> None:

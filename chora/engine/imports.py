@@ -263,7 +263,7 @@ class _Import:
     async def _bring_config(self, kind: Kind, config: _Config, to_convert: bool) -> dict[str, Any] | None:
         """Copy or convert a config; returns what it is now, or None if it stays out."""
         try:
-            parsed = read(kind, config.document, where=config.path)
+            parsed = read(kind, config.document, where="It")
         except ValidationFailed as error:
             if not to_convert:
                 self._skip(config.path, f"{error.message} --convert may help.")
@@ -284,13 +284,14 @@ class _Import:
                 child["path"], child["id"] = moved
                 changes.append(f"{child['id']}: its path is {child['path']}")
         try:
-            read(kind, document, where=config.path)
+            read(kind, document, where="It")
         except ValidationFailed as error:
             faults: list[dict[str, str]] = error.details["schema_errors"]
             self._skip(config.path, "It can't be converted: " + " ".join(fault["message"] for fault in faults[:10]))
             return None
         target = config.target
-        if document["id"] != config.document.get("id") or not target.endswith(".json"):
+        is_named_so = PurePosixPath(target).name in (f"{document['id']}.json", f"{document['id']}-{kind}.json")
+        if not is_named_so and (document["id"] != config.document.get("id") or not target.endswith(".json")):
             shape = "{id}.json" if kind == "collection" else "{id}/{id}-{kind}.json"
             target = f"{target.split('/')[0]}/{kind}/{shape.format(id=document['id'], kind=kind)}"
         self._moved[config.path] = target, document["id"]

@@ -2,6 +2,7 @@
 
     pool.py     the server's side: keeps workers, gives them jobs, kills them in time
     worker.py   the other side: renders in a sandbox and runs queries; alone in importing jinja2 and jsonpath
+    judge.py    the other side too: judges texts and data, which can be as hostile as any template
 
 Only plain data crosses: MessagePack of the Structs below, each message behind its length.
 """
@@ -69,6 +70,31 @@ class Evaluate(Struct, frozen=True, tag=True, omit_defaults=True):
     name: str = "condition"
 
 
+class Match(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Find out where a regular expression first matches a text; `flags` are Python's letters, such as `im`."""
+
+    pattern: str
+    text: str
+    flags: str = ""
+    name: str = "pattern"
+
+
+class Check(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Find out whether a text is of a language, one of `judge.LANGUAGES`. Nothing of it is run or resolved."""
+
+    language: str
+    text: str
+    name: str = "text"
+
+
+class Compare(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Find out in what plain data doesn't fit a JSON Schema. References lead nowhere but into the schema."""
+
+    schema: Any
+    data: Any
+    name: str = "schema"
+
+
 class Rendered(Struct, frozen=True, tag=True):
     """The text, and in lenient mode the distinct names that were used without being defined."""
 
@@ -96,6 +122,27 @@ class Evaluated(Struct, frozen=True, tag=True):
     truth: bool
 
 
+class Matched(Struct, frozen=True, tag=True):
+    """The first character of the match, counted from 0, or None if nothing matches."""
+
+    place: int | None
+
+
+class Flaw(Struct, frozen=True):
+    """What is wrong with a text or data, and where: a line and a column counted from 1, or a JSON path."""
+
+    message: str
+    line: int | None = None
+    column: int | None = None
+    path: str | None = None
+
+
+class Checked(Struct, frozen=True, tag=True):
+    """What is wrong, nothing if all is well."""
+
+    flaws: list[Flaw]
+
+
 class Failed(Struct, frozen=True, tag=True):
     """Why a job couldn't be done.
 
@@ -110,8 +157,8 @@ class Failed(Struct, frozen=True, tag=True):
     variable: str | None = None
 
 
-Job = Render | Scan | Select | Evaluate
-Outcome = Rendered | Scanned | Selected | Evaluated | Failed
+Job = Render | Scan | Select | Evaluate | Match | Check | Compare
+Outcome = Rendered | Scanned | Selected | Evaluated | Matched | Checked | Failed
 
 
 class Answer(Struct, frozen=True):

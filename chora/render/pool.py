@@ -34,10 +34,15 @@ from chora.render import (
     KILL,
     REPORT,
     Answer,
+    Check,
+    Checked,
+    Compare,
     Evaluate,
     Evaluated,
     Failed,
     Job,
+    Match,
+    Matched,
     Outcome,
     Render,
     Rendered,
@@ -77,7 +82,7 @@ _NONSENSE: Final = "A template worker gave an answer that makes no sense."
 
 _ANSWERS: Final = msgspec.msgpack.Decoder(Answer)
 
-Expected = TypeVar("Expected", Rendered, Scanned, Selected, Evaluated)
+Expected = TypeVar("Expected", Rendered, Scanned, Selected, Evaluated, Matched, Checked)
 
 
 def worker_command() -> list[str]:
@@ -407,6 +412,24 @@ class RenderPool:
             LimitExceeded, InvalidContext, Busy: as `render`.
         """
         return await self._run(job, Evaluated)
+
+    async def match(self, job: Match) -> Matched:
+        """Find out where a regular expression matches; a short one can take for ever.
+
+        Raises:
+            RenderFailed: it is no regular expression.
+            LimitExceeded, InvalidContext, Busy: as `render`.
+        """
+        return await self._run(job, Matched)
+
+    async def check(self, job: Check | Compare) -> Checked:
+        """Find out what is wrong with a text, or with data by its schema.
+
+        Raises:
+            RenderFailed: the language isn't known, or the schema is none.
+            LimitExceeded, InvalidContext, Busy: as `render`.
+        """
+        return await self._run(job, Checked)
 
     def statistics(self) -> RenderStatistics:
         return RenderStatistics(

@@ -48,11 +48,14 @@ from chora.render import (
     KILL,
     REPORT,
     Answer,
+    Check,
+    Compare,
     Evaluate,
     Evaluated,
     Failed,
     Job,
     Kind,
+    Match,
     Options,
     Outcome,
     Render,
@@ -64,6 +67,7 @@ from chora.render import (
     Unframer,
     frame,
     job_limit,
+    judge,
 )
 
 JOBS_PER_WORKER: Final = 1000
@@ -362,6 +366,12 @@ def _perform(request: memoryview, compiled: CompiledTemplates, output: int) -> O
             return query(job)
         case Evaluate():
             return evaluate(job)
+        case Match():
+            return judge.match(job)
+        case Check():
+            return judge.check(job)
+        case Compare():
+            return judge.compare(job)
 
 
 def _receive(descriptor: int, limit: int) -> memoryview | None:

@@ -269,3 +269,52 @@ async def test_it_ends_promptly_and_leaves_no_thread(quick: threading.Event, pro
             started = trio.current_time()
             nursery.cancel_scope.cancel()
     assert trio.current_time() - started < 1
+
+
+async def test_a_folder_that_vanishes_while_the_watch_is_set_up_is_no_end(
+    quick: threading.Event, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """It is looked for again, with what is there now."""
+    look, gone = files.Watch.look, [str(project.root / "gone")]
+
+    def look_too_early(self: files.Watch, places: files.Places) -> tuple[files.Files, set[str]]:
+        found, folders = look(self, places)
+        return (found, {gone.pop()}) if gone and quick.is_set() else (found, folders)
+
+    monkeypatch.setattr(files.Watch, "look", look_too_early)
+    async with watching(engine, quick) as watched:
+        watched.want("config://content/note")
+        project.save(text("note", "one"))
+        await watched.hear_until({"config://content/note", LIST})
+    assert not gone
+
+
+async def test_odd_entries_are_passed_over(quick: threading.Event, project: Project, engine: Engine):
+    """A link to nowhere, a link to a folder, and a template folder outside the project."""
+    paths = msgspec.structs.replace(engine.settings.paths, templates=("../elsewhere", "templates"))
+    engine.settings = msgspec.structs.replace(engine.settings, paths=paths)
+    project.save(text("note", "one"))
+    (project.root / "configs/content/dangling.json").symlink_to("nowhere.json")
+    (project.root / "configs/content/round").symlink_to("..")
+    async with watching(engine, quick) as watched:
+        watched.want("config://content/note", "template://a.j2")
+        project.save(text("note", "two"))
+        assert await watched.hear() == "config://content/note"
+        project.write("templates/a.j2", "x")
+        await watched.hear_until({"template://a.j2", LIST})
+
+
+async def test_an_idle_watch_looks_at_nothing(
+    quick: threading.Event, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """Looking at files must not be what wakes it."""
+    project.save(text("note", "one"))
+    look, looks = files.Watch.look, list[int]()
+    monkeypatch.setattr(files.Watch, "look", lambda self, places: looks.append(1) or look(self, places))
+    async with watching(engine, quick):
+        await trio.sleep(0.5)
+        before = len(looks)
+        for path in project.files():
+            project.read(path)
+        await trio.sleep(0.5)
+        assert len(looks) == before
