@@ -329,7 +329,7 @@ def _config_family(kind: Kind) -> Family:
         "config",
         f"config://{kind}/{{{parameter}}}",
         f"{kind.capitalize()} config",
-        f"A {kind} config as it is written",
+        f"One of the {kind} configs, as it is written",
         JSON,
         {parameter: Parameter(f"Id of the {kind} config", ids)},
         read,

@@ -23,8 +23,7 @@ def command(project: str | None, name: str, collection: bool, rules: str | None,
     if collection:
         result = call_tool(project, "validate_collection_config", {"collection_config_path": name})
     else:
-        arguments = {"content_or_config_id": name, "validation_rules": rules or []}
-        result = call_tool(project, "validate_content", arguments)
+        result = call_tool(project, "validate_content", {"content_or_config_id": name, "validation_rules": rules})
     if as_json:
         print_json(result)
     else:

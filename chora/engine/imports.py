@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from chora.catalog import ROOTS, SUFFIXES, decode
 from chora.engine.dialects import Conversion, convert, kind_of
-from chora.errors import ChoraError, InvalidInput, PermissionDenied, ValidationFailed, WriteFailed, io_details
+from chora.errors import ChoraError, InvalidInput, ValidationFailed, WriteFailed, io_details
 from chora.files import CONFIG_LIMIT, Folder
 from chora.model import Kind
 from chora.reading import read
@@ -330,9 +330,6 @@ class _Import:
         try:
             if not self._dry_run:
                 await self._new.write(target, data)
-        except PermissionDenied as error:
-            self._skip(path, error.message)
-            return False
         except OSError as error:
             raise WriteFailed(
                 f"{target} can't be written: {error.strerror}.",

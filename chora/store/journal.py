@@ -14,8 +14,9 @@ import secrets
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -164,7 +165,7 @@ class Journal:
         for chosen in groups.values() if group is None else (groups.get(group, {}),):
             yield from chosen.values()
 
-    def _record(self, file: BinaryIO, kind: Kind[R], spot: Spot) -> R:
+    def _record(self, file: FileIO, kind: Kind[R], spot: Spot) -> R:
         file.seek(spot.offset)
         try:
             record = getattr(_decode(file.read(spot.length)), kind.name)
@@ -180,19 +181,20 @@ class Journal:
         return cast(R, record)
 
     @contextmanager
-    def _opened(self) -> Generator[BinaryIO]:
+    def _opened(self) -> Generator[FileIO]:
         """The file, with everything taken in that was written to it up to now."""
-        with self._guard, contextlib.ExitStack() as stack:
+        with self._guard:
             try:
-                file: BinaryIO = stack.enter_context(self.path.open("rb"))
+                file = FileIO(self.path)  # not buffered: most readings are of one line
             except FileNotFoundError:
                 self._reset(-1, b"")
-                file = stack.enter_context(open(os.devnull, "rb"))
-            else:
-                self._catch_up(file)
-            yield file
+                file = FileIO(os.devnull)
+            with file:
+                if file.name != os.devnull:
+                    self._catch_up(file)
+                yield file
 
-    def _catch_up(self, file: BinaryIO) -> None:
+    def _catch_up(self, file: FileIO) -> None:
         status = os.fstat(file.fileno())
         # A file that was written anew may have got the number of one that we knew, but never its first line.
         if status.st_ino != self._node or status.st_size < self._end or file.read(len(self._head)) != self._head:
@@ -200,11 +202,13 @@ class Journal:
             self._reset(status.st_ino, file.readline(HEAD))
         if status.st_size > self._end:
             file.seek(self._end)
-            for line in file:
+            lines = BufferedReader(file)
+            for line in lines:
                 if not line.endswith(b"\n"):  # not whole yet, or never
-                    return
+                    break
                 self._take(line)
                 self._end += len(line)
+            lines.detach()
 
     def _take(self, line: bytes) -> None:
         spot = Spot("", self._end, len(line), None)

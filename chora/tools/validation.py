@@ -2,17 +2,203 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
+import msgspec
 from msgspec import Meta, Struct
 
-from chora.engine import collect, freshness
+from chora.engine import collect, freshness, validate
+from chora.engine.checks import Problem, Rule
 from chora.engine.engine import Engine, Work
-from chora.model import CollectionConfig
+from chora.errors import InvalidContext, InvalidInput
+from chora.model import CollectionConfig, Severity
 from chora.stamps import stamp
 from chora.tools.collection import BasePath, CollectionPath, find_collection
-from chora.tools.tool import Ask, Call, Result, tool
+from chora.tools.tool import Ask, Call, Result, milliseconds_since, object_of, tool
+
+RULES_LIMIT = 100
+"""Rules that one call may bring."""
+ISSUES_SHOWN = 500
+"""Issues that an answer lists, the worst first; the command line gets all of them."""
+
+T = TypeVar("T", validate.Finding, validate.MemberFinding)
+
+Rules = Annotated[
+    Any,
+    Meta(
+        description="Rules {type, severity, target, config} besides the config's own; type is presence, length, format, "
+        "syntax, lint, regex, links, schema, required_fields, completeness or coherence",
+        extra_json_schema={"type": ["array", "string", "null"], "items": {"type": "object"}},
+    ),
+]
+
+
+class ValidateContent(Ask):
+    content_or_config_id: Annotated[str, Meta(description="Id of a content, an artifact or a draft")]
+    validation_rules: Rules = None
+
+
+class Issue(Struct, frozen=True, kw_only=True):
+    severity: Severity
+    code: str
+    message: str
+    location: str | None
+    details: dict[str, Any]
+
+
+class ValidatedContent(Result):
+    content_or_config_id: str
+    valid: bool
+    issues: list[Issue]
+    error_count: int
+    warning_count: int
+    info_count: int
+    rule_count: int
+    truncated: bool
+    duration_ms: int
+
+
+@tool(title="Validate content", category="validation", read_only=True, idempotent=True, long=True)
+async def validate_content(engine: Engine, ask: ValidateContent, call: Call) -> ValidatedContent:
+    """Check a stored text and the config it is made from; `valid` means that no issue is an error."""
+    started = time.monotonic()
+    rules, malformed = rules_of(ask.validation_rules)
+    found = await validate.validate(Work(engine, dry=True), ask.content_or_config_id, rules, malformed)
+    shown = _worst(found.issues, call)
+    return ValidatedContent(
+        content_or_config_id=found.name,
+        valid=found.valid,
+        issues=[Issue(**issue._asdict()) for issue in shown],
+        error_count=found.count("error"),
+        warning_count=found.count("warning"),
+        info_count=found.count("info"),
+        rule_count=found.rule_count,
+        truncated=len(shown) < len(found.issues),
+        duration_ms=milliseconds_since(started),
+    )
+
+
+def _worst(issues: Sequence[T], call: Call) -> Sequence[T]:
+    """All issues, or of very many the worst."""
+    if call.transport == "cli" or len(issues) <= ISSUES_SHOWN:
+        return issues
+    return sorted(issues, key=lambda issue: get_args(Severity).index(issue.severity))[:ISSUES_SHOWN]
+
+
+def rules_of(value: Any) -> tuple[list[Rule], list[Problem]]:
+    """The rules of a call, and what is wrong with those that are none.
+
+    Raises:
+        InvalidInput: they are no list, or too many.
+    """
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value) if value.strip() else []
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _not_rules(f"is a string that is not JSON: {error}") from None
+    listed = [] if value is None else cast("list[object]", value)
+    if not isinstance(listed, list):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _not_rules("is no list")
+    if len(listed) > RULES_LIMIT:
+        raise _not_rules(f"has {len(listed)} rules, and {RULES_LIMIT} are allowed")
+    rules: list[Rule] = []
+    malformed: list[Problem] = []
+    for index, written in enumerate(listed):
+        try:
+            rules.append(_rule_of(written))
+        except ValueError as error:
+            message = f"validation_rules[{index}] is no rule: {error}"
+            malformed.append(Problem("invalid_rule", message, f"validation_rules[{index}]"))
+    return rules, malformed
+
+
+def _not_rules(problem: str) -> InvalidInput:
+    return InvalidInput(
+        f"validation_rules {problem}.",
+        'Pass a list such as [{"type": "length", "config": {"min": 100}}].',
+        field="validation_rules",
+    )
+
+
+def _rule_of(written: object) -> Rule:
+    """A rule, as a call or as a config spells it; its options may also stand beside its type."""
+    if not isinstance(written, dict):
+        raise ValueError("it is no object")
+    beside = dict(cast("dict[str, Any]", written))
+    kind = beside.pop("type", None) or beside.pop("check_type", None)
+    severity = beside.pop("severity", None) or "error"
+    target = beside.pop("target", None) or ""
+    beside.pop("id", None)
+    if not isinstance(kind, str):
+        raise ValueError("it has no type")
+    if severity not in get_args(Severity):
+        raise ValueError(f"its severity is none of {', '.join(get_args(Severity))}")
+    if not isinstance(target, str):
+        raise ValueError("its target is no text")
+    try:
+        options = object_of(beside.pop("config", None) or beside.pop("check_config", None), "config")
+    except InvalidContext as error:
+        raise ValueError(error.message.removesuffix(".")) from None
+    return Rule(kind, target, {**beside, **options}, severity)
+
+
+# -- collections ------------------------------------------------------------------------------------------------
+
+
+class ValidateCollectionConfig(Ask):
+    collection_config_path: CollectionPath
+    check_member_configs: Annotated[bool, Meta(description="Also open the members' configs")] | None = True
+
+
+class MemberIssue(Struct, frozen=True, kw_only=True):
+    severity: Severity
+    code: str
+    message: str
+    member_id: str | None
+
+
+class ConfigMetadata(Struct, frozen=True, kw_only=True):
+    total_members: int
+    missing_configs: list[str]
+    depth: int
+
+
+class ValidatedCollection(Result):
+    collection_id: str
+    valid: bool
+    issues: list[MemberIssue]
+    error_count: int
+    warning_count: int
+    truncated: bool
+    metadata: ConfigMetadata
+
+
+@tool(title="Validate a collection config", category="validation", read_only=True, idempotent=True, long=True)
+async def validate_collection_config(engine: Engine, ask: ValidateCollectionConfig, call: Call) -> ValidatedCollection:
+    """Check a collection config and the configs of its members, nested ones too, without building anything."""
+    parsed = find_collection(engine, ask.collection_config_path).parsed
+    check_members = ask.check_member_configs is not False
+    found = await validate.validate_collection(Work(engine, dry=True), parsed, check_members=check_members)
+    shown = _worst(found.issues, call)
+    return ValidatedCollection(
+        collection_id=parsed.config.id,
+        valid=not found.count("error"),
+        issues=[MemberIssue(**issue._asdict()) for issue in shown],
+        error_count=found.count("error"),
+        warning_count=found.count("warning"),
+        truncated=len(shown) < len(found.issues),
+        metadata=ConfigMetadata(
+            total_members=found.total,
+            missing_configs=list(found.missing if call.transport == "cli" else found.missing[:ISSUES_SHOWN]),
+            depth=found.depth,
+        ),
+    )
+
+
+# -- freshness --------------------------------------------------------------------------------------------------
 
 
 class CheckFreshness(Ask):

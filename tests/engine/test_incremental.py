@@ -1,0 +1,225 @@
+"""An incremental build equals a full one: whatever changes between two builds, the second leaves the files that a
+build from scratch leaves."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from chora import app, config
+from chora.engine.collect import collect
+from chora.engine.engine import Engine, Work
+from chora.errors import ChoraError
+from chora.events import Events
+from chora.store import SqliteStore
+from tests.conftest import Project, artifact, child, content
+
+LETTERS = "abc"
+words = st.sampled_from(["one", "two", "three", ""])
+letters = st.sampled_from(LETTERS)
+names = st.sampled_from("xy")
+
+
+class Workshop(Project):
+    """A project that somebody works on."""
+
+    def begin(self) -> None:
+        """Three contents with a template each; two artifacts; a collection in a collection."""
+        self.write("chora.toml", "")
+        self.write("data/shared.json", '{"word": "shared"}')
+        for letter in LETTERS:
+            self.write(f"data/{letter}.txt", letter)
+            self.template(letter, "first", "")
+            self.content(letter, [])
+        self.artifact("x", ["a", "b"])
+        self.artifact("y", ["b", "c"])
+        self.collections("parallel", "nested", "?")
+
+    def content(self, letter: str, more: list[dict[str, Any]]) -> None:
+        own = {"id": "own", "source_type": "external_file", "source_locator": f"data/{letter}.txt", "required": False}
+        shared = {"id": "shared", "source_type": "external_file", "source_locator": "data/shared.json"}
+        pattern = {"type": "jinja2", "template": f"{letter}.j2", "generation_config": {"undefined": "lenient"}}
+        document = content(letter, pattern=pattern, sources=[own, shared, *more])
+        nested = self.root / f"configs/content/{letter}/{letter}-content.json"
+        place = nested if nested.exists() else self.root / f"configs/content/{letter}.json"
+        self.write(str(place), msgspec.json.encode(document))
+
+    # -- what somebody may do --
+
+    def data(self, letter: str, word: str) -> None:
+        self.write(f"data/{letter}.txt", word)
+
+    def no_data(self, letter: str) -> None:
+        (self.root / f"data/{letter}.txt").unlink(missing_ok=True)
+
+    def shared_data(self, word: str) -> None:
+        self.write("data/shared.json", msgspec.json.encode({"word": word}))
+
+    def template(self, letter: str, word: str, included: str) -> None:
+        include = f"{{% include '{included}.j2' %}}" if included > letter else ""
+        body = f"{word} {letter} {{{{ own }}}} {{{{ shared.word }}}} {{{{ extra }}}} {{{{ member_id }}}} {include}\n"
+        self.write(f"configs/templates/{letter}.j2", body)
+
+    def shadow(self, letter: str, word: str) -> None:
+        """A template folder that is looked into first gets one of the same name."""
+        self.write(f"templates/{letter}.j2", f"shadow {word}\n")
+
+    def no_shadow(self, letter: str) -> None:
+        (self.root / f"templates/{letter}.j2").unlink(missing_ok=True)
+
+    def text_of(self, letter: str, other: str) -> None:
+        more = {"id": "extra", "source_type": "content_config", "source_locator": other, "data_selector": "output"}
+        self.content(letter, [more] if other > letter else [])
+
+    def artifact(self, name: str, children: list[str], strategy: str = "concat") -> None:
+        parts = [child(letter, required=letter != "c", order=order) for order, letter in enumerate(children)]
+        self.save(artifact(name, parts, compositionStrategy=strategy))
+
+    def move(self, letter: str) -> None:
+        """A config goes into another layout, or back."""
+        flat, nested = (self.root / f"configs/content/{place}.json" for place in (letter, f"{letter}/{letter}-content"))
+        if flat.exists():
+            nested.parent.mkdir(exist_ok=True)
+            flat.rename(nested)
+        else:
+            nested.rename(flat)
+
+    def rival(self, letter: str, word: str) -> None:
+        """Another config of the same id, in a place that is looked at first by those who go by the id."""
+        shown = [{"name": "body", "format": "text", "example_output": f"rival {word}"}]
+        self.write(f"configs/content/{letter}.yaml", msgspec.json.encode(content(letter, elements=shown)))
+
+    def artifact_rival(self, word: str) -> None:
+        """A file of the name that the inner collection's member goes by, in a place that is looked at first."""
+        shown = artifact("y", [child("a" if word else "b")])
+        self.write("y.json", msgspec.json.encode(shown))
+
+    def no_rival(self, letter: str) -> None:
+        (self.root / f"configs/content/{letter}.yaml").unlink(missing_ok=True)
+
+    def collections(self, strategy: str, structure: str, extra: str) -> None:
+        inner = {
+            "type": "collection",
+            "id": "inner",
+            "name": "Inner",
+            "members": [{"id": "y", "type": "artifact", "path": "y.json"}],
+            "output": {"base_path": "outputs/inner", "structure": structure},
+        }
+        outer = {
+            "type": "collection",
+            "id": "outer",
+            "name": "Outer",
+            "members": [
+                {"id": "x", "type": "artifact", "path": "configs/artifact/x.json"},
+                {"id": "inner", "type": "collection", "path": "inner"},
+            ],
+            "context": {
+                "shared": {"sources": [{"type": "external_file", "path": "data/shared.json"}]},
+                "overrides": {"x": {"extra": extra}},
+            },
+            "generation": {"strategy": strategy},
+            "output": {"base_path": "outputs/{{ collection_id }}", "structure": structure},
+        }
+        self.save(inner, outer)
+
+    def remove_outputs(self) -> None:
+        shutil.rmtree(self.root / "outputs", ignore_errors=True)
+
+
+def change(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, tuple[Any, ...]]]:
+    return st.tuples(st.just(name), st.tuples(*arguments))
+
+
+changes = st.one_of(
+    change("data", letters, words),
+    change("no_data", letters),
+    change("shared_data", words),
+    change("template", letters, words, st.sampled_from(["", *LETTERS])),
+    change("shadow", letters, words),
+    change("no_shadow", letters),
+    change("text_of", letters, letters),
+    change(
+        "artifact",
+        names,
+        st.lists(letters, min_size=1, max_size=3, unique=True),
+        st.sampled_from(["concat", "merge"]),
+    ),
+    change("move", letters),
+    change("rival", letters, words),
+    change("no_rival", letters),
+    change("artifact_rival", words),
+    change(
+        "collections",
+        st.sampled_from(["parallel", "sequential", "mixed"]),
+        st.sampled_from(["nested", "flat"]),
+        words,
+    ),
+    change("remove_outputs"),
+    change("reopen"),
+)
+
+
+async def build(engine: Engine, output_path: str | None) -> str | None:
+    """Build the collection `outer`; returns the code of the failure, if it fails."""
+    try:
+        parsed = engine.catalog.open("collection", "outer").parsed
+        await collect(Work(engine), parsed, {}, output_path=output_path)
+    except ChoraError as error:
+        return error.code
+    else:
+        return None
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): file.read_text("utf-8") for file in sorted(folder.rglob("*.md"))}
+
+
+async def work(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
+    """Change and build in turn, and hold every build against one that knows of nothing."""
+    workshop = Workshop(root)
+    workshop.begin()
+    waiting = [*steps]
+    while waiting:
+        async with app.opened(root, config.load(root, {})) as engine:
+            while waiting:
+                failed = await build(engine, None)
+                blank = Engine(
+                    folder=engine.folder,
+                    catalog=engine.catalog,
+                    templates=engine.templates,
+                    store=SqliteStore(None),
+                    events=Events(None),
+                    settings=engine.settings,
+                )
+                shutil.rmtree(root / "full", ignore_errors=True)
+                assert await build(blank, "full") == failed
+                blank.store.close()
+                if failed is None:
+                    full, made = files(root / "full"), files(root / "outputs/outer")
+                    assert {name: made.get(name) for name in full} == full
+                name, arguments = waiting.pop(0)
+                if name == "reopen":
+                    break
+                getattr(workshop, name)(*arguments)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@example([("move", ("a",)), ("rival", ("a", "one")), ("no_rival", ("a",)), ("move", ("a",))])
+@example([("text_of", ("a", "b")), ("data", ("b", "two")), ("template", ("b", "three", "c")), ("data", ("c", "one"))])
+@example([("artifact", ("x", ["a"], "concat")), ("text_of", ("a", "b")), ("data", ("b", "two"))])
+@example([("artifact_rival", ("one",)), ("artifact_rival", ("",))])
+@example([("shadow", ("b", "one")), ("reopen", ()), ("no_shadow", ("b",)), ("remove_outputs", ())])
+@example([("no_data", ("a",)), ("data", ("a", "one")), ("no_data", ("a",)), ("no_data", ("b",))])
+@given(st.lists(changes, min_size=4, max_size=14))
+def test_an_incremental_build_equals_a_full_one(steps: list[tuple[str, tuple[Any, ...]]]):
+    """Over data, templates that include and shadow one another, texts of other texts, configs that move or get a
+    rival, outputs that vanish, and processes that end and begin."""
+    with tempfile.TemporaryDirectory() as folder:
+        trio.run(work, Path(folder).resolve(), steps)
