@@ -64,7 +64,7 @@ class Workshop(Project):
 
     def template(self, letter: str, word: str, included: str) -> None:
         include = f"{{% include '{included}.j2' %}}" if included > letter else ""
-        body = f"{word} {letter} {{{{ own }}}} {{{{ shared.word }}}} {{{{ extra }}}} {{{{ member_id }}}} {include}\n"
+        body = f"{word} {letter} {{{{ own }}}} {{{{ shared.word }}}} {{{{ extra }}}} {{{{ member_id }}}} {{{{ other }}}} {include}\n"
         self.write(f"configs/templates/{letter}.j2", body)
 
     def shadow(self, letter: str, word: str) -> None:
@@ -75,7 +75,7 @@ class Workshop(Project):
         (self.root / f"templates/{letter}.j2").unlink(missing_ok=True)
 
     def text_of(self, letter: str, other: str) -> None:
-        more = {"id": "extra", "source_type": "content_config", "source_locator": other, "data_selector": "output"}
+        more = {"id": "other", "source_type": "content_config", "source_locator": other, "data_selector": "output"}
         self.content(letter, [more] if other > letter else [])
 
     def artifact(self, name: str, children: list[str], strategy: str = "concat") -> None:
