@@ -119,7 +119,8 @@ class Catalog:
     @property
     def root(self) -> str:
         """The config folder, relative to the project."""
-        present = (root for root in ROOTS if (self._folder.root / root).is_dir())
+        # Asked for with every lookup, and a third of the cost of a Path's.
+        present = (root for root in ROOTS if os.path.isdir(self._prefix + root))  # noqa: PTH112
         return self._configs or next(present, ROOTS[0])
 
     @staticmethod
@@ -275,8 +276,8 @@ class Catalog:
     # -- places --
 
     def _folders(self, kind: Kind) -> tuple[str, str]:
-        root = PurePosixPath(self.root)
-        return str(root / kind), str(root / f"{kind}s")
+        root = self.root
+        return f"{root}/{kind}", f"{root}/{kind}s"
 
     def _named(self, kind: Kind, config_id: str) -> Iterator[str]:
         """Where a config of this id may be by its name, in the order of search."""

@@ -43,6 +43,7 @@ class Folder:
 
     def __init__(self, root: Path, writable: tuple[str, ...] = (".",)) -> None:
         self.root = root.resolve(strict=True)
+        self._prefix = f"{str(self.root).rstrip('/')}/"
         self._writable = writable
 
     def resolve(self, path: str | Path) -> Path:
@@ -54,6 +55,8 @@ class Folder:
         text = str(path)
         if not text or "\0" in text:
             raise PermissionDenied("A path is empty or holds a NUL character.", path=legible(text))
+        if (plain := self._plain(text)) is not None:
+            return plain
         try:
             real = Path(os.path.realpath(self.root / text))
         except (OSError, ValueError) as error:
@@ -65,6 +68,28 @@ class Folder:
                 path=legible(text),
             )
         return real
+
+    def _plain(self, text: str) -> Path | None:
+        """What a relative path means that holds no `..` and meets no link; None for any other.
+
+        Most paths are such, and asking only about what lies below the root takes a third of the time.
+        """
+        if os.sep != "/" or text[0] == "/":
+            return None
+        place = self._prefix
+        for part in text.split("/"):
+            if part in ("", ".", ".."):
+                return None
+            place += part
+            try:
+                if stat.S_ISLNK(os.lstat(place).st_mode):
+                    return None
+            except (FileNotFoundError, NotADirectoryError):
+                pass  # what isn't there is no link; what lies below it isn't there either
+            except (OSError, ValueError):
+                return None
+            place += "/"
+        return Path(place[:-1])
 
     def relative(self, path: str | Path) -> str:
         """`path` as a project-relative path with forward slashes, its links resolved."""

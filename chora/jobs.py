@@ -227,11 +227,11 @@ class Jobs:
 
     def _find_same(self, key: str) -> Job | None:
         """The same work in another process, or its result that nobody was given yet."""
-        for job in self._store.jobs():
-            if job.key == key and not job.progress.get("delivered"):
-                job = _judged(job)
-                return job if job.status in ("running", "done", "failed") else None
-        return None
+        job = self._store.job_of(key)
+        if job is None or job.progress.get("delivered"):
+            return None
+        job = _judged(job)
+        return job if job.status in ("running", "done", "failed") else None
 
     async def _follow(self, job: Job) -> Answer | Pending:
         """Wait for a job of another process."""

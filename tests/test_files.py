@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 import threading
@@ -714,3 +715,29 @@ def test_a_root_must_exist(tmp_path: Path):
     """A folder that isn't there can't be the root."""
     with pytest.raises(FileNotFoundError):
         Folder(tmp_path / "nothing")
+
+
+@posix
+def test_the_short_way_to_a_path_is_the_long_one(tmp_path: Path):
+    """Whatever a path is put together from, walking from the root down comes to what resolving all of it comes to."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    for link, target in (("in", "a"), ("out", "/etc"), ("a/up", "../file"), ("loop", "loop")):
+        (tmp_path / link).symlink_to(target)
+
+    class Long(Folder):
+        def _plain(self, text: str) -> Path | None:
+            return None
+
+    def resolved(folder: Folder, path: str) -> Path | str:
+        try:
+            return folder.resolve(path)
+        except PermissionDenied as denied:
+            return denied.message
+
+    short, long = Folder(tmp_path), Long(tmp_path)
+    parts = ["a", "b", "file", "in", "up", "out", "loop", "..", ".", "", "passwd", "new", "odd \udcff"]
+    for length in (1, 2, 3):
+        for chosen in itertools.product(parts, repeat=length):
+            for path in ("/".join(chosen), "/" + "/".join(chosen), f"{tmp_path}/" + "/".join(chosen)):
+                assert resolved(short, path) == resolved(long, path), path

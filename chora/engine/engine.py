@@ -61,6 +61,7 @@ class Engine:
         """The project folder without bounds on where outputs go: configs are saved where configs are."""
         self.shelf = Shelf(settings.plugins.generators, folder)
         self.composers: Mapping[str, ModuleType] = load_composers(settings.plugins.composers, folder)
+        self._salts: dict[tuple[int, str], str] = {}
         self.spending = Spending(store, llm.Anthropic(settings.llm), settings.llm)
         self.writing = Locks()
         """Held by path from looking at a file to having written it, so that two calls can't pass each other's check."""
@@ -70,16 +71,12 @@ class Engine:
     @property
     def salt(self) -> str:
         """What besides its inputs decides what a piece of work comes to."""
-        settings = self.settings
-        composers = [source_digest(composer) for composer in self.composers.values()]
-        parts = (
-            settings.templates.undefined,
-            settings.paths.templates,
-            self.catalog.root,
-            settings.llm.model,
-            composers,
-        )
-        return digest_of(parts)
+        settings, root = self.settings, self.catalog.root
+        if (known := self._salts.get((id(settings), root))) is None:
+            composers = [source_digest(composer) for composer in self.composers.values()]
+            parts = (settings.templates.undefined, settings.paths.templates, root, settings.llm.model, composers)
+            known = self._salts[id(settings), root] = digest_of(parts)
+        return known
 
     def tell_changed(self, uri: str) -> None:
         """Say that a resource isn't what it was."""

@@ -87,8 +87,7 @@ async def generate(
     """
     engine = work.engine
     config: ContentConfig = parsed.config
-    subject, key = f"content:{parsed.where}", digest_of([work.salt, given.digest])
-    if not work.force and (known := await _unchanged(work, config.id, subject, key)):
+    if not work.force and (known := await recall(work, parsed, given)):
         if len(waiting) + known.depth > CHAIN_LIMIT:
             raise _too_long(config.id, waiting)
         return known
@@ -119,7 +118,7 @@ async def generate(
             "warnings": warnings,
             "depth": prepared.depth,
         }
-        engine.traces.add(subject, key, prepared.seen.inputs, result)
+        engine.traces.add(*_trace_of(work, parsed, given), prepared.seen.inputs, result)
     if status != "skipped":
         work.snapshot.forget_stored(config.id)
         engine.tell_changed(f"content://{config.id}")
@@ -135,12 +134,17 @@ async def generate(
     return Generated(version, status, prepared.variables, warnings, seen.inputs, seen.settled, prepared.depth)
 
 
-async def _unchanged(work: Work, content_id: str, subject: str, key: str) -> Generated | None:
-    """The text that was made under this key, if all it was made from is as it was."""
-    known = work.engine.traces.find(subject, key)
+def _trace_of(work: Work, parsed: Parsed, given: Given) -> tuple[str, str]:
+    """Under which subject and key the text's trace is kept."""
+    return f"content:{parsed.where}", digest_of([work.salt, given.digest])
+
+
+async def recall(work: Work, parsed: Parsed, given: Given) -> Generated | None:
+    """The text that was made for this context before, if all it was made from is as it was."""
+    known = work.engine.traces.find(*_trace_of(work, parsed, given))
     if known is None or await work.snapshot.changes(known.inputs, first=True):
         return None
-    version = work.engine.store.version(content_id, known.result["version"])
+    version = work.engine.store.version(parsed.config.id, known.result["version"])
     if version is None or version.deleted:
         return None
     result = known.result

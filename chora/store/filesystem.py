@@ -417,6 +417,10 @@ class FilesystemStore:
         """The job of this id."""
         return self._find(Job, job_id)
 
+    def job_of(self, key: str) -> Job | None:
+        """The newest job of a key."""
+        return next((job for job in self.jobs() if job.key == key), None)
+
     def jobs(self) -> list[Job]:
         """Every job, newest first."""
         return sorted(self._all(Job), key=lambda job: (job.created_at, job.job_id), reverse=True)

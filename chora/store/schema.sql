@@ -83,6 +83,7 @@ CREATE TABLE jobs (
   progress   TEXT NOT NULL,             -- JSON
   result     TEXT                       -- JSON
 ) STRICT;
+CREATE INDEX jobs_by_key ON jobs (key, created_at);
 
 -- What calls of paid models took.
 CREATE TABLE costs (

@@ -273,6 +273,10 @@ class SqliteStore:
         """The job of this id."""
         return self._first(Job, "job_id = ?", job_id)
 
+    def job_of(self, key: str) -> Job | None:
+        """The newest job of a key."""
+        return self._first(Job, "key = ? ORDER BY created_at DESC, job_id DESC LIMIT 1", key)
+
     def jobs(self) -> list[Job]:
         """Every job, newest first."""
         return self._all(Job, "true ORDER BY created_at DESC, job_id DESC")

@@ -136,6 +136,10 @@ class Store(Protocol):
 
     def job(self, job_id: str) -> Job | None: ...
 
+    def job_of(self, key: str) -> Job | None:
+        """The newest job of a key."""
+        ...
+
     def jobs(self) -> list[Job]:
         """Every job, newest first."""
         ...

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from chora.engine.edits import count_changes
 from chora.engine.engine import Engine, Given, Work
-from chora.engine.generate import Prepared, generate, make, prepare
+from chora.engine.generate import Generated, Prepared, generate, make, prepare, recall
 from chora.errors import GenerationFailed
 from chora.generators.generator import Made
 from chora.stamps import sha256
@@ -47,7 +47,16 @@ class GeneratedContent(LongText):
     metadata: GenerationMetadata
 
 
-@tool(title="Generate content", category="content", idempotent=True, long=True)
+async def _recall(engine: Engine, ask: GenerateContent, call: Call) -> GeneratedContent | None:
+    if ask.force:
+        return None
+    started = time.monotonic()
+    parsed = engine.catalog.find("content", ask.content_config_id).parsed
+    known = await recall(Work(engine), parsed, Given(context_of(ask.context)))
+    return None if known is None else _generated(engine, known, call, started)
+
+
+@tool(title="Generate content", category="Core generation", idempotent=True, long=True, quick=_recall)
 async def generate_content(engine: Engine, ask: GenerateContent, call: Call) -> GeneratedContent:
     """Generate the text of a content config and store it as a version.
 
@@ -57,6 +66,10 @@ async def generate_content(engine: Engine, ask: GenerateContent, call: Call) -> 
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
     result = await generate(Work(engine, force=bool(ask.force)), parsed, Given(context))
+    return _generated(engine, result, call, started)
+
+
+def _generated(engine: Engine, result: Generated, call: Call, started: float) -> GeneratedContent:
     version = result.version
     head = head_of(version.body, call, f"content://{version.content_id}/{version.version_id}")
     return GeneratedContent(
@@ -112,7 +125,7 @@ class Preview(LongText):
     duration_ms: int
 
 
-@tool(title="Preview a generation", category="content", read_only=True, idempotent=True)
+@tool(title="Preview a generation", category="Core generation", read_only=True, idempotent=True)
 async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call) -> Preview:
     """Generate the text of a content config without storing it. A paid model isn't asked unless spend is true: then its
     prompt stands in for the text, and metadata.cost says what it would cost.
@@ -200,7 +213,7 @@ class RegeneratedContent(LongText):
     duration_ms: int
 
 
-@tool(title="Regenerate content", category="content", long=True)
+@tool(title="Regenerate content", category="Core generation", long=True)
 async def regenerate_content(engine: Engine, ask: RegenerateContent, call: Call) -> RegeneratedContent:
     """Generate the text of a content config again, changed or not, store it, and tell how it differs from the last."""
     started = time.monotonic()

@@ -1,6 +1,6 @@
 """What a tool is: a function whose annotations say everything an agent must know.
 
-    @tool(title="Say hello", category="utility", read_only=True)
+    @tool(title="Say hello", category="Utility", read_only=True)
     async def hello_world(engine: Engine, ask: HelloWorld, call: Call) -> Hello:
         '''Answers with a greeting …'''
 
@@ -30,7 +30,9 @@ from chora.sources.source import is_too_deep
 
 log = logging.getLogger("chora.tools")
 
-Category = Literal["content", "artifact", "config", "storage", "query", "validation", "batch", "collection", "utility"]
+Category = Literal[
+    "Core generation", "Config lifecycle", "Storage", "Discovery", "Validation", "Collections", "Utility"
+]
 
 Context = Annotated[
     Any,
@@ -151,6 +153,7 @@ class Tool:
         destructive: bool = False,
         idempotent: bool = False,
         long: bool = False,
+        quick: Callable[[Engine, Any, Call], Awaitable[Result | None]] | None = None,
     ) -> None:
         hints = get_type_hints(function, include_extras=True)
         self.function = function
@@ -160,6 +163,7 @@ class Tool:
         self.description = inspect.cleandoc(function.__doc__ or "")
         self.read_only = read_only
         self.long = long
+        self._quick = quick
         self.annotations = {
             "title": title,
             "readOnlyHint": read_only,
@@ -215,7 +219,9 @@ class Tool:
         try:
             ask = self.decode(arguments)
             # The command line waits as long as it takes, and ends the work by ending itself.
-            if self.long and call.transport != "cli":
+            if (known := await self._recall(engine, ask, call)) is not None:
+                answer = known
+            elif self.long and call.transport != "cli":
                 answer = await self._run_as_job(engine, ask, call)
             else:
                 answer = await self._do(engine, ask, call)
@@ -226,12 +232,26 @@ class Tool:
         log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, elapsed)
         return answer
 
+    async def _recall(self, engine: Engine, ask: Ask, call: Call) -> Answer | None:
+        """The answer if it can be had without any work; a job of its own would cost more than that."""
+        if self._quick is None:
+            return None
+        return await self._attempt(self._quick, engine, ask, call)
+
     async def _do(self, engine: Engine, ask: Ask, call: Call) -> Answer:
+        answer = await self._attempt(self.function, engine, ask, call)
+        assert answer is not None
+        return answer
+
+    async def _attempt(
+        self, function: Callable[[Engine, Any, Call], Awaitable[Result | None]], engine: Engine, ask: Ask, call: Call
+    ) -> Answer | None:
         try:
-            result = await self.function(engine, ask, call)
-            return Answer(_encode(result), False, links=tuple(result.links()))
-        except ChoraError as error:
-            return _failure(error)
+            try:
+                result = await function(engine, ask, call)
+            except ChoraError as error:
+                return _failure(error)  # what can't be encoded is a bug too
+            return None if result is None else Answer(_encode(result), False, links=tuple(result.links()))
         except Exception as error:  # a bug: told to the log in full, and to the caller as an id
             incident = Internal(error, where=self.name)
             log.exception("incident %s in %s", incident.incident, self.name)
@@ -278,8 +298,12 @@ def tool(
     destructive: bool = False,
     idempotent: bool = False,
     long: bool = False,
+    quick: Callable[[Engine, Any, Call], Awaitable[Result | None]] | None = None,
 ) -> Callable[[Callable[[Engine, Any, Call], Awaitable[Result]]], Tool]:
-    """Make a function a tool; the flags become its annotations, and a long one may outlive its call as a job."""
+    """Make a function a tool; the flags become its annotations.
+
+    A long one may outlive its call as a job; `quick` gives its answer when that takes no work, else None.
+    """
 
     def make(function: Callable[[Engine, Any, Call], Awaitable[Result]]) -> Tool:
         return Tool(
@@ -290,6 +314,7 @@ def tool(
             destructive=destructive,
             idempotent=idempotent,
             long=long,
+            quick=quick,
         )
 
     return make

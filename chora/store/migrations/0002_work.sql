@@ -36,6 +36,7 @@ CREATE TABLE jobs (
   progress   TEXT NOT NULL,             -- JSON
   result     TEXT                       -- JSON
 ) STRICT;
+CREATE INDEX jobs_by_key ON jobs (key, created_at);
 
 CREATE TABLE costs (
   at            TEXT NOT NULL,
