@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from chora import config
-from chora.errors import Busy, ChoraError, JobCancelled, JobNotFound
+from chora.errors import CATEGORIES, Busy, ChoraError, JobCancelled, JobNotFound, subclasses
 from chora.stamps import now, stamp
 from chora.store.records import Job
 from chora.store.store import Store
@@ -32,6 +32,10 @@ HEARTBEAT = 2.0
 """Seconds between two signs of life of a running job; also how long another process's wish to cancel may take."""
 SILENCE = 30.0
 """Seconds without a sign of life after which a job's process counts as dead."""
+POLL = 0.5
+"""Seconds between two looks at a job of another process."""
+AWAITED = 3600.0
+"""Seconds for which a result waits for its call. The same call on another day is meant for that day's inputs."""
 
 
 class Answer(NamedTuple):
@@ -119,11 +123,12 @@ class Jobs:
         Raises:
             Busy: too many jobs are running, or the process is starting or stopping.
         """
-        running = self._running.get(key)
+        while (running := self._running.get(key)) is not None and running.scope.cancel_called:
+            await running.done.wait()  # it was given up, but has something to put in order yet
         if running is None:
             kept = self._find_same(key)
             if kept is not None:
-                return await self._follow(kept)
+                return await self._follow(kept, progress)
             running = self._start(key, tool, arguments, principal, work)
         running.waiting += 1
         try:
@@ -138,27 +143,28 @@ class Jobs:
             raise
         finally:
             running.waiting -= 1
+        if not running.done.is_set():
+            await self._keep(running)  # it may well end meanwhile
         if running.answer is not None:
             if running.is_kept:
                 await self._mark_delivered(running.job)
             return running.answer
         if running.done.is_set():
             raise JobCancelled(f"{tool} was cancelled.", "Call it again to start anew.", job=running.job.job_id)
-        await self._keep(running)
         return Pending(running.job)
 
     async def _wait_telling(self, running: _Running, progress: Progress) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def tell() -> None:
-                while True:
-                    await running.moved.wait()
-                    said = running.job.progress
-                    await progress(said["done"], said["total"], said["message"])
-
-            nursery.start_soon(tell)
-            await running.done.wait()
-            nursery.cancel_scope.cancel()
+        """Wait for the end, and tell of every step up to the last one."""
+        told: dict[str, Any] = {}
+        while True:
+            moved, said = running.moved, running.job.progress
+            if said is not told and said:
+                told = said
+                await progress(said["done"], said["total"], said["message"])
+            elif running.done.is_set():
+                return
+            else:
+                await moved.wait()
 
     def _start(
         self,
@@ -198,6 +204,7 @@ class Jobs:
         finally:
             del self._running[running.job.key]
             running.done.set()
+            running.moved.set()
             if running.is_kept:
                 with trio.CancelScope(shield=True):
                     await self._settle(running)
@@ -208,8 +215,13 @@ class Jobs:
             status = "failed" if running.answer.is_error else "done"
         else:
             status = "cancelled" if running.is_unwanted else "interrupted"
-        result = running.answer.body.decode() if running.answer else None
-        running.job = msgspec.structs.replace(running.job, status=status, updated_at=now(), result=result)
+        result, progress = None, running.job.progress
+        if running.answer is not None:
+            result = running.answer.body.decode()
+            progress = {**progress, "links": running.answer.links} if running.answer.links else progress
+        running.job = msgspec.structs.replace(
+            running.job, status=status, updated_at=now(), result=result, progress=progress
+        )
         try:
             await self._store.save_job(running.job)
         except ChoraError as error:
@@ -231,24 +243,30 @@ class Jobs:
         if job is None or job.progress.get("delivered"):
             return None
         job = _judged(job)
-        return job if job.status in ("running", "done", "failed") else None
+        if job.status in ("done", "failed"):
+            return job if job.updated_at >= stamp(datetime.now(UTC) - timedelta(seconds=AWAITED)) else None
+        return job if job.status == "running" else None
 
-    async def _follow(self, job: Job) -> Answer | Pending:
+    async def _follow(self, job: Job, progress: Progress | None) -> Answer | Pending:
         """Wait for a job of another process."""
+        told: dict[str, Any] = {}
         with trio.move_on_after(self._settings.call_budget):
             while job.status == "running":
-                await trio.sleep(0.5)
+                said = job.progress
+                if progress is not None and said != told and "done" in said:
+                    told = said
+                    await progress(said["done"], said["total"], said["message"])
+                await trio.sleep(POLL)
                 job = self.find(job.job_id)
         if job.status == "running":
             return Pending(job)
         if job.result is None:
             raise JobCancelled(f"{job.tool} was {job.status}.", "Call it again to start anew.", job=job.job_id)
         await self._mark_delivered(job)
-        return Answer(job.result.encode(), job.status == "failed")
+        return _stored_answer(job, job.result)
 
     async def _mark_delivered(self, job: Job) -> None:
-        kept = self._store.job(job.job_id) or job
-        delivered = msgspec.structs.replace(kept, progress={**kept.progress, "delivered": True})
+        delivered = msgspec.structs.replace(job, progress={**job.progress, "delivered": True})
         try:
             await self._store.save_job(delivered)
         except ChoraError as error:
@@ -274,7 +292,8 @@ class Jobs:
         return [here.get(job.job_id) or _judged(job) for job in self._store.jobs()]
 
     async def cancel(self, job_id: str) -> Job:
-        """Stop a job; one of another process notices within seconds. One that has ended stays as it is.
+        """Stop a job and wait for its end, if another process runs it for a few seconds at most. One that has ended
+        stays as it is.
 
         Raises:
             JobNotFound: there is none.
@@ -286,9 +305,13 @@ class Jobs:
                 await running.done.wait()
                 return running.job
         job = self.find(job_id)
-        if job.status == "running":
-            job = msgspec.structs.replace(job, progress={**job.progress, "cancel": True})
-            await self._store.save_job(job)
+        with trio.move_on_after(2 * HEARTBEAT):
+            while job.status == "running":
+                if not job.progress.get("cancel"):  # never said, or overwritten by a sign of life at the same moment
+                    wish = msgspec.structs.replace(job, progress={**job.progress, "cancel": True})
+                    await self._store.save_job(wish)
+                await trio.sleep(POLL)
+                job = self.find(job_id)
         return job
 
     async def _beat(self) -> None:
@@ -296,6 +319,8 @@ class Jobs:
         while True:
             await trio.sleep(HEARTBEAT)
             for running in [each for each in self._running.values() if each.is_kept]:
+                if running.done.is_set():  # while the one before was seen to
+                    continue
                 try:
                     kept = self._store.job(running.job.job_id)
                     if kept is not None and kept.progress.get("cancel"):
@@ -314,6 +339,16 @@ class Jobs:
         if old:
             await self._store.delete_jobs(old)
         return len(old)
+
+
+def _stored_answer(job: Job, result: str) -> Answer:
+    """A job's answer, as it was when it was made."""
+    links = tuple(job.progress.get("links", ()))
+    if job.status == "done":
+        return Answer(result.encode(), False, links=links)
+    code = msgspec.json.decode(result)["error"]["code"]
+    kind = next((each for each in subclasses() if each.code == code), ChoraError)
+    return Answer(result.encode(), True, code, CATEGORIES[kind.category].exit_code, links)
 
 
 def _judged(job: Job) -> Job:

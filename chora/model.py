@@ -376,7 +376,9 @@ class CompositionConfig(
         str | None,
         Meta(description="Template file or text that sees pieces, by_id and the context (template)"),
     ] = None
-    composer: Annotated[str | None, Meta(description="Name of a composer that plugins.composers brings (custom)")] = None
+    composer: Annotated[str | None, Meta(description="Name of a composer that plugins.composers brings (custom)")] = (
+        None
+    )
     options: Annotated[dict[str, Any], Meta(description="What the composer is given (custom)")] = {}
 
 

@@ -1,7 +1,8 @@
 """Builds docs/reference and the changelog with chora itself: what the code says of itself becomes data in build/docs,
 and the collection `docs` in configs/ makes pages of it.
 
-`build.py` writes the pages that aren't what they would be now; `build.py --check` fails when there are any.
+`build.py` writes the pages that aren't what they would be now; `build.py --check` fails when there are any, and
+`build.py --gather` only writes the data.
 """
 
 import inspect
@@ -30,6 +31,8 @@ def main() -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     for name, facts in gather(check).items():
         (DATA / f"{name}.json").write_text(json.dumps(facts, indent=1), "utf-8")
+    if "--gather" in sys.argv[1:]:
+        return
     options = ["--check", "--diff"] if check else []
     done = subprocess.run([sys.executable, "-m", "chora", "--project", ROOT, "collect", "docs", *options])
     if check and done.returncode:

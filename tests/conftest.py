@@ -1,6 +1,7 @@
 """Fixtures that every room shares: a project on disk, the same project opened, and a server on a free port."""
 
 import contextlib
+import functools
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,6 +21,13 @@ from chora.engine.engine import Engine
 from chora.tools import TOOLS
 from chora.tools.tool import Call
 from tests.visitor import Visitor
+
+requirement = pytest.mark.requirement
+"""Cites the promises that a test proves, by their ids in `tests/requirements.py`: `@requirement("cache.force")`."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requirement(*ids): the promises in tests/requirements.py that the test proves")
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +178,12 @@ def unchanged(project: Project) -> Generator[None]:
     assert project.files() == before
 
 
+@functools.cache
+def answer_schema(tool: str) -> jsonschema.Draft202012Validator:
+    """What holds a tool's answers to its published schema; making one takes longer than most calls."""
+    return jsonschema.Draft202012Validator(TOOLS[tool].output_schema)
+
+
 class Asking:
     """Calls tools as a client would, and holds every answer to its published schema."""
 
@@ -195,7 +209,7 @@ class Asking:
     async def answer(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         answer = await TOOLS[tool].run(self.engine, msgspec.json.encode(arguments), Call("test", len(TOOLS)))
         body = msgspec.json.decode(answer.body)
-        jsonschema.validate(body, TOOLS[tool].output_schema)
+        answer_schema(tool).validate(body)
         assert answer.is_error is not body["success"]
         assert answer.code == ("ok" if body["success"] else body["error"]["code"])
         return body

@@ -1,8 +1,10 @@
 """The docs can't lie: links lead somewhere, code blocks run, names exist."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +100,53 @@ def test_the_project_speaks_of_itself_alone():
         text = (ROOT / name).read_text("utf-8", errors="replace") if (ROOT / name).is_file() else ""
         assert str(ROOT) + "/" not in text, name
     assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+def test_a_collection_can_be_built_to_the_letter(tmp_path: Path):
+    """In the project that `init` makes: a plan with its reason, a build, and a second run with nothing to do."""
+    _shell("chora init .", tmp_path)
+    ran: list[str] = []
+    for kind, text in blocks(ROOT / "docs/howto/build-a-collection.md"):
+        if named := re.search(r"file=(\S+)", kind):
+            target = tmp_path / named[1]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, "utf-8")
+        elif kind == "sh":
+            ran += [_shell(line, tmp_path) for line in text.splitlines()]
+    plan, first, second, check, freshness = ran
+    assert "hello: it was never assembled" in plan
+    assert "Generated artifact: outputs/pack/hello/hello.md" in first
+    assert (tmp_path / "outputs/pack/hello/hello.md").read_text().startswith("# Hello, everybody!")
+    assert "Cache hits: 1, misses: 0 (100% hit rate)" in second
+    assert "0 of 1 members would be built" in check
+    assert "fresh" in freshness
+
+
+def test_the_pages_are_built_once_and_then_only_what_changed(tmp_path: Path):
+    """The documentation of this repository is a collection: a second build renders nothing, and a template that is
+    touched rebuilds exactly what used it."""
+    for part in ("configs", "build/docs", "docs/reference"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    shutil.copy(ROOT / "chora.toml", tmp_path / "chora.toml")
+
+    def build() -> tuple[list[str], str]:
+        lines = _shell("chora collect docs", tmp_path).splitlines()
+        made = [line.removeprefix("Generated artifact: ") for line in lines if line.startswith("Generated artifact: ")]
+        return made, lines[-1]
+
+    build()
+    members = len(json.loads((ROOT / "configs/collection/docs.json").read_text())["members"])
+    assert build() == ([], f"Cache hits: {members}, misses: 0 (100% hit rate)")
+    template = tmp_path / "configs/templates/reference/tools.md.j2"
+    template.write_text(template.read_text() + "\nMore.\n")
+    assert build()[0] == ["docs/reference/tools.md"]
+    types = tmp_path / "configs/templates/reference/types.j2"
+    types.write_text(types.read_text().replace(" or ", " / "))
+    users = [path for path in template.parent.glob("*.j2") if "reference/types.j2" in path.read_text()]
+    assert sorted(build()[0]) == sorted(f"docs/reference/{user.name.removesuffix('.j2')}" for user in users)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_data_of_the_pages() -> None:
+    """What the code says of itself, as `just docs` gathers it."""
+    subprocess.run([sys.executable, ROOT / "docs/build.py", "--gather"], check=True)

@@ -277,7 +277,7 @@ async def test_the_tools_capabilities_are_the_shelf(shelf: Resources):
     assert by_name["generate_content"]["performance"]["typical_ms"] is None
     shelf.metrics.call_seconds.observe(0.010, "generate_content")
     shelf.metrics.call_seconds.observe(0.030, "generate_content")
-    again = read(shelf, "capabilities://tools")["tools_by_category"]["content"]
+    again = read(shelf, "capabilities://tools")["tools_by_category"]["Core generation"]
     assert {tool["name"]: tool for tool in again}["generate_content"]["performance"]["typical_ms"] == 20.0
 
 

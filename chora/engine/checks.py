@@ -338,7 +338,7 @@ async def check_required_fields(case: Case) -> list[Problem]:
     """Every one of `fields`, dotted names, has a value: in a text that is JSON or YAML, else in the config."""
     fields = case.option("fields")
     names = cast("list[object]", fields if isinstance(fields, list) else [fields])
-    if not all(isinstance(name, str) and name for name in names):
+    if not names or not all(isinstance(name, str) and name for name in names):
         raise Malformed("fields isn't a list of names such as metadata.version")
     problems: list[Problem] = []
     for piece in await _data_pieces(case):
@@ -556,9 +556,24 @@ def _slug(title: str) -> str:
 
 
 def _without_code(line: str) -> str:
-    """The line without what stands between backticks."""
-    parts = line.split("`")
-    return "".join(parts[::2]) if len(parts) % 2 else "".join([*parts[:-1:2], parts[-1]])
+    """The line without what stands between two runs of equally many backticks."""
+    parts = re.split("(`+)", line)
+    ends: dict[int, int] = {}
+    closing: dict[int, int] = {}
+    for at in range(len(parts) - 2, 0, -2):
+        length = len(parts[at])
+        if length in ends:
+            closing[at] = ends[length]
+        ends[length] = at
+    kept: list[str] = []
+    at = 0
+    while at < len(parts):
+        if at in closing:
+            at = closing[at]
+        else:
+            kept.append(parts[at])
+        at += 1
+    return "".join(kept)
 
 
 def _targets(line: str) -> Iterator[str]:

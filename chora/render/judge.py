@@ -124,7 +124,7 @@ def _check_yaml(text: str) -> Iterator[Flaw]:
         said = error.problem or error.context or "it can't be parsed"
         yield Flaw(said, mark.line + 1, mark.column + 1) if mark else Flaw(said)
     except yaml.YAMLError as error:
-        yield Flaw(str(error))
+        yield Flaw(str(error).partition("\n")[0])
 
 
 def _check_toml(text: str) -> Iterator[Flaw]:

@@ -58,7 +58,7 @@ class AssembledArtifact(Result):
     metadata: AssemblyMetadata
 
 
-@tool(title="Assemble an artifact", category="artifact", destructive=True, idempotent=True, long=True)
+@tool(title="Assemble an artifact", category="Core generation", destructive=True, idempotent=True, long=True)
 async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -> AssembledArtifact:
     """Compose an artifact's contents in order and write its output files; missing contents are generated.
 

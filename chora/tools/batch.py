@@ -76,7 +76,7 @@ class Batch(Result):
     metadata: BatchMetadata
 
 
-@tool(title="Generate many contents", category="batch", idempotent=True, long=True)
+@tool(title="Generate many contents", category="Core generation", idempotent=True, long=True)
 async def batch_generate(engine: Engine, ask: BatchGenerate, call: Call) -> Batch:
     """Generate and store up to 50 contents, several at once. One that fails is told in its result; the texts themselves
     are read from content://ID.

@@ -97,7 +97,7 @@ class GeneratedCollection(Result):
         return [] if self.resource is None else [Link(self.resource, self.collection_id, "application/json")]
 
 
-@tool(title="Generate a collection", category="collection", destructive=True, idempotent=True, long=True)
+@tool(title="Generate a collection", category="Collections", destructive=True, idempotent=True, long=True)
 async def generate_collection(engine: Engine, ask: GenerateCollection, call: Call) -> GeneratedCollection:
     """Build a collection's members with their shared context, and write manifest.json. Unchanged members are not built.
 
@@ -213,7 +213,7 @@ class CollectionMembers(Result):
     duration_ms: int
 
 
-@tool(title="List a collection's members", category="collection", read_only=True, idempotent=True)
+@tool(title="List a collection's members", category="Collections", read_only=True, idempotent=True)
 async def list_collection_members(engine: Engine, ask: ListCollectionMembers, call: Call) -> CollectionMembers:
     """List what a collection is built from and what of it was generated."""
     started = time.monotonic()
@@ -303,7 +303,7 @@ class CollectionCache(Result):
     metadata: CacheMetadata
 
 
-@tool(title="Check a collection's cache", category="collection", read_only=True, idempotent=True)
+@tool(title="Check a collection's cache", category="Collections", read_only=True, idempotent=True)
 async def check_collection_cache(engine: Engine, ask: CheckCollectionCache, call: Call) -> CollectionCache:
     """Tell which members generate_collection would build now and why, without building any."""
     parsed = find_collection(engine, ask.collection_config_path).parsed

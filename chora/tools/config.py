@@ -38,7 +38,7 @@ class DraftedConfig(Result):
     duration_ms: int
 
 
-@tool(title="Draft a config", category="config")
+@tool(title="Draft a config", category="Config lifecycle")
 async def draft_config(engine: Engine, ask: DraftConfig, call: Call) -> DraftedConfig:
     """Check a config and keep it as a draft, without writing a file. Next: test_config, then save_config."""
     started = time.monotonic()
@@ -76,7 +76,7 @@ class TestedConfig(Result):
     duration_ms: int
 
 
-@tool(title="Test a draft", category="config")
+@tool(title="Test a draft", category="Config lifecycle")
 async def test_config(engine: Engine, ask: TestConfig, call: Call) -> TestedConfig:
     """Generate a draft's text to look at (the first 10,000 characters); an artifact draft is composed in memory."""
     started = time.monotonic()
@@ -110,7 +110,7 @@ class SavedConfig(Result):
     duration_ms: int
 
 
-@tool(title="Save a draft", category="config", destructive=True)
+@tool(title="Save a draft", category="Config lifecycle", destructive=True)
 async def save_config(engine: Engine, ask: SaveConfig, call: Call) -> SavedConfig:
     """Write a draft into the project's configs under an id. An existing config is kept unless overwrite is true."""
     started = time.monotonic()
@@ -153,7 +153,7 @@ class ModifiedConfig(Result):
     duration_ms: int
 
 
-@tool(title="Modify a config", category="config", destructive=True, idempotent=True)
+@tool(title="Modify a config", category="Config lifecycle", destructive=True, idempotent=True)
 async def modify_config(engine: Engine, ask: ModifyConfig, call: Call) -> ModifiedConfig:
     """Patch a draft or a saved config. A patch that leaves it invalid is refused, and nothing changes."""
     started = time.monotonic()

@@ -43,7 +43,7 @@ class Generators(Result):
     filtered: bool
 
 
-@tool(title="List generators", category="query", read_only=True, idempotent=True)
+@tool(title="List generators", category="Discovery", read_only=True, idempotent=True)
 async def list_generators(engine: Engine, ask: ListGenerators, call: Call) -> Generators:
     """List the generators that a content config can name in generation.patterns[0].type."""
     shown = [
@@ -98,7 +98,7 @@ class ContentConfigs(Result):
     duration_ms: int
 
 
-@tool(title="List content configs", category="query", read_only=True, idempotent=True)
+@tool(title="List content configs", category="Discovery", read_only=True, idempotent=True)
 async def list_content_configs(engine: Engine, ask: ListConfigs, call: Call) -> ContentConfigs:
     """List the content configs of the project; files that can't be read stand under `invalid` with the reason."""
     started = time.monotonic()
@@ -134,7 +134,7 @@ class ArtifactConfigs(Result):
     duration_ms: int
 
 
-@tool(title="List artifact configs", category="query", read_only=True, idempotent=True)
+@tool(title="List artifact configs", category="Discovery", read_only=True, idempotent=True)
 async def list_artifact_configs(engine: Engine, ask: ListConfigs, call: Call) -> ArtifactConfigs:
     """List the artifact configs of the project; files that can't be read stand under `invalid` with the reason."""
     started = time.monotonic()
@@ -200,7 +200,7 @@ class Contents(Result):
     duration_ms: int
 
 
-@tool(title="List contents", category="query", read_only=True, idempotent=True)
+@tool(title="List contents", category="Discovery", read_only=True, idempotent=True)
 async def list_content(engine: Engine, ask: ListContent, call: Call) -> Contents:
     """List contents with what is stored of each."""
     started = time.monotonic()
@@ -302,7 +302,7 @@ class Artifacts(Result):
     duration_ms: int
 
 
-@tool(title="List artifacts", category="query", read_only=True, idempotent=True)
+@tool(title="List artifacts", category="Discovery", read_only=True, idempotent=True)
 async def list_artifacts(engine: Engine, ask: ListArtifacts, call: Call) -> Artifacts:
     """List artifacts with their files; one is assembled when its first output exists."""
     started = time.monotonic()
@@ -396,7 +396,7 @@ class Dependencies(Result):
     duration_ms: int
 
 
-@tool(title="Trace an artifact's dependencies", category="query", read_only=True, idempotent=True)
+@tool(title="Trace an artifact's dependencies", category="Discovery", read_only=True, idempotent=True)
 async def trace_dependencies(engine: Engine, ask: TraceDependencies, call: Call) -> Dependencies:
     """Tell what an artifact is assembled from, what of it is stored, and why its files are stale, if they are."""
     started = time.monotonic()

@@ -58,7 +58,7 @@ class Cleanup(Result):
     duration_ms: int
 
 
-@tool(title="Clean up stored texts", category="storage", destructive=True, idempotent=True)
+@tool(title="Clean up stored texts", category="Storage", destructive=True, idempotent=True)
 async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -> Cleanup:
     """Delete old stored texts. A version stays that is the latest, among the newest keep_versions, or younger than
     keep_days. Drafts that were kept long enough go too.
@@ -149,7 +149,7 @@ class DeletedContent(Result):
     duration_ms: int
 
 
-@tool(title="Delete a content's texts", category="storage", destructive=True)
+@tool(title="Delete a content's texts", category="Storage", destructive=True)
 async def delete_content(engine: Engine, ask: DeleteContent, call: Call) -> DeletedContent:
     """Delete every stored text of a content; its config stays. Refused while artifacts use it, unless forced."""
     started = time.monotonic()

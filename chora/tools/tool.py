@@ -195,7 +195,12 @@ class Tool:
             InvalidInput: they don't fit; the details name the path and what was expected.
         """
         try:
-            return self._decoder.decode(arguments)
+            try:
+                return self._decoder.decode(arguments)
+            except msgspec.ValidationError:
+                if (unpacked := _unpacked(arguments)) is None:
+                    raise
+                return self._decoder.decode(unpacked)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             problem, _, path = str(error).partition(" - at `")
             path = path.rstrip("`") or "$"
@@ -276,6 +281,22 @@ class Tool:
             "hint": "The work goes on. Make the same call again to wait for it and get its result.",
         }
         return Answer(_encode(running), False, "running")
+
+
+def _unpacked(arguments: bytes | msgspec.Raw) -> bytes | None:
+    """The arguments with objects and lists in the place of strings that hold their JSON; None if there are none.
+
+    Some clients can send nothing but strings.
+    """
+    given = msgspec.json.decode(arguments)
+    if not isinstance(given, dict):
+        return None
+    found: dict[str, Any] = {}
+    for name, value in cast("dict[str, Any]", given).items():
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+            with contextlib.suppress(msgspec.DecodeError, RecursionError):
+                found[name] = msgspec.json.decode(value)
+    return _encode({**given, **found}) if found else None
 
 
 def _failure(error: ChoraError) -> Answer:

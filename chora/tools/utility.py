@@ -23,7 +23,7 @@ class Hello(Result):
     transport: str
 
 
-@tool(title="Say hello", category="utility", read_only=True, idempotent=True)
+@tool(title="Say hello", category="Utility", read_only=True, idempotent=True)
 async def hello_world(engine: Engine, ask: HelloWorld, call: Call) -> Hello:
     """Check that the server answers. Returns its version, the number of tools and the transport in use."""
     engine.store.check()

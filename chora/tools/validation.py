@@ -29,8 +29,8 @@ T = TypeVar("T", validate.Finding, validate.MemberFinding)
 Rules = Annotated[
     Any,
     Meta(
-        description="Rules {type, severity, target, config} besides the config's own; type is presence, length, format, "
-        "syntax, lint, regex, links, schema, required_fields, completeness or coherence",
+        description="Rules {type, severity, target, config} besides the config's own; types: presence, length, format, "
+        "syntax, lint, regex, links, schema, required_fields, completeness, coherence",
         extra_json_schema={"type": ["array", "string", "null"], "items": {"type": "object"}},
     ),
 ]
@@ -61,7 +61,7 @@ class ValidatedContent(Result):
     duration_ms: int
 
 
-@tool(title="Validate content", category="validation", read_only=True, idempotent=True, long=True)
+@tool(title="Validate content", category="Validation", read_only=True, idempotent=True, long=True)
 async def validate_content(engine: Engine, ask: ValidateContent, call: Call) -> ValidatedContent:
     """Check a stored text and the config it is made from; `valid` means that no issue is an error."""
     started = time.monotonic()
@@ -176,7 +176,7 @@ class ValidatedCollection(Result):
     metadata: ConfigMetadata
 
 
-@tool(title="Validate a collection config", category="validation", read_only=True, idempotent=True, long=True)
+@tool(title="Validate a collection config", category="Collections", read_only=True, idempotent=True, long=True)
 async def validate_collection_config(engine: Engine, ask: ValidateCollectionConfig, call: Call) -> ValidatedCollection:
     """Check a collection config and the configs of its members, nested ones too, without building anything."""
     parsed = find_collection(engine, ask.collection_config_path).parsed
@@ -239,7 +239,7 @@ class CollectionFreshness(Result):
     metadata: AgeMetadata
 
 
-@tool(title="Check a collection's freshness", category="validation", read_only=True, idempotent=True)
+@tool(title="Check a collection's freshness", category="Validation", read_only=True, idempotent=True)
 async def check_freshness(engine: Engine, ask: CheckFreshness, call: Call) -> CollectionFreshness:
     """Tell how old a collection's members are against how old they may get. Whether inputs changed is
     check_collection_cache's matter.

@@ -19,46 +19,94 @@ from chora.errors import CATEGORIES, ChoraError, GenerationFailed, Internal, Inv
 from chora.reading import DEEPEST
 from chora.tools import MODULES, TOOLS
 from chora.tools.tool import Ask, Call, Result, Tool, context_of, object_of, tool
+from tests.conftest import answer_schema, requirement
 
 CALL = Call("test")
 
-# What every tool is, in the words of its interface: category, hints, required and optional arguments.
+READS = {"readOnlyHint": True, "idempotentHint": True}
+REPEATS = {"idempotentHint": True}
+WRITES = {"destructiveHint": True, "idempotentHint": True}
+CHANGES = {"destructiveHint": True}
+
 CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
-    "hello_world": ("utility", {"readOnlyHint": True, "idempotentHint": True}, [], ["name"]),
-    "generate_content": ("content", {"idempotentHint": True}, ["content_config_id"], ["context", "force"]),
-    "preview_generation": (
-        "content",
-        {"readOnlyHint": True, "idempotentHint": True},
-        ["content_config_id"],
-        ["context", "show_metadata"],
-    ),
+    "generate_content": ("Core generation", REPEATS, ["content_config_id"], ["context", "force"]),
     "assemble_artifact": (
-        "artifact",
-        {"destructiveHint": True, "idempotentHint": True},
+        "Core generation",
+        WRITES,
         ["artifact_config_id"],
-        ["output_path", "force", "context"],
+        ["output_path", "force", "context", "dry_run"],
     ),
-    "draft_config": ("config", {}, ["config_type", "config_data"], ["description"]),
-    "test_config": ("config", {}, ["draft_id"], ["context", "dry_run"]),
-    "save_config": ("config", {"destructiveHint": True}, ["draft_id", "config_id"], ["overwrite"]),
-    "list_generators": (
-        "query",
-        {"readOnlyHint": True, "idempotentHint": True},
-        [],
-        ["generator_type", "include_plugins"],
+    "regenerate_content": ("Core generation", {}, ["content_config_id"], ["context", "reason", "compare"]),
+    "preview_generation": ("Core generation", READS, ["content_config_id"], ["context", "show_metadata", "spend"]),
+    "batch_generate": (
+        "Core generation",
+        REPEATS,
+        ["content_ids"],
+        ["shared_context", "individual_contexts", "force", "continue_on_error", "max_parallel"],
     ),
-    "list_content_configs": ("query", {"readOnlyHint": True, "idempotentHint": True}, [], ["filter_pattern"]),
-    "list_artifact_configs": ("query", {"readOnlyHint": True, "idempotentHint": True}, [], ["filter_pattern"]),
+    "draft_config": ("Config lifecycle", {}, ["config_type", "config_data"], ["description"]),
+    "test_config": ("Config lifecycle", {}, ["draft_id"], ["context", "dry_run"]),
+    "modify_config": ("Config lifecycle", WRITES, ["config_id", "updates"], ["create_backup", "config_type"]),
+    "save_config": ("Config lifecycle", CHANGES, ["draft_id", "config_id"], ["overwrite"]),
+    "cleanup_ephemeral": ("Storage", WRITES, [], ["retention", "filter", "dry_run"]),
+    "delete_content": ("Storage", CHANGES, ["content_id"], ["preserve_metadata", "force"]),
+    "list_generators": ("Discovery", READS, [], ["generator_type", "include_plugins"]),
+    "list_content": ("Discovery", READS, [], ["filter", "sort", "limit"]),
+    "list_artifacts": ("Discovery", READS, [], ["filter", "sort", "limit"]),
+    "trace_dependencies": ("Discovery", READS, ["artifact_config_id"], ["check_status", "show_metadata"]),
+    "list_content_configs": ("Discovery", READS, [], ["filter_pattern"]),
+    "list_artifact_configs": ("Discovery", READS, [], ["filter_pattern"]),
+    "validate_content": ("Validation", READS, ["content_or_config_id"], ["validation_rules"]),
+    "check_freshness": ("Validation", READS, ["collection_config_path"], ["output_path"]),
+    "generate_collection": (
+        "Collections",
+        WRITES,
+        ["collection_config_path"],
+        ["force", "force_members", "output_path", "context", "dry_run", "show_diff"],
+    ),
+    "validate_collection_config": ("Collections", READS, ["collection_config_path"], ["check_member_configs"]),
+    "list_collection_members": ("Collections", READS, ["collection_config_path"], ["check_status", "recursive"]),
+    "check_collection_cache": (
+        "Collections",
+        READS,
+        ["collection_config_path"],
+        ["check_member_cache", "output_path", "context"],
+    ),
+    "hello_world": ("Utility", READS, [], ["name"]),
 }
+"""What every tool is, in the words of its interface: category, hints, required and optional arguments."""
+
+LONG = {
+    "generate_content",
+    "assemble_artifact",
+    "regenerate_content",
+    "batch_generate",
+    "validate_content",
+    "validate_collection_config",
+    "generate_collection",
+}
+"""The tools whose work may outlive their call."""
 
 
+@requirement("tools.exactly-24")
 def test_the_catalogue_is_complete():
     """A tool is there when it stands in the table above; a module in the room that is no furniture is on the shelf."""
     found = {module.name for module in pkgutil.iter_modules(chora.tools.__path__)} - {"tool"}
     assert found == {module.__name__.rpartition(".")[2] for module in MODULES}
     assert set(TOOLS) == set(CATALOGUE)
+    assert len(CATALOGUE) == 24
 
 
+@requirement("tools.small-list")
+def test_the_list_is_small_enough_for_a_model():
+    """Without output schemas all 24 stay within 24 KiB; a client pays for them in every conversation."""
+    listed = [
+        {key: value for key, value in tool.describe().items() if key != "outputSchema"} for tool in TOOLS.values()
+    ]
+    assert len(msgspec.json.encode({"tools": listed})) <= 24 * 1024
+
+
+@requirement("tools.category", "tools.hints", "tools.input-schema")
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_a_tool_says_what_it_is(name: str):
     """Category, hints, arguments and their defaults; a title and a description of full sentences."""
@@ -84,6 +132,7 @@ def test_a_tool_says_what_it_is(name: str):
     assert TOOLS[name].read_only is hints.get("readOnlyHint", False)
 
 
+@requirement("tools.output-schema", "tools.running-schema")
 @pytest.mark.parametrize("name", TOOLS)
 def test_schemas_are_whole(name: str):
     """Valid JSON Schema with an object at the root, every reference inside, no docstring as a description."""
@@ -97,7 +146,8 @@ def test_schemas_are_whole(name: str):
             assert reference.removeprefix("#/$defs/") in schema["$defs"]
         for each in [schema, *schema.get("$defs", {}).values(), *schema.get("anyOf", [])]:
             assert "description" not in each
-    success, failure = shown["outputSchema"]["anyOf"]
+    success, *running, failure = shown["outputSchema"]["anyOf"]
+    assert [schema["properties"]["status"] for schema in running] == ([{"const": "running"}] if name in LONG else [])
     assert "success" in success["required"]
     assert success["properties"]["success"] == {"enum": [True], "default": True}
     assert failure["properties"]["success"] == {"const": False}
@@ -106,12 +156,13 @@ def test_schemas_are_whole(name: str):
 OWN = [each for each in subclasses() if each.__module__ == ChoraError.__module__]
 
 
+@requirement("tools.envelope.failure")
 @pytest.mark.parametrize("error", OWN, ids=lambda error: error.__name__)
 def test_every_failure_fits_the_schema_of_every_tool(error: type[ChoraError]):
     """Some clients check failures against it too."""
     made = Internal(ValueError("x"), where="x") if error is Internal else error("It failed.", "Do this.", a=[1])
-    for each in TOOLS.values():
-        jsonschema.validate(made.as_dict(), each.output_schema)
+    for name in TOOLS:
+        answer_schema(name).validate(made.as_dict())
 
 
 # -- a tool of our own ------------------------------------------------------------------------------------------
@@ -129,7 +180,7 @@ class Done(Result):
     data: Any
 
 
-@tool(title="Work", category="utility")
+@tool(title="Work", category="Utility")
 async def work(engine: Engine, ask: Work, call: Call) -> Done:
     """Do as it is told."""
     if ask.what == "fail":
@@ -148,6 +199,7 @@ async def run(engine: Engine, arguments: Any) -> Any:
     return await work.run(engine, raw, CALL)
 
 
+@requirement("tools.envelope.success")
 async def test_a_success_is_the_results_json(engine: Engine):
     """With `success: true` and the defaults of what wasn't passed; a null is taken where it may be."""
     answer = await run(engine, {"what": "x"})
@@ -156,6 +208,7 @@ async def test_a_success_is_the_results_json(engine: Engine):
     assert msgspec.json.decode((await run(engine, {"what": "x", "number": None})).body)["number"] is None
 
 
+@requirement("tools.envelope.failure")
 async def test_a_failure_is_an_answer_with_code_and_hint(engine: Engine):
     """As is, with its details and the exit code of its category."""
     answer = await run(engine, {"what": "fail"})
@@ -175,6 +228,7 @@ async def test_a_failure_is_an_answer_with_code_and_hint(engine: Engine):
     }
 
 
+@requirement("tools.error.internal-error")
 @pytest.mark.parametrize("what", ["bug", "unspeakable failure", "unspeakable answer"])
 async def test_a_bug_is_an_incident(engine: Engine, caplog: pytest.LogCaptureFixture, what: str):
     """The log has it in full under an id, and the caller gets the id, the type and no more."""
@@ -195,6 +249,7 @@ async def test_a_bug_is_an_incident(engine: Engine, caplog: pytest.LogCaptureFix
     assert record.exc_info
 
 
+@requirement("tools.error.invalid-input")
 @pytest.mark.parametrize(
     ("arguments", "field", "issue"),
     [
@@ -232,7 +287,7 @@ def test_a_tool_without_arguments_says_so():
         return Result()
 
     idle.__annotations__ = {"engine": Engine, "ask": Nothing, "call": Call, "return": Result}
-    made = Tool(idle, title="Idle", category="utility")
+    made = Tool(idle, title="Idle", category="Utility")
     assert made.signature() == "none"
     assert made.describe()["description"] == "Do nothing."
     with pytest.raises(InvalidInput, match=r"The arguments of idle don't fit at \$"):
@@ -242,6 +297,7 @@ def test_a_tool_without_arguments_says_so():
 # -- contexts ---------------------------------------------------------------------------------------------------
 
 
+@requirement("tools.context.object-or-string", "tools.context.empty")
 @pytest.mark.parametrize(
     ("value", "context"),
     [
@@ -261,6 +317,7 @@ def test_a_context_is_an_object_or_its_json(value: Any, context: dict[str, Any])
     assert object_of(value, "config_data") == context
 
 
+@requirement("tools.error.invalid-context")
 @pytest.mark.parametrize(
     ("value", "received", "parse_error"),
     [
@@ -305,6 +362,7 @@ def test_a_context_has_a_largest_depth():
     assert object_of({"a": deepest}, "config_data") == {"a": deepest}
 
 
+@requirement("tools.context.object-or-string")
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=4))
 def test_an_object_and_its_json_are_the_same_context(data: dict[str, Any]):
     """However the client sends it."""

@@ -73,7 +73,7 @@ async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, 
     class Nothing(Ask):
         pass
 
-    @tool(title="Break", category="utility")
+    @tool(title="Break", category="Utility")
     async def broken(engine: Engine, ask: Nothing, call: Call) -> Result:
         """Fails in a way that nobody meant."""
         raise ZeroDivisionError("the secret of the house")

@@ -1,0 +1,90 @@
+"""Which stored texts a strategy names: by age, version, time and approval."""
+
+from __future__ import annotations
+
+import pytest
+
+from chora.engine.engine import Engine
+from chora.engine.retrieval import STRATEGIES, infos, version_ids, versions
+from chora.errors import InvalidInput
+from chora.store import Version
+
+
+async def store(engine: Engine, body: str, at: str, *, version: str = "1.0.0", approved: bool = False) -> str:
+    kept = await engine.store.add_version(
+        Version(
+            content_id="note",
+            body=body,
+            sha256="sha256:x",
+            fingerprint=f"sha256:{body}",
+            generator="demonstration",
+            generator_version="1.0.0",
+            generated_at=at,
+            config_version=version,
+            approved=approved,
+        )
+    )
+    return kept.version_id
+
+
+@pytest.fixture
+async def stored(engine: Engine) -> dict[str, str]:
+    """Four texts of `note`, the third of them deleted; by name, their ids."""
+    ids = {
+        "one": await store(engine, "one", "2026-01-10T08:00:00.000Z", approved=True),
+        "two": await store(engine, "two", "2026-01-11T08:00:00.000Z", version="2.0.0"),
+        "gone": await store(engine, "gone", "2026-01-11T09:00:00.000Z", version="2.0.0", approved=True),
+        "three": await store(engine, "three", "2026-02-01T08:00:00.000Z", version="1.0.0"),
+    }
+    await engine.store.delete_versions([ids["gone"]], keep_metadata=True)
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("strategy", "names"),
+    [
+        ("latest", ["three"]),
+        ("all", ["one", "two", "three"]),
+        ("version:1.0.0", ["one", "three"]),
+        ("version:2.0.0", ["two"]),
+        ("version:3.0.0", []),
+        ("timestamp:2026-01", ["one", "two"]),
+        ("timestamp:2026-01-11", ["two"]),
+        ("timestamp:2026-01-11T08:00:00.000Z", ["two"]),
+        ("timestamp:2027", []),
+        ("approved_only", ["one"]),
+    ],
+)
+async def test_a_strategy_names_texts(engine: Engine, stored: dict[str, str], strategy: str, names: list[str]):
+    """Oldest first, and never one that was deleted; all three ways to ask agree."""
+    assert [version.body for version in versions(engine.store, "note", strategy)] == names
+    assert version_ids(engine.store, "note", strategy) == [stored[name] for name in names]
+    assert [info.version_id for info in infos(engine.store, "note", strategy)] == [stored[name] for name in names]
+    assert engine.stored_texts("note", strategy) == names
+
+
+async def test_a_timestamp_may_be_a_version_id(engine: Engine, stored: dict[str, str]):
+    """Or the beginning of one, as it stands in file names and URIs."""
+    assert [version.body for version in versions(engine.store, "note", f"timestamp:{stored['two']}")] == ["two"]
+    shared = stored["two"][:8]
+    expected = [name for name in ("one", "two", "three") if stored[name].startswith(shared)]
+    assert [version.body for version in versions(engine.store, "note", f"timestamp:{shared}")] == expected
+
+
+@pytest.mark.parametrize(
+    "strategy", ["newest", "", "version", "version:", "timestamp:", "latest:1", "all:x", "approved_only:yes", ":1"]
+)
+async def test_what_is_no_strategy_is_refused(engine: Engine, strategy: str):
+    """The hint lists those that are, and nothing is guessed."""
+    for ask in (infos, version_ids, versions):
+        with pytest.raises(InvalidInput) as refused:
+            ask(engine.store, "note", strategy)
+        assert refused.value.details["received"] == strategy
+        assert all(known in (refused.value.hint or "") for known in STRATEGIES)
+
+
+@pytest.mark.parametrize("strategy", ["latest", "all", "version:1.0.0", "timestamp:2026", "approved_only"])
+async def test_of_an_unknown_content_there_is_nothing(engine: Engine, strategy: str):
+    """That is no error here; whoever wants the text decides."""
+    assert versions(engine.store, "nothing", strategy) == []
+    assert version_ids(engine.store, "nothing", strategy) == []

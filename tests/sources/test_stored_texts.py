@@ -1,0 +1,193 @@
+"""Texts that were stored earlier, and artifact configs, as context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chora.engine import retrieval
+from chora.engine.engine import Engine, Given, Work
+from chora.engine.generate import generate
+from chora.errors import Busy, ChoraError, StorageError
+from chora.model import Source
+from chora.sources import artifact_config, ephemeral_output
+from chora.sources.source import Reach, SourceFailed
+from chora.stamps import now
+from chora.store import Version
+from tests.conftest import Project, artifact, child, content, text
+
+
+def nothing(*given: Any) -> Any:
+    """Hears notes, and has no text."""
+
+
+@pytest.fixture
+async def reach(engine: Engine) -> Reach:
+    """What sources may use in this project."""
+    return Reach(engine.folder, engine.catalog, engine.templates.pool, nothing, engine.stored_texts, nothing, nothing)
+
+
+async def store(engine: Engine, content_id: str, *bodies: str, approved: bool = False) -> None:
+    for body in bodies:
+        await engine.store.add_version(
+            Version(
+                content_id=content_id,
+                body=body,
+                sha256="sha256:x",
+                fingerprint=f"sha256:{body}",
+                generator="demonstration",
+                generator_version="1.0.0",
+                generated_at=now(),
+                config_version="1.0.0",
+                approved=approved,
+            )
+        )
+
+
+def source(locator: str, **rest: Any) -> Source:
+    return Source(type="ephemeral_output", locator=locator, **rest)
+
+
+@pytest.mark.parametrize(
+    ("locator", "value"),
+    [
+        ("note", "three"),
+        ("note:latest", "three"),
+        ("note:", "three"),
+        ("note:all", ["one", "two", "three"]),
+        ("note:version:1.0.0", "three"),
+        ("note:timestamp:20", "three"),
+        ("note:approved_only", "two"),
+        ("single:all", ["only"]),
+    ],
+)
+async def test_a_stored_text_is_found_by_its_strategy(engine: Engine, reach: Reach, locator: str, value: Any):
+    """One text; for `all` a list, also if it holds only one."""
+    await store(engine, "note", "one")
+    await store(engine, "note", "two", approved=True)
+    await store(engine, "note", "three")
+    await store(engine, "single", "only")
+    assert await ephemeral_output.fetch(source(locator), reach) == value
+
+
+@pytest.mark.parametrize(
+    ("locator", "problem"),
+    [
+        ("nothing", "nothing is stored of nothing that is latest"),
+        ("nothing:all", "nothing is stored of nothing that is all"),
+        ("note:version:9.9.9", "nothing is stored of note that is version:9.9.9"),
+        ("note:approved_only", "nothing is stored of note that is approved_only"),
+        ("note:newest", "'newest' is not a way to choose a stored text"),
+        ("note:version", "'version' is not a way to choose a stored text"),
+        ("", "nothing is stored of  that is latest"),
+    ],
+)
+async def test_a_text_that_is_not_there_is_a_missing_value(engine: Engine, reach: Reach, locator: str, problem: str):
+    """Nothing is generated for it, and the sentence ends without its full stop."""
+    await store(engine, "note", "one")
+    with pytest.raises(SourceFailed) as failed:
+        await ephemeral_output.fetch(source(locator), reach)
+    assert str(failed.value) == problem
+
+
+@pytest.mark.parametrize("error", [Busy("wait"), StorageError("disk full")])
+async def test_a_failure_of_the_house_is_no_missing_value(reach: Reach, error: ChoraError):
+    """An optional source must not turn into null because the disk was full."""
+
+    def fail(content_id: str, strategy: str) -> list[str]:
+        raise error
+
+    with pytest.raises(type(error)):
+        await ephemeral_output.fetch(source("note"), reach._replace(stored=fail))
+
+
+async def test_a_text_is_made_again_once_the_stored_one_is_another(project: Project, engine: Engine):
+    """What is stored is an input like any file; storing the same text under another strategy isn't noticed."""
+    project.save(
+        text("note", "one"),
+        content(
+            "quote",
+            sources=[{"id": "said", "source_type": "ephemeral_output", "source_locator": "note:approved_only"}],
+            pattern={"type": "jinja2", "template": "It says: {{ said }}"},
+        ),
+    )
+
+    async def made() -> tuple[str, str]:
+        done = await generate(Work(engine), engine.catalog.find("content", "quote").parsed, Given({}))
+        return done.version.body, done.status
+
+    await store(engine, "note", "first", approved=True)
+    assert await made() == ("It says: first", "generated")
+    await store(engine, "note", "draft")
+    assert await made() == ("It says: first", "skipped")
+    await store(engine, "note", "second", approved=True)
+    assert await made() == ("It says: second", "regenerated")
+
+
+async def test_a_stored_text_is_never_rendered(project: Project, engine: Engine):
+    """Whatever it says, it is data."""
+    await store(engine, "note", "{{ 1 + 1 }}")
+    project.save(
+        content(
+            "quote",
+            sources=[{"id": "said", "source_type": "ephemeral_output", "source_locator": "note"}],
+            pattern={"type": "jinja2", "template": "{{ said }}"},
+        )
+    )
+    done = await generate(Work(engine), engine.catalog.find("content", "quote").parsed, Given({}))
+    assert done.version.body == "{{ 1 + 1 }}"
+
+
+def test_the_strategies_are_said_where_they_are_looked_for():
+    """The docstring of the source names each."""
+    for strategy in retrieval.STRATEGIES:
+        assert strategy in (ephemeral_output.__doc__ or "")
+
+
+# -- artifact configs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("locator", ["pack", "configs/artifact/pack.json", "artifact/pack.json", "pack.json"])
+async def test_an_artifact_config_is_found_by_id_and_by_path(project: Project, reach: Reach, locator: str):
+    """As data, unknown keys included."""
+    document = artifact("pack", [child("note")]) | {"extra": 1}
+    project.save(document)
+    assert await artifact_config.fetch(Source(type="artifact_config", locator=locator), reach) == document
+
+
+@pytest.mark.parametrize(
+    ("locator", "problem"),
+    [
+        ("missing", "There is no artifact config 'missing'"),
+        ("artifact/missing.json", "There is no artifact config at 'artifact/missing.json'"),
+        ("../x.json", "The path '../x.json' leads outside the project"),
+        ("broken", "configs/artifact/broken.json is not JSON"),
+        ("", "The config id '' is empty"),
+        ("configs/content/note.json", "configs/content/note.json is not an artifact config"),
+    ],
+)
+async def test_an_artifact_config_that_cannot_be_had_is_a_missing_value(
+    project: Project, reach: Reach, locator: str, problem: str
+):
+    """Not found, outside, broken, of another kind."""
+    project.write("configs/artifact/broken.json", "{")
+    project.save(text("note", "x"))
+    with pytest.raises(SourceFailed) as failed:
+        await artifact_config.fetch(Source(type="artifact_config", locator=locator), reach)
+    assert str(failed.value).startswith(problem)
+    assert not str(failed.value).endswith(".")
+
+
+async def test_a_failing_disk_is_no_missing_config(
+    project: Project, engine: Engine, reach: Reach, monkeypatch: pytest.MonkeyPatch
+):
+    """It ends the call."""
+    project.save(artifact("pack", [child("note")]))
+
+    def fail(*given: object, **named: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(engine.folder, "read_bytes", fail)
+    with pytest.raises(StorageError):
+        await artifact_config.fetch(Source(type="artifact_config", locator="pack"), reach)

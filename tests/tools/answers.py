@@ -1,0 +1,59 @@
+"""What the tests of the tools share: how answers look, ways to spell a context, and a store that refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from chora.errors import StorageError
+from chora.store import Draft, SqliteStore, Version
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+VERSION_ID = re.compile(r"\d{8}T\d{9}Z-[0-9a-f]{4}")
+FINGERPRINT = re.compile("sha256:[0-9a-f]{64}")
+
+CONTEXTS = [
+    pytest.param({"name": "Ada"}, id="object"),
+    pytest.param('{"name": "Ada"}', id="string"),
+    pytest.param(' {"name":\n"Ada"}', id="string with blanks"),
+]
+"""One context in every spelling that is accepted."""
+
+EMPTY = [None, "", "{}", {}, "null", "  "]
+"""Everything that means no context."""
+
+NO_CONTEXTS = [([], "array"), (5, "number"), ("x=1", "string"), ("[]", "array"), (True, "boolean")]
+"""What is no context, and the type that is told of it."""
+
+NO_IDS = ["", " ", "a/b", "..", "a\\b", "x" * 256]
+"""What can't be an id."""
+
+
+def taken(result: dict[str, Any], *fields: str) -> dict[str, Any]:
+    """A result without `success` and its duration, and with exactly these fields besides."""
+    assert result.pop("success") is True
+    assert set(result) == set(fields)
+    if "duration_ms" in result:
+        assert isinstance(result["duration_ms"], int)
+        assert result.pop("duration_ms") >= 0
+    return result
+
+
+class FailingStore(SqliteStore):
+    """A store that can be read, and refuses everything new and every end."""
+
+    async def add_version(self, version: Version) -> Version:
+        raise _full()
+
+    async def save_draft(self, draft: Draft) -> None:
+        raise _full()
+
+    async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
+        raise _full()
+
+
+def _full() -> StorageError:
+    return StorageError("The database failed: full.", "Free some disk space.", storage_path="x", error_type="FullError")

@@ -1,0 +1,349 @@
+"""generate_content, regenerate_content and preview_generation as a client meets them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from chora import config
+from chora.engine.engine import Engine
+from chora.generators import GENERATORS
+from chora.render.pool import RenderPool
+from chora.stamps import sha256
+from tests.conftest import Asking, Project, content, requirement, text, unchanged
+from tests.tools.answers import (
+    CONTEXTS,
+    EMPTY,
+    FINGERPRINT,
+    NO_CONTEXTS,
+    NO_IDS,
+    STAMP,
+    VERSION_ID,
+    FailingStore,
+    taken,
+)
+
+CUT = ("truncated", "content_length", "resource")
+"""What is told of a text that may be too long for an answer."""
+
+MAKERS = ("generate_content", "regenerate_content", "preview_generation")
+
+# -- what all three share ---------------------------------------------------------------------------------------
+
+
+@requirement("tools.context.empty")
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("name", MAKERS)
+async def test_an_empty_context_is_none(ask: Asking, project: Project, name: str, empty: Any):
+    """Null, nothing, blanks and `{}`, as values or as strings, all mean the same."""
+    project.save(text("note", "x"))
+    assert await ask(name, content_config_id="note", context=empty)
+
+
+@requirement(
+    "tools.error.config-not-found",
+    "tools.error.generator-not-found",
+    "tools.error.generation-failed",
+    "tools.error.invalid-config-id",
+    "tools.error.invalid-context",
+    "tools.generate-content.errors",
+    "tools.regenerate-content.errors",
+    "tools.preview-generation.errors",
+)
+@pytest.mark.parametrize("name", MAKERS)
+async def test_generating_fails_with_the_codes_of_the_reference(ask: Asking, project: Project, name: str):
+    """Each with the details that its code promises."""
+    missing = await ask.refused(name, "config_not_found", content_config_id="gone")
+    assert missing["details"]["content_config_id"] == "gone"
+    assert "configs/content/gone.json" in missing["details"]["searched_paths"]
+    assert "configs/content/gone/gone-content.json" in missing["details"]["searched_paths"]
+
+    project.save(content("odd", pattern={"type": "oracle"}))
+    nobody = await ask.refused(name, "generator_not_found", content_config_id="odd")
+    assert nobody["details"] == {"generator_type": "oracle", "available_generators": [each.NAME for each in GENERATORS]}
+
+    project.save(content("fill", pattern={"type": "jinja2", "template": "\n{{ missing }}"}))
+    failed = await ask.refused(name, "generation_failed", content_config_id="fill", context={"b": 1, "a": 2})
+    assert failed["details"] == {
+        "generator_type": "jinja2",
+        "error_type": "UndefinedError",
+        "content_config_id": "fill",
+        "available_context": ["a", "b", "content_id"],
+        "template_path": "<inline>",
+        "template_line": 2,
+        "missing_variable": "missing",
+    }
+    project.save(content("lost", pattern={"type": "jinja2", "template": "gone.j2"}))
+    lost = (await ask.refused(name, "generation_failed", content_config_id="lost"))["details"]
+    assert (lost["error_type"], lost["template_path"]) == ("TemplateNotFound", "gone.j2")
+
+    for config_id in NO_IDS:
+        await ask.refused(name, "invalid_config_id", content_config_id=config_id)
+    for context, received in NO_CONTEXTS:
+        wrong = await ask.refused(name, "invalid_context", content_config_id="fill", context=context)
+        assert wrong["details"]["received_type"] == received
+        assert wrong["details"]["expected_type"] == "object"
+    for arguments in (
+        {},
+        {"content_config_id": None},
+        {"content_config_id": "fill", "force": "yes", "show_metadata": "yes", "compare": "yes"},
+    ):
+        await ask.refused(name, "invalid_input", **arguments)
+
+
+@requirement("tools.error.storage-failed", "tools.generate-content.errors")
+@pytest.mark.parametrize("name", ["generate_content", "regenerate_content"])
+async def test_a_text_that_cannot_be_stored_is_a_storage_failure(
+    ask: Asking, greeting: Project, engine: Engine, tmp_path: Path, name: str
+):
+    """Although it was made."""
+    engine.store = FailingStore(tmp_path / "full.db")
+    failed = await ask.refused(name, "storage_failed", content_config_id="greeting", context={"name": "x"})
+    assert failed["details"] == {"storage_path": "x", "error_type": "FullError"}
+    engine.store.close()
+
+
+async def test_a_busy_house_says_so(ask: Asking, project: Project, engine: Engine):
+    """The same call may succeed in a moment."""
+    project.save(content("note", pattern={"type": "jinja2", "template": "{{ 1 }}"}))
+    engine.templates.pool = RenderPool(config.Render())  # one that doesn't run, and says so
+    await ask.refused("generate_content", "busy", content_config_id="note")
+
+
+# -- generate_content -------------------------------------------------------------------------------------------
+
+GENERATED = ("content_id", "status", "content", "generator", "duration_ms", "metadata", *CUT)
+
+
+@requirement("tools.generate-content.result", "tools.context.object-or-string", "identity.version-ids")
+@pytest.mark.parametrize("context", CONTEXTS)
+async def test_generate_content(ask: Asking, greeting: Project, engine: Engine, context: Any):
+    """A new text, stored, with everything that is known of it."""
+    result = taken(await ask("generate_content", content_config_id="greeting", context=context), *GENERATED)
+    version = engine.store.latest_version("greeting")
+    assert version is not None
+    assert result == {
+        "content_id": "greeting",
+        "status": "generated",
+        "content": "Hello Ada!",
+        "truncated": False,
+        "content_length": 10,
+        "resource": None,
+        "generator": "template_fill",
+        "metadata": {
+            "context_variables": ["name"],
+            "ephemeral_stored": True,
+            "storage_path": str(greeting.root / ".chora/storage.db"),
+            "generator_version": "1.0.0",
+            "version_id": version.version_id,
+            "generated_at": version.generated_at,
+            "fingerprint": version.fingerprint,
+            "from_cache": False,
+            "warnings": [],
+        },
+    }
+    assert VERSION_ID.fullmatch(version.version_id)
+    assert STAMP.fullmatch(version.generated_at)
+    assert FINGERPRINT.fullmatch(version.fingerprint)
+
+
+@requirement("tools.generate-content.status", "tools.generate-content.force", "cache.skip", "cache.context")
+async def test_generate_content_again(ask: Asking, greeting: Project):
+    """Skipped with the full text and the real generator while nothing changed; made anew by change or force."""
+    arguments: dict[str, Any] = {"content_config_id": "greeting", "context": {"name": "Ada"}}
+    first = await ask("generate_content", **arguments)
+    skipped = await ask("generate_content", **arguments, force=None)
+    assert (skipped["status"], skipped["content"], skipped["generator"]) == ("skipped", "Hello Ada!", "template_fill")
+    assert skipped["metadata"] == {**first["metadata"], "from_cache": True}
+    forced = await ask("generate_content", **arguments, force=True)
+    assert (forced["status"], forced["metadata"]["from_cache"]) == ("regenerated", False)
+    assert forced["metadata"]["version_id"] > first["metadata"]["version_id"]
+    other = await ask("generate_content", content_config_id="greeting", context={"name": "Bob"})
+    assert (other["status"], other["content"]) == ("regenerated", "Hello Bob!")
+
+
+@requirement("tools.envelope.warnings", "sources.optional")
+async def test_warnings_stand_in_the_metadata(ask: Asking, project: Project):
+    """Also when the text is skipped the next time."""
+    source = {"id": "gone", "source_type": "external_file", "source_locator": "gone", "required": False}
+    pattern = {"type": "jinja2", "template": "{{ gone }}", "generation_config": {"undefined": "lenient"}}
+    project.save(content("note", pattern=pattern, sources=[source]))
+    for _ in range(2):
+        made = await ask("generate_content", content_config_id="note")
+        assert made["metadata"]["warnings"] == ["The optional source gone has no value: there is no file gone"]
+
+
+# -- preview_generation -----------------------------------------------------------------------------------------
+
+PREVIEWED = ("content_id", "preview_content", "content_hash", "generator", "metadata", "duration_ms", *CUT)
+
+
+@requirement("tools.preview-generation.result", "tools.preview-generation.dry")
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("arguments", [{}, {"show_metadata": None, "spend": None}, {"show_metadata": False}])
+async def test_preview_generation(
+    ask: Asking, greeting: Project, engine: Engine, context: Any, arguments: dict[str, Any]
+):
+    """The text and its facts; nothing is stored, told or written."""
+    with unchanged(greeting):
+        result = await ask("preview_generation", content_config_id="greeting", context=context, **arguments)
+    assert taken(result, *PREVIEWED) == {
+        "content_id": "greeting",
+        "preview_content": "Hello Ada!",
+        "truncated": False,
+        "content_length": 10,
+        "resource": None,
+        "content_hash": sha256(b"Hello Ada!"),
+        "generator": "template_fill",
+        "metadata": None,
+    }
+    assert engine.store.counts()["versions"] == 0
+    assert not (greeting.root / "var").exists()
+    made = await ask("generate_content", content_config_id="greeting", context=context)
+    assert made["status"] == "generated", "and it isn't in a cache either"
+
+
+@requirement("tools.preview-generation.metadata", "rulings.c32.config-wins")
+async def test_preview_generation_with_metadata(ask: Asking, project: Project):
+    """Variables, template, generator, what the template uses of it, and warnings of sources and render."""
+    project.write("templates/a.j2", "{{ x }}{{ y }}{{ x }}")
+    source = {"id": "gone", "source_type": "external_file", "source_locator": "gone", "required": False}
+    pattern = {"type": "jinja2", "template": "a.j2", "generation_config": {"undefined": "lenient"}}
+    project.save(content("note", pattern=pattern, sources=[source]), text("plain", "x"))
+    result = await ask("preview_generation", content_config_id="note", context={"x": "ü"}, show_metadata=True)
+    assert (result["preview_content"], result["content_length"], result["content_hash"]) == (
+        "üü",
+        2,
+        sha256("üü".encode()),
+    )
+    assert result["metadata"] == {
+        "context_variables": ["gone", "x"],
+        "template_path": "a.j2",
+        "template_hash": sha256(b"{{ x }}{{ y }}{{ x }}"),
+        "generator_type": "jinja2",
+        "variable_usage": {"gone": 0, "x": 2},
+        "cost": None,
+        "warnings": [
+            "The optional source gone has no value: there is no file gone",
+            "y is undefined and was rendered empty",
+            "gone isn't used by the template",
+        ],
+    }
+    plain = await ask("preview_generation", content_config_id="plain", show_metadata=True)
+    assert (plain["metadata"]["template_path"], plain["metadata"]["template_hash"]) == (None, None)
+    assert plain["metadata"]["variable_usage"] == {}
+
+
+@requirement("tools.preview-generation.cost-guard")
+async def test_preview_generation_asks_no_paid_model(ask: Asking, project: Project, engine: Engine):
+    """The prompt stands in for the text, with what the answer would cost; only `spend: true` asks."""
+    pattern = {
+        "type": "code_generation",
+        "generation_config": {"prompt": "Sort {{ what }}", "model": "claude-3-5-sonnet-20241022"},
+    }
+    project.save(content("code", pattern=pattern))
+    shown = await ask("preview_generation", content_config_id="code", context={"what": "berths"})
+    assert "Sort berths" in shown["preview_content"]
+    assert shown["generator"] == "code_generation"
+    assert shown["metadata"]["cost"]["estimated_usd"] > 0
+    assert "this is the prompt; the model wasn't asked" in shown["metadata"]["warnings"]
+    asked = await ask.refused(
+        "preview_generation", "generation_failed", content_config_id="code", context={"what": 1}, spend=True
+    )
+    assert "key" in asked["message"].lower()
+
+
+# -- regenerate_content -----------------------------------------------------------------------------------------
+
+REGENERATED = (
+    *("content_id", "status", "content", "previous_version", "changes", "reason", "metadata", "duration_ms"),
+    *CUT,
+)
+
+
+@requirement("tools.regenerate-content.result", "tools.regenerate-content.first-time")
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("arguments", [{}, {"reason": None, "compare": None}])
+async def test_regenerate_content_the_first_time(
+    ask: Asking, greeting: Project, engine: Engine, context: Any, arguments: dict[str, Any]
+):
+    """There is nothing to compare with, and it is made all the same."""
+    result = taken(
+        await ask("regenerate_content", content_config_id="greeting", context=context, **arguments), *REGENERATED
+    )
+    version = engine.store.latest_version("greeting")
+    assert version is not None
+    assert result == {
+        "content_id": "greeting",
+        "status": "regenerated",
+        "content": "Hello Ada!",
+        "truncated": False,
+        "content_length": 10,
+        "resource": None,
+        "previous_version": None,
+        "changes": None,
+        "reason": None,
+        "metadata": {
+            "hash_new": sha256(b"Hello Ada!"),
+            "hash_old": None,
+            "version_id": version.version_id,
+            "generator_type": "template_fill",
+            "warnings": [],
+        },
+    }
+
+
+@requirement("tools.regenerate-content.previous", "tools.regenerate-content.reason", "tools.regenerate-content.changes")
+async def test_regenerate_content_tells_what_changed(ask: Asking, project: Project, engine: Engine):
+    """Against the last stored text, with a real sequence diff and the reason in the version's metadata."""
+    project.save(content("note", pattern={"type": "template_fill", "template": "a\n{{ b }}\nc\nd\n"}))
+    first = await ask("generate_content", content_config_id="note", context={"b": "b"})
+    made = await ask(
+        "regenerate_content", content_config_id="note", context={"b": "x\ny"}, reason="The tide table changed"
+    )
+    assert made["status"] == "regenerated"
+    assert made["previous_version"] == {
+        "content": "a\nb\nc\nd\n",
+        "hash": sha256(b"a\nb\nc\nd\n"),
+        "generated_at": first["metadata"]["generated_at"],
+        "version_id": first["metadata"]["version_id"],
+    }
+    assert made["changes"] == {"lines_added": 1, "lines_removed": 0, "lines_changed": 1, "diff_summary": "+1 -0 ~1"}
+    assert made["reason"] == "The tide table changed"
+    assert (made["metadata"]["hash_old"], made["metadata"]["hash_new"]) == (
+        sha256(b"a\nb\nc\nd\n"),
+        sha256(b"a\nx\ny\nc\nd\n"),
+    )
+    version = engine.store.latest_version("note")
+    assert version is not None
+    assert version.metadata["reason"] == "The tide table changed"
+
+
+@requirement("tools.regenerate-content.always", "tools.regenerate-content.changes")
+async def test_regenerate_content_always_runs(ask: Asking, greeting: Project, engine: Engine):
+    """Also when nothing changed; without `compare` nothing is compared."""
+    arguments: dict[str, Any] = {"content_config_id": "greeting", "context": {"name": "Ada"}}
+    await ask("generate_content", **arguments)
+    same = await ask("regenerate_content", **arguments)
+    assert same["changes"] == {"lines_added": 0, "lines_removed": 0, "lines_changed": 0, "diff_summary": "+0 -0 ~0"}
+    quiet = await ask("regenerate_content", **arguments, compare=False)
+    assert quiet["changes"] is None
+    assert quiet["previous_version"]["version_id"] == same["metadata"]["version_id"]
+    assert len(engine.store.versions("greeting")) == 3
+    await ask.refused("regenerate_content", "invalid_input", **arguments, reason="x" * 2001)
+
+
+@requirement("tools.long-texts")
+async def test_long_texts_of_both_versions_are_cut(ask: Asking, project: Project):
+    """The new one with a link to all of it."""
+    project.save(content("long", pattern={"type": "template_fill", "template": "{{ a }}"}))
+    await ask("generate_content", content_config_id="long", context={"a": "x" * 300_000})
+    made = await ask("regenerate_content", content_config_id="long", context={"a": "y" * 300_000})
+    assert (made["truncated"], made["content_length"]) == (True, 300_000)
+    assert made["resource"] == f"content://long/{made['metadata']['version_id']}"
+    assert len(msgspec.json.encode(made)) < 600_000
+    assert re.fullmatch("x+", made["previous_version"]["content"])
