@@ -19,7 +19,7 @@ import trio
 
 from chora import config
 from chora.errors import CATEGORIES, Busy, ChoraError, JobCancelled, JobNotFound, subclasses
-from chora.stamps import now, stamp
+from chora.stamps import days_ago, now, stamp
 from chora.store.records import Job
 from chora.store.store import Store
 
@@ -334,7 +334,7 @@ class Jobs:
 
     async def forget_old(self) -> int:
         """Delete jobs that ended longer ago than results are kept; returns how many."""
-        before = stamp(datetime.now(UTC) - timedelta(days=self._settings.keep_days))
+        before = days_ago(self._settings.keep_days)
         old = [job.job_id for job in self.list() if job.status != "running" and job.updated_at < before]
         if old:
             await self._store.delete_jobs(old)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def now() -> str:
@@ -14,6 +14,14 @@ def now() -> str:
 def stamp(moment: datetime) -> str:
     """A moment as every record spells it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def days_ago(days: float) -> str:
+    """The moment so many days ago; the beginning of time when that was before it."""
+    try:
+        return stamp(datetime.now(UTC) - timedelta(days=days))
+    except OverflowError:
+        return stamp(datetime.min.replace(tzinfo=UTC))
 
 
 def sha256(data: bytes) -> str:

@@ -27,7 +27,7 @@ def main() -> None:
         environment = {"HOME": folder, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         if "SYSTEMROOT" in os.environ:
             environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
-        for check in (version, demo, undefined, stdio, serve):
+        for check in (version, demo, undefined, collection, plugin, model, stdio, serve):
             started = time.perf_counter()
             said = check(program, home, environment)
             print(f"ok {check.__name__:<10} {said} ({time.perf_counter() - started:.2f} s)", flush=True)
@@ -60,6 +60,52 @@ def undefined(program: Path, home: Path, environment: dict[str, str]) -> str:
     error = json.loads(done.stdout)["error"]
     assert (done.returncode, error["code"]) == (3, "config_not_found"), error
     return error["code"]
+
+
+def collection(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """What was built is recalled by another process, and moves to the other backend and back."""
+    project = ("--project", str(home / "demo"))
+    again = json.loads(run(program, environment, home, *project, "collect", "week", "--json"))
+    assert again["metadata"]["cached_members"] == again["total_members"] == 2, again
+    moved = json.loads(run(program, environment, home, *project, "migrate", "--to", "filesystem", "--json"))
+    assert moved["success"] is True, moved
+    return "2 members recalled, moved to files"
+
+
+def plugin(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """A generator of the project's own is loaded from its file."""
+    root = home / "plugins"
+    run(program, environment, home, "init", str(root))
+    (root / "shout.py").write_text(
+        "NAME, VERSION, DESCRIPTION, CAPABILITIES = 'shout', '1.0.0', 'Shouts.', ('text',)\n"
+        "async def generate(job):\n    return job.context['name'].upper()\n"
+    )
+    (root / "chora.toml").write_text('[plugins]\ngenerators = ["shout.py"]\n')
+    config = json.loads((root / "configs/content/greeting.json").read_text("utf-8"))
+    config["generation"]["patterns"][0]["type"] = "shout"
+    (root / "configs/content/greeting.json").write_text(json.dumps(config))
+    said = run(program, environment, home, "--project", str(root), "generate", "greeting", "-c", "name=ada")
+    assert said == "ADA\n", said
+    return "loaded and run"
+
+
+def model(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """The language model's library came along: without a server it can't connect, and says so."""
+    root = home / "plugins"
+    config = json.loads((root / "configs/content/greeting.json").read_text("utf-8"))
+    options = {"prompt": "Write a function.", "model": "claude-3-haiku-20240307", "retry_count": 0}
+    config["generation"]["patterns"][0] = {"id": "ask", "type": "code_generation", "generation_config": options}
+    (root / "configs/content/greeting.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        [program, "--project", root, "generate", "greeting", "--json"],
+        env={**environment, "ANTHROPIC_API_KEY": "none", "CHORA_LLM_BASE_URL": "http://127.0.0.1:9"},
+        cwd=home,
+        capture_output=True,
+        timeout=DEADLINE,
+    )
+    details = json.loads(done.stdout)["error"]["details"]
+    assert details["error_type"] == "APIConnectionError", details
+    return details["error_type"]
 
 
 def stdio(program: Path, home: Path, environment: dict[str, str]) -> str:

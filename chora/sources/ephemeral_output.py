@@ -19,10 +19,12 @@ async def fetch(source: Source, reach: Reach) -> Any:
     """The stored text, or for `all` a list of texts.
 
     Raises:
-        SourceFailed: nothing of the kind is stored, or the strategy isn't one.
+        SourceFailed: nothing of the kind is stored, or it names no content or no strategy.
     """
     content_id, _, strategy = source.locator.partition(":")
     strategy = strategy or "latest"
+    if not content_id:
+        raise SourceFailed("it names no content; write content-id or content-id:strategy")
     try:
         texts = reach.stored(content_id, strategy)
     except NOT_ITS_FAULT:

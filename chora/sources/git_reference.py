@@ -2,7 +2,8 @@
 
 A repository comes from strangers as often as not. Only plumbing is run, what a config names goes to git on stdin
 and never among its arguments, no configuration but the repository's own is read and none of it runs a program,
-nothing is fetched, and a deadline ends it.
+nothing is fetched, and a deadline ends it. A repository must keep its objects itself: one that borrows them, by
+whatever of git's ways or by a link, would open every other repository on the disk.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ TYPE = "git_reference"
 DEADLINE = 10.0
 """Seconds that one run of git may take."""
 
-_REF = re.compile(r"(?!-)(?!.*(?:\^\{/|@\{\D))[\w./@{}^~+=-]{1,250}", re.ASCII)
+_REF = re.compile(r"(?!-)(?!.*(?:\^\{/|@\{\D))[^\s\x00-\x20\x7f:?*\[\\]{1,250}")
 """What names a commit: no options, no searches through history, nothing that asks for the reflog by date."""
+_FOUND = re.compile(rb"([0-9a-f]{40,64}) (\w+) ([0-9]+)\n")
+"""How git says what a name stands for; a name that stands for nothing comes back as it was sent."""
 
 
 class Repository(NamedTuple):
     """A repository, and where the folder that a config meant stands in it."""
 
     git_folder: Path
+    objects: Path
+    """Where its objects are."""
     prefix: str
     """The folder's path from the top of the repository, with a slash at its end, or empty."""
 
@@ -93,36 +98,71 @@ def find_repository(folder: Folder, path: str) -> Repository:
     if not start.is_dir():
         raise SourceFailed(f"there is no folder {path}")
     if (start / "HEAD").is_file() and (start / "objects").is_dir():
-        return _trusted(start, "", path)
+        return _own(start, "", path)
     for top in (start, *start.parents):
         link = top / ".git"
-        if link.is_dir() and not link.is_symlink():
-            prefix = start.relative_to(top).as_posix()
-            return _trusted(link, "" if prefix == "." else f"{prefix}/", path)
-        if link.is_file():
-            prefix = start.relative_to(top).as_posix()
-            return _trusted(_linked(link, path), "" if prefix == "." else f"{prefix}/", path)
+        if os.path.lexists(link):
+            prefix = "" if top == start else f"{start.relative_to(top).as_posix()}/"
+            return _own(link, prefix, path) if link.is_dir() else _linked(folder, link, prefix, path)
     raise SourceFailed(f"{path} is in no git repository")
 
 
-def _linked(link: Path, path: str) -> Path:
-    """The git folder of a worktree: only one that names the worktree itself, or any project could read any other."""
-    try:
-        words = link.read_text("utf-8")[:4096]
-        target = Path(os.path.realpath(link.parent / words.removeprefix("gitdir:").strip()))
-        back = Path((target / "gitdir").read_text("utf-8")[:4096].strip())
-    except (OSError, ValueError):
-        raise SourceFailed(f"the repository of {path} is kept elsewhere, and doesn't know of this folder") from None
-    if os.path.realpath(target / back) != os.path.realpath(link):
-        raise SourceFailed(f"the repository of {path} is kept elsewhere, and doesn't know of this folder")
-    return target
-
-
-def _trusted(git_folder: Path, prefix: str, path: str) -> Repository:
-    alternates = git_folder / "objects" / "info" / "alternates"
-    if alternates.exists():
+def _own(git_folder: Path, prefix: str, path: str, common: Path | None = None) -> Repository:
+    """A git folder that keeps its objects itself, or in the `common` one that it belongs to."""
+    shared = _first_line(git_folder / "commondir")
+    if git_folder.is_symlink() or (
+        shared is not None and (common is None or not _is_same(git_folder / shared, common))
+    ):
+        raise _elsewhere(path)
+    objects = (common or git_folder) / "objects"
+    if os.path.lexists(objects / "info" / "alternates") or _has_links(objects):
         raise SourceFailed(f"the repository of {path} borrows objects from another one, which isn't followed")
-    return Repository(git_folder, prefix)
+    return Repository(git_folder, objects, prefix)
+
+
+def _linked(folder: Folder, link: Path, prefix: str, path: str) -> Repository:
+    """The repository of a worktree or a submodule, whose git folder a file names.
+
+    That one is somewhere in the project, or knows of the worktree: else any project could read any repository.
+    """
+    words = None if link.is_symlink() else _first_line(link)
+    if words is None or not words.startswith("gitdir:"):
+        raise _elsewhere(path)
+    target = Path(os.path.realpath(link.parent / words.removeprefix("gitdir:").strip()))
+    if folder.root not in target.parents:
+        back = _first_line(target / "gitdir")
+        if back is None or not _is_same(target / back, link):
+            raise _elsewhere(path)
+    is_worktree = _first_line(target / "commondir") is not None
+    return _own(target, prefix, path, target.parent.parent if is_worktree else None)
+
+
+def _elsewhere(path: str) -> SourceFailed:
+    return SourceFailed(f"the repository of {path} is kept elsewhere, and doesn't know of this folder")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _first_line(file: Path) -> str | None:
+    """The first line of a small file; None if there is no such file, or none that is text."""
+    try:
+        if not file.is_file():  # a pipe, say, would never end
+            return None
+        with file.open("rb") as opened:
+            return opened.read(4096).decode().partition("\n")[0].strip()
+    except (OSError, ValueError):
+        return None
+
+
+def _has_links(objects: Path) -> bool:
+    """Whether anything that holds objects is a link; single ones are looked at when they are wanted."""
+    try:
+        held = [*os.scandir(objects), *os.scandir(objects / "pack")]
+    except OSError:
+        held = []
+    return objects.is_symlink() or any(entry.is_symlink() for entry in held)
 
 
 async def find_blob(repository: Repository, locator: str) -> Blob:
@@ -138,14 +178,15 @@ async def find_blob(repository: Repository, locator: str) -> Blob:
         raise SourceFailed(f"{path!r} is not a path inside the repository")
     inside = path.removeprefix("./")
     wanted = inside if inside.startswith(repository.prefix) else repository.prefix + inside
-    answer = await _git(repository, ["cat-file", "--batch-check"], f"{ref}:{wanted}\n".encode())
-    match answer.decode(errors="replace").split():
-        case [identity, "blob", size]:
-            return Blob(identity, int(size))
-        case [_, "tree", _]:
-            raise SourceFailed(f"{locator} is a folder")
-        case _:
-            raise SourceFailed(f"there is no {locator} in the repository")
+    answer = _FOUND.fullmatch(await _git(repository, ["cat-file", "--batch-check"], f"{ref}:{wanted}\n".encode()))
+    if answer is None:
+        raise SourceFailed(f"there is no {locator} in the repository")
+    identity, kind, size = (part.decode() for part in answer.groups())
+    if kind != "blob":
+        raise SourceFailed(f"{locator} is a folder")
+    if (repository.objects / identity[:2] / identity[2:]).is_symlink():
+        raise SourceFailed(f"{locator} is a link into another repository, which isn't followed")
+    return Blob(identity, int(size))
 
 
 async def _git(repository: Repository, arguments: list[str], given: bytes) -> bytes:
@@ -164,7 +205,12 @@ async def _git(repository: Repository, arguments: list[str], given: bytes) -> by
     try:
         with trio.fail_after(DEADLINE):
             done = await trio.run_process(
-                ["git", *arguments], stdin=given, capture_stdout=True, capture_stderr=True, check=False, env=environment
+                ["git", "-c", "core.multiPackIndex=false", *arguments],
+                stdin=given,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env=environment,
             )
     except trio.TooSlowError:
         raise SourceFailed(f"git took longer than {DEADLINE:g} s") from None

@@ -271,7 +271,7 @@ class Tool:
         key = digest_of([self.name, arguments, call.principal])
         outcome = await engine.jobs.run(key, self.name, arguments, call.principal, work, call.progress)
         if isinstance(outcome, Answer):
-            return outcome
+            return outcome._replace(links=tuple(Link(*link) for link in outcome.links))  # lists, if they were stored
         progress = {name: value for name, value in outcome.job.progress.items() if name in ("done", "total", "message")}
         running = {
             "success": True,

@@ -80,7 +80,8 @@ async def test_a_stored_text_is_found_by_its_strategy(engine: Engine, reach: Rea
         ("note:approved_only", "nothing is stored of note that is approved_only"),
         ("note:newest", "'newest' is not a way to choose a stored text"),
         ("note:version", "'version' is not a way to choose a stored text"),
-        ("", "nothing is stored of  that is latest"),
+        ("", "it names no content; write content-id or content-id:strategy"),
+        (":all", "it names no content; write content-id or content-id:strategy"),
     ],
 )
 async def test_a_text_that_is_not_there_is_a_missing_value(engine: Engine, reach: Reach, locator: str, problem: str):

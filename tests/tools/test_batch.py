@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from chora.engine import generate
 from chora.engine.engine import Engine

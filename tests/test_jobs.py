@@ -1,0 +1,651 @@
+"""Work that outlives its call: joined by the same call, told of, cancelled, and known to be interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chora import config
+from chora import jobs as module
+from chora.errors import Busy, ContentNotFound, JobCancelled, JobNotFound, StorageError
+from chora.jobs import Answer, Jobs, Pending, Progress
+from chora.stamps import stamp
+from chora.store import Job, SqliteStore
+
+DONE = Answer(b'{"success":true}', False)
+SHORT = 0.02
+
+
+class Work:
+    """Work that goes on until it is told to end, and remembers what became of it."""
+
+    def __init__(self, answer: Answer = DONE) -> None:
+        self.answer = answer
+        self.begun = 0
+        self.may_end = trio.Event()
+        self.was_stopped = trio.Event()
+        self.report: Progress = nowhere
+
+    async def __call__(self, report: Progress) -> Answer:
+        self.begun += 1
+        self.report = report
+        try:
+            await self.may_end.wait()
+        except trio.Cancelled:
+            self.was_stopped.set()
+            raise
+        return self.answer
+
+
+async def nowhere(done: float, total: float, message: str) -> None:
+    """Nobody listens."""
+
+
+class Listener:
+    """Somebody who wants to know how far it is."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[float, float, str]] = []
+
+    async def __call__(self, done: float, total: float, message: str) -> None:
+        self.heard.append((done, total, message))
+
+
+@asynccontextmanager
+async def working(store: SqliteStore, **settings: Any) -> AsyncGenerator[Jobs]:
+    """The jobs of one process, for as long as the block lasts."""
+    jobs = Jobs(store, msgspec.structs.replace(config.Jobs(call_budget=SHORT), **settings))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(jobs.serve)
+        yield jobs
+        nursery.cancel_scope.cancel()
+
+
+async def call(jobs: Jobs, work: Callable[[Progress], Any], key: str = "key", **rest: Any) -> Answer | Pending:
+    return await jobs.run(key, "some_tool", {"a": 1}, "somebody", work, **rest)
+
+
+async def pending(jobs: Jobs, work: Callable[[Progress], Any], **rest: Any) -> Job:
+    """The job of a call whose work takes longer than it waits."""
+    outcome = await call(jobs, work, **rest)
+    assert isinstance(outcome, Pending)
+    return outcome.job
+
+
+async def until(holds: Callable[[], Any], every: float = 0.005) -> None:
+    """Wait for what another task or thread is about to bring on."""
+    with trio.fail_after(1000 * every):
+        while not holds():
+            await trio.sleep(every)
+
+
+@pytest.fixture
+async def store() -> AsyncGenerator[SqliteStore]:
+    opened = SqliteStore(None)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def threshold() -> MockClock:
+    """Time passes by itself whenever nothing has happened for a moment, a thread's work included."""
+    return MockClock(autojump_threshold=0.05)
+
+
+def ago(seconds: float) -> str:
+    return stamp(datetime.now(UTC) - timedelta(seconds=seconds))
+
+
+def kept(job_id: str = "job-1", **rest: Any) -> Job:
+    """A job as the store has it."""
+    job = Job(
+        job_id=job_id,
+        key="key",
+        tool="some_tool",
+        arguments={},
+        principal="somebody",
+        status="running",
+        created_at=ago(60),
+        updated_at=ago(1),
+    )
+    return msgspec.structs.replace(job, **rest)
+
+
+# -- within the budget, and beyond it ---------------------------------------------------------------------------
+
+
+async def test_work_within_the_budget_is_never_stored(store: SqliteStore):
+    """Its call gets the answer, and nobody else hears of it."""
+    async with working(store, call_budget=30) as jobs:
+        work = Work()
+        work.may_end.set()
+        assert await call(jobs, work) == DONE
+        assert await call(jobs, work) == DONE
+        assert work.begun == 2
+    assert store.jobs() == []
+
+
+async def test_a_call_beyond_its_budget_becomes_a_job_whose_result_is_given_once(store: SqliteStore):
+    """The same call joins it and gets the result; the one after that starts anew; other calls are other work."""
+    async with working(store) as jobs:
+        work, other = Work(), Work()
+        job = await pending(jobs, work)
+        assert (job.tool, job.arguments, job.principal, job.status) == ("some_tool", {"a": 1}, "somebody", "running")
+        assert store.job(job.job_id) == job
+        assert (await pending(jobs, work)).job_id == job.job_id
+        assert (await pending(jobs, other, key="other")).job_id != job.job_id
+        assert (work.begun, other.begun) == (1, 1)
+        work.may_end.set()
+        assert await call(jobs, work) == DONE
+        await until(lambda: jobs.find(job.job_id).status == "done")
+        assert await call(jobs, work) == DONE
+        assert work.begun == 2
+        settled = store.job(job.job_id)
+        assert settled is not None
+        assert (settled.status, settled.result) == ("done", '{"success":true}')
+        other.may_end.set()
+
+
+async def test_a_result_waits_for_its_call(store: SqliteStore):
+    """Work that ended while nobody waited: the same call gets the result at once, from the store, and only once."""
+    async with working(store) as jobs:
+        work = Work(DONE._replace(links=(("content://a", "a", "text/plain"),)))
+        job = await pending(jobs, work)
+        work.may_end.set()
+        await until(lambda: jobs.find(job.job_id).status == "done")
+        answer = await call(jobs, work)
+        assert isinstance(answer, Answer)
+        assert (answer.body, answer.is_error, answer.code) == (DONE.body, False, "ok")
+        assert [tuple(link) for link in answer.links] == [("content://a", "a", "text/plain")]
+        assert work.begun == 1
+        assert await call(jobs, work) == work.answer
+        assert work.begun == 2
+
+
+async def test_a_failure_is_handed_out_as_one(store: SqliteStore):
+    """With its code, so that logs and metrics count it right; then the same call tries again."""
+    async with working(store) as jobs:
+        error = ContentNotFound("There is none.", "Make one.")
+        work = Work(Answer(msgspec.json.encode(error.as_dict()), True, error.code, error.exit_code))
+        job = await pending(jobs, work)
+        work.may_end.set()
+        await until(lambda: jobs.find(job.job_id).status == "failed")
+        assert await call(jobs, work) == work.answer
+        assert work.begun == 1
+        await call(jobs, work)
+        assert work.begun == 2
+
+
+async def test_a_result_of_another_day_is_not_handed_out(store: SqliteStore):
+    """The call is meant for what is there now; the old result can still be looked up."""
+    old = kept(status="done", result='{"success":true}', updated_at=ago(module.AWAITED + 5))
+    await store.save_job(old)
+    async with working(store, call_budget=30) as jobs:
+        work = Work(DONE._replace(body=b"{}"))
+        work.may_end.set()
+        assert await call(jobs, work) == work.answer
+        assert jobs.find(old.job_id) == old
+
+
+async def test_work_that_ends_while_it_is_being_stored_is_answered_with_its_result(store: SqliteStore):
+    """Not with a promise of one."""
+
+    class Slow(SqliteStore):
+        """Lets the work end in the middle of the first write."""
+
+        async def save_job(self, job: Job) -> None:
+            if not work.may_end.is_set():
+                work.may_end.set()
+                await until(lambda: work.report.__self__.done.is_set())  # pyright: ignore[reportFunctionMemberAccess]
+            await super().save_job(job)
+
+    slow, work = Slow(None), Work()
+    async with working(slow) as jobs:
+        assert await call(jobs, work) == DONE
+        await until(lambda: [job.status for job in slow.jobs()] == ["done"])
+    slow.close()
+
+
+async def test_the_end_of_a_job_is_not_overwritten_by_its_being_handed_out(store: SqliteStore):
+    """Whoever waits is told before the store knows; both are written, and the result stays readable."""
+    async with working(store) as jobs:
+        for turn in range(5):
+            work = Work()
+            job = await pending(jobs, work, key=str(turn))
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(call, jobs, work, str(turn))
+                await trio.testing.wait_all_tasks_blocked()
+                work.may_end.set()
+            await until(lambda job=job: jobs.find(job.job_id).status == "done")
+            await trio.sleep(0.05)
+            settled = store.job(job.job_id)
+            assert settled is not None
+            assert (settled.status, settled.result) == ("done", '{"success":true}')
+
+
+# -- progress ---------------------------------------------------------------------------------------------------
+
+
+async def test_progress_reaches_every_waiter(store: SqliteStore):
+    """Those who joined later too, up to the last step; the job in the store says how far it is."""
+    async with working(store, call_budget=30) as jobs:
+        work, listeners = Work(), [Listener(), Listener()]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: call(jobs, work, progress=listeners[0]))
+            await trio.testing.wait_all_tasks_blocked()
+            await work.report(1, 3, "one")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(lambda: call(jobs, work, progress=listeners[1]))
+            nursery.start_soon(lambda: call(jobs, work))
+            await trio.testing.wait_all_tasks_blocked()
+            await work.report(2, 3, "two")
+            await trio.testing.wait_all_tasks_blocked()
+            await work.report(3, 3, "three")
+            work.may_end.set()
+        steps = [(1, 3, "one"), (2, 3, "two"), (3, 3, "three")]
+        assert [listener.heard for listener in listeners] == [steps, steps]
+    async with working(store) as jobs:
+        work = Work()
+        await pending(jobs, work)
+        await work.report(5, 9, "five")
+        assert (await pending(jobs, work)).progress == {"done": 5, "total": 9, "message": "five"}
+
+
+async def test_a_listener_who_is_slow_misses_steps_and_holds_up_nothing(store: SqliteStore):
+    """The work goes on at its own pace, and the last step is told."""
+    async with working(store, call_budget=30) as jobs:
+        work, heard = Work(), list[float]()
+        awake = trio.Event()
+
+        async def slow(done: float, total: float, message: str) -> None:
+            heard.append(done)
+            await awake.wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: call(jobs, work, progress=slow))
+            await trio.testing.wait_all_tasks_blocked()
+            for step in range(1, 100):
+                await work.report(step, 99, "")
+                await trio.testing.wait_all_tasks_blocked()
+            work.may_end.set()
+            await until(lambda: not jobs._running)  # pyright: ignore[reportPrivateUsage]
+            awake.set()
+        assert heard == [1, 99]
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------
+
+
+async def test_cancelling_the_only_waiter_stops_the_work(store: SqliteStore):
+    """Nobody would ever see what it comes to."""
+    async with working(store, call_budget=30) as jobs:
+        work = Work()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, jobs, work)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            await work.was_stopped.wait()
+    assert store.jobs() == []
+
+
+async def test_cancelling_one_of_two_waiters_does_not_stop_the_work(store: SqliteStore):
+    """The other one still waits for it."""
+    async with working(store, call_budget=30) as jobs:
+        work, answers = Work(), list[Any]()
+
+        async def stay() -> None:
+            answers.append(await call(jobs, work))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stay)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(0.01) as leaving:
+                await call(jobs, work)
+            assert leaving.cancelled_caught
+            await trio.testing.wait_all_tasks_blocked()
+            assert not work.was_stopped.is_set()
+            work.may_end.set()
+        assert answers == [DONE]
+        assert work.begun == 1
+
+
+async def test_cancelling_the_call_of_a_job_does_not_stop_it(store: SqliteStore):
+    """It has a life of its own by then."""
+    async with working(store) as jobs:
+        work = Work()
+        job = await pending(jobs, work)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await call(jobs, work)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not work.was_stopped.is_set()
+        assert jobs.find(job.job_id).status == "running"
+
+
+async def test_a_call_right_after_a_cancelled_one_starts_anew(store: SqliteStore):
+    """It doesn't join what is being given up, which may have a manifest to write yet."""
+    begun: list[str] = []
+    tidy = trio.Event()
+
+    async def untidy(report: Progress) -> Answer:
+        begun.append("untidy")
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await tidy.wait()
+        raise AssertionError
+
+    async def again(report: Progress) -> Answer:
+        begun.append("again")
+        return DONE
+
+    async with working(store, call_budget=30) as jobs:
+        with trio.move_on_after(0.01):
+            await call(jobs, untidy)
+        answers: list[Any] = []
+
+        async def ask() -> None:
+            answers.append(await call(jobs, again))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            assert begun == ["untidy"]
+            tidy.set()
+        assert (begun, answers) == (["untidy", "again"], [DONE])
+
+
+async def test_a_job_is_cancelled_on_request(store: SqliteStore):
+    """The store says so, whoever waits is told, and the same call starts anew."""
+    async with working(store) as jobs:
+        work = Work()
+        job = await pending(jobs, work)
+        told: list[str] = []
+
+        async def wait() -> None:
+            with pytest.raises(JobCancelled, match="some_tool was cancelled") as cancelled:
+                await call(jobs, work)
+            told.append(str(cancelled.value.hint))
+
+        jobs._settings = config.Jobs()  # pyright: ignore[reportPrivateUsage]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            ended = await jobs.cancel(job.job_id)
+        assert (ended.job_id, ended.status, ended.result) == (job.job_id, "cancelled", None)
+        assert told == ["Call it again to start anew."]
+        await until(lambda: jobs.find(job.job_id).status == "cancelled")
+        assert (await jobs.cancel(job.job_id)).status == "cancelled", "it stays as it is"
+        work.may_end.set()
+        assert await call(jobs, work) == DONE
+        assert work.begun == 2
+
+
+async def test_a_job_that_is_done_is_not_cancelled_any_more(store: SqliteStore):
+    """Nor is there one of an id that is none."""
+    done = kept(status="done", result="{}")
+    await store.save_job(done)
+    async with working(store) as jobs:
+        assert await jobs.cancel(done.job_id) == done
+        for what in (jobs.cancel("job-0"), jobs.cancel("x" * 999)):
+            with pytest.raises(JobNotFound) as missing:
+                await what
+            assert missing.value.hint
+            assert len(missing.value.message) < 120
+
+
+# -- two processes ----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def two_processes(tmp_path: Path, **settings: Any) -> AsyncGenerator[tuple[Jobs, Jobs]]:
+    """Two that share one database."""
+    one, other = SqliteStore(tmp_path / "s.db"), SqliteStore(tmp_path / "s.db")
+    async with working(one, **settings) as here, working(other, **settings) as there:
+        yield here, there
+    one.close()
+    other.close()
+
+
+async def test_a_job_of_another_process_is_joined(tmp_path: Path, threshold: MockClock):
+    """Its progress and its result come over the store; it isn't begun twice."""
+    async with two_processes(tmp_path, call_budget=20) as (here, there):
+        work, listener = Work(), Listener()
+        job = await pending(here, work)
+        async with trio.open_nursery() as nursery:
+            answers: list[Any] = []
+
+            async def join() -> None:
+                answers.append(await call(there, Work(), progress=listener))
+
+            nursery.start_soon(join)
+            await trio.sleep(1)
+            await work.report(4, 7, "four")
+            await trio.sleep(2 * module.HEARTBEAT)
+            assert there.list()[0].progress["message"] == "four"
+            work.may_end.set()
+        assert answers == [DONE]
+        assert listener.heard == [(4, 7, "four")]
+        assert work.begun == 1
+        assert there.find(job.job_id).status == "done"
+
+
+async def test_a_call_waits_for_another_process_only_as_long_as_a_call_may(tmp_path: Path):
+    """Then it answers that the job is running, as the first call did."""
+    async with two_processes(tmp_path) as (here, there):
+        job = await pending(here, Work())
+        assert (await pending(there, Work())).job_id == job.job_id
+
+
+async def test_a_job_is_cancelled_from_another_process(tmp_path: Path, threshold: MockClock):
+    """It notices within seconds, and whoever asked for it learns that it has ended."""
+    async with two_processes(tmp_path, call_budget=1) as (here, there):
+        work = Work()
+        job = await pending(here, work)
+        assert (await there.cancel(job.job_id)).status == "cancelled"
+        assert work.was_stopped.is_set()
+        assert here.find(job.job_id).status == there.find(job.job_id).status == "cancelled"
+        with pytest.raises(JobNotFound):
+            await there.cancel("job-0")
+
+
+async def test_a_wish_to_cancel_survives_a_sign_of_life_at_the_same_moment(tmp_path: Path, threshold: MockClock):
+    """The job's own process may write its state over the wish; then it is wished again."""
+    async with two_processes(tmp_path, call_budget=1) as (here, there):
+        work = Work()
+        job = await pending(here, work)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(there.cancel, job.job_id)
+            await trio.sleep(module.POLL / 2)
+            await here._store.save_job(job)  # pyright: ignore[reportPrivateUsage]
+            with trio.fail_after(3 * module.HEARTBEAT):
+                await work.was_stopped.wait()
+
+
+async def test_whoever_waits_for_a_job_of_another_process_learns_that_it_was_stopped(
+    tmp_path: Path, threshold: MockClock
+):
+    """As if it were its own."""
+    async with two_processes(tmp_path, call_budget=20) as (here, there):
+        work = Work()
+        job = await pending(here, work)
+
+        async def wait() -> None:
+            with pytest.raises(JobCancelled, match="some_tool was cancelled"):
+                await call(there, Work())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.sleep(1)
+            await here.cancel(job.job_id)
+
+
+async def test_a_wish_that_nobody_hears_is_given_up_on(store: SqliteStore, threshold: MockClock):
+    """The process may be gone; the job is shown as running until its silence tells."""
+    await store.save_job(kept(updated_at=ago(0)))
+    async with working(store) as jobs:
+        assert (await jobs.cancel("job-1")).status == "running"
+
+
+# -- processes that end -----------------------------------------------------------------------------------------
+
+
+async def test_a_job_whose_process_died_is_interrupted(store: SqliteStore):
+    """It gives no sign of life any more; the same call starts it again, and it can be looked up."""
+    await store.save_job(kept(updated_at=ago(module.SILENCE + 5)))
+    await store.save_job(kept("job-2", key="other", updated_at=ago(module.SILENCE - 5)))
+    async with working(store) as jobs:
+        assert {job.job_id: job.status for job in jobs.list()} == {"job-1": "interrupted", "job-2": "running"}
+        assert jobs.find("job-1").status == "interrupted"
+        assert (await jobs.cancel("job-1")).status == "interrupted"
+        work = Work()
+        work.may_end.set()
+        assert await call(jobs, work) == DONE
+        assert isinstance(await call(jobs, work, key="other"), Pending)
+        assert work.begun == 1
+
+
+async def test_jobs_are_interrupted_at_shutdown(store: SqliteStore):
+    """The work is stopped, the store says so, and a call that waits isn't left hanging."""
+    work, told = Work(), list[str]()
+
+    async with trio.open_nursery() as calls:
+        async with working(store) as jobs:
+            job = await pending(jobs, work)
+            jobs._settings = config.Jobs()  # pyright: ignore[reportPrivateUsage]
+
+            async def wait() -> None:
+                with pytest.raises(JobCancelled):
+                    await call(jobs, work)
+                told.append("ended")
+
+            calls.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(Busy, match="starting or stopping"):
+            await call(jobs, work, key="other")
+    assert told == ["ended"]
+    assert work.was_stopped.is_set()
+    settled = store.job(job.job_id)
+    assert settled is not None
+    assert settled.status == "interrupted"
+
+
+async def test_a_running_job_gives_signs_of_life(store: SqliteStore, threshold: MockClock):
+    """So that no other process takes it for dead, however long it runs."""
+    async with working(store, call_budget=1) as jobs:
+        job = await pending(jobs, Work())
+        before = job.updated_at
+        await until(lambda: jobs.find(job.job_id).updated_at > before, 1)
+        await until(lambda: (store.job(job.job_id) or job).updated_at > before, 1)
+
+
+# -- bounds and failures ----------------------------------------------------------------------------------------
+
+
+async def test_only_so_many_jobs_run_at_once(store: SqliteStore):
+    """One more is refused with what to do; joining one that runs is no further one; an ended one makes room."""
+    async with working(store, running=2) as jobs:
+        first, second = Work(), Work()
+        await pending(jobs, first, key="1")
+        await pending(jobs, second, key="2")
+        with pytest.raises(Busy, match="2 jobs are running already") as busy:
+            await call(jobs, Work(), key="3")
+        assert busy.value.details == {"limit": "jobs.running"}
+        assert busy.value.hint
+        await pending(jobs, first, key="1")
+        first.may_end.set()
+        assert await call(jobs, first, key="1") == DONE
+        await pending(jobs, Work(), key="3")
+
+
+class Refusing(SqliteStore):
+    """A store that can be told to refuse jobs."""
+
+    refuses = False
+
+    async def save_job(self, job: Job) -> None:
+        if self.refuses:
+            raise StorageError("The database failed: full.", "Free some disk space.")
+        await super().save_job(job)
+
+
+@pytest.fixture
+async def refusing() -> AsyncGenerator[Refusing]:
+    opened = Refusing(None)
+    yield opened
+    opened.close()
+
+
+async def test_a_store_that_fails_while_a_job_ends_loses_no_result(
+    refusing: Refusing, caplog: pytest.LogCaptureFixture
+):
+    """Whoever waits gets it; the log says what the store doesn't know, and the process lives on."""
+    async with working(refusing) as jobs:
+        work = Work()
+        await pending(jobs, work)
+        refusing.refuses = True
+        jobs._settings = config.Jobs()  # pyright: ignore[reportPrivateUsage]
+        work.may_end.set()
+        assert await call(jobs, work) == DONE
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        said = [record.getMessage() for record in caplog.records]
+        assert any("the end of job-" in line and "The database failed" in line for line in said)
+        assert any("will be handed out once more" in line for line in said)
+        refusing.refuses = False
+        assert await call(jobs, work, key="other") == DONE
+
+
+async def test_a_store_that_fails_when_a_call_gives_up_waiting_fails_the_call(refusing: Refusing):
+    """The work goes on, and the same call joins it."""
+    async with working(refusing) as jobs:
+        refusing.refuses = True
+        work = Work()
+        with pytest.raises(StorageError):
+            await call(jobs, work)
+        refusing.refuses = False
+        assert not work.was_stopped.is_set()
+        await pending(jobs, work)
+        work.may_end.set()
+        assert await call(jobs, work) == DONE
+        assert work.begun == 1
+
+
+async def test_a_store_that_fails_at_a_sign_of_life_ends_nothing(
+    refusing: Refusing, caplog: pytest.LogCaptureFixture, threshold: MockClock
+):
+    """The log has it, and the next one goes through."""
+    async with working(refusing, call_budget=1) as jobs:
+        work = Work()
+        job = await pending(jobs, work)
+        refusing.refuses = True
+        silence = "couldn't say that it is running"
+        await until(lambda: any(silence in record.getMessage() for record in caplog.records), 1)
+        refusing.refuses = False
+        await until(lambda: (refusing.job(job.job_id) or job).updated_at > job.updated_at, 1)
+        assert not work.was_stopped.is_set()
+
+
+async def test_old_jobs_are_forgotten(store: SqliteStore):
+    """Those that ended, or whose process did, longer ago than results are kept; running ones stay."""
+    days = 86_400
+    for number, (status, age) in enumerate(
+        [("done", 8), ("failed", 8), ("cancelled", 8), ("interrupted", 8), ("running", 8), ("done", 6), ("running", 0)]
+    ):
+        await store.save_job(kept(f"job-{number}", status=status, updated_at=ago(age * days)))
+    async with working(store) as jobs:
+        assert await jobs.forget_old() == 5
+        assert sorted(job.job_id for job in jobs.list()) == ["job-5", "job-6"]
+        assert await jobs.forget_old() == 0
+        jobs._settings = config.Jobs(keep_days=1e9)  # pyright: ignore[reportPrivateUsage]
+        assert await jobs.forget_old() == 0, "for ever, more or less"

@@ -1,0 +1,482 @@
+"""The tools that list and trace, as a client meets them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from chora import app, config
+from chora.files import Folder
+from chora.generators import jinja2
+from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
+from tests.tools.answers import NO_IDS, STAMP, taken
+
+# -- list_generators --------------------------------------------------------------------------------------------
+
+GENERATORS = ["demonstration", "jinja2", "template_fill", "bdd_scenario", "code_generation"]
+
+
+@requirement("tools.list-generators.filter", "generators.five")
+@pytest.mark.parametrize(
+    ("arguments", "names", "filtered"),
+    [
+        ({}, GENERATORS, False),
+        ({"generator_type": None, "include_plugins": None}, GENERATORS, False),
+        ({"include_plugins": True}, GENERATORS, False),
+        ({"include_plugins": False}, GENERATORS, True),
+        ({"generator_type": "builtin"}, GENERATORS, True),
+        ({"generator_type": "plugin"}, [], True),
+    ],
+)
+async def test_list_generators(ask: Asking, arguments: dict[str, Any], names: list[str], filtered: bool):
+    """Those a config can name; never an error for finding none."""
+    result = taken(await ask("list_generators", **arguments), "generators", "total_count", "filtered")
+    assert [each["name"] for each in result["generators"]] == names
+    assert (result["total_count"], result["filtered"]) == (len(names), filtered)
+
+
+@requirement("tools.list-generators.result", "generators.code-generation.unavailable")
+async def test_a_generator_is_shown_with_what_it_can_do(ask: Asking):
+    """Version and capabilities; and, when something it needs is missing, what to do about it."""
+    shown = {each["name"]: each for each in (await ask("list_generators"))["generators"]}
+    assert shown["jinja2"] == {
+        "name": "jinja2",
+        "type": "builtin",
+        "version": jinja2.VERSION,
+        "description": jinja2.DESCRIPTION,
+        "capabilities": ["template", "conditionals", "loops", "filters"],
+        "status": "available",
+        "reason": None,
+    }
+    assert shown["bdd_scenario"]["capabilities"] == ["testing", "gherkin"]
+    assert shown["code_generation"]["capabilities"] == ["ai_powered", "code"]
+    assert shown["code_generation"]["status"] == "unavailable"
+    assert "ANTHROPIC_API_KEY" in shown["code_generation"]["reason"]
+
+
+@requirement("generators.plugins.explicit", "rulings.c42", "tools.list-generators.filter")
+async def test_a_projects_own_generators_are_listed_as_plugins(project: Project):
+    """Those that the settings name, and no others that lie around."""
+    plugin = (
+        'NAME = "{0}"\nVERSION = "2.0.0"\nDESCRIPTION = "Shouts."\nCAPABILITIES = ("text",)\n\n\n'
+        "async def generate(job):\n    return job.config.id.upper()\n"
+    )
+    project.write("generators/shout.py", plugin.format("shout"))
+    project.write(".chora-compose/generators/hidden_generator.py", plugin.format("hidden"))
+    project.save(content("note", pattern={"type": "shout"}))
+    flags = {"plugins.generators": ("generators/shout.py",)}
+    async with app.opened(project.root, config.load(project.root, {}, flags)) as engine:
+        ask = Asking(engine)
+        (mine,) = (await ask("list_generators", generator_type="plugin"))["generators"]
+        assert (mine["name"], mine["type"], mine["version"]) == ("shout", "plugin", "2.0.0")
+        assert (await ask("list_generators"))["total_count"] == 6
+        without = await ask("list_generators", include_plugins=False)
+        assert (without["total_count"], without["filtered"]) == (5, True)
+        assert (await ask("generate_content", content_config_id="note"))["content"] == "NOTE"
+
+
+# -- list_content_configs, list_artifact_configs ----------------------------------------------------------------
+
+
+@requirement("tools.list-generators.errors", "tools.list-configs.errors")
+async def test_listing_with_wrong_arguments_is_refused(ask: Asking):
+    """A type that isn't one, a pattern that isn't text or too long."""
+    await ask.refused("list_generators", "invalid_input", generator_type="other")
+    for name in ("list_content_configs", "list_artifact_configs"):
+        for pattern in (5, "x" * 256, ["a*"]):
+            refused = await ask.refused(name, "invalid_input", filter_pattern=pattern)
+            assert refused["details"]["field"] == "$.filter_pattern"
+
+
+@requirement("tools.list-content-configs.result", "layouts.content")
+async def test_list_content_configs(ask: Asking, project: Project):
+    """Every layout and language, each with its generator and the head of its description."""
+    long = "About many things. " * 20
+    project.save(content("api-b", pattern={"type": "jinja2", "template": "x.j2"}), text("shown", "x"), content("none"))
+    project.write(
+        "configs/content/api-a/api-a-content.yaml",
+        f"type: content\nid: api-a\nmetadata: {{description: '{long}', version: 1.0.0}}\n",
+    )
+    result = taken(await ask("list_content_configs"), "total", "configs", "invalid", "duration_ms")
+    assert result["total"] == 4
+    assert result["invalid"] == []
+    assert [each["id"] for each in result["configs"]] == ["api-a", "api-b", "none", "shown"]
+    assert result["configs"][:2] == [
+        {
+            "id": "api-a",
+            "file_path": "configs/content/api-a/api-a-content.yaml",
+            "generator_type": None,
+            "description": long,
+            "title": long[:50],
+        },
+        {
+            "id": "api-b",
+            "file_path": "configs/content/api-b.json",
+            "generator_type": "jinja2",
+            "description": "About api-b",
+            "title": "About api-b",
+        },
+    ]
+    assert result["configs"][3]["generator_type"] == "demonstration", "the one that would run"
+
+
+@requirement("tools.list-artifact-configs.result")
+async def test_list_artifact_configs(ask: Asking, project: Project):
+    """With the number of children; the purpose stands in for a description."""
+    project.save(
+        artifact("b", [child("x"), child("y")]), artifact("a", [child("x")], description="Described", title="A!")
+    )
+    result = taken(await ask("list_artifact_configs"), "total", "configs", "invalid", "duration_ms")
+    assert result == {
+        "total": 2,
+        "configs": [
+            {
+                "id": "a",
+                "file_path": "configs/artifact/a.json",
+                "description": "Described",
+                "title": "A!",
+                "component_count": 1,
+            },
+            {
+                "id": "b",
+                "file_path": "configs/artifact/b.json",
+                "description": "For the tests",
+                "title": "b",
+                "component_count": 2,
+            },
+        ],
+        "invalid": [],
+    }
+
+
+@requirement("tools.list-configs.filter-pattern", "tools.list-configs.invalid")
+@pytest.mark.parametrize("kind", ["content", "artifact"])
+async def test_lists_take_a_glob_and_hide_nothing(ask: Asking, project: Project, kind: str):
+    """Over ids, in full; a broken file is always shown, with its reason."""
+    name = f"list_{kind}_configs"
+    assert (await ask(name))["total"] == 0
+    ids = ["api-one", "api-two", "my-api"]
+    project.save(*(text(each, "x") if kind == "content" else artifact(each, [child("x")]) for each in ids))
+    project.write(f"configs/{kind}/broken.json", "{")
+    for pattern, found in (
+        (None, ids),
+        ("", ids),
+        ("*", ids),
+        ("api*", ["api-one", "api-two"]),
+        ("api-???", ["api-one", "api-two"]),
+        ("*-api", ["my-api"]),
+        ("[am]*-[ot]*", ["api-one", "api-two"]),
+        ("api", []),
+        ("API*", []),
+    ):
+        result = await ask(name, filter_pattern=pattern)
+        assert [each["id"] for each in result["configs"]] == found
+        assert result["total"] == len(found)
+        (invalid,) = result["invalid"]
+        assert invalid["file_path"] == f"configs/{kind}/broken.json"
+        assert "is not JSON" in invalid["error"]
+    assert Folder(project.root).is_file(f"configs/{kind}/broken.json")
+
+
+# -- list_content -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(project: Project) -> Project:
+    """Three contents that differ in everything one can filter and sort by."""
+    project.save(
+        content("b", pattern={"type": "jinja2", "template": "x"}, metadata=_about("Zebra crossings of the harbour")),
+        {**text("a", "x"), "metadata": _about("apples"), "evolution": {"stage": "approved"}},
+        {
+            **content("c", pattern={"type": "template_fill", "template": "{{ x }}"}),
+            "metadata": {**_about("M" + "x" * 150), "output_format": "markdown"},
+            "evolution": {"stage": "review"},
+        },
+    )
+    for number, id in enumerate("cab"):
+        os.utime(project.root / f"configs/content/{id}.json", (1_700_000_000 + number, 1_700_000_000 + number))
+    return project
+
+
+def _about(description: str) -> dict[str, Any]:
+    return {"description": description, "version": "1.0.0"}
+
+
+@requirement("tools.list-content.result")
+@pytest.mark.parametrize("arguments", [{}, {"filter": None, "sort": None, "limit": None}, {"filter": {}}])
+async def test_list_content(ask: Asking, shelf: Project, arguments: dict[str, Any]):
+    """With what is stored of each, and when the newest was really made."""
+    made = await ask("generate_content", content_config_id="a")
+    await ask("generate_content", content_config_id="a", force=True)
+    shelf.write("configs/content/broken.json", "{")
+    result = taken(await ask("list_content", **arguments), "total", "returned", "content", "invalid", "duration_ms")
+    assert (result["total"], result["returned"]) == (3, 3)
+    assert [each["id"] for each in result["content"]] == ["a", "b", "c"]
+    first, second, third = result["content"]
+    assert STAMP.fullmatch(first.pop("last_generated"))
+    assert made["metadata"]["generated_at"]
+    assert first == {
+        "id": "a",
+        "title": "apples",
+        "purpose": "apples",
+        "generator_type": "demonstration",
+        "generated": True,
+        "stage": "approved",
+        "output_format": None,
+        "versions_available": 2,
+    }
+    assert (second["generated"], second["last_generated"], second["versions_available"]) == (False, None, 0)
+    assert (second["stage"], second["generator_type"]) == ("draft", "jinja2")
+    assert (third["title"], third["purpose"]) == ("M" + "x" * 49, "M" + "x" * 99)
+    assert third["output_format"] == "markdown"
+    assert [each["file_path"] for each in result["invalid"]] == ["configs/content/broken.json"]
+
+
+@requirement("tools.list-content.filter", "tools.list-content.sort")
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"filter": {"generator_type": "jinja2"}}, "b"),
+        ({"filter": {"generated": True}}, "a"),
+        ({"filter": {"generated": False}}, "bc"),
+        ({"filter": {"stage": "draft"}}, "b"),
+        ({"filter": {"stage": "review"}}, "c"),
+        ({"filter": {"stage": "approved", "generated": False}}, ""),
+        ({"filter": {"generator_type": None, "generated": None, "stage": None}}, "abc"),
+        ({"sort": "id"}, "abc"),
+        ({"sort": "title"}, "acb"),
+        ({"sort": "generator"}, "abc"),
+        ({"sort": "modified"}, "bac"),
+        ({"sort": "modified", "filter": {"generated": False}}, "bc"),
+    ],
+)
+async def test_list_content_filters_and_sorts(ask: Asking, shelf: Project, arguments: dict[str, Any], found: str):
+    """By generator, by what is stored and by stage; by id, title, generator, or the newest file first."""
+    await ask("generate_content", content_config_id="a")
+    result = await ask("list_content", **arguments)
+    assert "".join(each["id"] for each in result["content"]) == found
+    assert result["total"] == len(found)
+
+
+@requirement("tools.lists.limit")
+@pytest.mark.parametrize(("name", "rows"), [("list_content", "content"), ("list_artifacts", "artifacts")])
+async def test_a_limit_cuts_and_total_counts_all(ask: Asking, project: Project, name: str, rows: str):
+    """1 to 500; `total` is what matched before the limit."""
+    project.save(*(text(f"c{n}", "x") for n in range(3)), *(artifact(f"a{n}", [child("c0")]) for n in range(3)))
+    for limit, returned in ((1, 1), (2, 2), (3, 3), (500, 3), (None, 3)):
+        result = await ask(name, limit=limit)
+        assert (result["total"], result["returned"], len(result[rows])) == (3, returned, returned)
+    for limit in (0, -1, 501):
+        refused = await ask.refused(name, "invalid_input", limit=limit)
+        assert refused["details"] == {"field": "limit", "value": limit, "constraint": "1 to 500"}
+    for wrong in ({"limit": "3"}, {"sort": "size"}, {"filter": {"colour": "red"}}, {"filter": {"stage": "done"}}):
+        refused = await ask.refused(name, "invalid_input", **wrong)
+        assert refused["details"]["field"].startswith("$")
+
+
+# -- list_artifacts ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def assembled(ask: Asking, project: Project) -> Project:
+    """Three artifacts, of which `a` was assembled, and then `b`; `c` has a file of somebody else's."""
+    project.save(
+        text("note", "x"),
+        artifact("b", [child("note")], type="report", title="apples"),
+        {**artifact("a", [child("note"), child("note")], title="Zebra"), "evolution": {"stage": "approved"}},
+        {**artifact("c", [child("note")], type="code", title="melons"), "evolution": {"stage": "review"}},
+        artifact("d", [child("note")], type="report", title="nuts"),
+    )
+    await ask("assemble_artifact", artifact_config_id="a")
+    await ask("assemble_artifact", artifact_config_id="b")
+    project.write("outputs/c.md", "mine")
+    for number, id in enumerate("dcab"):
+        os.utime(project.root / f"configs/artifact/{id}.json", (1_700_000_000 + number, 1_700_000_000 + number))
+    return project
+
+
+@requirement("tools.list-artifacts.result")
+@pytest.mark.parametrize("arguments", [{}, {"filter": None, "sort": None, "limit": None}, {"filter": {}}])
+async def test_list_artifacts(ask: Asking, assembled: Project, arguments: dict[str, Any]):
+    """An artifact is assembled when its first output is there; when chora wrote it is told too."""
+    assembled.write("configs/artifact/broken.json", "{")
+    result = taken(await ask("list_artifacts", **arguments), "total", "returned", "artifacts", "invalid", "duration_ms")
+    assert (result["total"], result["returned"]) == (4, 4)
+    first, _, foreign, missing = result["artifacts"]
+    assert STAMP.fullmatch(first.pop("last_assembled"))
+    assert first == {
+        "id": "a",
+        "title": "Zebra",
+        "description": None,
+        "purpose": "For the tests",
+        "type": None,
+        "stage": "approved",
+        "assembled": True,
+        "component_count": 2,
+        "composition_strategy": "concat",
+        "output_path": "outputs/a.md",
+    }
+    assert (foreign["assembled"], foreign["last_assembled"]) == (True, None)
+    assert (missing["assembled"], missing["last_assembled"]) == (False, None)
+    assert [each["file_path"] for each in result["invalid"]] == ["configs/artifact/broken.json"]
+
+
+@requirement("tools.list-artifacts.filter", "tools.list-artifacts.sort")
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"filter": {"type": "report"}}, "bd"),
+        ({"filter": {"stage": "draft"}}, "bd"),
+        ({"filter": {"stage": "approved"}}, "a"),
+        ({"filter": {"assembled": True}}, "abc"),
+        ({"filter": {"assembled": False}}, "d"),
+        ({"filter": {"type": "report", "assembled": True}}, "b"),
+        ({"filter": {"type": None, "stage": None, "assembled": None}}, "abcd"),
+        ({"sort": "id"}, "abcd"),
+        ({"sort": "title"}, "bcda"),
+        ({"sort": "assembled"}, "bacd"),
+        ({"sort": "modified"}, "bacd"),
+    ],
+)
+async def test_list_artifacts_filters_and_sorts(ask: Asking, assembled: Project, arguments: dict[str, Any], found: str):
+    """By type, stage and whether it is there; by id, title, or the newest file or config first."""
+    result = await ask("list_artifacts", **arguments)
+    assert "".join(each["id"] for each in result["artifacts"]) == found
+
+
+# -- trace_dependencies -----------------------------------------------------------------------------------------
+
+TRACED = (
+    *("artifact_id", "status", "total_dependencies", "ready", "missing", "dependencies", "assembly_order"),
+    *("missing_content_ids", "stale_because", "duration_ms"),
+)
+
+
+@pytest.fixture
+def sheet(project: Project) -> Project:
+    """An artifact of a child that is there, one that is optional, and one without a config."""
+    project.save(
+        text("intro", "x"),
+        text("more", "y"),
+        artifact(
+            "sheet",
+            [
+                child("more", order=2, required=False, retrievalStrategy="approved_only"),
+                child("intro", order=1),
+                child("gone", order=3, required=False),
+            ],
+        ),
+    )
+    return project
+
+
+@requirement("tools.trace-dependencies.result", "tools.trace-dependencies.status")
+@pytest.mark.parametrize("arguments", [{}, {"check_status": None, "show_metadata": None}, {"check_status": True}])
+async def test_trace_dependencies(ask: Asking, sheet: Project, arguments: dict[str, Any]):
+    """In the order of assembly, with what is stored of each and what is missing."""
+    with unchanged(sheet):
+        result = taken(await ask("trace_dependencies", artifact_config_id="sheet", **arguments), *TRACED)
+    errors = [each.pop("error") for each in result["dependencies"]]
+    assert (errors[0], errors[1]) == (None, None)
+    assert "gone" in errors[2]
+    common = {"stale_because": [], "metadata": None}
+    assert result == {
+        "artifact_id": "sheet",
+        "status": "incomplete",
+        "total_dependencies": 3,
+        "ready": 0,
+        "missing": 3,
+        "dependencies": [
+            {
+                "content_id": "intro",
+                "path": "configs/content/intro.json",
+                "required": True,
+                "status": "missing",
+                "order": 1,
+                "retrieval_strategy": "latest",
+                **common,
+            },
+            {
+                "content_id": "more",
+                "path": "configs/content/more.json",
+                "required": False,
+                "status": "missing",
+                "order": 2,
+                "retrieval_strategy": "approved_only",
+                **common,
+            },
+            {
+                "content_id": "gone",
+                "path": "configs/content/gone.json",
+                "required": False,
+                "status": "missing",
+                "order": 3,
+                "retrieval_strategy": "latest",
+                **common,
+            },
+        ],
+        "assembly_order": ["intro", "more", "gone"],
+        "missing_content_ids": ["intro", "more", "gone"],
+        "stale_because": ["it was never assembled"],
+    }
+
+
+@requirement("tools.trace-dependencies.status", "tools.trace-dependencies.missing-ids")
+async def test_what_is_missing_can_be_given_to_batch_generate(ask: Asking, sheet: Project):
+    """Once it is made, the artifact is ready; optional ones without a config don't hinder it."""
+    traced = await ask("trace_dependencies", artifact_config_id="sheet")
+    await ask("batch_generate", content_ids=traced["missing_content_ids"])
+    again = await ask("trace_dependencies", artifact_config_id="sheet")
+    assert (again["status"], again["ready"], again["missing"]) == ("ready", 2, 1)
+    assert again["missing_content_ids"] == ["gone"]
+    sheet.save(artifact("sheet", [child("intro"), child("gone")]))
+    assert (await ask("trace_dependencies", artifact_config_id="sheet"))["status"] == "missing_config"
+    sheet.save(artifact("sheet", [child("intro")]))
+    whole = await ask("trace_dependencies", artifact_config_id="sheet")
+    assert (whole["status"], whole["missing_content_ids"]) == ("ready", None)
+
+
+@requirement("tools.trace-dependencies.check-status")
+async def test_without_a_check_the_status_is_unknown(ask: Asking, sheet: Project):
+    """Nothing is looked up."""
+    result = await ask("trace_dependencies", artifact_config_id="sheet", check_status=False)
+    assert result["status"] == "unknown"
+    assert {each["status"] for each in result["dependencies"]} == {"unknown"}
+    assert (result["ready"], result["missing"], result["stale_because"]) == (0, 0, [])
+
+
+@requirement("tools.trace-dependencies.metadata", "tools.trace-dependencies.stale-because")
+async def test_trace_dependencies_says_what_has_changed(ask: Asking, project: Project):
+    """Of a template that was edited it is said by name, for the text and for the file."""
+    project.write("configs/templates/a.j2", "one")
+    project.save(content("note", pattern={"type": "jinja2", "template": "a.j2"}), artifact("sheet", [child("note")]))
+    await ask("assemble_artifact", artifact_config_id="sheet")
+    fresh = await ask("trace_dependencies", artifact_config_id="sheet", show_metadata=True)
+    (note,) = fresh["dependencies"]
+    assert (note["stale_because"], fresh["stale_because"]) == ([], [])
+    metadata = note["metadata"]
+    assert STAMP.fullmatch(metadata["last_generated"])
+    assert (metadata["generator_type"], metadata["versions_available"]) == ("jinja2", 1)
+    assert "configs/content/note.json" in metadata["inputs"]
+    assert "configs/templates/a.j2" in metadata["inputs"]
+    project.write("configs/templates/a.j2", "two")
+    stale = await ask("trace_dependencies", artifact_config_id="sheet")
+    assert any("configs/templates/a.j2" in reason for reason in stale["dependencies"][0]["stale_because"])
+    assert any("configs/templates/a.j2" in reason for reason in stale["stale_because"])
+
+
+@requirement("tools.trace-dependencies.errors")
+async def test_tracing_fails_with_the_codes_of_the_reference(ask: Asking, project: Project):
+    """Each with the details that its code promises."""
+    gone = await ask.refused("trace_dependencies", "config_not_found", artifact_config_id="gone")
+    assert gone["details"]["artifact_config_id"] == "gone"
+    assert "configs/artifact/gone.json" in gone["details"]["searched_paths"]
+    for config_id in NO_IDS:
+        await ask.refused("trace_dependencies", "invalid_config_id", artifact_config_id=config_id)
+    project.write("configs/artifact/bad.json", '{"type": "artifact", "id": "bad"}')
+    bad = await ask.refused("trace_dependencies", "validation_failed", artifact_config_id="bad")
+    assert {each["path"] for each in bad["details"]["schema_errors"]} >= {"$.metadata", "$.content"}
+    for arguments in ({}, {"artifact_config_id": None}, {"artifact_config_id": "a", "check_status": "yes"}):
+        await ask.refused("trace_dependencies", "invalid_input", **arguments)
