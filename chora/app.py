@@ -137,7 +137,7 @@ async def run_server(
     from chora.web.pages import make_pages
 
     http, limits = loaded.settings.http, loaded.settings.limits
-    found = config.find_secret("CHORA_TOKEN")
+    found = config.find_token(reference=http.token)
     gate = Gate(http.host, found.secret if found else None)
     probe_token = Secret(secrets.token_urlsafe(32))
     gate.admit(probe_token, Principal("probe", frozenset({"read"}), routine=True))

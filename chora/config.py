@@ -12,9 +12,10 @@ import re
 import sys
 import threading
 import tomllib
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,6 +26,7 @@ MIB = 1024 * 1024
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+SecretReference = Annotated[str, Meta(pattern=r"^(keyring:.+|file:.+|env:\w+)?$")]
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +43,10 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ()
     cert: Annotated[str, Meta(description="TLS certificate chain, a PEM file")] = ""
     key: Annotated[str, Meta(description="TLS private key, a PEM file")] = ""
+    token: Annotated[
+        SecretReference,
+        Meta(description="Where the access token is: keyring:NAME, file:PATH or env:NAME; empty searches for it"),
+    ] = ""
     sse: Annotated[bool, Meta(description="Serve the 2024-11-05 SSE transport at /sse")] = True
 
 
@@ -125,6 +131,10 @@ class Llm(Struct, frozen=True, forbid_unknown_fields=True):
     """The language model behind code_generation; its key is the secret anthropic_api_key."""
 
     model: Annotated[str, Meta(min_length=1, description="Model, unless the config names one")] = "claude-sonnet-5"
+    api_key: Annotated[
+        SecretReference,
+        Meta(description="Where the key is: keyring:NAME, file:PATH or env:NAME; empty searches for it"),
+    ] = ""
     base_url: Annotated[str, Meta(description="Where the Messages API is; empty is Anthropic's own")] = ""
     budget_run: Annotated[float, Meta(ge=0, description="Most US dollars one call may spend; 0 is no limit")] = 1.0
     budget_day: Annotated[float, Meta(ge=0, description="Most US dollars in 24 hours; 0 is no limit")] = 10.0
@@ -460,12 +470,16 @@ def child_environment() -> dict[str, str]:
 
 
 class Secret:
-    """A value that doesn't print itself; `reveal` hands it out at the place of use."""
+    """A value that doesn't print itself; `reveal` hands it out at the place of use, and `blot` knows it everywhere."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("__weakref__", "_value")
+
+    held: ClassVar[weakref.WeakSet[Secret]] = weakref.WeakSet()
+    """Every secret that the process has now."""
 
     def __init__(self, value: str) -> None:
         self._value = value
+        Secret.held.add(self)
 
     def reveal(self) -> str:
         return self._value
@@ -479,6 +493,25 @@ class Secret:
         raise TypeError("a Secret is never pickled")
 
 
+BLOT = "***"
+SHORTEST_BLOTTED = 6
+"""Characters that a secret needs for its every appearance to be blotted out; shorter ones stand in ordinary words."""
+
+_LOOKS_SECRET = re.compile(r"(\bBearer\s+|\bsk-ant-)[\w.~+/=-]{6,}")
+
+
+def blot(text: str) -> str:
+    """The text with `***` in the place of every secret that the process holds, and of what looks like one.
+
+    The last line of defence: what is said aloud (logs, events, errors) goes through it.
+    """
+    for secret in list(Secret.held):
+        value = secret.reveal()
+        if len(value) >= SHORTEST_BLOTTED and value in text:
+            text = text.replace(value, BLOT)
+    return _LOOKS_SECRET.sub(lambda found: found[1] + BLOT, text) if "Bearer" in text or "sk-ant-" in text else text
+
+
 class Found(NamedTuple):
     """A secret and where it was, which may be said aloud."""
 
@@ -490,6 +523,7 @@ def find_secret(
     name: str,
     env: Mapping[str, str] | None = None,
     *,
+    reference: str = "",
     run_secrets: Path = Path("/run/secrets"),
     keyring: bool = True,
 ) -> Found | None:
@@ -497,12 +531,16 @@ def find_secret(
 
     `NAME_FILE` → `/run/secrets/name` → `$CREDENTIALS_DIRECTORY/name` → the OS keyring (service `chora`) → `NAME`.
 
+    A reference from the settings (`keyring:x`, `file:/…`, `env:X`) replaces the search.
+
     White space around it is dropped. What is empty isn't a secret: as a token it would let everybody in.
 
     Raises:
-        UsageError: `NAME_FILE` names a file that can't be read or is empty.
+        UsageError: `NAME_FILE`, or the reference, names something that isn't there, can't be read or is empty.
     """
     env = os.environ if env is None else env
+    if reference:
+        return _follow(reference, env)
     if path := env.get(f"{name}_FILE"):
         try:
             value = Path(path).read_text("utf-8-sig").strip()
@@ -523,6 +561,43 @@ def find_secret(
     if value := env.get(name, "").strip():
         return Found(Secret(value), f"environment {name}")
     return None
+
+
+def find_token(env: Mapping[str, str] | None = None, *, reference: str = "") -> Found | None:
+    """The access token of the HTTP door, looked up as any secret.
+
+    Raises:
+        UsageError: as `find_secret`, or it holds what no header can.
+    """
+    found = find_secret("CHORA_TOKEN", env, reference=reference)
+    if found is not None and not re.fullmatch(r"[!-~]+", found.secret.reveal()):
+        raise UsageError(
+            f"The access token ({found.origin}) holds characters that no HTTP header can.",
+            "Use letters, digits and punctuation of ASCII, without spaces.",
+        )
+    return found
+
+
+def _follow(reference: str, env: Mapping[str, str]) -> Found:
+    """The secret that a reference names."""
+    kind, _, name = reference.partition(":")
+    match kind:
+        case "file":
+            try:
+                value = Path(name).read_text("utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"The secret {reference} can't be read: {_reason(error)}.", file=name) from None
+        case "keyring":
+            value = _from_keyring(name)
+        case _:
+            value = env.get(name, "")
+    if not value.strip():
+        raise UsageError(
+            f"The secret {reference} is empty, or isn't there.",
+            "Put it there, or leave the setting out to have it searched for.",
+            reference=reference,
+        )
+    return Found(Secret(value.strip()), reference)
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

@@ -77,7 +77,7 @@ class Events:
             "status": status,
             **facts,
         }
-        plain = {key: legible(value) if isinstance(value, str) else value for key, value in event.items()}
+        plain = {key: legible(config.blot(value)) if isinstance(value, str) else value for key, value in event.items()}
         if self._path is not None:
             self._write(self._path, msgspec.json.encode(plain) + b"\n")
         if self._arrived is not None:

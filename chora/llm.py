@@ -208,7 +208,7 @@ class Anthropic:
         """
         failure = _missing_package() if importlib.util.find_spec("anthropic") is None else None
         if failure is None:
-            key = _find_key()
+            key = _find_key(self._settings.api_key)
             failure = None if isinstance(key, config.Found) else key
         return None if failure is None else f"{failure.reason}. {failure.hint}"
 
@@ -221,7 +221,7 @@ class Anthropic:
                 BrokenAnswer, which has `input_tokens` and `output_tokens` when it was paid for.
         """
         # The keyring may ask a person, and importing the SDK takes seconds: neither may stop the others.
-        key = await trio.to_thread.run_sync(_find_key)
+        key = await trio.to_thread.run_sync(_find_key, self._settings.api_key)
         if not isinstance(key, config.Found):
             raise _error(key, request, 0)
         client = await trio.to_thread.run_sync(_open, self._settings.base_url, key.secret)
@@ -361,9 +361,9 @@ def _missing_package() -> _Failure:
     return _Failure("MissingPackage", "the package anthropic is not installed", hint)
 
 
-def _find_key() -> config.Found | _Failure:
+def _find_key(reference: str) -> config.Found | _Failure:
     try:
-        found = config.find_secret(SECRET)
+        found = config.find_secret(SECRET, reference=reference)
     except UsageError as error:
         return _Failure("MissingApiKey", error.message.rstrip("."), _search_order())
     if found is None:

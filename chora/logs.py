@@ -7,18 +7,25 @@ import sys
 
 import msgspec
 
-from chora.config import Log
+from chora.config import Log, blot
 from chora.stamps import legible, now
 
 
+class Text(logging.Formatter):
+    """A line for people, its traceback below it; secrets are blotted out of both."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return blot(super().format(record))
+
+
 class JsonLines(logging.Formatter):
-    """One JSON object per record."""
+    """One JSON object per record; secrets are blotted out."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {"at": now(), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode({key: legible(value) for key, value in line.items()}).decode()
+        return msgspec.json.encode({key: legible(blot(value)) for key, value in line.items()}).decode()
 
 
 def start_logging(settings: Log) -> None:
@@ -27,6 +34,6 @@ def start_logging(settings: Log) -> None:
     if settings.format == "json":
         handler.setFormatter(JsonLines())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(Text("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("chora").setLevel(settings.level)

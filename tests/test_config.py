@@ -93,6 +93,8 @@ OLD: list[tuple[str, str, Any]] = [
     ("MCP_SERVER_HOST", "::", "::"),
     ("MCP_SERVER_PORT", "9001", 9001),
     ("CHORA_EVENTS_OUTPUT", "events.jsonl", "events.jsonl"),
+    ("CHORA_EPHEMERAL_PATH", "history", "history"),
+    ("CHORA_RETENTION_DAYS", "14", 14),
 ]
 
 

@@ -27,10 +27,10 @@ def command(project: str | None, tool: str, arguments: tuple[str, ...], url: str
 
 
 async def _call_server(url: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from chora.config import find_secret
+    from chora.config import find_token
     from chora.watch.caller import CallFailed, connected
 
-    found = find_secret("CHORA_TOKEN")
+    found = find_token()
     try:
         async with connected(url, found.secret if found else None) as caller:
             answer = await caller.call(tool, arguments)

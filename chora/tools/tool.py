@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
+from chora.config import blot
 from chora.engine.engine import Engine
 from chora.engine.gather import json_type
 from chora.engine.inputs import digest_of
@@ -300,7 +301,9 @@ def _unpacked(arguments: bytes | msgspec.Raw) -> bytes | None:
 
 
 def _failure(error: ChoraError) -> Answer:
-    return Answer(_encode(error.as_dict()), True, error.code, error.exit_code)
+    # Nothing that fails knows a secret; should one get into a message all the same, it doesn't leave the house.
+    body = blot(_encode(error.as_dict()).decode()).encode()
+    return Answer(body, True, error.code, error.exit_code)
 
 
 def _normalised(value: Any) -> Any:
