@@ -39,7 +39,7 @@ from chora.protocol.server import Server
 from chora.render import RenderFailed
 from chora.render.pool import RenderPool
 from chora.stamps import stamp
-from chora.store import Store, open_store
+from chora.store import Store, backup, open_store
 from chora.tools import TOOLS
 from chora.transport import stdio
 from chora.transport.stdio import Pipes
@@ -180,6 +180,12 @@ async def run_server(
                 )
             )
             services.start_soon(_warm, engine.templates.pool)
+            if loaded.settings.backup.every:
+                kept = loaded.settings.backup
+                every = kept.every * 3600
+                services.start_soon(
+                    partial(backup.serve, engine.store, project / kept.folder, every=every, keep=kept.keep)
+                )
             services.start_soon(_watch_files, engine, server)
             services.start_soon(retention.serve, engine)
             life.state = "ready"

@@ -110,6 +110,14 @@ class Render(Struct, frozen=True, forbid_unknown_fields=True):
     queue: Annotated[Count, Meta(description="Renders that may wait; beyond it the answer is `busy`")] = 256
 
 
+class Backup(Struct, frozen=True, forbid_unknown_fields=True):
+    """Backups that `chora serve` makes by itself."""
+
+    every: Annotated[float, Meta(ge=0, description="Hours between two backups; 0 makes none")] = 0.0
+    keep: Annotated[Count, Meta(description="Backups kept; older ones are removed")] = 7
+    folder: Annotated[str, Meta(description="Where they go, relative to the project or absolute")] = ".chora/backups"
+
+
 class Output(Struct, frozen=True, forbid_unknown_fields=True):
     """What happens to files that are written."""
 
@@ -185,6 +193,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     paths: Paths = Paths()
     templates: Templates = Templates()
     render: Render = Render()
+    backup: Backup = Backup()
     output: Output = Output()
     jobs: Jobs = Jobs()
     llm: Llm = Llm()

@@ -34,6 +34,8 @@ COMMANDS = (
     "config",
     "migrate",
     "import",
+    "backup",
+    "restore",
     "version",
 )
 """Every command, in the order that help shows them; each is the file of its name."""

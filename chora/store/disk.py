@@ -29,15 +29,15 @@ _LOCK = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
 
 @contextmanager
-def turn(path: Path) -> Generator[None]:
+def turn(path: Path, patience: float = PATIENCE) -> Generator[None]:
     """Hold the advisory lock of a file, among all processes and all who open it.
 
     Raises:
-        TimeoutError: others held it for longer than `PATIENCE`.
+        TimeoutError: others held it for longer than `patience`, in seconds.
     """
     descriptor = os.open(path, _LOCK, 0o644)
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not _try_lock(descriptor):
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock for long", str(path))

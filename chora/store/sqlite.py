@@ -119,16 +119,19 @@ class SqliteStore:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        self._broken: apsw.Error | None = None
+        """Why the last write failed, if it was the disk's or the file's doing."""
         self._limiter = trio.CapacityLimiter(1)
         self._turn = trio.Lock()
         self._waiting: list[_Write[Any]] = []
-        with _translated(path):
+        with translated(path):
             if path is None:
                 # One that both connections share: a single one couldn't read while its thread writes.
                 place, flags = f"file:/{secrets.token_hex(8)}?vfs=memdb", apsw.SQLITE_OPEN_URI
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 place, flags = str(path), 0
+            self.address, self.flags = place, flags
             self._writer = _connect(place, flags)
             try:
                 _migrate(self._writer, path)
@@ -143,8 +146,10 @@ class SqliteStore:
         self._writer.close()
 
     def check(self) -> None:
-        """Raise StorageError unless the database answers now."""
-        with _translated(self.path):
+        """Raise StorageError unless the database answers now, and took the last write it was given."""
+        with translated(self.path):
+            if self._broken is not None:
+                raise self._broken
             self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
 
     def counts(self) -> dict[str, int]:
@@ -381,7 +386,7 @@ class SqliteStore:
         return [_record(kind, row) for row in rows]
 
     def _read(self, sql: str, *values: Any) -> Rows:
-        with _translated(self.path):
+        with translated(self.path):
             return cast(Rows, self._reader.execute(sql, values).fetchall())
 
     async def _put_all(self, records: Iterable[Record]) -> None:
@@ -420,7 +425,7 @@ class SqliteStore:
                     await trio.to_thread.run_sync(self._commit, batch, limiter=self._limiter)
         finally:
             self._turn.release()
-        with _translated(self.path):
+        with translated(self.path):
             return write.answer()
 
     def _commit(self, batch: list[_Write[Any]]) -> None:
@@ -429,6 +434,7 @@ class SqliteStore:
                 for write in batch:
                     write.make(self._writer)
         except apsw.FullError as error:
+            self._broken = error
             if len(batch) == 1:
                 batch[0].error = error
                 return
@@ -436,8 +442,11 @@ class SqliteStore:
                 write.error = None
                 self._commit([write])
         except apsw.Error as error:
+            self._broken = None if isinstance(error, apsw.BusyError) else error
             for write in batch:
                 write.error = error
+        else:
+            self._broken = None
 
 
 def _connect(place: str, flags: int) -> apsw.Connection:
@@ -552,7 +561,7 @@ def _transaction(db: apsw.Connection, kind: Literal["IMMEDIATE", "DEFERRED"] = "
 
 
 @contextmanager
-def _translated(path: Path | None) -> Generator[None]:
+def translated(path: Path | None) -> Generator[None]:
     """Turn SQLite's exceptions into StorageError, in this one place."""
     try:
         yield

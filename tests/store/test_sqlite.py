@@ -547,9 +547,11 @@ async def test_a_full_disk_loses_nothing(disk: Disk):
     assert caught.value.details["error_type"] == "FullError"
     assert caught.value.hint == "Free some disk space; nothing that was acknowledged is lost."
     assert store.versions("tides") == saved
-    store.check()
+    with pytest.raises(StorageError, match="full"):
+        store.check()
     filler.unlink()
     saved.append(await store.add_version(version(body="z" * 50_000)))
+    store.check()
     assert store.versions("tides") == saved
     store.close()
     store = SqliteStore(disk.root / "storage.db")

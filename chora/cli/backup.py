@@ -1,0 +1,36 @@
+"""`chora backup`: everything that is remembered, in one file."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from chora.cli.run import json_option, opened_settings, print_json, reporting, run_async
+
+
+@click.command("backup")
+@click.option("--to", "folder", metavar="DIR", help="Folder to write into; else the setting backup.folder.")
+@click.option("--keep", type=click.IntRange(1), help="Afterwards remove all but so many of the newest backups.")
+@json_option
+@click.pass_obj
+@reporting
+def command(project: str | None, folder: str | None, keep: int | None, as_json: bool) -> None:
+    """Make a backup while others read and write. It appears under its name only when it is whole and verified."""
+    import contextlib
+
+    from chora.store import open_store
+    from chora.store.backup import back_up, drop_old
+
+    root, loaded = opened_settings(project)
+    target = Path(folder).absolute() if folder else root / loaded.settings.backup.folder
+    with contextlib.closing(open_store(root, loaded.settings.storage)) as store:
+        made = run_async(partial(back_up, store, target))
+    removed = drop_old(target, keep) if keep else []
+    if as_json:
+        facts = {"path": str(made.path), "size_bytes": made.size, "counts": made.counts}
+        print_json({"success": True, **facts, "removed": [str(path) for path in removed]})
+        return
+    click.echo(made.path)
+    click.secho(f"{made.size:,} bytes, {made.counts['versions']:,} texts; verified", fg="green", err=True)

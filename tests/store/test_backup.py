@@ -1,0 +1,242 @@
+"""Backups, restoring them, and saving what can be saved."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+import trio
+
+from chora.config import Storage
+from chora.errors import StorageError, UsageError
+from chora.stamps import now, sha256
+from chora.store import SqliteStore, Store, Version, backup, open_store
+from chora.store.backup import back_up, drop_old, restore, salvage, verify
+
+posix = pytest.mark.skipif(os.name == "nt", reason="permissions and folders")
+BACKENDS = ("sqlite", "filesystem")
+
+
+def version(body: str, content_id: str = "tides") -> Version:
+    return Version(
+        content_id=content_id,
+        body=body,
+        sha256=sha256(body.encode()),
+        fingerprint=f"made from {body[:20]}",
+        generator="demonstration",
+        generator_version="1.0.0",
+        generated_at=now(),
+    )
+
+
+def texts(store: Store) -> list[str]:
+    return [each.body for each in store.versions("tides")]
+
+
+def settings(backend: str) -> Storage:
+    return Storage(backend=backend)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_backup_holds_everything_and_can_be_put_back(tmp_path: Path, backend: str):
+    """In whichever backend; what it replaces is kept, and can be put back too."""
+    folder = tmp_path / "backups"
+    with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
+        for body in ("one", "two"):
+            await store.add_version(version(body))
+        made = await back_up(store, folder)
+        await store.add_version(version("three"))
+    assert made.counts["versions"] == 2
+    assert made.size == made.path.stat().st_size
+    done = await restore(tmp_path, settings(backend), made.path, folder)
+    assert done.replaced is not None
+    with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
+        assert texts(store) == ["one", "two"]
+    if backend == "sqlite":
+        await restore(tmp_path, settings(backend), done.replaced, folder)
+        with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
+            assert texts(store) == ["one", "two", "three"]
+
+
+@posix
+async def test_a_backup_is_for_its_owner_alone_and_leaves_nothing_beside_it(tmp_path: Path):
+    """One file, mode 0600, whatever the umask; no journal, no temporary file."""
+    before = os.umask(0)
+    try:
+        with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
+            made = await back_up(store, tmp_path / "backups")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(made.path.stat().st_mode) == 0o600
+    assert list((tmp_path / "backups").iterdir()) == [made.path]
+
+
+async def test_a_backup_is_consistent_while_others_write(tmp_path: Path):
+    """Pairs are written in one step; a backup never has half of one."""
+    with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
+        stop = trio.Event()
+
+        async def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                pair = [version(f"{number}", name) for name in ("left", "right")]
+                ids = [f"20260101T000000000Z-{number * 2 + side:04x}" for side in (0, 1)]
+                await store.add_records(
+                    [Version(**{**_facts(each), "version_id": id}) for each, id in zip(pair, ids, strict=True)]
+                )
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            made = [await back_up(store, tmp_path / "backups") for _ in range(10)]
+            stop.set()
+    sizes: list[int] = []
+    for each in made:
+        with contextlib.closing(SqliteStore(each.path)) as copy:
+            left, right = ([one.body for one in copy.versions(name)] for name in ("left", "right"))
+            assert left == right
+            sizes.append(len(left))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > sizes[0]
+
+
+def _facts(each: Version) -> dict[str, Any]:
+    return {name: getattr(each, name) for name in each.__struct_fields__}
+
+
+async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither under its name nor under any other."""
+
+    def fail(path: Path) -> dict[str, int]:
+        raise StorageError("It is damaged.", "Again.")
+
+    monkeypatch.setattr(backup, "verify", fail)
+    with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
+        with pytest.raises(StorageError):
+            await back_up(store, tmp_path / "backups")
+        assert list((tmp_path / "backups").iterdir()) == []
+        (tmp_path / "file").write_text("")
+        with pytest.raises(StorageError, match="couldn't be written"):
+            await back_up(store, tmp_path / "file" / "backups")
+
+
+async def test_old_backups_are_removed_and_nothing_else(tmp_path: Path):
+    """What a person put there, and what a restore replaced, stays."""
+    folder = tmp_path / "backups"
+    with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
+        made = [(await back_up(store, folder)).path for _ in range(4)]
+        kept = (await back_up(store, folder, prefix="replaced")).path
+    mine = folder / "storage-mine.db"
+    mine.write_text("mine")
+    assert drop_old(folder, 2) == made[:2]
+    assert sorted(folder.iterdir()) == sorted([*made[2:], kept, mine])
+    assert drop_old(folder, 2) == []
+
+
+async def test_backups_are_made_again_and_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """At the interval, so many kept; one that fails is said in the log and doesn't end the service."""
+    folder = tmp_path / "backups"
+    folder.write_text("in the way")
+    with trio.fail_after(20), contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
+        async with trio.open_nursery() as nursery:
+
+            async def run(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+                await backup.serve(store, folder, every=0.02, keep=2, task_status=task_status)
+
+            await nursery.start(run)
+            while "tried again" not in caplog.text:
+                await trio.sleep(0.01)
+            folder.unlink()
+            seen: set[str] = set()
+            while len(seen) < 4:
+                if folder.is_dir():
+                    seen.update(path.name for path in folder.glob("storage-*.db"))
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+    assert len(list(folder.glob("storage-*.db"))) <= 3
+
+
+@pytest.mark.parametrize("what", ["missing", "text", "foreign", "newer", "cut short"])
+async def test_what_is_no_backup_is_refused_before_anything_is_touched(tmp_path: Path, what: str):
+    """With the reason, and the store as it was."""
+    file = tmp_path / "given.db"
+    with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
+        await store.add_version(version("kept"))
+        if what != "missing":
+            made = await back_up(store, tmp_path / "backups")
+            made.path.rename(file)
+    if what == "text":
+        file.write_text("not a database at all, but long enough to look like one" * 100)
+    elif what == "cut short":
+        file.write_bytes(file.read_bytes()[:-4096])
+    elif what in ("foreign", "newer"):
+        db = apsw.Connection(str(file))
+        db.pragma("application_id" if what == "foreign" else "user_version", 999)
+        db.close()
+    with pytest.raises(StorageError) as failed:
+        await restore(tmp_path, Storage(), file, tmp_path / "backups")
+    assert failed.value.hint
+    with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
+        assert texts(store) == ["kept"]
+
+
+async def test_a_damaged_database_is_moved_aside(tmp_path: Path):
+    """As it is, with the restored one in its place."""
+    path = tmp_path / ".chora/storage.db"
+    with contextlib.closing(SqliteStore(path)) as store:
+        await store.add_version(version("kept"))
+        made = await back_up(store, tmp_path / "backups")
+    path.write_bytes(b"damaged" * 1000)
+    done = await restore(tmp_path, Storage(), made.path, tmp_path / "backups")
+    assert done.replaced is not None
+    assert done.replaced.read_bytes() == b"damaged" * 1000
+    with contextlib.closing(SqliteStore(path)) as store:
+        assert texts(store) == ["kept"]
+
+
+async def test_a_store_that_is_open_goes_on_with_what_was_restored(tmp_path: Path):
+    """A running server needn't be stopped."""
+    with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
+        await store.add_version(version("one"))
+        made = await back_up(store, tmp_path / "backups")
+        await store.add_version(version("two"))
+        await restore(tmp_path, Storage(), made.path, tmp_path / "backups")
+        assert texts(store) == ["one"]
+        await store.add_version(version("three"))
+        assert texts(store) == ["one", "three"]
+
+
+async def test_where_nothing_is_kept_nothing_is_restored(tmp_path: Path):
+    """The backend memory is refused."""
+    with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
+        made = await back_up(store, tmp_path / "backups")
+    with pytest.raises(UsageError):
+        await restore(tmp_path, settings("memory"), made.path, tmp_path / "backups")
+
+
+async def test_what_can_be_read_of_a_damaged_database_is_saved(tmp_path: Path):
+    """From both ends around the damage; the damaged file is left as it was."""
+    path = tmp_path / "storage.db"
+    with contextlib.closing(SqliteStore(path)) as store:
+        for number in range(200):
+            await store.add_version(version(f"{number} " + "x" * 3000))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 3 * 4096] = b"\xff" * (3 * 4096)
+    path.write_bytes(data)
+    with pytest.raises(StorageError):
+        verify(path)
+    done = salvage(path, tmp_path / "saved.db")
+    assert path.read_bytes() == bytes(data)
+    assert verify(tmp_path / "saved.db")["versions"] == done.saved["versions"]
+    assert 150 < done.saved["versions"] < 200
+    assert done.lost == {"versions": 1}
+    with contextlib.closing(SqliteStore(tmp_path / "saved.db")) as saved:
+        bodies = texts(saved)
+        assert bodies[0].startswith("0 ")
+        assert bodies[-1].startswith("199 ")
