@@ -68,8 +68,7 @@ async def back_up(store: Store, folder: Path, *, prefix: str = "storage") -> Bac
             counts = await trio.to_thread.run_sync(verify, temporary)
             await trio.to_thread.run_sync(_publish, temporary, target)
         finally:
-            for left in folder.glob(f"{temporary.name}*"):
-                left.unlink(missing_ok=True)
+            _clear(temporary)
     except OSError as error:
         raise StorageError(
             f"The backup {target} couldn't be written: {error.strerror}.",
@@ -103,9 +102,16 @@ def _publish(temporary: Path, target: Path) -> None:
                 os.close(descriptor)
 
 
+def _clear(path: Path) -> None:
+    """Remove a temporary database with what SQLite put beside it."""
+    for ending in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
 def drop_old(folder: Path, keep: int) -> list[Path]:
     """Remove all but the newest backups of a folder; returns those removed. Other files stay, whatever they are."""
-    ours = sorted(path for path in folder.glob("storage-*.db") if NAMES.fullmatch(path.name))
+    names = sorted(path.name for path in folder.iterdir() if NAMES.fullmatch(path.name))
+    ours = [folder / name for name in names if name.startswith("storage-")]
     old = ours[: max(0, len(ours) - keep)]
     for path in old:
         path.unlink(missing_ok=True)
@@ -238,8 +244,7 @@ async def _pour(backup: Path, project: Path, settings: Storage, folder: Path) ->
         ):
             await migrate(source, target)
     finally:
-        for left in folder.glob(f"{copy.name}*"):
-            left.unlink(missing_ok=True)
+        _clear(copy)
 
 
 def _overwrite(path: Path, source: Path) -> None:
