@@ -24,6 +24,10 @@ from chora.stamps import legible
 CONFIG_LIMIT = 1024 * 1024
 SOURCE_LIMIT = 10_000_000
 FILES_LIMIT = 100_000
+PATH_LIMIT = 4096
+"""Characters of a path; going from folder to folder, we would come further than any other program follows."""
+DEPTH_LIMIT = 100
+"""Folders, one in the other, that a write may make or go through below the root."""
 
 # Windows opens neither folders nor files relative to a descriptor; there the checked path is used as it is.
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
@@ -55,6 +59,10 @@ class Folder:
         text = str(path)
         if not text or "\0" in text:
             raise PermissionDenied("A path is empty or holds a NUL character.", path=legible(text))
+        if len(text) > PATH_LIMIT:
+            raise PermissionDenied(
+                f"A path has {len(text):,} characters; {PATH_LIMIT:,} are allowed.", path=f"{legible(text[:80])}…"
+            )
         if (plain := self._plain(text)) is not None:
             return plain
         try:
@@ -190,7 +198,7 @@ class Folder:
         """The real path a write would go to.
 
         Raises:
-            PermissionDenied: outside the folder or outside its writable parts.
+            PermissionDenied: outside the folder or outside its writable parts, or too deep in it.
         """
         real = self.resolve(path)
         if not any(Path(os.path.realpath(self.root / part)) in real.parents for part in self._writable):
@@ -200,6 +208,9 @@ class Folder:
                 "The setting paths.outputs lists them.",
                 path=shown,
             )
+        if len(real.relative_to(self.root).parts) > DEPTH_LIMIT:
+            shown = legible(str(path)[:80])
+            raise PermissionDenied(f"{shown}… lies more than {DEPTH_LIMIT} folders deep.", path=f"{shown}…")
         return real
 
     async def write(self, path: str | Path, data: bytes) -> None:

@@ -16,10 +16,10 @@ def stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def days_ago(days: float) -> str:
-    """The moment so many days ago; the beginning of time when that was before it."""
+def days_ago(days: float, moment: datetime | None = None) -> str:
+    """So many days before now, or before a moment; the beginning of time, if that is not so long ago."""
     try:
-        return stamp(datetime.now(UTC) - timedelta(days=days))
+        return stamp((moment or datetime.now(UTC)) - timedelta(days=days))
     except OverflowError:
         return stamp(datetime.min.replace(tzinfo=UTC))
 

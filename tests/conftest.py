@@ -211,7 +211,8 @@ class Asking:
         body = msgspec.json.decode(answer.body)
         answer_schema(tool).validate(body)
         assert answer.is_error is not body["success"]
-        assert answer.code == ("ok" if body["success"] else body["error"]["code"])
+        outcome = "running" if body.get("status") == "running" else "ok"
+        assert answer.code == (outcome if body["success"] else body["error"]["code"])
         return body
 
 

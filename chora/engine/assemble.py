@@ -102,6 +102,7 @@ class Target(NamedTuple):
 
     path: str
     data: bytes
+    encoding: str
     current: bytes | None
     """None if there is no file, or one so large that it can't be ours."""
     known: Output | None
@@ -224,15 +225,21 @@ async def _assemble(
     lasting = list(pieces.warnings)
     fingerprint = digest_of([[sha256(text) for text in texts], [piece.version_id for piece in pieces.pieces]])
 
-    async with engine.writing(*paths):
+    settled = seen.settled and work.snapshot.still_holds(seen.inputs)
+    async with engine.writing(*paths), engine.turns(*paths):
         targets = [_look_at(engine, output, text) for output, text in zip(outputs, texts, strict=True)]
         if refused := next((target for target in targets if target.action == "refuse"), None):
-            raise _refusal(refused)
-        first_time = not any(target.known for target in targets)
-        await _write(engine, config, targets, fingerprint)
+            raise _refusal(engine, refused)
+        unchanged = all(target.final == target.current for target in targets)
+        known = targets[0].known
+        is_old = unchanged and not work.force and known is not None and targets[0].is_known
+        written_at = known.written_at if is_old and known else now()
+        await _write(work, config, targets, fingerprint, written_at)
     for target in targets:
         work.snapshot.forget(target.path)
-        seen.note_other(target.path, sha256(target.final))
+        written = sha256(target.final)
+        settled = settled and seen.inputs.get(target.path, written) == written  # it may read what it writes
+        seen.note_other(target.path, written)
         if target.known and target.known.artifact_id != config.id:
             pieces.warnings.append(f"{target.path} was written by the artifact {target.known.artifact_id} before")
         if target.action == "overwrite" and target.known:
@@ -240,24 +247,22 @@ async def _assemble(
         if target.action == "merge":
             conflicts = f", with {target.conflicts} conflicts marked in it" if target.conflicts else ""
             pieces.warnings.append(f"{target.path} was edited by hand; the edit was merged{conflicts}")
-    unchanged = all(target.final == target.current for target in targets)
     if unchanged and not work.force:
         status: Status = "skipped"
     else:
-        status = "assembled" if first_time else "reassembled"
-    known = targets[0].known
+        status = "reassembled" if any(target.known for target in targets) else "assembled"
     assembled = Assembled(
         config.id,
         paths[0],
         paths,
-        len(texts[0]),
+        len(targets[0].final),
         status,
         pieces,
         config.metadata.composition_strategy,
-        known.written_at if unchanged and known and targets[0].is_known else now(),
+        written_at,
         fingerprint,
         seen.inputs,
-        seen.settled,
+        settled,
     )
     return assembled, lasting
 
@@ -282,12 +287,13 @@ async def plan(
     try:
         _, texts = await _texts(work, config, given, outputs, work.seen())
     except GenerationFailed as error:
-        if error.details.get("error_type") != "NotAsked":
+        if not _is_unasked(error):
             raise
         cost = error.details["outlook"]["estimated_usd"]
         price = "an unknown amount" if cost is None else f"up to ${cost:.4f}"
         reasons = [*reasons, f"a language model would be asked, for {price}"]
-        return [Planned(output.file, "update", reasons, "") for output in outputs]
+        actions: list[Action] = ["update" if engine.folder.is_file(output.file) else "create" for output in outputs]
+        return [Planned(output.file, action, reasons, "") for output, action in zip(outputs, actions, strict=True)]
     planned: list[Planned] = []
     for output, text in zip(outputs, texts, strict=True):
         target = _look_at(engine, output, text)
@@ -305,6 +311,7 @@ async def why_stale(
     work: Work, parsed: Parsed, given: Given, *, output_path: str | None = None, place: Place | None = None
 ) -> list[str]:
     """Why the artifact's files may not be what an assembly would write now; nothing if they surely are."""
+    config: ArtifactConfig = parsed.config
     traces = work.engine.traces
     subject, key = _trace_of(work, parsed, given, output_path, place)
     known = traces.find(subject, key)
@@ -312,6 +319,8 @@ async def why_stale(
         return [change.reason for change in await work.snapshot.changes(known.inputs)]
     other = traces.latest(subject)
     if other is None:
+        if any(each.pending is None for each in work.engine.store.outputs_of(config.id)):
+            return ["a part of it was missing or provisional the last time, or nobody remembers what it was made from"]
         return ["it was never assembled"]
     changes: list[Change] = await work.snapshot.changes(other.inputs)
     return ["the context, the place or a setting is another one", *(change.reason for change in changes)]
@@ -347,7 +356,7 @@ def check_target(engine: Engine, path: str) -> str:
     """The project-relative path of an output.
 
     Raises:
-        PermissionDenied: it lies outside the folders outputs may be written to, or among chora's own data.
+        PermissionDenied: it lies outside the folders outputs may be written to, among chora's own data, or is settings.
     """
     real = engine.folder.check_writable(path)
     relative = real.relative_to(engine.folder.root).as_posix()
@@ -360,6 +369,13 @@ def check_target(engine: Engine, path: str) -> str:
     ):
         raise PermissionDenied(
             f"{relative} is where chora keeps its own data.", "Write the output to another folder.", path=relative
+        )
+    # Whoever could write these could have programs run: git's hooks and filters, our generators.
+    if relative.casefold() == "chora.toml" or ".git" in relative.casefold().split("/"):
+        raise PermissionDenied(
+            f"{relative} holds settings, which no output may change.",
+            "Write the output to another file.",
+            path=relative,
         )
     return relative
 
@@ -393,7 +409,7 @@ async def gather_pieces(work: Work, config: ArtifactConfig, given: Given, seen: 
         except NOT_ITS_FAULT:
             raise
         except ChoraError as error:
-            if child.required:
+            if child.required or _is_unasked(error):
                 raise _child_failed(work.engine, config, child, error) from error
             seen.settled = False
             found.missing.append(child.id)
@@ -415,7 +431,7 @@ async def _is_wanted(work: Work, config: ArtifactConfig, child: ArtifactChild, g
         return (await work.engine.templates.pool.evaluate(Evaluate(child.conditions, names, name))).truth
     except RenderFailed as failure:
         raise CompositionFailed(
-            f"{config.id}: {name} can't be evaluated: {failure.failed.message}",
+            f"{config.id}: {name} can't be evaluated: {failure.failed.message}.",
             'Write a Jinja2 expression over the context, such as audience == "crew".',
             composition_strategy=config.metadata.composition_strategy,
             error_type="InvalidCondition",
@@ -468,6 +484,11 @@ async def _take(
         made = {piece.version_id: piece for piece in fresh}
         return [made.pop(piece.version_id, piece) for piece in stored] + list(made.values())
     return [Piece(child.id, kept[-1].body, False, kept[-1].version_id)]
+
+
+def _is_unasked(error: ChoraError) -> bool:
+    """Whether nothing failed but that a language model may not be asked now."""
+    return error.details.get("error_type") == "NotAsked"
 
 
 def _may_be_made(child: ArtifactChild, parsed: Parsed) -> bool:
@@ -613,7 +634,7 @@ def _look_at(engine: Engine, output: ArtifactOutput, data: bytes) -> Target:
     except LimitExceeded:
         pass
     known = engine.store.output(path)
-    target = Target(path, data, current, known, "refuse", data)
+    target = Target(path, data, output.encoding, current, known, "refuse", data)
     if not is_there:
         return target._replace(action="create")
     if current == data:
@@ -627,22 +648,24 @@ def _look_at(engine: Engine, output: ArtifactOutput, data: bytes) -> Target:
         return target
     if engine.settings.output.on_edit == "overwrite":
         return target._replace(action="overwrite")
-    return _merged(output, target, known, current)
+    return _merged(target, known, current)
 
 
-def _merged(output: ArtifactOutput, target: Target, known: Output, current: bytes) -> Target:
+def _merged(target: Target, known: Output, current: bytes) -> Target:
     if known.base is None:
         return target
     with suppress(LookupError, ValueError):
-        texts = (known.base, current.decode(output.encoding), target.data.decode(output.encoding))
+        texts = (known.base, current.decode(target.encoding), target.data.decode(target.encoding))
         if (merged := edits.merge_texts(*texts)) is not None:
-            final = merged.text.encode(output.encoding)
+            final = merged.text.encode(target.encoding)
             return target._replace(action="merge", final=final, conflicts=merged.conflicts)
     return target
 
 
-def _refusal(target: Target) -> OutputEdited:
+def _refusal(engine: Engine, target: Target) -> OutputEdited:
     reason = "was edited after chora wrote it" if target.known else "exists and was not written by chora"
+    if target.known and engine.settings.output.on_edit == "merge":
+        reason += ", and the edit can't be told apart from what was written"
     return OutputEdited(
         f"{target.path} {reason}; it is left as it is.",
         "Move the file away, give another output_path, take the change over into its config, set [output] on_edit to "
@@ -655,11 +678,13 @@ def _refusal(target: Target) -> OutputEdited:
     )
 
 
-async def _write(engine: Engine, config: ArtifactConfig, targets: list[Target], fingerprint: str) -> None:
+async def _write(work: Work, config: ArtifactConfig, targets: list[Target], fingerprint: str, written_at: str) -> None:
     """Write the files that change, remembering each hash before and after."""
+    engine = work.engine
     changed = [target for target in targets if target.final != target.current]
     if changed:
-        await engine.store.save_outputs(_record(engine, config, each, fingerprint, written=False) for each in changed)
+        announced = [_record(engine, config, each, fingerprint, written_at, written=False) for each in changed]
+        await engine.store.save_outputs(announced)
     for target in changed:
         try:
             await engine.folder.write(target.path, target.final)
@@ -669,20 +694,33 @@ async def _write(engine: Engine, config: ArtifactConfig, targets: list[Target], 
                 "Check disk space and permissions, then call again.",
                 **io_details(error, output_path=target.path),
             ) from error
-    # A file that already held the text, whoever wrote it, is ours from now on.
-    unsettled = [target for target in targets if target in changed or not target.is_known]
+    # A file that already held the text, whoever wrote it, is ours from now on; a forced one is as good as new; and what
+    # later edits are told by is kept from the moment on that they are to be merged.
+    keeps_base = engine.settings.output.on_edit == "merge"
+    unsettled = [
+        target
+        for target in targets
+        if work.force or target in changed or not target.is_known or (keeps_base and not _has_base(target))
+    ]
     if unsettled:
-        await engine.store.save_outputs(_record(engine, config, each, fingerprint, written=True) for each in unsettled)
+        settled = [_record(engine, config, each, fingerprint, written_at, written=True) for each in unsettled]
+        await engine.store.save_outputs(settled)
 
 
-def _record(engine: Engine, config: ArtifactConfig, target: Target, fingerprint: str, *, written: bool) -> Output:
+def _has_base(target: Target) -> bool:
+    return target.known is not None and target.known.base is not None
+
+
+def _record(
+    engine: Engine, config: ArtifactConfig, target: Target, fingerprint: str, written_at: str, *, written: bool
+) -> Output:
     new = sha256(target.data)
     # Before the write, what lies there counts as ours: after a crash the file holds the one or the other. What holds a
     # person's edit never does; merged once more, it comes to the same.
     old = None if target.current is None else sha256(target.current)
     before = target.known.sha256 if target.action == "merge" and target.known else old
     keeps_base = engine.settings.output.on_edit == "merge"
-    base = target.known.base if target.known and not written else target.data.decode("utf-8", "replace")
+    base = target.known.base if target.known and not written else target.data.decode(target.encoding, "replace")
     return Output(
         path=target.path,
         artifact_id=config.id,
@@ -690,6 +728,6 @@ def _record(engine: Engine, config: ArtifactConfig, target: Target, fingerprint:
         pending=None if written else new,
         fingerprint=fingerprint,
         size=len(target.data),
-        written_at=now(),
+        written_at=written_at,
         base=base if keeps_base else None,
     )

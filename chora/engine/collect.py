@@ -8,6 +8,7 @@ work is cancelled half-way.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -29,8 +30,10 @@ from chora.errors import (
     CompositionFailed,
     ConfigNotFound,
     GenerationFailed,
+    LimitExceeded,
     ManifestNotFound,
     MaxDepthExceeded,
+    OutputEdited,
     PermissionDenied,
     ValidationFailed,
     WriteFailed,
@@ -43,9 +46,12 @@ from chora.render import Render, RenderFailed
 from chora.sources.source import NOT_ITS_FAULT
 from chora.stamps import now, sha256
 
+log = logging.getLogger("chora.engine")
+
 DEEPEST_NESTING = 10
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 64_000_000
+CANCELLED = "cancelled"
 PROGRESS_INTERVAL = 0.1
 """Seconds between two words on progress; ten thousand members would drown whoever asked."""
 BREATH = 200
@@ -160,6 +166,10 @@ class Setting(NamedTuple):
     def config(self) -> CollectionConfig:
         return self.parsed.config
 
+    @property
+    def manifest_path(self) -> str:
+        return str(PurePosixPath(self.base_path) / MANIFEST)
+
 
 # -- the whole --------------------------------------------------------------------------------------------------
 
@@ -185,6 +195,8 @@ async def collect(
         CircularReference, MaxDepthExceeded: collections contain one another, or go too deep; nothing was built.
         CompositionFailed: shared context or base path can't be had, or a required member failed; the manifest says
             which, and is written in the latter case.
+        OutputEdited: where the manifest belongs there is somebody else's file; nothing was built.
+        Busy, StorageError, StorageFailed: the work ended early; the manifest says how far it came.
         ValidationFailed: a required rule on the result doesn't hold; the manifest is written.
         PermissionDenied: the base path lies outside the folders outputs may be written to.
         WriteFailed: the manifest couldn't be written.
@@ -195,6 +207,8 @@ async def collect(
     try:
         check_nesting(engine, parsed)
         setting = await _settle(work, parsed, given, output_path)
+        if config.output.manifest:
+            _check_manifest(work, setting)
         async with engine.writing(f"collection:{parsed.where}:{setting.base_path}"):
             collected = await _Run(work, setting, force_members).run(started)
         _judge(collected)
@@ -225,41 +239,51 @@ def _tell(
     )
 
 
-def check_nesting(engine: Engine, parsed: Parsed, chain: tuple[Parsed, ...] = ()) -> int:
-    """How many collections deep it goes; the members that can't be opened count as leaves.
+def check_nesting(engine: Engine, parsed: Parsed) -> int:
+    """How many collections deep it goes; members that can't be opened are leaves.
 
     Raises:
         CircularReference: a collection contains itself.
         MaxDepthExceeded: there are too many levels.
     """
-    names = [each.config.id for each in chain] + [parsed.config.id]
-    if any(each.where == parsed.where for each in chain):
-        raise CircularReference(
-            f"The collections contain one another: {' → '.join(names)}.",
-            "Take one of them out of the other.",
-            collection_id=names[0],
-            cycle=names,
-            chain=names,
-        )
-    if len(names) > DEEPEST_NESTING:
-        raise MaxDepthExceeded(
-            f"{names[0]} nests collections more than {DEEPEST_NESTING} deep.",
-            "Take some of the artifacts into an outer collection.",
-            collection_id=names[0],
-            chain=names,
-            max_depth=DEEPEST_NESTING,
-        )
-    depths = [0]
-    for member in parsed.config.members:
-        if member.type == "collection":
-            try:
-                inner = open_member(engine, member).parsed
-            except (CircularReference, MaxDepthExceeded):
-                raise
-            except ChoraError:
-                continue
-            depths.append(check_nesting(engine, inner, (*chain, parsed)))
-    return 1 + max(depths)
+    known: dict[str, int] = {}
+    """Levels below each collection that was looked at; many may share one."""
+
+    def depth_of(collection: Parsed, chain: tuple[Parsed, ...]) -> int:
+        names = [each.config.id for each in (*chain, collection)]
+        if any(each.where == collection.where for each in chain):
+            raise CircularReference(
+                f"The collections contain one another: {' → '.join(names)}.",
+                "Take one of them out of the other.",
+                collection_id=names[0],
+                cycle=names,
+                chain=names,
+            )
+        if (depth := known.get(collection.where)) is None:
+            depth = 1
+            if len(names) <= DEEPEST_NESTING:
+                for member in collection.config.members:
+                    if member.type == "collection" and (inner := _inner(engine, member)) is not None:
+                        depth = max(depth, 1 + depth_of(inner, (*chain, collection)))
+                known[collection.where] = depth
+        if len(chain) + depth > DEEPEST_NESTING:
+            raise MaxDepthExceeded(
+                f"{names[0]} nests collections more than {DEEPEST_NESTING} deep.",
+                "Take some of the artifacts into an outer collection.",
+                collection_id=names[0],
+                chain=names,
+                max_depth=DEEPEST_NESTING,
+            )
+        return depth
+
+    return depth_of(parsed, ())
+
+
+def _inner(engine: Engine, member: Member) -> Parsed | None:
+    try:
+        return open_member(engine, member).parsed
+    except ChoraError:
+        return None
 
 
 def open_member(engine: Engine, member: Member, noting: Callable[[str], None] | None = None) -> Found:
@@ -287,6 +311,35 @@ async def _settle(work: Work, parsed: Parsed, given: dict[str, Any], output_path
     return Setting(parsed, base_path, shared, digest_of([*common, base_path, config.output.structure]), given, warnings)
 
 
+def _check_manifest(work: Work, setting: Setting) -> None:
+    """See that the manifest replaces none but a manifest.
+
+    Raises:
+        OutputEdited: there is a file that nobody but a person, or another program, can have written.
+    """
+    path, config, traces = setting.manifest_path, setting.config, work.engine.traces
+    subject = f"manifest:{setting.parsed.where}"
+    known = traces.find(subject, setting.digest)
+    if known is not None and known.inputs.get(path) == work.snapshot.digest(path):
+        return
+    try:
+        stands_there = msgspec.json.decode(work.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), type=Manifest)
+    except FileNotFoundError:
+        return
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PermissionDenied, LimitExceeded):
+        known = traces.latest(subject)
+        if known is not None and path in known.inputs:
+            return  # ours, and broken since
+        raise OutputEdited(
+            f"{path} exists and was not written by chora; it is left as it is, and nothing was built.",
+            "Move the file away, choose another output.base_path, or write no manifest: output.manifest false.",
+            output_path=path,
+            collection_id=config.id,
+        ) from None
+    if stands_there.collection_id != config.id:
+        setting.warnings.append(f"{path} was the manifest of the collection {stands_there.collection_id} before")
+
+
 async def _context_of(work: Work, name: str, sources: Sources) -> tuple[dict[str, Any], list[str]]:
     try:
         return await gather_shared(name, sources, reach_of(work, work.seen()))
@@ -308,7 +361,7 @@ async def _base_path(engine: Engine, config: CollectionConfig, context: dict[str
         return (await engine.templates.pool.render(job)).text.strip()
     except RenderFailed as failure:
         raise CompositionFailed(
-            f"{config.id}: {job.name} can't be rendered: {failure.failed.message}",
+            f"{config.id}: {job.name} can't be rendered: {failure.failed.message}.",
             "A base path knows collection_id, collection_name and the shared context.",
             composition_strategy="collection",
             error_type="InvalidBasePath",
@@ -371,18 +424,27 @@ class _Run:
         self._force_all = work.force or self._config.generation.force
         self._results: dict[str, Built] = {}
         self._claimed: dict[str, str] = {}
+        if self._config.output.manifest:
+            self._claimed[setting.manifest_path.casefold()] = "the manifest"
         self._told = 0.0
+        self._last = "nothing has changed"
         self._stopping = False
 
     async def run(self, started: float) -> Collected:
         try:
             for group in self._groups():
                 await self._build(group)
-        except BaseException:  # cancelled, or the house failed: whoever looks must see how far it came
+            if self._work.progress:
+                total = len(self._config.members)
+                await self._work.progress(total, total, self._last)
+        except BaseException as error:  # cancelled, or the house failed: whoever looks must see how far it came
             with trio.CancelScope(shield=True):
-                await self._conclude(started, cancelled=True)
+                try:
+                    await self._conclude(started, _reason_of(error))
+                except ChoraError as another:
+                    log.warning("the manifest of %s couldn't be written: %s", self._config.id, another.message)
             raise
-        return await self._conclude(started, cancelled=False)
+        return await self._conclude(started)
 
     def _groups(self) -> list[list[Member]]:
         """The members that may be built at once, in turn."""
@@ -435,11 +497,12 @@ class _Run:
         self._results[built.member.id] = built
         if built.status == "failed" and self._config.validation.fail_fast:
             self._stopping = True
-        if self._work.progress:
-            done, total = len(self._results), len(self._config.members)
-            if done == total or trio.current_time() - self._told >= PROGRESS_INTERVAL:
-                self._told = trio.current_time()
-                await self._work.progress(done, total, f"{built.member.id}: {built.status}")
+        self._last = f"{built.member.id}: {built.status}"
+        done, total = len(self._results), len(self._config.members)
+        # The last word is said when all is done.
+        if self._work.progress and done < total and trio.current_time() - self._told >= PROGRESS_INTERVAL:
+            self._told = trio.current_time()
+            await self._work.progress(done, total, self._last)
 
     # -- a member --
 
@@ -500,16 +563,7 @@ class _Run:
         parsed = open_member(self._engine, member, seen.note).parsed
         if member.type == "collection":
             return await self._make_inner(work, member, parsed, given)
-        place = self.place_of(member)
-        placed = [place(output.file) for output in parsed.config.metadata.outputs]
-        if rival := self._claim(member, placed):
-            raise CompositionFailed(
-                f"{member.id} writes {rival[1]}, as {rival[0]} does already.",
-                "Choose the structure nested, or give the outputs different names.",
-                composition_strategy=self._config.generation.strategy,
-                error_type="DuplicateOutput",
-                output_path=rival[1],
-            )
+        place = self._claimed_place(member, parsed)
         made = await assemble.assemble(work, parsed, given, place=place)
         subject, key = self.trace_of(member)
         inputs = {name: digest for name, digest in made.inputs.items() if name not in made.outputs}
@@ -552,7 +606,7 @@ class _Run:
             inner = await plan(work, parsed, given.context, output_path=base, render=render)
             stale = [each.member.id for each in inner if each.reasons]
             return Plan(member, [f"{', '.join(stale[:5])} would be built"] if stale else [], [], None, inner)
-        place = self.place_of(member)
+        place = self._claimed_place(member, parsed)
         reasons = ["force was asked for"] if work.force else await assemble.why_stale(work, parsed, given, place=place)
         if not reasons:
             return Plan(member, [], [])
@@ -572,16 +626,25 @@ class _Run:
         names = {"collection_id": self._config.id, "collection_name": self._config.name, "member_id": member.id}
         return Given(merge(context, self._setting.given), names)
 
-    def place_of(self, member: Member) -> Callable[[str], str]:
-        """Where the structure puts the outputs of a member."""
-        base = PurePosixPath(self._setting.base_path)
-        match self._config.output.structure:
-            case "nested":
-                return lambda file: str(base / member.id / PurePosixPath(file).name)
-            case "flat":
-                return lambda file: str(base / PurePosixPath(file).name)
-            case "custom":
-                return lambda file: file
+    def _claimed_place(self, member: Member, parsed: Parsed) -> Callable[[str], str]:
+        """Where the outputs of a member go, and nobody else's.
+
+        Raises:
+            CompositionFailed: another one writes one of the files.
+            PermissionDenied: one lies where no output may be.
+        """
+        place = place_of(self._config, self._setting.base_path, member)
+        outputs = parsed.config.metadata.outputs
+        rival = self._claim(member, [assemble.check_target(self._engine, place(output.file)) for output in outputs])
+        if rival:
+            raise CompositionFailed(
+                f"{member.id} writes {rival[1]}, as {rival[0]} does already.",
+                "Choose the structure nested, or give the outputs different names.",
+                composition_strategy=self._config.generation.strategy,
+                error_type="DuplicateOutput",
+                output_path=rival[1],
+            )
+        return place
 
     def _claim(self, member: Member, paths: list[str]) -> tuple[str, str] | None:
         """Take files for a member; another member that has one of them already, and the file."""
@@ -593,24 +656,21 @@ class _Run:
 
     # -- the end --
 
-    async def _conclude(self, started: float, *, cancelled: bool) -> Collected:
-        members: list[Built] = []
-        for member in self._config.members:
-            built = self._results.get(member.id)
-            if built is None:
-                fault = Fault("cancelled", f"{member.id} wasn't built, because the work was cancelled.")
-                built = Built(member, "skipped", error=fault)
-            members.append(built)
-        base = self._setting.base_path
-        path = str(PurePosixPath(base) / MANIFEST) if self._config.output.manifest else None
+    async def _conclude(self, started: float, ended_by: Fault | None = None) -> Collected:
+        """Write down what came of each member; of those that weren't reached, what the work was ended by."""
+        members = [
+            self._results.get(member.id) or Built(member, "skipped", error=ended_by) for member in self._config.members
+        ]
+        path = self._setting.manifest_path if self._config.output.manifest else None
         seconds = time.monotonic() - started
-        rules = [] if cancelled else _check_rules(self._config, members)
-        collected = Collected(self._config, base, path, members, seconds, self._setting.warnings, rules)
+        rules = [] if ended_by else _check_rules(self._config, members)
+        warnings = self._setting.warnings
+        collected = Collected(self._config, self._setting.base_path, path, members, seconds, warnings, rules)
         if path is not None:
-            await self._write_manifest(collected, path, cancelled=cancelled)
+            await self._write_manifest(collected, path, ended_by)
         return collected
 
-    async def _write_manifest(self, collected: Collected, path: str, *, cancelled: bool) -> None:
+    async def _write_manifest(self, collected: Collected, path: str, ended_by: Fault | None) -> None:
         """Write the manifest, unless it says already what it would say."""
         said = digest_of(
             [[built.member.id, built.status, built.outputs, built.context_hash] for built in collected.members]
@@ -624,7 +684,7 @@ class _Run:
             and self._work.snapshot.digest(path) == known.inputs.get(path)
         ):
             return
-        document = manifest_of(collected, self._setting, cancelled=cancelled)
+        document = manifest_of(collected, self._setting, ended_by)
         data = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
         try:
             await self._engine.folder.write(path, data)
@@ -639,6 +699,25 @@ class _Run:
         self._engine.tell_changed(f"manifest://{self._config.id}")
 
 
+def _reason_of(error: BaseException) -> Fault:
+    """What ended the work before its time."""
+    if isinstance(error, ChoraError):
+        return Fault(error.code, f"It wasn't built, because the work ended early: {error.message}", error.hint)
+    return Fault(CANCELLED, "It wasn't built, because the work was cancelled.")
+
+
+def place_of(config: CollectionConfig, base_path: str, member: Member) -> Callable[[str], str]:
+    """Where the structure of a collection puts the outputs of a member."""
+    base = PurePosixPath(base_path)
+    match config.output.structure:
+        case "nested":
+            return lambda file: str(base / member.id / PurePosixPath(file).name)
+        case "flat":
+            return lambda file: str(base / PurePosixPath(file).name)
+        case "custom":
+            return lambda file: file
+
+
 def _check_rules(config: CollectionConfig, members: list[Built]) -> list[RuleResult]:
     present = all(built.status == "success" for built in members if built.member.required)
     clean = all(built.status != "failed" for built in members)
@@ -646,14 +725,18 @@ def _check_rules(config: CollectionConfig, members: list[Built]) -> list[RuleRes
     return [RuleResult(rule.type, holds.get(rule.type, True), rule.required) for rule in config.validation.rules]
 
 
-def manifest_of(collected: Collected, setting: Setting, *, cancelled: bool = False) -> dict[str, Any]:
+def manifest_of(collected: Collected, setting: Setting, ended_by: Fault | None = None) -> dict[str, Any]:
     """The manifest as it is written; secrets in the shared context are blotted out."""
     config, members = collected.config, collected.members
     hits, total = collected.cached, len(members)
+    if ended_by:
+        status = CANCELLED if ended_by.code == CANCELLED else "failed"
+    else:
+        status = "failed" if collected.count("failed") else "complete"
     return {
         "collection_id": config.id,
         "collection_name": config.name,
-        "status": "cancelled" if cancelled else "failed" if collected.count("failed") else "complete",
+        "status": status,
         "generated_at": now(),
         "generation_time_seconds": round(collected.seconds, 3),
         "total_members": total,
@@ -692,13 +775,19 @@ def manifest_of(collected: Collected, setting: Setting, *, cancelled: bool = Fal
 
 
 async def plan(
-    work: Work, parsed: Parsed, given: dict[str, Any], *, output_path: str | None = None, render: bool = True
+    work: Work,
+    parsed: Parsed,
+    given: dict[str, Any],
+    *,
+    output_path: str | None = None,
+    force_members: frozenset[str] = frozenset(),
+    render: bool = True,
 ) -> list[Plan]:
     """What `collect` would do with each member and why, without doing it.
 
     Args:
         work: dry work.
-        parsed, given, output_path: as for `collect`.
+        parsed, given, output_path, force_members: as for `collect`.
         render: also make the texts in memory, to tell what would become of each file.
 
     Raises:
@@ -706,8 +795,11 @@ async def plan(
     """
     check_nesting(work.engine, parsed)
     setting = await _settle(work, parsed, given, output_path)
-    run = _Run(work, setting, frozenset())
+    if setting.config.output.manifest:
+        _check_manifest(work, setting)
+    run = _Run(work, setting, force_members)
     plans: list[Plan] = []
+    await trio.lowlevel.checkpoint()
     for number, member in enumerate(setting.config.members):
         try:
             plans.append(await run.plan(member, render=render))

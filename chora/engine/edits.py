@@ -90,13 +90,15 @@ def merge_texts(base: str, edited: str, ours: str) -> Merged | None:
     """Lay our change of `base` and an edit of it over one another; None if the texts are too long for that.
 
     What only one side changed is taken from it. Where both changed the same lines, both stand in the text between
-    conflict marks, unless they made the same change.
+    conflict marks, unless they made the same change. Marks that an earlier merge left in the edit are opened first, so
+    that no conflict ever stands in another one.
     """
     if edited in (base, ours):
         return Merged(ours, 0)
     if ours == base:
         return Merged(edited, 0)
     old, mine, theirs = (text.splitlines(keepends=True) for text in (base, edited, ours))
+    mine = _opened(mine)
     if max(len(part) for part in (*_trimmed(old, mine), *_trimmed(old, theirs))) > MERGE_LINES:
         return None
     parts: list[str] = []
@@ -114,6 +116,26 @@ def merge_texts(base: str, edited: str, ours: str) -> Merged | None:
         parts += old[block.old : block.old + block.length]
         at_old, at_mine, at_theirs = (start + block.length for start in (block.old, block.mine, block.theirs))
     return Merged("".join(parts), conflicts)
+
+
+def _opened(lines: list[str]) -> list[str]:
+    """The lines with the edited side of each conflict in its place; marks that somebody took apart stay."""
+    found: list[str] = []
+    start = middle = None
+    for line in lines:
+        match line.rstrip("\r\n"):
+            case edits if edits == YOURS:
+                start, middle = len(found), None
+            case ours if ours == OURS and start is not None and middle is None:
+                middle = len(found)
+            case end if end == END and start is not None and middle is not None:
+                found[start:] = found[start + 1 : middle]
+                start = middle = None
+                continue
+            case _:
+                pass
+        found.append(line)
+    return found
 
 
 class _Anchor(NamedTuple):

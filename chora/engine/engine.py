@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import trio
 
@@ -16,14 +19,21 @@ from chora.catalog import Catalog
 from chora.engine import retrieval
 from chora.engine.inputs import Digests, Seen, Snapshot, Traces, digest_of
 from chora.engine.spending import Spending
-from chora.errors import ChoraError
+from chora.errors import Busy, ChoraError
 from chora.events import Events
 from chora.files import Folder
 from chora.generators import Shelf, load_composers
 from chora.generators import digest_of as source_digest
 from chora.generators.templates import Templates
 from chora.jobs import Jobs, Progress
+from chora.store.disk import make_folder, turn
 from chora.store.store import Store
+
+log = logging.getLogger("chora.engine")
+
+LOCK_FILES = 64
+TURN_PATIENCE = 30.0
+"""Seconds to wait while another process writes."""
 
 
 class Engine:
@@ -61,10 +71,12 @@ class Engine:
         """The project folder without bounds on where outputs go: configs are saved where configs are."""
         self.shelf = Shelf(settings.plugins.generators, folder)
         self.composers: Mapping[str, ModuleType] = load_composers(settings.plugins.composers, folder)
-        self._salts: dict[tuple[int, str], str] = {}
+        self._salt: tuple[config.Settings, str, str] | None = None
         self.spending = Spending(store, llm.Anthropic(settings.llm), settings.llm)
         self.writing = Locks()
         """Held by path from looking at a file to having written it, so that two calls can't pass each other's check."""
+        self.turns = Turns(folder.root / ".chora" / "locks" if store.path else None)
+        """The same among processes."""
         self.changed: Callable[[str], None] | None = None
         """Told the URI of a resource that changed."""
 
@@ -72,11 +84,12 @@ class Engine:
     def salt(self) -> str:
         """What besides its inputs decides what a piece of work comes to."""
         settings, root = self.settings, self.catalog.root
-        if (known := self._salts.get((id(settings), root))) is None:
+        if self._salt is None or self._salt[0] is not settings or self._salt[1] != root:
+            templates, outputs = settings.templates.undefined, settings.output.on_edit
             composers = [source_digest(composer) for composer in self.composers.values()]
-            parts = (settings.templates.undefined, settings.paths.templates, root, settings.llm.model, composers)
-            known = self._salts[id(settings), root] = digest_of(parts)
-        return known
+            parts = (templates, settings.paths.templates, root, settings.llm.model, composers, outputs)
+            self._salt = settings, root, digest_of(parts)
+        return self._salt[2]
 
     def tell_changed(self, uri: str) -> None:
         """Say that a resource isn't what it was."""
@@ -127,6 +140,48 @@ class Locks:
                 self._held[name] = lock, count - 1
 
 
+class Turns:
+    """Locks by name that hold among processes, in files that any name is given one of.
+
+    Args:
+        folder: where the files are; None where there are no other processes to mind.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    @asynccontextmanager
+    async def __call__(self, *names: str) -> AsyncGenerator[None]:
+        """Hold several at once.
+
+        Raises:
+            Busy: another process held one of them for long.
+        """
+        files = {crc32(name.casefold().encode("utf-8", "replace")) % LOCK_FILES for name in names}
+        with ExitStack() as stack:
+            if self._folder is not None:
+                try:
+                    make_folder(self._folder)
+                    for file in sorted(files):
+                        await _take_turn(stack, self._folder / f"{file:02}")
+                except OSError as error:  # a disk that knows no locks: the others are trusted to keep away
+                    log.debug("files can't be locked: %s", error)
+            yield
+
+
+async def _take_turn(stack: ExitStack, file: Path) -> None:
+    deadline = trio.current_time() + TURN_PATIENCE
+    while True:
+        try:
+            return stack.enter_context(turn(file, patience=0))
+        except TimeoutError:
+            if trio.current_time() > deadline:
+                raise Busy(
+                    "Another process has been writing files of this project for long.", "Try again in a moment."
+                ) from None
+        await trio.sleep(0.01)
+
+
 class Text(NamedTuple):
     """A text that another one takes as source, and what it was made from."""
 
@@ -164,9 +219,14 @@ class Work:
         self.salt = engine.salt
         self.snapshot = Snapshot(engine)
         self.purse = engine.spending.purse()
-        self.texts: dict[str, Text | ChoraError] = {}
-        """Texts that other texts took as sources, and what they were made from, by the config's path: many may want
-        the same one, and each would otherwise go all the way down for it."""
+        self.texts: dict[tuple[str, bool, str], Text | ChoraError] = {}
+        """Texts that other texts took as sources, and what they were made from, by the config's path and `force`: many
+        may want the same one, and each would otherwise go all the way down for it. Where a circle or the greatest
+        depth cut the way down short, it depends on where it began, which is the third part of the key."""
+        self.cuts: list[str] = []
+        """The contents at which the way down was cut short."""
+        self.made: set[str] = set()
+        """Fingerprints of the texts that were made; force makes each of them again, but not twice."""
 
     def part(self, *, force: bool) -> Work:
         """A part of this work that tells nobody how far it is; what was looked at and made is shared."""

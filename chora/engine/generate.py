@@ -89,17 +89,21 @@ async def generate(
     config: ContentConfig = parsed.config
     if not work.force and (known := await recall(work, parsed, given)):
         if len(waiting) + known.depth > CHAIN_LIMIT:
-            raise _too_long(config.id, waiting)
+            raise _too_long(work, config.id, waiting)
         return known
     started = time.monotonic()
     try:
         prepared = await prepare(work, parsed, given, waiting=waiting)
-        version = None if work.force else engine.store.version_made_from(config.id, prepared.fingerprint)
+        mark = prepared.fingerprint
         status: Status = "skipped"
-        if version is None:
-            made = await make(prepared)
-            version = await _store(engine, config, prepared, made, reason)
-            status = "generated" if version.metadata["previous"] is None else "regenerated"
+        async with engine.writing(f"text:{mark}"):  # who else wants it now waits for this one
+            is_wanted = work.force and mark not in work.made
+            version = None if is_wanted else engine.store.version_made_from(config.id, mark)
+            if version is None:
+                made = await make(prepared)
+                version = await _store(engine, config, prepared, made, reason)
+                work.made.add(mark)
+                status = "generated" if version.metadata["previous"] is None else "regenerated"
     except ChoraError as error:
         engine.events.emit(
             "content_generated",
@@ -111,7 +115,7 @@ async def generate(
         )
         raise
     warnings = [*prepared.warnings, *version.metadata.get("warnings", [])]
-    if prepared.seen.settled:
+    if prepared.seen.settled and work.snapshot.still_holds(prepared.seen.inputs):
         result = {
             "version": version.version_id,
             "variables": prepared.variables,
@@ -153,7 +157,8 @@ async def recall(work: Work, parsed: Parsed, given: Given) -> Generated | None:
     )
 
 
-def _too_long(content_id: str, waiting: tuple[str, ...]) -> LimitExceeded:
+def _too_long(work: Work, content_id: str, waiting: tuple[str, ...]) -> LimitExceeded:
+    work.cuts.append(content_id)
     return LimitExceeded(
         f"{waiting[0]} needs a text that needs a text, and so on, more than {CHAIN_LIMIT} deep.",
         "Take the texts of fewer contents as sources of one another.",
@@ -175,6 +180,7 @@ async def prepare(work: Work, parsed: Parsed, given: Given, *, waiting: tuple[st
     config: ContentConfig = parsed.config
     chain = (*waiting, config.id)
     if config.id in waiting:
+        work.cuts.append(config.id)
         raise GenerationFailed(
             f"The contents wait for one another: {' → '.join(chain)}.",
             "Break the circle in inputs.sources.",
@@ -184,24 +190,23 @@ async def prepare(work: Work, parsed: Parsed, given: Given, *, waiting: tuple[st
             cycle=list(chain),
         )
     if len(waiting) >= CHAIN_LIMIT:
-        raise _too_long(config.id, waiting)
+        raise _too_long(work, config.id, waiting)
     depth = 1
 
     async def generate_other(other: Found) -> str:
         nonlocal depth
-        if other.path not in work.texts:
+        anywhere, from_here = (other.path, work.force, ""), (other.path, work.force, chain[0])
+        known = work.texts.get(anywhere)
+        if known is None and (known := work.texts.get(from_here)):
+            work.cuts.append(config.id)
+        if known is None:
+            cuts = len(work.cuts)
             try:
-                if work.dry:
-                    inner = await prepare(work, other.parsed, Given({}), waiting=chain)
-                    work.texts[other.path] = Text(
-                        (await make(inner)).text, inner.seen.inputs, inner.seen.settled, inner.depth
-                    )
-                else:
-                    made = await generate(work, other.parsed, Given({}), waiting=chain)
-                    work.texts[other.path] = Text(made.version.body, made.inputs, made.settled, made.depth)
+                known = await _text_of(work, other, chain)
             except ChoraError as error:
-                work.texts[other.path] = error
-        if isinstance(known := work.texts[other.path], ChoraError):
+                known = error
+            work.texts[anywhere if len(work.cuts) == cuts else from_here] = known
+        if isinstance(known, ChoraError):
             raise known
         seen.absorb(known.inputs)
         seen.settled = seen.settled and known.settled
@@ -240,6 +245,16 @@ async def prepare(work: Work, parsed: Parsed, given: Given, *, waiting: tuple[st
         _take_back(job, gathered.lent)
     seen.note(GENERATOR + name)
     return Prepared(generator, job, fingerprint(generator, job), gathered.warnings, seen, depth)
+
+
+async def _text_of(work: Work, other: Found, chain: tuple[str, ...]) -> Text:
+    """The text of a content that others are waiting for, first to last."""
+    if work.dry:
+        prepared = await prepare(work, other.parsed, Given({}), waiting=chain)
+        made = await make(prepared)
+        return Text(made.text, prepared.seen.inputs, prepared.seen.settled, prepared.depth)
+    generated = await generate(work, other.parsed, Given({}), waiting=chain)
+    return Text(generated.version.body, generated.inputs, generated.settled, generated.depth)
 
 
 def reach_of(work: Work, seen: Seen) -> Reach:

@@ -42,6 +42,9 @@ UNREADABLE = "unreadable"
 COARSE = 2_000_000_000
 """Nanoseconds of rest that a file needs whose times end in zeros: some disks only count whole or even seconds."""
 
+DIGEST_LIMIT = 64_000_000
+"""Bytes of the largest file that anything here reads; the content of a larger one can't matter."""
+
 TRACES_IN_MEMORY = 50_000
 SAVE_INTERVAL = 0.2
 """Seconds for which fresh traces are gathered before they are stored; losing them costs a look, not a text."""
@@ -75,16 +78,18 @@ class Digests:
         self._known: dict[str, tuple[Stamp, str]] = {}
 
     def of(self, path: str) -> str:
-        """The file's `sha256:…`, or why there is none: `absent`, `unreadable`."""
+        """The file's `sha256:…`, or why there is none: `absent` or `unreadable`, which one too large is as well."""
         stamp = self._stamp(path)
         if isinstance(stamp, str):
             return stamp
+        if stamp.size > DIGEST_LIMIT:
+            return UNREADABLE
         known = self._known.get(path)
         if known is not None and known[0] == stamp:
             return known[1]
         looked = time.time_ns()
         try:
-            digest = sha256(self._folder.read_bytes(path, limit=1 << 40))
+            digest = sha256(self._folder.read_bytes(path, limit=DIGEST_LIMIT))
         except FileNotFoundError:
             return ABSENT
         except (OSError, ChoraError):
@@ -234,6 +239,12 @@ class Snapshot:
                 if first:
                     break
         return found
+
+    def still_holds(self, inputs: Mapping[str, str]) -> bool:
+        """Whether the files are now as they were when they were noted: one that was written in between may have been
+        read in either state, and would be taken for the wrong one if it ever changed back."""
+        digest_of_file = self._engine.digests.of
+        return all(":" in name or digest_of_file(name) == digest for name, digest in inputs.items())
 
     async def _look(self, name: str, look: Callable[[str], Awaitable[str]]) -> str:
         current = self._known[name] = await look(name)

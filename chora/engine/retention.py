@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import trio
 
 from chora.engine.engine import Engine
 from chora.errors import ChoraError
-from chora.stamps import stamp
+from chora.stamps import days_ago
 from chora.store.records import VersionInfo
 
 log = logging.getLogger("chora.engine")
@@ -56,8 +56,8 @@ def choose(infos: list[VersionInfo], rules: Rules, moment: datetime) -> list[Ver
     spoken_for.update(kept[-1:] if rules.keep_latest else ())
     if approved is not None:
         spoken_for.add(approved)
-    young = stamp(moment - timedelta(days=rules.keep_days)) if rules.keep_days else "~"
-    old = "~" if rules.older_than_days is None else stamp(moment - timedelta(days=rules.older_than_days))
+    young = days_ago(rules.keep_days, moment) if rules.keep_days else "~"
+    old = "~" if rules.older_than_days is None else days_ago(rules.older_than_days, moment)
     return [info for info in kept if info not in spoken_for and info.generated_at < young and info.generated_at < old]
 
 
@@ -93,7 +93,7 @@ async def drop_old_drafts(engine: Engine, *, dry_run: bool = False) -> int:
     days = engine.settings.storage.retention_days
     if not days:
         return 0
-    before = stamp(datetime.now(UTC) - timedelta(days=days))
+    before = days_ago(days)
     old = [draft for draft in engine.store.drafts() if draft.updated_at < before]
     if not dry_run:
         for draft in old:
@@ -134,7 +134,7 @@ async def sweep(engine: Engine, *, dry_run: bool = False) -> Swept:
     if dry_run:
         return Swept(drafts, versions, freed, 0, 0)
     jobs = await engine.jobs.forget_old()
-    rows = await engine.store.forget(stamp(datetime.now(UTC) - timedelta(days=days)))
+    rows = await engine.store.forget(days_ago(days))
     return Swept(drafts, versions, freed, jobs, rows)
 
 

@@ -356,6 +356,7 @@ class _Survey:
         except NOT_ITS_FAULT:
             raise
         except ConfigNotFound as error:
+            await trio.lowlevel.checkpoint()  # it was searched for among all there are
             self.missing.append("/".join(filter(None, [within, member.id])))
             self._note(severity, "missing_config", error.message, within, member.id)
             return None
@@ -412,15 +413,13 @@ class _Survey:
         config: CollectionConfig = parsed.config
         if base is None:
             return
-        setting = collect.Setting(parsed, base, {}, "", {}, [])
-        run = collect._Run(self._work, setting, frozenset())
         claimed: dict[str, str] = {}
         if config.output.manifest:
             claimed[str(PurePosixPath(base) / collect.MANIFEST).casefold()] = "the manifest"
         for member, found in zip(config.members, inner, strict=True):
             if found is None or not isinstance(found.parsed.config, ArtifactConfig):
                 continue
-            place = run.place_of(member)
+            place = collect.place_of(config, base, member)
             severity: Severity = "error" if member.required else "warning"
             for output in found.parsed.config.metadata.outputs:
                 try:

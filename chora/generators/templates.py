@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 
 import msgspec
@@ -64,7 +65,8 @@ class Templates:
         for place in self.places(name):
             if noting:
                 noting(place)
-            if not self._folder.resolve(place).is_file():  # a folder of the same name doesn't hide a template
+            # A folder of the same name doesn't hide a template. Path.is_file raises for a name too long to be one.
+            if not os.path.isfile(self._folder.resolve(place)):  # noqa: PTH113
                 continue
             try:
                 return self._folder.read_text(place, limit=CONFIG_LIMIT)

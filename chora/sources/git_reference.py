@@ -158,11 +158,18 @@ def _first_line(file: Path) -> str | None:
 
 def _has_links(objects: Path) -> bool:
     """Whether anything that holds objects is a link; single ones are looked at when they are wanted."""
-    try:
-        held = [*os.scandir(objects), *os.scandir(objects / "pack")]
-    except OSError:
-        held = []
-    return objects.is_symlink() or any(entry.is_symlink() for entry in held)
+    if objects.is_symlink():
+        return True
+    for folder in (objects, objects / "pack"):
+        try:
+            with os.scandir(folder) as entries:
+                if any(entry.is_symlink() for entry in entries):
+                    return True
+        except FileNotFoundError:
+            continue
+        except OSError:  # it can't be listed, and git could still go through it
+            return True
+    return False
 
 
 async def find_blob(repository: Repository, locator: str) -> Blob:

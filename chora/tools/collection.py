@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal
 
+import trio
 from msgspec import Meta, Struct, field
 
 from chora.catalog import Found
@@ -12,11 +13,20 @@ from chora.engine import collect
 from chora.engine.assemble import Planned
 from chora.engine.collect import Built, ManifestMember, open_member
 from chora.engine.engine import Engine, Work
-from chora.errors import ChoraError, ConfigNotFound, InvalidConfigId, ManifestNotFound, PermissionDenied
+from chora.errors import (
+    ChoraError,
+    ConfigNotFound,
+    InvalidConfigId,
+    LimitExceeded,
+    ManifestNotFound,
+    PermissionDenied,
+)
 from chora.model import CollectionConfig
 from chora.tools.artifact import PlannedFile, planned_file
 from chora.tools.tool import Ask, Call, Context, Link, Result, context_of, milliseconds_since, tool
 
+MEMBERS_LISTED = 50_000
+"""Members of nested collections that can be listed; a few that contain one another many times come to any number."""
 MEMBERS_SHOWN = 1000
 """Members that an answer lists; of a larger collection, those of which there is something to say."""
 
@@ -35,8 +45,9 @@ def find_collection(engine: Engine, path: str) -> Found:
     """
     try:
         return engine.catalog.open("collection", path)
-    except PermissionDenied as error:
-        raise InvalidConfigId(error.message, error.hint, config_path=path, **error.details) from None
+    except (PermissionDenied, InvalidConfigId) as error:
+        hint = error.hint or "Name a collection config of the project by its id or its file."
+        raise InvalidConfigId(error.message, hint, config_path=path, **error.details) from None
     except ConfigNotFound as error:
         error.details["config_path"] = path
         raise
@@ -110,7 +121,10 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
     if ask.dry_run:
         work = Work(engine, force=bool(ask.force), dry=True)
         render = bool(ask.show_diff)
-        plans = await collect.plan(work, parsed, context, output_path=ask.output_path, render=render)
+        forced = frozenset(ask.force_members or ())
+        plans = await collect.plan(
+            work, parsed, context, output_path=ask.output_path, force_members=forced, render=render
+        )
         shown = [_planned(plan) for plan in plans]
         if call.transport != "cli":
             shown = [each for each in shown if len(shown) <= MEMBERS_SHOWN or not each.cache_used][:MEMBERS_SHOWN]
@@ -219,7 +233,8 @@ async def list_collection_members(engine: Engine, ask: ListCollectionMembers, ca
     started = time.monotonic()
     parsed = find_collection(engine, ask.collection_config_path).parsed
     collect.check_nesting(engine, parsed)
-    members = await _members(Work(engine, dry=True), parsed, ask, None)
+    members: list[MemberInfo] = []
+    await _list_members(Work(engine, dry=True), parsed, ask, members)
     return CollectionMembers(
         collection_id=parsed.config.id,
         members=members,
@@ -229,18 +244,24 @@ async def list_collection_members(engine: Engine, ask: ListCollectionMembers, ca
     )
 
 
-async def _members(
-    work: Work, parsed: Any, ask: ListCollectionMembers, parent: str | None, base_path: str | None = None
-) -> list[MemberInfo]:
+async def _list_members(
+    work: Work,
+    parsed: Any,
+    ask: ListCollectionMembers,
+    listed: list[MemberInfo],
+    parent: str | None = None,
+    base_path: str | None = None,
+) -> None:
     config: CollectionConfig = parsed.config
     made: dict[str, ManifestMember] = {}
+    path = ""
     if ask.check_status is not False:
         try:
-            _, manifest = await collect.read_manifest(work, parsed, base_path)
+            path, manifest = await collect.read_manifest(work, parsed, base_path)
             made = {member.id: member for member in manifest.members}
-        except ManifestNotFound:
-            pass
-    listed: list[MemberInfo] = []
+        except ManifestNotFound as error:
+            path = str(error.details["manifest_path"])
+    await trio.lowlevel.checkpoint()
     for member in sorted(config.members, key=lambda member: member.order):
         known = made.get(member.id) or ManifestMember(member.id)
         title = description = error = None
@@ -269,11 +290,16 @@ async def _members(
             )
         )
         if ask.recursive and inner is not None and member.type == "collection":
-            place = None
-            if config.output.structure != "custom" and (path := known.output_path):
-                place = path.rpartition("/")[0]
-            listed += await _members(work, inner, ask, config.id if parent is None else f"{parent}/{config.id}", place)
-    return listed
+            is_custom = config.output.structure == "custom"
+            place = None if is_custom else f"{path.rpartition('/')[0] or '.'}/{member.id}"
+            outer = config.id if parent is None else f"{parent}/{config.id}"
+            await _list_members(work, inner, ask, listed, outer, place)
+        if len(listed) > MEMBERS_LISTED:
+            raise LimitExceeded(
+                f"{parsed.config.id} is a part of more than {MEMBERS_LISTED:,} members.",
+                "List the members of one collection at a time, without recursive.",
+                limit="collection.members",
+            )
 
 
 # -- cache ------------------------------------------------------------------------------------------------------
@@ -315,18 +341,21 @@ async def check_collection_cache(engine: Engine, ask: CheckCollectionCache, call
         last_generated = manifest.generated_at
     except ManifestNotFound as error:
         exists, path = False, str(error.details["manifest_path"])
+    members = [member.id for member in parsed.config.members]
     reasons: dict[str, list[str]] = {}
-    total = len(parsed.config.members)
-    if ask.check_member_cache is not False:
+    if ask.check_member_cache is False:
+        stale = [] if exists else members
+    else:
         plans = await collect.plan(work, parsed, context_of(ask.context), output_path=ask.output_path, render=False)
         reasons = {plan.member.id: plan.reasons for plan in plans if plan.reasons}
+        stale = list(reasons)
     return CollectionCache(
         collection_id=parsed.config.id,
-        cache_valid=exists and not reasons,
+        cache_valid=exists and not stale,
         manifest_exists=exists,
-        members_cached=total - len(reasons),
-        members_stale=len(reasons),
-        stale_members=list(reasons),
-        recommendation="regenerate_all" if not exists else "regenerate_stale" if reasons else "use_cache",
+        members_cached=len(members) - len(stale),
+        members_stale=len(stale),
+        stale_members=stale,
+        recommendation="regenerate_all" if not exists else "regenerate_stale" if stale else "use_cache",
         metadata=CacheMetadata(manifest_path=path, last_generated=last_generated, reasons=reasons),
     )

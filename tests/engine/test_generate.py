@@ -270,9 +270,9 @@ async def test_a_generator_that_is_not_there_is_named_with_those_there_are(proje
         await run(engine)
     assert failed.value.details == {
         "generator_type": "nobody",
-        "available_generators": ["demonstration", "jinja2", "template_fill"],
+        "available_generators": ["demonstration", "jinja2", "template_fill", "bdd_scenario", "code_generation"],
     }
-    assert "Write one of demonstration, jinja2, template_fill" in str(failed.value.hint)
+    assert "Write one of demonstration, jinja2, template_fill, bdd_scenario, code_generation" in str(failed.value.hint)
 
 
 async def test_a_config_without_a_generator_says_what_to_add(project: Project, engine: Engine):

@@ -141,7 +141,7 @@ async def test_no_template_gets_out(project: Project, ask: Asking, kind: str):
                 if answer["success"]:  # lenient: what isn't there is empty
                     assert mode == "lenient", template
                     shown = answer["content"]
-                    assert "<" not in shown and "hunter2" not in shown and "root:" not in shown, (template, shown)
+                    assert not [word for word in ("<", "hunter2", "root:") if word in shown], (template, shown)
                 else:
                     assert answer["error"]["code"] in ("generation_failed", "permission_denied"), (template, answer)
                     assert "root:x" not in str(answer), template
@@ -273,12 +273,9 @@ async def test_templates_that_include_one_another(project: Project, ask: Asking)
     for number in range(40):
         project.write(f"configs/templates/t{number}.j2", f"{{% include 't{number + 1}.j2' %}}" * 2)
     project.write("configs/templates/t40.j2", "x")
-    for number in range(600):
-        project.write(f"configs/templates/c{number}.j2", f"{{% include 'c{number + 1}.j2' %}}")
-    project.write("configs/templates/c600.j2", "x")
     project.write("configs/templates/any.j2", "{% include name %}")
     await is_well(ask)
-    for template in ("a.j2", "base.j2", "m.j2", "t0.j2", "c0.j2", "any.j2"):
+    for template in ("a.j2", "base.j2", "m.j2", "t0.j2", "any.j2"):
         project.save(jinja(template))
         with bounded(project, seconds=6):
             answer = await ask.answer("generate_content", {**NOTE, "context": {"name": "any.j2"}})
@@ -428,9 +425,10 @@ BASE_PATHS = {
     "way out": ("{{ ''.__class__ }}", "composition_failed"),
     "upward": ("{{ up }}/{{ up }}/elsewhere", "permission_denied"),
     "absolute": ("{{ root }}", "permission_denied"),
-    "long": ("outputs/{{ 'x' * 5000 }}", "permission_denied"),
+    "long": ("outputs/{{ 'x' * 300 }}", "write_failed"),
     "NUL": ("outputs/{{ nul }}", "permission_denied"),
-    "configs": ("{{ 'configs' }}", "permission_denied"),
+    "store": (".chora/{{ collection_id }}", "permission_denied"),
+    "repository": ("{{ '.git' }}/hooks", "permission_denied"),
 }
 
 
@@ -459,8 +457,8 @@ async def test_base_paths(project: Project, ask: Asking, kind: str):
 PATTERNS = {
     "nested repeats": ("(a+)+$", "a" * 5000 + "b"),
     "alternatives": ("(a|aa)+$", "a" * 5000 + "b"),
-    "back references": (r"(.*)(.*)(.*)(.*)\\1\\2\\3\\4x$", "a" * 5000 + "b"),
-    "spaces": (r"(\\s*\\w*)*!", "a" * 5000),
+    "back references": (r"(.*)(.*)(.*)(.*)\1\2\3\4x$", "a" * 5000 + "b"),
+    "spaces": (r"(\s*\w*)*!", "a" * 5000),
     "many repeats": ("(?:a?){3000}a{3000}", "a" * 3000),
 }
 
@@ -519,7 +517,7 @@ async def test_texts_of_sources_are_never_rendered(project: Project, ask: Asking
     """Whatever a source says is text, in the text that shows it and in everything that is made from that."""
     project.write("data/note.txt", INJECTED)
     source = {"id": "x", "source_type": "external_file", "source_locator": "data/note.txt"}
-    through = {"id": "x", "source_type": "content_config", "source_locator": "note"}
+    through = {"id": "x", "source_type": "content_config", "source_locator": "note", "data_selector": "output"}
     fill = {"type": pattern, "template": "[{{ x }}]\n"}
     project.save(
         content("note", pattern=fill, sources=[source]),
@@ -540,5 +538,5 @@ async def test_texts_are_no_paths_options_or_descriptions(project: Project, ask:
         project.write("data/note.txt", word)
         source = {"id": "x", "source_type": "external_file", "source_locator": "data/note.txt"}
         project.save(content("note", pattern={"type": "jinja2", "template": "{{ x }}\n"}, sources=[source]))
-        assert (await ask("generate_content", **NOTE))["content"] == f"{word}\n"
+        assert (await ask("generate_content", **NOTE))["content"].rstrip("\n") == word
     assert [tool["description"] for tool in (await ask("list_generators"))["generators"]] == before

@@ -1,4 +1,4 @@
-"""What a worker judges: patterns, languages and schemas, asked in this process and in a real worker."""
+"""What a worker judges: patterns, languages, schemas and conditions, asked in this process and in a real worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,20 @@ import trio
 
 from chora import config
 from chora.errors import InvalidContext, LimitExceeded
-from chora.render import Check, Checked, Compare, Failed, Flaw, Match, Matched, RenderFailed, judge
+from chora.render import (
+    Check,
+    Checked,
+    Compare,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Flaw,
+    Match,
+    Matched,
+    RenderFailed,
+    judge,
+    worker,
+)
 from chora.render.judge import LANGUAGES, MOST_FLAWS
 from chora.render.pool import RenderPool
 
@@ -236,6 +249,46 @@ def test_running_out_of_memory_is_left_to_the_caller(monkeypatch: pytest.MonkeyP
         judge.compare(Compare({}, 1))
 
 
+# -- conditions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "truth"),
+    [
+        ("audience == 'crew'", True),
+        ("audience == 'guests'", False),
+        ("audience in ['crew', 'guests'] and berths > 3", True),
+        ("nothing", False),
+        ("not nothing", True),
+        ("nothing.deeper", False),
+        ("nothing > 3", False),
+        ("nothing is defined", False),
+        ("[]", False),
+    ],
+)
+def test_a_condition_is_true_or_not(expression: str, truth: bool):
+    """Over the context; what depends on an undefined name isn't true."""
+    job = Evaluate(expression, {"audience": "crew", "berths": 4})
+    assert worker.evaluate(job) == Evaluated(truth)
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind"),
+    [("audience ==", "syntax"), ("1 // 0", "runtime"), ("audience.__class__.__mro__", "security"), ("", "syntax")],
+)
+def test_a_condition_that_is_none_says_so(expression: str, kind: str):
+    """It runs in the sandbox that templates run in."""
+    failed = worker.evaluate(Evaluate(expression, {"audience": "crew"}))
+    assert isinstance(failed, Failed)
+    assert failed.kind == kind
+
+
+def test_a_condition_without_memory_is_left_to_the_caller():
+    """A worker without memory must end."""
+    with pytest.raises(MemoryError):
+        worker.evaluate(Evaluate("'x' * n", {"n": sys.maxsize // 2}))
+
+
 # -- in a worker ------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +306,7 @@ async def test_a_worker_judges():
     """All three jobs cross to a worker and back, with what is wrong with them."""
     async with running() as pool:
         assert await pool.match(Match("c", "abc")) == Matched(2)
+        assert await pool.evaluate(Evaluate("a", {"a": 1})) == Evaluated(True)
         assert await pool.check(Check("json", "[")) == Checked([Flaw("Expecting value", 1, 2)])
         assert await pool.check(Compare({"type": "string"}, 1)) == Checked(
             [Flaw("1 is not of type 'string'", path="$")]

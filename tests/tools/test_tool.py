@@ -7,11 +7,14 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
+import trio
 
+from chora import app, config
+from chora.engine import generate
 from chora.engine.engine import Engine
 from chora.tools import MODULES, TOOLS
 from chora.tools.tool import HEAD_LIMIT, Ask, Call, Result, Tool, head_of, tool
-from tests.conftest import Asking, Project, artifact, child, text
+from tests.conftest import Asking, Project, artifact, child, requirement, text
 
 CALL = Call("test", len(TOOLS))
 
@@ -192,3 +195,81 @@ async def test_an_answer_points_to_what_it_cut(ask: Asking, project: Project):
     assert (link.uri[:15], link.name[:5], link.mime_type) == ("content://long/", "long/", "text/plain")
     assert (await TOOLS["generate_content"].run(ask.engine, arguments, Call("cli"))).links == ()
     assert (await TOOLS["hello_world"].run(ask.engine, b"{}", Call("http"))).links == ()
+
+
+# -- what clients send ------------------------------------------------------------------------------------------
+
+
+@requirement("tools.context.object-or-string")
+async def test_lists_and_objects_may_come_as_strings(ask: Asking, project: Project):
+    """Some clients can send nothing but strings; what still doesn't fit is named as it was sent."""
+    project.save(text("one", "first"), artifact("both", [child("one")]))
+    assert (await ask("batch_generate", content_ids='["one"]'))["total"] == 1
+    assert (await ask("list_content", filter='{"generated": true}'))["total"] == 1
+    assert (await ask("cleanup_ephemeral", filter='{"content_ids": ["one"]}'))["total_content_checked"] == 1
+    for wrong in ("[1]", "[", "{}", "one"):
+        refused = await ask.refused("batch_generate", "invalid_input", content_ids=wrong)
+        assert refused["details"]["field"].startswith("$.content_ids")
+    assert (await ask("hello_world", name="{[}"))["message"].startswith("Hello, {[}!"), "text stays text"
+
+
+# -- long work --------------------------------------------------------------------------------------------------
+
+
+@requirement("tools.running-schema", "jobs.same-call-joins")
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("generate_content", {"content_config_id": "note"}),
+        ("regenerate_content", {"content_config_id": "note"}),
+        ("assemble_artifact", {"artifact_config_id": "sheet"}),
+        ("batch_generate", {"content_ids": ["note"]}),
+    ],
+)
+async def test_a_call_past_its_budget_becomes_a_job(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, Any]
+):
+    """It answers that it is running, by its schema; the same call, however it is spelled, gets the result."""
+    project.save(text("note", "x"), artifact("sheet", [child("note")]))
+    may_end = trio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        await may_end.wait()
+        return await run(*arguments)
+
+    run = generate.run_generator
+    monkeypatch.setattr(generate, "run_generator", slow)
+    loaded = config.load(project.root, {}, {"jobs.call_budget": 0.05})
+    with trio.fail_after(10):
+        async with app.opened(project.root, loaded) as engine:
+            ask = Asking(engine)
+            started = await ask(name, **arguments)
+            assert started["status"] == "running"
+            assert started["job"].startswith("job-")
+            assert "again" in started["hint"]
+            joined = await ask(name, **arguments, force=None) if name != "regenerate_content" else started
+            assert joined["job"] == started["job"]
+            may_end.set()
+            ended = await ask(name, **arguments)
+            while ended.get("status") == "running":
+                ended = await ask(name, **arguments)
+            assert "job" not in ended
+            (job,) = engine.jobs.list()
+            assert (job.job_id, job.tool, job.status) == (started["job"], name, "done")
+            assert len(engine.store.versions("note")) == 1
+
+
+@requirement("tools.long-texts", "jobs.same-call-joins")
+async def test_the_link_of_a_job_is_the_links_of_its_answer(project: Project):
+    """Also when the result waited in the store."""
+    project.save(text("long", "x" * (HEAD_LIMIT + 1)))
+    loaded = config.load(project.root, {}, {"jobs.call_budget": 1e-9})
+    with trio.fail_after(10):
+        async with app.opened(project.root, loaded) as engine:
+            arguments = b'{"content_config_id": "long"}'
+            answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
+            while answer.code == "running":
+                await trio.sleep(0.01)
+                answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
+    (link,) = answer.links
+    assert link.uri.startswith("content://long/")

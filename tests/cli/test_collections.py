@@ -1,0 +1,542 @@
+"""The commands that build, look before they write, and tell what is stored: collect, assemble, freshness, trace, …"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from chora import app, config
+from chora.cli import collect as collect_command
+from chora.cli import program
+from chora.engine import generate
+from chora.stamps import sha256, stamp
+from chora.store import Version
+from chora.tools import TOOLS
+from chora.tools.tool import Call
+from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(project: Project) -> Run:
+    """Run a command in the project."""
+
+    def invoke(*arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(program, ["--project", str(project.root), *arguments])
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+def loads(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def pack(id: str, members: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {"type": "collection", "id": id, "name": id, "members": members}
+    return {**document, "output": {"base_path": f"outputs/{id}"}, **rest}
+
+
+def member(id: str, kind: str = "artifact", **rest: Any) -> dict[str, Any]:
+    return {"id": id, "type": kind, "path": f"{id}.json", **rest}
+
+
+@pytest.fixture
+def harbour(project: Project) -> Project:
+    """`pack` of `notice`, which greets, and of the collection `desk`, which holds `sheet`."""
+    project.save(
+        content("word", pattern={"type": "jinja2", "template": "Open {{ day | default('daily') }}"}),
+        text("fixed", "fixed\n"),
+        artifact("notice", [child("word")]),
+        artifact("sheet", [child("fixed")]),
+        pack("desk", [member("sheet")]),
+        pack("pack", [member("notice"), member("desk", "collection")]),
+    )
+    return project
+
+
+# -- collect ----------------------------------------------------------------------------------------------------
+
+LINES = re.compile(
+    r"""Generated artifact: outputs/pack/notice/notice\.md
+Generated artifact: outputs/pack/desk/manifest\.json
+Generated 2/2 items \(100% success\)
+Total time: \d+\.\ds
+Cache hits: 0, misses: 2 \(0% hit rate\)
+"""
+)
+
+
+@requirement("cli.collect.lines")
+def test_collect_prints_the_lines_that_workflows_look_for(run: Run, harbour: Project):
+    """Byte for byte, and nothing else on stdout; a second time everything is from the cache."""
+    assert LINES.fullmatch(run("collect", "pack").stdout)
+    assert harbour.read("outputs/pack/notice/notice.md") == "Open daily"
+    again = run("collect", "pack").stdout.splitlines()
+    assert again[0] == "Generated 2/2 items (100% success)"
+    assert re.fullmatch(r"Total time: \d+\.\ds", again[1])
+    assert again[2:] == ["Cache hits: 2, misses: 0 (100% hit rate)"]
+    harbour.save(text("fixed", "mended\n"))
+    assert run("collect", "pack").stdout.splitlines()[-1] == "Cache hits: 1, misses: 1 (50% hit rate)"
+
+
+@requirement("cli.collect.lines")
+def test_collect_tells_of_optional_members_that_failed(run: Run, harbour: Project):
+    """On stderr; the lines count them, and the command succeeds."""
+    harbour.save(pack("pack", [member("notice"), member("gone", required=False), member("bad", required=False)]))
+    harbour.save(artifact("bad", [child("nothing")]))
+    result = run("collect", "pack")
+    assert result.stdout.splitlines()[1] == "Generated 1/3 items (33% success)"
+    assert "gone skipped: " in result.stderr
+    assert "bad failed: " in result.stderr
+
+
+def test_collect_takes_context_places_and_force(run: Run, harbour: Project):
+    """As the tool does."""
+    run("collect", "pack", "-c", "day=Monday", "--output", "there")
+    assert harbour.read("there/notice/notice.md") == "Open Monday"
+    run("collect", "pack", "-c", "day=Monday", "-o", "there")
+    one = run("collect", "pack", "-c", "day=Monday", "-o", "there", "--member", "notice")
+    assert one.stdout.splitlines()[-1] == "Cache hits: 1, misses: 1 (50% hit rate)"
+    both = run("collect", "pack", "-c", "day=Monday", "-o", "there", "--force", "--json")
+    assert loads(both)["metadata"]["regenerated_members"] == 2
+
+
+def test_collect_shows_warnings(run: Run, harbour: Project):
+    """On stderr, with the member they are about."""
+    harbour.save(artifact("notice", [child("word"), child("gone", required=False)]))
+    assert "warning: notice: The optional child gone was left out" in run("collect", "pack").stderr
+
+
+@requirement("cli.plan")
+def test_collect_plans_without_writing(run: Run, harbour: Project):
+    """Who would be built and why; `--diff` shows how files would differ; both exit 0."""
+    with unchanged(harbour):
+        plan = run("collect", "pack", "--plan").stdout
+        assert plan.splitlines() == [
+            "notice: it was never assembled",
+            "desk: sheet would be built",
+            "2 of 2 members would be built",
+        ]
+    run("collect", "pack")
+    assert run("collect", "pack", "--plan").stdout == "0 of 2 members would be built\n"
+    harbour.save(text("fixed", "mended\n"))
+    with unchanged(harbour):
+        diff = run("collect", "pack", "--diff").stdout
+        assert "update: outputs/pack/desk/sheet/sheet.md" in diff
+        assert "-fixed" in diff
+        assert "+mended" in diff
+        planned = loads(run("collect", "pack", "--plan", "--json"))
+    assert planned["metadata"]["dry_run"] is True
+    assert planned["members"][1]["reasons"] == ["sheet would be built"]
+
+
+@requirement("cli.check")
+def test_collect_checks_what_is_stale_or_edited(run: Run, harbour: Project):
+    """Exit 1 if a file isn't what it would be, 0 if all are; nothing is written."""
+    with unchanged(harbour):
+        run("collect", "pack", "--check", code=1)
+    run("collect", "pack")
+    with unchanged(harbour):
+        run("collect", "pack", "--check")
+        assert loads(run("collect", "pack", "--check", "--json"))["success"] is True
+    harbour.save(text("fixed", "mended\n"))
+    with unchanged(harbour):
+        run("collect", "pack", "--check", code=1)
+        stale = loads(run("collect", "pack", "--check", "--json", code=1))
+    assert stale["members"][1]["cache_used"] is False
+    run("collect", "pack")
+    harbour.write("outputs/pack/notice/notice.md", "my own words\n")
+    with unchanged(harbour):
+        edited = run("collect", "pack", "--check", code=1)
+    assert "refuse: outputs/pack/notice/notice.md" in edited.stdout
+
+
+@requirement("cli.check")
+@pytest.mark.parametrize("flag", ["--plan", "--diff", "--check"])
+def test_a_member_that_would_fail_fails_the_look(run: Run, harbour: Project, flag: str):
+    """With its reason."""
+    harbour.save(pack("pack", [member("gone"), member("notice")]))
+    assert "gone: " in run("collect", "pack", flag, code=1).stdout
+
+
+@requirement("cli.exit-codes", "cli.json")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("collect", "nobody"), 3, "config_not_found"),
+        (("collect", "../../etc"), 2, "invalid_config_id"),
+        (("collect", "pack", "-o", "../out"), 4, "permission_denied"),
+        (("collect", "broken"), 1, "composition_failed"),
+        (("collect", "circle"), 2, "circular_reference"),
+        (("collect", "strict"), 2, "validation_failed"),
+        (("assemble", "nobody", "--check"), 3, "config_not_found"),
+        (("preview", "nobody"), 3, "config_not_found"),
+        (("preview", "undefined"), 1, "generation_failed"),
+        (("freshness", "pack"), 3, "manifest_not_found"),
+        (("trace", "nobody"), 3, "config_not_found"),
+        (("jobs", "job-gone"), 3, "job_not_found"),
+        (("jobs", "job-gone", "--cancel"), 3, "job_not_found"),
+        (("validate", "nobody"), 3, "config_not_found"),
+        (("validate", "nobody", "--collection"), 3, "config_not_found"),
+        (("validate", "word", "--rules", "{"), 2, "invalid_input"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_failures_are_json_for_scripts_and_words_for_people(
+    run: Run, harbour: Project, arguments: tuple[str, ...], code: int, said: str
+):
+    """The exit code is the error's, and with --json stdout is just the tool's answer."""
+    harbour.save(
+        content("undefined", pattern={"type": "jinja2", "template": "{{ gone }}"}),
+        artifact("bad", [child("nothing")]),
+        pack("broken", [member("bad")], output={"base_path": "o", "manifest": False}),
+        pack("circle", [member("circle", "collection")]),
+        pack(
+            "strict",
+            [member("bad", required=False)],
+            output={"base_path": "o", "manifest": False},
+            validation={"rules": [{"type": "no_failures"}]},
+        ),
+    )
+    with unchanged(harbour):
+        failure = loads(run(*arguments, "--json", code=code))
+        assert (failure["success"], failure["error"]["code"]) == (False, said)
+        assert set(failure) == {"success", "error"}
+        assert set(failure["error"]) == {"code", "message", "hint", "details"}
+        told = run(*arguments, code=code)
+    assert told.stdout == ""
+    assert told.stderr.startswith("error: ")
+
+
+SAME: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
+    (("generate", "word"), "generate_content", {"content_config_id": "word"}),
+    (("preview", "word"), "preview_generation", {"content_config_id": "word", "show_metadata": True}),
+    (("assemble", "notice"), "assemble_artifact", {"artifact_config_id": "notice"}),
+    (("assemble", "notice", "--plan"), "assemble_artifact", {"artifact_config_id": "notice", "dry_run": True}),
+    (("collect", "pack"), "generate_collection", {"collection_config_path": "pack"}),
+    (("freshness", "pack"), "check_freshness", {"collection_config_path": "pack"}),
+    (("trace", "notice"), "trace_dependencies", {"artifact_config_id": "notice", "show_metadata": True}),
+    (("validate", "word"), "validate_content", {"content_or_config_id": "word"}),
+    (("validate", "pack", "--collection"), "validate_collection_config", {"collection_config_path": "pack"}),
+    (("ls", "content"), "list_content", {"limit": 500}),
+    (("ls", "artifacts"), "list_artifacts", {"limit": 500}),
+    (("ls",), "list_artifacts", {"limit": 500}),
+    (("ls", "configs"), "list_content_configs", {}),
+    (("ls", "generators"), "list_generators", {}),
+    (("call", "list_generators"), "list_generators", {}),
+    (("generate", "nobody"), "generate_content", {"content_config_id": "nobody"}),
+    (("collect", "nobody"), "generate_collection", {"collection_config_path": "nobody"}),
+]
+PASSING = {
+    "duration_ms",
+    "generation_time_seconds",
+    "checked_at",
+    "age_days",
+    "expires_in_days",
+    "threshold_percentage",
+}
+
+
+@requirement("cli.json")
+def test_json_is_exactly_what_the_tool_answers(run: Run, harbour: Project):
+    """Successes and failures alike, but for the time that has passed."""
+    run("collect", "pack")
+    run("generate", "word")
+    run("assemble", "notice")
+    for arguments, name, asked in SAME:
+        printed = CliRunner().invoke(program, ["--project", str(harbour.root), *arguments, "--json"]).stdout
+        assert _settled(json.loads(printed)) == _settled(_answer(harbour, name, asked)), arguments
+
+
+def _answer(project: Project, name: str, arguments: dict[str, Any]) -> Any:
+    async def ask() -> Any:
+        async with app.opened(project.root, config.load(project.root, {})) as engine:
+            answer = await TOOLS[name].run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
+            return msgspec.json.decode(answer.body)
+
+    return trio.run(ask)
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _settled(each) for key, each in value.items() if key not in PASSING and not key.endswith("_age_days")
+        }
+    return [_settled(each) for each in value] if isinstance(value, list) else value
+
+
+@requirement("cli.progress")
+def test_long_work_shows_its_progress_on_a_terminal(
+    run: Run, harbour: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """On stderr, so that stdout stays for what was made."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(SystemExit) as ended:
+        program.main(["--project", str(harbour.root), "collect", "pack"], prog_name="chora")
+    assert ended.value.code == 0
+    assert LINES.fullmatch(capsys.readouterr().out)
+
+
+# -- assemble ---------------------------------------------------------------------------------------------------
+
+
+@requirement("cli.plan", "cli.check")
+def test_assemble_looks_before_it_writes(run: Run, harbour: Project):
+    """`--plan` and `--diff` exit 0; `--check` exits 1 while a file isn't what it would be."""
+    with unchanged(harbour):
+        assert run("assemble", "notice", "--plan").stdout == "create: outputs/notice.md (it was never assembled)\n"
+        assert "+Open daily" in run("assemble", "notice", "--diff").stdout
+        run("assemble", "notice", "--check", code=1)
+        assert (
+            loads(run("assemble", "notice", "--check", "--json", code=1))["metadata"]["plan"][0]["action"] == "create"
+        )
+    run("assemble", "notice")
+    with unchanged(harbour):
+        assert run("assemble", "notice", "--check").stdout == "unchanged: outputs/notice.md\n"
+        run("assemble", "notice", "--check", "-c", "day=Friday", code=1)
+    harbour.write("outputs/notice.md", "mine\n")
+    with unchanged(harbour):
+        edited = run("assemble", "notice", "-c", "day=Friday", "--diff", "--check", code=1).stdout
+    assert edited.startswith("refuse: outputs/notice.md (")
+    assert "-mine" in edited
+
+
+def test_assemble_shows_warnings(run: Run, harbour: Project):
+    """On stderr."""
+    harbour.save(artifact("notice", [child("word"), child("gone", required=False)]))
+    assert "warning: The optional child gone was left out" in run("assemble", "notice").stderr
+
+
+# -- preview ----------------------------------------------------------------------------------------------------
+
+
+@requirement("cli.preview")
+def test_preview_prints_the_text_and_stores_nothing(run: Run, harbour: Project):
+    """The text on stdout, its warnings on stderr."""
+    with unchanged(harbour):
+        result = run("preview", "word", "-c", "day=Sunday", "-c", "unused=1")
+    assert result.stdout == "Open Sunday\n"
+    assert "warning: unused isn't used by the template" in result.stderr
+    assert loads(run("ls", "content", "--json"))["content"][1]["generated"] is False
+    harbour.save(text("endless", "no newline"))
+    assert run("preview", "endless").stdout == "no newline\n"
+
+
+# -- freshness --------------------------------------------------------------------------------------------------
+
+
+@requirement("cli.freshness")
+def test_freshness_shows_ages(run: Run, harbour: Project):
+    """Each member's against its greatest one; what is recommended goes to stderr."""
+    harbour.save(pack("pack", [member("notice"), member("desk", "collection"), member("sheet")]))
+    made = stamp(datetime.now(UTC) - timedelta(days=6))
+    members = [
+        {"id": "notice", "status": "success", "generated_at": made},
+        {"id": "sheet", "status": "success", "generated_at": stamp(datetime.now(UTC))},
+    ]
+    document = {"collection_id": "pack", "members": members, "generated_at": made}
+    harbour.write("outputs/pack/manifest.json", msgspec.json.encode(document))
+    result = run("freshness", "pack")
+    assert result.stdout.splitlines() == [
+        "notice\tstale\t6.0 of 7\t█████████████████░░░",
+        "desk\texpired\tnever made\t████████████████████",
+        "sheet\tfresh\t0.0 of 7\t░░░░░░░░░░░░░░░░░░░░",
+    ]
+    assert result.stderr == "regenerate_expired\n"
+    harbour.write("there/manifest.json", msgspec.json.encode(document))
+    assert (
+        loads(run("freshness", "pack", "-o", "there", "--json"))["metadata"]["manifest_path"] == "there/manifest.json"
+    )
+
+
+# -- trace ------------------------------------------------------------------------------------------------------
+
+
+@requirement("cli.trace")
+def test_trace_shows_what_changed(run: Run, harbour: Project):
+    """Each dependency with what changed since it was made; `--inputs` lists all it was made from."""
+    harbour.save(artifact("notice", [child("word"), child("gone", required=False)]))
+    before = run("trace", "notice")
+    assert before.stdout.splitlines()[0] == "word\tmissing\trequired\tup to date"
+    assert before.stdout.splitlines()[1].startswith("gone\tmissing\toptional\tThere is no content config")
+    assert before.stderr == "notice is incomplete: it was never assembled\n"
+    run("assemble", "notice")
+    listed = run("trace", "notice", "--inputs").stdout
+    assert "word ← configs/content/word.json" in listed
+    harbour.save(content("word", pattern={"type": "jinja2", "template": "Closed\n"}))
+    after = run("trace", "notice")
+    assert after.stdout.splitlines()[0].startswith("word\tready\trequired\tconfigs/content/word.json")
+    assert loads(run("trace", "notice", "--json"))["dependencies"][0]["metadata"]["versions_available"] == 1
+
+
+def test_trace_of_what_is_up_to_date(run: Run, harbour: Project):
+    """Says so."""
+    run("assemble", "sheet")
+    assert run("trace", "sheet").stderr == "sheet is ready: its files are up to date\n"
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(harbour: Project, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of a job that was interrupted by the end of its process."""
+
+    async def leave() -> str:
+        loaded = config.load(harbour.root, {}, {"jobs.call_budget": 0.05})
+        async with app.opened(harbour.root, loaded) as engine:
+            arguments = msgspec.json.encode({"content_config_id": "word", "context": {"day": "Monday"}})
+            answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
+            return msgspec.json.decode(answer.body)["job"]
+
+    async def never(*arguments: Any) -> Any:
+        await trio.sleep_forever()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "run_generator", never)
+        return trio.run(leave)
+
+
+@requirement("cli.jobs", "jobs.interrupted")
+def test_jobs_are_listed_and_shown(run: Run, job: str):
+    """One that its process left is interrupted; its result, if it has one, is printed as it is."""
+    (row,) = run("jobs").stdout.splitlines()
+    assert row.split("\t")[:3] == [job, "regenerate_content", "interrupted"]
+    assert run("jobs", job).stdout.splitlines() == [row]
+    listed = loads(run("jobs", "--json"))
+    assert (listed["success"], [each["job_id"] for each in listed["jobs"]]) == (True, [job])
+    shown = loads(run("jobs", job, "--json"))
+    assert (shown["success"], shown["status"], shown["result"]) == (True, "interrupted", None)
+    assert shown["arguments"]["content_config_id"] == "word"
+    assert "key" not in shown
+
+
+@requirement("cli.jobs")
+def test_a_job_that_has_ended_stays_as_it_is(run: Run, job: str):
+    """Cancelling it changes nothing; --cancel needs to know which."""
+    assert loads(run("jobs", job, "--cancel", "--json"))["status"] == "interrupted"
+    assert "needs the id" in run("jobs", "--cancel", code=2).stderr
+
+
+@requirement("cli.jobs")
+def test_a_finished_job_shows_its_result(run: Run, harbour: Project):
+    """The tool's answer."""
+
+    async def finish() -> str:
+        async with app.opened(harbour.root, config.load(harbour.root, {}, {"jobs.call_budget": 1e-9})) as engine:
+            asked = msgspec.json.encode({"content_config_id": "word"})
+            answer = await TOOLS["regenerate_content"].run(engine, asked, Call("http"))
+            job_id = msgspec.json.decode(answer.body)["job"]
+            while engine.jobs.find(job_id).status == "running":
+                await trio.sleep(0.01)
+            return job_id
+
+    job_id = trio.run(finish)
+    assert json.loads(run("jobs", job_id).stdout)["content"] == "Open daily"
+    assert loads(run("jobs", job_id, "--json"))["result"]["content"] == "Open daily"
+    assert run("jobs").stdout.split("\t")[2] == "done"
+
+
+# -- ls ---------------------------------------------------------------------------------------------------------
+
+
+@requirement("cli.ls")
+def test_ls_lists_what_there_is(run: Run, harbour: Project):
+    """A row each, and what can't be read on stderr."""
+    harbour.write("configs/content/broken.json", "{")
+    assert run("ls").stdout.splitlines() == [
+        "notice\tnotice\tFalse\toutputs/notice.md",
+        "sheet\tsheet\tFalse\toutputs/sheet.md",
+    ]
+    contents = run("ls", "content")
+    assert contents.stdout.splitlines() == ["fixed\tdemonstration\tFalse\t", "word\tjinja2\tFalse\t"]
+    assert contents.stderr.startswith("configs/content/broken.json: ")
+    assert run("ls", "configs").stdout.splitlines()[1] == "word\tjinja2\tconfigs/content/word.json\tAbout word"
+    assert len(run("ls", "generators").stdout.splitlines()) == 5
+    run("ls", "unicorns", code=2)
+
+
+# -- gc ---------------------------------------------------------------------------------------------------------
+
+
+@requirement("cli.gc", "storage.retention-automatic")
+def test_gc_removes_what_is_old(run: Run, harbour: Project):
+    """The newest three texts of a content stay; a dry run only tells."""
+
+    async def fill() -> None:
+        async with app.opened(harbour.root, config.load(harbour.root, {})) as engine:
+            for age in (60, 50, 40, 35, 1):
+                moment = stamp(datetime.now(UTC) - timedelta(days=age))
+                version = Version(
+                    content_id="word",
+                    body="0123456789",
+                    sha256=sha256(b"0123456789"),
+                    fingerprint=f"sha256:{age}",
+                    generator="jinja2",
+                    generator_version="1",
+                    generated_at=moment,
+                )
+                await engine.store.add_version(version)
+
+    trio.run(fill)
+    told = run("gc", "--dry-run").stdout
+    assert told == "2 texts (20 bytes), 0 drafts, 0 jobs and 0 rows of events and measurements would go\n"
+    assert loads(run("gc", "--dry-run", "--json"))["versions"] == 2
+    done = loads(run("gc", "--json"))
+    assert {name: done[name] for name in ("success", "dry_run", "versions", "bytes_freed", "drafts")} == {
+        "success": True,
+        "dry_run": False,
+        "versions": 2,
+        "bytes_freed": 20,
+        "drafts": 0,
+    }
+    assert run("gc").stdout.startswith("0 texts (0 bytes)")
+
+
+# -- validate ---------------------------------------------------------------------------------------------------
+
+
+@requirement("cli.validate")
+def test_validate_exits_1_on_errors(run: Run, harbour: Project):
+    """Findings on stdout, their count on stderr; warnings alone are fine."""
+    fine = run("validate", "fixed")
+    assert "0 errors" in fine.stderr
+    short = run("validate", "fixed", "--rules", '[{"type": "length", "config": {"min": 100}, "severity": "warning"}]')
+    assert "1 warnings" in short.stderr or "warning" in short.stdout
+    wrong = run(
+        "validate", "fixed", "--rules", '[{"type": "required_fields", "config": {"fields": ["children"]}}]', code=1
+    )
+    assert "error fixed" in wrong.stdout or "error" in wrong.stdout
+    assert "[missing_required_field]" in wrong.stdout
+    found = loads(
+        run("validate", "fixed", "--rules", '[{"type": "required_fields", "fields": ["children"]}]', "--json", code=1)
+    )
+    assert (found["success"], found["valid"], found["error_count"]) == (True, False, 1)
+
+
+@requirement("cli.validate")
+def test_validate_a_collection(run: Run, harbour: Project):
+    """With the configs of its members."""
+    run("validate", "pack", "--collection")
+    harbour.save(pack("pack", [member("gone"), member("notice")]))
+    result = run("validate", "pack", "--collection", code=1)
+    assert "gone" in result.stdout
+
+
+def test_what_is_stale_is_what_would_be_written():
+    """Whatever isn't unchanged or ours by being equal."""
+    actions = ["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
+    assert [action for action in actions if not collect_command.is_stale({"action": action})] == ["unchanged", "adopt"]
