@@ -19,6 +19,10 @@ test *args: setup
     {{ bin }}/coverage combine -q
     {{ bin }}/coverage report
 
+# Try random configs, selectors, contexts and messages, each for so many seconds
+fuzz seconds="600": setup
+    FUZZ_SECONDS={{ seconds }} FUZZ_SEED="$(date +%s)" {{ python }} -m pytest tests/hostile/test_fuzz.py
+
 # Format, lint, types on three platforms, the stairs, fresh references
 check: setup
     {{ bin }}/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+from contextvars import ContextVar
 from typing import Literal, NamedTuple
 
 from chora.config import Secret
@@ -25,6 +26,9 @@ class Principal(NamedTuple):
         """Whether a tool is within reach: one that changes nothing needs `read`, any other `write`."""
         return ("read" if read_only else "write") in self.scopes
 
+
+caller: ContextVar[str] = ContextVar("caller", default="local")
+"""Whose work is being done, as far as it has to be shared out fairly: a session, or a principal without one."""
 
 LOCAL = Principal("local")
 """Whoever started us on stdio, or reaches a loopback door that has no token."""

@@ -46,6 +46,8 @@ RACY = 50_000_000
 YAML_VALUES = 100_000
 ALIASED_VALUES = 10_000
 """Values that a YAML file may hold, and may come to when its aliases are written out."""
+NUMBER_LENGTH = 100
+"""Characters that a number in a YAML file may have."""
 
 CONFIGS = "configs:"
 """How a search through all files of a kind is noted."""
@@ -276,8 +278,8 @@ class Catalog:
     # -- places --
 
     def _folders(self, kind: Kind) -> tuple[str, str]:
-        root = self.root
-        return f"{root}/{kind}", f"{root}/{kind}s"
+        at = "" if (root := self.root) == "." else f"{root}/"
+        return f"{at}{kind}", f"{at}{kind}s"
 
     def _named(self, kind: Kind, config_id: str) -> Iterator[str]:
         """Where a config of this id may be by its name, in the order of search."""
@@ -518,7 +520,15 @@ def _yaml_loader() -> Any:
             return constructor.construct_yaml_timestamp(node).isoformat()
         return node.value
 
+    def short(constructor: Any, node: yaml.ScalarNode) -> Any:
+        if len(node.value) > NUMBER_LENGTH:  # 1:59:59:… counts in sixties, in quadratic time
+            raise ValueError(f"a number has more than {NUMBER_LENGTH} characters")
+        kind = node.tag.rpartition(":")[2]
+        return getattr(constructor, f"construct_yaml_{kind}")(node)
+
     loader.add_constructor("tag:yaml.org,2002:timestamp", iso)
+    loader.add_constructor("tag:yaml.org,2002:int", short)
+    loader.add_constructor("tag:yaml.org,2002:float", short)
     return loader
 
 

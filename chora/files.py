@@ -1,7 +1,8 @@
 """Reading and writing beneath folders that no path leaves.
 
-A path is resolved (so that links inside the folder work), checked to lie beneath the root, and then walked
-again component by component without following links: a link swapped in between fails instead of leading out.
+Where the kernel can open beneath a folder, it does (Linux: openat2). Else, and to say what is wrong, a path is resolved
+(so that links inside the folder work), checked to lie beneath the root, and then walked again component by component
+without following links: a link swapped in between fails instead of leading out.
 Writes go to a temporary file beside the target, are synced, renamed over it, and the folder is synced: whoever
 reads sees the old file or the new one, and what `write` acknowledged survives a power cut.
 """
@@ -10,10 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import stat
-from collections.abc import Generator, Iterator
+import struct
+import sys
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PurePosixPath
 
 import trio
@@ -130,15 +134,9 @@ class Folder:
             LimitExceeded: larger than `limit`.
             OSError: the disk failed.
         """
-        real = self.resolve(path)
         shown = legible(str(path))
-        try:
-            with self._opened_parent(real) as (parent, name):
-                descriptor = os.open(name, _READ | _NOFOLLOW, dir_fd=parent)
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(errno.ENOENT, "No such file", shown) from None
-        except OSError as error:
-            raise PermissionDenied(f"{shown} can't be read: {error.strerror}.", path=shown) from None
+        if (descriptor := self._open_beneath(str(path), _READ)) is None:
+            descriptor = self._open_checked(path, shown)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -154,6 +152,40 @@ class Folder:
             return b"".join(parts)
         finally:
             os.close(descriptor)
+
+    def _open_checked(self, path: str | Path, shown: str) -> int:
+        real = self.resolve(path)
+        try:
+            with self._opened_parent(real) as (parent, name):
+                return os.open(name, _READ | _NOFOLLOW, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(errno.ENOENT, "No such file", shown) from None
+        except OSError as error:
+            raise PermissionDenied(f"{shown} can't be read: {error.strerror}.", path=shown) from None
+
+    def _open_beneath(self, text: str, flags: int) -> int | None:
+        """Have the kernel open a path that it won't let leave the folder.
+
+        None when it can't, for whatever reason: the checked way finds out why, and what to say.
+
+        Raises:
+            FileNotFoundError: there is certainly no such file.
+        """
+        if (open_beneath := _beneath()) is None or "\0" in text or len(text) > PATH_LIMIT:
+            return None
+        try:
+            root = os.open(self.root, _DIRECTORY)
+            try:
+                return open_beneath(root, os.fsencode(text.removeprefix(self._prefix)), flags)
+            finally:
+                os.close(root)
+        except FileNotFoundError:
+            # Where no dots lead back from what isn't there, this is the whole answer; asking again takes twice as long.
+            if text and ".." not in text and flags == _READ:
+                raise FileNotFoundError(errno.ENOENT, "No such file", legible(text)) from None
+            return None
+        except (OSError, UnicodeEncodeError):
+            return None
 
     def read_text(self, path: str | Path, *, limit: int = SOURCE_LIMIT) -> str:
         """Read a UTF-8 file; raises UnicodeDecodeError besides what `read_bytes` raises."""
@@ -268,7 +300,11 @@ class Folder:
             yield None, str(real)
             return
         *folders, name = real.relative_to(self.root).parts or (".",)
-        current = os.open(self.root, _DIRECTORY)
+        # It was resolved, so a link on the way is one that was swapped in.
+        opened = self._open_beneath("/".join(folders), _DIRECTORY | _NOFOLLOW) if make and folders else None
+        if opened is not None:
+            folders = []
+        current = os.open(self.root, _DIRECTORY) if opened is None else opened
         try:
             for part in folders:
                 if make:
@@ -279,6 +315,39 @@ class Folder:
             yield current, name
         finally:
             os.close(current)
+
+
+_OPENAT2 = 437
+_HOW = struct.Struct("QQQ")
+_WITHIN = 0x08 | 0x02
+"""RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS: no way out, be it `..`, an absolute link or one of /proc."""
+
+
+@functools.cache
+def _beneath() -> Callable[[int, bytes, int], int] | None:
+    """Opens a path beneath a folder, by descriptor, path and flags; None where the kernel doesn't do that."""
+    if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
+        return None
+    import ctypes  # on first use: whoever only starts doesn't pay for it
+
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    call.restype = ctypes.c_long
+
+    def open_beneath(folder: int, path: bytes, flags: int) -> int:
+        descriptor = call(_OPENAT2, folder, path, _HOW.pack(flags, 0, _WITHIN), _HOW.size)
+        if descriptor < 0:
+            raise OSError(number := ctypes.get_errno(), os.strerror(number))
+        return descriptor
+
+    root = os.open("/", _DIRECTORY)
+    try:
+        os.close(open_beneath(root, b".", _DIRECTORY))
+    except OSError:  # a kernel before 5.6 doesn't know it, and some containers forbid it
+        return None
+    finally:
+        os.close(root)
+    return open_beneath
 
 
 def _is_real(folder: os.DirEntry[str]) -> bool:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 DEEPEST = 64
 """Levels of nesting a document may have."""
+LONGEST_ID = 255
+"""Characters of an id that anybody could ask for."""
 MOST_ISSUES = 100
 """Remarks, and faults, that one reading reports; a file with more has one fault many times."""
 
@@ -712,7 +714,7 @@ def _refusal(kind: Kind, where: str, document: object, faults: list[Issue], rema
     details: dict[str, Any] = {"file": where, "schema_errors": [_plain(fault) for fault in faults]}
     if remarks:
         details["warnings"] = [_plain(remark) for remark in remarks]
-    if isinstance(config_id := (_object(document) or {}).get("id"), str):
+    if isinstance(config_id := (_object(document) or {}).get("id"), str) and len(config_id) <= LONGEST_ID:
         details["config_id"] = config_id
     return ValidationFailed(message, hint, **details)
 
@@ -875,7 +877,7 @@ def _show(value: object) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", text[:LONGEST_ID].lower()).strip("-")
 
 
 def _a(noun: str) -> str:

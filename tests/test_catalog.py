@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chora import catalog as module
-from chora.catalog import ALIASED_VALUES, YAML_VALUES, Catalog, Found, decode
+from chora.catalog import ALIASED_VALUES, YAML_VALUES, Catalog, Found, decode, decode_text
 from chora.errors import (
     ConfigNotFound,
     InvalidConfigId,
@@ -22,6 +22,7 @@ from chora.errors import (
 from chora.files import CONFIG_LIMIT, Folder
 from chora.model import KINDS, Kind
 from chora.reading import read
+from tests.conftest import requirement
 
 
 def config(kind: Kind, config_id: str) -> dict[str, Any]:
@@ -95,6 +96,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- where ------------------------------------------------------------------------------------------------------
 
 
+@requirement("layouts.content", "layouts.artifact")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "layout", ["{kind}/note", "{kind}/note-{kind}", "{kind}/note/note-{kind}", "{kind}/note/note", "{kind}s/note"]
@@ -126,6 +128,7 @@ def test_the_layouts_have_an_order(project: Project) -> None:
         (project.root / path).unlink()
 
 
+@requirement("layouts.id-inside")
 def test_the_id_inside_finds_a_file_of_another_name(project: Project) -> None:
     """As a last resort the id inside the file counts."""
     path = project.put("configs/content/deep/er/whatever.json")
@@ -201,6 +204,7 @@ def test_the_config_folder_is_the_one_that_is_there(project: Project) -> None:
 # -- by path ----------------------------------------------------------------------------------------------------
 
 
+@requirement("layouts.paths")
 @pytest.mark.parametrize(
     "path",
     [
@@ -241,6 +245,7 @@ def test_a_mere_name_is_an_id_in_the_end(project: Project) -> None:
     assert caught.value.hint == "Did you mean season-pack?"
 
 
+@requirement("layouts.inside-project")
 @pytest.mark.parametrize("path", ["../outside.json", "/etc/hostname.json", "configs/../../outside.json", "link/x.json"])
 def test_a_path_that_leaves_the_project_is_denied(tmp_path: Path, path: str) -> None:
     """Neither dots nor absolute paths nor links lead out, whether something is there or not."""
@@ -347,6 +352,7 @@ def test_a_broken_file_says_so_when_its_id_is_asked_for(project: Project) -> Non
 # -- saving -----------------------------------------------------------------------------------------------------
 
 
+@requirement("layouts.save-nested")
 def test_a_new_config_goes_into_the_nested_layout(project: Project) -> None:
     """New contents and artifacts get a folder each, collections a file."""
     catalog = project.catalog()
@@ -355,6 +361,7 @@ def test_a_new_config_goes_into_the_nested_layout(project: Project) -> None:
     assert catalog.where_to_save("collection", "note") == "configs/collection/note.json"
 
 
+@requirement("layouts.save-nested")
 @pytest.mark.parametrize("path", ["configs/content/note.json", "configs/contents/x/y.yaml"])
 def test_a_config_is_saved_where_it_is(project: Project, path: str) -> None:
     """An existing config keeps its place, whatever its layout."""
@@ -515,6 +522,7 @@ def test_a_huge_file_is_refused(project: Project) -> None:
     assert "larger than" in project.catalog().all("content").invalid[0].error
 
 
+@requirement("layouts.inside-project")
 def test_a_link_out_of_the_project_is_denied(tmp_path: Path) -> None:
     """A config file that is a link to somewhere else is not read."""
     Project(tmp_path).put("outside.json")
@@ -617,6 +625,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
     assert decode(b"\xef\xbb\xbfa: 1", "x.yml") == {"a": 1}
 
 
+@requirement("layouts.yaml", "rulings.c15")
 def test_yaml_reads_as_the_same_config(project: Project) -> None:
     """A YAML config with dates and blocks is what its JSON would be."""
     project.write("configs/content/tides.yaml", YAML)
@@ -690,3 +699,14 @@ def test_values_of_yaml_that_json_hasn_t_are_refused_by_the_format(project: Proj
     project.write("configs/content/tides.yaml", YAML + "extra: .inf\n")
     with pytest.raises(ValidationFailed, match=r"\$\.extra is inf"):
         project.catalog().find("content", "tides")
+
+
+@pytest.mark.parametrize(
+    "number", ["1" * 101, "1" + ":59" * 100, "0x" + "f" * 100, "1." + "1" * 100, "1" + ":59" * 100 + ".5"]
+)
+def test_numbers_without_end_are_not_calculated(number: str):
+    """A number that would take a while to make of its text is told to be too long; one with quotes is text."""
+    with pytest.raises(ValidationFailed, match="a number has more than 100 characters"):
+        decode_text(f"a: {number}", "yaml", "x.yaml")
+    assert decode_text(f"a: '{number}'", "yaml", "x.yaml") == {"a": number}
+    assert decode_text("a: [1:30, 0x1f, 1.5, .5, -3, 1_000]", "yaml", "x.yaml") == {"a": [90, 31, 1.5, 0.5, -3, 1000]}

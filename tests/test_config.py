@@ -21,6 +21,7 @@ import pytest
 from chora import config
 from chora.config import OLD_NAMES, Found, Http, Secret, Settings, find_project, find_secret, load
 from chora.errors import ProjectNotFound, UsageError
+from tests.conftest import requirement
 
 Environment = dict[str, str]
 
@@ -98,6 +99,7 @@ OLD: list[tuple[str, str, Any]] = [
 ]
 
 
+@requirement("settings.old-names")
 @pytest.mark.parametrize(("name", "text", "expected"), OLD)
 def test_old_names_still_work(tmp_path: Path, name: str, text: str, expected: Any):
     """The environment that chora-compose had is read silently; an empty value counts as none."""
@@ -486,6 +488,7 @@ def find(env: Environment, folder: Path, **more: Any) -> tuple[str, str] | None:
     return found and (found.secret.reveal(), found.origin)
 
 
+@requirement("settings.secrets", "generators.code-generation.key")
 def test_the_first_place_wins(tmp_path: Path, places: Environment, ring: Callable[[Ring], None]):
     """NAME_FILE, /run/secrets, the credentials of systemd, the keyring, NAME: each shows when those before are gone."""
     assert find(places, tmp_path) == ("of the file", f"file {tmp_path / 'file'}")
@@ -596,6 +599,7 @@ def test_a_hanging_keyring_holds_no_process_up(tmp_path: Path):
     assert (done.stdout, done.stderr) == ("asked for chora chora_token\nx environment CHORA_TOKEN\n", "")
 
 
+@requirement("settings.secrets")
 def test_a_secret_doesn_t_print_itself():
     """In messages, logs, containers and formats it is three stars; only `reveal` hands it out."""
     secret = Secret("hunter2")

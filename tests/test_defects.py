@@ -457,7 +457,7 @@ async def test_hello_counts_tools_and_knows_its_transport(visit: Visit):
     assert (said["tools_available"], said["transport"]) == (24, "http")
 
 
-@requirement("defects.conditions-unused")
+@requirement("defects.conditions-unused", "assembly.conditions")
 async def test_a_condition_includes_a_child_or_leaves_it_out(ask: Asking, project: Project):
     """There was no conditional inclusion: `conditions` was read by nobody."""
     project.save(text("a", "all"), text("b", "crew only"))
@@ -504,7 +504,7 @@ async def test_force_reaches_the_children_of_an_artifact(ask: Asking, project: P
     assert len(engine.store.versions("a")) == 2
 
 
-@requirement("defects.retrieval-strategy-unwired")
+@requirement("defects.retrieval-strategy-unwired", "assembly.retrieval")
 async def test_a_retrieval_strategy_is_followed(ask: Asking, project: Project):
     """retrievalStrategy was read and never used."""
     approved = {**text("note", "approved"), "evolution": {"stage": "approved"}}
@@ -665,6 +665,7 @@ async def test_stdout_of_stdio_is_protocol_alone(hello: Project):
     assert done.stderr
 
 
+@requirement("defects.shared-store")
 async def test_the_project_can_be_opened_by_two_processes(project: Project):
     """Ephemeral storage wasn't shared between replicas; here what one makes the other has."""
     project.save(text("note", "x"))

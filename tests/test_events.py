@@ -20,7 +20,7 @@ from chora.errors import StorageError
 from chora.events import BATCH, ROWS_LIMIT, Events, redacted, trace
 from chora.store import SqliteStore
 from chora.store.records import Event
-from tests.conftest import Asking, Project, text
+from tests.conftest import Asking, Project, requirement, text
 
 Log = pytest.LogCaptureFixture
 
@@ -37,6 +37,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "var" / "telemetry" / "events.jsonl"
 
 
+@requirement("events.lines")
 def test_an_event_is_a_line(path: Path):
     """Time, trace, type, version and outcome come first, then the facts; the folder is made."""
     Events(path).emit("content_generated", "success", content_config_id="tides", duration_ms=3, error_message=None)
@@ -53,6 +54,7 @@ def test_an_event_is_a_line(path: Path):
     ]
 
 
+@requirement("events.lines")
 def test_events_are_appended(path: Path):
     """Earlier lines stay, also those of an earlier process."""
     path.parent.mkdir(parents=True)
@@ -77,6 +79,7 @@ def test_the_trace_is_the_one_of_the_moment(path: Path, monkeypatch: pytest.Monk
     assert [event["trace_id"] for event in lines(path)] == ["first", "second", None]
 
 
+@requirement("events.trace-id")
 def test_a_request_has_a_trace_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch):
     """The fact wins over the request, the request over the environment."""
     monkeypatch.setenv("CHORA_TRACE_ID", "environment")
@@ -145,6 +148,7 @@ def test_a_failing_file_is_complained_of_once(path: Path, caplog: Log):
     assert len(caplog.records) == 2
 
 
+@requirement("events.never-fail")
 def test_a_file_where_a_folder_should_be_fails_nothing(path: Path, caplog: Log):
     """The way to the event file may be blocked; the work doesn't hear of it."""
     path.parent.parent.write_text("not a folder")
@@ -401,6 +405,7 @@ def test_redaction_changes_nothing_else(value: Any):
         assert result == value
 
 
+@requirement("events.redacted")
 def test_an_events_context_has_no_secrets(path: Path):
     """Whoever tells of a context tells only what may be told."""
     Events(path).emit("one", "success", context={"title": "Tides", "api_key": "sk-1"})

@@ -5,11 +5,12 @@ import errno
 import itertools
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import pytest
@@ -49,9 +50,14 @@ class Place(NamedTuple):
         }
 
 
-@pytest.fixture(params=["by descriptor", "by path"])
+@pytest.fixture(params=["by kernel", "by descriptor", "by path"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The folder, both with descriptors and, as on Windows, without."""
+    """The folder: held by the kernel, with descriptors and, as on Windows, without."""
+    if request.param == "by kernel":
+        if files._beneath() is None:
+            pytest.skip("this kernel can't open beneath a folder")
+    else:
+        monkeypatch.setattr(files, "_beneath", lambda: None)
     if request.param == "by path":
         monkeypatch.setattr(files, "_BY_DESCRIPTOR", False)
     elif not files._BY_DESCRIPTOR:
@@ -236,16 +242,24 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
     links.put("plain.txt", "plain")
     (links.outside / "inner").mkdir()
     (links.outside / "inner" / "secret.txt").write_text("hunter2")
-    real = Folder.resolve
+    real, kernel = Folder.resolve, files._beneath()
 
-    def swapping(self: Folder, path: str | Path) -> Path:
-        found = real(self, path)
+    def swap() -> None:
         if not (links.root / "inner").is_symlink():
             (links.root / "inner").rename(links.root / "inner-before")
             (links.root / "inner").symlink_to(links.outside / "inner")
             (links.root / "plain.txt").unlink()
             (links.root / "plain.txt").symlink_to(links.outside / "secret.txt")
+
+    def swapping(self: Folder, path: str | Path) -> Path:
+        found = real(self, path)
+        swap()
         return found
+
+    def swapping_first(folder: int, path: bytes, flags: int) -> int:
+        swap()
+        assert kernel is not None
+        return kernel(folder, path, flags)
 
     def restore() -> None:
         (links.root / "inner").unlink()
@@ -254,6 +268,8 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
         links.put("plain.txt", "plain")
 
     monkeypatch.setattr(Folder, "resolve", swapping)
+    if kernel is not None:
+        monkeypatch.setattr(files, "_beneath", lambda: swapping_first)
     outside = {path: text for path, text in links.everything().items() if path.startswith("outside")}
     for path in ("inner/secret.txt", "plain.txt"):
         with pytest.raises((PermissionDenied, FileNotFoundError)):
@@ -264,6 +280,34 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
             await links.folder.write(path, b"mine")
         restore()
     assert {path: text for path, text in links.everything().items() if path.startswith("outside")} == outside
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has openat2")
+@pytest.mark.parametrize("lack", ["machine", "kernel"])
+def test_without_openat2_there_is_the_checked_way(monkeypatch: pytest.MonkeyPatch, lack: str):
+    """Neither a machine whose calls we don't know nor a kernel that refuses is asked twice."""
+    probe = cast(Any, files._beneath).__wrapped__
+    assert probe() is not None or files._beneath() is None
+    if lack == "machine":
+        monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="pdp11"))
+    else:
+        monkeypatch.setattr(files, "_OPENAT2", 9999)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert probe() is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_paths_too_long_or_deep_for_others(place: Place):
+    """We could make folders that no other program can enter, and don't."""
+    for path in ("x" * 4097, "x/" * 3000 + "x"):
+        with pytest.raises(PermissionDenied, match="4,096 are allowed"):
+            place.folder.read_bytes(path)
+        with pytest.raises(PermissionDenied, match="4,096 are allowed"):
+            await place.folder.write(path, b"")
+    await place.folder.write("x/" * 99 + "y", b"deep")
+    with pytest.raises(PermissionDenied, match="100 folders deep"):
+        await place.folder.write("x/" * 100 + "y", b"")
+    assert place.folder.read_bytes("x/" * 99 + "y") == b"deep"
 
 
 # -- what isn't a plain file ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 import trio
@@ -19,6 +20,8 @@ from chora.errors import Busy, ContentNotFound, JobCancelled, JobNotFound, Stora
 from chora.jobs import Answer, Jobs, Pending, Progress
 from chora.stamps import stamp
 from chora.store import Job, SqliteStore
+from chora.tools import TOOLS
+from tests.conftest import Project, Visit, content, requirement
 
 DONE = Answer(b'{"success":true}', False)
 SHORT = 0.02
@@ -133,6 +136,7 @@ async def test_work_within_the_budget_is_never_stored(store: SqliteStore):
     assert store.jobs() == []
 
 
+@requirement("jobs.outlive-calls")
 async def test_a_call_beyond_its_budget_becomes_a_job_whose_result_is_given_once(store: SqliteStore):
     """The same call joins it and gets the result; the one after that starts anew; other calls are other work."""
     async with working(store) as jobs:
@@ -366,6 +370,7 @@ async def test_a_call_right_after_a_cancelled_one_starts_anew(store: SqliteStore
         assert (begun, answers) == (["untidy", "again"], [DONE])
 
 
+@requirement("jobs.cancel")
 async def test_a_job_is_cancelled_on_request(store: SqliteStore):
     """The store says so, whoever waits is told, and the same call starts anew."""
     async with working(store) as jobs:
@@ -418,6 +423,7 @@ async def two_processes(tmp_path: Path, **settings: Any) -> AsyncGenerator[tuple
     other.close()
 
 
+@requirement("jobs.same-call-joins")
 async def test_a_job_of_another_process_is_joined(tmp_path: Path, threshold: MockClock):
     """Its progress and its result come over the store; it isn't begun twice."""
     async with two_processes(tmp_path, call_budget=20) as (here, there):
@@ -448,6 +454,7 @@ async def test_a_call_waits_for_another_process_only_as_long_as_a_call_may(tmp_p
         assert (await pending(there, Work())).job_id == job.job_id
 
 
+@requirement("jobs.cancel")
 async def test_a_job_is_cancelled_from_another_process(tmp_path: Path, threshold: MockClock):
     """It notices within seconds, and whoever asked for it learns that it has ended."""
     async with two_processes(tmp_path, call_budget=1) as (here, there):
@@ -501,6 +508,7 @@ async def test_a_wish_that_nobody_hears_is_given_up_on(store: SqliteStore, thres
 # -- processes that end -----------------------------------------------------------------------------------------
 
 
+@requirement("jobs.interrupted")
 async def test_a_job_whose_process_died_is_interrupted(store: SqliteStore):
     """It gives no sign of life any more; the same call starts it again, and it can be looked up."""
     await store.save_job(kept(updated_at=ago(module.SILENCE + 5)))
@@ -649,3 +657,77 @@ async def test_old_jobs_are_forgotten(store: SqliteStore):
         assert await jobs.forget_old() == 0
         jobs._settings = config.Jobs(keep_days=1e9)  # pyright: ignore[reportPrivateUsage]
         assert await jobs.forget_old() == 0, "for ever, more or less"
+
+
+# -- through the door -------------------------------------------------------------------------------------------
+
+SLOW = """
+import trio
+from chora.generators.generator import Made
+NAME, VERSION, DESCRIPTION, CAPABILITIES = "slow", "1", "Waits.", ()
+may_end, made = trio.Event(), 0
+async def generate(job):
+    global made
+    made += 1
+    await may_end.wait()
+    if job.context.get("fail"):
+        raise job.failed(NAME, "it was told to fail", "Tell it something else.")
+    return Made("tides " * 100_000)
+"""
+
+
+def structured(response: Any) -> dict[str, Any]:
+    """What a tool call answered; it is what the tool's published schema allows."""
+    result = response.json()["result"]
+    jsonschema.validate(result["structuredContent"], TOOLS["generate_content"].output_schema)
+    assert result["isError"] is not result["structuredContent"]["success"]
+    return result["structuredContent"]
+
+
+async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: Project, visit: Visit):
+    """That it is running; the same call gets the result, whole with its links, and the next one starts anew."""
+    hello.write("slow.py", SLOW)
+    hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
+    hello.save(content("tides", pattern={"type": "slow"}))
+    async with visit(jobs__call_budget=0.2) as visitor:
+        await visitor.shake_hands()
+        slow = visitor.opened.engine.shelf.by_name["slow"]
+        running = structured(await visitor.call("generate_content", content_config_id="tides"))
+        assert (running["status"], running["success"]) == ("running", True)
+        assert running["hint"]
+        again = structured(await visitor.call("generate_content", content_config_id="tides", force=None))
+        assert again["job"] == running["job"]
+        slow.may_end.set()
+        engine = visitor.opened.engine
+        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        response = await visitor.call("generate_content", content_config_id="tides")
+        made = structured(response)
+        assert (made["status"], made["content_length"], made["truncated"]) == ("generated", 600_000, True)
+        (link,) = [part for part in response.json()["result"]["content"] if part["type"] == "resource_link"]
+        assert link["uri"] == made["resource"]
+        assert slow.made == 1
+        assert structured(await visitor.call("generate_content", content_config_id="tides"))["status"] == "skipped"
+        slow.__dict__["may_end"] = trio.Event()
+        failing = {"content_config_id": "tides", "context": {"fail": True}}
+        running = structured(await visitor.call("generate_content", **failing))
+        slow.may_end.set()
+        await until(lambda: engine.jobs.find(running["job"]).status == "failed")
+        failed = structured(await visitor.call("generate_content", **failing))
+        assert failed["error"]["code"] == "generation_failed"
+        assert failed["error"]["details"]["generator_type"] == "slow"
+
+
+async def test_who_hangs_up_ends_the_work_that_nobody_else_waits_for(hello: Project, visit: Visit):
+    """Within the budget it is theirs alone."""
+    hello.write("slow.py", SLOW)
+    hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
+    hello.save(content("tides", pattern={"type": "slow"}))
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        jobs = visitor.opened.engine.jobs
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: visitor.call("generate_content", content_config_id="tides"))
+            await until(lambda: jobs._running)  # pyright: ignore[reportPrivateUsage]
+            nursery.cancel_scope.cancel()
+        await until(lambda: not jobs._running)  # pyright: ignore[reportPrivateUsage]
+        assert jobs.list() == []

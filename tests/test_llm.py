@@ -17,6 +17,7 @@ import trio
 from chora import config, llm
 from chora.errors import GenerationFailed
 from tests.anthropic_server import KEY, Answer, AnthropicServer, message, refusal, serving
+from tests.conftest import requirement
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +171,7 @@ async def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.M
 # -- what is tried again ----------------------------------------------------------------------------------------
 
 
+@requirement("generators.code-generation.retries")
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 529])
 async def test_what_passes_is_tried_again(status: int):
     """A server in trouble is asked again, with the same words."""
@@ -179,6 +181,7 @@ async def test_what_passes_is_tried_again(status: int):
     assert server.prompts == ["Say hi"] * 3
 
 
+@requirement("generators.code-generation.retries")
 async def test_there_is_an_end_to_trying():
     """So many retries, and the failure says how many attempts were made."""
     async with serving(refusal(529, "overloaded")) as server:
@@ -189,6 +192,7 @@ async def test_there_is_an_end_to_trying():
     assert "overloaded" in error.message
 
 
+@requirement("generators.code-generation.retries")
 @pytest.mark.parametrize(("status", "error_type"), [(400, "APIStatusError"), (401, "AuthenticationError")])
 @pytest.mark.parametrize("more", [0, 3])
 async def test_what_will_not_pass_is_asked_once(status: int, error_type: str, more: int):
@@ -331,6 +335,7 @@ async def test_an_endless_answer_is_not_taken_in(monkeypatch: pytest.MonkeyPatch
 # -- the secret -------------------------------------------------------------------------------------------------
 
 
+@requirement("generators.code-generation.key")
 @pytest.mark.parametrize(
     "answer",
     [refusal(401, f"bad key {KEY}"), refusal(500, f"oh {KEY}"), Answer(closes_early=True), message("x", "refusal")],
@@ -382,6 +387,7 @@ def test_a_long_prompt_may_cost_more():
     assert llm.cost("claude-sonnet-5", 1_000_000, 0) == (2.0, 0.0)
 
 
+@requirement("generators.code-generation.cost")
 def test_a_model_nobody_knows_has_no_price():
     """Not a wrong one."""
     assert llm.cost("gpt-5", 1, 1) is None

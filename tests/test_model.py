@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from chora.model import KINDS, Declaration, Kind, schema, split_context
+from tests.conftest import requirement
 from tests.documents import LONG, WHOLE, collection, content, objects_in
 
 # -- declarations -----------------------------------------------------------------------------------------------
@@ -36,6 +37,7 @@ def test_declarations_part_from_data() -> None:
 # -- the schema -------------------------------------------------------------------------------------------------
 
 
+@requirement("config.schemas")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_schema_is_one_and_describes_every_key(kind: Kind) -> None:
     """The derived schema is a valid 2020-12 one with an object at its root, and its keys have descriptions."""

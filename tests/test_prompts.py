@@ -13,7 +13,7 @@ from chora.prompts import EMBED_LIMIT, EXAMPLES, PROMPTS, Prompts
 from chora.reading import read
 from chora.resources import Resources
 from chora.tools import TOOLS
-from tests.conftest import Asking, Project, text
+from tests.conftest import Asking, Project, requirement, text
 from tests.documents import collection, content
 from tests.test_resources import stored
 
@@ -36,6 +36,7 @@ def linked(messages: list[dict[str, Any]]) -> list[str]:
     return [each["content"]["uri"] for each in messages if each["content"]["type"] == "resource_link"]
 
 
+@requirement("prompts.three")
 async def test_the_three_prompts_say_what_they_need(prompts: Prompts):
     """Name, title, description, and arguments that are all required."""
     shown = {prompt["name"]: prompt for prompt in prompts.all()}
@@ -162,6 +163,7 @@ async def test_arguments_are_completed_from_what_exists(prompts: Prompts, projec
         prompts.complete("make-coffee", "sugar")
 
 
+@requirement("prompts.three")
 async def test_the_tools_that_prompts_name_are_there(prompts: Prompts):
     """A prompt that names a tool that isn't on the shelf sends a model nowhere."""
     named = {

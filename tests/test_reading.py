@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from chora.errors import ValidationFailed
 from chora.model import KINDS, ArtifactConfig, CollectionConfig, ContentConfig, Kind, Source
 from chora.reading import DEEPEST, MOST_ISSUES, Issue, Parsed, read
+from tests.conftest import requirement
 from tests.documents import LONG, WHOLE, Document, artifact, collection, content, objects_in, put
 
 
@@ -50,6 +51,7 @@ def test_a_whole_config_reads_without_a_remark(kind: Kind) -> None:
     assert document == before
 
 
+@requirement("config.content.fields")
 def test_content_arrives_in_the_struct() -> None:
     """Keys in camel case and plain ones end in the fields that the engine reads."""
     config = accepted("content", content()).config
@@ -68,6 +70,7 @@ def test_content_arrives_in_the_struct() -> None:
     assert config.evolution.history[0].rationale == "needed"
 
 
+@requirement("config.artifact.fields")
 def test_an_artifact_arrives_in_the_struct() -> None:
     """Outputs, children and dependencies of an artifact are what the document said."""
     config = accepted("artifact", artifact()).config
@@ -79,6 +82,7 @@ def test_an_artifact_arrives_in_the_struct() -> None:
     assert config.dependencies[0].relationship == "based_on"
 
 
+@requirement("config.collection.fields")
 def test_a_collection_arrives_in_the_struct() -> None:
     """Members, context and output of a collection are what the document said."""
     config = accepted("collection", collection()).config
@@ -90,6 +94,7 @@ def test_a_collection_arrives_in_the_struct() -> None:
     assert config.freshness.default_max_age_days == 0.5
 
 
+@requirement("config.content.fields", "config.artifact.fields", "config.collection.fields")
 def test_what_is_left_out_has_its_default() -> None:
     """The smallest configs of each kind get the defaults of the format."""
     small = accepted(
@@ -195,6 +200,7 @@ CONSTRAINTS: list[tuple[Kind, str, Any, str, str]] = [
 ]
 
 
+@requirement("config.constraints")
 @pytest.mark.parametrize(("kind", "place", "value", "path", "write"), CONSTRAINTS)
 def test_each_constraint_refuses_with_a_place_and_advice(
     kind: Kind, place: str, value: Any, path: str, write: str
@@ -233,6 +239,7 @@ def test_what_fits_is_said_in_words(kind: Kind, place: str, value: Any, expected
     assert refused(kind, put(WHOLE[kind](), place, value))[0]["expected"] == expected
 
 
+@requirement("config.children-limit")
 def test_an_artifact_has_at_most_a_hundred_children() -> None:
     """The server's limit on pieces is part of the format."""
     child = {"id": "a", "path": "a.json"}
@@ -240,6 +247,7 @@ def test_an_artifact_has_at_most_a_hundred_children() -> None:
     assert refused("artifact", artifact(content={"children": [child] * 101}))[0]["path"] == "$.content.children"
 
 
+@requirement("config.every-fault")
 def test_every_fault_is_named_at_once() -> None:
     """Independent faults all stand in schema_errors, and the message counts them."""
     document = put(put(put(content(), "metadata.version", ...), "elements.0.format", "poem"), "id", "X Y")
@@ -296,6 +304,7 @@ def test_a_document_that_is_no_object_is_refused(document: object) -> None:
     assert accepted("artifact", json.loads(fault["write"])).warnings == []
 
 
+@requirement("config.wrong-kind")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_config_of_another_kind_is_called_that(kind: Kind) -> None:
     """Reading a config as another kind says so, instead of listing all that is missing."""
@@ -374,6 +383,7 @@ def test_jsonschema_is_only_imported_for_a_refusal() -> None:
 # -- deviations that are read -----------------------------------------------------------------------------------
 
 
+@requirement("rulings.c35", "rulings.c14")
 @pytest.mark.parametrize(
     ("kind", "place", "value", "code", "path", "write"),
     [
@@ -469,6 +479,7 @@ def test_deviations_end_in_the_struct_as_the_format_says() -> None:
     assert accepted("content", old).config.generation.patterns[0].type == "bdd_scenario"
 
 
+@requirement("rulings.c33")
 def test_elements_may_be_missing_unless_the_generator_shows_them() -> None:
     """Without elements a template runs; the demonstration generator has nothing to show."""
     accepted("content", content(elements=None))
@@ -479,6 +490,7 @@ def test_elements_may_be_missing_unless_the_generator_shows_them() -> None:
     accepted("content", put(content(), "generation.patterns.0.type", "demonstration"))
 
 
+@requirement("rulings.c34")
 def test_an_unknown_key_is_information() -> None:
     """A key that chora doesn't know passes with an info each; a near one is proposed."""
     document = content(storage={"type": "ephemeral"})
@@ -528,6 +540,7 @@ def test_a_context_is_an_object() -> None:
     assert refused("content", unmovable)[0]["path"] == "$.generation.patterns[0].generation_config"
 
 
+@requirement("config.unique-names")
 @pytest.mark.parametrize(
     ("kind", "document", "path"),
     [
@@ -554,6 +567,7 @@ def test_an_id_other_than_the_expected_one_is_a_warning() -> None:
 # -- other dialects ---------------------------------------------------------------------------------------------
 
 
+@requirement("rulings.c37")
 @pytest.mark.parametrize(
     ("kind", "document", "path"),
     [
@@ -621,6 +635,7 @@ def test_a_foreign_key_beside_the_native_one_is_merely_unknown() -> None:
 # -- sources ----------------------------------------------------------------------------------------------------
 
 
+@requirement("sources.long-spelling", "sources.short-spelling")
 @pytest.mark.parametrize(
     ("written", "source"),
     [

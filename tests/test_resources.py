@@ -29,7 +29,7 @@ from chora.stamps import sha256
 from chora.store import Version
 from chora.store.records import Job
 from chora.tools import TOOLS
-from tests.conftest import Asking, Project, artifact, child, text
+from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.documents import collection
 
 
@@ -64,6 +64,7 @@ def uris(shelf: Resources) -> list[str]:
 # -- families ---------------------------------------------------------------------------------------------------
 
 
+@requirement("resources.config", "resources.namespaced")
 async def test_configs_are_read_as_they_are_written(shelf: Resources, project: Project):
     """All three kinds, with keys that chora doesn't know, and from YAML as JSON too."""
     project.save({**text("note", "Closed."), "x-mine": 1}, artifact("sheet", [child("note")]))
@@ -76,6 +77,7 @@ async def test_configs_are_read_as_they_are_written(shelf: Resources, project: P
     assert "note" in str(caught.value.hint)
 
 
+@requirement("resources.schema")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_schemas_are_read_by_kind(shelf: Resources, kind: str):
     """What an author needs to write a config."""
@@ -85,6 +87,7 @@ async def test_schemas_are_read_by_kind(shelf: Resources, kind: str):
         shelf.read("schema://novel")
 
 
+@requirement("resources.content")
 async def test_texts_are_read_by_content_and_by_version(shelf: Resources, engine: Engine):
     """The newest without a version, each by its own, and a list of them; old spellings mean the same."""
     first = await engine.store.add_version(stored("one"))
@@ -142,6 +145,7 @@ async def test_a_text_beyond_ten_megabytes_is_refused(shelf: Resources, engine: 
     assert caught.value.hint
 
 
+@requirement("resources.generator")
 @pytest.mark.parametrize("generator", GENERATORS, ids=lambda module: module.NAME)
 async def test_generators_are_described(shelf: Resources, generator: Any):
     """Each by its name, from what its module says of itself."""
@@ -188,6 +192,7 @@ async def test_a_template_that_is_no_text_is_refused(shelf: Resources, project: 
     assert "UTF-8" in caught.value.message
 
 
+@requirement("resources.manifest")
 @pytest.mark.parametrize("base", ["outputs/pack", "outputs/{{ collection_id }}", "outputs/{{collection_id}}"])
 async def test_a_manifest_is_read_where_its_collection_puts_it(shelf: Resources, project: Project, base: str):
     """Listed once it is there."""
@@ -239,6 +244,7 @@ async def test_jobs_are_read_without_their_secrets(shelf: Resources, engine: Eng
 # -- capabilities -----------------------------------------------------------------------------------------------
 
 
+@requirement("resources.capabilities.server")
 async def test_the_servers_capabilities_are_its_own(shelf: Resources, engine: Engine):
     """Version, limits and counts are those of the code and the settings."""
     shown = read(shelf, "capabilities://server")
@@ -260,6 +266,7 @@ async def test_the_servers_capabilities_are_its_own(shelf: Resources, engine: En
     )
 
 
+@requirement("resources.capabilities.tools")
 async def test_the_tools_capabilities_are_the_shelf(shelf: Resources):
     """Every tool in its category, with both schemas, and the time calls took."""
     shown = read(shelf, "capabilities://tools")
@@ -281,6 +288,7 @@ async def test_the_tools_capabilities_are_the_shelf(shelf: Resources):
     assert {tool["name"]: tool for tool in again}["generate_content"]["performance"]["typical_ms"] == 20.0
 
 
+@requirement("resources.capabilities.resources")
 async def test_the_resources_capabilities_are_the_families(shelf: Resources, project: Project):
     """Patterns, parameters and examples that really exist."""
     project.save(text("note", "Closed."))
@@ -293,6 +301,7 @@ async def test_the_resources_capabilities_are_the_families(shelf: Resources, pro
             shelf.read(example)
 
 
+@requirement("resources.capabilities.generators")
 async def test_the_generators_capabilities_are_theirs(shelf: Resources):
     """How one is chosen, and which there are."""
     shown = read(shelf, "capabilities://generators")
@@ -306,6 +315,7 @@ async def test_the_generators_capabilities_are_theirs(shelf: Resources):
 # -- URIs -------------------------------------------------------------------------------------------------------
 
 
+@requirement("resources.not-found")
 @pytest.mark.parametrize(
     "uri", ["", "x", "nope://x", "content:note", "config://content/a/b/c", "choracompose://", "://"]
 )

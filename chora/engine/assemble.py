@@ -245,7 +245,8 @@ async def _assemble(
         if target.action == "overwrite" and target.known:
             pieces.warnings.append(f"{target.path} was edited by hand; it was written over")
         if target.action == "merge":
-            conflicts = f", with {target.conflicts} conflicts marked in it" if target.conflicts else ""
+            count = target.conflicts
+            conflicts = f", with {count} conflict{'s' * (count > 1)} marked in it" if count else ""
             pieces.warnings.append(f"{target.path} was edited by hand; the edit was merged{conflicts}")
     if unchanged and not work.force:
         status: Status = "skipped"

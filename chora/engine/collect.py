@@ -307,8 +307,17 @@ async def _settle(work: Work, parsed: Parsed, given: dict[str, Any], output_path
     base_path = output_path or await _base_path(engine, config, merge(shared, given))
     base_path = assemble.check_target(engine, str(PurePosixPath(base_path) / MANIFEST)).removesuffix(MANIFEST)
     base_path = base_path.rstrip("/") or "."
-    common = [work.salt, shared, given, config.context.propagation, config.id, config.name]
-    return Setting(parsed, base_path, shared, digest_of([*common, base_path, config.output.structure]), given, warnings)
+    return Setting(
+        parsed, base_path, shared, digest_of_all(work.salt, config, base_path, shared, given), given, warnings
+    )
+
+
+def digest_of_all(
+    salt: str, config: CollectionConfig, base_path: str, shared: dict[str, Any], given: dict[str, Any]
+) -> str:
+    """A hash of all that the members of a collection have in common; what is their own is in their keys."""
+    names = [config.id, config.name, config.context.propagation, config.output.structure]
+    return digest_of([salt, names, base_path, shared, given])
 
 
 def _check_manifest(work: Work, setting: Setting) -> None:
@@ -837,7 +846,7 @@ async def read_manifest(work: Work, parsed: Parsed, output_path: str | None = No
         problem = "what stands there is not its manifest"
     except FileNotFoundError:
         pass
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OSError, PermissionDenied) as error:
+    except (ChoraError, OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = f"what stands there can't be read: {error}"
     raise ManifestNotFound(
         f"{config.id} has no manifest at {path}: {problem}.",

@@ -34,12 +34,14 @@ from chora.errors import (
     io_details,
 )
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
-from chora.reading import Issue, Parsed, read
-from chora.sources.source import NOT_ITS_FAULT
+from chora.reading import DEEPEST, Issue, Parsed, read
+from chora.sources.source import NOT_ITS_FAULT, is_too_deep
 from chora.stamps import now, sha256
 from chora.store import Draft, Version
 
 PREVIEW_LIMIT = 10_000  # characters
+DRAFT_ID = re.compile(r"draft-\d{8}T\d{6}-[0-9a-f]{6}")
+"""How a draft is called; no config can be, for the capital letter."""
 CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
 COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,254}")
 NAME_LIMIT = 255
@@ -249,7 +251,14 @@ async def modify(
         ModificationFailed: the patched config doesn't fit its format, or would go by another id.
         ModificationExecutionFailed: the disk or the store refused; what was there still is.
     """
-    if config_id.startswith("draft-"):
+    if is_too_deep(updates):
+        raise ModificationFailed(
+            f"The updates are nested more than {DEEPEST} levels deep; nothing was changed.",
+            "Patch with fewer levels.",
+            reason="too deep",
+            field="$",
+        )
+    if DRAFT_ID.fullmatch(config_id) or engine.store.draft(config_id):
         async with engine.writing(config_id):
             return await _modify_draft(engine, find_draft(engine, config_id), updates)
     found_kind, found = _find_saved(engine, config_id, kind)

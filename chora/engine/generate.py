@@ -344,7 +344,7 @@ async def _store(engine: Engine, config: ContentConfig, prepared: Prepared, made
                 metadata={
                     "context_variables": prepared.variables,
                     "template": made.template,
-                    "warnings": made.warnings,
+                    "warnings": list(made.warnings),
                     "previous": previous.version_id if previous else None,
                     **({"reason": reason} if reason else {}),
                     **({"usage": made.usage} if made.usage else {}),

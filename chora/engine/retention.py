@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import trio
 
+from chora.engine.assemble import find_child
 from chora.engine.engine import Engine
 from chora.errors import ChoraError
+from chora.model import ArtifactChild
 from chora.stamps import days_ago
 from chora.store.records import VersionInfo
 
@@ -52,7 +54,7 @@ def choose(infos: list[VersionInfo], rules: Rules, moment: datetime) -> list[Ver
     """
     kept = [info for info in infos if not info.deleted]
     approved = next((info for info in reversed(kept) if info.approved), None)
-    spoken_for = set(kept[len(kept) - rules.keep_versions :] if rules.keep_versions else ())
+    spoken_for = set(kept[-rules.keep_versions :] if rules.keep_versions else ())
     spoken_for.update(kept[-1:] if rules.keep_latest else ())
     if approved is not None:
         spoken_for.add(approved)
@@ -104,12 +106,20 @@ async def drop_old_drafts(engine: Engine, *, dry_run: bool = False) -> int:
 
 
 def referring_artifacts(engine: Engine, content_id: str) -> list[str]:
-    """The artifacts that are assembled from a content."""
+    """The artifacts that are assembled from a content, whatever they call it."""
     return [
         found.parsed.config.id
         for found in engine.catalog.all("artifact").found
-        if any(child.id == content_id for child in found.parsed.config.content.children)
+        if any(content_id in _names_of(engine, child) for child in found.parsed.config.content.children)
     ]
+
+
+def _names_of(engine: Engine, child: ArtifactChild) -> set[str]:
+    """The id by which an artifact calls a child, and the one of the config that its path leads to."""
+    try:
+        return {child.id, find_child(engine, child).parsed.config.id}
+    except ChoraError:
+        return {child.id}
 
 
 class Swept(NamedTuple):

@@ -19,7 +19,7 @@ import trio
 from msgspec import UNSET
 
 from chora import __version__
-from chora.access import Principal
+from chora.access import Principal, caller
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, Forbidden, Internal, StorageError
 from chora.events import trace
@@ -99,6 +99,11 @@ class Session:
         self.listening: set[Mailbox] = set()
         """The subscriptions that are open, in revisions without one."""
 
+    @property
+    def caller(self) -> str:
+        """Who this is when work is shared out: requests without a session are one caller by their principal."""
+        return self.principal.name if self.revision is None else f"{self.principal.name} {id(self)}"
+
     def stop_listening(self) -> None:
         """End the subscriptions; each is answered."""
         for mailbox in self.listening:
@@ -170,6 +175,9 @@ class Server:
         """
         if message.lstrip()[:1] == b"[":
             return await self._answer_batch(session, message, notify)
+        return await self._answer_one(session, message, notify)
+
+    async def _answer_one(self, session: Session, message: bytes, notify: Notify | None) -> Reply | None:
         id_bytes: bytes | None = None
         try:
             incoming = self.parse(message)
@@ -199,7 +207,8 @@ class Server:
         except wire.DecodeFailures as error:
             failure = RpcError(wire.PARSE_ERROR, f"The message is not JSON: {error}")
             return Reply(wire.error_response(None, failure), failure.code)
-        answers = [await self.answer(session, bytes(each), notify) for each in messages]
+        # A batch in a batch is no message, and would be answered 50 times 50 times 50.
+        answers = [await self._answer_one(session, bytes(each), notify) for each in messages]
         given = [each.body for each in answers if each is not None]
         return Reply(b"[" + b",".join(given) + b"]") if given else None
 
@@ -537,6 +546,7 @@ class Server:
         started = time.perf_counter()
         call = Call(session.transport, len(self._tools), progress, session.principal.routine, session.principal.name)
         answer: Answer | None = None
+        token = caller.set(session.caller)
         with trio.CancelScope() as scope:
             session.in_flight[id_bytes] = scope
             self._metrics.calls_in_flight.count(name)
@@ -547,6 +557,7 @@ class Server:
                     refusal = _forbidden(session.principal, tool)
                     answer = Answer(wire.encode(refusal.as_dict()), True, refusal.code)
             finally:
+                caller.reset(token)
                 del session.in_flight[id_bytes]
                 self._metrics.calls_in_flight.count(name, by=-1)
                 self._metrics.calls.count(name, "cancelled" if answer is None else answer.code)

@@ -26,6 +26,7 @@ from msgspec import Struct
 
 import chora
 from chora import config
+from chora.access import caller
 from chora.errors import Busy, ChoraError, InvalidContext, LimitExceeded
 from chora.render import (
     COMMAND,
@@ -328,6 +329,56 @@ if sys.platform != "win32":
             return b""
 
 
+# -- whose turn it is -------------------------------------------------------------------------------------------
+
+
+class Turns:
+    """Lets so many tasks work at a time. Who waits gets a turn caller after caller, and each caller's in their order.
+
+    So one caller with a hundred jobs makes another one wait for a single job, not for all of them.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._waiting: dict[str, trio.lowlevel.ParkingLot] = {}
+
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(len(lot) for lot in self._waiting.values())
+
+    def waiting_of(self, who: str) -> int:
+        """How many of one caller's wait."""
+        return len(self._waiting.get(who, ()))
+
+    def is_free(self) -> bool:
+        return self._free > 0
+
+    async def acquire(self, who: str) -> None:
+        """Wait for a turn; `release` ends it."""
+        if self._free:
+            self._free -= 1
+            return
+        lot = self._waiting.setdefault(who, trio.lowlevel.ParkingLot())
+        try:
+            await lot.park()
+        except trio.Cancelled:
+            if not lot and self._waiting.get(who) is lot:
+                del self._waiting[who]
+            raise
+
+    def release(self) -> None:
+        """Pass the turn on to whoever is next, if anybody is."""
+        while self._waiting:
+            who = next(iter(self._waiting))
+            lot = self._waiting.pop(who)
+            if lot:  # else all of them were cancelled, and haven't noticed yet
+                lot.unpark()
+                if lot:
+                    self._waiting[who] = lot
+                return
+        self._free += 1
+
+
 # -- the pool ---------------------------------------------------------------------------------------------------
 
 
@@ -343,7 +394,7 @@ class RenderPool:
         self._settings = settings
         self._fork = fork
         self._nursery: trio.Nursery | None = None
-        self._slots = trio.Semaphore(settings.workers)
+        self._turns = Turns(settings.workers)
         self._server_lock = trio.Lock()
         if sys.platform != "win32":
             self._server: ForkServer | None = None
@@ -370,11 +421,11 @@ class RenderPool:
         Raises:
             Busy, RenderFailed: as `render`.
         """
-        await self._acquire_slot()
+        await self._wait_for_turn()
         try:
             self._give_back(await self._take_worker())
         finally:
-            self._slots.release()
+            self._turns.release()
 
     async def render(self, job: Render) -> Rendered:
         """Render a template.
@@ -435,17 +486,17 @@ class RenderPool:
         return RenderStatistics(
             workers=sum(not worker.ended.is_set() for worker in self._workers),
             idle=sum(not worker.ended.is_set() for worker in self._idle),
-            waiting=self._slots.statistics().tasks_waiting,
+            waiting=self._turns.waiting(),
             rendered=self._rendered,
             killed=self._killed,
         )
 
     async def _run(self, job: Job, expected: type[Expected]) -> Expected:
-        await self._acquire_slot()
+        await self._wait_for_turn()
         try:
             outcome = await self._perform(job)
         finally:
-            self._slots.release()
+            self._turns.release()
         self._rendered += 1
         match outcome:
             case Failed(kind="memory"):
@@ -459,15 +510,17 @@ class RenderPool:
             case _:
                 raise _broken(_NONSENSE, job)
 
-    async def _acquire_slot(self) -> None:
-        try:
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
-            if self._slots.statistics().tasks_waiting >= self._settings.queue:
+    async def _wait_for_turn(self) -> None:
+        who, queue = caller.get(), self._settings.queue
+        if not self._turns.is_free():
+            if self._turns.waiting() >= queue:
+                raise Busy(f"{queue} templates are waiting to be rendered already.", "Try again in a moment.")
+            # The other half is for the others, so that they find a place in the line at all.
+            if (own := self._turns.waiting_of(who)) >= (queue + 1) // 2:
                 raise Busy(
-                    f"{self._settings.queue} templates are waiting to be rendered already.", "Try again in a moment."
-                ) from None
-            await self._slots.acquire()
+                    f"{own} of your templates are waiting to be rendered already.", "Try again when some are done."
+                )
+        await self._turns.acquire(who)
 
     async def _perform(self, job: Job) -> Outcome:
         """One job on one worker, which is used again only if it answered."""

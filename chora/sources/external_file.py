@@ -121,6 +121,8 @@ def _plain(value: Any) -> Any:
             return plain
         case list():
             return [_plain(each) for each in cast("list[Any]", value)]
+        case int() if value.bit_length() > 64:  # written out, it could take longer than reading it did
+            raise ValueError("a number has more than 64 bits")
         case float() if not math.isfinite(value):
             raise ValueError(f"{value} is not a number that JSON has")
         case datetime.date() | datetime.time():

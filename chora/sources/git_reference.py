@@ -8,6 +8,7 @@ whatever of git's ways or by a link, would open every other repository on the di
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ import trio
 
 from chora import config
 from chora.errors import ChoraError
-from chora.files import SOURCE_LIMIT, Folder
+from chora.files import PATH_LIMIT, SOURCE_LIMIT, Folder
 from chora.model import Source
 from chora.sources.source import Reach, SourceFailed
 
@@ -26,6 +27,8 @@ TYPE = "git_reference"
 
 DEADLINE = 10.0
 """Seconds that one run of git may take."""
+COMPLAINT_LIMIT = 4096
+"""Bytes that it may say on why it failed."""
 
 _REF = re.compile(r"(?!-)(?!.*(?:\^\{/|@\{\D))[^\s\x00-\x20\x7f:?*\[\\]{1,250}")
 """What names a commit: no options, no searches through history, nothing that asks for the reflog by date."""
@@ -180,7 +183,10 @@ async def find_blob(repository: Repository, locator: str) -> Blob:
     """
     ref, colon, path = locator.partition(":")
     if not colon or not path or not _REF.fullmatch(ref):
-        raise SourceFailed(f"{locator!r} is not of the form ref:path, such as HEAD:README.md")
+        shown = locator if len(locator) <= 300 else f"{locator[:299]}…"
+        raise SourceFailed(f"{shown!r} is not of the form ref:path, such as HEAD:README.md")
+    if len(path) > PATH_LIMIT:
+        raise SourceFailed(f"{path[:80]!r}… has more than {PATH_LIMIT:,} characters")
     if any(letter < " " or letter == "\x7f" for letter in path) or ".." in PurePosixPath(path).parts:
         raise SourceFailed(f"{path!r} is not a path inside the repository")
     inside = path.removeprefix("./")
@@ -211,21 +217,60 @@ async def _git(repository: Repository, arguments: list[str], given: bytes) -> by
     }
     try:
         with trio.fail_after(DEADLINE):
-            done = await trio.run_process(
-                ["git", "-c", "core.multiPackIndex=false", *arguments],
-                stdin=given,
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                env=environment,
-            )
+            done = await _run(["git", "-c", "core.multiPackIndex=false", *arguments], environment, given)
     except trio.TooSlowError:
         raise SourceFailed(f"git took longer than {DEADLINE:g} s") from None
     except FileNotFoundError:
         raise SourceFailed("git is not installed") from None
     except (OSError, subprocess.SubprocessError) as error:
         raise SourceFailed(f"git can't be run: {error}") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().partition("\n")[0][:200]
-        raise SourceFailed(f"git failed: {said or f'exit status {done.returncode}'}")
-    return done.stdout
+    if len(done.output) > SOURCE_LIMIT:
+        raise SourceFailed(f"git gave more than {SOURCE_LIMIT:,} bytes; the repository is damaged, or wants to be")
+    if done.status:
+        said = done.complaint.decode(errors="replace").strip().partition("\n")[0][:200]
+        raise SourceFailed(f"git failed: {said or f'exit status {done.status}'}")
+    return bytes(done.output)
+
+
+class _Done(NamedTuple):
+    """What a program wrote, no more than a source may have, and its exit status."""
+
+    output: bytearray
+    complaint: bytearray
+    status: int
+
+
+async def _run(command: list[str], environment: dict[str, str], given: bytes) -> _Done:
+    """Run a program to its end, or to the most it may write: an object may be larger than it said it was."""
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    output, complaint = bytearray(), bytearray()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_give, process.stdin, given)
+            nursery.start_soon(_take, process.stdout, output, SOURCE_LIMIT)
+            nursery.start_soon(_take, process.stderr, complaint, COMPLAINT_LIMIT)
+        return _Done(output, complaint, await process.wait())
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                await pipe.aclose()
+            await process.wait()
+
+
+async def _give(pipe: trio.abc.SendStream, data: bytes) -> None:
+    async with pipe:
+        with contextlib.suppress(trio.BrokenResourceError):  # it ended without reading
+            await pipe.send_all(data)
+
+
+async def _take(pipe: trio.abc.ReceiveStream, into: bytearray, limit: int) -> None:
+    """Read to the end, or to one piece beyond the limit; closing the pipe then ends whoever writes."""
+    async with pipe:
+        while len(into) <= limit and (piece := await pipe.receive_some(65536)):
+            into += piece

@@ -118,10 +118,11 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
     parsed = find_collection(engine, ask.collection_config_path).parsed
     context = context_of(ask.context)
     config: CollectionConfig = parsed.config
+    forced = frozenset(ask.force_members or ())
+    unknown = [f"{name} is no member that could be forced" for name in sorted(forced - _ids_of(config))]
     if ask.dry_run:
         work = Work(engine, force=bool(ask.force), dry=True)
         render = bool(ask.show_diff)
-        forced = frozenset(ask.force_members or ())
         plans = await collect.plan(
             work, parsed, context, output_path=ask.output_path, force_members=forced, render=render
         )
@@ -130,13 +131,11 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
             shown = [each for each in shown if len(shown) <= MEMBERS_SHOWN or not each.cache_used][:MEMBERS_SHOWN]
         manifest_path: str | None = None
         failed = sum(plan.error is not None for plan in plans)
-        total, made, warnings = len(plans), sum(bool(plan.reasons) for plan in plans), list[str]()
+        total, made, warnings = len(plans), sum(bool(plan.reasons) for plan in plans), unknown
         cached, successful = total - made, total - failed
     else:
         work = Work(engine, force=bool(ask.force), progress=call.progress)
-        built = await collect.collect(
-            work, parsed, context, output_path=ask.output_path, force_members=frozenset(ask.force_members or ())
-        )
+        built = await collect.collect(work, parsed, context, output_path=ask.output_path, force_members=forced)
         # Of a large collection most members are just as they were; making ten thousand rows to drop them takes longer
         # than building it.
         all_shown = call.transport == "cli" or len(built.members) <= MEMBERS_SHOWN
@@ -146,7 +145,7 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
         cached, failed, successful = built.cached, built.count("failed"), built.count("success")
         total, made = len(built.members), successful - cached
         named = [f"{each.member.id}: {warning}" for each in said for warning in each.warnings]
-        warnings = [*built.warnings, *named][:MEMBERS_SHOWN]
+        warnings = [*unknown, *built.warnings, *named][:MEMBERS_SHOWN]
     truncated = len(shown) < total
     return GeneratedCollection(
         collection_id=config.id,
@@ -168,6 +167,10 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
         truncated=truncated,
         resource=f"manifest://{config.id}" if truncated and manifest_path else None,
     )
+
+
+def _ids_of(config: CollectionConfig) -> set[str]:
+    return {member.id for member in config.members}
 
 
 def _result(built: Built) -> MemberResult:

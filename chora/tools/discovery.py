@@ -428,21 +428,22 @@ async def trace_dependencies(engine: Engine, ask: TraceDependencies, call: Call)
 
 async def _dependency(work: Work, child: ArtifactChild, check: bool, metadata: bool) -> DependencyInfo:
     engine = work.engine
-    path, generator, error = child.path, None, None
+    content_id, path, generator, error = child.id, child.path, None, None
     stale: list[str] = []
     known = None
     try:
         found = find_child(engine, child)
-        path, generator = found.path, generator_of(found.parsed.config)
+        # The path decides: the config there may go by another id, and that is the one to generate.
+        content_id, path, generator = found.parsed.config.id, found.path, generator_of(found.parsed.config)
         known = engine.traces.latest(f"content:{found.path}")
         if check and known:
             stale = [change.reason for change in await work.snapshot.changes(known.inputs)]
     except ChoraError as problem:
         error = problem.message
-    infos = [info for info in engine.store.version_infos(child.id) if not info.deleted] if check or metadata else []
+    infos = [info for info in engine.store.version_infos(content_id) if not info.deleted] if check or metadata else []
     ready = error is None and bool(infos)
     return DependencyInfo(
-        content_id=child.id,
+        content_id=content_id,
         path=path,
         required=child.required,
         status="unknown" if not check else "ready" if ready else "missing",

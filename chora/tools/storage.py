@@ -68,7 +68,7 @@ async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -
     rules = _rules(ask.retention, wanted.older_than_days)
     dry_run = bool(ask.dry_run)
     checked, cleaned = await retention.clean(engine, rules, content_ids=wanted.content_ids, dry_run=dry_run)
-    drafts = 0 if wanted.content_ids else await retention.drop_old_drafts(engine, dry_run=dry_run)
+    drafts = 0 if wanted.content_ids is not None else await retention.drop_old_drafts(engine, dry_run=dry_run)
     return Cleanup(
         status="dry_run" if dry_run else "cleaned",
         total_content_checked=checked,

@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 
 from chora import __main__, __version__
 from chora.cli import COMMANDS, main, program
-from chora.cli.run import parse_context
+from chora.cli.run import parse_context, reporting
 from chora.errors import InvalidInput
 from chora.tools import TOOLS
-from tests.conftest import Project, Serve, content, unchanged
+from tests.conftest import Project, Serve, content, requirement, unchanged
 
 Run = Callable[..., Result]
 
@@ -95,6 +95,7 @@ def test_generate_shows_warnings(run: Run, hello: Project):
     assert "warning: b is undefined" in result.stderr
 
 
+@requirement("cli.assemble.line")
 def test_assemble_says_what_it_wrote(run: Run, hello: Project):
     """The line that scripts of chora-compose parse, and the outcome on stderr."""
     result = run("assemble", "hello")
@@ -106,6 +107,7 @@ def test_assemble_says_what_it_wrote(run: Run, hello: Project):
     assert hello.read("outputs/other.md").startswith("# Hello, Ada!")
 
 
+@requirement("outputs.edited-stays")
 def test_an_edited_output_is_refused_with_the_difference(run: Run, hello: Project):
     """Exit 4, the diff, the ways on; the file is left alone."""
     run("assemble", "hello")
@@ -116,6 +118,7 @@ def test_an_edited_output_is_refused_with_the_difference(run: Run, hello: Projec
     assert "generated: true" in result.stderr
 
 
+@requirement("cli.exit-codes", "cli.json")
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -153,6 +156,7 @@ def test_a_broken_config_is_explained_fault_by_fault(run: Run, hello: Project):
     assert "write:" in result.stderr
 
 
+@requirement("cli.call")
 def test_call_takes_pairs_or_json(run: Run, tmp_path: Path):
     """Values that are JSON are taken as such; a file may hold the object."""
     assert loads(run("call", "hello_world", "name=Ada"))["message"].startswith("Hello, Ada!")
@@ -165,6 +169,7 @@ def test_call_takes_pairs_or_json(run: Run, tmp_path: Path):
         parse_context(["=1"])
 
 
+@requirement("cli.call")
 async def test_call_reaches_a_server(hello: Project, serve: Serve):
     """--url calls over HTTP; a tool's failure there is a failure here."""
     async with serve(hello.root) as opened:
@@ -200,6 +205,7 @@ def test_config_shows_values_and_origins(run: Run, hello: Project, monkeypatch: 
     assert "CHORA_HTPP_PORT" in result.stderr
 
 
+@requirement("cli.init")
 def test_init_makes_a_project_that_works(tmp_path: Path):
     """One working example; a second time nothing is overwritten."""
     root = tmp_path / "fresh"
@@ -215,17 +221,31 @@ def test_init_makes_a_project_that_works(tmp_path: Path):
     assert json.loads(third.stdout)["written"] == []
 
 
+@requirement("cli.demo")
 def test_demo_composes_a_document_over_mcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A new folder, real stdio, a written document, and how to connect a client."""
+    """A new folder, real stdio, a nested collection that notices what changed, and how to connect a client."""
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(program, ["demo"])
     assert result.exit_code == 0, result.output
-    text = (tmp_path / "chora-demo/outputs/weekly-notice.md").read_text()
+    text = (tmp_path / "chora-demo/outputs/week/weekly-notice/weekly-notice.md").read_text()
+    assert "Charts by candlelight" in text
     assert "52 seats in all." in text
+    assert (tmp_path / "chora-demo/outputs/week/signs/door-sign/door-sign.md").is_file()
     assert "skipped: nothing had changed" in result.output
     assert "claude mcp add" in result.output
-    again = CliRunner().invoke(program, ["demo", "--json"])
-    assert json.loads(again.stdout)["project"].endswith("chora-demo-2")
+    again = json.loads(CliRunner().invoke(program, ["demo", "--json"]).stdout)
+    assert again["project"].endswith("chora-demo-2")
+    told = [(step["step"], step["outcome"]) for step in again["steps"]]
+    assert told[-5:] == [
+        ("generate_collection week (one is nested)", "2 of 2 members built"),
+        ("generate_collection, once more", "2 of 2 members from the cache"),
+        ("check_freshness week", "all_fresh"),
+        (
+            "check_collection_cache, an evening renamed",
+            "1 stale: {'weekly-notice': ['data/evenings.json has changed']}",
+        ),
+        ("generate_collection week", "1 of 2 members built, the other from the cache"),
+    ]
     taken = CliRunner().invoke(program, ["demo", "chora-demo", "--json"])
     assert taken.exit_code == 4
     assert json.loads(taken.stdout)["error"]["code"] == "save_failed"
@@ -306,3 +326,24 @@ def test_a_bug_is_not_dressed_up(run: Run, monkeypatch: pytest.MonkeyPatch, hell
     result = CliRunner().invoke(program, ["--project", str(hello.root), "generate", "greeting"])
     assert isinstance(result.exception, BaseException)
     assert "ZeroDivisionError" in repr(result.exc_info)
+
+
+@pytest.mark.parametrize("where", ["alone", "in a group", "among others"])
+def test_a_failure_is_told_and_a_bug_is_not_dressed_up(where: str, capsys: pytest.CaptureFixture[str]):
+    """Also when it comes out of a nursery; a group that holds anything else leaves as it is."""
+    problem = InvalidInput("It doesn't fit.", "Mend it.", schema_errors=[{"path": "$", "message": "It is odd."}])
+
+    @reporting
+    def work() -> None:
+        if where == "alone":
+            raise problem
+        raise BaseExceptionGroup("", [problem] if where == "in a group" else [problem, ZeroDivisionError()])
+
+    if where == "among others":
+        with pytest.raises(BaseExceptionGroup):
+            work()
+        return
+    with pytest.raises(SystemExit) as ended:
+        work()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: It doesn't fit.\n  $: It is odd.\n  Mend it.\n"

@@ -20,7 +20,7 @@ from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol.server import Server, Session
 from chora.tools import TOOLS
-from tests.conftest import Project, Serve, artifact, child, text
+from tests.conftest import Project, Serve, artifact, child, requirement, text
 
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
 
@@ -92,6 +92,7 @@ async def test_the_client_settles_on_the_era_it_asked_for(connect: Connect, mode
         assert one.protocol_version == {"auto": "2026-07-28", "legacy": "2025-11-25"}[mode]
 
 
+@requirement("tools.category", "tools.hints")
 async def test_every_tool_is_listed_with_schemas_and_hints(connect: Connect):
     """tools/list shows exactly the shelf, each with object schemas, a title, hints and its category."""
     async with connect() as one:
@@ -175,6 +176,7 @@ async def test_an_unknown_tool_is_a_protocol_error(connect: Connect):
     assert caught.value.error.code == -32602
 
 
+@requirement("rulings.c31")
 async def test_names_of_chora_compose_are_accepted_on_call(connect: Connect):
     """Clients that knew the tools under a namespace keep working."""
     async with connect() as one:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 from chora import app, config
 from chora.engine import assemble as module
 from chora.engine import edits
-from chora.engine.assemble import Assembled, assemble, encode, gather_pieces
-from chora.engine.engine import Engine, Given, Work
+from chora.engine.assemble import Assembled, Planned, assemble, encode, gather_pieces, plan, why_stale
+from chora.engine.engine import Engine, Given, Locks, Work
+from chora.engine.generate import generate
 from chora.errors import (
     Busy,
     ChoraError,
@@ -33,12 +35,13 @@ from chora.errors import (
     ValidationFailed,
     WriteFailed,
 )
+from chora.events import Events
 from chora.model import ArtifactConfig
 from chora.reading import read
 from chora.render.pool import RenderPool
 from chora.stamps import now, sha256
-from chora.store import Output
-from tests.conftest import Project, artifact, child, content, text, unchanged
+from chora.store import Output, SqliteStore
+from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")
 needs_user = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
@@ -104,6 +107,7 @@ async def test_an_unchanged_artifact_is_skipped(sheet: Project, engine: Engine):
     assert (known(engine).sha256, known(engine).pending) == (sha256(b"One\n\nChanged\n"), None)
 
 
+@requirement("cache.force")
 async def test_force_generates_every_child_again(sheet: Project, engine: Engine):
     """And says so, although the text is the same."""
     assert (await run(engine, force=True)).status == "assembled"
@@ -112,6 +116,7 @@ async def test_force_generates_every_child_again(sheet: Project, engine: Engine)
     assert len(engine.store.versions("one")) == 2
 
 
+@requirement("assembly.order")
 async def test_children_stand_by_order_then_by_place(project: Project, engine: Engine):
     """No order counts as 0; equal orders keep their place; fractions and whole numbers mix."""
     orders: list[float | None] = [2, None, 1, 0, 1.5, 1, None]
@@ -281,12 +286,14 @@ def encoded(body: str, format: str, **rest: Any) -> bytes:
     return encode(artifact_config, artifact_config.metadata.outputs[0], body)
 
 
+@requirement("outputs.formats")
 @pytest.mark.parametrize("format", ["markdown", "code", "bdd", "text", "html", "xml"])
 def test_texts_are_written_as_they_are(format: str):
     """Not a byte is changed."""
     assert encoded("a: [1,\r\n{ü}", format) == "a: [1,\r\n{ü}".encode()
 
 
+@requirement("outputs.formats")
 def test_json_and_yaml_are_written_anew():
     """Indented, in their own order, with dates and numbers as they were."""
     assert encoded(' {"b":1,"a":[1.0,12345678901234567890123,"ü",null]}', "json") == (
@@ -361,6 +368,7 @@ def test_pieces_that_are_not_of_the_format_are_refused(body: str, format: str, p
     assert failed.value.details["error_type"]
 
 
+@requirement("outputs.unsupported")
 @pytest.mark.parametrize("format", ["binary", "test_results"])
 def test_formats_that_text_cannot_be_are_refused(format: str):
     """A text is no binary."""
@@ -370,6 +378,7 @@ def test_formats_that_text_cannot_be_are_refused(format: str):
     assert failed.value.details["error_type"] == "UnknownFormat"
 
 
+@requirement("outputs.encoding")
 def test_an_output_has_its_encoding():
     """As Python knows it."""
     assert encoded("ü€", "text", encoding="utf-16-le") == "ü€".encode("utf-16-le")
@@ -389,6 +398,7 @@ def test_a_text_that_does_not_fit_its_encoding_is_refused(encoding: str):
 # -- outputs ----------------------------------------------------------------------------------------------------
 
 
+@requirement("outputs.every-one")
 async def test_every_output_is_written(sheet: Project, engine: Engine):
     """Each in its own format; the first is the primary one."""
     sheet.save(
@@ -410,6 +420,7 @@ async def test_every_output_is_written(sheet: Project, engine: Engine):
     assert len(msgspec.json.decode(sheet.read("o/a.json"))) == module.INLINE_LENGTH + 1
 
 
+@requirement("outputs.first-is-primary")
 async def test_output_path_replaces_the_first_output_only(sheet: Project, engine: Engine):
     """With its format and encoding; the others stay where they are."""
     sheet.save(artifact("sheet", [child("one")], out("a.md", encoding="utf-16-le"), out("b.md")))
@@ -433,6 +444,7 @@ async def test_two_outputs_cannot_be_one_file(sheet: Project, engine: Engine, ou
     assert failed.value.hint
 
 
+@requirement("outputs.inside-project")
 @pytest.mark.parametrize(
     "path",
     ["../out.md", "/tmp/out.md", "outputs/../../out.md", "link/out.md", "out-link.md", "", "a\0b", ".", "outputs"],
@@ -474,6 +486,7 @@ async def test_the_database_is_no_output_wherever_it_lies(project: Project):
             await run(engine, output_path=path)
 
 
+@requirement("outputs.inside-project")
 async def test_outputs_stay_beneath_their_folders(project: Project):
     """The setting paths.outputs bounds them, and nothing else."""
     (project.root / "chora.toml").write_text('[paths]\noutputs = ["outputs", "docs/made"]\n')
@@ -503,6 +516,7 @@ async def test_a_link_within_the_project_is_followed(sheet: Project, engine: Eng
 # -- whose text is in a file ------------------------------------------------------------------------------------
 
 
+@requirement("outputs.adopted")
 async def test_an_equal_file_of_others_is_adopted(sheet: Project, engine: Engine):
     """It holds what chora would write; from then on it is known for ours."""
     sheet.write("outputs/sheet.md", "One\n\nTwo\n")
@@ -512,6 +526,7 @@ async def test_an_equal_file_of_others_is_adopted(sheet: Project, engine: Engine
     assert (await run(engine)).status == "reassembled"
 
 
+@requirement("outputs.edited-stays")
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("ours", [False, True])
 async def test_a_text_that_chora_did_not_write_is_never_overwritten(
@@ -561,6 +576,7 @@ async def test_nothing_is_written_when_one_output_was_edited(sheet: Project, eng
     assert (sheet.read("a.md"), sheet.read("b.md")) == ("New\n", "New\n")
 
 
+@requirement("outputs.edited-stays")
 async def test_a_generated_output_is_overwritten_whatever_it_holds(sheet: Project, engine: Engine):
     """Nobody is meant to edit it: a file of others, an edit, and one too large to be ours."""
     sheet.save(artifact("sheet", [child("one")], out("a.md", generated=True)))
@@ -736,6 +752,7 @@ async def test_of_several_outputs_those_after_the_failure_are_still_ours(sheet: 
 # -- events, and several at once --------------------------------------------------------------------------------
 
 
+@requirement("events.artifact-assembled")
 async def test_an_assembly_is_told_as_an_event(sheet: Project, engine: Engine):
     """Success and failure."""
     await run(engine)
@@ -814,3 +831,634 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     project.save(text("one", "fourth"))
     assert (await assemble(Work(engine), parsed, Given({}))).status == "reassembled"
     assert project.read("outputs/note.md") == "fourth"
+
+
+# -- edits that are merged, or written over ---------------------------------------------------------------------
+
+
+def on_edit(engine: Engine, mode: str) -> None:
+    """Set what happens to files that somebody edited."""
+    engine.settings = msgspec.structs.replace(engine.settings, output=config.Output(on_edit=cast(Any, mode)))
+
+
+@pytest.fixture
+def lines(project: Project) -> Project:
+    """An artifact of five lines, some of which the caller can change."""
+    template = "one {{ a }}\ntwo\nthree\nfour\nfive {{ b }}\n"
+    pattern = {"type": "template_fill", "template": template, "generation_config": {"context": {"a": "", "b": ""}}}
+    project.save(content("body", pattern=pattern), artifact("sheet", [child("body")]))
+    return project
+
+
+SHEET = "outputs/sheet.md"
+
+
+async def test_an_edit_and_a_change_are_merged(lines: Project, engine: Engine):
+    """Both stand in the file; the result warns of it, and a second time nothing happens."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, lines.read(SHEET).replace("three", "three, edited"))
+    made = await run(engine, context={"a": "A"})
+    merged = "one A\ntwo\nthree, edited\nfour\nfive \n"
+    assert lines.read(SHEET) == merged
+    assert made.status == "reassembled"
+    assert made.size == len(merged)
+    assert made.pieces.warnings == [f"{SHEET} was edited by hand; the edit was merged"]
+    before = (lines.root / SHEET).stat()
+    assert (await run(engine, context={"a": "A"})).status == "skipped"
+    forced = await run(engine, context={"a": "A"}, force=True)
+    assert forced.status == "reassembled"
+    assert (lines.root / SHEET).stat() == before
+    await run(engine, context={"a": "A", "b": "B"})
+    assert lines.read(SHEET) == merged.replace("five ", "five B")
+    await run(engine, context={"a": "", "b": "B"})
+    assert lines.read(SHEET) == "one \ntwo\nthree, edited\nfour\nfive B\n"
+
+
+async def test_an_edit_that_stands_against_a_change_is_marked(lines: Project, engine: Engine):
+    """Both sides stand between marks, once, however often it is merged again; who opens them is left in peace."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, "one mine\ntwo\nthree, edited\nfour\nfive \n")
+
+    def marked(theirs: str) -> str:
+        conflict = f"{edits.YOURS}\none mine\n{edits.OURS}\none {theirs}\n{edits.END}\n"
+        return f"{conflict}two\nthree, edited\nfour\nfive \n"
+
+    told: list[str] = []
+    for theirs in ("A", "B", "B", "C"):
+        made = await run(engine, context={"a": theirs}, force=theirs == "B")
+        assert lines.read(SHEET) == marked(theirs)
+        (warning,) = made.pieces.warnings
+        assert warning.startswith(f"{SHEET} was edited by hand; the edit was merged")
+        is_again = told and told[-1] == theirs
+        assert warning.endswith("merged" if is_again else ", with 1 conflict marked in it")
+        told.append(theirs)
+    assert (await run(engine, context={"a": "C"})).status == "skipped"
+    lines.write(SHEET, "one ours\ntwo\nthree, edited\nfour\nfive \n")
+    await run(engine, context={"a": "C", "b": "B"})
+    assert lines.read(SHEET) == "one ours\ntwo\nthree, edited\nfour\nfive B\n"
+
+
+async def test_the_same_change_on_both_sides_is_none(lines: Project, engine: Engine):
+    """The file is ours again."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, lines.read(SHEET).replace("one ", "one A"))
+    made = await run(engine, context={"a": "A"})
+    assert (made.status, made.pieces.warnings) == ("skipped", [])
+    await run(engine, context={"a": "B"})
+    assert lines.read(SHEET).startswith("one B\n")
+
+
+async def test_an_edit_cannot_be_merged_without_the_text_before_it(lines: Project, engine: Engine):
+    """It was written when edits were refused: the error says so, and that text is kept from the next look on."""
+    await run(engine)
+    lines.write(SHEET, "edited")
+    on_edit(engine, "merge")
+    with unchanged(lines), pytest.raises(OutputEdited, match="the edit can't be told apart"):
+        await run(engine, context={"a": "A"})
+    lines.write(SHEET, "one \ntwo\nthree\nfour\nfive \n")
+    written_at = known(engine).written_at
+    assert (await run(engine)).status == "skipped"
+    assert known(engine).base == lines.read(SHEET)
+    assert known(engine).written_at == written_at, "it is as old as it was"
+    lines.write(SHEET, "one \ntwo\nthree, edited\nfour\nfive \n")
+    await run(engine, context={"a": "A"})
+    assert lines.read(SHEET) == "one A\ntwo\nthree, edited\nfour\nfive \n"
+
+
+async def test_a_file_of_others_is_not_merged(lines: Project, engine: Engine):
+    """There is nothing to tell their text by; nor is it written over."""
+    lines.write(SHEET, "somebody's\n")
+    for mode in ("merge", "overwrite"):
+        on_edit(engine, mode)
+        with unchanged(lines), pytest.raises(OutputEdited, match="was not written by chora"):
+            await run(engine)
+
+
+async def test_an_edit_can_be_written_over(lines: Project, engine: Engine):
+    """With a warning, where the settings say so; that of a generated output without one."""
+    on_edit(engine, "overwrite")
+    await run(engine)
+    lines.write(SHEET, "edited")
+    made = await run(engine)
+    assert lines.read(SHEET).startswith("one ")
+    assert made.pieces.warnings == [f"{SHEET} was edited by hand; it was written over"]
+    assert (await run(engine)).pieces.warnings == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "latin-1", "utf-8-sig"])
+async def test_edits_are_merged_in_the_encoding_of_the_file(lines: Project, engine: Engine, encoding: str):
+    """Letters beyond ASCII on all three sides."""
+    on_edit(engine, "merge")
+    lines.save(artifact("sheet", [child("body")], out(SHEET, encoding=encoding)))
+    await run(engine, context={"a": "ä", "b": "ö"})
+    file = lines.root / SHEET
+    edited = file.read_bytes().decode(encoding).replace("three", "drei ü")
+    file.write_bytes(edited.encode(encoding))
+    await run(engine, context={"a": "á", "b": "ö"})
+    assert file.read_bytes() == "one á\ntwo\ndrei ü\nfour\nfive ö\n".encode(encoding)
+
+
+@pytest.mark.parametrize("edited", [b"\xff\xfe\xff", b"x\n" * (edits.MERGE_LINES + 1)])
+async def test_what_cannot_be_merged_is_refused(lines: Project, engine: Engine, edited: bytes):
+    """Bytes that are no text, and more lines than can be compared in time."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, edited)
+    with unchanged(lines), pytest.raises(OutputEdited):
+        await run(engine, context={"a": "A"})
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("edit", ["one \ntwo\nmine\nfour\nfive \n", "mine\ntwo\nthree\nfour\nfive \n"])
+@pytest.mark.parametrize("when", ["announced", "written"])
+async def test_a_crash_in_a_merge_loses_no_edit(
+    lines: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch, edit: str, when: str
+):
+    """Between the announcement and the write, or between the write and its record: merged once more, it is the same."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, edit)
+    really = engine.folder.write
+
+    async def die(path: str, data: bytes) -> None:
+        if when == "written":
+            await really(path, data)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.folder, "write", die)
+        with pytest.raises(Killed):
+            await run(engine, context={"a": "A"})
+    after_crash = lines.read(SHEET)
+    assert (after_crash == edit) is (when == "announced")
+    await run(engine, context={"a": "A"})
+    merged = lines.read(SHEET)
+    assert "mine" in merged
+    assert "one A" in merged
+    assert merged.count(edits.YOURS) == (edit.startswith("mine"))
+    assert when == "announced" or merged == after_crash
+    await run(engine, context={"a": "A"}, force=True)
+    assert lines.read(SHEET) == merged
+    assert known(engine).pending is None
+
+
+words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=6).map(lambda found: "".join(f"{x}\n" for x in found))
+
+
+@given(words, words, words)
+def test_merging_what_was_merged_changes_nothing(base: str, edited: str, ours: str):
+    """Neither with the old text to tell by (as after a crash) nor with the new one, and no marks stand in marks."""
+    merged = edits.merge_texts(base, edited, ours)
+    assert merged is not None
+    assert edits.merge_texts(base, merged.text, ours) == merged or not merged.conflicts
+    again = edits.merge_texts(ours, merged.text, ours)
+    assert again is not None
+    assert again.text == merged.text
+    depth = 0
+    for line in merged.text.splitlines():
+        depth += (line == edits.YOURS) - (line == edits.END)
+        assert depth in (0, 1)
+    assert merged.text.count(edits.YOURS) == merged.conflicts
+
+
+# -- conditions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("condition", "taken"),
+    [
+        (None, True),
+        ("", True),
+        ("true", True),
+        ('audience == "crew"', True),
+        ('audience == "guests"', False),
+        ("audience", True),
+        ("not audience", False),
+        ("nobody", False),
+        ("nobody.anything", False),
+        ("nobody is defined", False),
+        ("numbers", False),
+        ("numbers | length == 0", True),
+        ('artifact_id == "sheet" and content_id == "two"', True),
+        ("member_id is defined", False),
+    ],
+)
+async def test_a_child_with_a_condition_is_taken_when_it_is_true(
+    sheet: Project, engine: Engine, condition: str | None, taken: bool
+):
+    """Of the context that was given, and of what it is for; undefined names are false."""
+    two = child("two") if condition is None else child("two", conditions=condition)
+    sheet.save(artifact("sheet", [child("one"), two]))
+    made = await run(engine, context={"audience": "crew", "numbers": []})
+    assert sheet.read(SHEET) == ("One\n\nTwo\n" if taken else "One\n")
+    assert made.pieces.excluded == ([] if taken else ["two"])
+    again = await run(engine, context={"audience": "crew", "numbers": []})
+    assert (again.status, again.pieces.excluded) == ("skipped", made.pieces.excluded)
+
+
+@pytest.mark.parametrize("condition", ["1 +", "{% if x %}", "audience(", "1 / 0", "audience.__class__.__mro__"])
+async def test_a_condition_that_cannot_be_evaluated_is_a_failure(sheet: Project, engine: Engine, condition: str):
+    """Whether it doesn't parse, fails, or wants what it may not have; for an optional child it is no excuse."""
+    sheet.save(artifact("sheet", [child("one"), child("two", conditions=condition)]))
+    with unchanged(sheet), pytest.raises(CompositionFailed, match="the condition of two can't be evaluated") as failed:
+        await run(engine, context={"audience": "crew"})
+    assert failed.value.details["error_type"] == "InvalidCondition"
+    assert failed.value.details["content_id"] == "two"
+    assert failed.value.hint
+
+
+async def test_children_may_all_be_excluded(sheet: Project, engine: Engine):
+    """The file is empty then."""
+    sheet.save(artifact("sheet", [child("one", conditions="false"), child("gone", conditions="false")]))
+    made = await run(engine)
+    assert (made.size, made.pieces.excluded) == (0, ["one", "gone"])
+    assert sheet.read(SHEET) == ""
+
+
+# -- which stored text ------------------------------------------------------------------------------------------
+
+
+def versioned(body: str, version: str = "1.0.0", stage: str = "draft") -> dict[str, Any]:
+    """The content `one` in a version and a stage of its life."""
+    document = text("one", body)
+    document["metadata"]["version"] = version
+    return {**document, "evolution": {"stage": stage}}
+
+
+async def store_text(engine: Engine, project: Project, document: dict[str, Any]) -> None:
+    """Generate a content as it is now."""
+    project.save(document)
+    await generate(Work(engine), engine.catalog.find("content", document["id"]).parsed, Given({}))
+
+
+async def test_all_stored_texts_can_be_taken(sheet: Project, engine: Engine):
+    """Oldest first, and the one that is made now, which isn't there twice."""
+    await store_text(engine, sheet, versioned("first"))
+    await store_text(engine, sheet, versioned("second"))
+    sheet.save(versioned("third"), artifact("sheet", [child("one", retrievalStrategy="all"), child("two")]))
+    made = await run(engine)
+    assert sheet.read(SHEET) == "first\n\nsecond\n\nthird\n\nTwo\n"
+    assert [piece.generated for piece in made.pieces.pieces] == [False, False, True, True]
+    assert (await run(engine)).status == "skipped"
+    await store_text(engine, sheet, versioned("fourth"))
+    await run(engine)
+    assert sheet.read(SHEET) == "first\n\nsecond\n\nthird\n\nfourth\n\nTwo\n"
+
+
+async def test_a_stored_text_of_a_version_can_be_taken(sheet: Project, engine: Engine):
+    """The newest of that version, made now only if the config is of it."""
+    await store_text(engine, sheet, versioned("one", "1.0.0"))
+    await store_text(engine, sheet, versioned("one, mended", "1.0.0"))
+    await store_text(engine, sheet, versioned("two", "2.0.0"))
+    for wanted, body in (("1.0.0", "one, mended"), ("2.0.0", "two")):
+        sheet.save(artifact("sheet", [child("one", retrievalStrategy="version", version=wanted)]))
+        await run(engine)
+        assert sheet.read(SHEET) == body
+    sheet.save(versioned("two, mended", "2.0.0"))
+    assert (await run(engine)).pieces.pieces[0].generated
+    assert sheet.read(SHEET) == "two, mended"
+
+
+async def test_only_an_approved_text_can_be_taken(sheet: Project, engine: Engine):
+    """The newest that people approved, and what is made now only if it is approved."""
+    sheet.save(artifact("sheet", [child("one", retrievalStrategy="approved_only")]))
+    await store_text(engine, sheet, versioned("approved", stage="approved"))
+    await store_text(engine, sheet, versioned("in review", stage="review"))
+    made = await run(engine)
+    assert (sheet.read(SHEET), made.pieces.pieces[0].generated) == ("approved", False)
+    sheet.save(versioned("approved again", stage="approved"))
+    await run(engine)
+    assert sheet.read(SHEET) == "approved again"
+    (sheet.root / "configs/content/one.json").unlink()
+    await run(engine)
+    assert sheet.read(SHEET) == "approved again", "its config needn't be there any more"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "problem"),
+    [
+        ({"retrievalStrategy": "approved_only"}, MissingContent, "Nothing is stored of one that is approved_only"),
+        ({"retrievalStrategy": "version", "version": "9.0.0"}, MissingContent, "that is version 9.0.0"),
+        ({"retrievalStrategy": "version"}, CompositionFailed, "wants a version and doesn't say which"),
+    ],
+)
+async def test_a_text_that_is_not_stored_is_missing(
+    sheet: Project, engine: Engine, options: dict[str, Any], error: type[ChoraError], problem: str
+):
+    """A required one fails the artifact, with what there is instead; an optional one is left out."""
+    await store_text(engine, sheet, text("two", "Two\n"))
+    sheet.save(artifact("sheet", [child("one", **options), child("two")]))
+    with unchanged(sheet), pytest.raises(error) as failed:
+        await run(engine)
+    assert problem in failed.value.message
+    assert failed.value.hint
+    if error is MissingContent:
+        assert failed.value.details["missing_content_ids"] == ["one"]
+        assert failed.value.details["available_content_ids"] == ["two"]
+    sheet.save(artifact("sheet", [child("one", required=False, **options), child("two")]))
+    made = await run(engine)
+    assert (sheet.read(SHEET), made.pieces.missing) == ("Two\n", ["one"])
+
+
+async def test_a_child_that_asks_for_a_review_is_worth_a_warning(sheet: Project, engine: Engine):
+    """Until its config, or every one of its elements, is approved; also when nothing else has changed."""
+    sheet.save(artifact("sheet", [child("one", review_required=True), child("two")]))
+    warning = ["one asks for a review, and neither it nor all of its elements are approved"]
+    assert (await run(engine)).pieces.warnings == warning
+    assert (await run(engine)).pieces.warnings == warning
+    element = {"name": "body", "format": "text", "example_output": "One\n", "review_status": "approved"}
+    sheet.save(content("one", elements=[element]))
+    assert (await run(engine)).pieces.warnings == []
+
+
+async def test_warnings_are_the_same_when_nothing_has_changed(sheet: Project, engine: Engine):
+    """Those of children and of the config; what was done to a file is told once."""
+    pattern = {"type": "template_fill", "template": "{{ x }}", "generation_config": {"undefined_behavior": "empty"}}
+    sheet.save(content("empty", pattern=pattern), text("inner", "y"))
+    children = [child("empty"), child("a", path="configs/content/inner.json"), child("two", review_required=True)]
+    sheet.save(artifact("other", [child("one")], out(SHEET)), artifact("sheet", children))
+    await run(engine, "other")
+    fresh = await run(engine)
+    lasting = [
+        "empty: x has no value and was left empty",
+        "configs/content/inner.json holds inner, not a; it was taken all the same",
+        "two asks for a review, and neither it nor all of its elements are approved",
+    ]
+    assert fresh.pieces.warnings == [*lasting, f"{SHEET} was written by the artifact other before"]
+    assert (await run(engine)).pieces.warnings == lasting
+
+
+# -- plans ------------------------------------------------------------------------------------------------------
+
+
+async def planned(engine: Engine, **rest: Any) -> Planned:
+    """What an assembly would do to the first file; nothing is changed by asking."""
+    parsed = engine.catalog.find("artifact", "sheet").parsed
+    context = rest.pop("context", {})
+    (first, *_) = await plan(Work(engine, dry=True, force=rest.pop("force", False)), parsed, Given(context), **rest)
+    return first
+
+
+async def why(engine: Engine, context: dict[str, Any] | None = None, **rest: Any) -> list[str]:
+    parsed = engine.catalog.find("artifact", "sheet").parsed
+    return await why_stale(Work(engine, dry=True), parsed, Given(context or {}), **rest)
+
+
+@pytest.mark.parametrize(
+    ("action", "before", "mode"),
+    [
+        ("create", None, "refuse"),
+        ("update", "ours", "refuse"),
+        ("adopt", "One\n\nNew\n", "refuse"),
+        ("merge", "One, edited\n\nTwo\n", "merge"),
+        ("overwrite", "edited\n", "overwrite"),
+        ("refuse", "edited\n", "refuse"),
+    ],
+)
+async def test_a_plan_says_what_becomes_of_a_file(
+    sheet: Project, engine: Engine, action: str, before: str | None, mode: str
+):
+    """And why, with the difference it makes; then that is what happens."""
+    on_edit(engine, mode)
+    if before is not None:
+        await run(engine)
+        if before != "ours":
+            sheet.write(SHEET, before)
+    sheet.save(text("two", "New\n"))
+    with unchanged(sheet):
+        told = await planned(engine)
+    await engine.traces.save()
+    assert (told.path, told.action) == (SHEET, action)
+    if action == "create":
+        assert told.reasons == ["it was never assembled"]
+    else:
+        assert "configs/content/two.json has changed" in told.reasons
+    assert bool(told.diff) is (action != "adopt")
+    if action == "refuse":
+        with unchanged(sheet), pytest.raises(OutputEdited):
+            await run(engine)
+        return
+    made = await run(engine)
+    assert (sheet.root / SHEET).stat().st_size == told.size == made.size
+    assert made.status == {"create": "assembled", "adopt": "skipped"}.get(action, "reassembled")
+    after = await planned(engine)
+    assert (after.action, after.reasons, after.diff) == ("unchanged", [], "")
+    assert action == "merge" or after.size == told.size
+
+
+async def test_a_forced_plan_looks_into_everything(sheet: Project, engine: Engine):
+    """Although nothing has changed."""
+    await run(engine)
+    told = await planned(engine, force=True)
+    assert (told.action, told.reasons, told.size) == ("unchanged", [], 9)
+
+
+async def test_a_plan_says_what_a_model_would_cost(project: Project, engine: Engine):
+    """Without asking it, also for a child that could be left out; and whether the file is there yet."""
+    pattern = {"type": "code_generation", "generation_config": {"prompt": "Write.", "model": "claude-sonnet-5"}}
+    project.save(content("code", pattern=pattern), text("one", "One\n"))
+    for required in (True, False):
+        project.save(artifact("sheet", [child("one"), child("code", required=required)]))
+        with unchanged(project):
+            told = await planned(engine)
+        assert told.action == "create"
+        assert told.reasons[0] == "it was never assembled"
+        assert told.reasons[1].startswith("a language model would be asked, for up to $0.")
+    project.write(SHEET, "x")
+    assert (await planned(engine)).action == "update"
+    pattern["generation_config"] = {"prompt": "Write.", "model": "unheard-of"}
+    project.save(content("code", pattern=pattern))
+    assert "a language model would be asked, for an unknown amount" in (await planned(engine)).reasons
+    project.save(content("code", pattern={"type": "template_fill", "template": "{{ x }}"}))
+    project.save(artifact("sheet", [child("code")]))
+    with pytest.raises(GenerationFailed, match="no value for x"):
+        await planned(engine)
+
+
+async def test_what_is_stale_says_why(sheet: Project, engine: Engine):
+    """Every input by its name; another context, place or setting is told as such."""
+    data = {"id": "data", "source_type": "external_file", "source_locator": "data.json", "required": False}
+    sheet.write("data.json", "1")
+    sheet.save(content("one", pattern={"type": "template_fill", "template": "{{ data }}"}, sources=[data]))
+    assert await why(engine) == ["it was never assembled"]
+    await run(engine)
+    assert await why(engine) == []
+    another = "the context, the place or a setting is another one"
+    assert await why(engine, {"x": 1}) == [another]
+    assert await why(engine, output_path="else.md") == [another]
+    sheet.write("data.json", "2")
+    assert await why(engine) == ["data.json has changed"]
+    assert await why(engine, {"x": 1}) == [another, "data.json has changed"]
+    (sheet.root / SHEET).unlink()
+    assert await why(engine) == ["data.json has changed", f"{SHEET} is gone"]
+    on_edit(engine, "merge")
+    assert await why(engine) == [another, "data.json has changed", f"{SHEET} is gone"]
+
+
+async def test_what_is_made_of_too_little_is_always_looked_into(sheet: Project, engine: Engine):
+    """An optional part was missing, and may be there any time: the reason isn't that it was never assembled."""
+    sheet.save(artifact("sheet", [child("one"), child("three", required=False)]))
+    assert (await run(engine)).status == "assembled"
+    assert await why(engine) == [
+        "a part of it was missing or provisional the last time, or nobody remembers what it was made from"
+    ]
+    assert (await run(engine)).status == "skipped"
+    sheet.save(text("three", "Three\n"))
+    assert (await run(engine)).status == "reassembled"
+    assert sheet.read(SHEET) == "One\n\nThree\n"
+    assert await why(engine) == []
+
+
+CHANGES: dict[str, Callable[[Project], object]] = {
+    "a child's config": lambda project: project.save(text("two", "2\n")),
+    "the artifact's config": lambda project: project.save(artifact("sheet", [child("two"), child("one")])),
+    "the composition": lambda project: project.save(
+        artifact("sheet", [child("one"), child("two")], compositionConfig={"separator": "--"})
+    ),
+    "another place for a child": lambda project: project.write(
+        "configs/content/one/one-content.json", msgspec.json.encode(text("one", "never"))
+    ),
+    "the output": lambda project: (project.root / SHEET).unlink(),
+    "an output's format": lambda project: project.save(
+        artifact("sheet", [child("one"), child("two")], out(SHEET, "text", encoding="utf-16"))
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_of_anything_is_noticed(sheet: Project, engine: Engine, change: str):
+    """And what comes of it is what a project without a memory would make."""
+    await run(engine)
+    assert (await run(engine)).status == "skipped"
+    CHANGES[change](sheet)
+    await run(engine)
+    made = (sheet.root / SHEET).read_bytes()
+    (sheet.root / SHEET).unlink()
+    blank = Engine(
+        folder=engine.folder,
+        catalog=engine.catalog,
+        templates=engine.templates,
+        store=SqliteStore(None),
+        events=Events(None),
+        settings=engine.settings,
+    )
+    assert (await run(blank)).status == "assembled"
+    blank.store.close()
+    assert (sheet.root / SHEET).read_bytes() == made
+
+
+async def test_a_composition_template_is_an_input(sheet: Project, engine: Engine):
+    """With whatever it includes."""
+    sheet.write("templates/whole.j2", "{% for piece in pieces %}{{ piece.text }}{% endfor %}{% include 'end.j2' %}")
+    sheet.write("templates/end.j2", "end")
+    options = {"compositionStrategy": "template", "compositionConfig": {"template": "whole.j2"}}
+    sheet.save(artifact("sheet", [child("one")], **options))
+    await run(engine)
+    assert (await run(engine)).status == "skipped"
+    sheet.write("templates/end.j2", "END")
+    assert (await run(engine)).status == "reassembled"
+    assert sheet.read(SHEET) == "One\nEND"
+
+
+async def test_an_artifact_that_reads_what_it_writes_goes_on(project: Project, engine: Engine):
+    """Its own file is an input like any other: each call makes it anew, as long as that changes it."""
+    own = {"id": "before", "source_type": "external_file", "source_locator": SHEET, "required": False}
+    template = "{{ (before or '') + ('+' if (before or '') | length < 3 else '') }}"
+    project.save(content("grow", pattern={"type": "jinja2", "template": template}, sources=[own]))
+    project.save(artifact("sheet", [child("grow")]))
+    for body in ("+", "++", "+++", "+++"):
+        await run(engine)
+        assert project.read(SHEET) == body
+    assert (await run(engine)).status == "skipped"
+
+
+async def test_force_makes_an_unchanged_file_as_good_as_new(sheet: Project, engine: Engine):
+    """Its age begins anew, also for those who have forgotten everything else."""
+    first = await run(engine)
+    await trio.sleep(0.005)
+    forced = await run(engine, force=True)
+    assert forced.generated_at > first.generated_at
+    assert known(engine).written_at == forced.generated_at
+    assert (await run(engine)).generated_at == forced.generated_at
+
+
+# -- locks ------------------------------------------------------------------------------------------------------
+
+
+async def test_locks_of_one_name_exclude_each_other():
+    """Also when two names differ in case alone, which one disk keeps apart and another doesn't; then they are gone."""
+    locks = Locks()
+    inside: list[str] = []
+
+    async def hold(*names: str) -> None:
+        async with locks(*names):
+            inside.append("in")
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            inside.append("out")
+
+    async with trio.open_nursery() as nursery:
+        for names in (("a",), ("A",), ("a", "b"), ("B", "b", "a")):
+            nursery.start_soon(hold, *names)
+    assert inside == ["in", "out"] * 4
+    assert locks._held == {}  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_locks_taken_in_opposite_orders_do_not_wait_for_each_other():
+    """They are always taken in the same order; other names don't wait at all."""
+    locks = Locks()
+    done: list[int] = []
+
+    async def hold(number: int, *names: str) -> None:
+        for _ in range(10):
+            async with locks(*names):
+                await trio.lowlevel.checkpoint()
+        done.append(number)
+
+    with trio.fail_after(5):
+        async with locks("z"), trio.open_nursery() as nursery:
+            nursery.start_soon(hold, 1, "a", "b", "c")
+            nursery.start_soon(hold, 2, "c", "b", "a")
+            nursery.start_soon(hold, 3, "b", "a")
+    assert sorted(done) == [1, 2, 3]
+
+
+async def test_a_lock_is_let_go_of_whatever_happens():
+    """By who fails, and by who is cancelled while waiting."""
+    locks = Locks()
+    with pytest.raises(KeyError):
+        async with locks("a", "b"):
+            raise KeyError
+
+    async def wait() -> None:
+        async with locks("b", "a"):
+            raise AssertionError
+
+    async with locks("b"):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            async with locks("a"):
+                pass
+    assert locks._held == {}  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_two_artifacts_with_the_same_files_in_opposite_order(project: Project, engine: Engine):
+    """Neither waits for the other for ever, and nobody's text is taken for an edit."""
+    project.save(text("one", "1"), text("two", "2"))
+    project.save(artifact("a", [child("one")], out("x.md"), out("y.md")))
+    project.save(artifact("b", [child("two")], out("y.md"), out("x.md")))
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(run, engine, "a")
+                nursery.start_soon(run, engine, "b")
+    assert project.read("x.md") == project.read("y.md")

@@ -41,7 +41,7 @@ from chora.errors import (
 from chora.store import SqliteStore, Version
 from chora.store.disk import make_folder, turn
 from chora.tools import collection as tools
-from tests.conftest import Asking, Project, artifact, child, content, text, unchanged
+from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 
 GAUGE = '''
 """A generator that waits for its member's gate, and knows how many are at work."""
@@ -283,6 +283,7 @@ async def test_a_member_is_found_by_its_id_where_its_path_leads_nowhere(project:
 # -- at once, or in turn ----------------------------------------------------------------------------------------
 
 
+@requirement("collection.concurrency")
 @pytest.mark.parametrize(
     ("generation", "most", "first"),
     [
@@ -978,8 +979,9 @@ async def test_a_manifest_that_cannot_be_written_is_a_failure(
 # -- again ------------------------------------------------------------------------------------------------------
 
 
-async def test_force_builds_every_member_again(gauge: Project, engine: Engine):
-    """Or those that are named, by the call or by the config."""
+async def test_force_builds_every_member_again(gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """Or those that are named, by the call or by the config; among many, others get their turn in between."""
+    monkeypatch.setattr(module, "BREATH", 2)
     generator = engine.shelf.by_name["gauge"]
     await build(engine)
     assert cached(await build(engine)) == list("abcde")
@@ -1126,6 +1128,7 @@ async def test_progress_is_told_now_and_then(gauge: Project, engine: Engine, thr
     assert [done for done, _, _ in told] == [1, 2, 3, 4, 5]
 
 
+@requirement("collection.cancelled")
 async def test_a_cancelled_run_says_how_far_it_came(gauge: Project, engine: Engine):
     """Work stops, the manifest tells the truth, and the next run builds the rest."""
     gauge.save(pack([member(letter) for letter in "abcde"], generation={"concurrency_limit": 2}))
@@ -1288,9 +1291,10 @@ async def test_two_processes_may_build_one_collection_at_once(large: Project):
 
 
 async def test_a_run_waits_for_the_turn_of_another_process(
-    gauge: Project, engine: Engine, threshold: MockClock, monkeypatch: pytest.MonkeyPatch
+    gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
     """For as long as can be expected; then it says that another process is at it. A disk without locks has no turns."""
+    monkeypatch.setattr(engine_module, "TURN_PATIENCE", 0.05)
     folder = gauge.root / ".chora/locks"
     make_folder(folder)
     with contextlib.ExitStack() as held:

@@ -16,7 +16,7 @@ from chora.engine.engine import Engine, Given, Work
 from chora.errors import CompositionFailed, LimitExceeded
 from chora.model import ArtifactConfig
 from chora.reading import read
-from tests.conftest import Project, artifact, child
+from tests.conftest import Project, artifact, child, requirement
 
 quietly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 
@@ -47,6 +47,7 @@ async def composed(
 # -- concat -----------------------------------------------------------------------------------------------------
 
 
+@requirement("composition.concat")
 @pytest.mark.parametrize(
     ("texts", "whole"),
     [
@@ -63,6 +64,7 @@ async def test_pieces_are_joined_by_a_blank_line(engine: Engine, texts: list[str
     assert await composed(engine, *texts) == whole
 
 
+@requirement("composition.concat")
 async def test_a_separator_of_the_config_stands_between(engine: Engine):
     """Literally, whatever it is."""
     assert await composed(engine, "a\n", "b\n", separator="\n---\n") == "a\n---\nb\n"
@@ -71,6 +73,7 @@ async def test_a_separator_of_the_config_stands_between(engine: Engine):
 # -- merge ------------------------------------------------------------------------------------------------------
 
 
+@requirement("composition.merge.data")
 async def test_objects_merge_deeply_in_order(engine: Engine):
     """A later piece wins; arrays are replaced, and null gives way to anything."""
     one, other = '{"a": {"x": 1, "y": [1]}, "n": null}', '{"a": {"y": [2]}, "n": "now", "b": true}'
@@ -84,6 +87,7 @@ async def test_yaml_pieces_merge_where_the_output_is_data(engine: Engine):
     assert msgspec.json.decode(whole) == {"a": {"x": 1, "y": 2}}
 
 
+@requirement("composition.merge.conflict")
 @pytest.mark.parametrize(
     ("one", "other", "path"),
     [
@@ -109,6 +113,7 @@ async def test_what_is_no_object_cannot_become_data(engine: Engine, body: str):
     assert failed.value.hint
 
 
+@requirement("composition.merge.text")
 async def test_text_below_a_heading_that_was_there_moves_below_the_first_one(engine: Engine):
     """Nothing is lost, and what is the same stands once."""
     one = "# Notes\n\nIntro\n\n## Setup\n\nFirst\n\n\n\n## End\n\nBye\n"
@@ -156,6 +161,7 @@ def test_merging_a_merged_text_changes_nothing(texts: list[str]):
 # -- template ---------------------------------------------------------------------------------------------------
 
 
+@requirement("composition.template")
 async def test_a_template_sees_the_pieces_and_the_context(project: Project, engine: Engine):
     """By number, by id, and through includes; a change of either template is noticed."""
     project.write("configs/templates/sheet.j2", "{% include 'head.j2' %}{{ pieces[1].text }}|{{ by_id.p0 }}|{{ who }}")
@@ -178,6 +184,7 @@ async def test_a_template_that_fails_is_a_failed_composition(engine: Engine, tem
     assert failed.value.hint
 
 
+@requirement("sources.never-rendered")
 async def test_text_of_a_piece_is_never_rendered(engine: Engine):
     """It is data, whatever it looks like."""
     assert await composed(engine, "{{ 1 + 1 }}", strategy="template", template="{{ by_id.p0 }}!") == "{{ 1 + 1 }}!"
@@ -190,6 +197,7 @@ def composer(function: Any) -> dict[str, Any]:
     return {"zip": SimpleNamespace(NAME="zip", compose=function)}
 
 
+@requirement("composition.custom")
 async def test_a_registered_composer_is_given_everything(engine: Engine):
     """The pieces, the context and its own options."""
 
@@ -201,6 +209,7 @@ async def test_a_registered_composer_is_given_everything(engine: Engine):
     assert await composed(engine, "a", "b", strategy="custom", context={"end": "."}, **options) == "a-b."
 
 
+@requirement("composition.custom")
 @pytest.mark.parametrize("name", [None, "other"])
 async def test_only_registered_composers_are_run(engine: Engine, name: str | None):
     """The hint says how to bring one."""

@@ -10,11 +10,12 @@ import pytest
 
 from chora.engine.assemble import assemble
 from chora.engine.engine import Engine, Given, Work
-from tests.conftest import Project, artifact, child, text
+from tests.conftest import Project, artifact, child, requirement, text
 
 OLD, NEW = "the old text\n" * 300, "the new text\n" * 400
 
 
+@requirement("outputs.atomic")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="strikes a fork of itself")
 async def test_a_kill_at_any_point_leaves_the_old_file_or_the_new_one(project: Project, engine: Engine):
     """Never a part of either; and the next assembly goes through, knowing the file for its own."""

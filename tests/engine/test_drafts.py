@@ -10,15 +10,21 @@ import msgspec
 import pytest
 import trio
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chora import app, config
-from chora.engine.drafts import NAME_LIMIT, find_draft, make_draft, save_draft, try_draft
+from chora.engine.drafts import NAME_LIMIT, find_draft, make_draft, merge_patch, modify, save_draft, try_draft
 from chora.engine.engine import Engine
 from chora.errors import (
     Busy,
+    ConfigNotFound,
     DraftCreationFailed,
     DraftNotFound,
     InvalidContext,
+    InvalidInput,
+    ModificationExecutionFailed,
+    ModificationFailed,
     SaveExecutionFailed,
     SaveFailed,
     StorageError,
@@ -389,3 +395,257 @@ async def test_of_two_saves_at_once_one_is_refused(project: Project, engine: Eng
             nursery.start_soon(save, draft_id)
     assert len(refused) == 3
     assert engine.store.counts()["drafts"] == 3
+
+
+# -- merge patches ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("original", "patch", "result"),
+    [
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        (["a", "b"], ["c", "d"], ["c", "d"]),
+        ({"a": "b"}, ["c"], ["c"]),
+        ({"a": "foo"}, None, None),
+        ({"a": "foo"}, "bar", "bar"),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ],
+)
+def test_patches_merge_as_the_rfc_says(original: Any, patch: Any, result: Any):
+    """Every example of RFC 7396, appendix A."""
+    before = msgspec.json.encode([original, patch])
+    assert merge_patch(original, patch) == result
+    assert msgspec.json.encode([original, patch]) == before, "neither is changed"
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from("ab"),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def without_nulls(value: Any) -> Any:
+    """What a patch can say: an object's null is no value."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return value
+
+
+def difference(one: Any, other: Any) -> Any:
+    """The patch that makes the other of the one; both without nulls in objects."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return other
+    gone = {key: None for key in one if key not in other}
+    return gone | {key: difference(one.get(key), other[key]) for key in other if one.get(key, ...) != other[key]}
+
+
+@given(values, values)
+def test_patching_twice_is_patching_once(target: Any, patch: Any):
+    """And nothing in the result is null because of the patch; an empty patch changes no object."""
+    once = merge_patch(target, patch)
+    assert merge_patch(once, patch) == once
+    if isinstance(target, dict):
+        assert merge_patch(target, {}) == target
+    if isinstance(patch, dict):
+        assert all(once[key] is not None for key in patch if key in once)
+        kept = target if isinstance(target, dict) else {}
+        assert all(once[key] == each for key, each in kept.items() if key not in patch)
+
+
+@given(values.map(without_nulls), values.map(without_nulls))
+def test_every_change_can_be_said_as_a_patch(one: Any, other: Any):
+    """Between any two documents without nulls."""
+    assert merge_patch(one, difference(one, other)) == other
+
+
+# -- changing what there is -------------------------------------------------------------------------------------
+
+
+async def test_a_draft_is_patched_as_it_was_given(project: Project, engine: Engine):
+    """Siblings and unknown keys survive, its id may change, and it can be tested and saved at once."""
+    document = {**text("note", "old"), "unknown": {"deep": [1.0, {"kept": None}]}}
+    draft_id = await draft(engine, document)
+    before = find_draft(engine, draft_id)
+    await trio.sleep(0.005)
+    updates = {"id": "other", "metadata": {"description": "New"}, "elements": text("x", "new")["elements"]}
+    with unchanged(project):
+        modified = await modify(engine, draft_id, updates)
+    assert (modified.kind, modified.draft_id, modified.path, modified.backup) == ("content", draft_id, None, None)
+    assert [issue.code for issue in modified.issues] == ["unknown_key"]
+    after = find_draft(engine, draft_id)
+    assert after.config_data == {
+        **document,
+        "id": "other",
+        "metadata": {"description": "New", "version": "1.0.0"},
+        "elements": updates["elements"],
+    }
+    assert (after.created_at, after.description) == (before.created_at, before.description)
+    assert after.updated_at > before.updated_at
+    assert (await try_draft(engine, draft_id, {})).text == "new"
+
+
+@pytest.mark.parametrize("path", ["configs/content/note.json", "configs/content/note/note-content.json"])
+async def test_a_saved_config_is_patched_where_it_is(project: Project, engine: Engine, path: str):
+    """In its own order, with unknown keys, and a backup that equals the old file to the byte."""
+    old = b'{"unknown": {"b": 1.50, "a": [null]},   "type": "content"' + msgspec.json.encode(text("note", "x"))[17:]
+    project.write(path, old)
+    modified = await modify(engine, "note", {"unknown": {"b": None, "c": 2}, "evolution": {"stage": "approved"}})
+    assert modified.path == path
+    assert modified.backup is not None
+    assert (project.root / modified.backup).read_bytes() == old
+    written = msgspec.json.decode(project.read(path))
+    assert list(written) == [*msgspec.json.decode(old), "evolution"]
+    assert written["unknown"] == {"a": [None], "c": 2}
+    assert engine.catalog.find("content", "note").parsed.config.evolution.stage == "approved"
+    assert [broken.path for broken in engine.catalog.all("content").invalid] == []
+    again = await modify(engine, "note", {"evolution": None}, create_backup=False)
+    assert again.backup is None
+    assert len(project.files()) == 3, "settings, config, and one backup"
+
+
+async def test_a_saved_yaml_config_stays_one(project: Project, engine: Engine):
+    """With what YAML would take for a date or a number still text; its backup keeps the comments."""
+    old = yaml.safe_dump({**text("note", "x"), "tags": ["2026-11-22", "1e3", "no", "ü"]}, allow_unicode=True)
+    project.write("configs/content/note.yaml", f"# mine\n{old}")
+    modified = await modify(engine, "note", {"metadata": {"description": "New"}})
+    assert modified.path == "configs/content/note.yaml"
+    assert project.read(str(modified.backup)).startswith("# mine\n")
+    written = yaml.safe_load(project.read("configs/content/note.yaml"))
+    assert written["tags"] == ["2026-11-22", "1e3", "no", "ü"]
+    assert written["metadata"] == {"description": "New", "version": "1.0.0"}
+    assert "ü" in project.read("configs/content/note.yaml")
+
+
+@pytest.mark.parametrize("document", [text("note", "x"), artifact("note", [child("a")]), {**COLLECTION, "id": "note"}])
+async def test_every_kind_of_config_can_be_patched(project: Project, engine: Engine, document: dict[str, Any]):
+    """Whoever watches is told which."""
+    told: list[str] = []
+    engine.changed = told.append
+    project.save(document)
+    modified = await modify(engine, "note", {"more": 1})
+    assert modified.kind == document["type"]
+    assert told == [f"config://{document['type']}/note"]
+    assert msgspec.json.decode(project.read(str(modified.path))) == {**document, "more": 1}
+
+
+async def test_an_id_of_several_kinds_needs_one_named(project: Project, engine: Engine):
+    """The error names those there are; the named one is patched, and the others aren't."""
+    project.save(text("note", "x"), artifact("note", [child("note")]), {**COLLECTION, "id": "note"})
+    with unchanged(project), pytest.raises(InvalidInput) as failed:
+        await modify(engine, "note", {"more": 1})
+    assert failed.value.details["allowed"] == ["content", "artifact", "collection"]
+    before = project.files()
+    modified = await modify(engine, "note", {"more": 1}, kind="collection", create_backup=False)
+    after = project.files()
+    assert [path for path in after if after[path] != before[path]] == [modified.path]
+    with pytest.raises(ConfigNotFound) as missing:
+        await modify(engine, "gone", {}, kind="artifact")
+    assert missing.value.hint
+    assert missing.value.details["searched_paths"]
+
+
+def deep(levels: int) -> Any:
+    """An object in an object, and so on."""
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("updates", "field"),
+    [
+        ({"metadata": None}, "$.metadata"),
+        ({"metadata": {"version": None}}, "$.metadata.version"),
+        ({"type": "artifact"}, "$.type"),
+        ({"id": "Not An Id"}, "$.id"),
+        ({"elements": [{"name": "x"}]}, "$.elements[0].format"),
+        ({"elements": {"0": {"name": "x"}}}, "$.elements"),
+        ({"more": deep(5000)}, "$"),
+    ],
+)
+async def test_a_patch_that_leaves_no_config_changes_nothing(
+    project: Project, engine: Engine, updates: dict[str, Any], field: str
+):
+    """Neither a draft nor a file, nor is there a backup; the error names the first fault."""
+    project.save(text("note", "x"))
+    draft_id = await draft(engine, text("note", "x"))
+    before = find_draft(engine, draft_id)
+    for config_id in ("note", draft_id):
+        with unchanged(project), pytest.raises(ModificationFailed) as failed:
+            await modify(engine, config_id, updates)
+        assert failed.value.details["field"] == field
+        assert failed.value.hint
+    assert find_draft(engine, draft_id) == before
+
+
+async def test_the_id_of_a_saved_config_stays(project: Project, engine: Engine):
+    """Whoever names it would look in vain; the same id once more is no change."""
+    project.save(text("note", "x"))
+    with unchanged(project), pytest.raises(ModificationFailed, match="would go by another id, other") as failed:
+        await modify(engine, "note", {"id": "other"})
+    assert failed.value.details["field"] == "$.id"
+    assert failed.value.hint
+    await modify(engine, "note", {"id": "note", "more": 1})
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+async def test_a_disk_that_refuses_a_patch_leaves_the_config(
+    project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch, fails_at: int
+):
+    """Whether the backup or the config can't be written; at worst there is a backup too many."""
+    project.save(text("note", "x"))
+    before = project.read("configs/content/note.json")
+    really, turns = engine.everywhere.write, 0
+
+    async def refuse(path: str, data: bytes) -> None:
+        nonlocal turns
+        turns += 1
+        if turns == fails_at:
+            raise OSError(28, "No space left on device")
+        await really(path, data)
+
+    monkeypatch.setattr(engine.everywhere, "write", refuse)
+    with pytest.raises(ModificationExecutionFailed) as failed:
+        await modify(engine, "note", {"more": 1})
+    assert failed.value.details["errno"] == 28
+    assert failed.value.hint
+    assert project.read("configs/content/note.json") == before
+    assert len(project.files()) == 1 + fails_at
+    assert engine.catalog.all("content").invalid == []
+
+
+async def test_a_store_that_refuses_a_patch_leaves_the_draft(engine: Engine, tmp_path: Path):
+    """With the store's reason."""
+    full = FullStore(tmp_path / "full.db")
+    draft_id = await draft(engine, text("note", "x"))
+    kept = find_draft(engine, draft_id)
+    await SqliteStore.save_draft(full, kept)
+    engine.store = full
+    with pytest.raises(ModificationExecutionFailed, match="The database failed: full"):
+        await modify(engine, draft_id, {"more": 1})
+    assert find_draft(engine, draft_id) == kept
+    full.close()
+
+
+async def test_patches_at_once_all_count(project: Project, engine: Engine):
+    """Each is laid over what the one before left, of a draft and of a file."""
+    project.save(text("note", "x"))
+    draft_id = await draft(engine, text("note", "x"))
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            for config_id in ("note", draft_id):
+                nursery.start_soon(modify, engine, config_id, {f"more-{number}": number})
+    wanted = {f"more-{number}": number for number in range(5)}
+    assert find_draft(engine, draft_id).config_data == {**text("note", "x"), **wanted}
+    assert msgspec.json.decode(project.read("configs/content/note.json")) == {**text("note", "x"), **wanted}

@@ -15,7 +15,7 @@ from chora.engine.gather import Gathered, gather, json_type, merge
 from chora.errors import Busy, ChoraError, GenerationFailed, LimitExceeded
 from chora.reading import read
 from chora.sources.source import Reach
-from tests.conftest import Project, content
+from tests.conftest import Project, content, requirement
 
 # -- merge ------------------------------------------------------------------------------------------------------
 
@@ -27,6 +27,7 @@ values = st.recursive(
 objects = st.dictionaries(st.sampled_from("abc"), values, max_size=3)
 
 
+@requirement("context.deep-merge")
 def test_objects_merge_deeply_and_everything_else_replaces():
     """Arrays and scalars are taken whole from above, also where the kinds differ."""
     low = {"a": {"x": 1, "y": [1, 2]}, "b": [1, 2, 3], "c": {"d": 1}, "e": 5}
@@ -148,6 +149,7 @@ async def test_the_context_begins_with_the_reserved_names(bench: Bench):
     assert await bench.gather() == Gathered({"content_id": "note"}, [], [], True)
 
 
+@requirement("context.precedence")
 async def test_the_caller_lies_over_sources_over_the_config(bench: Bench):
     """Low to high: reserved, pattern, sources in their order, caller; objects merge all the way."""
     gathered = await bench.gather(
@@ -163,6 +165,7 @@ async def test_the_caller_lies_over_sources_over_the_config(bench: Bench):
     }
 
 
+@requirement("sources.landing")
 async def test_a_source_without_an_id_adds_its_own_names(bench: Bench):
     """In the short spelling an object lands at the top; what isn't one needs a name to go by."""
     bench.reach.folder.root.joinpath("data.json").write_text('{"a": 1, "list": [1]}')
@@ -192,6 +195,7 @@ async def test_a_selector_takes_a_part(bench: Bench, project: Project):
     assert "is not a selector" in (await bench.fail([{**file, "data_selector": "output"}])).message
 
 
+@requirement("context.file-values")
 async def test_a_value_of_the_context_may_be_a_file(bench: Bench, project: Project):
     """`{source: file, path}` is read; a value of any other shape is data as it stands."""
     project.write("data/a.yaml", "x: [1]\n")
@@ -212,6 +216,7 @@ async def test_a_value_of_the_context_may_be_a_file(bench: Bench, project: Proje
 MISSING = {"id": "data", "source_type": "external_file", "source_locator": "none.json"}
 
 
+@requirement("sources.required")
 async def test_a_required_source_without_a_value_fails_the_text(bench: Bench):
     """The details say which source of which type, and why."""
     error = await bench.fail([MISSING])
@@ -222,6 +227,7 @@ async def test_a_required_source_without_a_value_fails_the_text(bench: Bench):
     assert error.details["error_type"] == "SourceFailed"
 
 
+@requirement("sources.optional")
 async def test_an_optional_source_without_a_value_is_null_and_a_warning(bench: Bench):
     """Under its id it is null; without an id it adds nothing."""
     nameless = {"type": "external_file", "path": "none.json", "required": False}
@@ -253,6 +259,7 @@ async def test_a_failure_of_the_house_is_not_the_sources(bench: Bench, project: 
         await bench.gather([{**source, "required": False}])
 
 
+@requirement("sources.limits")
 async def test_sources_have_a_largest_size_together(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     """Many files of moderate size are too much as well."""
     monkeypatch.setattr(module, "SOURCES_LIMIT", 1000)
@@ -270,6 +277,7 @@ def declared(**rest: Any) -> dict[str, Any]:
     return {"source": "runtime", **rest}
 
 
+@requirement("rulings.c36")
 async def test_a_declared_variable_is_the_callers_to_give(bench: Bench):
     """The caller's value, else the default, else nothing; the declaration itself is never data."""
     context = {

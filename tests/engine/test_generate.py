@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 import trio
 
-from chora import app, config
+from chora import app, config, llm
 from chora.engine.engine import Engine, Given, Work
 from chora.engine.generate import Generated, generate, generator_of, make, prepare
 from chora.errors import (
@@ -25,7 +25,7 @@ from chora.generators import demonstration, jinja2, template_fill
 from chora.reading import read
 from chora.render.pool import RenderPool
 from chora.store import SqliteStore, Version
-from tests.conftest import Project, content, text, unchanged
+from tests.conftest import Project, content, requirement, text, unchanged
 
 INCLUDING = {"type": "jinja2", "template": "page.j2", "generation_config": {"context": {"name": "part.j2"}}}
 
@@ -75,6 +75,7 @@ CHANGES: dict[str, Callable[[Project], object]] = {
 }
 
 
+@requirement("cache.fingerprint")
 @pytest.mark.parametrize("what", CHANGES)
 async def test_a_change_in_anything_it_is_made_from_makes_it_anew(page: Project, engine: Engine, what: str):
     """Equal inputs give the stored text; one changed byte anywhere gives a new one, which then stands."""
@@ -100,6 +101,7 @@ async def test_a_change_of_the_context_makes_it_anew(page: Project, engine: Engi
     assert (await run(engine, context={"who": "Ada", "more": 1.5})).status == "regenerated"
 
 
+@requirement("cache.fingerprint")
 async def test_a_new_generator_version_makes_it_anew(page: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """What an older chora made is not what this one would."""
     await run(engine, context={"who": "Ada"})
@@ -121,6 +123,7 @@ async def test_the_projects_word_on_undefined_names_is_part_of_it(project: Proje
     assert (await run(engine)).status == "regenerated"
 
 
+@requirement("cache.force")
 async def test_force_makes_it_anew_from_equal_inputs(page: Project, engine: Engine):
     """With the same fingerprint; the newest of equal ones is the one that is found."""
     first = await run(engine, context={"who": "Ada"})
@@ -198,6 +201,7 @@ async def test_warnings_are_the_same_from_the_store(project: Project, engine: En
     assert (again.status, again.warnings) == ("skipped", fresh.warnings)
 
 
+@requirement("events.content-generated")
 async def test_a_text_that_was_made_is_told_as_an_event(project: Project, engine: Engine):
     """Success and failure, with the generator; a stored text is no event."""
     project.save(
@@ -248,6 +252,7 @@ async def test_a_text_that_cannot_be_stored_is_a_failure(project: Project, engin
 # -- the generator ----------------------------------------------------------------------------------------------
 
 
+@requirement("generators.selection")
 @pytest.mark.parametrize(
     ("parts", "generator"),
     [
@@ -275,6 +280,7 @@ async def test_a_generator_that_is_not_there_is_named_with_those_there_are(proje
     assert "Write one of demonstration, jinja2, template_fill, bdd_scenario, code_generation" in str(failed.value.hint)
 
 
+@requirement("generators.selection")
 async def test_a_config_without_a_generator_says_what_to_add(project: Project, engine: Engine):
     """Patterns, or examples."""
     project.save(content("note"))
@@ -407,6 +413,7 @@ async def test_a_busy_house_fails_the_whole_call(project: Project, engine: Engin
 # -- projects of chora-compose ----------------------------------------------------------------------------------
 
 
+@requirement("rulings.c32")
 async def test_without_chora_toml_undefined_names_are_warnings(project: Project):
     """An existing project's templates were written for empty names."""
     (project.root / "chora.toml").unlink()
@@ -434,3 +441,269 @@ async def test_two_calls_at_once_both_get_the_text(project: Project, engine: Eng
         for number in range(8):
             nursery.start_soon(one, str(number % 4))
     assert bodies == {who: who for who in "0123"}
+
+
+# -- for whom a text is made ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        ({"type": "template_fill", "template": "plain"}, 1),
+        ({"type": "template_fill", "template": "{{ member_id }}"}, 2),
+        ({"type": "jinja2", "template": "{{ member_id | default('nobody') }}"}, 2),
+        ({"type": "jinja2", "template": "{% include 'part.j2' %}"}, 2),
+        ({"type": "jinja2", "template": "{% include 'plain.j2' %}"}, 1),
+        ({"type": "template_fill", "template": "{{ x }}", "generation_config": {"context": {"x": "member_id"}}}, 2),
+        ({"type": "gauge"}, 2),
+    ],
+)
+async def test_reserved_names_are_lent_where_they_are_mentioned(project: Project, pattern: dict[str, Any], texts: int):
+    """A text that says the same to everybody is one text; what a plugin's code looks at can't be seen."""
+    project.write("chora.toml", '[plugins]\ngenerators = ["gauge.py"]\n')
+    project.write("gauge.py", PLUGIN)
+    project.write("templates/part.j2", "{{ member_id | default('nobody') }}")
+    project.write("templates/plain.j2", "plain")
+    pattern["generation_config"] = {"undefined_behavior": "empty", **pattern.get("generation_config", {})}
+    project.save(content("note", pattern=pattern))
+    async with app.opened(project.root, config.load(project.root, {})) as engine:
+        parsed = engine.catalog.find("content", "note").parsed
+        for member in ("one", "two"):
+            made = await generate(Work(engine), parsed, Given({}).within(member_id=member, collection_id="pack"))
+            assert made.variables == (["x"] if "context" in pattern["generation_config"] else [])
+        assert len(engine.store.versions("note")) == texts
+        own = await generate(Work(engine), parsed, Given({"member_id": "mine"}, {"member_id": "theirs"}))
+        assert texts == 1 or "x" in own.variables or "mine" in own.version.body
+
+
+PLUGIN = """
+from chora.generators.generator import Made
+NAME, VERSION, DESCRIPTION, CAPABILITIES = "gauge", "1", "Shows its member.", ()
+async def generate(job):
+    return Made(job.context["member_id"])
+"""
+
+
+# -- chains, circles, and what is remembered of them ------------------------------------------------------------
+
+
+async def test_a_text_that_is_known_counts_with_its_depth(project: Project, engine: Engine):
+    """A chain isn't allowed to grow beyond its greatest length because a part of it needn't be made."""
+    project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
+    for number in range(10):
+        made = await run(engine, f"t{number}")
+        assert made.depth == number + 1
+        assert (await run(engine, f"t{number}")) == made._replace(status="skipped")
+    for _ in range(2):
+        with pytest.raises(GenerationFailed, match="more than 10 deep"):
+            await run(engine, "t10")
+    assert (await run(engine, "t9")).status == "skipped"
+
+
+async def test_where_a_circle_is_cut_says_nothing_about_others(project: Project, engine: Engine):
+    """In one call: what was cut short on the way from one content is made in full on the way from another."""
+    project.save(taking("a", "b"), taking("b", "a", required=False), taking("c", "a"))
+    for first in ("a", "b"):
+        work = Work(engine)
+        for content_id in (first, "c", "a", "b"):
+            parsed = engine.catalog.find("content", content_id).parsed
+            assert (await generate(work, parsed, Given({}))).version.body == ""
+    project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
+    work = Work(engine)
+    with pytest.raises(GenerationFailed, match="more than 10 deep"):
+        await generate(work, engine.catalog.find("content", "t11").parsed, Given({}))
+    assert (await generate(work, engine.catalog.find("content", "t5").parsed, Given({}))).version.body == "x"
+
+
+async def test_contents_that_all_want_one_another_are_made_in_bounded_time(project: Project, engine: Engine):
+    """Optional circles wherever one looks: each of them is gone into once for each that is asked for."""
+    names = [f"k{number}" for number in range(9)]
+    project.save(*(taking(name, *(other for other in names if other != name), required=False) for name in names))
+    work = Work(engine)
+    with trio.fail_after(20):
+        for name in names:
+            await generate(work, engine.catalog.find("content", name).parsed, Given({}))
+    assert sum(len(engine.store.versions(name)) for name in names) <= 9 * 9
+
+
+async def test_what_lacks_an_optional_source_is_looked_at_every_time(project: Project, engine: Engine):
+    """It isn't made again for that, and neither is what takes it as a source; once it is there, both are."""
+    source = {"id": "late", "source_type": "external_file", "source_locator": "late.txt", "required": False}
+    pattern = {"type": "jinja2", "template": "<{{ late or 'nothing' }}>"}
+    project.save(content("note", pattern=pattern, sources=[source]), taking("outer", "note"))
+    first = await run(engine, "outer")
+    assert (first.version.body, first.settled) == ("<nothing>", False)
+    again = await run(engine, "outer")
+    assert (again.status, again.version, again.settled) == ("skipped", first.version, False)
+    await engine.traces.save()
+    assert engine.store.counts()["traces"] == 0
+    assert (await run(engine)).status == "skipped"
+    project.write("late.txt", "here")
+    there = await run(engine, "outer")
+    assert (there.version.body, there.settled) == ("<here>", True)
+    await engine.traces.save()
+    assert engine.store.counts()["traces"] == 2
+
+
+async def test_a_deleted_text_is_made_again(project: Project, engine: Engine):
+    """Whether its metadata was kept or not, although all it was made from is as it was."""
+    project.save(text("note", "x"), taking("outer", "note"))
+    for keep in (True, False, True):
+        first = await run(engine, "outer")
+        for content_id in ("note", "outer"):
+            infos = engine.store.version_infos(content_id)
+            await engine.store.delete_versions([info.version_id for info in infos], keep_metadata=keep)
+        again = await run(engine, "outer")
+        assert again.status == "generated", "as far as one can see, nothing was there before"
+        assert again.version.body == first.version.body == "x"
+        assert again.version.version_id > first.version.version_id
+        assert (await run(engine, "outer")).version == again.version
+
+
+async def test_force_makes_each_text_again_once_a_call(project: Project, engine: Engine):
+    """However many want it, and whether as the thing asked for or as a source of it."""
+    project.save(text("part", "x"), taking("one", "part"), taking("two", "part"), taking("three", "one", "two"))
+    await run(engine, "three")
+    work = Work(engine)
+    await generate(work, engine.catalog.find("content", "one").parsed, Given({}))
+    for content_id in ("three", "one", "part"):
+        await generate(work.part(force=True), engine.catalog.find("content", content_id).parsed, Given({}))
+    assert [len(engine.store.versions(each)) for each in ("part", "one", "two", "three")] == [2, 2, 2, 2]
+
+
+async def test_calls_at_once_make_one_text(project: Project, engine: Engine):
+    """Who comes later waits for the one that is being made; forced ones make their own."""
+    project.save(content("note", pattern={"type": "jinja2", "template": "{{ 6 * 7 }}"}))
+    statuses: list[str] = []
+
+    async def one(force: bool) -> None:
+        statuses.append((await run(engine, force=force)).status)
+
+    for force, count in ((False, 1), (True, 6)):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(one, force)
+        assert len(engine.store.versions("note")) == count
+    assert sorted(statuses) == ["generated", *["regenerated"] * 5, *["skipped"] * 4]
+
+
+async def test_a_reason_is_kept_with_the_text(project: Project, engine: Engine):
+    """Of who made it again."""
+    project.save(text("note", "x"))
+    parsed = engine.catalog.find("content", "note").parsed
+    made = await generate(Work(engine, force=True), parsed, Given({}), reason="The tide turned")
+    assert made.version.metadata["reason"] == "The tide turned"
+    kept = engine.store.latest_version("note")
+    assert kept is not None
+    assert kept.metadata["reason"] == "The tide turned"
+
+
+# -- language models --------------------------------------------------------------------------------------------
+
+
+class Model:
+    """Answers, or fails as it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.fails = False
+
+    async def complete(self, request: llm.Request) -> llm.Reply:
+        self.asked += 1
+        if self.fails:
+            raise GenerationFailed("The model is overloaded.", "Try again later.", error_type="Overloaded")
+        return llm.Reply(
+            text=f"answer {self.asked}", input_tokens=1000, output_tokens=500, model=request.model, usd=0.0105
+        )
+
+
+@pytest.fixture
+def model(project: Project, engine: Engine) -> Model:
+    """A content that a language model writes, and the model."""
+    options = {"prompt": "Write about {{ topic }}.", "model": "claude-sonnet-5", "fallback_template": "No {{ topic }}"}
+    project.save(content("code", pattern={"type": "code_generation", "generation_config": options}))
+    model = Model()
+    engine.spending.anthropic = cast(Any, model)
+    return model
+
+
+TOPIC = {"topic": "tides"}
+
+
+async def test_what_a_model_took_is_kept_with_the_text(engine: Engine, model: Model):
+    """Model, tokens and dollars; the same request is answered from what was paid for, unless it is forced."""
+    made = await run(engine, "code", TOPIC)
+    assert made.version.body == "answer 1"
+    usage = made.version.metadata["usage"]
+    assert (usage["model"], usage["input_tokens"], usage["output_tokens"]) == ("claude-sonnet-5", 1000, 500)
+    assert usage["total_cost_usd"] > 0
+    assert usage["cached"] is False
+    assert (await run(engine, "code", TOPIC)).status == "skipped"
+    infos = engine.store.version_infos("code")
+    await engine.store.delete_versions([info.version_id for info in infos])
+    again = await run(engine, "code", TOPIC)
+    assert (again.version.body, again.version.metadata["usage"]["cached"]) == ("answer 1", True)
+    assert model.asked == 1
+    assert (await run(engine, "code", TOPIC, force=True)).version.body == "answer 2"
+    assert (await run(engine, "code", {"topic": "winds"})).version.body == "answer 3"
+    assert {cost.content_id for cost in engine.store.costs()} == {"code"}
+
+
+async def test_a_text_that_stands_in_is_made_again(project: Project, engine: Engine, model: Model):
+    """As soon as the model answers, also where others take it as a source; until then each call tries."""
+    outer = taking("outer", "code")
+    inner = msgspec.json.decode(project.read("configs/content/code.json"))
+    inner["generation"]["patterns"][0]["generation_config"]["context"] = TOPIC
+    project.save(outer, inner)
+    model.fails = True
+    for turn in (1, 2):
+        made = await run(engine, "outer")
+        assert (made.version.body, made.settled) == ("No tides", False)
+        assert model.asked == turn
+    latest = engine.store.latest_version("code")
+    assert latest is not None
+    assert latest.fingerprint == ""
+    assert latest.metadata["warnings"] == ["The fallback template was used: code: the model is overloaded."]
+    model.fails = False
+    made = await run(engine, "outer")
+    assert (made.version.body, made.settled) == ("answer 3", True)
+    assert (await run(engine, "outer")).status == "skipped"
+    assert model.asked == 3
+
+
+async def test_dry_work_spends_and_stores_nothing(project: Project, engine: Engine, model: Model):
+    """What was answered before is shown; else the error has the request and what it would cost. Asking is asked for."""
+    document = msgspec.json.decode(project.read("configs/content/code.json"))
+    del document["generation"]["patterns"][0]["generation_config"]["fallback_template"]
+    project.save(document, taking("outer", "code"))
+    parsed = engine.catalog.find("content", "code").parsed
+    with unchanged(project), pytest.raises(GenerationFailed) as failed:
+        await make(await prepare(Work(engine, dry=True), parsed, Given(TOPIC)))
+    assert failed.value.details["error_type"] == "NotAsked"
+    assert "Write about tides." in failed.value.details["request"].prompt
+    assert failed.value.details["outlook"]["estimated_usd"] > 0
+    assert model.asked == 0
+    with unchanged(project):
+        made = await make(await prepare(Work(engine, dry=True, spend=True), parsed, Given(TOPIC)))
+        assert (made.text, model.asked) == ("answer 1", 1)
+        assert (await make(await prepare(Work(engine, dry=True), parsed, Given(TOPIC)))).text == "answer 1"
+    assert engine.store.counts()["versions"] == 0
+    assert len(engine.store.costs()) == 1
+    made = await generate(Work(engine), parsed, Given(TOPIC))
+    assert (made.version.body, model.asked) == ("answer 1", 1)
+    with pytest.raises(GenerationFailed, match="was never asked"):
+        await generate(Work(engine, spend=False), parsed, Given({"topic": "winds"}))
+    assert model.asked == 1
+
+
+async def test_a_failing_model_without_a_fallback_fails_the_text(project: Project, engine: Engine, model: Model):
+    """With its reason; nothing is stored, and the next call tries again."""
+    document = msgspec.json.decode(project.read("configs/content/code.json"))
+    del document["generation"]["patterns"][0]["generation_config"]["fallback_template"]
+    project.save(document)
+    model.fails = True
+    with pytest.raises(GenerationFailed, match="the model is overloaded"):
+        await run(engine, "code", TOPIC)
+    assert engine.store.counts()["versions"] == 0
+    model.fails = False
+    assert (await run(engine, "code", TOPIC)).version.body == "answer 2"

@@ -19,6 +19,7 @@ from chora.reading import read
 from chora.stamps import sha256
 from chora.store import SqliteStore, Store
 from chora.store.filesystem import FilesystemStore
+from tests.conftest import requirement
 
 Put = Callable[[str, Any], Path]
 
@@ -197,6 +198,7 @@ async def test_nothing_is_overwritten(old: Path, new: Path, store: Store, put: P
     assert (await bring(old, new, store)).warnings == []
 
 
+@requirement("rulings.c38")
 async def test_the_other_config_folder_is_found(old: Path, new: Path, store: Store, put: Put):
     """`chora-configs` stays where it is, or goes where our configs are; artifacts follow their children."""
     put("chora-configs/content/a.json", content("a"))
@@ -285,6 +287,7 @@ async def test_a_folder_that_is_no_project_is_refused(tmp_path: Path, new: Path,
 # -- history ----------------------------------------------------------------------------------------------------
 
 
+@requirement("legacy.history")
 async def test_history_comes_with_its_times_and_in_its_order(old: Path, new: Path, store: Store, put: Put):
     """Both layouts, with what is known of each text; ids follow the times."""
     put(
@@ -449,6 +452,7 @@ async def test_many_records_are_stored_in_steps(
 # -- dialects ---------------------------------------------------------------------------------------------------
 
 
+@requirement("rulings.c37")
 @pytest.mark.parametrize(
     ("kind", "document", "expected", "left"),
     [

@@ -19,7 +19,7 @@ from chora.engine.engine import Engine, Work
 from chora.errors import ChoraError
 from chora.events import Events
 from chora.store import SqliteStore
-from tests.conftest import Project, artifact, child, content
+from tests.conftest import Project, artifact, child, content, requirement
 
 LETTERS = "abc"
 words = st.sampled_from(["one", "two", "three", ""])
@@ -210,6 +210,7 @@ async def work(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
                 getattr(workshop, name)(*arguments)
 
 
+@requirement("cache.incremental")
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @example([("move", ("a",)), ("rival", ("a", "one")), ("no_rival", ("a",)), ("move", ("a",))])
 @example([("text_of", ("a", "b")), ("data", ("b", "two")), ("template", ("b", "three", "c")), ("data", ("c", "one"))])

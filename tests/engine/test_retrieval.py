@@ -8,6 +8,7 @@ from chora.engine.engine import Engine
 from chora.engine.retrieval import STRATEGIES, infos, version_ids, versions
 from chora.errors import InvalidInput
 from chora.store import Version
+from tests.conftest import requirement
 
 
 async def store(engine: Engine, body: str, at: str, *, version: str = "1.0.0", approved: bool = False) -> str:
@@ -40,6 +41,7 @@ async def stored(engine: Engine) -> dict[str, str]:
     return ids
 
 
+@requirement("storage.retrieval", "assembly.retrieval")
 @pytest.mark.parametrize(
     ("strategy", "names"),
     [

@@ -17,6 +17,7 @@ from chora.stamps import stamp
 from chora.store import SqliteStore
 from chora.store.records import Completion, Cost
 from tests.anthropic_server import KEY, message, serving
+from tests.conftest import requirement
 
 PRICE = 0.01
 """What a request of `asking` may cost at most: 1,000 tokens out at $10 a million, and next to nothing in."""
@@ -115,6 +116,7 @@ async def test_a_fresh_answer_is_asked_for_and_replaces_the_old_one(store: Sqlit
     assert len(store.costs()) == 2
 
 
+@requirement("generators.code-generation.budget")
 @pytest.mark.parametrize(
     ("limits", "before", "budget"),
     [

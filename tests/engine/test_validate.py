@@ -22,7 +22,7 @@ from chora.errors import Busy, ConfigNotFound, InvalidConfigId, ValidationExecut
 from chora.model import ArtifactRule, ContentRule
 from chora.stamps import now, sha256
 from chora.store import Version
-from tests.conftest import Project, artifact, child, content, text
+from tests.conftest import Project, artifact, child, content, requirement, text
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,7 @@ def codes(findings: Findings) -> list[str]:
 # -- what any text is held to -----------------------------------------------------------------------------------
 
 
+@requirement("tools.validate-content.built-in")
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -608,6 +609,7 @@ def rules(*written: dict[str, Any]) -> dict[str, Any]:
     return {"validation": {"rules": [{"id": f"r{index}", **rule} for index, rule in enumerate(written)]}}
 
 
+@requirement("tools.validate-content.config-rules")
 async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
     """Beside those of the call, each with its own severity; what is declared as format needn't be said again."""
     project.save(
@@ -853,6 +855,7 @@ async def test_the_children_of_a_content(project: Project, engine: Engine):
 # -- what a name means ------------------------------------------------------------------------------------------
 
 
+@requirement("tools.validate-content.artifacts")
 async def test_a_name_means_a_content_then_an_artifact_then_a_collection_then_a_draft(project: Project, engine: Engine):
     """And a text that is stored under it in any case."""
     project.save(collection("x", "gone"))
@@ -911,6 +914,7 @@ def events(project: Project) -> Callable[[], list[dict[str, Any]]]:
     return told
 
 
+@requirement("events.validation-completed")
 async def test_every_validation_is_told(engine: Engine, events: Callable[[], list[dict[str, Any]]]):
     """Passed, not passed, and not possible."""
     await store(engine, "note", "Everything is well.")

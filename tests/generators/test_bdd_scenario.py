@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.generators import bdd_scenario
 from chora.generators.generator import Made
+from tests.conftest import requirement
 from tests.generators.jobs import job_of, make
 
 LOGIN = {
@@ -136,6 +137,7 @@ def parsed(text: str) -> dict[str, Any]:
     return document["feature"]
 
 
+@requirement("generators.bdd-scenario")
 async def test_a_feature_is_written_whole(tmp_path: Path):
     """Tags, description, background, scenarios, outlines and rules, with values in all of them."""
     made = await write(tmp_path, LOGIN, {"product": "Door", "user": {"name": "Ann"}})
@@ -143,6 +145,7 @@ async def test_a_feature_is_written_whole(tmp_path: Path):
     assert parsed(made.text)["name"] == "Door"
 
 
+@requirement("rulings.c14")
 async def test_the_old_name_of_the_generator_still_works():
     """chora-compose called it bdd_scenario_assembly."""
     assert bdd_scenario.ALIASES == ("bdd_scenario_assembly",)
@@ -176,6 +179,7 @@ def test_the_words_of_a_language_are_the_official_ones(code: str):
     assert set(ours.steps) == {keyword for keywords in steps for keyword in keywords}
 
 
+@requirement("rulings.c39")
 @pytest.mark.parametrize("code", list(bdd_scenario.LANGUAGES))
 async def test_a_feature_speaks_its_language(code: str, tmp_path: Path):
     """Keywords are of the language, and the parser is told which."""
@@ -206,6 +210,7 @@ async def test_another_language_is_refused_by_name(tmp_path: Path):
     assert "en, de, fr, es, nl, it, pt" in str(failed.value.hint)
 
 
+@requirement("generators.bdd-scenario.checked")
 async def test_steps_are_held_to_the_language(tmp_path: Path):
     """An English step in a German feature wouldn't be one."""
     german = {**feature(), "feature": {"title": "F", "language": "de"}}
@@ -215,6 +220,7 @@ async def test_steps_are_held_to_the_language(tmp_path: Path):
 # -- what is refused --------------------------------------------------------------------------------------------
 
 
+@requirement("generators.bdd-scenario.checked")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -516,6 +522,7 @@ PROPERTY = settings(
 )
 
 
+@requirement("generators.bdd-scenario")
 @given(options=FEATURE)
 @PROPERTY
 async def test_the_official_parser_reads_what_was_asked_for(tmp_path: Path, options: dict[str, Any]):

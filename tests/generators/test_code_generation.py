@@ -19,6 +19,7 @@ from chora.generators.code_generation import extract
 from chora.generators.generator import Job, Made
 from chora.store import SqliteStore
 from tests.anthropic_server import KEY, message, refusal, serving
+from tests.conftest import requirement
 from tests.generators.jobs import job_of, make
 
 
@@ -214,6 +215,7 @@ async def test_what_is_no_question_is_refused(tmp_path: Path, options: dict[str,
 # -- the answer -------------------------------------------------------------------------------------------------
 
 
+@requirement("generators.code-generation")
 @pytest.mark.parametrize(
     ("answer", "language", "code"),
     [
@@ -268,6 +270,7 @@ async def test_what_can_not_be_parsed_in_bounds_is_not_checked(tmp_path: Path, m
     assert long.warnings == ["The code was not checked: it has more than 3 characters"]
 
 
+@requirement("generators.code-generation.cost")
 async def test_what_it_took_is_told(tmp_path: Path):
     """Tokens and US dollars, rounded; nothing for an answer that was known."""
     made = await make(code_generation, job(tmp_path, {"prompt": "p"}))
@@ -315,6 +318,7 @@ async def test_a_failure_of_the_model_is_one_of_the_content(tmp_path: Path):
         await make(code_generation, job(tmp_path, {"prompt": "p"}, answer=TOO_DEAR))
 
 
+@requirement("generators.code-generation.fallback")
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
@@ -363,6 +367,7 @@ async def test_a_programming_error_is_not_hidden_by_a_fallback(tmp_path: Path):
 # -- with the rest of the house ---------------------------------------------------------------------------------
 
 
+@requirement("generators.code-generation")
 async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """From the config over the wire into the text, once: the second time the answer is known."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)

@@ -20,11 +20,12 @@ from chora.generators.generator import Job, Made, as_text, lookup
 from chora.generators.templates import Templates
 from chora.reading import read
 from chora.render.pool import RenderPool
-from tests.conftest import Project, content
+from tests.conftest import Project, content, requirement
 
 PARTS = {"generator", "plugins", "templates"}
 
 
+@requirement("generators.five")
 def test_every_generator_is_on_the_shelf():
     """A file in the room that isn't a part of the furniture is a generator, and says what it is."""
     found = {module.name for module in pkgutil.iter_modules(chora.generators.__path__)} - PARTS
@@ -82,6 +83,7 @@ def show(template: str | None = None, *variables: dict[str, Any]) -> dict[str, A
 # -- demonstration ----------------------------------------------------------------------------------------------
 
 
+@requirement("generators.demonstration")
 @pytest.mark.parametrize("pattern", [None, show(), show("")])
 async def test_a_demonstration_without_a_template_joins_its_examples(bench: Bench, pattern: dict[str, Any] | None):
     """All examples, with a blank line between them."""
@@ -89,6 +91,7 @@ async def test_a_demonstration_without_a_template_joins_its_examples(bench: Benc
     assert made == Made("one\n\n\n\ntwo\n")
 
 
+@requirement("generators.demonstration")
 @pytest.mark.parametrize(
     ("template", "variables", "text"),
     [
@@ -168,6 +171,7 @@ def filling(template: str | None, **options: Any) -> dict[str, Any]:
 CONTEXT = {"a": {"b": [{"c": "deep"}, 5]}, "n": None, "t": True, "f": 1.5, "list": [1, "x"], "s": "text", "empty": ""}
 
 
+@requirement("generators.template-fill")
 @pytest.mark.parametrize(
     ("template", "text"),
     [
@@ -191,6 +195,7 @@ async def test_template_fill_puts_values_in_places(bench: Bench, template: str, 
     assert (made.text, list(made.warnings), made.template) == (text, [], None)
 
 
+@requirement("generators.template-fill.undefined")
 @pytest.mark.parametrize(
     "name",
     ["missing", "a.x", "a.b.2", "a.b.c", "a.b.", "s.x", "s.0", "n", "n.x", "a..b", "a.b." + "9" * 5000, "t.x"],
@@ -213,6 +218,7 @@ async def test_many_undefined_names_are_not_all_told(bench: Bench):
         await bench.make(template_fill, bench.job(filling(template), {}))
 
 
+@requirement("generators.template-fill.undefined")
 @pytest.mark.parametrize(
     ("undefined", "behaviour", "outcome"),
     [
@@ -259,6 +265,7 @@ names = st.from_regex(r"[a-z][a-z0-9_]{0,4}", fullmatch=True)
 plain = st.text(alphabet="ab \n", max_size=6)
 
 
+@requirement("sources.never-rendered")
 @given(st.lists(st.tuples(plain, names), max_size=4), plain, st.dictionaries(names, st.text(max_size=20)))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_filled_values_are_literal(
@@ -293,6 +300,7 @@ json = st.recursive(
 )
 
 
+@requirement("generators.template-fill")
 @given(
     st.dictionaries(names, json, max_size=4),
     st.lists(st.sampled_from(["a", "0", "1", "b"]) | names, min_size=1, max_size=4),

@@ -16,7 +16,7 @@ from chora.generators.templates import Templates
 from chora.reading import read
 from chora.render import Options, RenderFailed
 from chora.render.pool import RenderPool
-from tests.conftest import Project, content
+from tests.conftest import Project, content, requirement
 
 
 class Bench:
@@ -60,6 +60,7 @@ def bench(engine: Engine) -> Bench:
     return Bench(engine)
 
 
+@requirement("generators.jinja2")
 async def test_a_template_is_rendered(bench: Bench, project: Project):
     """Inline or a file, with all that Jinja has; a file is named in what is made."""
     inline = "{% for n in names %}{{ loop.index }}. {{ n | upper }}\n{% endfor %}"
@@ -70,6 +71,7 @@ async def test_a_template_is_rendered(bench: Bench, project: Project):
     assert (await bench.make("<b>{{ x }}</b>\n", {"x": "<&>"})).text == "<b><&></b>", "nothing is escaped unasked"
 
 
+@requirement("generators.jinja2")
 async def test_the_options_of_jinja_are_taken(bench: Bench):
     """Blank control, autoescape and the two harmless extensions; the scan knows them as the render does."""
     lines = "{% if true %}\n  {% if true %}\nx\n  {% endif %}\n{% endif %}\n"
@@ -101,6 +103,7 @@ async def test_options_that_do_not_fit_are_refused(bench: Bench, options: dict[s
     assert failed["error_type"] == "InvalidConfig"
 
 
+@requirement("generators.jinja2.undefined")
 async def test_an_undefined_variable_is_an_error_or_a_warning(bench: Bench):
     """Strict names variable and line; lenient renders it empty and says so."""
     failed = await bench.fail("one\n{{ missing }}", {"a": 1})
@@ -112,6 +115,7 @@ async def test_an_undefined_variable_is_an_error_or_a_warning(bench: Bench):
     assert await bench.make("<{{ missing }}>", {}, "lenient") == warned
 
 
+@requirement("rulings.c32.config-wins")
 async def test_a_config_may_differ_from_its_project(bench: Bench):
     """`generation_config.undefined` wins in both directions, and null leaves the project's word."""
     assert (await bench.fail("{{ missing }}", {}, "lenient", undefined="strict"))["missing_variable"] == "missing"
@@ -119,6 +123,7 @@ async def test_a_config_may_differ_from_its_project(bench: Bench):
     assert (await bench.make("{{ missing }}", {}, "lenient", undefined=None)).text == ""
 
 
+@requirement("generators.jinja2.errors")
 async def test_a_missing_template_says_where_it_was_looked_for(bench: Bench):
     """The config's own, and one that a template asks for."""
     failed = await bench.fail("missing.j2", {})
@@ -140,6 +145,7 @@ async def test_a_missing_template_says_where_it_was_looked_for(bench: Bench):
         assert (await bench.fail(nothing, {}))["message"] == "note: there is no template."
 
 
+@requirement("generators.jinja2.errors")
 async def test_a_syntax_error_names_file_and_line(bench: Bench, project: Project):
     """In the template itself, inline, and in one that it includes."""
     project.write("templates/bad.j2", "fine\n{% if %}\n")
@@ -154,6 +160,7 @@ async def test_a_syntax_error_names_file_and_line(bench: Bench, project: Project
     assert (await bench.make("{% if false %}{% include 'bad.j2' %}{% endif %}ok", {})).text == "ok"
 
 
+@requirement("generators.jinja2.sandbox")
 @pytest.mark.parametrize(
     ("template", "error_type"),
     [
@@ -243,6 +250,7 @@ async def test_a_linked_template_folder_is_one(bench: Bench, project: Project):
         assert (await bench.make("{% include name %}", {"name": name})).text == "linked"
 
 
+@requirement("layouts.inside-project")
 @pytest.mark.parametrize("template", ["../out.j2", "{% include '../out.j2' %}", "{% import '/etc/passwd' as x %}"])
 async def test_a_template_outside_the_project_is_denied(bench: Bench, template: str):
     """Named by the config or by a template."""
@@ -313,6 +321,7 @@ def test_what_is_inline_is_told_by_its_marks():
     ]
 
 
+@requirement("layouts.templates")
 async def test_template_folders_are_searched_in_order(project: Project, engine: Engine):
     """The root first, then each folder as the settings list them; a trailing slash changes nothing."""
     found = Templates(Folder(project.root), ("one/", "two"), engine.templates.pool)

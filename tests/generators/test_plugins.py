@@ -26,6 +26,7 @@ from chora.generators import (
     run_generator,
 )
 from chora.generators.generator import Job, Made
+from tests.conftest import requirement
 from tests.generators.jobs import job_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -110,6 +111,7 @@ async def test_a_module_is_a_generator(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(found.digest_of(found.by_name["shout"])) == 64
 
 
+@requirement("generators.plugins.explicit")
 def test_without_plugins_the_shelf_holds_ours(tmp_path: Path):
     """Nothing is loaded that isn't named, whatever lies about."""
     write(tmp_path, "raise SystemExit", "shout_generator.py")
@@ -292,6 +294,7 @@ def echo(signature: str, body: str) -> str:
     return ECHO.format(signature=signature, body=body)
 
 
+@requirement("generators.plugins.interfaces")
 @pytest.mark.parametrize(
     ("signature", "body", "text"),
     [

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
+import trio
 
+from chora import config
 from tests.conftest import Asking, Project, content
+from tests.visitor import Visitor
 
 MIB = 1024 * 1024
 
@@ -53,7 +60,9 @@ def bounded(
     took = time.monotonic() - began
     assert took < seconds, f"took {took:.1f} s"
     assert _peak(process) - peak < memory, f"took {(_peak(process) - peak) // MIB} MiB"
-    assert _descriptors(process) <= opened, "descriptors were left open"
+    while process != os.getpid() and _descriptors(process) > opened and time.monotonic() < began + seconds:
+        time.sleep(0.01)  # a connection that was refused lingers until both sides have closed it
+    assert _descriptors(process) <= opened, f"descriptors were left open: {links(process)}"
     assert _children(process) <= children, "processes were left"
     assert _disk(project.root) - disk < written, f"wrote {_disk(project.root) - disk} bytes"
     assert not list(project.root.rglob("*.tmp")), "temporary files were left"
@@ -74,11 +83,15 @@ def _descriptors(process: int) -> int:
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
+def links(process: int) -> list[str]:
+    return sorted(str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir())
+
+
 def _children(process: int) -> int:
     """How many processes stand below this one, by every thread that started one."""
     count = 0
     for task in Path(f"/proc/{process}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             below = (task / "children").read_text().split()
             count += len(below) + sum(_children(int(child)) for child in below)
     return count
@@ -87,3 +100,78 @@ def _children(process: int) -> int:
 def _disk(root: Path) -> int:
     """Bytes that the files of a project really occupy."""
     return sum(path.lstat().st_blocks * 512 for path in root.rglob("*"))
+
+
+# -- a server of its own ---------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def settled(server: trio.Process) -> None:
+    """Wait until the server has opened what it opens once it was used: what watches the files comes last."""
+    with trio.fail_after(15):
+        while not any("inotify" in link for link in links(server.pid)):
+            await trio.sleep(0.05)
+    await trio.sleep(0.2)
+
+
+@asynccontextmanager
+async def process(project: Project, *command: str, **pipes: Any) -> AsyncGenerator[trio.Process]:
+    """A chora of its own, which has to be there until the end, and to end in peace then."""
+    with (project.root.parent / "log").open("wb") as log:
+        started = await trio.lowlevel.open_process(
+            config.own_command("--project", str(project.root), *command),
+            env={**config.child_environment(), "CHORA_PROBE_INTERVAL": "3600", "CHORA_PROBE_LATENCY_INTERVAL": "3600"},
+            stderr=log,
+            **pipes,
+        )
+    try:
+        yield started
+        assert started.poll() is None, "the server ended"
+    finally:
+        for pipe in (started.stdin, started.stdout):
+            if pipe is not None:
+                await pipe.aclose()
+        started.terminate()
+        with trio.CancelScope(shield=True), trio.move_on_after(10):
+            await started.wait()
+        started.kill()
+    assert started.returncode in (0, -15), started.returncode
+    logged = (project.root.parent / "log").read_text()
+    assert "Traceback" not in logged, logged
+    assert "incident" not in logged, logged
+
+
+@asynccontextmanager
+async def serving(project: Project) -> AsyncGenerator[tuple[trio.Process, Visitor]]:
+    """A server on a free port, and somebody at its door who has shaken hands."""
+    port = free_port()
+    async with (
+        process(project, "serve", "--port", str(port)) as server,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http,
+    ):
+        with trio.fail_after(30):
+            while True:
+                try:
+                    if (await http.get("/ready")).status_code == 200:
+                        break
+                except httpx2.TransportError:
+                    await trio.sleep(0.05)
+        visitor = Visitor(http, None)  # pyright: ignore[reportArgumentType] (only its requests are used)
+        await visitor.shake_hands()
+        yield server, visitor
+
+
+def workers_memory(server: int) -> int:
+    """What all processes below a server occupy now, together."""
+    total = 0
+    for task in Path(f"/proc/{server}/task").iterdir():
+        with contextlib.suppress(OSError, IndexError):
+            for below in (task / "children").read_text().split():
+                status = Path(f"/proc/{below}/status").read_text()
+                total += int(status.partition("VmRSS:")[2].split()[0]) * 1024 + workers_memory(int(below))
+    return total

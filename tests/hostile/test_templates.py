@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
 from tests.conftest import Asking, Project, artifact, child, content, text, unchanged
-from tests.hostile.measures import bounded, is_well, linux, prepare
+from tests.hostile.measures import MIB, bounded, is_well, linux, prepare, serving, settled, workers_memory
 
 pytestmark = linux
 
@@ -259,6 +260,44 @@ async def test_every_tool_that_renders_is_as_safe(project: Project, ask: Asking,
         else:
             assert answer["error"]["code"] in ("limit_exceeded", "generation_failed", "test_execution_failed"), answer
         await is_well(ask)
+
+
+async def test_a_storm_of_bombs_on_a_server(project: Project):
+    """A real server stays as large as it was, its workers within their limit, and answers the next call."""
+    kinds = [*SIZE.values()][:8] + [*TIME.values()][:2]
+    project.save(*(content(f"bomb{n}", pattern={"type": "jinja2", "template": each}) for n, each in enumerate(kinds)))
+    async with serving(project) as (server, visitor):
+        codes: list[str] = []
+        memory: list[int] = []
+
+        async def throw(number: int) -> None:
+            answer = (await visitor.call("preview_generation", content_config_id=f"bomb{number}")).json()
+            codes.append(answer["result"]["structuredContent"]["error"]["code"])
+
+        async def watch() -> None:
+            while True:
+                memory.append(workers_memory(server.pid))
+                await trio.sleep(0.02)
+
+        async def is_fine() -> None:
+            answer = (await visitor.call("generate_content", content_config_id="good", force=True)).json()
+            assert answer["result"]["structuredContent"]["content"].startswith("Hello you"), answer
+
+        await is_fine()
+        await settled(server)
+        with bounded(project, server.pid, seconds=15, memory=32 * MIB):
+            async with trio.open_nursery() as watching:
+                watching.start_soon(watch)
+                async with trio.open_nursery() as storm:
+                    for number in range(len(kinds)):
+                        storm.start_soon(throw, number)
+                await is_fine()
+                watching.cancel_scope.cancel()
+            await visitor.http.aclose()
+        assert len(codes) == len(kinds)
+        assert set(codes) <= {"limit_exceeded", "generation_failed"}, codes
+        # The fork server, and one worker within its 128 MiB of addresses; a killed one may overlap with the next.
+        assert max(memory) < 300 * MIB
 
 
 # -- includes, contexts, data -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from chora.protocol.hub import SUBSCRIPTION_LIMIT, Mailbox
 from chora.protocol.server import STREAM_LIMIT, Server, Session
 from chora.tools import TOOLS
 from chora.tools.tool import HEAD_LIMIT, Tool
-from tests.conftest import Project, content, text
+from tests.conftest import Project, content, requirement, text
 
 MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
 
@@ -474,6 +474,7 @@ async def shake_hands(server: Server) -> Session:
     return session
 
 
+@requirement("resources.notifications")
 async def test_a_subscriber_hears_of_its_resources_only(server: Server, engine: Engine, hello: Project):
     """By the URI it used; after unsubscribing no more."""
     session = await shake_hands(server)
@@ -643,6 +644,7 @@ async def test_a_broken_store_stops_no_news(server: Server, engine: Engine):
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
+@requirement("events.trace-id")
 @pytest.mark.parametrize(
     ("meta", "trace"),
     [

@@ -16,9 +16,10 @@ import pytest
 import trio
 
 from chora import config
+from chora.access import caller
 from chora.errors import Busy, InvalidContext, LimitExceeded
 from chora.render import Answer, Failed, Render, Rendered, RenderFailed, Scan, Scanned, Select, frame, pool
-from chora.render.pool import RenderPool, RenderStatistics
+from chora.render.pool import RenderPool, RenderStatistics, Turns
 
 MIB = 1024 * 1024
 HELLO = Render("Hello {{ name }}", "hello", context={"name": "you"})
@@ -234,26 +235,98 @@ async def test_a_job_beyond_the_memory_is_not_even_sent():
 
 
 async def test_too_many_waiting_jobs_are_busy():
-    """Beyond the queue the answer is immediate; those that wait get their turn."""
-    async with running(queue=2, wall=0.5) as workers:
+    """Beyond the queue, and beyond one caller's half of it, the answer is immediate; those that wait get their turn."""
+    async with running(queue=4, wall=0.5) as workers:
         await workers.warm()
         texts: list[str] = []
 
-        async def wait_in_line() -> None:
+        async def wait_in_line(who: str) -> None:
+            caller.set(who)
             texts.append((await workers.render(HELLO)).text)
 
-        async def take_long() -> None:
+        async def take_long(who: str) -> None:
+            caller.set(who)
             with pytest.raises(LimitExceeded):
                 await workers.render(ENDLESS)
 
-        async with trio.open_nursery() as nursery:
-            for job in (take_long, wait_in_line, wait_in_line):
-                nursery.start_soon(job)
-                await trio.testing.wait_all_tasks_blocked()
-            assert workers.statistics().waiting == 2
-            with pytest.raises(Busy, match="2 templates are waiting"):
+        async def is_refused(who: str, message: str) -> None:
+            caller.set(who)
+            with pytest.raises(Busy, match=message):
                 await workers.render(HELLO)
-        assert texts == ["Hello you", "Hello you"]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_long, "a")
+            await trio.testing.wait_all_tasks_blocked()
+            for who in ("a", "a", "b", "b"):
+                nursery.start_soon(wait_in_line, who)
+                await trio.testing.wait_all_tasks_blocked()
+                if workers.statistics().waiting == 2:
+                    nursery.start_soon(is_refused, "a", "2 of your templates are waiting")
+                    await trio.testing.wait_all_tasks_blocked()
+            assert workers.statistics().waiting == 4
+            nursery.start_soon(is_refused, "c", "4 templates are waiting")
+        assert texts == ["Hello you"] * 4
+
+
+async def test_callers_take_turns():
+    """One caller with many jobs makes another wait for one of them, not for all."""
+    async with running(wall=0.4) as workers:
+        await workers.warm()
+        done: list[str] = []
+
+        async def render(who: str, job: Render) -> None:
+            caller.set(who)
+            with suppress(LimitExceeded):
+                await workers.render(job)
+            done.append(who)
+
+        async with trio.open_nursery() as nursery:
+            for who, job in [("greedy", ENDLESS), *[("greedy", HELLO)] * 30, ("modest", HELLO), ("third", HELLO)]:
+                nursery.start_soon(render, who, job)
+                await trio.testing.wait_all_tasks_blocked()
+            assert workers.statistics().waiting == 32
+        assert done[:4] == ["greedy", "greedy", "modest", "third"]
+        assert done[4:] == ["greedy"] * 29
+
+
+async def test_turns_go_round():
+    """Callers in the order they came, each with their first, then each with their second."""
+    turns = Turns(1)
+    order: list[str] = []
+
+    async def work(who: str, number: int) -> None:
+        await turns.acquire(who)
+        order.append(f"{who}{number}")
+        turns.release()
+
+    await turns.acquire("x")
+    async with trio.open_nursery() as nursery:
+        for who, number in [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("c", 1)]:
+            nursery.start_soon(work, who, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (turns.waiting(), turns.waiting_of("a"), turns.waiting_of("x")) == (6, 3, 0)
+        turns.release()
+    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert turns.is_free()
+    assert turns.waiting() == 0
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["before it notices", "after it noticed"])
+async def test_a_turn_is_not_lost_on_the_cancelled(at_once: bool):
+    """Who was cancelled while waiting is passed over, even when the turn comes in the same moment."""
+    turns = Turns(1)
+    await turns.acquire("x")
+    async with trio.open_nursery() as nursery:
+        for who in ("a", "b"):
+            nursery.start_soon(turns.acquire, who)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        if not at_once:
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+            assert turns._waiting == {}
+        turns.release()
+    assert turns.is_free()
 
 
 async def test_jobs_run_at_once_on_several_workers():

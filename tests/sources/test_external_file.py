@@ -17,7 +17,7 @@ from chora.render.pool import RenderPool
 from chora.sources import external_file
 from chora.sources.external_file import CELLS_LIMIT, INLINE_BYTES, parse
 from chora.sources.source import Reach, SourceFailed, is_too_deep
-from tests.conftest import Project
+from tests.conftest import Project, requirement
 
 
 async def generate_nothing(found: object) -> str:
@@ -44,6 +44,7 @@ def fetch(project: Project) -> Callable[[str], Any]:
     return fetch
 
 
+@requirement("sources.external-file")
 @pytest.mark.parametrize(
     ("path", "text", "data"),
     [

@@ -21,7 +21,7 @@ from chora.render.pool import RenderPool
 from chora.sources import git_reference
 from chora.sources.git_reference import MISSING, find_repository, identify
 from chora.sources.source import Reach, SourceFailed
-from tests.conftest import Project
+from tests.conftest import Project, requirement
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git isn't installed")
 
@@ -99,6 +99,7 @@ async def refused(fetch: Fetch, problem: str, locator: str = "HEAD:a.md", reposi
 # -- what is found ----------------------------------------------------------------------------------------------
 
 
+@requirement("sources.git-reference")
 async def test_a_file_is_found_as_a_commit_has_it(project: Project, fetch: Fetch):
     """By branch, tag, commit and their relatives; what lies in the folder now doesn't matter."""
     first = commit(project.root, a_md="one\n")
@@ -494,6 +495,7 @@ async def test_objects_that_cannot_be_listed_are_not_trusted(
 # -- repositories that bite -------------------------------------------------------------------------------------
 
 
+@requirement("sources.git-reference")
 @posix
 async def test_nothing_that_a_repository_names_is_run(tmp_path: Path, project: Project, fetch: Fetch):
     """No monitor, pager, editor, filter, hook, helper or transport, whatever its configuration says."""
@@ -623,6 +625,7 @@ def fake_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> No
     monkeypatch.setenv("PATH", str(folder))
 
 
+@requirement("sources.limits")
 @posix
 async def test_git_that_takes_too_long(
     tmp_path: Path, project: Project, fetch: Fetch, noted: dict[str, str], monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ from chora.reading import DEEPEST
 from chora.render.pool import RenderPool
 from chora.sources.selectors import INLINE_LENGTH, part_of, select
 from chora.sources.source import SourceFailed
+from tests.conftest import requirement
 
 MARKDOWN = """\
 # Manual
@@ -93,6 +94,7 @@ function $price() { return 3; }
 """
 
 
+@requirement("sources.selectors.heading")
 @pytest.mark.parametrize(
     ("selector", "taken"),
     [
@@ -117,6 +119,7 @@ def test_a_heading_must_match_in_level_and_whole_title(selector: str):
         part_of(MARKDOWN, selector)
 
 
+@requirement("sources.selectors.heading")
 @pytest.mark.parametrize(
     "text",
     [
@@ -142,6 +145,7 @@ def test_a_hash_inside_a_title_is_part_of_it():
     assert part_of("## C#\nsharp\n## C\nplain\n", "## C") == "## C\nplain\n"
 
 
+@requirement("sources.selectors.definition")
 @pytest.mark.parametrize(
     ("text", "selector", "first", "last"),
     [
@@ -177,6 +181,7 @@ def test_a_definition_that_is_not_there_is_said(selector: str):
 LINES = "1\n2\r\n3\x0cstill 3\n4"
 
 
+@requirement("sources.selectors.lines")
 @pytest.mark.parametrize(
     ("selector", "taken"),
     [
@@ -202,6 +207,7 @@ def test_an_empty_line_range_is_an_error(selector: str):
         part_of(LINES, selector)
 
 
+@requirement("sources.selectors.otherwise")
 @pytest.mark.parametrize(
     "selector",
     [
@@ -276,6 +282,7 @@ def test_a_line_range_takes_exactly_those_lines(lines: list[str], data: st.DataO
 # -- any source, any selector -----------------------------------------------------------------------------------
 
 
+@requirement("sources.selectors.whole")
 @pytest.mark.parametrize("value", ["text", 5, None, [1], {"a": 1}])
 @pytest.mark.parametrize("selector", [None, "", "whole_content"])
 async def test_no_selector_takes_everything(engine: Engine, value: Any, selector: str | None):
@@ -323,6 +330,7 @@ TAKEN: dict[str, Any] = {
 }
 
 
+@requirement("sources.selectors.jsonpath")
 async def test_a_json_path_takes_one_value_or_a_list(engine: Engine):
     """Every query of the RFC: one match is the value itself, several are a list, none is an error."""
     for selector, taken in TAKEN.items():

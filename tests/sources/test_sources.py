@@ -19,7 +19,7 @@ from chora.reading import DEEPEST, read
 from chora.render.pool import RenderPool
 from chora.sources import BY_TYPE, SOURCES, content_config, inline_data
 from chora.sources.source import Reach, SourceFailed
-from tests.conftest import Project, content, text
+from tests.conftest import Project, content, requirement, text
 
 PARTS = {"selectors", "source"}
 
@@ -57,6 +57,7 @@ def reach(
     )
 
 
+@requirement("sources.inline-data")
 @pytest.mark.parametrize(
     ("written", "value"),
     [
@@ -85,6 +86,7 @@ async def test_inline_data_in_the_short_spelling_is_taken_as_it_is(project: Proj
     assert await inline_data.fetch(source, reach(project)) == value
 
 
+@requirement("sources.content-config")
 @pytest.mark.parametrize("locator", ["note", "configs/content/note.json", "content/note.json", "note.json"])
 async def test_a_content_config_is_found_by_id_and_by_path(project: Project, locator: str):
     """Without a selector it is the config as data, unknown keys included."""
@@ -94,6 +96,7 @@ async def test_a_content_config_is_found_by_id_and_by_path(project: Project, loc
     assert await content_config.fetch(source, reach(project)) == document
 
 
+@requirement("sources.content-config")
 async def test_the_selector_output_generates_the_very_config_that_was_named(project: Project):
     """By path it is the file at the path, even if another file goes by the id inside."""
     project.save(text("note", "one"))

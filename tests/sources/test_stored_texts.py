@@ -15,7 +15,7 @@ from chora.sources import artifact_config, ephemeral_output
 from chora.sources.source import Reach, SourceFailed
 from chora.stamps import now
 from chora.store import Version
-from tests.conftest import Project, artifact, child, content, text
+from tests.conftest import Project, artifact, child, content, requirement, text
 
 
 def nothing(*given: Any) -> Any:
@@ -49,6 +49,7 @@ def source(locator: str, **rest: Any) -> Source:
     return Source(type="ephemeral_output", locator=locator, **rest)
 
 
+@requirement("sources.ephemeral-output")
 @pytest.mark.parametrize(
     ("locator", "value"),
     [
@@ -126,6 +127,7 @@ async def test_a_text_is_made_again_once_the_stored_one_is_another(project: Proj
     assert await made() == ("It says: second", "regenerated")
 
 
+@requirement("sources.never-rendered")
 async def test_a_stored_text_is_never_rendered(project: Project, engine: Engine):
     """Whatever it says, it is data."""
     await store(engine, "note", "{{ 1 + 1 }}")
@@ -149,6 +151,7 @@ def test_the_strategies_are_said_where_they_are_looked_for():
 # -- artifact configs -------------------------------------------------------------------------------------------
 
 
+@requirement("sources.artifact-config")
 @pytest.mark.parametrize("locator", ["pack", "configs/artifact/pack.json", "artifact/pack.json", "pack.json"])
 async def test_an_artifact_config_is_found_by_id_and_by_path(project: Project, reach: Reach, locator: str):
     """As data, unknown keys included."""

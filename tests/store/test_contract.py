@@ -28,6 +28,7 @@ from chora.store import (
     Version,
     open_store,
 )
+from tests.conftest import requirement
 
 AT = "2026-11-22T10:{:02}:00.000Z".format
 ODD = [
@@ -242,6 +243,7 @@ async def test_the_latest_isn_t_always_the_one_made_from_this(store: Store):
     assert store.content_ids() == ["harbour", "tides"]
 
 
+@requirement("identity.version-ids")
 async def test_ids_rise_and_are_never_given_again(store: Store):
     """Also those of deleted versions, and of the newest one."""
     given = [(await store.add_version(version(f"c{number % 3}"))).version_id for number in range(20)]
@@ -572,6 +574,7 @@ async def test_a_closed_store_says_so(store: Store):
         await store.add_sample(sample(AT(1)))
 
 
+@requirement("storage.backends")
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "memory"])
 async def test_what_was_stored_is_there_for_the_next_process(name: Any, tmp_path: Path):
     """A store that is opened again has all of it."""
@@ -595,6 +598,7 @@ async def test_what_was_stored_is_there_for_the_next_process(name: Any, tmp_path
     store.close()
 
 
+@requirement("storage.shared")
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "memory"])
 async def test_two_that_are_open_see_each_others_changes(name: Any, tmp_path: Path):
     """At once: what one has acknowledged the other one knows."""

@@ -22,6 +22,7 @@ from chora.errors import StorageError
 from chora.store import Output, Version, disk, journal
 from chora.store.disk import file_name
 from chora.store.filesystem import FilesystemStore, id_of, name_of
+from tests.conftest import requirement
 from tests.store.test_contract import AT, completion, cost, draft, event, job, output, sample, trace, version
 
 
@@ -42,6 +43,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 # -- the layout -------------------------------------------------------------------------------------------------
 
 
+@requirement("storage.readable-files")
 async def test_a_version_is_a_file_that_people_can_read(root: Path):
     """By content, by number of the config's version, by time; beside it what the folder holds."""
     store = FilesystemStore(root, retention_days=30)
@@ -80,6 +82,7 @@ async def test_a_version_is_a_file_that_people_can_read(root: Path):
     assert file.read_text("utf-8").count("\n") > 10
 
 
+@requirement("storage.readable-files")
 async def test_a_new_config_version_begins_a_new_folder(root: Path):
     """N starts at 1 and counts up; going back to an earlier version is a change too."""
     store = FilesystemStore(root)
@@ -392,6 +395,7 @@ async def test_processes_share_a_folder(root: Path):
             writer.wait()
 
 
+@requirement("storage.survives-kill")
 def test_what_was_acknowledged_survives_a_kill(root: Path):
     """SIGKILL at any moment of writing: every id that was printed is there, and at most one more."""
     acknowledged: list[str] = []

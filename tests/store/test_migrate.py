@@ -16,6 +16,7 @@ from chora.stamps import sha256
 from chora.store import TRACES_KEPT, Completion, SqliteStore, Store, Trace, Version, migrate
 from chora.store.filesystem import FilesystemStore
 from chora.store.migrate import KINDS
+from tests.conftest import requirement
 from tests.store.test_contract import AT, completion, cost, draft, event, job, output, sample, trace, version
 
 
@@ -74,6 +75,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
         store.close()
 
 
+@requirement("storage.migration")
 async def test_everything_arrives_as_it_was(pair: tuple[Store, Store]):
     """Ids, times, texts, what is deleted, and the order of what has no id; the source stays as it is."""
     source, target = pair
@@ -89,6 +91,7 @@ async def test_everything_arrives_as_it_was(pair: tuple[Store, Store]):
     assert all(finished == total for _, finished, total in told)
 
 
+@requirement("storage.migration")
 async def test_repeating_it_changes_nothing(pair: tuple[Store, Store]):
     """What is there is there, also what has no name of its own and stands there twice."""
     source, target = pair
@@ -103,6 +106,7 @@ async def test_repeating_it_changes_nothing(pair: tuple[Store, Store]):
     assert everything(target) == everything(source)
 
 
+@requirement("storage.migration")
 async def test_a_dry_run_only_counts(pair: tuple[Store, Store]):
     """It finds the same numbers, and writes nothing."""
     source, target = pair
@@ -178,6 +182,7 @@ class Losing(SqliteStore):
         await super().add_records([kept for each in records if (kept := self.lose(each)) is not None])
 
 
+@requirement("storage.migration")
 async def test_what_doesn_t_arrive_is_named(pair: tuple[Store, Store]):
     """Missing records of every kind, and not only the first; more than twenty aren't listed."""
     source, _ = pair

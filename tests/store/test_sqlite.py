@@ -24,6 +24,7 @@ import trio.testing
 
 from chora.errors import StorageError
 from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, VersionInfo, ids, sqlite
+from tests.conftest import requirement
 
 ID = r"\d{8}T\d{9}Z-[0-9a-f]{4}"
 
@@ -345,6 +346,7 @@ def go(writer: subprocess.Popen[str]) -> None:
     writer.stdin.flush()
 
 
+@requirement("storage.shared")
 async def test_two_processes_share_a_database(path: Path):
     """Both write as fast as they can while a third one reads: no error, nothing lost, no id twice."""
     writers = {name: start_writer(path, name, 150) for name in ("ebb", "flood")}
@@ -400,6 +402,7 @@ def test_processes_make_a_database_at_once(path: Path):
     assert [maker.communicate(timeout=30)[1] for maker in makers] == [""] * 4
 
 
+@requirement("storage.survives-kill")
 def test_what_was_acknowledged_survives_a_kill(path: Path):
     """SIGKILL at any moment of writing: every id that was printed is there, and at most one more."""
     acknowledged: list[str] = []
@@ -684,6 +687,7 @@ def test_migrations_are_numbered_without_a_gap():
     assert [number for number, _ in sqlite.migrations()] == list(range(1, len(sqlite.migrations()) + 1))
 
 
+@requirement("storage.schema-migrations")
 def test_each_migration_is_one_transaction(path: Path, monkeypatch: pytest.MonkeyPatch):
     """One that fails leaves the database as the one before it did; mended, it goes on from there."""
     first = sqlite.migrations()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from chora import app, config
-from tests.conftest import Asking, Project, artifact, child, content, text, unchanged
+from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 
 
 class Wrong(NamedTuple):
@@ -196,6 +196,7 @@ WRONG = {
 }
 
 
+@requirement("tools.error.validation-failed", "tools.error.permission-denied", "tools.error.output-edited")
 @pytest.mark.parametrize("what", WRONG)
 async def test_what_is_wrong_is_named(project: Project, ask: Asking, what: str):
     """The code of the reference, what is wrong in the message, a next step in the hint; and then all goes on."""
@@ -210,6 +211,7 @@ async def test_what_is_wrong_is_named(project: Project, ask: Asking, what: str):
     assert (await ask("generate_content", content_config_id="fine"))["content"] == "still here"
 
 
+@requirement("rulings.c32")
 async def test_a_project_without_settings_is_lenient(project: Project):
     """As chora-compose was: an undefined name is empty, and a warning in the metadata."""
     (project.root / "chora.toml").unlink()

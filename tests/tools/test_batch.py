@@ -144,7 +144,9 @@ async def test_continue_on_error_false_starts_no_further_one(ask: Asking, three:
 
 
 @requirement("tools.batch-generate.max-parallel")
-@pytest.mark.parametrize(("given", "at_once"), [({}, 4), ({"max_parallel": 1}, 1), ({"max_parallel": 10}, 6)])
+@pytest.mark.parametrize(
+    ("given", "at_once"), [({}, 4), ({"max_parallel": None}, 4), ({"max_parallel": 1}, 1), ({"max_parallel": 10}, 6)]
+)
 async def test_so_many_run_at_once(
     ask: Asking, project: Project, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], at_once: int
 ):
@@ -215,3 +217,5 @@ async def test_a_batch_tells_its_progress(three: Project, engine: Engine):
     )
     await TOOLS["batch_generate"].run(engine, arguments, Call("cli", progress=progress))
     assert told == [(1, 2, "a: generated"), (2, 2, "gone: failed")]
+    quiet = await TOOLS["batch_generate"].run(engine, arguments, Call("cli"))
+    assert msgspec.json.decode(quiet.body)["skipped"] == 1

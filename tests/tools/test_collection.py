@@ -127,8 +127,12 @@ async def test_generate_collection_again(ask: Asking, harbour: Project):
 async def test_members_can_be_forced(ask: Asking, harbour: Project, arguments: dict[str, Any], cached: list[bool]):
     """All of them, or those that are named."""
     await ask("generate_collection", **PACK)
+    planned = await ask("generate_collection", **PACK, **arguments, dry_run=True)
+    assert [each["cache_used"] for each in planned["members"]] == cached
     forced = await ask("generate_collection", **PACK, **arguments)
     assert [each["cache_used"] for each in forced["members"]] == cached
+    slip = ["nobody is no member that could be forced"] if "nobody" in str(arguments) else []
+    assert forced["metadata"]["warnings"] == planned["metadata"]["warnings"] == slip
 
 
 @requirement("tools.generate-collection.context", "context.caller-wins", "tools.context.object-or-string")
@@ -547,6 +551,25 @@ async def test_a_collection_tells_its_progress(harbour: Project, engine: Engine)
     assert told[-1] == (2, 2)
 
 
+@requirement("events.collection-generated")
+async def test_a_collection_is_told_as_an_event(ask: Asking, harbour: Project):
+    """Once for each, the nested one too; and once with the reason, if it failed."""
+    await ask("generate_collection", **PACK)
+    harbour.save(pack("pack", [member("gone")]))
+    await ask.refused("generate_collection", "composition_failed", **PACK)
+    told = [msgspec.json.decode(line) for line in harbour.read("var/telemetry/events.jsonl").splitlines()]
+    desk, whole, failed = [each for each in told if each["event_type"] == "chora.collection_generated"]
+    assert (desk["collection_id"], whole["collection_id"]) == ("desk", "pack")
+    assert (whole["status"], whole["member_count"], whole["cached_count"], whole["failed_count"]) == (
+        "success",
+        2,
+        0,
+        0,
+    )
+    assert (failed["status"], failed["member_count"]) == ("error", 1)
+    assert "gone" in failed["error_message"]
+
+
 @requirement("tools.generate-collection.truncated")
 async def test_a_large_collection_is_told_in_part(
     ask: Asking, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
@@ -633,6 +656,14 @@ async def test_list_collection_members_within_members(ask: Asking, harbour: Proj
     assert (listed["total_members"], listed["generated_members"]) == (2, 2)
     assert harbour.read(listed["members"][1]["output_path"]) == "fixed"
     assert listed["members"][1]["description"] == "All of it"
+
+
+async def test_a_list_of_members_has_an_end(ask: Asking, harbour: Project, monkeypatch: pytest.MonkeyPatch):
+    """Collections of collections could come to millions."""
+    monkeypatch.setattr(collection, "MEMBERS_LISTED", 2)
+    assert (await ask("list_collection_members", **PACK))["total_members"] == 2
+    refused = await ask.refused("list_collection_members", "limit_exceeded", **PACK, recursive=True)
+    assert refused["details"]["limit"] == "collection.members"
 
 
 @requirement("tools.list-collection-members.broken", "collection.order")

@@ -225,7 +225,7 @@ async def test_modify_config_of_a_draft(
     assert draft.updated_at >= draft.created_at
 
 
-@requirement("tools.modify-config.saved", "tools.modify-config.backup", "rulings.c24")
+@requirement("tools.modify-config.saved", "tools.modify-config.backup", "rulings.c24", "config.unknown-keys")
 @pytest.mark.parametrize("create_backup", [None, True, False])
 async def test_modify_config_of_a_saved_config(ask: Asking, project: Project, create_backup: bool | None):
     """Patched where it is, with a copy beside it, and what is made of it is another text."""
@@ -263,6 +263,14 @@ async def test_modify_config_of_one_of_several_kinds(ask: Asking, project: Proje
     assert (made["config_type"], made["config_path"]) == ("artifact", "configs/artifact/note.json")
 
 
+@requirement("tools.modify-config.saved")
+async def test_a_config_may_be_called_like_a_draft(ask: Asking, project: Project):
+    """Its id begins like that of one, and it is none."""
+    project.save(text("draft-horses", "x"))
+    made = await ask("modify_config", config_id="draft-horses", updates={"metadata": {"description": "New"}})
+    assert (made["config_path"], made["draft_id"]) == ("configs/content/draft-horses.json", None)
+
+
 @requirement("tools.modify-config.errors", "tools.modify-config.atomic")
 async def test_modifying_fails_with_the_codes_of_the_reference(
     ask: Asking, project: Project, engine: Engine, drafted: Any, tmp_path: Path
@@ -283,7 +291,7 @@ async def test_modifying_fails_with_the_codes_of_the_reference(
         gone = await ask.refused("modify_config", "config_not_found", config_id="gone", updates={})
         assert gone["details"]["config_id"] == "gone"
         assert "configs/collection/gone.json" in gone["details"]["searched_paths"]
-        await ask.refused("modify_config", "draft_not_found", config_id="draft-gone", updates={})
+        await ask.refused("modify_config", "draft_not_found", config_id="draft-20260101T000000-000000", updates={})
         for config_id in NO_IDS:
             await ask.refused("modify_config", "invalid_config_id", config_id=config_id, updates={})
         for updates in ([1], "x", 5):

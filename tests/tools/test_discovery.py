@@ -438,6 +438,16 @@ async def test_what_is_missing_can_be_given_to_batch_generate(ask: Asking, sheet
     assert (whole["status"], whole["missing_content_ids"]) == ("ready", None)
 
 
+@requirement("tools.trace-dependencies.missing-ids")
+async def test_a_child_that_goes_by_another_id_is_traced_by_its_own(ask: Asking, project: Project):
+    """The path decides which config is meant; what is listed can be generated."""
+    project.save(text("note", "x"), artifact("sheet", [{"id": "intro", "path": "configs/content/note.json"}]))
+    traced = await ask("trace_dependencies", artifact_config_id="sheet")
+    assert traced["missing_content_ids"] == traced["assembly_order"] == ["note"]
+    await ask("batch_generate", content_ids=traced["missing_content_ids"])
+    assert (await ask("trace_dependencies", artifact_config_id="sheet"))["status"] == "ready"
+
+
 @requirement("tools.trace-dependencies.check-status")
 async def test_without_a_check_the_status_is_unknown(ask: Asking, sheet: Project):
     """Nothing is looked up."""

@@ -133,7 +133,8 @@ async def test_old_drafts_go_too(ask: Asking, engine: Engine, drafted: Any):
     assert draft is not None
     before = stamp(datetime.now(UTC) - timedelta(days=31))
     await engine.store.save_draft(msgspec.structs.replace(draft, created_at=before, updated_at=before))
-    assert (await ask("cleanup_ephemeral", filter={"content_ids": ["x"]}))["drafts_deleted"] == 0
+    for ids in (["x"], list[str]()):
+        assert (await ask("cleanup_ephemeral", filter={"content_ids": ids}))["drafts_deleted"] == 0
     assert (await ask("cleanup_ephemeral", dry_run=True))["drafts_deleted"] == 1
     assert engine.store.draft(old) is not None
     assert (await ask("cleanup_ephemeral"))["drafts_deleted"] == 1
@@ -250,13 +251,15 @@ async def test_what_artifacts_use_is_not_deleted_unless_forced(ask: Asking, proj
     nested = artifact("nested", [child("other"), child("note")])
     project.write("configs/artifact/nested/nested-artifact.json", msgspec.json.encode(nested))
     project.write("configs/artifacts/old-artifact.json", msgspec.json.encode(artifact("old", [child("note")])))
+    project.save(text("note", "x"), artifact("path", [{"id": "by-another-name", "path": "configs/content/note.json"}]))
+    project.save(artifact("broken", [child("gone")]))
     await store(engine, "note", 3)
     refused = await ask.refused("delete_content", "referenced_by_artifacts", content_id="note")
-    assert refused["details"] == {"content_id": "note", "artifact_ids": ["flat", "nested", "old"]}
+    assert refused["details"] == {"content_id": "note", "artifact_ids": ["flat", "nested", "old", "path"]}
     assert kept(engine, "note") == 1
     forced = await ask("delete_content", content_id="note", force=True)
-    assert forced["references"] == {"artifact_ids": ["flat", "nested", "old"], "count": 3}
-    assert len(forced["warnings"]) == 3
+    assert forced["references"] == {"artifact_ids": ["flat", "nested", "old", "path"], "count": 4}
+    assert len(forced["warnings"]) == 4
     assert "flat" in forced["warnings"][0]
     assert kept(engine, "note") == 0
 

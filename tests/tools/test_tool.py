@@ -59,6 +59,7 @@ async def test_arguments_that_do_not_fit_are_named(engine: Engine, each: Tool, a
     assert each.signature() in error["hint"]
 
 
+@requirement("tools.null-is-absent")
 @pytest.mark.parametrize("each", TOOLS.values(), ids=TOOLS.keys())
 async def test_null_is_as_good_as_absent_for_what_is_optional(engine: Engine, each: Tool):
     """Clients send explicit nulls; only required arguments are missed."""
@@ -70,6 +71,7 @@ async def test_null_is_as_good_as_absent_for_what_is_optional(engine: Engine, ea
         assert not answer.is_error
 
 
+@requirement("tools.error.internal-error")
 async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, caplog: pytest.LogCaptureFixture):
     """Nothing of the exception leaves but its type; the incident id leads to the traceback."""
 
@@ -131,6 +133,7 @@ async def test_the_whole_way_answers_by_its_schemas(engine: Engine, project: Pro
         assert (await run(engine, name, **arguments))["success"] is False
 
 
+@requirement("tools.list-configs.invalid")
 async def test_listings_name_what_is_broken(engine: Engine, project: Project):
     """A config file that can't be read doesn't vanish: it is listed with the reason."""
     project.save(text("good", "fine"))
@@ -154,6 +157,7 @@ def test_a_text_that_fits_is_whole(body: str):
     assert head_of(body, Call("http"), "content://x") == (body, False, len(body), None)
 
 
+@requirement("tools.long-texts")
 @pytest.mark.parametrize("character", ["x", "ü", "€", "\U0001f600"])
 def test_a_longer_text_is_its_head_and_where_the_rest_is(character: str):
     """Cut at a character, never within one; the length is that of all of it."""
@@ -172,6 +176,7 @@ def test_the_command_line_gets_all_of_it():
     assert head_of(body, Call("cli"), "content://x") == (body, False, len(body), None)
 
 
+@requirement("tools.long-texts")
 async def test_both_ways_of_making_a_text_are_cut(ask: Asking, project: Project):
     """generate_content with a link to what it stored; preview_generation, which stores nothing, without one."""
     project.save(text("long", "x" * (HEAD_LIMIT + 1)), text("short", "x"))

@@ -17,7 +17,7 @@ from chora.stamps import stamp
 from chora.tools import TOOLS, validation
 from chora.tools.tool import Call
 from chora.tools.validation import ISSUES_SHOWN, RULES_LIMIT
-from tests.conftest import Asking, Project, artifact, child, content, text, unchanged
+from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 
 
 def collection(id: str, *members: str, **rest: Any) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def collection(id: str, *members: str, **rest: Any) -> dict[str, Any]:
 # -- validate_content -------------------------------------------------------------------------------------------
 
 
+@requirement("tools.validate-content.result", "tools.validate-content.valid", "tools.negative-findings")
 async def test_a_text_is_validated(project: Project, ask: Asking):
     """The answer counts the issues, and only errors make it invalid."""
     project.save(text("note", "Everything is well, [TBD]"))
@@ -56,6 +57,7 @@ async def test_a_text_is_validated(project: Project, ask: Asking):
     assert (await ask("validate_content", content_or_config_id="note"))["valid"] is True
 
 
+@requirement("tools.validate-content.rules")
 @pytest.mark.parametrize(
     "rules",
     [
@@ -117,6 +119,7 @@ async def test_what_is_no_list_of_rules_is_refused(project: Project, ask: Asking
     assert error["details"]["field"] == "validation_rules"
 
 
+@requirement("tools.validate-content.errors")
 async def test_nothing_goes_by_the_name(ask: Asking):
     """Not found, and not an id."""
     error = await ask.refused("validate_content", "config_not_found", content_or_config_id="nothing")
@@ -124,6 +127,7 @@ async def test_nothing_goes_by_the_name(ask: Asking):
     await ask.refused("validate_content", "invalid_config_id", content_or_config_id="../nothing")
 
 
+@requirement("tools.validate-content.errors")
 async def test_a_rule_that_cannot_be_checked(project: Project, ask: Asking, engine: Engine):
     """The error says which and why."""
     project.save(text("note", "a" * 5000))
@@ -157,6 +161,7 @@ async def test_of_very_many_issues_the_worst_are_shown(project: Project, engine:
 # -- validate_collection_config ---------------------------------------------------------------------------------
 
 
+@requirement("tools.validate-collection-config.result")
 async def test_a_collection_config_is_validated(project: Project, ask: Asking):
     """Issues with their member, what is missing, how many and how deep."""
     inner = {"id": "inner", "type": "collection", "path": "inner.json"}
@@ -178,6 +183,7 @@ async def test_a_collection_config_is_validated(project: Project, ask: Asking):
     assert (quick["valid"], quick["metadata"]["missing_configs"]) == (True, [])
 
 
+@requirement("tools.validate-collection-config.errors")
 async def test_a_collection_config_that_cannot_be_read(project: Project, ask: Asking):
     """An error with every fault; there is nothing to look at."""
     project.save(collection("pack"))
@@ -235,6 +241,7 @@ def dated(id: str, *limits: float | None, **rest: Any) -> dict[str, Any]:
     return document
 
 
+@requirement("freshness.bands")
 async def test_the_bands_of_freshness(project: Project, ask: Asking, manifest: Any):
     """Stale from just four fifths of the greatest age on, expired from just all of it."""
     project.save(dated("pack", *[10] * 6))

@@ -1,0 +1,110 @@
+"""Template workers: what they cost next to rendering inline, after a kill, and while bombs go off beside."""
+
+import statistics
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from bench.measure import ROUNDS, Row
+from chora import config
+from chora.access import caller
+from chora.errors import Busy, LimitExceeded
+from chora.render import Render
+from chora.render.pool import RenderPool
+from chora.render.worker import CompiledTemplates
+from chora.render.worker import render as render_inline
+
+PAGE = Render(
+    template="# {{ title }}\n{% for row in rows %}- {{ row.name }}: {{ row.number * 2 }}\n{% endfor %}",
+    name="page",
+    context={"title": "Moorings", "rows": [{"name": f"berth {number}", "number": number} for number in range(50)]},
+)
+ENDLESS = Render("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "endless")
+LARGE = Render("{{ 'x' * 10**12 }}", "large")
+
+WALL = 0.2
+"""Seconds a bomb may take: the storm is about how it is shared out, not about how patient the settings are."""
+BOMBERS = 16
+
+
+@asynccontextmanager
+async def pooled(*, fork: bool = True, workers: int = 2) -> AsyncGenerator[RenderPool]:
+    """A pool, with two workers as the settings have it by default."""
+    pool = RenderPool(config.Render(workers=workers, wall=WALL), fork=fork)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.serve)
+        await pool.warm()
+        yield pool
+        nursery.cancel_scope.cancel()
+
+
+async def timed(work: Callable[[], Awaitable[Any]]) -> float:
+    """Milliseconds that it takes."""
+    began = time.perf_counter()
+    await work()
+    return (time.perf_counter() - began) * 1000
+
+
+async def render(project: Path, calls: int) -> list[Row]:
+    """The same template in a worker and in our own process, in turns."""
+    compiled = CompiledTemplates()
+    times: tuple[list[float], list[float]] = ([], [])
+    async with pooled() as pool:
+        for _ in range(ROUNDS):
+            for _ in range(max(20, calls // ROUNDS)):
+                times[0].append(await timed(lambda: pool.render(PAGE)))
+                began = time.perf_counter()
+                render_inline(PAGE, compiled, 4 * config.MIB)
+                times[1].append((time.perf_counter() - began) * 1000)
+    return [Row("render in a worker, next to inline, p50", "ms", *map(statistics.median, times))]
+
+
+async def respawn(project: Path, calls: int) -> list[Row]:
+    """The first render after a worker was killed: by a fork, and next to it by a process started from scratch."""
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for fork in (True, False):
+        async with pooled(fork=fork, workers=1) as pool:
+            for _ in range(ROUNDS):
+                with suppress(LimitExceeded):
+                    await pool.render(ENDLESS)
+                times[fork].append(await timed(lambda: pool.render(PAGE)))
+    return [
+        Row(
+            "render after a kill, forked next to started",
+            "ms",
+            statistics.median(times[True]),
+            statistics.median(times[False]),
+        )
+    ]
+
+
+async def storm(project: Path, calls: int) -> list[Row]:
+    """Good renders of one caller, while another sends bombs without a pause, and without any."""
+    rows: list[Row] = []
+    for name, bomb in (("endless", ENDLESS), ("huge", LARGE)):
+        async with pooled() as pool:
+
+            async def throw(bomb: Render = bomb, pool: RenderPool = pool) -> None:
+                caller.set("bomber")
+                while True:
+                    with suppress(LimitExceeded, Busy):
+                        await pool.render(bomb)
+
+            async def good(pool: RenderPool = pool) -> float:
+                return await timed(lambda: pool.render(PAGE))
+
+            count = max(20, calls // 10)
+            quiet = [await good() for _ in range(count)]
+            async with trio.open_nursery() as bombers:
+                for _ in range(BOMBERS):
+                    bombers.start_soon(throw)
+                await trio.sleep(2 * WALL)
+                stormy = [await good() for _ in range(count)]
+                bombers.cancel_scope.cancel()
+        waited = f"render while {BOMBERS} {name} ones wait, next to none, p50"
+        rows.append(Row(waited, "ms", statistics.median(stormy), statistics.median(quiet)))
+    return rows

@@ -1,0 +1,319 @@
+"""Forgetting: what any rule speaks for stays, and what is told beforehand is what goes."""
+
+from __future__ import annotations
+
+import string
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from chora import jobs
+from chora.engine import retention
+from chora.engine.engine import Engine
+from chora.engine.retention import Rules, choose, clean, drop_old_drafts, referring_artifacts, sweep
+from chora.errors import StorageError
+from chora.stamps import now, sha256, stamp
+from chora.store import Draft, Event, Job, Version, VersionInfo
+from tests.conftest import Project, artifact, child, text
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def info(age: float, name: str = "x", **rest: Any) -> VersionInfo:
+    """A version of so many days ago."""
+    made = VersionInfo(
+        version_id=name,
+        content_id="note",
+        generated_at=stamp(NOW - timedelta(days=age)),
+        generator="g",
+        config_version=None,
+        stage="draft",
+        approved=False,
+        deleted=False,
+        size=10,
+    )
+    return msgspec.structs.replace(made, **rest)
+
+
+def gone(ages: list[float], rules: Rules, approved: set[int] = frozenset(), deleted: set[int] = frozenset()) -> str:  # pyright: ignore
+    """The names of those that go, of versions a, b, c … of these ages, oldest first."""
+    infos = [
+        info(age, string.ascii_lowercase[number], approved=number in approved, deleted=number in deleted)
+        for number, age in enumerate(ages)
+    ]
+    return "".join(each.version_id for each in choose(infos, rules, NOW))
+
+
+@pytest.mark.parametrize(
+    ("ages", "rules", "names"),
+    [
+        ([], Rules(), ""),
+        ([100], Rules(), ""),
+        ([100, 99], Rules(), ""),
+        ([9, 8, 7.5, 3, 2, 1], Rules(), "abc"),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=5), "a"),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=100), ""),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=0), "abc"),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=0, keep_days=0), "abcde"),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=0, keep_days=0, keep_latest=False), "abcdef"),
+        ([9, 8], Rules(keep_versions=0, keep_latest=False), "ab"),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=1, keep_days=0, keep_latest=False), "abcde"),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_days=0, older_than_days=8), "a"),
+        ([9, 8.1, 7.5, 3, 2, 1], Rules(keep_days=0, older_than_days=8), "ab"),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_days=0, older_than_days=0), "abc"),
+        ([9, 8, 7.5, 3, 2, 1], Rules(keep_days=0, older_than_days=100), ""),
+        ([7.0], Rules(keep_versions=0, keep_latest=False, keep_days=7), ""),
+        ([7.001], Rules(keep_versions=0, keep_latest=False, keep_days=7), "a"),
+        ([9e5, 1], Rules(keep_versions=0, keep_latest=False, keep_days=10**9), ""),
+        ([9e4, 1], Rules(keep_versions=0, keep_latest=False, keep_days=0, older_than_days=10**12), ""),
+        ([-1, -2], Rules(keep_versions=0, keep_latest=False), ""),
+    ],
+)
+def test_a_version_goes_that_no_rule_speaks_for(ages: list[float], rules: Rules, names: str):
+    """The latest, the newest few, and the young stay; what is asked to be older than a time has to be."""
+    if any(age > 700_000 for age in ages):
+        ages = [700_000, 1]
+    assert gone(ages, rules) == names
+
+
+def test_the_newest_approved_version_stays_whatever_the_rules():
+    """It can't be made again; an older approved one can go."""
+    nothing = Rules(keep_versions=0, keep_days=0, keep_latest=False)
+    assert gone([9, 8, 7, 6], nothing, approved={0, 2}) == "abd"
+    assert gone([9, 8, 7, 6], nothing, approved={3}) == "abc"
+
+
+def test_deleted_versions_count_for_nothing():
+    """They are among neither the newest nor the latest, and can't go once more."""
+    assert gone([9, 8, 7.5, 7.4, 7.3], Rules(keep_versions=2, keep_days=0), deleted={2, 4}) == "a"
+    assert gone([9, 8], Rules(keep_versions=0, keep_days=0), deleted={1}) == ""
+
+
+ages = st.lists(st.floats(0, 60), max_size=12).map(lambda found: sorted(found, reverse=True))
+all_rules = st.builds(
+    Rules,
+    st.integers(0, 6),
+    st.integers(0, 40),
+    st.booleans(),
+    st.none() | st.integers(0, 40),
+)
+
+
+@given(ages, all_rules, st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
+def test_what_a_rule_speaks_for_never_goes_and_the_rest_does(
+    days: list[float], rules: Rules, approved: set[int], deleted: set[int]
+):
+    """By the words of the rules, one by one."""
+    infos = [
+        info(age, str(number), approved=number in approved, deleted=number in deleted)
+        for number, age in enumerate(days)
+    ]
+    chosen = choose(infos, rules, NOW)
+    there = [each for each in infos if not each.deleted]
+    for place, each in enumerate(reversed(there)):
+        age = NOW - datetime.fromisoformat(each.generated_at)
+        speaks = (
+            place < rules.keep_versions
+            or (rules.keep_latest and place == 0)
+            or (rules.keep_days and age <= timedelta(days=rules.keep_days))
+            or (rules.older_than_days is not None and age <= timedelta(days=rules.older_than_days))
+            or each == next((other for other in reversed(there) if other.approved), None)
+        )
+        assert (each in chosen) is not bool(speaks)
+    assert not any(each.deleted for each in chosen)
+
+
+# -- with a store -----------------------------------------------------------------------------------------------
+
+
+def version(content_id: str, age: float, body: str = "body", **rest: Any) -> Version:
+    made = Version(
+        content_id=content_id,
+        body=body,
+        sha256=sha256(body.encode()),
+        fingerprint="",
+        generator="g",
+        generator_version="1",
+        generated_at=stamp(datetime.now(UTC) - timedelta(days=age)),
+    )
+    return msgspec.structs.replace(made, **rest)
+
+
+async def fill(engine: Engine, **contents: list[float]) -> None:
+    for content_id, days in contents.items():
+        for age in days:
+            await engine.store.add_version(version(content_id, age, "x" * round(age)))
+
+
+async def test_a_dry_run_says_what_a_real_one_does(engine: Engine):
+    """The same contents and versions; only the real one deletes, and tells whoever watches."""
+    await fill(engine, a=[40, 30, 20, 10, 1], b=[40], c=[90, 80, 70, 60])
+    told: list[str] = []
+    engine.changed = told.append
+    before = {each: engine.store.versions(each) for each in "abc"}
+    dry = await clean(engine, Rules(), dry_run=True)
+    assert {each: engine.store.versions(each) for each in "abc"} == before
+    assert told == []
+    assert dry == await clean(engine, Rules())
+    checked, cleaned = dry
+    assert checked == 3
+    assert [(each.content_id, each.before, len(each.gone), len(each.kept), each.bytes_freed) for each in cleaned] == [
+        ("a", 5, 2, 3, 70),
+        ("c", 4, 1, 3, 90),
+    ]
+    assert told == ["content://a", "content://c"]
+    assert [len(engine.store.versions(each)) for each in "abc"] == [3, 1, 3]
+    assert await clean(engine, Rules()) == (3, [])
+
+
+async def test_only_the_named_contents_are_cleaned(engine: Engine):
+    """Each of them once; of one that isn't there, nothing."""
+    await fill(engine, a=[40, 30, 20, 10], b=[40, 30, 20, 10])
+    checked, cleaned = await clean(engine, Rules(keep_versions=1), content_ids=["b", "nobody", "b"])
+    assert checked == 1
+    assert [each.content_id for each in cleaned] == ["b"]
+    assert (len(engine.store.versions("a")), len(engine.store.versions("b"))) == (4, 1)
+
+
+async def test_nothing_is_deleted_when_one_deletion_fails(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """All of it is one step."""
+    await fill(engine, a=[40, 30, 20, 10], b=[40, 30, 20, 10])
+    engine.store._writer.execute(  # pyright: ignore
+        "CREATE TEMP TRIGGER refuse BEFORE DELETE ON versions WHEN old.content_id = 'b' "
+        "BEGIN SELECT raise(ABORT, 'no'); END"
+    )
+    with pytest.raises(StorageError):
+        await clean(engine, Rules(keep_versions=1))
+    assert (len(engine.store.versions("a")), len(engine.store.versions("b"))) == (4, 4)
+
+
+async def keep_draft(engine: Engine, name: str, age: float) -> None:
+    at = stamp(datetime.now(UTC) - timedelta(days=age))
+    draft = Draft(
+        draft_id=name,
+        config_type="content",
+        config_data={},
+        description=None,
+        created_at=stamp(datetime.now(UTC) - timedelta(days=99)),
+        updated_at=at,
+    )
+    await engine.store.save_draft(draft)
+    await engine.store.add_version(version(name, age, metadata={"test_output": True}))
+
+
+def keep_for(engine: Engine, days: int) -> None:
+    """Set how long old things are kept."""
+    storage = msgspec.structs.replace(engine.settings.storage, retention_days=days)
+    engine.settings = msgspec.structs.replace(engine.settings, storage=storage)
+
+
+@pytest.mark.parametrize(
+    ("days", "left"), [(30, ["new"]), (0, ["new", "old"]), (10**9, ["new", "old"]), (45, ["new", "old"])]
+)
+async def test_drafts_go_when_nobody_touched_them_for_long(engine: Engine, days: int, left: list[str]):
+    """With their test outputs; by when they were touched last, not by when they were made."""
+    keep_for(engine, days)
+    await keep_draft(engine, "old", 40)
+    await keep_draft(engine, "new", 20)
+    assert await drop_old_drafts(engine, dry_run=True) == 2 - len(left)
+    assert len(engine.store.drafts()) == 2
+    assert await drop_old_drafts(engine) == 2 - len(left)
+    assert sorted(draft.draft_id for draft in engine.store.drafts()) == left
+    assert engine.store.content_ids() == left
+
+
+async def test_the_artifacts_of_a_content_are_known(project: Project, engine: Engine):
+    """By the ids of their children, in either layout; broken ones are passed over."""
+    project.save(text("a", "x"), artifact("one", [child("a")]), artifact("two", [child("b")]))
+    nested = artifact("three", [child("b"), child("a", required=False)])
+    project.write("configs/artifact/three/three-artifact.json", msgspec.json.encode(nested))
+    project.write("configs/artifact/broken.json", "{")
+    assert referring_artifacts(engine, "a") == ["one", "three"]
+    assert referring_artifacts(engine, "nobody") == []
+
+
+async def litter(engine: Engine) -> None:
+    """Something old of every kind, and something new beside it."""
+    await fill(engine, a=[90, 80, 70, 60, 50, 1])
+    await keep_draft(engine, "old", 40)
+    long_ago, today = stamp(datetime.now(UTC) - timedelta(days=40)), now()
+    for number, at in enumerate((long_ago, today)):
+        job = Job(
+            job_id=f"job-{number}",
+            key="",
+            tool="t",
+            arguments={},
+            principal="p",
+            status="done",
+            created_at=at,
+            updated_at=at,
+        )
+        await engine.store.save_job(job)
+        await engine.store.add_events([Event(at=at, kind="k", status="success", trace_id=None)])
+
+
+async def test_a_round_of_housekeeping_removes_what_is_old(engine: Engine):
+    """Drafts, texts, jobs, events; a dry one counts the first two and removes nothing; a second one finds nothing."""
+    await litter(engine)
+    before = engine.store.counts()
+    assert await sweep(engine, dry_run=True) == (1, 3, 240, 0, 0)
+    assert engine.store.counts() == before
+    assert await sweep(engine) == (1, 3, 240, 1, 1)
+    assert await sweep(engine) == (0, 0, 0, 0, 0)
+    assert engine.store.counts()["versions"] == 3
+
+
+async def test_what_is_kept_for_ever_is_never_swept(engine: Engine):
+    """With retention_days 0, or more of them than there were."""
+    await litter(engine)
+    before = engine.store.counts()
+    keep_for(engine, 0)
+    assert await sweep(engine) == (0, 0, 0, 0, 0)
+    assert engine.store.counts() == before
+    keep_for(engine, 10**9)
+    assert (await sweep(engine))[:3] == (0, 0, 0)
+
+
+@pytest.fixture
+def threshold() -> MockClock:
+    """Time passes by itself whenever nothing has happened for a moment, a thread's work included."""
+    return MockClock(autojump_threshold=0.05)
+
+
+async def test_housekeeping_comes_round(
+    engine: Engine, threshold: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A minute after the start and then every six hours; a failure is told, and tried again the next time."""
+    rounds: list[float] = []
+    really = retention.sweep
+    start = trio.current_time()
+
+    async def count(engine: Engine) -> Any:
+        rounds.append(trio.current_time() - start)
+        if len(rounds) == 2:
+            raise StorageError("The database failed: full.")
+        return await really(engine)
+
+    monkeypatch.setattr(retention, "sweep", count)
+    monkeypatch.setattr(jobs, "HEARTBEAT", 1e9)  # or time would pass in steps of two seconds
+    caplog.set_level("INFO", "chora.engine")
+    await litter(engine)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(retention.serve, engine))
+        with trio.move_on_after(retention.FIRST_ROUND + 2.5 * retention.INTERVAL):
+            await trio.sleep_forever()
+        nursery.cancel_scope.cancel()
+    hours = [pytest.approx(60 + 6 * 3600 * turn, abs=10) for turn in range(3)]
+    assert rounds == hours
+    said = [record.getMessage() for record in caplog.records if record.name == "chora.engine"]
+    assert said == [
+        "housekeeping removed {'drafts': 1, 'versions': 3, 'bytes_freed': 240, 'jobs': 1, 'rows': 1}",
+        "housekeeping failed and is tried again later: The database failed: full.",
+    ]

@@ -1,0 +1,97 @@
+"""One caller that asks for far too much: the others hardly notice."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from chora.access import LOCAL, Principal
+from chora.engine.engine import Engine
+from chora.metrics import Metrics
+from chora.protocol.server import Server, Session
+from chora.tools import TOOLS
+from tests.conftest import Asking, Project, content
+from tests.hostile.measures import bounded, is_well, linux, prepare
+from tests.visitor import HELLO, MODERN, message
+
+pytestmark = linux
+
+# Slow enough that a line forms, and within the patience of the settings.
+SLOW = "{% for a in range(400) %}{% for b in range(1000) %}{% endfor %}{% endfor %}{{ n }}"
+
+
+@pytest.fixture
+def project(project: Project) -> Project:
+    prepare(project).save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
+    return project
+
+
+@pytest.fixture
+def server(engine: Engine) -> Server:
+    return Server(engine, TOOLS, Metrics())
+
+
+async def call(server: Server, session: Session, id: int, tool: str, **arguments: Any) -> dict[str, Any]:
+    params: dict[str, Any] = {"name": tool, "arguments": arguments}
+    if session.revision is None:
+        params["_meta"] = MODERN
+    reply = await server.answer(session, msgspec.json.encode(message("tools/call", params, id)))
+    assert reply is not None
+    return msgspec.json.decode(reply.body)["result"]["structuredContent"]
+
+
+async def greeted(server: Server) -> Session:
+    session = Session("http", LOCAL)
+    await server.answer(session, msgspec.json.encode(message("initialize", HELLO, 0)))
+    return session
+
+
+@pytest.mark.parametrize("era", ["sessions", "principals"])
+async def test_a_flood_of_one_caller_is_its_own_problem(project: Project, ask: Asking, server: Server, era: str):
+    """With two hundred renders of one caller in the line, another waits for one; what is too much is told as busy."""
+    if era == "sessions":
+        greedy, modest = await greeted(server), await greeted(server)
+    else:
+        greedy, modest = Session("http", Principal("greedy")), Session("http", Principal("modest"))
+    await is_well(ask)
+    outcomes: list[str] = []
+
+    async def flood(number: int) -> None:
+        context = {"n": number}
+        body = await call(server, greedy, number, "preview_generation", content_config_id="slow", context=context)
+        outcomes.append("ok" if body["success"] else body["error"]["code"])
+
+    with bounded(project, seconds=30):
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(flood, number)
+            await trio.testing.wait_all_tasks_blocked()
+            assert ask.engine.templates.pool.statistics().waiting == 128
+            body = await call(server, modest, 1, "preview_generation", content_config_id="good")
+            assert body["success"], body
+            before = outcomes.count("ok")
+            nursery.cancel_scope.cancel()
+    # A call that was scanned has to get in line once more to be rendered, and may find it full by then.
+    assert outcomes.count("busy") >= 200 - 128 - 1
+    assert before <= 3, "another caller waited for the whole line"
+    await is_well(ask)
+
+
+async def test_cancelled_floods_leave_nothing(project: Project, ask: Asking, server: Server):
+    """Callers that go away while their renders wait take them along."""
+    await is_well(ask)
+    for _ in range(3):
+        session = await greeted(server)
+        with bounded(project), trio.move_on_after(0.2):
+            async with trio.open_nursery() as nursery:
+                for number in range(100):
+                    nursery.start_soon(
+                        partial(call, server, session, number, "preview_generation", content_config_id="slow")
+                    )
+        assert ask.engine.templates.pool.statistics().waiting == 0
+        await is_well(ask)

@@ -1,0 +1,563 @@
+"""What chora promises, each promise by an id that tests cite with `@requirement("id")`.
+
+`tests/test_requirements.py` holds both directions: every promise is proved by a test, and no test cites another one.
+"""
+
+from __future__ import annotations
+
+TOOLS = {
+    "tools.exactly-24": "The default set of tools is exactly the 24 that are documented.",
+    "tools.small-list": "The list of tools without output schemas stays within 24 KiB.",
+    "tools.category": "Every tool stands in the category under whose heading it is documented.",
+    "tools.hints": "Every tool says whether it only reads, may destroy, and may be repeated.",
+    "tools.input-schema": "Every tool names its required and optional arguments, and refuses any other.",
+    "tools.output-schema": "Every tool has an output schema that its successes and its failures fit.",
+    "tools.running-schema": (
+        "A tool whose work may outlive its call may answer that it is running, and says so in its schema."
+    ),
+    "tools.envelope.success": "A success is `success: true` and the tool's own fields.",
+    "tools.envelope.failure": "A failure is `success: false` with a code, a sentence, a next step and details.",
+    "tools.envelope.warnings": "Warnings stand in the metadata of a result, also of one that comes from the store.",
+    "tools.null-is-absent": "An explicit null for an optional argument is as good as leaving it out.",
+    "tools.negative-findings": "A negative finding, such as an invalid config, is a success of the tool that looked.",
+    "tools.context.object-or-string": "Arguments that are objects may also be sent as a string of their JSON.",
+    "tools.context.empty": "Null, an empty string and blanks mean an empty context.",
+    "tools.long-texts": "Of a text over 256 KiB an answer holds the head, its length and a link to all of it.",
+    "tools.progress": "Long work tells whoever asked how far it is.",
+    "tools.lists.limit": "Lists show 1 to 500 rows, 100 unless told otherwise, and count all that matched.",
+    "tools.collections.path": (
+        "A collection is named by its id, or by its file relative to its folder, the project or the root."
+    ),
+    "tools.error.invalid-input": "Arguments that don't fit are `invalid_input` with the place and the problem.",
+    "tools.error.invalid-context": (
+        "A context that is no object is `invalid_context` with the type received and expected."
+    ),
+    "tools.error.invalid-config-id": (
+        "Empty ids, paths in disguise and ids over 255 characters are `invalid_config_id`."
+    ),
+    "tools.error.config-not-found": (
+        "A config that isn't there is `config_not_found` with its id and the paths searched."
+    ),
+    "tools.error.validation-failed": "A config file that doesn't fit is `validation_failed` with every fault.",
+    "tools.error.validation-error": "A draft that doesn't fit is `validation_error` with field, issue and every fault.",
+    "tools.error.generator-not-found": "An unknown generator is `generator_not_found` with the ones there are.",
+    "tools.error.generation-failed": (
+        "A text that can't be made is `generation_failed` with generator, line, variable and context."
+    ),
+    "tools.error.storage-failed": "A text that was made and can't be stored is `storage_failed`.",
+    "tools.error.storage-error": "A store that refuses is `storage_error` with its path and the kind of error.",
+    "tools.error.missing-content": "Required children without a config are `missing_content` with all of their ids.",
+    "tools.error.composition-failed": (
+        "Pieces that don't go together are `composition_failed` with strategy, pieces and conflict."
+    ),
+    "tools.error.write-failed": (
+        "An output that can't be written is `write_failed` with path, type and number of the error."
+    ),
+    "tools.error.output-edited": "An output that somebody edited is `output_edited` with the difference.",
+    "tools.error.permission-denied": "A path outside the project is `permission_denied`.",
+    "tools.error.circular-reference": "Collections that contain one another are `circular_reference` with their chain.",
+    "tools.error.manifest-not-found": (
+        "A collection that was never built is `manifest_not_found` with where it was looked for."
+    ),
+    "tools.error.invalid-retention": (
+        "A retention rule out of bounds is `invalid_retention` with field, value and constraint."
+    ),
+    "tools.error.referenced-by-artifacts": "A content that artifacts use is `referenced_by_artifacts` with their ids.",
+    "tools.error.internal-error": "What nobody foresaw is `internal_error` with an id that stands in the log.",
+    "tools.generate-content.result": "generate_content returns the text and what is known of it.",
+    "tools.generate-content.status": "generate_content tells a first text from a skipped and from a repeated one.",
+    "tools.generate-content.force": "generate_content with `force` makes a text although nothing changed.",
+    "tools.generate-content.errors": "generate_content fails with the codes and details that are documented.",
+    "tools.assemble-artifact.result": (
+        "assemble_artifact returns the path, the size, the pieces and how they were composed."
+    ),
+    "tools.assemble-artifact.status": (
+        "assemble_artifact tells a first assembly from a skipped and from a repeated one."
+    ),
+    "tools.assemble-artifact.force": "assemble_artifact with `force` generates the children again too.",
+    "tools.assemble-artifact.output-path": (
+        "assemble_artifact writes elsewhere when told so, and makes the folders on the way."
+    ),
+    "tools.assemble-artifact.generates-missing": (
+        "assemble_artifact generates children that aren't stored, and lists them."
+    ),
+    "tools.assemble-artifact.optional-child": (
+        "assemble_artifact leaves out an optional child that fails, and lists it."
+    ),
+    "tools.assemble-artifact.dry-run": (
+        "assemble_artifact in a dry run tells what would become of each file, and writes nothing."
+    ),
+    "tools.assemble-artifact.errors": "assemble_artifact fails with the codes and details that are documented.",
+    "tools.regenerate-content.result": "regenerate_content returns the new text, the previous one and what changed.",
+    "tools.regenerate-content.always": "regenerate_content always makes a new version.",
+    "tools.regenerate-content.first-time": (
+        "regenerate_content of what was never made has no previous version and no changes."
+    ),
+    "tools.regenerate-content.previous": "regenerate_content returns text, hash and time of the version before.",
+    "tools.regenerate-content.changes": (
+        "regenerate_content counts lines added, removed and changed by a real diff, unless told not to."
+    ),
+    "tools.regenerate-content.reason": "regenerate_content repeats the reason and keeps it with the version.",
+    "tools.regenerate-content.errors": "regenerate_content fails with the codes and details that are documented.",
+    "tools.preview-generation.result": "preview_generation returns the text, its length and its hash.",
+    "tools.preview-generation.dry": "preview_generation stores, writes and caches nothing.",
+    "tools.preview-generation.metadata": "preview_generation tells variables, template, usage and warnings when asked.",
+    "tools.preview-generation.cost-guard": (
+        "preview_generation asks no paid model unless it is told to, and shows what it would cost."
+    ),
+    "tools.preview-generation.errors": "preview_generation fails with the codes and details that are documented.",
+    "tools.batch-generate.result": "batch_generate returns sums, a result per content and how parallel it was.",
+    "tools.batch-generate.content-ids": "batch_generate makes every content once, however often it is named.",
+    "tools.batch-generate.order": "batch_generate lists its results in the order in which contents were named.",
+    "tools.batch-generate.shared-context": "batch_generate gives the shared context to every content.",
+    "tools.batch-generate.individual-contexts": "batch_generate lets a content's own context win over the shared one.",
+    "tools.batch-generate.force": "batch_generate with `force` makes texts although nothing changed.",
+    "tools.batch-generate.continue-on-error": "batch_generate starts no further content after a failure when told so.",
+    "tools.batch-generate.max-parallel": "batch_generate makes four contents at once, or as many as it is told to.",
+    "tools.batch-generate.partial": "batch_generate in which some failed is a success that names them.",
+    "tools.batch-generate.all-failed": "batch_generate in which all failed is an error with every reason.",
+    "tools.batch-generate.limits": "batch_generate takes 1 to 50 contents, and 1 to 10 at once.",
+    "tools.draft-config.result": "draft_config returns the draft's id, its remarks and where it would be saved.",
+    "tools.draft-config.config-type": "draft_config takes contents, artifacts and collections.",
+    "tools.draft-config.config-data": "draft_config keeps a config as it was given, as an object or as JSON.",
+    "tools.draft-config.description": "draft_config keeps a note for whoever finds the draft.",
+    "tools.draft-config.errors": "draft_config fails with the codes and details that are documented.",
+    "tools.test-config.result": "test_config returns the text that a draft would make.",
+    "tools.test-config.dry-run": "test_config stores its text, flagged as a test, only when told so.",
+    "tools.test-config.preview-limit": "test_config shows 10,000 characters and tells how many there are.",
+    "tools.test-config.artifacts": "test_config composes an artifact's draft in memory.",
+    "tools.test-config.errors": "test_config fails with the codes and details that are documented.",
+    "tools.modify-config.result": "modify_config returns what was changed, where, and the remarks on it.",
+    "tools.modify-config.updates": (
+        "modify_config merges as RFC 7396 says: objects recurse, arrays replace, null removes."
+    ),
+    "tools.modify-config.draft": "modify_config patches a draft.",
+    "tools.modify-config.saved": "modify_config patches a saved config where it is.",
+    "tools.modify-config.backup": "modify_config keeps a copy of a saved config unless told not to.",
+    "tools.modify-config.config-type": "modify_config asks which kind is meant when several share the id.",
+    "tools.modify-config.atomic": "modify_config changes nothing when the result wouldn't fit.",
+    "tools.modify-config.errors": "modify_config fails with the codes and details that are documented.",
+    "tools.save-config.result": "save_config returns where the config was written.",
+    "tools.save-config.config-id": (
+        "save_config writes the id it saves under into the file, and takes only ids in kebab case."
+    ),
+    "tools.save-config.overwrite": "save_config replaces a config only when told so, and keeps a copy of the old one.",
+    "tools.save-config.uses-up-draft": "save_config deletes the draft once it is saved.",
+    "tools.save-config.errors": (
+        "save_config fails with the codes and details that are documented, and keeps the draft."
+    ),
+    "tools.cleanup-ephemeral.result": "cleanup_ephemeral returns how much it looked at and removed.",
+    "tools.cleanup-ephemeral.defaults": "cleanup_ephemeral keeps three versions and seven days unless told otherwise.",
+    "tools.cleanup-ephemeral.retention": "cleanup_ephemeral keeps a version that any of the rules speaks for.",
+    "tools.cleanup-ephemeral.keep-latest": "cleanup_ephemeral keeps the latest version unless told not to.",
+    "tools.cleanup-ephemeral.filter": "cleanup_ephemeral touches only the contents and ages that it is narrowed to.",
+    "tools.cleanup-ephemeral.touched": "cleanup_ephemeral lists only contents of which something went.",
+    "tools.cleanup-ephemeral.dry-run": "cleanup_ephemeral in a dry run tells the same and removes nothing.",
+    "tools.cleanup-ephemeral.drafts": "cleanup_ephemeral removes drafts that were kept long enough.",
+    "tools.cleanup-ephemeral.errors": "cleanup_ephemeral fails with the codes and details that are documented.",
+    "tools.delete-content.result": "delete_content removes every text of a content and tells how much that was.",
+    "tools.delete-content.preserve-metadata": "delete_content may remove the texts and keep what is known of them.",
+    "tools.delete-content.references": "delete_content spares what artifacts use, unless it is forced, and then warns.",
+    "tools.delete-content.errors": "delete_content fails with the codes and details that are documented.",
+    "tools.list-generators.result": "list_generators shows type, version and capabilities, and why one is unavailable.",
+    "tools.list-generators.filter": "list_generators narrows to built-in ones or plugins, and says that it did.",
+    "tools.list-generators.errors": "list_generators refuses a type that is none.",
+    "tools.list-content.result": "list_content shows what is stored of each content, and files that can't be read.",
+    "tools.list-content.filter": "list_content filters by generator, by what is generated and by stage.",
+    "tools.list-content.sort": "list_content sorts by id, title, generator, or the newest file.",
+    "tools.list-artifacts.result": "list_artifacts shows which artifacts are assembled, and files that can't be read.",
+    "tools.list-artifacts.filter": "list_artifacts filters by type, stage and by what is assembled.",
+    "tools.list-artifacts.sort": "list_artifacts sorts by id, title, the newest assembly or the newest file.",
+    "tools.list-content-configs.result": "list_content_configs shows id, file, generator, description and title.",
+    "tools.list-artifact-configs.result": (
+        "list_artifact_configs shows id, file, description, title and number of components."
+    ),
+    "tools.list-configs.filter-pattern": "The lists of configs take a glob over whole ids.",
+    "tools.list-configs.invalid": "The lists of configs show every file that can't be read, with the reason.",
+    "tools.list-configs.errors": "The lists of configs refuse a pattern that is no text, or too long.",
+    "tools.trace-dependencies.result": "trace_dependencies lists an artifact's children in the order of assembly.",
+    "tools.trace-dependencies.status": "trace_dependencies calls an artifact ready, incomplete or without a config.",
+    "tools.trace-dependencies.check-status": "trace_dependencies looks nothing up when told so.",
+    "tools.trace-dependencies.metadata": "trace_dependencies tells generator, versions and inputs when asked.",
+    "tools.trace-dependencies.missing-ids": (
+        "trace_dependencies lists what is missing so that batch_generate can take it."
+    ),
+    "tools.trace-dependencies.stale-because": (
+        "trace_dependencies says what has changed since each text and file was made."
+    ),
+    "tools.trace-dependencies.errors": "trace_dependencies fails with the codes and details that are documented.",
+    "tools.validate-content.result": "validate_content lists issues with severity, code and place, and counts them.",
+    "tools.validate-content.valid": "validate_content calls valid what has no error.",
+    "tools.validate-content.rules": "validate_content takes rules in several spellings besides those of the config.",
+    "tools.validate-content.built-in": "validate_content notices empty, very short and incomplete texts by itself.",
+    "tools.validate-content.config-rules": "validate_content checks the rules that a config declares.",
+    "tools.validate-content.artifacts": "validate_content takes contents, artifacts, collections and drafts.",
+    "tools.validate-content.errors": "validate_content fails with the codes and details that are documented.",
+    "tools.validate-collection-config.result": (
+        "validate_collection_config lists issues by member, and configs that are missing."
+    ),
+    "tools.validate-collection-config.errors": "validate_collection_config fails with the codes that are documented.",
+    "tools.check-freshness.result": "check_freshness returns each member's age, band and expiry, and their sums.",
+    "tools.check-freshness.output-path": "check_freshness looks at the manifest of another folder when told so.",
+    "tools.check-freshness.errors": "check_freshness fails with the codes and details that are documented.",
+    "tools.generate-collection.result": (
+        "generate_collection returns what came of each member, and where the manifest is."
+    ),
+    "tools.generate-collection.cache": "generate_collection counts members from the cache as successes.",
+    "tools.generate-collection.force": (
+        "generate_collection builds all members, or those that are named, again when told so."
+    ),
+    "tools.generate-collection.output-path": "generate_collection writes to another folder when told so.",
+    "tools.generate-collection.context": "generate_collection takes context that wins over the collection's.",
+    "tools.generate-collection.dry-run": (
+        "generate_collection in a dry run tells what would be built and why, and writes nothing."
+    ),
+    "tools.generate-collection.failure": (
+        "generate_collection fails, with its manifest written, when a required member or rule does."
+    ),
+    "tools.generate-collection.truncated": (
+        "generate_collection tells of a very large collection what has changed, and links the rest."
+    ),
+    "tools.generate-collection.errors": "generate_collection fails with the codes and details that are documented.",
+    "tools.list-collection-members.result": (
+        "list_collection_members shows type, title, output and size of every member."
+    ),
+    "tools.list-collection-members.check-status": (
+        "list_collection_members tells what was generated, unless told not to look."
+    ),
+    "tools.list-collection-members.recursive": "list_collection_members goes into nested collections when told so.",
+    "tools.list-collection-members.broken": (
+        "list_collection_members shows a member that can't be opened with the reason."
+    ),
+    "tools.list-collection-members.errors": (
+        "list_collection_members fails with the codes and details that are documented."
+    ),
+    "tools.check-collection-cache.result": (
+        "check_collection_cache tells which members would be built and why, without building."
+    ),
+    "tools.check-collection-cache.recommendation": (
+        "check_collection_cache recommends everything, what is stale, or the cache."
+    ),
+    "tools.check-collection-cache.unchecked": "check_collection_cache without its members goes by the manifest alone.",
+    "tools.check-collection-cache.output-path": "check_collection_cache looks at another folder when told so.",
+    "tools.check-collection-cache.context": "check_collection_cache answers for the context it is given.",
+    "tools.check-collection-cache.errors": (
+        "check_collection_cache fails with the codes and details that are documented."
+    ),
+    "tools.hello-world.name": "hello_world greets whoever is named, else the world.",
+    "tools.hello-world.live-values": "hello_world reports what is true now, and fails when the store does.",
+    "lifecycle.draft-test-modify-save": "A config goes from draft to test to save, and what was saved works at once.",
+}
+
+CONFIGS = {
+    "config.content.fields": "Every field of a content config is read, with the default that is documented.",
+    "config.artifact.fields": "Every field of an artifact config is read, with the default that is documented.",
+    "config.collection.fields": "Every field of a collection config is read, with the default that is documented.",
+    "config.constraints": "What a field may hold is checked, and a refusal says what to write.",
+    "config.every-fault": "A config that doesn't fit is refused with every fault at once.",
+    "config.unique-names": "Ids of patterns, sources, elements and members are unique within their config.",
+    "config.children-limit": "An artifact has at most a hundred children.",
+    "config.unknown-keys": "Keys that chora doesn't know are kept.",
+    "config.schemas": "Each format has one JSON Schema that describes every key.",
+    "config.wrong-kind": "A config in the folder of another kind is called by its name.",
+    "layouts.content": "A content config is found in every layout that chora-compose had, flat before nested.",
+    "layouts.artifact": "An artifact config is found in singular and plural folders, flat and nested.",
+    "layouts.yaml": "Configs may be YAML of the same shape.",
+    "layouts.id-inside": "A config is found by the id inside its file as a last resort.",
+    "layouts.paths": (
+        "Paths of children and members are tried from the project, the configs and the folder of their type."
+    ),
+    "layouts.save-nested": "A new config is saved in the nested layout, an existing one where it is.",
+    "layouts.templates": "Templates are searched in the project, in `templates/` and in the configs.",
+    "layouts.inside-project": "No config or template outside of the project is read.",
+}
+
+CONTEXT = {
+    "sources.long-spelling": "Contents name sources by id, type and locator.",
+    "sources.short-spelling": "Collections name sources by type and a key of its own.",
+    "sources.inline-data": "Inline data is JSON if it can be, else the text itself.",
+    "sources.external-file": "An external file is parsed by its ending, else it is text.",
+    "sources.git-reference": "A git reference is a file as a commit has it, and can't be used to run anything.",
+    "sources.content-config": "A content config is a source, and so is the text it makes.",
+    "sources.artifact-config": "An artifact config is a source.",
+    "sources.ephemeral-output": "Stored texts are sources, by the strategy that is named.",
+    "sources.required": "A required source without a value fails the text, and is named.",
+    "sources.optional": "An optional source without a value is null, and a warning.",
+    "sources.landing": "A source lands under its id; an object without one lands key by key.",
+    "sources.limits": "A source holds at most 10 MB, and git takes at most 10 seconds.",
+    "sources.never-rendered": "The text of a source is never rendered a second time.",
+    "sources.selectors.whole": "No selector, or `whole_content`, takes everything.",
+    "sources.selectors.jsonpath": "A JSONPath takes one value, or a list of several.",
+    "sources.selectors.heading": "A heading takes its section, and none in fenced code.",
+    "sources.selectors.definition": "A function or class is taken with its body.",
+    "sources.selectors.lines": "A line range counts from one and includes both ends.",
+    "sources.selectors.otherwise": "Any other selector is refused with the forms there are.",
+    "context.precedence": "The caller wins over collection and artifact, those over sources, those over the config.",
+    "context.deep-merge": "Objects merge deeply; arrays and scalars replace.",
+    "context.caller-wins": "The caller's context wins over everything.",
+    "context.reserved-names": "A text may name the content, artifact, member and collection it is made for.",
+    "context.file-values": "A value of a config's context may be a file.",
+}
+
+MAKING = {
+    "generators.five": (
+        "There are five generators: demonstration, jinja2, template_fill, bdd_scenario, code_generation."
+    ),
+    "generators.selection": "A config names its generator, or shows an example of every element.",
+    "generators.demonstration": "demonstration shows a config's examples, filled into a template if there is one.",
+    "generators.jinja2": "jinja2 renders a template file or an inline one, with the options that Jinja has.",
+    "generators.jinja2.sandbox": "jinja2 renders in a sandbox, within bounds, and what misbehaves fails alone.",
+    "generators.jinja2.undefined": "jinja2 fails at an undefined variable, or warns where that is chosen.",
+    "generators.jinja2.errors": "jinja2 names the template, the line and the variable that failed.",
+    "generators.template-fill": "template_fill puts dotted names in places, and does nothing else.",
+    "generators.template-fill.undefined": "template_fill fails, keeps or leaves empty what has no value, as chosen.",
+    "generators.bdd-scenario": "bdd_scenario writes a feature that the official parser reads.",
+    "generators.bdd-scenario.checked": "bdd_scenario refuses what isn't Gherkin.",
+    "generators.bdd-scenario.beyond-strings": (
+        "bdd_scenario writes tables, doc strings, rules, several examples and other languages."
+    ),
+    "generators.code-generation": (
+        "code_generation asks a model with the prompt it is given, and takes the code from the answer."
+    ),
+    "generators.code-generation.retries": "code_generation tries again what may pass, within bounds, and nothing else.",
+    "generators.code-generation.key": (
+        "code_generation finds its key in files before the environment, and never tells it."
+    ),
+    "generators.code-generation.unavailable": (
+        "code_generation without a key is listed as unavailable, with what to do."
+    ),
+    "generators.code-generation.cost": "code_generation tells tokens and cost, and what isn't priced is not made up.",
+    "generators.code-generation.budget": "code_generation asks nothing that would exceed a budget.",
+    "generators.code-generation.fallback": (
+        "code_generation returns a fallback where one is given, and tries again next time."
+    ),
+    "generators.plugins.explicit": "Only the generators that the settings name are loaded.",
+    "generators.plugins.interfaces": "Plugins of every interface that chora-compose documented are called rightly.",
+    "composition.concat": "concat joins pieces with a blank line, or the separator that is given.",
+    "composition.merge.data": "merge makes one document of objects, in order.",
+    "composition.merge.text": "merge moves text below the heading that was there before.",
+    "composition.merge.conflict": "merge names a clash of types by its path.",
+    "composition.template": "template composes with a template that sees the pieces and the context.",
+    "composition.custom": "custom runs only composers that the settings name.",
+    "assembly.order": "Children stand by order, then by their place in the config.",
+    "assembly.conditions": "A child whose condition isn't true is left out.",
+    "assembly.retrieval": "A child is taken from the store by its retrieval strategy.",
+    "outputs.every-one": "Every output that an artifact lists is written.",
+    "outputs.first-is-primary": "The first output is told, and alone replaced by another path.",
+    "outputs.formats": "JSON and YAML are parsed and written anew, all other text is written as it is.",
+    "outputs.unsupported": "Outputs that text can't be are refused.",
+    "outputs.encoding": "Every output has its encoding.",
+    "outputs.atomic": "An output holds its old text or its new one, whenever the process ends.",
+    "outputs.inside-project": "No output is written outside of the folders that outputs may go to.",
+    "outputs.edited-stays": (
+        "A text that chora didn't write is never written over, unless the output is declared generated."
+    ),
+    "outputs.adopted": "A file that holds already what would be written is adopted.",
+    "cache.skip": "What was made from the same things isn't made again.",
+    "cache.context": "Another context is another text.",
+    "cache.fingerprint": "A change in config, template, source, generator or composition makes a text anew.",
+    "cache.force": "`force` makes anew what hasn't changed.",
+    "cache.incremental": "Building only what changed gives what building everything gives.",
+}
+
+COLLECTIONS = {
+    "collection.nested": "A collection may hold collections, which write below it.",
+    "collection.circular": "Collections that contain one another are refused before anything is built.",
+    "collection.max-depth": "Collections nest ten levels deep, and no deeper.",
+    "collection.strategy": "Members are built at once, in turn, or by order.",
+    "collection.concurrency": "At most so many members are built at once, nested or not, and none waits forever.",
+    "collection.order": "Members have an order, which is their place when they have none.",
+    "collection.sources": "Shared context is resolved once, from sources in the short spelling.",
+    "collection.propagation.merge": "merge gives members the shared context below their own.",
+    "collection.propagation.override": (
+        "override gives members their own context instead of the shared one, if they have any."
+    ),
+    "collection.propagation.isolate": "isolate gives members their own context alone.",
+    "collection.base-path-template": "The base path is a template that knows the collection and the shared context.",
+    "collection.structure.nested": "nested gives every member a folder of its own.",
+    "collection.structure.flat": "flat writes all members into the base path.",
+    "collection.structure.custom": "custom writes where the artifacts say.",
+    "collection.duplicate-outputs": "Two members can't write one file.",
+    "collection.required-member": "A required member that fails fails the collection once all were tried.",
+    "collection.optional-member": "An optional member that fails is told, and one without a config is skipped.",
+    "collection.rules": "Rules on the result are checked, and a required one that doesn't hold fails the collection.",
+    "collection.fail-fast": "With fail_fast no further member is started after a failure.",
+    "collection.cancelled": "A run that is cancelled writes how far it came.",
+    "collection.cache.hit": "A member of which nothing changed is taken from the cache.",
+    "collection.cache.keeps-generated-at": "A member from the cache keeps the time at which it was made.",
+    "manifest.shape": "The manifest tells status, files, hash, time and error of every member.",
+    "manifest.order": "The manifest lists members as the config does, whatever ended first.",
+    "manifest.context": "The manifest holds the shared context without its secrets.",
+    "manifest.validation": "The manifest tells whether the rules hold.",
+    "manifest.cache-stats": "The manifest counts hits and misses of the cache.",
+    "manifest.generated-at": "The manifest tells when every member was made.",
+    "manifest.optional": "A collection need not write a manifest.",
+    "freshness.bands": "A member is fresh below four fifths of its greatest age, stale below all of it, then expired.",
+    "freshness.max-age": "A member's greatest age is its own, else the collection's, else seven days.",
+    "freshness.recommendation": "The worst member decides what is recommended.",
+    "freshness.never-made": "A member that failed or was never made is expired, without dates.",
+    "freshness.age-only": "Freshness is age, whatever happened to the inputs.",
+    "freshness.disabled": "Where freshness is disabled no member is listed.",
+    "freshness.extras": "Freshness tells days left or overdue, and what to do.",
+}
+
+KEEPING = {
+    "identity.version-ids": "Version ids are fit for URIs, sort by time and are never used twice.",
+    "storage.backends": "Every backend keeps the same promises.",
+    "storage.survives-kill": "What was acknowledged survives a kill.",
+    "storage.shared": "Several processes share one project.",
+    "storage.readable-files": "The filesystem backend writes files that people can read, a folder per config version.",
+    "storage.migration": (
+        "Moving between backends keeps ids, times and order, can be repeated and rehearsed, and is verified."
+    ),
+    "storage.schema-migrations": "The database is brought up to date in numbered steps, one transaction each.",
+    "storage.retrieval": "Stored texts are chosen by latest, all, version, time or approval.",
+    "storage.retention-automatic": "What is older than thirty days goes by itself, but for the newest versions.",
+    "storage.approved-stays": "The newest approved version stays whatever the rules say.",
+    "storage.drafts-expire": "Drafts that nobody touched for thirty days go.",
+    "resources.config": "Configs are read as resources.",
+    "resources.schema": "Schemas are read as resources by kind.",
+    "resources.content": "The latest text and any version are read as resources.",
+    "resources.generator": "Generators are described as resources.",
+    "resources.manifest": "Manifests are read as resources.",
+    "resources.namespaced": "Every resource may also be named with the namespace of chora-compose.",
+    "resources.not-found": "A resource that isn't there says where to look.",
+    "resources.capabilities.server": "capabilities://server tells features, limits and counts that are computed.",
+    "resources.capabilities.tools": "capabilities://tools describes every tool by category.",
+    "resources.capabilities.resources": "capabilities://resources describes every family.",
+    "resources.capabilities.generators": "capabilities://generators describes every generator.",
+    "resources.notifications": "Whoever subscribed is told of resources that changed.",
+    "prompts.three": "There are three prompts, and they name tools that are there.",
+    "events.lines": "Events are JSON lines, appended, with time, trace, type, schema version and status.",
+    "events.content-generated": "A text that was made, or failed, is an event.",
+    "events.artifact-assembled": "An artifact that was assembled, or failed, is an event.",
+    "events.collection-generated": "A collection that was built, or failed, is an event.",
+    "events.validation-completed": "A validation is an event.",
+    "events.trace-id": "Events of concurrent requests belong to the traces of their own.",
+    "events.never-fail": "Telling an event never fails the work.",
+    "events.redacted": "An event holds no secrets.",
+    "settings.old-names": "The environment variables of chora-compose keep working.",
+    "settings.secrets": "Secrets are found in files before the environment, and never shown.",
+    "jobs.outlive-calls": "Work past its call's budget goes on as a job.",
+    "jobs.same-call-joins": "The same call joins work that is under way, or gets its result.",
+    "jobs.interrupted": "A job whose process ended is interrupted.",
+    "jobs.cancel": "A job can be cancelled, from another process too.",
+}
+
+COMMAND_LINE = {
+    "cli.json": "`--json` prints exactly what the tool answers, failures too.",
+    "cli.exit-codes": "Commands exit with 0, 1, 2, 3 or 4 as is documented.",
+    "cli.collect.lines": "collect prints the lines that workflows of chora-compose look for, byte for byte.",
+    "cli.assemble.line": "assemble prints the line that scripts of chora-compose look for.",
+    "cli.plan": "`--plan` and `--diff` show what would be written, and write nothing.",
+    "cli.check": "`--check` exits 1 when a file is stale or edited, and writes nothing.",
+    "cli.preview": "preview prints a text and stores nothing.",
+    "cli.freshness": "freshness shows every member's age against its greatest.",
+    "cli.trace": "trace shows what changed since each text was made.",
+    "cli.jobs": "jobs lists, shows and cancels jobs.",
+    "cli.ls": "ls lists contents, artifacts, configs and generators.",
+    "cli.gc": "gc removes what is old, and only tells when told so.",
+    "cli.validate": "validate exits 1 when there are errors.",
+    "cli.progress": "Long work shows its progress on a terminal, on stderr.",
+    "cli.demo": "demo drives a sample project over MCP: drafts, a nested collection, freshness and the cache.",
+    "cli.init": "init makes a project that works, and overwrites nothing.",
+    "cli.call": "call reaches any tool, here or on a server.",
+}
+
+RULINGS = {
+    "rulings.c2": "C2: tools go by bare names.",
+    "rulings.c4": "C4: override replaces shared context only for members that bring their own.",
+    "rulings.c5": "C5: only what was made from the same things is skipped.",
+    "rulings.c6": "C6: missing children are generated.",
+    "rulings.c7": "C7: stored texts are used before new ones are made.",
+    "rulings.c12": "C12: the worst member decides on freshness, by four fifths and all of the greatest age.",
+    "rulings.c13": "C13: members to force are a list of ids.",
+    "rulings.c14": "C14: the old name of bdd_scenario is understood.",
+    "rulings.c15": "C15: YAML of the same shape is read, other shapes are refused with a hint.",
+    "rulings.c16": "C16: singular and plural folders are searched.",
+    "rulings.c17": "C17: drafts are kept for thirty days, clean-up defaults to three versions and seven days.",
+    "rulings.c23": "C23: artifact drafts are tested too.",
+    "rulings.c24": "C24: saved configs can be modified.",
+    "rulings.c31": "C31: the spellings with a colon and with two underscores are accepted on call.",
+    "rulings.c32": "C32: a project without chora.toml renders leniently, with warnings.",
+    "rulings.c32.config-wins": "C32: what a config says on undefined names wins over the project.",
+    "rulings.c33": "C33: elements are optional unless they are shown.",
+    "rulings.c34": "C34: unknown keys are kept, with an information and the near word.",
+    "rulings.c35": "C35: known deviations are read, with a warning that says what to write.",
+    "rulings.c36": "C36: a declared variable is the caller's to give, and never printed.",
+    "rulings.c37": "C37: other dialects are refused by name, and converted on import.",
+    "rulings.c38": "C38: the layout with chora-configs is found and imported.",
+    "rulings.c39": "C39: Gherkin goes beyond strings, and a placeholder without a value is never empty.",
+    "rulings.c40": "C40: every RFC 9535 query selects.",
+    "rulings.c42": "C42: plugins are loaded only when the settings name them.",
+    "legacy.runs-unchanged": "A chora-compose project with every known deviation runs unchanged.",
+    "legacy.lenient": "An existing project's undefined names are warnings.",
+    "legacy.history": "An existing project's stored texts can be imported.",
+}
+
+DEFECTS = {
+    "defects.lists-empty": "Lists of configs aren't empty, and swallow no error.",
+    "defects.resources-broken": "content:// and generator:// can be read.",
+    "defects.schemas-missing": "schema:// can be read.",
+    "defects.sources-unresolved": "Sources are resolved when a text is made.",
+    "defects.skips-whenever-stored": "A stored text isn't taken when context, config, template or source changed.",
+    "defects.assembly-needs-everything-stored": "An assembly makes what is missing and nothing else.",
+    "defects.artifact-skips-on-existence": "A file that exists is written anew when its text changed.",
+    "defects.previous-time-unknown": "The time of the previous text is known.",
+    "defects.set-based-diff": "A diff counts duplicates and order.",
+    "defects.list-content-constants": "What list_content says of versions is true.",
+    "defects.delete-scan-not-recursive": "References are found in every folder.",
+    "defects.preserve-metadata-by-suffix": "Metadata is kept of texts of any format.",
+    "defects.validation-misses-texts": "Stored texts are validated, and warnings leave them valid.",
+    "defects.batch-ignores-continue-on-error": "A batch stops when it is told to.",
+    "defects.batch-unbounded": "A batch has an upper bound.",
+    "defects.batch-serial": "Texts of a batch are made at the same time.",
+    "defects.batch-regenerated-uncounted": "A batch counts what it made again.",
+    "defects.shallow-merge": "Patching one key keeps its siblings.",
+    "defects.drafts-never-expire": "Drafts expire.",
+    "defects.drafts-swept-as-content": "Cleaning up texts leaves drafts alone.",
+    "defects.saved-artifacts-unreachable": "A saved artifact can be loaded.",
+    "defects.id-differs-from-config-id": "A config goes by the id it was saved under.",
+    "defects.test-hooks-in-signatures": "No hook for tests is a parameter of a tool.",
+    "defects.llm-key-read-once": "A key is looked for whenever it is needed.",
+    "defects.output-path-traversal": "No output path leads out of the project.",
+    "defects.telemetry-breaks-work": "Events that can't be written break nothing.",
+    "defects.validation-event-never-emitted": "Validations are told as events.",
+    "defects.literal-replacement": "Values are literal, backslashes included.",
+    "defects.demonstration-without-template": "A demonstration without a template isn't empty.",
+    "defects.stale-source-cache": "Sources are read anew in every call.",
+    "defects.separator-piles-up": "Pieces stand one blank line apart.",
+    "defects.estimated-cost-null": "The cost of asking a model is estimated.",
+    "defects.no-cli-no-version": "There is a command line and a version.",
+    "defects.health-404": "/health answers.",
+    "defects.hello-hard-coded": "hello_world counts tools and knows its transport.",
+    "defects.conditions-unused": "Conditions of children are evaluated.",
+    "defects.mismatch-without-help": "A config of another shape says what to write.",
+    "defects.json-cannot-be-assembled": "JSON pieces become one document, or an error, never a broken file.",
+    "defects.force-missing": "`force` reaches the children of an artifact.",
+    "defects.retrieval-strategy-unwired": "Retrieval strategies are followed.",
+    "defects.no-context-for-collections": "A collection takes context in its call.",
+    "defects.git-references": "Git references work, and options in their place don't.",
+    "defects.concurrent-traces": "Requests at the same time keep their traces apart.",
+    "defects.shared-store": "What one process stores the others have.",
+    "traps.streamable-http": "/mcp and /sse are both there.",
+    "traps.version-ids": "Version ids hold nothing that a URI hasn't.",
+    "traps.tools-stay-callable": "A tool's function can be called as it is.",
+    "traps.filter-and-format": "A parameter may be called filter.",
+    "traps.is-error-and-envelope": "A failure is marked in the protocol and in the answer alike.",
+    "traps.other-spellings": "Old spellings of tools are accepted, and not listed.",
+    "traps.stdout-is-protocol": "stdout of stdio carries nothing but protocol.",
+}
+
+REQUIREMENTS: dict[str, str] = {
+    **TOOLS,
+    **CONFIGS,
+    **CONTEXT,
+    **MAKING,
+    **COLLECTIONS,
+    **KEEPING,
+    **COMMAND_LINE,
+    **RULINGS,
+    **DEFECTS,
+}
+"""Every promise by its id, in one sentence."""
