@@ -579,10 +579,10 @@ def find_token(env: Mapping[str, str] | None = None, *, reference: str = "") -> 
         UsageError: as `find_secret`, or it holds what no header can.
     """
     found = find_secret("CHORA_TOKEN", env, reference=reference)
-    if found is not None and not re.fullmatch(r"[!-~]+", found.secret.reveal()):
+    if found is not None and not re.fullmatch(r"[ -~]+", found.secret.reveal()):
         raise UsageError(
             f"The access token ({found.origin}) holds characters that no HTTP header can.",
-            "Use letters, digits and punctuation of ASCII, without spaces.",
+            "Use letters, digits and punctuation of ASCII.",
         )
     return found
 

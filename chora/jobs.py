@@ -34,8 +34,8 @@ SILENCE = 30.0
 """Seconds without a sign of life after which a job's process counts as dead."""
 POLL = 0.5
 """Seconds between two looks at a job of another process."""
-AWAITED = 3600.0
-"""Seconds for which a result waits for its call. The same call on another day is meant for that day's inputs."""
+AWAITED = 900.0
+"""Seconds for which a result waits for its call; a later one is meant for what is there by then."""
 
 
 class Answer(NamedTuple):
@@ -89,6 +89,8 @@ class Jobs:
         self._settings = settings
         self._nursery: trio.Nursery | None = None
         self._running: dict[str, _Running] = {}
+        self._awaited: dict[str, Job] = {}
+        """Jobs of this process whose results nobody was given yet, by key."""
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """A service: runs the jobs. When it is cancelled, the running ones are interrupted, and the store says so."""
@@ -222,6 +224,8 @@ class Jobs:
         running.job = msgspec.structs.replace(
             running.job, status=status, updated_at=now(), result=result, progress=progress
         )
+        if result is not None:
+            self._awaited[running.job.key] = running.job
         try:
             await self._store.save_job(running.job)
         except ChoraError as error:
@@ -244,7 +248,7 @@ class Jobs:
             return None
         job = _judged(job)
         if job.status in ("done", "failed"):
-            return job if job.updated_at >= stamp(datetime.now(UTC) - timedelta(seconds=AWAITED)) else None
+            return job if _is_awaited(job) else None
         return job if job.status == "running" else None
 
     async def _follow(self, job: Job, progress: Progress | None) -> Answer | Pending:
@@ -265,7 +269,18 @@ class Jobs:
         await self._mark_delivered(job)
         return _stored_answer(job, job.result)
 
+    @property
+    def has_results(self) -> bool:
+        """Whether there are any that nobody was given yet."""
+        return bool(self._awaited)
+
+    async def give_up_result(self, key: str) -> None:
+        """The same call was answered without its job's result, which is of no use to anybody any more."""
+        if (job := self._awaited.get(key)) is not None:
+            await self._mark_delivered(job)
+
     async def _mark_delivered(self, job: Job) -> None:
+        self._awaited.pop(job.key, None)
         delivered = msgspec.structs.replace(job, progress={**job.progress, "delivered": True})
         try:
             await self._store.save_job(delivered)
@@ -334,6 +349,7 @@ class Jobs:
 
     async def forget_old(self) -> int:
         """Delete jobs that ended longer ago than results are kept; returns how many."""
+        self._awaited = {key: job for key, job in self._awaited.items() if _is_awaited(job)}
         before = days_ago(self._settings.keep_days)
         old = [job.job_id for job in self.list() if job.status != "running" and job.updated_at < before]
         if old:
@@ -349,6 +365,10 @@ def _stored_answer(job: Job, result: str) -> Answer:
     code = msgspec.json.decode(result)["error"]["code"]
     kind = next((each for each in subclasses() if each.code == code), ChoraError)
     return Answer(result.encode(), True, code, CATEGORIES[kind.category].exit_code, links)
+
+
+def _is_awaited(job: Job) -> bool:
+    return job.updated_at >= stamp(datetime.now(UTC) - timedelta(seconds=AWAITED))
 
 
 def _judged(job: Job) -> Job:

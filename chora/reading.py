@@ -317,6 +317,7 @@ class _Reading:
         match self.kind:
             case "content":
                 self._settle_patterns(document)
+                self._settle_elements(document)
             case "artifact":
                 metadata = _object(document.get("metadata")) or {}
                 self._settle_name(metadata, "compositionStrategy", "$.metadata")
@@ -442,6 +443,14 @@ class _Reading:
             record[key] = name
             message = f"{path}.{key} is {_json(found)}, an old name of {_json(name)}."
             self._remark("old_name", f"{path}.{key}", found, _json(name), f'"{key}": {_json(name)}', message)
+
+    def _settle_elements(self, document: dict[str, Any]) -> None:
+        """An empty list is what skeletons begin with; unless a generator shows elements, none are needed."""
+        patterns = [pattern for _, pattern in _objects((_object(document.get("generation")) or {}).get("patterns"))]
+        if document.get("elements") == [] and patterns and patterns[0].get("type") != "demonstration":
+            del document["elements"]
+            message = "$.elements is empty, which is read as absent."
+            self._remark("empty", "$.elements", [], "elements, or no such key", "nothing: leave elements out", message)
 
     def _settle_composition(self, metadata: dict[str, Any]) -> None:
         """Options that chora-compose's manuals put under a name of their own for each strategy."""

@@ -676,16 +676,16 @@ async def generate(job):
 """
 
 
-def structured(response: Any) -> dict[str, Any]:
+def structured(response: Any, tool: str = "generate_content") -> dict[str, Any]:
     """What a tool call answered; it is what the tool's published schema allows."""
     result = response.json()["result"]
-    jsonschema.validate(result["structuredContent"], TOOLS["generate_content"].output_schema)
-    assert result["isError"] is not result["structuredContent"]["success"]
+    jsonschema.validate(result["structuredContent"], TOOLS[tool].output_schema)
+    assert result.get("isError", False) is not result["structuredContent"]["success"]
     return result["structuredContent"]
 
 
 async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: Project, visit: Visit):
-    """That it is running; the same call gets the result, whole with its links, and the next one starts anew."""
+    """That it is running; the same call gets what came of it, be it a text or a failure."""
     hello.write("slow.py", SLOW)
     hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
     hello.save(content("tides", pattern={"type": "slow"}))
@@ -702,11 +702,10 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
         await until(lambda: engine.jobs.find(running["job"]).status == "done")
         response = await visitor.call("generate_content", content_config_id="tides")
         made = structured(response)
-        assert (made["status"], made["content_length"], made["truncated"]) == ("generated", 600_000, True)
+        assert (made["status"], made["content_length"], made["truncated"]) == ("skipped", 600_000, True)
         (link,) = [part for part in response.json()["result"]["content"] if part["type"] == "resource_link"]
         assert link["uri"] == made["resource"]
         assert slow.made == 1
-        assert structured(await visitor.call("generate_content", content_config_id="tides"))["status"] == "skipped"
         slow.__dict__["may_end"] = trio.Event()
         failing = {"content_config_id": "tides", "context": {"fail": True}}
         running = structured(await visitor.call("generate_content", **failing))
@@ -717,17 +716,72 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
         assert failed["error"]["details"]["generator_type"] == "slow"
 
 
-async def test_who_hangs_up_ends_the_work_that_nobody_else_waits_for(hello: Project, visit: Visit):
-    """Within the budget it is theirs alone."""
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_a_call_that_is_cancelled_ends_the_work_that_nobody_else_waits_for(
+    hello: Project, visit: Visit, era: str
+):
+    """By a notification, or in the modern era by hanging up: within the budget the work is theirs alone."""
     hello.write("slow.py", SLOW)
     hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
     hello.save(content("tides", pattern={"type": "slow"}))
     async with visit() as visitor:
         await visitor.shake_hands()
         jobs = visitor.opened.engine.jobs
+        call = {"name": "generate_content", "arguments": {"content_config_id": "tides"}}
+
+        async def wait() -> None:
+            if era == "modern":
+                await visitor.ask_modern("tools/call", call)
+            else:
+                await visitor.ask("tools/call", call, id=7)
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: visitor.call("generate_content", content_config_id="tides"))
+            nursery.start_soon(wait)
             await until(lambda: jobs._running)  # pyright: ignore[reportPrivateUsage]
-            nursery.cancel_scope.cancel()
+            if era == "legacy":
+                gone = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
+                await visitor.post(gone)
+            else:
+                nursery.cancel_scope.cancel()
         await until(lambda: not jobs._running)  # pyright: ignore[reportPrivateUsage]
         assert jobs.list() == []
+
+
+async def test_a_result_that_was_overtaken_is_not_handed_out_later(hello: Project, visit: Visit):
+    """The same call was answered without work; once the config has changed, it is about the new text."""
+    hello.write("slow.py", SLOW)
+    hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
+    hello.save(content("tides", pattern={"type": "slow"}))
+    async with visit(jobs__call_budget=0.2) as visitor:
+        await visitor.shake_hands()
+        engine = visitor.opened.engine
+        slow = engine.shelf.by_name["slow"]
+        running = structured(await visitor.call("generate_content", content_config_id="tides"))
+        slow.may_end.set()
+        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        assert structured(await visitor.call("generate_content", content_config_id="tides"))["status"] == "skipped"
+        hello.save({**content("tides", pattern={"type": "slow"}), "instructions": {"global": "Another one"}})
+        made = structured(await visitor.call("generate_content", content_config_id="tides"))
+        assert (made["status"], slow.made) == ("regenerated", 2)
+
+
+async def test_the_result_of_a_tool_that_always_works_comes_whole(hello: Project, visit: Visit):
+    """With its links, from the store, and once."""
+    hello.write("slow.py", SLOW)
+    hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
+    hello.save(content("tides", pattern={"type": "slow"}))
+    async with visit(jobs__call_budget=0.2) as visitor:
+        await visitor.shake_hands()
+        engine, name = visitor.opened.engine, "regenerate_content"
+        slow = engine.shelf.by_name["slow"]
+        running = structured(await visitor.call(name, content_config_id="tides"), name)
+        slow.may_end.set()
+        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        response = await visitor.call(name, content_config_id="tides")
+        made = structured(response, name)
+        assert (made["status"], made["content_length"], made["truncated"]) == ("regenerated", 600_000, True)
+        (link,) = [part for part in response.json()["result"]["content"] if part["type"] == "resource_link"]
+        assert link["uri"] == made["resource"]
+        assert slow.made == 1
+        assert structured(await visitor.call(name, content_config_id="tides"), name)["previous_version"]
+        assert slow.made == 2

@@ -149,7 +149,6 @@ CONSTRAINTS: list[tuple[Kind, str, Any, str, str]] = [
     ("content", "metadata.generation_frequency", "manuel", "$.metadata.generation_frequency", '"manual"'),
     ("content", "metadata.output_format", "md", "$.metadata.output_format", '"output_format": "markdown"'),
     ("content", "metadata.output_format", "x|y", "$.metadata.output_format", '"output_format": "gherkin"'),
-    ("content", "elements", [], "$.elements", '"elements": [{"name":"intro","format":"markdown"}]'),
     ("content", "elements", "none", "$.elements", '"elements": [{'),
     ("content", "elements.0.name", "Table", "$.elements[0].name", '"name": "table"'),
     ("content", "elements.0.format", "python", "$.elements[0].format", '"format": "code"'),
@@ -191,7 +190,7 @@ CONSTRAINTS: list[tuple[Kind, str, Any, str, str]] = [
     ("collection", "members.0.path", ..., "$.members[0].path", '"path"'),
     ("collection", "members.0.freshness_threshold_days", 0, "$.members[0].freshness_threshold_days", '"fresh'),
     ("collection", "context.overrides", {"weekly": 5}, "$.context.overrides.weekly", '"weekly": {}'),
-    ("collection", "generation.strategy", "mixed", "$.generation.strategy", '"strategy"'),
+    ("collection", "generation.strategy", "at-random", "$.generation.strategy", '"strategy"'),
     ("collection", "generation.concurrency_limit", 0, "$.generation.concurrency_limit", '"concurrency_limit"'),
     ("collection", "generation.concurrency_limit", 101, "$.generation.concurrency_limit", '"concurrency_limit"'),
     ("collection", "generation.concurrency_limit", 3.0, "$.generation.concurrency_limit", ""),
@@ -810,3 +809,15 @@ def _outcome(kind: Kind, document: Any) -> Parsed | ValidationFailed:
         return read(kind, document, where="x", expected_id="y")
     except ValidationFailed as error:
         return error
+
+
+@requirement("rulings.c33")
+def test_an_empty_list_of_elements_is_none():
+    """Skeletons begin with it; only where a generator shows elements there must be some."""
+    document = content(elements=[], generation={"patterns": [{"id": "make", "type": "jinja2", "template": "x\n"}]})
+    parsed = read("content", document, where="note")
+    assert parsed.config.elements == ()
+    assert [issue.code for issue in parsed.warnings] == ["empty"]
+    shown = content(elements=[], generation={"patterns": [{"id": "show", "type": "demonstration"}]})
+    with pytest.raises(ValidationFailed):
+        read("content", shown, where="note")

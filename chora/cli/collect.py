@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from chora.cli.run import (
+    ToolFailed,
     call_tool,
     context_option,
     json_option,
@@ -44,20 +45,21 @@ def command(
 ) -> None:
     """Build a collection: every member that isn't what it would be now, and manifest.json."""
     looking = plan or diff or check
-    result = call_tool(
-        project,
-        "generate_collection",
-        {
-            "collection_config_path": collection,
-            "context": parse_context(context),
-            "output_path": output,
-            "force": force,
-            "force_members": list(members),
-            "dry_run": looking,
-            "show_diff": diff or check,
-        },
-        progress=True,
-    )
+    arguments = {
+        "collection_config_path": collection,
+        "context": parse_context(context),
+        "output_path": output,
+        "force": force,
+        "force_members": list(members),
+        "dry_run": looking,
+        "show_diff": diff or check,
+    }
+    try:
+        result = call_tool(project, "generate_collection", arguments, progress=True)
+    except ToolFailed as failure:  # what was built all the same is told in the same words
+        if not as_json and "cached_members" in failure.details:
+            _print_totals(failure.details, failure.details["cached_members"])
+        raise
     if as_json:
         print_json(result)
     elif looking:
@@ -88,8 +90,6 @@ def _print_plan(result: dict[str, Any], *, diff: bool) -> None:
 
 def _print_built(result: dict[str, Any]) -> None:
     """The lines that workflows of chora-compose look for, on stdout; everything else on stderr."""
-    total, built = result["total_members"], result["successful_members"]
-    hits = result["metadata"]["cached_members"]
     for member in result["members"]:
         if member["error"]:
             click.secho(f"{member['id']} {member['status']}: {member['error']['message']}", fg="red", err=True)
@@ -97,6 +97,11 @@ def _print_built(result: dict[str, Any]) -> None:
             click.echo(f"Generated artifact: {member['output_path']}")
     for warning in result["metadata"]["warnings"]:
         click.echo(f"warning: {warning}", err=True)
+    _print_totals(result, result["metadata"]["cached_members"])
+
+
+def _print_totals(result: dict[str, Any], hits: int) -> None:
+    total, built = result["total_members"], result["successful_members"]
     click.echo(f"Generated {built}/{total} items ({built / total:.0%} success)")
     click.echo(f"Total time: {result['generation_time_seconds']:.1f}s")
     click.echo(f"Cache hits: {hits}, misses: {total - hits} ({hits / total:.0%} hit rate)")

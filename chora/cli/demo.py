@@ -169,6 +169,8 @@ async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
                 answer = await server.call(tool, arguments)
                 if answer.is_error:
                     raise CallFailed(f"{tool} answered: {answer.result['error']['message']}")
+                if answer.result.get("status") == "running":  # on a very slow machine; asking again waits for it
+                    return await call(tool, arguments, said, step)
                 tell(step, said.format(**answer.result), before)
                 return answer.result
 
@@ -199,7 +201,7 @@ async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
             evenings.write_text(
                 evenings.read_text("utf-8").replace("Maps of the old harbour", "Charts by candlelight"), "utf-8"
             )
-            stale = "{members_stale} stale: {metadata[reasons]}"
+            stale = "{stale_members[0]} is stale: {metadata[reasons][weekly-notice][0]}"
             await call("check_collection_cache", week, stale, "check_collection_cache, an evening renamed")
             await call("generate_collection", week, f"{built}, the other from the cache", "generate_collection week")
     except CallFailed as failed:

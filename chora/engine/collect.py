@@ -396,6 +396,8 @@ def _judge(collected: Collected) -> None:
         ],
         "total_members": len(collected.members),
         "successful_members": collected.count("success"),
+        "cached_members": collected.cached,
+        "generation_time_seconds": round(collected.seconds, 3),
     }
     if failed:
         first = next((built for built in failed if built.status == "failed"), failed[0])

@@ -227,6 +227,8 @@ class Tool:
             # The command line waits as long as it takes, and ends the work by ending itself.
             if (known := await self._recall(engine, ask, call)) is not None:
                 answer = known
+                if engine.jobs.has_results:
+                    await engine.jobs.give_up_result(self._key_of(_arguments_of(ask), call))
             elif self.long and call.transport != "cli":
                 answer = await self._run_as_job(engine, ask, call)
             else:
@@ -263,13 +265,17 @@ class Tool:
             log.exception("incident %s in %s", incident.incident, self.name)
             return Answer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
 
+    def _key_of(self, arguments: dict[str, Any], call: Call) -> str:
+        """Tells the same call from another."""
+        return digest_of([self.name, arguments, call.principal])
+
     async def _run_as_job(self, engine: Engine, ask: Ask, call: Call) -> Answer:
-        arguments = {name: _normalised(value) for name, value in msgspec.structs.asdict(ask).items()}
+        arguments = _arguments_of(ask)
 
         async def work(report: Progress) -> Answer:
             return await self._do(engine, ask, call._replace(progress=report))
 
-        key = digest_of([self.name, arguments, call.principal])
+        key = self._key_of(arguments, call)
         outcome = await engine.jobs.run(key, self.name, arguments, call.principal, work, call.progress)
         if isinstance(outcome, Answer):
             return outcome._replace(links=tuple(Link(*link) for link in outcome.links))  # lists, if they were stored
@@ -304,6 +310,10 @@ def _failure(error: ChoraError) -> Answer:
     # Nothing that fails knows a secret; should one get into a message all the same, it doesn't leave the house.
     body = blot(_encode(error.as_dict()).decode()).encode()
     return Answer(body, True, error.code, error.exit_code)
+
+
+def _arguments_of(ask: Ask) -> dict[str, Any]:
+    return {name: _normalised(value) for name, value in msgspec.structs.asdict(ask).items()}
 
 
 def _normalised(value: Any) -> Any:

@@ -242,7 +242,7 @@ def test_demo_composes_a_document_over_mcp(tmp_path: Path, monkeypatch: pytest.M
         ("check_freshness week", "all_fresh"),
         (
             "check_collection_cache, an evening renamed",
-            "1 stale: {'weekly-notice': ['data/evenings.json has changed']}",
+            "weekly-notice is stale: data/evenings.json has changed",
         ),
         ("generate_collection week", "1 of 2 members built, the other from the cache"),
     ]

@@ -64,7 +64,8 @@ class Workshop(Project):
 
     def template(self, letter: str, word: str, included: str) -> None:
         include = f"{{% include '{included}.j2' %}}" if included > letter else ""
-        body = f"{word} {letter} {{{{ own }}}} {{{{ shared.word }}}} {{{{ extra }}}} {{{{ member_id }}}} {{{{ other }}}} {include}\n"
+        shown = " ".join(f"{{{{ {name} }}}}" for name in ("own", "shared.word", "extra", "member_id", "other"))
+        body = f"{word} {letter} {shown} {include}\n"
         self.write(f"configs/templates/{letter}.j2", body)
 
     def shadow(self, letter: str, word: str) -> None:

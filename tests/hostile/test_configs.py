@@ -187,6 +187,7 @@ async def test_drafts_of_the_same_bodies(project: Project, ask: Asking):
 SOURCES: dict[str, tuple[str, bytes]] = {
     **{f"{kind}{suffix}": (f"data/odd{suffix}", body) for kind, (suffix, body) in FILES.items()},
     "deep TOML": ("data/odd.toml", b"a = " + b"[" * 5_000),
+    "huge TOML": ("data/odd.toml", b"a = 0x" + b"f" * 500_000),
     "dotted TOML": ("data/odd.toml", b".".join([b"a"] * 50_000) + b" = 1"),
     "deep tables": ("data/odd.toml", b"[" + b".".join([b"a"] * 50_000) + b"]"),
     "many tables": ("data/odd.toml", b"\n".join(b"[a.b%d]" % n for n in range(20_000))),

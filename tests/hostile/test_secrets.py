@@ -157,7 +157,7 @@ def test_a_reference_to_nothing_is_an_error(reference: str):
     assert reference in failed.value.message
 
 
-@pytest.mark.parametrize("token", ["with space", "ümlaut-token", "line\nbreak", "nul\0"])
+@pytest.mark.parametrize("token", ["ümlaut-token", "line\nbreak", "nul\0"])
 def test_a_token_that_no_header_can_hold_is_refused(tmp_path: Path, token: str):
     """At the start, without repeating it, rather than with every request."""
     file = tmp_path / "token"

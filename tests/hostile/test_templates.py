@@ -271,7 +271,8 @@ async def test_a_storm_of_bombs_on_a_server(project: Project):
         memory: list[int] = []
 
         async def throw(number: int) -> None:
-            answer = (await visitor.call("preview_generation", content_config_id=f"bomb{number}")).json()
+            asked = {"name": "preview_generation", "arguments": {"content_config_id": f"bomb{number}"}}
+            answer = (await visitor.ask("tools/call", asked, id=number + 2)).json()
             codes.append(answer["result"]["structuredContent"]["error"]["code"])
 
         async def watch() -> None:
