@@ -85,7 +85,8 @@ def history(check: bool) -> list[dict[str, str]]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"The changelog is made from the history of the repository, and git can't read it: {done.stderr}")
-    changes = [dict(zip(("date", "subject"), line.split("\x1f"), strict=True)) for line in done.stdout.splitlines()]
+    lines = (line.partition("\x1f") for line in done.stdout.splitlines())
+    changes = [{"date": date, "subject": subject} for date, _, subject in lines]
     if check:
         written = (ROOT / "docs" / "changelog.md").read_text("utf-8").splitlines()
         known = next((at for at, each in enumerate(changes) if f"- {each['date']} {each['subject']}" in written), None)

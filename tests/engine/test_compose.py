@@ -176,7 +176,7 @@ async def test_a_template_sees_the_pieces_and_the_context(project: Project, engi
 @pytest.mark.parametrize("template", [None, "missing.j2", "{{ nobody }}", "{% if %}"])
 async def test_a_template_that_fails_is_a_failed_composition(engine: Engine, template: str | None):
     """With what went wrong in the details."""
-    options = {} if template is None else {"template": template}
+    options: dict[str, Any] = {} if template is None else {"template": template}
     with pytest.raises(CompositionFailed) as failed:
         await composed(engine, "A", strategy="template", **options)
     assert failed.value.details["composition_strategy"] == "template"
@@ -213,7 +213,7 @@ async def test_a_registered_composer_is_given_everything(engine: Engine):
 @pytest.mark.parametrize("name", [None, "other"])
 async def test_only_registered_composers_are_run(engine: Engine, name: str | None):
     """The hint says how to bring one."""
-    options = {"composer": name} if name else {}
+    options: dict[str, Any] = {"composer": name} if name else {}
     with pytest.raises(CompositionFailed) as failed:
         await composed(engine, "a", strategy="custom", **options)
     assert failed.value.details["available_composers"] == []

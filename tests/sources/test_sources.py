@@ -46,13 +46,17 @@ def reach(
 
     folder = Folder(project.root)
     notes = {} if noted is None else noted
+
+    def note(path: str) -> None:
+        notes.setdefault(path, "file")
+
     return Reach(
         folder,
         Catalog(folder),
         RenderPool(config.Render()),
         run,
         stored or (lambda content_id, strategy: []),
-        lambda path: notes.setdefault(path, "file") and None,
+        note,
         notes.__setitem__,
     )
 

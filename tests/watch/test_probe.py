@@ -58,7 +58,9 @@ async def test_a_door_that_never_answers_is_down(monkeypatch: pytest.MonkeyPatch
 async def test_a_tool_that_fails_is_down(hello: Project, serve: Serve):
     """`hello_world` looks at the store, so a broken store shows from outside."""
     async with serve(hello.root) as opened:
-        opened.engine.store._reader.close()
+        store = opened.engine.store
+        assert isinstance(store, SqliteStore)
+        store._reader.close()
         sample = await probe.probe(opened.target)
     assert not sample.ok
 

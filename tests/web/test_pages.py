@@ -3,7 +3,7 @@
 from chora import __version__, app, config
 from chora.app import Life
 from chora.metrics import Metrics
-from chora.store import Sample
+from chora.store import Sample, SqliteStore
 from tests.conftest import Project, Visit
 
 
@@ -20,7 +20,9 @@ async def test_ready_turns_to_failing_with_the_reason(visit: Visit):
     """A store that stops working shows as 503, while health stays alive."""
     async with visit() as visitor:
         assert (await visitor.http.get("/ready")).json() == {"status": "ready", "reasons": []}
-        visitor.opened.engine.store._reader.close()
+        store = visitor.opened.engine.store
+        assert isinstance(store, SqliteStore)
+        store._reader.close()
         response = await visitor.http.get("/ready")
         assert response.status_code == 503
         assert response.json()["status"] == "failing"
