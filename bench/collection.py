@@ -19,7 +19,7 @@ import trio
 
 from bench.measure import Row, chora, piped
 
-MEMBERS = 2_000
+MEMBERS = 10_000
 ROUNDS = 5
 
 
