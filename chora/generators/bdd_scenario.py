@@ -142,10 +142,6 @@ class Described(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tags: tuple[str, ...] = ()
 
 
-class Feature(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    language: str = "en"
-
-
 class DocString(Struct, frozen=True, forbid_unknown_fields=True):
     """A text of several lines, and what kind it is, such as json."""
 
@@ -187,6 +183,12 @@ class Rule(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
     scenario_outlines: tuple[Outline, ...] = ()
 
 
+class Feature(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    language: str = "en"
+    rules: tuple[Rule, ...] = ()
+    """Its rules may stand here or beside it."""
+
+
 class Options(Struct, frozen=True):
     """What `generation_config` may say."""
 
@@ -223,17 +225,18 @@ async def generate(job: Job) -> Made:
             "A scenario is {title, steps}; an outline has examples {headers, rows} besides; a step is a text or "
             "{text, table, docstring}; all but steps may have a description and tags.",
         ) from None
-    if options.feature is None:
+    if (feature := options.feature) is None:
         raise job.failed(NAME, "there is no feature", "Write generation_config.feature with a title.")
-    if (language := LANGUAGES.get(options.feature.language)) is None:
+    if (language := LANGUAGES.get(feature.language)) is None:
         raise job.failed(
             NAME,
-            f"there are no words for the language {options.feature.language!r}",
+            f"there are no words for the language {feature.language!r}",
             f"Write the feature in one of {', '.join(LANGUAGES)}.",
         )
+    options = msgspec.structs.replace(options, rules=(*feature.rules, *options.rules))
     behavior = undefined_behavior(job, NAME, lenient="keep", allowed=("error", "keep"))
     writer = _Writer(job, language, behavior)
-    writer.write_feature(options, options.feature)
+    writer.write_feature(options, feature)
     unknown = sorted(given.keys() - {*Options.__struct_fields__, "context", "undefined_behavior"})
     strange = [f"generation_config.{name} means nothing to {NAME}" for name in unknown]
     return Made("\n".join(writer.lines) + "\n", [*strange, *dict.fromkeys(writer.warnings)])

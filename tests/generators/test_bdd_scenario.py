@@ -18,7 +18,7 @@ from chora.generators.generator import Made
 from tests.conftest import requirement
 from tests.generators.jobs import job_of, make
 
-LOGIN = {
+LOGIN: dict[str, Any] = {
     "feature": {
         "title": "{{ product }}",
         "description": "As a user\nI want in",
@@ -56,6 +56,8 @@ LOGIN = {
         }
     ],
 }
+
+RULE_OF_ITS_OWN = {"title": "First", "scenarios": [{"title": "Look", "steps": ["When I look"]}]}
 
 WRITTEN = """\
 @critical @auth
@@ -143,6 +145,17 @@ async def test_a_feature_is_written_whole(tmp_path: Path):
     made = await write(tmp_path, LOGIN, {"product": "Door", "user": {"name": "Ann"}})
     assert (made.text, list(made.warnings), made.template) == (WRITTEN, [], None)
     assert parsed(made.text)["name"] == "Door"
+
+
+@requirement("rulings.c39")
+async def test_rules_may_stand_in_the_feature(tmp_path: Path):
+    """As well as beside it, and before those."""
+    values = {"product": "Door", "user": {"name": "Ann"}}
+    inside = {**LOGIN, "feature": {**LOGIN["feature"], "rules": LOGIN["rules"]}, "rules": []}
+    assert (await write(tmp_path, inside, values)).text == WRITTEN
+    both = await write(tmp_path, {**LOGIN, "feature": {**LOGIN["feature"], "rules": [RULE_OF_ITS_OWN]}}, values)
+    titles = [child["rule"]["name"] for child in parsed(both.text)["children"] if "rule" in child]
+    assert titles == ["First", "One door"]
 
 
 @requirement("rulings.c14")
