@@ -79,14 +79,27 @@ class Digests:
 
     def of(self, path: str) -> str:
         """The file's `sha256:…`, or why there is none: `absent` or `unreadable`, which one too large is as well."""
+        known = self._known.get(path)
+        if known is not None:
+            # What nearly every look comes to: the file is as it was, so none of the rest has to be made.
+            try:
+                status = os.stat(self._prefix + path)  # noqa: PTH116
+            except (OSError, ValueError):
+                pass
+            else:
+                size, modified, changed, node = known[0]
+                if (
+                    status.st_mtime_ns == modified
+                    and status.st_size == size
+                    and status.st_ctime_ns == changed
+                    and status.st_ino == node
+                ):
+                    return known[1]
         stamp = self._stamp(path)
         if isinstance(stamp, str):
             return stamp
         if stamp.size > DIGEST_LIMIT:
             return UNREADABLE
-        known = self._known.get(path)
-        if known is not None and known[0] == stamp:
-            return known[1]
         looked = time.time_ns()
         try:
             digest = sha256(self._folder.read_bytes(path, limit=DIGEST_LIMIT))
