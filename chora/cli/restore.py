@@ -13,10 +13,11 @@ from chora.cli.run import json_option, opened_settings, print_json, reporting, r
 @click.command("restore")
 @click.argument("backup", type=click.Path(path_type=Path))
 @click.option("--verify", "only_verify", is_flag=True, help="Only make sure that the backup is whole.")
+@click.option("--salvage", metavar="FILE", help="Only save what can be read of a damaged database into a new FILE.")
 @json_option
 @click.pass_obj
 @reporting
-def command(project: str | None, backup: Path, only_verify: bool, as_json: bool) -> None:
+def command(project: str | None, backup: Path, only_verify: bool, salvage: str | None, as_json: bool) -> None:
     """Verify BACKUP and put it in the place of what is remembered now, which is kept as a backup too.
 
     Outputs and configs are files of the project and stay as they are.
@@ -24,6 +25,9 @@ def command(project: str | None, backup: Path, only_verify: bool, as_json: bool)
     from chora.store.backup import Restored, restore, verify
 
     root, loaded = opened_settings(project)
+    if salvage is not None:
+        _salvage(backup, Path(salvage), as_json)
+        return
     if only_verify:
         done = Restored(verify(backup), None)
     else:
@@ -37,3 +41,22 @@ def command(project: str | None, backup: Path, only_verify: bool, as_json: bool)
     click.echo(f"{verb} {', '.join(f'{count:,} {kind}' for kind, count in done.counts.items() if count) or 'nothing'}")
     if done.replaced:
         click.echo(f"what was there is kept in {done.replaced}", err=True)
+
+
+def _salvage(damaged: Path, target: Path, as_json: bool) -> None:
+    from chora.errors import SaveFailed, StorageError
+    from chora.store.backup import salvage
+
+    if not damaged.is_file():
+        raise StorageError(f"There is no file {damaged}.", "Name the damaged database.", path=str(damaged))
+    if target.exists():
+        raise SaveFailed(f"{target} exists already.", "Name a new file.", path=str(target))
+    done = salvage(damaged, target)
+    if as_json:
+        print_json({"success": True, "path": str(done.path), "saved": done.saved, "lost": sorted(done.lost)})
+        return
+    click.echo(done.path)
+    saved = ", ".join(f"{count:,} {kind}" for kind, count in done.saved.items() if count)
+    click.echo(f"saved {saved or 'nothing'}; `chora restore {done.path}` puts it in place", err=True)
+    if done.lost:
+        click.secho(f"rows are missing from {', '.join(sorted(done.lost))}", fg="yellow", err=True)

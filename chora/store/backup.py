@@ -164,7 +164,7 @@ def verify(path: Path) -> dict[str, int]:
         if found != ["ok"]:
             raise StorageError(
                 f"{path} is damaged: {found[0]}.",
-                "Name another backup; `chora doctor --repair` saves what it can.",
+                "Name another backup; `chora restore --salvage` saves what can still be read of this one.",
                 path=str(path),
             )
         here = {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}

@@ -329,7 +329,7 @@ async def test_a_failure_of_the_model_is_one_of_the_content(tmp_path: Path):
     ],
 )
 async def test_a_fallback_stands_in(tmp_path: Path, answer: str | Exception | None, why: str):
-    """It says why, and that it is only for now."""
+    """It says why, and that the model is to be asked again."""
     options = {"prompt": "p", "language": "python", "fallback_template": "# {{ language }} for {{ who }}\npass"}
     made = await make(code_generation, job(tmp_path, options, {"who": "Ann"}, answer=answer))
     assert made.text == "# python for Ann\npass"

@@ -1,0 +1,75 @@
+"""`chora backup` and `chora restore`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from chora.cli import program
+from tests.conftest import Project
+
+
+def run(project: Project, *arguments: str) -> Result:
+    return CliRunner().invoke(program, ["--project", str(project.root), *arguments])
+
+
+def answered(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def versions(project: Project) -> int:
+    return answered(run(project, "restore", "--verify", "--json", str(latest(project))))["counts"]["versions"]
+
+
+def latest(project: Project) -> Path:
+    return Path(answered(run(project, "backup", "--json"))["path"])
+
+
+def test_what_was_backed_up_is_put_back(hello: Project):
+    """For scripts and for people; what it replaced is named."""
+    assert run(hello, "generate", "greeting").exit_code == 0
+    first = latest(hello)
+    assert run(hello, "generate", "greeting", "-c", "name=Ada").exit_code == 0
+    assert versions(hello) == 2
+    assert "holds 1 versions" in run(hello, "restore", "--verify", str(first)).output
+    done = run(hello, "restore", str(first))
+    assert (done.exit_code, "restored 1 versions" in done.output, "is kept in" in done.output) == (0, True, True)
+    assert versions(hello) == 1
+    told = run(hello, "backup", "--keep", "1")
+    assert (told.exit_code, "verified" in told.output) == (0, True)
+    assert len(list((hello.root / ".chora/backups").glob("storage-*.db"))) == 1
+
+
+def test_the_advice_about_a_damaged_backup_can_be_followed(hello: Project, tmp_path: Path):
+    """The hint names a command that there is, and what it saves can be restored."""
+    for number in range(60):
+        assert run(hello, "generate", "greeting", "-c", f"name={'x' * 3000}{number}").exit_code == 0
+    backup = latest(hello)
+    data = bytearray(backup.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 2 * 4096] = b"\xff" * (2 * 4096)
+    backup.write_bytes(data)
+    refused = run(hello, "restore", "--json", str(backup))
+    assert refused.exit_code == 1
+    assert "`chora restore --salvage`" in json.loads(refused.stdout)["error"]["hint"]
+    saved = tmp_path / "saved.db"
+    done = answered(run(hello, "restore", "--salvage", str(saved), "--json", str(backup)))
+    assert 30 < done["saved"]["versions"] <= 60
+    again = run(hello, "restore", "--salvage", str(saved), str(backup))
+    assert (again.exit_code, "exists already" in again.output) == (4, True)
+    told = run(hello, "restore", "--salvage", str(tmp_path / "other.db"), str(backup))
+    assert (told.exit_code, "rows are missing" in told.output) == (0, bool(done["lost"]))
+    assert run(hello, "restore", str(saved)).exit_code == 0
+
+
+@pytest.mark.parametrize("option", [[], ["--verify"], ["--salvage", "new.db"]])
+def test_a_backup_that_is_not_there_is_said(hello: Project, option: list[str]):
+    """And nothing is made in its place."""
+    done = run(hello, "restore", *option, str(hello.root / "none.db"))
+    assert (done.exit_code, "There is no file" in done.output) == (1, True)
+    assert not (hello.root / "none.db").exists()
