@@ -11,20 +11,22 @@ from typing import Literal, NamedTuple
 from chora.config import Secret
 from chora.errors import Unauthorized, UsageError
 
-Scope = Literal["read", "write"]
+Scope = Literal["read", "write", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
+"""What a token is good for: what changes nothing, also what makes things, also what destroys them."""
 
 
 class Principal(NamedTuple):
     """Whoever is speaking, as far as we know."""
 
     name: str
-    scopes: frozenset[Scope] = frozenset({"read", "write"})
+    scope: Scope = "admin"
     routine: bool = False
     """Calls all the time and by itself; the log mentions it only when debugging."""
 
-    def may(self, *, read_only: bool) -> bool:
-        """Whether a tool is within reach: one that changes nothing needs `read`, any other `write`."""
-        return ("read" if read_only else "write") in self.scopes
+    def may(self, scope: Scope) -> bool:
+        """Whether what takes this scope is within reach."""
+        return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
 caller: ContextVar[str] = ContextVar("caller", default="local")

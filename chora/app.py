@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import platform
 import secrets
 import signal
@@ -35,6 +36,7 @@ from chora.events import Events
 from chora.files import Folder
 from chora.generators.templates import Templates
 from chora.metrics import Metrics
+from chora.protocol.project import project_server
 from chora.protocol.server import Server
 from chora.render import RenderFailed
 from chora.render.pool import RenderPool
@@ -42,7 +44,7 @@ from chora.stamps import stamp
 from chora.store import Store, backup, open_store
 from chora.tools import TOOLS
 from chora.transport import stdio
-from chora.transport.stdio import Pipes
+from chora.transport.pipes import Pipes
 
 if TYPE_CHECKING:
     from chora.transport.connection import Server as HttpServer
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
     from chora.web.status import State, Status
 
 log = logging.getLogger("chora")
+
+CHECKED = 2.0
+"""Seconds for which the last write answers whether the store can be written to."""
 
 
 @asynccontextmanager
@@ -87,7 +92,7 @@ async def run_stdio(project: Path, loaded: Loaded, pipes: Pipes) -> None:
     """MCP on stdin and stdout until the client or a signal ends it."""
     limits = loaded.settings.limits
     async with _stopping() as stopping, opened(project, loaded) as engine:
-        server = Server(engine, TOOLS, Metrics())
+        server = project_server(engine, TOOLS, Metrics())
         engine.changed = server.changed
         async with trio.open_nursery() as services:
             services.start_soon(_watch_files, engine, server)
@@ -140,15 +145,15 @@ async def run_server(
     found = config.find_token(reference=http.token)
     gate = Gate(http.host, found.secret if found else None)
     probe_token = Secret(secrets.token_urlsafe(32))
-    gate.admit(probe_token, Principal("probe", frozenset({"read"}), routine=True))
+    gate.admit(probe_token, Principal("probe", "read", routine=True))
     log.info("token: %s", found.origin if found else "none; only this machine can reach the server")
 
     metrics = Metrics()
     async with _stopping() as stopping, opened(project, loaded) as engine, trio.open_nursery() as services:
-        server = Server(engine, TOOLS, metrics)
+        server = project_server(engine, TOOLS, metrics)
         engine.changed = server.changed
         life = Life(engine, metrics)
-        door = Door(server, gate, http, limits, make_pages(life.status, metrics), metrics)
+        door = Door(server, gate, http, limits, make_pages(life.status, life.uptime, metrics), metrics)
         listener = HttpServer(
             door,
             _hypercorn(Config(), http),
@@ -167,7 +172,7 @@ async def run_server(
             url = await _listen(doors, listener, http)
             target = probe.Target(_reachable(url) + "/mcp", probe_token, http.cert)
             watched = loaded.settings.probe
-            await services.start(door.serve)
+            await services.start(door.serve, listener.draining)
             await services.start(partial(probe.serve, target, engine.store, metrics, interval=watched.interval))
             await services.start(
                 partial(
@@ -221,7 +226,11 @@ class Life:
         self.state: State = "starting"
         self.listener: HttpServer | None = None
 
-    def status(self) -> Status:
+    def uptime(self) -> float:
+        """Seconds since the process began."""
+        return time.monotonic() - self._started
+
+    async def status(self) -> Status:
         """Look at everything, now."""
         from chora.web.status import Status
 
@@ -234,9 +243,10 @@ class Life:
         try:
             store |= self._engine.store.counts()
             uptime, latency = _watched(self._engine.store)
+            await self._engine.store.check(within=CHECKED)
         except ChoraError as error:
             state = "failing" if state == "ready" else state
-            reasons.append(error.message)
+            reasons.append(error.message.replace(f"{self._engine.folder.root}{os.sep}", ""))  # anybody may read it
         if self.listener is not None:
             connections = self.listener.statistics()
             self._metrics.connections.set(connections.open)
@@ -249,7 +259,7 @@ class Life:
             version=__version__,
             state=state,
             reasons=reasons,
-            uptime_seconds=time.monotonic() - self._started,
+            uptime_seconds=self.uptime(),
             uptime=uptime,
             latency=latency,
             calls=calls,

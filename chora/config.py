@@ -60,6 +60,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive: Annotated[Positive, Meta(description="Seconds an idle connection stays open")] = 10.0
     connections: Annotated[Count, Meta(description="Open connections at once")] = 4096
     sessions: Annotated[Count, Meta(description="MCP sessions at once; the longest idle one makes room")] = 1024
+    sessions_each: Annotated[Count, Meta(description="MCP sessions of one token at once")] = 1024
     idle: Annotated[Positive, Meta(description="Seconds after which an unused MCP session ends")] = 1800.0
     grace: Annotated[Positive, Meta(description="Seconds that calls in flight get at shutdown")] = 5.0
 
@@ -177,6 +178,16 @@ class Probe(Struct, frozen=True, forbid_unknown_fields=True):
     latency_calls: Annotated[Count, Meta(description="Calls in a benchmark round")] = 10
 
 
+Toolset = Literal["core-generation", "config-lifecycle", "storage", "discovery", "validation", "collections", "utility"]
+
+
+class Mcp(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is offered to agents."""
+
+    toolsets: Annotated[tuple[Toolset, ...], Meta(description="Tools that are offered; empty offers all")] = ()
+    read_only: Annotated[bool, Meta(description="Offer only the tools that change nothing")] = False
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """The log, always on stderr."""
 
@@ -199,6 +210,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     llm: Llm = Llm()
     validation: Validation = Validation()
     plugins: Plugins = Plugins()
+    mcp: Mcp = Mcp()
     probe: Probe = Probe()
     log: Log = Log()
 
@@ -572,13 +584,13 @@ def find_secret(
     return None
 
 
-def find_token(env: Mapping[str, str] | None = None, *, reference: str = "") -> Found | None:
+def find_token(env: Mapping[str, str] | None = None, *, reference: str = "", keyring: bool = True) -> Found | None:
     """The access token of the HTTP door, looked up as any secret.
 
     Raises:
         UsageError: as `find_secret`, or it holds what no header can.
     """
-    found = find_secret("CHORA_TOKEN", env, reference=reference)
+    found = find_secret("CHORA_TOKEN", env, reference=reference, keyring=keyring)
     if found is not None and not re.fullmatch(r"[ -~]+", found.secret.reveal()):
         raise UsageError(
             f"The access token ({found.origin}) holds characters that no HTTP header can.",

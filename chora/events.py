@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections import deque
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
@@ -42,6 +43,8 @@ _APPEND = os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, 
 
 trace: ContextVar[str | None] = ContextVar("trace", default=None)
 """The trace that the request being answered belongs to."""
+heard: ContextVar[Callable[[dict[str, Any]], None] | None] = ContextVar("heard", default=None)
+"""Whom the request being answered wants to have told of what happens for it."""
 
 
 class Events:
@@ -78,6 +81,8 @@ class Events:
             **facts,
         }
         plain = {key: legible(config.blot(value)) if isinstance(value, str) else value for key, value in event.items()}
+        if (hear := heard.get()) is not None:
+            hear(plain)
         if self._path is not None:
             self._write(self._path, msgspec.json.encode(plain) + b"\n")
         if self._arrived is not None:

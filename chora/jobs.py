@@ -46,6 +46,8 @@ class Answer(NamedTuple):
     code: str = "ok"
     exit_code: int = 0
     links: tuple[Any, ...] = ()
+    content: list[dict[str, Any]] | None = None
+    """Blocks of content to be shown in the place of the body."""
 
 
 class Pending(NamedTuple):

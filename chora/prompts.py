@@ -64,8 +64,12 @@ class Prompts:
             for prompt in PROMPTS
         ]
 
-    def get(self, name: str, arguments: Arguments) -> tuple[str, list[Message]]:
+    def get(self, name: str, arguments: Arguments, peer: object = None) -> tuple[str, list[Message]]:
         """A prompt's description and its messages.
+
+        Args:
+            name, arguments: which prompt, and its blanks.
+            peer: who asks; these prompts ask nothing back.
 
         Raises:
             InvalidInput: there is no such prompt, or an argument is missing, empty, or none of its own.

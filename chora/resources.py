@@ -90,7 +90,7 @@ class Page(NamedTuple):
 class Contents(NamedTuple):
     """What a resource says; `fixed` if it will as long as the server runs."""
 
-    text: str
+    text: str | bytes
     mime_type: str
     fixed: bool = False
 
@@ -196,6 +196,18 @@ class Resources:
         rest.sort(key=lambda each: each.uri)
         shown = rest[:PAGE]
         return Page(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE else None)
+
+    def templates(self) -> list[dict[str, Any]]:
+        """The URI templates as `resources/templates/list` shows them."""
+        return [
+            {
+                "uriTemplate": family.template,
+                "name": family.name,
+                "description": family.description,
+                "mimeType": family.mime_type,
+            }
+            for family in FAMILIES
+        ]
 
     def complete(self, template: str, parameter: str, settled: Arguments) -> list[str]:
         """The values that a parameter of a URI template may have, given those that are settled.
@@ -531,12 +543,12 @@ def _found_templates(resources: Resources) -> Iterator[Resource]:
 # -- collections' manifests -------------------------------------------------------------------------------------
 
 
-def manifest_files(resources: Resources) -> dict[str, str]:
+def manifest_files(engine: Engine) -> dict[str, str]:
     """Where the manifest of each collection is, or would be, project-relative, by the collection's id."""
     found: dict[str, str] = {}
-    for each in resources.engine.catalog.all("collection").found:
+    for each in engine.catalog.all("collection").found:
         try:
-            found[each.parsed.config.id] = _manifest_path(resources.engine, each)
+            found[each.parsed.config.id] = _manifest_path(engine, each)
         except (ManifestNotFound, PermissionDenied):
             continue
     return found
@@ -576,7 +588,7 @@ def _collection_ids(resources: Resources, settled: Arguments) -> list[str]:
 
 
 def _found_manifests(resources: Resources) -> Iterator[Resource]:
-    for collection_id, path in manifest_files(resources).items():
+    for collection_id, path in manifest_files(resources.engine).items():
         if resources.engine.folder.is_file(path):
             yield Resource(
                 manifest_uri(collection_id),

@@ -152,14 +152,23 @@ async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tu
     raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
 
 
-async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite: bool = False) -> Saved:
+class ConfigExists(SaveFailed):
+    """A save under the id of a config that there is."""
+
+    replaced: bytes = b""
+    """What would be written over."""
+
+
+async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite: bool | bytes = False) -> Saved:
     """Write a draft to the config folder under an id, and forget the draft.
 
-    An existing config is only replaced with `overwrite`, and then a copy of it is kept beside it.
+    Args:
+        overwrite: whether an existing config is replaced, or only if it is exactly this; a copy is kept.
 
     Raises:
         DraftNotFound: there is no such draft.
-        SaveFailed: the id is not one, or a config of this id exists.
+        SaveFailed: the id is not one.
+        ConfigExists: a config of this id exists and isn't to be replaced.
         ValidationError: the config doesn't fit its format.
         SaveExecutionFailed: the disk refused; whatever was there still is.
     """
@@ -187,13 +196,15 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
         try:
             before = _current(engine, path)
             if before is not None:
-                if not overwrite:
-                    raise SaveFailed(
+                if before != overwrite if isinstance(overwrite, bytes) else not overwrite:
+                    exists = ConfigExists(
                         f"{config_id} can't be saved: {path} exists already.",
                         "Save under another id, or pass overwrite: true, which keeps a backup of the old one.",
                         config_path=path,
                         config_id=config_id,
                     )
+                    exists.replaced = before
+                    raise exists
                 await engine.everywhere.write(backup, before)
             await engine.everywhere.write(path, _encoded(path, document))
         except OSError as error:

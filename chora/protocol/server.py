@@ -6,13 +6,13 @@ era over HTTP), hands every message to `Server.answer`, and sends what comes bac
 
 from __future__ import annotations
 
-import contextlib
+import base64
 import logging
 import re
+import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import msgspec
 import trio
@@ -20,49 +20,30 @@ from msgspec import UNSET
 
 from chora import __version__
 from chora.access import Principal, caller
-from chora.engine.engine import Engine
-from chora.errors import ChoraError, Forbidden, Internal, StorageError
-from chora.events import trace
+from chora.errors import ChoraError, Forbidden, Internal
+from chora.events import heard, trace
 from chora.metrics import Metrics
-from chora.prompts import Prompts
 from chora.protocol import wire
 from chora.protocol.hub import LISTS, SUBSCRIPTION_LIMIT, UPDATED, URI_LIMIT, Change, Closed, Hub, List, Mailbox
+from chora.protocol.offer import Offer
+from chora.protocol.peer import Notify, Peer, Seal, Waiting
 from chora.protocol.wire import Incoming, Params, Revision, RpcError
-from chora.resources import FAMILIES, Measure, Resource, Resources
-from chora.tools.tool import Answer, Call, Link, Tool
+from chora.resources import Measure, Resource
+from chora.tools.tool import Answer, Call, InputRequired, Link
 
 log = logging.getLogger("chora.protocol")
 
-Notify = Callable[[bytes], Awaitable[None]]
-
-INSTRUCTIONS = (
-    "chora composes documents and code from configuration. A content config makes one text with a generator; an "
-    "artifact config assembles texts into files; a collection config builds many artifacts. Start with "
-    "list_content_configs and list_artifact_configs. To author one: draft_config, test_config, save_config. "
-    "preview_generation shows a text without storing it; generate_content stores it; assemble_artifact writes files. "
-    "Configs, schemas, templates and stored texts can be read as resources."
-)
+HangUp = Callable[[float], Awaitable[None]]
 
 LIST_TTL = 300_000
 """Milliseconds for which a client may reuse a list: what we offer changes with a restart."""
 
 COMPLETIONS = 100
 """Values that a completion may offer."""
+LOG_INTERVAL = 0.1
+"""Seconds between two looks at the log messages that wait to be sent."""
 STREAM_LIMIT = 16
 """Subscriptions that one peer may have open at a time."""
-
-READING = frozenset(
-    {
-        "resources/list",
-        "resources/templates/list",
-        "resources/read",
-        "resources/subscribe",
-        "prompts/get",
-        "completion/complete",
-        "subscriptions/listen",
-    }
-)
-"""Methods that tell what is in the project, which takes the scope `read`."""
 
 TRACE_LIMIT = 128
 """Characters of a trace id that are kept."""
@@ -93,6 +74,13 @@ class Session:
         self.transport = transport
         self.principal = principal
         self.revision: Revision | None = None
+        self.capabilities: dict[str, Any] = {}
+        """What the client said in its handshake that it can do."""
+        self.level: str | None = None
+        """The least level of the log messages it wants; None wants none."""
+        self.asked = 0
+        self.waiting: dict[str, Waiting] = {}
+        """What the client was asked and hasn't answered yet."""
         self.in_flight: dict[bytes, trio.CancelScope] = {}
         self.mailbox = Mailbox()
         """What the server has to say of itself, in revisions with a handshake; the transport has the hub fill it."""
@@ -111,28 +99,31 @@ class Session:
 
 
 class Server:
-    """Answers MCP messages about one project.
+    """Answers MCP messages with what there is on offer.
 
     Args:
-        engine: the project.
-        tools: what is offered, by name.
+        offer: tools, resources and prompts.
         metrics: where calls are counted.
+        name: by which the server introduces itself.
+        level: the log messages that a client with a handshake gets before it says which it wants; None sends none.
     """
 
-    def __init__(self, engine: Engine, tools: Mapping[str, Tool], metrics: Metrics) -> None:
+    def __init__(self, offer: Offer, metrics: Metrics, *, name: str = "chora", level: str | None = None) -> None:
         self.hub = Hub()
         self.greeted = trio.Event()
         """Set once somebody was answered: whatever made that take longer can be done from now on."""
-        self._engine = engine
-        self._tools = dict(tools)
+        self._offer = offer
         self._metrics = metrics
-        self.resources = Resources(engine, self._tools, metrics, tuple(wire.REVISIONS))
-        self._prompts = Prompts(self.resources)
-        self._info = {"name": "chora", "title": "chora", "version": __version__}
-        self._lists = {revision.name: self._encode_tools(revision) for revision in wire.REVISIONS.values()}
-        self._modern_suffix = b',"resultType":"complete","_meta":' + wire.encode({wire.SERVER_KEY: self._info}) + b"}"
-        self._methods: dict[str, Callable[[Session, Revision, Params, msgspec.Raw], dict[str, Any]]] = {
-            "ping": lambda session, revision, params, raw: {},
+        self._level = level
+        self._seal = Seal(secrets.token_bytes(32))
+        self._info = {"name": name, "title": name, "version": __version__}
+        described = [tool.describe() for tool in offer.tools.values()]
+        self._lists = {revision.name: _encode_tools(described, revision) for revision in wire.REVISIONS.values()}
+        self.mirrored = {each["name"]: mirrored for each in described if (mirrored := _mirrored(each["inputSchema"]))}
+        """Of tools that want arguments repeated in headers: the argument and the header's name."""
+        self._modern_suffix = b',"resultType":"complete"' + self._signature()
+        self._methods: dict[str, Callable[[Request], dict[str, Any]]] = {
+            "ping": lambda ask: {},
             "server/discover": self._discover,
             "resources/list": self._list_resources,
             "resources/templates/list": self._list_templates,
@@ -142,19 +133,23 @@ class Server:
             "prompts/list": self._list_prompts,
             "prompts/get": self._get_prompt,
             "completion/complete": self._complete,
+            "logging/setLevel": self._set_level,
         }
+
+    def _signature(self) -> bytes:
+        """How a modern result ends: with who made it."""
+        return b',"_meta":' + wire.encode({wire.SERVER_KEY: self._info}) + b"}"
 
     def changed(self, uri: str) -> None:
         """Tell whoever subscribed to a resource that it changed. Never waits."""
         if self.hub.is_empty:
             return
         self.hub.publish(Change(UPDATED, uri))
-        scheme, _, content_id = uri.partition("://")
-        if scheme == "content" and "/" not in content_id:
-            self.hub.publish(Change(UPDATED, f"{uri}/versions"))
-            with contextlib.suppress(StorageError):
-                if len(self._engine.store.version_infos(unquote(content_id))) <= 1:  # it came, or it went
-                    self.list_changed("resources")
+        others, list_changed = self._offer.touched(uri)
+        for other in others:
+            self.hub.publish(Change(UPDATED, other))
+        if list_changed:
+            self.list_changed("resources")
 
     def list_changed(self, name: List) -> None:
         """Tell everybody that a list isn't what it was. Never waits."""
@@ -162,32 +157,38 @@ class Server:
 
     # -- in and out -----------------------------------------------------------------------------------------
 
-    async def answer(self, session: Session, message: bytes, notify: Notify | None = None) -> Reply | None:
+    async def answer(
+        self, session: Session, message: bytes, notify: Notify | None = None, hang_up: HangUp | None = None
+    ) -> Reply | None:
         """Handle one message and return the answer it is owed, if any.
 
         Args:
             session: the peer.
             message: JSON, one object; for revisions that know batches also an array of them.
-            notify: sends a notification that belongs to this request; None when the transport can't.
+            notify: sends a message that belongs to this request; None when the transport can't.
+            hang_up: drops the connection on which the answer is awaited, when the client can come back for it.
 
         Nothing but cancellation is raised: what can't be understood is answered with a JSON-RPC error. A request
         that the peer itself cancelled is owed nothing.
         """
         if message.lstrip()[:1] == b"[":
             return await self._answer_batch(session, message, notify)
-        return await self._answer_one(session, message, notify)
+        return await self._answer_one(session, message, notify, hang_up)
 
-    async def _answer_one(self, session: Session, message: bytes, notify: Notify | None) -> Reply | None:
+    async def _answer_one(
+        self, session: Session, message: bytes, notify: Notify | None, hang_up: HangUp | None = None
+    ) -> Reply | None:
         id_bytes: bytes | None = None
         try:
             incoming = self.parse(message)
             if incoming.method is UNSET:
-                return None  # a response; we ask clients nothing, so there is nothing it could answer
+                self._settle(session, incoming)
+                return None
             if incoming.id is UNSET:
                 self._hear(session, incoming)
                 return None
-            id_bytes = incoming.id_bytes
-            reply = Reply(await self._request(session, incoming, notify))
+            id_bytes = bytes(incoming.id).strip()
+            reply = Reply(await self._request(session, incoming, id_bytes, notify, hang_up))
             self.greeted.set()
             return reply
         except RequestCancelled:
@@ -227,6 +228,8 @@ class Server:
             raise RpcError(wire.INVALID_REQUEST, f"The message is not JSON-RPC 2.0: {error}") from None
         except wire.DecodeFailures as error:
             raise RpcError(wire.PARSE_ERROR, f"The message is not JSON: {error}") from None
+        if incoming.method is UNSET:
+            return incoming  # a response; an answer to one that is odd would only be odd to the other side
         if (id_bytes := incoming.id_bytes) is not None and not wire.is_id(id_bytes):
             raise RpcError(wire.INVALID_REQUEST, "A request's id is a string or a number")
         return incoming
@@ -247,54 +250,45 @@ class Server:
 
     # -- requests -------------------------------------------------------------------------------------------
 
-    async def _request(self, session: Session, incoming: Incoming, notify: Notify | None) -> bytes:
-        id_bytes = incoming.id_bytes
-        assert id_bytes is not None
-        assert isinstance(incoming.method, str)
+    async def _request(
+        self, session: Session, incoming: Incoming, id_bytes: bytes, notify: Notify | None, hang_up: HangUp | None
+    ) -> bytes:
+        method = incoming.method
+        assert method is not UNSET
         params = self.params_of(incoming)
-        if incoming.method == "initialize" and (params.meta is UNSET or params.meta.version is UNSET):
+        if method == "initialize" and (params.meta is UNSET or params.meta.version is UNSET):
             return wire.response(id_bytes, self._initialize(session, incoming))
-        revision = self._revision_of(session, params, incoming.method)
+        revision = self._revision_of(session, params, method)
+        raw = msgspec.Raw(b"{}") if incoming.params is UNSET else incoming.params
+        ask = Request(session, revision, method, params, raw, id_bytes, notify, hang_up)
         token = None if (found := _trace_of(params)) is None else trace.set(found)
         try:
-            return await self._answer_request(session, revision, incoming.method, params, incoming, id_bytes, notify)
+            return wire.response(id_bytes, await self._answer_request(ask))
         finally:
             if token is not None:
                 trace.reset(token)
 
-    async def _answer_request(
-        self,
-        session: Session,
-        revision: Revision,
-        method: str,
-        params: Params,
-        incoming: Incoming,
-        id_bytes: bytes,
-        notify: Notify | None,
-    ) -> bytes:
-        raw = msgspec.Raw(b"{}") if incoming.params is UNSET else incoming.params
+    async def _answer_request(self, ask: Request) -> bytes:
+        method, revision = ask.method, ask.revision
         known = revision.era == wire.ERAS.get(method, revision.era)
-        if method == "tools/call":
-            result = await self._call(session, revision, params, id_bytes, notify)
-        elif method == "tools/list":
-            result = self._lists[revision.name]
-        elif method == "subscriptions/listen" and known:
-            self._check_scope(session, method)
-            return wire.response(id_bytes, await self._listen(session, raw, id_bytes, notify))
-        elif (answer := self._methods.get(method)) and known:
-            self._check_scope(session, method)
-            result = _carefully(method, revision, params, lambda: answer(session, revision, params, raw))
-        else:
-            raise RpcError(wire.METHOD_NOT_FOUND, f"There is no method {method[:100]}")
-        if revision.era == "modern":
-            result = result[:-1] + self._modern_suffix
-        return wire.response(id_bytes, result)
+        try:
+            if method == "tools/call":
+                result = await self._call(ask)
+            elif method == "tools/list":
+                result = self._lists[revision.name]
+            elif method == "subscriptions/listen" and known:
+                return await self._listen(ask)
+            elif (answer := self._methods.get(method)) and known:
+                result = _carefully(ask, answer)
+            else:
+                raise RpcError(wire.METHOD_NOT_FOUND, f"There is no method {method[:100]}")
+        except InputRequired as required:
+            return wire.encode(required.result)[:-1] + self._signature()
+        return result[:-1] + self._modern_suffix if revision.era == "modern" else result
 
-    @staticmethod
-    def _check_scope(session: Session, method: str) -> None:
-        if method in READING and not session.principal.may(read_only=True):
-            error = Forbidden(f"{session.principal.name} may not read.", "Use a token with the scope read.")
-            raise RpcError(wire.INVALID_REQUEST, error.message, {"code": error.code, "hint": error.hint})
+    def _peer(self, ask: Request, target: str) -> Peer:
+        purpose = f"{ask.method} {target}"
+        return Peer(ask.session, ask.revision, ask.params, purpose, ask.notify, ask.hang_up, self._seal)
 
     def _revision_of(self, session: Session, params: Params, method: str) -> Revision:
         """The revision a request is spoken in: its own envelope's, else the one the handshake settled."""
@@ -335,11 +329,14 @@ class Server:
         if incoming.params is UNSET:
             raise RpcError(wire.INVALID_PARAMS, "initialize needs params with a protocolVersion")
         try:
-            wanted = wire.decode_initialize(incoming.params).protocol_version
+            offered = wire.decode_initialize(incoming.params)
         except wire.DecodeFailures as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of initialize don't fit: {error}") from None
         # A revision we don't know, or one without a handshake, gets our newest that has one as a counter-offer.
+        wanted = offered.protocol_version
         session.revision = wire.REVISIONS[wanted if wanted in wire.HANDSHAKE else wire.HANDSHAKE[-1]]
+        session.capabilities = offered.capabilities
+        session.level = self._level
         for change in LISTS.values():
             session.mailbox.wanted[change] = ""
         return wire.encode(
@@ -347,67 +344,60 @@ class Server:
                 "protocolVersion": session.revision.name,
                 "capabilities": _capabilities(session.revision),
                 "serverInfo": self._info,
-                "instructions": INSTRUCTIONS,
+                "instructions": self._offer.instructions,
             }
         )
 
-    def _discover(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+    def _discover(self, ask: Request) -> dict[str, Any]:
         answer = {
             "supportedVersions": wire.MODERN,
-            "capabilities": _capabilities(revision),
-            "instructions": INSTRUCTIONS,
+            "capabilities": _capabilities(ask.revision),
+            "instructions": self._offer.instructions,
         }
-        return answer | _lasting(revision)
+        return answer | _lasting(ask.revision)
 
-    def _encode_tools(self, revision: Revision) -> bytes:
-        left_out = {
-            *(() if revision.structured else ("title", "outputSchema")),
-            *(() if revision.annotations else ("annotations",)),
-        }
-        tools = [
-            {key: value for key, value in tool.describe().items() if key not in left_out}
-            for tool in self._tools.values()
-        ]
-        return wire.encode({"tools": tools} | _lasting(revision))
+    def _set_level(self, ask: Request) -> dict[str, Any]:
+        try:
+            ask.session.level = wire.level(wire.decode_level(ask.raw).level)
+        except wire.DecodeFailures as error:
+            raise RpcError(wire.INVALID_PARAMS, f"The parameters of logging/setLevel don't fit: {error}") from None
+        return {}
 
     # -- resources ------------------------------------------------------------------------------------------
 
-    def _list_resources(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
-        page = self.resources.page(params.cursor)
-        listed: dict[str, Any] = {"resources": [_resource(each, revision) for each in page.resources]}
+    def _list_resources(self, ask: Request) -> dict[str, Any]:
+        page = self._offer.resources.page(ask.params.cursor)
+        listed: dict[str, Any] = {"resources": [_resource(each, ask.revision) for each in page.resources]}
         if page.cursor is not None:
             listed["nextCursor"] = page.cursor
-        return listed | _passing(revision)
+        return listed | _passing(ask.revision)
 
-    def _list_templates(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
-        templates = [
-            {
-                "uriTemplate": family.template,
-                "name": family.name,
-                "description": family.description,
-                "mimeType": family.mime_type,
-            }
-            for family in FAMILIES
-        ]
-        return {"resourceTemplates": templates} | _lasting(revision)
+    def _list_templates(self, ask: Request) -> dict[str, Any]:
+        return {"resourceTemplates": list(self._offer.resources.templates())} | _lasting(ask.revision)
 
-    def _read_resource(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
-        uri = _uri_of(params, "resources/read")
-        contents = self.resources.read(uri)
-        read = {"contents": [{"uri": uri, "mimeType": contents.mime_type, "text": contents.text}]}
-        return read | (_lasting(revision) if contents.fixed else _passing(revision))
+    def _read_resource(self, ask: Request) -> dict[str, Any]:
+        uri = _uri_of(ask)
+        contents = self._offer.resources.read(uri)
+        body: dict[str, str] = (
+            {"text": contents.text}
+            if isinstance(contents.text, str)
+            else {"blob": base64.b64encode(contents.text).decode()}
+        )
+        read = {"contents": [{"uri": uri, "mimeType": contents.mime_type, **body}]}
+        return read | (_lasting(ask.revision) if contents.fixed else _passing(ask.revision))
 
-    def _subscribe(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
-        uri = _uri_of(params, "resources/subscribe")
+    def _subscribe(self, ask: Request) -> dict[str, Any]:
+        uri = _uri_of(ask)
         change = Change(UPDATED, self._subscribable(uri))
-        if len(session.mailbox.wanted) - len(LISTS) >= SUBSCRIPTION_LIMIT and change not in session.mailbox.wanted:
+        wanted = ask.session.mailbox.wanted
+        if len(wanted) - len(LISTS) >= SUBSCRIPTION_LIMIT and change not in wanted:
             raise RpcError(wire.INVALID_REQUEST, f"A session may subscribe to {SUBSCRIPTION_LIMIT:,} resources")
-        session.mailbox.wanted[change] = uri
+        wanted[change] = uri
         return {}
 
-    def _unsubscribe(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
-        uri = _uri_of(params, "resources/unsubscribe")
-        wanted = session.mailbox.wanted
+    def _unsubscribe(self, ask: Request) -> dict[str, Any]:
+        uri = _uri_of(ask)
+        wanted = ask.session.mailbox.wanted
         for change in [change for change, known in wanted.items() if change.uri and uri in (change.uri, known)]:
             del wanted[change]
         return {}
@@ -420,15 +410,16 @@ class Server:
         """
         if len(uri) > URI_LIMIT:
             raise RpcError(wire.INVALID_PARAMS, f"A URI to subscribe to has at most {URI_LIMIT:,} characters")
-        return self.resources.canonical(uri)
+        return self._offer.resources.canonical(uri)
 
-    async def _listen(self, session: Session, raw: msgspec.Raw, id_bytes: bytes, notify: Notify | None) -> bytes:
+    async def _listen(self, ask: Request) -> bytes:
         """`subscriptions/listen`: its response is a stream of what it asked for, until the peer or the server ends it.
 
         It returns when the server does; the peer's end is a cancellation.
         """
+        session, id_bytes, notify = ask.session, ask.id_bytes, ask.notify
         try:
-            wishes = wire.decode_listen(raw).notifications
+            wishes = wire.decode_listen(ask.raw).notifications
         except wire.DecodeFailures as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of subscriptions/listen don't fit: {error}") from None
         if notify is None:
@@ -487,14 +478,15 @@ class Server:
 
     # -- prompts and completion -----------------------------------------------------------------------------
 
-    def _list_prompts(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
-        left_out = () if revision.structured else ("title",)
+    def _list_prompts(self, ask: Request) -> dict[str, Any]:
+        left_out = () if ask.revision.structured else ("title",)
         prompts = [
-            {key: value for key, value in prompt.items() if key not in left_out} for prompt in self._prompts.all()
+            {key: value for key, value in prompt.items() if key not in left_out} for prompt in self._offer.prompts.all()
         ]
-        return {"prompts": prompts} | _lasting(revision)
+        return {"prompts": prompts} | _lasting(ask.revision)
 
-    def _get_prompt(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+    def _get_prompt(self, ask: Request) -> dict[str, Any]:
+        params = ask.params
         if params.name is UNSET:
             raise RpcError(wire.INVALID_PARAMS, "prompts/get needs the name of a prompt")
         arguments = b"{}" if params.arguments is UNSET or bytes(params.arguments) == b"null" else params.arguments
@@ -502,69 +494,121 @@ class Server:
             texts = wire.decode_texts(arguments)
         except wire.DecodeFailures as error:
             raise RpcError(wire.INVALID_PARAMS, f"The arguments of a prompt are texts by name: {error}") from None
-        description, messages = self._prompts.get(params.name, texts)
-        if not revision.structured:
+        description, messages = self._offer.prompts.get(params.name, texts, self._peer(ask, params.name))
+        if not ask.revision.structured:
             messages = [_linkless(message) for message in messages]
         return {"description": description, "messages": messages}
 
-    def _complete(self, session: Session, revision: Revision, params: Params, raw: msgspec.Raw) -> dict[str, Any]:
+    def _complete(self, ask: Request) -> dict[str, Any]:
         try:
-            asked = wire.decode_complete(raw)
+            asked = wire.decode_complete(ask.raw)
         except wire.DecodeFailures as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of completion/complete don't fit: {error}") from None
         if asked.ref.type == "ref/prompt":
-            values = self._prompts.complete(asked.ref.name, asked.argument.name)
+            values = self._offer.prompts.complete(asked.ref.name, asked.argument.name)
         else:
             settled = (asked.context.arguments if asked.context else None) or {}
-            values = self.resources.complete(asked.ref.uri, asked.argument.name, settled)
+            values = self._offer.resources.complete(asked.ref.uri, asked.argument.name, settled)
         fitting = _fitting(values, asked.argument.value)
         shown = fitting[:COMPLETIONS]
         return {"completion": {"values": shown, "total": len(fitting), "hasMore": len(fitting) > len(shown)}}
 
     # -- tools ----------------------------------------------------------------------------------------------
 
-    async def _call(
-        self, session: Session, revision: Revision, params: Params, id_bytes: bytes, notify: Notify | None
-    ) -> bytes:
-        name = params.name
-        if name is UNSET:
-            raise RpcError(wire.INVALID_PARAMS, "tools/call needs the name of a tool")
+    def tool_name(self, name: str) -> str:
+        """A tool's name without the namespace that clients of chora-compose put before it."""
         for prefix in PREFIXES:
             name = name.removeprefix(prefix)
-        tool = self._tools.get(name)
-        if tool is None:
+        return name
+
+    async def _call(self, ask: Request) -> bytes:
+        session, params, id_bytes = ask.session, ask.params, ask.id_bytes
+        if params.name is UNSET:
+            raise RpcError(wire.INVALID_PARAMS, "tools/call needs the name of a tool")
+        name = self.tool_name(params.name)
+        if name not in self._offer.tools and name not in self._offer.withheld:
             raise RpcError(wire.INVALID_PARAMS, f"There is no tool {name[:100]}; tools/list names them all")
         if id_bytes in session.in_flight:
             raise RpcError(wire.INVALID_REQUEST, "A request with this id is being answered already")
-
-        progress = None
-        if notify is not None and params.meta is not UNSET and params.meta.progress_token is not UNSET:
-            progress = _progress(notify, params.meta.progress_token)
+        peer = self._peer(ask, name)
         arguments = params.arguments
         if arguments is UNSET or bytes(arguments) == b"null":
             arguments = b"{}"
+        principal = session.principal
+        call = Call(session.transport, len(self._offer.tools), peer.progress, principal.routine, principal.name, peer)
         started = time.perf_counter()
-        call = Call(session.transport, len(self._tools), progress, session.principal.routine, session.principal.name)
         answer: Answer | None = None
+        code = "cancelled"
         token = caller.set(session.caller)
         with trio.CancelScope() as scope:
             session.in_flight[id_bytes] = scope
             self._metrics.calls_in_flight.count(name)
             try:
-                if session.principal.may(read_only=tool.read_only):
-                    answer = await tool.run(self._engine, arguments, call)
-                else:
-                    refusal = _forbidden(session.principal, tool)
+                if (refusal := self._refusal(name, principal)) is not None:
                     answer = Answer(wire.encode(refusal.as_dict()), True, refusal.code)
+                elif peer.level is None:
+                    answer = await self._offer.call(name, arguments, call)
+                else:
+                    answer = await self._call_aloud(name, arguments, call, peer)
+                code = answer.code
+            except InputRequired:
+                code = "input_required"
+                raise
             finally:
                 caller.reset(token)
                 del session.in_flight[id_bytes]
                 self._metrics.calls_in_flight.count(name, by=-1)
-                self._metrics.calls.count(name, "cancelled" if answer is None else answer.code)
+                self._metrics.calls.count(name, code)
         if answer is None:
             raise RequestCancelled
         self._metrics.call_seconds.observe(time.perf_counter() - started, name)
-        return _call_result(answer, revision)
+        return _call_result(answer, ask.revision)
+
+    def _refusal(self, name: str, principal: Principal) -> Forbidden | None:
+        """Why a tool isn't for this principal, if it isn't."""
+        if (reason := self._offer.withheld.get(name)) is not None:
+            return Forbidden(f"{name} can't be called here. {reason}", "Use the tools of tools/list.", tool=name)
+        scope = self._offer.tools[name].scope
+        if principal.may(scope):
+            return None
+        return Forbidden(
+            f"{principal.name} lacks the scope {scope}, which {name} takes.",
+            f"Use a token with the scope {scope}.",
+            tool=name,
+            scope=scope,
+        )
+
+    async def _call_aloud(self, name: str, arguments: bytes | msgspec.Raw, call: Call, peer: Peer) -> Answer:
+        """Call a tool whose caller wants to hear what happens meanwhile."""
+
+        def hear(event: dict[str, Any]) -> None:
+            failed = event["status"] in ("failure", "failed", "error")
+            peer.log("error" if failed else "info", event, event["event_type"])
+
+        async def tell() -> None:
+            while True:
+                await peer.flush()
+                await trio.sleep(LOG_INTERVAL)
+
+        answer: Answer | None = None
+        failure: InputRequired | RpcError | None = None
+        token = heard.set(hear)
+        try:
+            async with trio.open_nursery() as beside:
+                beside.start_soon(tell)
+                try:
+                    answer = await self._offer.call(name, arguments, call)
+                except (InputRequired, RpcError) as error:  # to be raised without a group around it
+                    failure = error
+                beside.cancel_scope.cancel()
+        finally:
+            heard.reset(token)
+        await peer.flush()
+        peer.level = None  # work that goes on as a job has nobody to tell any more
+        if failure is not None:
+            raise failure
+        assert answer is not None
+        return answer
 
     def _hear(self, session: Session, incoming: Incoming) -> None:
         """Act on a notification; one we don't know is none of our business."""
@@ -578,24 +622,44 @@ class Server:
             ):
                 scope.cancel()
 
+    @staticmethod
+    def _settle(session: Session, incoming: Incoming) -> None:
+        """Take the answer to something the client was asked; one to anything else is dropped."""
+        if incoming.id is UNSET:
+            return
+        try:
+            number = wire.decode_text(incoming.id)
+            result = UNSET if incoming.result is UNSET else wire.decode_any(incoming.result)
+            error = UNSET if incoming.error is UNSET else wire.decode_any(incoming.error)
+        except wire.DecodeFailures:
+            return
+        if (waiting := session.waiting.get(number)) is not None:
+            waiting.settle(result, error)
+
+
+class Request(NamedTuple):
+    """A request that is being answered."""
+
+    session: Session
+    revision: Revision
+    method: str
+    params: Params
+    raw: msgspec.Raw
+    """The parameters as they were sent."""
+    id_bytes: bytes
+    notify: Notify | None
+    hang_up: HangUp | None
+
 
 class RequestCancelled(Exception):
     """The client withdrew its request, so no answer is owed."""
 
 
-def _progress(notify: Notify, token: int | str) -> Callable[[float, float, str], Awaitable[None]]:
-    async def tell(done: float, total: float, what: str) -> None:
-        await notify(
-            wire.notification(
-                "notifications/progress", {"progressToken": token, "progress": done, "total": total, "message": what}
-            )
-        )
-
-    return tell
-
-
 def _call_result(answer: Answer, revision: Revision) -> bytes:
     """The `tools/call` result: the JSON as text and, where the revision knows them, as structured content and links."""
+    if answer.content is not None:
+        result = b'{"content":' + wire.encode(answer.content)
+        return result + (b',"isError":true}' if answer.is_error else b"}")
     result = b'{"content":[{"type":"text","text":' + wire.encode(answer.body.decode()) + b"}"
     if revision.structured:
         result += b"".join(b"," + wire.encode(_linked(link)) for link in answer.links)
@@ -609,17 +673,28 @@ def _linked(link: Link) -> dict[str, str]:
     return {"type": "resource_link", "uri": link.uri, "name": link.name, "mimeType": link.mime_type}
 
 
-def _forbidden(principal: Principal, tool: Tool) -> Forbidden:
-    return Forbidden(
-        f"{principal.name} may only read, and {tool.name} changes things.",
-        "Use a token with the scope write.",
-        tool=tool.name,
-        scope="write",
-    )
+def _encode_tools(described: Sequence[dict[str, Any]], revision: Revision) -> bytes:
+    left_out = {
+        *(() if revision.structured else ("title", "outputSchema")),
+        *(() if revision.annotations else ("annotations",)),
+    }
+    tools = [{key: value for key, value in tool.items() if key not in left_out} for tool in described]
+    return wire.encode({"tools": tools} | _lasting(revision))
+
+
+def _mirrored(schema: dict[str, Any]) -> dict[str, str]:
+    """The arguments that a tool wants repeated in headers, and the headers' names in lower case."""
+    properties: dict[str, dict[str, Any]] = schema.get("properties", {})
+    return {
+        name: f"mcp-param-{each['x-mcp-header'].lower()}"
+        for name, each in properties.items()
+        if isinstance(each.get("x-mcp-header"), str)
+    }
 
 
 def _capabilities(revision: Revision) -> dict[str, dict[str, bool]]:
-    capabilities = {
+    capabilities: dict[str, dict[str, bool]] = {
+        "logging": {},
         "tools": {"listChanged": True},
         "resources": {"subscribe": True, "listChanged": True},
         "prompts": {"listChanged": True},
@@ -650,32 +725,32 @@ def _trace_of(params: Params) -> str | None:
     return plain[:TRACE_LIMIT] if isinstance(plain, str) and plain else None
 
 
-def _carefully(method: str, revision: Revision, params: Params, answer: Callable[[], dict[str, Any]]) -> bytes:
+def _carefully(ask: Request, answer: Callable[[Request], dict[str, Any]]) -> bytes:
     """The answer; its failures as errors of the protocol, and bugs told to the log in full and to the peer as an id."""
     try:
-        return wire.encode(answer())
-    except RpcError:
+        return wire.encode(answer(ask))
+    except (RpcError, InputRequired):
         raise
     except ChoraError as error:
         code = wire.INTERNAL_ERROR
-        if error.category == "missing" and method.startswith("resources/"):
-            code = wire.INVALID_PARAMS if revision.era == "modern" else wire.RESOURCE_NOT_FOUND
+        if error.category == "missing" and ask.method.startswith("resources/"):
+            code = wire.INVALID_PARAMS if ask.revision.era == "modern" else wire.RESOURCE_NOT_FOUND
         elif error.category in ("invalid", "missing", "denied", "conflict"):
             code = wire.INVALID_PARAMS
-        about = {} if params.uri is UNSET else {"uri": params.uri}
+        about = {} if ask.params.uri is UNSET else {"uri": ask.params.uri}
         raise RpcError(
             code, error.message, {**error.details, **about, "code": error.code, "hint": error.hint}
         ) from None
     except Exception as error:
-        incident = Internal(error, where=method)
-        log.exception("incident %s in %s", incident.incident, method)
+        incident = Internal(error, where=ask.method)
+        log.exception("incident %s in %s", incident.incident, ask.method)
         raise RpcError(wire.INTERNAL_ERROR, incident.message, {**incident.details, "code": incident.code}) from None
 
 
-def _uri_of(params: Params, method: str) -> str:
-    if params.uri is UNSET:
-        raise RpcError(wire.INVALID_PARAMS, f"{method} needs the uri of a resource")
-    return params.uri
+def _uri_of(ask: Request) -> str:
+    if ask.params.uri is UNSET:
+        raise RpcError(wire.INVALID_PARAMS, f"{ask.method} needs the uri of a resource")
+    return ask.params.uri
 
 
 def _resource(resource: Resource, revision: Revision) -> dict[str, Any]:

@@ -24,15 +24,27 @@ class Revision(NamedTuple):
     batches: bool = False
     completions: bool = True
     """Whether completion is a capability to announce; the method is older than that."""
+    primes: bool = False
+    """Whether an event stream begins with an empty event, for clients that have to come back early."""
+    elicitation: bool = True
+    """Whether a client can be asked to have a person fill in a form."""
 
 
 REVISIONS: dict[str, Revision] = {
     revision.name: revision
     for revision in (
-        Revision("2024-11-05", "handshake", annotations=False, structured=False, batches=True, completions=False),
-        Revision("2025-03-26", "handshake", structured=False, batches=True),
+        Revision(
+            "2024-11-05",
+            "handshake",
+            annotations=False,
+            structured=False,
+            batches=True,
+            completions=False,
+            elicitation=False,
+        ),
+        Revision("2025-03-26", "handshake", structured=False, batches=True, elicitation=False),
         Revision("2025-06-18", "handshake"),
-        Revision("2025-11-25", "handshake"),
+        Revision("2025-11-25", "handshake", primes=True),
         Revision("2026-07-28", "modern"),
     )
 }
@@ -48,6 +60,7 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 RESOURCE_NOT_FOUND = -32002
 HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
 UNSUPPORTED_VERSION = -32022
 
 HTTP_STATUS: dict[int, int] = {
@@ -55,6 +68,7 @@ HTTP_STATUS: dict[int, int] = {
     INVALID_REQUEST: 400,
     INVALID_PARAMS: 400,
     HEADER_MISMATCH: 400,
+    MISSING_CAPABILITY: 400,
     UNSUPPORTED_VERSION: 400,
     METHOD_NOT_FOUND: 404,
 }
@@ -63,11 +77,19 @@ HTTP_STATUS: dict[int, int] = {
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
 SERVER_KEY = "io.modelcontextprotocol/serverInfo"
+LEVEL_KEY = "io.modelcontextprotocol/logLevel"
 
 SUBSCRIPTION_KEY = "io.modelcontextprotocol/subscriptionId"
 
+LEVELS = {
+    name: rank
+    for rank, name in enumerate(("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"))
+}
+"""How grave a log message is, the least first."""
+
 ERAS: dict[str, Literal["handshake", "modern"]] = {
     "ping": "handshake",
+    "logging/setLevel": "handshake",
     "resources/subscribe": "handshake",
     "resources/unsubscribe": "handshake",
     "server/discover": "modern",
@@ -89,6 +111,8 @@ class Incoming(Struct, frozen=True):
     id: Raw | UnsetType = UNSET
     method: str | UnsetType = UNSET
     params: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
 
     @property
     def id_bytes(self) -> bytes | None:
@@ -102,6 +126,7 @@ class Meta(Struct, frozen=True):
     version: Raw | UnsetType = msgspec.field(default=UNSET, name=VERSION_KEY)
     capabilities: Raw | UnsetType = msgspec.field(default=UNSET, name=CAPABILITIES_KEY)
     progress_token: int | str | UnsetType = msgspec.field(default=UNSET, name="progressToken")
+    log_level: Any = msgspec.field(default=UNSET, name=LEVEL_KEY)
     traceparent: Any = None
     trace_id: Any = None
 
@@ -114,6 +139,8 @@ class Params(Struct, frozen=True):
     uri: str | UnsetType = UNSET
     arguments: Raw | UnsetType = UNSET
     cursor: str | None = None
+    input_responses: Raw | UnsetType = msgspec.field(default=UNSET, name="inputResponses")
+    request_state: str | UnsetType = msgspec.field(default=UNSET, name="requestState")
 
 
 class Reference(Struct, frozen=True):
@@ -158,6 +185,11 @@ class ListenParams(Struct, frozen=True):
 
 class InitializeParams(Struct, frozen=True, rename="camel"):
     protocol_version: str
+    capabilities: dict[str, Any] = {}
+
+
+class LevelParams(Struct, frozen=True):
+    level: str
 
 
 class CancelledParams(Struct, frozen=True, rename="camel"):
@@ -182,7 +214,12 @@ decode_initialize = msgspec.json.Decoder(InitializeParams).decode
 decode_cancelled = msgspec.json.Decoder(CancelledParams).decode
 decode_complete = msgspec.json.Decoder(CompleteParams).decode
 decode_listen = msgspec.json.Decoder(ListenParams).decode
+decode_level = msgspec.json.Decoder(LevelParams).decode
 decode_texts = msgspec.json.Decoder(dict[str, str]).decode
+decode_text = msgspec.json.Decoder(str).decode
+decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+decode_answers = msgspec.json.Decoder(dict[str, dict[str, Any]]).decode
+decode_any = msgspec.json.Decoder().decode
 
 DecodeFailures = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding untrusted JSON may raise: bad UTF-8 and deep nesting don't raise msgspec's own errors."""
@@ -191,6 +228,17 @@ DecodeFailures = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 def is_id(raw: bytes) -> bool:
     """Whether raw JSON can be a request id: a string or a number, not null."""
     return raw[:1] == b'"' or raw[:1] in b"-0123456789"
+
+
+def level(name: Any) -> str:
+    """A log level that there is.
+
+    Raises:
+        RpcError: -32602, there is none of this name.
+    """
+    if not isinstance(name, str) or name not in LEVELS:
+        raise RpcError(INVALID_PARAMS, f"A log level is one of {', '.join(LEVELS)}")
+    return name
 
 
 def response(id_bytes: bytes, result: bytes) -> bytes:

@@ -114,7 +114,21 @@ class SavedConfig(Result):
 async def save_config(engine: Engine, ask: SaveConfig, call: Call) -> SavedConfig:
     """Write a draft into the project's configs under an id. An existing config is kept unless overwrite is true."""
     started = time.monotonic()
-    saved = await drafts.save_draft(engine, ask.draft_id, ask.config_id, overwrite=bool(ask.overwrite))
+    try:
+        saved = await drafts.save_draft(engine, ask.draft_id, ask.config_id, overwrite=bool(ask.overwrite))
+    except drafts.ConfigExists as error:
+        about = ["save_config", ask.draft_id, ask.config_id, error.replaced]
+        message = f"There is a config {ask.config_id} already. Replace it? A backup of it is kept."
+        agreed = None if call.peer is None else await call.peer.confirm(message, about)
+        if agreed is None:
+            raise
+        if not agreed:
+            raise drafts.ConfigExists(
+                f"There is a config {ask.config_id} already, and the person at the client wants to keep it.",
+                "Save the draft under another id.",
+                **error.details,
+            ) from None
+        saved = await drafts.save_draft(engine, ask.draft_id, ask.config_id, overwrite=error.replaced)
     return SavedConfig(
         config_path=saved.path,
         config_id=ask.config_id,

@@ -58,7 +58,7 @@ class Cleanup(Result):
     duration_ms: int
 
 
-@tool(title="Clean up stored texts", category="Storage", destructive=True, idempotent=True)
+@tool(title="Clean up stored texts", category="Storage", destructive=True, idempotent=True, scope="admin")
 async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -> Cleanup:
     """Delete old stored texts. A version stays that is the latest, among the newest keep_versions, or younger than
     keep_days. Drafts that were kept long enough go too.
@@ -149,7 +149,16 @@ class DeletedContent(Result):
     duration_ms: int
 
 
-@tool(title="Delete a content's texts", category="Storage", destructive=True)
+async def _agreed(call: Call, content_id: str, users: list[str]) -> bool:
+    """Whether the person at the client, if one can be asked, wants it deleted although artifacts use it."""
+    if call.peer is None:
+        return False
+    named = ", ".join(users[:10]) + (f" and {len(users) - 10} more" if len(users) > 10 else "")
+    message = f"{content_id} is a part of {named}. Delete its texts all the same?"
+    return bool(await call.peer.confirm(message, ["delete_content", content_id, users]))
+
+
+@tool(title="Delete a content's texts", category="Storage", destructive=True, scope="admin")
 async def delete_content(engine: Engine, ask: DeleteContent, call: Call) -> DeletedContent:
     """Delete every stored text of a content; its config stays. Refused while artifacts use it, unless forced."""
     started = time.monotonic()
@@ -163,7 +172,7 @@ async def delete_content(engine: Engine, ask: DeleteContent, call: Call) -> Dele
             content_id=ask.content_id,
         )
     users = retention.referring_artifacts(engine, ask.content_id)
-    if users and not ask.force:
+    if users and not ask.force and not await _agreed(call, ask.content_id, users):
         raise ReferencedByArtifacts(
             f"{ask.content_id} is a part of {', '.join(users[:10])}.",
             "Take it out of them first, or pass force: true; they will generate it again.",

@@ -15,11 +15,12 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, cast, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
+from chora.access import Scope
 from chora.config import blot
 from chora.engine.engine import Engine
 from chora.engine.gather import json_type
@@ -93,6 +94,29 @@ class Head(NamedTuple):
     """Where the whole text can be read, when this isn't all of it."""
 
 
+class InputRequired(Exception):
+    """The work can't be done before the client has answered, and its answers come with another call.
+
+    Args:
+        result: what the call is answered.
+    """
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__("the client has to answer first")
+        self.result = result
+
+
+class Peer(Protocol):
+    """Whoever called, as far as a tool may turn to them."""
+
+    async def confirm(self, message: str, about: Any) -> bool | None:
+        """Have the person there say yes or no; None when they can't be asked, or don't answer.
+
+        Called before anything was done, because it may raise `InputRequired`. A yes is to exactly this `about`.
+        """
+        ...
+
+
 class Call(NamedTuple):
     """The circumstances of one call."""
 
@@ -103,6 +127,8 @@ class Call(NamedTuple):
     routine: bool = False
     """Not worth a line in the log."""
     principal: str = "local"
+    peer: Peer | None = None
+    """Who can be asked; None when nobody can."""
 
 
 FAILURE_SCHEMA: dict[str, Any] = {
@@ -154,6 +180,7 @@ class Tool:
         destructive: bool = False,
         idempotent: bool = False,
         long: bool = False,
+        scope: Scope | None = None,
         quick: Callable[[Engine, Any, Call], Awaitable[Result | None]] | None = None,
     ) -> None:
         hints = get_type_hints(function, include_extras=True)
@@ -163,6 +190,8 @@ class Tool:
         self.category: Category = category
         self.description = inspect.cleandoc(function.__doc__ or "")
         self.read_only = read_only
+        self.scope: Scope = scope or ("read" if read_only else "write")
+        self.toolset = category.lower().replace(" ", "-")
         self.long = long
         self._quick = quick
         self.annotations = {
@@ -260,6 +289,8 @@ class Tool:
             except ChoraError as error:
                 return _failure(error)  # what can't be encoded is a bug too
             return None if result is None else Answer(_encode(result), False, links=tuple(result.links()))
+        except InputRequired:
+            raise
         except Exception as error:  # a bug: told to the log in full, and to the caller as an id
             incident = Internal(error, where=self.name)
             log.exception("incident %s in %s", incident.incident, self.name)
@@ -332,11 +363,13 @@ def tool(
     destructive: bool = False,
     idempotent: bool = False,
     long: bool = False,
+    scope: Scope | None = None,
     quick: Callable[[Engine, Any, Call], Awaitable[Result | None]] | None = None,
 ) -> Callable[[Callable[[Engine, Any, Call], Awaitable[Result]]], Tool]:
     """Make a function a tool; the flags become its annotations.
 
-    A long one may outlive its call as a job; `quick` gives its answer when that takes no work, else None.
+    A long one may outlive its call as a job. `scope` is what a token needs, where that isn't `read` for a tool that
+    changes nothing and `write` for any other; `quick` gives its answer when that takes no work, else None.
     """
 
     def make(function: Callable[[Engine, Any, Call], Awaitable[Result]]) -> Tool:
@@ -348,6 +381,7 @@ def tool(
             destructive=destructive,
             idempotent=idempotent,
             long=long,
+            scope=scope,
             quick=quick,
         )
 

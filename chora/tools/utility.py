@@ -26,7 +26,7 @@ class Hello(Result):
 @tool(title="Say hello", category="Utility", read_only=True, idempotent=True)
 async def hello_world(engine: Engine, ask: HelloWorld, call: Call) -> Hello:
     """Check that the server answers. Returns its version, the number of tools and the transport in use."""
-    engine.store.check()
+    await engine.store.check()
     return Hello(
         message=f"Hello, {ask.name or 'World'}! This is chora.",
         version=__version__,

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,6 +33,7 @@ from chora.protocol import wire
 from chora.protocol.hub import Full, Mailbox
 from chora.protocol.server import Server, Session
 from chora.protocol.wire import RpcError
+from chora.transport.streams import Stream, Streams, event
 
 log = logging.getLogger("chora.http")
 
@@ -43,7 +46,10 @@ PING_INTERVAL = 15.0
 """Seconds between comment lines on a silent stream, so that proxies keep it open."""
 QUEUE_LIMIT = 100
 """Messages that may wait on a stream; a peer that lets more pile up loses the stream."""
+RETRY = 1.0
+"""Seconds after which a client whose stream broke is to come back for the rest."""
 SWEEP_INTERVAL = 30.0
+PING = b": ping\r\n\r\n"
 
 JSON = (b"content-type", b"application/json")
 STREAM = [
@@ -62,7 +68,9 @@ class HttpSession(Session):
         super().__init__(transport, principal)
         self.id = secrets.token_urlsafe(24)
         self.used = now
-        self.ended = trio.Event()
+        self.streams = Streams()
+        self.closers: set[Callable[[], None]] = set()
+        """End what is open of this session."""
 
 
 class SseSession(HttpSession):
@@ -96,6 +104,8 @@ class Door:
         self._hosts = {http.host.lower(), *(host.lower() for host in http.allowed_hosts)}
         self._origins = {origin.lower().rstrip("/") for origin in http.allowed_origins}
         self._sessions: dict[str, HttpSession] = {}
+        self._closers: set[Callable[[], None]] = set()
+        """End what is open and would stay so."""
         self._routes: dict[tuple[str, str], App] = {
             ("POST", "/mcp"): self._post,
             ("GET", "/mcp"): self._listen,
@@ -104,14 +114,21 @@ class Door:
         if http.sse:
             self._routes |= {("GET", "/sse"): self._sse, ("POST", "/messages/"): self._message}
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """A service: ends sessions that nobody has used for `limits.idle`."""
+    async def serve(
+        self, draining: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """A service: ends sessions that nobody has used for `limits.idle`, and all streams once `draining` is set."""
         task_status.started()
-        while True:
-            await trio.sleep(min(SWEEP_INTERVAL, self._limits.idle / 2))
+        while not draining.is_set():
+            with trio.move_on_after(min(SWEEP_INTERVAL, self._limits.idle / 2)):
+                await draining.wait()
             oldest = trio.current_time() - self._limits.idle
             for session in [each for each in self._sessions.values() if each.used < oldest]:
                 self._end(session, "idle")
+            for session in self._sessions.values():
+                session.streams.forget()
+        for close in list(self._closers):
+            close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -194,15 +211,18 @@ class Door:
                 await _send_empty(send, 202)
                 return
             id_bytes = incoming.id_bytes
-            _check_routing(scope, incoming, self._server.params_of(incoming), version)
+            params = self._server.params_of(incoming)
+            _check_routing(scope, incoming, params, version)
+            if incoming.method == "tools/call" and params.name is not UNSET:
+                _check_mirrored(scope, params, self._server.mirrored.get(self._server.tool_name(params.name), {}))
         except RpcError as error:
             await _send_json(send, wire.HTTP_STATUS.get(error.code, 200), wire.error_response(id_bytes, error))
             return
         session = Session("http", scope["chora.principal"])
         if incoming.method == "subscriptions/listen":
-            await self._answer_subscription(scope, receive, send, session, body)
+            await self._answer_subscription(scope, send, session, body)
         else:
-            await self._answer(scope, receive, send, session, body, modern=True)
+            await self._answer(scope, send, session, body)
 
     async def _post_handshake(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         session = await self._find(scope, send) if (given := _header(scope, b"mcp-session-id")) else None
@@ -236,12 +256,45 @@ class Door:
             await self._server.answer(session, body)
             await _send_empty(send, 202)
             return
-        await self._answer(scope, receive, send, session, body, modern=False)
+        await self._answer_session(scope, send, session, body)
 
-    async def _answer(
-        self, scope: Scope, receive: Receive, send: Send, session: Session, body: bytes, *, modern: bool
-    ) -> None:
-        """Answer with JSON, or with a stream as soon as there is something to say before the answer."""
+    async def _answer_session(self, scope: Scope, send: Send, session: HttpSession, body: bytes) -> None:
+        """Answer with JSON, or with a stream that can be resumed as soon as there is something to say before that."""
+        stream: Stream | None = None
+
+        async def notify(message: bytes) -> None:
+            nonlocal stream
+            if stream is None:
+                stream = session.streams.open()
+                if session.revision is not None and session.revision.primes:
+                    stream.add(b"", retry=RETRY)
+                scope["extensions"]["chora.on_disconnect"](stream.drop)
+                await writing.start(_write_stream, send, stream, 0)
+            await stream.put(message)
+
+        async def hang_up(retry: float) -> None:
+            await notify(b"")
+            assert stream is not None
+            await stream.put(b"", retry=retry)
+            stream.drop()
+
+        streams = "text/event-stream" in (_header(scope, b"accept") or "")
+        async with trio.open_nursery() as writing:
+            reply = await self._server.answer(session, body, notify if streams else None, hang_up if streams else None)
+            if stream is not None:
+                if reply is not None:
+                    stream.add(reply.body)
+                stream.end()
+            elif reply is None:  # a batch of notifications, or a request that was cancelled
+                await _send_empty(send, 202)
+            else:
+                await _send_json(send, 200, reply.body)
+
+    async def _answer(self, scope: Scope, send: Send, session: Session, body: bytes) -> None:
+        """Answer with JSON, or with a stream as soon as there is something to say before the answer.
+
+        In the modern era closing the response is how a request is cancelled.
+        """
         streaming = False
 
         async def notify(message: bytes) -> None:
@@ -249,27 +302,22 @@ class Door:
             if not streaming:
                 streaming = True
                 await send({"type": "http.response.start", "status": 200, "headers": STREAM})
-            await send({"type": "http.response.body", "body": _event(message), "more_body": True})
+            await send({"type": "http.response.body", "body": event(message), "more_body": True})
 
         streams = "text/event-stream" in (_header(scope, b"accept") or "")
         with trio.CancelScope() as departed:
-            if modern:
-                # In the modern era closing the response is how a request is cancelled.
-                scope["extensions"]["chora.on_disconnect"](departed.cancel)
+            scope["extensions"]["chora.on_disconnect"](departed.cancel)
             reply = await self._server.answer(session, body, notify if streams else None)
             if streaming:
-                last = b"" if reply is None else _event(reply.body)
+                last = b"" if reply is None else event(reply.body)
                 await send({"type": "http.response.body", "body": last})
-            elif reply is None:  # a batch of notifications, or a request that was cancelled
+            elif reply is None:  # it was cancelled
                 await _send_empty(send, 202)
             else:
                 code = reply.error_code
-                status = 200 if code is None or not modern else wire.HTTP_STATUS.get(code, 200)
-                await _send_json(send, status, reply.body)
+                await _send_json(send, 200 if code is None else wire.HTTP_STATUS.get(code, 200), reply.body)
 
-    async def _answer_subscription(
-        self, scope: Scope, receive: Receive, send: Send, session: Session, body: bytes
-    ) -> None:
+    async def _answer_subscription(self, scope: Scope, send: Send, session: Session, body: bytes) -> None:
         """An answer that stays open until peer or server end it, with a comment when there is nothing to say."""
         sending = trio.Lock()
         is_open = False
@@ -285,28 +333,44 @@ class Door:
                 await trio.sleep(PING_INTERVAL)
                 async with sending:
                     if is_open:
-                        await send({"type": "http.response.body", "body": b": ping\r\n\r\n", "more_body": True})
+                        await send({"type": "http.response.body", "body": PING, "more_body": True})
 
-        async def drain() -> None:
-            await scope["extensions"]["chora.draining"].wait()
-            session.stop_listening()
-
-        async with trio.open_nursery() as beside:
-            beside.start_soon(ping)
-            beside.start_soon(drain)
-            await self._answer(scope, receive, send_in_turn, session, body, modern=True)
-            beside.cancel_scope.cancel()
+        self._closers.add(session.stop_listening)
+        try:
+            async with trio.open_nursery() as beside:
+                beside.start_soon(ping)
+                await self._answer(scope, send_in_turn, session, body)
+                beside.cancel_scope.cancel()
+        finally:
+            self._closers.discard(session.stop_listening)
 
     async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """GET /mcp: a stream for what the server has to say of itself, for as long as session and peer live."""
+        """GET /mcp: what the server has to say of itself, or the rest of a stream whose connection broke."""
         if "text/event-stream" not in (_header(scope, b"accept") or ""):
             await _send_json(send, 406, _fault("This is an event stream.", "Accept text/event-stream."))
         elif _header(scope, b"mcp-session-id") is None:
             allow = (b"allow", b"POST")
             await _send_json(send, 405, _fault("There is a stream only within a session."), [allow])
         elif (session := await self._find(scope, send)) is not None:
-            await send({"type": "http.response.start", "status": 200, "headers": STREAM})
-            await self._stream(scope, receive, send, session)
+            last_event = _header(scope, b"last-event-id")
+            if last_event is None:
+                found = session.streams.open(is_unasked=True), 0
+            else:
+                found = session.streams.find(last_event)
+            if found is None:
+                fault = _fault("The stream of this Last-Event-ID is not known any more.", "Make the request again.")
+                await _send_json(send, 400, fault)
+            elif found[0].is_unasked:
+                await send({"type": "http.response.start", "status": 200, "headers": STREAM})
+                await self._stream(scope, send, session, *found)
+            else:
+                await self._resume(scope, send, session, *found)
+
+    async def _resume(self, scope: Scope, send: Send, session: HttpSession, stream: Stream, after: int) -> None:
+        """Write the rest of a stream, until it, the peer, the session or the server ends."""
+        scope["extensions"]["chora.on_disconnect"](stream.drop)
+        with self._closable(session, stream.drop):
+            await _write_stream(send, stream, after)
 
     async def _delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _header(scope, b"mcp-session-id") is None:
@@ -316,29 +380,39 @@ class Door:
             await _send_empty(send, 204)
 
     async def _stream(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        session: HttpSession,
+        self, scope: Scope, send: Send, session: HttpSession, kept: Stream | None = None, after: int = 0
     ) -> None:
-        """Send what comes, and a comment when nothing does, until peer, session or server end."""
-        async with trio.open_nursery() as watching:
+        """Send what comes, and a comment when nothing does, until peer, session or server end.
 
-            async def until(wait: Callable[[], Awaitable[Any]]) -> None:
-                await wait()
-                watching.cancel_scope.cancel()
-
-            watching.start_soon(until, session.ended.wait)
-            watching.start_soon(until, scope["extensions"]["chora.draining"].wait)
-            scope["extensions"]["chora.on_disconnect"](watching.cancel_scope.cancel)
-            await send({"type": "http.response.body", "body": b": chora\r\n\r\n", "more_body": True})
+        Args:
+            scope, send: the connection.
+            session: whose mailbox is emptied.
+            kept: keeps what is sent.
+            after: the event after which those that were sent are sent again.
+        """
+        reading = trio.CancelScope() if kept is None else kept.reading()
+        with reading as listening, self._closable(session, listening.cancel):
+            scope["extensions"]["chora.on_disconnect"](listening.cancel)
+            again = b"" if kept is None else b"".join(each.frame for each in kept.after(after))
+            await send({"type": "http.response.body", "body": b": chora\r\n\r\n" + again, "more_body": True})
             while True:
-                frame = b": ping\r\n\r\n"
+                frame = PING
                 with trio.move_on_after(PING_INTERVAL):
-                    frame = _event(await session.mailbox.take())
+                    message = await session.mailbox.take()
+                    frame = event(message) if kept is None else kept.add(message).frame
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    @contextlib.contextmanager
+    def _closable(self, session: HttpSession, close: Callable[[], None]) -> Generator[None]:
+        """Have something closed when the session or the server ends."""
+        session.closers.add(close)
+        self._closers.add(close)
+        try:
+            yield
+        finally:
+            session.closers.discard(close)
+            self._closers.discard(close)
 
     # -- SSE, 2024-11-05 ------------------------------------------------------------------------------------
 
@@ -349,8 +423,8 @@ class Door:
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": STREAM})
                 place = f"/messages/?session_id={session.id}".encode()
-                await send({"type": "http.response.body", "body": _event(place, b"endpoint"), "more_body": True})
-                await self._stream(scope, receive, send, session)
+                await send({"type": "http.response.body", "body": event(place, kind=b"endpoint"), "more_body": True})
+                await self._stream(scope, send, session)
             finally:
                 self._end(session, "closed")
             calls.cancel_scope.cancel()
@@ -387,8 +461,14 @@ class Door:
     # -- sessions -------------------------------------------------------------------------------------------
 
     def _admit(self, session: HttpSession) -> None:
-        if len(self._sessions) >= self._limits.sessions:
-            self._end(min(self._sessions.values(), key=lambda each: each.used), "evicted")
+        own = [each for each in self._sessions.values() if each.principal == session.principal]
+        if len(own) >= self._limits.sessions_each:
+            self._end(min(own, key=_used), "evicted")
+        elif len(self._sessions) >= self._limits.sessions:
+            # Whoever would have the most makes room, so that nobody can drive out the others.
+            counts = Counter(each.principal for each in (session, *self._sessions.values()))
+            greedy = counts.most_common(1)[0][0]
+            self._end(min((each for each in self._sessions.values() if each.principal == greedy), key=_used), "evicted")
         self._sessions[session.id] = session
         self._server.hub.join(session.mailbox)
         self._count()
@@ -398,7 +478,8 @@ class Door:
             self._server.hub.leave(session.mailbox)
             self._metrics.sessions_ended.count(reason)
             self._count()
-        session.ended.set()
+        for close in list(session.closers):
+            close()
         for call in list(session.in_flight.values()):
             call.cancel()
 
@@ -415,6 +496,10 @@ class Door:
             return None
         session.used = trio.current_time()
         return session
+
+
+def _used(session: HttpSession) -> float:
+    return session.used
 
 
 # -- reading a request ------------------------------------------------------------------------------------------
@@ -491,6 +576,29 @@ def _check_routing(scope: Scope, incoming: wire.Incoming, params: wire.Params, v
         raise RpcError(wire.HEADER_MISMATCH, f"The Mcp-Name header differs from the body's {field}")
 
 
+def _check_mirrored(scope: Scope, params: wire.Params, mirrored: dict[str, str]) -> None:
+    """Hold the headers that repeat arguments to the arguments.
+
+    Raises:
+        RpcError: -32020 for a header that says something else, is missing, or has nothing to repeat.
+    """
+    if not mirrored:
+        return
+    try:
+        arguments = {} if params.arguments is UNSET else wire.decode_object(params.arguments)
+    except wire.DecodeFailures:
+        raise RpcError(wire.INVALID_PARAMS, "The arguments of a tool are an object") from None
+    for name, header in mirrored.items():
+        value = arguments.get(name)
+        said = _headers(scope, header.encode())
+        if isinstance(value, str | int | float):
+            wanted = [value if isinstance(value, str) else wire.encode(value).decode()]
+        else:
+            wanted = []
+        if [_decode_header(each) for each in said] != wanted:
+            raise RpcError(wire.HEADER_MISMATCH, f"The {header} header differs from the argument {name}")
+
+
 def _decode_header(value: str | None) -> str | None:
     """A header value that may be wrapped as `=?base64?…?=`; None when the wrapping is broken."""
     if value is None or (wrapped := _ENCODED.fullmatch(value)) is None:
@@ -506,8 +614,19 @@ def _decode_header(value: str | None) -> str | None:
 # -- writing a response -----------------------------------------------------------------------------------------
 
 
-def _event(data: bytes, kind: bytes = b"message") -> bytes:
-    return b"event: " + kind + b"\r\ndata: " + data + b"\r\n\r\n"
+async def _write_stream(
+    send: Send, stream: Stream, after: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Write a stream from some event on to a connection, until one of them ends."""
+
+    async def write(frame: bytes) -> None:
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+
+    task_status.started()
+    with contextlib.suppress(OSError):  # the peer left; it may come back
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM})
+        await stream.write(write, after)
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _fault(message: str, hint: str | None = None) -> bytes:

@@ -63,7 +63,7 @@ async def serve(
     await server.greeted.wait()
     ids: dict[str, str] = {}
     watch = Watch(str(engine.folder.root))
-    known, _ = await trio.to_thread.run_sync(watch.look, places := _places(engine, server))
+    known, _ = await trio.to_thread.run_sync(watch.look, places := _places(engine))
     await trio.sleep(QUIET)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.end_when_cancelled)
@@ -71,10 +71,10 @@ async def serve(
             # The thread ends by itself soon after a cancellation; one left behind would outlive the interpreter.
             found = await trio.to_thread.run_sync(watch.wait, places, known)
             await _tell(engine, server, ids, places, known, found)
-            known, places = found, _places(engine, server)
+            known, places = found, _places(engine)
 
 
-def _places(engine: Engine, server: Server) -> Places:
+def _places(engine: Engine) -> Places:
     configs: dict[str, Kind] = {}
     for root in dict.fromkeys((engine.catalog.root, *ROOTS)):
         configs |= {f"{root}/{kind}{plural}": kind for kind in KINDS for plural in ("", "s")}
@@ -85,7 +85,7 @@ def _places(engine: Engine, server: Server) -> Places:
         except PermissionDenied:
             continue
     try:
-        manifests = {path: collection_id for collection_id, path in manifest_files(server.resources).items()}
+        manifests = {path: collection_id for collection_id, path in manifest_files(engine).items()}
     except ChoraError as error:  # too many files to find the collections among them
         log.warning("manifests aren't watched: %s", error.message)
         manifests = {}

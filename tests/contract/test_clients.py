@@ -18,7 +18,8 @@ from chora import __version__, client
 from chora.access import LOCAL
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
-from chora.protocol.server import Server, Session
+from chora.protocol.project import project_server
+from chora.protocol.server import Session
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, artifact, child, requirement, text
 
@@ -30,7 +31,7 @@ async def memory_streams(engine: Engine) -> AsyncGenerator[tuple[Any, Any]]:
     """The core behind in-memory streams, with no transport of ours in between."""
     to_client, from_server = anyio.create_memory_object_stream[Any](16)
     to_server, from_client = anyio.create_memory_object_stream[Any](16)
-    server, session = Server(engine, TOOLS, Metrics()), Session("memory", LOCAL)
+    server, session = project_server(engine, TOOLS, Metrics()), Session("memory", LOCAL)
 
     async def reply(body: bytes) -> None:
         await to_client.send(SessionMessage(jsonrpc_message_adapter.validate_json(body)))

@@ -13,6 +13,7 @@ import trio.testing
 from chora.access import LOCAL, Principal
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
+from chora.protocol.project import project_server
 from chora.protocol.server import Server, Session
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, content
@@ -33,7 +34,7 @@ def project(project: Project) -> Project:
 
 @pytest.fixture
 def server(engine: Engine) -> Server:
-    return Server(engine, TOOLS, Metrics())
+    return project_server(engine, TOOLS, Metrics())
 
 
 async def call(server: Server, session: Session, id: int, tool: str, **arguments: Any) -> dict[str, Any]:
@@ -66,7 +67,7 @@ async def test_a_flood_of_one_caller_is_its_own_problem(project: Project, ask: A
         body = await call(server, greedy, number, "preview_generation", content_config_id="slow", context=context)
         outcomes.append("ok" if body["success"] else body["error"]["code"])
 
-    with bounded(project, seconds=30):
+    with bounded(project):
         async with trio.open_nursery() as nursery:
             for number in range(200):
                 nursery.start_soon(flood, number)

@@ -24,7 +24,8 @@ from chora.engine.engine import Engine
 from chora.errors import subclasses
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server, Session
+from chora.protocol.project import project_server
+from chora.protocol.server import Session
 from chora.tools import TOOLS
 from chora.tools.tool import Call
 from tests.conftest import Asking, Project, answer_schema, artifact, child, content, text
@@ -34,7 +35,7 @@ pytestmark = linux
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds one answer may take: the time a render may take, times what one call renders."""
 ROUND = 40
 
@@ -307,7 +308,7 @@ MESSAGES: list[Any] = [
 
 async def test_messages(project: Project, ask: Asking):
     """The protocol answers in its own words, whatever it is sent and whichever revision is spoken."""
-    server = Server(ask.engine, TOOLS, Metrics())
+    server = project_server(ask.engine, TOOLS, Metrics())
 
     async def attempt(value: tuple[str, bytes]) -> None:
         revision, body = value

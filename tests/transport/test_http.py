@@ -624,3 +624,165 @@ async def test_files_that_change_on_disk_are_told(visit: Visit, hello: Project, 
                     hello.write("configs/templates/greeting.md.j2", f"# {(number := number + 1)}")
                     await trio.sleep(0.2)
         assert msgspec.json.decode(heard[0])["params"]["uri"] == "template://greeting.md.j2"
+
+
+# -- streams that break -------------------------------------------------------------------------------------
+
+
+def events(body: str) -> list[dict[str, str]]:
+    """The events of a stream, each by its fields."""
+    blocks = [block for block in body.split("\r\n\r\n") if block and not block.startswith(":")]
+    return [dict(line.split(": ", 1) for line in block.split("\r\n")) for block in blocks]
+
+
+async def test_an_answer_whose_connection_broke_can_be_had_again(visit: Visit, hello: Project):
+    """The call goes on without its peer, who comes back with the last event that arrived."""
+    hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        params = {
+            "name": "batch_generate",
+            "arguments": {"content_ids": ["greeting", "slow"]},
+            "_meta": {"progressToken": "t"},
+        }
+        sent = {"content-type": "application/json", "accept": BOTH, "mcp-session-id": visitor.session}
+        body = msgspec.json.encode(message("tools/call", params, 7))
+        with trio.fail_after(30):
+            async with visitor.http.stream("POST", "/mcp", content=body, headers=sent) as response:
+                assert response.headers["content-type"] == "text/event-stream"
+                seen = ""
+                async for piece in response.aiter_text():
+                    seen += piece
+                    if "progress" in seen:
+                        break
+            first, *_ = events(seen.rpartition("\r\n\r\n")[0] + "\r\n\r\n")
+            assert first["data"] == ""
+            assert first["retry"] == "1000"
+            assert "event" not in first
+            back = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": first["id"]}
+            rest = await visitor.http.get("/mcp", headers=back)
+            again = await visitor.http.get("/mcp", headers=back)
+        assert rest.status_code == 200
+        last = msgspec.json.decode(events(rest.text)[-1]["data"])
+        assert last["id"] == 7
+        assert last["result"]["structuredContent"]["success"] is True
+        assert again.text == rest.text, "an answer can be fetched again for a while"
+        numbers = [int(each["id"].partition(".")[2]) for each in events(rest.text)]
+        assert numbers == list(range(2, 2 + len(numbers)))
+
+
+async def test_older_revisions_get_no_empty_event(visit: Visit, hello: Project):
+    """Before 2025-11-25 an event without data was no event."""
+    async with visit() as visitor:
+        hello_ = {**HELLO, "protocolVersion": "2025-06-18"}
+        visitor.session = (await visitor.ask("initialize", hello_)).headers["mcp-session-id"]
+        answer = await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+        assert all(each["data"] for each in events(answer.text))
+
+
+@pytest.mark.parametrize("last", ["9.1", "nonsense", "1", "-1.0", ""])
+async def test_a_stream_that_is_not_known_is_said_to_be_gone(visit: Visit, last: str):
+    """A client that waited for the rest of it would wait for ever."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        sent = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": last}
+        response = await visitor.http.get("/mcp", headers=sent)
+        assert response.status_code == 400
+        assert "Make the request again" in response.text
+
+
+async def test_streams_belong_to_their_session(visit: Visit):
+    """Another session's event numbers lead nowhere."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        answer = await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+        last = events(answer.text)[0]["id"]
+        visitor.session = ""
+        await visitor.shake_hands()
+        sent = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": last}
+        assert (await visitor.http.get("/mcp", headers=sent)).status_code == 400
+
+
+async def test_news_that_were_sent_into_the_void_are_sent_again(visit: Visit, hello: Project):
+    """The stream of what belongs to no request is resumed like any other, and goes on."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        server = visitor.opened.server
+        sent = {"accept": BOTH, "mcp-session-id": visitor.session}
+        with trio.fail_after(10):
+            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+                pieces = stream.aiter_text()
+                assert (await anext(pieces)).startswith(": chora")
+                server.list_changed("tools")
+                (first,) = events(await anext(pieces))
+                server.list_changed("prompts")
+                (second,) = events(await anext(pieces))
+            sent["last-event-id"] = first["id"]
+            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+                pieces = stream.aiter_text()
+                assert events(await anext(pieces)) == [second]
+                server.list_changed("resources")
+                (third,) = events(await anext(pieces))
+        assert "resources" in third["data"]
+        assert int(third["id"].partition(".")[2]) == 3
+
+
+async def test_the_end_of_a_session_ends_its_streams(visit: Visit):
+    """A stream of a deleted session has nothing to say any more."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        sent = {"accept": BOTH, "mcp-session-id": visitor.session}
+        with trio.fail_after(10):
+            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+                pieces = stream.aiter_text()
+                await anext(pieces)
+                assert (await visitor.http.delete("/mcp", headers=sent)).status_code == 204
+                assert [piece async for piece in pieces] == []
+
+
+async def test_a_question_is_asked_on_the_stream_of_its_call(visit: Visit, hello: Project):
+    """And answered with a post of its own."""
+    hello.save(content("note", pattern={"type": "jinja2", "template": "old"}))
+    async with visit() as visitor:
+        able = {**HELLO, "capabilities": {"elicitation": {}}}
+        visitor.session = (await visitor.ask("initialize", able)).headers["mcp-session-id"]
+        document = content("note", pattern={"type": "jinja2", "template": "new"})
+        drafted = await visitor.call("draft_config", config_type="content", config_data=document)
+        draft_id = drafted.json()["result"]["structuredContent"]["draft_id"]
+        params = {"name": "save_config", "arguments": {"draft_id": draft_id, "config_id": "note"}}
+        sent = {"content-type": "application/json", "accept": BOTH, "mcp-session-id": visitor.session}
+        body = msgspec.json.encode(message("tools/call", params, 7))
+        seen = ""
+        with trio.fail_after(10):
+            async with visitor.http.stream("POST", "/mcp", content=body, headers=sent) as response:
+                async for piece in response.aiter_text():
+                    seen += piece
+                    if "elicitation/create" in piece:
+                        question = msgspec.json.decode(events(seen)[-1]["data"])
+                        yes = {"action": "accept", "content": {"confirm": True}}
+                        told = await visitor.post({"jsonrpc": "2.0", "id": question["id"], "result": yes})
+                        assert told.status_code == 202
+        answer = msgspec.json.decode(events(seen)[-1]["data"])
+        assert answer["result"]["structuredContent"]["success"] is True
+        assert "new" in hello.read("configs/content/note.json")
+
+
+async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
+    """So nobody can drive out the others; and nobody has more than their share."""
+    from chora.access import Principal
+
+    async with visit(limits__sessions=6, limits__sessions_each=4) as visitor:
+        door: Any = visitor.opened.http.app
+        names = ["ann"] + ["bob"] * 4 + ["cy"]
+        opened = [http.HttpSession("http", Principal(name), float(number)) for number, name in enumerate(names)]
+        for session in opened:
+            door._admit(session)
+        door._admit(http.HttpSession("http", Principal("ann"), 9.0))
+        known = door._sessions
+        assert [each.id in known for each in opened] == [True, False, True, True, True, True]
+        for number in range(4):
+            door._admit(http.HttpSession("http", Principal("cy"), 10.0 + number))
+        counts = [sum(each.principal.name == name for each in known.values()) for name in ("ann", "bob", "cy")]
+        assert counts[2] <= 4
+        assert sum(counts) <= 6
+        assert counts[0] == 2

@@ -16,6 +16,7 @@ from chora.access import LOCAL
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol.hub import LISTS, UPDATED, Change
+from chora.protocol.project import project_server
 from chora.protocol.server import Server, Session
 from chora.tools import TOOLS
 from chora.watch import files
@@ -68,7 +69,7 @@ class Watched:
 
 @asynccontextmanager
 async def watching(engine: Engine, looking: threading.Event) -> AsyncGenerator[Watched]:
-    server = Server(engine, TOOLS, Metrics())
+    server = project_server(engine, TOOLS, Metrics())
     watched = Watched(engine, server)
     async with trio.open_nursery() as nursery:
         await nursery.start(files.serve, engine, server)
@@ -205,7 +206,7 @@ async def test_it_waits_until_somebody_was_answered(project: Project, engine: En
     looked = list[Any]()
     look = files.Watch.look
     monkeypatch.setattr(files.Watch, "look", lambda self, places: looked.append(1) or look(self, places))
-    server = Server(engine, TOOLS, Metrics())
+    server = project_server(engine, TOOLS, Metrics())
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             await nursery.start(files.serve, engine, server)
@@ -260,7 +261,7 @@ async def test_too_many_files_leave_the_configs_watched(
 
 async def test_it_ends_promptly_and_leaves_no_thread(quick: threading.Event, project: Project, engine: Engine):
     """A process that is told to stop isn't held by a watch that nothing wakes."""
-    server = Server(engine, TOOLS, Metrics())
+    server = project_server(engine, TOOLS, Metrics())
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             await nursery.start(files.serve, engine, server)

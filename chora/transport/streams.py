@@ -1,0 +1,173 @@
+"""Event streams that survive their connection.
+
+What is sent for a request of a session is kept for a while under numbers that the client gets to know, so that one
+whose connection broke, or was dropped on purpose, can come back for the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import trio
+
+Write = Callable[[bytes], Awaitable[None]]
+
+KEPT_EVENTS = 256
+KEPT_BYTES = 1024 * 1024
+"""Of one stream; the newest are kept, and the very newest in any case."""
+KEPT_STREAMS = 8
+"""Streams of one session that have ended."""
+KEPT_TIME = 300.0
+"""Seconds that a stream is kept after it ended."""
+
+
+def event(data: bytes, *, identity: str = "", kind: bytes = b"message", retry: float | None = None) -> bytes:
+    """One event as it is written.
+
+    Args:
+        data: one line; an empty one tells the client nothing but the identity.
+        identity: that the client can come back with.
+        kind: of event.
+        retry: seconds after which it is to come back when the connection ends.
+    """
+    head = b"id: " + identity.encode() + b"\r\n" if identity else b""
+    if retry is not None:
+        head += b"retry: %d\r\n" % round(retry * 1000)
+    if data:
+        head += b"event: " + kind + b"\r\n"
+    return head + b"data: " + data + b"\r\n\r\n"
+
+
+class Kept(NamedTuple):
+    """An event that was, or is to be, sent."""
+
+    number: int
+    frame: bytes
+
+
+class Stream:
+    """The events of one stream.
+
+    Args:
+        name: tells it from the other streams of its session.
+        is_unasked: it holds what belongs to no request; such a one ends whenever nobody reads it.
+    """
+
+    def __init__(self, name: str, *, is_unasked: bool = False) -> None:
+        self.name = name
+        self.is_unasked = is_unasked
+        self.ended_at: float | None = None
+        self._kept: deque[Kept] = deque()
+        self._size = 0
+        self._last = 0
+        self._sent = 0
+        self._reader: trio.CancelScope | None = None
+        self._news = trio.Event()
+
+    def add(self, data: bytes, *, retry: float | None = None) -> Kept:
+        """Add an event; never waits."""
+        self._last += 1
+        kept = Kept(self._last, event(data, identity=f"{self.name}.{self._last}", retry=retry))
+        self._kept.append(kept)
+        self._size += len(kept.frame)
+        while len(self._kept) > 1 and (len(self._kept) > KEPT_EVENTS or self._size > KEPT_BYTES):
+            self._size -= len(self._kept.popleft().frame)
+        self._tell()
+        return kept
+
+    async def put(self, data: bytes, *, retry: float | None = None) -> None:
+        """Add an event, and wait until it was written if there is a connection to write it to."""
+        number = self.add(data, retry=retry).number
+        await trio.lowlevel.checkpoint()
+        while self._reader is not None and self._sent < number:
+            await self._news.wait()
+
+    def after(self, number: int) -> list[Kept]:
+        """What is still known of the events after one."""
+        return [each for each in self._kept if each.number > number]
+
+    def end(self) -> None:
+        """Let nothing more in; what there is can still be had."""
+        self.ended_at = trio.current_time()
+        self._tell()
+
+    def drop(self) -> None:
+        """Stop writing to the connection there is; the client may come back on another one."""
+        if self._reader is not None:
+            self._reader.cancel()
+
+    @contextmanager
+    def reading(self) -> Generator[trio.CancelScope]:
+        """Be the connection that this is written to, until somebody else is; then what is inside is cancelled."""
+        self.drop()
+        with trio.CancelScope() as scope:
+            self._reader = scope
+            self.ended_at = None if self.is_unasked else self.ended_at
+            try:
+                yield scope
+            finally:
+                if self._reader is scope:  # not if somebody took over
+                    self._reader = None
+                    self._tell()
+                    if self.is_unasked:
+                        self.ended_at = trio.current_time()
+
+    async def write(self, write: Write, after: int = 0) -> bool:
+        """Write the events after a number as they come.
+
+        A connection that was written to before is dropped: its client is here now.
+
+        Returns:
+            Whether the stream ended; otherwise it was dropped.
+        """
+        with self.reading():
+            self._sent = after
+            while True:
+                news = self._news
+                for kept in self.after(self._sent):
+                    await write(kept.frame)
+                    self._sent = kept.number
+                    self._tell()
+                if self.ended_at is not None and self._sent >= self._last:
+                    return True
+                await news.wait()
+        return False
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+
+class Streams:
+    """The streams of one session."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, Stream] = {}
+        self._count = 0
+
+    def open(self, *, is_unasked: bool = False) -> Stream:
+        """A new stream."""
+        self.forget()
+        self._count += 1
+        stream = self._streams[str(self._count)] = Stream(str(self._count), is_unasked=is_unasked)
+        return stream
+
+    def find(self, last_event: str) -> tuple[Stream, int] | None:
+        """The stream that an event belongs to, and the event's number; None if it isn't known (any more)."""
+        name, _, number = last_event.partition(".")
+        stream = self._streams.get(name)
+        if stream is None or not (number.isascii() and number.isdecimal() and len(number) <= 9):
+            return None
+        return stream, int(number)
+
+    def forget(self) -> None:
+        """Forget streams that ended long ago, and the oldest of too many."""
+        ended = [each for each in self._streams.values() if each.ended_at is not None]
+        for stream in ended:
+            assert stream.ended_at is not None
+            if len(ended) > KEPT_STREAMS or stream.ended_at < trio.current_time() - KEPT_TIME:
+                del self._streams[stream.name]
+                ended = ended[1:]

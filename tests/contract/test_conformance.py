@@ -1,0 +1,184 @@
+"""The judges of the protocol judge rightly, and the server of fixtures is what they take it for."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+import trio
+
+from chora.access import LOCAL
+from chora.metrics import Metrics
+from chora.protocol import wire
+from chora.protocol.server import Server, Session
+from tests.contract import conformance, fixture_server
+from tests.contract.conformance import LEGS, Scenario, expected, judge_fixtures, judge_product, read_verdict
+from tests.visitor import BOTH, HELLO, MODERN, message
+
+LEG = LEGS[0]
+
+
+def check(status: str, id: str = "some-check") -> dict[str, Any]:
+    return {"id": id, "status": status, "errorMessage": f"it says {status}"}
+
+
+def test_the_marks_add_up_to_those_of_the_sdks_example_server():
+    """The table of scenarios is whole: 56, 84 and 152 passes."""
+    scenarios = expected().values()
+    assert [sum(scenario.marks[column] for scenario in scenarios) for column in range(3)] == [56, 84, 152]
+
+
+def test_every_fixture_that_a_scenario_needs_is_there():
+    """Names in the table are those of the shelf, so that a count can't stay zero for a slip of the pen."""
+    prompts = fixture_server.FixturePrompts.ARGUMENTS
+    for scenario in expected().values():
+        for name in scenario.calls:
+            assert name in fixture_server.TOOLS or name in prompts or "/" in name, name
+
+
+def test_checks_are_counted_by_what_became_of_them():
+    """A warning is a finding as a failure is; what the suite only notes is neither, but for what counts as well."""
+    statuses = ["SUCCESS", "SUCCESS", "FAILURE", "WARNING", "SKIPPED", "INFO"]
+    verdict = read_verdict([*map(check, statuses), check("INFO", "server-sse-streams-functional")])
+    assert (verdict.passed, verdict.failed, verdict.warned, verdict.skipped, verdict.noted) == (2, 1, 1, 1, 1)
+    assert verdict.findings == ["some-check: it says FAILURE", "some-check: it says WARNING"]
+    assert (verdict.against(2), verdict.against(3), verdict.against(9)) == (2, 3, 3)
+
+
+def judged(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int]) -> list[str]:
+    scenarios = {"simple": Scenario([2, 0, 0], {"a_tool": 1}), "other": Scenario([0, 2, 0])}
+    read = {name: read_verdict(checks) for name, checks in verdicts.items()}
+    return judge_fixtures(LEG, scenarios, read, calls)
+
+
+def test_a_leg_that_gives_what_it_must_has_no_faults():
+    """Scenarios of other legs aren't missed."""
+    assert judged({"simple": [check("SUCCESS")] * 2}, {"a_tool": 1}) == []
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "calls", "fault"),
+    [
+        ({"simple": [check("SUCCESS")]}, {"a_tool": 1}, "1 passed, 2 should"),
+        ({"simple": [*[check("SUCCESS")] * 2, check("FAILURE")]}, {"a_tool": 1}, "it says FAILURE"),
+        ({"simple": [*[check("SUCCESS")] * 2, check("WARNING")]}, {"a_tool": 1}, "it says WARNING"),
+        ({}, {}, "simple: the suite didn't run it"),
+        ({"simple": [check("SUCCESS")] * 2, "new": []}, {"a_tool": 1}, "new: it isn't in scenarios.toml"),
+        ({"simple": [check("SUCCESS")] * 2}, {"a_tool": 0}, "hollow, a_tool was used 0 times"),
+    ],
+)
+def test_everything_less_is_a_fault(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int], fault: str):
+    """Failures, warnings, fewer passes, scenarios lost or new, and passes without the fixture's doing."""
+    faults = judged(verdicts, calls)
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
+def test_the_product_is_held_to_what_needs_no_fixtures():
+    """Checks that need fixtures are left out, the others must pass."""
+    scenarios = {"mixed": Scenario([2, 0, 0], product=True, needing=["fixture"]), "fixed": Scenario([2, 0, 0])}
+    without = read_verdict([check("SUCCESS"), check("FAILURE", "fixture")], needing=frozenset({"fixture"}))
+    assert judge_product(LEG, scenarios, {"mixed": without}) == []
+    failing = read_verdict([check("FAILURE")])
+    assert len(judge_product(LEG, scenarios, {"mixed": failing})) == 2
+    assert judge_product(LEG, scenarios, {}) == [f"{LEG} mixed: the suite didn't run it against the product"]
+
+
+# -- the fixtures -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def http(nursery: trio.Nursery) -> AsyncGenerator[httpx2.AsyncClient]:
+    """A client before the server of fixtures."""
+    with trio.fail_after(30):
+        served = await nursery.start(fixture_server.serve)
+        async with httpx2.AsyncClient(base_url=served.url, timeout=10, headers={"accept": BOTH}) as client:
+            yield client
+        nursery.cancel_scope.cancel()
+
+
+def events(body: str) -> list[Any]:
+    """What a stream of events held."""
+    return [
+        msgspec.json.decode(line[5:]) for line in body.splitlines() if line.startswith("data:") and line[5:].strip()
+    ]
+
+
+async def call(http: httpx2.AsyncClient, tool: str, **meta: Any) -> httpx2.Response:
+    params = {"name": tool, "_meta": {**MODERN, **meta}}
+    headers = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": tool}
+    return await http.post("/mcp", json=message("tools/call", params, 1), headers=headers)
+
+
+async def test_fixtures_come_over_the_products_own_door(http: httpx2.AsyncClient):
+    """A handshake, and the list of tools with a schema given out as it was written."""
+    opened = await http.post("/mcp", json=message("initialize", HELLO, 1))
+    session = {"mcp-session-id": opened.headers["mcp-session-id"]}
+    assert opened.json()["result"]["serverInfo"]["name"] == "fixtures"
+    listed = (await http.post("/mcp", json=message("tools/list", None, 2), headers=session)).json()["result"]["tools"]
+    schemas = {tool["name"]: tool["inputSchema"] for tool in listed}
+    assert schemas["json_schema_2020_12_tool"] == fixture_server.TOOLS["json_schema_2020_12_tool"].schema
+    assert (await http.get("/")).status_code == 404
+
+
+async def test_progress_comes_before_the_answer(http: httpx2.AsyncClient):
+    """Three times, with the token that was sent."""
+    told = events((await call(http, "test_tool_with_progress", progressToken="t")).text)
+    assert [each["params"]["progress"] for each in told[:-1]] == [0, 50, 100]
+    assert {each["params"]["progressToken"] for each in told[:-1]} == {"t"}
+    assert told[-1]["result"]["content"][0]["type"] == "text"
+
+
+async def test_pictures_and_sounds_are_what_they_say(http: httpx2.AsyncClient):
+    """By their first bytes."""
+    assert fixture_server.red_dot().startswith(b"\x89PNG\r\n")
+    assert fixture_server.silence()[:4] + fixture_server.silence()[8:12] == b"RIFFWAVE"
+    (block,) = (await call(http, "test_audio_content")).json()["result"]["content"]
+    assert block == fixture_server.SOUND
+
+
+async def test_every_use_is_counted(nursery: trio.Nursery):
+    """Tools by their name, resources by their URI: that is what hollow passes are found by."""
+    with trio.fail_after(30):
+        served = await nursery.start(fixture_server.serve)
+        async with httpx2.AsyncClient(base_url=served.url, timeout=10, headers={"accept": BOTH}) as client:
+            await call(client, "test_simple_text")
+            await call(client, "test_simple_text")
+    assert served.calls == Counter({"test_simple_text": 2})
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("tool", "outcome"),
+    [
+        ("test_missing_capability", lambda answer: answer["error"]["code"] == wire.MISSING_CAPABILITY),
+        (
+            "test_input_required_result_elicitation",
+            lambda answer: answer["result"]["resultType"] == "input_required",
+        ),
+        ("test_error_handling", lambda answer: answer["result"]["isError"] is True),
+    ],
+)
+async def test_asking_and_logging_go_together(tool: str, outcome: Any):
+    """A call whose caller wants the log may still end with a question, or with a refusal of the protocol."""
+    server = Server(fixture_server.FixtureOffer(lambda name: None), Metrics())
+    meta = {**MODERN, wire.CAPABILITIES_KEY: {"elicitation": {}}, "io.modelcontextprotocol/logLevel": "info"}
+
+    async def hear(message: bytes) -> None:
+        pass
+
+    asked = msgspec.json.encode(message("tools/call", {"name": tool, "_meta": meta}, 1))
+    reply = await server.answer(Session("memory", LOCAL), asked, hear)
+    assert reply is not None
+    assert outcome(msgspec.json.decode(reply.body)), reply.body
+
+
+def test_a_machine_without_the_judges_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
+    """The runner ends with a sentence rather than with a trace."""
+    from tests.contract import judging
+
+    monkeypatch.setattr(judging, "PACKAGES", tmp_path / "nothing")
+    with pytest.raises(judging.NotInstalled, match="just conformance"):
+        conformance.node()

@@ -1,0 +1,165 @@
+"""Streams that survive their connection."""
+
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from chora.transport import streams
+from chora.transport.streams import Stream, Streams, event
+
+
+def test_an_event_is_written_as_its_parts():
+    """One without data has no kind: it only tells where to come back to, and when."""
+    assert event(b"{}") == b"event: message\r\ndata: {}\r\n\r\n"
+    assert event(b"/x", kind=b"endpoint") == b"event: endpoint\r\ndata: /x\r\n\r\n"
+    assert event(b"", identity="1.2", retry=0.5) == b"id: 1.2\r\nretry: 500\r\ndata: \r\n\r\n"
+
+
+class Connection:
+    """Takes what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    async def write(self, frame: bytes) -> None:
+        self.written += frame
+
+    @property
+    def data(self) -> list[str]:
+        return [line[6:].decode() for line in self.written.split(b"\r\n") if line.startswith(b"data: ")]
+
+
+async def test_what_is_put_is_written_before_put_returns():
+    """Whoever sends is slowed down to what the peer takes."""
+    stream, connection = Stream("1"), Connection()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.write, connection.write)
+        await wait_all_tasks_blocked()
+        await stream.put(b"a")
+        assert connection.data == ["a"]
+        await stream.put(b"b")
+        assert connection.data == ["a", "b"]
+        stream.end()
+    assert connection.written.count(b"id: 1.") == 2
+
+
+async def test_without_a_connection_nothing_waits():
+    """What is put then is there for the one that comes."""
+    stream, connection = Stream("1"), Connection()
+    with trio.fail_after(5):
+        for each in (b"a", b"b", b"c"):
+            await stream.put(each)
+        stream.end()
+        assert await stream.write(connection.write, after=1) is True
+    assert connection.data == ["b", "c"]
+
+
+async def test_a_dropped_connection_lets_the_work_go_on():
+    """Whoever waited for its write is set free, and the next connection gets the rest."""
+    stream, second = Stream("1"), Connection()
+    ended: list[bool] = []
+
+    async def stuck(frame: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def write(after: int) -> None:
+        ended.append(await stream.write(stuck if not ended else second.write, after))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, 0)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(stream.put, b"a")
+            await wait_all_tasks_blocked()
+            stream.drop()
+            await wait_all_tasks_blocked()
+            assert ended == [False]
+            nursery.start_soon(write, 0)
+            await stream.put(b"b")
+            stream.end()
+    assert second.data == ["a", "b"]
+    assert ended == [False, True]
+
+
+async def test_a_new_connection_takes_over():
+    """A client that is back doesn't wait until its old connection is known to be gone."""
+    stream, second = Stream("1"), Connection()
+    ended: list[str] = []
+
+    async def stuck(frame: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def write(name: str, to: streams.Write) -> None:
+        await stream.write(to)
+        ended.append(name)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, "old", stuck)
+            await wait_all_tasks_blocked()
+            stream.add(b"a")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(write, "new", second.write)
+            await wait_all_tasks_blocked()
+            assert ended == ["old"]
+            assert second.data == ["a"]
+            await stream.put(b"b")
+            stream.end()
+    assert second.data == ["a", "b"]
+
+
+def test_what_is_kept_is_bounded():
+    """In number and in size; the newest is there in any case, because it may be the answer."""
+    many = Stream("1")
+    for number in range(streams.KEPT_EVENTS + 10):
+        many.add(b"%d" % number)
+    assert len(many.after(0)) == streams.KEPT_EVENTS
+    large = Stream("2")
+    for _ in range(4):
+        large.add(b"x" * (streams.KEPT_BYTES // 2))
+    assert len(large.after(0)) == 1
+    large.add(b"y" * (2 * streams.KEPT_BYTES))
+    assert [each.number for each in large.after(0)] == [5]
+
+
+def test_a_stream_is_found_by_any_of_its_events():
+    """And by nothing that isn't one."""
+    known = Streams()
+    stream = known.open()
+    assert known.find(f"{stream.name}.7") == (stream, 7)
+    for odd in ("", "1", "1.", "1.x", "1.-1", "1.²", "9.1", "1.99999999999", "..", "1.1.1"):
+        assert known.find(odd) is None, odd
+
+
+async def test_ended_streams_are_forgotten(mock_clock: MockClock):
+    """Some of them after a while, the oldest of too many at once, and running ones never."""
+    known = Streams()
+    running = known.open()
+    ended = [known.open() for _ in range(streams.KEPT_STREAMS + 3)]
+    for stream in ended:
+        stream.end()
+    known.forget()
+    assert [known.find(f"{each.name}.1") is not None for each in ended] == [False] * 3 + [True] * streams.KEPT_STREAMS
+    mock_clock.jump(streams.KEPT_TIME + 1)
+    known.forget()
+    assert not any(known.find(f"{each.name}.1") for each in ended)
+    assert known.find(f"{running.name}.1") is not None
+
+
+async def test_an_unasked_stream_ends_when_nobody_reads_it(mock_clock: MockClock):
+    """It is kept for who comes back soon, who takes over from the connection that may still be there."""
+    known = Streams()
+    stream = known.open(is_unasked=True)
+    for _ in range(2):
+        with stream.reading():
+            stream.add(b"news")
+            mock_clock.jump(streams.KEPT_TIME + 1)
+            known.forget()
+        known.forget()
+        assert known.find(f"{stream.name}.1") is not None
+    with stream.reading() as first:
+        with stream.reading():
+            assert first.cancel_called
+        first.shield = True
+    mock_clock.jump(streams.KEPT_TIME + 1)
+    known.forget()
+    assert known.find(f"{stream.name}.1") is None
