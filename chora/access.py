@@ -1,19 +1,37 @@
-"""Who may do what: bearer tokens, scopes, principals."""
+"""Who may do what: bearer tokens, scopes, principals, and proxies that may speak for others."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import ipaddress
+import os
+import re
+import secrets
+import time
+from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Literal, NamedTuple
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import msgspec
 
 from chora.config import Secret
-from chora.errors import Unauthorized, UsageError
+from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
+from chora.stamps import now, stamp
 
 Scope = Literal["read", "write", "admin"]
-SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 """What a token is good for: what changes nothing, also what makes things, also what destroys them."""
+
+TOKEN_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+TOKEN_LIMIT = 1000
+"""Tokens of one project."""
+RESERVED = ("local", "token", "probe")
+"""Names of principals that no token may bear."""
+SETTLED = 2.0
+"""Seconds after which a folder that changed is known to look changed: file systems count time in steps."""
 
 
 class Principal(NamedTuple):
@@ -23,6 +41,8 @@ class Principal(NamedTuple):
     scope: Scope = "admin"
     routine: bool = False
     """Calls all the time and by itself; the log mentions it only when debugging."""
+    key: str = ""
+    """Tells a token from another one that had its name before."""
 
     def may(self, scope: Scope) -> bool:
         """Whether what takes this scope is within reach."""
@@ -36,55 +56,240 @@ LOCAL = Principal("local")
 """Whoever started us on stdio, or reaches a loopback door that has no token."""
 
 
+# -- named tokens -----------------------------------------------------------------------------------------------
+
+
+class Token(msgspec.Struct, frozen=True):
+    """A named token as it is kept: what it is good for, and the hash by which it is recognised."""
+
+    name: str
+    scope: Scope
+    sha256: str
+    created: str
+    expires: str | None = None
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires is not None and self.expires <= now()
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(self.name, self.scope, key=self.sha256[:16])
+
+
+class Tokens:
+    """The named tokens of a project: a folder with a file for each, so that making and revoking one is one step.
+
+    Args:
+        folder: made with the first token. Once it is there, nobody comes in without a token.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[bytes, Token] = {}
+        self._looked = (-1, 0.0)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a token was ever made here."""
+        return self._folder.is_dir()
+
+    def new(self, name: str, scope: Scope, *, lasts: timedelta | None = None) -> tuple[Secret, Token]:
+        """Make a token; what is returned is the only copy of its text.
+
+        Args:
+            name: by which it is listed and revoked.
+            scope: what it is good for.
+            lasts: after which it expires; None lasts until it is revoked.
+
+        Raises:
+            InvalidInput: the name can't be one, or there are too many tokens.
+            SaveFailed: there is a token of this name.
+        """
+        if not TOKEN_NAME.fullmatch(name) or name in RESERVED:
+            raise InvalidInput(
+                f"{name[:80]!r} can't name a token.",
+                f"Use lower-case letters, digits and hyphens, at most 63 of them, but not {', '.join(RESERVED)}.",
+                field="name",
+            )
+        if len(self.all()) >= TOKEN_LIMIT:
+            raise InvalidInput(f"There are {TOKEN_LIMIT:,} tokens already.", "Revoke those that nobody uses.")
+        secret = Secret(f"chora_{secrets.token_urlsafe(32)}")
+        expires = None if lasts is None else stamp(datetime.now(UTC) + lasts)
+        token = Token(name, scope, _digest(secret.reveal()).hex(), now(), expires)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / f"{name}.json"
+        aside = self._folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(token), indent=2) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(aside, path)  # unlike a rename, it fails when the name is taken
+        except FileExistsError:
+            raise SaveFailed(
+                f"There is a token {name} already.", f"Choose another name, or first: chora token revoke {name}"
+            ) from None
+        finally:
+            aside.unlink(missing_ok=True)
+        return secret, token
+
+    def all(self) -> list[Token]:
+        """The tokens there are, by name; a file that is none is passed over."""
+        found: list[Token] = []
+        for path in sorted(self._folder.glob("[a-z]*.json")) if self.in_use else ():
+            try:
+                token = msgspec.json.decode(path.read_bytes(), type=Token)
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+            if token.name == path.stem:
+                found.append(token)
+        return found
+
+    def revoke(self, name: str) -> None:
+        """Make a token worthless, at once and for good.
+
+        Raises:
+            TokenNotFound: there is none of this name.
+        """
+        path = self._folder / f"{name}.json"
+        try:
+            if not TOKEN_NAME.fullmatch(name):
+                raise FileNotFoundError
+            path.unlink()
+        except FileNotFoundError:
+            raise TokenNotFound(
+                f"There is no token {name[:80]!r}.", "`chora token list` shows them.", name=name[:80]
+            ) from None
+
+    def find(self, digest: bytes) -> Token | None:
+        """The token with this hash, unless it has expired."""
+        self._look()
+        token = self._known.get(digest)
+        return None if token is None or token.is_expired else token
+
+    def _look(self) -> None:
+        """Notice tokens that came or went, for the price of one look at the folder."""
+        try:
+            changed = self._folder.stat().st_mtime_ns
+        except OSError:
+            changed = 0
+        when, looked = self._looked
+        if changed != when or looked < changed / 1e9 + SETTLED:
+            self._looked = (changed, time.time())
+            self._known = {bytes.fromhex(token.sha256): token for token in self.all()}
+
+
+# -- the door ---------------------------------------------------------------------------------------------------
+
+
 class Gate:
     """Checks the tokens at the HTTP door.
 
-    Only hashes are kept, and they are compared in constant time.
+    Only hashes are kept. They are looked up or compared in constant time: what could be learnt from the time of a
+    look-up is a piece of the hash of what was sent, which says nothing of the tokens there are.
 
     Args:
         host: the address the door is bound to.
-        token: what everybody needs to know; None lets everybody in, which only a loopback door may.
+        token: one that everybody may share; None when there is none.
+        tokens: the named ones.
+        trusted_proxies: addresses and networks of proxies that say truly for whom they speak.
+        elsewhere: whether somebody else issues tokens too.
 
     Raises:
-        UsageError: a door beyond loopback without a token.
+        UsageError: a door beyond loopback without a token, or a proxy that is no address.
     """
 
-    def __init__(self, host: str, token: Secret | None) -> None:
+    def __init__(
+        self,
+        host: str,
+        token: Secret | None,
+        tokens: Tokens | None = None,
+        *,
+        trusted_proxies: Sequence[str] = (),
+        elsewhere: bool = False,
+    ) -> None:
         self.public = not is_loopback(host)
-        if self.public and token is None:
+        self._tokens = tokens
+        self._proxies = [_network(each) for each in trusted_proxies]
+        self._known: dict[bytes, Principal] = {}
+        self._needs_token = token is not None or elsewhere
+        if self.public and not self._closed:
             raise UsageError(
                 f"chora won't listen on {host} without a token: whoever reaches it could read and write the project.",
-                "Give one in CHORA_TOKEN_FILE or as the secret chora_token, or bind 127.0.0.1.",
+                "Make one with `chora token new NAME`, give one in CHORA_TOKEN_FILE or as the secret chora_token, or "
+                "bind 127.0.0.1.",
                 host=host,
             )
-        self._known: dict[bytes, Principal] = {}
-        self._open = token is None
         if token is not None:
             self.admit(token, Principal("token"))
+
+    @property
+    def _closed(self) -> bool:
+        """Whether nobody comes in without a token."""
+        return self._needs_token or (self._tokens is not None and self._tokens.in_use)
 
     def admit(self, token: Secret, principal: Principal) -> None:
         """Let a token in for as long as this process lives."""
         self._known[_digest(token.reveal())] = principal
 
-    def identify(self, authorization: str | None) -> Principal:
+    def identify(self, authorization: str | None, *, is_near: bool = True) -> Principal:
         """Whom an Authorization header stands for.
+
+        Args:
+            authorization: the header.
+            is_near: whether whoever sent it is on this machine.
 
         Raises:
             Unauthorized: a token is needed and none, or a wrong one, was given.
         """
-        if authorization is None:
-            if self._open:
-                return LOCAL
-            raise Unauthorized("This server needs a token.", "Send it as `Authorization: Bearer …`.")
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() == "bearer":
-            digest = _digest(token.strip())
+        given = bearer(authorization)
+        if given is not None:
+            digest = _digest(given)
             for known, principal in self._known.items():
                 if hmac.compare_digest(known, digest):
                     return principal
-        if self._open:
+            if self._tokens is not None and (token := self._tokens.find(digest)) is not None:
+                return token.principal
+        if not self._closed and is_near:
             return LOCAL
+        if not self._closed:
+            raise Unauthorized(
+                "This server has no token, so only this machine may use it, and a proxy speaks for somebody else.",
+                "Make one with `chora token new NAME`, and name the proxy in the setting http.trusted_proxies.",
+            )
+        if authorization is None:
+            raise Unauthorized("This server needs a token.", "Send it as `Authorization: Bearer …`.")
         raise Unauthorized("The token is not valid here.", "Send a valid one as `Authorization: Bearer …`.")
+
+    def still_knows(self, principal: Principal) -> bool:
+        """Whether what let somebody in would still do so."""
+        if principal == LOCAL:
+            return not self._closed
+        if principal.key and self._tokens is not None:
+            return any(token.principal == principal and not token.is_expired for token in self._tokens.all())
+        return True
+
+    def trusts(self, address: str) -> bool:
+        """Whether a peer at this address may say for whom it speaks."""
+        return _is_in(address, self._proxies)
+
+    def speaks_for(self, forwarded: Sequence[str]) -> str:
+        """The last of the addresses a request came through that is no trusted proxy; empty if it can't be told.
+
+        Args:
+            forwarded: the `X-Forwarded-For` headers of a trusted proxy, whose entries were added from left to right.
+        """
+        for address in reversed(",".join(forwarded).split(",")):
+            if not self.trusts(address.strip()):
+                return address.strip()
+        return ""
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The token in an Authorization header; None if there is none."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def is_loopback(host: str) -> bool:
@@ -95,6 +300,30 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _network(text: str) -> _Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise UsageError(
+            f"http.trusted_proxies: {text[:80]!r} is neither an address nor a network.",
+            "Write for example 127.0.0.1 or 10.0.0.0/8.",
+            setting="http.trusted_proxies",
+        ) from None
+
+
+def _is_in(address: str, networks: Sequence[_Network]) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return any(found in network for network in networks)
 
 
 def _digest(token: str) -> bytes:

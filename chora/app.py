@@ -26,7 +26,7 @@ import msgspec
 import trio
 
 from chora import __version__, config
-from chora.access import Gate, Principal
+from chora.access import Gate, Principal, Tokens
 from chora.catalog import Catalog
 from chora.config import Loaded, Secret
 from chora.engine import retention
@@ -135,6 +135,7 @@ async def run_server(
     # Only a server pays for these: importing them takes longer than all of stdio's start.
     from hypercorn.config import Config
 
+    from chora.oauth import Issuer
     from chora.transport.connection import Bounds
     from chora.transport.connection import Server as HttpServer
     from chora.transport.http import Door
@@ -143,17 +144,23 @@ async def run_server(
 
     http, limits = loaded.settings.http, loaded.settings.limits
     found = config.find_token(reference=http.token)
-    gate = Gate(http.host, found.secret if found else None)
+    issuer = Issuer(loaded.settings.oauth) if loaded.settings.oauth.issuer else None
+    tokens = Tokens(config.tokens_folder(project))
+    secret = found.secret if found else None
+    gate = Gate(http.host, secret, tokens, trusted_proxies=http.trusted_proxies, elsewhere=issuer is not None)
     probe_token = Secret(secrets.token_urlsafe(32))
     gate.admit(probe_token, Principal("probe", "read", routine=True))
-    log.info("token: %s", found.origin if found else "none; only this machine can reach the server")
+    known = [found.origin] if found else []
+    known += [f"{len(tokens.all())} named"] if tokens.in_use else []
+    known += [f"those of {issuer.url}"] if issuer else []
+    log.info("tokens: %s", ", ".join(known) or "none; only this machine can reach the server")
 
     metrics = Metrics()
     async with _stopping() as stopping, opened(project, loaded) as engine, trio.open_nursery() as services:
         server = project_server(engine, TOOLS, metrics)
         engine.changed = server.changed
         life = Life(engine, metrics)
-        door = Door(server, gate, http, limits, make_pages(life.status, life.uptime, metrics), metrics)
+        door = Door(server, gate, http, limits, make_pages(life.status, life.uptime, metrics), metrics, issuer)
         listener = HttpServer(
             door,
             _hypercorn(Config(), http),

@@ -41,6 +41,9 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(description="Web origins accepted besides loopback ones, e.g. https://n8n.example"),
     ] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...], Meta(description="Addresses or networks of proxies whose X-Forwarded headers are believed")
+    ] = ()
     cert: Annotated[str, Meta(description="TLS certificate chain, a PEM file")] = ""
     key: Annotated[str, Meta(description="TLS private key, a PEM file")] = ""
     token: Annotated[
@@ -48,6 +51,19 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Where the access token is: keyring:NAME, file:PATH or env:NAME; empty searches for it"),
     ] = ""
     sse: Annotated[bool, Meta(description="Serve the 2024-11-05 SSE transport at /sse")] = True
+
+
+class Oauth(Struct, frozen=True, forbid_unknown_fields=True):
+    """Tokens that an authorization server issues, OAuth 2.1; besides those that chora knows itself."""
+
+    issuer: Annotated[str, Meta(description="Its issuer URL, e.g. https://id.example; empty takes no such tokens")] = ""
+    resource: Annotated[
+        str, Meta(description="The public URL of /mcp, which tokens must be meant for, e.g. https://docs.example/mcp")
+    ] = ""
+    keys: Annotated[str, Meta(description="URL of its keys (JWKS); empty asks the issuer's metadata")] = ""
+    scopes: Annotated[str, Meta(description="What stands before read, write and admin in the scopes of its tokens")] = (
+        "chora:"
+    )
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,6 +215,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """`chora.toml`: every section is optional."""
 
     http: Http = Http()
+    oauth: Oauth = Oauth()
     limits: Limits = Limits()
     storage: Storage = Storage()
     paths: Paths = Paths()
@@ -597,6 +614,11 @@ def find_token(env: Mapping[str, str] | None = None, *, reference: str = "", key
             "Use letters, digits and punctuation of ASCII.",
         )
     return found
+
+
+def tokens_folder(project: Path) -> Path:
+    """Where the named access tokens of a project are kept."""
+    return project / ".chora" / "tokens"
 
 
 def _follow(reference: str, env: Mapping[str, str]) -> Found:

@@ -4,7 +4,7 @@
      ├── InvalidInput, InvalidContext, InvalidConfigId, ValidationError, ValidationFailed, UsageError
      ├── InvalidConfig, InvalidRetention, CircularReference, MaxDepthExceeded
      ├── ConfigNotFound, ContentNotFound, DraftNotFound, GeneratorNotFound, ManifestNotFound, MissingContent,
-     │   ProjectNotFound, JobNotFound
+     │   ProjectNotFound, JobNotFound, TokenNotFound
      ├── SaveFailed, OutputEdited, ReferencedByArtifacts, JobCancelled
      ├── PermissionDenied, Unauthorized, Forbidden
      ├── Unreachable, GenerationFailed, CompositionFailed, TestFailed, TestExecutionFailed, BatchFailed,
@@ -191,6 +191,13 @@ class MissingContent(ChoraError):
 
 class ProjectNotFound(ChoraError):
     code = "project_not_found"
+    category = "missing"
+
+
+class TokenNotFound(ChoraError):
+    """No token has this name."""
+
+    code = "token_not_found"
     category = "missing"
 
 

@@ -1,14 +1,18 @@
 """Who comes through the HTTP door."""
 
 import hmac
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chora import access
-from chora.access import LOCAL, Gate, Principal, is_loopback
+from chora.access import LOCAL, SCOPES, Gate, Principal, Tokens, is_loopback
 from chora.config import Secret
-from chora.errors import Unauthorized, UsageError
+from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
 
 TOKEN = "correct horse battery staple".replace(" ", "-")
 
@@ -110,3 +114,203 @@ def test_tokens_are_compared_in_constant_time_and_kept_as_hashes(monkeypatch: py
     assert [(len(known), len(given)) for known, given in compared] == [(32, 32), (32, 32)]
     held: list[Any] = list(vars(gate).values())
     assert TOKEN not in str(held)
+
+
+# -- named tokens -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Tokens:
+    return Tokens(tmp_path / ".chora" / "tokens")
+
+
+def header(secret: Secret) -> str:
+    return f"Bearer {secret.reveal()}"
+
+
+def test_a_named_token_stands_for_its_name_and_scope(tokens: Tokens):
+    """Each scope holds those before it."""
+    gate = Gate("127.0.0.1", None, tokens)
+    for number, scope in enumerate(SCOPES):
+        secret, token = tokens.new(f"app-{scope}", scope)
+        principal = gate.identify(header(secret))
+        assert (principal.name, principal.scope) == (f"app-{scope}", scope)
+        assert principal == token.principal
+        assert [principal.may(each) for each in SCOPES] == [True] * (number + 1) + [False] * (2 - number)
+
+
+def test_only_the_hash_of_a_token_is_kept(tokens: Tokens, tmp_path: Path):
+    """In files that only their owner can read, and nothing else stays behind."""
+    secret, token = tokens.new("app", "read")
+    assert len(secret.reveal()) >= 40
+    assert secret.reveal() not in repr(token)
+    (file,) = (tmp_path / ".chora" / "tokens").iterdir()
+    assert file.name == "app.json"
+    assert secret.reveal() not in file.read_text()
+    if sys.platform != "win32":
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_first_token_closes_the_door(tokens: Tokens):
+    """Also that of a server which runs, and it stays closed when the last token is revoked."""
+    gate = Gate("127.0.0.1", None, tokens)
+    assert gate.identify(None) is LOCAL
+    assert gate.still_knows(LOCAL)
+    secret, token = tokens.new("app", "write")
+    with pytest.raises(Unauthorized):
+        gate.identify(None)
+    assert not gate.still_knows(LOCAL)
+    assert gate.identify(header(secret)) == token.principal
+    tokens.revoke("app")
+    with pytest.raises(Unauthorized):
+        gate.identify(header(secret))
+    with pytest.raises(Unauthorized):
+        gate.identify(None)
+
+
+def test_a_named_token_opens_a_door_beyond_this_machine(tokens: Tokens):
+    """As long as one was ever made."""
+    with pytest.raises(UsageError, match="without a token"):
+        Gate("0.0.0.0", None, tokens)
+    tokens.new("app", "read")
+    assert Gate("0.0.0.0", None, tokens).public
+
+
+def test_what_was_let_in_is_let_out_again(tokens: Tokens):
+    """A session's principal is known no more once its token is revoked, nor when another bears its name."""
+    gate = Gate("127.0.0.1", Secret(TOKEN), tokens)
+    first, _ = tokens.new("app", "read")
+    principal = gate.identify(header(first))
+    assert gate.still_knows(principal)
+    tokens.revoke("app")
+    assert not gate.still_knows(principal)
+    second, _ = tokens.new("app", "read")
+    assert gate.identify(header(second)) != principal
+    assert not gate.still_knows(principal)
+    assert gate.still_knows(gate.identify(f"Bearer {TOKEN}"))
+
+
+def test_an_expired_token_is_worth_nothing(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+    """From the moment on that it names; the list still shows it."""
+    gate = Gate("127.0.0.1", None, tokens)
+    secret, token = tokens.new("app", "read", lasts=timedelta(hours=1))
+    principal = gate.identify(header(secret))
+    assert gate.still_knows(principal)
+    assert token.expires is not None
+    monkeypatch.setattr(access, "now", lambda: token.expires)
+    with pytest.raises(Unauthorized):
+        gate.identify(header(secret))
+    assert not gate.still_knows(principal)
+    assert [each.is_expired for each in tokens.all()] == [True]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "App", "1app", "a" * 64, "a/b", "../a", "a.json", "a b", "ä", "-a", "local", "token", "probe", "a\n"]
+)
+def test_a_token_has_a_plain_name(tokens: Tokens, name: str):
+    """It is a file name and a principal's; nothing of it can mean anything else."""
+    with pytest.raises(InvalidInput):
+        tokens.new(name, "read")
+    with pytest.raises(TokenNotFound):
+        tokens.revoke(name)
+    assert not tokens.in_use
+
+
+def test_a_name_is_taken_once(tokens: Tokens):
+    """The token that bears it stays what it was."""
+    secret, token = tokens.new("app", "read")
+    with pytest.raises(SaveFailed, match="already"):
+        tokens.new("app", "admin")
+    assert tokens.all() == [token]
+    assert Gate("127.0.0.1", None, tokens).identify(header(secret)).scope == "read"
+
+
+def test_there_are_only_so_many_tokens(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+    """Each of them is looked at when they change."""
+    monkeypatch.setattr(access, "TOKEN_LIMIT", 2)
+    tokens.new("a", "read")
+    tokens.new("b", "read")
+    with pytest.raises(InvalidInput, match="already"):
+        tokens.new("c", "read")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "\xff", '{"name":"other","scope":"admin","sha256":"00","created":"x"}', '{"name": 3}']
+)
+def test_a_file_that_is_no_token_lets_nobody_in(tokens: Tokens, tmp_path: Path, text: str):
+    """A damaged one is passed over, and those beside it still work."""
+    secret, token = tokens.new("app", "read")
+    (tmp_path / ".chora" / "tokens" / "odd.json").write_bytes(text.encode("latin-1"))
+    assert tokens.all() == [token]
+    assert Gate("0.0.0.0", None, tokens).identify(header(secret)) == token.principal
+
+
+def test_a_change_within_one_tick_of_the_clock_is_seen(tokens: Tokens, tmp_path: Path):
+    """File systems count time in steps; a folder that changed just now is looked at again."""
+    gate = Gate("127.0.0.1", None, tokens)
+    secrets = [tokens.new(f"app-{number}", "read")[0] for number in range(2)]
+    folder = tmp_path / ".chora" / "tokens"
+    before = folder.stat()
+    assert gate.identify(header(secrets[0]))
+    secrets.append(tokens.new("late", "read")[0])
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert gate.identify(header(secrets[2])).name == "late"
+
+
+def test_a_folder_at_rest_is_not_read_again(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One look at it tells that nothing changed."""
+    gate = Gate("127.0.0.1", None, tokens)
+    secret, _ = tokens.new("app", "read")
+    folder = tmp_path / ".chora" / "tokens"
+    os.utime(folder, (1_700_000_000, 1_700_000_000))
+    assert gate.identify(header(secret))
+    monkeypatch.setattr(Tokens, "all", lambda tokens: pytest.fail("the folder was read"))
+    assert gate.identify(header(secret))
+
+
+# -- proxies ----------------------------------------------------------------------------------------------------
+
+
+def test_only_named_proxies_are_trusted():
+    """By address or by network, in both families, also an IPv4 address in an IPv6 coat."""
+    gate = Gate("127.0.0.1", None, trusted_proxies=["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
+    for address in ("127.0.0.1", "10.1.2.3", "fd00::1", "::ffff:10.0.0.1"):
+        assert gate.trusts(address), address
+    for address in ("127.0.0.2", "11.0.0.1", "fe80::1", "", "localhost", "10.0.0.0/8", "unix:"):
+        assert not gate.trusts(address), address
+
+
+@pytest.mark.parametrize("proxy", ["localhost", "10.0.0.1/8", "", "*", "10.0.0"])
+def test_a_proxy_is_an_address(proxy: str):
+    """A name could be anybody's, and a network with host bits is likely to be a slip."""
+    with pytest.raises(UsageError, match="trusted_proxies"):
+        Gate("127.0.0.1", None, trusted_proxies=[proxy])
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        (["203.0.113.9"], "203.0.113.9"),
+        (["203.0.113.9, 10.0.0.2"], "203.0.113.9"),
+        (["127.0.0.1, 203.0.113.9, 10.0.0.2"], "203.0.113.9"),
+        (["127.0.0.1", "203.0.113.9"], "203.0.113.9"),
+        (["10.0.0.2"], ""),
+        ([], ""),
+        (["nonsense"], "nonsense"),
+        (["::1"], "::1"),
+    ],
+)
+def test_a_client_is_who_the_outermost_trusted_proxy_saw(forwarded: list[str], client: str):
+    """What stands further left was written by whoever wanted to."""
+    assert Gate("127.0.0.1", None, trusted_proxies=["10.0.0.0/8"]).speaks_for(forwarded) == client
+
+
+def test_who_comes_from_afar_needs_a_token(tokens: Tokens):
+    """A door without tokens is only for this machine, and it says how to change that."""
+    gate = Gate("127.0.0.1", None, tokens)
+    with pytest.raises(Unauthorized, match="proxy") as caught:
+        gate.identify(None, is_near=False)
+    assert "trusted_proxies" in str(caught.value.hint)
+    secret, token = tokens.new("app", "read")
+    assert gate.identify(header(secret), is_near=False) == token.principal

@@ -45,6 +45,7 @@ ROWS: list[tuple[type[ChoraError], str, Category]] = [
     (errors.ContentNotFound, "content_not_found", "missing"),
     (errors.ManifestNotFound, "manifest_not_found", "missing"),
     (errors.JobNotFound, "job_not_found", "missing"),
+    (errors.TokenNotFound, "token_not_found", "missing"),
     (errors.ReferencedByArtifacts, "referenced_by_artifacts", "conflict"),
     (errors.JobCancelled, "job_cancelled", "conflict"),
     (errors.BudgetExceeded, "budget_exceeded", "denied"),

@@ -18,6 +18,7 @@ COMMANDS = (
     "init",
     "serve",
     "stdio",
+    "connect",
     "call",
     "tools",
     "generate",
@@ -31,11 +32,13 @@ COMMANDS = (
     "ls",
     "gc",
     "schema",
+    "token",
     "config",
     "migrate",
     "import",
     "backup",
     "restore",
+    "doctor",
     "version",
 )
 """Every command, in the order that help shows them; each is the file of its name."""

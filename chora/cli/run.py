@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import click
 import msgspec
@@ -29,6 +29,23 @@ context_option = click.option(
     metavar="K=V|JSON|@FILE",
     help="Context for the templates; may be given several times.",
 )
+
+
+def toolset_options(function: Function) -> Function:
+    """The options that decide which tools a server offers."""
+    read_only = click.option("--read-only", is_flag=True, default=None, help="Offer only tools that change nothing.")
+    toolset = click.option(
+        "--toolset",
+        multiple=True,
+        type=click.Choice(get_args(config.Toolset)),
+        help="Offer only these tools; may be given several times.",
+    )
+    return read_only(toolset(function))
+
+
+def toolset_flags(read_only: bool | None, toolset: tuple[str, ...]) -> dict[str, Any]:
+    """What those options set."""
+    return {"mcp.read_only": read_only, "mcp.toolsets": toolset or None}
 
 
 def reporting(function: Function) -> Function:

@@ -7,25 +7,36 @@ from functools import partial
 import click
 import trio
 
-from chora.cli.run import json_option, opened_settings, reporting
+from chora.cli.run import json_option, opened_settings, reporting, toolset_flags, toolset_options
 
 
 @click.command("serve")
 @click.option("--host", metavar="ADDRESS", help="Address to bind; beyond loopback a token is needed.")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0 takes a free one.")
+@toolset_options
 @click.option("--stdio", "with_stdio", is_flag=True, help="Also speak MCP on stdin and stdout; ends when stdin does.")
 @json_option
 @click.pass_obj
 @reporting
-def command(project: str | None, host: str | None, port: int | None, with_stdio: bool, as_json: bool) -> None:
+def command(
+    project: str | None,
+    host: str | None,
+    port: int | None,
+    read_only: bool | None,
+    toolset: tuple[str, ...],
+    with_stdio: bool,
+    as_json: bool,
+) -> None:
     """Serve MCP over HTTP, with health checks and a status page.
 
     With --json, one line on stdout says where the server listens.
     """
     from chora import app
-    from chora.transport.stdio import take_over
+    from chora.transport.pipes import take_over
 
-    folder, loaded = opened_settings(project, {"http.host": host, "http.port": port}, quiet=False)
+    folder, loaded = opened_settings(
+        project, {"http.host": host, "http.port": port, **toolset_flags(read_only, toolset)}, quiet=False
+    )
     pipes = take_over() if with_stdio else None
 
     async def run() -> None:

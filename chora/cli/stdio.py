@@ -5,17 +5,18 @@ from __future__ import annotations
 import click
 import trio
 
-from chora.cli.run import json_option, opened_settings, reporting
+from chora.cli.run import json_option, opened_settings, reporting, toolset_flags, toolset_options
 
 
 @click.command("stdio")
+@toolset_options
 @json_option
 @click.pass_obj
 @reporting
-def command(project: str | None, as_json: bool) -> None:
+def command(project: str | None, read_only: bool | None, toolset: tuple[str, ...], as_json: bool) -> None:
     """Speak MCP on stdin and stdout, for Claude Desktop and Claude Code."""
     from chora import app
-    from chora.transport.stdio import take_over
+    from chora.transport.pipes import take_over
 
-    folder, loaded = opened_settings(project, quiet=False)
+    folder, loaded = opened_settings(project, toolset_flags(read_only, toolset), quiet=False)
     trio.run(app.run_stdio, folder, loaded, take_over())

@@ -241,10 +241,10 @@ class Server:
         Raises:
             RpcError: -32602 when they don't have the shape every request has.
         """
-        if incoming.params is UNSET:
+        if incoming.parameters is None:
             return Params()
         try:
-            return wire.decode_params(incoming.params)
+            return wire.decode_params(incoming.parameters)
         except wire.DecodeFailures as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters don't fit: {error}") from None
 
@@ -259,7 +259,7 @@ class Server:
         if method == "initialize" and (params.meta is UNSET or params.meta.version is UNSET):
             return wire.response(id_bytes, self._initialize(session, incoming))
         revision = self._revision_of(session, params, method)
-        raw = msgspec.Raw(b"{}") if incoming.params is UNSET else incoming.params
+        raw = incoming.parameters or msgspec.Raw(b"{}")
         ask = Request(session, revision, method, params, raw, id_bytes, notify, hang_up)
         token = None if (found := _trace_of(params)) is None else trace.set(found)
         try:
@@ -304,6 +304,8 @@ class Server:
             )
         if meta.capabilities is UNSET:
             raise RpcError(wire.INVALID_PARAMS, f"params._meta lacks {wire.CAPABILITIES_KEY}")
+        if bytes(meta.capabilities).lstrip()[:1] != b"{":
+            raise RpcError(wire.INVALID_PARAMS, f"{wire.CAPABILITIES_KEY} must be an object")
         try:
             requested = msgspec.json.decode(meta.version, type=str)
         except msgspec.ValidationError:

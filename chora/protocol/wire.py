@@ -115,6 +115,11 @@ class Incoming(Struct, frozen=True):
     error: Raw | UnsetType = UNSET
 
     @property
+    def parameters(self) -> Raw | None:
+        """The parameters; some clients say that there are none by null."""
+        return None if self.params is UNSET or bytes(self.params) == b"null" else self.params
+
+    @property
     def id_bytes(self) -> bytes | None:
         """The id exactly as it was sent; None on a notification."""
         return None if self.id is UNSET else bytes(self.id).strip()

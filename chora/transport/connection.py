@@ -333,17 +333,17 @@ class Connection:
     def watch(self, exchange: Exchange) -> None:
         """Have a task read while the app works, once the body has been read: it will see the peer leave."""
         over = exchange.complete or self.gone or self.reason is not None  # the nursery may be closing then
-        if exchange.body_done and not over and not self._watching:
+        if exchange.body_done and not over and not self._watching and exchange.ahead <= READ_AHEAD:
             self._watching = True
             self._nursery.start_soon(self._look_ahead, exchange)
 
     async def _look_ahead(self, exchange: Exchange) -> None:
-        ahead = 0
         while not (exchange.complete or self.gone):
-            ahead += await self.read()
-            if ahead > READ_AHEAD:
-                self.kill("read_ahead")  # to stop reading would be to miss the departure
-                return
+            exchange.ahead += await self.read()
+            if exchange.ahead > READ_AHEAD:
+                if not exchange.finishing:  # whoever has its answer may well have sent the next request
+                    self.kill("read_ahead")  # to stop reading would be to miss the departure
+                break
         self._watching = False
 
     async def read(self) -> int:
@@ -486,13 +486,15 @@ class Exchange:
 
     body_done = False  # the whole request body has arrived
     head_sent = False
-    finishing = False  # the app has sent its last message, which the peer may have before we know
+    finishing = False  # the app has sent all of the body, which the peer may have before we know
     complete = False  # the whole response has been sent
     is_long = False  # has run for at least a tick
+    ahead = 0  # bytes that arrived after the request
     on_disconnect: Callable[[], object] | None = None
     _told = False  # the app knows that the request body is complete
     _received = 0  # bytes of the request body
     _start: Message | None = None  # the response head, until there is a body message to send it with
+    _left: int | None = None  # bytes of the response body that the head has promised and that aren't sent yet
 
     def __init__(self, connection: Connection, *, bare: bool) -> None:
         self._connection = connection
@@ -559,7 +561,9 @@ class Exchange:
             data += connection.h11.send(h11.Data(data=body))
         if not more:
             data += connection.h11.send(END)
-            self.finishing = True
+        elif self._left is not None:  # an app may send its last message only after all of the body
+            self._left -= len(body)
+        self.finishing = not more or self._left == 0
         self.head_sent = True
         if data:
             await connection.write(data)
@@ -604,6 +608,7 @@ class Exchange:
             headers = [*headers, (b"connection", b"close")]
         self._bare = self._bare or status in (204, 304)
         head = connection.h11.send(h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b"")))
+        self._left = next((int(value) for name, value in headers if name.lower() == b"content-length"), None)
         if b"\r\ndate:" in head:
             return head
         return b"%sdate: %s\r\n\r\n" % (head[:-2], connection.server.date())  # h11 would check it every time

@@ -26,9 +26,10 @@ import trio
 from msgspec import UNSET
 
 from chora import config
-from chora.access import Gate, Principal, is_loopback
+from chora.access import Gate, Principal, bearer, is_loopback
 from chora.errors import ChoraError, Forbidden, Unauthorized
 from chora.metrics import Metrics
+from chora.oauth import Issuer
 from chora.protocol import wire
 from chora.protocol.hub import Full, Mailbox
 from chora.protocol.server import Server, Session
@@ -48,7 +49,11 @@ QUEUE_LIMIT = 100
 """Messages that may wait on a stream; a peer that lets more pile up loses the stream."""
 RETRY = 1.0
 """Seconds after which a client whose stream broke is to come back for the rest."""
-SWEEP_INTERVAL = 30.0
+SWEEP_INTERVAL = 5.0
+"""Seconds between two looks for sessions that have to end."""
+METADATA = "/.well-known/oauth-protected-resource"
+FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
+"""What proxies add to a request."""
 PING = b": ping\r\n\r\n"
 
 JSON = (b"content-type", b"application/json")
@@ -91,11 +96,20 @@ class Door:
         http, limits: their sections of the settings.
         pages: the app for everything that isn't MCP.
         metrics: where sessions are counted.
+        issuer: somebody else who issues tokens.
     """
 
     def __init__(
-        self, server: Server, gate: Gate, http: config.Http, limits: config.Limits, pages: App, metrics: Metrics
+        self,
+        server: Server,
+        gate: Gate,
+        http: config.Http,
+        limits: config.Limits,
+        pages: App,
+        metrics: Metrics,
+        issuer: Issuer | None = None,
     ) -> None:
+        self._issuer = issuer
         self._server = server
         self._gate = gate
         self._limits = limits
@@ -125,6 +139,10 @@ class Door:
             oldest = trio.current_time() - self._limits.idle
             for session in [each for each in self._sessions.values() if each.used < oldest]:
                 self._end(session, "idle")
+            for principal in {each.principal for each in self._sessions.values()}:
+                if not self._gate.still_knows(principal):
+                    for session in [each for each in self._sessions.values() if each.principal == principal]:
+                        self._end(session, "revoked")
             for session in self._sessions.values():
                 session.streams.forget()
         for close in list(self._closers):
@@ -136,11 +154,14 @@ class Door:
             return
         route = self._routes.get((scope["method"], scope["path"]))
         try:
+            is_near = self._look_behind_proxy(scope)
             self._check_host(scope)
             if route is not None:
                 self._check_origin(scope)
-                scope["chora.principal"] = self._identify(scope)
+                scope["chora.principal"] = await self._identify(scope, is_near=is_near)
                 await route(scope, receive, send)
+            elif self._issuer is not None and scope["path"] in (METADATA, METADATA + "/mcp"):
+                await _send_json(send, 200, wire.encode(self._issuer.metadata))
             elif scope["path"] in ("/mcp", "/sse", "/messages/"):
                 methods = [method for method, path in self._routes if path == scope["path"]]
                 allow = (b"allow", ", ".join(methods).encode())
@@ -148,16 +169,34 @@ class Door:
             else:
                 if scope["path"] not in ("/health", "/ready"):
                     self._check_origin(scope)
-                    if self._gate.public:
-                        self._identify(scope)
+                    if self._gate.public or not is_near:
+                        await self._identify(scope, is_near=is_near)
                 await self._pages(scope, receive, send)
         except Unauthorized as error:
-            challenge = (b"www-authenticate", b'Bearer realm="chora"')
-            await _send_json(send, 401, _fault(error.message, error.hint), [challenge])
+            challenge = b'Bearer realm="chora"' if self._issuer is None else self._issuer.challenge
+            await _send_json(send, 401, _fault(error.message, error.hint), [(b"www-authenticate", challenge)])
         except ChoraError as error:
             await _send_json(send, error.http_status, _fault(error.message, error.hint))
 
     # -- who is knocking ------------------------------------------------------------------------------------
+
+    def _look_behind_proxy(self, scope: Scope) -> bool:
+        """Whether the request comes from this machine; of a trusted proxy's, the Host is what its client asked for.
+
+        A proxy that isn't trusted could stand before anybody, so what came through one is never near.
+        """
+        forwarded = [name for name in FORWARDED if _headers(scope, name)]
+        if not forwarded:
+            return True
+        peer = scope["client"][0] if scope["client"] else ""
+        if not self._gate.trusts(peer):
+            return False
+        hosts = _headers(scope, b"x-forwarded-host")
+        if hosts:
+            others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            # Every proxy adds at the end; the last name is the one that ours was asked for.
+            scope["headers"] = [*others, (b"host", hosts[-1].rpartition(",")[2].strip().encode("latin-1"))]
+        return is_loopback(self._gate.speaks_for(_headers(scope, b"x-forwarded-for")))
 
     def _check_host(self, scope: Scope) -> None:
         """Refuse names that aren't ours: a page that rebinds its name to our address sends its own."""
@@ -179,11 +218,14 @@ class Door:
                     "Add it to the setting http.allowed_origins if they should.",
                 )
 
-    def _identify(self, scope: Scope) -> Principal:
-        given = _headers(scope, b"authorization")
-        if len(given) > 1:
+    async def _identify(self, scope: Scope, *, is_near: bool) -> Principal:
+        headers = _headers(scope, b"authorization")
+        if len(headers) > 1:
             raise Unauthorized("There is more than one Authorization header.", "Send one.")
-        return self._gate.identify(given[0] if given else None)
+        given = headers[0] if headers else None
+        if self._issuer is not None and (token := bearer(given) or "").count(".") == 2:
+            return await self._issuer.identify(token)
+        return self._gate.identify(given, is_near=is_near)
 
     # -- Streamable HTTP ------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """`just conformance`: the official conformance suite of MCP, every leg that has one.
 
-    python -m tests.contract.conformance [--leg 2026-07-28] [--json]
+    python -m tests.contract.conformance [--leg 2026-07-28] [--way http] [--json]
 
-It is run twice per leg: against the server of fixtures, which is built on the product's own protocol core and
-transports, and, for the scenarios that need no fixtures, against the product as people start it. `scenarios.toml`
-says what each scenario must give. Only a run without failures and warnings, without fewer passes than that, and
-in which every scenario really made its fixtures work, is a good one.
+Each leg is run against a server of fixtures, which is built on the product's own protocol core and transports: over
+HTTP, over stdio, and through `chora connect` by Streamable HTTP and by the SSE of 2024-11-05 (the suite itself only
+speaks HTTP; `front.py` stands before the others). The scenarios that need no fixtures are also run against the product
+as people start it. `scenarios.toml` says what each scenario must give. Only a run without failures and warnings,
+without fewer passes than that, and in which every scenario really made its fixtures work, is a good one.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from typing import Any
 
 import trio
 
+from chora import config
 from chora.cli.run import print_table
 from tests.contract import fixture_server
+from tests.contract.front import fronted
 from tests.contract.judging import HERE, PACKAGES, NotInstalled, node, product, report
 
 LEGS = ("2025-06-18", "2025-11-25", "2026-07-28")
+WAYS = ("http", "stdio", "connect", "connect-sse")
 SUITE = PACKAGES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 LEG_LIMIT = 180
 """Seconds that a leg may take; it usually takes ten."""
@@ -47,6 +51,7 @@ class Scenario:
     marks: list[int]
     calls: dict[str, int] = field(default_factory=dict[str, int])
     product: bool = False
+    http: bool = False
     needing: list[str] = field(default_factory=list[str])
 
 
@@ -104,48 +109,47 @@ def read_results(folder: Path, scenarios: Mapping[str, Scenario], *, fixtures: b
     return verdicts
 
 
-def judge_fixtures(
-    leg: str, scenarios: Mapping[str, Scenario], verdicts: Mapping[str, Verdict], calls: Mapping[str, int]
+def marks_of(leg: str, way: str, scenarios: Mapping[str, Scenario]) -> dict[str, int]:
+    """What the scenarios that mean something in this leg, come this way, have to give."""
+    marks: dict[str, int] = {}
+    for name, each in scenarios.items():
+        mark = each.marks[LEGS.index(leg)]
+        if mark and way == "product" and each.product:
+            marks[name] = mark - len(each.needing)
+        elif mark and (way == "http" or (way != "product" and not each.http)):
+            marks[name] = mark
+    return marks
+
+
+def judge(
+    leg: str, way: str, scenarios: Mapping[str, Scenario], verdicts: Mapping[str, Verdict], calls: Mapping[str, int]
 ) -> list[str]:
-    """What is wrong with a leg against the fixtures; nothing when it is as it must be."""
-    column = LEGS.index(leg)
-    wanted = {name: scenario for name, scenario in scenarios.items() if scenario.marks[column]}
-    faults = [f"{leg} {name}: the suite didn't run it" for name in wanted if name not in verdicts]
-    faults += [f"{leg} {name}: it isn't in scenarios.toml" for name in verdicts if name not in wanted]
+    """What is wrong with a leg; nothing when it is as it must be.
+
+    Args:
+        leg: which one.
+        way: come which way, or `product` when it was the product itself.
+        scenarios: what each must give.
+        verdicts: what each gave.
+        calls: how often each fixture was used; of no interest where there are none.
+    """
+    marks = marks_of(leg, way, scenarios)
+    leg = f"{leg} {way}"
+    faults = [f"{leg} {name}: the suite didn't run it" for name in marks if name not in verdicts]
+    faults += [f"{leg} {name}: it isn't in scenarios.toml" for name in verdicts if name not in scenarios]
     needed = Counter[str]()
-    for name in (name for name in wanted if name in verdicts):
-        faults += _findings(leg, name, verdicts[name])
-        mark = wanted[name].marks[column]
-        if (passed := verdicts[name].against(mark)) < mark:
-            faults.append(f"{leg} {name}: {passed} passed, {mark} should")
-        needed.update(wanted[name].calls)
+    for name in (name for name in marks if name in verdicts):
+        faults += [f"{leg} {name}: {finding}" for finding in verdicts[name].findings]
+        if (passed := verdicts[name].against(marks[name])) < marks[name]:
+            faults.append(f"{leg} {name}: {passed} passed, {marks[name]} should")
+        if way != "product":
+            needed.update(scenarios[name].calls)
     faults += [
         f"{leg}: hollow, {name} was used {calls.get(name, 0)} times, the scenarios must use it {count} times"
         for name, count in sorted(needed.items())
         if calls.get(name, 0) < count
     ]
     return faults
-
-
-def judge_product(leg: str, scenarios: Mapping[str, Scenario], verdicts: Mapping[str, Verdict]) -> list[str]:
-    """What is wrong with a leg against the product itself."""
-    column = LEGS.index(leg)
-    faults: list[str] = []
-    for name, scenario in scenarios.items():
-        if not (scenario.product and scenario.marks[column]):
-            continue
-        if (verdict := verdicts.get(name)) is None:
-            faults.append(f"{leg} {name}: the suite didn't run it against the product")
-            continue
-        faults += _findings(f"{leg} (product)", name, verdict)
-        mark = scenario.marks[column] - len(scenario.needing)
-        if (passed := verdict.against(mark)) < mark:
-            faults.append(f"{leg} (product) {name}: {passed} passed, {mark} should")
-    return faults
-
-
-def _findings(leg: str, name: str, verdict: Verdict) -> list[str]:
-    return [f"{leg} {name}: {finding}" for finding in verdict.findings]
 
 
 async def run_suite(url: str, leg: str, folder: Path) -> None:
@@ -157,58 +161,95 @@ async def run_suite(url: str, leg: str, folder: Path) -> None:
 
 
 @asynccontextmanager
-async def fixtures() -> AsyncGenerator[fixture_server.Fixtures]:
+async def fixtures(way: str, folder: Path) -> AsyncGenerator[fixture_server.Fixtures]:
+    """A server of fixtures, come this way; what it counted is known for certain once this is left."""
+    if way == "stdio":
+        counts = folder / "calls.jsonl"
+        calls = Counter[str]()
+        command = [sys.executable, "-m", "tests.contract.fixture_server", "--stdio", "--calls", str(counts)]
+        async with fronted(command) as url:
+            yield fixture_server.Fixtures(url, calls)
+        for line in counts.read_bytes().splitlines():
+            calls.update(json.loads(line))
+        return
     async with trio.open_nursery() as nursery:
-        yield await nursery.start(fixture_server.serve)
+        server: fixture_server.Fixtures = await nursery.start(fixture_server.serve)
+        if way == "http":
+            yield server
+        else:
+            path = "/sse" if way == "connect-sse" else "/mcp"
+            async with fronted(config.own_command("connect", server.url + path)) as url:
+                yield fixture_server.Fixtures(url, server.calls)
         nursery.cancel_scope.cancel()
 
 
-async def run_leg(leg: str, product_url: str, scenarios: Mapping[str, Scenario]) -> dict[str, Any]:
-    """Both runs of one leg, as one row per scenario and the faults."""
+async def run_leg(leg: str, way: str, scenarios: Mapping[str, Scenario]) -> dict[str, Any]:
+    """One leg against the fixtures, as one row per scenario and the faults."""
     with tempfile.TemporaryDirectory(prefix="chora-conformance-") as folder:
-        # A server of fixtures per leg: what it counts is what this leg did.
-        async with fixtures() as server:
-            await run_suite(f"{server.url}/mcp", leg, Path(folder) / "fixtures")
-        await run_suite(f"{product_url}/mcp", leg, Path(folder) / "product")
-        ours = read_results(Path(folder) / "fixtures", scenarios, fixtures=True)
-        theirs = read_results(Path(folder) / "product", scenarios, fixtures=False)
-    faults = judge_fixtures(leg, scenarios, ours, server.calls) + judge_product(leg, scenarios, theirs)
-    column = LEGS.index(leg)
-    rows: list[dict[str, Any]] = [
-        {
-            "scenario": name,
-            "passed": verdict.against(scenarios[name].marks[column] if name in scenarios else 0),
-            "failed": verdict.failed,
-            "warned": verdict.warned,
-            "skipped": verdict.skipped,
-            "product_passed": theirs[name].passed if name in scenarios and scenarios[name].product else None,
-        }
-        for name, verdict in sorted(ours.items())
-    ]
+        # A server of fixtures for each: what it counts is what this leg did.
+        async with fixtures(way, Path(folder)) as server:
+            await run_suite(f"{server.url}/mcp", leg, Path(folder) / "results")
+        verdicts = read_results(Path(folder) / "results", scenarios, fixtures=True)
     return {
         "leg": leg,
-        "passed": sum(row["passed"] for row in rows),
-        "mark": sum(scenario.marks[column] for scenario in scenarios.values()),
-        "failed": sum(row["failed"] for row in rows),
-        "scenarios": rows,
+        "way": way,
+        **tabulate(verdicts, marks_of(leg, way, scenarios)),
         "calls": dict(sorted(server.calls.items())),
-        "faults": faults,
+        "faults": judge(leg, way, scenarios, verdicts, server.calls),
     }
 
 
-async def run(legs: list[str], *, as_json: bool) -> int:
+async def run_product(leg: str, url: str, scenarios: Mapping[str, Scenario]) -> dict[str, Any]:
+    """The scenarios of one leg that need no fixtures against the product, likewise."""
+    with tempfile.TemporaryDirectory(prefix="chora-conformance-") as folder:
+        await run_suite(f"{url}/mcp", leg, Path(folder))
+        verdicts = read_results(Path(folder), scenarios, fixtures=False)
+    faults = judge(leg, "product", scenarios, verdicts, {})
+    return {"leg": leg, "way": "product", **tabulate(verdicts, marks_of(leg, "product", scenarios)), "faults": faults}
+
+
+def tabulate(verdicts: Mapping[str, Verdict], marks: Mapping[str, int]) -> dict[str, Any]:
+    """The scenarios that have a mark, as rows, and their sums."""
+    rows: list[dict[str, Any]] = [
+        {
+            "scenario": name,
+            "passed": verdict.against(marks[name]),
+            "failed": verdict.failed,
+            "warned": verdict.warned,
+            "skipped": verdict.skipped,
+        }
+        for name, verdict in sorted(verdicts.items())
+        if name in marks
+    ]
+    return {
+        "passed": sum(row["passed"] for row in rows),
+        "mark": sum(marks.values()),
+        "failed": sum(row["failed"] for row in rows),
+        "scenarios": rows,
+    }
+
+
+async def run(legs: list[str], ways: list[str], *, as_json: bool) -> int:
     scenarios = expected()
     outcomes: list[dict[str, Any]] = []
-    async with product() as served:
+
+    def tell(outcome: dict[str, Any]) -> None:
+        outcomes.append(outcome)
+        if not as_json:
+            heading = f"{outcome['leg']} {outcome['way']}"
+            print_table(
+                (heading, "passed", "failed", "warned", "skipped"),
+                [tuple(row.values()) for row in outcome["scenarios"]],
+            )
+            print(f"{heading}: {outcome['passed']} of {outcome['mark']} passed, {outcome['failed']} failed\n")
+
+    for way in ways:
         for leg in legs:
-            outcome = await run_leg(leg, served.url, scenarios)
-            outcomes.append(outcome)
-            if not as_json:
-                print_table(
-                    (f"Scenario ({leg})", "passed", "failed", "warned", "skipped", "product passed"),
-                    [tuple("" if cell is None else cell for cell in row.values()) for row in outcome["scenarios"]],
-                )
-                print(f"{leg}: {outcome['passed']} of {outcome['mark']} passed, {outcome['failed']} failed\n")
+            tell(await run_leg(leg, way, scenarios))
+    if "http" in ways:
+        async with product() as served:
+            for leg in legs:
+                tell(await run_product(leg, served.url, scenarios))
     faults = [fault for outcome in outcomes for fault in outcome.pop("faults")]
     return report({"legs": outcomes}, faults, as_json=as_json)
 
@@ -216,13 +257,14 @@ async def run(legs: list[str], *, as_json: bool) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--leg", action="append", choices=LEGS, help="only this one; may be given again")
+    parser.add_argument("--way", action="append", choices=WAYS, help="only this one; may be given again")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     given = parser.parse_args()
     try:
         node()
     except NotInstalled as error:
         sys.exit(str(error))
-    sys.exit(trio.run(lambda: run(given.leg or list(LEGS), as_json=given.json)))
+    sys.exit(trio.run(lambda: run(given.leg or list(LEGS), given.way or list(WAYS), as_json=given.json)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the conformance suite wants to find, offered by the product's own protocol core over its own transports.
 
-    python -m tests.contract.fixture_server [--port 8000]
+    python -m tests.contract.fixture_server [--port 8000 | --stdio]
 
 The suite's scenarios name the tools, resources and prompts, and what each must do. Each use is counted, so that the
 runner sees which passes are hollow.
@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -30,9 +31,11 @@ from chora.protocol.peer import NoAnswer, Peer, Question
 from chora.protocol.server import Server
 from chora.resources import Contents, Page, Resource, ResourceNotFound
 from chora.tools.tool import Call
+from chora.transport import stdio
 from chora.transport.connection import Bounds
 from chora.transport.connection import Server as HttpServer
 from chora.transport.http import Door
+from chora.transport.pipes import Pipes, take_over
 
 PAUSE = 0.05
 """Seconds between two things that a fixture says."""
@@ -526,13 +529,12 @@ async def nothing_else(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def serve(*, port: int = 0, task_status: trio.TaskStatus[Fixtures] = trio.TASK_STATUS_IGNORED) -> None:
-    """Serve the fixtures over HTTP, on loopback, until cancelled."""
-    http, limits, metrics = config.Http(port=port), config.Limits(grace=1.0), Metrics()
-    # Offer and server know each other, as a project and its server do.
-    offer = FixtureOffer(lambda name: server.list_changed(name))
-    server = Server(offer, metrics, name="fixtures")
-    door = Door(server, Gate(http.host, None), http, limits, nothing_else, metrics)
+async def serve_http(
+    server: Server, *, port: int = 0, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve over HTTP, on loopback, until cancelled; started, it says where."""
+    http, limits = config.Http(port=port), config.Limits(grace=1.0)
+    door = Door(server, Gate(http.host, None), http, limits, nothing_else, Metrics())
     bounds = Bounds(
         body=limits.body,
         header_time=limits.header_time,
@@ -546,14 +548,43 @@ async def serve(*, port: int = 0, task_status: trio.TaskStatus[Fixtures] = trio.
     async with trio.open_nursery() as doors:
         urls: list[str] = await doors.start(listener.serve)
         await doors.start(door.serve, listener.draining)
-        task_status.started(Fixtures(urls[0], offer.calls))
+        task_status.started(urls[0])
         await trio.sleep_forever()
+
+
+def offered() -> tuple[FixtureOffer, Server]:
+    """The fixtures, and the server of them; the two know each other, as a project and its server do."""
+    offer = FixtureOffer(lambda name: server.list_changed(name))
+    server = Server(offer, Metrics(), name="fixtures")
+    return offer, server
+
+
+async def serve(*, port: int = 0, task_status: trio.TaskStatus[Fixtures] = trio.TASK_STATUS_IGNORED) -> None:
+    """Serve the fixtures over HTTP until cancelled."""
+    offer, server = offered()
+    async with trio.open_nursery() as nursery:
+        url: str = await nursery.start(partial(serve_http, server, port=port))
+        task_status.started(Fixtures(url, offer.calls))
+
+
+async def serve_stdio(pipes: Pipes, calls: Path | None) -> None:
+    """Serve the fixtures on stdin and stdout until the client ends, then add to a file what was used, a JSON line."""
+    offer, server = offered()
+    await stdio.serve(server, pipes, limit=config.Limits().body, grace=1.0, stopping=trio.Event())
+    if calls is not None:
+        with calls.open("ab") as file:
+            file.write(msgspec.json.encode(offer.calls) + b"\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=int, default=8000, help="TCP port on loopback")
+    parser.add_argument("--stdio", action="store_true", help="stdin and stdout instead")
+    parser.add_argument("--calls", type=Path, help="with --stdio, a file to write to what was used")
     given = parser.parse_args()
+    if given.stdio:
+        trio.run(serve_stdio, take_over(), given.calls)
+        return
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:

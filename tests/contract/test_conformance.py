@@ -14,7 +14,7 @@ from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.server import Server, Session
 from tests.contract import conformance, fixture_server
-from tests.contract.conformance import LEGS, Scenario, expected, judge_fixtures, judge_product, read_verdict
+from tests.contract.conformance import LEGS, Scenario, expected, judge, read_verdict
 from tests.visitor import BOTH, HELLO, MODERN, message
 
 LEG = LEGS[0]
@@ -50,7 +50,7 @@ def test_checks_are_counted_by_what_became_of_them():
 def judged(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int]) -> list[str]:
     scenarios = {"simple": Scenario([2, 0, 0], {"a_tool": 1}), "other": Scenario([0, 2, 0])}
     read = {name: read_verdict(checks) for name, checks in verdicts.items()}
-    return judge_fixtures(LEG, scenarios, read, calls)
+    return judge(LEG, "http", scenarios, read, calls)
 
 
 def test_a_leg_that_gives_what_it_must_has_no_faults():
@@ -80,10 +80,18 @@ def test_the_product_is_held_to_what_needs_no_fixtures():
     """Checks that need fixtures are left out, the others must pass."""
     scenarios = {"mixed": Scenario([2, 0, 0], product=True, needing=["fixture"]), "fixed": Scenario([2, 0, 0])}
     without = read_verdict([check("SUCCESS"), check("FAILURE", "fixture")], needing=frozenset({"fixture"}))
-    assert judge_product(LEG, scenarios, {"mixed": without}) == []
+    assert judge(LEG, "product", scenarios, {"mixed": without}, {}) == []
     failing = read_verdict([check("FAILURE")])
-    assert len(judge_product(LEG, scenarios, {"mixed": failing})) == 2
-    assert judge_product(LEG, scenarios, {}) == [f"{LEG} mixed: the suite didn't run it against the product"]
+    assert len(judge(LEG, "product", scenarios, {"mixed": failing}, {})) == 2
+    assert judge(LEG, "product", scenarios, {}, {}) == [f"{LEG} product mixed: the suite didn't run it"]
+
+
+def test_scenarios_about_http_mean_nothing_elsewhere():
+    """Over stdio, what gives nothing there isn't asked for."""
+    scenarios = {"door": Scenario([2, 0, 0], http=True)}
+    verdicts = {"door": read_verdict([check("FAILURE")])}
+    assert judge(LEG, "stdio", scenarios, verdicts, {}) == []
+    assert len(judge(LEG, "http", scenarios, verdicts, {})) == 2
 
 
 # -- the fixtures -----------------------------------------------------------------------------------------------

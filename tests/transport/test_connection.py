@@ -812,6 +812,37 @@ async def test_pipelining_without_end_is_cut() -> None:
         assert app.seen == [trio.Cancelled]
 
 
+@pytest.mark.parametrize("app_dawdles", [False, True])
+async def test_the_next_request_may_be_large(app_dawdles: bool) -> None:
+    """Whoever has the whole response may send a large request before the app has said that it was all."""
+    requests = 0
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        nonlocal requests
+        requests += 1
+        if scope["method"] == "POST":
+            await respond(send, str(len(await read_body(receive))).encode())
+            return
+        await receive()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)  # so that the connection is watched
+            await trio.testing.wait_all_tasks_blocked()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+            await send({"type": "http.response.body", "body": b"fine", "more_body": True})
+            if app_dawdles:
+                await trio.sleep(0.3)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async with serving(app) as running, running.peer() as peer:
+        for _ in range(3):
+            assert (await peer.ask()).body == b"fine"
+            large = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(300_000)
+            assert (await peer.ask(large)).body == b"300000"
+        assert running.server.statistics().killed == {}
+    assert requests == 6
+
+
 async def test_connections_beyond_the_cap_are_refused() -> None:
     """One connection too many is told 503 and counted; when another leaves there is room again."""
     async with serving(fine, connections=1) as running:

@@ -11,6 +11,8 @@ import msgspec
 import pytest
 import trio
 
+from chora.access import SCOPES, Principal, Tokens
+from chora.config import tokens_folder
 from chora.protocol import wire
 from chora.transport import http
 from chora.transport.http import QUEUE_LIMIT
@@ -769,8 +771,6 @@ async def test_a_question_is_asked_on_the_stream_of_its_call(visit: Visit, hello
 
 async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
     """So nobody can drive out the others; and nobody has more than their share."""
-    from chora.access import Principal
-
     async with visit(limits__sessions=6, limits__sessions_each=4) as visitor:
         door: Any = visitor.opened.http.app
         names = ["ann"] + ["bob"] * 4 + ["cy"]
@@ -786,3 +786,114 @@ async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
         assert counts[2] <= 4
         assert sum(counts) <= 6
         assert counts[0] == 2
+
+
+# -- tokens and proxies -------------------------------------------------------------------------------------
+
+
+async def test_a_token_reaches_as_far_as_its_scope(visit: Visit, hello: Project):
+    """read, write and admin; what is beyond is refused in a way that a model understands."""
+    tokens = Tokens(tokens_folder(hello.root))
+    headers = {scope: {"authorization": f"Bearer {tokens.new(f'app-{scope}', scope)[0].reveal()}"} for scope in SCOPES}
+    asked = {"hello_world": {}, "draft_config": {"config_type": "content"}, "delete_content": {"content_id": "x"}}
+    async with visit() as visitor:
+        assert (await visitor.ask_modern("tools/list")).status_code == 401
+        allowed: dict[str, list[str]] = {scope: [] for scope in SCOPES}
+        for scope, sent in headers.items():
+            for tool, arguments in asked.items():
+                answer = await visitor.ask_modern("tools/call", {"name": tool, "arguments": arguments}, **sent)
+                error = answer.json()["result"]["structuredContent"].get("error", {})
+                if error.get("code") != "forbidden":
+                    allowed[scope].append(tool)
+                else:
+                    assert "Use a token with the scope" in error["hint"]
+        assert allowed == {scope: list(asked)[: number + 1] for number, scope in enumerate(SCOPES)}
+
+
+async def test_a_revoked_token_loses_its_sessions(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
+    """Also what it holds open ends by itself, soon."""
+    monkeypatch.setattr(http, "SWEEP_INTERVAL", 0.05)
+    tokens = Tokens(tokens_folder(hello.root))
+    secret, _ = tokens.new("app", "read")
+    async with visit() as visitor:
+        visitor.http.headers["authorization"] = f"Bearer {secret.reveal()}"
+        await visitor.shake_hands()
+        sent = {"accept": BOTH, "mcp-session-id": visitor.session}
+        with trio.fail_after(10):
+            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+                pieces = stream.aiter_text()
+                await anext(pieces)
+                tokens.revoke("app")
+                assert [piece async for piece in pieces if not piece.startswith(":")] == []
+        assert (await visitor.ask("ping")).status_code == 401
+
+
+PROXIED = {"x-forwarded-for": "203.0.113.9"}
+
+
+@pytest.mark.parametrize(
+    ("proxies", "headers", "status"),
+    [
+        ((), {}, 200),
+        ((), PROXIED, 401),
+        ((), {"forwarded": "for=127.0.0.1"}, 401),
+        ((), {"x-forwarded-for": "127.0.0.1"}, 401),
+        ((), {"x-real-ip": "127.0.0.1"}, 401),
+        (("10.0.0.0/8",), {"x-forwarded-for": "127.0.0.1"}, 401),
+        (("127.0.0.1",), PROXIED, 401),
+        (("127.0.0.1",), {"x-forwarded-for": "127.0.0.2"}, 200),
+        (("127.0.0.1",), {"x-forwarded-for": "127.0.0.2, 203.0.113.9"}, 401),
+        (("127.0.0.1",), {"forwarded": "for=127.0.0.1"}, 401),
+        (("127.0.0.1",), {"x-forwarded-host": "docs.example", "x-forwarded-for": "127.0.0.2"}, 200),
+        (("127.0.0.1",), {"x-forwarded-host": "evil.example", "x-forwarded-for": "127.0.0.2"}, 403),
+        (("127.0.0.1",), {"x-forwarded-host": "docs.example, evil.example", "x-forwarded-for": "127.0.0.2"}, 403),
+        ((), {"x-forwarded-host": "docs.example"}, 401),
+    ],
+)
+async def test_a_door_without_tokens_is_not_opened_by_a_proxy(
+    visit: Visit, proxies: tuple[str, ...], headers: dict[str, str], status: int
+):
+    """Whoever stands behind one isn't this machine, unless a proxy that is trusted says so."""
+    async with visit(http__trusted_proxies=proxies, http__allowed_hosts=("docs.example",)) as visitor:
+        assert (await visitor.ask_modern("server/discover", **headers)).status_code == status
+        pages = await visitor.http.get("/status.json", headers=headers)
+        assert pages.status_code == status
+        alive = await visitor.http.get("/health", headers=headers)
+        assert alive.status_code == (403 if status == 403 else 200)
+
+
+async def test_a_token_is_good_through_any_proxy(visit: Visit, hello: Project):
+    """It says by itself who sent it."""
+    secret, _ = Tokens(tokens_folder(hello.root)).new("app", "read")
+    async with visit() as visitor:
+        sent = {**PROXIED, "authorization": f"Bearer {secret.reveal()}"}
+        assert (await visitor.ask_modern("server/discover", **sent)).status_code == 200
+
+
+# -- what is offered ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "listed", "withheld"),
+    [
+        ({"mcp__read_only": True}, "hello_world", "draft_config"),
+        ({"mcp__toolsets": ("discovery", "core-generation")}, "list_generators", "hello_world"),
+        ({"mcp__toolsets": ("storage",), "mcp__read_only": True}, None, "delete_content"),
+    ],
+)
+async def test_tools_that_are_left_out_are_neither_listed_nor_called(
+    visit: Visit, settings: dict[str, Any], listed: str | None, withheld: str
+):
+    """Whoever calls one all the same is told why, instead of that there is none."""
+    async with visit(**settings) as visitor:
+        tools = [each["name"] for each in (await visitor.ask_modern("tools/list")).json()["result"]["tools"]]
+        assert tools if listed else not tools
+        assert listed is None or listed in tools
+        assert withheld not in tools
+        for name in (withheld, f"choracompose:{withheld}"):
+            answer = await visitor.ask_modern("tools/call", {"name": name, "arguments": {}})
+            error = answer.json()["result"]["structuredContent"]["error"]
+            assert error["code"] == "forbidden"
+            assert "mcp." in error["message"]
+        unknown = await visitor.ask_modern("tools/call", {"name": "nothing", "arguments": {}})
+        assert unknown.json()["error"]["code"] == wire.INVALID_PARAMS

@@ -1,0 +1,88 @@
+"""`chora token`: who may come in over HTTP."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import click
+import msgspec
+
+from chora import config
+from chora.access import SCOPES, Scope, Tokens
+from chora.cli.run import json_option, print_json, print_table, reporting
+from chora.errors import InvalidInput
+
+_LENGTHS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@click.group("token")
+def command() -> None:
+    """Make, list and revoke access tokens for `chora serve`."""
+
+
+@command.command("new")
+@click.argument("name")
+@click.option("--scope", type=click.Choice(SCOPES), default="read", show_default=True, help="What it is good for.")
+@click.option("--expires", metavar="30d", help="When it expires: minutes (m), hours (h), days (d) or weeks (w).")
+@json_option
+@click.pass_obj
+@reporting
+def new(project: str | None, name: str, scope: Scope, expires: str | None, as_json: bool) -> None:
+    """Make a token and show it, once; only its hash is kept.
+
+    read: tools that change nothing, resources, prompts. write: also tools that make things. admin: also tools that
+    destroy what is stored.
+    """
+    lasts = None if expires is None else _length(expires)
+    secret, token = Tokens(config.tokens_folder(config.find_project(project))).new(name, scope, lasts=lasts)
+    if as_json:
+        print_json({"success": True, "token": secret.reveal(), **_shown(token)})
+        return
+    click.echo(secret.reveal())
+    until = "" if token.expires is None else f" until {token.expires}"
+    click.echo(f"This is the only time the token {name} is shown. Its scope is {scope}{until}.", err=True)
+
+
+@command.command("list")
+@json_option
+@click.pass_obj
+@reporting
+def list_tokens(project: str | None, as_json: bool) -> None:
+    """Show the tokens there are, not their texts."""
+    tokens = Tokens(config.tokens_folder(config.find_project(project))).all()
+    if as_json:
+        print_json({"success": True, "tokens": [_shown(token) for token in tokens]})
+        return
+    rows = [
+        (each.name, each.scope, each.created, f"{each.expires} (expired)" if each.is_expired else each.expires or "-")
+        for each in tokens
+    ]
+    print_table(("name", "scope", "created", "expires"), rows)
+
+
+@command.command("revoke")
+@click.argument("name")
+@json_option
+@click.pass_obj
+@reporting
+def revoke(project: str | None, name: str, as_json: bool) -> None:
+    """Make a token worthless, at once; sessions that it opened end within seconds."""
+    Tokens(config.tokens_folder(config.find_project(project))).revoke(name)
+    if as_json:
+        print_json({"success": True, "name": name})
+    else:
+        click.echo(f"{name} is revoked.")
+
+
+def _shown(token: msgspec.Struct) -> dict[str, object]:
+    facts = msgspec.to_builtins(token)
+    del facts["sha256"]
+    return facts
+
+
+def _length(text: str) -> timedelta:
+    if not (found := re.fullmatch(r"([1-9]\d{0,5})([mhdw])", text)):
+        message = f"{text[:40]!r} is not a length of time."
+        raise InvalidInput(message, "Write for example 12h, 30d or 8w.", field="expires")
+    return timedelta(**{_LENGTHS[found[2]]: int(found[1])})

@@ -1,0 +1,205 @@
+"""Tokens that somebody else issues: chora as the resource server of an OAuth 2.1 authorization server.
+
+The issuer's keys are fetched when they are first needed, and again when a token names one that isn't known; the
+tokens themselves are checked here, without asking the issuer.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import msgspec
+import trio
+
+from chora import fetch
+from chora.access import SCOPES, Principal, Scope, is_loopback
+from chora.config import Oauth
+from chora.errors import Forbidden, Unauthorized, UsageError
+
+log = logging.getLogger("chora.oauth")
+
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+"""Signatures that only the issuer can make; secrets that would be shared with it, and none, aren't among them."""
+LEEWAY = 30
+"""Seconds that the issuer's clock may be off."""
+TOKEN_LIMIT = 16 * 1024
+"""Characters of a token."""
+KEYS_LIMIT = 512 * 1024
+"""Bytes of the issuer's metadata, and of its keys."""
+PATIENCE = 10.0
+"""Seconds that the issuer may take to show its keys."""
+PAUSE = 30.0
+"""Seconds between two askings for keys: unknown key ids cost whoever makes them up nothing."""
+METADATA = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
+
+
+class Issuer:
+    """An authorization server whose tokens are believed.
+
+    Args:
+        settings: which one, and for what its tokens have to be meant.
+
+    Raises:
+        UsageError: the settings don't fit together.
+    """
+
+    def __init__(self, settings: Oauth) -> None:
+        for key, url in (("issuer", settings.issuer), ("resource", settings.resource), ("keys", settings.keys)):
+            if url or key != "keys":
+                _check_url(f"oauth.{key}", url)
+        self.url = settings.issuer
+        self.resource = settings.resource
+        self._settings = settings
+        self._keys: dict[str | None, Any] = {}
+        self._asking = trio.Lock()
+        self._asked: float | None = None
+
+    @property
+    def metadata_url(self) -> str:
+        """Where clients learn who issues tokens for us, RFC 9728."""
+        parts = urlsplit(self.resource)
+        return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path.rstrip('/')}"
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is told there."""
+        return {
+            "resource": self.resource,
+            "authorization_servers": [self.url],
+            "scopes_supported": [self._settings.scopes + scope for scope in SCOPES],
+            "bearer_methods_supported": ["header"],
+            "resource_name": "chora",
+        }
+
+    @property
+    def challenge(self) -> bytes:
+        """The `WWW-Authenticate` header for whoever has no token."""
+        scope = self._settings.scopes + SCOPES[0]
+        return f'Bearer realm="chora", resource_metadata="{self.metadata_url}", scope="{scope}"'.encode()
+
+    async def identify(self, token: str) -> Principal:
+        """Whom a token stands for.
+
+        Raises:
+            Unauthorized: it isn't one of the issuer's, isn't meant for us, or has expired.
+            Forbidden: it has none of our scopes.
+        """
+        import jwt  # takes 100 ms, and only who has an issuer needs it
+
+        try:
+            if len(token) > TOKEN_LIMIT:
+                raise jwt.InvalidTokenError("it is too long")
+            head = jwt.get_unverified_header(token)
+            if head.get("alg") not in ALGORITHMS:
+                raise jwt.InvalidTokenError("its signature is of a kind that isn't believed")
+            key = await self._key(head.get("kid"))
+            if key is None:
+                raise jwt.InvalidTokenError("the issuer has no such key")
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[head["alg"]],
+                audience=self.resource,
+                issuer=self.url,
+                leeway=LEEWAY,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except (jwt.InvalidTokenError, ValueError, TypeError) as error:
+            # The client is told that it is of no use, the operator why.
+            log.info("a token was refused: %s", error)
+            raise Unauthorized("The token is not valid here.", f"Get a new one from {self.url}.") from None
+        return self._principal(claims)
+
+    def _principal(self, claims: dict[str, Any]) -> Principal:
+        given = claims.get("scope", claims.get("scp", ""))
+        words = given.split() if isinstance(given, str) else [str(each) for each in cast("list[Any]", given)]
+        held: list[Scope] = [scope for scope in SCOPES if self._settings.scopes + scope in words]
+        if not held:
+            raise Forbidden(
+                "The token has none of the scopes of this server.",
+                f"Ask {self.url} for one of {', '.join(self.metadata['scopes_supported'])}.",
+            )
+        subject = str(claims["sub"])[:200]
+        return Principal(f"{subject} at {urlsplit(self.url).hostname}", held[-1], key=subject)
+
+    # -- keys -----------------------------------------------------------------------------------------------
+
+    async def _key(self, name: str | None) -> Any:
+        """The issuer's key of this id; without one, the only key there is."""
+        if self._find(name) is None:
+            async with self._asking:
+                waited = self._asked is None or trio.current_time() >= self._asked + PAUSE
+                if self._find(name) is None and waited:
+                    self._asked = trio.current_time()
+                    await self._fetch_keys()
+        return self._find(name)
+
+    def _find(self, name: str | None) -> Any:
+        if name is None and len(self._keys) == 1:
+            return next(iter(self._keys.values()))
+        return self._keys.get(name)
+
+    async def _fetch_keys(self) -> None:
+        import jwt
+
+        try:
+            with trio.fail_after(PATIENCE):
+                url = self._settings.keys or await self._find_keys_url()
+                document = await _fetch(url)
+            found: dict[str | None, Any] = {}
+            for each in jwt.PyJWKSet.from_dict(document).keys:
+                if each.public_key_use in (None, "sig"):
+                    found[each.key_id] = each
+            self._keys = found
+        except (fetch.FetchFailed, UsageError, trio.TooSlowError, jwt.PyJWTError, ValueError, TypeError) as error:
+            log.warning("the keys of %s can't be had: %s", self.url, error or type(error).__name__)
+
+    async def _find_keys_url(self) -> str:
+        """Where the issuer says that its keys are.
+
+        Raises:
+            FetchFailed, ValueError: it doesn't say.
+        """
+        parts = urlsplit(self.url)
+        failure: Exception | None = None
+        for place in METADATA:
+            # RFC 8414 puts the issuer's path behind the well-known one, OpenID before it.
+            path = parts.path.rstrip("/")
+            for target in dict.fromkeys((f"{place}{path}", f"{path}{place}")):
+                try:
+                    metadata = await _fetch(f"{parts.scheme}://{parts.netloc}{target}")
+                except (fetch.FetchFailed, ValueError) as error:
+                    failure = error
+                    continue
+                if metadata.get("issuer") == self.url and isinstance(metadata.get("jwks_uri"), str):
+                    return _check_url("its jwks_uri", metadata["jwks_uri"])
+        raise failure or ValueError("its metadata are those of another issuer")
+
+
+async def _fetch(url: str) -> dict[str, Any]:
+    address = fetch.parse_address(url)
+    pool = fetch.Pool(address.origin)
+    try:
+        async with await pool.request("GET", address.target, [("accept", "application/json")]) as response:
+            if response.status != 200:
+                raise fetch.FetchFailed(f"{address} answers {response.status}")
+            return msgspec.json.decode(await response.read(KEYS_LIMIT), type=dict[str, Any])
+    finally:
+        pool.close()
+
+
+def _check_url(key: str, url: str) -> str:
+    """Tokens are only as true as the way on which their keys came.
+
+    Raises:
+        UsageError: it is no https URL, nor one of this machine.
+    """
+    try:
+        origin = fetch.parse_address(url).origin
+    except ValueError as error:
+        raise UsageError(f"{key} is {url!r}, which is no URL: {error}.", "Write it in full.", setting=key) from None
+    if origin.scheme != "https" and not is_loopback(origin.host):
+        raise UsageError(f"{key} is {url}, which anybody on the way could forge.", "Use https.", setting=key)
+    return url

@@ -1,0 +1,76 @@
+"""`chora token`, and what servers offer to whom."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from chora.access import Gate, Tokens
+from chora.cli import main
+from chora.config import tokens_folder
+from tests.conftest import Project
+
+
+def run(project: Project, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["--project", str(project.root), *arguments])
+    assert isinstance(caught.value.code, int | None)
+    return caught.value.code or 0
+
+
+def test_a_token_is_shown_once(project: Project, capsys: pytest.CaptureFixture[str]):
+    """On stdout alone, so that it can be piped to where it is needed; what is said of it goes to stderr."""
+    assert run(project, "token", "new", "n8n", "--scope", "write", "--expires", "30d") == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"chora_[\w-]{43}\n", out)
+    assert "only time" in err
+    principal = Gate("127.0.0.1", None, Tokens(tokens_folder(project.root))).identify(f"Bearer {out.strip()}")
+    assert (principal.name, principal.scope) == ("n8n", "write")
+    assert run(project, "token", "list") == 0
+    listed = capsys.readouterr().out
+    assert listed.startswith("n8n\twrite\t")
+    assert out.strip() not in listed
+
+
+def test_tokens_as_json(project: Project, capsys: pytest.CaptureFixture[str]):
+    """Everything but the hash."""
+    assert run(project, "token", "new", "app", "--json") == 0
+    made = msgspec.json.decode(capsys.readouterr().out)
+    assert (made["success"], made["name"], made["scope"], made["expires"]) == (True, "app", "read", None)
+    assert made["token"].startswith("chora_")
+    assert run(project, "token", "list", "--json") == 0
+    (listed,) = msgspec.json.decode(capsys.readouterr().out)["tokens"]
+    assert set(listed) == {"name", "scope", "created", "expires"}
+    assert run(project, "token", "revoke", "app", "--json") == 0
+    assert msgspec.json.decode(capsys.readouterr().out) == {"success": True, "name": "app"}
+    assert Tokens(tokens_folder(project.root)).all() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("new", "../x"), 2),
+        (("new", "app", "--scope", "root"), 2),
+        (("new", "app", "--expires", "soon"), 2),
+        (("new", "app", "--expires", "0d"), 2),
+        (("new", "app", "--expires", "9999999d"), 2),
+        (("revoke", "nobody"), 3),
+        (("new", "taken"), 4),
+    ],
+)
+def test_what_goes_wrong_with_tokens(
+    project: Project, arguments: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
+):
+    """Each failure has its exit code, a sentence and a way on."""
+    Tokens(tokens_folder(project.root)).new("taken", "read")
+    assert run(project, "token", *arguments) == code
+    assert capsys.readouterr().err
+
+
+def test_a_revoked_token_is_said_to_be(project: Project, capsys: pytest.CaptureFixture[str]):
+    """And an expired one is listed as such."""
+    Tokens(tokens_folder(project.root)).new("app", "read")
+    assert run(project, "token", "revoke", "app") == 0
+    assert "app is revoked" in capsys.readouterr().out
+    assert not list(Path(tokens_folder(project.root)).iterdir())

@@ -1,0 +1,304 @@
+"""Tokens of an authorization server, which here is a real one in small: it shows its keys over HTTP."""
+
+import base64
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jwt
+import msgspec
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from chora import oauth
+from chora.config import Oauth
+from chora.errors import Forbidden, Unauthorized, UsageError
+from chora.oauth import Issuer
+from tests.conftest import Visit
+
+RESOURCE = "https://docs.example/mcp"
+
+
+class Authority:
+    """An authorization server: the documents it shows, by path, and how often it was asked."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.asked: list[str] = []
+        self.keys: dict[str, Any] = {}
+        self.algorithms: dict[str, str] = {}
+        self.documents: dict[str, Any] = {
+            "/.well-known/oauth-authorization-server": {"issuer": url, "jwks_uri": f"{url}/keys"}
+        }
+        self.stuck = False
+        self.add("first", rsa.generate_private_key(65537, 2048), "RS256")
+
+    def add(self, name: str, key: Any, algorithm: str) -> None:
+        self.keys[name] = key
+        self.algorithms[name] = algorithm
+        public = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
+        known = self.documents.setdefault("/keys", {"keys": []})["keys"]
+        known.append({**public, "kid": name, "use": "sig", "alg": algorithm})
+
+    def token(self, key: str = "first", **claims: Any) -> str:
+        """A token of an hour; a claim that is None is left out."""
+        all_claims = {
+            "iss": self.url,
+            "aud": RESOURCE,
+            "sub": "ann",
+            "exp": int(time.time()) + 3600,
+            "scope": "openid chora:write",
+            **claims,
+        }
+        kept = {name: value for name, value in all_claims.items() if value is not None}
+        return jwt.encode(kept, self.keys[key], self.algorithms[key], headers={"kid": key})
+
+    def settings(self, **rest: Any) -> Oauth:
+        return Oauth(**{"issuer": self.url, "resource": RESOURCE, **rest})
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request and (piece := await stream.receive_some(4096)):
+            request += piece
+        path = request.split(b" ")[1].decode()
+        self.asked.append(path)
+        if self.stuck:
+            await trio.sleep_forever()
+        found = self.documents.get(path)
+        body = found if isinstance(found, bytes) else msgspec.json.encode(found)
+        status = b"404 Not Found" if found is None else b"200 OK"
+        head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        await stream.send_all(head % (status, len(body)) + body)
+        await stream.aclose()
+
+
+@asynccontextmanager
+async def standing() -> AsyncGenerator[Authority]:
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+        authority = Authority(f"http://127.0.0.1:{port}")
+        nursery.start_soon(trio.serve_listeners, authority.serve, [listener])
+        yield authority
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def authority() -> AsyncGenerator[Authority]:
+    async with standing() as here:
+        yield here
+
+
+async def test_a_token_of_the_issuer_comes_in(authority: Authority):
+    """As its subject, with the greatest of our scopes that it has; the keys are fetched once."""
+    issuer = Issuer(authority.settings())
+    with trio.fail_after(10):
+        principal = await issuer.identify(authority.token())
+        assert (principal.name, principal.scope, principal.key) == ("ann at 127.0.0.1", "write", "ann")
+        assert (await issuer.identify(authority.token(scope="chora:read chora:admin", sub="bob"))).scope == "admin"
+        assert (await issuer.identify(authority.token(scope=None, scp=["chora:read"]))).scope == "read"
+        assert (await issuer.identify(authority.token(aud=["other", RESOURCE]))).scope == "write"
+    assert authority.asked == ["/.well-known/oauth-authorization-server", "/keys"]
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm"),
+    [(ec.generate_private_key(ec.SECP256R1()), "ES256"), (ed25519.Ed25519PrivateKey.generate(), "EdDSA")],
+)
+async def test_other_signatures_of_the_issuer_are_believed(authority: Authority, key: Any, algorithm: str):
+    """Elliptic curves as well as RSA."""
+    authority.add("second", key, algorithm)
+    with trio.fail_after(10):
+        assert (await Issuer(authority.settings()).identify(authority.token("second"))).scope == "write"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://other.example"},
+        {"aud": "https://other.example/mcp"},
+        {"aud": None},
+        {"aud": RESOURCE + "/"},
+        {"exp": 1},
+        {"exp": None},
+        {"exp": "soon"},
+        {"iss": None},
+        {"sub": None},
+        {"nbf": 2**40},
+        {"sub": 7},
+    ],
+)
+async def test_a_token_for_somebody_else_stays_outside(authority: Authority, claims: dict[str, Any]):
+    """Meant for another server, by another issuer, for another time, or saying none of these."""
+    with trio.fail_after(10), pytest.raises(Unauthorized) as caught:
+        await Issuer(authority.settings()).identify(authority.token(**claims))
+    assert authority.url in str(caught.value.hint)
+
+
+async def test_a_signature_that_anybody_could_make_is_none(authority: Authority):
+    """No signature, a secret that is our own public key, another key under the right name, a changed claim."""
+    issuer = Issuer(authority.settings())
+    good = authority.token()
+    head, body, signature = good.split(".")
+    claims = jwt.decode(good, options={"verify_signature": False})
+
+    def part(value: Any) -> str:
+        return base64.urlsafe_b64encode(msgspec.json.encode(value)).rstrip(b"=").decode()
+
+    stranger = rsa.generate_private_key(65537, 2048)
+    bad = [
+        jwt.encode(claims, None, "none"),  # pyright: ignore[reportArgumentType]
+        f"{part({'alg': 'none', 'kid': 'first'})}.{body}.",
+        jwt.encode(claims, b"x" * 32, "HS256", headers={"kid": "first"}),
+        jwt.encode(claims, stranger, "RS256", headers={"kid": "first"}),
+        f"{head}.{part({**claims, 'scope': 'chora:admin'})}.{signature}",
+        f"{head}.{body}.{signature[:-4]}AAAA",
+        f"{head}.{body}.",
+        f"{part({'alg': ['RS256'], 'kid': 'first'})}.{body}.{signature}",
+        f"{part({'alg': 'RS256', 'kid': ['first']})}.{body}.{signature}",
+        f"{part([])}.{body}.{signature}",
+        "..",
+        "a.b.c",
+        "ü.ü.ü",
+        good + "x" * oauth.TOKEN_LIMIT,
+    ]
+    with trio.fail_after(20):
+        for token in bad:
+            with pytest.raises(Unauthorized):
+                await issuer.identify(token)
+        assert (await issuer.identify(good)).name.startswith("ann")
+
+
+@pytest.mark.parametrize("scope", [None, "", "openid", "read", "chora:", "chora:everything", [], ["write"]])
+async def test_a_token_without_our_scopes_is_refused_by_name(authority: Authority, scope: Any):
+    """Whoever sent it learns which scopes there are."""
+    with trio.fail_after(10), pytest.raises(Forbidden) as caught:
+        await Issuer(authority.settings()).identify(authority.token(scope=scope))
+    assert "chora:read, chora:write, chora:admin" in str(caught.value.hint)
+
+
+async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, autojump_clock: Any):
+    """Once in a while, however many tokens make up key ids."""
+    issuer = Issuer(authority.settings(keys=f"{authority.url}/keys"))
+    await issuer.identify(authority.token())
+    authority.add("second", rsa.generate_private_key(65537, 2048), "RS256")
+    for _ in range(3):
+        with pytest.raises(Unauthorized):
+            await issuer.identify(authority.token("second"))
+    assert authority.asked == ["/keys"]
+    await trio.sleep(oauth.PAUSE)
+    assert (await issuer.identify(authority.token("second"))).scope == "write"
+    assert (await issuer.identify(authority.token())).scope == "write"
+    assert authority.asked == ["/keys", "/keys"]
+
+
+async def test_a_token_that_names_no_key_is_checked_with_the_only_one(authority: Authority):
+    """With several keys it isn't guessed which."""
+    issuer = Issuer(authority.settings())
+    claims = jwt.decode(authority.token(), options={"verify_signature": False})
+    nameless = jwt.encode(claims, authority.keys["first"], "RS256")
+    with trio.fail_after(10):
+        assert (await issuer.identify(nameless)).scope == "write"
+        authority.add("second", rsa.generate_private_key(65537, 2048), "RS256")
+        with pytest.raises(Unauthorized):
+            await Issuer(authority.settings()).identify(nameless)
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        {},
+        {"/.well-known/oauth-authorization-server": b"<html>"},
+        {
+            "/.well-known/oauth-authorization-server": {
+                "issuer": "https://other.example",
+                "jwks_uri": "https://x.example/",
+            }
+        },
+        {"/.well-known/oauth-authorization-server": {"issuer": "SELF", "jwks_uri": 7}},
+        {"/.well-known/oauth-authorization-server": {"issuer": "SELF", "jwks_uri": "http://far.example/keys"}},
+        {"/keys": {"keys": [{"kty": "odd"}]}},
+        {"/keys": []},
+        {"/keys": b"{" * 100_000},
+        {"/keys": b'{"keys": "' + b"x" * oauth.KEYS_LIMIT + b'"}'},
+    ],
+)
+async def test_an_issuer_that_shows_no_keys_lets_nobody_in(
+    authority: Authority, documents: dict[str, Any], caplog: pytest.LogCaptureFixture
+):
+    """The operator learns why from the log; the next asking may go well again."""
+    own = authority.documents
+    authority.documents = {
+        path: {name: authority.url if value == "SELF" else value for name, value in document.items()}
+        if isinstance(document, dict)
+        else document
+        for path, document in documents.items()
+    }
+    issuer = Issuer(authority.settings(keys=f"{authority.url}/keys" if "/keys" in documents else ""))
+    with trio.fail_after(10):
+        with pytest.raises(Unauthorized):
+            await issuer.identify(authority.token())
+        assert "can't be had" in caplog.text
+        authority.documents = own
+        issuer._asked = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
+        assert (await issuer.identify(authority.token())).scope == "write"
+
+
+async def test_keys_are_found_where_openid_puts_them(authority: Authority):
+    """Behind or before the path of an issuer that has one."""
+    document = authority.documents.pop("/.well-known/oauth-authorization-server")
+    authority.url += "/realms/docs"
+    document["issuer"] = authority.url
+    authority.documents["/realms/docs/.well-known/openid-configuration"] = document
+    with trio.fail_after(10):
+        assert (await Issuer(authority.settings()).identify(authority.token())).scope == "write"
+
+
+async def test_an_issuer_that_says_nothing_is_not_waited_for(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Those who wait for its keys are refused after a while."""
+    monkeypatch.setattr(oauth, "PATIENCE", 0.2)
+    authority.stuck = True
+    with trio.fail_after(10), pytest.raises(Unauthorized):
+        await Issuer(authority.settings()).identify(authority.token())
+    assert "can't be had" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"issuer": "http://id.example"}, "oauth.issuer"),
+        ({"issuer": "id.example"}, "oauth.issuer"),
+        ({"issuer": "https://id.example", "resource": ""}, "oauth.resource"),
+        ({"issuer": "https://id.example", "resource": "http://docs.example/mcp"}, "oauth.resource"),
+        ({"issuer": "https://id.example", "keys": "ftp://id.example/keys"}, "oauth.keys"),
+    ],
+)
+def test_settings_that_could_be_forged_are_refused(settings: dict[str, Any], said: str):
+    """At start, by name."""
+    with pytest.raises(UsageError, match=said):
+        Issuer(Oauth(**{"resource": RESOURCE, **settings}))
+
+
+async def test_the_door_tells_who_issues_its_tokens(authority: Authority, visit: Visit):
+    """RFC 9728: the refusal says where to ask, and the answer there names the issuer; then a token opens the door."""
+    async with visit(oauth__issuer=authority.url, oauth__resource=RESOURCE) as visitor:
+        refused = await visitor.ask_modern("tools/list")
+        assert refused.status_code == 401
+        challenge = refused.headers["www-authenticate"]
+        assert 'resource_metadata="https://docs.example/.well-known/oauth-protected-resource/mcp"' in challenge
+        assert 'scope="chora:read"' in challenge
+        for path in ("/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource"):
+            told = (await visitor.http.get(path)).json()
+            assert told["resource"] == RESOURCE
+            assert told["authorization_servers"] == [authority.url]
+        token = f"Bearer {authority.token(scope='chora:read')}"
+        assert (await visitor.ask_modern("tools/list", authorization=token)).status_code == 200
+        drafted = await visitor.ask_modern("tools/call", {"name": "draft_config", "arguments": {}}, authorization=token)
+        error = drafted.json()["result"]["structuredContent"]["error"]
+        assert (error["code"], error["details"]["scope"]) == ("forbidden", "write")
+        nothing = f"Bearer {authority.token(scope='openid')}"
+        assert (await visitor.ask_modern("tools/list", authorization=nothing)).status_code == 403
