@@ -25,7 +25,7 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
         pipes: where from and where to.
         limit: the longest line accepted, bytes; a longer one is answered with an error and skipped.
         grace: seconds that calls in flight get to finish once the conversation is over.
-        stopping: set when the process is asked to end.
+        stopping: set when the process is asked to end; set here when the peer has closed its end.
     """
     session = Session("stdio", LOCAL)
     server.hub.join(session.mailbox)
@@ -71,6 +71,7 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
                         elif line.strip():
                             await answer(line)
                     reading.cancel_scope.cancel()
+                stopping.set()
                 session.mailbox.close()
                 session.stop_listening()
                 calls.cancel_scope.deadline = trio.current_time() + grace
