@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import httpx2
 import mcp_types as types
 import trio
 from mcp.server.context import ServerRequestContext
@@ -107,11 +108,10 @@ async def set_level(context: object, params: types.SetLevelRequestParams) -> typ
 Say = Callable[[bytes], Awaitable[None]]
 
 
-@asynccontextmanager
-async def oracle() -> AsyncGenerator[tuple[Say, list[Any]]]:
-    """A conversation with the SDK's server: what says a line to it, and what it has answered so far."""
+def make_oracle() -> Server[Any]:
+    """The SDK's server."""
     with warnings.catch_warnings(action="ignore"):  # logging is deprecated, which is to say that it is there
-        server = Server[Any](
+        return Server[Any](
             "oracle",
             version="1",
             on_list_tools=list_tools,
@@ -126,6 +126,12 @@ async def oracle() -> AsyncGenerator[tuple[Say, list[Any]]]:
             on_completion=complete,
             on_set_logging_level=set_level,
         )
+
+
+@asynccontextmanager
+async def oracle() -> AsyncGenerator[tuple[Say, list[Any]]]:
+    """A conversation with the SDK's server: what says a line to it, and what it has answered so far."""
+    server = make_oracle()
     to_server, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](16)
     outgoing, from_server = anyio.create_memory_object_stream[SessionMessage](64)
     answers: list[Any] = []
@@ -153,3 +159,14 @@ async def oracle() -> AsyncGenerator[tuple[Say, list[Any]]]:
         nursery.cancel_scope.cancel()
     for stream in (to_server, incoming, outgoing, from_server):
         await stream.aclose()
+
+
+@asynccontextmanager
+async def oracle_over_http() -> AsyncGenerator[httpx2.AsyncClient]:
+    """A client at the door of the SDK's server, Streamable HTTP with answers in JSON."""
+    app = make_oracle().streamable_http_app(json_response=True)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1:8000") as client,
+    ):
+        yield client
