@@ -56,6 +56,8 @@ log = logging.getLogger("chora")
 
 OVERTIME = 2.0
 """Seconds after the grace in which everything has to be closed."""
+OWN_DESCRIPTORS = 160
+"""Descriptors that aren't for connections: the store, workers, watches, and the last words to those sent away."""
 PARENT_INTERVAL = 2.0
 """Seconds between two looks whether our parent process is still there."""
 
@@ -177,7 +179,7 @@ async def run_server(
                 body_time=limits.body_time,
                 write_stall=limits.write_stall,
                 keep_alive=limits.keep_alive,
-                connections=limits.connections,
+                connections=_affordable(limits.connections),
                 grace=limits.grace,
             ),
         )
@@ -369,6 +371,29 @@ async def _end_with_parent(stopping: trio.Event) -> None:
         await trio.sleep(PARENT_INTERVAL)
     log.info("the process that started us has ended")
     stopping.set()
+
+
+def _affordable(connections: int) -> int:
+    """As many connections as there are descriptors for, with enough left for everything else.
+
+    A process without descriptors can't do anything any more, not even say so.
+    """
+    if sys.platform == "win32":
+        return connections
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OWN_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    affordable = max(1, soft - OWN_DESCRIPTORS)
+    log.warning("limits.connections is lowered to %d: this process may have %d files open", affordable, soft)
+    return affordable
 
 
 def _hypercorn(settings: Any, http: config.Http) -> Any:

@@ -33,8 +33,14 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
         sending = trio.Lock()
 
         async def send(message: bytes) -> None:
-            async with sending:
+            try:
+                sending.acquire_nowait()  # to wait for a lock, even a free one, is to wait for everybody's turn
+            except trio.WouldBlock:
+                await sending.acquire()
+            try:
                 await sink.send_all(message + b"\n")
+            finally:
+                sending.release()
 
         async def answer(line: bytes) -> None:
             reply = await server.answer(session, line, send)
