@@ -169,7 +169,7 @@ async def run_server(
         server = project_server(engine, TOOLS, metrics)
         engine.changed = server.changed
         life = Life(engine, metrics)
-        door = Door(server, gate, http, limits, make_pages(life.status, life.uptime, metrics), metrics, issuer)
+        door = Door(server, gate, http, limits, make_pages(life.status, life.uptime, life.exposition), metrics, issuer)
         listener = HttpServer(
             door,
             _hypercorn(Config(), http),
@@ -242,6 +242,15 @@ class Life:
         self.state: State = "starting"
         self.listener: HttpServer | None = None
 
+    def exposition(self) -> bytes:
+        """What is counted, as Prometheus reads it."""
+        if self.listener is not None:
+            connections = self.listener.statistics()
+            self._metrics.connections.set(connections.open)
+            for reason, count in connections.killed.items():
+                self._metrics.connections_killed.set(count, reason)
+        return self._metrics.exposition()
+
     def uptime(self) -> float:
         """Seconds since the process began."""
         return time.monotonic() - self._started
@@ -263,11 +272,6 @@ class Life:
         except ChoraError as error:
             state = "failing" if state == "ready" else state
             reasons.append(error.message.replace(f"{self._engine.folder.root}{os.sep}", ""))  # anybody may read it
-        if self.listener is not None:
-            connections = self.listener.statistics()
-            self._metrics.connections.set(connections.open)
-            for reason, count in connections.killed.items():
-                self._metrics.connections_killed.set(count, reason)
         calls: dict[str, int] = {}
         for (_, outcome), count in self._metrics.calls.values.items():
             calls[outcome] = calls.get(outcome, 0) + int(count)
@@ -341,9 +345,11 @@ async def _stopping(grace: float) -> AsyncGenerator[trio.Event]:
                 if callable(handle := signal.getsignal(number)):
                     signal.signal(number, arm_first(handle))
             task_status.started()
+            is_second = False  # the end of stdin may have come before the first
             async for number in signals:
-                if stopping.is_set():
+                if is_second:
                     raise KeyboardInterrupt
+                is_second = True
                 log.info("received %s", signal.Signals(number).name)
                 stopping.set()
 

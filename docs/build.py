@@ -9,6 +9,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,10 @@ def gather(check: bool) -> dict[str, Any]:
     """Everything that the code says of itself, as data for the templates."""
     return {
         "tools": {"tools": [{**tool.describe(), "signature": tool.signature()} for tool in TOOLS.values()]},
-        "cli": {"commands": [describe_command(name) for name in COMMANDS], "options": describe_options(program)},
+        "cli": {
+            "commands": [each for name in COMMANDS for each in describe_command(name)],
+            "options": describe_options(program),
+        },
         "settings": {"settings": config.as_table(config.load(DATA, {}))},
         "errors": {
             "errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == "chora.errors"]
@@ -94,16 +98,20 @@ def history(check: bool) -> list[dict[str, str]]:
     return changes
 
 
-def describe_command(name: str) -> dict[str, Any]:
-    command = program.get_command(click.Context(program), name)
+def describe_command(name: str, group: click.Group = program) -> Iterator[dict[str, Any]]:
+    """A command, and those below it."""
+    command = group.get_command(click.Context(group), name.rpartition(" ")[2])
     assert command is not None
     context = click.Context(command, info_name=f"chora {name}")
-    return {
+    yield {
         "name": name,
         "usage": command.get_usage(context).removeprefix("Usage: "),
         "help": inspect.cleandoc(command.help or ""),
         "options": describe_options(command),
     }
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            yield from describe_command(f"{name} {each}", command)
 
 
 def describe_options(command: click.Command) -> list[dict[str, str]]:

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from quart import Response, render_template
 from quart_trio import QuartTrio
 
 from chora import __version__
-from chora.metrics import Metrics
 from chora.web.status import Status
 
 
-def make_pages(status: Callable[[], Status], metrics: Metrics) -> Any:
+def make_pages(
+    status: Callable[[], Awaitable[Status]], uptime: Callable[[], float], exposition: Callable[[], bytes]
+) -> Any:
     """The ASGI app of the pages.
 
     Args:
         status: looks at the server, anew for every page.
-        metrics: what `/metrics` shows.
+        uptime: seconds since it began.
+        exposition: counts everything, for Prometheus.
     """
     pages = QuartTrio("chora.web", root_path=str(_folder()))
 
     @pages.get("/health")
     async def health() -> dict[str, Any]:
         """Alive: this answers for as long as the event loop runs."""
-        return {"status": "alive", "version": __version__, "uptime_seconds": round(status().uptime_seconds, 3)}
+        return {"status": "alive", "version": __version__, "uptime_seconds": round(uptime(), 3)}
 
     @pages.get("/ready")
     async def ready() -> tuple[dict[str, Any], int]:
         """Ready: 200 only when a call would really be served, else 503 with the reasons."""
-        now = status()
+        now = await status()
         return {"status": now.state, "reasons": now.reasons}, 200 if now.state == "ready" else 503
 
     @pages.get("/status.json")
     async def status_json() -> dict[str, Any]:
-        return status().as_dict()
+        return (await status()).as_dict()
 
     @pages.get("/metrics")
     async def metrics_page() -> Response:
-        return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @pages.get("/")
     async def index() -> str:
-        return await render_template("status.html", status=status().as_dict())
+        return await render_template("status.html", status=(await status()).as_dict())
 
     return pages
 

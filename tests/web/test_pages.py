@@ -71,9 +71,9 @@ async def test_a_draining_server_is_not_ready(hello: Project):
     """Whoever asks on a connection that is still open is told to go elsewhere."""
     async with app.opened(hello.root, config.load(hello.root, {})) as engine:
         life = Life(engine, Metrics())
-        assert life.status().state == "starting"
+        assert (await life.status()).state == "starting"
         life.state = "draining"
-        assert life.status().reasons == ["The server is stopping."]
+        assert (await life.status()).reasons == ["The server is stopping."]
 
 
 async def test_a_failed_benchmark_is_shown_with_its_reason(visit: Visit):
