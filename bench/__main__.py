@@ -2,7 +2,7 @@
 
 Calls: p50 of one sequential `tools/call`, and the CPU time the server spent per call. Start: from exec to the
 answered `tools/list`. Cache: `generate_content` with nothing changed against `force`. Render: what the template workers
-cost, and what bombs cost the others. Collection: next to ninja.
+cost, and what bombs cost the others. Collection: next to ninja. Connect: what a bridge adds to a call.
 Names of scenarios on the command line choose among them. Linux only: CPU time is read from /proc.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from bench.collection import collection
+from bench.connect import connect
 from bench.measure import ROUNDS, Row, chora, compare, free_port, peer, piped, served
 from bench.render import render, respawn, storm
 from chora.cli.run import print_table
@@ -83,7 +84,7 @@ async def cache(project: Path, calls: int) -> list[Row]:
     return [Row("generate_content, cached against made", "ms", cached, made)]
 
 
-SCENARIOS = (stdio, http, start, cache, render, respawn, storm, collection)
+SCENARIOS = (stdio, http, connect, start, cache, render, respawn, storm, collection)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ TOKEN_LIMIT = 1000
 """Tokens of one project."""
 RESERVED = ("local", "token", "probe")
 """Names of principals that no token may bear."""
+NAMED = "token "
+"""How the keys of named tokens begin."""
 SETTLED = 2.0
 """Seconds after which a folder that changed is known to look changed: file systems count time in steps."""
 
@@ -74,7 +76,7 @@ class Token(msgspec.Struct, frozen=True):
 
     @property
     def principal(self) -> Principal:
-        return Principal(self.name, self.scope, key=self.sha256[:16])
+        return Principal(self.name, self.scope, key=f"{NAMED}{self.sha256[:16]}")
 
 
 class Tokens:
@@ -266,7 +268,7 @@ class Gate:
         """Whether what let somebody in would still do so."""
         if principal == LOCAL:
             return not self._closed
-        if principal.key and self._tokens is not None:
+        if principal.key.startswith(NAMED) and self._tokens is not None:
             return any(token.principal == principal and not token.is_expired for token in self._tokens.all())
         return True
 

@@ -7,7 +7,7 @@ tokens themselves are checked here, without asking the issuer.
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -33,6 +33,13 @@ PATIENCE = 10.0
 PAUSE = 30.0
 """Seconds between two askings for keys: unknown key ids cost whoever makes them up nothing."""
 METADATA = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
+
+
+class Admission(NamedTuple):
+    """Whom a token lets in, and until when, seconds since 1970."""
+
+    principal: Principal
+    until: float
 
 
 class Issuer:
@@ -79,7 +86,7 @@ class Issuer:
         scope = self._settings.scopes + SCOPES[0]
         return f'Bearer realm="chora", resource_metadata="{self.metadata_url}", scope="{scope}"'.encode()
 
-    async def identify(self, token: str) -> Principal:
+    async def identify(self, token: str) -> Admission:
         """Whom a token stands for.
 
         Raises:
@@ -110,7 +117,7 @@ class Issuer:
             # The client is told that it is of no use, the operator why.
             log.info("a token was refused: %s", error)
             raise Unauthorized("The token is not valid here.", f"Get a new one from {self.url}.") from None
-        return self._principal(claims)
+        return Admission(self._principal(claims), float(claims["exp"]) + LEEWAY)
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         given = claims.get("scope", claims.get("scp", ""))
@@ -122,7 +129,7 @@ class Issuer:
                 f"Ask {self.url} for one of {', '.join(self.metadata['scopes_supported'])}.",
             )
         subject = str(claims["sub"])[:200]
-        return Principal(f"{subject} at {urlsplit(self.url).hostname}", held[-1], key=subject)
+        return Principal(f"{subject} at {urlsplit(self.url).hostname}", held[-1], key=f"subject {subject}")
 
     # -- keys -----------------------------------------------------------------------------------------------
 

@@ -16,7 +16,9 @@ from chora import oauth
 from chora.config import Oauth
 from chora.errors import Forbidden, Unauthorized, UsageError
 from chora.oauth import Issuer
+from chora.transport import http
 from tests.conftest import Visit
+from tests.visitor import BOTH
 
 RESOURCE = "https://docs.example/mcp"
 
@@ -95,11 +97,14 @@ async def test_a_token_of_the_issuer_comes_in(authority: Authority):
     """As its subject, with the greatest of our scopes that it has; the keys are fetched once."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(10):
-        principal = await issuer.identify(authority.token())
-        assert (principal.name, principal.scope, principal.key) == ("ann at 127.0.0.1", "write", "ann")
-        assert (await issuer.identify(authority.token(scope="chora:read chora:admin", sub="bob"))).scope == "admin"
-        assert (await issuer.identify(authority.token(scope=None, scp=["chora:read"]))).scope == "read"
-        assert (await issuer.identify(authority.token(aud=["other", RESOURCE]))).scope == "write"
+        principal, until = await issuer.identify(authority.token())
+        assert (principal.name, principal.scope, principal.key) == ("ann at 127.0.0.1", "write", "subject ann")
+        assert until == pytest.approx(time.time() + 3600 + oauth.LEEWAY, abs=60)  # pyright: ignore[reportUnknownMemberType]
+        assert (
+            await issuer.identify(authority.token(scope="chora:read chora:admin", sub="bob"))
+        ).principal.scope == "admin"
+        assert (await issuer.identify(authority.token(scope=None, scp=["chora:read"]))).principal.scope == "read"
+        assert (await issuer.identify(authority.token(aud=["other", RESOURCE]))).principal.scope == "write"
     assert authority.asked == ["/.well-known/oauth-authorization-server", "/keys"]
 
 
@@ -111,7 +116,7 @@ async def test_other_signatures_of_the_issuer_are_believed(authority: Authority,
     """Elliptic curves as well as RSA."""
     authority.add("second", key, algorithm)
     with trio.fail_after(10):
-        assert (await Issuer(authority.settings()).identify(authority.token("second"))).scope == "write"
+        assert (await Issuer(authority.settings()).identify(authority.token("second"))).principal.scope == "write"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +173,7 @@ async def test_a_signature_that_anybody_could_make_is_none(authority: Authority)
         for token in bad:
             with pytest.raises(Unauthorized):
                 await issuer.identify(token)
-        assert (await issuer.identify(good)).name.startswith("ann")
+        assert (await issuer.identify(good)).principal.name.startswith("ann")
 
 
 @pytest.mark.parametrize("scope", [None, "", "openid", "read", "chora:", "chora:everything", [], ["write"]])
@@ -189,8 +194,8 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, 
             await issuer.identify(authority.token("second"))
     assert authority.asked == ["/keys"]
     await trio.sleep(oauth.PAUSE)
-    assert (await issuer.identify(authority.token("second"))).scope == "write"
-    assert (await issuer.identify(authority.token())).scope == "write"
+    assert (await issuer.identify(authority.token("second"))).principal.scope == "write"
+    assert (await issuer.identify(authority.token())).principal.scope == "write"
     assert authority.asked == ["/keys", "/keys"]
 
 
@@ -200,7 +205,7 @@ async def test_a_token_that_names_no_key_is_checked_with_the_only_one(authority:
     claims = jwt.decode(authority.token(), options={"verify_signature": False})
     nameless = jwt.encode(claims, authority.keys["first"], "RS256")
     with trio.fail_after(10):
-        assert (await issuer.identify(nameless)).scope == "write"
+        assert (await issuer.identify(nameless)).principal.scope == "write"
         authority.add("second", rsa.generate_private_key(65537, 2048), "RS256")
         with pytest.raises(Unauthorized):
             await Issuer(authority.settings()).identify(nameless)
@@ -243,7 +248,7 @@ async def test_an_issuer_that_shows_no_keys_lets_nobody_in(
         assert "can't be had" in caplog.text
         authority.documents = own
         issuer._asked = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
-        assert (await issuer.identify(authority.token())).scope == "write"
+        assert (await issuer.identify(authority.token())).principal.scope == "write"
 
 
 async def test_keys_are_found_where_openid_puts_them(authority: Authority):
@@ -253,7 +258,7 @@ async def test_keys_are_found_where_openid_puts_them(authority: Authority):
     document["issuer"] = authority.url
     authority.documents["/realms/docs/.well-known/openid-configuration"] = document
     with trio.fail_after(10):
-        assert (await Issuer(authority.settings()).identify(authority.token())).scope == "write"
+        assert (await Issuer(authority.settings()).identify(authority.token())).principal.scope == "write"
 
 
 async def test_an_issuer_that_says_nothing_is_not_waited_for(
@@ -302,3 +307,24 @@ async def test_the_door_tells_who_issues_its_tokens(authority: Authority, visit:
         assert (error["code"], error["details"]["scope"]) == ("forbidden", "write")
         nothing = f"Bearer {authority.token(scope='openid')}"
         assert (await visitor.ask_modern("tools/list", authorization=nothing)).status_code == 403
+
+
+async def test_a_session_lasts_longer_than_what_its_token_holds_open(
+    authority: Authority, visit: Visit, monkeypatch: pytest.MonkeyPatch
+):
+    """Streams end with the token; with a new one the session goes on."""
+    monkeypatch.setattr(http, "SWEEP_INTERVAL", 0.05)
+    monkeypatch.setattr(oauth, "LEEWAY", 0)
+    async with visit(oauth__issuer=authority.url, oauth__resource=RESOURCE) as visitor:
+        visitor.http.headers["authorization"] = f"Bearer {authority.token()}"
+        await visitor.shake_hands()
+        soon = {"authorization": f"Bearer {authority.token(exp=int(time.time()) + 3)}"}
+        sent = {"accept": BOTH, "mcp-session-id": visitor.session, **soon}
+        with trio.fail_after(20):
+            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+                assert stream.status_code == 200
+                pieces = stream.aiter_text()
+                await anext(pieces)
+                assert [piece async for piece in pieces if not piece.startswith(":")] == []
+        assert (await visitor.ask("ping")).status_code == 200
+        assert (await visitor.ask("ping", **soon)).status_code == 401

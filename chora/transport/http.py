@@ -16,6 +16,7 @@ import contextlib
 import logging
 import re
 import secrets
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
@@ -73,9 +74,16 @@ class HttpSession(Session):
         super().__init__(transport, principal)
         self.id = secrets.token_urlsafe(24)
         self.used = now
+        self.until: float | None = None
+        """When the token of its last request expires; what is open then is closed."""
         self.streams = Streams()
         self.closers: set[Callable[[], None]] = set()
         """End what is open of this session."""
+
+    def close(self) -> None:
+        """End what is open."""
+        for close in list(self.closers):
+            close()
 
 
 class SseSession(HttpSession):
@@ -145,6 +153,8 @@ class Door:
                         self._end(session, "revoked")
             for session in self._sessions.values():
                 session.streams.forget()
+                if session.until is not None and session.until < time.time():
+                    session.close()
         for close in list(self._closers):
             close()
 
@@ -224,7 +234,8 @@ class Door:
             raise Unauthorized("There is more than one Authorization header.", "Send one.")
         given = headers[0] if headers else None
         if self._issuer is not None and (token := bearer(given) or "").count(".") == 2:
-            return await self._issuer.identify(token)
+            principal, scope["chora.until"] = await self._issuer.identify(token)
+            return principal
         return self._gate.identify(given, is_near=is_near)
 
     # -- Streamable HTTP ------------------------------------------------------------------------------------
@@ -283,6 +294,7 @@ class Door:
             return
         if incoming is not None and incoming.method == "initialize":
             session = HttpSession("http", scope["chora.principal"], trio.current_time())
+            session.until = scope.get("chora.until")
             reply = await self._server.answer(session, body)
             assert reply is not None
             if reply.error_code is None:
@@ -461,6 +473,7 @@ class Door:
     async def _sse(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with trio.open_nursery() as calls:
             session = SseSession(scope["chora.principal"], trio.current_time(), calls)
+            session.until = scope.get("chora.until")
             self._admit(session)
             try:
                 await send({"type": "http.response.start", "status": 200, "headers": STREAM})
@@ -480,7 +493,7 @@ class Door:
         body = await _read_body(receive)
         if body is None:
             return
-        session.used = trio.current_time()
+        session.used, session.until = trio.current_time(), scope.get("chora.until")
 
         async def push(message: bytes) -> None:
             try:
@@ -520,8 +533,7 @@ class Door:
             self._server.hub.leave(session.mailbox)
             self._metrics.sessions_ended.count(reason)
             self._count()
-        for close in list(session.closers):
-            close()
+        session.close()
         for call in list(session.in_flight.values()):
             call.cancel()
 
@@ -536,7 +548,7 @@ class Door:
         if session is None or session.transport != "http" or session.principal != scope["chora.principal"]:
             await _send_json(send, 404, _fault("There is no such session.", "Send initialize to open one."))
             return None
-        session.used = trio.current_time()
+        session.used, session.until = trio.current_time(), scope.get("chora.until")
         return session
 
 

@@ -84,8 +84,8 @@ class Lines:
 class PolledPipe(trio.abc.Stream):
     """Reads or writes a pipe that the event loop can wait for.
 
-    trio's own stream lets all others have a turn before each read and write; this one only waits when it has to, which
-    is what most of a short call's time would otherwise go to.
+    Unlike trio's own stream it only waits when it has to, and `send_now` writes without a point at which the writer
+    could be cancelled.
     """
 
     def __init__(self, descriptor: int) -> None:

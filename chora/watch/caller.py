@@ -5,20 +5,18 @@ Small because it has to be: the SDK's client takes longer to import than a probe
 
 from __future__ import annotations
 
-import ssl
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-import h11
 import msgspec
 import trio
 
 from chora import __version__
 from chora.config import Secret
+from chora.fetch import FetchFailed, Pool, TooLarge, parse_address
 from chora.protocol import wire
 
 ANSWER_LIMIT = 8 * 1024 * 1024
@@ -72,12 +70,10 @@ class Caller(ABC):
 class HttpCaller(Caller):
     """A connection to the Streamable HTTP endpoint of a server that speaks the modern era."""
 
-    def __init__(self, stream: trio.abc.Stream, url: str, token: Secret | None) -> None:
-        self._stream = stream
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=64 * 1024)
-        self._path = urlsplit(url).path or "/mcp"
+    def __init__(self, pool: Pool, target: str, token: Secret | None) -> None:
+        self._pool = pool
+        self._target = target
         self._token = token
-        self._host = urlsplit(url).netloc
         self._count = 0
 
     async def request(self, method: str, params: dict[str, Any], *, name: str | None = None) -> dict[str, Any]:
@@ -91,48 +87,26 @@ class HttpCaller(Caller):
             {"jsonrpc": "2.0", "id": self._count, "method": method, "params": {**params, "_meta": envelope}}
         )
         headers = [
-            ("host", self._host),
             ("content-type", "application/json"),
             ("accept", "application/json, text/event-stream"),
             ("mcp-protocol-version", wire.MODERN[-1]),
             ("mcp-method", method),
-            ("content-length", str(len(body))),
         ]
         if name is not None:
             headers.append(("mcp-name", name))
         if self._token is not None:
             headers.append(("authorization", f"Bearer {self._token.reveal()}"))
         try:
-            status, kind, answer = await self._exchange(headers, body)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError) as error:
-            raise CallFailed(f"the connection failed: {error or type(error).__name__}") from error
+            async with await self._pool.request("POST", self._target, headers, body) as response:
+                answer = await response.read(ANSWER_LIMIT)
+        except TooLarge as error:
+            raise CallFailed(str(error)) from error
+        except (FetchFailed, ValueError) as error:
+            raise CallFailed(f"the connection failed: {error}") from error
         try:
-            return _result(_last_event(answer) if kind == "text/event-stream" else answer)
+            return _result(_last_event(answer) if response.kind == "text/event-stream" else answer)
         except CallFailed as failed:
-            raise CallFailed(f"HTTP {status}, {failed}") from None
-
-    async def _exchange(self, headers: list[tuple[str, str]], body: bytes) -> tuple[int, str, bytes]:
-        http = self._http
-        if http.our_state is h11.DONE and http.their_state is h11.DONE:
-            http.start_next_cycle()
-        head = http.send(h11.Request(method="POST", target=self._path, headers=headers))
-        await self._stream.send_all((head or b"") + (http.send(h11.Data(data=body)) or b""))
-        http.send(h11.EndOfMessage())
-        status, kind, answer = 0, "", bytearray()
-        while True:
-            event = http.next_event()
-            if event is h11.NEED_DATA:
-                http.receive_data(bytes(await self._stream.receive_some(64 * 1024)))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-                found = dict(event.headers.raw_items())
-                kind = next((v.decode() for k, v in found.items() if k.lower() == b"content-type"), "")
-            elif isinstance(event, h11.Data):
-                answer += event.data
-                if len(answer) > ANSWER_LIMIT:
-                    raise CallFailed(f"the answer is larger than {ANSWER_LIMIT:,} bytes")
-            elif isinstance(event, h11.EndOfMessage):
-                return status, kind.partition(";")[0].strip(), bytes(answer)
+            raise CallFailed(f"HTTP {response.status}, {failed}") from None
 
 
 class PipeCaller(Caller):
@@ -191,27 +165,19 @@ async def connected(url: str, token: Secret | None = None, *, trust: str = "") -
     Raises:
         CallFailed: nobody answers there.
     """
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    if not parts.hostname or parts.scheme not in ("http", "https"):
-        raise CallFailed(f"{url} is not an http or https address")
     try:
-        stream: trio.abc.Stream = await trio.open_tcp_stream(parts.hostname, port)
-        if parts.scheme == "https":
-            context = ssl.create_default_context(cafile=trust or None)
-            context.check_hostname = not trust
-            if trust:  # the certificate itself is believed, whether or not its issuer is known
-                context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            stream = trio.SSLStream(
-                stream,  # pyright: ignore[reportArgumentType]
-                context,
-                server_hostname=parts.hostname,
-                https_compatible=True,
-            )
-    except OSError as error:
-        raise CallFailed(f"nobody answers at {parts.netloc}: {error}") from error
-    async with stream:
-        yield HttpCaller(stream, url, token)
+        address = parse_address(url)
+    except ValueError:
+        raise CallFailed(f"{url} is not an http or https address") from None
+    pool = Pool(address.origin, trust=trust, any_name=bool(trust))
+    try:
+        pool.keep(await pool.connect())
+    except FetchFailed as error:
+        raise CallFailed(str(error)) from error
+    try:
+        yield HttpCaller(pool, "/mcp" if address.target == "/" else address.target, token)
+    finally:
+        pool.close()
 
 
 @asynccontextmanager

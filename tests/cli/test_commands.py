@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import pytest
 import trio
@@ -40,9 +41,11 @@ def loads(result: Result) -> Any:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_and_takes_json(run: Run, name: str):
-    """--help says what it does; --json is everywhere."""
-    result = run(name, "--help")
-    assert "--json" in result.output
+    """--help says what it does; --json is everywhere, and in every command below one."""
+    command = program.get_command(click.Context(program), name)
+    below = command.commands if isinstance(command, click.Group) else {"": command}
+    for each in below:
+        assert "--json" in run(name, *each.split(), "--help").output
 
 
 def test_help_lists_every_command():

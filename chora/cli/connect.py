@@ -1,0 +1,139 @@
+"""`chora connect`: MCP on stdin and stdout, in front of a remote server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import click
+import trio
+
+from chora.cli.run import json_option, reporting
+from chora.config import Found
+from chora.errors import UsageError
+
+REFERENCE = re.compile(r"(keyring:|file:|env:\w).+", re.DOTALL)
+OURS = {"host", "connection", "content-length", "content-type", "transfer-encoding", "accept", "accept-encoding"}
+"""Headers that belong to the conversation itself, as all that begin with `mcp-` do."""
+
+
+@click.command("connect")
+@click.argument("url")
+@click.option(
+    "--token",
+    "reference",
+    default="",
+    metavar="REF",
+    help="Where the access token is: keyring:NAME, file:PATH or env:NAME.",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(["auto", "http", "sse"]),
+    default="auto",
+    help="Streamable HTTP, the older SSE transport, or whichever the server speaks.",
+)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'K: V'",
+    help="Sent with every request; V may be a secret as in --token.",
+)
+@click.option("--trust", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="A CA of your own, as PEM.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 3600),
+    default=50.0,
+    show_default=True,
+    help="Seconds to wait for a server that starts.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 4096), default=64, show_default=True, help="Largest answer passed on, MiB."
+)
+@json_option
+@click.pass_obj
+@reporting
+def command(
+    project: str | None,
+    url: str,
+    reference: str,
+    transport: Literal["auto", "http", "sse"],
+    headers: tuple[str, ...],
+    trust: str | None,
+    wait: float,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Speak MCP on stdin and stdout in front of the server at URL.
+
+    For clients that only start programs. Messages pass through as they are. A server that isn't there yet is waited
+    for, and one that restarts is greeted anew without the client noticing.
+    """
+    from chora import config
+    from chora.bridge import Options, run
+    from chora.fetch import parse_address
+    from chora.logs import start_logging
+    from chora.transport.pipes import take_over
+
+    try:
+        address = parse_address(url)
+    except ValueError as error:
+        raise UsageError(f"The URL is no address of a server: {error}.", _ADDRESS) from None
+    # No project is needed; one that is named may have settings for the log and the limits.
+    loaded = config.load(config.find_project(project) if project else Path("/nonexistent"))
+    start_logging(loaded.settings.log)
+    is_safe = address.origin.scheme == "https" or _is_loopback(address.origin.host)
+
+    def find_token(wanted: bool) -> Found | None:
+        if reference:
+            return config.find_token(reference=reference)
+        return config.find_token(keyring=wanted) if is_safe else None
+
+    if reference and not REFERENCE.fullmatch(reference):
+        raise UsageError("--token doesn't say where the access token is.", "Write keyring:NAME, file:PATH or env:NAME.")
+    if reference and not is_safe:
+        click.echo(f"warning: the access token goes to {address.origin} unencrypted; use https", err=True)
+    elif not is_safe and config.find_token(keyring=False) is not None:
+        click.echo(f"warning: {address.origin} gets no access token: it isn't https; name one with --token", err=True)
+    options = Options(
+        address,
+        find_token,
+        headers=tuple(_parse_header(each) for each in headers),
+        trust=trust or "",
+        transport=transport,
+        wait=wait,
+        line_limit=loaded.settings.limits.body,
+        answer_limit=limit * config.MIB,
+        grace=loaded.settings.limits.grace,
+    )
+    trio.run(run, options, take_over())
+
+
+def _parse_header(text: str) -> tuple[str, str]:
+    """A header as the command line gives it; a value that is a reference is replaced by the secret."""
+    from chora import config
+
+    name, colon, value = (part.strip() for part in text.partition(":"))
+    if not colon or not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", name):
+        raise UsageError(f"{name[:40]!r} is not a header.", "Write --header 'Name: value'.")
+    if name.lower() in OURS or name.lower().startswith("mcp-"):
+        raise UsageError(f"The header {name} belongs to the conversation itself.", "Leave it out.")
+    if REFERENCE.fullmatch(value):
+        found = config.find_secret(name, reference=value)
+        value = "" if found is None else found.secret.reveal()
+    elif name.lower() == "authorization":
+        hint = "Use --token REF, or write --header 'Authorization: file:PATH' with all of the value in the file."
+        raise UsageError("A secret on the command line can be read by everybody on this machine.", hint)
+    if not re.fullmatch(r"[ -~]*", value):
+        raise UsageError(f"The value of {name} holds characters that no header can.", "Use those of ASCII.")
+    return name, value
+
+
+def _is_loopback(host: str) -> bool:
+    from chora.access import is_loopback
+
+    return is_loopback(host)
+
+
+_ADDRESS = "Write it as https://host/mcp, without a user name; an access token is named by --token."

@@ -1,0 +1,160 @@
+"""`chora doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from click.testing import CliRunner, Result
+
+from chora.cli import program
+from tests.conftest import Project
+from tests.disks import small_disk
+
+
+def run(project: Project, *arguments: str) -> Result:
+    return CliRunner().invoke(program, ["--project", str(project.root), *arguments])
+
+
+def steps(result: Result) -> dict[str, dict[str, Any]]:
+    answer = json.loads(result.stdout)
+    assert answer["success"] is (result.exit_code == 0)
+    assert result.exit_code in (0, 1)
+    return {step["name"]: step for step in answer["steps"]}
+
+
+def database(project: Project) -> Path:
+    return project.root / ".chora/storage.db"
+
+
+def damage(project: Project) -> bytes:
+    """A database with sixty texts, of which some pages are gone; returns it."""
+    for number in range(60):
+        assert run(project, "generate", "greeting", "-c", f"name={'x' * 3000}{number}").exit_code == 0
+    data = bytearray(database(project).read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 2 * 4096] = b"\xff" * (2 * 4096)
+    database(project).write_bytes(data)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "filesystem", "memory"])
+def test_a_project_in_order_passes_every_step(hello: Project, backend: str):
+    """Before anything is remembered and afterwards, for scripts and for people; looking makes nothing."""
+    hello.write("chora.toml", f'[storage]\nbackend = "{backend}"\n')
+    before = sorted(hello.root.rglob("*"))
+    assert all(step["ok"] for step in steps(run(hello, "doctor", "--json")).values())
+    assert sorted(hello.root.rglob("*")) == before
+    assert run(hello, "generate", "greeting").exit_code == 0
+    before = sorted(hello.root.rglob("*"))
+    looked = steps(run(hello, "doctor", "--json"))
+    assert list(looked) == ["store access", "store room", "store content", "store leftovers"]
+    assert all(set(step) == {"name", "ok", "reason", "remedy"} and step["ok"] for step in looked.values())
+    if backend != "filesystem":  # whose lock anybody who looks may take
+        assert sorted(hello.root.rglob("*")) == before
+    told = run(hello, "doctor")
+    assert (told.exit_code, told.output.count("ok "), "FAILED" in told.output) == (0, 4, False)
+
+
+def test_a_damaged_database_is_told_and_repaired(hello: Project):
+    """Every other command refuses it in one line, doctor says what can be saved, and with --repair saves it."""
+    damaged = damage(hello)
+    refused = run(hello, "generate", "greeting", "--json")
+    assert refused.exit_code == 1
+    error = json.loads(refused.stdout)["error"]
+    assert error["code"] == "storage_error"
+    assert "doctor" in error["hint"]
+    looked = run(hello, "doctor", "--json")
+    step = steps(looked)["store content"]
+    assert (step["ok"], "is damaged" in step["reason"]) == (False, True)
+    assert "`chora doctor --repair` saves 5" in step["remedy"]
+    assert "are lost" in step["remedy"]
+    told = run(hello, "doctor")
+    assert (told.exit_code, "FAILED store content" in told.output) == (1, True)
+    assert database(hello).read_bytes() == damaged
+    done = run(hello, "doctor", "--repair", "--json")
+    assert (done.exit_code, all(step["ok"] for step in steps(done).values())) == (0, True)
+    facts = json.loads(done.stdout)["repaired"]
+    assert 50 <= facts["saved"]["versions"] < 60
+    assert facts["saved"]["versions"] + facts["lost"]["versions"] >= 60
+    assert Path(facts["replaced"]).read_bytes() == damaged
+    assert run(hello, "generate", "greeting").exit_code == 0
+    again = run(hello, "doctor", "--repair", "--json")
+    assert (again.exit_code, "repaired" in json.loads(again.stdout)) == (0, False)
+
+
+def test_a_repair_says_what_it_saved(hello: Project):
+    """For people in one line, with the name of the damaged one; a backup is named as the other way."""
+    assert run(hello, "backup").exit_code == 0
+    damage(hello)
+    assert "or restore a backup: `chora restore " in run(hello, "doctor").output
+    told = run(hello, "doctor", "--repair")
+    assert told.exit_code == 0, told.output
+    assert "repaired: saved 5" in told.output
+    assert "storage.db.damaged-" in told.output
+
+
+@pytest.mark.parametrize("owner", ["another", "newer"])
+def test_what_isn_t_ours_is_never_repaired(hello: Project, owner: str):
+    """It is said, and left as it is."""
+    assert run(hello, "generate", "greeting").exit_code == 0
+    db = apsw.Connection(str(database(hello)))
+    db.execute("PRAGMA journal_mode = DELETE")
+    db.execute("PRAGMA application_id = 7" if owner == "another" else "PRAGMA user_version = 99")
+    db.close()
+    before = database(hello).read_bytes()
+    done = run(hello, "doctor", "--repair", "--json")
+    step = steps(done)["store content"]
+    assert (done.exit_code, step["ok"]) == (1, False)
+    assert ("another program" if owner == "another" else "newer chora") in step["reason"]
+    assert database(hello).read_bytes() == before
+
+
+def test_a_full_disk_is_told(hello: Project):
+    """Before anything fails for it."""
+    with small_disk(hello.root / ".chora", "1m") as disk:
+        assert steps(run(hello, "doctor", "--json"))["store room"]["ok"]
+        disk.fill()
+        step = steps(run(hello, "doctor", "--json"))["store room"]
+        assert (step["ok"], "is full" in step["reason"]) == (False, True)
+        assert step["remedy"]
+
+
+def test_what_may_not_be_written_is_told(hello: Project):
+    """A disk that is read-only, for one."""
+    with small_disk(hello.root / ".chora", "1m") as disk:
+        assert run(hello, "generate", "greeting").exit_code == 0
+        disk.remount("ro")
+        step = steps(run(hello, "doctor", "--json"))["store access"]
+        assert (step["ok"], "may not be read and written" in step["reason"]) == (False, True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows doesn't let a file be copied while it is written")
+def test_changes_that_wait_are_no_fault(hello: Project):
+    """A process has it open, or was ended; what lies behind damage there is lost, and told."""
+    assert run(hello, "generate", "greeting").exit_code == 0
+    db = apsw.Connection(str(database(hello)))
+    for number in range(5):
+        db.execute("INSERT INTO costs VALUES (?, 'a', 'b', 1, 1, 1.0)", (str(number),))
+    step = steps(run(hello, "doctor", "--json"))["store leftovers"]
+    assert (step["ok"], "never remove it" in step["reason"]) == (True, True)
+    log = database(hello).with_name("storage.db-wal")
+    kept = {file: bytearray(file.read_bytes()) for file in (database(hello), log)}
+    db.close()
+    kept[log][100] ^= 255
+    for file, body in kept.items():
+        file.write_bytes(body)
+    step = steps(run(hello, "doctor", "--json"))["store leftovers"]
+    assert (step["ok"], "behind a damaged one" in step["reason"]) == (False, True)
+
+
+def test_a_store_of_files_that_can_t_be_read_is_told(hello: Project):
+    """With the reason that using it would give."""
+    hello.write("chora.toml", '[storage]\nbackend = "filesystem"\n')
+    hello.write("ephemeral", "a file")
+    looked = steps(run(hello, "doctor", "--json"))
+    assert not looked["store content"]["ok"]

@@ -1,0 +1,1407 @@
+"""The bridge: what either side says reaches the other as it was said, and a server that fails is survived."""
+
+import os
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trustme
+
+from chora import bridge, config
+from chora.bridge import messages, sse, streamable
+from chora.bridge.link import Link
+from chora.bridge.messages import Backoff, Failed
+from chora.bridge.mirrors import encode_value, mirrored
+from chora.config import Found, Secret
+from chora.fetch import parse_address
+from chora.protocol import wire
+from chora.transport.pipes import Lines, Pipes, PolledPipe
+from tests.conftest import Project, Serve
+from tests.upstream import END, STREAM, Answer, Asked, Upstream, chunk, event, http, playing
+
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+OFFER: dict[str, Any] = {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "logging": {}}
+MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
+UPDATED = "notifications/resources/updated"
+
+
+class Peer:
+    """The client: writes lines, reads lines."""
+
+    process: trio.Process
+    """The bridge, where it is one of its own."""
+
+    def __init__(self, sink: trio.abc.SendStream, source: trio.abc.ReceiveStream) -> None:
+        self.sink = sink
+        self._lines = Lines(source, 100_000_000)
+
+    async def write(self, *lines: bytes) -> None:
+        await self.sink.send_all(b"".join(line + b"\n" for line in lines))
+
+    async def send(self, method: str, params: Any = None, id: Any = None) -> None:
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+        if id is not None:
+            message["id"] = id
+        await self.write(msgspec.json.encode(message if params is None else {**message, "params": params}))
+
+    async def read_line(self) -> bytes | None:
+        return await self._lines.receive()
+
+    async def read(self) -> Any:
+        line = await self.read_line()
+        return None if line is None else msgspec.json.decode(line)
+
+    async def ask(self, method: str, params: Any = None, id: Any = 1) -> Any:
+        """The next message after a request."""
+        await self.send(method, params, id)
+        return await self.read()
+
+    async def ask_modern(self, method: str, params: Any = None, id: Any = 1) -> Any:
+        return await self.ask(method, {**(params or {}), "_meta": MODERN}, id)
+
+    async def shake_hands(self) -> Any:
+        answer = await self.ask("initialize", HELLO, "hello")
+        assert "result" in answer, answer
+        await self.send("notifications/initialized")
+        return answer
+
+    async def rest(self) -> list[Any]:
+        """Close our end; what still comes."""
+        await self.sink.aclose()
+        found: list[Any] = []
+        while (message := await self.read()) is not None:
+            found.append(message)
+        return found
+
+
+@asynccontextmanager
+async def bridged(url: str, **options: Any) -> AsyncGenerator[Peer]:
+    """A client of a bridge that runs in this process."""
+    incoming, to_bridge = os.pipe()
+    from_bridge, outgoing = os.pipe()
+    settings: dict[str, Any] = {"token": lambda _: None, "wait": 5.0, "patience": 1.0, "grace": 1.0, **options}
+    given, failure = bridge.Options(parse_address(url), **settings), None
+    async with PolledPipe(to_bridge) as sink, PolledPipe(from_bridge) as source:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bridge.run, given, Pipes(incoming, outgoing))
+                try:
+                    yield Peer(sink, source)
+                except Exception as error:
+                    failure = error
+                await sink.aclose()
+                await source.aclose()
+    if failure is not None:
+        raise failure
+
+
+class Server:
+    """A server of the handshake era with sessions, as far as a bridge can tell."""
+
+    def __init__(self, version: str = "2025-11-25", capabilities: Any = None, *, streams: bool = False) -> None:
+        self.sessions: set[str] = set()
+        self.count = 0
+        self.version = version
+        self.capabilities = OFFER if capabilities is None else capabilities
+        self.streams = streams
+        self.gone = http(b"gone", "404 Not Found", "text/plain")
+        self.answers: dict[str, Any] = {}
+        """Method → what to answer instead."""
+        self.streaming: list[trio.abc.Stream] = []
+
+    def __call__(self, asked: Asked) -> Answer:
+        if asked.method == "DELETE":
+            self.sessions.discard(asked.headers.get("mcp-session-id", ""))
+            return http(status="204 No Content", kind="")
+        message = asked.message
+        method = message.get("method", "")
+        known = asked.headers.get("mcp-session-id") in self.sessions
+        if method in self.answers:
+            answer = self.answers[method]
+            return answer if isinstance(answer, bytes) else answer(asked)
+        if method == "initialize":
+            self.count += 1
+            session = f"session-{self.count}"
+            self.sessions.add(session)
+            result = {"protocolVersion": self.version, "capabilities": self.capabilities, "serverInfo": {"name": "x"}}
+            return http(asked.answers(result), mcp_session_id=session)
+        if not known:
+            return self.gone
+        if asked.method == "GET":
+            return self.stream if self.streams else http(status="405 Method Not Allowed", kind="")
+        if "id" not in message or "method" not in message:
+            return http(status="202 Accepted", kind="")
+        return http(asked.answers({"method": method, "session": asked.headers["mcp-session-id"]}))
+
+    async def stream(self, stream: trio.abc.Stream) -> None:
+        await stream.send_all(STREAM)
+        self.streaming.append(stream)
+        await trio.sleep_forever()
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for in these tests is waited for briefly."""
+    monkeypatch.setattr(Backoff, "LONGEST", 0.2)
+    monkeypatch.setattr(sse, "ENDPOINT_TIME", 0.3)
+    monkeypatch.setattr(streamable, "REST_TIME", 0.2)
+    monkeypatch.setattr(streamable, "LEAVE_TIME", 0.3)
+
+
+# -- as it was said -----------------------------------------------------------------------------------------
+
+
+ODD = (
+    b'{ "jsonrpc" :"2.0",  "id":1.0,"method":"tools/call", '
+    b'"params":{"n":1e2,"u":"\\u00e9\xc3\xa9\\/","big":12345678901234567890.50},"x":null }'
+)
+ODD_ANSWER = (
+    b'{"id" : 1.0 , "jsonrpc":"2.0", "result":{"e":"\\u0041\xe2\x80\xa8", "n":-0.0, "deep":[[{"a" : 1E400}]]}, "z":[ ]}'
+)
+
+
+async def test_bytes_pass_through_untouched():
+    """Spaces, spellings of numbers and ids, escapes and unknown fields are the same at the other end."""
+    server = Server()
+    server.answers["tools/call"] = http(ODD_ANSWER)
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await peer.write(ODD)
+        assert await peer.read_line() == ODD_ANSWER
+        assert upstream.asked[-1].body == ODD
+        server.answers["tools/call"] = http(b'{"jsonrpc":"2.0",\r\n "id": 2,\n "result": {}\n}\n')
+        await peer.send("tools/call", id=2)
+        assert await peer.read_line() == b'{"jsonrpc":"2.0",   "id": 2,  "result": {} }', "in one line"
+
+
+async def test_what_comes_on_streams_passes_through_in_order():
+    """Progress, a request of the server and its answer; data in several lines; the client's response goes up."""
+    progress = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1.50}}'
+    wanted = b'{"jsonrpc":"2.0","id":"s-1","method":"sampling/createMessage","params":{}}'
+
+    async def stream(peer: trio.abc.Stream) -> None:
+        await peer.send_all(STREAM + chunk(b": hi\n\n") + event(progress, event="message") + event(wanted))
+        await upstream.wait_for("POST", 4)
+        await peer.send_all(chunk(b'data: {"jsonrpc":"2.0","id":7,\r\ndata: "result":{}}\r\n\r\n') + END)
+
+    server = Server()
+    server.answers["tools/call"] = lambda _: stream
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await peer.send("tools/call", {"name": "x"}, 7)
+        assert await peer.read_line() == progress
+        assert await peer.read_line() == wanted
+        response = b'{"jsonrpc":"2.0","id":"s-1","result":{"model":"m"}}'
+        await peer.write(response)
+        assert await peer.read_line() == b'{"jsonrpc":"2.0","id":7, "result":{}}'
+        assert upstream.asked[-1].body == response
+        connections = upstream.connections
+        assert (await peer.ask("tools/list", id=8))["result"]["session"] == "session-1"
+        assert upstream.connections == connections, "they are kept"
+
+
+async def test_a_session_is_opened_used_and_ended():
+    """Its id and revision come with every message after initialize; DELETE ends it when the client goes."""
+    server = Server(version="2025-06-18")
+    async with playing(server) as upstream:
+        async with bridged(upstream.url) as peer:
+            await peer.send("initialize", HELLO, 0)
+            await peer.send("notifications/initialized")
+            await peer.send("tools/list", id=1)
+            assert [(await peer.read())["id"] for _ in range(2)] == [0, 1], "in one breath, yet in order"
+            assert await peer.rest() == []
+        first, *others = upstream.asked
+        assert "mcp-session-id" not in first.headers
+        assert "mcp-protocol-version" not in first.headers
+        for asked in others:
+            assert asked.headers["mcp-session-id"] == "session-1"
+            assert asked.headers["mcp-protocol-version"] == "2025-06-18"
+        assert upstream.methods()[:2] == ["POST initialize", "POST notifications/initialized"]
+        assert set(upstream.methods()[2:-1]) == {"POST tools/list", "GET"}
+        assert upstream.methods()[-1] == "DELETE"
+        assert server.sessions == set()
+
+
+async def test_a_second_handshake_begins_a_second_session():
+    """The first one is ended."""
+    server = Server()
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await peer.shake_hands()
+        assert server.sessions == {"session-2"}
+        assert (await peer.ask("ping"))["result"]["session"] == "session-2"
+
+
+async def test_twenty_calls_at_once_get_their_own_answers():
+    """Answers come crossed, in the reverse order of the calls."""
+    waiting: list[tuple[trio.abc.Stream, Asked]] = []
+    everybody = trio.Event()
+
+    def hold(asked: Asked) -> Answer:
+        async def answer(stream: trio.abc.Stream) -> None:
+            waiting.append((stream, asked))
+            if len(waiting) == 20:
+                everybody.set()
+            await trio.sleep_forever()
+
+        return answer
+
+    server = Server()
+    server.answers["tools/call"] = hold
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        for number in range(20):
+            await peer.send("tools/call", {"name": f"tool-{number}"}, f"id-{number}")
+        await everybody.wait()
+        for stream, asked in reversed(waiting):
+            await stream.send_all(http(asked.answers({"name": asked.message["params"]["name"]})))
+        for _ in range(20):
+            answer = await peer.read()
+            assert answer["result"]["name"] == answer["id"].replace("id", "tool")
+
+
+async def test_batches_are_taken_apart():
+    """Each message of a batch goes its own way, in either direction."""
+    pair = b'[{"jsonrpc":"2.0","method":"notifications/message"},{"jsonrpc":"2.0","id":1,"result":{}}]'
+    server = Server()
+    server.answers["ping"] = http(pair)
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await peer.write(b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]')
+        assert (await peer.read())["method"] == "notifications/message"
+        assert (await peer.read())["id"] == 1
+        await upstream.wait_for("ping")
+
+
+async def test_what_the_client_sends_is_bounded_and_checked():
+    """Long lines, garbage, empty lines, impossible ids, ids in use and too many calls cost one error each."""
+    server = Server()
+    server.answers["tools/call"] = lambda _: _forever
+    async with playing(server) as upstream, bridged(upstream.url, line_limit=1000, calls=3) as peer:
+        await peer.shake_hands()
+        for line, code in (
+            (b"x" * 5000, wire.INVALID_REQUEST),
+            (b"garbage", wire.PARSE_ERROR),
+            (b'{"jsonrpc":"2.0","id":1}', wire.PARSE_ERROR),
+            (b'{"jsonrpc":"2.0","id":"\xff","method":"ping"}', wire.PARSE_ERROR),
+            (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', wire.INVALID_REQUEST),
+            (b'{"jsonrpc":"2.0","id":{},"method":"ping"}', wire.INVALID_REQUEST),
+        ):
+            await peer.write(b"", b"  ", line)
+            assert (await peer.read())["error"]["code"] == code
+        for number in range(3):
+            await peer.send("tools/call", id=number)
+        assert "waits for its answer already" in (await peer.ask("ping", id=1))["error"]["message"]
+        assert "Make this one again" in (await peer.ask("ping", id=9))["error"]["message"]
+        assert upstream.methods().count("POST tools/call") <= 3
+
+
+async def _forever(stream: trio.abc.Stream) -> None:
+    await trio.sleep_forever()
+
+
+# -- the modern era -----------------------------------------------------------------------------------------
+
+
+async def test_a_modern_request_bears_what_it_says_in_headers():
+    """Revision, method and name; what no header can hold is wrapped. No session, no GET, no DELETE."""
+    async with playing(lambda asked: http(asked.answers())) as upstream, bridged(upstream.url) as peer:
+        for name in ("plain", " padded ", "Größe", "=?base64?x?="):
+            await peer.ask_modern("tools/call", {"name": name})
+            headers = upstream.asked[-1].headers
+            assert headers["mcp-protocol-version"] == "2026-07-28"
+            assert headers["mcp-method"] == "tools/call"
+            assert headers["mcp-name"] == encode_value(name)
+            assert headers["accept"] == "application/json, text/event-stream"
+        await peer.ask_modern("resources/read", {"uri": "chora://x"})
+        assert upstream.asked[-1].headers["mcp-name"] == "chora://x"
+        await peer.ask_modern("odd\nmethod")
+        assert "mcp-method" not in upstream.asked[-1].headers
+        assert await peer.rest() == []
+        assert {asked.method for asked in upstream.asked} == {"POST"}
+        assert not any("mcp-session-id" in asked.headers for asked in upstream.asked)
+
+
+def test_values_are_wrapped_as_the_specification_shows():
+    """Its own examples."""
+    assert encode_value("us-west1") == "us-west1"
+    assert encode_value("Hello, 世界") == "=?base64?SGVsbG8sIOS4lueVjA==?="
+    assert encode_value(" padded ") == "=?base64?IHBhZGRlZCA=?="
+    assert encode_value("line1\nline2") == "=?base64?bGluZTEKbGluZTI=?="
+    assert encode_value("=?base64?literal?=") == "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?="
+    assert encode_value("") == "=?base64??="
+
+
+async def test_cancelling_a_modern_call_closes_its_connection():
+    """That is how the server hears of it; the notification isn't sent, nor is an answer."""
+    closed = trio.Event()
+
+    async def wait(stream: trio.abc.Stream) -> None:
+        await stream.receive_some()
+        closed.set()
+
+    def play(asked: Asked) -> Answer:
+        return wait if asked.message["method"] == "tools/call" else http(asked.answers())
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        await peer.send("tools/call", {"name": "x", "_meta": MODERN}, 5)
+        await upstream.wait_for("tools/call")
+        await peer.send("notifications/cancelled", {"requestId": 5})
+        await closed.wait()
+        await peer.send("notifications/cancelled", {"requestId": 5})
+        await peer.send("notifications/cancelled", {})
+        await peer.send("notifications/cancelled", [])
+        assert (await peer.ask_modern("tools/list", id=6))["id"] == 6
+        assert "POST notifications/cancelled" not in upstream.methods()
+
+
+async def test_errors_of_a_refusal_reach_the_client_under_its_id():
+    """400 and 404 with a JSON-RPC error are answers; an id that the server couldn't read is put in."""
+    bodies = [
+        http(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"no","data":{"supported":["a"]}}}', "400 Bad"),
+        http(b'{"jsonrpc":"2.0","id":null,"error":{"code": -32601,"message":"what?"}}', "404 Not Found"),
+        http(b'{"jsonrpc":"2.0","error":{"code":-32600,"message":"own"}}', "400 Bad"),
+    ]
+    async with playing(lambda _: bodies.pop(0)) as upstream, bridged(upstream.url) as peer:
+        assert (await peer.ask_modern("server/discover"))["error"]["data"] == {"supported": ["a"]}
+        answer = await peer.ask_modern("nope", id="x")
+        assert (answer["id"], answer["error"]["code"]) == ("x", -32601)
+        assert (await peer.ask_modern("nope", id=3))["error"]["message"] == "own"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "region": {"type": "string", "x-mcp-header": "Region"},
+        "options": {"type": "object", "properties": {"deep": {"type": "integer", "x-mcp-header": "Deep"}}},
+        "dry": {"type": "boolean", "x-mcp-header": "Dry", "default": {"x-mcp-header": 1}},
+        "x-mcp-header": {"type": "string"},
+    },
+}
+
+
+def test_annotations_of_parameters_are_found_or_refused():
+    """Where an argument is sure to be, with a proper name and type, once."""
+    assert mirrored(SCHEMA) == {("region",): "Region", ("options", "deep"): "Deep", ("dry",): "Dry"}
+    assert mirrored(None) == {}
+
+    def within(part: Any, **rest: Any) -> dict[str, Any]:
+        return {"properties": {"a": part, **rest}}
+
+    good = {"type": "string", "x-mcp-header": "A"}
+    for schema, reason in (
+        (good, "stands where"),
+        (within({"items": good}), "stands where"),
+        ({"anyOf": [within(good)]}, "stands where"),
+        ({"$defs": {"a": good}}, "stands where"),
+        (within({**good, "x-mcp-header": "a b"}), "name of a header"),
+        (within({**good, "x-mcp-header": 7}), "name of a header"),
+        (within({**good, "type": "number"}), "neither"),
+        (within(good, b={**good, "x-mcp-header": "a"}), "another parameter"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            mirrored(schema)
+
+
+async def test_parameters_are_repeated_where_tools_want_it():
+    """Learnt from tools/list as it passes by; a tool that asks for the impossible is left out of it."""
+    tools = [{"name": "sql", "inputSchema": SCHEMA}, {"name": "bad", "inputSchema": {"x-mcp-header": "A"}}]
+
+    def play(asked: Asked) -> Answer:
+        return http(asked.answers({"tools": tools} if asked.message["method"] == "tools/list" else {}))
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        listed = await peer.ask_modern("tools/list")
+        assert [tool["name"] for tool in listed["result"]["tools"]] == ["sql"]
+        arguments = {"region": "Zürich", "options": {"deep": 42.0}, "dry": False, "other": 1}
+        await peer.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
+        found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
+        assert found == {"mcp-param-region": encode_value("Zürich"), "mcp-param-deep": "42", "mcp-param-dry": "false"}
+        for odd in ({"region": None, "options": []}, {"dry": 1.5, "options": {"deep": -7}}, []):
+            await peer.ask_modern("tools/call", {"name": "sql", "arguments": odd})
+            found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
+            assert found == ({"mcp-param-deep": "-7"} if "dry" in odd else {})
+        tools.pop(0)
+        await peer.ask_modern("tools/list")
+        await peer.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
+        assert "mcp-param-region" in upstream.asked[-1].headers, "what isn't listed any more is still known"
+
+
+async def test_a_client_that_never_listed_the_tools_is_helped_out():
+    """The server misses a header: the bridge lists the tools itself, page by page, and makes the call again."""
+
+    def play(asked: Asked) -> Answer:
+        message = asked.message
+        if message["method"] == "tools/list":
+            assert message["params"]["_meta"] == MODERN
+            second = message["params"].get("cursor") == "more"
+            tools = [{"name": "sql", "inputSchema": SCHEMA}] if second else [{"name": "x"}]
+            return http(asked.answers({"tools": tools} if second else {"tools": tools, "nextCursor": "more"}))
+        if "mcp-param-region" in asked.headers or message["params"]["name"] != "sql":
+            return http(asked.answers({"done": True}))
+        mismatch = {"code": wire.HEADER_MISMATCH, "message": "no Region"}
+        return http(msgspec.json.encode({"jsonrpc": "2.0", "id": message["id"], "error": mismatch}), "400 Bad")
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        answer = await peer.ask_modern("tools/call", {"name": "sql", "arguments": {"region": "x"}})
+        assert answer["result"] == {"done": True}
+        assert upstream.methods() == ["POST tools/call", "POST tools/list", "POST tools/list", "POST tools/call"]
+        answer = await peer.ask_modern("tools/call", {"name": "sql", "arguments": {}})
+        assert answer["error"]["code"] == wire.HEADER_MISMATCH, "once is enough"
+
+
+async def test_a_subscription_outlives_its_server():
+    """The stream breaks: it is asked for again, the client sees what may have changed and no second beginning."""
+    wishes = {"toolsListChanged": True, "resourceSubscriptions": ["chora://a"]}
+    mark = {wire.SUBSCRIPTION_KEY: "sub"}
+    begun = wire.notification("notifications/subscriptions/acknowledged", {"notifications": wishes, "_meta": mark})
+    changed = wire.notification("notifications/tools/list_changed", {"_meta": mark})
+    streams: list[trio.abc.Stream] = []
+
+    async def listen(stream: trio.abc.Stream) -> None:
+        await stream.send_all(STREAM + event(begun))
+        streams.append(stream)
+        await trio.sleep_forever()
+
+    answers: list[Answer] = [listen, http(b"", "503 Service Unavailable"), listen]
+    async with playing(lambda _: answers.pop(0)) as upstream, bridged(upstream.url) as peer:
+        assert await peer.ask_modern("subscriptions/listen", {"notifications": wishes}, "sub") == (
+            msgspec.json.decode(begun)
+        )
+        await _until(lambda: len(streams) == 1)
+        await streams[0].send_all(event(changed))
+        assert await peer.read_line() == changed
+        await streams[0].aclose()
+        assert await peer.read_line() == changed
+        assert (await peer.read())["params"] == {"uri": "chora://a", "_meta": mark}
+        end = b'{"jsonrpc":"2.0","id":"sub","result":{}}'
+        await _until(lambda: len(streams) == 2)
+        await streams[1].send_all(event(end) + END)
+        assert await peer.read_line() == end, "the server's own end is one"
+        assert len(upstream.asked) == 3
+
+
+async def test_a_subscription_that_never_began_fails():
+    """There is nothing to begin again."""
+    async with playing(lambda _: None) as upstream, bridged(upstream.url, wait=0.2) as peer:
+        answer = await peer.ask_modern("subscriptions/listen", {"notifications": {}})
+        assert "broke before" in answer["error"]["message"]
+
+
+# -- servers that fail ----------------------------------------------------------------------------------------
+
+
+async def test_a_forgotten_session_is_opened_anew_unnoticed():
+    """The client's own handshake, level and subscriptions are repeated; it only hears what may have changed."""
+    server = Server()
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await peer.ask("logging/setLevel", {"level": "info"}, 2)
+        await peer.ask("resources/subscribe", {"uri": "chora://a"}, 3)
+        await peer.ask("resources/subscribe", {"uri": "chora://b"}, 4)
+        await peer.ask("resources/unsubscribe", {"uri": "chora://a"}, 5)
+        before = len(upstream.asked)
+        server.sessions.clear()
+        await peer.send("tools/call", {"name": "x"}, 6)
+        assert (await peer.read())["method"] == "notifications/tools/list_changed"
+        news = await peer.read()
+        assert (news["method"], news["params"]) == (UPDATED, {"uri": "chora://b"})
+        answer = await peer.read()
+        assert (answer["id"], answer["result"]["session"]) == (6, "session-2")
+        again = [each.split()[1] for each in upstream.methods()[before:] if each.startswith("POST")]
+        assert again == [
+            "tools/call",
+            "initialize",
+            "notifications/initialized",
+            "logging/setLevel",
+            "resources/subscribe",
+            "tools/call",
+        ]
+        repeated = next(asked for asked in upstream.asked[before:] if asked.message.get("method") == "initialize")
+        assert repeated.body == upstream.asked[0].body
+        assert "mcp-session-id" not in repeated.headers
+
+
+async def test_many_calls_share_one_new_session():
+    """Whoever finds out first opens it, the others wait for it."""
+    server = Server()
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        server.sessions.clear()
+        for number in range(10):
+            await peer.send("tools/call", {"name": "x"}, number)
+        answers = [answer for answer in [await peer.read() for _ in range(11)] if "id" in answer]
+        assert {answer["result"]["session"] for answer in answers} == {"session-2"}
+        assert sorted(answer["id"] for answer in answers) == list(range(10))
+        assert upstream.methods().count("POST initialize") == 2
+
+
+async def test_a_notification_finds_the_new_session_too():
+    """Also what has no answer is sent again; and a session that some servers deny with 400."""
+    server = Server()
+    server.gone = http(b'{"jsonrpc":"2.0","error":{"code":-32000,"message":"No valid session ID"}}', "400 Bad")
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await upstream.wait_for("initialized")
+        server.sessions.clear()
+        await peer.send("notifications/roots/list_changed")
+        assert (await peer.read())["method"] == "notifications/tools/list_changed"
+        await upstream.wait_for("roots", 2)
+        assert upstream.asked[-1].headers["mcp-session-id"] == "session-2"
+
+
+async def test_a_changed_server_is_said_aloud(caplog: pytest.LogCaptureFixture):
+    """Another revision or other capabilities can't be hidden; the log says so, and the new revision is spoken."""
+    server = Server()
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        server.sessions.clear()
+        server.version, server.capabilities = "2025-06-18", {}
+        assert (await peer.ask("ping"))["result"]["session"] == "session-2"
+        assert upstream.asked[-1].headers["mcp-protocol-version"] == "2025-06-18"
+    assert "now speaks 2025-06-18" in caplog.text
+    assert "capabilities have changed" in caplog.text
+
+
+async def test_a_server_that_refuses_a_new_session_is_no_end():
+    """The call fails with what to do; the next one tries again."""
+    server = Server()
+    refused = http(b"full", "429 Too Many Requests", "text/plain", retry_after="3")
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        server.sessions.clear()
+        server.answers["initialize"] = refused
+        answer = await peer.ask("ping")
+        assert "in 3 s" in answer["error"]["message"]
+        server.answers["initialize"] = lambda asked: http(
+            b'{"jsonrpc":"2.0","id":%s,"error":{"code":-32000,"message":"no"}}' % msgspec.json.encode("hello")
+        )
+        assert "refuses a new session" in (await peer.ask("ping"))["error"]["message"]
+        server.answers["initialize"] = http(b'{"jsonrpc":"2.0","id":"hello","result":{}}')
+        assert "names no revision" in (await peer.ask("ping"))["error"]["message"]
+        server.answers.clear()
+        await peer.send("ping", id=2)
+        assert {(await peer.read()).get("id") for _ in range(2)} == {None, 2}
+
+
+async def test_a_server_that_forgets_at_once_is_not_asked_for_ever():
+    """Two sessions, then an error."""
+    server = Server()
+    server.answers["ping"] = http(b"", "404 Not Found")
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        answer = await peer.ask("ping")
+        while "id" not in answer:
+            answer = await peer.read()
+        assert "forgets every session" in answer["error"]["message"]
+        assert upstream.methods().count("POST initialize") <= 3
+
+
+async def test_a_call_whose_connection_breaks_fails_at_once():
+    """Before the answer, in its middle, or in a stream: it may have been carried out, and the client is told so."""
+    for break_off in (
+        None,
+        _cut(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"),
+        _cut(STREAM + chunk(b'data: {"jsonrpc"')),
+        _cut(STREAM + END),
+    ):
+        server = Server()
+        server.answers["tools/call"] = lambda _, answer=break_off: answer
+        async with playing(server) as upstream, bridged(upstream.url) as peer:
+            await peer.shake_hands()
+            error = (await peer.ask("tools/call", {"name": "x"}, 4))["error"]
+            assert error["code"] == -32000
+            assert "may have been carried out" in error["message"]
+            assert error["data"] == {"mayHaveBeenCarriedOut": True}
+            assert upstream.methods().count("POST tools/call") == 1
+            assert "result" in await peer.ask("ping", id=5)
+
+
+def _cut(answer: bytes) -> Answer:
+    async def send(stream: trio.abc.Stream) -> None:
+        await stream.send_all(answer)
+        await stream.aclose()
+
+    return send
+
+
+async def test_what_does_no_harm_twice_is_asked_twice():
+    """Everything but a tool call is repeated when the connection breaks; the client sees none of it."""
+    server = Server()
+    answers: list[Answer] = [None, http(b"", "502 Bad Gateway"), http(b'{"jsonrpc":"2.0","id":1,"result":{}}')]
+    server.answers["tools/list"] = lambda _: answers.pop(0)
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        assert "result" in await peer.ask("tools/list")
+        assert upstream.methods().count("POST tools/list") == 3
+
+
+async def test_a_stream_with_event_ids_is_resumed():
+    """It goes on after the last event that came, when the server said to come back; the client misses nothing."""
+    first, second = (wire.notification("notifications/progress", {"progress": each}) for each in (1, 2))
+
+    async def begin(stream: trio.abc.Stream) -> None:
+        await stream.send_all(STREAM + chunk(b"id: 1\nretry: 10\ndata:\n\n") + event(first, id="e-1"))
+        await stream.aclose()
+
+    async def go_on(stream: trio.abc.Stream) -> None:
+        await stream.send_all(STREAM + event(second, id="e-2") + END)
+
+    async def finish(stream: trio.abc.Stream) -> None:
+        await stream.send_all(STREAM + event(b'{"jsonrpc":"2.0","id":1,"result":{}}') + END)
+
+    again = [go_on, finish]
+
+    class Resumable(Server):
+        def __call__(self, asked: Asked) -> Answer:
+            if asked.method == "GET" and "last-event-id" in asked.headers:
+                return again.pop(0)
+            return super().__call__(asked)
+
+    server = Resumable()
+    server.answers["tools/call"] = lambda _: begin
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await peer.send("tools/call", {"name": "x"}, 1)
+        assert [await peer.read_line() for _ in range(2)] == [first, second]
+        assert (await peer.read())["id"] == 1
+        resumed = [each.headers.get("last-event-id") for each in upstream.asked if each.method == "GET"]
+        assert [each for each in resumed if each] == ["e-1", "e-2"]
+        assert upstream.methods().count("POST tools/call") == 1
+
+
+@pytest.mark.parametrize("refusal", [http(b"", "404 Not Found"), http(b"", "400 Bad Request"), None])
+async def test_a_stream_that_cannot_be_resumed_fails_the_call(refusal: Answer):
+    """The server doesn't know it any more, or isn't there."""
+
+    class Forgetful(Server):
+        def __call__(self, asked: Asked) -> Answer:
+            return refusal if "last-event-id" in asked.headers else super().__call__(asked)
+
+    server = Forgetful()
+    server.answers["tools/call"] = lambda _: _cut(STREAM + chunk(b"id: 1\nretry: 0\ndata:\n\n"))
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        answer = await peer.ask("tools/call", {"name": "x"}, 1)
+        assert "may have been carried out" in answer["error"]["message"]
+
+
+async def test_the_stream_of_a_session_brings_what_the_server_says_of_itself():
+    """It is opened after the handshake and again when it breaks, and finds out that the session is forgotten."""
+    server = Server(streams=True)
+    note = wire.notification(UPDATED, {"uri": "chora://x"})
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await upstream.wait_for("GET")
+        await _until(lambda: len(server.streaming) == 1)
+        await server.streaming[0].send_all(chunk(b"junk\n\ndata: junk\n\n") + event(note, id="n-1"))
+        assert await peer.read_line() == note
+        await server.streaming[0].aclose()
+        await upstream.wait_for("GET", 2)
+        assert upstream.asked[-1].headers["last-event-id"] == "n-1"
+        server.sessions.clear()
+        await _until(lambda: len(server.streaming) == 2)
+        await server.streaming[1].aclose()
+        assert (await peer.read())["method"] == "notifications/tools/list_changed", "before any call"
+        await upstream.wait_for("GET", 4)
+        assert upstream.asked[-1].headers["mcp-session-id"] == "session-2"
+        assert "last-event-id" not in upstream.asked[-1].headers
+
+
+async def _until(condition: Any) -> None:
+    with trio.fail_after(5):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+async def test_an_answer_may_come_on_the_stream_of_the_session():
+    """Some servers answer there; whoever waits for it elsewhere stops waiting."""
+    server = Server(streams=True)
+    server.answers["tools/call"] = lambda _: _forever
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await _until(lambda: len(server.streaming) == 1)
+        await peer.send("tools/call", {"name": "x"}, 3)
+        await upstream.wait_for("tools/call")
+        await server.streaming[0].send_all(event(b'{"jsonrpc":"2.0","id":3,"result":{}}'))
+        assert (await peer.read())["id"] == 3
+
+
+async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_in_words(monkeypatch: pytest.MonkeyPatch):
+    """The notification goes up; a late answer isn't for the client; a server that says no more isn't waited for."""
+    monkeypatch.setattr("chora.bridge.client.LINGER", 0.2)
+    server = Server()
+    hold = trio.Event()
+
+    def late(asked: Asked) -> Answer:
+        async def answer(stream: trio.abc.Stream) -> None:
+            if asked.message["id"] == 1:
+                await hold.wait()
+                await stream.send_all(http(asked.answers()))
+            else:
+                assert await stream.receive_some() == b"", "it is let go"
+
+        return answer
+
+    server.answers["tools/call"] = late
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        for id in (1, 2):
+            await peer.send("tools/call", {"name": "x"}, id)
+            await upstream.wait_for("tools/call", id)
+            await peer.send("notifications/cancelled", {"requestId": id, "reason": "bored"})
+            await upstream.wait_for("cancelled", id)
+            hold.set()
+        assert (await peer.ask("ping", id=3))["id"] == 3
+        server.answers["tools/call"] = lambda _: http(b"", "202 Accepted", "")
+        answer = await peer.ask("tools/call", {"name": "x"}, 4)
+        assert "without answering" in answer["error"]["message"]
+
+
+# -- servers that aren't there ------------------------------------------------------------------------------------
+
+
+async def free_port() -> int:
+    listener, *_ = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        return listener.socket.getsockname()[1]
+
+
+async def test_a_server_may_come_later_than_its_client():
+    """initialize waits for it; when it comes too late the client is told, and may try again."""
+    port = await free_port()
+    upstream = Upstream(Server())
+    async with bridged(f"http://127.0.0.1:{port}/mcp", wait=0.5, patience=0.2) as peer, trio.open_nursery() as nursery:
+        answer = await peer.ask("initialize", HELLO, 0)
+        assert "can't be reached" in answer["error"]["message"]
+        assert "Nothing was carried out" in answer["error"]["message"]
+        assert answer["error"]["data"] == {"mayHaveBeenCarriedOut": False}
+        await peer.send("initialize", HELLO, 1)
+        await trio.sleep(0.1)
+        await nursery.start(partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1"))
+        assert "result" in await peer.read()
+        await peer.send("notifications/initialized")
+        assert "result" in await peer.ask("ping")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_goes_for_good_leaves_errors():
+    """Calls fail after a short while, each with what to do; the bridge stays."""
+    port = await free_port()
+    upstream = Upstream(Server())
+    async with bridged(f"http://127.0.0.1:{port}/mcp", patience=0.2) as peer:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1"))
+            await peer.shake_hands()
+            await upstream.wait_for("initialized")
+            nursery.cancel_scope.cancel()
+        for id in (1, 2):
+            answer = await peer.ask("tools/call", {"name": "x"}, id)
+            assert re.search("broke before|can't be reached", answer["error"]["message"]), answer
+        await peer.send("notifications/roots/list_changed")
+        assert await peer.rest() == []
+
+
+# -- servers that aren't MCP --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (http(b"<html>hi</html>", kind="text/html"), "a web page"),
+        (http(b"<!doctype html>", kind="text/plain"), "a web page"),
+        (http(b"\x00\xff binary", kind="application/octet-stream"), "no message of MCP"),
+        (http(b"{}"), "no message of MCP"),
+        (http(b'{"jsonrpc":"2.0","id":99,"result":{}}'), "without answering"),
+        (http(b""), "without answering"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000, "larger than"),
+        (http(b'{"jsonrpc":"2.0","id":1,"result":"%s"}' % (b"x" * 9000)), "can't be passed on"),
+        (STREAM + chunk(b"data: " + b"x" * 9000), "can't be passed on"),
+        (STREAM + event(b"junk"), "no message of MCP"),
+        (STREAM + event(b'{"jsonrpc":"2.0","id":1,"result":{},"x":"\xff"}'), "no message of MCP"),
+        (http(b"", "401 Unauthorized"), "wants an access token"),
+        (http(b"", "401 Unauthorized", www_authenticate='Bearer resource_metadata="x"'), "wants a sign-in"),
+        (http(b"", "403 Forbidden"), "forbids"),
+        (http(b"<html>", "404 Not Found", "text/html"), "no MCP endpoint"),
+        (http(b"", "405 Method Not Allowed"), "no MCP endpoint"),
+        (http(b"", "413 Content Too Large"), "too long"),
+        (http(b"", "418 Teapot"), "HTTP 418"),
+        (http(b"", "500 Oops"), "HTTP 500"),
+        (http(b"", "302 Found", location="http://evil.example/mcp"), "another server"),
+        (http(b"", "307 Temporary Redirect", location="http://127.0.0.1:1/mcp"), "another server"),
+        (http(b"", "302 Found", location="/other"), "can't follow"),
+        (http(b"", "307 Temporary Redirect", location="/mcp"), "in a circle"),
+        (http(b"", "307 Temporary Redirect", location="http://[::"), "no address"),
+        (http(b"", "300 Multiple Choices"), "HTTP 300"),
+    ],
+)
+async def test_a_hostile_or_mistaken_server_costs_one_clear_error(answer: bytes, said: str):
+    """Whatever it sends, the client gets one JSON-RPC error that says what is wrong, and nothing else."""
+    async with playing(lambda _: answer) as upstream, bridged(upstream.url, answer_limit=5000) as peer:
+        error = (await peer.ask("initialize", HELLO))["error"]
+        assert said in error["message"], error
+        assert error["code"] == -32000
+        assert await peer.rest() == []
+
+
+async def test_an_endless_answer_is_cut():
+    """Headers, comments or an event without end take no more memory than they may."""
+
+    async def flood(stream: trio.abc.Stream) -> None:
+        await stream.send_all(STREAM)
+        while True:
+            await stream.send_all(chunk(b"data: " + b"x" * 1000 + b"\n"))
+
+    async with playing(lambda _: flood) as upstream, bridged(upstream.url, answer_limit=100_000) as peer:
+        assert "can't be passed on" in (await peer.ask("initialize", HELLO))["error"]["message"]
+
+
+async def test_a_client_that_does_not_read_holds_the_server_up():
+    """What isn't read isn't piled up here: the server can't go on sending."""
+    sent = 0
+    line = wire.notification("notifications/message", {"data": "x" * 60_000})
+
+    async def pour(stream: trio.abc.Stream) -> None:
+        nonlocal sent
+        await stream.send_all(STREAM)
+        while True:
+            await stream.send_all(event(line))
+            sent += 1
+
+    async with playing(lambda _: pour) as upstream, bridged(upstream.url, grace=0.2) as peer:
+        await peer.send("tools/call", {"name": "x", "_meta": MODERN}, 1)
+        before = -1
+        while sent != before:
+            before = sent
+            await trio.sleep(0.3)
+        assert sent < 500
+        assert await peer.read_line() == line
+
+
+async def test_a_line_that_was_begun_is_written_to_its_end():
+    """Also when its call is cancelled meanwhile and others want to write."""
+    long = http(b'{"jsonrpc":"2.0","id":1,"result":{"text":"%s"}}' % (b"x" * 1_000_000))
+
+    def play(asked: Asked) -> Answer:
+        return long if asked.message["id"] == 1 else http(asked.answers())
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        await peer.send("tools/call", {"name": "x", "_meta": MODERN}, 1)
+        await upstream.wait_for("tools/call")
+        await trio.sleep(0.2)
+        await peer.send("notifications/cancelled", {"requestId": 1})
+        await peer.send("tools/call", {"name": "x", "_meta": MODERN}, 2)
+        await upstream.wait_for("tools/call", 2)
+        assert {(await peer.read())["id"] for _ in range(2)} == {1, 2}
+
+
+async def test_redirects_within_the_server_are_followed():
+    """A missing slash costs one detour; the next message goes straight there."""
+
+    def play(asked: Asked) -> Answer:
+        if asked.target == "/mcp":
+            return http(b"moved", "307 Temporary Redirect", "text/plain", location="/mcp/?x=1")
+        return http(asked.answers({"target": asked.target}))
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        for id in (1, 2):
+            assert (await peer.ask_modern("tools/list", id=id))["result"]["target"] == "/mcp/?x=1"
+        assert [asked.target for asked in upstream.asked] == ["/mcp", "/mcp/?x=1", "/mcp/?x=1"]
+
+
+async def test_a_secured_server_is_moved_to_for_good():
+    """From http to https on the same host, and nowhere else; the endpoint of a stream moves for itself alone."""
+    link = Link(parse_address("http://host.example/mcp"), lambda _: None)
+    link._follow(link.address, "https://host.example/mcp/", "POST", 308, 1, chosen=False)
+    assert str(link.address) == "https://host.example/mcp/"
+    with pytest.raises(Failed, match=r"redirects to http://host\.example"):
+        link._follow(link.address, "http://host.example/mcp", "POST", 308, 1, chosen=False)
+    link._follow(link.address, "/other", "POST", 308, 1, chosen=True)
+    assert str(link.address) == "https://host.example/mcp/"
+
+
+async def test_tls_is_for_those_who_can_prove_themselves(hello: Project, serve: Serve, tmp_path: Path):
+    """A CA of one's own is named by --trust; without it the client is told to."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    key, cert, trust = (tmp_path / name for name in ("key.pem", "cert.pem", "ca.pem"))
+    issued.private_key_pem.write_to_path(key)
+    issued.cert_chain_pems[0].write_to_path(cert)
+    authority.cert_pem.write_to_path(trust)
+    async with serve(hello.root, {"http.cert": str(cert), "http.key": str(key)}) as opened:
+        async with bridged(opened.url + "/mcp", trust=str(trust)) as peer:
+            assert "result" in await peer.ask_modern("tools/call", {"name": "hello_world", "arguments": {}})
+        async with bridged(opened.url + "/mcp") as peer:
+            error = (await peer.ask("initialize", HELLO))["error"]["message"]
+            assert "isn't trusted" in error
+            assert "--trust" in error
+
+
+async def test_a_server_that_stalls_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """In the middle of a refusal or of a redirect, or when it takes a notification."""
+    monkeypatch.setattr("chora.bridge.link.REFUSAL_TIME", 0.2)
+    monkeypatch.setattr(streamable, "NOTICE_TIME", 0.2)
+
+    async def stall(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 99\r\n\r\n{")
+        await trio.sleep_forever()
+
+    async def cut(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 307 Moved\r\nlocation: /x\r\ncontent-length: 99\r\n\r\n{")
+        await stream.aclose()
+
+    server = Server()
+    server.answers |= {"ping": lambda _: stall, "pong": lambda asked: cut if asked.target == "/mcp" else http(b"{")}
+    server.answers["notifications/roots/list_changed"] = lambda _: _forever
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        assert "HTTP 400" in (await peer.ask("ping"))["error"]["message"]
+        assert "no message of MCP" in (await peer.ask("pong"))["error"]["message"]
+        await peer.send("notifications/roots/list_changed")
+        await _until(lambda: "doesn't accept it" in caplog.text)
+
+
+async def test_what_a_server_says_of_a_handshake_reaches_the_client():
+    """Even where it might have been one of the older transport, which was looked for in vain."""
+    refusal = http(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"Not you"}}', "400 Bad Request")
+    server = Server()
+    server.answers["initialize"] = refusal
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        assert (await peer.ask("initialize", HELLO))["error"]["message"] == "Not you"
+        assert (await peer.ask("ping", id=2))["error"]
+        del server.answers["initialize"]
+        assert "result" in await peer.shake_hands()
+
+
+async def test_a_server_without_a_stream_may_say_so_with_404():
+    """That doesn't mean that the session is forgotten."""
+
+    class NoStream(Server):
+        def __call__(self, asked: Asked) -> Answer:
+            return http(b"", "404 Not Found") if asked.method == "GET" else super().__call__(asked)
+
+    async with playing(NoStream()) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await upstream.wait_for("GET")
+        for id in range(5):
+            assert (await peer.ask("ping", id=id))["result"]["session"] == "session-1"
+        assert upstream.methods().count("GET") == 1
+
+
+async def test_the_stream_of_a_session_is_given_up_when_it_leads_elsewhere(caplog: pytest.LogCaptureFixture):
+    """A redirect to another server isn't followed there either; calls go on."""
+
+    class Elsewhere(Server):
+        def __call__(self, asked: Asked) -> Answer:
+            if asked.method == "GET":
+                return http(b"", "302 Found", location="http://evil.example/")
+            return super().__call__(asked)
+
+    async with playing(Elsewhere()) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await _until(lambda: "was given up" in caplog.text)
+        assert "result" in await peer.ask("ping")
+
+
+async def test_a_greeting_without_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    """Whoever waits for the new session gets an error; the next one tries again."""
+    monkeypatch.setattr(streamable, "GREETING_TIME", 0.3)
+    monkeypatch.setattr(sse, "GREETING_TIME", 0.3)
+    server = Server()
+    async with playing(server) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        server.sessions.clear()
+        server.answers["initialize"] = lambda _: _forever
+        assert "doesn't open a new session" in (await peer.ask("ping"))["error"]["message"]
+        del server.answers["initialize"]
+        await peer.send("ping", id=2)
+        assert {(await peer.read()).get("id") for _ in range(2)} == {None, 2}
+    old = SseServer()
+    async with playing(old) as upstream, bridged(sse_url(upstream)) as peer:
+        await peer.shake_hands()
+        await upstream.wait_for("initialized")
+        old.silent.add("initialize")
+        await old.end(1)
+        answer = await peer.ask("ping", id=3)
+        assert "doesn't open a new session" in answer["error"]["message"]
+
+
+async def test_a_session_id_that_no_header_can_hold_is_none(caplog: pytest.LogCaptureFixture):
+    """It isn't sent back; nor is a handshake without a revision one."""
+    opening = b'{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{}}}'
+    answers = [
+        http(b'{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":7}}'),
+        http(opening, mcp_session_id="a b"),
+        http(b'{"jsonrpc":"2.0","id":1,"result":{}}'),
+    ]
+    async with playing(lambda _: answers.pop(0)) as upstream, bridged(upstream.url) as peer:
+        assert "names no revision" in (await peer.ask("initialize", HELLO))["error"]["message"]
+        assert "result" in await peer.ask("initialize", HELLO)
+        assert "result" in await peer.ask("ping")
+        assert "mcp-session-id" not in upstream.asked[-1].headers
+    assert "going on without" in caplog.text
+
+
+async def test_numbers_beyond_all_numbers_are_nobodys():
+    """As an id, a revision or an argument: what can't be read is passed on or refused, and nothing falls over."""
+    tools = [{"name": "sql", "inputSchema": SCHEMA}]
+
+    def play(asked: Asked) -> Answer:
+        if b"tools/list" in asked.body:
+            return http(asked.answers({"tools": tools}))
+        return STREAM + event(b'{"jsonrpc":"2.0","id":1e999,"result":{}}') + event(b'{"id":1,"result":{}}') + END
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        assert "result" in await peer.ask_modern("tools/list")
+        meta = msgspec.json.encode(MODERN)
+        call = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"sql","arguments":{"region":1e999}'
+        await peer.write(call + b',"_meta":' + meta + b"}}")
+        assert (await peer.read())["id"] == 1
+        assert "mcp-param-region" not in upstream.asked[-1].headers
+        await peer.write(call + b',"_meta":{"io.modelcontextprotocol/protocolVersion":1e999}}}')
+        assert (await peer.read())["id"] == 1
+        assert "mcp-protocol-version" not in upstream.asked[-1].headers
+        await peer.write(b'{"jsonrpc":"2.0","id":1e999,"method":"ping"}')
+        assert b'"id":1e999,"error":{"code":-32600' in (await peer.read_line() or b"")
+        await peer.ask("ping", [1], 1)
+        assert upstream.asked[-1].message["params"] == [1]
+
+
+async def test_tools_that_cannot_be_listed_leave_the_refusal_as_it_is():
+    """The bridge's own question fails or is answered with nonsense: the client gets the server's first answer."""
+    lists = [b'{"jsonrpc":"2.0","id":"chora-0","error":{"code":1,"message":"no"}}']
+    lists += [b'{"jsonrpc":"2.0","id":"chora-0","result":[]}', b'{"jsonrpc":"2.0","id":"chora-0","result":{"tools":7}}']
+
+    def play(asked: Asked) -> Answer:
+        if asked.message["method"] == "tools/list":
+            return http(lists.pop(0))
+        return http(b'{"jsonrpc":"2.0","id":1,"error":{"code":%d,"message":"m"}}' % wire.HEADER_MISMATCH, "400 Bad")
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        for _ in range(3):
+            assert (await peer.ask_modern("tools/call", {"name": "x"}))["error"]["code"] == wire.HEADER_MISMATCH
+        assert lists == []
+
+
+# -- tokens -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_that_changes_is_read_again():
+    """Refused with 401, it is looked up anew; the call is made again with the new one, or says which one is wrong."""
+    current = "old-token"
+    searched: list[bool] = []
+
+    def find(wanted: bool) -> Found | None:
+        searched.append(wanted)
+        if current == "gone":
+            raise config.UsageError("gone", "x")
+        return Found(Secret(current), "file /run/token")
+
+    def play(asked: Asked) -> Answer:
+        good = asked.headers["authorization"] == "Bearer new-token"
+        return http(asked.answers()) if good else http(b"", "401 Unauthorized")
+
+    async with playing(play) as upstream, bridged(upstream.url, token=find, headers=(("X-Key", "k"),)) as peer:
+        answer = await peer.ask_modern("tools/call", {"name": "x"})
+        assert "refuses the access token (file /run/token" in answer["error"]["message"]
+        assert "old-token" not in msgspec.json.encode(answer).decode()
+        current = "gone"
+        assert "refuses" in (await peer.ask_modern("tools/call", {"name": "x"}))["error"]["message"]
+        current = "new-token"
+        assert "result" in await peer.ask_modern("tools/call", {"name": "x"})
+        assert upstream.asked[-1].headers["x-key"] == "k"
+    assert searched == [False, True, True, True]
+
+
+# -- SSE, 2024-11-05 ------------------------------------------------------------------------------------------------
+
+
+class SseServer:
+    """A server of the 2024-11-05 transport."""
+
+    def __init__(self, endpoint: str = "/messages?session={}") -> None:
+        self.endpoint = endpoint
+        self.streams: dict[str, trio.abc.Stream] = {}
+        self.count = 0
+        self.accepted = http(b"Accepted", "202 Accepted", "text/plain")
+        self.silent: set[str] = set()
+
+    def __call__(self, asked: Asked) -> Answer:
+        if asked.method == "GET":
+            return self.stream
+        if asked.target.startswith("/messages"):
+            stream = self.streams.get(asked.target.partition("=")[2])
+            return http(b"", "404 Not Found") if stream is None else lambda peer: self.reply(asked, peer, stream)
+        return http(b"Cannot POST", "404 Not Found", "text/html")
+
+    async def stream(self, stream: trio.abc.Stream) -> None:
+        self.count += 1
+        self.streams[str(self.count)] = stream
+        place = self.endpoint.format(self.count).encode()
+        await stream.send_all(STREAM + event(place, event="endpoint"))
+        await trio.sleep_forever()
+
+    async def reply(self, asked: Asked, peer: trio.abc.Stream, stream: trio.abc.Stream) -> None:
+        await peer.send_all(self.accepted)
+        message = asked.message
+        method = message.get("method")
+        if "id" not in message or method in self.silent or not self.accepted.startswith(b"HTTP/1.1 202"):
+            return
+        result = {"method": method, "stream": asked.target}
+        if method == "initialize":
+            result = {"protocolVersion": "2024-11-05", "capabilities": OFFER}
+        await stream.send_all(event(asked.answers(result), event="message"))
+
+    async def end(self, number: int) -> None:
+        await self.streams.pop(str(number)).aclose()
+
+
+def sse_url(upstream: Upstream) -> str:
+    return upstream.url.replace("/mcp", "/sse")
+
+
+@pytest.mark.parametrize("path", ["/sse", "/mcp"])
+async def test_the_older_transport_is_found_out(path: str):
+    """By its path, or because POST is refused and GET says where to post; calls and cancellations go there."""
+    server = SseServer()
+    async with playing(server) as upstream, bridged(upstream.url.replace("/mcp", path)) as peer:
+        await peer.shake_hands()
+        answer = await peer.ask("tools/call", {"name": "x"}, 2)
+        assert answer["result"] == {"method": "tools/call", "stream": "/messages?session=1"}
+        server.silent.add("slow")
+        await peer.send("slow", id=3)
+        await upstream.wait_for("slow")
+        await peer.send("notifications/cancelled", {"requestId": 3})
+        await upstream.wait_for("cancelled")
+        await server.streams["1"].send_all(event(b'{"jsonrpc":"2.0","id":77,"result":{}}') + event(b"junk"))
+        assert (await peer.ask("ping", id=4))["id"] == 4
+        assert server.count == 1
+
+
+async def test_the_older_transport_survives_its_server():
+    """The stream ends: calls in flight fail, a new stream is opened, greeted and subscribed, the client hears news."""
+    server = SseServer()
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
+        await peer.shake_hands()
+        await peer.ask("resources/subscribe", {"uri": "chora://a"}, 2)
+        server.silent.add("tools/call")
+        await peer.send("tools/call", {"name": "x"}, 3)
+        await upstream.wait_for("tools/call")
+        await server.end(1)
+        assert "may have been carried out" in (await peer.read())["error"]["message"]
+        assert (await peer.read())["method"] == "notifications/tools/list_changed"
+        assert (await peer.read())["params"] == {"uri": "chora://a"}
+        assert (await peer.ask("ping", id=4))["result"]["stream"] == "/messages?session=2"
+        assert upstream.methods().count("POST initialize") == 2
+        assert upstream.methods().count("POST resources/subscribe") == 2
+
+
+async def test_a_session_that_the_older_transport_has_lost_is_opened_anew():
+    """POST says 404 although the stream is open: the call is made on a new one."""
+    server = SseServer()
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
+        await peer.shake_hands()
+        await upstream.wait_for("initialized")
+        server.streams.clear()
+        await peer.send("tools/call", {"name": "x"}, 3)
+        assert (await peer.read())["method"] == "notifications/tools/list_changed"
+        assert (await peer.read())["result"]["stream"] == "/messages?session=2"
+        await peer.shake_hands()
+        assert server.count == 3, "a new handshake has a new stream"
+
+
+async def test_a_modern_subscription_works_over_the_older_transport():
+    """Its stream is everybody's; when it ends the subscription is asked for again."""
+    server = SseServer()
+    server.silent.add("subscriptions/listen")
+    mark = {wire.SUBSCRIPTION_KEY: 5}
+    wishes = {"promptsListChanged": True}
+    begun = wire.notification("notifications/subscriptions/acknowledged", {"notifications": wishes, "_meta": mark})
+    stray = wire.notification("notifications/subscriptions/acknowledged", {"notifications": wishes})
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
+        await peer.send("subscriptions/listen", {"notifications": wishes, "_meta": MODERN}, 5)
+        await upstream.wait_for("listen")
+        await server.streams["1"].send_all(event(begun) + event(stray))
+        assert [await peer.read_line() for _ in range(2)] == [begun, stray]
+        await server.end(1)
+        await upstream.wait_for("listen", 2)
+        await server.streams["2"].send_all(event(begun))
+        assert await peer.read() == msgspec.json.decode(
+            wire.notification("notifications/prompts/list_changed", {"_meta": mark})
+        )
+
+
+async def test_the_older_transport_with_nobody_to_post_to(monkeypatch: pytest.MonkeyPatch):
+    """The stream is open and its server takes no more connections: the call waits for another stream, in vain."""
+    monkeypatch.setattr(sse, "NOTICE_TIME", 0.5)
+    server, port = SseServer(), await free_port()
+    upstream = Upstream(server)
+    async with bridged(f"http://127.0.0.1:{port}/sse", patience=0.2) as peer, trio.open_nursery() as handlers:
+        async with trio.open_nursery() as listening:
+            serve = partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1", handler_nursery=handlers)
+            await listening.start(serve)
+            server.accepted = http(b"Accepted", "202 Accepted", "text/plain", connection="close")
+            await peer.shake_hands()
+            await upstream.wait_for("initialized")
+            listening.cancel_scope.cancel()
+        answer = await peer.ask("tools/call", {"name": "x"}, 3)
+        assert "can't be reached" in answer["error"]["message"]
+        assert answer["error"]["data"] == {"mayHaveBeenCarriedOut": False}
+        await peer.send("notifications/roots/list_changed")
+        handlers.cancel_scope.cancel()
+
+
+async def test_an_event_too_long_ends_the_stream_of_the_older_transport():
+    """Whoever waits is told why; the next call has a new stream."""
+    server = SseServer()
+    server.silent.add("tools/call")
+    async with playing(server) as upstream, bridged(sse_url(upstream), answer_limit=2000) as peer:
+        await peer.shake_hands()
+        await peer.send("tools/call", {"name": "x"}, 3)
+        await upstream.wait_for("tools/call")
+        await server.streams["1"].send_all(event(b"x" * 5000))
+        assert "larger than" in (await peer.read())["error"]["message"]
+        await peer.send("ping", id=4)
+        assert {(await peer.read()).get("id") for _ in range(2)} == {None, 4}
+
+
+async def test_a_handshake_of_the_older_transport_without_a_revision_fails():
+    """Its answer can't be understood, so nothing is remembered of it."""
+    server = SseServer()
+    server.silent.add("initialize")
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
+        await peer.send("initialize", HELLO, 0)
+        await upstream.wait_for("initialize")
+        await server.streams["1"].send_all(event(b'{"jsonrpc":"2.0","id":0,"result":{}}'))
+        assert "names no revision" in (await peer.read())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("http://evil.example/messages", "another server"),
+        ("//127.0.0.1:1/messages", "another server"),
+        ("https://127.0.0.1/messages", "another server"),
+        ("ftp://x", "no address"),
+        ("/messages?session={}", ""),
+    ],
+)
+async def test_messages_are_posted_to_the_same_server_only(endpoint: str, said: str):
+    """An endpoint elsewhere would be given the token."""
+    async with playing(SseServer(endpoint)) as upstream, bridged(sse_url(upstream)) as peer:
+        answer = await peer.ask("initialize", HELLO)
+        assert said in answer["error"]["message"] if said else "result" in answer
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"),
+    [
+        (STREAM + event(b"{}"), "doesn't say where"),
+        (STREAM, "doesn't say where"),
+        (STREAM + END, "doesn't say where"),
+        (STREAM + b"junk\r\n", "no size"),
+        (http(b"<html>", kind="text/html"), "HTTP 200"),
+        (http(b"", "401 Unauthorized"), "wants an access token"),
+        (http(b"", "500 Oops"), "HTTP 500"),
+    ],
+)
+async def test_a_stream_that_is_none_is_refused(stream: bytes, said: str):
+    """Whoever insists on the older transport is told what is wrong with it."""
+    async with playing(lambda _: stream) as upstream, bridged(sse_url(upstream), transport="sse") as peer:
+        answer = await peer.ask("initialize", HELLO)
+        assert said in answer["error"]["message"], answer
+
+
+async def test_refusals_of_the_older_transport_reach_the_client():
+    """As JSON-RPC errors of the server's, or in the bridge's words; what has no answer leaves a line in the log."""
+    server = SseServer()
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
+        await peer.shake_hands()
+        await upstream.wait_for("initialized")
+        server.accepted = http(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no"}}', "400 Bad")
+        assert (await peer.ask("ping", id=2))["error"]["message"] == "no"
+        server.accepted = http(b"", "403 Forbidden")
+        assert "forbids" in (await peer.ask("ping", id=3))["error"]["message"]
+        await peer.send("notifications/roots/list_changed")
+        await upstream.wait_for("roots")
+        server.accepted = http(b"", "202 Accepted")
+        assert "result" in await peer.ask("ping", id=4)
+
+
+async def test_a_path_may_lie():
+    """Streamable HTTP at an address that ends in /sse."""
+
+    def play(asked: Asked) -> Answer:
+        return http(b"", "405 Method Not Allowed") if asked.method == "GET" else http(asked.answers())
+
+    async with playing(play) as upstream, bridged(sse_url(upstream)) as peer:
+        assert "result" in await peer.ask_modern("tools/list")
+
+
+# -- the end ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_end_of_the_input_leaves_calls_a_grace():
+    """What is answered soon still is; what isn't is let go, and subscriptions at once."""
+    release = trio.Event()
+
+    def play(asked: Asked) -> Answer:
+        async def soon(stream: trio.abc.Stream) -> None:
+            await release.wait()
+            await stream.send_all(http(asked.answers()))
+
+        return soon if asked.message["params"].get("name") == "soon" else _forever
+
+    async with playing(play) as upstream, bridged(upstream.url, grace=0.5) as peer:
+        await peer.send("subscriptions/listen", {"notifications": {}, "_meta": MODERN}, 1)
+        await peer.send("tools/call", {"name": "soon", "_meta": MODERN}, 2)
+        await peer.send("tools/call", {"name": "never", "_meta": MODERN}, 3)
+        await upstream.wait_for("POST", 3)
+        release.set()
+        assert [answer["id"] for answer in await peer.rest()] == [2]
+
+
+async def test_a_client_that_is_gone_ends_the_bridge():
+    """Nobody reads any more."""
+    note = wire.notification("notifications/message", {})
+    server = Server(streams=True)
+    async with playing(server) as upstream:
+        incoming, to_bridge = os.pipe()
+        from_bridge, outgoing = os.pipe()
+        options = bridge.Options(parse_address(upstream.url), lambda _: None)
+        with trio.fail_after(10):
+            async with PolledPipe(to_bridge) as sink, trio.open_nursery() as nursery:
+                nursery.start_soon(bridge.run, options, Pipes(incoming, outgoing))
+                async with PolledPipe(from_bridge) as source:
+                    await Peer(sink, source).shake_hands()
+                    await _until(lambda: len(server.streaming) == 1)
+                await server.streaming[0].send_all(event(note) * 3)
+        assert upstream.methods()[-1] == "DELETE"
+
+
+async def test_pauses_grow_and_begin_anew(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch):
+    """From a tenth of a second to five, each a little random; after a quiet while short again."""
+    monkeypatch.setattr(Backoff, "LONGEST", 5.0)
+    pause = Backoff()
+    pauses = [pause.next() for _ in range(10)]
+    for expected, found in zip((0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5, 5), pauses, strict=True):
+        assert expected / 2 <= found <= expected
+    await trio.sleep(31)
+    assert pause.next() <= 0.1
+
+
+def test_ids_are_compared_by_value():
+    """1 and 1.0 are one id, "1" is another, and null is none."""
+    key = messages.key_of
+    assert key(msgspec.Raw(b"1")) == key(msgspec.Raw(b"1.0")) != key(msgspec.Raw(b'"1"'))
+    assert key(msgspec.Raw(b'"\\u0041"')) == key(msgspec.Raw(b'"A"'))
+    assert key(msgspec.Raw(b"null")) is key(msgspec.UNSET) is None

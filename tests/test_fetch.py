@@ -1,0 +1,330 @@
+"""The HTTP client: what it sends, what it believes, and what it refuses."""
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+from chora import fetch
+from chora.fetch import (
+    Broken,
+    Event,
+    Events,
+    FetchFailed,
+    NobodyThere,
+    NotTrusted,
+    Origin,
+    Pool,
+    Stale,
+    TooLarge,
+    parse_address,
+)
+from tests.conftest import Project, Serve
+from tests.upstream import END, Answer, Asked, chunk, http, playing
+
+
+@asynccontextmanager
+async def pool(url: str, **rest: Any) -> AsyncGenerator[Pool]:
+    """Connections, and none left behind."""
+    connections = Pool(parse_address(url).origin, **rest)
+    try:
+        yield connections
+    finally:
+        connections.close()
+
+
+async def ask(answer: Answer, limit: int = 10_000) -> bytes:
+    """The body of one answer."""
+    with trio.fail_after(5):
+        async with (
+            playing(lambda _: answer) as upstream,
+            pool(upstream.url) as connections,
+            await connections.request("POST", "/mcp", [], b"x") as response,
+        ):
+            return await response.read(limit)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "target"),
+    [
+        ("http://127.0.0.1:8000/mcp", "http://127.0.0.1:8000", "/mcp"),
+        ("https://Example.com", "https://example.com", "/"),
+        ("https://example.com:443/a?b=c#d", "https://example.com", "/a?b=c"),
+        ("http://[::1]:8000/sse", "http://[::1]:8000", "/sse"),
+        ("http://bücher.example/mcp", "http://xn--bcher-kva.example", "/mcp"),
+    ],
+)
+def test_an_address_is_taken_apart(url: str, origin: str, target: str):
+    """Server and path; ports that go without saying aren't said."""
+    address = parse_address(url)
+    assert (str(address.origin), address.target) == (origin, target)
+    assert "?" not in str(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nothing",
+        "ftp://host/x",
+        "http://",
+        "http://me:pw@host/",
+        "http://host:x/",
+        "http://host/ü",
+        "http://" + "ü" * 99,
+    ],
+)
+def test_what_is_no_address_is_refused(url: str):
+    """With a sentence, whatever is wrong with it."""
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_address(url)
+
+
+async def test_a_connection_is_used_again_until_it_is_stale():
+    """One connection for many requests; another one when the server has ended it, or said it would."""
+    answers = [http(b"1"), http(b"2", connection="close"), http(b"3", keep_alive="timeout=1, max=5"), http(b"4")]
+    with trio.fail_after(5):
+        async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as connections:
+            seen: list[tuple[bytes, int]] = []
+            for _ in range(4):
+                async with await connections.request("GET", "/") as response:
+                    seen.append((await response.read(10), upstream.connections))
+        assert seen == [(b"1", 1), (b"2", 1), (b"3", 2), (b"4", 3)]
+
+
+async def test_a_kept_connection_that_ends_without_a_word_is_told_apart():
+    """Whoever asked may ask again where that does no harm; on a new connection it is just broken."""
+    answers: list[Answer] = [http(b"1"), None, None]
+    with trio.fail_after(5):
+        async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as connections:
+            async with await connections.request("GET", "/") as response:
+                await response.read(10)
+            with pytest.raises(Stale):
+                await connections.request("GET", "/")
+            with pytest.raises(Broken) as caught:
+                await connections.request("GET", "/")
+            assert not isinstance(caught.value, Stale)
+
+
+async def test_at_most_a_few_connections_are_kept():
+    """The others are ended."""
+    async with playing(lambda _: http(b"x")) as upstream, pool(upstream.url) as connections:
+        responses = [await connections.request("GET", "/") for _ in range(fetch.KEPT + 2)]
+        for response in responses:
+            async with response:
+                await response.read(10)
+        assert len(connections._idle) == fetch.KEPT
+
+
+async def test_bodies_come_in_every_framing():
+    """By length, in chunks with extensions and trailers, to the end of the connection, and none at all."""
+
+    async def to_the_end(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+        await stream.aclose()
+
+    async def in_pieces(stream: trio.abc.Stream) -> None:
+        whole = (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;a=b\r\nin p\r\n5\r\niece\xc3\r\n0\r\nx: y\r\n\r\n"
+        )
+        for byte in whole:
+            await stream.send_all(bytes([byte]))
+
+    assert await ask(http(b"length")) == b"length"
+    assert await ask(in_pieces) == b"in piece\xc3"
+    assert await ask(to_the_end) == b"all of it"
+    assert await ask(b"HTTP/1.1 204 No Content\r\n\r\n") == b""
+    assert await ask(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + http(b"late")) == b"late"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"nonsense\r\n\r\n", "not HTTP"),
+        (b"HTTP/2 200\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\na: b\nc: d\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "two lengths"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n", "no number"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n", "transfer coding"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "no size"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"1" * 20_000, "no size"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n", "longer than it says"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 20_000, "trailers"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "protocol"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 100, "interim"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, "larger than"),
+        (http(b"x", content_encoding="gzip"), "compressed"),
+        (http(b"x" * 20_000), "larger than"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"x" * 6000) * 2, "larger than"),
+    ],
+)
+async def test_what_is_no_answer_is_refused(answer: bytes, reason: str):
+    """Whatever could be understood in two ways, or doesn't end."""
+    with pytest.raises(FetchFailed, match=reason):
+        await ask(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n",
+    ],
+)
+async def test_an_answer_that_breaks_off_is_broken(answer: bytes):
+    """Wherever it does."""
+
+    async def hang_up(stream: trio.abc.Stream) -> None:
+        await stream.send_all(answer)
+        await stream.aclose()
+
+    with pytest.raises(Broken):
+        await ask(hang_up)
+
+
+async def test_a_reset_is_a_broken_connection():
+    """The other end vanishes while it is waited for."""
+
+    async def reset(stream: trio.abc.Stream) -> None:
+        assert isinstance(stream, trio.SocketStream)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        await stream.aclose()
+
+    with pytest.raises(Broken):
+        await ask(reset)
+
+
+async def test_no_header_can_smuggle_another():
+    """What isn't a header's value is never sent."""
+    async with playing(lambda _: http(b"x")) as upstream, pool(upstream.url) as connections:
+        for value in ("a\r\nb: c", "a\nb: c", "a\rb: c", "ü", "\0"):
+            with pytest.raises(ValueError, match="header"):
+                await connections.request("GET", "/", [("x", value)])
+        assert upstream.asked == []
+
+
+async def test_nobody_there_is_known_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch):
+    """Refused, unknown, or silent: nothing was carried out."""
+    monkeypatch.setattr(fetch, "CONNECT_TIME", 0.2)
+    with trio.fail_after(20):
+        for url in ("http://127.0.0.1:1/", "http://no.such.host.invalid/"):
+            with pytest.raises(NobodyThere):
+                await Pool(parse_address(url).origin).request("GET", "/")
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(1)
+            with pytest.raises(NobodyThere, match=r"within 0.2 s|hung up"):
+                await Pool(Origin("https", "127.0.0.1", full.getsockname()[1])).request("GET", "/")
+
+
+async def test_tls_is_believed_by_the_names_it_bears(hello: Project, serve: Serve, tmp_path: Path):
+    """A CA of one's own vouches for the address; for another name, or without it, nothing is sent."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    key, cert, trust = tmp_path / "key.pem", tmp_path / "cert.pem", tmp_path / "ca.pem"
+    issued.private_key_pem.write_to_path(key)
+    issued.cert_chain_pems[0].write_to_path(cert)
+    authority.cert_pem.write_to_path(trust)
+    async with serve(hello.root, {"http.cert": str(cert), "http.key": str(key)}) as opened:
+        origin = parse_address(opened.url).origin
+        renamed = str(origin._replace(host="localhost"))
+        for url, how in ((opened.url, {}), (renamed, {"any_name": True})):
+            async with (
+                pool(url, trust=str(trust), **how) as connections,
+                await connections.request("GET", "/health") as response,
+            ):
+                assert response.status == 200
+                assert b"alive" in await response.read(1000)
+        for url, given in ((opened.url, ""), (renamed, str(trust))):
+            with pytest.raises(NotTrusted, match="isn't trusted"):
+                await Pool(parse_address(url).origin, trust=given).request("GET", "/health")
+
+
+async def test_a_server_without_tls_is_told_apart():
+    """https to a server of http."""
+
+    async def babble(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, babble, listeners)
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(NobodyThere), trio.fail_after(5):
+            await Pool(Origin("https", "127.0.0.1", port)).request("GET", "/")
+        nursery.cancel_scope.cancel()
+
+
+# -- event streams ------------------------------------------------------------------------------------------
+
+
+async def events(*pieces: bytes, limit: int = 1000) -> tuple[list[Event], float | None]:
+    """The events in a stream that arrives in these pieces, and when to come back."""
+
+    async def stream(peer: trio.abc.Stream) -> None:
+        await peer.send_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            await peer.send_all(chunk(piece))
+        await peer.send_all(END)
+
+    found: list[Event] = []
+    with trio.fail_after(5):
+        async with (
+            playing(lambda _: stream) as upstream,
+            pool(upstream.url) as connections,
+            await connections.request("GET", "/") as response,
+        ):
+            cut = Events(response, limit)
+            while (event := await cut.receive()) is not None:
+                found.append(event)
+            return found, cut.retry
+
+
+async def test_events_are_cut_at_every_kind_of_line_end():
+    """LF, CRLF and CR; the same events whatever pieces they arrive in."""
+    expected = [Event("message", b"one\ntwo", None), Event("other", b"{}", "7"), Event("message", b" \xc3\xbc", "")]
+    for end in (b"\n", b"\r\n", b"\r"):
+        lines = [b"data: one", b"data:two", b"", b": a comment", b"event: other", b"data: {}", b"id: 7", b"", b""]
+        lines += [b"data:  \xc3\xbc", b"id", b"retry: 1500", b"retry: soon", b"unknown: x", b"nothing", b""]
+        whole = b"\xef\xbb\xbf" + end.join(lines) + end
+        assert await events(whole) == (expected, 1.5)
+        assert await events(*(bytes([byte]) for byte in whole)) == (expected, 1.5)
+
+
+async def test_an_event_that_does_not_end_is_none():
+    """What no empty line ended is dropped; an id with a null is no id; an id alone is news."""
+    assert (await events(b"id: 1\n\nid: \0\ndata: x\n\ndata: cut"))[0] == [
+        Event("message", b"", "1"),
+        Event("message", b"x", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "pieces", [(b"data: " + b"x" * 2000,), (b"data: x\n" * 500,), (b"data: ", *[b"x" * 500] * 4), (b":" + b"c" * 2000,)]
+)
+async def test_an_endless_event_is_refused(pieces: tuple[bytes, ...]):
+    """One long line, or many lines."""
+    with pytest.raises(TooLarge):
+        await events(*pieces)
+
+
+async def test_comments_without_end_cost_nothing():
+    """A server may keep a silent stream open for as long as it likes."""
+    assert (await events(*[b": ping\r\n\r\n"] * 300, b"data: x\n\n"))[0] == [Event("message", b"x", None)]
+
+
+def test_what_was_asked_is_what_was_meant():
+    """The test's own server reads requests as they are."""
+    asked = Asked("POST", "/", {}, b'{"id": 1, "method": "ping"}')
+    assert asked.answers({"a": 1}) == b'{"jsonrpc":"2.0","id":1,"result":{"a":1}}'

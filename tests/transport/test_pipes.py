@@ -1,0 +1,77 @@
+"""The ends of a conversation, by themselves."""
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from chora.transport.pipes import PolledPipe, ThreadedPipe, open_pipe
+
+ENDS = [PolledPipe, ThreadedPipe]
+
+
+@pytest.mark.parametrize("kind", ENDS)
+async def test_what_goes_in_comes_out(kind: type[PolledPipe] | type[ThreadedPipe]):
+    """More than a pipe holds at once, with somebody who reads slowly; and an end."""
+    incoming, outgoing = os.pipe()
+    sent, received = os.urandom(300_000), bytearray()
+    with trio.fail_after(10):
+        async with kind(outgoing) as sink, kind(incoming) as source, trio.open_nursery() as nursery:
+            await sink.wait_send_all_might_not_block()
+            nursery.start_soon(sink.send_all, sent)
+            while len(received) < len(sent):
+                received += await source.receive_some(50_000)
+            await sink.aclose()
+            assert await source.receive_some() == b""
+    assert received == sent
+
+
+@pytest.mark.parametrize("kind", ENDS)
+async def test_nobody_reads_any_more(kind: type[PolledPipe] | type[ThreadedPipe]):
+    """That is a broken pipe, however it is written to."""
+    incoming, outgoing = os.pipe()
+    os.close(incoming)
+    async with kind(outgoing) as sink:
+        with pytest.raises(trio.BrokenResourceError):
+            await sink.send_all(b"x")
+
+
+async def test_a_closed_end_is_closed():
+    """Also for whoever is waiting, and twice."""
+    incoming, outgoing = os.pipe()
+    source, sink = PolledPipe(incoming), PolledPipe(outgoing)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await source.receive_some()
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await source.aclose()
+        await source.aclose()
+        await sink.aclose()
+        for use in (source.receive_some(), sink.send_all(b"x"), sink.wait_send_all_might_not_block()):
+            with pytest.raises(trio.ClosedResourceError):
+                await use
+
+
+async def test_what_cannot_be_read_is_broken():
+    """A descriptor for writing only."""
+    incoming, outgoing = os.pipe()
+    async with PolledPipe(incoming), PolledPipe(outgoing) as sink:
+        with pytest.raises(trio.BrokenResourceError):
+            await sink.receive_some()
+
+
+async def test_a_file_is_read_through_a_thread(tmp_path: Path):
+    """The event loop can't wait for it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    async with open_pipe(os.open(path, os.O_RDONLY)) as source:
+        assert isinstance(source, ThreadedPipe)
+        assert await source.receive_some(2) == b"te"
+        assert await source.receive_some() == b"xt"
