@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def main() -> None:
         environment = {"HOME": folder, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         if "SYSTEMROOT" in os.environ:
             environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
-        for check in (version, demo, undefined, collection, plugin, model, stdio, serve):
+        for check in (version, demo, undefined, collection, plugin, model, stdio, serve, connect):
             started = time.perf_counter()
             said = check(program, home, environment)
             print(f"ok {check.__name__:<10} {said} ({time.perf_counter() - started:.2f} s)", flush=True)
@@ -146,6 +147,38 @@ def serve(program: Path, home: Path, environment: dict[str, str]) -> str:
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0, process.returncode
     return "ready, called, probed, stopped"
+
+
+def connect(program: Path, home: Path, environment: dict[str, str]) -> str:
+    """A token lets in, nobody else comes in, and stdio in front of the server speaks as the server does."""
+    # An issuer that isn't there: whoever sends a token that could be its own is refused, which takes its libraries.
+    oauth = {"CHORA_OAUTH_ISSUER": "http://127.0.0.1:9", "CHORA_OAUTH_RESOURCE": "https://docs.example/mcp"}
+    made = run(program, environment, home, "--project", str(home / "demo"), "token", "new", "smoke", "--json")
+    token = json.loads(made)["token"]
+    with serving(program, home, {**environment, **oauth}) as (url, _):
+        for given in (None, "no-token", "eyJhbGciOiJSUzI1NiJ9.e30.AAAA"):
+            headers = {"authorization": f"Bearer {given}"} if given else {}
+            try:
+                urllib.request.urlopen(urllib.request.Request(url + "/sse", headers=headers), timeout=DEADLINE)
+            except urllib.error.HTTPError as refused:
+                assert refused.code == 401, (given, refused.code)
+            else:
+                raise AssertionError(f"{given} came in")
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "smoke", "version": "1"}}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+        done = subprocess.run(
+            [program, "connect", url + "/mcp"],
+            input=json.dumps(message) + "\n",
+            env={**environment, "CHORA_TOKEN": token},
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+        )
+        assert done.returncode == 0, done.stderr
+        name = json.loads(done.stdout)["result"]["serverInfo"]["name"]
+        assert name == "chora", done.stdout
+    return "3 refused, 1 let in"
 
 
 @contextmanager
