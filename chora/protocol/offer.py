@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from chora.access import Scope
 from chora.jobs import Answer
+from chora.protocol.peer import Peer
 from chora.resources import Contents, Page
 from chora.tools.tool import Call
-
-if TYPE_CHECKING:
-    from chora.protocol.peer import Peer
 
 
 class Tool(Protocol):

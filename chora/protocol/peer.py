@@ -13,7 +13,7 @@ import hmac
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
@@ -21,11 +21,9 @@ from msgspec import UNSET
 
 from chora.engine.inputs import digest_of
 from chora.protocol import wire
+from chora.protocol.session import Session, Waiting
 from chora.protocol.wire import Params, Revision, RpcError
 from chora.tools.tool import InputRequired
-
-if TYPE_CHECKING:
-    from chora.protocol.server import Session
 
 Notify = Callable[[bytes], Awaitable[None]]
 
@@ -271,23 +269,6 @@ class Peer:
         """
         if self._hang_up is not None:
             await self._hang_up(retry)
-
-
-class Waiting:
-    """A question that a client has been asked."""
-
-    def __init__(self) -> None:
-        self.arrived = trio.Event()
-        self.result: dict[str, Any] | None = None
-        self.refusal: str | None = None
-
-    def settle(self, result: Any, error: Any) -> None:
-        """Take the client's answer."""
-        if isinstance(result, dict):
-            self.result = cast("dict[str, Any]", result)
-        else:
-            self.refusal = f"the client answered with an error: {str(error)[:200]}"
-        self.arrived.set()
 
 
 def _progress(notify: Notify, token: int | str) -> Callable[[float, float, str], Awaitable[None]]:

@@ -26,7 +26,8 @@ from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.hub import LISTS, SUBSCRIPTION_LIMIT, UPDATED, URI_LIMIT, Change, Closed, Hub, List, Mailbox
 from chora.protocol.offer import Offer
-from chora.protocol.peer import Notify, Peer, Seal, Waiting
+from chora.protocol.peer import Notify, Peer, Seal
+from chora.protocol.session import Session
 from chora.protocol.wire import Incoming, Params, Revision, RpcError
 from chora.resources import Measure, Resource
 from chora.tools.tool import Answer, Call, InputRequired, Link
@@ -60,42 +61,6 @@ class Reply(NamedTuple):
 
     body: bytes
     error_code: int | None = None
-
-
-class Session:
-    """One peer's conversation.
-
-    Args:
-        transport: `stdio`, `http` or `sse`, for the log and for `hello_world`.
-        principal: who is speaking.
-    """
-
-    def __init__(self, transport: str, principal: Principal) -> None:
-        self.transport = transport
-        self.principal = principal
-        self.revision: Revision | None = None
-        self.capabilities: dict[str, Any] = {}
-        """What the client said in its handshake that it can do."""
-        self.level: str | None = None
-        """The least level of the log messages it wants; None wants none."""
-        self.asked = 0
-        self.waiting: dict[str, Waiting] = {}
-        """What the client was asked and hasn't answered yet."""
-        self.in_flight: dict[bytes, trio.CancelScope] = {}
-        self.mailbox = Mailbox()
-        """What the server has to say of itself, in revisions with a handshake; the transport has the hub fill it."""
-        self.listening: set[Mailbox] = set()
-        """The subscriptions that are open, in revisions without one."""
-
-    @property
-    def caller(self) -> str:
-        """Who this is when work is shared out: requests without a session are one caller by their principal."""
-        return self.principal.name if self.revision is None else f"{self.principal.name} {id(self)}"
-
-    def stop_listening(self) -> None:
-        """End the subscriptions; each is answered."""
-        for mailbox in self.listening:
-            mailbox.close()
 
 
 class Server:

@@ -33,7 +33,8 @@ from chora.metrics import Metrics
 from chora.oauth import Issuer
 from chora.protocol import wire
 from chora.protocol.hub import Full, Mailbox
-from chora.protocol.server import Server, Session
+from chora.protocol.server import Server
+from chora.protocol.session import Session
 from chora.protocol.wire import RpcError
 from chora.transport.streams import Stream, Streams, event
 

@@ -90,22 +90,26 @@ class PolledPipe(trio.abc.Stream):
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._is_drained = True
+        """Whether the last read took all there was, so that trying the next one at once would be in vain."""
         if sys.platform != "win32":
             os.set_blocking(descriptor, False)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         most = CHUNK if max_bytes is None else max_bytes
         await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
         while True:
+            waited = self._is_drained
+            if waited:
+                await trio.lowlevel.wait_readable(self._open_descriptor())
             try:
                 received = os.read(self._open_descriptor(), most)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._descriptor)
-                waited = True
+                self._is_drained = True
             except OSError as error:
                 raise trio.BrokenResourceError(str(error)) from error
             else:
+                self._is_drained = len(received) < most
                 if not waited:  # a peer that never pauses lets the others have their turn
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return received

@@ -10,7 +10,8 @@ import trio
 from chora.access import LOCAL
 from chora.protocol import wire
 from chora.protocol.hub import Closed
-from chora.protocol.server import Server, Session
+from chora.protocol.server import Server
+from chora.protocol.session import Session
 from chora.protocol.wire import RpcError
 from chora.transport.pipes import Lines, LineTooLong, Pipes, open_pipe
 

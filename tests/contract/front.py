@@ -20,7 +20,8 @@ from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.hub import Full
 from chora.protocol.peer import Notify
-from chora.protocol.server import HangUp, Reply, Server, Session
+from chora.protocol.server import HangUp, Reply, Server
+from chora.protocol.session import Session
 from chora.transport.pipes import Lines
 from tests.contract.fixture_server import FixtureOffer, serve_http
 

@@ -19,7 +19,7 @@ from chora.access import LOCAL
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol.project import project_server
-from chora.protocol.server import Session
+from chora.protocol.session import Session
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, artifact, child, requirement, text
 

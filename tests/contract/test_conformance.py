@@ -12,7 +12,8 @@ import trio
 from chora.access import LOCAL
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server, Session
+from chora.protocol.server import Server
+from chora.protocol.session import Session
 from tests.contract import conformance, fixture_server
 from tests.contract.conformance import LEGS, Scenario, expected, judge, read_verdict
 from tests.visitor import BOTH, HELLO, MODERN, message

@@ -12,7 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 from chora.access import LOCAL
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server, Session
+from chora.protocol.server import Server
+from chora.protocol.session import Session
 from tests.contract import fixture_server
 from tests.contract.oracle import OFFERED, oracle
 

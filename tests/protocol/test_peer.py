@@ -15,7 +15,8 @@ from chora.metrics import Metrics
 from chora.protocol import peer, wire
 from chora.protocol.peer import NoAnswer, Peer, Question, Seal
 from chora.protocol.project import project_server
-from chora.protocol.server import Server, Session
+from chora.protocol.server import Server
+from chora.protocol.session import Session
 from chora.protocol.wire import Params, RpcError
 from chora.tools import TOOLS
 from chora.tools.tool import InputRequired

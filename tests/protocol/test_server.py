@@ -14,7 +14,8 @@ from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.hub import SUBSCRIPTION_LIMIT, Mailbox
 from chora.protocol.project import project_server
-from chora.protocol.server import STREAM_LIMIT, Server, Session
+from chora.protocol.server import STREAM_LIMIT, Server
+from chora.protocol.session import Session
 from chora.resources import Resources
 from chora.tools import TOOLS
 from chora.tools.tool import HEAD_LIMIT, Tool
