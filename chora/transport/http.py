@@ -343,7 +343,8 @@ class Door:
             elif reply is None:  # a batch of notifications, or a request that was cancelled
                 await _send_empty(send, 202)
             else:
-                await _send_json(send, 200, reply.body)
+                refused = reply.error_code is not None and body.lstrip()[:1] == b"["
+                await _send_json(send, 400 if refused else 200, reply.body)
 
     async def _answer(self, scope: Scope, send: Send, session: Session, body: bytes) -> None:
         """Answer with JSON, or with a stream as soon as there is something to say before the answer.
@@ -428,7 +429,10 @@ class Door:
             await _write_stream(send, stream, after)
 
     async def _delete(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _header(scope, b"mcp-session-id") is None:
+        if _header(scope, b"mcp-protocol-version") in wire.MODERN:
+            allow = (b"allow", b"POST")
+            await _send_json(send, 405, _fault("This revision knows no sessions."), [allow])
+        elif _header(scope, b"mcp-session-id") is None:
             await _send_json(send, 400, _fault("The Mcp-Session-Id header is missing."))
         elif (session := await self._find(scope, send)) is not None:
             self._end(session, "deleted")

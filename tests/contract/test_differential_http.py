@@ -221,7 +221,6 @@ ON_PURPOSE = {
     "foreign host": "403, as for a foreign origin.",
     "modern, header of a handshake": "Header and envelope differ, and the code for that is -32020.",
     "modern, no header of the version": "Header and envelope differ, and the code for that is -32020.",
-    "modern DELETE": "Without a session there is nothing to end, whatever the era.",
     "modern, plain text": MEDIA,
 }
 """Where our door differs, and why."""
