@@ -22,7 +22,7 @@ Mode = Literal["auto", "legacy"] | str
 
 @asynccontextmanager
 async def connect(
-    target: str | Sequence[str], *, token: str | None = None, mode: Mode = "auto"
+    target: str | Sequence[str], *, token: str | None = None, mode: Mode = "auto", **options: Any
 ) -> AsyncGenerator[Client]:
     """Connect to an MCP server.
 
@@ -30,6 +30,7 @@ async def connect(
         target: the address of a `/mcp` or `/sse` endpoint, or the command line of a stdio server.
         token: a bearer token, for an HTTP server that wants one.
         mode: `auto` asks for the modern era first, `legacy` shakes hands, a revision's name insists on it.
+        options: what else the SDK's client takes, such as the callback that asks its person, `elicitation_callback`.
 
     Raises:
         OSError: the server can't be started or reached.
@@ -37,16 +38,16 @@ async def connect(
     if not isinstance(target, str):
         command, *arguments = target
         server: Any = StdioServerParameters(command=command, args=arguments)
-        async with Client(server, mode=mode) as client:
+        async with Client(server, mode=mode, **options) as client:
             yield client
         return
     headers = {"Authorization": f"Bearer {token}"} if token else None
     if target.rstrip("/").endswith("/sse"):
-        async with Client(sse_client(target, headers=headers), mode=mode) as client:
+        async with Client(sse_client(target, headers=headers), mode=mode, **options) as client:
             yield client
         return
     async with (
         create_mcp_http_client(headers=headers) as http,
-        Client(streamable_http_client(target, http_client=http), mode=mode) as client,
+        Client(streamable_http_client(target, http_client=http), mode=mode, **options) as client,
     ):
         yield client

@@ -12,7 +12,7 @@ import trio
 from mcp import Client
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp.shared.message import SessionMessage
-from mcp.types import PromptReference, ResourceTemplateReference, jsonrpc_message_adapter
+from mcp.types import ElicitResult, PromptReference, ResourceTemplateReference, jsonrpc_message_adapter
 
 from chora import __version__, client
 from chora.access import LOCAL
@@ -23,7 +23,7 @@ from chora.protocol.session import Session
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, artifact, child, requirement, text
 
-Connect = Callable[[], AbstractAsyncContextManager[Client]]
+Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
 
 @asynccontextmanager
@@ -70,18 +70,21 @@ def connect(request: pytest.FixtureRequest, hello: Project, engine: Engine, serv
     """A connected SDK client, over every transport and in both modes."""
 
     @asynccontextmanager
-    async def connected() -> AsyncGenerator[Client]:
+    async def connected(**options: Any) -> AsyncGenerator[Client]:
         with trio.fail_after(30):
             if request.param == "memory":
-                async with Client(memory_streams(engine), mode=mode) as one:
+                async with Client(memory_streams(engine), mode=mode, **options) as one:
                     yield one
             elif request.param == "stdio":
                 command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]
-                async with client.connect(command, mode=mode) as one:
+                async with client.connect(command, mode=mode, **options) as one:
                     yield one
             else:
                 path = {"http": "/mcp", "sse": "/sse"}[request.param]
-                async with serve(hello.root) as opened, client.connect(opened.url + path, mode=mode) as one:
+                async with (
+                    serve(hello.root) as opened,
+                    client.connect(opened.url + path, mode=mode, **options) as one,
+                ):
                     yield one
 
     return connected
@@ -267,3 +270,23 @@ async def test_a_subscriber_is_told_of_a_new_text(connect: Connect, mode: str):
             await one.call_tool("generate_content", {"content_config_id": "greeting"})
             with trio.fail_after(10):
                 assert (await anext(subscription)).uri == "content://greeting"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("action", ["accept", "decline"])
+async def test_a_person_is_asked_before_a_config_is_replaced(connect: Connect, hello: Project, action: Any):
+    """Through the SDK's own client, in both eras; what they say is what happens."""
+    asked: list[str] = []
+
+    async def answer(context: Any, params: Any) -> ElicitResult:
+        asked.append(params.message)
+        return ElicitResult(action=action, content={"confirm": True} if action == "accept" else None)
+
+    before = hello.read("configs/content/greeting.json")
+    async with connect(elicitation_callback=answer) as one:
+        arguments = {"config_type": "content", "config_data": text("greeting", "replaced")}
+        drafted = (await one.call_tool("draft_config", arguments)).structured_content
+        assert drafted is not None
+        saved = await one.call_tool("save_config", {"draft_id": drafted["draft_id"], "config_id": "greeting"})
+    assert len(asked) == 1
+    assert bool(saved.is_error) is (action == "decline")
+    assert (hello.read("configs/content/greeting.json") == before) is (action == "decline")
