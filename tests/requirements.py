@@ -549,6 +549,38 @@ DEFECTS = {
     "traps.stdout-is-protocol": "stdout of stdio carries nothing but protocol.",
 }
 
+DOOR = {
+    "door.conformance": "Every check of the official conformance suite passes, and none of them hollow.",
+    "door.one-core": "One core answers in all revisions, on every transport.",
+    "door.elicitation": "A person is asked before a config is replaced or a referenced text deleted, where one can be.",
+    "door.elicitation.bound": "A yes is to exactly what was asked about, by whom it was asked, and for a while.",
+    "door.logging": "Clients hear the events of their calls from the level on that they set, and nothing unasked.",
+    "door.resume": "An answer whose connection broke can be fetched by its session, and by nobody else.",
+    "door.hosts": "Names and origins that aren't ours are refused.",
+    "door.loopback": "Without a token only this machine comes in, and a door beyond it doesn't open.",
+    "door.proxies": "What came through a proxy that isn't trusted is never taken for this machine.",
+    "door.tokens": "Tokens are named, scoped, expiring and revocable, and only their hashes are kept.",
+    "door.scopes": "A scope that doesn't reach is refused in a way that a model understands.",
+    "door.revoked": "A revoked token loses its sessions and streams.",
+    "door.oauth": (
+        "Tokens of an authorization server are believed if they are signed by it, meant for us and valid now."
+    ),
+    "door.toolsets": "Tools that are left out are neither listed nor called.",
+    "door.sessions": "Sessions are bounded in all and for each, and whoever has the most makes room.",
+    "door.streams": "Thousands of idle streams are cheap, and a listener who never reads loses its own.",
+    "door.descriptors": "More connections than descriptors end nothing.",
+    "door.any-bytes": "No bytes harm the server.",
+    "door.watchdog": "A process that is asked to end ends, whatever hangs in it.",
+    "door.parent": "stdio ends with whoever started it.",
+    "connect.untouched": "The bridge passes messages on as the bytes they are.",
+    "connect.restart": "When the server restarts, the bridge opens its session anew, unnoticed.",
+    "connect.in-flight": (
+        "Calls in flight fail at once when the connection breaks, saying that they may have been carried out."
+    ),
+    "connect.absent": "The bridge starts before its server does.",
+    "connect.origin": "The bridge takes its token to the server it was given and nowhere else.",
+}
+
 REQUIREMENTS: dict[str, str] = {
     **TOOLS,
     **CONFIGS,
@@ -559,5 +591,6 @@ REQUIREMENTS: dict[str, str] = {
     **COMMAND_LINE,
     **RULINGS,
     **DEFECTS,
+    **DOOR,
 }
 """Every promise by its id, in one sentence."""

@@ -22,7 +22,7 @@ import trio
 
 from chora import app, config
 from chora.errors import StorageError, UsageError
-from tests.conftest import Project, Serve, content
+from tests.conftest import Project, Serve, content, requirement
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
@@ -111,6 +111,7 @@ async def generate(job):
 """
 
 
+@requirement("door.watchdog")
 def test_a_process_that_is_stuck_is_ended_all_the_same(hello: Project):
     """By a thread, when the grace and a little more are over, with an exit code that tells it from an orderly end."""
     hello.write("plugins/stuck.py", STUCK.replace("PLACE", str(hello.root / "is-stuck")))
@@ -134,6 +135,7 @@ def _call_and_forget(url: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="who started a process is not asked there")
+@requirement("door.parent")
 def test_stdio_ends_with_who_started_it(hello: Project):
     """Also when somebody else still holds the other end of its stdin."""
     command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]

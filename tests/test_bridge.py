@@ -22,7 +22,7 @@ from chora.config import Found, Secret
 from chora.fetch import parse_address
 from chora.protocol import wire
 from chora.transport.pipes import Lines, Pipes, PolledPipe
-from tests.conftest import Project, Serve
+from tests.conftest import Project, Serve, requirement
 from tests.upstream import END, STREAM, Answer, Asked, Upstream, chunk, event, http, playing
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
@@ -166,6 +166,7 @@ ODD_ANSWER = (
 )
 
 
+@requirement("connect.untouched")
 async def test_bytes_pass_through_untouched():
     """Spaces, spellings of numbers and ids, escapes and unknown fields are the same at the other end."""
     server = Server()
@@ -497,6 +498,7 @@ async def test_a_subscription_that_never_began_fails():
 # -- servers that fail ----------------------------------------------------------------------------------------
 
 
+@requirement("connect.restart")
 async def test_a_forgotten_session_is_opened_anew_unnoticed():
     """The client's own handshake, level and subscriptions are repeated; it only hears what may have changed."""
     server = Server()
@@ -603,6 +605,7 @@ async def test_a_server_that_forgets_at_once_is_not_asked_for_ever():
         assert upstream.methods().count("POST initialize") <= 3
 
 
+@requirement("connect.in-flight")
 async def test_a_call_whose_connection_breaks_fails_at_once():
     """Before the answer, in its middle, or in a stream: it may have been carried out, and the client is told so."""
     for break_off in (
@@ -773,6 +776,7 @@ async def free_port() -> int:
         return listener.socket.getsockname()[1]
 
 
+@requirement("connect.absent")
 async def test_a_server_may_come_later_than_its_client():
     """initialize waits for it; when it comes too late the client is told, and may try again."""
     port = await free_port()
@@ -1295,6 +1299,7 @@ async def test_a_handshake_of_the_older_transport_without_a_revision_fails():
         ("/messages?session={}", ""),
     ],
 )
+@requirement("connect.origin")
 async def test_messages_are_posted_to_the_same_server_only(endpoint: str, said: str):
     """An endpoint elsewhere would be given the token."""
     async with playing(SseServer(endpoint)) as upstream, bridged(sse_url(upstream)) as peer:

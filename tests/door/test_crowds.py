@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trio
 
+from tests.conftest import requirement
 from tests.door.conftest import HELLO, MIB, House, Knocker, Open, linux, post
 
 
@@ -26,6 +27,7 @@ async def eventually(house: House, metric: str, value: float) -> None:
 
 
 @linux
+@requirement("door.streams")
 async def test_two_thousand_idle_streams_are_cheap(open_house: Open):
     """They cost little, hinder nobody, and leave nothing behind."""
     count = 2000
@@ -74,6 +76,7 @@ async def test_ten_thousand_abandoned_sessions_make_room(open_house: Open):
 
 
 @linux
+@requirement("door.descriptors")
 async def test_more_connections_than_descriptors_end_nothing(open_house: Open):
     """It takes no more than it can afford, tells the others so, and can still do its work."""
     async with open_house(files=256) as house:
@@ -265,6 +268,7 @@ def mangled(chance: random.Random) -> bytes:
 
 
 @linux
+@requirement("door.any-bytes")
 async def test_no_bytes_harm_the_house(open_house: Open):
     """Three thousand mangled requests, from the same seed each time: after all of them everything works as before."""
     chance = random.Random(20261123)

@@ -16,7 +16,7 @@ from chora.config import tokens_folder
 from chora.protocol import wire
 from chora.transport import http
 from chora.transport.http import QUEUE_LIMIT
-from tests.conftest import Project, Visit, content
+from tests.conftest import Project, Visit, content, requirement
 from tests.visitor import BOTH, HELLO, MODERN, Visitor, message
 
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
@@ -41,6 +41,7 @@ ENDLESS = SLOW.replace("1500", "90000")
         ("", 403),
     ],
 )
+@requirement("door.hosts")
 async def test_only_our_own_names_are_answered(visit: Visit, host: str, status: int):
     """A page that rebinds its name to our address sends its own name, and that isn't ours."""
     async with visit(http__allowed_hosts=("docs.example",)) as visitor:
@@ -637,6 +638,7 @@ def events(body: str) -> list[dict[str, str]]:
     return [dict(line.split(": ", 1) for line in block.split("\r\n")) for block in blocks]
 
 
+@requirement("door.resume")
 async def test_an_answer_whose_connection_broke_can_be_had_again(visit: Visit, hello: Project):
     """The call goes on without its peer, who comes back with the last event that arrived."""
     hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
@@ -769,6 +771,7 @@ async def test_a_question_is_asked_on_the_stream_of_its_call(visit: Visit, hello
         assert "new" in hello.read("configs/content/note.json")
 
 
+@requirement("door.sessions")
 async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
     """So nobody can drive out the others; and nobody has more than their share."""
     async with visit(limits__sessions=6, limits__sessions_each=4) as visitor:
@@ -791,6 +794,7 @@ async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
 # -- tokens and proxies -------------------------------------------------------------------------------------
 
 
+@requirement("door.scopes")
 async def test_a_token_reaches_as_far_as_its_scope(visit: Visit, hello: Project):
     """read, write and admin; what is beyond is refused in a way that a model understands."""
     tokens = Tokens(tokens_folder(hello.root))
@@ -810,6 +814,7 @@ async def test_a_token_reaches_as_far_as_its_scope(visit: Visit, hello: Project)
         assert allowed == {scope: list(asked)[: number + 1] for number, scope in enumerate(SCOPES)}
 
 
+@requirement("door.revoked")
 async def test_a_revoked_token_loses_its_sessions(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
     """Also what it holds open ends by itself, soon."""
     monkeypatch.setattr(http, "SWEEP_INTERVAL", 0.05)
@@ -850,6 +855,7 @@ PROXIED = {"x-forwarded-for": "203.0.113.9"}
         ((), {"x-forwarded-host": "docs.example"}, 401),
     ],
 )
+@requirement("door.proxies")
 async def test_a_door_without_tokens_is_not_opened_by_a_proxy(
     visit: Visit, proxies: tuple[str, ...], headers: dict[str, str], status: int
 ):
@@ -881,6 +887,7 @@ async def test_a_token_is_good_through_any_proxy(visit: Visit, hello: Project):
         ({"mcp__toolsets": ("storage",), "mcp__read_only": True}, None, "delete_content"),
     ],
 )
+@requirement("door.toolsets")
 async def test_tools_that_are_left_out_are_neither_listed_nor_called(
     visit: Visit, settings: dict[str, Any], listed: str | None, withheld: str
 ):
