@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import itertools
 import os
 import re
 import stat
@@ -31,7 +32,7 @@ from chora.errors import (
 )
 from chora.files import CONFIG_LIMIT, Folder
 from chora.model import Kind
-from chora.reading import DEEPEST, Parsed, expecting, read
+from chora.reading import DEEPEST, MOST_ISSUES, Issue, Parsed, expecting, read
 from chora.stamps import sha256
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ CACHE_LIMIT = 16 * 1024 * 1024
 RACY = 50_000_000
 """Nanoseconds within which a second write may leave a file's times as they are."""
 YAML_VALUES = 100_000
+YAML_CONFIG_VALUES = 20_000
+"""Values that a YAML text may hold, and a YAML config: PyYAML takes longer for each than all that follows."""
 ALIASED_VALUES = 10_000
-"""Values that a YAML file may hold, and may come to when its aliases are written out."""
+"""Values that a YAML text may come to when its aliases are written out."""
 NUMBER_LENGTH = 100
 """Characters that a number in a YAML file may have."""
 
@@ -342,7 +345,10 @@ class Catalog:
 
     def _parse(self, kind: Kind, path: str) -> Parsed | ChoraError:
         try:
-            return read(kind, decode(self._folder.read_bytes(path, limit=CONFIG_LIMIT), path), where=path)
+            data = self._folder.read_bytes(path, limit=CONFIG_LIMIT)
+            parsed = read(kind, decode(data, path), where=path)
+            remarks = _keys_written_twice(data) if path.endswith(".json") else []
+            return parsed._replace(warnings=[*remarks, *parsed.warnings]) if remarks else parsed
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -386,7 +392,7 @@ def decode(data: bytes, path: str) -> object:
 
     Raises:
         ValidationFailed: it is neither; with line and column where they are known.
-        LimitExceeded: a YAML file whose aliases come to too much.
+        LimitExceeded: a YAML file whose values or aliases come to too much.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -394,24 +400,62 @@ def decode(data: bytes, path: str) -> object:
         raise _undecodable(
             path, "UTF-8 text", f"byte {error.start} is {data[error.start]:#04x}", "Save the file as UTF-8."
         ) from None
-    return decode_text(text, "yaml" if path.endswith((".yaml", ".yml")) else "json", path)
+    language = "yaml" if path.endswith((".yaml", ".yml")) else "json"
+    return decode_text(text, language, path, most_values=YAML_CONFIG_VALUES)
 
 
-def decode_text(text: str, language: Literal["json", "yaml"], name: str) -> object:
-    """The document that a text holds; `name` is how to call the text in messages.
+def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most_values: int = YAML_VALUES) -> object:
+    """The document that a text holds.
+
+    Args:
+        text: what to read.
+        language: how it is written.
+        name: how to call the text in messages.
+        most_values: how many values YAML may hold.
 
     Raises:
         ValidationFailed: it is not of the language; with line and column where they are known.
         LimitExceeded: YAML whose values or aliases come to too much.
     """
     if language == "yaml":
-        return _decode_yaml(text, name)
+        return _decode_yaml(text, name, most_values)
     try:
         return msgspec.json.decode(text)
     except RecursionError:
         raise _undecodable(name, "JSON", "it is nested too deeply", "Write it in fewer levels.") from None
     except msgspec.MsgspecError as error:
         raise _explain_json(text, name, error) from None
+
+
+def _keys_written_twice(data: bytes) -> list[Issue]:
+    """A remark on every key that stands twice in an object of a JSON document; of the values, the last one counts."""
+    import json  # msgspec doesn't tell
+
+    twice: dict[str, None] = {}
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        if len({key for key, _ in pairs}) < len(pairs):
+            seen: set[str] = set()
+            twice.update((key, None) for key, _ in pairs if key in seen or seen.add(key))
+
+    with contextlib.suppress(ValueError, RecursionError):  # it has been understood already; this is only for the remark
+        json.loads(data.decode("utf-8-sig"), object_pairs_hook=look, parse_int=str, parse_float=str)
+    return [
+        Issue(
+            severity="warning",
+            code="duplicate_key",
+            message=f"The key {_shortened(key)} stands twice in one object; the last one counts.",
+            path="$",
+            found=_shortened(key),
+            expected="every key once",
+            write="one of them",
+        )
+        for key in itertools.islice(twice, MOST_ISSUES)
+    ]
+
+
+def _shortened(key: str) -> str:
+    return repr(key if len(key) <= 80 else f"{key[:79]}…")
 
 
 def _explain_json(text: str, path: str, error: msgspec.MsgspecError) -> ValidationFailed:
@@ -481,12 +525,12 @@ def _fault(message: str, found: str, expected: str, write: str) -> dict[str, str
     return {"path": "$", "message": message, "found": found, "expected": expected, "write": write}
 
 
-def _decode_yaml(text: str, path: str) -> object:
+def _decode_yaml(text: str, path: str, most_values: int) -> object:
     import yaml
 
     try:
         with contextlib.closing(_events(text)) as events:
-            _survey(events, path)
+            _survey(events, path, most_values)
         loader: Any = _yaml_loader()(text)
         try:
             node = loader.get_single_node()
@@ -541,7 +585,7 @@ def _events(text: str) -> Generator[Any]:
         loader.dispose()
 
 
-def _survey(events: Iterable[Any], path: str) -> None:
+def _survey(events: Iterable[Any], path: str, most_values: int) -> None:
     """Go over a YAML file before anything is built of it: the parser itself takes any depth, at quadratic cost."""
     import yaml
 
@@ -552,10 +596,10 @@ def _survey(events: Iterable[Any], path: str) -> None:
             depth -= 1
         if not isinstance(event, yaml.NodeEvent):
             continue
-        if (values := values + 1) > YAML_VALUES:
+        if (values := values + 1) > most_values:
             raise LimitExceeded(
-                f"{path} holds more than {YAML_VALUES:,} values.",
-                "Split the config, or write it in JSON.",
+                f"{path} holds more than {most_values:,} values.",
+                "Split it, or write it in JSON.",
                 limit="config.values",
                 path=path,
             )

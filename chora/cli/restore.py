@@ -45,7 +45,7 @@ def command(project: str | None, backup: Path, only_verify: bool, salvage: str |
 
 def _salvage(damaged: Path, target: Path, as_json: bool) -> None:
     from chora.errors import SaveFailed, StorageError
-    from chora.store.backup import salvage
+    from chora.store.salvage import salvage
 
     if not damaged.is_file():
         raise StorageError(f"There is no file {damaged}.", "Name the damaged database.", path=str(damaged))

@@ -22,6 +22,7 @@ from chora.errors import (
     DraftNotFound,
     InvalidContext,
     InvalidInput,
+    LimitExceeded,
     ModificationExecutionFailed,
     ModificationFailed,
     SaveExecutionFailed,
@@ -33,6 +34,7 @@ from chora.errors import (
     ValidationFailed,
     io_details,
 )
+from chora.files import CONFIG_LIMIT
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.reading import DEEPEST, Issue, Parsed, read
 from chora.sources.source import NOT_ITS_FAULT, is_too_deep
@@ -44,6 +46,9 @@ DRAFT_ID = re.compile(r"draft-\d{8}T\d{6}-[0-9a-f]{6}")
 """How a draft is called; no config can be, for the capital letter."""
 CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
 COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,254}")
+MOST_DRAFTS = 100
+OLDEST_SHOWN = 10
+"""Drafts that there may be at once, and those that whoever wants one more is told of."""
 NAME_LIMIT = 255
 """Bytes that a file's name may have nearly everywhere."""
 
@@ -74,9 +79,11 @@ async def make_draft(
 
     Raises:
         ValidationError: it doesn't fit its format; details list every fault.
+        LimitExceeded: it is too large to be a config's file, or there are too many drafts.
         DraftCreationFailed: the store refused.
     """
     parsed = _read(kind, document, "config_data")
+    _check_size(document)
     moment = datetime.now(UTC)
     created = now()
     made = Draft(
@@ -88,12 +95,44 @@ async def make_draft(
         updated_at=created,
     )
     try:
+        _check_room(engine)
         await engine.store.save_draft(made)
     except StorageError as error:
         raise DraftCreationFailed(
             f"The draft couldn't be stored: {error.message}", error.hint, reason=error.message, **error.details
         ) from error
     return made, parsed
+
+
+def _check_size(document: dict[str, Any]) -> None:
+    if (size := len(_encoded("", document))) > CONFIG_LIMIT:
+        raise LimitExceeded(
+            f"The config has {size:,} bytes as a file; {CONFIG_LIMIT:,} are allowed.",
+            "Put long texts into files of their own, and name them as sources.",
+            limit="config",
+            bytes=size,
+        )
+
+
+def _check_room(engine: Engine) -> None:
+    """Refuse one draft too many; which of the others can go, only their authors know."""
+    if engine.store.counts()["drafts"] < MOST_DRAFTS:
+        return
+    oldest = [
+        {
+            "draft_id": draft.draft_id,
+            "config_id": str(draft.config_data.get("id", ""))[:80],
+            "updated_at": draft.updated_at,
+        }
+        for draft in engine.store.drafts()[:OLDEST_SHOWN]
+    ]
+    raise LimitExceeded(
+        f"There are {MOST_DRAFTS} drafts, and no more are kept.",
+        "save_config uses a draft up, and delete_content with its id discards it; the details name the oldest. "
+        "cleanup_ephemeral and `chora gc` remove those older than storage.retention_days.",
+        limit="drafts",
+        drafts=oldest,
+    )
 
 
 async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, store_output: bool = False) -> Tested:
@@ -346,6 +385,7 @@ async def _modify_saved(
 
 
 def _patched(kind: Kind, document: dict[str, Any], where: str, updates: dict[str, Any]) -> Parsed:
+    _check_size(document)
     try:
         return read(kind, document, where=where)
     except ValidationFailed as error:

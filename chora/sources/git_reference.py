@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ TYPE = "git_reference"
 
 DEADLINE = 10.0
 """Seconds that one run of git may take."""
+MEMORY_LIMIT = 1024 * 1024 * 1024
+"""Bytes of memory that git may take: beside what it unpacks, up to a hundred million for what others refer to."""
 COMPLAINT_LIMIT = 4096
 """Bytes that it may say on why it failed."""
 
@@ -248,6 +251,7 @@ async def _run(command: list[str], environment: dict[str, str], given: bytes) ->
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
+    _confine(process.pid)
     output, complaint = bytearray(), bytearray()
     try:
         async with trio.open_nursery() as nursery:
@@ -261,6 +265,20 @@ async def _run(command: list[str], environment: dict[str, str], given: bytes) ->
             for pipe in (process.stdin, process.stdout, process.stderr):
                 await pipe.aclose()
             await process.wait()
+
+
+def _confine(process: int) -> None:
+    """Bound what a repository made to be large can cost, where the kernel lets a parent do so.
+
+    Memory is what a process has to itself: packs are mapped, and those of a good repository may be larger than that.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    for which, most in ((resource.RLIMIT_DATA, MEMORY_LIMIT), (resource.RLIMIT_CORE, 0)):
+        with contextlib.suppress(OSError, ValueError):  # it has ended already, or is bounded further
+            resource.prlimit(process, which, (most, most))
 
 
 async def _give(pipe: trio.abc.SendStream, data: bytes) -> None:

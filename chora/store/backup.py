@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false
 # (apsw's stubs name a buffer type that Python 3.11 does not have)
-"""Backups of a project's store, restoring them, and saving what can be saved of a damaged database.
+"""Backups of a project's store, and restoring them.
 
 A backup is one SQLite file, whatever the backend. It appears under its name only when it is complete, synced and
 verified; until then it is a hidden temporary file. Restoring verifies first, and keeps what it replaces as a backup of
@@ -17,13 +17,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import apsw
 import trio
 
 from chora.config import Storage
 from chora.errors import ChoraError, StorageError, UsageError, io_details
+from chora.files import drop_leftovers
 from chora.store import BACKENDS, SqliteStore, Store, open_store
 from chora.store.migrate import migrate
 from chora.store.sqlite import APPLICATION_ID, TABLES, migrations, translated
@@ -32,6 +33,10 @@ log = logging.getLogger("chora.store")
 
 NAMES = re.compile(r"(storage|replaced)-\d{8}T\d{9}Z\.db")
 """What backups of ours are called; others in the folder are none of our business."""
+
+
+LEFTOVERS = re.compile(rf"\.{NAMES.pattern}\.tmp(-wal|-shm|-journal)?")
+"""What is left of one whose making was ended."""
 
 
 class Backup(NamedTuple):
@@ -56,6 +61,7 @@ async def back_up(store: Store, folder: Path, *, prefix: str = "storage") -> Bac
     target, temporary = folder / name, folder / f".{name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        drop_leftovers(folder, LEFTOVERS)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             if isinstance(store, SqliteStore):
@@ -257,60 +263,3 @@ def _overwrite(path: Path, source: Path) -> None:
         new.backup("main", old, "main") as copying,
     ):
         copying.step(-1)
-
-
-# -- saving what can be saved -----------------------------------------------------------------------------------
-
-
-class Salvaged(NamedTuple):
-    """What could be read of a damaged database, and where it was written."""
-
-    path: Path
-    saved: dict[str, int]
-    lost: dict[str, int]
-    """Rows that are known to be there and couldn't be read."""
-
-
-def salvage(damaged: Path, target: Path) -> Salvaged:
-    """Copy every row that can still be read into a new database; the damaged one is only read.
-
-    Raises:
-        StorageError: nothing of it can be read, or the new one can't be written.
-    """
-    saved: dict[str, int] = {}
-    lost: dict[str, int] = {}
-    SqliteStore(target).close()
-    with (
-        translated(damaged),
-        _opened(str(damaged), apsw.SQLITE_OPEN_READONLY) as old,
-        _opened(str(target), apsw.SQLITE_OPEN_READWRITE) as new,
-    ):
-        for table in TABLES.values():
-            saved[table], lost[table] = _salvage_table(old, new, table)
-    return Salvaged(target, saved, {table: count for table, count in lost.items() if count})
-
-
-def _salvage_table(old: apsw.Connection, new: apsw.Connection, table: str) -> tuple[int, int]:
-    """Read a table row by row; where a page is damaged, from its other end too."""
-    known: set[int] = set()
-    lost = 0
-    columns = [row[1] for row in new.execute(f"PRAGMA table_info({table})")]
-    names = ", ".join(columns)
-    marks = ", ".join("?" * len(columns))
-    for order in ("ASC", "DESC"):
-        rows: Any = iter(())
-        with contextlib.suppress(apsw.Error):
-            rows = old.execute(f"SELECT rowid, {names} FROM {table} NOT INDEXED ORDER BY rowid {order}")  # noqa: S608
-        while True:
-            try:
-                row = next(rows, None)
-            except apsw.Error:
-                lost = 1
-                break
-            if row is None or row[0] in known:
-                break
-            known.add(row[0])
-            new.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", row[1:])  # noqa: S608
-        if not lost:
-            break
-    return len(known), lost

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from chora.errors import StorageError
+
 PATIENCE = 5.0
 """Seconds to wait for another process's turn to end."""
 RACY = 50_000_000
@@ -157,6 +159,30 @@ def sync_folder(folder: Path) -> None:
 
 
 # -- looking ----------------------------------------------------------------------------------------------------
+
+ROOM = 128 * 1024
+"""Bytes that a disk must have left to be worth writing to."""
+
+
+def check_room(folder: Path) -> None:
+    """Raise StorageError if next to nothing can be written to the disk of a folder."""
+    try:
+        if sys.platform == "win32":
+            import shutil
+
+            free = shutil.disk_usage(folder).free
+        else:
+            disk = os.statvfs(folder)
+            free = (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize
+    except OSError:  # whoever writes there will say more about it
+        return
+    if free < ROOM:
+        raise StorageError(
+            f"The disk of {folder} is full: {free:,} bytes are left.",
+            "Free some disk space; nothing that was acknowledged is lost.",
+            storage_path=str(folder),
+            errno=errno.ENOSPC,
+        )
 
 
 def is_settled(modified: int) -> bool:

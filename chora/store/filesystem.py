@@ -8,6 +8,7 @@
     last-version-id                                               so that none is given twice
     deleting.json                                                 versions on their way out, if a deletion was cut off
     .lock                                                         held by the one process that writes
+    .check                                                        written to see whether anything can be
 
 Every file appears whole or not at all. What can't be understood is left out with one warning and never touched.
 A folder is looked through again when its time of change says so, a file is read again when it changed.
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import threading
+import time
 from bisect import bisect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +34,7 @@ import trio
 from msgspec import Struct
 
 from chora.errors import InvalidInput, StorageError, io_details
-from chora.store.disk import file_name, is_settled, make_folder, replace, sync_folder, turn
+from chora.store.disk import check_room, file_name, is_settled, make_folder, replace, sync_folder, turn
 from chora.store.ids import id_after, time_of
 from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, Kind
 from chora.store.records import (
@@ -54,6 +57,8 @@ log = logging.getLogger("chora.store")
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
+RETRY_TIME = 0.5
+"""Seconds for which a failed write speaks for the next one."""
 PAGE = 100  # records that are in memory at once while all of a kind are read
 
 _VERSION_FILE = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d)-(\d\d)-(\d\d)\.(\d{3})Z-([0-9a-f]{4})\.json", re.ASCII)
@@ -212,6 +217,11 @@ class FilesystemStore:
         self._retention = {"keep_versions": None, "keep_days": retention_days or None}
         self._is_closed = False
         self._deleting = folder / "deleting.json"
+        self._broken: StorageError | None = None
+        """Why the last write failed."""
+        self._written = -math.inf
+        """When the last write ended, well or not."""
+        self._checking = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._guard = threading.RLock()  # the loop and the writing thread both look at what is known
         self._contents: dict[str, _Content] = {}
@@ -230,11 +240,18 @@ class FilesystemStore:
         """Nothing is open between two calls; from now on there are none."""
         self._is_closed = True
 
-    def check(self) -> None:
-        """Raise StorageError unless the folder is there and can be written."""
-        with self._looking():
-            if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
-                raise FileNotFoundError(2, "it is gone, or closed to us", str(self._root))
+    async def check(self, within: float = math.inf) -> None:
+        """Raise StorageError unless the folder is there, takes files, and its disk has room."""
+        async with self._checking:
+            with self._looking():
+                if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
+                    raise FileNotFoundError(2, "it is gone, or closed to us", str(self._root))
+            check_room(self._root)
+            age = time.monotonic() - self._written
+            if self._broken is not None and age < RETRY_TIME:
+                raise self._broken
+            if self._broken is not None or age > within:
+                await self._write(lambda: replace(self._root / ".check", [b"This can be written.\n"]))
 
     def counts(self) -> dict[str, int]:
         """How many records of each kind there are."""
@@ -572,8 +589,17 @@ class FilesystemStore:
 
     async def _write(self, change: Callable[[], T]) -> T:
         def run() -> T:
-            with self._translated(), self._turn():
-                return change()
+            try:
+                with self._translated(), self._turn():
+                    done = change()
+            except StorageError as error:
+                self._broken = error
+                raise
+            else:
+                self._broken = None
+                return done
+            finally:
+                self._written = time.monotonic()
 
         # Not abandoned on cancellation: a caller that is told "cancelled" must not race its own write.
         return await trio.to_thread.run_sync(run, limiter=self._limiter)

@@ -10,6 +10,8 @@ Writes that wait while another one is on its way to disk go there together after
 
 from __future__ import annotations
 
+import contextlib
+import math
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -23,6 +25,7 @@ import msgspec
 import trio
 
 from chora.errors import StorageError, io_details
+from chora.store.disk import check_room
 from chora.store.ids import id_after, time_of
 from chora.store.records import (
     Completion,
@@ -45,7 +48,22 @@ R = TypeVar("R", bound=Record)
 
 APPLICATION_ID = 0x63686F72  # "chor": tells our databases from any other SQLite file
 BUSY_TIMEOUT = 5000  # milliseconds
+PAGE_SIZE = 4096  # bytes of a page of the file, SQLite's own choice
+LOOK_TIME = 0.1
+"""Seconds that opening takes at most to look for damage; a database of 50 MB needs a fifth of that."""
+READ_TIME = 5.0
+WRITE_TIME = 60.0
+"""Seconds after which a statement is given up, so that none holds the loop or the writing thread for ever."""
+RETRY_TIME = 0.5
+"""Seconds for which a failed write speaks for the next one."""
+STEPS = 1000  # instructions of SQLite's machine between two looks at the clock
 PAGE = 100  # records that are in memory at once while all of a kind are read
+
+FAULTS = (
+    *(apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.CorruptError, apsw.NotADBError),
+    *(apsw.PermissionsError, apsw.NoLFSError, apsw.NoMemError),
+)
+"""What isn't the doing of whoever asked: the next one will most likely meet it too."""
 
 Rows = list[tuple[Any, ...]]
 
@@ -121,6 +139,9 @@ class SqliteStore:
         self.path = path
         self._broken: apsw.Error | None = None
         """Why the last write failed, if it was the disk's or the file's doing."""
+        self._written = -math.inf
+        """When the last write ended, well or not."""
+        self._checking = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._turn = trio.Lock()
         self._waiting: list[_Write[Any]] = []
@@ -132,25 +153,43 @@ class SqliteStore:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 place, flags = str(path), 0
             self.address, self.flags = place, flags
+            was_left_open = path is not None and has_wal(path)
             self._writer = _connect(place, flags)
             try:
                 _migrate(self._writer, path)
                 self._reader = _connect(place, flags)
             except BaseException:
+                if was_left_open:  # closing would fold what the WAL holds into a file that isn't ours to change
+                    self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 self._writer.close()
                 raise
+            self._file = _file_at(path)
+            self._reading, self._writing = Deadline(self._reader), Deadline(self._writer)
 
     def close(self) -> None:
         """Close both connections; the WAL is folded into the database by the last one out."""
         self._reader.close()
         self._writer.close()
 
-    def check(self) -> None:
-        """Raise StorageError unless the database answers now, and took the last write it was given."""
-        with translated(self.path):
-            if self._broken is not None:
+    async def check(self, within: float = math.inf) -> None:
+        """Raise StorageError unless the database answers now, takes writes, and its disk has room."""
+        if not self._seems_fine(within):
+            async with self._checking:
+                if not self._seems_fine(within):  # while somebody else checked, it may have been written to
+                    # The version that is there already: the smallest write that really goes to disk.
+                    await self._write(lambda db: db.pragma("user_version", db.pragma("user_version")))
+
+    def _seems_fine(self, within: float) -> bool:
+        """Whether there is no need to try a write; raises StorageError where one would be in vain."""
+        self._check_in_place()
+        self._read("SELECT count(*) FROM sqlite_schema")
+        if self.path is not None:
+            check_room(self.path.parent)
+        age = time.monotonic() - self._written
+        if self._broken is not None and age < RETRY_TIME:
+            with translated(self.path):
                 raise self._broken
-            self._reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        return self._broken is None and age <= within
 
     def counts(self) -> dict[str, int]:
         """How many rows each table holds."""
@@ -169,7 +208,7 @@ class SqliteStore:
 
         def add(db: apsw.Connection) -> Version:
             saved = msgspec.structs.replace(version, version_id=version.version_id or _next_version_id(db))
-            _put(db, saved)
+            put_record(db, saved)
             return saved
 
         return await self._write(add)
@@ -222,7 +261,7 @@ class SqliteStore:
 
     async def save_draft(self, draft: Draft) -> None:
         """Store a draft durably, over an earlier one of the same id."""
-        await self._write(lambda db: _put(db, draft))
+        await self._write(lambda db: put_record(db, draft))
 
     def draft(self, draft_id: str) -> Draft | None:
         """The draft of this id."""
@@ -272,7 +311,7 @@ class SqliteStore:
 
     async def save_job(self, job: Job) -> None:
         """Store a job durably, over an earlier state of it."""
-        await self._write(lambda db: _put(db, job))
+        await self._write(lambda db: put_record(db, job))
 
     def job(self, job_id: str) -> Job | None:
         """The job of this id."""
@@ -314,7 +353,7 @@ class SqliteStore:
 
     async def add_sample(self, sample: Sample) -> None:
         """Store one measurement durably."""
-        await self._write(lambda db: _put(db, sample))
+        await self._write(lambda db: put_record(db, sample))
 
     def samples(self, kind: str, since: str = "") -> list[Sample]:
         """Measurements of a kind taken at or after a time, oldest first."""
@@ -361,7 +400,7 @@ class SqliteStore:
             if not rows:
                 return
             for row in rows:
-                yield _record(kind, row[1:])
+                yield record_of(kind, row[1:])
             last = rows[-1][0]
 
     async def add_records(self, records: Iterable[Record]) -> None:
@@ -383,10 +422,10 @@ class SqliteStore:
 
     def _all(self, kind: type[R], where: str, *values: Any) -> list[R]:
         rows = self._read(f"SELECT {', '.join(kind.__struct_fields__)} FROM {TABLES[kind]} WHERE {where}", *values)
-        return [_record(kind, row) for row in rows]
+        return [record_of(kind, row) for row in rows]
 
     def _read(self, sql: str, *values: Any) -> Rows:
-        with translated(self.path):
+        with translated(self.path), self._reading.within(READ_TIME):
             return cast(Rows, self._reader.execute(sql, values).fetchall())
 
     async def _put_all(self, records: Iterable[Record]) -> None:
@@ -394,7 +433,7 @@ class SqliteStore:
 
         def put(db: apsw.Connection) -> None:
             for record in given:
-                _put(db, record)
+                put_record(db, record)
             for subject in {record.subject for record in given if isinstance(record, Trace)}:
                 _forget_old_traces(db, subject)
 
@@ -428,25 +467,73 @@ class SqliteStore:
         with translated(self.path):
             return write.answer()
 
+    def _check_in_place(self) -> None:
+        """Raise StorageError if the file isn't where it was: what is written to it now, nobody would find again."""
+        if _file_at(self.path) != self._file:
+            raise StorageError(
+                f"{self.path} was moved, removed or replaced while it was open.",
+                "Put it back, or start chora again to go on with what is there now.",
+                storage_path=str(self.path),
+            )
+
     def _commit(self, batch: list[_Write[Any]]) -> None:
         try:
-            with _transaction(self._writer):
+            self._check_in_place()
+            with self._writing.within(WRITE_TIME), _transaction(self._writer):
                 for write in batch:
                     write.make(self._writer)
-        except apsw.FullError as error:
-            self._broken = error
+        except (apsw.FullError, apsw.InterruptError) as error:
+            self._broken = error if isinstance(error, FAULTS) else None
             if len(batch) == 1:
                 batch[0].error = error
                 return
-            for write in batch:  # without those that are too large, the others may find room
+            for write in batch:  # without those that are too large, the others may find room, and time
                 write.error = None
                 self._commit([write])
-        except apsw.Error as error:
-            self._broken = None if isinstance(error, apsw.BusyError) else error
+        except (apsw.Error, StorageError) as error:
+            self._broken = error if isinstance(error, FAULTS) else None
             for write in batch:
                 write.error = error
         else:
-            self._broken = None
+            self._broken = next((write.error for write in batch if isinstance(write.error, FAULTS)), None)
+        finally:
+            self._written = time.monotonic()
+
+
+class Deadline:
+    """Gives up whatever a connection executes once its time is over."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self._until = math.inf
+        db.set_progress_handler(lambda: time.monotonic() > self._until, STEPS)
+
+    @contextmanager
+    def within(self, seconds: float) -> Generator[None]:
+        """Let what is executed inside take so long; beyond it, apsw.InterruptError is raised."""
+        self._until = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._until = math.inf
+
+
+def has_wal(path: Path) -> bool:
+    """Whether changes lie beside a database that aren't folded in: a process has it open, or was ended."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _file_at(path: Path | None) -> tuple[int, int] | None:
+    """What tells a file from another one that was put in its place."""
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _connect(place: str, flags: int) -> apsw.Connection:
@@ -478,6 +565,8 @@ def _migrate(db: apsw.Connection, path: Path | None) -> None:
             "Install the newer chora again, or restore a backup made by this one.",
             storage_path=str(path),
         )
+    if not is_empty:
+        _look_for_damage(db, path)
     _enter_wal(db)
     db.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
     while version < newest:
@@ -490,6 +579,20 @@ def _migrate(db: apsw.Connection, path: Path | None) -> None:
                 db.pragma("application_id", APPLICATION_ID)
                 db.pragma("user_version", number)
                 version = number
+
+
+def _look_for_damage(db: apsw.Connection, path: Path | None) -> None:
+    """Refuse a damaged database while it is still as it was; a large one is looked at for as long as there is time."""
+    with contextlib.suppress(apsw.InterruptError), Deadline(db).within(LOOK_TIME):
+        found = cast(str, db.execute("PRAGMA quick_check(1)").fetchall()[0][0])
+        if found != "ok":
+            raise StorageError(
+                f"{path} is damaged: {' '.join(found.split())}.",
+                "`chora doctor` says what can be saved, `chora restore` puts a backup in its place.",
+                storage_path=str(path),
+                error_type="CorruptError",
+            )
+    db.set_progress_handler(None)
 
 
 def _enter_wal(db: apsw.Connection) -> None:
@@ -517,7 +620,8 @@ def _highest_id(db: apsw.Connection, where: str = "", *values: str) -> str | Non
     return cast("str | None", db.execute(f"SELECT max(id) FROM ({known})", values).fetchall()[0][0])
 
 
-def _put(db: apsw.Connection, record: Record) -> None:
+def put_record(db: apsw.Connection, record: Record) -> None:
+    """Write a record over that of the same identity."""
     columns: dict[str, Any] = {name: getattr(record, name) for name in record.__struct_fields__}
     for name in _OBJECTS[type(record)]:
         columns[name] = msgspec.json.encode(columns[name]).decode()
@@ -539,11 +643,16 @@ def _run(db: apsw.Connection, sql: str, value: str) -> int:
     return db.changes()
 
 
-def _record(kind: type[R], row: tuple[Any, ...]) -> R:
+def record_of(kind: type[R], row: Sequence[Any], names: Sequence[str] = ()) -> R:
+    """The record in a row of all its columns, or of those with the names.
+
+    Raises:
+        msgspec.MsgspecError: it isn't one.
+    """
     objects = _OBJECTS[kind]
     fields = {
         name: msgspec.json.decode(value) if name in objects else value
-        for name, value in zip(kind.__struct_fields__, row, strict=True)
+        for name, value in zip(names or kind.__struct_fields__, row, strict=True)
     }
     return msgspec.convert(fields, kind, strict=False)
 
@@ -569,8 +678,10 @@ def translated(path: Path | None) -> Generator[None]:
         advice: dict[type[apsw.Error], str] = {
             apsw.FullError: "Free some disk space; nothing that was acknowledged is lost.",
             apsw.BusyError: "Another process holds the database for long; try again.",
-            apsw.CorruptError: "The file is damaged and was left as it is; restore a backup.",
+            apsw.CorruptError: "The file is damaged and was left as it is; `chora doctor` says what can be saved, or "
+            "restore a backup.",
             apsw.NotADBError: "The file is not a database; it was left as it is. Move it away or restore a backup.",
+            apsw.InterruptError: "It took too long and was given up; ask for less, or see whether the disk is slow.",
             apsw.CantOpenError: "Check that the folder exists and may be written.",
             apsw.ReadOnlyError: "Check the permissions of the file and its folder.",
             apsw.IOError: "Check the disk: it failed, or is full.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -37,8 +38,12 @@ class Store(Protocol):
         """Let go of files; nothing is lost by not calling it."""
         ...
 
-    def check(self) -> None:
-        """Raise StorageError unless the store answers now."""
+    async def check(self, within: float = math.inf) -> None:
+        """Raise StorageError unless the store answers now, takes writes, and its disk has room.
+
+        That it takes writes is known from the last one; if that failed, or was longer ago than `within` in seconds,
+        something small is written, by one caller for all who ask meanwhile.
+        """
         ...
 
     def counts(self) -> dict[str, int]:

@@ -126,7 +126,7 @@ def _rules(given: Any, older_than_days: int | None) -> retention.Rules:
 
 
 class DeleteContent(Ask):
-    content_id: Annotated[str, Meta(description="Id of a content of which something is stored")]
+    content_id: Annotated[str, Meta(description="Id of a content of which something is stored, or of a draft")]
     preserve_metadata: Annotated[bool, Meta(description="Delete the texts and keep what is known of them")] | None = (
         False
     )
@@ -160,12 +160,16 @@ async def _agreed(call: Call, content_id: str, users: list[str]) -> bool:
 
 @tool(title="Delete a content's texts", category="Storage", destructive=True, scope="admin")
 async def delete_content(engine: Engine, ask: DeleteContent, call: Call) -> DeletedContent:
-    """Delete every stored text of a content; its config stays. Refused while artifacts use it, unless forced."""
+    """Delete every stored text of a content; its config stays. Refused while artifacts use it, unless forced.
+
+    With the id of a draft, the draft is discarded.
+    """
     started = time.monotonic()
     engine.catalog.check_id(ask.content_id)
+    draft = engine.store.draft(ask.content_id)
     infos = engine.store.version_infos(ask.content_id)
     texts = [info for info in infos if not info.deleted]
-    if not (texts if ask.preserve_metadata else infos):
+    if draft is None and not (texts if ask.preserve_metadata else infos):
         raise ContentNotFound(
             f"Nothing is stored of {ask.content_id!r}.",
             "list_content shows what is stored.",
@@ -184,6 +188,7 @@ async def delete_content(engine: Engine, ask: DeleteContent, call: Call) -> Dele
         await engine.store.delete_versions(
             [info.version_id for info in doomed], keep_metadata=bool(ask.preserve_metadata)
         )
+        await engine.store.delete_draft(ask.content_id)
     except StorageError as error:
         raise DeletionFailed(
             f"{ask.content_id} couldn't be deleted: {error.message}",

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora import app, config
+from chora.engine import drafts
 from chora.engine.drafts import NAME_LIMIT, find_draft, make_draft, merge_patch, modify, save_draft, try_draft
 from chora.engine.engine import Engine
 from chora.errors import (
@@ -23,6 +24,7 @@ from chora.errors import (
     DraftNotFound,
     InvalidContext,
     InvalidInput,
+    LimitExceeded,
     ModificationExecutionFailed,
     ModificationFailed,
     SaveExecutionFailed,
@@ -32,9 +34,10 @@ from chora.errors import (
     TestFailed,
     ValidationError,
 )
+from chora.files import CONFIG_LIMIT
 from chora.render.pool import RenderPool
 from chora.store import Draft, SqliteStore
-from tests.conftest import Project, artifact, child, content, text, unchanged
+from tests.conftest import Asking, Project, artifact, child, content, text, unchanged
 
 COLLECTION: dict[str, Any] = {
     "type": "collection",
@@ -355,6 +358,44 @@ async def test_a_draft_that_no_longer_fits_is_not_saved(project: Project, engine
     )
     with unchanged(project), pytest.raises(ValidationError):
         await save_draft(engine, draft_id, "note")
+
+
+async def test_one_draft_too_many_is_refused(engine: Engine, ask: Asking, monkeypatch: pytest.MonkeyPatch):
+    """None of the others goes for it; the error names the oldest and the ways to have room again, and they work."""
+    monkeypatch.setattr(drafts, "MOST_DRAFTS", 12)
+    made = [await draft(engine, text(f"note-{number}", "x")) for number in range(12)]
+    with pytest.raises(LimitExceeded, match="12 drafts") as caught:
+        await draft(engine, text("one-more", "x"))
+    assert caught.value.details["limit"] == "drafts"
+    kept = engine.store.drafts()
+    assert sorted(each.draft_id for each in kept) == sorted(made)
+    named = [(each["draft_id"], each["config_id"]) for each in caught.value.details["drafts"]]
+    assert named == [(each.draft_id, each.config_data["id"]) for each in kept[:10]]
+    assert caught.value.hint is not None
+    for way in ("save_config", "delete_content", "cleanup_ephemeral", "chora gc"):
+        assert way in caught.value.hint
+    await save_draft(engine, made[0], "note-0")
+    made.append(await draft(engine, text("one-more", "x")))
+    gone = await ask("delete_content", content_id=made[1])
+    assert (gone["status"], gone["versions_deleted"]) == ("deleted", 0)
+    await draft(engine, text("another", "x"))
+    with pytest.raises(LimitExceeded):
+        await draft(engine, text("one-more", "x"))
+
+
+async def test_a_config_too_large_for_a_file_is_no_draft(project: Project, engine: Engine):
+    """Saved, nobody could read it; neither can one be made by patches."""
+    with pytest.raises(LimitExceeded, match="bytes as a file") as caught:
+        await draft(engine, text("note", "x" * CONFIG_LIMIT))
+    assert caught.value.details["limit"] == "config"
+    assert engine.store.drafts() == []
+    kept = await draft(engine, text("note", "x" * (CONFIG_LIMIT - 2_000)))
+    with pytest.raises(LimitExceeded):
+        await modify(engine, kept, {"more": "x" * 3_000})
+    saved = await save_draft(engine, kept, "note")
+    assert engine.catalog.find("content", "note").path == saved.path
+    with unchanged(project), pytest.raises(LimitExceeded):
+        await modify(engine, "note", {"more": "x" * 3_000})
 
 
 async def test_a_disk_that_refuses_leaves_everything(project: Project, engine: Engine):

@@ -12,10 +12,11 @@ import trio
 from chora.access import LOCAL
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server, Session
+from chora.protocol.project import project_server
+from chora.protocol.session import Session
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, content, text
-from tests.hostile.measures import MIB, bounded, is_well, linux, prepare, process, serving, settled
+from tests.hostile.measures import MIB, PATIENCE, bounded, is_well, linux, prepare, process, serving, settled
 from tests.visitor import HELLO, message
 
 pytestmark = linux
@@ -127,7 +128,7 @@ async def test_files_that_are_no_configs(project: Project, ask: Asking):
     await is_well(ask)
     for kind, (suffix, body) in FILES.items():
         target = project.write(f"configs/content/odd{suffix}", body)
-        with bounded(project, seconds=6, memory=120 * MIB):
+        with bounded(project, memory=120 * MIB):
             answer = await ask.answer("generate_content", {"content_config_id": "odd", "force": True})
             if not answer["success"]:
                 codes = ("validation_failed", "limit_exceeded", "config_not_found", "generation_failed")
@@ -148,7 +149,7 @@ async def test_files_of_the_other_kinds(project: Project, ask: Asking, folder: s
         if kind.startswith("many"):
             continue
         target = project.write(f"configs/{folder}/odd{suffix}", body.replace(b'"content"', f'"{folder}"'.encode(), 1))
-        with bounded(project, seconds=6, memory=120 * MIB):
+        with bounded(project, memory=120 * MIB):
             if folder == "artifact":
                 answers = [
                     await ask.answer("assemble_artifact", {"artifact_config_id": "odd"}),
@@ -173,7 +174,7 @@ async def test_drafts_of_the_same_bodies(project: Project, ask: Asking):
     await is_well(ask)
     for kind, (_, body) in FILES.items():
         data = body.decode("utf-8", "replace")
-        with bounded(project, seconds=8, memory=120 * MIB, written=5 * MIB):
+        with bounded(project, memory=120 * MIB, written=5 * MIB):
             answer = await ask.answer("draft_config", {"config_type": "content", "config_data": data})
             if answer["success"]:
                 await ask.answer("test_config", {"draft_id": answer["draft_id"]})
@@ -207,7 +208,7 @@ async def test_sources_of_the_same_bodies(project: Project, ask: Asking):
         target = project.write(path, body)
         source = {"id": "x", "source_type": "external_file", "source_locator": path}
         project.save(content("note", pattern={"type": "jinja2", "template": "{{ x|length }}\n"}, sources=[source]))
-        with bounded(project, seconds=10, memory=400 * MIB):
+        with bounded(project, memory=400 * MIB):
             answer = await ask.answer("generate_content", {"content_config_id": "note", "force": True})
             if not answer["success"]:
                 codes = ("generation_failed", "limit_exceeded", "invalid_context")
@@ -223,7 +224,7 @@ async def test_ten_thousand_files(project: Project, ask: Asking):
     for number in range(10_001):
         (folder / f"c{number}.json").write_bytes(VALID.replace(b'"odd"', b'"c%d"' % number))
     await is_well(ask)
-    with bounded(project, seconds=30, memory=300 * MIB, written=6 * MIB):
+    with bounded(project, memory=300 * MIB, written=6 * MIB):
         assert (await ask("list_content_configs"))["total"] == 10_002
         await ask.refused("generate_content", "config_not_found", content_config_id="nowhere")
         assert (await ask("generate_content", content_config_id="c9999"))["success"]
@@ -268,7 +269,7 @@ async def test_very_wide_and_tangled_configs(project: Project, ask: Asking, coun
         ("batch_generate", {"content_ids": ["leaf"] * count}),
     ]
     for tool, arguments in calls:
-        with bounded(project, seconds=15, memory=150 * MIB, written=4 * MIB):
+        with bounded(project, memory=150 * MIB, written=4 * MIB):
             answer = await ask.answer(tool, arguments)
             assert answer["success"] or answer["error"]["code"] in (
                 *("generation_failed", "composition_failed", "circular_reference", "max_depth_exceeded"),
@@ -350,7 +351,7 @@ async def test_messages_over_http(project: Project):
         await is_well()
         await settled(server)
         for kind, body in MESSAGES.items():
-            with bounded(project, server.pid, seconds=8, memory=150 * MIB):
+            with bounded(project, server.pid, memory=150 * MIB):
                 answer = await visitor.post(body)
                 assert answer.status_code in (200, 202, 400, 413), (kind, answer)
                 assert len(answer.content) < len(body) + 100_000, kind  # an id comes back, whatever its length
@@ -371,7 +372,7 @@ async def test_messages_on_pipes(project: Project):
             assert server.stdin is not None
             assert server.stdout is not None
             await server.stdin.send_all(line + b"\n" + well + b"\n")
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 while b'"id":"well"' not in received or not received.endswith(b"\n"):
                     received.extend(await server.stdout.receive_some(65536))
             lines = bytes(received).splitlines()
@@ -384,7 +385,7 @@ async def test_messages_on_pipes(project: Project):
         await ask(b"")
         await settled(server)
         for kind, body in MESSAGES.items():
-            with bounded(project, server.pid, seconds=8, memory=150 * MIB):
+            with bounded(project, server.pid, memory=150 * MIB):
                 answers = await ask(body.replace(b"\n", b" "))
                 (good,) = [msgspec.json.decode(each) for each in answers if b'"id":"well"' in each]
                 assert good["result"]["structuredContent"]["success"] is True, (kind, good)
@@ -394,7 +395,7 @@ async def test_messages_on_pipes(project: Project):
 @pytest.mark.parametrize("levels", [2, 30, 60, 300, 900])
 async def test_batches_in_batches(ask: Asking, levels: int):
     """Where a revision knows batches, one in another is no message, however deep it goes."""
-    server = Server(ask.engine, TOOLS, Metrics())
+    server = project_server(ask.engine, TOOLS, Metrics())
     session = Session("memory", LOCAL)
     session.revision = wire.REVISIONS["2025-03-26"]
     ping = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'

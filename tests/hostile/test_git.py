@@ -28,8 +28,7 @@ INJECTED = "{{ 7 * 7 }}{% include '../chora.toml' %}--upload-pack=touch x"
 
 
 @pytest.fixture
-def project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr(git_reference, "DEADLINE", 1.0)
+def project(project: Project) -> Project:
     return prepare(project)
 
 
@@ -161,13 +160,14 @@ TRAPS: dict[str, Trap] = {
 
 
 @pytest.mark.parametrize("kind", TRAPS)
-async def test_repositories_that_bite(project: Project, ask: Asking, kind: str):
+async def test_repositories_that_bite(project: Project, ask: Asking, kind: str, monkeypatch: pytest.MonkeyPatch):
     """It is an error of the source, within the deadline, and what it costs is bounded; other texts go on."""
     commit(project, a_md="fine")
     assert (await show(ask, project))["content"] == "[fine]"
     await is_well(ask)
     TRAPS[kind](project)
-    with bounded(project, seconds=8):
+    monkeypatch.setattr(git_reference, "DEADLINE", 0.3)  # a good repository would need longer on some machines
+    with bounded(project):
         for locator in ("HEAD:a.md", "main:a/a/a/a.md"):
             answer = await show(ask, project, locator)
             harmless = {
@@ -243,7 +243,7 @@ async def test_many_sources_of_one_repository(project: Project, ask: Asking):
     sources = [{"id": f"s{n}", "source_type": "git_reference", "source_locator": "HEAD:a.md"} for n in range(100)]
     project.save(content("note", pattern={"type": "jinja2", "template": "{{ s0 }}{{ s99 }}"}, sources=sources))
     await is_well(ask)
-    with bounded(project, seconds=20):
+    with bounded(project):
         answer = await ask("generate_content", content_config_id="note")
         assert answer["content"] == "finefine"
         await is_well(ask)

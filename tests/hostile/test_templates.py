@@ -230,7 +230,7 @@ async def test_no_bomb_goes_off(project: Project, ask: Asking, sort: str):
     await is_well(ask)
     for name, template in cases.items():
         project.save(jinja(template))
-        with bounded(project, seconds=8):
+        with bounded(project):
             answer = await ask.answer("generate_content", {**NOTE, "context": {"data": {}}})
             assert not answer["success"], name
             assert answer["error"]["code"] in CODES[sort], (name, answer["error"])
@@ -252,7 +252,7 @@ async def test_every_tool_that_renders_is_as_safe(project: Project, ask: Asking,
             arguments = {"content_ids": ["note", "good"]}
         case _:
             arguments = {"content_config_id": "note"}
-    with bounded(project, seconds=6):
+    with bounded(project):
         answer = await ask.answer(tool, arguments)
         if tool == "batch_generate":
             outcome = {row["content_id"]: row["success"] for row in answer["results"]}
@@ -286,7 +286,7 @@ async def test_a_storm_of_bombs_on_a_server(project: Project):
 
         await is_fine()
         await settled(server)
-        with bounded(project, server.pid, seconds=15, memory=32 * MIB):
+        with bounded(project, server.pid, memory=32 * MIB):
             async with trio.open_nursery() as watching:
                 watching.start_soon(watch)
                 async with trio.open_nursery() as storm:
@@ -317,7 +317,7 @@ async def test_templates_that_include_one_another(project: Project, ask: Asking)
     await is_well(ask)
     for template in ("a.j2", "base.j2", "m.j2", "t0.j2", "any.j2"):
         project.save(jinja(template))
-        with bounded(project, seconds=6):
+        with bounded(project):
             answer = await ask.answer("generate_content", {**NOTE, "context": {"name": "any.j2"}})
             assert answer["error"]["code"] in ("generation_failed", "limit_exceeded"), (template, answer)
             await is_well(ask)
@@ -348,7 +348,7 @@ async def test_huge_contexts(project: Project, ask: Asking, kind: str):
     """A context is bounded by what a worker may have, before it is sent."""
     project.save(jinja("{{ x|length if x else 'none' }}", metadata={"description": "x", "version": "1"}))
     await is_well(ask)
-    with bounded(project, seconds=10, memory=500 * 2**20):
+    with bounded(project, memory=500 * 2**20):
         answer = await ask.answer("generate_content", {**NOTE, "context": CONTEXTS[kind]})
         assert answer["success"] or answer["error"]["code"] in (
             "limit_exceeded",

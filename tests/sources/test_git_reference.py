@@ -674,3 +674,26 @@ def test_the_top_of_a_repository_has_no_prefix(tmp_path: Path):
     folder = Folder(tmp_path)
     assert find_repository(folder, ".").prefix == ""
     assert find_repository(folder, "docs/deep").prefix == "docs/deep/"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounded by the kernel of Linux")
+async def test_git_may_not_take_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A repository made to be large can't fill the machine's memory by what is asked of git."""
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/sh\n"
+        "while grep -q 'Max data size *unlimited' /proc/$$/limits; do sleep 0.01; done\n"
+        "grep -E 'Max (data|core)' /proc/$$/limits\n"
+    )
+    program.chmod(0o755)
+    with trio.fail_after(60):
+        done = await git_reference._run([str(program)], {"PATH": os.environ["PATH"]}, b"")
+    limits = {line.split("  ")[0]: line.split()[-3:-1] for line in done.output.decode().splitlines()}
+    assert limits["Max data size"] == [str(git_reference.MEMORY_LIMIT)] * 2
+    assert limits["Max core file size"] == ["0", "0"]
+    with trio.fail_after(60):
+        greedy = await git_reference._run(
+            [sys.executable, "-c", "import time; time.sleep(0.5); bytearray(2_000_000_000)"], {}, b""
+        )
+    assert b"MemoryError" in greedy.complaint

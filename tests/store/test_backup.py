@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from pathlib import Path
 
 import apsw
@@ -16,7 +17,8 @@ from chora.config import Storage
 from chora.errors import StorageError, UsageError
 from chora.stamps import now, sha256
 from chora.store import SqliteStore, Store, Version, backup, open_store
-from chora.store.backup import back_up, drop_old, restore, salvage, verify
+from chora.store.backup import back_up, drop_old, restore, verify
+from chora.store.salvage import salvage
 
 posix = pytest.mark.skipif(os.name == "nt", reason="permissions and folders")
 BACKENDS = ("sqlite", "filesystem")
@@ -119,6 +121,21 @@ async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
         (tmp_path / "file").write_text("")
         with pytest.raises(StorageError, match="couldn't be written"):
             await back_up(store, tmp_path / "file" / "backups")
+
+
+async def test_what_was_left_of_a_backup_goes(tmp_path: Path):
+    """One whose making was killed leaves a hidden file, which the next one removes once nobody can be at it."""
+    folder, old = tmp_path / "backups", time.time() - 7200
+    folder.mkdir()
+    left = ".storage-20260101T000000000Z.db.tmp"
+    kept = [".storage-20260101T000000001Z.db.tmp", "storage-20260101T000000000Z.db", ".mine.db.tmp", f"{left}.txt"]
+    for name in (left, f"{left}-wal", f"{left}-journal", *kept):
+        (folder / name).write_text("half")
+        if name != kept[0]:
+            os.utime(folder / name, (old, old))
+    with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
+        made = await back_up(store, folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*kept, made.path.name])
 
 
 async def test_old_backups_are_removed_and_nothing_else(tmp_path: Path):
@@ -231,7 +248,7 @@ async def test_what_can_be_read_of_a_damaged_database_is_saved(tmp_path: Path):
     assert path.read_bytes() == bytes(data)
     assert verify(tmp_path / "saved.db")["versions"] == done.saved["versions"]
     assert 150 < done.saved["versions"] < 200
-    assert done.lost == {"versions": 1}
+    assert done.lost == {"versions": 200 - done.saved["versions"]}
     with contextlib.closing(SqliteStore(tmp_path / "saved.db")) as saved:
         bodies = texts(saved)
         assert bodies[0].startswith("0 ")

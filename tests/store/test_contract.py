@@ -1,6 +1,7 @@
 """What every storage backend promises, held against each of them."""
 
 import inspect
+import math
 import string
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -174,7 +175,7 @@ async def test_an_empty_store_knows_nothing(store: Store):
     await store.add_records([])
     assert await store.forget("9999") == 0
     assert set(store.counts().values()) == {0}
-    store.check()
+    await store.check()
 
 
 KINDS = (Version, Draft, Output, Trace, Job, Cost, Completion, Sample, Event)
@@ -565,13 +566,22 @@ async def test_a_closed_store_says_so(store: Store):
     await store.add_version(version())
     store.close()
     store.close()
-    for ask in (store.check, store.counts, lambda: store.versions("tides"), store.jobs, store.drafts):
+    for ask in (store.counts, lambda: store.versions("tides"), store.jobs, store.drafts):
         with pytest.raises(StorageError):
             ask()
-    with pytest.raises(StorageError):
-        await store.add_version(version())
-    with pytest.raises(StorageError):
-        await store.add_sample(sample(AT(1)))
+    for attempt in (store.check, lambda: store.add_version(version()), lambda: store.add_sample(sample(AT(1)))):
+        with pytest.raises(StorageError):
+            await attempt()
+
+
+async def test_a_check_leaves_everything_as_it_was(store: Store):
+    """Even one that writes to see whether it can."""
+    await store.add_version(version())
+    before = store.counts()
+    async with trio.open_nursery() as nursery:
+        for within in (0.0, 0.0, 60.0, math.inf):
+            nursery.start_soon(store.check, within)
+    assert store.counts() == before
 
 
 @requirement("storage.backends")

@@ -510,10 +510,10 @@ def test_a_folder_that_can_t_be_made_is_told(tmp_path: Path):
 async def test_a_folder_that_goes_is_noticed(root: Path):
     """The health check says so."""
     store = FilesystemStore(root)
-    store.check()
+    await store.check()
     root.rename(root.with_name("gone"))
     with pytest.raises(StorageError, match="gone"):
-        store.check()
+        await store.check()
     with pytest.raises(StorageError):
         await store.add_version(version())
 

@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,6 +24,7 @@ import trio.testing
 from chora.errors import StorageError
 from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, VersionInfo, ids, sqlite
 from tests.conftest import requirement
+from tests.disks import Disk, small_disk
 
 ID = r"\d{8}T\d{9}Z-[0-9a-f]{4}"
 
@@ -198,9 +198,9 @@ async def test_stores_in_memory_are_strangers():
     one, other = SqliteStore(None), SqliteStore(None)
     await one.add_version(version())
     assert other.counts()["versions"] == 0
-    one.check()
+    await one.check()
     one.close()
-    other.check()
+    await other.check()
     other.close()
 
 
@@ -419,7 +419,7 @@ def test_what_was_acknowledged_survives_a_kill(path: Path):
             assert writer.returncode == -signal.SIGKILL
         store = SqliteStore(path)
         found = [each.version_id for each in store.versions("tides")]
-        store.check()
+        trio.run(store.check)
         store.close()
         assert set(acknowledged) <= set(found)
         assert len(found) <= len(acknowledged) + 1
@@ -499,40 +499,11 @@ def test_a_folder_that_can_t_be_made_is_told(path: Path):
     assert path.parent.read_text() == "a file"
 
 
-class Disk:
-    """A small disk of its own, which can be filled, and made read-only."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def remount(self, how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", self.root], check=True)
-
-    def fill(self) -> Path:
-        """Take every byte that is left."""
-        filler = self.root / "filler"
-        with filler.open("wb", buffering=0) as file:
-            for size in (4096, 1):
-                try:
-                    while file.write(b"x" * size) == size:
-                        pass
-                except OSError:
-                    continue
-        return filler
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A tmpfs of 2 MiB, which only root on Linux can mount."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("a disk that fills up takes root on Linux")
-    root = tmp_path / "disk"
-    root.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", root], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"a disk that fills up can't be mounted here: {mounted.stderr.strip()}")
-    yield Disk(root)
-    subprocess.run(["umount", "--lazy", root], check=True)
+    """A disk of 2 MiB."""
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        yield disk
 
 
 async def test_a_full_disk_loses_nothing(disk: Disk):
@@ -551,10 +522,10 @@ async def test_a_full_disk_loses_nothing(disk: Disk):
     assert caught.value.hint == "Free some disk space; nothing that was acknowledged is lost."
     assert store.versions("tides") == saved
     with pytest.raises(StorageError, match="full"):
-        store.check()
+        await store.check()
     filler.unlink()
     saved.append(await store.add_version(version(body="z" * 50_000)))
-    store.check()
+    await store.check()
     assert store.versions("tides") == saved
     store.close()
     store = SqliteStore(disk.root / "storage.db")
@@ -642,11 +613,153 @@ def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: 
     holder.close()
 
 
+async def test_whether_it_can_be_written_is_tried(disk: Disk):
+    """A file that nobody may write any more looks fine until it is written to, so that a check does so."""
+    path = disk.root / "storage.db"
+    SqliteStore(path).close()
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", path], check=True)
+        store = SqliteStore(path)
+        await store.check()
+        with pytest.raises(StorageError, match="readonly"):
+            await store.check(within=0)
+        with pytest.raises(StorageError, match="readonly"):
+            await store.check()
+        store.close()
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+    store = SqliteStore(path)
+    await store.check(within=0)
+    store.close()
+
+
+async def test_a_disk_without_room_is_told_before_anything_fails(disk: Disk):
+    """What the WAL has taken already would still take a little."""
+    store = SqliteStore(disk.root / "storage.db")
+    await store.add_version(version(body="x" * 50_000))
+    filler = disk.fill()
+    with pytest.raises(StorageError, match="is full") as caught:
+        await store.check()
+    assert caught.value.hint == "Free some disk space; nothing that was acknowledged is lost."
+    filler.unlink()
+    await store.check(within=0)
+    store.close()
+
+
+async def test_a_check_writes_no_more_often_than_it_must(store: SqliteStore):
+    """Whoever asks while one is on its way, or soon after, is answered by the same write."""
+    writes = 0
+
+    def count(_: object) -> bool:
+        nonlocal writes
+        writes += 1
+        return False
+
+    store._writer.set_commit_hook(lambda: count(None))
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(store.check, 60.0)
+    assert writes == 1
+    await store.check()
+    await store.check(within=60)
+    assert writes == 1
+    await store.check(within=0)
+    assert writes == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows doesn't let go of a file that is open")
+@pytest.mark.parametrize("how", ["moved", "replaced"])
+async def test_a_file_that_is_no_longer_there_takes_no_writes(path: Path, how: str):
+    """SQLite would go on writing into a file that nobody finds again; put back, it is used as before."""
+    store = SqliteStore(path)
+    saved = await store.add_version(version())
+    aside = path.with_name("aside")
+    path.rename(aside)
+    if how == "replaced":
+        path.write_bytes(b"")
+    for attempt in (store.check, lambda: store.add_version(version())):
+        with pytest.raises(StorageError, match="moved, removed or replaced") as caught:
+            await attempt()
+        assert "Put it back" in str(caught.value.hint)
+    aside.replace(path)
+    await store.check(within=0)
+    assert store.latest_version("tides") == saved
+    store.close()
+
+
+async def test_a_statement_that_takes_for_ever_is_given_up(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
+    """Neither a read nor a write holds its thread; the others that wait with the write are stored all the same."""
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS c FROM n"
+    monkeypatch.setattr(sqlite, "READ_TIME", 0.05)
+    monkeypatch.setattr(sqlite, "WRITE_TIME", 0.05)
+    failed: list[StorageError] = []
+
+    async def write_for_ever() -> None:
+        with pytest.raises(StorageError, match="interrupted") as caught:
+            # One that writes takes all of its transaction with it when it is given up.
+            await store._write(lambda db: db.execute(f"INSERT INTO costs SELECT c, 'a', 'b', 1, 1, c FROM ({endless})"))
+        failed.append(caught.value)
+
+    with trio.fail_after(60):
+        with pytest.raises(StorageError, match="interrupted") as caught:
+            store._read(f"SELECT count(*) FROM ({endless})")
+        assert "took too long" in str(caught.value.hint)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(store.add_version, version())
+            nursery.start_soon(write_for_ever)
+            for _ in range(3):
+                nursery.start_soon(store.add_version, version())
+    assert len(failed) == 1
+    assert store.counts()["versions"] == 6
+    await store.check()
+
+
+def many(count: int) -> list[Version]:
+    """Texts that fill a page each."""
+    bodies = (f"{number} {'x' * 3000}" for number in range(count))
+    return [version(body=body, version_id=f"20260101T000000{n:03}Z-0000") for n, body in enumerate(bodies)]
+
+
+def test_a_damaged_database_is_refused_as_it_is(path: Path):
+    """Also with changes beside it that closing it would fold in: not a byte changes, but for the index of the WAL."""
+    store = SqliteStore(path)
+    trio.run(store.add_records, many(300))
+    store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    trio.run(store.add_version, version())
+    wal = path.with_name(f"{path.name}-wal")
+    kept = {file: file.read_bytes() for file in (path, wal)}
+    store.close()
+    whole = bytearray(kept[path])
+    for page in range(40, len(whole) // 4096, 7):
+        whole[page * 4096 : page * 4096 + 64] = os.urandom(64)
+    kept[path] = bytes(whole)
+    for file, body in kept.items():
+        file.write_bytes(body)
+    with pytest.raises(StorageError, match=r"is damaged|malformed") as caught:
+        SqliteStore(path)
+    assert "doctor" in str(caught.value.hint)
+    assert {file: file.read_bytes() for file in kept} == kept
+
+
+def test_looking_for_damage_is_given_up_in_time(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A database that is too large to be looked through is opened all the same."""
+    store = SqliteStore(path)
+    trio.run(store.add_records, many(300))
+    store.close()
+    monkeypatch.setattr(sqlite, "LOOK_TIME", -1.0)
+    monkeypatch.setattr(sqlite, "STEPS", 1)
+    store = SqliteStore(path)
+    assert store.counts()["versions"] == 300
+    store.close()
+
+
 async def test_a_store_that_is_closed_says_so(store: SqliteStore):
     """Whatever is asked of it afterwards is a StorageError, not a crash."""
     store.close()
     with pytest.raises(StorageError):
-        store.check()
+        await store.check()
     with pytest.raises(StorageError):
         await store.add_version(version())
 
@@ -655,12 +768,12 @@ async def test_a_file_that_is_damaged_beneath_us_is_told(path: Path):
     """The health check notices, and the advice is a backup."""
     store = SqliteStore(path)
     await store.add_version(version())
-    store.check()
+    await store.check()
     store.close()
     store = SqliteStore(path)
     path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(StorageError) as caught:
-        store.check()
+        await store.check()
     assert "backup" in str(caught.value.hint)
     store.close()
 

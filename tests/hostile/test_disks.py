@@ -1,0 +1,225 @@
+"""Disks that are full, read-only or gone, under real processes: everything acknowledged stays, all the rest is told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from chora import config
+from chora.config import Storage
+from chora.stamps import sha256
+from chora.store import open_store
+from chora.store.sqlite import RETRY_TIME
+from tests.conftest import Asking, Project, artifact, child, content, text
+from tests.disks import Disk, small_disk
+from tests.hostile.measures import PATIENCE, linux, prepare, serving
+from tests.visitor import Visitor
+
+pytestmark = linux
+
+ROUNDS = 3
+FULL = {"storage_failed", "storage_error", "write_failed", "draft_creation_failed", "save_execution_failed"}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 8 MiB, on which a whole project lies."""
+    with small_disk(tmp_path / "project", "8m") as disk:
+        yield disk
+
+
+async def call(visitor: Visitor, tool: str, **arguments: Any) -> dict[str, Any]:
+    with trio.fail_after(PATIENCE):
+        answer = (await visitor.call(tool, **arguments)).json()
+    return answer["result"]["structuredContent"]
+
+
+async def readiness(visitor: Visitor) -> tuple[int, str]:
+    answer = await visitor.http.get("/ready")
+    return answer.status_code, " ".join(answer.json()["reasons"])
+
+
+async def wait_ready(visitor: Visitor) -> None:
+    with trio.fail_after(PATIENCE):
+        while (await readiness(visitor))[0] != 200:
+            await trio.sleep(0.1)
+
+
+def chora(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        config.own_command("--project", str(project.root), *command),
+        env=config.child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "filesystem"])
+async def test_a_server_on_a_disk_that_fills_up(disk: Disk, backend: Any):
+    """Saves fail as errors of the tools, `/ready` says why, and with room again all goes on without a restart."""
+    project = Project(disk.root)
+    pattern = {"type": "jinja2", "template": "{{ body }}"}
+    project.save(content("large", pattern=pattern), artifact("note", [child("large")]), text("good", "Hello you\n"))
+    if backend != "sqlite":  # the other one is a project without settings
+        project.write("chora.toml", f'[storage]\nbackend = "{backend}"\n')
+    acknowledged: dict[str, str] = {}
+    written = ""
+    async with serving(project) as (_, visitor):
+
+        async def save(size: int) -> str:
+            """Returns what became of it."""
+            body = secrets.token_hex(size // 2)
+            made = await call(visitor, "generate_content", content_config_id="large", context={"body": body})
+            if not made["success"]:
+                return made["error"]["code"]
+            acknowledged[made["metadata"]["version_id"]] = sha256(body.encode())
+            return "ok"
+
+        async def assemble() -> dict[str, Any]:
+            context = {"body": secrets.token_hex(5_000)}
+            return await call(visitor, "assemble_artifact", artifact_config_id="note", context=context, force=True)
+
+        for _ in range(ROUNDS):
+            await wait_ready(visitor)
+            assert await save(100_000) == "ok"
+            assert (await assemble())["success"]
+            written = project.read("outputs/note.md")
+            filler = disk.fill()
+            status, reason = await readiness(visitor)
+            assert (status, "full" in reason, str(disk.root / "x")[:-1] in reason) == (503, True, False), reason
+            codes = [await save(size) for size in (200_000, 100, 400_000, 3_000)]
+            assert set(codes) <= {*FULL, "ok"}, codes
+            assert codes[2] in FULL, codes
+            made = await assemble()
+            if not made["success"]:
+                assert made["error"]["code"] in FULL, made
+                assert project.read("outputs/note.md") == written
+            drafted = await call(visitor, "draft_config", config_type="content", config_data=text("new", "x" * 200_000))
+            assert drafted["error"]["code"] in FULL, drafted
+            assert (await visitor.http.get("/health")).status_code == 200
+            assert (await readiness(visitor))[0] == 503
+            assert not list(disk.root.rglob("*.tmp"))
+            filler.unlink()
+            await wait_ready(visitor)
+        assert await save(100_000) == "ok"
+        assert (await assemble())["success"]
+    store = open_store(disk.root, Storage(backend=backend))
+    found = {each.version_id: each for each in store.versions("large")}
+    assert {name: found[name].sha256 for name in acknowledged} == acknowledged
+    assert all(sha256(each.body.encode()) == each.sha256 for each in found.values())
+    store.close()
+
+
+async def test_outputs_on_a_full_disk(project: Project, ask: Asking):
+    """The old file stays, whole; nothing lies beside it; and the text is remembered, so that only writing is left."""
+    pattern = {"type": "jinja2", "template": "{{ body }}"}
+    project.save(content("large", pattern=pattern), artifact("note", [child("large")]))
+    note = {"artifact_config_id": "note"}
+    with small_disk(project.root / "outputs", "1m") as disk:
+        await ask("assemble_artifact", **note, context={"body": "first"})
+        filler = disk.fill()
+        for size in (1, 100_000, 2_000_000):
+            body = {"body": secrets.token_hex(size)}
+            await ask.refused("assemble_artifact", "write_failed", **note, context=body)
+            assert project.read("outputs/note.md") == "first"
+            assert sorted(path.name for path in disk.root.iterdir()) == ["filler", "note.md"]
+        filler.unlink()
+        await ask("assemble_artifact", **note, context={"body": "second"})
+        assert project.read("outputs/note.md") == "second"
+
+
+async def test_backups_on_a_full_disk(project: Project):
+    """Nothing is left that looks like a backup, or of one; with room again there is one."""
+    prepare(project)
+    assert chora(project, "generate", "good").returncode == 0
+    with small_disk(project.root / "backups", "1m") as disk:
+        filler = disk.fill()
+        for _ in range(2):
+            failed = chora(project, "backup", "--to", str(disk.root))
+            assert failed.returncode == 1, failed
+            assert "Traceback" not in failed.stderr
+            assert "full" in failed.stderr or "disk space" in failed.stderr, failed.stderr
+            assert [path.name for path in disk.root.iterdir()] == ["filler"]
+        filler.unlink()
+        assert chora(project, "backup", "--to", str(disk.root)).returncode == 0
+        assert len(list(disk.root.glob("storage-*.db"))) == 1
+
+
+async def test_events_on_a_full_disk(project: Project, ask: Asking, caplog: pytest.LogCaptureFixture):
+    """The event file is never a reason for work to fail, and goes on once there is room."""
+    prepare(project)
+    with small_disk(project.root / "var", "1m") as disk:
+        filler = disk.fill()
+        for number in range(3):
+            await ask("generate_content", content_config_id="good", context={"name": f"you {number}"})
+        assert sum("events are not being written" in record.message for record in caplog.records) == 1
+        filler.unlink()
+        await ask("generate_content", content_config_id="good", context={"name": "you again"})
+        lines = (disk.root / "telemetry/events.jsonl").read_text().splitlines()
+        assert lines
+        assert all(json.loads(line)["event_type"] for line in lines if line)
+
+
+async def test_files_that_may_not_grow(project: Project):
+    """A quota rather than a full disk: there is room, and still nothing can be written."""
+    prepare(project)
+    project.save(content("large", pattern={"type": "jinja2", "template": "{{ body }}"}))
+    async with serving(project) as (server, visitor):
+        context = {"body": "x" * 10_000}
+        assert (await call(visitor, "generate_content", content_config_id="large", context=context))["success"]
+        await wait_ready(visitor)
+        # Only how far files may reach: what is within stays writable, as under a quota.
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        context = {"body": "y" * 900_000}
+        failed = await call(visitor, "generate_content", content_config_id="large", context=context)
+        assert failed["error"]["code"] in FULL, failed
+        assert (await readiness(visitor))[0] == 503
+        await trio.sleep(RETRY_TIME + 0.1)  # from now on the failure speaks no longer for itself: it is tried again
+        assert (await readiness(visitor))[0] == 503
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await wait_ready(visitor)
+        assert (await call(visitor, "generate_content", content_config_id="large", context=context))["success"]
+
+
+async def test_a_disk_that_is_read_only(disk: Disk):
+    """Nothing starts that couldn't keep anything, one line says why, and afterwards everything is as it was."""
+    project = prepare(Project(disk.root))
+    assert chora(project, "generate", "good").returncode == 0
+    before = {path: path.read_bytes() for path in disk.root.rglob("*") if path.is_file()}
+    disk.remount("ro")
+    for command in (["generate", "good", "--force"], ["serve", "--port", "0"], ["stdio"]):
+        done = chora(project, *command)
+        assert done.returncode == 1, done
+        assert "Traceback" not in done.stderr
+        assert "may be written" in done.stderr or "permissions" in done.stderr, done.stderr
+    disk.remount("rw")
+    assert {path: path.read_bytes() for path in disk.root.rglob("*") if path.is_file()} == before
+    assert chora(project, "generate", "good", "--force").returncode == 0
+
+
+async def test_a_database_that_is_taken_away(project: Project):
+    """A server whose database was moved says so, refuses to write where nobody would look, and takes it back."""
+    prepare(project)
+    database = project.root / ".chora/storage.db"
+    async with serving(project) as (_, visitor):
+        generate = {"content_config_id": "good", "force": True}
+        assert (await call(visitor, "generate_content", **generate))["success"]
+        database.rename(aside := database.with_name("aside"))
+        status, reason = await readiness(visitor)
+        assert (status, "moved, removed or replaced" in reason) == (503, True), reason
+        assert (await call(visitor, "generate_content", **generate))["error"]["code"] in FULL
+        aside.rename(database)
+        await wait_ready(visitor)
+        assert (await call(visitor, "generate_content", **generate))["success"]
+    with contextlib.closing(open_store(project.root, Storage())) as store:
+        assert store.counts()["versions"] == 2
