@@ -1,8 +1,9 @@
-"""`just bench`: chora next to the Python SDK, every pair interleaved in one run, reported as ratios.
+"""`just bench`: chora next to its peers, always in one run, reported as ratios.
 
-Calls: p50 of one sequential `tools/call`, and the CPU time the server spent per call. Start: from exec to the
-answered `tools/list`. Cache: `generate_content` with nothing changed against `force`. Render: what the template workers
-cost, and what bombs cost the others. Collection: next to ninja. Connect: what a bridge adds to a call.
+stdio, http: p50 of one sequential `tools/call`, and the CPU time the server spent per call, next to the SDKs. start:
+from exec to the answered `tools/list`. sse: the memory of idle sessions. connect: what a bridge adds to a call. cache:
+`generate_content` with nothing changed against `force`. render, parallel, respawn, storm: what the template workers
+cost, and what bombs cost the others. collection: next to ninja.
 Names of scenarios on the command line choose among them. Linux only: CPU time is read from /proc.
 """
 
@@ -17,8 +18,9 @@ import trio
 
 from bench.collection import collection
 from bench.connect import connect
-from bench.measure import ROUNDS, Row, chora, compare, free_port, peer, piped, served
-from bench.render import render, respawn, storm
+from bench.doors import http, sse, start, stdio
+from bench.measure import Row, chora, piped
+from bench.render import parallel, render, respawn, storm
 from chora.cli.run import print_table
 from chora.cli.samples import INIT, write_sample
 
@@ -40,37 +42,6 @@ def main() -> None:
         )
 
 
-async def stdio(project: Path, calls: int) -> list[Row]:
-    """One call after the other over pipes."""
-    async with piped(chora(project, "stdio")) as ours, piped(peer("stdio")) as theirs:
-        return await compare("stdio tools/call", ours, theirs, calls)
-
-
-async def http(project: Path, calls: int) -> list[Row]:
-    """One call after the other over one HTTP connection, in the modern era."""
-    ports = [free_port(), free_port()]
-    quiet = {"CHORA_PROBE_INTERVAL": "3600", "CHORA_PROBE_LATENCY_INTERVAL": "3600"}
-    async with (
-        served(chora(project, "serve", "--port", str(ports[0])), ports[0], quiet) as ours,
-        served(peer("http", str(ports[1])), ports[1], {}) as theirs,
-    ):
-        return await compare("/mcp tools/call", ours, theirs, calls)
-
-
-async def start(project: Path, calls: int) -> list[Row]:
-    """From exec to the answered tools/list over stdio."""
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(ROUNDS):
-        for side, command in (("ours", chora(project, "stdio")), ("theirs", peer("stdio"))):
-            began = time.perf_counter()
-            async with piped(command) as (caller, _process):
-                await caller.request("tools/list", {})
-                times[side].append((time.perf_counter() - began) * 1000)
-    return [
-        Row("exec to tools/list, stdio", "ms", statistics.median(times["ours"]), statistics.median(times["theirs"]))
-    ]
-
-
 async def cache(project: Path, calls: int) -> list[Row]:
     """The same generate_content with nothing changed, and made again."""
     async with piped(chora(project, "stdio")) as (caller, _):
@@ -84,7 +55,7 @@ async def cache(project: Path, calls: int) -> list[Row]:
     return [Row("generate_content, cached against made", "ms", cached, made)]
 
 
-SCENARIOS = (stdio, http, connect, start, cache, render, respawn, storm, collection)
+SCENARIOS = (stdio, http, start, sse, connect, cache, render, parallel, respawn, storm, collection)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 import os
 import socket
-import statistics
+import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,34 +29,6 @@ class Row(dict[str, Any]):
 
 def chora(project: Path, *arguments: str) -> list[str]:
     return config.own_command("--project", str(project), *arguments)
-
-
-def peer(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "bench.sdk_server", *arguments]
-
-
-Side = tuple[Caller, trio.Process]
-
-
-async def compare(what: str, ours: Side, theirs: Side, calls: int) -> list[Row]:
-    """Alternate between the two, so that a noisy moment hits both."""
-    times: dict[int, list[float]] = {0: [], 1: []}
-    spent = [0.0, 0.0]
-    for round in range(ROUNDS + 1):
-        for side, (caller, process) in enumerate((ours, theirs)):
-            before = cpu_seconds(process)
-            for _ in range(calls // ROUNDS):
-                began = time.perf_counter()
-                await caller.call("hello_world", {"name": "bench"})
-                if round:  # the first round warms up
-                    times[side].append((time.perf_counter() - began) * 1e6)
-            if round:
-                spent[side] += cpu_seconds(process) - before
-    count = len(times[0])
-    return [
-        Row(f"{what}, p50", "µs", statistics.median(times[0]), statistics.median(times[1])),
-        Row(f"{what}, CPU per call", "µs", max(spent[0], 1 / TICK) / count * 1e6, spent[1] / count * 1e6),
-    ]
 
 
 @asynccontextmanager
@@ -104,6 +75,6 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def cpu_seconds(process: trio.Process) -> float:
+def cpu_seconds(process: trio.Process | subprocess.Popen[bytes]) -> float:
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK

@@ -1,14 +1,19 @@
 """Template workers: what they cost next to rendering inline, after a kill, and while bombs go off beside."""
 
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from bench.connect import CACHE
 from bench.measure import ROUNDS, Row
 from chora import config
 from chora.access import caller
@@ -29,6 +34,8 @@ LARGE = Render("{{ 'x' * 10**12 }}", "large")
 WALL = 0.2
 """Seconds a bomb may take: the storm is about how it is shared out, not about how patient the settings are."""
 BOMBERS = 16
+PARALLEL = "1.3.0"
+"""The release of trio-parallel that we are measured next to."""
 
 
 @asynccontextmanager
@@ -61,6 +68,32 @@ async def render(project: Path, calls: int) -> list[Row]:
                 render_inline(PAGE, compiled, 4 * config.MIB)
                 times[1].append((time.perf_counter() - began) * 1000)
     return [Row("render in a worker, next to inline, p50", "ms", *map(statistics.median, times))]
+
+
+async def parallel(project: Path, calls: int) -> list[Row]:
+    """The same template in a worker of ours and in one of trio-parallel, in turns; each process times itself."""
+    count = max(20, calls // ROUNDS)
+    page = json.dumps({"template": PAGE.template, "context": PAGE.context, "calls": count}).encode()
+    command, ours, theirs = _parallel_peer(), list[float](), list[float]()
+    async with pooled() as pool:
+        for _ in range(ROUNDS):
+            ours += [await timed(lambda: pool.render(PAGE)) for _ in range(count)]
+            done = await trio.run_process(command, stdin=page, capture_stdout=True)
+            theirs += json.loads(done.stdout)
+    return [
+        Row("render in a worker, next to trio-parallel, p50", "ms", statistics.median(ours), statistics.median(theirs))
+    ]
+
+
+def _parallel_peer() -> list[str]:
+    """The peer's command line, in an environment that is made once; never one of ours, which doesn't need it."""
+    python = CACHE / "trio-parallel" / "bin" / "python"
+    if not python.exists():
+        print(f"installing trio-parallel {PARALLEL} into {CACHE}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+        wanted = [f"trio-parallel=={PARALLEL}", *(f"{name}=={version(name)}" for name in ("trio", "jinja2"))]
+        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted], check=True)
+    return [str(python), str(Path(__file__).with_name("parallel_peer.py"))]
 
 
 async def respawn(project: Path, calls: int) -> list[Row]:

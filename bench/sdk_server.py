@@ -1,7 +1,8 @@
-"""The peer: one `hello_world` on the Python SDK's low-level server, over stdio or on uvicorn.
+"""One peer: one `hello_world` on the Python SDK's low-level server, over stdio or on uvicorn.
 
 python -m bench.sdk_server stdio
 python -m bench.sdk_server http PORT
+python -m bench.sdk_server sse PORT
 """
 
 import asyncio
@@ -9,7 +10,6 @@ import json
 import sys
 
 import mcp_types as types
-import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
@@ -41,7 +41,11 @@ def main() -> None:
 
         asyncio.run(run())
     else:
-        app = server.streamable_http_app(json_response=True)
+        import uvicorn  # these would only delay the start over stdio
+        from mcp.server.mcpserver import MCPServer
+
+        modern = sys.argv[1] == "http"
+        app = server.streamable_http_app(json_response=True) if modern else MCPServer("peer").sse_app()
         uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="error")
 
 

@@ -3,7 +3,7 @@
 General layout, upper floors import lower ones and never the other way round:
 
     cli client                  commands for people; the SDK for other programs
-    app                         the life of one process; alone knows every room
+    app bridge                  the life of one process, knows every room; stdio in front of a remote server
     web watch transport         status page; uptime probe, benchmarker, file watcher; how bytes arrive
     protocol                    MCP: what the messages mean
     prompts                     what a person can have a model do
@@ -14,9 +14,11 @@ General layout, upper floors import lower ones and never the other way round:
     render catalog llm          killable template workers; finding config files; asking a language model
     events                      what happened
     store                       what is remembered
+    oauth                       tokens that somebody else issues
     access metrics logs         who may; how often; what is said about it
     files reading               reading and writing safely; raw documents into configs
     config model stamps         settings and secrets; the config formats; how times and hashes are written
+      fetch ending              how to ask over HTTP; how a process comes to its end
     errors                      what can go wrong on purpose
 """
 

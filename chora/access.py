@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -28,6 +28,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 TOKEN_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 TOKEN_LIMIT = 1000
 """Tokens of one project."""
+FILE_LIMIT = 4096
+"""Bytes of a token's file."""
 RESERVED = ("local", "token", "probe")
 """Names of principals that no token may bear."""
 NAMED = "token "
@@ -66,9 +68,9 @@ class Token(msgspec.Struct, frozen=True):
 
     name: str
     scope: Scope
-    sha256: str
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     created: str
-    expires: str | None = None
+    expires: Annotated[str, msgspec.Meta(pattern="^[0-9-]{10}T[0-9:.]{8,15}Z$")] | None = None
 
     @property
     def is_expired(self) -> bool:
@@ -89,6 +91,7 @@ class Tokens:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[bytes, Token] = {}
+        self._principals: dict[Principal, Token] = {}
         self._looked = (-1, 0.0)
 
     @property
@@ -106,7 +109,7 @@ class Tokens:
 
         Raises:
             InvalidInput: the name can't be one, or there are too many tokens.
-            SaveFailed: there is a token of this name.
+            SaveFailed: there is a token of this name, or it can't be written.
         """
         if not TOKEN_NAME.fullmatch(name) or name in RESERVED:
             raise InvalidInput(
@@ -119,21 +122,19 @@ class Tokens:
         secret = Secret(f"chora_{secrets.token_urlsafe(32)}")
         expires = None if lasts is None else stamp(datetime.now(UTC) + lasts)
         token = Token(name, scope, _digest(secret.reveal()).hex(), now(), expires)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / f"{name}.json"
-        aside = self._folder / f".{secrets.token_hex(8)}.tmp"
         try:
-            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(token), indent=2) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(aside, path)  # unlike a rename, it fails when the name is taken
-        except FileExistsError:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_new(path, msgspec.json.format(msgspec.json.encode(token), indent=2) + b"\n")
+        except OSError as error:
+            if isinstance(error, FileExistsError) and self.in_use:
+                raise SaveFailed(
+                    f"There is a token {name} already.", f"Choose another name, or first: chora token revoke {name}"
+                ) from None
             raise SaveFailed(
-                f"There is a token {name} already.", f"Choose another name, or first: chora token revoke {name}"
-            ) from None
-        finally:
-            aside.unlink(missing_ok=True)
+                f"The token {name} can't be kept: {error.strerror or error}.",
+                "See that .chora/tokens is a folder that can be written to.",
+            ) from error
         return secret, token
 
     def all(self) -> list[Token]:
@@ -141,8 +142,8 @@ class Tokens:
         found: list[Token] = []
         for path in sorted(self._folder.glob("[a-z]*.json")) if self.in_use else ():
             try:
-                token = msgspec.json.decode(path.read_bytes(), type=Token)
-            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                token = msgspec.json.decode(_read_token(path), type=Token)
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
             if token.name == path.stem:
                 found.append(token)
@@ -170,6 +171,12 @@ class Tokens:
         token = self._known.get(digest)
         return None if token is None or token.is_expired else token
 
+    def knows(self, principal: Principal) -> bool:
+        """Whether there is still the token that somebody came in with."""
+        self._look()
+        token = self._principals.get(principal)
+        return token is not None and not token.is_expired
+
     def _look(self) -> None:
         """Notice tokens that came or went, for the price of one look at the folder."""
         try:
@@ -179,7 +186,48 @@ class Tokens:
         when, looked = self._looked
         if changed != when or looked < changed / 1e9 + SETTLED:
             self._looked = (changed, time.time())
-            self._known = {bytes.fromhex(token.sha256): token for token in self.all()}
+            found = self.all()
+            self._known = {bytes.fromhex(token.sha256): token for token in found}
+            self._principals = {token.principal: token for token in found}
+
+
+def _read_token(path: Path) -> bytes:
+    """What a token's file holds; of one that is too long, too little to be a token.
+
+    Opened so that what lies there in a file's place, such as a pipe that nobody writes to, holds up nobody.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        return os.read(descriptor, FILE_LIMIT)
+    finally:
+        os.close(descriptor)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that wasn't there, whole or not at all.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    aside = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        _write_whole(os.open(aside, flags, 0o600), data)
+        try:
+            os.link(aside, path)  # unlike a rename, it fails when the name is taken
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links; half a token's file is none
+            _write_whole(os.open(path, flags, 0o600), data)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 # -- the door ---------------------------------------------------------------------------------------------------
@@ -216,7 +264,7 @@ class Gate:
         self._proxies = [_network(each) for each in trusted_proxies]
         self._known: dict[bytes, Principal] = {}
         self._needs_token = token is not None or elsewhere
-        if self.public and not self._closed:
+        if self.public and not (self._needs_token or (tokens is not None and tokens.in_use)):
             raise UsageError(
                 f"chora won't listen on {host} without a token: whoever reaches it could read and write the project.",
                 "Make one with `chora token new NAME`, give one in CHORA_TOKEN_FILE or as the secret chora_token, or "
@@ -228,8 +276,8 @@ class Gate:
 
     @property
     def _closed(self) -> bool:
-        """Whether nobody comes in without a token."""
-        return self._needs_token or (self._tokens is not None and self._tokens.in_use)
+        """Whether nobody comes in without a token; beyond loopback also when the folder of tokens has vanished."""
+        return self.public or self._needs_token or (self._tokens is not None and self._tokens.in_use)
 
     def admit(self, token: Secret, principal: Principal) -> None:
         """Let a token in for as long as this process lives."""
@@ -269,7 +317,7 @@ class Gate:
         if principal == LOCAL:
             return not self._closed
         if principal.key.startswith(NAMED) and self._tokens is not None:
-            return any(token.principal == principal and not token.is_expired for token in self._tokens.all())
+            return self._tokens.knows(principal)
         return True
 
     def trusts(self, address: str) -> bool:
@@ -277,14 +325,14 @@ class Gate:
         return _is_in(address, self._proxies)
 
     def speaks_for(self, forwarded: Sequence[str]) -> str:
-        """The last of the addresses a request came through that is no trusted proxy; empty if it can't be told.
+        """The last of the addresses a request came through that is no trusted proxy; empty if that is no address.
 
         Args:
             forwarded: the `X-Forwarded-For` headers of a trusted proxy, whose entries were added from left to right.
         """
         for address in reversed(",".join(forwarded).split(",")):
             if not self.trusts(address.strip()):
-                return address.strip()
+                return address.strip() if _is_address(address.strip()) else ""
         return ""
 
 
@@ -316,6 +364,14 @@ def _network(text: str) -> _Network:
             "Write for example 127.0.0.1 or 10.0.0.0/8.",
             setting="http.trusted_proxies",
         ) from None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_in(address: str, networks: Sequence[_Network]) -> bool:

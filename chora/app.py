@@ -11,12 +11,10 @@ import logging
 import os
 import platform
 import secrets
-import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -30,6 +28,7 @@ from chora import __version__, config
 from chora.access import Gate, Principal, Tokens
 from chora.catalog import Catalog
 from chora.config import Loaded, Secret
+from chora.ending import end_with_parent, stop_on_signals
 from chora.engine import retention
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, UsageError
@@ -54,13 +53,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("chora")
 
-OVERTIME = 2.0
-"""Seconds after the grace in which everything has to be closed."""
 OWN_DESCRIPTORS = 160
 """Descriptors that aren't for connections: the store, workers, watches, and the last words to those sent away."""
-PARENT_INTERVAL = 2.0
-"""Seconds between two looks whether our parent process is still there."""
-
 CHECKED = 2.0
 """Seconds for which the last write answers whether the store can be written to."""
 
@@ -99,13 +93,13 @@ async def opened(project: Path, loaded: Loaded) -> AsyncGenerator[Engine]:
 async def run_stdio(project: Path, loaded: Loaded, pipes: Pipes) -> None:
     """MCP on stdin and stdout until the client or a signal ends it."""
     limits = loaded.settings.limits
-    async with _stopping(limits.grace) as stopping, opened(project, loaded) as engine:
+    async with stop_on_signals(limits.grace) as stopping, opened(project, loaded) as engine:
         server = project_server(engine, TOOLS, Metrics())
         engine.changed = server.changed
         async with trio.open_nursery() as services:
             services.start_soon(_watch_files, engine, server)
             services.start_soon(retention.serve, engine)
-            services.start_soon(_end_with_parent, stopping)
+            services.start_soon(end_with_parent, stopping)
             await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
             services.cancel_scope.cancel()
 
@@ -165,7 +159,11 @@ async def run_server(
     log.info("tokens: %s", ", ".join(known) or "none; only this machine can reach the server")
 
     metrics = Metrics()
-    async with _stopping(limits.grace) as stopping, opened(project, loaded) as engine, trio.open_nursery() as services:
+    async with (
+        stop_on_signals(limits.grace) as stopping,
+        opened(project, loaded) as engine,
+        trio.open_nursery() as services,
+    ):
         server = project_server(engine, TOOLS, metrics)
         engine.changed = server.changed
         life = Life(engine, metrics)
@@ -308,75 +306,6 @@ def _watched(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 # -- the edges of a process -------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _stopping(grace: float) -> AsyncGenerator[trio.Event]:
-    """An event that a signal sets; a second signal ends the process the hard way.
-
-    Args:
-        grace: seconds that calls in flight get. A process that hasn't ended `OVERTIME` later is ended by a thread,
-            which works also when the event loop doesn't.
-    """
-    stopping = trio.Event()
-    wanted = [signal.SIGTERM, signal.SIGINT]
-    watchdog = threading.Timer(grace + OVERTIME, _give_up, [grace + OVERTIME])
-    watchdog.daemon = True
-
-    def arm() -> None:
-        with contextlib.suppress(RuntimeError):  # it runs already
-            watchdog.start()
-
-    def arm_first(handle: Callable[..., Any]) -> Callable[..., None]:
-        def handler(number: int, frame: Any) -> None:
-            arm()
-            handle(number, frame)
-
-        return handler
-
-    async def arm_when_stopping() -> None:
-        await stopping.wait()
-        arm()
-
-    async def listen(*, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(*wanted) as signals:
-            # A loop that is stuck never hears of the signal, but the interpreter does.
-            for number in wanted:
-                if callable(handle := signal.getsignal(number)):
-                    signal.signal(number, arm_first(handle))
-            task_status.started()
-            is_second = False  # the end of stdin may have come before the first
-            async for number in signals:
-                if is_second:
-                    raise KeyboardInterrupt
-                is_second = True
-                log.info("received %s", signal.Signals(number).name)
-                stopping.set()
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(listen)
-        nursery.start_soon(arm_when_stopping)
-        try:
-            yield stopping
-        finally:
-            watchdog.cancel()
-        nursery.cancel_scope.cancel()
-
-
-def _give_up(seconds: float) -> None:
-    """End the process as a power cut would, which costs nothing that was acknowledged."""
-    log.error("not stopped after %g s; ending at once", seconds)
-    os._exit(1)
-
-
-async def _end_with_parent(stopping: trio.Event) -> None:
-    """A service: notices that whoever started us is gone, although somebody still holds the other end of stdin."""
-    if sys.platform == "win32" or (parent := os.getppid()) == 1:
-        return
-    while os.getppid() == parent:  # noqa: ASYNC110 (nobody tells, one can only look)
-        await trio.sleep(PARENT_INTERVAL)
-    log.info("the process that started us has ended")
-    stopping.set()
 
 
 def _affordable(connections: int) -> int:

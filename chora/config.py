@@ -124,7 +124,9 @@ class Render(Struct, frozen=True, forbid_unknown_fields=True):
     wall: Annotated[Positive, Meta(description="Seconds per render")] = 5.0
     memory: Annotated[int, Meta(ge=64 * MIB, description="Address space of a worker, bytes")] = 512 * MIB
     output: Annotated[int, Meta(ge=1024, description="Largest rendered text, bytes")] = 4 * MIB
-    queue: Annotated[Count, Meta(description="Renders that may wait, half of them of one caller; beyond it the answer is `busy`")] = 256
+    queue: Annotated[
+        Count, Meta(description="Renders that may wait, half of them of one caller; beyond it the answer is `busy`")
+    ] = 256
 
 
 class Backup(Struct, frozen=True, forbid_unknown_fields=True):

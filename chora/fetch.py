@@ -29,6 +29,9 @@ DRAIN_LIMIT = 64 * 1024  # bytes of an answer nobody wants that are read for the
 
 Headers = Sequence[tuple[str, str]]
 
+_NETLOC = re.compile(r"([^\[\]:]+|\[[^\[\]]+\])(:[0-9]*)?")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9a-f.]*:[0-9a-f:.]*(%[A-Za-z0-9._~%-]+)?")
+
 
 class FetchFailed(Exception):
     """There is no answer, or none that is HTTP; the sentence says why. The request may have been carried out."""
@@ -107,9 +110,13 @@ def parse_address(url: str) -> Address:
     except UnicodeError:
         raise ValueError("its host is no name") from None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not all("!" <= letter <= "~" for letter in host + target):
+    if not all("!" <= letter <= "~" for letter in target):
         raise ValueError("it holds characters that an address must escape")
-    return Address(Origin(parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80)), target)
+    # What stands before or behind an address in brackets was passed over above.
+    if not _NETLOC.fullmatch(parts.netloc) or not _HOST.fullmatch(host):
+        raise ValueError("its host is no name")
+    port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
+    return Address(Origin(parts.scheme, host, port), target)
 
 
 class Pool:
@@ -309,7 +316,7 @@ class Head(NamedTuple):
 
     status: int
     headers: dict[bytes, bytes]
-    """Names in lower case; of several headers of a name, the first."""
+    """Names in lower case; of several headers of a name, the first, but for the two that are lists and matter."""
     length: int
     """Bytes of the body; or `CHUNKED`, or `TO_THE_END` of the connection."""
     keeps: bool
@@ -334,8 +341,12 @@ def _parse_head(head: bytes) -> Head:
         if not colon or not _NAME.fullmatch(name) or b"\n" in value or b"\r" in value:
             raise FetchFailed("the answer is not HTTP: a header is malformed")
         name, value = name.lower(), value.strip(b" \t")
-        if headers.setdefault(name, value) != value and name in (b"content-length", b"transfer-encoding"):
+        if name not in headers:
+            headers[name] = value
+        elif name == b"transfer-encoding" or (name == b"content-length" and value != headers[name]):
             raise FetchFailed("the answer is not HTTP: it has two lengths")
+        elif name in (b"connection", b"content-encoding"):
+            headers[name] += b", " + value
     keeps = found[1] == b"1" and b"close" not in headers.get(b"connection", b"").lower()
     if status < 200 or status in (204, 304):
         return Head(status, headers, 0, keeps)

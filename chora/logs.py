@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 import msgspec
 
@@ -13,6 +14,17 @@ from chora.stamps import legible, now
 
 class Text(logging.Formatter):
     """A line for people, its traceback below it; secrets are blotted out of both."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+        self._second = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """The time of day, made once a second."""
+        second = int(record.created)
+        if second != self._second[0]:
+            self._second = second, time.strftime("%H:%M:%S", time.localtime(second))
+        return self._second[1]
 
     def format(self, record: logging.LogRecord) -> str:
         return blot(super().format(record))
@@ -34,6 +46,9 @@ def start_logging(settings: Log) -> None:
     if settings.format == "json":
         handler.setFormatter(JsonLines())
     else:
-        handler.setFormatter(Text("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(Text())
+    # No line shows these, and to find them out takes longer than all of the rest.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("chora").setLevel(settings.level)

@@ -113,23 +113,26 @@ class Issuer:
                 leeway=LEEWAY,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except (jwt.InvalidTokenError, ValueError, TypeError) as error:
+            until = float(claims["exp"]) + LEEWAY
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
             # The client is told that it is of no use, the operator why.
-            log.info("a token was refused: %s", error)
+            log.info("a token was refused: %s", str(error)[:200])
             raise Unauthorized("The token is not valid here.", f"Get a new one from {self.url}.") from None
-        return Admission(self._principal(claims), float(claims["exp"]) + LEEWAY)
+        return Admission(self._principal(claims), until)
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         given = claims.get("scope", claims.get("scp", ""))
-        words = given.split() if isinstance(given, str) else [str(each) for each in cast("list[Any]", given)]
+        words = given.split() if isinstance(given, str) else cast("list[Any]", given if isinstance(given, list) else [])
         held: list[Scope] = [scope for scope in SCOPES if self._settings.scopes + scope in words]
         if not held:
             raise Forbidden(
                 "The token has none of the scopes of this server.",
                 f"Ask {self.url} for one of {', '.join(self.metadata['scopes_supported'])}.",
             )
-        subject = str(claims["sub"])[:200]
-        return Principal(f"{subject} at {urlsplit(self.url).hostname}", held[-1], key=f"subject {subject}")
+        # The name ends up in places that hold one line; the key tells apart whose names are cut to the same.
+        subject: str = claims["sub"]
+        name = "".join(letter if letter.isprintable() else "?" for letter in subject[:200])
+        return Principal(f"{name} at {urlsplit(self.url).hostname}", held[-1], key=f"subject {subject}")
 
     # -- keys -----------------------------------------------------------------------------------------------
 
@@ -160,7 +163,15 @@ class Issuer:
                 if each.public_key_use in (None, "sig"):
                     found[each.key_id] = each
             self._keys = found
-        except (fetch.FetchFailed, UsageError, trio.TooSlowError, jwt.PyJWTError, ValueError, TypeError) as error:
+        except (
+            fetch.FetchFailed,
+            UsageError,
+            trio.TooSlowError,
+            jwt.PyJWTError,
+            ValueError,
+            TypeError,
+            RecursionError,
+        ) as error:
             log.warning("the keys of %s can't be had: %s", self.url, error or type(error).__name__)
 
     async def _find_keys_url(self) -> str:

@@ -2,6 +2,7 @@
 
 import hmac
 import os
+import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from chora import access
 from chora.access import LOCAL, SCOPES, Gate, Principal, Tokens, is_loopback
 from chora.config import Secret
 from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
+from tests.conftest import requirement
 
 TOKEN = "correct horse battery staple".replace(" ", "-")
 
@@ -48,6 +50,7 @@ def test_a_loopback_door_needs_no_token():
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+@requirement("door.loopback")
 def test_a_public_door_without_a_token_is_refused(host: str):
     """It doesn't open at all, and says how to give a token."""
     with pytest.raises(UsageError) as caught:
@@ -139,6 +142,7 @@ def test_a_named_token_stands_for_its_name_and_scope(tokens: Tokens):
         assert [principal.may(each) for each in SCOPES] == [True] * (number + 1) + [False] * (2 - number)
 
 
+@requirement("door.tokens")
 def test_only_the_hash_of_a_token_is_kept(tokens: Tokens, tmp_path: Path):
     """In files that only their owner can read, and nothing else stays behind."""
     secret, token = tokens.new("app", "read")
@@ -236,7 +240,24 @@ def test_there_are_only_so_many_tokens(tokens: Tokens, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "\xff", '{"name":"other","scope":"admin","sha256":"00","created":"x"}', '{"name": 3}']
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "\xff",
+        '{"name":"other","scope":"admin","sha256":"%s","created":"x"}' % ("0" * 64),
+        '{"name": 3}',
+        '{"name":"odd","scope":"admin","sha256":"no hex","created":"x"}',
+        '{"name":"odd","scope":"admin","sha256":"00","created":"x"}',
+        '{"name":"odd","scope":"root","sha256":"%s","created":"x"}' % ("0" * 64),
+        '{"name":"odd","scope":"read","sha256":"%s","created":"x","expires":"never"}' % ("0" * 64),
+        '{"name":"odd","scope":"read","sha256":"%s","created":"x","more":"' % ("0" * 64)
+        + "x" * access.FILE_LIMIT
+        + '"}',
+        '{"odd":' + "[" * 3000,
+    ],
+    ids=range(12),
 )
 def test_a_file_that_is_no_token_lets_nobody_in(tokens: Tokens, tmp_path: Path, text: str):
     """A damaged one is passed over, and those beside it still work."""
@@ -244,6 +265,70 @@ def test_a_file_that_is_no_token_lets_nobody_in(tokens: Tokens, tmp_path: Path, 
     (tmp_path / ".chora" / "tokens" / "odd.json").write_bytes(text.encode("latin-1"))
     assert tokens.all() == [token]
     assert Gate("0.0.0.0", None, tokens).identify(header(secret)) == token.principal
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes that bear a name in a folder")
+def test_what_lies_in_the_place_of_a_file_holds_up_nobody(tokens: Tokens, tmp_path: Path):
+    """A pipe that nobody writes to, a folder, a loop, a device without end; and no descriptor is left open."""
+    secret, token = tokens.new("app", "read")
+    folder = tmp_path / ".chora" / "tokens"
+    os.mkfifo(folder / "pipe.json")
+    (folder / "folder.json").mkdir()
+    (folder / "loop.json").symlink_to("loop.json")
+    (folder / "endless.json").symlink_to("/dev/zero")
+    before = os.dup(0)
+    os.close(before)
+    assert tokens.all() == [token]
+    after = os.dup(0)
+    os.close(after)
+    assert after == before
+    assert Gate("0.0.0.0", None, tokens).identify(header(secret)) == token.principal
+
+
+def test_a_file_system_without_links_keeps_tokens_too(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+    """And a name is still taken once."""
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    secret, token = tokens.new("app", "read")
+    assert Gate("127.0.0.1", None, tokens).identify(header(secret)) == token.principal
+    with pytest.raises(SaveFailed, match="already"):
+        tokens.new("app", "admin")
+    assert tokens.all() == [token]
+
+
+def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
+    """It is said why, and nobody is given a text that is worth nothing."""
+    (tmp_path / ".chora").mkdir()
+    (tmp_path / ".chora" / "tokens").write_text("in the way")
+    with pytest.raises(SaveFailed, match="can't be kept"):
+        tokens.new("app", "read")
+    assert not tokens.in_use
+
+
+def test_a_door_beyond_this_machine_stays_closed_when_the_tokens_vanish(tokens: Tokens, tmp_path: Path):
+    """Whoever removes the folder, or whatever it was mounted on, lets nobody in by that."""
+    tokens.new("app", "admin")
+    gate = Gate("0.0.0.0", None, tokens)
+    shutil.rmtree(tmp_path / ".chora")
+    with pytest.raises(Unauthorized):
+        gate.identify(None)
+    assert not gate.still_knows(LOCAL)
+
+
+def test_a_look_for_revoked_tokens_reads_the_folder_once(tokens: Tokens, tmp_path: Path):
+    """However many sessions there are: each is asked about every few seconds."""
+    gate = Gate("127.0.0.1", None, tokens)
+    principals = [tokens.new(f"app-{number}", "read")[1].principal for number in range(3)]
+    os.utime(tmp_path / ".chora" / "tokens", (1_700_000_000, 1_700_000_000))
+    assert gate.still_knows(principals[0])
+    reads: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tokens, "all", lambda tokens: reads.append(1) or [])
+        assert all(gate.still_knows(each) for each in principals)
+    assert not reads
 
 
 def test_a_change_within_one_tick_of_the_clock_is_seen(tokens: Tokens, tmp_path: Path):
@@ -297,7 +382,12 @@ def test_a_proxy_is_an_address(proxy: str):
         (["127.0.0.1", "203.0.113.9"], "203.0.113.9"),
         (["10.0.0.2"], ""),
         ([], ""),
-        (["nonsense"], "nonsense"),
+        (["nonsense"], ""),
+        (["localhost"], ""),
+        (["127.0.0.1:80"], ""),
+        (["203.0.113.9, localhost"], ""),
+        (["127.0.0.1, "], ""),
+        (["١٢٧.0.0.1"], ""),
         (["::1"], "::1"),
     ],
 )

@@ -150,6 +150,9 @@ def test_stdio_ends_with_who_started_it(hello: Project):
     ):
         assert started.stdout is not None
         server = int(started.stdout.readline())
+        # Should it live on for ever, this ends it, and the log doesn't say what it should.
+        guard = threading.Timer(60, os.kill, [server, signal.SIGKILL])
+        guard.start()
         try:
             hello_ = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
             os.write(sink, msgspec.json.encode(hello_) + b"\n")
@@ -157,6 +160,7 @@ def test_stdio_ends_with_who_started_it(hello: Project):
             started.kill()
             assert started.stdout.read() == b"", "the server holds the pipe until it ends"
         finally:
+            guard.cancel()
             os.close(source)
             os.close(sink)
             with contextlib.suppress(ProcessLookupError):

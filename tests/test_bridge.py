@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from chora import bridge, config
 from chora.bridge import messages, sse, streamable
 from chora.bridge.link import Link
 from chora.bridge.messages import Backoff, Failed
-from chora.bridge.mirrors import encode_value, mirrored
+from chora.bridge.mirrors import mirrored
 from chora.config import Found, Secret
 from chora.fetch import parse_address
 from chora.protocol import wire
@@ -318,7 +319,7 @@ async def test_a_modern_request_bears_what_it_says_in_headers():
             headers = upstream.asked[-1].headers
             assert headers["mcp-protocol-version"] == "2026-07-28"
             assert headers["mcp-method"] == "tools/call"
-            assert headers["mcp-name"] == encode_value(name)
+            assert headers["mcp-name"] == wire.encode_header(name)
             assert headers["accept"] == "application/json, text/event-stream"
         await peer.ask_modern("resources/read", {"uri": "chora://x"})
         assert upstream.asked[-1].headers["mcp-name"] == "chora://x"
@@ -331,12 +332,12 @@ async def test_a_modern_request_bears_what_it_says_in_headers():
 
 def test_values_are_wrapped_as_the_specification_shows():
     """Its own examples."""
-    assert encode_value("us-west1") == "us-west1"
-    assert encode_value("Hello, 世界") == "=?base64?SGVsbG8sIOS4lueVjA==?="
-    assert encode_value(" padded ") == "=?base64?IHBhZGRlZCA=?="
-    assert encode_value("line1\nline2") == "=?base64?bGluZTEKbGluZTI=?="
-    assert encode_value("=?base64?literal?=") == "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?="
-    assert encode_value("") == "=?base64??="
+    assert wire.encode_header("us-west1") == "us-west1"
+    assert wire.encode_header("Hello, 世界") == "=?base64?SGVsbG8sIOS4lueVjA==?="
+    assert wire.encode_header(" padded ") == "=?base64?IHBhZGRlZCA=?="
+    assert wire.encode_header("line1\nline2") == "=?base64?bGluZTEKbGluZTI=?="
+    assert wire.encode_header("=?base64?literal?=") == "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?="
+    assert wire.encode_header("") == "=?base64??="
 
 
 async def test_cancelling_a_modern_call_closes_its_connection():
@@ -423,7 +424,11 @@ async def test_parameters_are_repeated_where_tools_want_it():
         arguments = {"region": "Zürich", "options": {"deep": 42.0}, "dry": False, "other": 1}
         await peer.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
         found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
-        assert found == {"mcp-param-region": encode_value("Zürich"), "mcp-param-deep": "42", "mcp-param-dry": "false"}
+        assert found == {
+            "mcp-param-region": wire.encode_header("Zürich"),
+            "mcp-param-deep": "42",
+            "mcp-param-dry": "false",
+        }
         for odd in ({"region": None, "options": []}, {"dry": 1.5, "options": {"deep": -7}}, []):
             await peer.ask_modern("tools/call", {"name": "sql", "arguments": odd})
             found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
@@ -927,8 +932,80 @@ async def test_a_secured_server_is_moved_to_for_good():
     assert str(link.address) == "https://host.example/mcp/"
     with pytest.raises(Failed, match=r"redirects to http://host\.example"):
         link._follow(link.address, "http://host.example/mcp", "POST", 308, 1, chosen=False)
-    link._follow(link.address, "/other", "POST", 308, 1, chosen=True)
+    alone = link._follow(link.address, "/other", "POST", 308, 1, chosen=True)
+    assert str(alone) == "https://host.example/other"
     assert str(link.address) == "https://host.example/mcp/"
+    odd = Link(parse_address("https://host.example:80/mcp"), lambda _: None)
+    with pytest.raises(Failed, match=r"redirects to https://host\.example/mcp"):
+        odd._follow(odd.address, "https://host.example/mcp", "POST", 308, 1, chosen=False)
+
+
+async def test_an_endpoint_that_moves_to_https_is_reached_there():
+    """The connections are other ones from then on."""
+    link = Link(parse_address("http://host.example/sse"), lambda _: None)
+    endpoint = parse_address("http://host.example/messages")
+    assert str(link._follow(endpoint, "https://host.example/messages", "POST", 308, 1, chosen=True)) == (
+        "https://host.example/messages"
+    )
+    assert str(link._pool.origin) == "https://host.example"
+    assert str(link.address) == "https://host.example/sse"
+
+
+async def test_a_stream_that_is_sent_to_a_login_page_takes_nothing_else_there():
+    """Calls still go to the server, which may know us again by then."""
+    server = Server()
+
+    def play(asked: Asked) -> Answer:
+        if asked.target == "/login":
+            return http(b"<html>", kind="text/html")
+        if asked.method == "GET":
+            return http(b"", "302 Found", location="/login")
+        return server(asked)
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        await _until(lambda: any(asked.target == "/login" for asked in upstream.asked))
+        assert "result" in await peer.ask("ping")
+        assert upstream.asked[-1].target == "/mcp"
+
+
+async def test_a_server_that_never_opens_its_stream_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    """Whoever waits for that stream is told, and everybody behind them is served."""
+    monkeypatch.setattr("chora.bridge.sse.GREETING_TIME", 0.2)
+    async with playing(lambda _: _forever) as upstream, bridged(upstream.url.replace("/mcp", "/sse"), wait=0.1) as peer:
+        for id in (1, 2):
+            assert "doesn't open a stream" in (await peer.ask("initialize", HELLO, id))["error"]["message"]
+
+
+async def test_a_stream_that_breaks_at_once_is_not_resumed_in_a_rush():
+    """However soon the server says it wants us back."""
+    server = Server()
+    times: list[float] = []
+
+    def resume(asked: Asked) -> Answer:
+        times.append(trio.current_time())
+        if len(times) > 3:
+            done = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "result": {}})
+            return STREAM + event(done) + END
+        return STREAM + chunk(b"id: x\nretry: 0\ndata: \n\n") + END
+
+    server.answers["slow"] = resume
+
+    def play(asked: Asked) -> Answer:
+        return resume(asked) if asked.method == "GET" and "last-event-id" in asked.headers else server(asked)
+
+    async with playing(play) as upstream, bridged(upstream.url) as peer:
+        await peer.shake_hands()
+        assert "result" in await peer.ask("slow")
+    assert all(later - earlier >= 0.09 for earlier, later in pairwise(times))
+
+
+def test_a_tool_that_wants_endless_headers_is_refused():
+    """Before it costs anything to speak of."""
+    wanted = {"type": "string"}
+    properties = {f"p{number}": {**wanted, "x-mcp-header": f"h{number}"} for number in range(200_000)}
+    with pytest.raises(ValueError, match="more than 100"):
+        mirrored({"type": "object", "properties": properties})
 
 
 async def test_tls_is_for_those_who_can_prove_themselves(hello: Project, serve: Serve, tmp_path: Path):

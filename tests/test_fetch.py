@@ -57,6 +57,8 @@ async def ask(answer: Answer, limit: int = 10_000) -> bytes:
         ("https://example.com:443/a?b=c#d", "https://example.com", "/a?b=c"),
         ("http://[::1]:8000/sse", "http://[::1]:8000", "/sse"),
         ("http://bücher.example/mcp", "http://xn--bcher-kva.example", "/mcp"),
+        ("http://host:0/", "http://host:0", "/"),
+        ("http://[fe80::1%25eth0]:8/", "http://[fe80::1%25eth0]:8", "/"),
     ],
 )
 def test_an_address_is_taken_apart(url: str, origin: str, target: str):
@@ -76,6 +78,20 @@ def test_an_address_is_taken_apart(url: str, origin: str, target: str):
         "http://me:pw@host/",
         "http://host:x/",
         "http://host/ü",
+        "http://evil.example[::1]/",
+        "http://[::1]evil.example/",
+        "http://[::1",
+        "http://a,b/",
+        "http://a\\b/",
+        "http://a%2eb/",
+        "http://host:99999/",
+        "http://host:1:2/",
+        "http://host:٣/",
+        "http://good.example\\@evil.example/",
+        "http://me@host/",
+        "http://ho st/",
+        "//host/",
+        "file:///etc/passwd",
         "http://" + "ü" * 99,
     ],
 )
@@ -95,6 +111,39 @@ async def test_a_connection_is_used_again_until_it_is_stale():
                 async with await connections.request("GET", "/") as response:
                     seen.append((await response.read(10), upstream.connections))
         assert seen == [(b"1", 1), (b"2", 1), (b"3", 2), (b"4", 3)]
+
+
+@pytest.mark.parametrize(
+    ("head", "connections"),
+    [
+        (b"connection: keep-alive\r\nconnection: close\r\n", 2),
+        (b"connection: a, Close\r\n", 2),
+        (b"keep-alive: timeout=1\r\n", 2),
+        (b"keep-alive: timeout=0\r\n", 2),
+        (b"keep-alive: max=1, timeout=60\r\n", 1),
+        (b"x: close\r\n", 1),
+    ],
+)
+async def test_a_connection_is_kept_as_long_as_the_server_wants(head: bytes, connections: int):
+    """In whichever of several headers it says so."""
+    answer = b"HTTP/1.1 200 OK\r\n" + head + b"content-length: 1\r\n\r\nx"
+    with trio.fail_after(5):
+        async with playing(lambda _: answer) as upstream, pool(upstream.url) as there:
+            for _ in range(2):
+                async with await there.request("GET", "/") as response:
+                    assert await response.read(10) == b"x"
+            assert upstream.connections == connections
+
+
+async def test_what_follows_an_answer_is_not_the_next_one():
+    """A connection on which more arrives than was asked for is used no more."""
+    answers = [http(b"1") + http(b"smuggled"), http(b"2")]
+    with trio.fail_after(5):
+        async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as there:
+            for body in (b"1", b"2"):
+                async with await there.request("GET", "/") as response:
+                    assert await response.read(10) == body
+            assert upstream.connections == 2
 
 
 async def test_a_kept_connection_that_ends_without_a_word_is_told_apart():
@@ -148,6 +197,31 @@ async def test_bodies_come_in_every_framing():
         (b"nonsense\r\n\r\n", "not HTTP"),
         (b"HTTP/2 200\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\nx: a\r\n folded: b\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length : 1\r\n\r\nx", "malformed"),
+        (b"HTTP/1.1 200 OK\r\nx: a\ncontent-length: 1\r\n\r\nx", "malformed"),
+        (b"HTTP/1.1 200 OK\r\nx: a\rcontent-length: 1\r\n\r\nx", "malformed"),
+        (b"HTTP/1.1 200 OK\r\n: a\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx", "two lengths"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1, 1\r\n\r\nx", "no number"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: +1\r\n\r\nx", "no number"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\nx", "no number"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1_0\r\n\r\nx", "no number"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1e1\r\n\r\nx", "no number"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length:\r\n\r\nx", "no number"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999999999\r\n\r\nx", "no number"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "two"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "coding"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n", "coding"),
+        (b"HTTP/1.1 200 OK\r\ncontent-encoding: identity\r\ncontent-encoding: gzip\r\n\r\n", "compressed"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n", "no size"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n", "no size"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1_0\r\nx\r\n0\r\n\r\n", "no size"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\nx\r\n0\r\n\r\n", "no size"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"f" * 16 + b"\r\nx\r\n0\r\n\r\n", "no size"),
+        (b"HTTP/1.1 099 Odd\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1  200 OK\r\n\r\n", "not HTTP"),
+        (b"\r\nHTTP/1.1 200 OK\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n", "malformed"),
         (b"HTTP/1.1 200 OK\r\na: b\nc: d\r\n\r\n", "malformed"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "two lengths"),

@@ -1,6 +1,7 @@
 """Tokens of an authorization server, which here is a real one in small: it shows its keys over HTTP."""
 
 import base64
+import hmac
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from chora.config import Oauth
 from chora.errors import Forbidden, Unauthorized, UsageError
 from chora.oauth import Issuer
 from chora.transport import http
-from tests.conftest import Visit
+from tests.conftest import Visit, requirement
 from tests.visitor import BOTH
 
 RESOURCE = "https://docs.example/mcp"
@@ -131,7 +132,12 @@ async def test_other_signatures_of_the_issuer_are_believed(authority: Authority,
         {"exp": "soon"},
         {"iss": None},
         {"sub": None},
+        {"exp": float("inf")},
+        {"exp": 10**400},
+        {"exp": True},
+        {"exp": [2**40]},
         {"nbf": 2**40},
+        {"iat": 2**40},
         {"sub": 7},
     ],
 )
@@ -142,6 +148,7 @@ async def test_a_token_for_somebody_else_stays_outside(authority: Authority, cla
     assert authority.url in str(caught.value.hint)
 
 
+@requirement("door.oauth")
 async def test_a_signature_that_anybody_could_make_is_none(authority: Authority):
     """No signature, a secret that is our own public key, another key under the right name, a changed claim."""
     issuer = Issuer(authority.settings())
@@ -176,12 +183,135 @@ async def test_a_signature_that_anybody_could_make_is_none(authority: Authority)
         assert (await issuer.identify(good)).principal.name.startswith("ann")
 
 
-@pytest.mark.parametrize("scope", [None, "", "openid", "read", "chora:", "chora:everything", [], ["write"]])
+@pytest.mark.parametrize(
+    "scope",
+    [
+        None,
+        "",
+        "openid",
+        "read",
+        "chora:",
+        "chora:everything",
+        "chora:adminx",
+        [],
+        ["write"],
+        [["chora:read"]],
+        7,
+        {"chora:admin": 1},
+    ],
+)
 async def test_a_token_without_our_scopes_is_refused_by_name(authority: Authority, scope: Any):
     """Whoever sent it learns which scopes there are."""
     with trio.fail_after(10), pytest.raises(Forbidden) as caught:
         await Issuer(authority.settings()).identify(authority.token(scope=scope))
     assert "chora:read, chora:write, chora:admin" in str(caught.value.hint)
+
+
+async def test_a_secret_among_the_public_keys_signs_nothing(authority: Authority):
+    """Everybody can read it there, so everybody could sign with it."""
+    secret = b"shared between two and shown to all"
+    shown = {"kty": "oct", "k": base64.urlsafe_b64encode(secret).rstrip(b"=").decode(), "kid": "shared"}
+    authority.documents["/keys"]["keys"].append(shown)
+    claims = jwt.decode(authority.token(), options={"verify_signature": False})
+    head = base64.urlsafe_b64encode(b'{"alg":"RS256","kid":"shared"}').rstrip(b"=")
+    body = base64.urlsafe_b64encode(msgspec.json.encode(claims)).rstrip(b"=")
+    signature = base64.urlsafe_b64encode(hmac.digest(secret, head + b"." + body, "sha256")).rstrip(b"=")
+    issuer = Issuer(authority.settings())
+    with trio.fail_after(10):
+        with pytest.raises(Unauthorized):
+            await issuer.identify(b".".join([head, body, signature]).decode())
+        assert (await issuer.identify(authority.token())).principal.scope == "write"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"crit": ["b64"], "b64": True},
+        {"crit": ["exp"]},
+        {"crit": []},
+        {"b64": False},
+    ],
+)
+async def test_a_token_that_demands_more_is_refused(authority: Authority, head: dict[str, Any]):
+    """What its header calls critical has to be understood, RFC 7515; nothing of the kind is here."""
+    claims = jwt.decode(authority.token(), options={"verify_signature": False})
+    token = jwt.encode(claims, authority.keys["first"], "RS256", headers={"kid": "first", **head})
+    with trio.fail_after(10), pytest.raises(Unauthorized):
+        await Issuer(authority.settings()).identify(token)
+
+
+async def test_only_keys_for_signing_of_kinds_we_name_are_believed(authority: Authority):
+    """One that is for encrypting isn't held as closely, and a curve that isn't in our list isn't in our list."""
+    authority.add("hidden", rsa.generate_private_key(65537, 2048), "RS256")
+    authority.documents["/keys"]["keys"][-1]["use"] = "enc"
+    authority.add("odd", ec.generate_private_key(ec.SECP256K1()), "ES256K")
+    issuer = Issuer(authority.settings())
+    with trio.fail_after(10):
+        assert (await issuer.identify(authority.token())).principal.scope == "write"
+        for key in ("hidden", "odd"):
+            with pytest.raises(Unauthorized):
+                await issuer.identify(authority.token(key))
+
+
+async def test_a_long_token_is_not_looked_at(authority: Authority):
+    """Whoever signed it."""
+    issuer = Issuer(authority.settings())
+    with trio.fail_after(10):
+        assert await issuer.identify(authority.token(note="x" * 8_000))
+        with pytest.raises(Unauthorized):
+            await issuer.identify(authority.token(note="x" * oauth.TOKEN_LIMIT))
+
+
+async def test_an_issuer_answers_for_itself_alone(authority: Authority, caplog: pytest.LogCaptureFixture):
+    """Metadata that name another issuer, or keys that come on a way where they could be forged, lead nowhere."""
+    place = "/.well-known/oauth-authorization-server"
+    for document, reason in (
+        ({"issuer": "https://other.example", "jwks_uri": f"{authority.url}/keys"}, "another issuer"),
+        ({"issuer": authority.url, "jwks_uri": "http://far.example/keys"}, "anybody on the way could forge"),
+    ):
+        authority.documents[place] = document
+        caplog.clear()
+        with trio.fail_after(10), pytest.raises(Unauthorized):
+            await Issuer(authority.settings()).identify(authority.token())
+        assert reason in caplog.text or "404" in caplog.text
+        assert "/keys" not in authority.asked
+    assert reason in caplog.text
+
+
+async def test_a_key_that_a_token_brings_along_is_not_looked_at(authority: Authority):
+    """Neither in its header nor at an address that stands there."""
+    stranger = rsa.generate_private_key(65537, 2048)
+    own = jwt.get_algorithm_by_name("RS256").to_jwk(stranger.public_key(), as_dict=True)
+    claims = jwt.decode(authority.token(), options={"verify_signature": False})
+    there = f"{authority.url}/elsewhere"
+    authority.documents["/elsewhere"] = {"keys": [{**own, "kid": "mine"}]}
+    issuer = Issuer(authority.settings(keys=f"{authority.url}/keys"))
+    with trio.fail_after(10):
+        for extra in ({"jwk": own}, {"jku": there}, {"x5u": there}, {"kid": there}):
+            token = jwt.encode(claims, stranger, "RS256", headers={"kid": "mine", **extra})
+            with pytest.raises(Unauthorized):
+                await issuer.identify(token)
+    assert authority.asked == ["/keys"]
+
+
+async def test_subjects_that_begin_alike_are_two(authority: Authority):
+    """However long they are; and a name is one line."""
+    issuer = Issuer(authority.settings())
+    with trio.fail_after(10):
+        first = (await issuer.identify(authority.token(sub="a" * 300 + "b"))).principal
+        second = (await issuer.identify(authority.token(sub="a" * 300 + "c"))).principal
+        assert first != second
+        assert len(first.name) < 250
+        odd = (await issuer.identify(authority.token(sub="x\nERROR forged\x1b[2J"))).principal
+        assert odd.name == "x?ERROR forged?[2J at 127.0.0.1"
+
+
+@pytest.mark.parametrize("head", [b'{"alg":' + b"[" * 8000, b'{"alg":"RS256","kid":' + b"9" * 8000 + b"}", b"\xff"])
+async def test_a_header_that_is_odd_is_no_token(authority: Authority, head: bytes):
+    """Nobody who knows no token at all gets more out of us than a refusal."""
+    odd = base64.urlsafe_b64encode(head).rstrip(b"=").decode()
+    with trio.fail_after(10), pytest.raises(Unauthorized):
+        await Issuer(authority.settings()).identify(f"{odd}.e30.AAAA")
 
 
 async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, autojump_clock: Any):

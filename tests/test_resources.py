@@ -373,6 +373,7 @@ async def test_everything_listed_can_be_read(shelf: Resources, project: Project,
         assert each.name
         assert each.description
         assert each.mime_type == contents.mime_type
+        assert isinstance(contents.text, str)
         measure = each.measure() if each.measure else resources.Measure()
         assert measure.size in (None, len(contents.text.encode()))
     measured = {each.uri: each.measure() for each in listed if each.measure}

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import sys
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import trio
@@ -34,6 +30,7 @@ from chora.bridge.messages import (
 from chora.bridge.sse import Sse
 from chora.bridge.streamable import Streamable
 from chora.config import Limits
+from chora.ending import end_with_parent, stop_on_signals
 from chora.fetch import Address
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
@@ -44,7 +41,6 @@ log = logging.getLogger("chora.bridge")
 NOTICES = 64  # messages without an answer that may wait to be passed on
 LINGER = 5.0  # seconds that a cancelled call's answer is waited for, in case the server isn't done with it
 FAREWELL = 2.0  # seconds to end the session with the server
-PARENT_INTERVAL = 2.0  # seconds between two looks whether our parent process is still there
 OPENERS = ("initialize", "server/discover")
 
 
@@ -80,14 +76,18 @@ class Options(Struct, frozen=True):
 async def run(options: Options, pipes: Pipes) -> None:
     """Pass messages between the pipes and the server until the client, or a signal, ends it."""
     link = Link(options.address, options.token, options.headers, options.trust)
-    async with open_pipe(pipes.outgoing) as sink, open_pipe(pipes.incoming) as source:
+    async with (
+        stop_on_signals(options.grace + FAREWELL) as stopping,
+        open_pipe(pipes.outgoing) as sink,
+        open_pipe(pipes.incoming) as source,
+    ):
         bridge: Bridge | None = None
         try:
             async with trio.open_nursery() as services:
                 bridge = Bridge(options, link, sink, services)
-                async with _stopping() as stopping:
-                    services.start_soon(_end_with_parent, stopping)
-                    await bridge.serve(source, stopping)
+                services.start_soon(end_with_parent, stopping)
+                await bridge.serve(source, stopping)
+                stopping.set()
                 services.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.info("the client closed its end")
@@ -394,33 +394,3 @@ def _news(call: Call, acknowledgement: Message) -> list[bytes]:
     ]
     found += [("notifications/resources/updated", {"uri": uri}) for uri in wishes.resource_subscriptions or ()]
     return [wire.notification(method, {**params, "_meta": meta}) for method, params in found]
-
-
-@asynccontextmanager
-async def _stopping() -> AsyncGenerator[trio.Event]:
-    """An event that a signal sets; a second signal ends the process the hard way."""
-    stopping = trio.Event()
-
-    async def listen(*, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                if stopping.is_set():
-                    raise KeyboardInterrupt
-                log.info("received %s", signal.Signals(number).name)
-                stopping.set()
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(listen)
-        yield stopping
-        nursery.cancel_scope.cancel()
-
-
-async def _end_with_parent(stopping: trio.Event) -> None:
-    """A service: notices that whoever started us is gone, although somebody still holds the other end of stdin."""
-    if sys.platform == "win32" or (parent := os.getppid()) == 1:
-        return
-    while os.getppid() == parent:  # noqa: ASYNC110 (nobody tells, one can only look)
-        await trio.sleep(PARENT_INTERVAL)
-    log.info("the process that started us has ended")
-    stopping.set()

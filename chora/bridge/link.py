@@ -20,6 +20,8 @@ log = logging.getLogger("chora.bridge")
 REDIRECTS = 3  # that a request may follow
 REFUSAL_LIMIT = 1024 * 1024  # bytes that are read of what comes with a refusal
 REFUSAL_TIME = 10.0  # seconds to read it
+PERMANENT = (301, 308)
+"""Redirects that hold for all further requests, whatever the method."""
 UNWELL = (502, 503, 504)
 """What a proxy, or a server that starts or stops, says when nobody is there to answer."""
 
@@ -79,8 +81,9 @@ class Link:
         """
         until = trio.current_time() + patience
         pause, redirects, renewed = Backoff(), 0, False
+        astray: Address | None = None  # where this request was sent on to, and no other
         while True:
-            there = address or self.address
+            there = astray or address or self.address
             try:
                 response = await self._pool.request(method, there.target, self._with_token(headers), body)
             except fetch.NotTrusted as refused:
@@ -113,8 +116,7 @@ class Link:
             if 300 <= status < 400 and (location := response.header("location")) is not None:
                 await self._skip(response)
                 redirects += 1
-                self._follow(there, location, method, status, redirects, chosen=address is not None)
-                address = None if address is None else address.join(location)
+                astray = self._follow(there, location, method, status, redirects, chosen=address is not None)
                 continue
             if status == 401 and not renewed and await self._renew_token():
                 await self._skip(response)
@@ -194,8 +196,14 @@ class Link:
         except UsageError:  # it was there when we started; the server's refusal says enough
             return None
 
-    def _follow(self, there: Address, location: str, method: str, status: int, count: int, *, chosen: bool) -> None:
+    def _follow(
+        self, there: Address, location: str, method: str, status: int, count: int, *, chosen: bool
+    ) -> Address | None:
         """Go where the server sends us, if that is the same server and keeps the request what it is.
+
+        Returns:
+            Where this request goes, and no other; None if all go there from now on. A GET may be sent elsewhere for
+            once, say to a page where somebody signs in.
 
         Raises:
             Failed: it isn't followed.
@@ -204,8 +212,9 @@ class Link:
             new = there.join(location)
         except ValueError:
             raise Failed(f"{there} redirects to what is no address (HTTP {status}).", _CHECK) from None
+        plain = there.origin._replace(scheme="http", port=80)
         secured = there.origin._replace(scheme="https", port=443)
-        is_same = new.origin == there.origin or (there.origin.port == 80 and new.origin == secured)
+        is_same = new.origin == there.origin or (there.origin == plain and new.origin == secured)
         if count > REDIRECTS:
             raise Failed(f"{there} redirects in a circle.", _CHECK)
         if not is_same:
@@ -213,13 +222,15 @@ class Link:
             raise Failed(f"{there} redirects to {new}.", hint)
         if method != "GET" and status not in (307, 308):
             raise Failed(f"{there} redirects to {new} (HTTP {status}), where messages can't follow.", _CHECK)
-        if chosen:
-            return
-        log.info("%s redirects to %s", there, new)
         if new.origin != there.origin:
             self._pool.close()
             self._pool = Pool(new.origin, trust=self._trust)
+            self.address = self.address._replace(origin=new.origin)
+        if chosen or not (method == "POST" or status in PERMANENT):
+            return new
+        log.info("%s redirects to %s", there, new)
         self.address = new
+        return None
 
     async def _skip(self, response: Response) -> None:
         """Let an answer go by, keeping its connection if it is short."""

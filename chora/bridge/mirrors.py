@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import re
 from collections.abc import Iterator
@@ -20,20 +19,13 @@ ANNOTATION = "x-mcp-header"
 """The key in a parameter's schema that asks for a header, and names it."""
 
 TOOLS_LIMIT = 10_000  # tools whose headers are remembered
+HEADERS_LIMIT = 100  # of one tool: what is repeated has to fit into the head of a request
 
 Path = tuple[str, ...]
 
-_PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 _DATA = ("default", "examples", "const", "enum")
-
-
-def encode_value(value: str) -> str:
-    """A value as a header can carry it: as it is, or wrapped as `=?base64?…?=`."""
-    if _PLAIN.fullmatch(value) and not (value.startswith("=?base64?") and value.endswith("?=")):
-        return value
-    return f"=?base64?{base64.b64encode(value.encode('utf-8', 'replace')).decode()}?="
 
 
 class Mirrors:
@@ -46,12 +38,12 @@ class Mirrors:
         """The headers that repeat what a request says."""
         found: list[tuple[str, str]] = []
         for name, value in (("mcp-protocol-version", call.version or ""), ("mcp-method", call.method)):
-            if _PLAIN.fullmatch(value):  # any other can't be right, and the server says so better than we
+            if wire.PLAIN.fullmatch(value):  # any other can't be right, and the server says so better than we
                 found.append((name, value))
         params = call.params
         target = {"name": params.name, "uri": params.uri}.get(wire.NAMED.get(call.method, ""), UNSET)
         if target is not UNSET:
-            found.append(("mcp-name", encode_value(target)))
+            found.append(("mcp-name", wire.encode_header(target)))
         wanted = self._tools.get(str(target)) if call.method == "tools/call" else None
         if wanted and params.arguments is not UNSET:
             try:
@@ -60,7 +52,7 @@ class Mirrors:
                 return found
             for path, header in wanted.items():
                 if (text := _written(_at(arguments, path))) is not None:
-                    found.append((f"mcp-param-{header.lower()}", encode_value(text)))
+                    found.append((f"mcp-param-{header.lower()}", wire.encode_header(text)))
         return found
 
     def learn(self, line: bytes, answer: Message) -> bytes:
@@ -95,6 +87,7 @@ def mirrored(schema: Any) -> dict[Path, str]:
         ValueError: it asks for what can't be; the sentence says which.
     """
     found: dict[Path, str] = {}
+    taken: set[str] = set()
     for path, part in _schemas(schema):
         header = part.get(ANNOTATION)
         if ANNOTATION not in part:
@@ -106,8 +99,11 @@ def mirrored(schema: Any) -> dict[Path, str]:
             raise ValueError(f"{ANNOTATION} of {where} can't be the name of a header")
         if part.get("type") not in ("string", "integer", "boolean"):
             raise ValueError(f"{where} has {ANNOTATION} and is neither string, integer nor boolean")
-        if header.lower() in (each.lower() for each in found.values()):
+        if header.lower() in taken:
             raise ValueError(f"{where} wants the header {header}, which another parameter has")
+        if len(taken) >= HEADERS_LIMIT:
+            raise ValueError(f"more than {HEADERS_LIMIT} parameters have {ANNOTATION}")
+        taken.add(header.lower())
         found[path] = header
     return found
 

@@ -193,7 +193,13 @@ class Sse:
     async def _read(self, patience: float, *, task_status: trio.TaskStatus[Stream]) -> None:
         """A service: read a stream to its end, then see to it that there is another one."""
         accept = [("accept", "text/event-stream")]
-        response = await self._link.ask("GET", accept, patience=patience)
+        try:
+            with trio.fail_after(patience + GREETING_TIME):
+                response = await self._link.ask("GET", accept, patience=patience)
+        except trio.TooSlowError:
+            raise Unreachable(
+                f"{self._link.address} doesn't open a stream.", "Make the call again.", again=True
+            ) from None
         async with response:
             if response.status != 200 or response.kind != "text/event-stream":
                 refused = self._link.refused(response)

@@ -41,7 +41,7 @@ GREETING_TIME = 30.0  # seconds for a server to open a new session in the place 
 LEAVE_TIME = 2.0  # seconds for a server to end a session
 NOTICE_TIME = 30.0  # seconds for the server to accept a notification
 REST_TIME = 1.0  # seconds that a stream may take to end after the answer
-LONGEST_RETRY = 30.0  # seconds that a server may have us wait before we resume a stream
+SHORTEST_RETRY, LONGEST_RETRY = 0.1, 30.0  # seconds that a server may have us wait before we resume a stream
 PAGES = 20  # of a list of tools
 MODERN_ERRORS = {wire.HEADER_MISMATCH, -32021, wire.UNSUPPORTED_VERSION, wire.METHOD_NOT_FOUND, wire.INVALID_PARAMS}
 """What a refusal in the modern era can say; whoever says so speaks Streamable HTTP."""
@@ -256,7 +256,7 @@ class Streamable:
             return str(failed) if call is None or call.answer is None else None
         finally:
             if events.retry is not None:
-                trail.retry = min(events.retry, LONGEST_RETRY)
+                trail.retry = max(SHORTEST_RETRY, min(events.retry, LONGEST_RETRY))
         return "the server ended the stream"
 
     async def _deliver_news(self, data: bytes) -> None:

@@ -6,7 +6,6 @@ waits in a mailbox once, however often it happens, and a peer that doesn't read 
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Literal, NamedTuple
 
 import trio
@@ -17,6 +16,8 @@ URI_LIMIT = 2048
 """Characters of a URI that may be subscribed to."""
 SUBSCRIPTION_LIMIT = 1000
 """Resources that one mailbox may wait for."""
+WAITING_BYTES = 4 * 1024 * 1024
+"""Of messages that may wait in one mailbox; a single one may be larger."""
 UPDATED = "notifications/resources/updated"
 
 
@@ -52,14 +53,15 @@ class Mailbox:
         meta: the `_meta` of every notification.
     """
 
-    __slots__ = ("_arrived", "_changes", "_closed", "_limit", "_messages", "_meta", "wanted")
+    __slots__ = ("_arrived", "_changes", "_closed", "_limit", "_messages", "_meta", "_size", "wanted")
 
     def __init__(self, limit: int = 0, meta: dict[str, Any] | None = None) -> None:
         self.wanted: dict[Change, str] = {}
         """What the peer wants to hear of, and for a resource the URI by which it knows it."""
         self._limit = limit
         self._meta = meta
-        self._messages: deque[bytes] = deque()
+        self._messages: list[bytes] = []  # few; an empty deque holds 600 bytes, and every session has one
+        self._size = 0
         self._changes: dict[Change, None] = {}
         self._arrived: trio.Event | None = None
         self._closed = False
@@ -70,9 +72,10 @@ class Mailbox:
         Raises:
             Full: too many wait already.
         """
-        if len(self._messages) >= self._limit:
+        if len(self._messages) >= self._limit or (self._messages and self._size + len(message) > WAITING_BYTES):
             raise Full
         self._messages.append(message)
+        self._size += len(message)
         self._wake()
 
     def hear(self, change: Change) -> None:
@@ -94,7 +97,9 @@ class Mailbox:
         """
         while True:
             if self._messages:
-                return self._messages.popleft()
+                message = self._messages.pop(0)
+                self._size -= len(message)
+                return message
             if self._changes:
                 change = next(iter(self._changes))
                 del self._changes[change]

@@ -20,7 +20,9 @@ class Waiting:
         self.refusal: str | None = None
 
     def settle(self, result: Any, error: Any) -> None:
-        """Take the client's answer."""
+        """Take the client's answer; only the first one counts."""
+        if self.arrived.is_set():
+            return
         if isinstance(result, dict):
             self.result = cast("dict[str, Any]", result)
         else:

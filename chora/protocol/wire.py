@@ -5,6 +5,8 @@ Everything that differs between revisions is a column of `REVISIONS`; the next r
 
 from __future__ import annotations
 
+import base64
+import re
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -97,8 +99,11 @@ ERAS: dict[str, Literal["handshake", "modern"]] = {
 }
 """Methods that only one era knows; any other is known to both."""
 
-LASTING = (b"tools/call", b"subscriptions/listen")
-"""What a message that may take long to answer holds: such a one doesn't hold up those behind it."""
+LASTING = (b"/call", b"/listen")
+"""What a message that may take long to answer holds: such a one doesn't hold up those behind it.
+
+Only the end of the method, because there are encoders that write the slash as `\\/`.
+"""
 
 NAMED: dict[str, str] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Methods whose target is repeated in the `Mcp-Name` header, and the parameter that holds it."""
@@ -262,6 +267,30 @@ def error_response(id_bytes: bytes | None, error: RpcError) -> bytes:
 def notification(method: str, params: dict[str, Any]) -> bytes:
     """A JSON-RPC notification."""
     return encode({"jsonrpc": "2.0", "method": method, "params": params})
+
+
+PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
+"""What a header can carry as it is."""
+_WRAPPED = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
+
+
+def encode_header(value: str) -> str:
+    """A value as a header can carry it: as it is, or wrapped as `=?base64?…?=`."""
+    if PLAIN.fullmatch(value) and not _WRAPPED.fullmatch(value):
+        return value
+    return f"=?base64?{base64.b64encode(value.encode('utf-8', 'replace')).decode()}?="
+
+
+def decode_header(value: str | None) -> str | None:
+    """What a header carries that may be wrapped; None when the wrapping is broken."""
+    if value is None or (wrapped := _WRAPPED.fullmatch(value)) is None:
+        return value
+    try:
+        decoded = base64.b64decode(wrapped[1], validate=True)
+        # The canonical spelling only: two spellings of one name would be two stories again.
+        return decoded.decode() if base64.b64encode(decoded).decode() == wrapped[1] else None
+    except ValueError:  # also for UTF-8 that is none
+        return None
 
 
 def too_deep(body: bytes) -> bool:

@@ -82,6 +82,7 @@ Reasons without an answer: `keep_alive` (idle for too long), `write_stall` (does
 too much), `draining` (idle when the server stops).
 """
 
+ASGI = {"version": "3.0", "spec_version": "2.4"}
 END = h11.EndOfMessage()
 PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
 LIMITS = Limits()
@@ -281,8 +282,7 @@ class Connection:
         self.begun = False  # part of a request head has arrived
         self.gone = False  # nothing more can be sent: the peer left, or a write was cut halfway
         self.writing = False
-        self.news = trio.lowlevel.ParkingLot()  # woken when bytes arrive, the peer leaves or a response is complete
-        self.write_turn = trio.lowlevel.ParkingLot()  # woken when nobody is writing any more
+        self.news = trio.lowlevel.ParkingLot()  # woken when bytes arrive, a write ends, or the peer or a response does
         self._stream = stream
         self._greeted = self._reading = self._watching = self._wants_head = False
         self._nursery: trio.Nursery
@@ -386,14 +386,13 @@ class Connection:
                 await self._stream.send_all(view[start : start + SLICE])
         except BaseException as error:  # a cancellation too: what was cut halfway can't be continued
             self.depart()
-            _wake(self.news)
             if isinstance(error, (trio.BrokenResourceError, trio.ClosedResourceError)):
                 raise Disconnected from error
             raise
         finally:
             self.deadlines.pop("write_stall", None)
             self.writing = False
-            _wake(self.write_turn)
+            _wake(self.news)
 
     async def _converse(self) -> None:
         """Answer requests in their order, until the connection can't go on."""
@@ -414,6 +413,7 @@ class Connection:
                 exchange = self.exchange = Exchange(self, bare=self._wants_head)
                 scope["extensions"]["chora.on_disconnect"] = exchange.call_on_disconnect
                 exchange.parse_body()
+                del request  # an event stream may stay open for hours, and the scope says it all
             except Refused as refused:
                 self.reason = str(refused)
                 return
@@ -547,7 +547,7 @@ class Exchange:
         """
         connection, kind = self._connection, message["type"]
         while connection.writing:  # before anything is made to be written, or it could overtake what is
-            await connection.write_turn.park()
+            await connection.news.park()
         if connection.gone:
             raise Disconnected
         if kind == "http.response.start" and self._start is None:
@@ -698,7 +698,7 @@ def _make_scope(request: h11.Request, server: Server, peer: Message) -> Message:
         raise Refused("malformed") from None
     return {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "asgi": ASGI,
         "http_version": request.http_version.decode(),
         "method": request.method.decode(),
         "path": path,

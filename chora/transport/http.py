@@ -10,8 +10,6 @@ everything that isn't MCP goes on to the pages.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import logging
 import re
@@ -20,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import msgspec
 import trio
@@ -36,7 +34,7 @@ from chora.protocol.hub import Full, Mailbox
 from chora.protocol.server import Server
 from chora.protocol.session import Session
 from chora.protocol.wire import RpcError
-from chora.transport.streams import Stream, Streams, event
+from chora.transport.streams import RUNNING_CALLS, Shelf, Stream, Streams, event
 
 log = logging.getLogger("chora.http")
 
@@ -65,21 +63,27 @@ STREAM = [
     (b"x-accel-buffering", b"no"),
 ]
 ROUTING_HEADERS = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")
-_ENCODED = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
+"""A name or an address and perhaps a port, as they stand in a Host header and at the end of an Origin."""
 
 
 class HttpSession(Session):
     """A session that requests find by its id, and the streams that hang on it."""
 
-    def __init__(self, transport: str, principal: Principal, now: float) -> None:
+    def __init__(self, transport: str, principal: Principal, now: float, shelf: Shelf | None = None) -> None:
         super().__init__(transport, principal)
         self.id = secrets.token_urlsafe(24)
         self.used = now
         self.until: float | None = None
         """When the token of its last request expires; what is open then is closed."""
-        self.streams = Streams()
+        self.streams = Streams(shelf)
         self.closers: set[Callable[[], None]] = set()
         """End what is open of this session."""
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Where it stands among those that have to make room: first whoever waits for nothing, the longest idle."""
+        return bool(self.in_flight), self.used
 
     def close(self) -> None:
         """End what is open."""
@@ -127,6 +131,7 @@ class Door:
         self._hosts = {http.host.lower(), *(host.lower() for host in http.allowed_hosts)}
         self._origins = {origin.lower().rstrip("/") for origin in http.allowed_origins}
         self._sessions: dict[str, HttpSession] = {}
+        self._shelf = Shelf()
         self._closers: set[Callable[[], None]] = set()
         """End what is open and would stay so."""
         self._routes: dict[tuple[str, str], App] = {
@@ -146,7 +151,7 @@ class Door:
             with trio.move_on_after(min(SWEEP_INTERVAL, self._limits.idle / 2)):
                 await draining.wait()
             oldest = trio.current_time() - self._limits.idle
-            for session in [each for each in self._sessions.values() if each.used < oldest]:
+            for session in [each for each in self._sessions.values() if each.rank < (False, oldest)]:
                 self._end(session, "idle")
             for principal in {each.principal for each in self._sessions.values()}:
                 if not self._gate.still_knows(principal):
@@ -294,11 +299,12 @@ class Door:
             await _send_json(send, 400, wire.error_response(None, error))
             return
         if incoming is not None and incoming.method == "initialize":
-            session = HttpSession("http", scope["chora.principal"], trio.current_time())
+            session = HttpSession("http", scope["chora.principal"], trio.current_time(), self._shelf)
             session.until = scope.get("chora.until")
             reply = await self._server.answer(session, body)
-            assert reply is not None
-            if reply.error_code is None:
+            if reply is None:  # it has no id
+                await _send_empty(send, 202)
+            elif reply.error_code is None:
                 self._admit(session)
                 await _send_json(send, 200, reply.body, [(b"mcp-session-id", session.id.encode())])
             else:
@@ -323,8 +329,7 @@ class Door:
                 stream = session.streams.open()
                 if session.revision is not None and session.revision.primes:
                     stream.add(b"", retry=RETRY)
-                scope["extensions"]["chora.on_disconnect"](stream.drop)
-                await writing.start(_write_stream, send, stream, 0)
+                await writing.start(_write_stream, scope, send, stream, 0)
             await stream.put(message)
 
         async def hang_up(retry: float) -> None:
@@ -333,7 +338,7 @@ class Door:
             await stream.put(b"", retry=retry)
             stream.drop()
 
-        streams = "text/event-stream" in (_header(scope, b"accept") or "")
+        streams = "text/event-stream" in (_header(scope, b"accept") or "") and len(session.in_flight) < RUNNING_CALLS
         async with trio.open_nursery() as writing:
             reply = await self._server.answer(session, body, notify if streams else None, hang_up if streams else None)
             if stream is not None:
@@ -424,9 +429,8 @@ class Door:
 
     async def _resume(self, scope: Scope, send: Send, session: HttpSession, stream: Stream, after: int) -> None:
         """Write the rest of a stream, until it, the peer, the session or the server ends."""
-        scope["extensions"]["chora.on_disconnect"](stream.drop)
         with self._closable(session, stream.drop):
-            await _write_stream(send, stream, after)
+            await _write_stream(scope, send, stream, after)
 
     async def _delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _header(scope, b"mcp-protocol-version") in wire.MODERN:
@@ -499,6 +503,12 @@ class Door:
         if body is None:
             return
         session.used, session.until = trio.current_time(), scope.get("chora.until")
+        # Everything but what may take long is answered in order, as on stdio.
+        is_lasting = any(word in body for word in wire.LASTING)
+        if is_lasting and len(session.in_flight) >= RUNNING_CALLS:
+            fault = _fault(f"{RUNNING_CALLS} calls of this session wait for their answers.", "Wait for some of them.")
+            await _send_json(send, 503, fault)
+            return
 
         async def push(message: bytes) -> None:
             try:
@@ -512,8 +522,7 @@ class Door:
                 await push(reply.body)
 
         await _send_empty(send, 202)
-        # Everything but what may take long is answered in order, as on stdio.
-        if any(word in body for word in wire.LASTING):
+        if is_lasting:
             session.calls.start_soon(answer)
         else:
             await answer()
@@ -523,12 +532,12 @@ class Door:
     def _admit(self, session: HttpSession) -> None:
         own = [each for each in self._sessions.values() if each.principal == session.principal]
         if len(own) >= self._limits.sessions_each:
-            self._end(min(own, key=_used), "evicted")
+            self._end(min(own, key=_rank), "evicted")
         elif len(self._sessions) >= self._limits.sessions:
             # Whoever would have the most makes room, so that nobody can drive out the others.
             counts = Counter(each.principal for each in (session, *self._sessions.values()))
             greedy = counts.most_common(1)[0][0]
-            self._end(min((each for each in self._sessions.values() if each.principal == greedy), key=_used), "evicted")
+            self._end(min((each for each in self._sessions.values() if each.principal == greedy), key=_rank), "evicted")
         self._sessions[session.id] = session
         self._server.hub.join(session.mailbox)
         self._count()
@@ -541,6 +550,7 @@ class Door:
         session.close()
         for call in list(session.in_flight.values()):
             call.cancel()
+        session.streams.clear()
 
     def _count(self) -> None:
         for transport in ("http", "sse"):
@@ -557,8 +567,8 @@ class Door:
         return session
 
 
-def _used(session: HttpSession) -> float:
-    return session.used
+def _rank(session: HttpSession) -> tuple[bool, float]:
+    return session.rank
 
 
 # -- reading a request ------------------------------------------------------------------------------------------
@@ -574,19 +584,12 @@ def _header(scope: Scope, name: bytes) -> str | None:
 
 def _host_name(host: str) -> str | None:
     """The name in a Host header, without its port; None if it isn't one."""
-    try:
-        parts = urlsplit("//" + host)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts.hostname if parts.netloc == host and "@" not in host else None
+    found = _HOST.fullmatch(host)
+    return None if found is None else found[1].strip("[]").lower()
 
 
 def _origin_host(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).hostname
-    except ValueError:
-        return None
+    return _host_name(origin.partition("://")[2])
 
 
 def _check_types(scope: Scope) -> tuple[int, bytes] | None:
@@ -631,7 +634,7 @@ def _check_routing(scope: Scope, incoming: wire.Incoming, params: wire.Params, v
         raise RpcError(wire.HEADER_MISMATCH, "The Mcp-Method header differs from the body's method")
     field = wire.NAMED.get(str(incoming.method))
     value = {"name": params.name, "uri": params.uri}.get(field or "", UNSET)
-    if value is not UNSET and _decode_header(_header(scope, b"mcp-name")) != value:
+    if value is not UNSET and wire.decode_header(_header(scope, b"mcp-name")) != value:
         raise RpcError(wire.HEADER_MISMATCH, f"The Mcp-Name header differs from the body's {field}")
 
 
@@ -654,27 +657,20 @@ def _check_mirrored(scope: Scope, params: wire.Params, mirrored: dict[str, str])
             wanted = [value if isinstance(value, str) else wire.encode(value).decode()]
         else:
             wanted = []
-        if [_decode_header(each) for each in said] != wanted:
+        if [wire.decode_header(each) for each in said] != wanted:
             raise RpcError(wire.HEADER_MISMATCH, f"The {header} header differs from the argument {name}")
-
-
-def _decode_header(value: str | None) -> str | None:
-    """A header value that may be wrapped as `=?base64?…?=`; None when the wrapping is broken."""
-    if value is None or (wrapped := _ENCODED.fullmatch(value)) is None:
-        return value
-    try:
-        decoded = base64.b64decode(wrapped[1], validate=True)
-        # The canonical spelling only: two spellings of one name would be two stories again.
-        return decoded.decode() if base64.b64encode(decoded).decode() == wrapped[1] else None
-    except (binascii.Error, UnicodeDecodeError):
-        return None
 
 
 # -- writing a response -----------------------------------------------------------------------------------------
 
 
 async def _write_stream(
-    send: Send, stream: Stream, after: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    scope: Scope,
+    send: Send,
+    stream: Stream,
+    after: int,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Write a stream from some event on to a connection, until one of them ends."""
 
@@ -684,7 +680,7 @@ async def _write_stream(
     task_status.started()
     with contextlib.suppress(OSError):  # the peer left; it may come back
         await send({"type": "http.response.start", "status": 200, "headers": STREAM})
-        await stream.write(write, after)
+        await stream.write(write, after, scope["extensions"]["chora.on_disconnect"])
         await send({"type": "http.response.body", "body": b""})
 
 

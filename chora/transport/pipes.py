@@ -90,7 +90,7 @@ class PolledPipe(trio.abc.Stream):
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._is_drained = True
+        self._is_drained = False
         """Whether the last read took all there was, so that trying the next one at once would be in vain."""
         if sys.platform != "win32":
             os.set_blocking(descriptor, False)

@@ -22,6 +22,11 @@ KEPT_STREAMS = 8
 """Streams of one session that have ended."""
 KEPT_TIME = 300.0
 """Seconds that a stream is kept after it ended."""
+KEPT_IN_ALL = 64 * 1024 * 1024
+"""Bytes of streams that have ended, in all sessions; beyond it the oldest are forgotten before their time."""
+RUNNING_CALLS = 64
+"""Calls of one session that hold a stream at a time. The answers to further ones come as plain JSON; where all
+answers come on one stream, further calls are refused."""
 
 
 def event(data: bytes, *, identity: str = "", kind: bytes = b"message", retry: float | None = None) -> bytes:
@@ -59,22 +64,26 @@ class Stream:
     def __init__(self, name: str, *, is_unasked: bool = False) -> None:
         self.name = name
         self.is_unasked = is_unasked
-        self.ended_at: float | None = None
+        self.ended_at: float | None = trio.current_time() if is_unasked else None
+        self.size = 0
+        """Bytes that are kept."""
+        self.on_end: Callable[[], None] | None = None
+        """Told when nothing more comes in."""
         self._kept: deque[Kept] = deque()
-        self._size = 0
-        self._last = 0
+        self.last = 0
+        """The number of the newest event."""
         self._sent = 0
         self._reader: trio.CancelScope | None = None
         self._news = trio.Event()
 
     def add(self, data: bytes, *, retry: float | None = None) -> Kept:
         """Add an event; never waits."""
-        self._last += 1
-        kept = Kept(self._last, event(data, identity=f"{self.name}.{self._last}", retry=retry))
+        self.last += 1
+        kept = Kept(self.last, event(data, identity=f"{self.name}.{self.last}", retry=retry))
         self._kept.append(kept)
-        self._size += len(kept.frame)
-        while len(self._kept) > 1 and (len(self._kept) > KEPT_EVENTS or self._size > KEPT_BYTES):
-            self._size -= len(self._kept.popleft().frame)
+        self.size += len(kept.frame)
+        while len(self._kept) > 1 and (len(self._kept) > KEPT_EVENTS or self.size > KEPT_BYTES):
+            self.size -= len(self._kept.popleft().frame)
         self._tell()
         return kept
 
@@ -93,6 +102,8 @@ class Stream:
         """Let nothing more in; what there is can still be had."""
         self.ended_at = trio.current_time()
         self._tell()
+        if self.on_end is not None:
+            self.on_end()
 
     def drop(self) -> None:
         """Stop writing to the connection there is; the client may come back on another one."""
@@ -113,17 +124,26 @@ class Stream:
                     self._reader = None
                     self._tell()
                     if self.is_unasked:
-                        self.ended_at = trio.current_time()
+                        self.end()
 
-    async def write(self, write: Write, after: int = 0) -> bool:
+    async def write(
+        self, write: Write, after: int = 0, on_disconnect: Callable[[Callable[[], None]], None] | None = None
+    ) -> bool:
         """Write the events after a number as they come.
 
         A connection that was written to before is dropped: its client is here now.
 
+        Args:
+            write: to the connection.
+            after: the number.
+            on_disconnect: is given what to call when this connection breaks.
+
         Returns:
             Whether the stream ended; otherwise it was dropped.
         """
-        with self.reading():
+        with self.reading() as scope:
+            if on_disconnect is not None:
+                on_disconnect(scope.cancel)
             self._sent = after
             while True:
                 news = self._news
@@ -131,7 +151,7 @@ class Stream:
                     await write(kept.frame)
                     self._sent = kept.number
                     self._tell()
-                if self.ended_at is not None and self._sent >= self._last:
+                if self.ended_at is not None and self._sent >= self.last:
                     return True
                 await news.wait()
         return False
@@ -141,10 +161,38 @@ class Stream:
         self._news = trio.Event()
 
 
-class Streams:
-    """The streams of one session."""
+class Shelf:
+    """The streams of all sessions that have ended, as far as their memory goes."""
 
     def __init__(self) -> None:
+        self._ended: dict[Stream, tuple[Streams, int]] = {}
+        self.size = 0
+        """Bytes."""
+
+    def put(self, stream: Stream, owner: Streams) -> None:
+        """Take note that a stream has ended; the oldest are forgotten when there is too much."""
+        self.remove(stream)
+        self._ended[stream] = owner, stream.size
+        self.size += stream.size
+        while self.size > KEPT_IN_ALL and len(self._ended) > 1:
+            oldest = next(iter(self._ended))
+            self._ended[oldest][0].drop(oldest)
+
+    def remove(self, stream: Stream) -> None:
+        """Take note that a stream is forgotten."""
+        _, size = self._ended.pop(stream, (None, 0))
+        self.size -= size
+
+
+class Streams:
+    """The streams of one session.
+
+    Args:
+        shelf: what bounds the memory of all sessions together.
+    """
+
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf or Shelf()
         self._streams: dict[str, Stream] = {}
         self._count = 0
 
@@ -153,7 +201,12 @@ class Streams:
         self.forget()
         self._count += 1
         stream = self._streams[str(self._count)] = Stream(str(self._count), is_unasked=is_unasked)
+        stream.on_end = lambda: self._put_away(stream)
         return stream
+
+    def _put_away(self, stream: Stream) -> None:
+        if stream.name in self._streams:  # not when the session has ended meanwhile
+            self._shelf.put(stream, self)
 
     def find(self, last_event: str) -> tuple[Stream, int] | None:
         """The stream that an event belongs to, and the event's number; None if it isn't known (any more)."""
@@ -161,13 +214,22 @@ class Streams:
         stream = self._streams.get(name)
         if stream is None or not (number.isascii() and number.isdecimal() and len(number) <= 9):
             return None
-        return stream, int(number)
+        return (stream, int(number)) if int(number) <= stream.last else None
 
     def forget(self) -> None:
-        """Forget streams that ended long ago, and the oldest of too many."""
-        ended = [each for each in self._streams.values() if each.ended_at is not None]
-        for stream in ended:
-            assert stream.ended_at is not None
-            if len(ended) > KEPT_STREAMS or stream.ended_at < trio.current_time() - KEPT_TIME:
-                del self._streams[stream.name]
-                ended = ended[1:]
+        """Forget streams that ended long ago, and of too many those that ended first."""
+        ended = [(each.ended_at, each) for each in self._streams.values() if each.ended_at is not None]
+        ended.sort(key=lambda each: each[0])
+        for number, (when, stream) in enumerate(ended, KEPT_STREAMS - len(ended)):
+            if number < 0 or when < trio.current_time() - KEPT_TIME:
+                self.drop(stream)
+
+    def drop(self, stream: Stream) -> None:
+        """Forget one stream."""
+        self._streams.pop(stream.name, None)
+        self._shelf.remove(stream)
+
+    def clear(self) -> None:
+        """Forget all: the session has ended."""
+        for stream in list(self._streams.values()):
+            self.drop(stream)

@@ -93,7 +93,7 @@ class HttpCaller(Caller):
             ("mcp-method", method),
         ]
         if name is not None:
-            headers.append(("mcp-name", name))
+            headers.append(("mcp-name", wire.encode_header(name)))
         if self._token is not None:
             headers.append(("authorization", f"Bearer {self._token.reveal()}"))
         try:

@@ -5,6 +5,7 @@ import pytest
 import trio
 import trio.testing
 
+from chora.protocol import hub
 from chora.protocol.hub import LISTS, UPDATED, Change, Closed, Full, Hub, Mailbox
 
 NOTE = Change(UPDATED, "config://content/note")
@@ -94,3 +95,18 @@ async def test_each_change_reaches_one_of_two_readers():
             nursery.cancel_scope.cancel()
     assert sorted(taken) == sorted(set(taken))
     assert len(taken) == len(changes)
+
+
+async def test_what_waits_is_bounded_in_size_too(monkeypatch: pytest.MonkeyPatch):
+    """A few large messages are as much as many small ones; a single one may be as large as it is."""
+    monkeypatch.setattr(hub, "WAITING_BYTES", 100)
+    mailbox = Mailbox(10)
+    for _ in range(3):
+        mailbox.put(b"x" * 500)
+        with pytest.raises(Full):
+            mailbox.put(b"y")
+        assert await mailbox.take() == b"x" * 500
+    mailbox.put(b"x" * 60)
+    mailbox.put(b"x" * 40)
+    with pytest.raises(Full):
+        mailbox.put(b"x")

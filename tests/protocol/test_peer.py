@@ -247,6 +247,52 @@ async def test_a_silent_client_is_not_waited_for_for_ever(mock_clock: MockClock)
     assert session.waiting == {}
 
 
+async def test_the_first_answer_counts(server: Server, ask: Asking, project: Project):
+    """A second one that follows on its heels changes nothing."""
+    project.save(text("note", "old"))
+    client = Client(server, "2025-11-25", FORMS)
+
+    async def reply(question: dict[str, Any]) -> None:
+        for result in (NO[0], YES):
+            await client.send({"id": question["id"], "result": result})
+
+    client.reply = reply
+    answer = await client.call("save_config", {"draft_id": await draft(ask, "new"), "config_id": "note"})
+    assert structured(answer)["success"] is False
+
+
+async def test_only_the_session_that_was_asked_can_answer(server: Server, ask: Asking, project: Project):
+    """A number that another session guessed is an answer to nothing, nor is one of another type."""
+    project.save(text("note", "old"))
+    client, stranger = Client(server, "2025-11-25", FORMS), Client(server, "2025-11-25", FORMS)
+
+    async def reply(question: dict[str, Any]) -> None:
+        await stranger.send({"id": question["id"], "result": YES})
+        await client.send({"id": int(question["id"].removeprefix("chora-")), "result": YES})
+        await client.send({"id": question["id"], "result": NO[0]})
+
+    client.reply = reply
+    answer = await client.call("save_config", {"draft_id": await draft(ask, "new"), "config_id": "note"})
+    assert structured(answer)["success"] is False
+
+
+async def test_nothing_else_waits_for_the_person(server: Server, ask: Asking, project: Project):
+    """Whoever is asked may take minutes; meanwhile others save."""
+    project.save(text("note", "old"))
+    client = Client(server, "2025-11-25", FORMS)
+    drafts = [await draft(ask, "new"), await draft(ask, "other", "other")]
+
+    async def reply(question: dict[str, Any]) -> None:
+        saved = await ask("save_config", draft_id=drafts[1], config_id="other")
+        assert saved["success"] is True
+        await client.send({"id": question["id"], "result": YES})
+
+    client.reply = reply
+    with trio.fail_after(20):
+        answer = await client.call("save_config", {"draft_id": drafts[0], "config_id": "note"})
+    assert structured(answer)["success"] is True
+
+
 async def test_a_cancelled_call_withdraws_its_question():
     """The person isn't left with a form that nobody waits for."""
     sent: list[dict[str, Any]] = []

@@ -1029,7 +1029,7 @@ async def test_a_lock_fails_all_that_waited_for_it(path: Path, monkeypatch: pyte
         except StorageError as error:
             refused.append(error)
 
-    with trio.fail_after(2):
+    with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             for _ in range(12):
                 nursery.start_soon(add)

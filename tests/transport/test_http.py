@@ -38,6 +38,13 @@ ENDLESS = SLOW.replace("1500", "90000")
         ("127.0.0.1.evil.example", 403),
         ("localhost@evil.example", 403),
         ("evil.example:80:80", 403),
+        ("evil.example[::1]", 403),
+        ("[::1]evil.example", 403),
+        ("127.0.0.1.", 403),
+        ("127.0.0.1/", 403),
+        ("[::1", 403),
+        ("[::1]", 200),
+        ("LOCALHOST:9", 200),
         ("", 403),
     ],
 )
@@ -61,6 +68,10 @@ async def test_only_our_own_names_are_answered(visit: Visit, host: str, status: 
         ("https://localhost.evil.example", 403),
         ("null", 403),
         ("https://[", 403),
+        ("https://evil.example[::1]", 403),
+        ("https://localhost@evil.example", 403),
+        ("localhost", 403),
+        ("tauri://localhost", 200),
     ],
 )
 async def test_only_our_own_origins_may_talk_to_us(visit: Visit, origin: str, status: int):
@@ -451,6 +462,16 @@ async def test_a_stream_that_is_not_read_is_dropped(visit: Visit):
             await _until(visitor, "/metrics", lambda text: 'reason="not reading"} 1.0' in text)
 
 
+async def test_calls_over_the_old_transport_are_bounded(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+    """They hold no connection, so nothing else would bound them; what isn't one still passes."""
+    monkeypatch.setattr(http, "RUNNING_CALLS", 0)
+    async with visit() as visitor, sse(visitor) as (stream, place):
+        refused = await visitor.http.post(place, json=message("tools/call", {"name": "hello_world"}, 1))
+        assert refused.status_code == 503
+        assert (await visitor.http.post(place, json=message("initialize", HELLO, 2))).status_code == 202
+        assert msgspec.json.decode((await stream.event())[1])["id"] == 2
+
+
 async def test_the_old_transport_can_be_turned_off(visit: Visit):
     """Without `http.sse` there is nothing at /sse."""
     async with visit(http__sse=False) as visitor:
@@ -459,9 +480,9 @@ async def test_the_old_transport_can_be_turned_off(visit: Visit):
 
 async def test_streams_end_properly_when_the_server_stops(visit: Visit):
     """Draining ends an open stream with its last chunk, well within the grace."""
-    async with visit() as visitor, sse(visitor) as (stream, _):
+    async with visit(limits__grace=60.0) as visitor, sse(visitor) as (stream, _):
         visitor.opened.http.stop()
-        with trio.fail_after(1), pytest.raises(StopAsyncIteration):
+        with trio.fail_after(20), pytest.raises(StopAsyncIteration):
             await stream.event()
 
 
@@ -582,9 +603,9 @@ async def test_a_modern_peer_listens_to_what_it_asks_for(visit: Visit):
 
 async def test_a_subscription_is_answered_when_the_server_stops(visit: Visit):
     """The last frame is its result, so the peer knows that nothing broke."""
-    async with visit() as visitor, listening(visitor, resourcesListChanged=True) as stream:
+    async with visit(limits__grace=60.0) as visitor, listening(visitor, resourcesListChanged=True) as stream:
         visitor.opened.http.stop()
-        with trio.fail_after(1):
+        with trio.fail_after(20):
             last = msgspec.json.decode((await stream.event())[1])
             assert last["id"] == "sub-1"
             assert last["result"]["resultType"] == "complete"
@@ -684,7 +705,44 @@ async def test_older_revisions_get_no_empty_event(visit: Visit, hello: Project):
         assert all(each["data"] for each in events(answer.text))
 
 
-@pytest.mark.parametrize("last", ["9.1", "nonsense", "1", "-1.0", ""])
+async def test_a_handshake_that_wants_no_answer_gets_none(visit: Visit):
+    """Without an id it is a notification, and opens no session."""
+    async with visit() as visitor:
+        response = await visitor.post({"jsonrpc": "2.0", "method": "initialize", "params": HELLO})
+        assert (response.status_code, response.content) == (202, b"")
+        assert "mcp-session-id" not in response.headers
+        assert (await visitor.ask("initialize", HELLO)).status_code == 200
+
+
+async def test_a_session_has_so_many_streams_at_a_time(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+    """Further calls are answered all the same, as plain JSON."""
+    monkeypatch.setattr("chora.transport.http.RUNNING_CALLS", 0)
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        answer = await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json()["result"]["structuredContent"]["success"] is True
+
+
+async def test_whoever_waits_for_an_answer_does_not_make_room(visit: Visit, hello: Project):
+    """A session whose call is under way isn't idle, however long ago that was made."""
+    hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
+    async with visit(limits__sessions=2, limits__idle=0.4) as visitor, trio.open_nursery() as nursery:
+        await visitor.shake_hands()
+        door: Any = visitor.opened.http.app
+        nursery.start_soon(partial(visitor.call, "generate_content", content_config_id="endless"))
+        while not door._sessions[visitor.session].in_flight:
+            await trio.sleep(0.01)
+        for _ in range(3):
+            assert (await visitor.ask("initialize", HELLO, mcp_session_id="")).status_code == 200
+        assert visitor.session in door._sessions
+        await _until(visitor, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
+        assert visitor.session in door._sessions
+        note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+        assert (await visitor.post(note)).status_code == 202
+
+
+@pytest.mark.parametrize("last", ["9.1", "nonsense", "1", "-1.0", "", "1.999"])
 async def test_a_stream_that_is_not_known_is_said_to_be_gone(visit: Visit, last: str):
     """A client that waited for the rest of it would wait for ever."""
     async with visit() as visitor:

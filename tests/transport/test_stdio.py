@@ -230,6 +230,19 @@ async def test_a_message_may_come_in_single_bytes(engine: Engine):
         assert (await peer.hear())["id"] == 2
 
 
+async def test_a_call_with_its_slash_escaped_does_not_hold_up_others(project: Project, engine: Engine):
+    """Some encoders write `tools\\/call`; it can be cancelled all the same."""
+    project.save(content("endless", pattern={"type": "jinja2", "template": SLOW.replace("1500", "90000")}))
+    async with conversation(engine) as peer:
+        await peer.say(line("initialize", HELLO, 1))
+        await peer.hear()
+        await peer.say(call("generate_content", 2, content_config_id="endless").replace(b"/", b"\\/"))
+        await peer.say(line("ping", id=3))
+        assert (await peer.hear())["id"] == 3
+        await peer.say(line("notifications/cancelled", {"requestId": 2}) + line("ping", id=4))
+        assert (await peer.hear())["id"] == 4
+
+
 async def test_a_call_that_outlasts_the_grace_is_cut(project: Project, engine: Engine):
     """A process that is told to stop doesn't wait for ever."""
     endless = SLOW.replace("1500", "90000")

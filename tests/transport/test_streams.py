@@ -1,10 +1,13 @@
 """Streams that survive their connection."""
 
+from collections.abc import Callable
+
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chora.transport import streams
-from chora.transport.streams import Stream, Streams, event
+from chora.transport.streams import Shelf, Stream, Streams, event
 
 
 def test_an_event_is_written_as_its_parts():
@@ -125,8 +128,31 @@ def test_a_stream_is_found_by_any_of_its_events():
     """And by nothing that isn't one."""
     known = Streams()
     stream = known.open()
+    for _ in range(7):
+        stream.add(b"x")
     assert known.find(f"{stream.name}.7") == (stream, 7)
-    for odd in ("", "1", "1.", "1.x", "1.-1", "1.²", "9.1", "1.99999999999", "..", "1.1.1"):
+    assert known.find(f"{stream.name}.0") == (stream, 0)
+    for odd in (
+        "1.8",
+        "1.999999999",
+        "1.٣",
+        "1.+7",
+        "1. 7",
+        "1.7_0",
+        "1.7e0",
+        "01.7",
+        "１.7",
+        "",
+        "1",
+        "1.",
+        "1.x",
+        "1.-1",
+        "1.²",
+        "9.1",
+        "1.99999999999",
+        "..",
+        "1.1.1",
+    ):
         assert known.find(odd) is None, odd
 
 
@@ -134,8 +160,10 @@ async def test_ended_streams_are_forgotten(mock_clock: MockClock):
     """Some of them after a while, the oldest of too many at once, and running ones never."""
     known = Streams()
     running = known.open()
+    running.add(b"x")
     ended = [known.open() for _ in range(streams.KEPT_STREAMS + 3)]
     for stream in ended:
+        stream.add(b"x")
         stream.end()
     known.forget()
     assert [known.find(f"{each.name}.1") is not None for each in ended] == [False] * 3 + [True] * streams.KEPT_STREAMS
@@ -163,3 +191,91 @@ async def test_an_unasked_stream_ends_when_nobody_reads_it(mock_clock: MockClock
     mock_clock.jump(streams.KEPT_TIME + 1)
     known.forget()
     assert known.find(f"{stream.name}.1") is None
+
+
+async def test_the_stream_that_ended_last_is_forgotten_last(mock_clock: MockClock):
+    """However early it began: a long call's answer is the one that somebody is likely to come back for."""
+    known = Streams()
+    long = known.open()
+    long.add(b"answer")
+    for _ in range(streams.KEPT_STREAMS + 1):
+        mock_clock.jump(1)
+        known.open().end()
+    mock_clock.jump(1)
+    long.end()
+    known.open()
+    assert known.find(f"{long.name}.1") == (long, 1)
+
+
+async def test_a_stream_that_nobody_began_to_read_is_forgotten(mock_clock: MockClock):
+    """Whoever asks for one and is gone before its first byte leaves nothing behind."""
+    known = Streams()
+    for _ in range(3 * streams.KEPT_STREAMS):
+        known.open(is_unasked=True)
+    assert len(known._streams) <= streams.KEPT_STREAMS + 1
+    mock_clock.jump(streams.KEPT_TIME + 1)
+    known.forget()
+    assert not known._streams
+
+
+async def test_all_sessions_together_keep_so_much(monkeypatch: pytest.MonkeyPatch):
+    """The oldest of what has ended is forgotten first; what runs, and the newest answer, never."""
+    monkeypatch.setattr(streams, "KEPT_IN_ALL", 5_000)
+    shelf = Shelf()
+    sessions = [Streams(shelf) for _ in range(3)]
+    running = sessions[0].open()
+    running.add(b"x" * 4_000)
+    ended = [sessions[number % 3].open() for number in range(6)]
+    for stream in ended:
+        stream.add(b"x" * 2_000)
+        stream.end()
+    assert [owner.find(f"{each.name}.1") is not None for owner, each in zip(sessions * 2, ended, strict=True)] == 4 * [
+        False
+    ] + [True, True]
+    assert sessions[0].find(f"{running.name}.1") is not None
+    running.add(b"x" * 9_000)
+    running.end()
+    assert sessions[0].find(f"{running.name}.1") is not None
+    assert sessions[1].find(f"{ended[4].name}.1") is None
+    assert shelf.size == running.size
+    sessions[0].clear()
+    assert shelf.size == 0
+    late = sessions[0].open()
+    sessions[0].clear()
+    late.end()
+    assert shelf.size == 0
+    news = sessions[1].open(is_unasked=True)
+    with news.reading():
+        news.add(b"x" * 1_000)
+    assert shelf.size == news.size
+    with news.reading():
+        news.add(b"x" * 1_000)
+    assert shelf.size == news.size
+
+
+async def test_the_end_of_an_old_connection_is_not_that_of_the_new_one():
+    """A client that is back already isn't thrown out when its old connection is found to be dead."""
+    stream, second = Stream("1"), Connection()
+    leave: list[Callable[[], None]] = []
+    ended: list[bool] = []
+
+    async def stuck(frame: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def write(to: streams.Write) -> None:
+        ended.append(await stream.write(to, 0, leave.append))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, stuck)
+            await wait_all_tasks_blocked()
+            stream.add(b"a")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(write, second.write)
+            await wait_all_tasks_blocked()
+            leave[0]()
+            await wait_all_tasks_blocked()
+            await stream.put(b"b")
+            stream.end()
+    assert second.data == ["a", "b"]
+    assert ended == [False, True]
