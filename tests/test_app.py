@@ -22,6 +22,7 @@ import trio
 
 from chora import app, config
 from chora.errors import StorageError, UsageError
+from chora.store import backup
 from tests.conftest import Project, Serve, content, requirement
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
@@ -166,6 +167,16 @@ def test_stdio_ends_with_who_started_it(hello: Project):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(server, signal.SIGKILL)
     assert "the process that started us has ended" in log.read_text()
+
+
+def test_a_server_backs_its_store_up_by_itself(hello: Project):
+    """Every so often, as the flag says; what it makes is whole."""
+    with serving(hello, "--backup-every", "0.00005") as (_, process):
+        folder = hello.root / ".chora" / "backups"
+        while not (made := sorted(folder.glob("*.db"))):
+            assert process.poll() is None
+            time.sleep(0.05)
+    assert backup.verify(made[0])["versions"] == 0
 
 
 def test_open_streams_do_not_hold_the_end(hello: Project):

@@ -14,6 +14,7 @@ from chora.cli.run import json_option, opened_settings, reporting, toolset_flags
 @click.option("--host", metavar="ADDRESS", help="Address to bind; beyond loopback a token is needed.")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0 takes a free one.")
 @toolset_options
+@click.option("--backup-every", type=click.FloatRange(0), metavar="HOURS", help="Back the store up every so often.")
 @click.option("--stdio", "with_stdio", is_flag=True, help="Also speak MCP on stdin and stdout; ends when stdin does.")
 @json_option
 @click.pass_obj
@@ -24,6 +25,7 @@ def command(
     port: int | None,
     read_only: bool | None,
     toolset: tuple[str, ...],
+    backup_every: float | None,
     with_stdio: bool,
     as_json: bool,
 ) -> None:
@@ -34,9 +36,8 @@ def command(
     from chora import app
     from chora.transport.pipes import take_over
 
-    folder, loaded = opened_settings(
-        project, {"http.host": host, "http.port": port, **toolset_flags(read_only, toolset)}, quiet=False
-    )
+    flags = {"http.host": host, "http.port": port, "backup.every": backup_every, **toolset_flags(read_only, toolset)}
+    folder, loaded = opened_settings(project, flags, quiet=False)
     pipes = take_over() if with_stdio else None
 
     async def run() -> None:
