@@ -4,6 +4,7 @@ The client is as little as can be, so that it is the servers that are measured: 
 that were made before.
 """
 
+import functools
 import json
 import re
 import socket
@@ -45,12 +46,18 @@ def commands(project: Path, transport: str, port: int = 0) -> dict[str, list[str
     if find_spec("mcp"):
         found[PYTHON] = [sys.executable, "-m", "bench.sdk_server", *place]
     else:
-        print(f"MISSING: {PYTHON} is a development dependency, and isn't installed.", file=sys.stderr)
+        tell_missing(PYTHON, "It is a development dependency.")
     try:
         found[TYPESCRIPT] = [judging.node(), str(Path(__file__).with_name("typescript_server.mjs")), *place]
     except judging.NotInstalled as error:
-        print(f"MISSING: {TYPESCRIPT}. {error}", file=sys.stderr)
+        tell_missing(TYPESCRIPT, str(error))
     return found
+
+
+@functools.cache
+def tell_missing(peer: str, why: str) -> None:
+    """Say once that there is nothing to measure us next to."""
+    print(f"MISSING: {peer} isn't installed, so nothing is measured next to it. {why}", file=sys.stderr)
 
 
 @contextmanager

@@ -37,6 +37,17 @@ def test_text_is_a_line_for_people(capsys: Shown):
     assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING odd", second)
 
 
+def test_every_line_bears_its_own_second(capsys: Shown):
+    """Also when seconds went by between two lines, or none did."""
+    start_logging(Log())
+    (handler,) = logging.getLogger().handlers
+    for created in (1_800_000_000.9, 1_800_000_001.0, 1_800_000_001.5):
+        record = logging.makeLogRecord({"msg": "tick", "levelname": "INFO", "created": created})
+        handler.handle(record)
+    seconds = [line.split()[0][-2:] for line in capsys.readouterr().err.splitlines()]
+    assert seconds == ["00", "01", "01"]
+
+
 def test_json_is_an_object_per_line(capsys: Shown):
     """Collectors get time, level, logger and message, each record on one line whatever it holds."""
     start_logging(Log(format="json"))
