@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import ipaddress
+import logging
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -20,6 +23,8 @@ import msgspec
 from chora.config import Secret
 from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
 from chora.stamps import now, stamp
+
+log = logging.getLogger("chora.access")
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -198,6 +203,10 @@ def _read_token(path: Path) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
+        if sys.platform != "win32" and os.fstat(descriptor).st_mode & 0o077:
+            # A checkout can't make a file that only its owner reads: somebody else's token may have come with it.
+            log.warning("the token in %s is passed over: others may read it. If it is yours: chmod 600", path)
+            raise PermissionError(errno.EPERM, "others may read it", str(path))
         return os.read(descriptor, FILE_LIMIT)
     finally:
         os.close(descriptor)

@@ -163,13 +163,16 @@ class Resources:
             ResourceNotFound: no resource could have this URI.
             InvalidConfigId: an id in it can't be one.
         """
-        try:
-            family, arguments, _ = self._locate(uri)
-        except ChoraError:
-            matching = next(_matching(uri), None)
-            if matching is None:
-                raise
-            family, arguments = matching
+        matching = list(_matching(uri))
+        if len(matching) == 1:  # then nothing has to be read to know which, and who subscribes names many
+            family, arguments = matching[0]
+        else:
+            try:
+                family, arguments, _ = self._locate(uri)
+            except ChoraError:
+                if not matching:
+                    raise
+                family, arguments = matching[0]
         return _spelled(family.template, arguments)
 
     def _locate(self, uri: str) -> tuple[Family, Arguments, str]:

@@ -262,7 +262,9 @@ def test_there_are_only_so_many_tokens(tokens: Tokens, monkeypatch: pytest.Monke
 def test_a_file_that_is_no_token_lets_nobody_in(tokens: Tokens, tmp_path: Path, text: str):
     """A damaged one is passed over, and those beside it still work."""
     secret, token = tokens.new("app", "read")
-    (tmp_path / ".chora" / "tokens" / "odd.json").write_bytes(text.encode("latin-1"))
+    odd = tmp_path / ".chora" / "tokens" / "odd.json"
+    odd.write_bytes(text.encode("latin-1"))
+    odd.chmod(0o600)
     assert tokens.all() == [token]
     assert Gate("0.0.0.0", None, tokens).identify(header(secret)) == token.principal
 
@@ -272,7 +274,8 @@ def test_what_lies_in_the_place_of_a_file_holds_up_nobody(tokens: Tokens, tmp_pa
     """A pipe that nobody writes to, a folder, a loop, a device without end; and no descriptor is left open."""
     secret, token = tokens.new("app", "read")
     folder = tmp_path / ".chora" / "tokens"
-    os.mkfifo(folder / "pipe.json")
+    if sys.platform != "win32":
+        os.mkfifo(folder / "pipe.json")
     (folder / "folder.json").mkdir()
     (folder / "loop.json").symlink_to("loop.json")
     (folder / "endless.json").symlink_to("/dev/zero")
@@ -404,3 +407,20 @@ def test_who_comes_from_afar_needs_a_token(tokens: Tokens):
     assert "trusted_proxies" in str(caught.value.hint)
     secret, token = tokens.new("app", "read")
     assert gate.identify(header(secret), is_near=False) == token.principal
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no mode there")
+def test_a_token_that_came_with_a_checkout_lets_nobody_in(
+    tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A stranger's project can bring files, but none that only their owner can read."""
+    secret, token = tokens.new("stranger", "admin")
+    path = tmp_path / ".chora" / "tokens" / "stranger.json"
+    path.chmod(0o644)
+    gate = Gate("127.0.0.1", None, tokens)
+    with pytest.raises(Unauthorized):
+        gate.identify(header(secret))
+    assert "chmod 600" in caplog.text
+    path.chmod(0o600)
+    os.utime(path.parent)
+    assert gate.identify(header(secret)) == token.principal

@@ -135,6 +135,23 @@ async def test_a_connection_is_kept_as_long_as_the_server_wants(head: bytes, con
             assert upstream.connections == connections
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"x") + END,
+    ],
+)
+async def test_a_connection_whose_server_may_see_it_otherwise_is_not_kept(answer: bytes):
+    """An old server closes it; where two lengths are told, the next answer may begin elsewhere for somebody."""
+    with trio.fail_after(5):
+        async with playing(lambda _: answer) as upstream, pool(upstream.url) as there:
+            for _ in range(2):
+                async with await there.request("GET", "/") as response:
+                    assert await response.read(10) == b"x"
+            assert upstream.connections == 2
+
+
 async def test_what_follows_an_answer_is_not_the_next_one():
     """A connection on which more arrives than was asked for is used no more."""
     answers = [http(b"1") + http(b"smuggled"), http(b"2")]
@@ -158,6 +175,44 @@ async def test_a_kept_connection_that_ends_without_a_word_is_told_apart():
             with pytest.raises(Broken) as caught:
                 await connections.request("GET", "/")
             assert not isinstance(caught.value, Stale)
+
+
+async def test_a_kept_connection_that_begins_to_answer_was_heard():
+    """So it isn't stale, and whatever was asked for may have been done."""
+
+    async def break_off(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"HTTP/1.1 2")
+        await stream.aclose()
+
+    answers: list[Answer] = [http(b"1"), break_off]
+    with trio.fail_after(5):
+        async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as there:
+            async with await there.request("GET", "/") as response:
+                await response.read(10)
+            with pytest.raises(Broken) as caught:
+                await there.request("GET", "/")
+            assert not isinstance(caught.value, Stale)
+
+
+async def test_what_arrives_unasked_is_no_answer():
+    """A kept connection on which something came meanwhile is used no more."""
+    taken, sent = trio.Event(), trio.Event()
+
+    async def speak_out_of_turn(stream: trio.abc.Stream) -> None:
+        await stream.send_all(http(b"1"))
+        await taken.wait()
+        await stream.send_all(http(b"smuggled"))
+        sent.set()
+
+    answers: list[Answer] = [speak_out_of_turn, http(b"2")]
+    with trio.fail_after(5):
+        async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as there:
+            async with await there.request("GET", "/") as response:
+                assert await response.read(10) == b"1"
+            taken.set()
+            await sent.wait()
+            async with await there.request("GET", "/") as response:
+                assert await response.read(10) == b"2"
 
 
 async def test_at_most_a_few_connections_are_kept():
@@ -391,6 +446,12 @@ async def test_an_endless_event_is_refused(pieces: tuple[bytes, ...]):
     """One long line, or many lines."""
     with pytest.raises(TooLarge):
         await events(*pieces)
+
+
+async def test_an_event_of_countless_small_lines_is_refused():
+    """Each costs more than it says."""
+    with pytest.raises(TooLarge):
+        await events(b"data:\n" * 1000, limit=20_000)
 
 
 async def test_comments_without_end_cost_nothing():

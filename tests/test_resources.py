@@ -352,6 +352,10 @@ async def test_changes_are_told_under_one_spelling(shelf: Resources, engine: Eng
     assert shelf.canonical("content://generated/note") == "content://note"
     assert shelf.canonical("content://generated/nobody") == "content://generated/nobody"
     assert shelf.canonical("template://a%2Fb.j2") == "template://a%2Fb.j2"
+    assert shelf.canonical("config://content/%6Eote") == "config://content/note"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Resources, "_locate", lambda shelf, uri: pytest.fail("something was read"))
+        assert shelf.canonical("content://note/%76ersion") == "content://note/version"
     with pytest.raises(ResourceNotFound):
         shelf.canonical("nope://x")
 

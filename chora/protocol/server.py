@@ -51,6 +51,8 @@ TRACE_LIMIT = 128
 
 BATCH_LIMIT = 50
 """Messages in a batch, in the revisions that know batches."""
+BATCH_BYTES = 16 * 1024 * 1024
+"""Of answers to one batch, after which no further request in it is carried out."""
 
 PREFIXES = ("choracompose:", "choracompose__")
 """Namespaces under which tools were known to clients of chora-compose."""
@@ -141,7 +143,13 @@ class Server:
         return await self._answer_one(session, message, notify, hang_up)
 
     async def _answer_one(
-        self, session: Session, message: bytes, notify: Notify | None, hang_up: HangUp | None = None
+        self,
+        session: Session,
+        message: bytes,
+        notify: Notify | None,
+        hang_up: HangUp | None = None,
+        *,
+        is_refused: bool = False,
     ) -> Reply | None:
         id_bytes: bytes | None = None
         try:
@@ -153,6 +161,9 @@ class Server:
                 self._hear(session, incoming)
                 return None
             id_bytes = bytes(incoming.id).strip()
+            if is_refused:
+                text = f"The answers to this batch are longer than {BATCH_BYTES:,} bytes; send this one by itself"
+                raise RpcError(wire.INVALID_REQUEST, text)
             reply = Reply(await self._request(session, incoming, id_bytes, notify, hang_up))
             self.greeted.set()
             return reply
@@ -174,8 +185,14 @@ class Server:
             failure = RpcError(wire.PARSE_ERROR, f"The message is not JSON: {error}")
             return Reply(wire.error_response(None, failure), failure.code)
         # A batch in a batch is no message, and would be answered 50 times 50 times 50.
-        answers = [await self._answer_one(session, bytes(each), notify) for each in messages]
-        given = [each.body for each in answers if each is not None]
+        given: list[bytes] = []
+        size = 0
+        for each in messages:
+            reply = await self._answer_one(session, bytes(each), notify, is_refused=size > BATCH_BYTES)
+            if reply is not None:
+                given.append(reply.body)
+                size += len(reply.body)
+            await trio.lowlevel.checkpoint()  # others have their turn between two of many
         return Reply(b"[" + b",".join(given) + b"]") if given else None
 
     @staticmethod

@@ -615,6 +615,7 @@ class RenderPool:
         Raises:
             OSError: it can't be started.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()  # whoever ended the pool may have ended this as well
         assert self._nursery is not None
         started = None
         # A caller that went away in between would leave a process that nobody knows of.

@@ -17,6 +17,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -94,9 +95,8 @@ class HttpSession(Session):
 class SseSession(HttpSession):
     """A 2024-11-05 conversation: calls run beside its stream, and end with it."""
 
-    def __init__(self, principal: Principal, now: float, calls: trio.Nursery) -> None:
+    def __init__(self, principal: Principal, now: float) -> None:
         super().__init__("sse", principal, now)
-        self.calls = calls
         self.mailbox = Mailbox(QUEUE_LIMIT)
 
 
@@ -132,8 +132,12 @@ class Door:
         self._origins = {origin.lower().rstrip("/") for origin in http.allowed_origins}
         self._sessions: dict[str, HttpSession] = {}
         self._shelf = Shelf()
+        self._calls: trio.Nursery | None = None
+        """Where calls run that are posted on one connection and answered on another; they end with their session."""
         self._closers: set[Callable[[], None]] = set()
         """End what is open and would stay so."""
+        self._subscriptions: dict[Session, float | None] = {}
+        """Subscriptions without a session, and when the tokens expire that opened them."""
         self._routes: dict[tuple[str, str], App] = {
             ("POST", "/mcp"): self._post,
             ("GET", "/mcp"): self._listen,
@@ -146,17 +150,25 @@ class Door:
         self, draining: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """A service: ends sessions that nobody has used for `limits.idle`, and all streams once `draining` is set."""
-        task_status.started()
+        async with trio.open_nursery() as self._calls:
+            task_status.started()
+            await self._sweep(draining)
+            await trio.sleep_forever()
+
+    async def _sweep(self, draining: trio.Event) -> None:
         while not draining.is_set():
             with trio.move_on_after(min(SWEEP_INTERVAL, self._limits.idle / 2)):
                 await draining.wait()
             oldest = trio.current_time() - self._limits.idle
             for session in [each for each in self._sessions.values() if each.rank < (False, oldest)]:
                 self._end(session, "idle")
-            for principal in {each.principal for each in self._sessions.values()}:
-                if not self._gate.still_knows(principal):
-                    for session in [each for each in self._sessions.values() if each.principal == principal]:
-                        self._end(session, "revoked")
+            principals = {each.principal for each in (*self._sessions.values(), *self._subscriptions)}
+            gone = {each for each in principals if not self._gate.still_knows(each)}
+            for session in [each for each in self._sessions.values() if each.principal in gone]:
+                self._end(session, "revoked")
+            for subscription, until in self._subscriptions.items():
+                if subscription.principal in gone or (until is not None and until < time.time()):
+                    subscription.stop_listening()
             for session in self._sessions.values():
                 session.streams.forget()
                 if session.until is not None and session.until < time.time():
@@ -397,6 +409,7 @@ class Door:
                         await send({"type": "http.response.body", "body": PING, "more_body": True})
 
         self._closers.add(session.stop_listening)
+        self._subscriptions[session] = scope.get("chora.until")
         try:
             async with trio.open_nursery() as beside:
                 beside.start_soon(ping)
@@ -404,6 +417,7 @@ class Door:
                 beside.cancel_scope.cancel()
         finally:
             self._closers.discard(session.stop_listening)
+            del self._subscriptions[session]
 
     async def _listen(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET /mcp: what the server has to say of itself, or the rest of a stream whose connection broke."""
@@ -428,9 +442,13 @@ class Door:
                 await self._resume(scope, send, session, *found)
 
     async def _resume(self, scope: Scope, send: Send, session: HttpSession, stream: Stream, after: int) -> None:
-        """Write the rest of a stream, until it, the peer, the session or the server ends."""
-        with self._closable(session, stream.drop):
+        """Write the rest of a stream, until it, the peer or the session ends; a stopping server finishes the call."""
+        close = partial(stream.drop)
+        session.closers.add(close)
+        try:
             await _write_stream(scope, send, stream, after)
+        finally:
+            session.closers.discard(close)
 
     async def _delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _header(scope, b"mcp-protocol-version") in wire.MODERN:
@@ -480,18 +498,16 @@ class Door:
     # -- SSE, 2024-11-05 ------------------------------------------------------------------------------------
 
     async def _sse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with trio.open_nursery() as calls:
-            session = SseSession(scope["chora.principal"], trio.current_time(), calls)
-            session.until = scope.get("chora.until")
-            self._admit(session)
-            try:
-                await send({"type": "http.response.start", "status": 200, "headers": STREAM})
-                place = f"/messages/?session_id={session.id}".encode()
-                await send({"type": "http.response.body", "body": event(place, kind=b"endpoint"), "more_body": True})
-                await self._stream(scope, send, session)
-            finally:
-                self._end(session, "closed")
-            calls.cancel_scope.cancel()
+        session = SseSession(scope["chora.principal"], trio.current_time())
+        session.until = scope.get("chora.until")
+        self._admit(session)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": STREAM})
+            place = f"/messages/?session_id={session.id}".encode()
+            await send({"type": "http.response.body", "body": event(place, kind=b"endpoint"), "more_body": True})
+            await self._stream(scope, send, session)
+        finally:
+            self._end(session, "closed")
 
     async def _message(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = parse_qs(scope["query_string"].decode("ascii", "replace")).get("session_id", [""])[0]
@@ -517,13 +533,15 @@ class Door:
                 self._end(session, "not reading")
 
         async def answer() -> None:
+            if session.id not in self._sessions:
+                return  # it ended before this began
             reply = await self._server.answer(session, body, push)
             if reply is not None:
                 await push(reply.body)
 
         await _send_empty(send, 202)
-        if is_lasting:
-            session.calls.start_soon(answer)
+        if is_lasting and self._calls is not None:
+            self._calls.start_soon(answer)
         else:
             await answer()
 

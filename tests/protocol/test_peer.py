@@ -1,5 +1,6 @@
 """Asking the client, in both eras, and telling it what happens."""
 
+import base64
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -86,6 +87,8 @@ YES = {"action": "accept", "content": {"confirm": True}}
 NO: list[dict[str, Any]] = [
     {"action": "decline"},
     {"action": "cancel"},
+    {"action": "decline", "content": {"confirm": True}},
+    {"content": {"confirm": True}},
     {"action": "accept", "content": {"confirm": False}},
     {"action": "accept", "content": {"confirm": "true"}},
     {"action": "accept"},
@@ -412,6 +415,18 @@ def test_a_state_that_was_touched_is_refused(spoil: Callable[[str], str]):
     with pytest.raises(RpcError) as caught:
         seal.open("tools/call a", spoil(seal.close("tools/call a", 1)))
     assert caught.value.code == wire.INVALID_PARAMS
+
+
+def test_a_state_has_one_spelling():
+    """The bits that base64 leaves over say nothing, so they have to be those that we wrote."""
+    seal = Seal(b"k")
+    text = next(text for size in range(4) if (text := seal.close("x", "y" * size)).endswith("="))
+    last = text.rstrip("=")[-1]
+    again = text.replace(f"{last}=", f"{chr(ord(last) + 1)}=")
+    assert base64.urlsafe_b64decode(again) == base64.urlsafe_b64decode(text)
+    assert seal.open("x", text) is not None
+    with pytest.raises(RpcError):
+        seal.open("x", again)
 
 
 def test_a_state_is_for_one_purpose_and_one_principal():

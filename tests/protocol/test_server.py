@@ -194,6 +194,19 @@ async def test_a_batch_is_neither_empty_nor_endless(server: Server, body: bytes)
     assert "error" in await ask(server, shaken("2025-03-26"), body)
 
 
+async def test_the_answers_to_a_batch_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch):
+    """What no longer fits is answered with an error and not carried out; notifications are still heard."""
+    monkeypatch.setattr("chora.protocol.server.BATCH_BYTES", 100)
+    session = shaken("2025-03-26")
+    level = request("logging/setLevel", {"level": "debug"}, 3)
+    batch = b"[" + b",".join([request("tools/list", id=1), request("ping", id=2), level]) + b"]"
+    answers = await ask(server, session, batch)
+    assert [answer["id"] for answer in answers] == [1, 2, 3]
+    assert "result" in answers[0]
+    assert all("by itself" in answer["error"]["message"] for answer in answers[1:])
+    assert session.level is None
+
+
 async def test_responses_and_unknown_notifications_are_owed_nothing(server: Server):
     """We ask clients nothing, so whatever they answer goes nowhere; likewise what we don't know."""
     for message in (

@@ -384,6 +384,25 @@ async def test_a_session_belongs_to_whoever_opened_it(visit: Visit, monkeypatch:
         assert (await visitor.ask("ping", mcp_session_id=id, authorization="Bearer sesame")).status_code == 200
 
 
+async def test_a_conversation_of_the_old_transport_belongs_to_whoever_opened_it(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody else posts into it, and its id is none of Streamable HTTP."""
+    monkeypatch.setenv("CHORA_TOKEN", "sesame")
+    async with visit() as visitor:
+        probe = {"authorization": f"Bearer {visitor.opened.target.token.reveal()}"}
+        visitor.http.headers["authorization"] = "Bearer sesame"
+        async with sse(visitor) as (_, place):
+            body = message("ping", None, 1)
+            assert (await visitor.http.post(place, json=body, headers=probe)).status_code == 404
+            assert (await visitor.http.post(place, json=body)).status_code == 202
+            id = place.partition("session_id=")[2]
+            assert (await visitor.ask("ping", mcp_session_id=id)).status_code == 404
+            assert (await visitor.http.delete("/mcp", headers={"mcp-session-id": id})).status_code == 404
+            sent = {"accept": BOTH, "mcp-session-id": id}
+            assert (await visitor.http.get("/mcp", headers=sent)).status_code == 404
+
+
 # -- SSE, 2024-11-05 ----------------------------------------------------------------------------------------
 
 
@@ -696,6 +715,31 @@ async def test_an_answer_whose_connection_broke_can_be_had_again(visit: Visit, h
         assert numbers == list(range(2, 2 + len(numbers)))
 
 
+@pytest.mark.parametrize("end", ["stop", "expire"])
+async def test_whoever_came_back_is_treated_as_if_they_had_stayed(visit: Visit, hello: Project, end: str):
+    """A server that stops finishes their call within the grace; a token that expires closes what it holds open."""
+    template = SLOW if end == "stop" else ENDLESS
+    hello.save(content("slow", pattern={"type": "jinja2", "template": template}))
+    async with visit() as visitor, trio.open_nursery() as nursery:
+        await visitor.shake_hands()
+        door: Any = visitor.opened.http.app
+        session = door._sessions[visitor.session]
+        params = {"name": "batch_generate", "arguments": {"content_ids": ["greeting", "slow"]}}
+        nursery.start_soon(visitor.ask, "tools/call", {**params, "_meta": {"progressToken": "t"}}, 7)
+        while session.streams.find("1.1") is None:
+            await trio.sleep(0.01)
+        back = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": "1.1"}
+        async with visitor.http.stream("GET", "/mcp", headers=back) as response:
+            assert response.status_code == 200
+            if end == "stop":
+                visitor.opened.http.stop()
+            else:
+                session.close()
+            seen = "".join([piece async for piece in response.aiter_text()])
+        assert ('"id":7' in seen) is (end == "stop")
+        nursery.cancel_scope.cancel()
+
+
 async def test_older_revisions_get_no_empty_event(visit: Visit, hello: Project):
     """Before 2025-11-25 an event without data was no event."""
     async with visit() as visitor:
@@ -712,6 +756,17 @@ async def test_a_handshake_that_wants_no_answer_gets_none(visit: Visit):
         assert (response.status_code, response.content) == (202, b"")
         assert "mcp-session-id" not in response.headers
         assert (await visitor.ask("initialize", HELLO)).status_code == 200
+
+
+async def test_a_session_that_ended_keeps_nothing(visit: Visit):
+    """Nobody can come back for what it was told."""
+    async with visit() as visitor:
+        await visitor.shake_hands()
+        door: Any = visitor.opened.http.app
+        await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+        assert door._shelf.size > 0
+        await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
+        assert door._shelf.size == 0
 
 
 async def test_a_session_has_so_many_streams_at_a_time(visit: Visit, monkeypatch: pytest.MonkeyPatch):
@@ -889,6 +944,24 @@ async def test_a_revoked_token_loses_its_sessions(visit: Visit, hello: Project, 
                 tokens.revoke("app")
                 assert [piece async for piece in pieces if not piece.startswith(":")] == []
         assert (await visitor.ask("ping")).status_code == 401
+
+
+async def test_a_revoked_token_loses_its_subscriptions(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
+    """Those of the modern era belong to no session, and end all the same; those of others go on."""
+    monkeypatch.setattr(http, "SWEEP_INTERVAL", 0.05)
+    tokens = Tokens(tokens_folder(hello.root))
+    secret, _ = tokens.new("app", "read")
+    other, _ = tokens.new("other", "read")
+    async with visit() as visitor:
+        visitor.http.headers["authorization"] = f"Bearer {other.reveal()}"
+        async with listening(visitor, toolsListChanged=True) as stays:
+            visitor.http.headers["authorization"] = f"Bearer {secret.reveal()}"
+            async with listening(visitor, toolsListChanged=True) as goes:
+                tokens.revoke("app")
+                with trio.fail_after(10):
+                    assert msgspec.json.decode((await goes.event())[1])["result"]["resultType"] == "complete"
+            visitor.opened.server.list_changed("tools")
+            assert "tools/list_changed" in (await stays.event())[1]
 
 
 PROXIED = {"x-forwarded-for": "203.0.113.9"}

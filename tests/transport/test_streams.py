@@ -110,6 +110,43 @@ async def test_a_new_connection_takes_over():
     assert second.data == ["a", "b"]
 
 
+async def test_a_takeover_leaves_the_new_connection_in_charge():
+    """What is put waits for it, and it is the one that is dropped."""
+    stream, second = Stream("1"), Connection()
+    gate = trio.Event()
+
+    async def stuck(frame: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def slow(frame: bytes) -> None:
+        await gate.wait()
+        await second.write(frame)
+
+    ended: list[bool] = []
+
+    async def write(to: streams.Write) -> None:
+        ended.append(await stream.write(to))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, stuck)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(write, slow)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(stream.put, b"a")
+            await wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 2, "a write, and a put that waits for it"
+            stream.drop()
+            await wait_all_tasks_blocked()
+            assert ended == [False, False]
+            nursery.start_soon(write, slow)
+            await wait_all_tasks_blocked()
+            stream.add(b"b")
+            stream.end()
+            gate.set()
+    assert second.data == ["a", "b"]
+
+
 def test_what_is_kept_is_bounded():
     """In number and in size; the newest is there in any case, because it may be the answer."""
     many = Stream("1")
@@ -241,6 +278,7 @@ async def test_all_sessions_together_keep_so_much(monkeypatch: pytest.MonkeyPatc
     sessions[0].clear()
     assert shelf.size == 0
     late = sessions[0].open()
+    late.add(b"x")
     sessions[0].clear()
     late.end()
     assert shelf.size == 0
