@@ -100,7 +100,7 @@ async def store() -> AsyncGenerator[SqliteStore]:
 @pytest.fixture
 def threshold() -> MockClock:
     """Time passes by itself whenever nothing has happened for a moment, a thread's work included."""
-    return MockClock(autojump_threshold=0.05)
+    return MockClock(autojump_threshold=0.2)
 
 
 def ago(seconds: float) -> str:

@@ -284,7 +284,7 @@ async def test_what_is_kept_for_ever_is_never_swept(engine: Engine):
 @pytest.fixture
 def threshold() -> MockClock:
     """Time passes by itself whenever nothing has happened for a moment, a thread's work included."""
-    return MockClock(autojump_threshold=0.05)
+    return MockClock(autojump_threshold=0.5)
 
 
 async def test_housekeeping_comes_round(
