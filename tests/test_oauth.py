@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from trio.testing import MockClock
 
 from chora import oauth
 from chora.config import Oauth
@@ -322,7 +323,7 @@ async def test_a_header_that_is_odd_is_no_token(authority: Authority, head: byte
         await Issuer(authority.settings()).identify(f"{odd}.e30.AAAA")
 
 
-async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, autojump_clock: Any):
+async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, mock_clock: MockClock):
     """Once in a while, however many tokens make up key ids."""
     issuer = Issuer(authority.settings(keys=f"{authority.url}/keys"))
     await issuer.identify(authority.token())
@@ -331,7 +332,7 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, 
         with pytest.raises(Unauthorized):
             await issuer.identify(authority.token("second"))
     assert authority.asked == ["/keys"]
-    await trio.sleep(oauth.PAUSE)
+    mock_clock.jump(oauth.PAUSE)
     assert (await issuer.identify(authority.token("second"))).principal.scope == "write"
     assert (await issuer.identify(authority.token())).principal.scope == "write"
     assert authority.asked == ["/keys", "/keys"]
