@@ -76,7 +76,7 @@ lock: setup
 lock-judges: setup
     #!/bin/sh
     set -eu
-    npm install --prefix tests/contract --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+    (cd tests/contract && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund)
     {{ python }} - <<'END'
     import json, pathlib
     file = pathlib.Path("tests/contract/package-lock.json")
@@ -104,7 +104,7 @@ judges: setup
     fi
     stamp=tests/contract/node_modules/.locked
     if ! cmp -s tests/contract/package-lock.json "$stamp"; then
-        npm ci --prefix tests/contract --loglevel=error --no-audit --no-fund --ignore-scripts
+        (cd tests/contract && npm ci --loglevel=error --no-audit --no-fund --ignore-scripts)  # --prefix would leave out the global npmrc
         cp tests/contract/package-lock.json "$stamp"
     fi
     if ! cmp -s tests/contract/clients.lock "{{ visitors }}/.locked"; then
