@@ -104,7 +104,8 @@ judges: setup
     fi
     stamp=tests/contract/node_modules/.locked
     if ! cmp -s tests/contract/package-lock.json "$stamp"; then
-        (cd tests/contract && npm ci --loglevel=error --no-audit --no-fund --ignore-scripts)  # --prefix would leave out the global npmrc
+        # Not with --prefix, which would leave out the machine's own npmrc.
+        (cd tests/contract && npm ci --fetch-retries=5 --loglevel=error --no-audit --no-fund --ignore-scripts)
         cp tests/contract/package-lock.json "$stamp"
     fi
     if ! cmp -s tests/contract/clients.lock "{{ visitors }}/.locked"; then
