@@ -99,7 +99,7 @@ async def run_stdio(project: Path, loaded: Loaded, pipes: Pipes) -> None:
         async with trio.open_nursery() as services:
             services.start_soon(_watch_files, engine, server)
             services.start_soon(retention.serve, engine)
-            services.start_soon(end_with_parent, stopping)
+            await services.start(end_with_parent, stopping)
             await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
             services.cancel_scope.cancel()
 

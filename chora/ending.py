@@ -94,13 +94,17 @@ def _give_up(seconds: float) -> None:
     os._exit(1)
 
 
-async def end_with_parent(stopping: trio.Event) -> None:
+async def end_with_parent(
+    stopping: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """A service: notices that whoever started us is gone, although somebody still holds the other end of stdin.
 
     Only for a process that somebody's client started: one that is meant to outlive its parent doesn't run it. Whoever
     has no parent any more when it begins, or lies directly beneath the first process, has nobody to end with.
     """
-    if sys.platform == "win32" or (parent := os.getppid()) == 1:
+    parent = 1 if sys.platform == "win32" else os.getppid()
+    task_status.started()  # who starts this knows from now on that its parent was seen
+    if parent == 1:
         return
     while os.getppid() == parent:  # noqa: ASYNC110 (nobody tells, one can only look)
         await trio.sleep(PARENT_INTERVAL)

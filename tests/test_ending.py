@@ -58,7 +58,7 @@ def test_whoever_has_lost_its_parent_is_told():
     """A process whose starter goes away ends in order."""
     child = PROGRAM.format(
         steps="        async with trio.open_nursery() as services:\n"
-        "            services.start_soon(ending.end_with_parent, stopping)\n"
+        "            await services.start(ending.end_with_parent, stopping)\n"
         "            print('ready', flush=True)\n"
         "            await stopping.wait()\n"
         "            services.cancel_scope.cancel()"

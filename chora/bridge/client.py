@@ -85,7 +85,7 @@ async def run(options: Options, pipes: Pipes) -> None:
         try:
             async with trio.open_nursery() as services:
                 bridge = Bridge(options, link, sink, services)
-                services.start_soon(end_with_parent, stopping)
+                await services.start(end_with_parent, stopping)
                 await bridge.serve(source, stopping)
                 stopping.set()
                 services.cancel_scope.cancel()
