@@ -173,8 +173,10 @@ def test_a_server_backs_its_store_up_by_itself(hello: Project):
     """Every so often, as the flag says; what it makes is whole."""
     with serving(hello, "--backup-every", "0.00005") as (_, process):
         folder = hello.root / ".chora" / "backups"
+        deadline = time.monotonic() + 60
         while not (made := sorted(folder.glob("*.db"))):
             assert process.poll() is None
+            assert time.monotonic() < deadline, "no backup was made"
             time.sleep(0.05)
     assert backup.verify(made[0])["versions"] == 0
 
