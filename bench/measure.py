@@ -11,8 +11,8 @@ from typing import Any
 
 import trio
 
-from chora import config
-from chora.watch.caller import Caller, CallFailed, PipeCaller, connected
+from chora import settings
+from chora.watch.mcp_client import CallFailed, McpClient, PipeMcpClient, connected
 
 ROUNDS = 5
 TICK = os.sysconf("SC_CLK_TCK")
@@ -28,17 +28,17 @@ class Row(dict[str, Any]):
 
 
 def chora(project: Path, *arguments: str) -> list[str]:
-    return config.own_command("--project", str(project), *arguments)
+    return settings.own_command("--project", str(project), *arguments)
 
 
 @asynccontextmanager
 async def piped(
-    command: list[str], settings: Mapping[str, str] | None = None
-) -> AsyncGenerator[tuple[PipeCaller, trio.Process]]:
-    environment = {**config.child_environment(), "CHORA_LOG_LEVEL": "WARNING", **(settings or {})}
+    command: list[str], variables: Mapping[str, str] | None = None
+) -> AsyncGenerator[tuple[PipeMcpClient, trio.Process]]:
+    environment = {**settings.child_environment(), "CHORA_LOG_LEVEL": "WARNING", **(variables or {})}
     process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, env=environment)
     try:
-        caller = PipeCaller(process)
+        caller = PipeMcpClient(process)
         await caller.open()
         yield caller, process
     finally:
@@ -49,9 +49,9 @@ async def piped(
 
 @asynccontextmanager
 async def served(
-    command: list[str], port: int, settings: dict[str, str]
-) -> AsyncGenerator[tuple[Caller, trio.Process]]:
-    environment = {**config.child_environment(), "CHORA_LOG_LEVEL": "WARNING", **settings}
+    command: list[str], port: int, variables: dict[str, str]
+) -> AsyncGenerator[tuple[McpClient, trio.Process]]:
+    environment = {**settings.child_environment(), "CHORA_LOG_LEVEL": "WARNING", **variables}
     process = await trio.lowlevel.open_process(command, env=environment, stdout=sys.stderr.fileno())
     try:
         with trio.fail_after(30):

@@ -15,7 +15,7 @@ import trio
 
 from bench.connect import CACHE
 from bench.measure import ROUNDS, Row
-from chora import config
+from chora import settings
 from chora.access import caller
 from chora.errors import Busy, LimitExceeded
 from chora.render import Render
@@ -41,7 +41,7 @@ PARALLEL = "1.3.0"
 @asynccontextmanager
 async def pooled(*, fork: bool = True, workers: int = 2) -> AsyncGenerator[RenderPool]:
     """A pool, with two workers as the settings have it by default."""
-    pool = RenderPool(config.Render(workers=workers, wall=WALL), fork=fork)
+    pool = RenderPool(settings.RenderSettings(workers=workers, wall=WALL), fork=fork)
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.serve)
         await pool.warm()
@@ -65,7 +65,7 @@ async def render(project: Path, calls: int) -> list[Row]:
             for _ in range(max(20, calls // ROUNDS)):
                 times[0].append(await timed(lambda: pool.render(PAGE)))
                 began = time.perf_counter()
-                render_inline(PAGE, compiled, 4 * config.MIB)
+                render_inline(PAGE, compiled, 4 * settings.MIB)
                 times[1].append((time.perf_counter() - began) * 1000)
     return [Row("render in a worker, next to inline, p50", "ms", *map(statistics.median, times))]
 

@@ -20,9 +20,9 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
-from chora.config import Secret
 from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
-from chora.stamps import now, stamp
+from chora.settings import Secret
+from chora.timestamps import format_timestamp, now
 
 log = logging.getLogger("chora.access")
 
@@ -125,7 +125,7 @@ class Tokens:
         if len(self.all()) >= TOKEN_LIMIT:
             raise InvalidInput(f"There are {TOKEN_LIMIT:,} tokens already.", "Revoke those that nobody uses.")
         secret = Secret(f"chora_{secrets.token_urlsafe(32)}")
-        expires = None if lasts is None else stamp(datetime.now(UTC) + lasts)
+        expires = None if lasts is None else format_timestamp(datetime.now(UTC) + lasts)
         token = Token(name, scope, _digest(secret.reveal()).hex(), now(), expires)
         path = self._folder / f"{name}.json"
         try:
@@ -242,7 +242,7 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 # -- the door ---------------------------------------------------------------------------------------------------
 
 
-class Gate:
+class Authenticator:
     """Checks the tokens at the HTTP door.
 
     Only hashes are kept. They are looked up or compared in constant time: what could be learnt from the time of a
@@ -281,23 +281,23 @@ class Gate:
                 host=host,
             )
         if token is not None:
-            self.admit(token, Principal("token"))
+            self.add_token(token, Principal("token"))
 
     @property
     def _closed(self) -> bool:
         """Whether nobody comes in without a token; beyond loopback also when the folder of tokens has vanished."""
         return self.public or self._needs_token or (self._tokens is not None and self._tokens.in_use)
 
-    def admit(self, token: Secret, principal: Principal) -> None:
+    def add_token(self, token: Secret, principal: Principal) -> None:
         """Let a token in for as long as this process lives."""
         self._known[_digest(token.reveal())] = principal
 
-    def identify(self, authorization: str | None, *, is_near: bool = True) -> Principal:
+    def authenticate(self, authorization: str | None, *, is_local: bool = True) -> Principal:
         """Whom an Authorization header stands for.
 
         Args:
             authorization: the header.
-            is_near: whether whoever sent it is on this machine.
+            is_local: whether whoever sent it is on this machine.
 
         Raises:
             Unauthorized: a token is needed and none, or a wrong one, was given.
@@ -310,7 +310,7 @@ class Gate:
                     return principal
             if self._tokens is not None and (token := self._tokens.find(digest)) is not None:
                 return token.principal
-        if not self._closed and is_near:
+        if not self._closed and is_local:
             return LOCAL
         if not self._closed:
             raise Unauthorized(

@@ -24,11 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import trio
 
-from chora import __version__, config
-from chora.access import Gate, Principal, Tokens
+from chora import __version__, settings
+from chora.access import Authenticator, Principal, Tokens
 from chora.catalog import Catalog
-from chora.config import Loaded, Secret
-from chora.ending import end_with_parent, stop_on_signals
 from chora.engine import retention
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, UsageError
@@ -36,12 +34,14 @@ from chora.events import Events
 from chora.files import Folder
 from chora.generators.templates import Templates
 from chora.metrics import Metrics
-from chora.protocol.project import project_server
 from chora.protocol.server import Server
+from chora.provider import project_server
 from chora.render import RenderFailed
 from chora.render.pool import RenderPool
-from chora.stamps import stamp
+from chora.settings import LoadedSettings, Secret
+from chora.shutdown import end_with_parent, stop_on_signals
 from chora.store import Store, backup, open_store
+from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
 from chora.transport import stdio
 from chora.transport.pipes import Pipes
@@ -60,7 +60,7 @@ CHECKED = 2.0
 
 
 @asynccontextmanager
-async def opened(project: Path, loaded: Loaded) -> AsyncGenerator[Engine]:
+async def opened(project: Path, loaded: LoadedSettings) -> AsyncGenerator[Engine]:
     """A project with its store open and its template workers ready to be started.
 
     Raises:
@@ -90,7 +90,7 @@ async def opened(project: Path, loaded: Loaded) -> AsyncGenerator[Engine]:
         store.close()
 
 
-async def run_stdio(project: Path, loaded: Loaded, pipes: Pipes) -> None:
+async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None:
     """MCP on stdin and stdout until the client or a signal ends it."""
     limits = loaded.settings.limits
     async with stop_on_signals(limits.grace) as stopping, opened(project, loaded) as engine:
@@ -112,7 +112,7 @@ async def _watch_files(engine: Engine, server: Server) -> None:
     await files.serve(engine, server)
 
 
-class Opened(NamedTuple):
+class RunningServer(NamedTuple):
     """A server that listens."""
 
     url: str
@@ -124,10 +124,10 @@ class Opened(NamedTuple):
 
 async def run_server(
     project: Path,
-    loaded: Loaded,
+    loaded: LoadedSettings,
     *,
     pipes: Pipes | None = None,
-    task_status: trio.TaskStatus[Opened] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[RunningServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve HTTP, and stdio too when given pipes, until a signal (or the end of stdin) ends it.
 
@@ -141,18 +141,18 @@ async def run_server(
     from chora.oauth import Issuer
     from chora.transport.connection import Bounds
     from chora.transport.connection import Server as HttpServer
-    from chora.transport.http import Door
+    from chora.transport.http import HttpApplication
     from chora.watch import latency, probe
     from chora.web.pages import make_pages
 
     http, limits = loaded.settings.http, loaded.settings.limits
-    found = config.find_token(reference=http.token)
+    found = settings.find_token(reference=http.token)
     issuer = Issuer(loaded.settings.oauth) if loaded.settings.oauth.issuer else None
-    tokens = Tokens(config.tokens_folder(project))
+    tokens = Tokens(settings.tokens_folder(project))
     secret = found.secret if found else None
-    gate = Gate(http.host, secret, tokens, trusted_proxies=http.trusted_proxies, elsewhere=issuer is not None)
+    gate = Authenticator(http.host, secret, tokens, trusted_proxies=http.trusted_proxies, elsewhere=issuer is not None)
     probe_token = Secret(secrets.token_urlsafe(32))
-    gate.admit(probe_token, Principal("probe", "read", routine=True))
+    gate.add_token(probe_token, Principal("probe", "read", routine=True))
     known = [found.origin] if found else []
     known += [f"{len(tokens.all())} named"] if tokens.in_use else []
     known += [f"those of {issuer.url}"] if issuer else []
@@ -166,8 +166,10 @@ async def run_server(
     ):
         server = project_server(engine, TOOLS, metrics)
         engine.changed = server.changed
-        life = Life(engine, metrics)
-        door = Door(server, gate, http, limits, make_pages(life.status, life.uptime, life.exposition), metrics, issuer)
+        life = HealthStatus(engine, metrics)
+        door = HttpApplication(
+            server, gate, http, limits, make_pages(life.status, life.uptime, life.exposition), metrics, issuer
+        )
         listener = HttpServer(
             door,
             _hypercorn(Config(), http),
@@ -210,7 +212,7 @@ async def run_server(
             life.state = "ready"
             log.info("chora %s serves %s at %s", __version__, project, url)
             _notify_systemd("READY=1")
-            task_status.started(Opened(url, listener, target, engine, server))
+            task_status.started(RunningServer(url, listener, target, engine, server))
 
             if pipes is not None:
                 await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
@@ -230,7 +232,7 @@ async def _warm(pool: RenderPool) -> None:
         await pool.warm()
 
 
-class Life:
+class HealthStatus:
     """What the pages are told about this process."""
 
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
@@ -286,14 +288,14 @@ class Life:
             build={
                 "python": platform.python_version(),
                 "platform": sys.platform,
-                "frozen": config.is_frozen(),
+                "frozen": settings.is_frozen(),
             },
         )
 
 
 def _watched(store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
     """What probe and benchmarker found in the last seven days."""
-    since = stamp(datetime.now(UTC) - timedelta(days=7))
+    since = format_timestamp(datetime.now(UTC) - timedelta(days=7))
     probes = store.sample_counts("probe", since)
     last_probe, last_round = store.last_sample("probe"), store.last_sample("latency")
     uptime = {
@@ -331,7 +333,7 @@ def _affordable(connections: int) -> int:
     return affordable
 
 
-def _hypercorn(settings: Any, http: config.Http) -> Any:
+def _hypercorn(settings: Any, http: settings.HttpSettings) -> Any:
     settings.bind = [f"{f'[{http.host}]' if ':' in http.host else http.host}:{http.port}"]
     settings.certfile = http.cert or None
     settings.keyfile = http.key or None
@@ -340,7 +342,7 @@ def _hypercorn(settings: Any, http: config.Http) -> Any:
     return settings
 
 
-async def _listen(doors: trio.Nursery, listener: HttpServer, http: config.Http) -> str:
+async def _listen(doors: trio.Nursery, listener: HttpServer, http: settings.HttpSettings) -> str:
     try:
         urls: list[str] = await doors.start(listener.serve)
     except OSError as error:
@@ -360,7 +362,7 @@ def _reachable(url: str) -> str:
 
 def _notify_systemd(state: str) -> None:
     """Tell systemd, when it started us and wants to know."""
-    path = config.notify_socket()
+    path = settings.notify_socket()
     if sys.platform == "win32" or not path:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from chora.config_parsing import DEEPEST, MOST_ISSUES, Issue, Parsed, expecting, read
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -32,8 +33,7 @@ from chora.errors import (
 )
 from chora.files import CONFIG_LIMIT, Folder
 from chora.model import Kind
-from chora.reading import DEEPEST, MOST_ISSUES, Issue, Parsed, expecting, read
-from chora.stamps import sha256
+from chora.timestamps import sha256
 
 if TYPE_CHECKING:
     import yaml
@@ -55,7 +55,7 @@ NUMBER_LENGTH = 100
 CONFIGS = "configs:"
 """How a search through all files of a kind is noted."""
 
-Noting = Callable[[str], None]
+OnRead = Callable[[str], None]
 
 _SHAPES = ("{id}", "{id}-{kind}", "{id}/{id}-{kind}", "{id}/{id}")
 _PARAMETERS: dict[Kind, str] = {
@@ -70,14 +70,14 @@ _LISTS: dict[Kind, str] = {
 }
 
 
-class Found(NamedTuple):
+class FoundConfig(NamedTuple):
     """A config and the project-relative path of its file."""
 
     path: str
     parsed: Parsed
 
 
-class Broken(NamedTuple):
+class InvalidConfigFile(NamedTuple):
     """A file that is no config, why in a sentence, and the error itself."""
 
     path: str
@@ -88,8 +88,8 @@ class Broken(NamedTuple):
 class Listing(NamedTuple):
     """All files of a kind: configs by id, and what isn't one by path."""
 
-    found: list[Found]
-    invalid: list[Broken]
+    found: list[FoundConfig]
+    invalid: list[InvalidConfigFile]
 
 
 class _Stamp(NamedTuple):
@@ -101,7 +101,7 @@ class _Stamp(NamedTuple):
     changed: int
 
 
-class _Kept(NamedTuple):
+class _CacheEntry(NamedTuple):
     stamp: _Stamp
     result: Parsed | ChoraError
 
@@ -118,7 +118,7 @@ class Catalog:
         self._folder = folder
         self._prefix = f"{folder.root}{os.sep}"
         self._configs = folder.relative(configs) if configs else ""
-        self._kept: dict[tuple[Kind, str], _Kept] = {}
+        self._kept: dict[tuple[Kind, str], _CacheEntry] = {}
         self._kept_bytes = 0
 
     @property
@@ -150,7 +150,7 @@ class Catalog:
             id=shown,
         )
 
-    def find(self, kind: Kind, config_id: str, noting: Noting | None = None) -> Found:
+    def find(self, kind: Kind, config_id: str, noting: OnRead | None = None) -> FoundConfig:
         """The config of this id: by its file's name, in the order of the layouts, else by the id inside.
 
         `noting` hears of every path that was looked at, whether something was there or not; and, when no name
@@ -167,7 +167,7 @@ class Catalog:
             if noting:
                 noting(path)
             if parsed := self._read(kind, path):
-                return Found(path, expecting(parsed, config_id))
+                return FoundConfig(path, expecting(parsed, config_id))
         if noting:
             noting(CONFIGS + kind)
         listing = self.all(kind)
@@ -187,7 +187,7 @@ class Catalog:
             **{_PARAMETERS[kind]: config_id, "searched_paths": searched},
         )
 
-    def open(self, kind: Kind, path: str, noting: Noting | None = None) -> Found:
+    def open(self, kind: Kind, path: str, noting: OnRead | None = None) -> FoundConfig:
         """The config at a path: as it is given, else under the config folder, else under the folder of its kind.
 
         A path without a suffix is tried with each of them, and a mere name is an id in the end. An absolute path
@@ -206,7 +206,7 @@ class Catalog:
             if noting:
                 noting(path)
             if parsed := self._read(kind, path):
-                return Found(path, parsed)
+                return FoundConfig(path, parsed)
         outside: PermissionDenied | None = None
         searched: list[str] = []
         for base in ("", self.root, *self._folders(kind)):
@@ -216,7 +216,7 @@ class Catalog:
                     if noting:
                         noting(where)
                     if parsed := self._read(kind, where):
-                        return Found(where, parsed)
+                        return FoundConfig(where, parsed)
                 except PermissionDenied as error:
                     outside = outside or error
             if Path(path).is_absolute():
@@ -233,17 +233,17 @@ class Catalog:
 
     def all(self, kind: Kind) -> Listing:
         """Every file of a kind. Of two with one id the one that `find` takes counts; the other is invalid."""
-        found: dict[str, list[Found]] = {}
-        invalid: list[Broken] = []
+        found: dict[str, list[FoundConfig]] = {}
+        invalid: list[InvalidConfigFile] = []
         for path in self._files(kind):
             try:
                 parsed = self._read(kind, path)
             except ChoraError as error:
-                invalid.append(Broken(path, error.message, error))
+                invalid.append(InvalidConfigFile(path, error.message, error))
             else:
                 if parsed:  # it may have been removed since the folder was read
-                    found.setdefault(parsed.config.id, []).append(Found(path, parsed))
-        chosen: list[Found] = []
+                    found.setdefault(parsed.config.id, []).append(FoundConfig(path, parsed))
+        chosen: list[FoundConfig] = []
         for config_id, rivals in sorted(found.items()):
             if len(rivals) > 1:
                 ranks = {path: rank for rank, path in enumerate(self._named(kind, config_id))}
@@ -338,7 +338,7 @@ class Catalog:
             settled = started - max(stamp.modified, stamp.changed) > RACY
             self._forget(key)
             if settled and self._stamp(path) == stamp:
-                self._keep(key, _Kept(stamp, result))
+                self._keep(key, _CacheEntry(stamp, result))
         if isinstance(result, ChoraError):
             raise _again(result)
         return result
@@ -357,7 +357,7 @@ class Catalog:
         except ChoraError as error:
             return _again(error)
 
-    def _keep(self, key: tuple[Kind, str], kept: _Kept) -> None:
+    def _keep(self, key: tuple[Kind, str], kept: _CacheEntry) -> None:
         self._kept[key] = kept
         self._kept_bytes += kept.stamp.size
         while self._kept_bytes > CACHE_LIMIT:
@@ -373,7 +373,7 @@ def _again(error: ChoraError) -> ChoraError:
     return type(error)(error.message, error.hint, **error.details)
 
 
-def _shadowed(rival: Found, chosen: Found) -> Broken:
+def _shadowed(rival: FoundConfig, chosen: FoundConfig) -> InvalidConfigFile:
     config_id = rival.parsed.config.id
     fault = ValidationFailed(
         f"{rival.path} has the id {config_id}, and so has {chosen.path}, which is the one that counts.",
@@ -381,7 +381,7 @@ def _shadowed(rival: Found, chosen: Found) -> Broken:
         file=rival.path,
         schema_errors=[_fault("two configs with one id", f'"id": "{config_id}"', "an id of its own", "another id")],
     )
-    return Broken(rival.path, fault.message, fault)
+    return InvalidConfigFile(rival.path, fault.message, fault)
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------

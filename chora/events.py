@@ -19,11 +19,11 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from chora import config
+from chora import settings
 from chora.errors import StorageError
-from chora.stamps import legible, now
 from chora.store.records import Event
 from chora.store.store import Store
+from chora.timestamps import now, printable
 
 log = logging.getLogger("chora.events")
 
@@ -74,13 +74,15 @@ class Events:
             facts["context"] = redacted(facts["context"])
         event = {
             "timestamp": now(),
-            "trace_id": trace.get() or config.trace_id(),
+            "trace_id": trace.get() or settings.trace_id(),
             "event_type": f"chora.{kind}",
             "schema_version": SCHEMA_VERSION,
             "status": status,
             **facts,
         }
-        plain = {key: legible(config.blot(value)) if isinstance(value, str) else value for key, value in event.items()}
+        plain = {
+            key: printable(settings.redact(value)) if isinstance(value, str) else value for key, value in event.items()
+        }
         if (hear := heard.get()) is not None:
             hear(plain)
         if self._path is not None:

@@ -37,23 +37,23 @@ class FetchFailed(Exception):
     """There is no answer, or none that is HTTP; the sentence says why. The request may have been carried out."""
 
 
-class NobodyThere(FetchFailed):
+class ConnectFailed(FetchFailed):
     """The server wasn't reached, so that nothing was carried out."""
 
 
-class NotTrusted(NobodyThere):
+class CertificateRejected(ConnectFailed):
     """It was reached, but can't prove to be who it should be; asking again won't help."""
 
 
-class Broken(FetchFailed):
+class ConnectionBroken(FetchFailed):
     """The connection ended before the answer did."""
 
 
-class Stale(Broken):
+class StaleConnection(ConnectionBroken):
     """A kept connection ended without a word, most likely just before the request was on its way."""
 
 
-class TooLarge(FetchFailed):
+class ResponseTooLarge(FetchFailed):
     """The answer is beyond a bound."""
 
 
@@ -119,7 +119,7 @@ def parse_address(url: str) -> Address:
     return Address(Origin(parts.scheme, host, port), target)
 
 
-class Pool:
+class ConnectionPool:
     """The connections to one server.
 
     Args:
@@ -133,7 +133,7 @@ class Pool:
         self._trust = trust
         self._any_name = any_name
         self._context: ssl.SSLContext | None = None
-        self._idle: list[Connection] = []
+        self._idle: list[ClientConnection] = []
 
     async def request(self, method: str, target: str, headers: Headers = (), body: bytes = b"") -> Response:
         """Send a request; the head of its answer is there, and its body is read within `async with`.
@@ -150,7 +150,7 @@ class Pool:
             connection.close()
             raise
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> ClientConnection:
         """A new connection, ready for a request.
 
         Raises:
@@ -162,18 +162,18 @@ class Pool:
                 bare = await trio.open_tcp_stream(host, port)
                 _keep_alive(bare.socket)
                 if self.origin.scheme == "http":
-                    return Connection(self, bare, bare)
+                    return ClientConnection(self, bare, bare)
                 try:
-                    return Connection(self, bare, await self._secure(bare))
+                    return ClientConnection(self, bare, await self._secure(bare))
                 except BaseException:
                     bare.socket.close()
                     raise
         except trio.TooSlowError:
-            raise NobodyThere(f"nobody answers at {self.origin} within {CONNECT_TIME:g} s") from None
+            raise ConnectFailed(f"nobody answers at {self.origin} within {CONNECT_TIME:g} s") from None
         except socket.gaierror as error:
-            raise NobodyThere(f"the name {host} is not known: {error.strerror or error}") from error
+            raise ConnectFailed(f"the name {host} is not known: {error.strerror or error}") from error
         except OSError as error:
-            raise NobodyThere(f"nobody answers at {self.origin}: {_reason(error)}") from error
+            raise ConnectFailed(f"nobody answers at {self.origin}: {_reason(error)}") from error
 
     async def _secure(self, bare: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
         if self._context is None:
@@ -185,13 +185,15 @@ class Pool:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLCertVerificationError):
                 why = cause.verify_message or str(cause)
-                raise NotTrusted(f"the certificate of {self.origin} isn't trusted: {why}") from error
+                raise CertificateRejected(f"the certificate of {self.origin} isn't trusted: {why}") from error
             if isinstance(cause, ssl.SSLError):
-                raise NotTrusted(f"there is no TLS to be had with {self.origin}: {cause.reason or cause}") from error
-            raise NobodyThere(f"{self.origin} hung up during the TLS handshake") from error
+                raise CertificateRejected(
+                    f"there is no TLS to be had with {self.origin}: {cause.reason or cause}"
+                ) from error
+            raise ConnectFailed(f"{self.origin} hung up during the TLS handshake") from error
         return stream
 
-    def _take(self) -> Connection | None:
+    def _take(self) -> ClientConnection | None:
         now = trio.current_time()
         while self._idle:
             connection = self._idle.pop()
@@ -201,7 +203,7 @@ class Pool:
             connection.close()
         return None
 
-    def keep(self, connection: Connection, seconds: float = KEEP_TIME) -> None:
+    def keep(self, connection: ClientConnection, seconds: float = KEEP_TIME) -> None:
         """Take back a connection that can be used again, for so long."""
         connection.keep_until = trio.current_time() + seconds
         self._idle.append(connection)
@@ -214,10 +216,10 @@ class Pool:
             self._idle.pop().close()
 
 
-class Connection:
+class ClientConnection:
     """One connection, with one request at a time."""
 
-    def __init__(self, pool: Pool, bare: trio.SocketStream, stream: trio.abc.Stream) -> None:
+    def __init__(self, pool: ConnectionPool, bare: trio.SocketStream, stream: trio.abc.Stream) -> None:
         self.pool = pool
         self.bare = bare
         self.keep_until = 0.0
@@ -254,14 +256,14 @@ class Connection:
             searched = max(0, len(self._buffer) - 3)
             try:
                 ended = not await self.fill()
-            except Broken as broken:
+            except ConnectionBroken as broken:
                 if self._used and not self._buffer:
-                    raise Stale(str(broken)) from broken
+                    raise StaleConnection(str(broken)) from broken
                 raise
             if ended:
                 if self._used and not self._buffer:
-                    raise Stale("the connection ended without an answer")
-                raise Broken("the connection ended without an answer")
+                    raise StaleConnection("the connection ended without an answer")
+                raise ConnectionBroken("the connection ended without an answer")
         return self.take(end, 4)
 
     async def read_line(self) -> bytes:
@@ -270,7 +272,7 @@ class Connection:
             if len(self._buffer) > LINE_LIMIT:
                 raise FetchFailed("the answer is not HTTP: a chunk has no size")
             if not await self.fill():
-                raise Broken("the connection ended in the middle of the answer")
+                raise ConnectionBroken("the connection ended in the middle of the answer")
         return self.take(end, 2)
 
     async def read_some(self, most: int) -> bytes:
@@ -288,7 +290,7 @@ class Connection:
         try:
             received = await self._stream.receive_some(SLICE)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise Broken(f"the connection broke: {_reason(error.__cause__ or error)}") from error
+            raise ConnectionBroken(f"the connection broke: {_reason(error.__cause__ or error)}") from error
         self._buffer += received
         return bool(received)
 
@@ -364,7 +366,7 @@ def _parse_head(head: bytes) -> Head:
 class Response:
     """The answer to one request: `async with` gives its connection back."""
 
-    def __init__(self, connection: Connection, head: Head) -> None:
+    def __init__(self, connection: ClientConnection, head: Head) -> None:
         self._connection = connection
         self._headers = head.headers
         self._keeps = head.keeps
@@ -419,7 +421,7 @@ class Response:
         piece = await self._connection.read_some(SLICE if self._to_the_end else self._left)
         if not piece:
             if not self._to_the_end:
-                raise Broken("the connection ended in the middle of the answer")
+                raise ConnectionBroken("the connection ended in the middle of the answer")
             self._complete = True
         elif not self._to_the_end:
             self._left -= len(piece)
@@ -457,7 +459,7 @@ class Response:
             if not (piece := await self.receive()):
                 return bytes(body)
             body += piece
-        raise TooLarge(f"the answer is larger than {limit:,} bytes")
+        raise ResponseTooLarge(f"the answer is larger than {limit:,} bytes")
 
     async def drain(self) -> None:
         """Read what is left, if it isn't much, so that the connection can be kept."""
@@ -466,7 +468,7 @@ class Response:
             left -= len(piece)
 
 
-class Event(NamedTuple):
+class ServerSentEvent(NamedTuple):
     """One event of a stream."""
 
     kind: str
@@ -475,7 +477,7 @@ class Event(NamedTuple):
     """What to resume after; None when it says nothing of it."""
 
 
-class Events:
+class EventReader:
     """Cuts a body into the events of a `text/event-stream`.
 
     Args:
@@ -494,7 +496,7 @@ class Events:
         self.retry: float | None = None
         """Seconds that the server wants a client to wait before it comes back, once it said so."""
 
-    async def receive(self) -> Event | None:
+    async def receive(self) -> ServerSentEvent | None:
         """The next event that has data or an id; None when the stream is over.
 
         Raises:
@@ -505,7 +507,7 @@ class Events:
         while (line := await self._line(self._limit - size)) is not None:
             if not line:
                 if data or id is not None:
-                    return Event(kind, b"\n".join(data), id)
+                    return ServerSentEvent(kind, b"\n".join(data), id)
                 kind, size = "message", 0
                 continue
             name, _, value = line.partition(b":")
@@ -551,8 +553,8 @@ class Events:
                 return None  # what no empty line ended is no event
             buffer += piece
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"an event of the stream is larger than {self._limit:,} bytes")
+    def _too_large(self) -> ResponseTooLarge:
+        return ResponseTooLarge(f"an event of the stream is larger than {self._limit:,} bytes")
 
 
 def _make_context(trust: str, *, any_name: bool) -> ssl.SSLContext:

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 import trio
 
 from chora.errors import LimitExceeded, PermissionDenied
-from chora.stamps import legible
+from chora.timestamps import printable
 
 CONFIG_LIMIT = 1024 * 1024
 SOURCE_LIMIT = 10_000_000
@@ -66,22 +66,22 @@ class Folder:
         """
         text = str(path)
         if not text or "\0" in text:
-            raise PermissionDenied("A path is empty or holds a NUL character.", path=legible(text))
+            raise PermissionDenied("A path is empty or holds a NUL character.", path=printable(text))
         if len(text) > PATH_LIMIT:
             raise PermissionDenied(
-                f"A path has {len(text):,} characters; {PATH_LIMIT:,} are allowed.", path=f"{legible(text[:80])}…"
+                f"A path has {len(text):,} characters; {PATH_LIMIT:,} are allowed.", path=f"{printable(text[:80])}…"
             )
         if (plain := self._plain(text)) is not None:
             return plain
         try:
             real = Path(os.path.realpath(self.root / text))
         except (OSError, ValueError) as error:
-            raise PermissionDenied(f"The path {text!r} can't be resolved: {error}.", path=legible(text)) from None
+            raise PermissionDenied(f"The path {text!r} can't be resolved: {error}.", path=printable(text)) from None
         if real != self.root and self.root not in real.parents:
             raise PermissionDenied(
                 f"The path {text!r} leads outside the project.",
                 "Use a path inside the project folder, relative to it.",
-                path=legible(text),
+                path=printable(text),
             )
         return real
 
@@ -138,7 +138,7 @@ class Folder:
             LimitExceeded: larger than `limit`.
             OSError: the disk failed.
         """
-        shown = legible(str(path))
+        shown = printable(str(path))
         if (descriptor := self._open_beneath(str(path), _READ)) is None:
             descriptor = self._open_checked(path, shown)
         try:
@@ -186,7 +186,7 @@ class Folder:
         except FileNotFoundError:
             # Where no dots lead back from what isn't there, this is the whole answer; asking again takes twice as long.
             if text and ".." not in text and flags == _READ:
-                raise FileNotFoundError(errno.ENOENT, "No such file", legible(text)) from None
+                raise FileNotFoundError(errno.ENOENT, "No such file", printable(text)) from None
             return None
         except (OSError, UnicodeEncodeError):
             return None
@@ -219,7 +219,7 @@ class Folder:
             for entry in entries:
                 if (seen := seen + 1) > FILES_LIMIT:
                     raise LimitExceeded(f"{start} holds more than {FILES_LIMIT:,} files.", limit="files")
-                if legible(entry.name) != entry.name:
+                if printable(entry.name) != entry.name:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if not entry.name.startswith(".") and _is_real(entry):
@@ -239,14 +239,14 @@ class Folder:
         """
         real = self.resolve(path)
         if not any(Path(os.path.realpath(self.root / part)) in real.parents for part in self._writable):
-            shown = legible(str(path))
+            shown = printable(str(path))
             raise PermissionDenied(
                 f"{shown} is outside the folders that outputs may be written to.",
                 "The setting paths.outputs lists them.",
                 path=shown,
             )
         if len(real.relative_to(self.root).parts) > DEPTH_LIMIT:
-            shown = legible(str(path)[:80])
+            shown = printable(str(path)[:80])
             raise PermissionDenied(f"{shown}… lies more than {DEPTH_LIMIT} folders deep.", path=f"{shown}…")
         return real
 

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-from chora import config
+from chora import settings
 from chora.errors import CATEGORIES, Busy, ChoraError, JobCancelled, JobNotFound, subclasses
-from chora.stamps import days_ago, now, stamp
 from chora.store.records import Job
 from chora.store.store import Store
+from chora.timestamps import days_before_now, format_timestamp, now
 
 log = logging.getLogger("chora.jobs")
 
@@ -38,7 +38,7 @@ AWAITED = 900.0
 """Seconds for which a result waits for its call; a later one is meant for what is there by then."""
 
 
-class Answer(NamedTuple):
+class ToolAnswer(NamedTuple):
     """What work came to: an encoded answer, and what the doors need to know of it."""
 
     body: bytes
@@ -64,7 +64,7 @@ class _Running:
         self.scope = trio.CancelScope()
         self.done = trio.Event()
         self.moved = trio.Event()
-        self.answer: Answer | None = None
+        self.answer: ToolAnswer | None = None
         self.waiting = 0
         self.is_kept = False
         """In the store, because a call stopped waiting for it."""
@@ -86,7 +86,7 @@ class Jobs:
         settings: how long a call waits, how many may run, and how long results are kept.
     """
 
-    def __init__(self, store: Store, settings: config.Jobs) -> None:
+    def __init__(self, store: Store, settings: settings.JobSettings) -> None:
         self._store = store
         self._settings = settings
         self._nursery: trio.Nursery | None = None
@@ -111,9 +111,9 @@ class Jobs:
         tool: str,
         arguments: dict[str, Any],
         principal: str,
-        work: Callable[[Progress], Awaitable[Answer]],
+        work: Callable[[Progress], Awaitable[ToolAnswer]],
         progress: Progress | None = None,
-    ) -> Answer | Pending:
+    ) -> ToolAnswer | Pending:
         """Do work, or join the same work under way, and wait for it as long as a call may.
 
         Args:
@@ -176,7 +176,7 @@ class Jobs:
         tool: str,
         arguments: dict[str, Any],
         principal: str,
-        work: Callable[[Progress], Awaitable[Answer]],
+        work: Callable[[Progress], Awaitable[ToolAnswer]],
     ) -> _Running:
         if self._nursery is None:
             raise Busy("chora is starting or stopping.", "Try again in a moment.")
@@ -194,14 +194,14 @@ class Jobs:
             arguments=arguments,
             principal=principal,
             status="running",
-            created_at=stamp(moment),
-            updated_at=stamp(moment),
+            created_at=format_timestamp(moment),
+            updated_at=format_timestamp(moment),
         )
         running = self._running[key] = _Running(job)
         self._nursery.start_soon(self._do, running, work)
         return running
 
-    async def _do(self, running: _Running, work: Callable[[Progress], Awaitable[Answer]]) -> None:
+    async def _do(self, running: _Running, work: Callable[[Progress], Awaitable[ToolAnswer]]) -> None:
         try:
             with running.scope:
                 running.answer = await work(running.report)
@@ -253,7 +253,7 @@ class Jobs:
             return job if _is_awaited(job) else None
         return job if job.status == "running" else None
 
-    async def _follow(self, job: Job, progress: Progress | None) -> Answer | Pending:
+    async def _follow(self, job: Job, progress: Progress | None) -> ToolAnswer | Pending:
         """Wait for a job of another process."""
         told: dict[str, Any] = {}
         with trio.move_on_after(self._settings.call_budget):
@@ -352,29 +352,29 @@ class Jobs:
     async def forget_old(self) -> int:
         """Delete jobs that ended longer ago than results are kept; returns how many."""
         self._awaited = {key: job for key, job in self._awaited.items() if _is_awaited(job)}
-        before = days_ago(self._settings.keep_days)
+        before = days_before_now(self._settings.keep_days)
         old = [job.job_id for job in self.list() if job.status != "running" and job.updated_at < before]
         if old:
             await self._store.delete_jobs(old)
         return len(old)
 
 
-def _stored_answer(job: Job, result: str) -> Answer:
+def _stored_answer(job: Job, result: str) -> ToolAnswer:
     """A job's answer, as it was when it was made."""
     links = tuple(job.progress.get("links", ()))
     if job.status == "done":
-        return Answer(result.encode(), False, links=links)
+        return ToolAnswer(result.encode(), False, links=links)
     code = msgspec.json.decode(result)["error"]["code"]
     kind = next((each for each in subclasses() if each.code == code), ChoraError)
-    return Answer(result.encode(), True, code, CATEGORIES[kind.category].exit_code, links)
+    return ToolAnswer(result.encode(), True, code, CATEGORIES[kind.category].exit_code, links)
 
 
 def _is_awaited(job: Job) -> bool:
-    return job.updated_at >= stamp(datetime.now(UTC) - timedelta(seconds=AWAITED))
+    return job.updated_at >= format_timestamp(datetime.now(UTC) - timedelta(seconds=AWAITED))
 
 
 def _judged(job: Job) -> Job:
     """A stored job as it is: one that gave no sign of life for long is interrupted."""
-    if job.status == "running" and job.updated_at < stamp(datetime.now(UTC) - timedelta(seconds=SILENCE)):
+    if job.status == "running" and job.updated_at < format_timestamp(datetime.now(UTC) - timedelta(seconds=SILENCE)):
         return msgspec.structs.replace(job, status="interrupted")
     return job

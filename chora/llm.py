@@ -13,7 +13,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from chora import config, stamps
+from chora import settings, timestamps
 from chora.errors import GenerationFailed, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Request(Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """SHA-256 over all that decides the answer."""
         parts = (self.model, self.system, self.prompt, self.temperature, self.max_tokens)
-        return stamps.sha256(msgspec.json.encode(parts))
+        return timestamps.sha256(msgspec.json.encode(parts))
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -198,7 +198,7 @@ class Anthropic:
         settings: the model and where the API is.
     """
 
-    def __init__(self, settings: config.Llm) -> None:
+    def __init__(self, settings: settings.LlmSettings) -> None:
         self._settings = settings
 
     def unavailable(self) -> str | None:
@@ -209,7 +209,7 @@ class Anthropic:
         failure = _missing_package() if importlib.util.find_spec("anthropic") is None else None
         if failure is None:
             key = _find_key(self._settings.api_key)
-            failure = None if isinstance(key, config.Found) else key
+            failure = None if isinstance(key, settings.FoundSecret) else key
         return None if failure is None else f"{failure.reason}. {failure.hint}"
 
     async def complete(self, request: Request) -> Reply:
@@ -222,7 +222,7 @@ class Anthropic:
         """
         # The keyring may ask a person, and importing the SDK takes seconds: neither may stop the others.
         key = await trio.to_thread.run_sync(_find_key, self._settings.api_key)
-        if not isinstance(key, config.Found):
+        if not isinstance(key, settings.FoundSecret):
             raise _error(key, request, 0)
         client = await trio.to_thread.run_sync(_open, self._settings.base_url, key.secret)
         if client is None:
@@ -230,7 +230,7 @@ class Anthropic:
         async with client:
             return await self._persist(client, key.secret, request)
 
-    async def _persist(self, client: anthropic.AsyncAnthropic, key: config.Secret, request: Request) -> Reply:
+    async def _persist(self, client: anthropic.AsyncAnthropic, key: settings.Secret, request: Request) -> Reply:
         delay = request.retry_delay
         attempt = 1
         while True:
@@ -253,7 +253,7 @@ class Anthropic:
             attempt += 1
 
 
-async def _attempt(client: anthropic.AsyncAnthropic, key: config.Secret, request: Request) -> Reply | _Failure:
+async def _attempt(client: anthropic.AsyncAnthropic, key: settings.Secret, request: Request) -> Reply | _Failure:
     import anthropic
     import httpx2
 
@@ -306,7 +306,7 @@ def _read(answer: bytes, request: Request) -> Reply | _Failure:
     )
 
 
-def _refused(error: anthropic.APIStatusError, key: config.Secret) -> _Failure:
+def _refused(error: anthropic.APIStatusError, key: settings.Secret) -> _Failure:
     """What a status other than success means."""
     status = error.status_code
     said = str(error.api_message or "").replace(key.reveal(), "***")[:300].rstrip(".")
@@ -361,9 +361,9 @@ def _missing_package() -> _Failure:
     return _Failure("MissingPackage", "the package anthropic is not installed", hint)
 
 
-def _find_key(reference: str) -> config.Found | _Failure:
+def _find_key(reference: str) -> settings.FoundSecret | _Failure:
     try:
-        found = config.find_secret(SECRET, reference=reference)
+        found = settings.find_secret(SECRET, reference=reference)
     except UsageError as error:
         return _Failure("MissingApiKey", error.message.rstrip("."), _search_order())
     if found is None:
@@ -381,7 +381,7 @@ def _search_order() -> str:
     )
 
 
-def _open(base_url: str, key: config.Secret) -> anthropic.AsyncAnthropic | None:
+def _open(base_url: str, key: settings.Secret) -> anthropic.AsyncAnthropic | None:
     """A client for one request and its retries, or None without the package.
 
     It knows our settings and our key, and nothing of the environment.

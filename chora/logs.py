@@ -8,8 +8,8 @@ import time
 
 import msgspec
 
-from chora.config import Log, blot
-from chora.stamps import legible, now
+from chora.settings import LogSettings, redact
+from chora.timestamps import now, printable
 
 
 class Text(logging.Formatter):
@@ -27,7 +27,7 @@ class Text(logging.Formatter):
         return self._second[1]
 
     def format(self, record: logging.LogRecord) -> str:
-        return blot(super().format(record))
+        return redact(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -37,10 +37,10 @@ class JsonLines(logging.Formatter):
         line = {"at": now(), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode({key: legible(blot(value)) for key, value in line.items()}).decode()
+        return msgspec.json.encode({key: printable(redact(value)) for key, value in line.items()}).decode()
 
 
-def start_logging(settings: Log) -> None:
+def start_logging(settings: LogSettings) -> None:
     """Send what chora logs to stderr; other libraries keep quiet below WARNING."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.format == "json":

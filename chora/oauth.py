@@ -15,8 +15,8 @@ import trio
 
 from chora import fetch
 from chora.access import SCOPES, Principal, Scope, is_loopback
-from chora.config import Oauth
 from chora.errors import Forbidden, Unauthorized, UsageError
+from chora.settings import OauthSettings
 
 log = logging.getLogger("chora.oauth")
 
@@ -52,7 +52,7 @@ class Issuer:
         UsageError: the settings don't fit together.
     """
 
-    def __init__(self, settings: Oauth) -> None:
+    def __init__(self, settings: OauthSettings) -> None:
         for key, url in (("issuer", settings.issuer), ("resource", settings.resource), ("keys", settings.keys)):
             if url or key != "keys":
                 _check_url(f"oauth.{key}", url)
@@ -198,7 +198,7 @@ class Issuer:
 
 async def _fetch(url: str) -> dict[str, Any]:
     address = fetch.parse_address(url)
-    pool = fetch.Pool(address.origin)
+    pool = fetch.ConnectionPool(address.origin)
     try:
         async with await pool.request("GET", address.target, [("accept", "application/json")]) as response:
             if response.status != 200:

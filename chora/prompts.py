@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from chora.catalog import Found
+from chora.catalog import FoundConfig
 from chora.errors import ChoraError, ContentNotFound, InvalidInput
 from chora.resources import Arguments, Resources, config_uri, content_uri, manifest_uri
 
@@ -226,7 +226,7 @@ def _refresh_stale(resources: Resources, arguments: Arguments) -> list[Message]:
     ]
 
 
-def _pretty(found: Found) -> str:
+def _pretty(found: FoundConfig) -> str:
     return msgspec.json.format(msgspec.json.encode(found.parsed.raw), indent=2).decode()
 
 

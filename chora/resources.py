@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from chora import __version__
-from chora.catalog import Catalog, Found
+from chora.catalog import Catalog, FoundConfig
 from chora.engine.engine import Engine
 from chora.errors import (
     ChoraError,
@@ -38,7 +38,7 @@ from chora.events import redacted
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT
 from chora.metrics import Metrics
 from chora.model import KINDS, STRUCTS, CollectionGeneration, Kind, schema
-from chora.stamps import stamp
+from chora.timestamps import format_timestamp
 
 if TYPE_CHECKING:
     from chora.tools.tool import Tool
@@ -312,7 +312,7 @@ def _file_measure(resources: Resources, path: str, *, sized: bool) -> Callable[[
             status = (resources.engine.folder.root / path).stat()
         except OSError:
             return Measure()
-        modified = stamp(datetime.fromtimestamp(status.st_mtime, UTC))
+        modified = format_timestamp(datetime.fromtimestamp(status.st_mtime, UTC))
         return Measure(status.st_size if sized else None, modified)
 
     return look
@@ -352,7 +352,7 @@ def _config_family(kind: Kind) -> Family:
     )
 
 
-def _about(found: Found) -> str:
+def _about(found: FoundConfig) -> str:
     match found.parsed.kind:
         case "content":
             return f"Content config: {found.parsed.config.metadata.description}"
@@ -557,7 +557,7 @@ def manifest_files(engine: Engine) -> dict[str, str]:
     return found
 
 
-def _manifest_path(engine: Engine, found: Found) -> str:
+def _manifest_path(engine: Engine, found: FoundConfig) -> str:
     """Where a collection's manifest is: at a place that every caller gets, whatever context builds are given."""
     config = found.parsed.config
     names = {"collection_id": config.id, "collection_name": config.name}

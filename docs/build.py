@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from chora import config, errors, model
+from chora import errors, model, settings
 from chora.cli import COMMANDS, program
 from chora.generators import GENERATORS
 from chora.metrics import Histogram, Metrics
@@ -49,7 +49,7 @@ def gather(check: bool) -> dict[str, Any]:
             "commands": [each for name in COMMANDS for each in describe_command(name)],
             "options": describe_options(program),
         },
-        "settings": {"settings": config.as_table(config.load(DATA, {}))},
+        "settings": {"settings": settings.as_table(settings.load(DATA, {}))},
         "errors": {
             "errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == "chora.errors"]
         },

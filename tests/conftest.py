@@ -15,12 +15,12 @@ import msgspec
 import pytest
 import trio
 
-from chora import app, config
+from chora import app, settings
 from chora.cli.samples import INIT, write_sample
 from chora.engine.engine import Engine
 from chora.tools import TOOLS
 from chora.tools.tool import Call
-from tests.visitor import Visitor
+from tests.http_client import Visitor
 
 requirement = pytest.mark.requirement
 """Cites the promises that a test proves, by their ids in `tests/requirements.py`: `@requirement("cache.force")`."""
@@ -128,11 +128,11 @@ def hello(project: Project) -> Project:
 @pytest.fixture
 async def engine(project: Project) -> AsyncGenerator[Engine]:
     """The project, opened."""
-    async with app.opened(project.root, config.load(project.root, {})) as opened:
+    async with app.opened(project.root, settings.load(project.root, {})) as opened:
         yield opened
 
 
-Serve = Callable[..., AbstractAsyncContextManager[app.Opened]]
+Serve = Callable[..., AbstractAsyncContextManager[app.RunningServer]]
 
 
 @pytest.fixture
@@ -140,8 +140,8 @@ def serve() -> Serve:
     """Start a server in this process: `async with serve(root, {"limits.body": 2048}) as opened`."""
 
     @asynccontextmanager
-    async def start(root: Path, flags: dict[str, Any] | None = None) -> AsyncGenerator[app.Opened]:
-        loaded = config.load(root, {}, {"http.port": 0, "limits.grace": 1.0, **(flags or {})})
+    async def start(root: Path, flags: dict[str, Any] | None = None) -> AsyncGenerator[app.RunningServer]:
+        loaded = settings.load(root, {}, {"http.port": 0, "limits.grace": 1.0, **(flags or {})})
         async with trio.open_nursery() as nursery:
             opened = await nursery.start(partial(app.run_server, root, loaded))
             yield opened

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from chora import access
-from chora.access import LOCAL, SCOPES, Gate, Principal, Tokens, is_loopback
-from chora.config import Secret
+from chora.access import LOCAL, SCOPES, Authenticator, Principal, Tokens, is_loopback
 from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
+from chora.settings import Secret
 from tests.conftest import requirement
 
 TOKEN = "correct horse battery staple".replace(" ", "-")
@@ -41,10 +41,10 @@ def test_anything_else_is_public(host: str):
 
 def test_a_loopback_door_needs_no_token():
     """Without a token everybody on this machine is the local user, whatever header they send."""
-    gate = Gate("127.0.0.1", None)
+    gate = Authenticator("127.0.0.1", None)
     assert not gate.public
     for header in (None, "Bearer anything", "Basic eDp5", ""):
-        assert gate.identify(header) is LOCAL
+        assert gate.authenticate(header) is LOCAL
     assert LOCAL.may("read")
     assert LOCAL.may("write")
 
@@ -54,7 +54,7 @@ def test_a_loopback_door_needs_no_token():
 def test_a_public_door_without_a_token_is_refused(host: str):
     """It doesn't open at all, and says how to give a token."""
     with pytest.raises(UsageError) as caught:
-        Gate(host, None)
+        Authenticator(host, None)
     assert "without a token" in caught.value.message
     assert "CHORA_TOKEN_FILE" in str(caught.value.hint)
     assert caught.value.details == {"host": host}
@@ -64,7 +64,7 @@ def test_a_public_door_without_a_token_is_refused(host: str):
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
 def test_the_right_token_comes_in(host: str, scheme: str):
     """The scheme's letters may be of any size, and more than one space may follow."""
-    principal = Gate(host, Secret(TOKEN)).identify(f"{scheme} {TOKEN}")
+    principal = Authenticator(host, Secret(TOKEN)).authenticate(f"{scheme} {TOKEN}")
     assert principal == Principal("token")
     assert principal.may("write")
 
@@ -80,9 +80,9 @@ def test_the_right_token_comes_in(host: str, scheme: str):
 )
 def test_any_other_header_stays_outside(host: str, header: str | None):
     """A missing, wrong or mangled token is refused, and the refusal doesn't repeat it."""
-    gate = Gate(host, Secret(TOKEN))
+    gate = Authenticator(host, Secret(TOKEN))
     with pytest.raises(Unauthorized) as caught:
-        gate.identify(header)
+        gate.authenticate(header)
     assert TOKEN not in str(caught.value.as_dict())
     assert "Authorization: Bearer" in str(caught.value.hint)
 
@@ -90,13 +90,13 @@ def test_any_other_header_stays_outside(host: str, header: str | None):
 @pytest.mark.parametrize("token", [None, Secret(TOKEN)])
 def test_a_token_can_be_let_in_later(token: Secret | None):
     """An admitted token stands for its principal beside the door's own, and on a door that needs none."""
-    gate = Gate("127.0.0.1", token)
+    gate = Authenticator("127.0.0.1", token)
     probe = Principal("probe", "read", routine=True)
-    gate.admit(Secret("probe-token"), probe)
-    assert gate.identify("Bearer probe-token") is probe
+    gate.add_token(Secret("probe-token"), probe)
+    assert gate.authenticate("Bearer probe-token") is probe
     assert probe.may("read")
     assert not probe.may("write")
-    assert gate.identify(f"Bearer {TOKEN}").name == ("local" if token is None else "token")
+    assert gate.authenticate(f"Bearer {TOKEN}").name == ("local" if token is None else "token")
 
 
 def test_tokens_are_compared_in_constant_time_and_kept_as_hashes(monkeypatch: pytest.MonkeyPatch):
@@ -110,10 +110,10 @@ def test_tokens_are_compared_in_constant_time_and_kept_as_hashes(monkeypatch: py
             return hmac.compare_digest(known, given)
 
     monkeypatch.setattr(access, "hmac", Watched)
-    gate = Gate("0.0.0.0", Secret(TOKEN))
+    gate = Authenticator("0.0.0.0", Secret(TOKEN))
     with pytest.raises(Unauthorized):
-        gate.identify("Bearer short")
-    gate.identify(f"Bearer {TOKEN}")
+        gate.authenticate("Bearer short")
+    gate.authenticate(f"Bearer {TOKEN}")
     assert [(len(known), len(given)) for known, given in compared] == [(32, 32), (32, 32)]
     held: list[Any] = list(vars(gate).values())
     assert TOKEN not in str(held)
@@ -133,10 +133,10 @@ def header(secret: Secret) -> str:
 
 def test_a_named_token_stands_for_its_name_and_scope(tokens: Tokens):
     """Each scope holds those before it."""
-    gate = Gate("127.0.0.1", None, tokens)
+    gate = Authenticator("127.0.0.1", None, tokens)
     for number, scope in enumerate(SCOPES):
         secret, token = tokens.new(f"app-{scope}", scope)
-        principal = gate.identify(header(secret))
+        principal = gate.authenticate(header(secret))
         assert (principal.name, principal.scope) == (f"app-{scope}", scope)
         assert principal == token.principal
         assert [principal.may(each) for each in SCOPES] == [True] * (number + 1) + [False] * (2 - number)
@@ -158,53 +158,53 @@ def test_only_the_hash_of_a_token_is_kept(tokens: Tokens, tmp_path: Path):
 
 def test_the_first_token_closes_the_door(tokens: Tokens):
     """Also that of a server which runs, and it stays closed when the last token is revoked."""
-    gate = Gate("127.0.0.1", None, tokens)
-    assert gate.identify(None) is LOCAL
+    gate = Authenticator("127.0.0.1", None, tokens)
+    assert gate.authenticate(None) is LOCAL
     assert gate.still_knows(LOCAL)
     secret, token = tokens.new("app", "write")
     with pytest.raises(Unauthorized):
-        gate.identify(None)
+        gate.authenticate(None)
     assert not gate.still_knows(LOCAL)
-    assert gate.identify(header(secret)) == token.principal
+    assert gate.authenticate(header(secret)) == token.principal
     tokens.revoke("app")
     with pytest.raises(Unauthorized):
-        gate.identify(header(secret))
+        gate.authenticate(header(secret))
     with pytest.raises(Unauthorized):
-        gate.identify(None)
+        gate.authenticate(None)
 
 
 def test_a_named_token_opens_a_door_beyond_this_machine(tokens: Tokens):
     """As long as one was ever made."""
     with pytest.raises(UsageError, match="without a token"):
-        Gate("0.0.0.0", None, tokens)
+        Authenticator("0.0.0.0", None, tokens)
     tokens.new("app", "read")
-    assert Gate("0.0.0.0", None, tokens).public
+    assert Authenticator("0.0.0.0", None, tokens).public
 
 
 def test_what_was_let_in_is_let_out_again(tokens: Tokens):
     """A session's principal is known no more once its token is revoked, nor when another bears its name."""
-    gate = Gate("127.0.0.1", Secret(TOKEN), tokens)
+    gate = Authenticator("127.0.0.1", Secret(TOKEN), tokens)
     first, _ = tokens.new("app", "read")
-    principal = gate.identify(header(first))
+    principal = gate.authenticate(header(first))
     assert gate.still_knows(principal)
     tokens.revoke("app")
     assert not gate.still_knows(principal)
     second, _ = tokens.new("app", "read")
-    assert gate.identify(header(second)) != principal
+    assert gate.authenticate(header(second)) != principal
     assert not gate.still_knows(principal)
-    assert gate.still_knows(gate.identify(f"Bearer {TOKEN}"))
+    assert gate.still_knows(gate.authenticate(f"Bearer {TOKEN}"))
 
 
 def test_an_expired_token_is_worth_nothing(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     """From the moment on that it names; the list still shows it."""
-    gate = Gate("127.0.0.1", None, tokens)
+    gate = Authenticator("127.0.0.1", None, tokens)
     secret, token = tokens.new("app", "read", lasts=timedelta(hours=1))
-    principal = gate.identify(header(secret))
+    principal = gate.authenticate(header(secret))
     assert gate.still_knows(principal)
     assert token.expires is not None
     monkeypatch.setattr(access, "now", lambda: token.expires)
     with pytest.raises(Unauthorized):
-        gate.identify(header(secret))
+        gate.authenticate(header(secret))
     assert not gate.still_knows(principal)
     assert [each.is_expired for each in tokens.all()] == [True]
 
@@ -227,7 +227,7 @@ def test_a_name_is_taken_once(tokens: Tokens):
     with pytest.raises(SaveFailed, match="already"):
         tokens.new("app", "admin")
     assert tokens.all() == [token]
-    assert Gate("127.0.0.1", None, tokens).identify(header(secret)).scope == "read"
+    assert Authenticator("127.0.0.1", None, tokens).authenticate(header(secret)).scope == "read"
 
 
 def test_there_are_only_so_many_tokens(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
@@ -266,7 +266,7 @@ def test_a_file_that_is_no_token_lets_nobody_in(tokens: Tokens, tmp_path: Path, 
     odd.write_bytes(text.encode("latin-1"))
     odd.chmod(0o600)
     assert tokens.all() == [token]
-    assert Gate("0.0.0.0", None, tokens).identify(header(secret)) == token.principal
+    assert Authenticator("0.0.0.0", None, tokens).authenticate(header(secret)) == token.principal
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes that bear a name in a folder")
@@ -285,7 +285,7 @@ def test_what_lies_in_the_place_of_a_file_holds_up_nobody(tokens: Tokens, tmp_pa
     after = os.dup(0)
     os.close(after)
     assert after == before
-    assert Gate("0.0.0.0", None, tokens).identify(header(secret)) == token.principal
+    assert Authenticator("0.0.0.0", None, tokens).authenticate(header(secret)) == token.principal
 
 
 def test_a_file_system_without_links_keeps_tokens_too(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
@@ -296,7 +296,7 @@ def test_a_file_system_without_links_keeps_tokens_too(tokens: Tokens, monkeypatc
 
     monkeypatch.setattr(os, "link", refuse)
     secret, token = tokens.new("app", "read")
-    assert Gate("127.0.0.1", None, tokens).identify(header(secret)) == token.principal
+    assert Authenticator("127.0.0.1", None, tokens).authenticate(header(secret)) == token.principal
     with pytest.raises(SaveFailed, match="already"):
         tokens.new("app", "admin")
     assert tokens.all() == [token]
@@ -314,16 +314,16 @@ def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
 def test_a_door_beyond_this_machine_stays_closed_when_the_tokens_vanish(tokens: Tokens, tmp_path: Path):
     """Whoever removes the folder, or whatever it was mounted on, lets nobody in by that."""
     tokens.new("app", "admin")
-    gate = Gate("0.0.0.0", None, tokens)
+    gate = Authenticator("0.0.0.0", None, tokens)
     shutil.rmtree(tmp_path / ".chora")
     with pytest.raises(Unauthorized):
-        gate.identify(None)
+        gate.authenticate(None)
     assert not gate.still_knows(LOCAL)
 
 
 def test_a_look_for_revoked_tokens_reads_the_folder_once(tokens: Tokens, tmp_path: Path):
     """However many sessions there are: each is asked about every few seconds."""
-    gate = Gate("127.0.0.1", None, tokens)
+    gate = Authenticator("127.0.0.1", None, tokens)
     principals = [tokens.new(f"app-{number}", "read")[1].principal for number in range(3)]
     os.utime(tmp_path / ".chora" / "tokens", (1_700_000_000, 1_700_000_000))
     assert gate.still_knows(principals[0])
@@ -336,25 +336,25 @@ def test_a_look_for_revoked_tokens_reads_the_folder_once(tokens: Tokens, tmp_pat
 
 def test_a_change_within_one_tick_of_the_clock_is_seen(tokens: Tokens, tmp_path: Path):
     """File systems count time in steps; a folder that changed just now is looked at again."""
-    gate = Gate("127.0.0.1", None, tokens)
+    gate = Authenticator("127.0.0.1", None, tokens)
     secrets = [tokens.new(f"app-{number}", "read")[0] for number in range(2)]
     folder = tmp_path / ".chora" / "tokens"
     before = folder.stat()
-    assert gate.identify(header(secrets[0]))
+    assert gate.authenticate(header(secrets[0]))
     secrets.append(tokens.new("late", "read")[0])
     os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert gate.identify(header(secrets[2])).name == "late"
+    assert gate.authenticate(header(secrets[2])).name == "late"
 
 
 def test_a_folder_at_rest_is_not_read_again(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One look at it tells that nothing changed."""
-    gate = Gate("127.0.0.1", None, tokens)
+    gate = Authenticator("127.0.0.1", None, tokens)
     secret, _ = tokens.new("app", "read")
     folder = tmp_path / ".chora" / "tokens"
     os.utime(folder, (1_700_000_000, 1_700_000_000))
-    assert gate.identify(header(secret))
+    assert gate.authenticate(header(secret))
     monkeypatch.setattr(Tokens, "all", lambda tokens: pytest.fail("the folder was read"))
-    assert gate.identify(header(secret))
+    assert gate.authenticate(header(secret))
 
 
 # -- proxies ----------------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def test_a_folder_at_rest_is_not_read_again(tokens: Tokens, tmp_path: Path, monk
 
 def test_only_named_proxies_are_trusted():
     """By address or by network, in both families, also an IPv4 address in an IPv6 coat."""
-    gate = Gate("127.0.0.1", None, trusted_proxies=["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
+    gate = Authenticator("127.0.0.1", None, trusted_proxies=["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
     for address in ("127.0.0.1", "10.1.2.3", "fd00::1", "::ffff:10.0.0.1"):
         assert gate.trusts(address), address
     for address in ("127.0.0.2", "11.0.0.1", "fe80::1", "", "localhost", "10.0.0.0/8", "unix:"):
@@ -373,7 +373,7 @@ def test_only_named_proxies_are_trusted():
 def test_a_proxy_is_an_address(proxy: str):
     """A name could be anybody's, and a network with host bits is likely to be a slip."""
     with pytest.raises(UsageError, match="trusted_proxies"):
-        Gate("127.0.0.1", None, trusted_proxies=[proxy])
+        Authenticator("127.0.0.1", None, trusted_proxies=[proxy])
 
 
 @pytest.mark.parametrize(
@@ -396,17 +396,17 @@ def test_a_proxy_is_an_address(proxy: str):
 )
 def test_a_client_is_who_the_outermost_trusted_proxy_saw(forwarded: list[str], client: str):
     """What stands further left was written by whoever wanted to."""
-    assert Gate("127.0.0.1", None, trusted_proxies=["10.0.0.0/8"]).speaks_for(forwarded) == client
+    assert Authenticator("127.0.0.1", None, trusted_proxies=["10.0.0.0/8"]).speaks_for(forwarded) == client
 
 
 def test_who_comes_from_afar_needs_a_token(tokens: Tokens):
     """A door without tokens is only for this machine, and it says how to change that."""
-    gate = Gate("127.0.0.1", None, tokens)
+    gate = Authenticator("127.0.0.1", None, tokens)
     with pytest.raises(Unauthorized, match="proxy") as caught:
-        gate.identify(None, is_near=False)
+        gate.authenticate(None, is_local=False)
     assert "trusted_proxies" in str(caught.value.hint)
     secret, token = tokens.new("app", "read")
-    assert gate.identify(header(secret), is_near=False) == token.principal
+    assert gate.authenticate(header(secret), is_local=False) == token.principal
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no mode there")
@@ -417,10 +417,10 @@ def test_a_token_that_came_with_a_checkout_lets_nobody_in(
     secret, token = tokens.new("stranger", "admin")
     path = tmp_path / ".chora" / "tokens" / "stranger.json"
     path.chmod(0o644)
-    gate = Gate("127.0.0.1", None, tokens)
+    gate = Authenticator("127.0.0.1", None, tokens)
     with pytest.raises(Unauthorized):
-        gate.identify(header(secret))
+        gate.authenticate(header(secret))
     assert "chmod 600" in caplog.text
     path.chmod(0o600)
     os.utime(path.parent)
-    assert gate.identify(header(secret)) == token.principal
+    assert gate.authenticate(header(secret)) == token.principal

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 import trio
 
-from chora import app, config
+from chora import app, settings
 from chora.errors import StorageError, UsageError
 from chora.store import backup
 from tests.conftest import Project, Serve, content, requirement
@@ -215,11 +215,11 @@ def test_serve_with_stdio_speaks_on_both_and_ends_with_its_input(hello: Project)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_ends_the_server_in_order(hello: Project, number: signal.Signals):
     """In this process: the run returns by itself, and the store is closed."""
-    loaded = config.load(hello.root, {}, {"http.port": 0})
+    loaded = settings.load(hello.root, {}, {"http.port": 0})
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
 
-            async def run(*, task_status: trio.TaskStatus[app.Opened]) -> None:
+            async def run(*, task_status: trio.TaskStatus[app.RunningServer]) -> None:
                 await app.run_server(hello.root, loaded, task_status=task_status)
 
             await nursery.start(run)
@@ -229,7 +229,7 @@ async def test_a_signal_ends_the_server_in_order(hello: Project, number: signal.
 
 async def test_a_second_signal_does_not_wait(hello: Project):
     """Whoever asks twice means it."""
-    loaded = config.load(hello.root, {}, {"http.port": 0, "limits.grace": 30.0})
+    loaded = settings.load(hello.root, {}, {"http.port": 0, "limits.grace": 30.0})
     streams: list[trio.SocketStream] = []
     with pytest.raises(BaseExceptionGroup) as caught, trio.fail_after(10):  # noqa: PT012
         async with trio.open_nursery() as nursery:
@@ -251,7 +251,7 @@ async def test_a_second_signal_does_not_wait(hello: Project):
 
 async def test_beyond_loopback_a_token_is_needed(hello: Project):
     """Refused before anything is opened, with what to do."""
-    loaded = config.load(hello.root, {}, {"http.host": "0.0.0.0", "http.port": 0})
+    loaded = settings.load(hello.root, {}, {"http.host": "0.0.0.0", "http.port": 0})
     with pytest.raises(UsageError, match="token"):
         await app.run_server(hello.root, loaded)
 
@@ -260,7 +260,7 @@ async def test_beyond_loopback_a_token_is_needed(hello: Project):
 async def test_an_address_in_use_is_named(hello: Project, serve: Serve):
     """The second server says which address, and ends."""
     async with serve(hello.root) as opened:
-        loaded = config.load(hello.root, {}, {"http.port": int(opened.url.rpartition(":")[2])})
+        loaded = settings.load(hello.root, {}, {"http.port": int(opened.url.rpartition(":")[2])})
         with pytest.raises(BaseExceptionGroup) as caught:
             await app.run_server(hello.root, loaded)
     assert caught.group_contains(UsageError, match="can't listen", depth=None)
@@ -273,14 +273,14 @@ async def test_a_database_that_is_none_is_refused_and_left_alone(hello: Project)
     broken = hello.write(".chora/storage.db", b"this is no database, but somebody's notes" * 30)
     before = broken.read_bytes()
     with pytest.raises(StorageError):
-        async with app.opened(hello.root, config.load(hello.root, {})):
+        async with app.opened(hello.root, settings.load(hello.root, {})):
             pass
     assert broken.read_bytes() == before
 
 
 async def test_several_processes_share_a_project(hello: Project, serve: Serve):
     """A server, and another chora beside it on the same database: both see what either wrote."""
-    async with serve(hello.root), app.opened(hello.root, config.load(hello.root, {})) as engine:
+    async with serve(hello.root), app.opened(hello.root, settings.load(hello.root, {})) as engine:
         done = await trio.run_process(
             [sys.executable, "-m", "chora", "--project", str(hello.root), "generate", "greeting"], capture_stdout=True
         )

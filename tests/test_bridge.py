@@ -14,17 +14,17 @@ import pytest
 import trio
 import trustme
 
-from chora import bridge, config
+from chora import bridge, settings
 from chora.bridge import messages, sse, streamable
-from chora.bridge.link import Link
 from chora.bridge.messages import Backoff, Failed
-from chora.bridge.mirrors import mirrored
-from chora.config import Found, Secret
+from chora.bridge.parameter_headers import mirrored
+from chora.bridge.upstream import Upstream
 from chora.fetch import parse_address
 from chora.protocol import wire
+from chora.settings import FoundSecret, Secret
 from chora.transport.pipes import Lines, Pipes, PolledPipe
 from tests.conftest import Project, Serve, requirement
-from tests.upstream import END, STREAM, Answer, Asked, Upstream, chunk, event, http, playing
+from tests.upstream import END, STREAM, Answer, Asked, FakeUpstream, chunk, event, http, playing
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 OFFER: dict[str, Any] = {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "logging": {}}
@@ -785,7 +785,7 @@ async def free_port() -> int:
 async def test_a_server_may_come_later_than_its_client():
     """initialize waits for it; when it comes too late the client is told, and may try again."""
     port = await free_port()
-    upstream = Upstream(Server())
+    upstream = FakeUpstream(Server())
     async with bridged(f"http://127.0.0.1:{port}/mcp", wait=0.5, patience=0.2) as peer, trio.open_nursery() as nursery:
         answer = await peer.ask("initialize", HELLO, 0)
         assert "can't be reached" in answer["error"]["message"]
@@ -803,7 +803,7 @@ async def test_a_server_may_come_later_than_its_client():
 async def test_a_server_that_goes_for_good_leaves_errors():
     """Calls fail after a short while, each with what to do; the bridge stays."""
     port = await free_port()
-    upstream = Upstream(Server())
+    upstream = FakeUpstream(Server())
     async with bridged(f"http://127.0.0.1:{port}/mcp", patience=0.2) as peer:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1"))
@@ -927,7 +927,7 @@ async def test_redirects_within_the_server_are_followed():
 
 async def test_a_secured_server_is_moved_to_for_good():
     """From http to https on the same host, and nowhere else; the endpoint of a stream moves for itself alone."""
-    link = Link(parse_address("http://host.example/mcp"), lambda _: None)
+    link = Upstream(parse_address("http://host.example/mcp"), lambda _: None)
     link._follow(link.address, "https://host.example/mcp/", "POST", 308, 1, chosen=False)
     assert str(link.address) == "https://host.example/mcp/"
     with pytest.raises(Failed, match=r"redirects to http://host\.example"):
@@ -935,14 +935,14 @@ async def test_a_secured_server_is_moved_to_for_good():
     alone = link._follow(link.address, "/other", "POST", 308, 1, chosen=True)
     assert str(alone) == "https://host.example/other"
     assert str(link.address) == "https://host.example/mcp/"
-    odd = Link(parse_address("https://host.example:80/mcp"), lambda _: None)
+    odd = Upstream(parse_address("https://host.example:80/mcp"), lambda _: None)
     with pytest.raises(Failed, match=r"redirects to https://host\.example/mcp"):
         odd._follow(odd.address, "https://host.example/mcp", "POST", 308, 1, chosen=False)
 
 
 async def test_an_endpoint_that_moves_to_https_is_reached_there():
     """The connections are other ones from then on."""
-    link = Link(parse_address("http://host.example/sse"), lambda _: None)
+    link = Upstream(parse_address("http://host.example/sse"), lambda _: None)
     endpoint = parse_address("http://host.example/messages")
     assert str(link._follow(endpoint, "https://host.example/messages", "POST", 308, 1, chosen=True)) == (
         "https://host.example/messages"
@@ -1029,7 +1029,7 @@ async def test_a_server_that_stalls_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """In the middle of a refusal or of a redirect, or when it takes a notification."""
-    monkeypatch.setattr("chora.bridge.link.REFUSAL_TIME", 0.2)
+    monkeypatch.setattr("chora.bridge.upstream.REFUSAL_TIME", 0.2)
     monkeypatch.setattr(streamable, "NOTICE_TIME", 0.2)
 
     async def stall(stream: trio.abc.Stream) -> None:
@@ -1181,11 +1181,11 @@ async def test_a_token_that_changes_is_read_again():
     current = "old-token"
     searched: list[bool] = []
 
-    def find(wanted: bool) -> Found | None:
+    def find(wanted: bool) -> FoundSecret | None:
         searched.append(wanted)
         if current == "gone":
-            raise config.UsageError("gone", "x")
-        return Found(Secret(current), "file /run/token")
+            raise settings.UsageError("gone", "x")
+        return FoundSecret(Secret(current), "file /run/token")
 
     def play(asked: Asked) -> Answer:
         good = asked.headers["authorization"] == "Bearer new-token"
@@ -1246,7 +1246,7 @@ class SseServer:
         await self.streams.pop(str(number)).aclose()
 
 
-def sse_url(upstream: Upstream) -> str:
+def sse_url(upstream: FakeUpstream) -> str:
     return upstream.url.replace("/mcp", "/sse")
 
 
@@ -1325,7 +1325,7 @@ async def test_the_older_transport_with_nobody_to_post_to(monkeypatch: pytest.Mo
     """The stream is open and its server takes no more connections: the call waits for another stream, in vain."""
     monkeypatch.setattr(sse, "NOTICE_TIME", 0.5)
     server, port = SseServer(), await free_port()
-    upstream = Upstream(server)
+    upstream = FakeUpstream(server)
     async with bridged(f"http://127.0.0.1:{port}/sse", patience=0.2) as peer, trio.open_nursery() as handlers:
         async with trio.open_nursery() as listening:
             serve = partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1", handler_nursery=handlers)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from chora import catalog as module
-from chora.catalog import ALIASED_VALUES, YAML_VALUES, Catalog, Found, decode, decode_text
+from chora.catalog import ALIASED_VALUES, YAML_VALUES, Catalog, FoundConfig, decode, decode_text
+from chora.config_parsing import read
 from chora.errors import (
     ConfigNotFound,
     InvalidConfigId,
@@ -21,7 +22,6 @@ from chora.errors import (
 )
 from chora.files import CONFIG_LIMIT, Folder
 from chora.model import KINDS, Kind
-from chora.reading import read
 from tests.conftest import requirement
 
 
@@ -132,7 +132,9 @@ def test_the_layouts_have_an_order(project: Project) -> None:
 def test_the_id_inside_finds_a_file_of_another_name(project: Project) -> None:
     """As a last resort the id inside the file counts."""
     path = project.put("configs/content/deep/er/whatever.json")
-    assert project.catalog().find("content", "note") == Found(path, project.catalog().open("content", path).parsed)
+    assert project.catalog().find("content", "note") == FoundConfig(
+        path, project.catalog().open("content", path).parsed
+    )
 
 
 def test_a_file_named_after_another_id_is_found_with_a_warning(project: Project) -> None:

@@ -16,15 +16,15 @@ import msgspec
 import pytest
 import trio
 
-from chora import __version__, app, config
+from chora import __version__, app, settings
 from chora.cli import COMMANDS
-from chora.engine import generate
+from chora.engine.build import generate
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.resources import Resources
-from chora.stamps import stamp
+from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
-from tests import visitor
+from tests import http_client
 from tests.conftest import Asking, Project, Visit, artifact, child, content, requirement, text, unchanged
 
 
@@ -280,7 +280,7 @@ async def test_drafts_expire_after_thirty_days(ask: Asking, engine: Engine):
         made = await ask("draft_config", config_type="content", config_data=text("note", "x"))
         draft = engine.store.draft(made["draft_id"])
         assert draft is not None
-        then = stamp(datetime.now(UTC) - timedelta(days=age))
+        then = format_timestamp(datetime.now(UTC) - timedelta(days=age))
         await engine.store.save_draft(msgspec.structs.replace(draft, updated_at=then))
         ids.append(made["draft_id"])
     assert (await ask("cleanup_ephemeral"))["drafts_deleted"] == 1
@@ -441,19 +441,19 @@ def test_there_is_a_command_line_and_a_version():
 @requirement("defects.health-404")
 async def test_health_is_there(visit: Visit):
     """/health was documented and answered 404; it and /ready need no token."""
-    async with visit() as visitor:
-        health = await visitor.http.get("/health")
+    async with visit() as client:
+        health = await client.http.get("/health")
         assert (health.status_code, health.json()["status"]) == (200, "alive")
-        ready = await visitor.http.get("/ready")
+        ready = await client.http.get("/ready")
         assert (ready.status_code, ready.json()["status"]) == (200, "ready")
 
 
 @requirement("defects.hello-hard-coded")
 async def test_hello_counts_tools_and_knows_its_transport(visit: Visit):
     """hello_world always said four tools and stdio."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        said = (await visitor.call("hello_world")).json()["result"]["structuredContent"]
+    async with visit() as client:
+        await client.shake_hands()
+        said = (await client.call("hello_world")).json()["result"]["structuredContent"]
     assert (said["tools_available"], said["transport"]) == (24, "http")
 
 
@@ -558,9 +558,9 @@ async def test_a_git_reference_is_a_file_as_a_commit_has_it(ask: Asking, project
 @requirement("traps.streamable-http")
 async def test_both_ways_over_http_are_there(visit: Visit):
     """/sse is a legacy transport; /mcp speaks the one that replaced it."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        async with visitor.http.stream("GET", "/sse") as response:
+    async with visit() as client:
+        await client.shake_hands()
+        async with client.http.stream("GET", "/sse") as response:
             assert response.status_code == 200
             assert response.headers["content-type"].startswith("text/event-stream")
 
@@ -595,10 +595,10 @@ async def test_a_parameter_may_be_called_filter(ask: Asking, project: Project):
 @requirement("traps.is-error-and-envelope")
 async def test_a_failure_is_an_error_and_an_envelope(visit: Visit):
     """Clients that look at isError and those that look at `success` learn the same; the text is the same JSON."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        failed = (await visitor.call("generate_content", content_config_id="gone")).json()["result"]
-        fine = (await visitor.call("hello_world")).json()["result"]
+    async with visit() as client:
+        await client.shake_hands()
+        failed = (await client.call("generate_content", content_config_id="gone")).json()["result"]
+        fine = (await client.call("hello_world")).json()["result"]
     assert failed["isError"] is True
     assert failed["structuredContent"]["success"] is False
     assert failed["structuredContent"]["error"]["code"] == "config_not_found"
@@ -611,11 +611,11 @@ async def test_a_failure_is_an_error_and_an_envelope(visit: Visit):
 @pytest.mark.parametrize("name", ["hello_world", "choracompose:hello_world", "choracompose__hello_world"])
 async def test_names_are_bare_and_the_old_ones_are_understood(visit: Visit, name: str):
     """A colon isn't allowed in a tool's name everywhere, and prompts of old still use it."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        called = (await visitor.ask("tools/call", {"name": name, "arguments": {}})).json()["result"]
+    async with visit() as client:
+        await client.shake_hands()
+        called = (await client.ask("tools/call", {"name": name, "arguments": {}})).json()["result"]
         assert called["structuredContent"]["success"] is True
-        listed = (await visitor.ask("tools/list")).json()["result"]["tools"]
+        listed = (await client.ask("tools/list")).json()["result"]["tools"]
     assert [tool["name"] for tool in listed] == list(TOOLS)
     assert all(re.fullmatch(r"[a-z_]+", tool["name"]) for tool in listed)
 
@@ -624,13 +624,13 @@ async def test_names_are_bare_and_the_old_ones_are_understood(visit: Visit, name
 async def test_two_requests_at_once_keep_their_traces_apart(visit: Visit, hello: Project):
     """An environment variable was the only place for a trace, so that one server could have but one."""
     hello.save(text("a", "x"), text("b", "y"))
-    async with visit() as visitor:
-        await visitor.shake_hands()
+    async with visit() as client:
+        await client.shake_hands()
 
         async def generate_as(content_id: str) -> None:
             meta = {"traceparent": f"00-{content_id * 32}-{'1' * 16}-01"}
             asked = {"name": "generate_content", "arguments": {"content_config_id": content_id}, "_meta": meta}
-            await visitor.ask("tools/call", asked, id=content_id)
+            await client.ask("tools/call", asked, id=content_id)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(generate_as, "a")
@@ -645,12 +645,14 @@ async def test_stdout_of_stdio_is_protocol_alone(hello: Project):
     """Anything printed there breaks the client; the log goes to stderr."""
     hello.write("configs/content/broken.json", "{")
     messages = [
-        visitor.message("initialize", visitor.HELLO, 1),
+        http_client.message("initialize", http_client.HELLO, 1),
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
-        visitor.message("tools/call", {"name": "list_content_configs", "arguments": {}}, 2),
-        visitor.message("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "broken"}}, 3),
+        http_client.message("tools/call", {"name": "list_content_configs", "arguments": {}}, 2),
+        http_client.message(
+            "tools/call", {"name": "generate_content", "arguments": {"content_config_id": "broken"}}, 3
+        ),
     ]
-    command = config.own_command("--project", str(hello.root), "stdio")
+    command = settings.own_command("--project", str(hello.root), "stdio")
     with trio.fail_after(20):
         done = await trio.run_process(
             command,
@@ -669,8 +671,8 @@ async def test_stdout_of_stdio_is_protocol_alone(hello: Project):
 async def test_the_project_can_be_opened_by_two_processes(project: Project):
     """Ephemeral storage wasn't shared between replicas; here what one makes the other has."""
     project.save(text("note", "x"))
-    async with app.opened(project.root, config.load(project.root, {})) as one:
+    async with app.opened(project.root, settings.load(project.root, {})) as one:
         await Asking(one)("generate_content", content_config_id="note")
-        async with app.opened(project.root, config.load(project.root, {})) as other:
+        async with app.opened(project.root, settings.load(project.root, {})) as other:
             again = await Asking(other)("generate_content", content_config_id="note")
     assert again["status"] == "skipped"

@@ -12,16 +12,16 @@ import trustme
 
 from chora import fetch
 from chora.fetch import (
-    Broken,
-    Event,
-    Events,
+    CertificateRejected,
+    ConnectFailed,
+    ConnectionBroken,
+    ConnectionPool,
+    EventReader,
     FetchFailed,
-    NobodyThere,
-    NotTrusted,
     Origin,
-    Pool,
-    Stale,
-    TooLarge,
+    ResponseTooLarge,
+    ServerSentEvent,
+    StaleConnection,
     parse_address,
 )
 from tests.conftest import Project, Serve
@@ -29,9 +29,9 @@ from tests.upstream import END, Answer, Asked, chunk, http, playing
 
 
 @asynccontextmanager
-async def pool(url: str, **rest: Any) -> AsyncGenerator[Pool]:
+async def pool(url: str, **rest: Any) -> AsyncGenerator[ConnectionPool]:
     """Connections, and none left behind."""
-    connections = Pool(parse_address(url).origin, **rest)
+    connections = ConnectionPool(parse_address(url).origin, **rest)
     try:
         yield connections
     finally:
@@ -170,11 +170,11 @@ async def test_a_kept_connection_that_ends_without_a_word_is_told_apart():
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as connections:
             async with await connections.request("GET", "/") as response:
                 await response.read(10)
-            with pytest.raises(Stale):
+            with pytest.raises(StaleConnection):
                 await connections.request("GET", "/")
-            with pytest.raises(Broken) as caught:
+            with pytest.raises(ConnectionBroken) as caught:
                 await connections.request("GET", "/")
-            assert not isinstance(caught.value, Stale)
+            assert not isinstance(caught.value, StaleConnection)
 
 
 async def test_a_kept_connection_that_begins_to_answer_was_heard():
@@ -189,9 +189,9 @@ async def test_a_kept_connection_that_begins_to_answer_was_heard():
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as there:
             async with await there.request("GET", "/") as response:
                 await response.read(10)
-            with pytest.raises(Broken) as caught:
+            with pytest.raises(ConnectionBroken) as caught:
                 await there.request("GET", "/")
-            assert not isinstance(caught.value, Stale)
+            assert not isinstance(caught.value, StaleConnection)
 
 
 async def test_what_arrives_unasked_is_no_answer():
@@ -318,7 +318,7 @@ async def test_an_answer_that_breaks_off_is_broken(answer: bytes):
         await stream.send_all(answer)
         await stream.aclose()
 
-    with pytest.raises(Broken):
+    with pytest.raises(ConnectionBroken):
         await ask(hang_up)
 
 
@@ -330,7 +330,7 @@ async def test_a_reset_is_a_broken_connection():
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         await stream.aclose()
 
-    with pytest.raises(Broken):
+    with pytest.raises(ConnectionBroken):
         await ask(reset)
 
 
@@ -348,13 +348,13 @@ async def test_nobody_there_is_known_before_anything_is_sent(monkeypatch: pytest
     monkeypatch.setattr(fetch, "CONNECT_TIME", 0.2)
     with trio.fail_after(20):
         for url in ("http://127.0.0.1:1/", "http://no.such.host.invalid/"):
-            with pytest.raises(NobodyThere):
-                await Pool(parse_address(url).origin).request("GET", "/")
+            with pytest.raises(ConnectFailed):
+                await ConnectionPool(parse_address(url).origin).request("GET", "/")
         with socket.socket() as full:
             full.bind(("127.0.0.1", 0))
             full.listen(1)
-            with pytest.raises(NobodyThere, match=r"within 0.2 s|hung up"):
-                await Pool(Origin("https", "127.0.0.1", full.getsockname()[1])).request("GET", "/")
+            with pytest.raises(ConnectFailed, match=r"within 0.2 s|hung up"):
+                await ConnectionPool(Origin("https", "127.0.0.1", full.getsockname()[1])).request("GET", "/")
 
 
 async def test_tls_is_believed_by_the_names_it_bears(hello: Project, serve: Serve, tmp_path: Path):
@@ -376,8 +376,8 @@ async def test_tls_is_believed_by_the_names_it_bears(hello: Project, serve: Serv
                 assert response.status == 200
                 assert b"alive" in await response.read(1000)
         for url, given in ((opened.url, ""), (renamed, str(trust))):
-            with pytest.raises(NotTrusted, match="isn't trusted"):
-                await Pool(parse_address(url).origin, trust=given).request("GET", "/health")
+            with pytest.raises(CertificateRejected, match="isn't trusted"):
+                await ConnectionPool(parse_address(url).origin, trust=given).request("GET", "/health")
 
 
 async def test_a_server_without_tls_is_told_apart():
@@ -390,15 +390,15 @@ async def test_a_server_without_tls_is_told_apart():
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, babble, listeners)
         port = listeners[0].socket.getsockname()[1]
-        with pytest.raises(NobodyThere), trio.fail_after(5):
-            await Pool(Origin("https", "127.0.0.1", port)).request("GET", "/")
+        with pytest.raises(ConnectFailed), trio.fail_after(5):
+            await ConnectionPool(Origin("https", "127.0.0.1", port)).request("GET", "/")
         nursery.cancel_scope.cancel()
 
 
 # -- event streams ------------------------------------------------------------------------------------------
 
 
-async def events(*pieces: bytes, limit: int = 1000) -> tuple[list[Event], float | None]:
+async def events(*pieces: bytes, limit: int = 1000) -> tuple[list[ServerSentEvent], float | None]:
     """The events in a stream that arrives in these pieces, and when to come back."""
 
     async def stream(peer: trio.abc.Stream) -> None:
@@ -407,14 +407,14 @@ async def events(*pieces: bytes, limit: int = 1000) -> tuple[list[Event], float 
             await peer.send_all(chunk(piece))
         await peer.send_all(END)
 
-    found: list[Event] = []
+    found: list[ServerSentEvent] = []
     with trio.fail_after(5):
         async with (
             playing(lambda _: stream) as upstream,
             pool(upstream.url) as connections,
             await connections.request("GET", "/") as response,
         ):
-            cut = Events(response, limit)
+            cut = EventReader(response, limit)
             while (event := await cut.receive()) is not None:
                 found.append(event)
             return found, cut.retry
@@ -422,7 +422,11 @@ async def events(*pieces: bytes, limit: int = 1000) -> tuple[list[Event], float 
 
 async def test_events_are_cut_at_every_kind_of_line_end():
     """LF, CRLF and CR; the same events whatever pieces they arrive in."""
-    expected = [Event("message", b"one\ntwo", None), Event("other", b"{}", "7"), Event("message", b" \xc3\xbc", "")]
+    expected = [
+        ServerSentEvent("message", b"one\ntwo", None),
+        ServerSentEvent("other", b"{}", "7"),
+        ServerSentEvent("message", b" \xc3\xbc", ""),
+    ]
     for end in (b"\n", b"\r\n", b"\r"):
         lines = [b"data: one", b"data:two", b"", b": a comment", b"event: other", b"data: {}", b"id: 7", b"", b""]
         lines += [b"data:  \xc3\xbc", b"id", b"retry: 1500", b"retry: soon", b"unknown: x", b"nothing", b""]
@@ -434,8 +438,8 @@ async def test_events_are_cut_at_every_kind_of_line_end():
 async def test_an_event_that_does_not_end_is_none():
     """What no empty line ended is dropped; an id with a null is no id; an id alone is news."""
     assert (await events(b"id: 1\n\nid: \0\ndata: x\n\ndata: cut"))[0] == [
-        Event("message", b"", "1"),
-        Event("message", b"x", None),
+        ServerSentEvent("message", b"", "1"),
+        ServerSentEvent("message", b"x", None),
     ]
 
 
@@ -444,19 +448,19 @@ async def test_an_event_that_does_not_end_is_none():
 )
 async def test_an_endless_event_is_refused(pieces: tuple[bytes, ...]):
     """One long line, or many lines."""
-    with pytest.raises(TooLarge):
+    with pytest.raises(ResponseTooLarge):
         await events(*pieces)
 
 
 async def test_an_event_of_countless_small_lines_is_refused():
     """Each costs more than it says."""
-    with pytest.raises(TooLarge):
+    with pytest.raises(ResponseTooLarge):
         await events(b"data:\n" * 1000, limit=20_000)
 
 
 async def test_comments_without_end_cost_nothing():
     """A server may keep a silent stream open for as long as it likes."""
-    assert (await events(*[b": ping\r\n\r\n"] * 300, b"data: x\n\n"))[0] == [Event("message", b"x", None)]
+    assert (await events(*[b": ping\r\n\r\n"] * 300, b"data: x\n\n"))[0] == [ServerSentEvent("message", b"x", None)]
 
 
 def test_what_was_asked_is_what_was_meant():

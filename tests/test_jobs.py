@@ -14,30 +14,31 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chora import config
 from chora import jobs as module
+from chora import settings
 from chora.errors import Busy, ContentNotFound, JobCancelled, JobNotFound, StorageError
-from chora.jobs import Answer, Jobs, Pending, Progress
-from chora.stamps import stamp
+from chora.jobs import Jobs, Pending, Progress, ToolAnswer
+from chora.settings import JobSettings as JobSettings
 from chora.store import Job, SqliteStore
+from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
 from tests.conftest import Project, Visit, content, requirement
 
-DONE = Answer(b'{"success":true}', False)
+DONE = ToolAnswer(b'{"success":true}', False)
 SHORT = 0.02
 
 
 class Work:
     """Work that goes on until it is told to end, and remembers what became of it."""
 
-    def __init__(self, answer: Answer = DONE) -> None:
+    def __init__(self, answer: ToolAnswer = DONE) -> None:
         self.answer = answer
         self.begun = 0
         self.may_end = trio.Event()
         self.was_stopped = trio.Event()
         self.report: Progress = nowhere
 
-    async def __call__(self, report: Progress) -> Answer:
+    async def __call__(self, report: Progress) -> ToolAnswer:
         self.begun += 1
         self.report = report
         try:
@@ -65,14 +66,14 @@ class Listener:
 @asynccontextmanager
 async def working(store: SqliteStore, **settings: Any) -> AsyncGenerator[Jobs]:
     """The jobs of one process, for as long as the block lasts."""
-    jobs = Jobs(store, msgspec.structs.replace(config.Jobs(call_budget=SHORT), **settings))
+    jobs = Jobs(store, msgspec.structs.replace(JobSettings(call_budget=SHORT), **settings))
     async with trio.open_nursery() as nursery:
         await nursery.start(jobs.serve)
         yield jobs
         nursery.cancel_scope.cancel()
 
 
-async def call(jobs: Jobs, work: Callable[[Progress], Any], key: str = "key", **rest: Any) -> Answer | Pending:
+async def call(jobs: Jobs, work: Callable[[Progress], Any], key: str = "key", **rest: Any) -> ToolAnswer | Pending:
     return await jobs.run(key, "some_tool", {"a": 1}, "somebody", work, **rest)
 
 
@@ -104,7 +105,7 @@ def threshold() -> MockClock:
 
 
 def ago(seconds: float) -> str:
-    return stamp(datetime.now(UTC) - timedelta(seconds=seconds))
+    return format_timestamp(datetime.now(UTC) - timedelta(seconds=seconds))
 
 
 def kept(job_id: str = "job-1", **rest: Any) -> Job:
@@ -166,7 +167,7 @@ async def test_a_result_waits_for_its_call(store: SqliteStore):
         work.may_end.set()
         await until(lambda: jobs.find(job.job_id).status == "done")
         answer = await call(jobs, work)
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, ToolAnswer)
         assert (answer.body, answer.is_error, answer.code) == (DONE.body, False, "ok")
         assert [tuple(link) for link in answer.links] == [("content://a", "a", "text/plain")]
         assert work.begun == 1
@@ -178,7 +179,7 @@ async def test_a_failure_is_handed_out_as_one(store: SqliteStore):
     """With its code, so that logs and metrics count it right; then the same call tries again."""
     async with working(store) as jobs:
         error = ContentNotFound("There is none.", "Make one.")
-        work = Work(Answer(msgspec.json.encode(error.as_dict()), True, error.code, error.exit_code))
+        work = Work(ToolAnswer(msgspec.json.encode(error.as_dict()), True, error.code, error.exit_code))
         job = await pending(jobs, work)
         work.may_end.set()
         await until(lambda: jobs.find(job.job_id).status == "failed")
@@ -341,7 +342,7 @@ async def test_a_call_right_after_a_cancelled_one_starts_anew(store: SqliteStore
     begun: list[str] = []
     tidy = trio.Event()
 
-    async def untidy(report: Progress) -> Answer:
+    async def untidy(report: Progress) -> ToolAnswer:
         begun.append("untidy")
         try:
             await trio.sleep_forever()
@@ -350,7 +351,7 @@ async def test_a_call_right_after_a_cancelled_one_starts_anew(store: SqliteStore
                 await tidy.wait()
         raise AssertionError
 
-    async def again(report: Progress) -> Answer:
+    async def again(report: Progress) -> ToolAnswer:
         begun.append("again")
         return DONE
 
@@ -383,7 +384,7 @@ async def test_a_job_is_cancelled_on_request(store: SqliteStore):
                 await call(jobs, work)
             told.append(str(cancelled.value.hint))
 
-        jobs._settings = config.Jobs()  # pyright: ignore[reportPrivateUsage]
+        jobs._settings = settings.JobSettings()  # pyright: ignore[reportPrivateUsage]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
@@ -531,7 +532,7 @@ async def test_jobs_are_interrupted_at_shutdown(store: SqliteStore):
     async with trio.open_nursery() as calls:
         async with working(store) as jobs:
             job = await pending(jobs, work)
-            jobs._settings = config.Jobs()  # pyright: ignore[reportPrivateUsage]
+            jobs._settings = settings.JobSettings()  # pyright: ignore[reportPrivateUsage]
 
             async def wait() -> None:
                 with pytest.raises(JobCancelled):
@@ -603,7 +604,7 @@ async def test_a_store_that_fails_while_a_job_ends_loses_no_result(
         work = Work()
         await pending(jobs, work)
         refusing.refuses = True
-        jobs._settings = config.Jobs()  # pyright: ignore[reportPrivateUsage]
+        jobs._settings = settings.JobSettings()  # pyright: ignore[reportPrivateUsage]
         work.may_end.set()
         assert await call(jobs, work) == DONE
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -655,7 +656,7 @@ async def test_old_jobs_are_forgotten(store: SqliteStore):
         assert await jobs.forget_old() == 5
         assert sorted(job.job_id for job in jobs.list()) == ["job-5", "job-6"]
         assert await jobs.forget_old() == 0
-        jobs._settings = config.Jobs(keep_days=1e9)  # pyright: ignore[reportPrivateUsage]
+        jobs._settings = settings.JobSettings(keep_days=1e9)  # pyright: ignore[reportPrivateUsage]
         assert await jobs.forget_old() == 0, "for ever, more or less"
 
 
@@ -663,7 +664,7 @@ async def test_old_jobs_are_forgotten(store: SqliteStore):
 
 SLOW = """
 import trio
-from chora.generators.generator import Made
+from chora.generators.generator import GeneratedText
 NAME, VERSION, DESCRIPTION, CAPABILITIES = "slow", "1", "Waits.", ()
 may_end, made = trio.Event(), 0
 async def generate(job):
@@ -672,7 +673,7 @@ async def generate(job):
     await may_end.wait()
     if job.context.get("fail"):
         raise job.failed(NAME, "it was told to fail", "Tell it something else.")
-    return Made("tides " * 100_000)
+    return GeneratedText("tides " * 100_000)
 """
 
 

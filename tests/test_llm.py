@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import trio
 
-from chora import config, llm
+from chora import llm, settings
 from chora.errors import GenerationFailed
 from tests.anthropic_server import KEY, Answer, AnthropicServer, message, refusal, serving
 from tests.conftest import requirement
@@ -41,7 +41,7 @@ def asking(**changes: Any) -> llm.Request:
 
 
 def client(server: AnthropicServer) -> llm.Anthropic:
-    return llm.Anthropic(config.Llm(base_url=server.url))
+    return llm.Anthropic(settings.LlmSettings(base_url=server.url))
 
 
 async def failure(server: AnthropicServer, **changes: Any) -> GenerationFailed:
@@ -239,9 +239,9 @@ async def _waits(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> list[float]
         return script.pop(0)
 
     monkeypatch.setattr(llm, "_attempt", attempt)
-    secret: Any = config.Secret("x")
+    secret: Any = settings.Secret("x")
     none: Any = None
-    await llm.Anthropic(config.Llm())._persist(none, secret, asking(retry_delay=2.5))
+    await llm.Anthropic(settings.LlmSettings())._persist(none, secret, asking(retry_delay=2.5))
     return moments
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chora.config import Log
 from chora.logs import start_logging
+from chora.settings import LogSettings
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ Shown = pytest.CaptureFixture[str]
 
 def test_text_is_a_line_for_people(capsys: Shown):
     """Time of day, level and message, and nothing on stdout."""
-    start_logging(Log())
+    start_logging(LogSettings())
     logging.getLogger("chora.engine").info("made %s", "tides")
     logging.getLogger("chora.engine").warning("odd")
     out, err = capsys.readouterr()
@@ -39,7 +39,7 @@ def test_text_is_a_line_for_people(capsys: Shown):
 
 def test_every_line_bears_its_own_second(capsys: Shown):
     """Also when seconds went by between two lines, or none did."""
-    start_logging(Log())
+    start_logging(LogSettings())
     (handler,) = logging.getLogger().handlers
     for created in (1_800_000_000.9, 1_800_000_001.0, 1_800_000_001.5):
         record = logging.makeLogRecord({"msg": "tick", "levelname": "INFO", "created": created})
@@ -50,7 +50,7 @@ def test_every_line_bears_its_own_second(capsys: Shown):
 
 def test_json_is_an_object_per_line(capsys: Shown):
     """Collectors get time, level, logger and message, each record on one line whatever it holds."""
-    start_logging(Log(format="json"))
+    start_logging(LogSettings(format="json"))
     logging.getLogger("chora.store").info("two\nlines of %s", '"text" \udcff')
     (line,) = capsys.readouterr().err.splitlines()
     record = json.loads(line)
@@ -61,7 +61,7 @@ def test_json_is_an_object_per_line(capsys: Shown):
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_an_exception_brings_its_traceback(capsys: Shown, format: str):
     """What went wrong inside is in the log in full."""
-    start_logging(Log(format=format))  # type: ignore[arg-type]
+    start_logging(LogSettings(format=format))  # type: ignore[arg-type]
     try:
         raise RuntimeError("broken inside")
     except RuntimeError:
@@ -80,7 +80,7 @@ def test_an_exception_brings_its_traceback(capsys: Shown, format: str):
 @pytest.mark.parametrize(("level", "shown"), [("DEBUG", 4), ("INFO", 3), ("WARNING", 2), ("ERROR", 1)])
 def test_the_level_is_the_least_that_shows(capsys: Shown, level: str, shown: int):
     """Records of chora below the level don't appear."""
-    start_logging(Log(level=level))  # type: ignore[arg-type]
+    start_logging(LogSettings(level=level))  # type: ignore[arg-type]
     log = logging.getLogger("chora.watch")
     for say in (log.debug, log.info, log.warning, log.error):
         say("something")
@@ -89,7 +89,7 @@ def test_the_level_is_the_least_that_shows(capsys: Shown, level: str, shown: int
 
 def test_libraries_keep_quiet_below_warning(capsys: Shown):
     """What others log while all goes well isn't ours to show, not even when debugging."""
-    start_logging(Log(level="DEBUG"))
+    start_logging(LogSettings(level="DEBUG"))
     logging.getLogger("hypercorn").info("chatter")
     logging.getLogger("hypercorn").warning("trouble")
     assert [line[9:] for line in capsys.readouterr().err.splitlines()] == ["WARNING trouble"]
@@ -97,7 +97,7 @@ def test_libraries_keep_quiet_below_warning(capsys: Shown):
 
 def test_starting_again_replaces_the_handler(capsys: Shown):
     """Two starts in one process don't write everything twice."""
-    start_logging(Log())
-    start_logging(Log(format="json"))
+    start_logging(LogSettings())
+    start_logging(LogSettings(format="json"))
     logging.getLogger("chora").warning("once")
     assert json.loads(capsys.readouterr().err)["message"] == "once"

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from trio.testing import MockClock
 
 from chora import oauth
-from chora.config import Oauth
 from chora.errors import Forbidden, Unauthorized, UsageError
 from chora.oauth import Issuer
+from chora.settings import OauthSettings
 from chora.transport import http
 from tests.conftest import Visit, requirement
-from tests.visitor import BOTH, MODERN, message
+from tests.http_client import BOTH, MODERN, message
 
 RESOURCE = "https://docs.example/mcp"
 
@@ -59,8 +59,8 @@ class Authority:
         kept = {name: value for name, value in all_claims.items() if value is not None}
         return jwt.encode(kept, self.keys[key], self.algorithms[key], headers={"kid": key})
 
-    def settings(self, **rest: Any) -> Oauth:
-        return Oauth(**{"issuer": self.url, "resource": RESOURCE, **rest})
+    def settings(self, **rest: Any) -> OauthSettings:
+        return OauthSettings(**{"issuer": self.url, "resource": RESOURCE, **rest})
 
     async def serve(self, stream: trio.SocketStream) -> None:
         request = b""
@@ -424,7 +424,7 @@ async def test_an_issuer_that_says_nothing_is_not_waited_for(
 def test_settings_that_could_be_forged_are_refused(settings: dict[str, Any], said: str):
     """At start, by name."""
     with pytest.raises(UsageError, match=said):
-        Issuer(Oauth(**{"resource": RESOURCE, **settings}))
+        Issuer(OauthSettings(**{"resource": RESOURCE, **settings}))
 
 
 async def test_the_door_tells_who_issues_its_tokens(authority: Authority, visit: Visit):

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from chora.config_parsing import read
 from chora.engine.engine import Engine
 from chora.errors import ConfigNotFound, ContentNotFound, InvalidInput
 from chora.metrics import Metrics
 from chora.model import KINDS, Kind
 from chora.prompts import EMBED_LIMIT, EXAMPLES, PROMPTS, Prompts
-from chora.reading import read
 from chora.resources import Resources
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, requirement, text

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import __version__, app, config, resources
+from chora import __version__, app, resources, settings
 from chora.engine.engine import Engine
 from chora.errors import (
     ChoraError,
@@ -25,9 +25,9 @@ from chora.generators import GENERATORS
 from chora.metrics import Metrics
 from chora.model import KINDS
 from chora.resources import FAMILIES, PAGE, ResourceNotFound, Resources
-from chora.stamps import sha256
 from chora.store import Version
 from chora.store.records import Job
+from chora.timestamps import sha256
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.documents import collection
@@ -469,7 +469,7 @@ async def test_a_projects_own_generators_are_shown_as_such(project: Project):
         'NAME = "shout"\nVERSION = "0.1.0"\nDESCRIPTION = "Shouts."\nCAPABILITIES = ("loud",)\n'
         'async def generate(job):\n    return "HELLO"\n',
     )
-    async with app.opened(project.root, config.load(project.root, {})) as engine:
+    async with app.opened(project.root, settings.load(project.root, {})) as engine:
         shelf = Resources(engine, TOOLS, Metrics())
         assert read(shelf, "generator://shout")["source"] == "plugin"
         assert [each["name"] for each in read(shelf, "generator://plugins")["generators"]] == ["shout"]

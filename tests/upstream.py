@@ -32,7 +32,7 @@ Answer = bytes | None | Callable[[trio.abc.Stream], Awaitable[None]]
 """Bytes to send; nothing, to hang up; or what to do with the connection."""
 
 
-class Upstream:
+class FakeUpstream:
     """What a test plays the server with.
 
     Args:
@@ -93,9 +93,9 @@ class Upstream:
 
 
 @asynccontextmanager
-async def playing(play: Callable[[Asked], Answer]) -> AsyncGenerator[Upstream]:
+async def playing(play: Callable[[Asked], Answer]) -> AsyncGenerator[FakeUpstream]:
     """A server on a free port of this machine."""
-    upstream, failure = Upstream(play), None
+    upstream, failure = FakeUpstream(play), None
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(partial(trio.serve_tcp, upstream.serve, 0, host="127.0.0.1"))
         upstream.port = listener.socket.getsockname()[1]

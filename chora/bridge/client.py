@@ -9,7 +9,6 @@ from typing import Any, Literal
 import trio
 from msgspec import UNSET, Raw, Struct
 
-from chora.bridge.link import FindToken, Link
 from chora.bridge.messages import (
     ACKNOWLEDGED,
     CANCELLED,
@@ -29,11 +28,12 @@ from chora.bridge.messages import (
 )
 from chora.bridge.sse import Sse
 from chora.bridge.streamable import Streamable
-from chora.config import Limits
-from chora.ending import end_with_parent, stop_on_signals
+from chora.bridge.upstream import FindToken, Upstream
 from chora.fetch import Address
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
+from chora.settings import LimitSettings
+from chora.shutdown import end_with_parent, stop_on_signals
 from chora.transport.pipes import Lines, LineTooLong, Pipes, PolledPipe, open_pipe
 
 log = logging.getLogger("chora.bridge")
@@ -67,15 +67,15 @@ class Options(Struct, frozen=True):
     transport: Literal["auto", "http", "sse"] = "auto"
     wait: float = 50.0
     patience: float = 5.0
-    line_limit: int = Limits().body
+    line_limit: int = LimitSettings().body
     answer_limit: int = 64 * 1024 * 1024
     calls: int = 256
-    grace: float = Limits().grace
+    grace: float = LimitSettings().grace
 
 
 async def run(options: Options, pipes: Pipes) -> None:
     """Pass messages between the pipes and the server until the client, or a signal, ends it."""
-    link = Link(options.address, options.token, options.headers, options.trust)
+    link = Upstream(options.address, options.token, options.headers, options.trust)
     async with (
         stop_on_signals(options.grace + FAREWELL) as stopping,
         open_pipe(pipes.outgoing) as sink,
@@ -106,7 +106,7 @@ class Bridge:
         services: where what runs beside the calls is started.
     """
 
-    def __init__(self, options: Options, link: Link, sink: trio.abc.SendStream, services: trio.Nursery) -> None:
+    def __init__(self, options: Options, link: Upstream, sink: trio.abc.SendStream, services: trio.Nursery) -> None:
         self.options = options
         self.services = services
         self.memory = Memory()

@@ -11,9 +11,9 @@ import msgspec
 import trio
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from chora.config import blot
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
+from chora.settings import redact
 
 log = logging.getLogger("chora.bridge")
 
@@ -129,8 +129,8 @@ class Failed(Exception):
     """
 
     def __init__(self, message: str, hint: str = "", *, again: bool = False, carried_out: bool = False) -> None:
-        super().__init__(blot(message))
-        self.message = blot(message)
+        super().__init__(redact(message))
+        self.message = redact(message)
         self.hint = hint
         self.again = again
         self.carried_out = carried_out

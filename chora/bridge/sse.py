@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from chora.bridge.link import Link
 from chora.bridge.messages import (
     ACKNOWLEDGED,
     LISTEN,
@@ -23,7 +22,8 @@ from chora.bridge.messages import (
     subscription_of,
 )
 from chora.bridge.streamable import GREETING_TIME, NOTICE_TIME, too_large
-from chora.fetch import Address, Events, FetchFailed, Response, TooLarge
+from chora.bridge.upstream import Upstream
+from chora.fetch import Address, EventReader, FetchFailed, Response, ResponseTooLarge
 
 if TYPE_CHECKING:
     from chora.bridge.client import Bridge
@@ -57,7 +57,7 @@ class Sse:
         link: the way to it.
     """
 
-    def __init__(self, bridge: Bridge, link: Link) -> None:
+    def __init__(self, bridge: Bridge, link: Upstream) -> None:
         self._bridge = bridge
         self._link = link
         self._stream: Stream | None = None
@@ -206,7 +206,7 @@ class Sse:
                 if response.status in (401, 403, 429) or response.status >= 500:
                     raise refused
                 raise NotHere(refused.message, refused.hint)
-            events = Events(response, self._bridge.options.answer_limit)
+            events = EventReader(response, self._bridge.options.answer_limit)
             stream = Stream(await self._endpoint(events, response))
             why: object = "the server ended the stream"
             try:
@@ -215,7 +215,7 @@ class Sse:
                     while (event := await events.receive()) is not None:
                         if event.data and event.kind == "message":
                             await self._deliver(event.data, stream)
-            except TooLarge as failed:
+            except ResponseTooLarge as failed:
                 why = too_large(failed)
                 log.warning("%s", why)
             except FetchFailed as failed:
@@ -227,7 +227,7 @@ class Sse:
         if not stream.scope.cancelled_caught and self._stream is stream:
             await self._come_back()
 
-    async def _endpoint(self, events: Events, response: Response) -> Address:
+    async def _endpoint(self, events: EventReader, response: Response) -> Address:
         """Where messages are posted; the stream's first event says so.
 
         Raises:

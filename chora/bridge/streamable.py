@@ -14,7 +14,6 @@ import msgspec
 import trio
 from msgspec import Raw
 
-from chora.bridge.link import Link, code_of
 from chora.bridge.messages import (
     Backoff,
     Call,
@@ -26,8 +25,9 @@ from chora.bridge.messages import (
     read_opening,
     split,
 )
-from chora.bridge.mirrors import Mirrors
-from chora.fetch import Events, FetchFailed, Response, TooLarge
+from chora.bridge.parameter_headers import ParameterHeaders
+from chora.bridge.upstream import Upstream, code_of
+from chora.fetch import EventReader, FetchFailed, Response, ResponseTooLarge
 from chora.protocol import wire
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ class Streamable:
         link: the way to it.
     """
 
-    def __init__(self, bridge: Bridge, link: Link) -> None:
+    def __init__(self, bridge: Bridge, link: Upstream) -> None:
         self._bridge = bridge
         self._link = link
-        self._mirrors = Mirrors()
+        self._mirrors = ParameterHeaders()
         self._session: Session | None = None
         self._renewed: Session | None = None
         self._renewing = trio.Lock()
@@ -185,7 +185,7 @@ class Streamable:
             return
         try:
             body = await response.read(self._bridge.options.answer_limit)
-        except TooLarge as failed:
+        except ResponseTooLarge as failed:
             raise too_large(failed) from None
         except FetchFailed as failed:
             raise Lost(self._link.address, failed) from failed
@@ -236,7 +236,7 @@ class Streamable:
 
     async def _read_stream(self, response: Response, trail: Trail, call: Call | None) -> str | None:
         """Pass on what a stream brings; why it ended before it brought the call's answer, or None."""
-        events = Events(response, self._bridge.options.answer_limit)
+        events = EventReader(response, self._bridge.options.answer_limit)
         try:
             while (event := await events.receive()) is not None:
                 if event.id is not None:
@@ -250,7 +250,7 @@ class Streamable:
                             with trio.move_on_after(REST_TIME):
                                 await response.drain()
                             return None
-        except TooLarge as failed:
+        except ResponseTooLarge as failed:
             raise too_large(failed) from None
         except FetchFailed as failed:
             return str(failed) if call is None or call.answer is None else None
@@ -418,7 +418,7 @@ def _is_forgotten(status: int, session: Session, error: Message | None) -> bool:
     return status == 404 or (status == 400 and _FORGOTTEN.search(words.decode("utf-8", "replace")) is not None)
 
 
-def too_large(failed: TooLarge) -> Failed:
+def too_large(failed: ResponseTooLarge) -> Failed:
     """What a client is told of an answer that is too long."""
     hint = "Ask for less at once, or allow more with --limit. It was carried out."
     return Failed(f"The answer can't be passed on: {failed}.", hint, carried_out=True)

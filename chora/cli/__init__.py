@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from chora import __version__
-from chora.config import default_transport
-from chora.stamps import legible
+from chora.settings import default_transport
+from chora.timestamps import printable
 
 COMMANDS = (
     "demo",
@@ -81,8 +81,8 @@ def main(arguments: list[str] | None = None) -> Any:
         if isinstance(stream, io.TextIOWrapper):  # a Windows console may not speak UTF-8 by itself
             stream.reconfigure(encoding="utf-8", errors="replace")
     given = sys.argv[1:] if arguments is None else arguments
-    if odd := [argument for argument in given if legible(argument) != argument]:
+    if odd := [argument for argument in given if printable(argument) != argument]:
         # JSON and the store hold Unicode; bytes of a terminal that are none would fail somewhere further in.
-        click.secho(f"error: the argument {legible(odd[0])} is not UTF-8 text", fg="red", err=True)
+        click.secho(f"error: the argument {printable(odd[0])} is not UTF-8 text", fg="red", err=True)
         sys.exit(2)
     return program.main(given, prog_name="chora")

@@ -27,8 +27,8 @@ def command(project: str | None, tool: str, arguments: tuple[str, ...], url: str
 
 
 async def _call_server(url: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from chora.config import find_token
-    from chora.watch.caller import CallFailed, connected
+    from chora.settings import find_token
+    from chora.watch.mcp_client import CallFailed, connected
 
     found = find_token()
     try:

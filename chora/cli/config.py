@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from chora import config
+from chora import settings
 from chora.cli.run import json_option, opened_settings, print_json, print_table, reporting
 
 
@@ -15,7 +15,7 @@ from chora.cli.run import json_option, opened_settings, print_json, print_table,
 def command(project: str | None, as_json: bool) -> None:
     """Show every setting with its value and its origin."""
     folder, loaded = opened_settings(project)
-    table = config.as_table(loaded)
+    table = settings.as_table(loaded)
     if as_json:
         print_json({"success": True, "project": str(folder), "settings": table, "warnings": loaded.warnings})
     else:

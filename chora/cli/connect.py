@@ -10,8 +10,8 @@ import click
 import trio
 
 from chora.cli.run import json_option, reporting
-from chora.config import Found
 from chora.errors import UsageError
+from chora.settings import FoundSecret
 
 REFERENCE = re.compile(r"(keyring:|file:|env:\w).+", re.DOTALL)
 OURS = {"host", "connection", "content-length", "content-type", "transfer-encoding", "accept", "accept-encoding"}
@@ -70,7 +70,7 @@ def command(
     For clients that only start programs. Messages pass through as they are. A server that isn't there yet is waited
     for, and one that restarts is greeted anew without the client noticing.
     """
-    from chora import config
+    from chora import settings
     from chora.bridge import Options, run
     from chora.fetch import parse_address
     from chora.logs import start_logging
@@ -81,20 +81,20 @@ def command(
     except ValueError as error:
         raise UsageError(f"The URL is no address of a server: {error}.", _ADDRESS) from None
     # No project is needed; one that is named may have settings for the log and the limits.
-    loaded = config.load(config.find_project(project) if project else Path("/nonexistent"))
+    loaded = settings.load(settings.find_project(project) if project else Path("/nonexistent"))
     start_logging(loaded.settings.log)
     is_safe = address.origin.scheme == "https" or _is_loopback(address.origin.host)
 
-    def find_token(wanted: bool) -> Found | None:
+    def find_token(wanted: bool) -> FoundSecret | None:
         if reference:
-            return config.find_token(reference=reference)
-        return config.find_token(keyring=wanted) if is_safe else None
+            return settings.find_token(reference=reference)
+        return settings.find_token(keyring=wanted) if is_safe else None
 
     if reference and not REFERENCE.fullmatch(reference):
         raise UsageError("--token doesn't say where the access token is.", "Write keyring:NAME, file:PATH or env:NAME.")
     if reference and not is_safe:
         click.echo(f"warning: the access token goes to {address.origin} unencrypted; use https", err=True)
-    elif not is_safe and config.find_token(keyring=False) is not None:
+    elif not is_safe and settings.find_token(keyring=False) is not None:
         click.echo(f"warning: {address.origin} gets no access token: it isn't https; name one with --token", err=True)
     options = Options(
         address,
@@ -104,7 +104,7 @@ def command(
         transport=transport,
         wait=wait,
         line_limit=loaded.settings.limits.body,
-        answer_limit=limit * config.MIB,
+        answer_limit=limit * settings.MIB,
         grace=loaded.settings.limits.grace,
     )
     trio.run(run, options, take_over())
@@ -112,7 +112,7 @@ def command(
 
 def _parse_header(text: str) -> tuple[str, str]:
     """A header as the command line gives it; a value that is a reference is replaced by the secret."""
-    from chora import config
+    from chora import settings
 
     name, colon, value = (part.strip() for part in text.partition(":"))
     if not colon or not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", name):
@@ -120,7 +120,7 @@ def _parse_header(text: str) -> tuple[str, str]:
     if name.lower() in OURS or name.lower().startswith("mcp-"):
         raise UsageError(f"The header {name} belongs to the conversation itself.", "Leave it out.")
     if REFERENCE.fullmatch(value):
-        found = config.find_secret(name, reference=value)
+        found = settings.find_secret(name, reference=value)
         value = "" if found is None else found.secret.reveal()
     elif name.lower() == "authorization":
         hint = "Use --token REF, or write --header 'Authorization: file:PATH' with all of the value in the file."

@@ -18,7 +18,7 @@ from chora.cli.run import json_option, opened_settings, print_json, reporting
 from chora.errors import StorageError
 
 if TYPE_CHECKING:
-    from chora.config import Settings
+    from chora.settings import Settings
     from chora.store.repair import Condition, Repaired
 
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from chora.cli.run import json_option, opened_settings, print_json, reporting, run_async
-from chora.engine.imports import Imported, import_project
+from chora.engine.legacy.project_import import Imported, import_project
 from chora.files import Folder
 from chora.store import open_store, peek_store
 

@@ -13,7 +13,7 @@ import click
 import msgspec
 import trio
 
-from chora import config
+from chora import settings
 from chora.errors import ChoraError, InvalidInput
 from chora.logs import start_logging
 
@@ -37,7 +37,7 @@ def toolset_options(function: Function) -> Function:
     toolset = click.option(
         "--toolset",
         multiple=True,
-        type=click.Choice(get_args(config.Toolset)),
+        type=click.Choice(get_args(settings.Toolset)),
         help="Offer only these tools; may be given several times.",
     )
     return read_only(toolset(function))
@@ -98,14 +98,14 @@ def complain(message: str, hint: str | None, details: dict[str, Any]) -> None:
 
 def opened_settings(
     project: str | None, flags: dict[str, Any] | None = None, *, quiet: bool = True
-) -> tuple[Path, config.Loaded]:
+) -> tuple[Path, settings.LoadedSettings]:
     """The project folder and its settings; warnings about them go to the log.
 
     Args:
         quiet: for commands that print a result: log only what is wrong.
     """
-    folder = config.find_project(project)
-    loaded = config.load(folder, flags=flags)
+    folder = settings.find_project(project)
+    loaded = settings.load(folder, flags=flags)
     log = loaded.settings.log
     start_logging(msgspec.structs.replace(log, level="WARNING") if quiet and log.level == "INFO" else log)
     for warning in loaded.warnings:
@@ -126,14 +126,14 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
     """
     from chora import app
     from chora.tools import TOOLS
-    from chora.tools.tool import Answer, Call
+    from chora.tools.tool import Call, ToolAnswer
 
     tool = TOOLS.get(name)
     if tool is None:
         raise InvalidInput(f"There is no tool {name}.", f"There are {', '.join(TOOLS)}.", tool=name)
     folder, loaded = opened_settings(project)
 
-    async def run() -> Answer:
+    async def run() -> ToolAnswer:
         async with app.opened(folder, loaded) as engine:
             with _progress_bar(name) if progress and sys.stderr.isatty() else nullcontext() as tell:
                 return await tool.run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS), tell))

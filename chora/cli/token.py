@@ -8,7 +8,7 @@ from datetime import timedelta
 import click
 import msgspec
 
-from chora import config
+from chora import settings
 from chora.access import SCOPES, Scope, Tokens
 from chora.cli.run import json_option, print_json, print_table, reporting
 from chora.errors import InvalidInput
@@ -35,7 +35,7 @@ def new(project: str | None, name: str, scope: Scope, expires: str | None, as_js
     destroy what is stored.
     """
     lasts = None if expires is None else _length(expires)
-    secret, token = Tokens(config.tokens_folder(config.find_project(project))).new(name, scope, lasts=lasts)
+    secret, token = Tokens(settings.tokens_folder(settings.find_project(project))).new(name, scope, lasts=lasts)
     if as_json:
         print_json({"success": True, "token": secret.reveal(), **_shown(token)})
         return
@@ -50,7 +50,7 @@ def new(project: str | None, name: str, scope: Scope, expires: str | None, as_js
 @reporting
 def list_tokens(project: str | None, as_json: bool) -> None:
     """Show the tokens there are, not their texts."""
-    tokens = Tokens(config.tokens_folder(config.find_project(project))).all()
+    tokens = Tokens(settings.tokens_folder(settings.find_project(project))).all()
     if as_json:
         print_json({"success": True, "tokens": [_shown(token) for token in tokens]})
         return
@@ -68,7 +68,7 @@ def list_tokens(project: str | None, as_json: bool) -> None:
 @reporting
 def revoke(project: str | None, name: str, as_json: bool) -> None:
     """Make a token worthless, at once; sessions that it opened end within seconds."""
-    Tokens(config.tokens_folder(config.find_project(project))).revoke(name)
+    Tokens(settings.tokens_folder(settings.find_project(project))).revoke(name)
     if as_json:
         print_json({"success": True, "name": name})
     else:

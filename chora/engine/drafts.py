@@ -10,11 +10,12 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from chora.catalog import Found
-from chora.engine.assemble import encode_beside, gather_pieces
-from chora.engine.compose import compose
-from chora.engine.engine import Engine, Given, Work
-from chora.engine.generate import estimated_cost, make, prepare
+from chora.catalog import FoundConfig
+from chora.config_parsing import DEEPEST, Issue, Parsed, read
+from chora.engine.build.assemble import encode_beside, gather_pieces
+from chora.engine.build.compose import compose
+from chora.engine.build.generate import estimated_cost, make, prepare
+from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -36,10 +37,9 @@ from chora.errors import (
 )
 from chora.files import CONFIG_LIMIT
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
-from chora.reading import DEEPEST, Issue, Parsed, read
-from chora.sources.source import NOT_ITS_FAULT, is_too_deep
-from chora.stamps import now, sha256
+from chora.sources.source import NOT_THE_SOURCES_FAULT, is_too_deep
 from chora.store import Draft, Version
+from chora.timestamps import now, sha256
 
 PREVIEW_LIMIT = 10_000  # characters
 DRAFT_ID = re.compile(r"draft-\d{8}T\d{6}-[0-9a-f]{6}")
@@ -151,7 +151,7 @@ async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, st
         raise TestFailed(f"{draft_id} can't be tested: {error.message}", error.hint, **error.details) from error
     try:
         text, generator, warnings, cost = await _text_of(engine, parsed, caller)
-    except (TestFailed, InvalidContext, *NOT_ITS_FAULT):
+    except (TestFailed, InvalidContext, *NOT_THE_SOURCES_FAULT):
         raise
     except ChoraError as error:
         details = {**error.details, "generator": error.details.get("generator_type"), "error": error.code}
@@ -177,12 +177,12 @@ async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tu
     # Testing a draft is meant to show what the model makes of it, so it is asked; the same text later costs nothing.
     work = Work(engine, dry=True, spend=True)
     if isinstance(config, ContentConfig):
-        prepared = await prepare(work, parsed, Given(caller))
+        prepared = await prepare(work, parsed, CallerContext(caller))
         made = await make(prepared)
         warnings = [*prepared.warnings, *made.warnings]
         return made.text, prepared.generator.NAME, warnings, estimated_cost(engine, prepared)
     if isinstance(config, ArtifactConfig):
-        given, seen = Given(caller).within(artifact_id=config.id), work.seen()
+        given, seen = CallerContext(caller).within(artifact_id=config.id), work.seen()
         pieces = await gather_pieces(work, config, given, seen)
         text = await compose(work, config, pieces.pieces, given, seen)
         for output in config.metadata.outputs:
@@ -317,8 +317,8 @@ async def modify(
         return await _modify_saved(engine, found_kind, found, updates, create_backup)
 
 
-def _find_saved(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind, Found]:
-    found: dict[Kind, Found] = {}
+def _find_saved(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind, FoundConfig]:
+    found: dict[Kind, FoundConfig] = {}
     searched: list[str] = []
     for each in (kind,) if kind else KINDS:
         try:
@@ -356,7 +356,7 @@ async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -
 
 
 async def _modify_saved(
-    engine: Engine, kind: Kind, found: Found, updates: dict[str, Any], create_backup: bool
+    engine: Engine, kind: Kind, found: FoundConfig, updates: dict[str, Any], create_backup: bool
 ) -> Modified:
     document = cast("dict[str, Any]", merge_patch(found.parsed.raw, updates))
     parsed = _patched(kind, document, found.path, updates)

@@ -14,19 +14,19 @@ from zlib import crc32
 
 import trio
 
-from chora import config, llm
+from chora import llm, settings
 from chora.catalog import Catalog
 from chora.engine import retrieval
-from chora.engine.inputs import Digests, Seen, Snapshot, Traces, digest_of
-from chora.engine.spending import Spending
+from chora.engine.budget import Budgets
+from chora.engine.inputs import FileDigests, InputRecorder, Snapshot, Traces, digest_of
 from chora.errors import Busy, ChoraError
 from chora.events import Events
 from chora.files import Folder
-from chora.generators import Shelf, load_composers
+from chora.generators import GeneratorRegistry, load_composers
 from chora.generators import digest_of as source_digest
 from chora.generators.templates import Templates
 from chora.jobs import Jobs, Progress
-from chora.store.disk import make_folder, turn
+from chora.store.disk import file_lock, make_folder
 from chora.store.store import Store
 
 log = logging.getLogger("chora.engine")
@@ -56,7 +56,7 @@ class Engine:
         templates: Templates,
         store: Store,
         events: Events,
-        settings: config.Settings,
+        settings: settings.Settings,
     ) -> None:
         self.folder = folder
         self.catalog = catalog
@@ -64,18 +64,18 @@ class Engine:
         self.store = store
         self.events = events
         self.settings = settings
-        self.digests = Digests(folder)
+        self.digests = FileDigests(folder)
         self.traces = Traces(store, self.digests)
         self.jobs = Jobs(store, settings.jobs)
         self.everywhere = Folder(folder.root)
         """The project folder without bounds on where outputs go: configs are saved where configs are."""
-        self.shelf = Shelf(settings.plugins.generators, folder)
+        self.shelf = GeneratorRegistry(settings.plugins.generators, folder)
         self.composers: Mapping[str, ModuleType] = load_composers(settings.plugins.composers, folder)
-        self._salt: tuple[config.Settings, str, str] | None = None
-        self.spending = Spending(store, llm.Anthropic(settings.llm), settings.llm)
-        self.writing = Locks()
+        self._salt: tuple[settings.Settings, str, str] | None = None
+        self.spending = Budgets(store, llm.Anthropic(settings.llm), settings.llm)
+        self.writing = NamedLocks()
         """Held by path from looking at a file to having written it, so that two calls can't pass each other's check."""
-        self.turns = Turns(folder.root / ".chora" / "locks" if store.path else None)
+        self.turns = FileLocks(folder.root / ".chora" / "locks" if store.path else None)
         """The same among processes."""
         self.changed: Callable[[str], None] | None = None
         """Told the URI of a resource that changed."""
@@ -99,7 +99,9 @@ class Engine:
     def generator_digest(self, name: str) -> str:
         """What tells one version of a generator from another."""
         generator = self.shelf.by_name.get(name)
-        return f"{generator.NAME} {generator.VERSION} {Shelf.digest_of(generator)}" if generator else "unknown"
+        return (
+            f"{generator.NAME} {generator.VERSION} {GeneratorRegistry.digest_of(generator)}" if generator else "unknown"
+        )
 
     def stored_texts(self, content_id: str, strategy: str) -> list[str]:
         """The stored texts of a content that a retrieval strategy names, oldest first."""
@@ -113,7 +115,7 @@ class Engine:
             return error.code
 
 
-class Locks:
+class NamedLocks:
     """Locks by name, made when first wanted and gone when nobody holds them."""
 
     def __init__(self) -> None:
@@ -140,7 +142,7 @@ class Locks:
                 self._held[name] = lock, count - 1
 
 
-class Turns:
+class FileLocks:
     """Locks by name that hold among processes, in files that any name is given one of.
 
     Args:
@@ -173,7 +175,7 @@ async def _take_turn(stack: ExitStack, file: Path) -> None:
     deadline = trio.current_time() + TURN_PATIENCE
     while True:
         try:
-            return stack.enter_context(turn(file, patience=0))
+            return stack.enter_context(file_lock(file, patience=0))
         except TimeoutError:
             if trio.current_time() > deadline:
                 raise Busy(
@@ -182,7 +184,7 @@ async def _take_turn(stack: ExitStack, file: Path) -> None:
         await trio.sleep(0.01)
 
 
-class Text(NamedTuple):
+class SourceText(NamedTuple):
     """A text that another one takes as source, and what it was made from."""
 
     body: str
@@ -218,8 +220,8 @@ class Work:
         self.progress = progress
         self.salt = engine.salt
         self.snapshot = Snapshot(engine)
-        self.purse = engine.spending.purse()
-        self.texts: dict[tuple[str, bool, str], Text | ChoraError] = {}
+        self.purse = engine.spending.budget()
+        self.texts: dict[tuple[str, bool, str], SourceText | ChoraError] = {}
         """Texts that other texts took as sources, and what they were made from, by the config's path and `force`: many
         may want the same one, and each would otherwise go all the way down for it. Where a circle or the greatest
         depth cut the way down short, it depends on where it began, which is the third part of the key."""
@@ -240,12 +242,12 @@ class Work:
             return partial(self.purse.complete, content_id, fresh=self.force)
         return self.purse.recall
 
-    def seen(self) -> Seen:
+    def seen(self) -> InputRecorder:
         """A recorder for one piece of this work."""
-        return Seen(self.snapshot.digest, self.engine.folder.root)
+        return InputRecorder(self.snapshot.digest, self.engine.folder.root)
 
 
-class Given:
+class CallerContext:
     """Context from whoever asks.
 
     Args:
@@ -269,9 +271,9 @@ class Given:
             self._digest = digest_of([self.context, self.reserved])
         return self._digest
 
-    def within(self, **reserved: str) -> Given:
+    def within(self, **reserved: str) -> CallerContext:
         """The same for something inside; outer names stay."""
-        return Given(self.context, {**self.reserved, **reserved}, digest_of([self.digest, reserved]))
+        return CallerContext(self.context, {**self.reserved, **reserved}, digest_of([self.digest, reserved]))
 
     @property
     def everything(self) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
-from chora.engine.collect import Manifest
+from chora.engine.build.collect import Manifest
 from chora.model import CollectionConfig
-from chora.stamps import stamp
+from chora.timestamps import format_timestamp
 
 Band = Literal["fresh", "stale", "expired"]
 
@@ -51,10 +51,10 @@ def _age(member_id: str, generated_at: str | None, limit: float, moment: datetim
     share = age / limit
     band: Band = "fresh" if share < STALE_FROM else "stale" if share < 1 else "expired"
     try:
-        expires = stamp(made + timedelta(days=limit))
+        expires = format_timestamp(made + timedelta(days=limit))
     except OverflowError:
         expires = None
-    return Age(member_id, stamp(made), age, limit, band, expires)
+    return Age(member_id, format_timestamp(made), age, limit, band, expires)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -27,8 +27,8 @@ from chora.errors import ChoraError
 from chora.files import Folder
 from chora.generators.templates import ALL
 from chora.sources import git_reference
-from chora.stamps import now, sha256
 from chora.store.records import Trace
+from chora.timestamps import now, sha256
 
 if TYPE_CHECKING:
     from chora.engine.engine import Engine
@@ -60,7 +60,7 @@ def digest_of(value: Any) -> str:
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """What tells a changed file from an unchanged one without reading it."""
 
     size: int
@@ -69,13 +69,13 @@ class Stamp(NamedTuple):
     node: int
 
 
-class Digests:
+class FileDigests:
     """The hashes of a project's files."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._prefix = f"{folder.root}{os.sep}"
-        self._known: dict[str, tuple[Stamp, str]] = {}
+        self._known: dict[str, tuple[FileStamp, str]] = {}
 
     def of(self, path: str) -> str:
         """The file's `sha256:…`, or why there is none: `absent` or `unreadable`, which one too large is as well."""
@@ -111,16 +111,16 @@ class Digests:
             self._known[path] = (stamp, digest)
         return digest
 
-    def stamp_of(self, path: str, digest: str) -> Stamp | None:
+    def stamp_of(self, path: str, digest: str) -> FileStamp | None:
         """The stamp that a digest may be known again by, if the file was at rest when it was taken."""
         known = self._known.get(path)
         return known[0] if known is not None and known[1] == digest else None
 
-    def remember(self, path: str, stamp: Stamp, digest: str) -> None:
+    def remember(self, path: str, stamp: FileStamp, digest: str) -> None:
         """What an earlier process found out."""
         self._known.setdefault(path, (stamp, digest))
 
-    def _stamp(self, path: str) -> Stamp | str:
+    def _stamp(self, path: str) -> FileStamp | str:
         try:
             status = os.stat(self._prefix + path)  # noqa: PTH116 (a third of the cost of a Path's)
         except (FileNotFoundError, NotADirectoryError):
@@ -129,10 +129,10 @@ class Digests:
             return UNREADABLE
         if not stat.S_ISREG(status.st_mode):
             return UNREADABLE
-        return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def _at_rest(stamp: Stamp, looked: int) -> bool:
+def _at_rest(stamp: FileStamp, looked: int) -> bool:
     """Whether a later write is sure to show in the file's times."""
     latest = max(stamp.modified, stamp.changed)
     return looked - latest > (COARSE if stamp.modified % 1_000_000_000 == 0 else RACY)
@@ -141,7 +141,7 @@ def _at_rest(stamp: Stamp, looked: int) -> bool:
 # -- what one piece of work reads -------------------------------------------------------------------------------
 
 
-class Seen:
+class InputRecorder:
     """The inputs of one piece of work and their digests, taken before they were read.
 
     `settled` turns False when something was left out for a reason that may pass by itself; no trace is kept then.
@@ -275,7 +275,7 @@ class Snapshot:
 # -- traces -----------------------------------------------------------------------------------------------------
 
 
-class Known(NamedTuple):
+class RecalledTrace(NamedTuple):
     """A trace in memory."""
 
     inputs: dict[str, str]
@@ -289,14 +289,14 @@ class Traces:
     Fresh ones go to the store in the background: a trace spares work and proves nothing, so it needs no sync.
     """
 
-    def __init__(self, store: Store, digests: Digests) -> None:
+    def __init__(self, store: Store, digests: FileDigests) -> None:
         self._store = store
         self._digests = digests
-        self._known: OrderedDict[tuple[str, str], Known | None] = OrderedDict()
-        self._unsaved: dict[tuple[str, str], Known] = {}
+        self._known: OrderedDict[tuple[str, str], RecalledTrace | None] = OrderedDict()
+        self._unsaved: dict[tuple[str, str], RecalledTrace] = {}
         self._fresh = trio.Event()
 
-    def find(self, subject: str, key: str) -> Known | None:
+    def find(self, subject: str, key: str) -> RecalledTrace | None:
         """The trace of a subject made under a key, from memory or the store."""
         place = subject, key
         if (known := self._known.get(place)) is not None:
@@ -308,12 +308,12 @@ class Traces:
         for name, (digest, *stamp) in kept.seen.items():
             inputs[name] = digest
             if stamp:
-                self._digests.remember(name, Stamp(*stamp), digest)
-        known = Known(inputs, kept.result, kept.at)
+                self._digests.remember(name, FileStamp(*stamp), digest)
+        known = RecalledTrace(inputs, kept.result, kept.at)
         self._keep(place, known)
         return known
 
-    def latest(self, subject: str) -> Known | None:
+    def latest(self, subject: str) -> RecalledTrace | None:
         """The newest trace of a subject, under whatever key."""
         unsaved = [known for (each, _), known in self._unsaved.items() if each == subject]
         if unsaved:
@@ -323,12 +323,12 @@ class Traces:
 
     def add(self, subject: str, key: str, inputs: dict[str, str], result: dict[str, Any]) -> None:
         """Remember what work read and what came of it."""
-        known = Known(inputs, result, now())
+        known = RecalledTrace(inputs, result, now())
         self._keep((subject, key), known)
         self._unsaved[subject, key] = known
         self._fresh.set()
 
-    def _keep(self, place: tuple[str, str], known: Known) -> None:
+    def _keep(self, place: tuple[str, str], known: RecalledTrace) -> None:
         self._known[place] = known
         if len(self._known) > TRACES_IN_MEMORY:
             self._known.popitem(last=False)
@@ -355,7 +355,7 @@ class Traces:
             except ChoraError as error:
                 log.warning("what the last build read couldn't be stored: %s", error.message)
 
-    def _records(self, unsaved: Iterable[tuple[tuple[str, str], Known]]) -> list[Trace]:
+    def _records(self, unsaved: Iterable[tuple[tuple[str, str], RecalledTrace]]) -> list[Trace]:
         return [
             Trace(
                 subject=subject,

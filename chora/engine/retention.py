@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import trio
 
-from chora.engine.assemble import find_child
+from chora.engine.build.assemble import find_child
 from chora.engine.engine import Engine
 from chora.errors import ChoraError
 from chora.model import ArtifactChild
-from chora.stamps import days_ago
 from chora.store.records import VersionInfo
+from chora.timestamps import days_before_now
 
 log = logging.getLogger("chora.engine")
 
@@ -58,8 +58,8 @@ def choose(infos: list[VersionInfo], rules: Rules, moment: datetime) -> list[Ver
     spoken_for.update(kept[-1:] if rules.keep_latest else ())
     if approved is not None:
         spoken_for.add(approved)
-    young = days_ago(rules.keep_days, moment) if rules.keep_days else "~"
-    old = "~" if rules.older_than_days is None else days_ago(rules.older_than_days, moment)
+    young = days_before_now(rules.keep_days, moment) if rules.keep_days else "~"
+    old = "~" if rules.older_than_days is None else days_before_now(rules.older_than_days, moment)
     return [info for info in kept if info not in spoken_for and info.generated_at < young and info.generated_at < old]
 
 
@@ -95,7 +95,7 @@ async def drop_old_drafts(engine: Engine, *, dry_run: bool = False) -> int:
     days = engine.settings.storage.retention_days
     if not days:
         return 0
-    before = days_ago(days)
+    before = days_before_now(days)
     old = [draft for draft in engine.store.drafts() if draft.updated_at < before]
     if not dry_run:
         for draft in old:
@@ -144,7 +144,7 @@ async def sweep(engine: Engine, *, dry_run: bool = False) -> Swept:
     if dry_run:
         return Swept(drafts, versions, freed, 0, 0)
     jobs = await engine.jobs.forget_old()
-    rows = await engine.store.forget(days_ago(days))
+    rows = await engine.store.forget(days_before_now(days))
     return Swept(drafts, versions, freed, jobs, rows)
 
 

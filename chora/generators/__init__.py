@@ -8,7 +8,7 @@ A generator is a module with
     CAPABILITIES = ("text",)             what it is good for, in keywords
     ALIASES = ()                         other names, if any
 
-    async def generate(job: Job) -> Made
+    async def generate(job: GenerationJob) -> GeneratedText
 
 It takes values and returns text; it opens neither the store nor the network. What it needs is in the job: the config,
 its first pattern and its options, the merged context, the templates. It must make the same text of the same job.
@@ -30,10 +30,18 @@ from typing import Any, Literal
 from chora.errors import ChoraError, GenerationFailed, UsageError
 from chora.files import Folder
 from chora.generators import bdd_scenario, code_generation, demonstration, jinja2, template_fill
-from chora.generators.generator import Job, Made
+from chora.generators.generator import GeneratedText, GenerationJob
 from chora.generators.plugins import digest_of, load_composers, load_generator
 
-__all__ = ["BY_NAME", "GENERATORS", "Shelf", "digest_of", "gather_ingredients", "load_composers", "run_generator"]
+__all__ = [
+    "BY_NAME",
+    "GENERATORS",
+    "GeneratorRegistry",
+    "digest_of",
+    "gather_ingredients",
+    "load_composers",
+    "run_generator",
+]
 
 GENERATORS: tuple[ModuleType, ...] = (demonstration, jinja2, template_fill, bdd_scenario, code_generation)
 
@@ -44,7 +52,7 @@ BY_NAME: dict[str, ModuleType] = {
 log = logging.getLogger("chora.generators")
 
 
-class Shelf:
+class GeneratorRegistry:
     """The generators of one project: ours and its own.
 
     Args:
@@ -88,7 +96,7 @@ class Shelf:
         return digest_of(generator)
 
 
-async def gather_ingredients(generator: ModuleType, job: Job) -> dict[str, str]:
+async def gather_ingredients(generator: ModuleType, job: GenerationJob) -> dict[str, str]:
     """The texts that a generator reads besides config and context, by name.
 
     Raises:
@@ -102,15 +110,15 @@ async def gather_ingredients(generator: ModuleType, job: Job) -> dict[str, str]:
     except ChoraError:
         raise
     except Exception as error:
-        if Shelf.kind_of(generator) == "builtin":
+        if GeneratorRegistry.kind_of(generator) == "builtin":
             raise  # a bug of ours stays one
         raise _unexpected(generator, job, error) from error
-    if Shelf.kind_of(generator) == "plugin" and not _is_texts(found):
+    if GeneratorRegistry.kind_of(generator) == "plugin" and not _is_texts(found):
         raise job.failed(generator.NAME, "the plugin's ingredients are no texts by name", "Return a dict of str.")
     return found
 
 
-async def run_generator(generator: ModuleType, job: Job) -> Made:
+async def run_generator(generator: ModuleType, job: GenerationJob) -> GeneratedText:
     """The text that a generator makes; a plugin may return it bare.
 
     Raises:
@@ -122,17 +130,17 @@ async def run_generator(generator: ModuleType, job: Job) -> Made:
     except ChoraError:
         raise
     except Exception as error:
-        if Shelf.kind_of(generator) == "builtin":
+        if GeneratorRegistry.kind_of(generator) == "builtin":
             raise  # a bug of ours stays one
         raise _unexpected(generator, job, error) from error
     if isinstance(made, str):
-        made = Made(made)
-    if not isinstance(made, Made):
-        raise job.failed(generator.NAME, "the plugin returned no text", "Return a Made, or a str.")
+        made = GeneratedText(made)
+    if not isinstance(made, GeneratedText):
+        raise job.failed(generator.NAME, "the plugin returned no text", "Return a GeneratedText, or a str.")
     return made
 
 
-def _unexpected(generator: ModuleType, job: Job, error: Exception) -> GenerationFailed:
+def _unexpected(generator: ModuleType, job: GenerationJob, error: Exception) -> GenerationFailed:
     """What to raise when a plugin fails in a way that nobody foresaw."""
     kind = type(error).__name__
     log.error("the generator %s failed while making %s", generator.NAME, job.config.id, exc_info=error)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.files import SOURCE_LIMIT
-from chora.generators.generator import Job, Made, as_text, fill_names, listed, undefined_behavior
+from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill_names, listed, undefined_behavior
 
 NAME = "bdd_scenario"
 ALIASES = ("bdd_scenario_assembly",)
@@ -202,7 +202,7 @@ class Options(Struct, frozen=True):
 # -- writing ----------------------------------------------------------------------------------------------------
 
 
-async def generate(job: Job) -> Made:
+async def generate(job: GenerationJob) -> GeneratedText:
     """The feature. Values stay values: none can begin a step, end a text or widen a table.
 
     `generation_config.undefined_behavior` says whether a name without a value is an `error`, or its place is kept.
@@ -239,7 +239,7 @@ async def generate(job: Job) -> Made:
     writer.write_feature(options, feature)
     unknown = sorted(given.keys() - {*Options.__struct_fields__, "context", "undefined_behavior"})
     strange = [f"generation_config.{name} means nothing to {NAME}" for name in unknown]
-    return Made("\n".join(writer.lines) + "\n", [*strange, *dict.fromkeys(writer.warnings)])
+    return GeneratedText("\n".join(writer.lines) + "\n", [*strange, *dict.fromkeys(writer.warnings)])
 
 
 _TAG = re.compile(r"@[a-zA-Z][a-zA-Z0-9_-]*")
@@ -249,7 +249,7 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+/_-]*")
 class _Writer:
     """Puts a feature on lines, one indentation for each level."""
 
-    def __init__(self, job: Job, language: Language, behavior: str) -> None:
+    def __init__(self, job: GenerationJob, language: Language, behavior: str) -> None:
         self.lines: list[str] = []
         self.warnings: list[str] = []
         self._job = job

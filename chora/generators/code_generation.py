@@ -10,9 +10,9 @@ import msgspec
 import trio
 from msgspec import Meta, Struct
 
-from chora import config, llm
+from chora import llm, settings
 from chora.errors import BudgetExceeded, GenerationFailed
-from chora.generators.generator import Job, Made, file_text, fill_names, undefined_behavior
+from chora.generators.generator import GeneratedText, GenerationJob, file_text, fill_names, undefined_behavior
 
 NAME = "code_generation"
 VERSION = "1.0.0"
@@ -46,7 +46,7 @@ class Options(Struct, frozen=True):
     fallback_template: str = ""
 
 
-async def ingredients(job: Job) -> dict[str, str]:
+async def ingredients(job: GenerationJob) -> dict[str, str]:
     """The prompt and the fallback, from files or the config, and the settings' model if the config names none.
 
     Raises:
@@ -71,7 +71,7 @@ async def ingredients(job: Job) -> dict[str, str]:
     return found
 
 
-def request_of(job: Job, default_model: str) -> llm.Request:
+def request_of(job: GenerationJob, default_model: str) -> llm.Request:
     """What the model will be asked, so that a preview can show it and its cost.
 
     Args:
@@ -84,17 +84,17 @@ def request_of(job: Job, default_model: str) -> llm.Request:
     return _request(job, default_model)[0]
 
 
-def unavailable(settings: config.Llm) -> str | None:
+def unavailable(settings: settings.LlmSettings) -> str | None:
     """Why no model can be asked, and what to do about it; None if one can. It may take a moment."""
     return llm.Anthropic(settings).unavailable()
 
 
-def estimate(job: Job, settings: config.Llm) -> float | None:
+def estimate(job: GenerationJob, settings: settings.LlmSettings) -> float | None:
     """The most that this job should cost, in US dollars; None for a model whose price isn't known."""
     return llm.estimate(request_of(job, settings.model))
 
 
-async def generate(job: Job) -> Made:
+async def generate(job: GenerationJob) -> GeneratedText:
     """The code that the model wrote: the first fenced block of the language, else the first one, else all it said.
 
     With a `fallback_template` there is always a text: what went wrong is then a warning, and the text provisional.
@@ -111,10 +111,10 @@ async def generate(job: Job) -> Made:
             raise
         behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
         text, warnings = fill_names(job, NAME, job.sources[FALLBACK], behavior, context=_values(job, options))
-        return Made(text, [f"The fallback template was used: {error.message}", *warnings], provisional=True)
+        return GeneratedText(text, [f"The fallback template was used: {error.message}", *warnings], provisional=True)
 
 
-async def _ask(job: Job, options: Options) -> Made:
+async def _ask(job: GenerationJob, options: Options) -> GeneratedText:
     request, warnings = _request(job, job.model)
     if job.llm is None:
         raise job.failed(
@@ -133,10 +133,10 @@ async def _ask(job: Job, options: Options) -> Made:
     usage = usage_of(reply)
     if usage["total_cost_usd"] is None:
         warnings.append(f"What {reply.model} costs isn't known, so the budgets don't count it")
-    return Made(code, warnings, None, usage)
+    return GeneratedText(code, warnings, None, usage)
 
 
-def _told(job: Job, error: GenerationFailed) -> GenerationFailed:
+def _told(job: GenerationJob, error: GenerationFailed) -> GenerationFailed:
     """The model's failure, with what every generator owes besides."""
     message = error.message.rstrip(".")
     return job.failed(NAME, f"{message[:1].lower()}{message[1:]}", error.hint or "", **error.details)
@@ -147,7 +147,7 @@ def _is_ours(error: GenerationFailed | BudgetExceeded) -> bool:
     return error.details.get("error_type") in ("InvalidConfig", "UndefinedError")
 
 
-def _text(job: Job, words: str) -> str:
+def _text(job: GenerationJob, words: str) -> str:
     """A text that may stand in a file."""
     text = file_text(job, NAME, words)
     return words if text is None else text
@@ -156,7 +156,7 @@ def _text(job: Job, words: str) -> str:
 # -- the question -----------------------------------------------------------------------------------------------
 
 
-def _options(job: Job) -> Options:
+def _options(job: GenerationJob) -> Options:
     given = job.pattern.generation_config if job.pattern else {}
     try:
         return msgspec.convert({name: value for name, value in given.items() if value is not None}, Options)
@@ -169,12 +169,12 @@ def _options(job: Job) -> Options:
         ) from None
 
 
-def _values(job: Job, options: Options) -> dict[str, Any]:
+def _values(job: GenerationJob, options: Options) -> dict[str, Any]:
     """What the places in a prompt may name: the context, and the language that the config says anyway."""
     return {"language": options.language or None, **job.context}
 
 
-def _request(job: Job, default_model: str) -> tuple[llm.Request, list[str]]:
+def _request(job: GenerationJob, default_model: str) -> tuple[llm.Request, list[str]]:
     options = _options(job)
     model = options.model or default_model
     behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
@@ -265,7 +265,7 @@ def _blocks(answer: str) -> list[tuple[str, str]]:
     return found
 
 
-async def _check_python(job: Job, code: str) -> list[str]:
+async def _check_python(job: GenerationJob, code: str) -> list[str]:
     """Refuse Python that doesn't parse; what is too large or deep to tell is a warning."""
     if len(code) > PARSED_LIMIT:
         return [f"The code was not checked: it has more than {PARSED_LIMIT:,} characters"]

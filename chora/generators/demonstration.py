@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chora.generators.generator import Job, Made, as_text, fill, listed, template_file
+from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill, listed, template_file
 
 NAME = "demonstration"
 VERSION = "1.0.0"
@@ -16,7 +16,7 @@ _PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.-]*)\s*\}\}")
 _ELEMENT = re.compile(r"elements\.([^.]+)\.example_output")
 
 
-async def ingredients(job: Job) -> dict[str, str]:
+async def ingredients(job: GenerationJob) -> dict[str, str]:
     """The template file, if the template is one.
 
     Raises:
@@ -25,7 +25,7 @@ async def ingredients(job: Job) -> dict[str, str]:
     return template_file(job, NAME)
 
 
-async def generate(job: Job) -> Made:
+async def generate(job: GenerationJob) -> GeneratedText:
     """The template with its variables replaced, or all examples with a blank line between them.
 
     Raises:
@@ -41,7 +41,7 @@ async def generate(job: Job) -> Made:
                 f"no example_output for {listed(missing)}",
                 "Write elements[].example_output, or choose another generator.",
             )
-        return Made("\n\n".join(element.example_output or "" for element in job.config.elements))
+        return GeneratedText("\n\n".join(element.example_output or "" for element in job.config.elements))
 
     text = job.sources.get(template, template)
     values = {name: _value(job, name) for name in dict.fromkeys(_PLACE.findall(text))}
@@ -57,14 +57,14 @@ async def generate(job: Job) -> Made:
         )
 
     filled = fill(job, text, _PLACE, lambda place: as_text(values[place[1]]), _unescape)
-    return Made(filled, (), template if template in job.sources else None)
+    return GeneratedText(filled, (), template if template in job.sources else None)
 
 
 def _unescape(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def _value(job: Job, name: str) -> Any:
+def _value(job: GenerationJob, name: str) -> Any:
     """A variable's value: its declared source, else its default, else the element of its own name."""
     declared = (
         next((variable for variable in job.pattern.variables if variable.name == name), None) if job.pattern else None

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from chora.catalog import Noting
+from chora.catalog import OnRead
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.files import SOURCE_LIMIT
 from chora.generators.templates import Templates
@@ -16,7 +16,7 @@ from chora.llm import Reply, Request
 from chora.model import ContentConfig, Pattern
 
 
-class Job(NamedTuple):
+class GenerationJob(NamedTuple):
     """One text to make."""
 
     config: ContentConfig
@@ -26,7 +26,7 @@ class Job(NamedTuple):
     undefined: Literal["strict", "lenient"]
     sources: dict[str, str]
     """What `ingredients` returned, by name."""
-    noting: Noting | None = None
+    on_read: OnRead | None = None
     """Hears of every file that is looked for; whoever reads one goes through `read`."""
     llm: Callable[[Request], Awaitable[Reply]] | None = None
     """Asks a language model, within the budgets; None where nothing may be spent."""
@@ -65,7 +65,7 @@ class Job(NamedTuple):
             PermissionDenied, LimitExceeded: it can't be read.
         """
         try:
-            return self.templates.read(name, self.noting)
+            return self.templates.read(name, self.on_read)
         except UnicodeDecodeError:
             raise self.failed(
                 generator,
@@ -87,7 +87,7 @@ class Job(NamedTuple):
         )
 
 
-class Made(NamedTuple):
+class GeneratedText(NamedTuple):
     """A text, and what its reader should know about how it came to be."""
 
     text: str
@@ -99,7 +99,7 @@ class Made(NamedTuple):
     """It stands in for what couldn't be made, so next time it is to be tried again."""
 
 
-def template_file(job: Job, generator: str) -> dict[str, str]:
+def template_file(job: GenerationJob, generator: str) -> dict[str, str]:
     """The text of the template by its name, when the template is a file; nothing when it is the text itself.
 
     Raises:
@@ -110,7 +110,7 @@ def template_file(job: Job, generator: str) -> dict[str, str]:
     return {} if name is None or text is None else {name: text}
 
 
-def file_text(job: Job, generator: str, name: str) -> str | None:
+def file_text(job: GenerationJob, generator: str, name: str) -> str | None:
     """The text of the file that a config names; None when what it says is the text itself.
 
     What looks like the name of a file is one. Other words are taken for the text they are.
@@ -128,7 +128,7 @@ def file_text(job: Job, generator: str, name: str) -> str | None:
 
 
 def fill(
-    job: Job,
+    job: GenerationJob,
     template: str,
     places: re.Pattern[str],
     value_at: Callable[[re.Match[str]], str],
@@ -166,7 +166,7 @@ PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.]*)\s*\}\}")
 """A place for a value of the context: `{{ dotted.name }}`."""
 
 
-def undefined_behavior(job: Job, generator: str, *, lenient: str, allowed: Sequence[str]) -> str:
+def undefined_behavior(job: GenerationJob, generator: str, *, lenient: str, allowed: Sequence[str]) -> str:
     """What a name without a value does: the config's word, else an error, or `lenient` in a lenient project.
 
     Raises:
@@ -182,7 +182,7 @@ def undefined_behavior(job: Job, generator: str, *, lenient: str, allowed: Seque
 
 
 def fill_names(
-    job: Job,
+    job: GenerationJob,
     generator: str,
     template: str,
     behavior: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chora.generators.generator import Job, Made
+from chora.generators.generator import GeneratedText, GenerationJob
 from chora.render import Options, Render, RenderFailed
 
 NAME = "jinja2"
@@ -26,7 +26,7 @@ _ADVICE = {
 _OTHERWISE = "Try the template in smaller parts with preview_generation."
 
 
-async def ingredients(job: Job) -> dict[str, str]:
+async def ingredients(job: GenerationJob) -> dict[str, str]:
     """The template and every template it includes, imports or extends, by name.
 
     An include whose name is computed could be any template, so then all of them are ingredients.
@@ -61,7 +61,7 @@ async def ingredients(job: Job) -> dict[str, str]:
             continue  # it may stand behind an `if`, or nobody asks for it; the render decides
         wanted = {name: job.read(NAME, name) for name in scanned.references if name not in found}
         if scanned.dynamic:
-            wanted.update({name: text for name, text in job.templates.all(job.noting).items() if name not in found})
+            wanted.update({name: text for name, text in job.templates.all(job.on_read).items() if name not in found})
         # One that is missing may stand behind `ignore missing` or an `if`; the render decides.
         fresh = {name: text for name, text in wanted.items() if text is not None}
         found.update(fresh)
@@ -69,7 +69,7 @@ async def ingredients(job: Job) -> dict[str, str]:
     return found
 
 
-async def generate(job: Job) -> Made:
+async def generate(job: GenerationJob) -> GeneratedText:
     """The rendered text.
 
     Raises:
@@ -96,10 +96,10 @@ async def generate(job: Job) -> Made:
     except RenderFailed as failure:
         raise _translated(job, failure, name) from None
     warnings = [f"{variable} is undefined and was rendered empty" for variable in rendered.undefined_names]
-    return Made(rendered.text, warnings, None if name == INLINE else name)
+    return GeneratedText(rendered.text, warnings, None if name == INLINE else name)
 
 
-def _options(job: Job) -> Options:
+def _options(job: GenerationJob) -> Options:
     wanted = {key: value for key in Options.__struct_fields__ if (value := job.option(key)) is not None}
     try:
         return msgspec.convert(wanted, Options)
@@ -120,7 +120,7 @@ _ERROR_TYPES = {
 }
 
 
-def _translated(job: Job, failure: RenderFailed, name: str) -> Exception:
+def _translated(job: GenerationJob, failure: RenderFailed, name: str) -> Exception:
     failed = failure.failed
     where = failed.template or name
     line = f" at {where}, line {failed.line}" if failed.line else f" in {where}"

@@ -17,7 +17,7 @@ import trio
 
 from chora.errors import ChoraError, UsageError
 from chora.files import CONFIG_LIMIT, Folder
-from chora.generators.generator import Job, Made, listed, template_file
+from chora.generators.generator import GeneratedText, GenerationJob, listed, template_file
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _DIGEST = "__chora_digest__"
@@ -199,10 +199,10 @@ def _adapt(spec: str, module: ModuleType, maker: type) -> ModuleType:
     safe = cast("dict[str, Any]", depends).get("concurrency_safe", True) if isinstance(depends, dict) else True
     limiter = None if safe else trio.CapacityLimiter(1)
 
-    async def ingredients(job: Job) -> dict[str, str]:
+    async def ingredients(job: GenerationJob) -> dict[str, str]:
         return template_file(job, name)
 
-    async def generate(job: Job) -> Made:
+    async def generate(job: GenerationJob) -> GeneratedText:
         def call() -> Any:
             _check_context(job, name, instance)
             values, named = arguments(job)
@@ -214,7 +214,7 @@ def _adapt(spec: str, module: ModuleType, maker: type) -> ModuleType:
             text = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
         if not isinstance(text, str):
             raise job.failed(name, "the plugin returned no text", "Its generate must return a str.")
-        return Made(text, (), job.template if job.template in job.sources else None)
+        return GeneratedText(text, (), job.template if job.template in job.sources else None)
 
     summary = (maker.__doc__ or f"Generates {name}.").strip().partition("\n")[0]
     adapted.__dict__.update(
@@ -227,7 +227,7 @@ def _adapt(spec: str, module: ModuleType, maker: type) -> ModuleType:
     return adapted
 
 
-def _arguments(spec: str, function: Callable[..., Any]) -> Callable[[Job], tuple[list[Any], dict[str, Any]]]:
+def _arguments(spec: str, function: Callable[..., Any]) -> Callable[[GenerationJob], tuple[list[Any], dict[str, Any]]]:
     """What to call a `generate` with that takes some of config, context and template, in whichever order.
 
     A config annotated as a dict is the plain document, else the typed one; both are the caller's to change.
@@ -243,7 +243,7 @@ def _arguments(spec: str, function: Callable[..., Any]) -> Callable[[Job], tuple
         elif parameter.default is inspect.Parameter.empty:
             raise _broken("generator", spec, f"its generate wants {parameter.name}, not just config and context")
 
-    def bind(job: Job) -> tuple[list[Any], dict[str, Any]]:
+    def bind(job: GenerationJob) -> tuple[list[Any], dict[str, Any]]:
         values: list[Any] = []
         named: dict[str, Any] = {}
         for parameter in taken:
@@ -264,7 +264,7 @@ def _arguments(spec: str, function: Callable[..., Any]) -> Callable[[Job], tuple
     return bind
 
 
-def _check_context(job: Job, name: str, instance: Any) -> None:
+def _check_context(job: GenerationJob, name: str, instance: Any) -> None:
     """Hold the context to what the class asks of it."""
     keys: Any = getattr(instance, "required_context_keys", None) or getattr(instance, "get_required_context_keys", ())
     wanted = cast("Iterable[str]", keys() if callable(keys) else keys)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from chora.generators.generator import Job, Made, fill_names, template_file, undefined_behavior
+from chora.generators.generator import GeneratedText, GenerationJob, fill_names, template_file, undefined_behavior
 
 NAME = "template_fill"
 VERSION = "1.0.0"
@@ -15,7 +15,7 @@ _ESCAPE = re.compile(r"\\([ntr'\"\\])")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "'": "'", '"': '"', "\\": "\\"}
 
 
-async def ingredients(job: Job) -> dict[str, str]:
+async def ingredients(job: GenerationJob) -> dict[str, str]:
     """The template file, if the template is one.
 
     Raises:
@@ -24,7 +24,7 @@ async def ingredients(job: Job) -> dict[str, str]:
     return template_file(job, NAME)
 
 
-async def generate(job: Job) -> Made:
+async def generate(job: GenerationJob) -> GeneratedText:
     """The filled template.
 
     `generation_config.undefined_behavior` says what an undefined name does: `error`, `keep` the place, or
@@ -39,7 +39,7 @@ async def generate(job: Job) -> Made:
         raise job.failed(NAME, "there is no template", "Write generation.patterns[0].template.")
     behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
     filled, warnings = fill_names(job, NAME, job.sources.get(template, template), behavior, unescape=_unescape)
-    return Made(filled, warnings, template if template in job.sources else None)
+    return GeneratedText(filled, warnings, template if template in job.sources else None)
 
 
 def _unescape(text: str) -> str:

@@ -8,12 +8,12 @@ from collections import OrderedDict
 
 import msgspec
 
-from chora.catalog import Noting
+from chora.catalog import OnRead
 from chora.errors import LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, Folder
 from chora.render import Options, Scan, Scanned
 from chora.render.pool import RenderPool
-from chora.stamps import sha256
+from chora.timestamps import sha256
 
 ALL = "templates:"
 """How a look at every template is noted."""
@@ -52,7 +52,7 @@ class Templates:
         """Where templates are looked for, in a sentence."""
         return f"Templates are looked up in the project folder and in {', '.join(f'{path}/' for path in self._paths)}."
 
-    def read(self, name: str, noting: Noting | None = None) -> str | None:
+    def read(self, name: str, noting: OnRead | None = None) -> str | None:
         """The text of a template file, or None if there is none of this name.
 
         `noting` hears of every path that was looked at, whether something was there or not.
@@ -74,7 +74,7 @@ class Templates:
                 continue
         return None
 
-    def all(self, noting: Noting | None = None) -> dict[str, str]:
+    def all(self, noting: OnRead | None = None) -> dict[str, str]:
         """Every template by each name that finds it, for includes that only a render can name.
 
         `noting` hears of `ALL`, not of each of them.

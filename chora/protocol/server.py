@@ -24,13 +24,23 @@ from chora.errors import ChoraError, Forbidden, Internal
 from chora.events import heard, trace
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.hub import LISTS, SUBSCRIPTION_LIMIT, UPDATED, URI_LIMIT, Change, Closed, Hub, List, Mailbox
-from chora.protocol.offer import Offer
-from chora.protocol.peer import Notify, Peer, Seal
+from chora.protocol.broadcast import (
+    LISTS,
+    SUBSCRIPTION_LIMIT,
+    UPDATED,
+    URI_LIMIT,
+    Broadcaster,
+    Change,
+    List,
+    NotificationQueue,
+    QueueClosed,
+)
+from chora.protocol.provider import Provider
+from chora.protocol.requesting_client import Notify, RequestingClient, StateSigner
 from chora.protocol.session import Session
 from chora.protocol.wire import Incoming, Params, Revision, RpcError
 from chora.resources import Measure, Resource
-from chora.tools.tool import Answer, Call, InputRequired, Link
+from chora.tools.tool import Call, InputRequired, Link, ToolAnswer
 
 log = logging.getLogger("chora.protocol")
 
@@ -75,14 +85,14 @@ class Server:
         level: the log messages that a client with a handshake gets before it says which it wants; None sends none.
     """
 
-    def __init__(self, offer: Offer, metrics: Metrics, *, name: str = "chora", level: str | None = None) -> None:
-        self.hub = Hub()
+    def __init__(self, offer: Provider, metrics: Metrics, *, name: str = "chora", level: str | None = None) -> None:
+        self.hub = Broadcaster()
         self.greeted = trio.Event()
         """Set once somebody was answered: whatever made that take longer can be done from now on."""
         self._offer = offer
         self._metrics = metrics
         self._level = level
-        self._seal = Seal(secrets.token_bytes(32))
+        self._seal = StateSigner(secrets.token_bytes(32))
         self._info = {"name": name, "title": name, "version": __version__}
         described = [tool.describe() for tool in offer.tools.values()]
         self._lists = {revision.name: _encode_tools(described, revision) for revision in wire.REVISIONS.values()}
@@ -268,9 +278,9 @@ class Server:
             return wire.encode(required.result)[:-1] + self._signature()
         return result[:-1] + self._modern_suffix if revision.era == "modern" else result
 
-    def _peer(self, ask: Request, target: str) -> Peer:
+    def _peer(self, ask: Request, target: str) -> RequestingClient:
         purpose = f"{ask.method} {target}"
-        return Peer(ask.session, ask.revision, ask.params, purpose, ask.notify, ask.hang_up, self._seal)
+        return RequestingClient(ask.session, ask.revision, ask.params, purpose, ask.notify, ask.hang_up, self._seal)
 
     def _revision_of(self, session: Session, params: Params, method: str) -> Revision:
         """The revision a request is spoken in: its own envelope's, else the one the handshake settled."""
@@ -413,21 +423,21 @@ class Server:
         if len(session.listening) >= STREAM_LIMIT:
             raise RpcError(wire.INVALID_REQUEST, f"{STREAM_LIMIT} subscriptions may be open at a time")
         meta = {wire.SUBSCRIPTION_KEY: msgspec.Raw(id_bytes)}
-        mailbox = Mailbox(meta=meta)
+        mailbox = NotificationQueue(meta=meta)
         mailbox.wanted, honored = self._honor(wishes)
         acknowledged = {"notifications": honored, "_meta": meta}
         with trio.CancelScope() as scope:
             session.in_flight[id_bytes] = scope
             session.listening.add(mailbox)
-            self.hub.join(mailbox)
+            self.hub.subscribe(mailbox)
             try:
                 await notify(wire.notification("notifications/subscriptions/acknowledged", acknowledged))
                 while True:
-                    await notify(await mailbox.take())
-            except Closed:
+                    await notify(await mailbox.wait_next())
+            except QueueClosed:
                 return wire.encode({"resultType": "complete", "_meta": {**meta, wire.SERVER_KEY: self._info}})
             finally:
-                self.hub.leave(mailbox)
+                self.hub.unsubscribe(mailbox)
                 session.listening.discard(mailbox)
                 del session.in_flight[id_bytes]
         raise RequestCancelled
@@ -521,7 +531,7 @@ class Server:
         principal = session.principal
         call = Call(session.transport, len(self._offer.tools), peer.progress, principal.routine, principal.name, peer)
         started = time.perf_counter()
-        answer: Answer | None = None
+        answer: ToolAnswer | None = None
         code = "cancelled"
         token = caller.set(session.caller)
         with trio.CancelScope() as scope:
@@ -529,7 +539,7 @@ class Server:
             self._metrics.calls_in_flight.count(name)
             try:
                 if (refusal := self._refusal(name, principal)) is not None:
-                    answer = Answer(wire.encode(refusal.as_dict()), True, refusal.code)
+                    answer = ToolAnswer(wire.encode(refusal.as_dict()), True, refusal.code)
                 elif peer.level is None:
                     answer = await self._offer.call(name, arguments, call)
                 else:
@@ -562,7 +572,9 @@ class Server:
             scope=scope,
         )
 
-    async def _call_aloud(self, name: str, arguments: bytes | msgspec.Raw, call: Call, peer: Peer) -> Answer:
+    async def _call_aloud(
+        self, name: str, arguments: bytes | msgspec.Raw, call: Call, peer: RequestingClient
+    ) -> ToolAnswer:
         """Call a tool whose caller wants to hear what happens meanwhile."""
 
         def hear(event: dict[str, Any]) -> None:
@@ -574,7 +586,7 @@ class Server:
                 await peer.flush()
                 await trio.sleep(LOG_INTERVAL)
 
-        answer: Answer | None = None
+        answer: ToolAnswer | None = None
         failure: InputRequired | RpcError | None = None
         token = heard.set(hear)
         try:
@@ -639,7 +651,7 @@ class RequestCancelled(Exception):
     """The client withdrew its request, so no answer is owed."""
 
 
-def _call_result(answer: Answer, revision: Revision) -> bytes:
+def _call_result(answer: ToolAnswer, revision: Revision) -> bytes:
     """The `tools/call` result: the JSON as text and, where the revision knows them, as structured content and links."""
     if answer.content is not None:
         result = b'{"content":' + wire.encode(answer.content)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import trio
 
 from chora.access import Principal
-from chora.protocol.hub import Mailbox
+from chora.protocol.broadcast import NotificationQueue
 from chora.protocol.wire import Revision
 
 
@@ -50,9 +50,9 @@ class Session:
         self.waiting: dict[str, Waiting] = {}
         """What the client was asked and hasn't answered yet."""
         self.in_flight: dict[bytes, trio.CancelScope] = {}
-        self.mailbox = Mailbox()
+        self.mailbox = NotificationQueue()
         """What the server has to say of itself, in revisions with a handshake; the transport has the hub fill it."""
-        self.listening: set[Mailbox] = set()
+        self.listening: set[NotificationQueue] = set()
         """The subscriptions that are open, in revisions without one."""
 
     @property

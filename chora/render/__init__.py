@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from chora import config
+from chora import settings
 
 Undefined = Literal["strict", "lenient"]
 Kind = Literal["syntax", "undefined", "template_not_found", "security", "runtime", "memory", "output", "recursion"]
@@ -181,7 +181,7 @@ class RenderFailed(Exception):
 _LENGTH = struct.Struct("!I")
 
 
-def job_limit(rules: config.Render) -> int:
+def job_limit(rules: settings.RenderSettings) -> int:
     """The most bytes a job may have; as objects it takes several times as many."""
     return rules.memory // 8
 

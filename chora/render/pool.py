@@ -25,7 +25,7 @@ import trio
 from msgspec import Struct
 
 import chora
-from chora import config
+from chora import settings
 from chora.access import caller
 from chora.errors import Busy, ChoraError, InvalidContext, LimitExceeded
 from chora.render import (
@@ -88,14 +88,14 @@ Expected = TypeVar("Expected", Rendered, Scanned, Selected, Evaluated, Matched, 
 
 def worker_command() -> list[str]:
     """The command line that enters `chora.render.worker.main`, but for its two arguments."""
-    if config.is_frozen():
+    if settings.is_frozen():
         return [sys.executable, "--render-worker"]
     return [sys.executable, "-P", "-c", BOOT, str(Path(chora.__file__).parents[1])]
 
 
 def worker_environment() -> dict[str, str]:
     """Nothing; only Windows can't start a process without the folder it lives in."""
-    return {"SYSTEMROOT": config.child_environment()["SYSTEMROOT"]} if sys.platform == "win32" else {}
+    return {"SYSTEMROOT": settings.child_environment()["SYSTEMROOT"]} if sys.platform == "win32" else {}
 
 
 class RenderStatistics(Struct, frozen=True):
@@ -181,7 +181,7 @@ class SpawnedWorker(Worker):
         self._released.set()
 
     @classmethod
-    async def run(cls, rules: config.Render, *, task_status: trio.TaskStatus[SpawnedWorker]) -> None:
+    async def run(cls, rules: settings.RenderSettings, *, task_status: trio.TaskStatus[SpawnedWorker]) -> None:
         """Live as long as the process; being cancelled kills it.
 
         Raises:
@@ -262,7 +262,7 @@ if sys.platform != "win32":
                     self._control.send(COMMAND.pack(KILL, number))
 
         @classmethod
-        async def run(cls, rules: config.Render, *, task_status: trio.TaskStatus[ForkServer]) -> None:
+        async def run(cls, rules: settings.RenderSettings, *, task_status: trio.TaskStatus[ForkServer]) -> None:
             """Live as long as the process; being cancelled ends it and every worker it made.
 
             Raises:
@@ -332,7 +332,7 @@ if sys.platform != "win32":
 # -- whose turn it is -------------------------------------------------------------------------------------------
 
 
-class Turns:
+class FairSemaphore:
     """Lets so many tasks work at a time. Who waits gets a turn caller after caller, and each caller's in their order.
 
     So one caller with a hundred jobs makes another one wait for a single job, not for all of them.
@@ -390,11 +390,11 @@ class RenderPool:
         fork: fork workers from a prepared process; without, each is started from scratch and takes a while.
     """
 
-    def __init__(self, settings: config.Render, *, fork: bool = hasattr(os, "fork")) -> None:
+    def __init__(self, settings: settings.RenderSettings, *, fork: bool = hasattr(os, "fork")) -> None:
         self._settings = settings
         self._fork = fork
         self._nursery: trio.Nursery | None = None
-        self._turns = Turns(settings.workers)
+        self._turns = FairSemaphore(settings.workers)
         self._server_lock = trio.Lock()
         if sys.platform != "win32":
             self._server: ForkServer | None = None
@@ -634,7 +634,7 @@ class RenderPool:
         self._workers.discard(worker)
 
 
-def _framed(job: Job, rules: config.Render) -> bytearray:
+def _framed(job: Job, rules: settings.RenderSettings) -> bytearray:
     try:
         message = frame(job)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -41,7 +41,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
 
-from chora import config
+from chora import settings
 from chora.render import (
     COMMAND,
     DIRECT,
@@ -67,7 +67,7 @@ from chora.render import (
     Unframer,
     frame,
     job_limit,
-    judge,
+    validation,
 )
 
 JOBS_PER_WORKER: Final = 1000
@@ -325,7 +325,7 @@ def _locate(error: Exception) -> tuple[str | None, int | None, str | None]:
 # -- one worker -------------------------------------------------------------------------------------------------
 
 
-def serve_jobs(incoming: int, outgoing: int, rules: config.Render) -> None:
+def serve_jobs(incoming: int, outgoing: int, rules: settings.RenderSettings) -> None:
     """Say that we are ready, then answer one job after another until the connection closes or enough is enough."""
     compiled = CompiledTemplates()
     # Made while there is memory to make it.
@@ -367,11 +367,11 @@ def _perform(request: memoryview, compiled: CompiledTemplates, output: int) -> O
         case Evaluate():
             return evaluate(job)
         case Match():
-            return judge.match(job)
+            return validation.match(job)
         case Check():
-            return judge.check(job)
+            return validation.check(job)
         case Compare():
-            return judge.compare(job)
+            return validation.compare(job)
 
 
 def _receive(descriptor: int, limit: int) -> memoryview | None:
@@ -433,7 +433,7 @@ if sys.platform == "win32":  # pragma: no cover
     def confine(limits: Mapping[int, int]) -> None:
         """Windows has no such limits: time and output are bounded by the pool and the renderer, memory isn't."""
 
-    def limits_of(rules: config.Render) -> dict[int, int]:
+    def limits_of(rules: settings.RenderSettings) -> dict[int, int]:
         return {}
 
     def grant_time(wall: float) -> None:
@@ -449,7 +449,7 @@ if sys.platform == "win32":  # pragma: no cover
 else:
     import resource
 
-    def limits_of(rules: config.Render) -> dict[int, int]:
+    def limits_of(rules: settings.RenderSettings) -> dict[int, int]:
         """What a worker may use: memory, hardly a descriptor, no file to write, no core dump."""
         return {
             resource.RLIMIT_AS: rules.memory,
@@ -494,7 +494,7 @@ else:
 if sys.platform != "win32":
     import select
 
-    def serve_forks(control: socket.socket, rules: config.Render) -> None:
+    def serve_forks(control: socket.socket, rules: settings.RenderSettings) -> None:
         """Fork, kill and reap workers as the pool asks, until it closes the control connection.
 
         Only this process kills workers, because only the one that reaps knows that a process id is still theirs.
@@ -553,7 +553,7 @@ if sys.platform != "win32":
                 control.send(report)
 
     def _become_worker(
-        connection: int, rules: config.Render, server: int, others: tuple[socket.socket, ...]
+        connection: int, rules: settings.RenderSettings, server: int, others: tuple[socket.socket, ...]
     ) -> NoReturn:
         """Live and end as a worker; never return into the fork server's own loop."""
         status = 1
@@ -576,8 +576,8 @@ if sys.platform != "win32":
 
 def main() -> None:
     """Run as the last two arguments say: a control descriptor or `DIRECT`, and the settings as JSON."""
-    descriptor, settings = sys.argv[-2:]
-    rules = msgspec.json.decode(settings, type=config.Render)
+    descriptor, encoded = sys.argv[-2:]
+    rules = msgspec.json.decode(encoded, type=settings.RenderSettings)
     ignore_signals()
     if sys.platform != "win32" and descriptor != DIRECT:
         serve_forks(socket.socket(fileno=int(descriptor)), rules)

@@ -6,12 +6,12 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import NOT_ITS_FAULT, Reach, SourceFailed
+from chora.sources.source import NOT_THE_SOURCES_FAULT, SourceAccess, SourceFailed
 
 TYPE = "artifact_config"
 
 
-async def fetch(source: Source, reach: Reach) -> Any:
+async def fetch(source: Source, reach: SourceAccess) -> Any:
     """The config named by id or path.
 
     Raises:
@@ -19,7 +19,7 @@ async def fetch(source: Source, reach: Reach) -> Any:
     """
     try:
         return reach.config("artifact", source.locator).parsed.raw
-    except NOT_ITS_FAULT:
+    except NOT_THE_SOURCES_FAULT:
         raise
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import NOT_ITS_FAULT, Reach, SourceFailed
+from chora.sources.source import NOT_THE_SOURCES_FAULT, SourceAccess, SourceFailed
 
 TYPE = "content_config"
 
@@ -14,7 +14,7 @@ OUTPUT = "output"
 SELECTORS = (OUTPUT,)
 
 
-async def fetch(source: Source, reach: Reach) -> Any:
+async def fetch(source: Source, reach: SourceAccess) -> Any:
     """The config named by id or path.
 
     Raises:
@@ -25,7 +25,7 @@ async def fetch(source: Source, reach: Reach) -> Any:
         if source.selector == OUTPUT:
             return await reach.generate(found)
         return found.parsed.raw
-    except NOT_ITS_FAULT:
+    except NOT_THE_SOURCES_FAULT:
         raise
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None

@@ -10,12 +10,12 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import NOT_ITS_FAULT, Reach, SourceFailed
+from chora.sources.source import NOT_THE_SOURCES_FAULT, SourceAccess, SourceFailed
 
 TYPE = "ephemeral_output"
 
 
-async def fetch(source: Source, reach: Reach) -> Any:
+async def fetch(source: Source, reach: SourceAccess) -> Any:
     """The stored text, or for `all` a list of texts.
 
     Raises:
@@ -27,7 +27,7 @@ async def fetch(source: Source, reach: Reach) -> Any:
         raise SourceFailed("it names no content; write content-id or content-id:strategy")
     try:
         texts = reach.stored(content_id, strategy)
-    except NOT_ITS_FAULT:
+    except NOT_THE_SOURCES_FAULT:
         raise
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None

@@ -15,10 +15,10 @@ import msgspec
 import trio
 
 from chora.catalog import decode_text
+from chora.config_parsing import DEEPEST
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.reading import DEEPEST
-from chora.sources.source import Reach, SourceFailed, is_too_deep
+from chora.sources.source import SourceAccess, SourceFailed, is_too_deep
 
 TYPE = "external_file"
 
@@ -34,7 +34,7 @@ _DEEP_KEY = re.compile(rf"(?:(?<![\w.-]){_BARE}|(?<!\.){_QUOTED})(?:\.(?:{_BARE}
 """A TOML key with more dots than there may be levels, once the spaces around its dots are gone."""
 
 
-async def fetch(source: Source, reach: Reach) -> Any:
+async def fetch(source: Source, reach: SourceAccess) -> Any:
     """The file's content.
 
     Raises:

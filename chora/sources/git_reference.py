@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import trio
 
-from chora import config
+from chora import settings
 from chora.errors import ChoraError
 from chora.files import PATH_LIMIT, SOURCE_LIMIT, Folder
 from chora.model import Source
-from chora.sources.source import Reach, SourceFailed
+from chora.sources.source import SourceAccess, SourceFailed
 
 TYPE = "git_reference"
 
@@ -56,7 +56,7 @@ class Blob(NamedTuple):
     size: int
 
 
-async def fetch(source: Source, reach: Reach) -> Any:
+async def fetch(source: Source, reach: SourceAccess) -> Any:
     """The file's text at that commit.
 
     Raises:
@@ -67,9 +67,9 @@ async def fetch(source: Source, reach: Reach) -> Any:
         repository = find_repository(reach.folder, source.repository)
         blob = await find_blob(repository, source.locator)
     except SourceFailed:
-        reach.noting_other(key, MISSING)
+        reach.on_other_input(key, MISSING)
         raise
-    reach.noting_other(key, blob.id)
+    reach.on_other_input(key, blob.id)
     if blob.size > SOURCE_LIMIT:
         raise SourceFailed(f"{source.locator} is larger than {SOURCE_LIMIT:,} bytes")
     data = await _git(repository, ["cat-file", "blob", blob.id], b"")
@@ -207,7 +207,7 @@ async def find_blob(repository: Repository, locator: str) -> Blob:
 
 async def _git(repository: Repository, arguments: list[str], given: bytes) -> bytes:
     environment = {
-        **{name: value for name, value in config.child_environment().items() if name in ("PATH", "SYSTEMROOT")},
+        **{name: value for name, value in settings.child_environment().items() if name in ("PATH", "SYSTEMROOT")},
         "GIT_DIR": str(repository.git_folder),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from chora.model import Source
-from chora.sources.source import Reach
+from chora.sources.source import SourceAccess
 
 TYPE = "inline_data"
 
 
-async def fetch(source: Source, reach: Reach) -> Any:
+async def fetch(source: Source, reach: SourceAccess) -> Any:
     """The data, as the config's reader left it."""
     return source.data

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
+from chora.config_parsing import DEEPEST
 from chora.errors import InvalidContext, LimitExceeded
-from chora.reading import DEEPEST
 from chora.render import RenderFailed, Select
 from chora.render.pool import RenderPool
 from chora.sources.source import SourceFailed, is_too_deep

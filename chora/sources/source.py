@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, cast
 
-from chora.catalog import Catalog, Found
+from chora.catalog import Catalog, FoundConfig
+from chora.config_parsing import DEEPEST
 from chora.errors import Busy, StorageError, StorageFailed
 from chora.files import Folder
 from chora.model import Kind
-from chora.reading import DEEPEST
 from chora.render.pool import RenderPool
 
-NOT_ITS_FAULT = (Busy, StorageError, StorageFailed)
+NOT_THE_SOURCES_FAULT = (Busy, StorageError, StorageFailed)
 """Failures of the house while a source is read; they end the call and never count as a missing value."""
 
 
@@ -20,32 +20,32 @@ class SourceFailed(Exception):
     """A source has no value to give; the sentence says why. The engine decides whether that matters."""
 
 
-class Reach(NamedTuple):
+class SourceAccess(NamedTuple):
     """The parts of the house a source may use. Whatever it reads is noted, so that a change of it is noticed."""
 
     folder: Folder
     catalog: Catalog
     pool: RenderPool
     """Runs what could take long in processes that can be killed."""
-    generate: Callable[[Found], Awaitable[str]]
+    generate: Callable[[FoundConfig], Awaitable[str]]
     """Generates a content and returns its text."""
     stored: Callable[[str, str], list[str]]
     """The stored texts of a content that a strategy names, oldest first."""
-    noting: Callable[[str], None]
+    on_read: Callable[[str], None]
     """Hears of every path before it is read."""
-    noting_other: Callable[[str, str], None]
+    on_other_input: Callable[[str, str], None]
     """Hears of every input that isn't a file of the project, and its digest."""
 
     def read_text(self, path: str) -> str:
         """A file of the project; raises what `Folder.read_text` raises."""
-        self.noting(path)
+        self.on_read(path)
         return self.folder.read_text(path)
 
-    def config(self, kind: Kind, name: str) -> Found:
+    def config(self, kind: Kind, name: str) -> FoundConfig:
         """The config that an id or a path names; raises what the catalog raises."""
         if "/" in name or name.endswith((".json", ".yaml", ".yml")):
-            return self.catalog.open(kind, name, self.noting)
-        return self.catalog.find(kind, name, self.noting)
+            return self.catalog.open(kind, name, self.on_read)
+        return self.catalog.find(kind, name, self.on_read)
 
 
 def is_too_deep(value: Any) -> bool:

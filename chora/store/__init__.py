@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from chora.config import Storage
+from chora.settings import StorageSettings
 from chora.store.records import (
     Completion,
     Cost,
@@ -43,13 +43,13 @@ __all__ = [
 ]
 
 
-def _open_filesystem(project: Path, settings: Storage) -> Store:
+def _open_filesystem(project: Path, settings: StorageSettings) -> Store:
     from chora.store.filesystem import FilesystemStore  # who has a database needn't pay for it
 
     return FilesystemStore(project / settings.folder, retention_days=settings.retention_days)
 
 
-BACKENDS: dict[str, Callable[[Path, Storage], Store]] = {
+BACKENDS: dict[str, Callable[[Path, StorageSettings], Store]] = {
     "sqlite": lambda project, settings: SqliteStore(project / settings.path),
     "filesystem": _open_filesystem,
     "memory": lambda _, __: SqliteStore(None),
@@ -57,7 +57,7 @@ BACKENDS: dict[str, Callable[[Path, Storage], Store]] = {
 """How each backend is opened."""
 
 
-def open_store(project: Path, settings: Storage) -> Store:
+def open_store(project: Path, settings: StorageSettings) -> Store:
     """The store of a project, as its settings say.
 
     Raises:
@@ -66,7 +66,7 @@ def open_store(project: Path, settings: Storage) -> Store:
     return BACKENDS[settings.backend](project, settings)
 
 
-def peek_store(project: Path, settings: Storage) -> Store:
+def peek_store(project: Path, settings: StorageSettings) -> Store:
     """The store for looking only: where there is none yet, none is made, and an empty one in memory is looked at.
 
     Raises:

@@ -22,9 +22,9 @@ from typing import NamedTuple, cast
 import apsw
 import trio
 
-from chora.config import Storage
 from chora.errors import ChoraError, StorageError, UsageError, io_details
 from chora.files import drop_leftovers
+from chora.settings import StorageSettings
 from chora.store import BACKENDS, SqliteStore, Store, open_store
 from chora.store.migrate import migrate
 from chora.store.sqlite import APPLICATION_ID, TABLES, migrations, translated
@@ -201,7 +201,7 @@ class Restored(NamedTuple):
     replaced: Path | None
 
 
-async def restore(project: Path, settings: Storage, backup: Path, folder: Path) -> Restored:
+async def restore(project: Path, settings: StorageSettings, backup: Path, folder: Path) -> Restored:
     """Put a backup in the place of what the store holds now.
 
     A database is overwritten in one transaction, so processes that have it open go on with the restored one. One that
@@ -238,7 +238,7 @@ async def restore(project: Path, settings: Storage, backup: Path, folder: Path) 
     return Restored(counts, replaced)
 
 
-async def _pour(backup: Path, project: Path, settings: Storage, folder: Path) -> None:
+async def _pour(backup: Path, project: Path, settings: StorageSettings, folder: Path) -> None:
     """Move everything of a backup into a fresh store; the backup itself is only read."""
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / f".{backup.name}.restoring"

@@ -31,7 +31,7 @@ _LOCK = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
 
 @contextmanager
-def turn(path: Path, patience: float = PATIENCE) -> Generator[None]:
+def file_lock(path: Path, patience: float = PATIENCE) -> Generator[None]:
     """Hold the advisory lock of a file, among all processes and all who open it.
 
     Raises:

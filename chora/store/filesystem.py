@@ -34,9 +34,9 @@ import trio
 from msgspec import Struct
 
 from chora.errors import InvalidInput, StorageError, io_details
-from chora.store.disk import check_room, file_name, is_settled, make_folder, replace, sync_folder, turn
+from chora.store.disk import check_room, file_lock, file_name, is_settled, make_folder, replace, sync_folder
 from chora.store.ids import id_after, time_of
-from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, Kind
+from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, JournalKind
 from chora.store.records import (
     Completion,
     Cost,
@@ -96,7 +96,7 @@ class _Deletion(Struct, frozen=True):
     keep_metadata: bool
 
 
-class _Stamp(NamedTuple):
+class _FileStamp(NamedTuple):
     """What tells a changed file from an unchanged one without reading it."""
 
     node: int
@@ -118,8 +118,8 @@ class _Folder(Generic[T]):
         self._form = form
         self._parse = parse
         self._trusted = -1
-        self._stamps: dict[str, _Stamp] = {}
-        self._parsed: dict[str, tuple[_Stamp, T | None]] = {}
+        self._stamps: dict[str, _FileStamp] = {}
+        self._parsed: dict[str, tuple[_FileStamp, T | None]] = {}
 
     def names(self) -> list[str]:
         """The files that are there now, sorted."""
@@ -132,14 +132,14 @@ class _Folder(Generic[T]):
             self._trusted, self._stamps = -1, {}
         return sorted(self._stamps)
 
-    def _look(self) -> dict[str, _Stamp]:
-        stamps: dict[str, _Stamp] = {}
+    def _look(self) -> dict[str, _FileStamp]:
+        stamps: dict[str, _FileStamp] = {}
         with os.scandir(self.path) as found:
             for entry in found:
                 if self._form.fullmatch(entry.name):
                     with contextlib.suppress(FileNotFoundError):  # another process deletes it at this moment
                         status = entry.stat(follow_symlinks=False)
-                        stamps[entry.name] = _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+                        stamps[entry.name] = _FileStamp(status.st_ino, status.st_size, status.st_mtime_ns)
         return stamps
 
     def read(self, name: str) -> T | None:
@@ -226,7 +226,7 @@ class FilesystemStore:
         self._guard = threading.RLock()  # the loop and the writing thread both look at what is known
         self._contents: dict[str, _Content] = {}
         self._drafts = _Folder(folder / "drafts", _DRAFT_FILE, _parse_draft)
-        self._journals: dict[type[Record], tuple[Journal, Kind[Any]]] = {}
+        self._journals: dict[type[Record], tuple[Journal, JournalKind[Any]]] = {}
         for name, kinds in _JOURNALS.items():
             journal = Journal(folder / f"{name}.jsonl", *kinds)
             self._journals.update({kind.record: (journal, kind) for kind in kinds})
@@ -609,7 +609,7 @@ class FilesystemStore:
     @contextmanager
     def _turn(self) -> Generator[None]:
         """Be the only one who writes, and finish what a process that was ended began."""
-        with turn(self._root / ".lock"):
+        with file_lock(self._root / ".lock"):
             if self._deleting.exists():
                 self._finish_deletion()
             yield
@@ -718,7 +718,7 @@ class FilesystemStore:
         return {each: folder for content in self._all_contents() for each, folder in content.places().items()}
 
 
-_JOURNALS: dict[str, tuple[Kind[Any], ...]] = {
+_JOURNALS: dict[str, tuple[JournalKind[Any], ...]] = {
     "outputs": (OUTPUTS,),
     "traces": (TRACES,),
     "jobs": (JOBS,),

@@ -37,7 +37,7 @@ HEAD = 200
 """Bytes that the first line may have; it tells a file that was written anew."""
 
 
-class Kind(NamedTuple, Generic[R]):
+class JournalKind(NamedTuple, Generic[R]):
     """By which fields records of a kind are told apart, found together, and ordered."""
 
     name: str
@@ -52,13 +52,13 @@ class Kind(NamedTuple, Generic[R]):
     """How many of a group stay, the newest."""
 
 
-OUTPUTS = Kind("output", Output, ("path",), group="artifact_id", at="path")
-TRACES = Kind("trace", Trace, ("subject", "key"), group="subject", kept=TRACES_KEPT)
-JOBS = Kind("job", Job, ("job_id",), at="created_at")
-COMPLETIONS = Kind("completion", Completion, ("key",))
-COSTS = Kind("cost", Cost, note="usd")
-SAMPLES = Kind("sample", Sample, group="kind", note="ok")
-EVENTS = Kind("event", Event)
+OUTPUTS = JournalKind("output", Output, ("path",), group="artifact_id", at="path")
+TRACES = JournalKind("trace", Trace, ("subject", "key"), group="subject", kept=TRACES_KEPT)
+JOBS = JournalKind("job", Job, ("job_id",), at="created_at")
+COMPLETIONS = JournalKind("completion", Completion, ("key",))
+COSTS = JournalKind("cost", Cost, note="usd")
+SAMPLES = JournalKind("sample", Sample, group="kind", note="ok")
+EVENTS = JournalKind("event", Event)
 
 
 class _Line(Struct, frozen=True, omit_defaults=True):
@@ -90,7 +90,7 @@ class Spot(NamedTuple):
     note: Any
 
 
-class _Shelf:
+class _Index:
     """The spots of one kind, by group and key, in the order in which they were written."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Journal:
         kinds: what may stand in it.
     """
 
-    def __init__(self, path: Path, *kinds: Kind[Any]) -> None:
+    def __init__(self, path: Path, *kinds: JournalKind[Any]) -> None:
         self.path = path
         self._kinds = {kind.name: kind for kind in kinds}
         self.records: dict[type[Record], str] = {kind.record: kind.name for kind in kinds}
@@ -125,18 +125,20 @@ class Journal:
         self._open_step: list[tuple[_Line, Spot]] = []
         self._damaged: list[Spot] = []
         self._live = 0
-        self._shelves = {name: _Shelf() for name in self._kinds}
+        self._shelves = {name: _Index() for name in self._kinds}
 
     # -- reading --
 
-    def find(self, kind: Kind[R], key: Key) -> R | None:
+    def find(self, kind: JournalKind[R], key: Key) -> R | None:
         """The record of this identity."""
         with self._opened() as file:
             shelf = self._shelves[kind.name]
             group = shelf.group_of.get(key)
             return None if group is None else self._record(file, kind, shelf.groups[group][key])
 
-    def all(self, kind: Kind[R], group: str | None = None, since: str = "", *, newest: int | None = None) -> list[R]:
+    def all(
+        self, kind: JournalKind[R], group: str | None = None, since: str = "", *, newest: int | None = None
+    ) -> list[R]:
         """Records by time, and of the same time as they were written; with `newest` only so many of the last."""
         with self._opened() as file:
             spots = sorted(spot for spot in self._spots(kind, group) if spot.at >= since)
@@ -144,28 +146,28 @@ class Journal:
                 spots = spots[max(0, len(spots) - newest) :]
             return [self._record(file, kind, spot) for spot in spots]
 
-    def notes(self, kind: Kind[Any], group: str | None = None, since: str = "") -> list[Any]:
+    def notes(self, kind: JournalKind[Any], group: str | None = None, since: str = "") -> list[Any]:
         """What is kept in memory of records at or after a time."""
         with self._opened():
             return [spot.note for spot in self._spots(kind, group) if spot.at >= since]
 
-    def count(self, kind: Kind[Any]) -> int:
+    def count(self, kind: JournalKind[Any]) -> int:
         """How many records there are of a kind."""
         with self._opened():
             return sum(map(len, self._shelves[kind.name].groups.values()))
 
-    def page(self, kind: Kind[R], after: int, size: int) -> tuple[list[R], int]:
+    def page(self, kind: JournalKind[R], after: int, size: int) -> tuple[list[R], int]:
         """Some records in the order in which they were written, and where to go on."""
         with self._opened() as file:
             spots = sorted((spot.offset, spot) for spot in self._spots(kind, None) if spot.offset > after)[:size]
             return [self._record(file, kind, spot) for _, spot in spots], spots[-1][0] if spots else after
 
-    def _spots(self, kind: Kind[Any], group: str | None) -> Iterator[Spot]:
+    def _spots(self, kind: JournalKind[Any], group: str | None) -> Iterator[Spot]:
         groups = self._shelves[kind.name].groups
         for chosen in groups.values() if group is None else (groups.get(group, {}),):
             yield from chosen.values()
 
-    def _record(self, file: FileIO, kind: Kind[R], spot: Spot) -> R:
+    def _record(self, file: FileIO, kind: JournalKind[R], spot: Spot) -> R:
         file.seek(spot.offset)
         try:
             record = getattr(_decode(file.read(spot.length)), kind.name)
@@ -245,7 +247,7 @@ class Journal:
                     if shelf.groups[group][key].at < said.forgotten:
                         self._drop(shelf, key)
 
-    def _put(self, kind: Kind[Any], record: Record, spot: Spot) -> None:
+    def _put(self, kind: JournalKind[Any], record: Record, spot: Spot) -> None:
         shelf = self._shelves[kind.name]
         key: Key = tuple(getattr(record, name) for name in kind.key) or (spot.offset,)
         self._drop(shelf, key)
@@ -257,7 +259,7 @@ class Journal:
         if kind.kept is not None and len(members) > kind.kept:
             self._drop(shelf, min(members, key=members.__getitem__))
 
-    def _drop(self, shelf: _Shelf, key: Key) -> None:
+    def _drop(self, shelf: _Index, key: Key) -> None:
         if (group := shelf.group_of.pop(key, None)) is not None:
             self._live -= shelf.groups[group].pop(key).length
             if not shelf.groups[group]:

@@ -27,7 +27,7 @@ from chora.store.disk import sync_folder
 from chora.store.salvage import HEADER, Salvaged, salvage
 from chora.store.sqlite import APPLICATION_ID, BUSY_TIMEOUT, has_wal, migrations
 
-Kind = Literal["missing", "whole", "damaged", "foreign", "newer", "unreadable", "held"]
+DamageKind = Literal["missing", "whole", "damaged", "foreign", "newer", "unreadable", "held"]
 
 LOG_MAGIC, LOG_HEAD, FRAME_HEAD = 0x377F0682, 32, 24
 """How SQLite's write-ahead log begins, and the bytes before its frames and before the page in each of them."""
@@ -38,7 +38,7 @@ SHARED = (510, 0x40000002)
 class Condition(NamedTuple):
     """How a database is, in one sentence, and what can be done about it."""
 
-    kind: Kind
+    kind: DamageKind
     reason: str
     remedy: str | None = None
 

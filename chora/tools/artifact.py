@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from chora.engine.assemble import Planned, assemble, plan
-from chora.engine.engine import Engine, Given, Work
+from chora.engine.build.assemble import Planned, assemble, plan
+from chora.engine.engine import CallerContext, Engine, Work
 from chora.model import ArtifactConfig
-from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, tool
+from chora.tools.tool import Call, Context, ToolArguments, ToolResult, context_of, milliseconds_since, tool
 
 
-class AssembleArtifact(Ask):
+class AssembleArtifact(ToolArguments):
     artifact_config_id: Annotated[str, Meta(description="Id of an artifact config, as list_artifact_configs shows it")]
     output_path: Annotated[str, Meta(description="File to write instead of the config's first output")] | None = None
     force: Annotated[bool, Meta(description="Generate every child again")] | None = False
@@ -48,7 +48,7 @@ class AssemblyMetadata(Struct, frozen=True, kw_only=True):
     """In a dry run, what would become of each file."""
 
 
-class AssembledArtifact(Result):
+class AssembledArtifact(ToolResult):
     artifact_id: str
     output_path: str
     content_count: int
@@ -69,10 +69,10 @@ async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -
     parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
     if ask.dry_run:
         work = Work(engine, force=bool(ask.force), dry=True)
-        planned = await plan(work, parsed, Given(context), output_path=ask.output_path)
+        planned = await plan(work, parsed, CallerContext(context), output_path=ask.output_path)
         return _planned(parsed.config, planned, milliseconds_since(started))
     work = Work(engine, force=bool(ask.force), progress=call.progress)
-    result = await assemble(work, parsed, Given(context), output_path=ask.output_path)
+    result = await assemble(work, parsed, CallerContext(context), output_path=ask.output_path)
     pieces = result.pieces
     return AssembledArtifact(
         artifact_id=result.artifact_id,

@@ -8,18 +8,18 @@ from typing import Annotated, Any, Literal
 import trio
 from msgspec import Meta, Struct
 
-from chora.engine.engine import Engine, Given, Work
-from chora.engine.gather import merge
-from chora.engine.generate import generate
+from chora.engine.build.gather import merge
+from chora.engine.build.generate import generate
+from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import BatchFailed, ChoraError, InvalidContext, InvalidInput
-from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, object_of, tool
+from chora.tools.tool import Call, Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
 
 MOST = 50
 """Contents in one batch."""
 MOST_AT_ONCE = 10
 
 
-class BatchGenerate(Ask):
+class BatchGenerate(ToolArguments):
     content_ids: Annotated[list[str], Meta(description="Ids of content configs, at most 50")]
     shared_context: Context = None
     individual_contexts: (
@@ -63,7 +63,7 @@ class BatchMetadata(Struct, frozen=True, kw_only=True):
     parallel_efficiency: float
 
 
-class Batch(Result):
+class Batch(ToolResult):
     status: Literal["batch_complete", "batch_partial"]
     total: int
     successful: int
@@ -135,7 +135,7 @@ async def batch_generate(engine: Engine, ask: BatchGenerate, call: Call) -> Batc
     )
 
 
-def _checked(ask: BatchGenerate) -> tuple[list[str], dict[str, Given], int]:
+def _checked(ask: BatchGenerate) -> tuple[list[str], dict[str, CallerContext], int]:
     """The distinct ids in order, each one's context, and how many run at once.
 
     Raises:
@@ -161,18 +161,18 @@ def _checked(ask: BatchGenerate) -> tuple[list[str], dict[str, Given], int]:
         )
     shared = context_of(ask.shared_context)
     individual = object_of(ask.individual_contexts, "individual_contexts")
-    contexts: dict[str, Given] = {}
+    contexts: dict[str, CallerContext] = {}
     for content_id in ids:
         try:
             own = context_of(individual.get(content_id))
         except InvalidContext as error:
             error.details["content_id"] = content_id
             raise
-        contexts[content_id] = Given(merge(shared, own))
+        contexts[content_id] = CallerContext(merge(shared, own))
     return ids, contexts, at_once
 
 
-async def _make(work: Work, content_id: str, given: Given) -> BatchItem:
+async def _make(work: Work, content_id: str, given: CallerContext) -> BatchItem:
     began = time.monotonic()
     try:
         made = await generate(work, work.engine.catalog.find("content", content_id).parsed, given)

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import trio
 from msgspec import Meta, Struct, field
 
-from chora.catalog import Found
-from chora.engine import collect
-from chora.engine.assemble import Planned
-from chora.engine.collect import Built, ManifestMember, open_member
+from chora.catalog import FoundConfig
+from chora.engine.build import collect
+from chora.engine.build.assemble import Planned
+from chora.engine.build.collect import Built, ManifestMember, open_member
 from chora.engine.engine import Engine, Work
 from chora.errors import (
     ChoraError,
@@ -23,7 +23,7 @@ from chora.errors import (
 )
 from chora.model import CollectionConfig
 from chora.tools.artifact import PlannedFile, planned_file
-from chora.tools.tool import Ask, Call, Context, Link, Result, context_of, milliseconds_since, tool
+from chora.tools.tool import Call, Context, Link, ToolArguments, ToolResult, context_of, milliseconds_since, tool
 
 MEMBERS_LISTED = 50_000
 """Members of nested collections that can be listed; a few that contain one another many times come to any number."""
@@ -36,7 +36,7 @@ CollectionPath = Annotated[
 BasePath = Annotated[str, Meta(description="Folder to use instead of the config's base path")]
 
 
-def find_collection(engine: Engine, path: str) -> Found:
+def find_collection(engine: Engine, path: str) -> FoundConfig:
     """The collection config that a path or an id names.
 
     Raises:
@@ -53,7 +53,7 @@ def find_collection(engine: Engine, path: str) -> Found:
         raise
 
 
-class GenerateCollection(Ask):
+class GenerateCollection(ToolArguments):
     collection_config_path: CollectionPath
     force: Annotated[bool, Meta(description="Build every member again")] | None = False
     force_members: Annotated[list[str], Meta(description="Ids of members to build again")] | None = None
@@ -91,7 +91,7 @@ class CollectionMetadata(Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-class GeneratedCollection(Result):
+class GeneratedCollection(ToolResult):
     collection_id: str
     collection_name: str
     members: list[MemberResult]
@@ -204,7 +204,7 @@ def _files_of(plan: collect.Plan) -> list[Planned]:
 # -- members ----------------------------------------------------------------------------------------------------
 
 
-class ListCollectionMembers(Ask):
+class ListCollectionMembers(ToolArguments):
     collection_config_path: CollectionPath
     check_status: Annotated[bool, Meta(description="Look whether each was generated")] | None = True
     recursive: Annotated[bool, Meta(description="Also the members of nested collections")] | None = False
@@ -222,7 +222,7 @@ class MemberInfo(Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class CollectionMembers(Result):
+class CollectionMembers(ToolResult):
     collection_id: str
     members: list[MemberInfo]
     total_members: int
@@ -308,7 +308,7 @@ async def _list_members(
 # -- cache ------------------------------------------------------------------------------------------------------
 
 
-class CheckCollectionCache(Ask):
+class CheckCollectionCache(ToolArguments):
     collection_config_path: CollectionPath
     check_member_cache: Annotated[bool, Meta(description="Look at every member")] | None = True
     output_path: BasePath | None = None
@@ -321,7 +321,7 @@ class CacheMetadata(Struct, frozen=True, kw_only=True):
     reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
 
 
-class CollectionCache(Result):
+class CollectionCache(ToolResult):
     collection_id: str
     cache_valid: bool
     manifest_exists: bool

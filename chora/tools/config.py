@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from chora.config_parsing import Issue
 from chora.engine import drafts
 from chora.engine.engine import Engine
-from chora.reading import Issue
-from chora.tools.tool import Ask, Call, Context, Result, context_of, milliseconds_since, object_of, tool
+from chora.tools.tool import Call, Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
 
 ConfigData = Annotated[
     Any,
@@ -22,13 +22,13 @@ ConfigData = Annotated[
 DraftId = Annotated[str, Meta(description="The draft_id that draft_config returned")]
 
 
-class DraftConfig(Ask):
+class DraftConfig(ToolArguments):
     config_type: Annotated[Literal["content", "artifact", "collection"], Meta(description="What kind of config")]
     config_data: ConfigData
     description: Annotated[str, Meta(max_length=1000, description="A note for whoever finds the draft")] | None = None
 
 
-class DraftedConfig(Result):
+class DraftedConfig(ToolResult):
     draft_id: str
     config_type: str
     validation_status: Literal["valid"]
@@ -55,7 +55,7 @@ async def draft_config(engine: Engine, ask: DraftConfig, call: Call) -> DraftedC
     )
 
 
-class TestConfig(Ask):
+class TestConfig(ToolArguments):
     __test__ = False  # or pytest would collect it by its name
 
     draft_id: DraftId
@@ -63,7 +63,7 @@ class TestConfig(Ask):
     dry_run: Annotated[bool, Meta(description="False also stores the text, under the draft's id")] | None = True
 
 
-class TestedConfig(Result):
+class TestedConfig(ToolResult):
     __test__ = False
 
     draft_id: str
@@ -96,13 +96,13 @@ async def test_config(engine: Engine, ask: TestConfig, call: Call) -> TestedConf
     )
 
 
-class SaveConfig(Ask):
+class SaveConfig(ToolArguments):
     draft_id: DraftId
     config_id: Annotated[str, Meta(description="Id to save it under: lower-case letters, digits, hyphens")]
     overwrite: Annotated[bool, Meta(description="Replace an existing config, keeping a backup")] | None = False
 
 
-class SavedConfig(Result):
+class SavedConfig(ToolResult):
     config_path: str
     config_id: str
     config_type: str
@@ -138,7 +138,7 @@ async def save_config(engine: Engine, ask: SaveConfig, call: Call) -> SavedConfi
     )
 
 
-class ModifyConfig(Ask):
+class ModifyConfig(ToolArguments):
     config_id: Annotated[str, Meta(description="A draft_id, or the id of a saved config")]
     updates: Annotated[
         Any,
@@ -156,7 +156,7 @@ class ModifyConfig(Ask):
     ) = None
 
 
-class ModifiedConfig(Result):
+class ModifiedConfig(ToolResult):
     config_id: str
     config_type: str
     validation_status: Literal["valid"]

@@ -9,18 +9,18 @@ from typing import Annotated, Any, Literal
 import trio
 from msgspec import Meta, Struct
 
-from chora.engine.edits import count_changes
-from chora.engine.engine import Engine, Given, Work
-from chora.engine.generate import Generated, Prepared, generate, make, prepare, recall
+from chora.engine.build.edits import count_changes
+from chora.engine.build.generate import Generated, Prepared, generate, make, prepare, recall
+from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import GenerationFailed
-from chora.generators.generator import Made
-from chora.stamps import sha256
-from chora.tools.tool import Ask, Call, Context, LongText, context_of, head_of, milliseconds_since, tool
+from chora.generators.generator import GeneratedText
+from chora.timestamps import sha256
+from chora.tools.tool import Call, Context, LongText, ToolArguments, context_of, head_of, milliseconds_since, tool
 
 ContentConfigId = Annotated[str, Meta(description="Id of a content config, as list_content_configs shows it")]
 
 
-class GenerateContent(Ask):
+class GenerateContent(ToolArguments):
     content_config_id: ContentConfigId
     context: Context = None
     force: Annotated[bool, Meta(description="Make it again even if nothing changed")] | None = False
@@ -52,7 +52,7 @@ async def _recall(engine: Engine, ask: GenerateContent, call: Call) -> Generated
         return None
     started = time.monotonic()
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    known = await recall(Work(engine), parsed, Given(context_of(ask.context)))
+    known = await recall(Work(engine), parsed, CallerContext(context_of(ask.context)))
     return None if known is None else _generated(engine, known, call, started)
 
 
@@ -65,7 +65,7 @@ async def generate_content(engine: Engine, ask: GenerateContent, call: Call) -> 
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    result = await generate(Work(engine, force=bool(ask.force)), parsed, Given(context))
+    result = await generate(Work(engine, force=bool(ask.force)), parsed, CallerContext(context))
     return _generated(engine, result, call, started)
 
 
@@ -95,7 +95,7 @@ def _generated(engine: Engine, result: Generated, call: Call, started: float) ->
     )
 
 
-class PreviewGeneration(Ask):
+class PreviewGeneration(ToolArguments):
     content_config_id: ContentConfigId
     context: Context = None
     show_metadata: Annotated[bool, Meta(description="Also tell which variables and template were used")] | None = False
@@ -133,7 +133,7 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    prepared = await prepare(Work(engine, dry=True, spend=bool(ask.spend)), parsed, Given(context))
+    prepared = await prepare(Work(engine, dry=True, spend=bool(ask.spend)), parsed, CallerContext(context))
     cost = None
     try:
         made = await make(prepared)
@@ -141,7 +141,7 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
         if error.details.get("error_type") != "NotAsked":
             raise
         cost = error.details["outlook"]
-        made = Made(error.details["request"].prompt, ["this is the prompt; the model wasn't asked"])
+        made = GeneratedText(error.details["request"].prompt, ["this is the prompt; the model wasn't asked"])
     head = head_of(made.text, call)
     return Preview(
         content_id=prepared.job.config.id,
@@ -155,7 +155,7 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
     )
 
 
-def _metadata(prepared: Prepared, made: Made, cost: dict[str, Any] | None) -> PreviewMetadata:
+def _metadata(prepared: Prepared, made: GeneratedText, cost: dict[str, Any] | None) -> PreviewMetadata:
     texts = list(prepared.job.sources.values())
     usage = {
         name: sum(len(re.findall(rf"\b{re.escape(name)}\b", text)) for text in texts) for name in prepared.variables
@@ -173,7 +173,7 @@ def _metadata(prepared: Prepared, made: Made, cost: dict[str, Any] | None) -> Pr
     )
 
 
-class RegenerateContent(Ask):
+class RegenerateContent(ToolArguments):
     content_config_id: ContentConfigId
     context: Context = None
     reason: Annotated[str, Meta(max_length=2000, description="Why; kept with the version")] | None = None
@@ -220,7 +220,7 @@ async def regenerate_content(engine: Engine, ask: RegenerateContent, call: Call)
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
     previous = engine.store.latest_version(parsed.config.id)
-    result = await generate(Work(engine, force=True), parsed, Given(context), reason=ask.reason)
+    result = await generate(Work(engine, force=True), parsed, CallerContext(context), reason=ask.reason)
     version = result.version
     changes = None
     if previous is not None and ask.compare is not False:

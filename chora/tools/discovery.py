@@ -11,17 +11,17 @@ import trio
 from msgspec import Meta, Struct
 
 from chora.catalog import Listing
-from chora.engine.assemble import find_child, why_stale
-from chora.engine.engine import Engine, Given, Work
-from chora.engine.generate import generator_of
+from chora.engine.build.assemble import find_child, why_stale
+from chora.engine.build.generate import generator_of
+from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import ChoraError, InvalidInput
 from chora.model import ArtifactChild
-from chora.tools.tool import Ask, Call, Result, milliseconds_since, tool
+from chora.tools.tool import Call, ToolArguments, ToolResult, milliseconds_since, tool
 
 Pattern = Annotated[str, Meta(max_length=255, description="Glob over ids, such as api-*")]
 
 
-class ListGenerators(Ask):
+class ListGenerators(ToolArguments):
     generator_type: Annotated[Literal["builtin", "plugin"], Meta(description="Only these")] | None = None
     include_plugins: bool | None = True
 
@@ -37,7 +37,7 @@ class GeneratorInfo(Struct, frozen=True, kw_only=True):
     """Why it is unavailable, and what to do about it."""
 
 
-class Generators(Result):
+class Generators(ToolResult):
     generators: list[GeneratorInfo]
     total_count: int
     filtered: bool
@@ -74,7 +74,7 @@ async def _generator(engine: Engine, generator: ModuleType) -> GeneratorInfo:
     )
 
 
-class ListConfigs(Ask):
+class ListConfigs(ToolArguments):
     filter_pattern: Pattern | None = None
 
 
@@ -91,7 +91,7 @@ class ContentConfigInfo(Struct, frozen=True, kw_only=True):
     title: str
 
 
-class ContentConfigs(Result):
+class ContentConfigs(ToolResult):
     total: int
     configs: list[ContentConfigInfo]
     invalid: list[InvalidConfig]
@@ -127,7 +127,7 @@ class ArtifactConfigInfo(Struct, frozen=True, kw_only=True):
     component_count: int
 
 
-class ArtifactConfigs(Result):
+class ArtifactConfigs(ToolResult):
     total: int
     configs: list[ArtifactConfigInfo]
     invalid: list[InvalidConfig]
@@ -174,7 +174,7 @@ class ContentFilter(Struct, forbid_unknown_fields=True):
     stage: Literal["draft", "review", "approved", "deprecated"] | None = None
 
 
-class ListContent(Ask):
+class ListContent(ToolArguments):
     filter: ContentFilter | None = None
     sort: Literal["id", "title", "generator", "modified"] | None = "id"
     limit: Limit | None = 100
@@ -192,7 +192,7 @@ class ContentInfo(Struct, frozen=True, kw_only=True):
     versions_available: int
 
 
-class Contents(Result):
+class Contents(ToolResult):
     total: int
     returned: int
     content: list[ContentInfo]
@@ -274,7 +274,7 @@ class ArtifactFilter(Struct, forbid_unknown_fields=True):
     assembled: bool | None = None
 
 
-class ListArtifacts(Ask):
+class ListArtifacts(ToolArguments):
     filter: ArtifactFilter | None = None
     sort: Literal["id", "title", "assembled", "modified"] | None = "id"
     limit: Limit | None = 100
@@ -294,7 +294,7 @@ class ArtifactInfo(Struct, frozen=True, kw_only=True):
     output_path: str
 
 
-class Artifacts(Result):
+class Artifacts(ToolResult):
     total: int
     returned: int
     artifacts: list[ArtifactInfo]
@@ -357,7 +357,7 @@ async def list_artifacts(engine: Engine, ask: ListArtifacts, call: Call) -> Arti
 # -- dependencies -----------------------------------------------------------------------------------------------
 
 
-class TraceDependencies(Ask):
+class TraceDependencies(ToolArguments):
     artifact_config_id: Annotated[str, Meta(description="Id of an artifact config")]
     check_status: Annotated[bool, Meta(description="Look what is stored, and what has changed since")] | None = True
     show_metadata: Annotated[bool, Meta(description="Also generator, versions and inputs of each")] | None = False
@@ -383,7 +383,7 @@ class DependencyInfo(Struct, frozen=True, kw_only=True):
     metadata: DependencyMetadata | None
 
 
-class Dependencies(Result):
+class Dependencies(ToolResult):
     artifact_id: str
     status: Literal["ready", "incomplete", "missing_config", "unknown"]
     total_dependencies: int
@@ -421,7 +421,7 @@ async def trace_dependencies(engine: Engine, ask: TraceDependencies, call: Call)
         dependencies=dependencies,
         assembly_order=[each.content_id for each in dependencies],
         missing_content_ids=[each.content_id for each in missing] or None,
-        stale_because=await why_stale(work, parsed, Given({})) if check else [],
+        stale_because=await why_stale(work, parsed, CallerContext({})) if check else [],
         duration_ms=milliseconds_since(started),
     )
 

@@ -9,10 +9,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.engine import retention
+from chora.engine.build.gather import json_type
 from chora.engine.engine import Engine
-from chora.engine.gather import json_type
 from chora.errors import ContentNotFound, DeletionFailed, InvalidRetention, ReferencedByArtifacts, StorageError
-from chora.tools.tool import Ask, Call, Result, milliseconds_since, object_of, object_schema, tool
+from chora.tools.tool import Call, ToolArguments, ToolResult, milliseconds_since, object_of, object_schema, tool
 
 Days = Annotated[int, Meta(ge=0)]
 
@@ -31,7 +31,7 @@ class CleanupFilter(Struct, forbid_unknown_fields=True):
     older_than_days: Days | None = None
 
 
-class CleanupEphemeral(Ask):
+class CleanupEphemeral(ToolArguments):
     retention: Annotated[Any, Meta(description="What to keep", extra_json_schema=RETENTION_SCHEMA)] = None
     filter: CleanupFilter | None = None
     dry_run: Annotated[bool, Meta(description="Only tell what would go")] | None = False
@@ -47,7 +47,7 @@ class CleanedContent(Struct, frozen=True, kw_only=True):
     latest_kept: str | None
 
 
-class Cleanup(Result):
+class Cleanup(ToolResult):
     status: Literal["cleaned", "dry_run"]
     total_content_checked: int
     total_versions_deleted: int
@@ -125,7 +125,7 @@ def _rules(given: Any, older_than_days: int | None) -> retention.Rules:
     return retention.Rules(asked.keep_versions, asked.keep_days, asked.keep_latest, older_than_days)
 
 
-class DeleteContent(Ask):
+class DeleteContent(ToolArguments):
     content_id: Annotated[str, Meta(description="Id of a content of which something is stored, or of a draft")]
     preserve_metadata: Annotated[bool, Meta(description="Delete the texts and keep what is known of them")] | None = (
         False
@@ -138,7 +138,7 @@ class References(Struct, frozen=True):
     count: int
 
 
-class DeletedContent(Result):
+class DeletedContent(ToolResult):
     status: Literal["deleted"]
     content_id: str
     versions_deleted: int

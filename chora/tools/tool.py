@@ -21,13 +21,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.access import Scope
-from chora.config import blot
+from chora.config_parsing import DEEPEST
+from chora.engine.build.gather import json_type
 from chora.engine.engine import Engine
-from chora.engine.gather import json_type
 from chora.engine.inputs import digest_of
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
-from chora.jobs import Answer, Progress
-from chora.reading import DEEPEST
+from chora.jobs import Progress, ToolAnswer
+from chora.settings import redact
 from chora.sources.source import is_too_deep
 
 log = logging.getLogger("chora.tools")
@@ -50,7 +50,7 @@ HEAD_LIMIT = 256 * 1024
 """Bytes of a text that an answer holds; of a longer one the head, and a link to the rest."""
 
 
-class Ask(Struct, forbid_unknown_fields=True):
+class ToolArguments(Struct, forbid_unknown_fields=True):
     """The arguments of a tool."""
 
 
@@ -62,7 +62,7 @@ class Link(NamedTuple):
     mime_type: str = "text/plain"
 
 
-class Result(Struct, kw_only=True):
+class ToolResult(Struct, kw_only=True):
     """What a tool answers when it succeeds."""
 
     success: Literal[True] = True
@@ -72,7 +72,7 @@ class Result(Struct, kw_only=True):
         return ()
 
 
-class LongText(Result, kw_only=True):
+class LongText(ToolResult, kw_only=True):
     """An answer that holds a text of any length: `head_of` gives what belongs into these fields."""
 
     truncated: bool = False
@@ -106,7 +106,7 @@ class InputRequired(Exception):
         self.result = result
 
 
-class Peer(Protocol):
+class AskableClient(Protocol):
     """Whoever called, as far as a tool may turn to them."""
 
     async def confirm(self, message: str, about: Any) -> bool | None:
@@ -127,7 +127,7 @@ class Call(NamedTuple):
     routine: bool = False
     """Not worth a line in the log."""
     principal: str = "local"
-    peer: Peer | None = None
+    peer: AskableClient | None = None
     """Who can be asked; None when nobody can."""
 
 
@@ -172,7 +172,7 @@ class Tool:
 
     def __init__(
         self,
-        function: Callable[[Engine, Any, Call], Awaitable[Result]],
+        function: Callable[[Engine, Any, Call], Awaitable[ToolResult]],
         *,
         title: str,
         category: Category,
@@ -181,7 +181,7 @@ class Tool:
         idempotent: bool = False,
         long: bool = False,
         scope: Scope | None = None,
-        quick: Callable[[Engine, Any, Call], Awaitable[Result | None]] | None = None,
+        quick: Callable[[Engine, Any, Call], Awaitable[ToolResult | None]] | None = None,
     ) -> None:
         hints = get_type_hints(function, include_extras=True)
         self.function = function
@@ -201,7 +201,7 @@ class Tool:
             "idempotentHint": idempotent,
             "openWorldHint": False,
         }
-        self.ask = cast("type[Ask]", hints["ask"])
+        self.ask = cast("type[ToolArguments]", hints["ask"])
         self.input_schema = object_schema(self.ask)
         self.output_schema = _answer_schema(hints["return"], long)
         self._decoder = msgspec.json.Decoder(self.ask)
@@ -218,7 +218,7 @@ class Tool:
             "_meta": {"chora/category": self.category},
         }
 
-    def decode(self, arguments: bytes | msgspec.Raw) -> Ask:
+    def decode(self, arguments: bytes | msgspec.Raw) -> ToolArguments:
         """The arguments as the tool's Struct.
 
         Raises:
@@ -248,7 +248,7 @@ class Tool:
         optional = [f"[{name}]" for name in self.input_schema.get("properties", {}) if name not in required]
         return ", ".join([*required, *optional]) or "none"
 
-    async def run(self, engine: Engine, arguments: bytes | msgspec.Raw, call: Call) -> Answer:
+    async def run(self, engine: Engine, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
         """Run the tool and encode what it answers; a failure is an answer too."""
         started = time.perf_counter()
         try:
@@ -269,46 +269,50 @@ class Tool:
         log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, elapsed)
         return answer
 
-    async def _recall(self, engine: Engine, ask: Ask, call: Call) -> Answer | None:
+    async def _recall(self, engine: Engine, ask: ToolArguments, call: Call) -> ToolAnswer | None:
         """The answer if it can be had without any work; a job of its own would cost more than that."""
         if self._quick is None:
             return None
         return await self._attempt(self._quick, engine, ask, call)
 
-    async def _do(self, engine: Engine, ask: Ask, call: Call) -> Answer:
+    async def _do(self, engine: Engine, ask: ToolArguments, call: Call) -> ToolAnswer:
         answer = await self._attempt(self.function, engine, ask, call)
         assert answer is not None
         return answer
 
     async def _attempt(
-        self, function: Callable[[Engine, Any, Call], Awaitable[Result | None]], engine: Engine, ask: Ask, call: Call
-    ) -> Answer | None:
+        self,
+        function: Callable[[Engine, Any, Call], Awaitable[ToolResult | None]],
+        engine: Engine,
+        ask: ToolArguments,
+        call: Call,
+    ) -> ToolAnswer | None:
         try:
             try:
                 result = await function(engine, ask, call)
             except ChoraError as error:
                 return _failure(error)  # what can't be encoded is a bug too
-            return None if result is None else Answer(_encode(result), False, links=tuple(result.links()))
+            return None if result is None else ToolAnswer(_encode(result), False, links=tuple(result.links()))
         except InputRequired:
             raise
         except Exception as error:  # a bug: told to the log in full, and to the caller as an id
             incident = Internal(error, where=self.name)
             log.exception("incident %s in %s", incident.incident, self.name)
-            return Answer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
+            return ToolAnswer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
 
     def _key_of(self, arguments: dict[str, Any], call: Call) -> str:
         """Tells the same call from another."""
         return digest_of([self.name, arguments, call.principal])
 
-    async def _run_as_job(self, engine: Engine, ask: Ask, call: Call) -> Answer:
+    async def _run_as_job(self, engine: Engine, ask: ToolArguments, call: Call) -> ToolAnswer:
         arguments = _arguments_of(ask)
 
-        async def work(report: Progress) -> Answer:
+        async def work(report: Progress) -> ToolAnswer:
             return await self._do(engine, ask, call._replace(progress=report))
 
         key = self._key_of(arguments, call)
         outcome = await engine.jobs.run(key, self.name, arguments, call.principal, work, call.progress)
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, ToolAnswer):
             return outcome._replace(links=tuple(Link(*link) for link in outcome.links))  # lists, if they were stored
         progress = {name: value for name, value in outcome.job.progress.items() if name in ("done", "total", "message")}
         running = {
@@ -318,7 +322,7 @@ class Tool:
             "progress": progress,
             "hint": "The work goes on. Make the same call again to wait for it and get its result.",
         }
-        return Answer(_encode(running), False, "running")
+        return ToolAnswer(_encode(running), False, "running")
 
 
 def _unpacked(arguments: bytes | msgspec.Raw) -> bytes | None:
@@ -337,13 +341,13 @@ def _unpacked(arguments: bytes | msgspec.Raw) -> bytes | None:
     return _encode({**given, **found}) if found else None
 
 
-def _failure(error: ChoraError) -> Answer:
+def _failure(error: ChoraError) -> ToolAnswer:
     # Nothing that fails knows a secret; should one get into a message all the same, it doesn't leave the house.
-    body = blot(_encode(error.as_dict()).decode()).encode()
-    return Answer(body, True, error.code, error.exit_code)
+    body = redact(_encode(error.as_dict()).decode()).encode()
+    return ToolAnswer(body, True, error.code, error.exit_code)
 
 
-def _arguments_of(ask: Ask) -> dict[str, Any]:
+def _arguments_of(ask: ToolArguments) -> dict[str, Any]:
     return {name: _normalised(value) for name, value in msgspec.structs.asdict(ask).items()}
 
 
@@ -364,15 +368,15 @@ def tool(
     idempotent: bool = False,
     long: bool = False,
     scope: Scope | None = None,
-    quick: Callable[[Engine, Any, Call], Awaitable[Result | None]] | None = None,
-) -> Callable[[Callable[[Engine, Any, Call], Awaitable[Result]]], Tool]:
+    quick: Callable[[Engine, Any, Call], Awaitable[ToolResult | None]] | None = None,
+) -> Callable[[Callable[[Engine, Any, Call], Awaitable[ToolResult]]], Tool]:
     """Make a function a tool; the flags become its annotations.
 
     A long one may outlive its call as a job. `scope` is what a token needs, where that isn't `read` for a tool that
     changes nothing and `write` for any other; `quick` gives its answer when that takes no work, else None.
     """
 
-    def make(function: Callable[[Engine, Any, Call], Awaitable[Result]]) -> Tool:
+    def make(function: Callable[[Engine, Any, Call], Awaitable[ToolResult]]) -> Tool:
         return Tool(
             function,
             title=title,

@@ -8,14 +8,14 @@ from msgspec import Meta
 
 from chora import __version__
 from chora.engine.engine import Engine
-from chora.tools.tool import Ask, Call, Result, tool
+from chora.tools.tool import Call, ToolArguments, ToolResult, tool
 
 
-class HelloWorld(Ask):
+class HelloWorld(ToolArguments):
     name: Annotated[str, Meta(max_length=1000, description="Whom to greet")] | None = "World"
 
 
-class Hello(Result):
+class Hello(ToolResult):
     message: str
     version: str
     tools_available: int

@@ -10,14 +10,16 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 import msgspec
 from msgspec import Meta, Struct
 
-from chora.engine import collect, freshness, validate
-from chora.engine.checks import Problem, Rule
+from chora.engine import freshness
+from chora.engine.build import collect
 from chora.engine.engine import Engine, Work
+from chora.engine.validation import validate
+from chora.engine.validation.checks import Problem, Rule
 from chora.errors import InvalidContext, InvalidInput
 from chora.model import CollectionConfig, Severity
-from chora.stamps import stamp
+from chora.timestamps import format_timestamp
 from chora.tools.collection import BasePath, CollectionPath, find_collection
-from chora.tools.tool import Ask, Call, Result, milliseconds_since, object_of, tool
+from chora.tools.tool import Call, ToolArguments, ToolResult, milliseconds_since, object_of, tool
 
 RULES_LIMIT = 100
 """Rules that one call may bring."""
@@ -36,7 +38,7 @@ Rules = Annotated[
 ]
 
 
-class ValidateContent(Ask):
+class ValidateContent(ToolArguments):
     content_or_config_id: Annotated[str, Meta(description="Id of a content, an artifact or a draft")]
     validation_rules: Rules = None
 
@@ -49,7 +51,7 @@ class Issue(Struct, frozen=True, kw_only=True):
     details: dict[str, Any]
 
 
-class ValidatedContent(Result):
+class ValidatedContent(ToolResult):
     content_or_config_id: str
     valid: bool
     issues: list[Issue]
@@ -148,7 +150,7 @@ def _rule_of(written: object) -> Rule:
 # -- collections ------------------------------------------------------------------------------------------------
 
 
-class ValidateCollectionConfig(Ask):
+class ValidateCollectionConfig(ToolArguments):
     collection_config_path: CollectionPath
     check_member_configs: Annotated[bool, Meta(description="Also open the members' configs")] | None = True
 
@@ -166,7 +168,7 @@ class ConfigMetadata(Struct, frozen=True, kw_only=True):
     depth: int
 
 
-class ValidatedCollection(Result):
+class ValidatedCollection(ToolResult):
     collection_id: str
     valid: bool
     issues: list[MemberIssue]
@@ -201,7 +203,7 @@ async def validate_collection_config(engine: Engine, ask: ValidateCollectionConf
 # -- freshness --------------------------------------------------------------------------------------------------
 
 
-class CheckFreshness(Ask):
+class CheckFreshness(ToolArguments):
     collection_config_path: CollectionPath
     output_path: BasePath | None = None
 
@@ -225,7 +227,7 @@ class AgeMetadata(Struct, frozen=True, kw_only=True):
     manifest_path: str | None
 
 
-class CollectionFreshness(Result):
+class CollectionFreshness(ToolResult):
     collection_id: str
     freshness_enabled: bool
     overall_status: Literal["fresh", "stale", "expired"]
@@ -267,7 +269,7 @@ async def check_freshness(engine: Engine, ask: CheckFreshness, call: Call) -> Co
         expired_count=counts["expired"],
         recommendation={"fresh": "all_fresh", "stale": "regenerate_stale", "expired": "regenerate_expired"}[worst],  # pyright: ignore[reportArgumentType]
         action={"fresh": "no_action", "stale": "schedule_regeneration", "expired": "regenerate_immediately"}[worst],  # pyright: ignore[reportArgumentType]
-        checked_at=stamp(moment),
+        checked_at=format_timestamp(moment),
         metadata=AgeMetadata(
             oldest_age_days=_rounded(max(known, default=None)),
             newest_age_days=_rounded(min(known, default=None)),

@@ -42,7 +42,7 @@ import h11
 import trio
 from msgspec import Struct
 
-from chora.config import Limits
+from chora.settings import LimitSettings
 
 if TYPE_CHECKING:
     import ssl
@@ -85,7 +85,7 @@ too much), `draining` (idle when the server stops).
 ASGI = {"version": "3.0", "spec_version": "2.4"}
 END = h11.EndOfMessage()
 PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
-LIMITS = Limits()
+LIMITS = LimitSettings()
 
 
 class Bounds(Struct, frozen=True):

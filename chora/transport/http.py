@@ -25,17 +25,17 @@ import msgspec
 import trio
 from msgspec import UNSET
 
-from chora import config
-from chora.access import Gate, Principal, bearer, is_loopback
+from chora import settings
+from chora.access import Authenticator, Principal, bearer, is_loopback
 from chora.errors import ChoraError, Forbidden, Unauthorized
 from chora.metrics import Metrics
 from chora.oauth import Issuer
 from chora.protocol import wire
-from chora.protocol.hub import Full, Mailbox
+from chora.protocol.broadcast import NotificationQueue, QueueFull
 from chora.protocol.server import Server
 from chora.protocol.session import Session
 from chora.protocol.wire import RpcError
-from chora.transport.streams import RUNNING_CALLS, Shelf, Stream, Streams, event
+from chora.transport.replay import RUNNING_CALLS, EventStream, EventStreams, ReplayBuffer, event
 
 log = logging.getLogger("chora.http")
 
@@ -71,13 +71,13 @@ _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 class HttpSession(Session):
     """A session that requests find by its id, and the streams that hang on it."""
 
-    def __init__(self, transport: str, principal: Principal, now: float, shelf: Shelf | None = None) -> None:
+    def __init__(self, transport: str, principal: Principal, now: float, shelf: ReplayBuffer | None = None) -> None:
         super().__init__(transport, principal)
         self.id = secrets.token_urlsafe(24)
         self.used = now
         self.until: float | None = None
         """When the token of its last request expires; what is open then is closed."""
-        self.streams = Streams(shelf)
+        self.streams = EventStreams(shelf)
         self.closers: set[Callable[[], None]] = set()
         """End what is open of this session."""
 
@@ -97,10 +97,10 @@ class SseSession(HttpSession):
 
     def __init__(self, principal: Principal, now: float) -> None:
         super().__init__("sse", principal, now)
-        self.mailbox = Mailbox(QUEUE_LIMIT)
+        self.mailbox = NotificationQueue(QUEUE_LIMIT)
 
 
-class Door:
+class HttpApplication:
     """The ASGI app at the front.
 
     Args:
@@ -115,9 +115,9 @@ class Door:
     def __init__(
         self,
         server: Server,
-        gate: Gate,
-        http: config.Http,
-        limits: config.Limits,
+        gate: Authenticator,
+        http: settings.HttpSettings,
+        limits: settings.LimitSettings,
         pages: App,
         metrics: Metrics,
         issuer: Issuer | None = None,
@@ -131,7 +131,7 @@ class Door:
         self._hosts = {http.host.lower(), *(host.lower() for host in http.allowed_hosts)}
         self._origins = {origin.lower().rstrip("/") for origin in http.allowed_origins}
         self._sessions: dict[str, HttpSession] = {}
-        self._shelf = Shelf()
+        self._shelf = ReplayBuffer()
         self._calls: trio.Nursery | None = None
         """Where calls run that are posted on one connection and answered on another; they end with their session."""
         self._closers: set[Callable[[], None]] = set()
@@ -182,11 +182,11 @@ class Door:
             return
         route = self._routes.get((scope["method"], scope["path"]))
         try:
-            is_near = self._look_behind_proxy(scope)
+            is_local = self._look_behind_proxy(scope)
             self._check_host(scope)
             if route is not None:
                 self._check_origin(scope)
-                scope["chora.principal"] = await self._identify(scope, is_near=is_near)
+                scope["chora.principal"] = await self._identify(scope, is_local=is_local)
                 await route(scope, receive, send)
             elif self._issuer is not None and scope["path"] in (METADATA, METADATA + "/mcp"):
                 await _send_json(send, 200, wire.encode(self._issuer.metadata))
@@ -197,8 +197,8 @@ class Door:
             else:
                 if scope["path"] not in ("/health", "/ready"):
                     self._check_origin(scope)
-                    if self._gate.public or not is_near:
-                        await self._identify(scope, is_near=is_near)
+                    if self._gate.public or not is_local:
+                        await self._identify(scope, is_local=is_local)
                 await self._pages(scope, receive, send)
         except Unauthorized as error:
             challenge = b'Bearer realm="chora"' if self._issuer is None else self._issuer.challenge
@@ -246,7 +246,7 @@ class Door:
                     "Add it to the setting http.allowed_origins if they should.",
                 )
 
-    async def _identify(self, scope: Scope, *, is_near: bool) -> Principal:
+    async def _identify(self, scope: Scope, *, is_local: bool) -> Principal:
         headers = _headers(scope, b"authorization")
         if len(headers) > 1:
             raise Unauthorized("There is more than one Authorization header.", "Send one.")
@@ -254,7 +254,7 @@ class Door:
         if self._issuer is not None and (token := bearer(given) or "").count(".") == 2:
             principal, scope["chora.until"] = await self._issuer.identify(token)
             return principal
-        return self._gate.identify(given, is_near=is_near)
+        return self._gate.authenticate(given, is_local=is_local)
 
     # -- Streamable HTTP ------------------------------------------------------------------------------------
 
@@ -333,7 +333,7 @@ class Door:
 
     async def _answer_session(self, scope: Scope, send: Send, session: HttpSession, body: bytes) -> None:
         """Answer with JSON, or with a stream that can be resumed as soon as there is something to say before that."""
-        stream: Stream | None = None
+        stream: EventStream | None = None
 
         async def notify(message: bytes) -> None:
             nonlocal stream
@@ -441,7 +441,7 @@ class Door:
             else:
                 await self._resume(scope, send, session, *found)
 
-    async def _resume(self, scope: Scope, send: Send, session: HttpSession, stream: Stream, after: int) -> None:
+    async def _resume(self, scope: Scope, send: Send, session: HttpSession, stream: EventStream, after: int) -> None:
         """Write the rest of a stream, until it, the peer or the session ends; a stopping server finishes the call."""
         close = partial(stream.drop)
         session.closers.add(close)
@@ -461,7 +461,7 @@ class Door:
             await _send_empty(send, 204)
 
     async def _stream(
-        self, scope: Scope, send: Send, session: HttpSession, kept: Stream | None = None, after: int = 0
+        self, scope: Scope, send: Send, session: HttpSession, kept: EventStream | None = None, after: int = 0
     ) -> None:
         """Send what comes, and a comment when nothing does, until peer, session or server end.
 
@@ -479,7 +479,7 @@ class Door:
             while True:
                 frame = PING
                 with trio.move_on_after(PING_INTERVAL):
-                    message = await session.mailbox.take()
+                    message = await session.mailbox.wait_next()
                     frame = event(message) if kept is None else kept.add(message).frame
                 await send({"type": "http.response.body", "body": frame, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
@@ -529,7 +529,7 @@ class Door:
         async def push(message: bytes) -> None:
             try:
                 session.mailbox.put(message)
-            except Full:
+            except QueueFull:
                 self._end(session, "not reading")
 
         async def answer() -> None:
@@ -557,12 +557,12 @@ class Door:
             greedy = counts.most_common(1)[0][0]
             self._end(min((each for each in self._sessions.values() if each.principal == greedy), key=_rank), "evicted")
         self._sessions[session.id] = session
-        self._server.hub.join(session.mailbox)
+        self._server.hub.subscribe(session.mailbox)
         self._count()
 
     def _end(self, session: HttpSession, reason: str) -> None:
         if self._sessions.pop(session.id, None) is not None:
-            self._server.hub.leave(session.mailbox)
+            self._server.hub.unsubscribe(session.mailbox)
             self._metrics.sessions_ended.count(reason)
             self._count()
         session.close()
@@ -685,7 +685,7 @@ def _check_mirrored(scope: Scope, params: wire.Params, mirrored: dict[str, str])
 async def _write_stream(
     scope: Scope,
     send: Send,
-    stream: Stream,
+    stream: EventStream,
     after: int,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,

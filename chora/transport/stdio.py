@@ -9,7 +9,7 @@ import trio
 
 from chora.access import LOCAL
 from chora.protocol import wire
-from chora.protocol.hub import Closed
+from chora.protocol.broadcast import QueueClosed
 from chora.protocol.server import Server
 from chora.protocol.session import Session
 from chora.protocol.wire import RpcError
@@ -29,7 +29,7 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
         stopping: set when the process is asked to end; set here when the peer has closed its end.
     """
     session = Session("stdio", LOCAL)
-    server.hub.join(session.mailbox)
+    server.hub.subscribe(session.mailbox)
     async with open_pipe(pipes.outgoing) as sink, open_pipe(pipes.incoming) as source:
         sending = trio.Lock()
 
@@ -49,9 +49,9 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
                 await send(reply.body)
 
         async def tell() -> None:
-            with contextlib.suppress(Closed):
+            with contextlib.suppress(QueueClosed):
                 while True:
-                    await send(await session.mailbox.take())
+                    await send(await session.mailbox.wait_next())
 
         async def stop() -> None:
             await stopping.wait()
@@ -85,7 +85,7 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.info("the client closed its end")
         finally:
-            server.hub.leave(session.mailbox)
+            server.hub.unsubscribe(session.mailbox)
 
 
 def _too_long(limit: int) -> bytes:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import trio
 
 from chora.metrics import Metrics
-from chora.stamps import now
 from chora.store import Sample, Store
-from chora.watch.caller import CallFailed, connected
+from chora.timestamps import now
+from chora.watch.mcp_client import CallFailed, connected
 from chora.watch.probe import DEADLINE, Target, keep
 
 WARM_UP = 2

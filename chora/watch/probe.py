@@ -10,12 +10,12 @@ import time
 
 import trio
 
-from chora.config import Secret
 from chora.errors import StorageError
 from chora.metrics import Metrics
-from chora.stamps import now
+from chora.settings import Secret
 from chora.store import Sample, Store
-from chora.watch.caller import CallFailed, connected
+from chora.timestamps import now
+from chora.watch.mcp_client import CallFailed, connected
 
 log = logging.getLogger("chora.probe")
 

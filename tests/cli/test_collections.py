@@ -14,12 +14,12 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
-from chora import app, config
+from chora import app, settings
 from chora.cli import collect as collect_command
 from chora.cli import program
-from chora.engine import generate
-from chora.stamps import sha256, stamp
+from chora.engine.build import generate
 from chora.store import Version
+from chora.timestamps import format_timestamp, sha256
 from chora.tools import TOOLS
 from chora.tools.tool import Call
 from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
@@ -266,7 +266,7 @@ def test_json_is_exactly_what_the_tool_answers(run: Run, harbour: Project):
 
 def _answer(project: Project, name: str, arguments: dict[str, Any]) -> Any:
     async def ask() -> Any:
-        async with app.opened(project.root, config.load(project.root, {})) as engine:
+        async with app.opened(project.root, settings.load(project.root, {})) as engine:
             answer = await TOOLS[name].run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
             return msgspec.json.decode(answer.body)
 
@@ -346,10 +346,10 @@ def test_preview_prints_the_text_and_stores_nothing(run: Run, harbour: Project):
 def test_freshness_shows_ages(run: Run, harbour: Project):
     """Each member's against its greatest one; what is recommended goes to stderr."""
     harbour.save(pack("pack", [member("notice"), member("desk", "collection"), member("sheet")]))
-    made = stamp(datetime.now(UTC) - timedelta(days=6))
+    made = format_timestamp(datetime.now(UTC) - timedelta(days=6))
     members = [
         {"id": "notice", "status": "success", "generated_at": made},
-        {"id": "sheet", "status": "success", "generated_at": stamp(datetime.now(UTC))},
+        {"id": "sheet", "status": "success", "generated_at": format_timestamp(datetime.now(UTC))},
     ]
     document = {"collection_id": "pack", "members": members, "generated_at": made}
     harbour.write("outputs/pack/manifest.json", msgspec.json.encode(document))
@@ -400,7 +400,7 @@ def job(harbour: Project, monkeypatch: pytest.MonkeyPatch) -> str:
     """The id of a job that was interrupted by the end of its process."""
 
     async def leave() -> str:
-        loaded = config.load(harbour.root, {}, {"jobs.call_budget": 0.05})
+        loaded = settings.load(harbour.root, {}, {"jobs.call_budget": 0.05})
         async with app.opened(harbour.root, loaded) as engine:
             arguments = msgspec.json.encode({"content_config_id": "word", "context": {"day": "Monday"}})
             answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
@@ -440,7 +440,7 @@ def test_a_finished_job_shows_its_result(run: Run, harbour: Project):
     """The tool's answer."""
 
     async def finish() -> str:
-        async with app.opened(harbour.root, config.load(harbour.root, {}, {"jobs.call_budget": 1e-9})) as engine:
+        async with app.opened(harbour.root, settings.load(harbour.root, {}, {"jobs.call_budget": 1e-9})) as engine:
             asked = msgspec.json.encode({"content_config_id": "word"})
             answer = await TOOLS["regenerate_content"].run(engine, asked, Call("http"))
             job_id = msgspec.json.decode(answer.body)["job"]
@@ -481,9 +481,9 @@ def test_gc_removes_what_is_old(run: Run, harbour: Project):
     """The newest three texts of a content stay; a dry run only tells."""
 
     async def fill() -> None:
-        async with app.opened(harbour.root, config.load(harbour.root, {})) as engine:
+        async with app.opened(harbour.root, settings.load(harbour.root, {})) as engine:
             for age in (60, 50, 40, 35, 1):
-                moment = stamp(datetime.now(UTC) - timedelta(days=age))
+                moment = format_timestamp(datetime.now(UTC) - timedelta(days=age))
                 version = Version(
                     content_id="word",
                     body="0123456789",

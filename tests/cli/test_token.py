@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chora.access import Gate, Tokens
+from chora.access import Authenticator, Tokens
 from chora.cli import main
-from chora.config import tokens_folder
+from chora.settings import tokens_folder
 from tests.conftest import Project
 
 
@@ -25,7 +25,9 @@ def test_a_token_is_shown_once(project: Project, capsys: pytest.CaptureFixture[s
     out, err = capsys.readouterr()
     assert re.fullmatch(r"chora_[\w-]{43}\n", out)
     assert "only time" in err
-    principal = Gate("127.0.0.1", None, Tokens(tokens_folder(project.root))).identify(f"Bearer {out.strip()}")
+    principal = Authenticator("127.0.0.1", None, Tokens(tokens_folder(project.root))).authenticate(
+        f"Bearer {out.strip()}"
+    )
     assert (principal.name, principal.scope) == ("n8n", "write")
     assert run(project, "token", "list") == 0
     listed = capsys.readouterr().out

@@ -22,26 +22,26 @@ import msgspec
 import trio
 from hypercorn.config import Config
 
-from chora import app, config
-from chora.access import Gate, Scope
-from chora.jobs import Answer
+from chora import app, settings
+from chora.access import Authenticator, Scope
+from chora.jobs import ToolAnswer
 from chora.metrics import Metrics
-from chora.protocol.hub import List
-from chora.protocol.peer import NoAnswer, Peer, Question
+from chora.protocol.broadcast import List
+from chora.protocol.requesting_client import NoAnswer, Question, RequestingClient
 from chora.protocol.server import Server
 from chora.resources import Contents, Page, Resource, ResourceNotFound
 from chora.tools.tool import Call
 from chora.transport import stdio
 from chora.transport.connection import Bounds
 from chora.transport.connection import Server as HttpServer
-from chora.transport.http import Door
+from chora.transport.http import HttpApplication
 from chora.transport.pipes import Pipes, take_over
 
 PAUSE = 0.05
 """Seconds between two things that a fixture says."""
 
 Block = dict[str, Any]
-Run = Callable[["Fixture", Peer, dict[str, Any]], Awaitable[list[Block]]]
+Run = Callable[["Fixture", RequestingClient, dict[str, Any]], Awaitable[list[Block]]]
 
 
 class Failure(Exception):
@@ -121,33 +121,35 @@ SOUND: Block = {"type": "audio", "data": base64.b64encode(silence()).decode(), "
 
 
 @tool("Answers with a text")
-async def test_simple_text(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_simple_text(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [text("This is a simple text response for testing.")]
 
 
 @tool("Answers with a picture")
-async def test_image_content(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_image_content(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [PICTURE]
 
 
 @tool("Answers with a sound")
-async def test_audio_content(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_audio_content(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [SOUND]
 
 
 @tool("Answers with a resource")
-async def test_embedded_resource(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_embedded_resource(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [embedded("test://embedded-resource", "text/plain", "This is an embedded resource content.")]
 
 
 @tool("Answers with a text, a picture and a resource")
-async def test_multiple_content_types(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_multiple_content_types(
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     data = embedded("test://mixed-content-resource", "application/json", '{"test":"data","value":123}')
     return [text("Multiple content types test:"), PICTURE, data]
 
 
 @tool("Fails")
-async def test_error_handling(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_error_handling(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     raise Failure("This tool intentionally returns an error for testing")
 
 
@@ -176,7 +178,7 @@ async def test_error_handling(fixture: Fixture, peer: Peer, arguments: dict[str,
         "additionalProperties": False,
     },
 )
-async def json_schema_2020_12_tool(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def json_schema_2020_12_tool(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [text(f"Called with {', '.join(sorted(arguments)) or 'nothing'}")]
 
 
@@ -185,7 +187,7 @@ async def json_schema_2020_12_tool(fixture: Fixture, peer: Peer, arguments: dict
     properties={"region": {"type": "string", "x-mcp-header": "Region"}},
     required=["region"],
 )
-async def test_x_mcp_header(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_x_mcp_header(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [text(f"Region: {arguments['region']}")]
 
 
@@ -193,7 +195,7 @@ async def test_x_mcp_header(fixture: Fixture, peer: Peer, arguments: dict[str, A
 
 
 @tool("Says in the log how it goes")
-async def test_tool_with_logging(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_tool_with_logging(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     for said in ("Tool execution started", "Tool processing data", "Tool execution completed"):
         peer.log("info", said, fixture.name)
         await trio.sleep(PAUSE)
@@ -201,13 +203,13 @@ async def test_tool_with_logging(fixture: Fixture, peer: Peer, arguments: dict[s
 
 
 @tool("Says something in the log, if it is wanted")
-async def test_logging_tool(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_logging_tool(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     peer.log("info", "Looking", fixture.name)
     return [text("Looked")]
 
 
 @tool("Tells how far it is")
-async def test_tool_with_progress(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_tool_with_progress(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     for done in (0, 50, 100):
         if peer.progress is not None:
             await peer.progress(done, 100, f"Completed step {done} of 100")
@@ -216,7 +218,7 @@ async def test_tool_with_progress(fixture: Fixture, peer: Peer, arguments: dict[
 
 
 @tool("Drops the connection before it is done; its answer is for whoever comes back")
-async def test_reconnection(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_reconnection(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     await peer.hang_up(PAUSE)
     await trio.sleep(4 * PAUSE)
     return [text("The connection was dropped, and this came later")]
@@ -247,19 +249,19 @@ def shown(answer: dict[str, Any]) -> str:
     return msgspec.json.encode(answer.get("content", answer.get("roots"))).decode()
 
 
-async def asked(peer: Peer, questions: Mapping[str, Question], state: Any = None) -> str:
+async def asked(peer: RequestingClient, questions: Mapping[str, Question], state: Any = None) -> str:
     """The answers to all questions, in short."""
     answers = await peer.ask(questions, state)
     return "; ".join(f"{name}: {shown(answer)}" for name, answer in answers.items())
 
 
 @tool("Asks the client's model", properties={"prompt": {"type": "string"}}, required=["prompt"])
-async def test_sampling(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_sampling(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [text(f"LLM response: {await asked(peer, {'answer': completion(arguments['prompt'], 100)})}")]
 
 
 @tool("Asks the person at the client", properties={"message": {"type": "string"}}, required=["message"])
-async def test_elicitation(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_elicitation(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     question = form(
         arguments["message"],
         ["username", "email"],
@@ -270,7 +272,9 @@ async def test_elicitation(fixture: Fixture, peer: Peer, arguments: dict[str, An
 
 
 @tool("Asks with a form that is filled in already")
-async def test_elicitation_sep1034_defaults(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_elicitation_sep1034_defaults(
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     question = form(
         "Review what is filled in",
         name={"type": "string", "default": "John Doe"},
@@ -287,7 +291,9 @@ def titled(*titles: str) -> list[dict[str, str]]:
 
 
 @tool("Asks with every kind of choice")
-async def test_elicitation_sep1330_enums(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_elicitation_sep1330_enums(
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     options = ["option1", "option2", "option3"]
     names = {"enum": ["opt1", "opt2", "opt3"], "enumNames": ["Option One", "Option Two", "Option Three"]}
     question = form(
@@ -302,12 +308,14 @@ async def test_elicitation_sep1330_enums(fixture: Fixture, peer: Peer, arguments
 
 
 @tool("Needs a client with a model")
-async def test_missing_capability(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_missing_capability(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [text(await asked(peer, {"answer": completion("Anything", 10)}))]
 
 
 @tool("Tells how far it is, and asks if it may")
-async def test_streaming_elicitation(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_streaming_elicitation(
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     if peer.progress is not None:
         await peer.progress(1, 2, "Half")
     if peer.can("elicitation/create"):
@@ -317,25 +325,29 @@ async def test_streaming_elicitation(fixture: Fixture, peer: Peer, arguments: di
 
 @tool("Asks for a name, and is called again with it")
 async def test_input_required_result_elicitation(
-    fixture: Fixture, peer: Peer, arguments: dict[str, Any]
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     answers = await peer.ask({"user_name": NAME})
     return [text(f"Hello, {answers['user_name'].get('content', {}).get('name', 'stranger')}!")]
 
 
 @tool("Asks the client's model, and is called again with what it says")
-async def test_input_required_result_sampling(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_input_required_result_sampling(
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     return [text(await asked(peer, {"capital_question": completion("What is the capital of France?", 100)}))]
 
 
 @tool("Asks for the client's roots, and is called again with them")
-async def test_input_required_result_list_roots(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_input_required_result_list_roots(
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     return [text(await asked(peer, {"client_roots": ROOTS}))]
 
 
 @tool("Asks, and gets back what it knew then")
 async def test_input_required_result_request_state(
-    fixture: Fixture, peer: Peer, arguments: dict[str, Any]
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     said = await asked(peer, {"confirm": CONFIRM}, {"asked": "confirm"})
     if peer.state != {"asked": "confirm"}:
@@ -345,14 +357,14 @@ async def test_input_required_result_request_state(
 
 @tool("Asks, and takes no other state back than the one it gave")
 async def test_input_required_result_tampered_state(
-    fixture: Fixture, peer: Peer, arguments: dict[str, Any]
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     return [text(f"integrity-ok: {await asked(peer, {'confirm': CONFIRM}, {'asked': 'confirm'})}")]
 
 
 @tool("Asks a person, a model and a client at once")
 async def test_input_required_result_multiple_inputs(
-    fixture: Fixture, peer: Peer, arguments: dict[str, Any]
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     questions = {"user_name": NAME, "greeting": completion("Generate a greeting", 50), "client_roots": ROOTS}
     return [text(await asked(peer, questions, {"asked": sorted(questions)}))]
@@ -360,7 +372,7 @@ async def test_input_required_result_multiple_inputs(
 
 @tool("Asks twice, the second time knowing the first answer")
 async def test_input_required_result_multi_round(
-    fixture: Fixture, peer: Peer, arguments: dict[str, Any]
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     known = peer.state or {"step": 1}
     if known["step"] == 1:
@@ -373,7 +385,7 @@ async def test_input_required_result_multi_round(
 
 @tool("Asks for what the client can be asked for, and nothing else")
 async def test_input_required_result_capabilities(
-    fixture: Fixture, peer: Peer, arguments: dict[str, Any]
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     questions = {"elicit_input": NAME, "sample_input": completion("Sample request", 50), "client_roots": ROOTS}
     possible = {name: question for name, question in questions.items() if peer.can(question.method)}
@@ -386,12 +398,14 @@ TRIGGERS: dict[str, List] = {"test_trigger_tool_change": "tools", "test_trigger_
 
 
 @tool("Says that the list of tools changed")
-async def test_trigger_tool_change(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_trigger_tool_change(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [text("Mutation triggered")]
 
 
 @tool("Says that the list of prompts changed")
-async def test_trigger_prompt_change(fixture: Fixture, peer: Peer, arguments: dict[str, Any]) -> list[Block]:
+async def test_trigger_prompt_change(
+    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     return [text("Mutation triggered")]
 
 
@@ -468,7 +482,7 @@ class FixturePrompts:
             for name, arguments in self.ARGUMENTS.items()
         ]
 
-    def get(self, name: str, arguments: dict[str, str], peer: Peer) -> tuple[str, list[dict[str, Any]]]:
+    def get(self, name: str, arguments: dict[str, str], peer: RequestingClient) -> tuple[str, list[dict[str, Any]]]:
         self._calls[name] += 1
         if name == "test_simple_prompt":
             blocks = [text("This is a simple prompt for testing.")]
@@ -507,17 +521,17 @@ class FixtureOffer:
         self.prompts = FixturePrompts(self.calls)
         self._list_changed = list_changed
 
-    async def call(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> Answer:
+    async def call(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
         self.calls[name] += 1
         fixture = self.tools[name]
         if name in TRIGGERS:
             self._list_changed(TRIGGERS[name])
         try:
             given = msgspec.json.decode(arguments, type=dict[str, Any])
-            content = await fixture.run(fixture, cast("Peer", call.peer), given)
+            content = await fixture.run(fixture, cast("RequestingClient", call.peer), given)
         except (Failure, NoAnswer, msgspec.ValidationError) as error:
-            return Answer(b"{}", True, "failed", content=[text(str(error))])
-        return Answer(b"{}", False, content=content)
+            return ToolAnswer(b"{}", True, "failed", content=[text(str(error))])
+        return ToolAnswer(b"{}", False, content=content)
 
     def touched(self, uri: str) -> tuple[Iterable[str], bool]:
         return (), False
@@ -533,8 +547,8 @@ async def serve_http(
     server: Server, *, port: int = 0, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve over HTTP, on loopback, until cancelled; started, it says where."""
-    http, limits = config.Http(port=port), config.Limits(grace=1.0)
-    door = Door(server, Gate(http.host, None), http, limits, nothing_else, Metrics())
+    http, limits = settings.HttpSettings(port=port), settings.LimitSettings(grace=1.0)
+    door = HttpApplication(server, Authenticator(http.host, None), http, limits, nothing_else, Metrics())
     bounds = Bounds(
         body=limits.body,
         header_time=limits.header_time,
@@ -570,7 +584,7 @@ async def serve(*, port: int = 0, task_status: trio.TaskStatus[Fixtures] = trio.
 async def serve_stdio(pipes: Pipes, calls: Path | None) -> None:
     """Serve the fixtures on stdin and stdout until the client ends, then add to a file what was used, a JSON line."""
     offer, server = offered()
-    await stdio.serve(server, pipes, limit=config.Limits().body, grace=1.0, stopping=trio.Event())
+    await stdio.serve(server, pipes, limit=settings.LimitSettings().body, grace=1.0, stopping=trio.Event())
     if calls is not None:
         with calls.open("ab") as file:
             file.write(msgspec.json.encode(offer.calls) + b"\n")

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import trio
 
-from chora import config
+from chora import settings
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.hub import Full
-from chora.protocol.peer import Notify
+from chora.protocol.broadcast import QueueFull
+from chora.protocol.requesting_client import Notify
 from chora.protocol.server import HangUp, Reply, Server
 from chora.protocol.session import Session
 from chora.transport.pipes import Lines
@@ -108,7 +108,7 @@ class Program:
             if waiting is not None and waiting.notify is not None:
                 await waiting.notify(msgspec.json.encode(body))
             elif self._session is not None:
-                with contextlib.suppress(Full):  # nobody has opened a stream for it, and nobody misses it
+                with contextlib.suppress(QueueFull):  # nobody has opened a stream for it, and nobody misses it
                     self._session.mailbox.put(line)
         for waiting in self._waiting.values():
             waiting.answer = {"jsonrpc": "2.0", "error": {"code": -32603, "message": "The program ended"}}
@@ -195,7 +195,7 @@ async def fronted(command: Sequence[str], environment: dict[str, str] | None = N
     """The address of a front on loopback whose programs are started with this command."""
     async with trio.open_nursery() as nursery:
         offer = FixtureOffer(lambda name: None)
-        front = Front(offer, command, environment or config.child_environment(), nursery)
+        front = Front(offer, command, environment or settings.child_environment(), nursery)
         url: str = await nursery.start(serve_http, front)
         try:
             yield url

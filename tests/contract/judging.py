@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from chora import config
+from chora import settings
 from chora.cli.samples import INIT, write_sample
 
 HERE = Path(__file__).parent
@@ -48,7 +48,7 @@ class Product(NamedTuple):
 
     def command(self, *words: str) -> list[str]:
         """A command line of chora."""
-        return config.own_command("--project", str(self.project), *words)
+        return settings.own_command("--project", str(self.project), *words)
 
 
 @asynccontextmanager
@@ -59,12 +59,12 @@ async def product() -> AsyncGenerator[Product]:
         home.mkdir()
         write_sample(project, INIT)
         environment = {
-            **config.child_environment(),
+            **settings.child_environment(),
             "HOME": str(home),
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
             "CHORA_LOG_LEVEL": "WARNING",
         }
-        command = config.own_command("--project", str(project), "serve", "--port", "0", "--json")
+        command = settings.own_command("--project", str(project), "serve", "--port", "0", "--json")
         process = await trio.lowlevel.open_process(command, stdout=-1, env=environment)
         try:
             assert process.stdout is not None

@@ -18,8 +18,8 @@ from chora import __version__, client
 from chora.access import LOCAL
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
-from chora.protocol.project import project_server
 from chora.protocol.session import Session
+from chora.provider import project_server
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, artifact, child, requirement, text
 
@@ -47,9 +47,9 @@ async def memory_streams(engine: Engine) -> AsyncGenerator[tuple[Any, Any]]:
 
     async def tell() -> None:
         while True:
-            await reply(await session.mailbox.take())
+            await reply(await session.mailbox.wait_next())
 
-    server.hub.join(session.mailbox)
+    server.hub.subscribe(session.mailbox)
     engine.changed = server.changed
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)

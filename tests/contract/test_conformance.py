@@ -17,7 +17,7 @@ from chora.protocol.session import Session
 from tests.conftest import requirement
 from tests.contract import conformance, fixture_server
 from tests.contract.conformance import LEGS, Scenario, expected, judge, read_verdict
-from tests.visitor import BOTH, HELLO, MODERN, message
+from tests.http_client import BOTH, HELLO, MODERN, message
 
 LEG = LEGS[0]
 

@@ -16,7 +16,7 @@ from chora.protocol import wire
 from chora.protocol.server import Server
 from tests.contract import fixture_server
 from tests.contract.oracle import OFFERED, oracle_over_http
-from tests.visitor import BOTH, HELLO, MODERN, message
+from tests.http_client import BOTH, HELLO, MODERN, message
 
 SESSION, MODERN_HEADER = "2025-11-25", "2026-07-28"
 

@@ -19,9 +19,9 @@ from typing import Any
 import apsw
 import trio
 
-from chora import app, config
-from chora.engine.assemble import assemble
-from chora.engine.engine import Given, Work
+from chora import app, settings
+from chora.engine.build.assemble import assemble
+from chora.engine.engine import CallerContext, Work
 
 
 class Countdown:
@@ -96,8 +96,10 @@ def run_assemble(root: Path) -> str:
     """Assemble the artifact `note`; returns its status."""
 
     async def run() -> str:
-        async with app.opened(root, config.load(root, {})) as engine:
-            return (await assemble(Work(engine), engine.catalog.find("artifact", "note").parsed, Given({}))).status
+        async with app.opened(root, settings.load(root, {})) as engine:
+            return (
+                await assemble(Work(engine), engine.catalog.find("artifact", "note").parsed, CallerContext({}))
+            ).status
 
     return trio.run(run)
 

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import app, config
+from chora import app, settings
 from chora.engine import drafts
 from chora.engine.drafts import NAME_LIMIT, find_draft, make_draft, merge_patch, modify, save_draft, try_draft
 from chora.engine.engine import Engine
@@ -203,7 +203,7 @@ async def test_a_fault_that_is_not_the_drafts_keeps_its_own_code(engine: Engine)
     draft_id = await draft(engine, content("note", pattern={"type": "jinja2", "template": "{{ x }}"}))
     with pytest.raises(InvalidContext):
         await try_draft(engine, draft_id, {"x": 10**30})
-    engine.templates.pool = RenderPool(config.Render())  # one that doesn't run, and says so
+    engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
     with pytest.raises(Busy):
         await try_draft(engine, draft_id, {"x": 1})
 
@@ -414,7 +414,7 @@ async def test_a_disk_that_refuses_leaves_everything(project: Project, engine: E
 async def test_configs_are_saved_whatever_bounds_outputs_have(project: Project):
     """The setting paths.outputs is about outputs; configs go where configs are."""
     (project.root / "chora.toml").write_text('[paths]\noutputs = ["outputs"]\nconfigs = "recipes"\n')
-    async with app.opened(project.root, config.load(project.root, {})) as engine:
+    async with app.opened(project.root, settings.load(project.root, {})) as engine:
         saved = await save_draft(engine, await draft(engine, text("note", "x")), "note")
         assert saved.path == "recipes/content/note/note-content.json"
         assert (await save_draft(engine, await draft(engine, text("note", "y")), "note", overwrite=True)).backup

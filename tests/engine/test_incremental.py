@@ -8,13 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import msgspec
 import trio
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from chora import app, config
-from chora.engine.collect import collect
+from chora import app, settings
+from chora.engine.build.collect import collect
 from chora.engine.engine import Engine, Work
 from chora.errors import ChoraError
 from chora.events import Events
@@ -188,7 +189,7 @@ async def work(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
     workshop.begin()
     waiting = [*steps]
     while waiting:
-        async with app.opened(root, config.load(root, {})) as engine:
+        async with app.opened(root, settings.load(root, {})) as engine:
             while waiting:
                 failed = await build(engine, None)
                 blank = Engine(
@@ -212,7 +213,7 @@ async def work(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
 
 
 @requirement("cache.incremental")
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis.settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([("move", ("a",)), ("rival", ("a", "one")), ("no_rival", ("a",)), ("move", ("a",))])
 @example([("text_of", ("a", "b")), ("data", ("b", "two")), ("template", ("b", "three", "c")), ("data", ("c", "one"))])
 @example([("artifact", ("x", ["a"], "concat")), ("text_of", ("a", "b")), ("data", ("b", "two"))])

@@ -15,19 +15,19 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import app, config
+from chora import app, settings
 from chora.catalog import RACY
+from chora.config_parsing import read
 from chora.engine import inputs as module
-from chora.engine.collect import Setting, _Run, digest_of_all  # pyright: ignore[reportPrivateUsage]
-from chora.engine.engine import Engine, Given, Work
-from chora.engine.generate import generate
-from chora.engine.inputs import ABSENT, COARSE, UNREADABLE, Change, Digests, Seen, Traces, digest_of
+from chora.engine.build.collect import CollectionPlan, _CollectionRun, digest_of_all  # pyright: ignore[reportPrivateUsage]
+from chora.engine.build.generate import generate
+from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.inputs import ABSENT, COARSE, UNREADABLE, Change, FileDigests, InputRecorder, Traces, digest_of
 from chora.errors import StorageError
 from chora.files import Folder
 from chora.model import Member
-from chora.reading import read
-from chora.stamps import sha256
 from chora.store import SqliteStore, Trace
+from chora.timestamps import sha256
 from tests.conftest import Project, artifact, child, content, text
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")
@@ -55,8 +55,8 @@ def folder(tmp_path: Path) -> Counting:
 
 
 @pytest.fixture
-def digests(folder: Counting) -> Digests:
-    return Digests(folder)
+def digests(folder: Counting) -> FileDigests:
+    return FileDigests(folder)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def at_rest(file: Path, clock: Clock, whole: bool = False) -> None:
 # -- digests ----------------------------------------------------------------------------------------------------
 
 
-def test_a_file_at_rest_is_read_once(digests: Digests, folder: Counting, clock: Clock):
+def test_a_file_at_rest_is_read_once(digests: FileDigests, folder: Counting, clock: Clock):
     """Its times tell that it is the same; a change of it is noticed by them."""
     file = folder.root / "a.txt"
     file.write_text("one")
@@ -95,7 +95,7 @@ def test_a_file_at_rest_is_read_once(digests: Digests, folder: Counting, clock: 
     assert folder.reads == 2
 
 
-def test_a_file_written_just_now_is_read_again(digests: Digests, folder: Counting):
+def test_a_file_written_just_now_is_read_again(digests: FileDigests, folder: Counting):
     """A second write within the clock's tick would leave its times as they are."""
     file = folder.root / "a.txt"
     for number in range(50):
@@ -112,7 +112,7 @@ def test_a_file_written_just_now_is_read_again(digests: Digests, folder: Countin
 
 @pytest.mark.parametrize(("whole", "rest", "reads"), [(False, RACY, 1), (True, RACY, 2), (True, COARSE, 1)])
 def test_coarse_clocks_need_a_longer_rest(
-    digests: Digests, folder: Counting, clock: Clock, whole: bool, rest: int, reads: int
+    digests: FileDigests, folder: Counting, clock: Clock, whole: bool, rest: int, reads: int
 ):
     """Times that end in zeros come from a disk that may count whole or even seconds."""
     file = folder.root / "a.txt"
@@ -124,7 +124,7 @@ def test_coarse_clocks_need_a_longer_rest(
     assert folder.reads == reads
 
 
-def test_a_file_of_the_future_is_read_every_time(digests: Digests, folder: Counting, clock: Clock):
+def test_a_file_of_the_future_is_read_every_time(digests: FileDigests, folder: Counting, clock: Clock):
     """Nobody knows when it was written."""
     (folder.root / "a.txt").write_text("x")
     clock.ahead = -60 * 10**9
@@ -133,7 +133,7 @@ def test_a_file_of_the_future_is_read_every_time(digests: Digests, folder: Count
     assert folder.reads == 2
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(digests: Digests, folder: Counting, clock: Clock):
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(digests: FileDigests, folder: Counting, clock: Clock):
     """What was read may be half of each."""
     file = folder.root / "a.txt"
     file.write_text("one")
@@ -144,7 +144,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(digests: Digests
     assert digests.of("a.txt") == sha256(b"three")
 
 
-def test_a_file_that_vanishes_is_absent(digests: Digests, folder: Counting, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_vanishes_is_absent(digests: FileDigests, folder: Counting, monkeypatch: pytest.MonkeyPatch):
     """Between two looks, or between the look at it and its being read; it may come back."""
     file = folder.root / "a.txt"
     assert digests.of("a.txt") == ABSENT
@@ -166,7 +166,7 @@ def test_a_file_that_vanishes_is_absent(digests: Digests, folder: Counting, monk
 
 
 @pytest.mark.parametrize("path", ["folder", ".", "a\0b", "x" * 5000])
-def test_what_is_no_file_is_unreadable(digests: Digests, folder: Counting, path: str):
+def test_what_is_no_file_is_unreadable(digests: FileDigests, folder: Counting, path: str):
     """A folder, or a name that none can have."""
     (folder.root / "folder").mkdir()
     assert digests.of(path) == UNREADABLE
@@ -174,7 +174,7 @@ def test_what_is_no_file_is_unreadable(digests: Digests, folder: Counting, path:
 
 
 @needs_posix
-def test_a_pipe_is_unreadable(digests: Digests, folder: Counting):
+def test_a_pipe_is_unreadable(digests: FileDigests, folder: Counting):
     """And nobody waits for what comes out of it."""
     os.mkfifo(folder.root / "pipe")
     assert digests.of("pipe") == UNREADABLE
@@ -182,7 +182,7 @@ def test_a_pipe_is_unreadable(digests: Digests, folder: Counting):
 
 @needs_posix
 @needs_user
-def test_a_closed_file_is_unreadable(digests: Digests, folder: Counting, clock: Clock):
+def test_a_closed_file_is_unreadable(digests: FileDigests, folder: Counting, clock: Clock):
     """Until it is opened again; a closed folder on the way is the same."""
     file = folder.root / "closed/a.txt"
     file.parent.mkdir()
@@ -197,7 +197,7 @@ def test_a_closed_file_is_unreadable(digests: Digests, folder: Counting, clock: 
 
 
 @needs_posix
-def test_links_are_followed_within_the_project(digests: Digests, folder: Counting, clock: Clock, tmp_path: Path):
+def test_links_are_followed_within_the_project(digests: FileDigests, folder: Counting, clock: Clock, tmp_path: Path):
     """A link that leads elsewhere has another digest; one that leads out, or in a circle, has none."""
     for name in ("one", "two"):
         (folder.root / name).write_text(name)
@@ -218,7 +218,9 @@ def test_links_are_followed_within_the_project(digests: Digests, folder: Countin
         assert digests.of("link") == digest, target
 
 
-def test_a_file_too_large_to_matter_is_not_read(digests: Digests, folder: Counting, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_too_large_to_matter_is_not_read(
+    digests: FileDigests, folder: Counting, monkeypatch: pytest.MonkeyPatch
+):
     """Nothing here takes so much, and memory isn't without bounds; nor if it grows while it is read."""
     monkeypatch.setattr(module, "DIGEST_LIMIT", 10)
     file = folder.root / "a.txt"
@@ -227,13 +229,13 @@ def test_a_file_too_large_to_matter_is_not_read(digests: Digests, folder: Counti
     assert folder.reads == 0
     file.write_bytes(b"x" * 10)
     assert digests.of("a.txt") == sha256(b"x" * 10)
-    monkeypatch.setattr(Digests, "_stamp", lambda *_: module.Stamp(5, 0, 0, 0))
+    monkeypatch.setattr(FileDigests, "_stamp", lambda *_: module.FileStamp(5, 0, 0, 0))
     file.write_bytes(b"x" * 11)
     assert digests.of("a.txt") == UNREADABLE
 
 
 def test_what_an_earlier_process_found_out_is_believed_as_long_as_the_times_agree(
-    digests: Digests, folder: Counting, clock: Clock
+    digests: FileDigests, folder: Counting, clock: Clock
 ):
     """A file is then not even read once; what this process saw itself counts more."""
     file = folder.root / "a.txt"
@@ -243,14 +245,14 @@ def test_what_an_earlier_process_found_out_is_believed_as_long_as_the_times_agre
     stamp = digests.stamp_of("a.txt", digest)
     assert stamp is not None
     assert digests.stamp_of("a.txt", sha256(b"other")) is digests.stamp_of("b.txt", digest) is None
-    later = Digests(folder)
+    later = FileDigests(folder)
     later.remember("a.txt", stamp, digest)
     later.remember("a.txt", stamp, "sha256:other")
     assert later.of("a.txt") == digest
     assert folder.reads == 1
     file.write_text("y")
     assert later.of("a.txt") == sha256(b"y")
-    other = Digests(folder)
+    other = FileDigests(folder)
     other.remember("a.txt", stamp, digest)
     assert other.of("a.txt") == sha256(b"y")
 
@@ -265,7 +267,7 @@ def test_a_digest_is_always_the_one_of_the_file_that_is_there(steps: list[tuple[
 
     with tempfile.TemporaryDirectory() as root:
         folder = Folder(Path(root))
-        digests = Digests(folder)
+        digests = FileDigests(folder)
         for name, body, keeps_times in steps:
             file = folder.root / name
             before = file.stat() if file.exists() else None
@@ -291,7 +293,7 @@ def test_an_input_is_noted_as_it_was_at_first(tmp_path: Path):
         counted.append(name)
         return f"{name} {len(counted)}"
 
-    seen = Seen(digest, tmp_path)
+    seen = InputRecorder(digest, tmp_path)
     for name in ("a", "b", "a", str(tmp_path / "a"), str(tmp_path / "c/d")):
         seen.note(name)
     assert seen.inputs == {"a": "a 1", "b": "b 2", os.path.join("c", "d"): f"{os.path.join('c', 'd')} 3"}
@@ -338,7 +340,7 @@ async def reasons(engine: Engine, content_id: str = "note") -> list[str]:
 
 async def make(engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any) -> str:
     parsed = engine.catalog.find("content", content_id).parsed
-    return (await generate(Work(engine, **rest), parsed, Given(context or {}))).status
+    return (await generate(Work(engine, **rest), parsed, CallerContext(context or {}))).status
 
 
 def git(project: Project, *arguments: str) -> None:
@@ -427,23 +429,23 @@ async def test_a_file_that_changes_while_a_text_is_made_leaves_no_trace(project:
     word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt"}
     project.save(content("note", pattern={"type": "slow"}, sources=[word]), artifact("note", [child("note")]))
     project.write("word.txt", "one")
-    async with app.opened(project.root, config.load(project.root, {})) as engine:
+    async with app.opened(project.root, settings.load(project.root, {})) as engine:
         work = Work(engine)
         work.snapshot.digest("word.txt")  # as another member of the same run had done
         project.write("word.txt", "two")
         parsed = engine.catalog.find("content", "note").parsed
-        made = await generate(work, parsed, Given({}))
+        made = await generate(work, parsed, CallerContext({}))
         assert made.version.body == "two"
         project.write("word.txt", "one")
-        again = await generate(Work(engine), parsed, Given({}))
+        again = await generate(Work(engine), parsed, CallerContext({}))
         assert again.version.body == "one"
 
 
 SLOW = """
-from chora.generators.generator import Made
+from chora.generators.generator import GeneratedText
 NAME, VERSION, DESCRIPTION, CAPABILITIES = "slow", "1", "Repeats.", ()
 async def generate(job):
-    return Made(job.context["word"])
+    return GeneratedText(job.context["word"])
 """
 
 
@@ -458,7 +460,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 
 async def test_a_trace_is_found_at_once_and_in_the_store_later(
-    store: SqliteStore, digests: Digests, folder: Counting, clock: Clock
+    store: SqliteStore, digests: FileDigests, folder: Counting, clock: Clock
 ):
     """By its subject and key, with inputs, result and time; a file at rest needn't be read by the next process."""
     file = folder.root / "a.txt"
@@ -473,7 +475,7 @@ async def test_a_trace_is_found_at_once_and_in_the_store_later(
     assert traces.find("content:a", "other") is traces.find("content:b", "key") is None
     assert store.trace("content:a", "key") is None
     await traces.save()
-    later_digests = Digests(folder)
+    later_digests = FileDigests(folder)
     later = Traces(store, later_digests)
     assert later.find("content:a", "key") == known
     assert later.find("content:a", "key") is later.find("content:a", "key"), "from memory the second time"
@@ -483,7 +485,7 @@ async def test_a_trace_is_found_at_once_and_in_the_store_later(
 
 
 async def test_a_file_that_was_not_at_rest_is_read_by_the_next_process(
-    store: SqliteStore, digests: Digests, folder: Counting
+    store: SqliteStore, digests: FileDigests, folder: Counting
 ):
     """Its times are no proof, so they aren't kept."""
     (folder.root / "a.txt").write_text("x")
@@ -495,7 +497,7 @@ async def test_a_file_that_was_not_at_rest_is_read_by_the_next_process(
     assert kept.seen == {"a.txt": [sha256(b"x")]}
 
 
-async def test_the_latest_trace_of_a_subject_is_known(store: SqliteStore, digests: Digests):
+async def test_the_latest_trace_of_a_subject_is_known(store: SqliteStore, digests: FileDigests):
     """Under whatever key, stored or not yet."""
     traces = Traces(store, digests)
     assert traces.latest("content:a") is None
@@ -511,7 +513,7 @@ async def test_the_latest_trace_of_a_subject_is_known(store: SqliteStore, digest
     assert latest.result == {"key": "two"}
 
 
-async def test_fresh_traces_are_stored_soon_and_at_the_end(store: SqliteStore, digests: Digests):
+async def test_fresh_traces_are_stored_soon_and_at_the_end(store: SqliteStore, digests: FileDigests):
     """Gathered for a moment; what came last is stored when the service ends."""
     traces = Traces(store, digests)
     async with trio.open_nursery() as nursery:
@@ -533,7 +535,7 @@ class Full(SqliteStore):
 
 
 async def test_a_store_that_refuses_traces_costs_a_look_and_no_more(
-    tmp_path: Path, digests: Digests, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, digests: FileDigests, caplog: pytest.LogCaptureFixture
 ):
     """This process still knows them, the log says so, and the service goes on."""
     full = Full(tmp_path / "full.db")
@@ -552,7 +554,7 @@ async def test_a_store_that_refuses_traces_costs_a_look_and_no_more(
     full.close()
 
 
-async def test_memory_holds_so_many_traces(store: SqliteStore, digests: Digests, monkeypatch: pytest.MonkeyPatch):
+async def test_memory_holds_so_many_traces(store: SqliteStore, digests: FileDigests, monkeypatch: pytest.MonkeyPatch):
     """The first ones go; the store still has them."""
     monkeypatch.setattr(module, "TRACES_IN_MEMORY", 3)
     traces = Traces(store, digests)
@@ -570,7 +572,7 @@ async def test_memory_holds_so_many_traces(store: SqliteStore, digests: Digests,
 async def test_a_crash_loses_traces_and_no_text(project: Project):
     """Without them the stored text is found by what it is made of; nothing is made twice."""
     project.save(text("note", "x"))
-    loaded = config.load(project.root, {})
+    loaded = settings.load(project.root, {})
     async with app.opened(project.root, loaded) as engine:
         assert await make(engine) == "generated"
         engine.traces._unsaved.clear()  # pyright: ignore[reportPrivateUsage]
@@ -590,7 +592,7 @@ async def test_another_engine_knows_what_this_one_stored(project: Project, engin
     project.save(content("note", pattern={"type": "template_fill", "template": "{{ word }}"}, sources=[word]))
     assert await make(engine) == "generated"
     await engine.traces.save()
-    async with app.opened(project.root, config.load(project.root, {})) as other:
+    async with app.opened(project.root, settings.load(project.root, {})) as other:
         assert await make(other) == "skipped"
         project.write("word.txt", "two")
         assert await make(other) == "regenerated"
@@ -600,7 +602,7 @@ async def test_another_engine_knows_what_this_one_stored(project: Project, engin
     assert latest.body == "two"
 
 
-async def test_a_trace_of_another_version_of_chora_is_no_obstacle(store: SqliteStore, digests: Digests):
+async def test_a_trace_of_another_version_of_chora_is_no_obstacle(store: SqliteStore, digests: FileDigests):
     """What it says of a file beyond the digest is believed only if it fits."""
     trace = Trace(subject="s", key="k", seen={"a": ["sha256:1", 1, 2, 3, 4], "b": ["x"]}, result={}, at="2026")
     await store.save_traces([trace])
@@ -654,8 +656,8 @@ def test_equal_contexts_and_no_others_have_the_same_key(
     context: dict[str, Any], reserved: dict[str, str], other: dict[str, Any], others: dict[str, str]
 ):
     """Of what is asked for and for whom; a name is no context."""
-    one, two = Given(context, reserved), Given(other, others)
-    assert one.digest == one.digest == Given(shuffled(context), shuffled(reserved)).digest
+    one, two = CallerContext(context, reserved), CallerContext(other, others)
+    assert one.digest == one.digest == CallerContext(shuffled(context), shuffled(reserved)).digest
     assert (one.digest == two.digest) == same([context, reserved], [other, others])
     assert one.everything == {**reserved, **context}
 
@@ -666,8 +668,8 @@ def test_what_lies_within_has_a_key_of_its_own(
 ):
     """By all that is around it; the inner name wins over the outer one."""
 
-    def within(context: dict[str, Any], inside: list[dict[str, str]]) -> Given:
-        given = Given(context)
+    def within(context: dict[str, Any], inside: list[dict[str, str]]) -> CallerContext:
+        given = CallerContext(context)
         for reserved in inside:
             given = given.within(**reserved)
         return given
@@ -714,11 +716,11 @@ def member_key(parts: dict[str, Any]) -> tuple[str, str]:
     parsed = read("collection", document, where="configs/collection/pack.json")
     config_ = parsed.config
     digest = digest_of_all("salt", config_, parts["base"], parts["shared"], parts["given"])
-    setting = Setting(parsed, parts["base"], parts["shared"], digest, parts["given"], [])
+    setting = CollectionPlan(parsed, parts["base"], parts["shared"], digest, parts["given"], [])
     (member,) = config_.members
     assert isinstance(member, Member)
     work: Any = Stub()
-    return _Run(work, setting, frozenset()).trace_of(member)
+    return _CollectionRun(work, setting, frozenset()).trace_of(member)
 
 
 class Stub:

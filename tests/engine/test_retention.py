@@ -19,8 +19,8 @@ from chora.engine import retention
 from chora.engine.engine import Engine
 from chora.engine.retention import Rules, choose, clean, drop_old_drafts, referring_artifacts, sweep
 from chora.errors import StorageError
-from chora.stamps import now, sha256, stamp
 from chora.store import Draft, Event, Job, Version, VersionInfo
+from chora.timestamps import format_timestamp, now, sha256
 from tests.conftest import Project, artifact, child, text
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -31,7 +31,7 @@ def info(age: float, name: str = "x", **rest: Any) -> VersionInfo:
     made = VersionInfo(
         version_id=name,
         content_id="note",
-        generated_at=stamp(NOW - timedelta(days=age)),
+        generated_at=format_timestamp(NOW - timedelta(days=age)),
         generator="g",
         config_version=None,
         stage="draft",
@@ -141,7 +141,7 @@ def version(content_id: str, age: float, body: str = "body", **rest: Any) -> Ver
         fingerprint="",
         generator="g",
         generator_version="1",
-        generated_at=stamp(datetime.now(UTC) - timedelta(days=age)),
+        generated_at=format_timestamp(datetime.now(UTC) - timedelta(days=age)),
     )
     return msgspec.structs.replace(made, **rest)
 
@@ -195,13 +195,13 @@ async def test_nothing_is_deleted_when_one_deletion_fails(engine: Engine, monkey
 
 
 async def keep_draft(engine: Engine, name: str, age: float) -> None:
-    at = stamp(datetime.now(UTC) - timedelta(days=age))
+    at = format_timestamp(datetime.now(UTC) - timedelta(days=age))
     draft = Draft(
         draft_id=name,
         config_type="content",
         config_data={},
         description=None,
-        created_at=stamp(datetime.now(UTC) - timedelta(days=99)),
+        created_at=format_timestamp(datetime.now(UTC) - timedelta(days=99)),
         updated_at=at,
     )
     await engine.store.save_draft(draft)
@@ -243,7 +243,7 @@ async def litter(engine: Engine) -> None:
     """Something old of every kind, and something new beside it."""
     await fill(engine, a=[90, 80, 70, 60, 50, 1])
     await keep_draft(engine, "old", 40)
-    long_ago, today = stamp(datetime.now(UTC) - timedelta(days=40)), now()
+    long_ago, today = format_timestamp(datetime.now(UTC) - timedelta(days=40)), now()
     for number, at in enumerate((long_ago, today)):
         job = Job(
             job_id=f"job-{number}",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.generators import bdd_scenario
-from chora.generators.generator import Made
+from chora.generators.generator import GeneratedText
 from tests.conftest import requirement
 from tests.generators.jobs import job_of, make
 
@@ -107,7 +107,9 @@ Feature: Door
 """
 
 
-async def write(root: Path, options: dict[str, Any], context: dict[str, Any] | None = None, **rest: Any) -> Made:
+async def write(
+    root: Path, options: dict[str, Any], context: dict[str, Any] | None = None, **rest: Any
+) -> GeneratedText:
     return await make(
         bdd_scenario, job_of(root, {"type": "bdd_scenario", "generation_config": options}, context, **rest)
     )

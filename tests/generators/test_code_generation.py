@@ -11,12 +11,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import config, llm
-from chora.engine.spending import Spending
+from chora import llm, settings
+from chora.engine.budget import Budgets
 from chora.errors import BudgetExceeded, GenerationFailed
 from chora.generators import code_generation
 from chora.generators.code_generation import extract
-from chora.generators.generator import Job, Made
+from chora.generators.generator import GeneratedText, GenerationJob
 from chora.store import SqliteStore
 from tests.anthropic_server import KEY, message, refusal, serving
 from tests.conftest import requirement
@@ -48,7 +48,7 @@ def job(
     default_model: str = "claude-sonnet-5",
     template: str | None = None,
     **rest: Any,
-) -> Job:
+) -> GenerationJob:
     pattern: dict[str, Any] = {"type": "code_generation", "generation_config": options}
     if template is not None:
         pattern["template"] = template
@@ -66,7 +66,7 @@ async def request(root: Path, options: dict[str, Any], *rest: Any, **more: Any) 
     return model.asked[0]
 
 
-async def failure(asked: Job) -> GenerationFailed:
+async def failure(asked: GenerationJob) -> GenerationFailed:
     with pytest.raises(GenerationFailed) as failed:
         await make(code_generation, asked)
     error = failed.value
@@ -274,7 +274,7 @@ async def test_what_can_not_be_parsed_in_bounds_is_not_checked(tmp_path: Path, m
 async def test_what_it_took_is_told(tmp_path: Path):
     """Tokens and US dollars, rounded; nothing for an answer that was known."""
     made = await make(code_generation, job(tmp_path, {"prompt": "p"}))
-    assert made == Made(
+    assert made == GeneratedText(
         "x = 1",
         [],
         None,
@@ -374,8 +374,8 @@ async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = SqliteStore(None)
     try:
         async with serving(refusal(529), message("```python\ndef f():\n    return 1\n```")) as server:
-            settings = config.Llm(base_url=server.url)
-            purse = Spending(store, llm.Anthropic(settings), settings).purse()
+            limits = settings.LlmSettings(base_url=server.url)
+            purse = Budgets(store, llm.Anthropic(limits), limits).budget()
             options = {"prompt": "Write f", "language": "python", "retry_delay": 0}
             asked = job(tmp_path, options)._replace(llm=partial(purse.complete, "note"))
             with trio.fail_after(20):
@@ -387,11 +387,11 @@ async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert len(server.asked) == 2
     assert again.usage
     assert again.usage["cached"] is True
-    assert code_generation.unavailable(settings) is None
+    assert code_generation.unavailable(limits) is None
     ready = asked._replace(sources=await code_generation.ingredients(asked))
-    assert code_generation.estimate(ready, settings) == llm.estimate(code_generation.request_of(ready, settings.model))
+    assert code_generation.estimate(ready, limits) == llm.estimate(code_generation.request_of(ready, limits.model))
 
 
 def test_it_says_why_it_can_not_be_used():
     """Without a key it is listed all the same, with what to do about it."""
-    assert "ANTHROPIC_API_KEY_FILE" in str(code_generation.unavailable(config.Llm()))
+    assert "ANTHROPIC_API_KEY_FILE" in str(code_generation.unavailable(settings.LlmSettings()))

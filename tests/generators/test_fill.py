@@ -7,18 +7,19 @@ import re
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import chora.generators
-from chora import config
+from chora import settings
+from chora.config_parsing import read
 from chora.errors import ChoraError, GenerationFailed, LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT, Folder
 from chora.generators import BY_NAME, GENERATORS, demonstration, template_fill
-from chora.generators.generator import Job, Made, as_text, lookup
+from chora.generators.generator import GeneratedText, GenerationJob, as_text, lookup
 from chora.generators.templates import Templates
-from chora.reading import read
 from chora.render.pool import RenderPool
 from tests.conftest import Project, content, requirement
 
@@ -43,18 +44,18 @@ class Bench:
 
     def __init__(self, project: Project) -> None:
         folder = Folder(project.root)
-        paths = config.Paths().templates
-        self.templates = Templates(folder, paths, RenderPool(config.Render()))
+        paths = settings.PathSettings().templates
+        self.templates = Templates(folder, paths, RenderPool(settings.RenderSettings()))
 
     def job(
         self, pattern: dict[str, Any] | None, context: dict[str, Any], undefined: Any = "strict", **rest: Any
-    ) -> Job:
+    ) -> GenerationJob:
         document = content("note", **({"pattern": pattern} if pattern is not None else {}), **rest)
         parsed = read("content", document, where="note").config
         chosen = parsed.generation.patterns[0] if pattern is not None else None
-        return Job(parsed, chosen, context, self.templates, undefined, {})
+        return GenerationJob(parsed, chosen, context, self.templates, undefined, {})
 
-    async def make(self, generator: ModuleType, job: Job) -> Made:
+    async def make(self, generator: ModuleType, job: GenerationJob) -> GeneratedText:
         return await generator.generate(job._replace(sources=await generator.ingredients(job)))
 
 
@@ -88,7 +89,7 @@ def show(template: str | None = None, *variables: dict[str, Any]) -> dict[str, A
 async def test_a_demonstration_without_a_template_joins_its_examples(bench: Bench, pattern: dict[str, Any] | None):
     """All examples, with a blank line between them."""
     made = await bench.make(demonstration, bench.job(pattern, {}, elements=elements("one", "", "two\n")))
-    assert made == Made("one\n\n\n\ntwo\n")
+    assert made == GeneratedText("one\n\n\n\ntwo\n")
 
 
 @requirement("generators.demonstration")
@@ -113,7 +114,7 @@ async def test_a_demonstration_fills_its_template(
 ):
     """Variables come from elements by name or position, else from their default; escapes become real."""
     made = await bench.make(demonstration, bench.job(show(template, *variables), {}, elements=elements("one", "two")))
-    assert made == Made(text)
+    assert made == GeneratedText(text)
 
 
 async def test_a_demonstration_ignores_the_context(bench: Bench):
@@ -148,7 +149,7 @@ async def test_a_demonstration_without_a_value_fails(
 
 
 @given(examples=st.lists(st.text(max_size=20), min_size=1, max_size=3), between=st.text(alphabet="ab{}\n ", max_size=5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_the_values_of_a_demonstration_are_literal(bench: Bench, examples: list[str], between: str):
     """Backslashes, braces and group references in an example stay what they are."""
     template = between.join(f"{{{{ e{number} }}}}" for number in range(len(examples)))
@@ -267,7 +268,7 @@ plain = st.text(alphabet="ab \n", max_size=6)
 
 @requirement("sources.never-rendered")
 @given(st.lists(st.tuples(plain, names), max_size=4), plain, st.dictionaries(names, st.text(max_size=20)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_filled_values_are_literal(
     bench: Bench, places: list[tuple[str, str]], tail: str, values: dict[str, str]
 ):
@@ -280,7 +281,7 @@ async def test_filled_values_are_literal(
 
 
 @given(st.text(alphabet="ab\\ntr'\" ", max_size=12), st.text(alphabet="\\nt", max_size=6))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_escapes_are_the_templates_own(bench: Bench, template: str, value: str):
     """Splitting a template at a place changes none of its escapes, and none come from the value."""
 

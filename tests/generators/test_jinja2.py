@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from chora import config
+from chora import settings
+from chora.config_parsing import read
 from chora.engine.engine import Engine
 from chora.errors import Busy, GenerationFailed, InvalidContext, LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, Folder
 from chora.generators import jinja2, templates
-from chora.generators.generator import Job, Made
+from chora.generators.generator import GeneratedText, GenerationJob
 from chora.generators.templates import Templates
-from chora.reading import read
 from chora.render import Options, RenderFailed
 from chora.render.pool import RenderPool
 from tests.conftest import Project, content, requirement
@@ -25,19 +25,21 @@ class Bench:
     def __init__(self, engine: Engine) -> None:
         self.templates = engine.templates
 
-    def job(self, template: str | None, context: dict[str, Any], setting: Any = "strict", **options: Any) -> Job:
+    def job(
+        self, template: str | None, context: dict[str, Any], setting: Any = "strict", **options: Any
+    ) -> GenerationJob:
         pattern: dict[str, Any] = {"type": "jinja2", "generation_config": options}
         if template is not None:
             pattern["template"] = template
         parsed = read("content", content("note", pattern=pattern), where="note").config
-        return Job(parsed, parsed.generation.patterns[0], context, self.templates, setting, {})
+        return GenerationJob(parsed, parsed.generation.patterns[0], context, self.templates, setting, {})
 
     async def ingredients(self, template: str | None, **options: Any) -> dict[str, str]:
         return await jinja2.ingredients(self.job(template, {}, **options))
 
     async def make(
         self, template: str | None, context: dict[str, Any], setting: Any = "strict", **options: Any
-    ) -> Made:
+    ) -> GeneratedText:
         job = self.job(template, context, setting, **options)
         return await jinja2.generate(job._replace(sources=await jinja2.ingredients(job)))
 
@@ -64,10 +66,10 @@ def bench(engine: Engine) -> Bench:
 async def test_a_template_is_rendered(bench: Bench, project: Project):
     """Inline or a file, with all that Jinja has; a file is named in what is made."""
     inline = "{% for n in names %}{{ loop.index }}. {{ n | upper }}\n{% endfor %}"
-    assert await bench.make(inline, {"names": ["a", "b"]}) == Made("1. A\n2. B\n", [])
+    assert await bench.make(inline, {"names": ["a", "b"]}) == GeneratedText("1. A\n2. B\n", [])
     project.write("configs/templates/deep/a.j2", "{{ x.y[0] }}{# no #}")
-    assert await bench.make("deep/a.j2", {"x": {"y": [5]}}) == Made("5", [], "deep/a.j2")
-    assert await bench.make("{# only a comment #}", {}) == Made("", [])
+    assert await bench.make("deep/a.j2", {"x": {"y": [5]}}) == GeneratedText("5", [], "deep/a.j2")
+    assert await bench.make("{# only a comment #}", {}) == GeneratedText("", [])
     assert (await bench.make("<b>{{ x }}</b>\n", {"x": "<&>"})).text == "<b><&></b>", "nothing is escaped unasked"
 
 
@@ -111,7 +113,7 @@ async def test_an_undefined_variable_is_an_error_or_a_warning(bench: Bench):
     assert failed["error_type"] == "UndefinedError"
     assert failed["missing_variable"] == "missing"
     assert failed["template_line"] == 2
-    warned = Made("<>", ["missing is undefined and was rendered empty"])
+    warned = GeneratedText("<>", ["missing is undefined and was rendered empty"])
     assert await bench.make("<{{ missing }}>", {}, "lenient") == warned
 
 
@@ -184,7 +186,7 @@ async def test_bounds_of_a_render_are_not_the_templates_fault_alone(bench: Bench
     assert failed.value.details["limit"] == "render.output"
     with pytest.raises(InvalidContext):
         await bench.make("{{ x }}", {"x": 10**30})
-    idle = Templates(engine.folder, ("templates",), RenderPool(config.Render()))
+    idle = Templates(engine.folder, ("templates",), RenderPool(settings.RenderSettings()))
     with pytest.raises(Busy):
         await jinja2.ingredients(bench.job("{{ x }}", {})._replace(templates=idle))
 

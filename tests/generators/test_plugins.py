@@ -18,28 +18,28 @@ from chora.errors import GenerationFailed, PermissionDenied, UsageError
 from chora.files import Folder
 from chora.generators import (
     GENERATORS,
-    Shelf,
+    GeneratorRegistry,
     demonstration,
     digest_of,
     gather_ingredients,
     load_composers,
     run_generator,
 )
-from chora.generators.generator import Job, Made
+from chora.generators.generator import GeneratedText, GenerationJob
 from tests.conftest import requirement
 from tests.generators.jobs import job_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 WHOLE = """
-from chora.generators.generator import Made
+from chora.generators.generator import GeneratedText
 NAME = "shout"
 VERSION = "1.0.0"
 DESCRIPTION = "Shouts."
 CAPABILITIES = ("text",)
 ALIASES = ("yell",)
 async def generate(job):
-    return Made(job.context["text"].upper())
+    return GeneratedText(job.context["text"].upper())
 """
 
 
@@ -60,28 +60,28 @@ def write(root: Path, source: str, name: str = "shout.py") -> str:
     return name
 
 
-def shelf(root: Path, *sources: str) -> Shelf:
+def shelf(root: Path, *sources: str) -> GeneratorRegistry:
     """A shelf with plugins of these sources."""
     names = [write(root, source, f"plugin_{number}.py") for number, source in enumerate(sources)]
-    return Shelf(names, Folder(root))
+    return GeneratorRegistry(names, Folder(root))
 
 
 def plugin(root: Path, source: str, name: str = "shout.py") -> ModuleType:
-    return Shelf([write(root, source, name)], Folder(root)).all()[-1]
+    return GeneratorRegistry([write(root, source, name)], Folder(root)).all()[-1]
 
 
-async def make(generator: ModuleType, job: Job) -> Made:
+async def make(generator: ModuleType, job: GenerationJob) -> GeneratedText:
     return await run_generator(generator, job._replace(sources=await gather_ingredients(generator, job)))
 
 
-def job(root: Path, context: dict[str, Any] | None = None, **pattern: Any) -> Job:
+def job(root: Path, context: dict[str, Any] | None = None, **pattern: Any) -> GenerationJob:
     return job_of(root, {"type": "shout", **pattern}, {"text": "hi"} if context is None else context)
 
 
 def refused(root: Path, *specs: str) -> str:
     """The message of a setting with a plugin that can't be used."""
     with pytest.raises(UsageError) as failed:
-        Shelf(specs, Folder(root))
+        GeneratorRegistry(specs, Folder(root))
     assert failed.value.hint
     assert failed.value.details["setting"] == "plugins.generators"
     assert failed.value.details["plugin"] in failed.value.message
@@ -106,7 +106,7 @@ async def test_a_module_is_a_generator(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path, WHOLE, "plugin_of_test/inner.py")
     write(tmp_path, "", "plugin_of_test/__init__.py")
     monkeypatch.syspath_prepend(tmp_path)
-    found = Shelf(["plugin_of_test.inner"], Folder(tmp_path))
+    found = GeneratorRegistry(["plugin_of_test.inner"], Folder(tmp_path))
     assert (await make(found.by_name["shout"], job(tmp_path))).text == "HI"
     assert len(found.digest_of(found.by_name["shout"])) == 64
 
@@ -115,7 +115,7 @@ async def test_a_module_is_a_generator(tmp_path: Path, monkeypatch: pytest.Monke
 def test_without_plugins_the_shelf_holds_ours(tmp_path: Path):
     """Nothing is loaded that isn't named, whatever lies about."""
     write(tmp_path, "raise SystemExit", "shout_generator.py")
-    found = Shelf((), Folder(tmp_path))
+    found = GeneratorRegistry((), Folder(tmp_path))
     assert found.all() == list(GENERATORS)
     assert {found.digest_of(generator) for generator in found.all()} == {""}
     assert found.by_name["bdd_scenario_assembly"] is found.by_name["bdd_scenario"]
@@ -196,22 +196,22 @@ def test_two_plugins_of_one_name_are_refused(tmp_path: Path):
 
 
 async def test_a_plugin_may_return_a_bare_text(tmp_path: Path):
-    """A str is as good as a Made."""
-    generator = plugin(tmp_path, WHOLE.replace('Made(job.context["text"].upper())', '"plain"'))
-    assert await make(generator, job(tmp_path)) == Made("plain")
+    """A str is as good as a GeneratedText."""
+    generator = plugin(tmp_path, WHOLE.replace('GeneratedText(job.context["text"].upper())', '"plain"'))
+    assert await make(generator, job(tmp_path)) == GeneratedText("plain")
 
 
 @pytest.mark.parametrize("returned", ["None", "7", "('a',)"])
 async def test_a_plugin_that_returns_no_text_fails(tmp_path: Path, returned: str):
     """It isn't stored as if it were one."""
-    generator = plugin(tmp_path, WHOLE.replace('Made(job.context["text"].upper())', returned))
+    generator = plugin(tmp_path, WHOLE.replace('GeneratedText(job.context["text"].upper())', returned))
     with pytest.raises(GenerationFailed, match="returned no text"):
         await make(generator, job(tmp_path))
 
 
 async def test_what_a_plugin_raises_is_told_by_its_type(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """The caller learns plugin and type, the log has the traceback; what the plugin's words hold stays there."""
-    generator = plugin(tmp_path, WHOLE.replace("return Made", "raise KeyError('secret') or Made"))
+    generator = plugin(tmp_path, WHOLE.replace("return GeneratedText", "raise KeyError('secret') or Made"))
     with pytest.raises(GenerationFailed) as failed:
         await make(generator, job(tmp_path))
     assert failed.value.message == "note: the plugin shout failed with KeyError."
@@ -224,7 +224,7 @@ async def test_what_a_plugin_raises_is_told_by_its_type(tmp_path: Path, caplog: 
 
 async def test_what_a_plugin_says_on_purpose_is_left_alone(tmp_path: Path):
     """Its own GenerationFailed, and any other error of ours."""
-    source = WHOLE.replace("return Made", "raise job.failed(NAME, 'too loud', 'Whisper.') or Made")
+    source = WHOLE.replace("return GeneratedText", "raise job.failed(NAME, 'too loud', 'Whisper.') or Made")
     with pytest.raises(GenerationFailed, match=r"note: too loud\."):
         await make(plugin(tmp_path, source), job(tmp_path))
     outside = WHOLE + "\nasync def ingredients(job): return {'x': job.read(NAME, '../x')}"
@@ -248,7 +248,7 @@ async def test_ingredients_of_a_plugin_are_held_to_their_shape(tmp_path: Path):
 async def test_a_bug_of_ours_stays_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Only what a plugin does is told as a failure of generation."""
 
-    async def broken(job: Job) -> Any:
+    async def broken(job: GenerationJob) -> Any:
         raise ZeroDivisionError
 
     monkeypatch.setattr(demonstration, "generate", broken)
@@ -261,7 +261,9 @@ async def test_a_bug_of_ours_stays_a_bug(tmp_path: Path, monkeypatch: pytest.Mon
 
 async def test_a_plugin_can_be_cancelled(tmp_path: Path):
     """Cancellation goes through it, also when its class is busy in a thread."""
-    waits = plugin(tmp_path, "import trio" + WHOLE.replace("return Made", "await trio.sleep_forever() or Made"))
+    waits = plugin(
+        tmp_path, "import trio" + WHOLE.replace("return GeneratedText", "await trio.sleep_forever() or GeneratedText")
+    )
     blocks = plugin(
         tmp_path,
         "import threading\nleave = threading.Event()\n" + echo("self", "leave.wait(20) and 'x'"),
@@ -313,7 +315,7 @@ async def test_every_interface_of_old_is_called_rightly(tmp_path: Path, signatur
     write(tmp_path, "t.txt: ", "t.txt")
     generator = plugin(tmp_path, echo(signature, body), "echo_generator.py")
     made = await make(generator, job(tmp_path, template="t.txt"))
-    assert made == Made(text, (), "t.txt")
+    assert made == GeneratedText(text, (), "t.txt")
     assert (generator.NAME, generator.VERSION, generator.CAPABILITIES) == ("echo", "2.0.0", ("text",))
     assert generator.DESCRIPTION == "Says what it is given."
     assert digest_of(generator)
@@ -327,7 +329,7 @@ def test_a_class_is_named_by_its_type(tmp_path: Path, monkeypatch: pytest.Monkey
     assert plugin(tmp_path, echo("self", "''"), "deep/loud_generator.py").NAME == "loud"
     write(tmp_path, echo("self", "''"), "plugin_of_test_echo.py")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "plugin_of_test_echo" in Shelf(["plugin_of_test_echo"], Folder(tmp_path)).by_name
+    assert "plugin_of_test_echo" in GeneratorRegistry(["plugin_of_test_echo"], Folder(tmp_path)).by_name
     assert "lacks NAME" in refused(tmp_path, write(tmp_path, echo("self", "''"), "Loud.py"))
 
 
@@ -357,7 +359,7 @@ def test_the_base_class_of_old_is_not_needed(tmp_path: Path):
     """The hint says what to do about the import."""
     write(tmp_path, "from chora_compose.generators.base import GeneratorStrategy")
     with pytest.raises(UsageError) as failed:
-        Shelf(["shout.py"], Folder(tmp_path))
+        GeneratorRegistry(["shout.py"], Folder(tmp_path))
     assert "Leave out the import and the base class" in str(failed.value.hint)
 
 
@@ -478,11 +480,11 @@ async def test_the_guide_can_be_followed(tmp_path: Path):
     for name, text in files.items():
         write(tmp_path, text, name)
     specs = tomllib.loads(files["chora.toml"])["plugins"]["generators"]
-    found = Shelf(specs, Folder(tmp_path))
+    found = GeneratorRegistry(specs, Folder(tmp_path))
     config = msgspec.json.decode(files["configs/content/time.json"])
     (pattern,) = config["generation"]["patterns"]
     generator = found.by_name[pattern["type"]]
     made = await make(generator, job_of(tmp_path, pattern, {"text": "word " * 251}))
-    assert made == Made("Reading time: 2 min\n")
+    assert made == GeneratedText("Reading time: 2 min\n")
     with pytest.raises(GenerationFailed, match="there is no text"):
         await make(generator, job_of(tmp_path, pattern, {}))

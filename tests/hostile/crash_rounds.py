@@ -16,11 +16,11 @@ from typing import Any
 
 import trio
 
-from chora import app, config
-from chora.engine.assemble import assemble
-from chora.engine.engine import Engine, Given, Work
-from chora.stamps import sha256
+from chora import app, settings
+from chora.engine.build.assemble import assemble
+from chora.engine.engine import CallerContext, Engine, Work
 from chora.store import SqliteStore, Version
+from chora.timestamps import sha256
 
 WRITERS = 4
 
@@ -56,13 +56,13 @@ async def write_files(engine: Engine, name: str, channel: int) -> None:
         body = f"{name} {number} begins\n" + "line\n" * random.randrange(2000) + f"{name} {number} ends\n"
         document["elements"][0]["example_output"] = body
         await engine.everywhere.write(f"configs/content/{name}.json", json.dumps(document).encode())
-        await assemble(Work(engine), engine.catalog.find("artifact", name).parsed, Given({}))
+        await assemble(Work(engine), engine.catalog.find("artifact", name).parsed, CallerContext({}))
         tell(channel, output=f"outputs/{name}.md", number=number)
 
 
 def writer(root: Path, number: int, channel: int) -> None:
     async def run() -> None:
-        async with app.opened(root, config.load(root, {})) as engine:
+        async with app.opened(root, settings.load(root, {})) as engine:
             tell(channel, ready=number)
             work = store_texts if number % 2 else write_files
             await work(engine, f"writer-{number}", channel)

@@ -16,9 +16,9 @@ import httpx2
 import pytest
 import trio
 
-from chora import config
+from chora import settings
 from tests.conftest import Asking, Project, content
-from tests.visitor import Visitor
+from tests.http_client import Visitor
 
 MIB = 1024 * 1024
 
@@ -157,8 +157,12 @@ async def process(project: Project, *command: str, **pipes: Any) -> AsyncGenerat
     """A chora of its own, which has to be there until the end, and to end in peace then."""
     with (project.root.parent / "log").open("wb") as log:
         started = await trio.lowlevel.open_process(
-            config.own_command("--project", str(project.root), *command),
-            env={**config.child_environment(), "CHORA_PROBE_INTERVAL": "3600", "CHORA_PROBE_LATENCY_INTERVAL": "3600"},
+            settings.own_command("--project", str(project.root), *command),
+            env={
+                **settings.child_environment(),
+                "CHORA_PROBE_INTERVAL": "3600",
+                "CHORA_PROBE_LATENCY_INTERVAL": "3600",
+            },
             stderr=log,
             **pipes,
         )

@@ -12,12 +12,12 @@ import trio
 from chora.access import LOCAL
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.project import project_server
 from chora.protocol.session import Session
+from chora.provider import project_server
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, content, text
 from tests.hostile.measures import MIB, PATIENCE, bounded, is_well, linux, prepare, process, serving, settled
-from tests.visitor import HELLO, message
+from tests.http_client import HELLO, message
 
 pytestmark = linux
 

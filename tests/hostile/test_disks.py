@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import trio
 
-from chora import config
-from chora.config import Storage
-from chora.stamps import sha256
+from chora import settings
+from chora.settings import StorageSettings
 from chora.store import open_store
 from chora.store.sqlite import RETRY_TIME
+from chora.timestamps import sha256
 from tests.conftest import Asking, Project, artifact, child, content, text
 from tests.disks import Disk, small_disk
 from tests.hostile.measures import PATIENCE, linux, prepare, serving
-from tests.visitor import Visitor
+from tests.http_client import Visitor
 
 pytestmark = linux
 
@@ -56,8 +56,8 @@ async def wait_ready(visitor: Visitor) -> None:
 
 def chora(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        config.own_command("--project", str(project.root), *command),
-        env=config.child_environment(),
+        settings.own_command("--project", str(project.root), *command),
+        env=settings.child_environment(),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -113,7 +113,7 @@ async def test_a_server_on_a_disk_that_fills_up(disk: Disk, backend: Any):
             await wait_ready(visitor)
         assert await save(100_000) == "ok"
         assert (await assemble())["success"]
-    store = open_store(disk.root, Storage(backend=backend))
+    store = open_store(disk.root, StorageSettings(backend=backend))
     found = {each.version_id: each for each in store.versions("large")}
     assert {name: found[name].sha256 for name in acknowledged} == acknowledged
     assert all(sha256(each.body.encode()) == each.sha256 for each in found.values())
@@ -221,5 +221,5 @@ async def test_a_database_that_is_taken_away(project: Project):
         aside.rename(database)
         await wait_ready(visitor)
         assert (await call(visitor, "generate_content", **generate))["success"]
-    with contextlib.closing(open_store(project.root, Storage())) as store:
+    with contextlib.closing(open_store(project.root, StorageSettings())) as store:
         assert store.counts()["versions"] == 2

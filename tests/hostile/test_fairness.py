@@ -13,13 +13,13 @@ import trio.testing
 from chora.access import LOCAL, Principal
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
-from chora.protocol.project import project_server
 from chora.protocol.server import Server
 from chora.protocol.session import Session
+from chora.provider import project_server
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, content
 from tests.hostile.measures import bounded, is_well, linux, prepare
-from tests.visitor import HELLO, MODERN, message
+from tests.http_client import HELLO, MODERN, message
 
 pytestmark = linux
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from chora.engine.imports import import_project
+from chora.engine.legacy.project_import import import_project
 from chora.tools import TOOLS
 from chora.tools.tool import Call
 from tests.conftest import Asking, Project, artifact, child, content, text

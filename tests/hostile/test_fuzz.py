@@ -24,8 +24,8 @@ from chora.engine.engine import Engine
 from chora.errors import subclasses
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.project import project_server
 from chora.protocol.session import Session
+from chora.provider import project_server
 from chora.tools import TOOLS
 from chora.tools.tool import Call
 from tests.conftest import Asking, Project, answer_schema, artifact, child, content, text

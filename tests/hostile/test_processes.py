@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import trio
 
-from chora import config
-from chora.stamps import sha256
+from chora import settings
 from chora.store import SqliteStore
+from chora.timestamps import sha256
 from tests.conftest import Project, artifact, child, content
 from tests.hostile.measures import PATIENCE, linux, prepare, process, serving
-from tests.visitor import HELLO, message
+from tests.http_client import HELLO, message
 
 pytestmark = linux
 
@@ -107,9 +107,11 @@ async def test_a_server_a_pipe_and_commands_share_a_project(project: Project):
 
         async def command(number: int) -> None:
             for tool, arguments in calls("command", number)[:4]:
-                line = config.own_command("--project", str(project.root), "call", tool, json.dumps(arguments), "--json")
+                line = settings.own_command(
+                    "--project", str(project.root), "call", tool, json.dumps(arguments), "--json"
+                )
                 done = await trio.run_process(
-                    line, env=config.child_environment(), capture_stdout=True, capture_stderr=True, check=False
+                    line, env=settings.child_environment(), capture_stdout=True, capture_stderr=True, check=False
                 )
                 note(tool, arguments, msgspec.json.decode(done.stdout))
 

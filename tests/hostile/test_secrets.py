@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import trio
 
-from chora import config
+from chora import settings
 from chora.cli.samples import INIT, write_sample
-from chora.config import BLOT, Secret, blot
+from chora.settings import REDACTED, Secret, redact
 from tests.anthropic_server import message, serving
 from tests.conftest import Project, content
 
@@ -26,24 +26,24 @@ KEY = "sk-ant-test-0123456789-abcdef"
 def test_every_appearance_of_a_held_secret_is_blotted_out():
     """In the middle of words, several times, and also what only looks like one."""
     held = Secret(TOKEN)
-    assert blot(f"a {TOKEN}, b={TOKEN}.") == f"a {BLOT}, b={BLOT}."
-    assert blot("Authorization: Bearer abcdef.123456") == f"Authorization: Bearer {BLOT}"
-    assert blot(f"key {KEY} refused") == f"key sk-ant-{BLOT} refused"
-    assert blot("bearers of tokens; Bearer of news") == "bearers of tokens; Bearer of news"
+    assert redact(f"a {TOKEN}, b={TOKEN}.") == f"a {REDACTED}, b={REDACTED}."
+    assert redact("Authorization: Bearer abcdef.123456") == f"Authorization: Bearer {REDACTED}"
+    assert redact(f"key {KEY} refused") == f"key sk-ant-{REDACTED} refused"
+    assert redact("bearers of tokens; Bearer of news") == "bearers of tokens; Bearer of news"
     assert held.reveal() == TOKEN
 
 
 def test_short_secrets_leave_words_alone():
     """A secret of three letters would make every log unreadable, and hides nothing."""
     held = Secret("log")
-    assert blot("the log") == "the log"
+    assert redact("the log") == "the log"
     assert held.reveal() == "log"
 
 
 def test_a_secret_that_nobody_holds_any_more_is_forgotten():
     """Nothing keeps it in memory."""
     Secret("gone-with-the-call")
-    assert blot("gone-with-the-call") == "gone-with-the-call"
+    assert redact("gone-with-the-call") == "gone-with-the-call"
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def sample(tmp_path: Path) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**config.child_environment(), "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", **more}
+    return {**settings.child_environment(), "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", **more}
 
 
 def everything_in(root: Path) -> bytes:
@@ -144,7 +144,7 @@ def test_a_reference_in_the_settings_replaces_the_search(tmp_path: Path):
     file.write_text("from the file\n")
     env = {"CHORA_TOKEN": "from the search", "OTHER": " from a variable "}
     for reference, value in ((f"file:{file}", "from the file"), ("env:OTHER", "from a variable")):
-        found = config.find_secret("CHORA_TOKEN", env, reference=reference)
+        found = settings.find_secret("CHORA_TOKEN", env, reference=reference)
         assert found is not None
         assert (found.secret.reveal(), found.origin) == (value, reference)
 
@@ -152,8 +152,8 @@ def test_a_reference_in_the_settings_replaces_the_search(tmp_path: Path):
 @pytest.mark.parametrize("reference", ["file:/none/of/this", "env:NOT_SET", "keyring:nothing"])
 def test_a_reference_to_nothing_is_an_error(reference: str):
     """Rather than a door without a lock."""
-    with pytest.raises(config.UsageError) as failed:
-        config.find_secret("CHORA_TOKEN", {}, reference=reference)
+    with pytest.raises(settings.UsageError) as failed:
+        settings.find_secret("CHORA_TOKEN", {}, reference=reference)
     assert reference in failed.value.message
 
 
@@ -162,8 +162,8 @@ def test_a_token_that_no_header_can_hold_is_refused(tmp_path: Path, token: str):
     """At the start, without repeating it, rather than with every request."""
     file = tmp_path / "token"
     file.write_text(token)
-    with pytest.raises(config.UsageError) as failed:
-        config.find_token({"CHORA_TOKEN_FILE": str(file)})
+    with pytest.raises(settings.UsageError) as failed:
+        settings.find_token({"CHORA_TOKEN_FILE": str(file)})
     assert token not in str(failed.value.as_dict())
 
 
@@ -171,8 +171,8 @@ def test_a_token_that_no_header_can_hold_is_refused(tmp_path: Path, token: str):
 def test_a_secret_itself_is_no_setting(tmp_path: Path, value: str):
     """It is refused, and isn't repeated in the refusal's advice."""
     (tmp_path / "chora.toml").write_text(f"[http]\ntoken = {json.dumps(value)}\n")
-    with pytest.raises(config.UsageError, match=r"http\.token") as failed:
-        config.load(tmp_path, {})
+    with pytest.raises(settings.UsageError, match=r"http\.token") as failed:
+        settings.load(tmp_path, {})
     if value == TOKEN:
         assert value not in str(failed.value.as_dict())
 

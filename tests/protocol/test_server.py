@@ -12,10 +12,10 @@ from chora.access import LOCAL, Principal
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.hub import SUBSCRIPTION_LIMIT, Mailbox
-from chora.protocol.project import project_server
+from chora.protocol.broadcast import SUBSCRIPTION_LIMIT, NotificationQueue
 from chora.protocol.server import STREAM_LIMIT, Server
 from chora.protocol.session import Session
+from chora.provider import project_server
 from chora.resources import Resources
 from chora.tools import TOOLS
 from chora.tools.tool import HEAD_LIMIT, Tool
@@ -462,15 +462,15 @@ async def test_versions_are_completed_for_the_content_that_was_settled_on(server
 # -- what the server says of itself ----------------------------------------------------------------------------
 
 
-async def hear(mailbox: Mailbox) -> Any:
+async def hear(mailbox: NotificationQueue) -> Any:
     with trio.fail_after(5):
-        return msgspec.json.decode(await mailbox.take())
+        return msgspec.json.decode(await mailbox.wait_next())
 
 
 async def shake_hands(server: Server) -> Session:
     session = Session("memory", LOCAL)
     await ask(server, session, request("initialize", {"protocolVersion": "2025-11-25"}))
-    server.hub.join(session.mailbox)
+    server.hub.subscribe(session.mailbox)
     return session
 
 

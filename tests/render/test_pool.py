@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import trio
 
-from chora import config
+from chora import settings
 from chora.access import caller
 from chora.errors import Busy, InvalidContext, LimitExceeded
 from chora.render import Answer, Failed, Render, Rendered, RenderFailed, Scan, Scanned, Select, frame, pool
-from chora.render.pool import RenderPool, RenderStatistics, Turns
+from chora.render.pool import FairSemaphore, RenderPool, RenderStatistics
+from chora.settings import RenderSettings as RenderSettings
 
 MIB = 1024 * 1024
 HELLO = Render("Hello {{ name }}", "hello", context={"name": "you"})
@@ -75,7 +76,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def running(*, fork: bool = hasattr(os, "fork"), **settings: Any) -> AsyncGenerator[RenderPool]:
     """A pool that serves; afterwards no process and no descriptor of it may be left."""
     at_rest = sys.platform == "linux" and len(descriptors(os.getpid()))
-    workers = RenderPool(config.Render(**{"workers": 1, **settings}), fork=fork)
+    workers = RenderPool(RenderSettings(**{"workers": 1, **settings}), fork=fork)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(workers.serve)
@@ -291,7 +292,7 @@ async def test_callers_take_turns():
 
 async def test_turns_go_round():
     """Callers in the order they came, each with their first, then each with their second."""
-    turns = Turns(1)
+    turns = FairSemaphore(1)
     order: list[str] = []
 
     async def work(who: str, number: int) -> None:
@@ -314,7 +315,7 @@ async def test_turns_go_round():
 @pytest.mark.parametrize("at_once", [True, False], ids=["before it notices", "after it noticed"])
 async def test_a_turn_is_not_lost_on_the_cancelled(at_once: bool):
     """Who was cancelled while waiting is passed over, even when the turn comes in the same moment."""
-    turns = Turns(1)
+    turns = FairSemaphore(1)
     await turns.acquire("x")
     async with trio.open_nursery() as nursery:
         for who in ("a", "b"):
@@ -472,12 +473,12 @@ async def test_a_killed_parent_leaves_nothing_behind():
     script = f"""
 import os
 import trio
-from chora import config
+from chora import settings
 from chora.render import Render
 from chora.render.pool import RenderPool
 
 async def main():
-    workers = RenderPool(config.Render(workers=2, wall=600))
+    workers = RenderPool(settings.RenderSettings(workers=2, wall=600))
     async with trio.open_nursery() as nursery:
         await nursery.start(workers.serve)
         await workers.warm()
@@ -506,7 +507,7 @@ trio.run(main)
 @both_kinds
 async def test_stopping_ends_jobs_in_flight(fork: bool):
     """A job that is cut off by the end of the service is told to come back."""
-    workers = RenderPool(config.Render(), fork=fork)
+    workers = RenderPool(settings.RenderSettings(), fork=fork)
 
     async def expect_busy() -> None:
         with pytest.raises(Busy, match="aren't running"):
@@ -526,7 +527,7 @@ async def test_stopping_ends_jobs_in_flight(fork: bool):
 async def test_an_answer_that_arrives_after_the_end_releases_its_worker():
     """Nobody would come to use it again."""
     assert sys.platform != "win32"
-    workers = RenderPool(config.Render())
+    workers = RenderPool(settings.RenderSettings())
     async with trio.open_nursery() as services:
         await services.start(workers.serve)
         await workers.warm()
@@ -542,7 +543,7 @@ async def test_an_answer_that_arrives_after_the_end_releases_its_worker():
 async def test_stopping_ends_workers_that_are_about_to_start(monkeypatch: pytest.MonkeyPatch):
     """Who waits for one is told to come back."""
     monkeypatch.setattr(pool, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
-    workers = RenderPool(config.Render(), fork=False)
+    workers = RenderPool(settings.RenderSettings(), fork=False)
 
     async def expect_busy() -> None:
         with pytest.raises(Busy, match="aren't running"):

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chora import config
+from chora import settings
 from chora.render import (
     COMMAND,
     DIRECT,
@@ -391,7 +391,7 @@ class Conversation:
 
 
 @contextmanager
-def conversation(rules: config.Render) -> Generator[Conversation]:
+def conversation(rules: settings.RenderSettings) -> Generator[Conversation]:
     """Talk to `serve_jobs` running in a thread; afterwards it must have ended by itself."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -415,7 +415,7 @@ def no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_time_limit")
 def test_a_worker_answers_until_its_connection_closes():
     """It says that it is ready, renders, scans, and outlives a job that it can't read."""
-    with conversation(config.Render()) as talk:
+    with conversation(settings.RenderSettings()) as talk:
         assert talk.receive() == b""
         assert talk.ask(Render("{{ 1 + 1 }}", "page")) == Answer(Rendered("2", []))
         assert talk.ask(Scan("{{ x }}")) == Answer(Scanned([], False, ["x"]))
@@ -433,7 +433,7 @@ def test_a_worker_answers_until_its_connection_closes():
 @pytest.mark.usefixtures("no_time_limit")
 def test_a_worker_without_memory_says_so_and_ends():
     """The answer was made in advance and is the last one."""
-    with conversation(config.Render()) as talk:
+    with conversation(settings.RenderSettings()) as talk:
         talk.receive()
         answer = talk.ask(Render("{{ 'x' * n }}", "page", context={"n": sys.maxsize // 2}))
         assert answer.last
@@ -445,7 +445,7 @@ def test_a_worker_without_memory_says_so_and_ends():
 def test_a_worker_ends_after_enough_jobs(monkeypatch: pytest.MonkeyPatch):
     """The answer to its last job says that it is the last."""
     monkeypatch.setattr(worker, "JOBS_PER_WORKER", 2)
-    with conversation(config.Render()) as talk:
+    with conversation(settings.RenderSettings()) as talk:
         talk.receive()
         assert [talk.ask(Render("x", "page")).last for _ in range(2)] == [False, True]
 
@@ -453,7 +453,7 @@ def test_a_worker_ends_after_enough_jobs(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.usefixtures("no_time_limit")
 def test_a_worker_that_grew_ends(monkeypatch: pytest.MonkeyPatch):
     """Beyond half the memory it may have, a fresh worker is better; a peak it was born with doesn't count."""
-    rules = config.Render()
+    rules = settings.RenderSettings()
     peaks = [rules.memory, rules.memory, rules.memory + 1]
     monkeypatch.setattr(worker, "peak_memory", lambda: peaks.pop(0))
     with conversation(rules) as talk:
@@ -475,13 +475,13 @@ def test_a_deep_job_is_a_failure_not_a_crash():
 def start(script: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen[bytes](
         [sys.executable, "-c", f"from chora.render import worker\n{script}", *arguments],
-        env=config.child_environment(),
+        env=settings.child_environment(),
         **options,
     )
 
 
 UNLIMITED = "worker.limits_of = lambda rules: {}\nworker.main()"
-RULES = msgspec.json.encode(config.Render()).decode()
+RULES = msgspec.json.encode(settings.RenderSettings()).decode()
 
 
 @needs_posix
@@ -511,7 +511,7 @@ def test_the_limits_are_the_promised_ones():
     assert sys.platform != "win32"
     import resource
 
-    assert worker.limits_of(config.Render(memory=64 * MIB)) == {
+    assert worker.limits_of(settings.RenderSettings(memory=64 * MIB)) == {
         resource.RLIMIT_AS: 64 * MIB,
         resource.RLIMIT_NOFILE: 16,
         resource.RLIMIT_FSIZE: 0,

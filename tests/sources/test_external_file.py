@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from chora import config
+from chora import settings
 from chora.catalog import Catalog
+from chora.config_parsing import DEEPEST
 from chora.files import SOURCE_LIMIT, Folder
 from chora.model import Source
-from chora.reading import DEEPEST
 from chora.render.pool import RenderPool
 from chora.sources import external_file
 from chora.sources.external_file import CELLS_LIMIT, INLINE_BYTES, parse
-from chora.sources.source import Reach, SourceFailed, is_too_deep
+from chora.sources.source import SourceAccess, SourceFailed, is_too_deep
 from tests.conftest import Project, requirement
 
 
@@ -36,7 +36,9 @@ def ignore(*noted: str) -> None:
 def fetch(project: Project) -> Callable[[str], Any]:
     """Fetch a file of the project."""
     folder = Folder(project.root)
-    reach = Reach(folder, Catalog(folder), RenderPool(config.Render()), generate_nothing, find_nothing, ignore, ignore)
+    reach = SourceAccess(
+        folder, Catalog(folder), RenderPool(settings.RenderSettings()), generate_nothing, find_nothing, ignore, ignore
+    )
 
     async def fetch(path: str) -> Any:
         return await external_file.fetch(Source(type="external_file", locator=path), reach)

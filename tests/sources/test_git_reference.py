@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import trio
 
-from chora import config
+from chora import settings
 from chora.catalog import Catalog
 from chora.files import SOURCE_LIMIT, Folder
 from chora.model import Source
 from chora.render.pool import RenderPool
 from chora.sources import git_reference
 from chora.sources.git_reference import MISSING, find_repository, identify
-from chora.sources.source import Reach, SourceFailed
+from chora.sources.source import SourceAccess, SourceFailed
 from tests.conftest import Project, requirement
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git isn't installed")
@@ -79,7 +79,9 @@ def fetch(project: Project, noted: dict[str, str]) -> Fetch:
     def nothing(*given: Any) -> Any:
         raise AssertionError
 
-    reach = Reach(folder, Catalog(folder), RenderPool(config.Render()), nothing, nothing, nothing, noted.__setitem__)
+    reach = SourceAccess(
+        folder, Catalog(folder), RenderPool(settings.RenderSettings()), nothing, nothing, nothing, noted.__setitem__
+    )
 
     async def fetch(locator: str, repository: str = ".") -> str:
         source = Source(type="git_reference", locator=locator, repository=repository)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import config
+from chora import settings
+from chora.config_parsing import DEEPEST
 from chora.engine.engine import Engine
 from chora.errors import Busy
-from chora.reading import DEEPEST
 from chora.render.pool import RenderPool
 from chora.sources.selectors import INLINE_LENGTH, part_of, select
 from chora.sources.source import SourceFailed
@@ -368,7 +368,7 @@ async def test_a_json_path_on_text_parses_it_first(engine: Engine):
 )
 async def test_a_json_path_that_fails_is_a_missing_value(engine: Engine, selector: str, data: Any, problem: str):
     """Broken, unspeakable or endless: one sentence, and the next query goes on."""
-    engine.templates.pool._settings = config.Render(wall=0.5)
+    engine.templates.pool._settings = settings.RenderSettings(wall=0.5)
     with pytest.raises(SourceFailed) as failed:
         await select(data, selector, engine.templates.pool)
     assert problem in str(failed.value)
@@ -379,7 +379,7 @@ async def test_a_json_path_that_fails_is_a_missing_value(engine: Engine, selecto
 async def test_a_busy_pool_is_not_the_sources_fault():
     """The same call may succeed in a moment."""
     with pytest.raises(Busy):
-        await select([1], "$[0]", RenderPool(config.Render()))
+        await select([1], "$[0]", RenderPool(settings.RenderSettings()))
 
 
 def test_the_library_is_only_imported_by_workers():

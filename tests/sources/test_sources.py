@@ -10,15 +10,15 @@ import msgspec
 import pytest
 
 import chora.sources
-from chora import config
-from chora.catalog import Catalog, Found
+from chora import settings
+from chora.catalog import Catalog, FoundConfig
+from chora.config_parsing import DEEPEST, read
 from chora.errors import Busy, ChoraError, GenerationFailed, StorageFailed
 from chora.files import Folder
 from chora.model import Source
-from chora.reading import DEEPEST, read
 from chora.render.pool import RenderPool
 from chora.sources import BY_TYPE, SOURCES, content_config, inline_data
-from chora.sources.source import Reach, SourceFailed
+from chora.sources.source import SourceAccess, SourceFailed
 from tests.conftest import Project, content, requirement, text
 
 PARTS = {"selectors", "source"}
@@ -34,13 +34,13 @@ def test_every_source_is_on_the_shelf():
 
 def reach(
     project: Project,
-    generate: Callable[[Found], Any] | None = None,
+    generate: Callable[[FoundConfig], Any] | None = None,
     stored: Callable[[str, str], list[str]] | None = None,
     noted: dict[str, str] | None = None,
-) -> Reach:
+) -> SourceAccess:
     """What sources may use in this project; `generate` gives the text or raises."""
 
-    async def run(found: Found) -> str:
+    async def run(found: FoundConfig) -> str:
         assert generate is not None
         return generate(found)
 
@@ -50,10 +50,10 @@ def reach(
     def note(path: str) -> None:
         notes.setdefault(path, "file")
 
-    return Reach(
+    return SourceAccess(
         folder,
         Catalog(folder),
-        RenderPool(config.Render()),
+        RenderPool(settings.RenderSettings()),
         run,
         stored or (lambda content_id, strategy: []),
         note,
@@ -107,7 +107,7 @@ async def test_the_selector_output_generates_the_very_config_that_was_named(proj
     project.write("configs/content/other/draft.json", msgspec.json.encode(text("note", "two")))
     asked: list[str] = []
 
-    def generate(found: Found) -> str:
+    def generate(found: FoundConfig) -> str:
         asked.append(found.path)
         return "the text"
 
@@ -140,7 +140,7 @@ async def test_a_text_that_cannot_be_made_is_a_missing_value(project: Project):
     """The other content's own failure is one of the source."""
     project.save(text("note", "one"))
 
-    def generate(found: Found) -> str:
+    def generate(found: FoundConfig) -> str:
         raise GenerationFailed("note: there is no template.")
 
     source = Source(type="content_config", locator="note", selector="output")
@@ -153,7 +153,7 @@ async def test_a_failure_of_the_house_is_no_missing_value(project: Project, erro
     """An optional source must not turn into null because the server was busy."""
     project.save(text("note", "one"))
 
-    def generate(found: Found) -> str:
+    def generate(found: FoundConfig) -> str:
         raise error
 
     source = Source(type="content_config", locator="note", selector="output")

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from chora.engine import retrieval
-from chora.engine.engine import Engine, Given, Work
-from chora.engine.generate import generate
+from chora.engine.build.generate import generate
+from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import Busy, ChoraError, StorageError
 from chora.model import Source
 from chora.sources import artifact_config, ephemeral_output
-from chora.sources.source import Reach, SourceFailed
-from chora.stamps import now
+from chora.sources.source import SourceAccess, SourceFailed
 from chora.store import Version
+from chora.timestamps import now
 from tests.conftest import Project, artifact, child, content, requirement, text
 
 
@@ -23,9 +23,11 @@ def nothing(*given: Any) -> Any:
 
 
 @pytest.fixture
-async def reach(engine: Engine) -> Reach:
+async def reach(engine: Engine) -> SourceAccess:
     """What sources may use in this project."""
-    return Reach(engine.folder, engine.catalog, engine.templates.pool, nothing, engine.stored_texts, nothing, nothing)
+    return SourceAccess(
+        engine.folder, engine.catalog, engine.templates.pool, nothing, engine.stored_texts, nothing, nothing
+    )
 
 
 async def store(engine: Engine, content_id: str, *bodies: str, approved: bool = False) -> None:
@@ -63,7 +65,7 @@ def source(locator: str, **rest: Any) -> Source:
         ("single:all", ["only"]),
     ],
 )
-async def test_a_stored_text_is_found_by_its_strategy(engine: Engine, reach: Reach, locator: str, value: Any):
+async def test_a_stored_text_is_found_by_its_strategy(engine: Engine, reach: SourceAccess, locator: str, value: Any):
     """One text; for `all` a list, also if it holds only one."""
     await store(engine, "note", "one")
     await store(engine, "note", "two", approved=True)
@@ -85,7 +87,9 @@ async def test_a_stored_text_is_found_by_its_strategy(engine: Engine, reach: Rea
         (":all", "it names no content; write content-id or content-id:strategy"),
     ],
 )
-async def test_a_text_that_is_not_there_is_a_missing_value(engine: Engine, reach: Reach, locator: str, problem: str):
+async def test_a_text_that_is_not_there_is_a_missing_value(
+    engine: Engine, reach: SourceAccess, locator: str, problem: str
+):
     """Nothing is generated for it, and the sentence ends without its full stop."""
     await store(engine, "note", "one")
     with pytest.raises(SourceFailed) as failed:
@@ -94,7 +98,7 @@ async def test_a_text_that_is_not_there_is_a_missing_value(engine: Engine, reach
 
 
 @pytest.mark.parametrize("error", [Busy("wait"), StorageError("disk full")])
-async def test_a_failure_of_the_house_is_no_missing_value(reach: Reach, error: ChoraError):
+async def test_a_failure_of_the_house_is_no_missing_value(reach: SourceAccess, error: ChoraError):
     """An optional source must not turn into null because the disk was full."""
 
     def fail(content_id: str, strategy: str) -> list[str]:
@@ -116,7 +120,7 @@ async def test_a_text_is_made_again_once_the_stored_one_is_another(project: Proj
     )
 
     async def made() -> tuple[str, str]:
-        done = await generate(Work(engine), engine.catalog.find("content", "quote").parsed, Given({}))
+        done = await generate(Work(engine), engine.catalog.find("content", "quote").parsed, CallerContext({}))
         return done.version.body, done.status
 
     await store(engine, "note", "first", approved=True)
@@ -138,7 +142,7 @@ async def test_a_stored_text_is_never_rendered(project: Project, engine: Engine)
             pattern={"type": "jinja2", "template": "{{ said }}"},
         )
     )
-    done = await generate(Work(engine), engine.catalog.find("content", "quote").parsed, Given({}))
+    done = await generate(Work(engine), engine.catalog.find("content", "quote").parsed, CallerContext({}))
     assert done.version.body == "{{ 1 + 1 }}"
 
 
@@ -153,7 +157,7 @@ def test_the_strategies_are_said_where_they_are_looked_for():
 
 @requirement("sources.artifact-config")
 @pytest.mark.parametrize("locator", ["pack", "configs/artifact/pack.json", "artifact/pack.json", "pack.json"])
-async def test_an_artifact_config_is_found_by_id_and_by_path(project: Project, reach: Reach, locator: str):
+async def test_an_artifact_config_is_found_by_id_and_by_path(project: Project, reach: SourceAccess, locator: str):
     """As data, unknown keys included."""
     document = artifact("pack", [child("note")]) | {"extra": 1}
     project.save(document)
@@ -172,7 +176,7 @@ async def test_an_artifact_config_is_found_by_id_and_by_path(project: Project, r
     ],
 )
 async def test_an_artifact_config_that_cannot_be_had_is_a_missing_value(
-    project: Project, reach: Reach, locator: str, problem: str
+    project: Project, reach: SourceAccess, locator: str, problem: str
 ):
     """Not found, outside, broken, of another kind."""
     project.write("configs/artifact/broken.json", "{")
@@ -184,7 +188,7 @@ async def test_an_artifact_config_that_cannot_be_had_is_a_missing_value(
 
 
 async def test_a_failing_disk_is_no_missing_config(
-    project: Project, engine: Engine, reach: Reach, monkeypatch: pytest.MonkeyPatch
+    project: Project, engine: Engine, reach: SourceAccess, monkeypatch: pytest.MonkeyPatch
 ):
     """It ends the call."""
     project.save(artifact("pack", [child("note")]))

@@ -13,12 +13,12 @@ import msgspec
 import pytest
 import trio
 
-from chora.config import Storage
 from chora.errors import StorageError, UsageError
-from chora.stamps import now, sha256
+from chora.settings import StorageSettings
 from chora.store import SqliteStore, Store, Version, backup, open_store
 from chora.store.backup import back_up, drop_old, restore, verify
 from chora.store.salvage import salvage
+from chora.timestamps import now, sha256
 
 posix = pytest.mark.skipif(os.name == "nt", reason="permissions and folders")
 BACKENDS = ("sqlite", "filesystem")
@@ -40,8 +40,8 @@ def texts(store: Store) -> list[str]:
     return [each.body for each in store.versions("tides")]
 
 
-def settings(backend: str) -> Storage:
-    return Storage(backend=backend)  # pyright: ignore[reportArgumentType]
+def settings(backend: str) -> StorageSettings:
+    return StorageSettings(backend=backend)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -192,7 +192,7 @@ async def test_what_is_no_backup_is_refused_before_anything_is_touched(tmp_path:
         db.pragma("application_id" if what == "foreign" else "user_version", 999)
         db.close()
     with pytest.raises(StorageError) as failed:
-        await restore(tmp_path, Storage(), file, tmp_path / "backups")
+        await restore(tmp_path, StorageSettings(), file, tmp_path / "backups")
     assert failed.value.hint
     with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
         assert texts(store) == ["kept"]
@@ -205,7 +205,7 @@ async def test_a_damaged_database_is_moved_aside(tmp_path: Path):
         await store.add_version(version("kept"))
         made = await back_up(store, tmp_path / "backups")
     path.write_bytes(b"damaged" * 1000)
-    done = await restore(tmp_path, Storage(), made.path, tmp_path / "backups")
+    done = await restore(tmp_path, StorageSettings(), made.path, tmp_path / "backups")
     assert done.replaced is not None
     assert done.replaced.read_bytes() == b"damaged" * 1000
     with contextlib.closing(SqliteStore(path)) as store:
@@ -218,7 +218,7 @@ async def test_a_store_that_is_open_goes_on_with_what_was_restored(tmp_path: Pat
         await store.add_version(version("one"))
         made = await back_up(store, tmp_path / "backups")
         await store.add_version(version("two"))
-        await restore(tmp_path, Storage(), made.path, tmp_path / "backups")
+        await restore(tmp_path, StorageSettings(), made.path, tmp_path / "backups")
         assert texts(store) == ["one"]
         await store.add_version(version("three"))
         assert texts(store) == ["one", "three"]

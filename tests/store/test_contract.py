@@ -11,9 +11,8 @@ import msgspec
 import pytest
 import trio
 
-from chora.config import Storage
 from chora.errors import InvalidInput, StorageError
-from chora.stamps import sha256
+from chora.settings import StorageSettings
 from chora.store import (
     BACKENDS,
     TRACES_KEPT,
@@ -29,6 +28,7 @@ from chora.store import (
     Version,
     open_store,
 )
+from chora.timestamps import sha256
 from tests.conftest import requirement
 
 AT = "2026-11-22T10:{:02}:00.000Z".format
@@ -112,7 +112,7 @@ def event(at: str, **rest: Any) -> Event:
 @pytest.fixture(params=BACKENDS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Store]:
     """An open, empty store of each backend."""
-    store = open_store(tmp_path, Storage(backend=request.param))
+    store = open_store(tmp_path, StorageSettings(backend=request.param))
     yield store
     store.close()
 
@@ -120,7 +120,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_has_every_method_of_the_protocol(name: str, tmp_path: Path):
     """With the same parameters, and waiting where the Protocol waits."""
-    store = open_store(tmp_path, Storage(backend=name))  # pyright: ignore[reportArgumentType]
+    store = open_store(tmp_path, StorageSettings(backend=name))  # pyright: ignore[reportArgumentType]
     promised = {name: each for name, each in vars(Store).items() if inspect.isfunction(each) and name[0] != "_"}
     assert len(promised) > 30
     for method, promise in promised.items():
@@ -134,7 +134,7 @@ def test_a_backend_has_every_method_of_the_protocol(name: str, tmp_path: Path):
 
 def test_every_backend_of_the_settings_is_there():
     """What the settings offer can be opened, and nothing else is offered."""
-    field = next(field for field in msgspec.structs.fields(Storage) if field.name == "backend")
+    field = next(field for field in msgspec.structs.fields(StorageSettings) if field.name == "backend")
     assert set(BACKENDS) == set(field.type.__origin__.__args__)
 
 
@@ -588,7 +588,7 @@ async def test_a_check_leaves_everything_as_it_was(store: Store):
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "memory"])
 async def test_what_was_stored_is_there_for_the_next_process(name: Any, tmp_path: Path):
     """A store that is opened again has all of it."""
-    store = open_store(tmp_path, Storage(backend=name))
+    store = open_store(tmp_path, StorageSettings(backend=name))
     assert store.path is not None
     assert tmp_path in store.path.parents
     saved = await store.add_version(version())
@@ -599,7 +599,7 @@ async def test_what_was_stored_is_there_for_the_next_process(name: Any, tmp_path
     await store.add_events([event(AT(1)), event(AT(2))])
     await store.forget(AT(2))
     store.close()
-    store = open_store(tmp_path, Storage(backend=name))
+    store = open_store(tmp_path, StorageSettings(backend=name))
     assert store.versions("tides") == [saved]
     assert store.drafts() == [draft("d")]
     assert store.traces("s") == [trace("s", "k")]
@@ -612,8 +612,8 @@ async def test_what_was_stored_is_there_for_the_next_process(name: Any, tmp_path
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "memory"])
 async def test_two_that_are_open_see_each_others_changes(name: Any, tmp_path: Path):
     """At once: what one has acknowledged the other one knows."""
-    one = open_store(tmp_path, Storage(backend=name))
-    other = open_store(tmp_path, Storage(backend=name))
+    one = open_store(tmp_path, StorageSettings(backend=name))
+    other = open_store(tmp_path, StorageSettings(backend=name))
     for number in range(12):
         writer, reader = (one, other) if number % 2 else (other, one)
         saved = await writer.add_version(version(fingerprint=str(number), config_version=f"{number // 4}.0.0"))

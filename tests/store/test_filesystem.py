@@ -472,7 +472,7 @@ async def test_who_holds_the_folder_for_long_is_told_of(root: Path, monkeypatch:
     """A lock that isn't given back in time is an error that says so; reading goes on, and writing too afterwards."""
     monkeypatch.setattr(disk, "PATIENCE", 0.05)
     store = FilesystemStore(root)
-    with disk.turn(root / ".lock"), trio.fail_after(5):
+    with disk.file_lock(root / ".lock"), trio.fail_after(5):
         with pytest.raises(StorageError, match="holds the lock") as caught:
             await store.add_version(version())
         assert "Another process" in str(caught.value.hint)

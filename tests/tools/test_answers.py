@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chora.tools
+from chora.config_parsing import DEEPEST
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, GenerationFailed, Internal, InvalidContext, InvalidInput, subclasses
-from chora.reading import DEEPEST
 from chora.tools import MODULES, TOOLS
-from chora.tools.tool import Ask, Call, Result, Tool, context_of, object_of, tool
+from chora.tools.tool import Call, Tool, ToolArguments, ToolResult, context_of, object_of, tool
 from tests.conftest import answer_schema, requirement
 
 CALL = Call("test")
@@ -168,13 +168,13 @@ def test_every_failure_fits_the_schema_of_every_tool(error: type[ChoraError]):
 # -- a tool of our own ------------------------------------------------------------------------------------------
 
 
-class Work(Ask):
+class Work(ToolArguments):
     what: str
     number: int | None = 3
     data: Any = None
 
 
-class Done(Result):
+class Done(ToolResult):
     what: str
     number: int | None
     data: Any
@@ -279,14 +279,14 @@ async def test_arguments_that_do_not_fit_are_named(engine: Engine, arguments: An
 def test_a_tool_without_arguments_says_so():
     """In its signature."""
 
-    class Nothing(Ask):
+    class Nothing(ToolArguments):
         pass
 
-    async def idle(engine: Engine, ask: Nothing, call: Call) -> Result:
+    async def idle(engine: Engine, ask: Nothing, call: Call) -> ToolResult:
         """Do nothing."""
-        return Result()
+        return ToolResult()
 
-    idle.__annotations__ = {"engine": Engine, "ask": Nothing, "call": Call, "return": Result}
+    idle.__annotations__ = {"engine": Engine, "ask": Nothing, "call": Call, "return": ToolResult}
     made = Tool(idle, title="Idle", category="Utility")
     assert made.signature() == "none"
     assert made.describe()["description"] == "Do nothing."

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from chora import app, config
+from chora import app, settings
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 
 
@@ -201,7 +201,7 @@ WRONG = {
 async def test_what_is_wrong_is_named(project: Project, ask: Asking, what: str):
     """The code of the reference, what is wrong in the message, a next step in the hint; and then all goes on."""
     wrong = WRONG[what]
-    ask.engine.templates.pool._settings = config.Render(wall=0.5)
+    ask.engine.templates.pool._settings = settings.RenderSettings(wall=0.5)
     wrong.prepare(project)
     project.save(text("fine", "still here"))
     with unchanged(project):
@@ -216,7 +216,7 @@ async def test_a_project_without_settings_is_lenient(project: Project):
     """As chora-compose was: an undefined name is empty, and a warning in the metadata."""
     (project.root / "chora.toml").unlink()
     project.save(jinja("<{{ name }}>"))
-    async with app.opened(project.root, config.load(project.root, {})) as engine:
+    async with app.opened(project.root, settings.load(project.root, {})) as engine:
         result = await Asking(engine)("generate_content", **NOTE)
     assert result["content"] == "<>"
     assert result["metadata"]["warnings"] == ["name is undefined and was rendered empty"]

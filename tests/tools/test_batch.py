@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from chora.engine import generate
+from chora.engine.build import generate
 from chora.engine.engine import Engine
 from chora.tools import TOOLS
 from chora.tools.tool import Call

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from chora.engine.engine import Engine
-from chora.stamps import stamp
+from chora.timestamps import format_timestamp
 from chora.tools import TOOLS, collection
 from chora.tools.tool import Call
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
@@ -761,11 +761,11 @@ def write_manifest(project: Project, ages: dict[str, float | None], base: str = 
         {
             "id": id,
             "status": "failed" if age is None else "success",
-            "generated_at": None if age is None else stamp(datetime.now(UTC) - timedelta(days=age)),
+            "generated_at": None if age is None else format_timestamp(datetime.now(UTC) - timedelta(days=age)),
         }
         for id, age in ages.items()
     ]
-    document = {"collection_id": "pack", "members": members, "generated_at": stamp(datetime.now(UTC))}
+    document = {"collection_id": "pack", "members": members, "generated_at": format_timestamp(datetime.now(UTC))}
     project.write(f"{base}/manifest.json", msgspec.json.encode(document))
 
 

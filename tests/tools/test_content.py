@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from chora import config
+from chora import settings
 from chora.engine.engine import Engine
 from chora.generators import GENERATORS
 from chora.render.pool import RenderPool
-from chora.stamps import sha256
+from chora.timestamps import sha256
 from tests.conftest import Asking, Project, content, requirement, text, unchanged
 from tests.tools.answers import (
     CONTEXTS,
@@ -110,7 +110,7 @@ async def test_a_text_that_cannot_be_stored_is_a_storage_failure(
 async def test_a_busy_house_says_so(ask: Asking, project: Project, engine: Engine):
     """The same call may succeed in a moment."""
     project.save(content("note", pattern={"type": "jinja2", "template": "{{ 1 }}"}))
-    engine.templates.pool = RenderPool(config.Render())  # one that doesn't run, and says so
+    engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
     await ask.refused("generate_content", "busy", content_config_id="note")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chora import app, config
+from chora import app, settings
 from chora.files import Folder
 from chora.generators import jinja2
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
@@ -67,7 +67,7 @@ async def test_a_projects_own_generators_are_listed_as_plugins(project: Project)
     project.write(".chora-compose/generators/hidden_generator.py", plugin.format("hidden"))
     project.save(content("note", pattern={"type": "shout"}))
     flags = {"plugins.generators": ("generators/shout.py",)}
-    async with app.opened(project.root, config.load(project.root, {}, flags)) as engine:
+    async with app.opened(project.root, settings.load(project.root, {}, flags)) as engine:
         ask = Asking(engine)
         (mine,) = (await ask("list_generators", generator_type="plugin"))["generators"]
         assert (mine["name"], mine["type"], mine["version"]) == ("shout", "plugin", "2.0.0")

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from chora.engine.engine import Engine
-from chora.stamps import sha256, stamp
 from chora.store import SqliteStore, Version
+from chora.timestamps import format_timestamp, sha256
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.tools.answers import NO_IDS, STAMP, FailingStore, taken
 
@@ -24,7 +24,7 @@ CLEANED = (
 async def store(engine: Engine, content_id: str, *ages: float, **facts: Any) -> None:
     """Store texts of a content, made so many days ago, oldest first; each has ten bytes."""
     for age in ages:
-        moment = stamp(datetime.now(UTC) - timedelta(days=age))
+        moment = format_timestamp(datetime.now(UTC) - timedelta(days=age))
         await engine.store.add_version(
             Version(
                 content_id=content_id,
@@ -131,7 +131,7 @@ async def test_old_drafts_go_too(ask: Asking, engine: Engine, drafted: Any):
     await ask("test_config", draft_id=old, dry_run=False)
     draft = engine.store.draft(old)
     assert draft is not None
-    before = stamp(datetime.now(UTC) - timedelta(days=31))
+    before = format_timestamp(datetime.now(UTC) - timedelta(days=31))
     await engine.store.save_draft(msgspec.structs.replace(draft, created_at=before, updated_at=before))
     for ids in (["x"], list[str]()):
         assert (await ask("cleanup_ephemeral", filter={"content_ids": ids}))["drafts_deleted"] == 0

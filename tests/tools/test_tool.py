@@ -9,11 +9,11 @@ import msgspec
 import pytest
 import trio
 
-from chora import app, config
-from chora.engine import generate
+from chora import app, settings
+from chora.engine.build import generate
 from chora.engine.engine import Engine
 from chora.tools import MODULES, TOOLS
-from chora.tools.tool import HEAD_LIMIT, Ask, Call, Result, Tool, head_of, tool
+from chora.tools.tool import HEAD_LIMIT, Call, Tool, ToolArguments, ToolResult, head_of, tool
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 
 CALL = Call("test", len(TOOLS))
@@ -75,11 +75,11 @@ async def test_null_is_as_good_as_absent_for_what_is_optional(engine: Engine, ea
 async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, caplog: pytest.LogCaptureFixture):
     """Nothing of the exception leaves but its type; the incident id leads to the traceback."""
 
-    class Nothing(Ask):
+    class Nothing(ToolArguments):
         pass
 
     @tool(title="Break", category="Utility")
-    async def broken(engine: Engine, ask: Nothing, call: Call) -> Result:
+    async def broken(engine: Engine, ask: Nothing, call: Call) -> ToolResult:
         """Fails in a way that nobody meant."""
         raise ZeroDivisionError("the secret of the house")
 
@@ -244,7 +244,7 @@ async def test_a_call_past_its_budget_becomes_a_job(
 
     run = generate.run_generator
     monkeypatch.setattr(generate, "run_generator", slow)
-    loaded = config.load(project.root, {}, {"jobs.call_budget": 0.05})
+    loaded = settings.load(project.root, {}, {"jobs.call_budget": 0.05})
     with trio.fail_after(10):
         async with app.opened(project.root, loaded) as engine:
             ask = Asking(engine)
@@ -268,7 +268,7 @@ async def test_a_call_past_its_budget_becomes_a_job(
 async def test_the_link_of_a_job_is_the_links_of_its_answer(project: Project):
     """Also when the result waited in the store."""
     project.save(text("long", "x" * (HEAD_LIMIT + 1)))
-    loaded = config.load(project.root, {}, {"jobs.call_budget": 1e-9})
+    loaded = settings.load(project.root, {}, {"jobs.call_budget": 1e-9})
     with trio.fail_after(10):
         async with app.opened(project.root, loaded) as engine:
             arguments = b'{"content_config_id": "long"}'

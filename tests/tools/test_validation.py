@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from chora.cli import validate as cli_validate
 from chora.engine.engine import Engine
-from chora.stamps import stamp
+from chora.timestamps import format_timestamp
 from chora.tools import TOOLS, validation
 from chora.tools.tool import Call
 from chora.tools.validation import ISSUES_SHOWN, RULES_LIMIT
@@ -223,7 +223,9 @@ def manifest(project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
             {
                 "id": member,
                 "status": "success",
-                "generated_at": stamp(Moment.now() - timedelta(days=age)) if isinstance(age, int | float) else age,
+                "generated_at": format_timestamp(Moment.now() - timedelta(days=age))
+                if isinstance(age, int | float)
+                else age,
             }
             for member, age in ages.items()
         ]
@@ -303,7 +305,7 @@ async def test_ages_that_cannot_be_told(project: Project, ask: Asking, manifest:
     assert [member["age_days"] for member in found["members"]] == [None, None, None, 0.5]
     assert [member["freshness_status"] for member in found["members"]] == ["expired"] * 3 + ["fresh"]
     assert (found["members"][0]["threshold_percentage"], found["members"][3]["expires_at"]) == (None, None)
-    failed = {"id": "m0", "status": "failed", "generated_at": stamp(Moment.now())}
+    failed = {"id": "m0", "status": "failed", "generated_at": format_timestamp(Moment.now())}
     project.write("out/pack/manifest.json", json.dumps({"collection_id": "pack", "members": [failed]}))
     found = await ask("check_freshness", collection_config_path="pack")
     assert found["metadata"]["average_age_days"] is None

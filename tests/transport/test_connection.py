@@ -22,7 +22,7 @@ import trio.testing
 import trustme
 from hypercorn.config import Config, Sockets
 
-from chora.config import Limits
+from chora.settings import LimitSettings
 from chora.transport import connection as connection_module
 from chora.transport.connection import Bounds, Disconnected, LifespanFailed, Server
 
@@ -696,7 +696,7 @@ async def test_an_app_that_shields_itself_sees_the_peer_gone() -> None:
 
 def test_bounds_default_to_the_settings() -> None:
     """The defaults are those of `[limits]`."""
-    bounds, limits = Bounds(), Limits()
+    bounds, limits = Bounds(), LimitSettings()
     assert all(getattr(bounds, field) == getattr(limits, field) for field in Bounds.__struct_fields__)
 
 

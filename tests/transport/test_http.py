@@ -12,12 +12,12 @@ import pytest
 import trio
 
 from chora.access import SCOPES, Principal, Tokens
-from chora.config import tokens_folder
 from chora.protocol import wire
+from chora.settings import tokens_folder
 from chora.transport import http
 from chora.transport.http import QUEUE_LIMIT
 from tests.conftest import Project, Visit, content, requirement
-from tests.visitor import BOTH, HELLO, MODERN, Visitor, message
+from tests.http_client import BOTH, HELLO, MODERN, Visitor, message
 
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
 ENDLESS = SLOW.replace("1500", "90000")

@@ -16,8 +16,8 @@ import trio
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.project import project_server
 from chora.protocol.server import Server
+from chora.provider import project_server
 from chora.tools import TOOLS
 from chora.transport import stdio
 from chora.transport.pipes import Pipes
@@ -310,7 +310,7 @@ async def test_a_peer_that_does_not_read_costs_what_it_asked_for(engine: Engine)
         for number in range(900):
             await peer.say(line("resources/subscribe", {"uri": f"config://content/{'x' * 200}-{number}"}, number))
             await peer.hear()
-        (mailbox,) = peer.server.hub._mailboxes
+        (mailbox,) = peer.server.hub._queues
         for _ in range(50):
             for number in range(900):
                 peer.server.changed(f"config://content/{'x' * 200}-{number}")

@@ -15,10 +15,10 @@ import trio
 from chora.access import LOCAL
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
-from chora.protocol.hub import LISTS, UPDATED, Change
-from chora.protocol.project import project_server
+from chora.protocol.broadcast import LISTS, UPDATED, Change
 from chora.protocol.server import Server
 from chora.protocol.session import Session
+from chora.provider import project_server
 from chora.tools import TOOLS
 from chora.watch import files
 from tests.conftest import Project, text
@@ -50,7 +50,7 @@ class Watched:
         self.engine, self.server = engine, server
         self.session = Session("memory", LOCAL)
         self.session.mailbox.wanted[LISTS["resources"]] = ""
-        server.hub.join(self.session.mailbox)
+        server.hub.subscribe(self.session.mailbox)
 
     def want(self, *uris: str) -> None:
         for uri in uris:
@@ -59,7 +59,7 @@ class Watched:
     async def hear(self) -> str:
         """The URI of the next resource that changed, or the list's method."""
         with trio.fail_after(10):
-            message: dict[str, Any] = msgspec.json.decode(await self.session.mailbox.take())
+            message: dict[str, Any] = msgspec.json.decode(await self.session.mailbox.wait_next())
         return message["params"].get("uri") or message["method"]
 
     async def hear_until(self, wanted: set[str]) -> None:

@@ -4,10 +4,10 @@ import pytest
 import trio
 import trio.testing
 
-from chora.config import Secret
 from chora.metrics import Metrics
-from chora.stamps import now
+from chora.settings import Secret
 from chora.store import Sample, SqliteStore
+from chora.timestamps import now
 from chora.watch import probe
 from chora.watch.probe import Target
 from tests.conftest import Project, Serve

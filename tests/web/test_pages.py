@@ -1,7 +1,7 @@
 """What monitors and people see."""
 
-from chora import __version__, app, config
-from chora.app import Life
+from chora import __version__, app, settings
+from chora.app import HealthStatus
 from chora.metrics import Metrics
 from chora.store import Sample, SqliteStore
 from tests.conftest import Project, Visit
@@ -69,8 +69,8 @@ async def test_metrics_are_what_prometheus_scrapes(visit: Visit):
 
 async def test_a_draining_server_is_not_ready(hello: Project):
     """Whoever asks on a connection that is still open is told to go elsewhere."""
-    async with app.opened(hello.root, config.load(hello.root, {})) as engine:
-        life = Life(engine, Metrics())
+    async with app.opened(hello.root, settings.load(hello.root, {})) as engine:
+        life = HealthStatus(engine, Metrics())
         assert (await life.status()).state == "starting"
         life.state = "draining"
         assert (await life.status()).reasons == ["The server is stopping."]

@@ -1,0 +1,257 @@
+"""Requests that find their way to the server: with the token, along redirects, and with patience while it restarts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from chora import __version__, fetch
+from chora.bridge.messages import Backoff, Failed, Lost, Message, NotJson, Unreachable, split
+from chora.errors import UsageError
+from chora.fetch import Address, ConnectionPool, FetchFailed, Response
+from chora.settings import FoundSecret
+
+log = logging.getLogger("chora.bridge")
+
+REDIRECTS = 3  # that a request may follow
+REFUSAL_LIMIT = 1024 * 1024  # bytes that are read of what comes with a refusal
+REFUSAL_TIME = 10.0  # seconds to read it
+PERMANENT = (301, 308)
+"""Redirects that hold for all further requests, whatever the method."""
+UNWELL = (502, 503, 504)
+"""What a proxy, or a server that starts or stops, says when nobody is there to answer."""
+
+
+FindToken = Callable[[bool], FoundSecret | None]
+"""Finds the access token; told whether the server wants one, which makes a longer search worth while."""
+
+
+class Upstream:
+    """The way to the server.
+
+    Args:
+        address: where it is.
+        token: finds the access token.
+        headers: sent with every request.
+        trust: a PEM file with a CA, or the server's own certificate, that is believed besides the system's.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        token: FindToken,
+        headers: Sequence[tuple[str, str]] = (),
+        trust: str = "",
+    ) -> None:
+        self.address = address
+        self.reached = False
+        """Whether there ever was an answer."""
+        self._find_token = token
+        self._token = token(False)
+        self._trust = trust
+        self._headers = [("user-agent", f"chora/{__version__}"), ("accept-encoding", "identity"), *headers]
+        self._pool = ConnectionPool(address.origin, trust=trust)
+
+    async def ask(
+        self,
+        method: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes = b"",
+        *,
+        address: Address | None = None,
+        patience: float = 0.0,
+        repeatable: bool = True,
+    ) -> Response:
+        """Send a request; its answer's head is there.
+
+        Args:
+            method, headers, body: the request.
+            address: where to, if not to the server's address.
+            patience: seconds to go on trying while nobody is there.
+            repeatable: it does no harm if it is carried out twice.
+
+        Raises:
+            Unreachable: nobody was there; nothing was carried out.
+            Lost: it may have been carried out.
+            Failed: the server asks for what can't be done.
+        """
+        until = trio.current_time() + patience
+        pause, redirects, renewed = Backoff(), 0, False
+        astray: Address | None = None  # where this request was sent on to, and no other
+        while True:
+            there = astray or address or self.address
+            try:
+                response = await self._pool.request(method, there.target, self._with_token(headers), body)
+            except fetch.CertificateRejected as refused:
+                raise Failed(f"{there}: {refused}.", "Name the CA that signed it with --trust FILE.") from refused
+            except fetch.ConnectFailed as absent:
+                wait = pause.next()
+                if trio.current_time() + wait > until:
+                    hint = "Nothing was carried out. See that the server runs, then make the call again."
+                    raise Unreachable(f"{there} can't be reached: {absent}.", hint, again=True) from absent
+                await trio.sleep(wait)
+                continue
+            except fetch.ConnectionBroken as broken:
+                if repeatable and isinstance(broken, fetch.StaleConnection):
+                    continue
+                wait = pause.next()
+                if repeatable and trio.current_time() + wait <= until:
+                    await trio.sleep(wait)
+                    continue
+                raise Lost(there, broken) from broken
+            except FetchFailed as failed:
+                raise Failed(f"{there} doesn't answer properly: {failed}.", _CHECK) from failed
+            status = response.status
+            if status in UNWELL and repeatable:
+                wait = pause.next()
+                if trio.current_time() + wait <= until:
+                    await self._skip(response)
+                    await trio.sleep(wait)
+                    continue
+            self.reached = True
+            if 300 <= status < 400 and (location := response.header("location")) is not None:
+                await self._skip(response)
+                redirects += 1
+                astray = self._follow(there, location, method, status, redirects, chosen=address is not None)
+                continue
+            if status == 401 and not renewed and await self._renew_token():
+                await self._skip(response)
+                renewed = True
+                continue
+            return response
+
+    def close(self) -> None:
+        """End the connections that wait for work."""
+        self._pool.close()
+
+    def refused(self, response: Response) -> Failed:
+        """What to tell a client whose message was refused without an answer of MCP."""
+        status, there = response.status, self.address
+        match status:
+            case 401 if "resource_metadata" in (response.header("www-authenticate") or "") and not self._token:
+                hint = (
+                    "It wants somebody to sign in, which `chora connect` can't do; "
+                    "have it give out an access token and name it with --token keyring:NAME, file:PATH or env:NAME."
+                )
+                return Failed(f"{there} wants a sign-in (HTTP 401).", hint)
+            case 401 if self._token is None:
+                hint = "Name one with --token keyring:NAME, file:PATH or env:NAME, or set the secret chora_token."
+                return Failed(f"{there} wants an access token (HTTP 401).", hint)
+            case 401:
+                hint = "Put a valid one there; it is read again with the next call."
+                origin = self._token.origin if self._token else ""
+                return Failed(f"{there} refuses the access token ({origin}, HTTP 401).", hint)
+            case 403:
+                hint = "Check what the access token allows, and that the server knows itself by this host name."
+                return Failed(f"{there} forbids it (HTTP 403).", hint)
+            case 404 | 405 | 406:
+                return Failed(f"There is no MCP endpoint at {there} (HTTP {status}).", _CHECK)
+            case 413:
+                return Failed(f"The message is too long for {there} (HTTP 413).", "Send less at once.")
+            case 429:
+                after = response.header("retry-after") or ""
+                when = f"in {after[:9]} s" if after.isdecimal() else "later"
+                return Failed(f"{there} gets too many requests (HTTP 429).", f"Make the call again {when}.", again=True)
+            case _ if status in UNWELL:
+                hint = "It may be starting or stopping; make the call again in a moment."
+                return Failed(f"{there} isn't well (HTTP {status}).", hint, again=True, carried_out=True)
+            case _:
+                hint = "Its log may say why."
+                return Failed(f"{there} failed (HTTP {status}).", hint, carried_out=status >= 500)
+
+    async def read_refusal(self, response: Response) -> tuple[bytes, Message | None]:
+        """What came with a refusal, and the JSON-RPC error in it, if it is one."""
+        with trio.move_on_after(REFUSAL_TIME):
+            try:
+                body = await response.read(REFUSAL_LIMIT)
+                ((body, message),) = split(body)
+            except (FetchFailed, NotJson, ValueError):
+                return b"", None
+            return (body, message) if message.error is not UNSET and message.method is UNSET else (b"", None)
+        return b"", None
+
+    # -- on the way -----------------------------------------------------------------------------------------
+
+    def _with_token(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        token = [] if self._token is None else [("authorization", f"Bearer {self._token.secret.reveal()}")]
+        return [*self._headers, *headers, *token]
+
+    async def _renew_token(self) -> bool:
+        """Look the token up anew, for it may have been changed meanwhile; whether it was."""
+        before = self._token
+        found = await trio.to_thread.run_sync(self._find_token_again, abandon_on_cancel=True)
+        if found is None or (before is not None and found.secret.reveal() == before.secret.reveal()):
+            return False
+        log.info("token: read again from %s", found.origin)
+        self._token = found
+        return True
+
+    def _find_token_again(self) -> FoundSecret | None:
+        try:
+            return self._find_token(True)
+        except UsageError:  # it was there when we started; the server's refusal says enough
+            return None
+
+    def _follow(
+        self, there: Address, location: str, method: str, status: int, count: int, *, chosen: bool
+    ) -> Address | None:
+        """Go where the server sends us, if that is the same server and keeps the request what it is.
+
+        Returns:
+            Where this request goes, and no other; None if all go there from now on. A GET may be sent elsewhere for
+            once, say to a page where somebody signs in.
+
+        Raises:
+            Failed: it isn't followed.
+        """
+        try:
+            new = there.join(location)
+        except ValueError:
+            raise Failed(f"{there} redirects to what is no address (HTTP {status}).", _CHECK) from None
+        plain = there.origin._replace(scheme="http", port=80)
+        secured = there.origin._replace(scheme="https", port=443)
+        is_same = new.origin == there.origin or (there.origin == plain and new.origin == secured)
+        if count > REDIRECTS:
+            raise Failed(f"{there} redirects in a circle.", _CHECK)
+        if not is_same:
+            hint = "That is another server, which must not see the access token. If it is right, connect to it."
+            raise Failed(f"{there} redirects to {new}.", hint)
+        if method != "GET" and status not in (307, 308):
+            raise Failed(f"{there} redirects to {new} (HTTP {status}), where messages can't follow.", _CHECK)
+        if new.origin != there.origin:
+            self._pool.close()
+            self._pool = ConnectionPool(new.origin, trust=self._trust)
+            self.address = self.address._replace(origin=new.origin)
+        if chosen or not (method == "POST" or status in PERMANENT):
+            return new
+        log.info("%s redirects to %s", there, new)
+        self.address = new
+        return None
+
+    async def _skip(self, response: Response) -> None:
+        """Let an answer go by, keeping its connection if it is short."""
+        async with response:
+            with trio.move_on_after(REFUSAL_TIME):
+                try:
+                    await response.drain()
+                except FetchFailed:
+                    return
+
+
+_CHECK = "Check the address: it should be the server's MCP endpoint, often /mcp or /sse."
+
+
+def code_of(message: Message) -> int:
+    """The code of a JSON-RPC error; 0 if there is none."""
+    try:
+        return msgspec.json.decode(b"{}" if message.error is UNSET else message.error, type=_Error).code
+    except msgspec.DecodeError:
+        return 0
+
+
+class _Error(msgspec.Struct):
+    code: int = 0

@@ -1,0 +1,248 @@
+"""Spending on language models: what was answered before is free, and what would exceed a budget isn't asked.
+
+A model whose price isn't known is asked all the same, or a new model could not be used before chora knows it; its calls
+count as nothing, which previews and results say. What other processes have in flight isn't seen, only what they spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import trio
+
+from chora import llm, settings
+from chora.errors import BudgetExceeded, GenerationFailed
+from chora.store.records import Completion, Cost
+from chora.store.store import Store
+from chora.timestamps import format_timestamp, now
+
+
+class _Budget(NamedTuple):
+    """A limit, and how much of it is gone; amounts in US dollars."""
+
+    name: str
+    limit: float
+    spent: float
+    in_flight: float
+
+
+class Budgets:
+    """What one project spends.
+
+    Args:
+        store: where answers and costs are kept.
+        anthropic: who is asked.
+        settings: the budgets.
+    """
+
+    def __init__(self, store: Store, anthropic: llm.Anthropic, settings: settings.LlmSettings) -> None:
+        self.store = store
+        self.anthropic = anthropic
+        self.settings = settings
+        self.in_flight = 0.0
+        """US dollars that the calls under way may cost at most."""
+        self.asked: dict[str, trio.Event] = {}
+        """Requests under way, by key; the event says that there is an answer, or won't be."""
+
+    def budget(self) -> Budget:
+        """The money for one run: everything that one tool call asks."""
+        return Budget(self)
+
+    def outlook(self, request: llm.Request) -> dict[str, Any]:
+        """What asking would cost and what is left to spend, in US dollars; nothing is asked.
+
+        `estimated_usd` is the most it should cost, None for a model whose price isn't known; `would_exceed` is the
+        budget that stands in the way, if one does; `warning` says when no budget can hold the model.
+        """
+        cached = self.store.completion(request.key) is not None
+        estimated = 0.0 if cached else llm.estimate(request)
+        budgets = self.budgets(0.0, 0.0)
+        exceeded = _exceeded(budgets, estimated or 0.0)
+        unheld = estimated is None and any(budget.limit for budget in budgets)
+        return {
+            "model": request.model,
+            "estimated_usd": None if estimated is None else round(estimated, 6),
+            "cached": cached,
+            "spent_day_usd": round(budgets[1].spent, 6),
+            "spent_project_usd": round(budgets[2].spent, 6),
+            **{f"budget_{budget.name}_usd": budget.limit for budget in budgets},
+            "would_exceed": exceeded.name if exceeded else None,
+            "warning": f"What {request.model} costs isn't known, so the budgets can't hold it" if unheld else None,
+        }
+
+    def budgets(self, run_spent: float, run_in_flight: float) -> list[_Budget]:
+        """Every budget: of the run, the day and the project."""
+        settings = self.settings
+        yesterday = format_timestamp(datetime.now(UTC) - timedelta(hours=24))
+        return [
+            _Budget("run", settings.budget_run, run_spent, run_in_flight),
+            _Budget("day", settings.budget_day, self.store.spent(yesterday), self.in_flight),
+            _Budget("project", settings.budget_project, self.store.spent(), self.in_flight),
+        ]
+
+
+class Budget:
+    """What one run may spend.
+
+    Args:
+        spending: the project's.
+    """
+
+    def __init__(self, spending: Budgets) -> None:
+        self._spending = spending
+        self.spent = 0.0
+        """US dollars this run has spent."""
+        self._in_flight = 0.0
+
+    async def complete(self, content_id: str, request: llm.Request, *, fresh: bool = False) -> llm.Reply:
+        """The model's answer: the one it gave to the same request before, or a new one if the budgets allow it.
+
+        The same request at the same time is asked once.
+
+        Args:
+            content_id: for whom; the cost is put down to it.
+            request: what to ask.
+            fresh: ask in any case, although the answer may be known.
+
+        Raises:
+            BudgetExceeded: it could cost more than is left; nothing was spent.
+            GenerationFailed: there is no answer that can be used. If it was paid for, the cost is kept.
+            StorageError: the answer couldn't be kept.
+        """
+        spending = self._spending
+        while not fresh:
+            if known := self._known(request):
+                return known
+            if (under_way := spending.asked.get(request.key)) is None:
+                break
+            await under_way.wait()
+        with self._reserve(request), _announced(spending.asked, request.key):
+            try:
+                reply = await spending.anthropic.complete(request)
+            except GenerationFailed as error:
+                if error.details.get("output_tokens") is not None:
+                    await self._keep_broken(content_id, request, error.details)
+                raise
+            await self._keep(content_id, request.key, reply)
+            return reply
+
+    async def recall(self, request: llm.Request) -> llm.Reply:
+        """The answer that the model gave to this request before.
+
+        Raises:
+            GenerationFailed: it was never asked; `error_type` is `NotAsked`, and the details say what it would cost.
+        """
+        known = self._known(request)
+        if known is None:
+            raise GenerationFailed(
+                f"{request.model} was never asked this, and nothing may be spent here.",
+                "generate_content asks it; preview_generation with spend: true does so without storing the text.",
+                error_type="NotAsked",
+                request=request,
+                outlook=self._spending.outlook(request),
+            )
+        return known
+
+    def _known(self, request: llm.Request) -> llm.Reply | None:
+        known = self._spending.store.completion(request.key)
+        if known is None:
+            return None
+        return llm.Reply(
+            text=known.text,
+            input_tokens=known.input_tokens,
+            output_tokens=known.output_tokens,
+            model=known.model,
+            cached=True,
+            usd=0.0,
+        )
+
+    @contextmanager
+    def _reserve(self, request: llm.Request) -> Generator[None]:
+        """Hold the most the call may cost back from the budgets until it is over."""
+        estimated = llm.estimate(request) or 0.0
+        budget = _exceeded(self._spending.budgets(self.spent, self._in_flight), estimated)
+        if budget is not None:
+            setting = f"llm.budget_{budget.name}"
+            raise BudgetExceeded(
+                f"Asking {request.model} could cost ${estimated:.4f}, and of the {budget.name}'s ${budget.limit:g} "
+                f"${budget.spent + budget.in_flight:.4f} are spent or promised.",
+                f"Raise the setting {setting}, choose a cheaper model, or lower generation_config.max_tokens.",
+                budget=budget.name,
+                limit_usd=budget.limit,
+                spent_usd=round(budget.spent, 6),
+                in_flight_usd=round(budget.in_flight, 6),
+                estimated_usd=round(estimated, 6),
+                setting=setting,
+            )
+        self._in_flight += estimated
+        self._spending.in_flight += estimated
+        try:
+            yield
+        finally:
+            self._in_flight -= estimated
+            self._spending.in_flight -= estimated
+
+    async def _keep(self, content_id: str, key: str, reply: llm.Reply) -> None:
+        """Keep an answer and its cost; it was paid for, so a caller who leaves now changes nothing."""
+        self.spent += reply.usd or 0.0
+        moment = now()
+        completion = Completion(
+            key=key,
+            model=reply.model,
+            text=reply.text,
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            at=moment,
+        )
+        cost = Cost(
+            at=moment,
+            content_id=content_id,
+            model=reply.model,
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            usd=reply.usd,
+        )
+        with trio.CancelScope(shield=True):
+            await self._spending.store.add_completion(completion, cost)
+
+    async def _keep_broken(self, content_id: str, request: llm.Request, details: dict[str, Any]) -> None:
+        """Keep the cost of an answer that can't be used, under a key that nobody asks for."""
+        tokens: tuple[int, int] = details["input_tokens"], details["output_tokens"]
+        dollars = llm.cost(request.model, *tokens)
+        reply = llm.Reply(
+            text="",
+            input_tokens=tokens[0],
+            output_tokens=tokens[1],
+            model=request.model,
+            usd=None if dollars is None else sum(dollars),
+        )
+        await self._keep(content_id, f"broken:{request.key}", reply)
+
+
+def _exceeded(budgets: list[_Budget], estimated: float) -> _Budget | None:
+    """The first budget that this much more would exceed; a limit of 0 is none."""
+    return next(
+        (
+            budget
+            for budget in budgets
+            if budget.limit > 0 and budget.spent + budget.in_flight + estimated > budget.limit
+        ),
+        None,
+    )
+
+
+@contextmanager
+def _announced(asked: dict[str, trio.Event], key: str) -> Generator[None]:
+    """Let others know that this request is under way, unless it already is."""
+    if key in asked:
+        yield
+        return
+    asked[key] = over = trio.Event()
+    try:
+        yield
+    finally:
+        del asked[key]
+        over.set()

@@ -1,0 +1,324 @@
+"""Making one text of an artifact's pieces, by its composition strategy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, NoReturn, cast
+
+import msgspec
+import trio
+
+from chora.catalog import decode_text
+from chora.engine.build.gather import json_type
+from chora.engine.engine import CallerContext, Work
+from chora.engine.inputs import InputRecorder
+from chora.errors import ChoraError, CompositionFailed, GenerationFailed
+from chora.generators import jinja2
+from chora.generators.generator import GenerationJob
+from chora.model import ArtifactConfig, ContentConfig, ContentMetadata, ContentSchemaRef, Pattern
+from chora.sources.source import NOT_THE_SOURCES_FAULT
+
+INLINE_LENGTH = 16 * 1024
+"""Texts up to this length are merged at once; longer ones in a thread."""
+
+
+class Piece(NamedTuple):
+    """A child's text."""
+
+    content_id: str
+    text: str
+    generated: bool
+    version_id: str | None
+    known_size: int | None = None
+    """Bytes of a text that wasn't looked up, because nothing has changed."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return len(self.text.encode()) if self.known_size is None else self.known_size
+
+
+class Composition(NamedTuple):
+    """What a strategy has to work with."""
+
+    work: Work
+    config: ArtifactConfig
+    pieces: list[Piece]
+    given: CallerContext
+    seen: InputRecorder
+
+    def failed(self, message: str, hint: str, error_type: str, **details: Any) -> CompositionFailed:
+        """The error of this composition, with the details that are owed."""
+        return CompositionFailed(
+            f"{self.config.id}: {message}",
+            hint,
+            composition_strategy=self.config.metadata.composition_strategy,
+            error_type=error_type,
+            content_pieces=[piece.content_id for piece in self.pieces],
+            **details,
+        )
+
+
+async def compose(
+    work: Work, config: ArtifactConfig, pieces: list[Piece], given: CallerContext, seen: InputRecorder
+) -> str:
+    """One text of the pieces.
+
+    Raises:
+        CompositionFailed: they don't go together, or the template or composer fails.
+        LimitExceeded, Busy: the template takes more than it may, or can't be rendered now.
+    """
+    return await _STRATEGIES[config.metadata.composition_strategy](Composition(work, config, pieces, given, seen))
+
+
+# -- concat -----------------------------------------------------------------------------------------------------
+
+
+async def _concat(it: Composition) -> str:
+    # Each piece's own last newline goes, or the joint would be three lines high; the text's last one stays.
+    separator = it.config.metadata.composition_config.separator
+    text = separator.join(piece.text.removesuffix("\n") for piece in it.pieces)
+    return text + "\n" if it.pieces and it.pieces[-1].text.endswith("\n") else text
+
+
+# -- merge ------------------------------------------------------------------------------------------------------
+
+
+async def _merge(it: Composition) -> str:
+    """Documents as data, if every piece is an object; else texts, section by section."""
+    if sum(len(piece.text) for piece in it.pieces) > INLINE_LENGTH:
+        return await trio.to_thread.run_sync(_merged, it)
+    return _merged(it)
+
+
+def _merged(it: Composition) -> str:
+    data_formats = {output.format for output in it.config.metadata.outputs} & {"json", "yaml"}
+    documents = _documents(it, data_formats)
+    if documents is None:
+        options = it.config.metadata.composition_config
+        return merge_sections(
+            [piece.text for piece in it.pieces],
+            keep_all=options.duplicate_headings == "keep-all",
+            normalize=options.blank_lines == "normalize",
+        )
+    whole: dict[str, Any] = {}
+    for piece, document in zip(it.pieces, documents, strict=True):
+        _lay_over(it, whole, document, "$", piece.content_id)
+    # As YAML the text is valid too; whoever writes the output writes it anew in its own format.
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n"
+
+
+def _documents(it: Composition, data_formats: set[str]) -> list[dict[str, Any]] | None:
+    """The pieces as objects; None if they are texts."""
+    documents: list[dict[str, Any]] = []
+    for piece in it.pieces:
+        document: Any = None
+        try:
+            document = msgspec.json.decode(piece.text)
+        except (msgspec.DecodeError, RecursionError):
+            if data_formats:
+                try:
+                    document = decode_text(piece.text, "yaml", piece.content_id)
+                except ChoraError as error:
+                    raise it.failed(
+                        f"the piece {piece.content_id} is neither JSON nor YAML: {error.message}",
+                        "Let every child give an object, or choose another output format.",
+                        "NotAnObject",
+                        content_id=piece.content_id,
+                    ) from None
+        if not isinstance(document, dict):
+            if data_formats:
+                raise it.failed(
+                    f"the piece {piece.content_id} is not an object.",
+                    "Let every child give an object, or choose another output format.",
+                    "NotAnObject",
+                    content_id=piece.content_id,
+                )
+            return None
+        documents.append(cast("dict[str, Any]", document))
+    return documents
+
+
+def _lay_over(it: Composition, low: dict[str, Any], high: dict[str, Any], path: str, content_id: str) -> None:
+    for key, value in high.items():
+        here = f"{path}.{key}" if re.fullmatch(r"[A-Za-z_]\w*", key) else f"{path}[{msgspec.json.encode(key).decode()}]"
+        below = low.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            _lay_over(it, cast("dict[str, Any]", below), cast("dict[str, Any]", value), here, content_id)
+        elif key in low and None not in (below, value) and json_type(below) != json_type(value):
+            raise it.failed(
+                f"the piece {content_id} has a value of type {json_type(value)} at {here}, where an earlier one has "
+                f"{json_type(below)}.",
+                "Give the value the same type in both children.",
+                "TypeClash",
+                conflict_path=here,
+                content_id=content_id,
+            )
+        else:
+            low[key] = value
+
+
+class _Section:
+    """A heading and the lines below it, up to the next heading."""
+
+    def __init__(self, heading: str) -> None:
+        self.heading = heading
+        self.bodies: list[str] = []
+
+
+_HEADING = re.compile(r" {0,3}#{1,6}[ \t]")
+
+
+def merge_sections(texts: list[str], *, keep_all: bool = False, normalize: bool = True) -> str:
+    """Markdown texts as one: what stands below a heading that was there before moves below the first one.
+
+    Lines in fenced code are no headings. With `keep_all` nothing moves; with `normalize` no two blank lines follow
+    each other outside of code.
+    """
+    sections: list[_Section] = []
+    known: dict[str, _Section] = {}
+    for text in texts:
+        section = _Section("")
+        lines: list[str] = []
+        for is_heading, line in [*_headings(text), (True, None)]:
+            if not is_heading:
+                lines.append(cast(str, line))
+                continue
+            body = _body(lines)
+            if section.heading or body:
+                key = " ".join(section.heading.split()).casefold()
+                first = known.get(key) if key and not keep_all else None
+                if first is None:
+                    sections.append(section)
+                    known.setdefault(key, section)
+                    first = section
+                if body and body not in first.bodies:
+                    first.bodies.append(body)
+            section, lines = _Section(line or ""), []
+    parts = [part for section in sections for part in (section.heading, *section.bodies) if part]
+    whole = "\n\n".join(parts)
+    return (_normalized(whole) if normalize else whole) + "\n"
+
+
+def _body(lines: list[str]) -> str:
+    """The lines without the blank ones at both ends."""
+    filled = [at for at, line in enumerate(lines) if line.strip()]
+    return "\n".join(lines[filled[0] : filled[-1] + 1]) if filled else ""
+
+
+def _headings(text: str) -> list[tuple[bool, str]]:
+    found: list[tuple[bool, str]] = []
+    fence = ""
+    for line in text.splitlines():
+        mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
+        if fence:
+            found.append((False, line))
+            if mark and mark[1].startswith(fence) and line.strip() == mark[1]:
+                fence = ""
+            continue
+        fence = mark[1] if mark else ""
+        found.append((not mark and bool(_HEADING.match(line)), line))
+    return found
+
+
+def _normalized(text: str) -> str:
+    lines: list[str] = []
+    fence = ""
+    for line in text.splitlines():
+        mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
+        if fence and mark and mark[1].startswith(fence) and line.strip() == mark[1]:
+            fence = ""
+        elif not fence:
+            fence = mark[1] if mark else ""
+            if not line.strip() and lines and not lines[-1].strip():
+                continue
+        lines.append(line)
+    return "\n".join(lines)
+
+
+# -- template ---------------------------------------------------------------------------------------------------
+
+
+async def _template(it: Composition) -> str:
+    """A Jinja2 template that sees `pieces` (with `id` and `text`), `by_id`, and the context that was given."""
+    template = it.config.metadata.composition_config.template
+    if not template:
+        raise it.failed(
+            "the composition strategy template needs a template.",
+            "Write metadata.compositionConfig.template: the name of a template file, or the template itself.",
+            "MissingTemplate",
+        )
+    engine = it.work.engine
+    context = {
+        **it.given.everything,
+        "pieces": [{"id": piece.content_id, "text": piece.text} for piece in it.pieces],
+        "by_id": {piece.content_id: piece.text for piece in it.pieces},
+    }
+    # Rendered as any content is, so that includes, limits and errors are the same.
+    stand_in = ContentConfig(
+        type="content",
+        id=it.config.id,
+        schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
+        metadata=ContentMetadata(description=it.config.metadata.title, version="1.0.0"),
+    )
+    pattern = Pattern(id="compose", type=jinja2.NAME, template=template)
+    undefined = engine.settings.templates.undefined
+    job = GenerationJob(stand_in, pattern, context, engine.templates, undefined, {}, it.seen.note)
+    try:
+        made = await jinja2.generate(job._replace(sources=await jinja2.ingredients(job)))
+    except GenerationFailed as error:
+        details = {key: value for key, value in error.details.items() if key not in ("generator_type", "error_type")}
+        raise CompositionFailed(
+            error.message,
+            error.hint,
+            composition_strategy="template",
+            error_type=error.details.get("error_type"),
+            content_pieces=[piece.content_id for piece in it.pieces],
+            **details,
+        ) from None
+    return made.text
+
+
+# -- custom -----------------------------------------------------------------------------------------------------
+
+
+async def _custom(it: Composition) -> str:
+    """A composer that the settings name; nothing else is run, and no shell."""
+    options = it.config.metadata.composition_config
+    composers = it.work.engine.composers
+    composer = composers.get(options.composer or "")
+    if composer is None:
+        raise it.failed(
+            f"there is no composer {options.composer!r}." if options.composer else "no composer is named.",
+            "Write in metadata.compositionConfig.composer the NAME of a module that [plugins] composers of chora.toml "
+            "brings.",
+            "UnknownComposer",
+            available_composers=sorted(composers),
+        )
+    pieces = [{"id": piece.content_id, "text": piece.text} for piece in it.pieces]
+    try:
+        text: object = await composer.compose(pieces=pieces, context=it.given.everything, options=options.options)
+    except (CompositionFailed, *NOT_THE_SOURCES_FAULT):
+        raise
+    except Exception as error:  # somebody else's code can raise anything
+        _blame(it, composer.NAME, error)
+    if not isinstance(text, str):
+        raise it.failed(
+            f"the composer {composer.NAME} returned {type(text).__name__}, not text.", "Mend the composer.", "NotText"
+        )
+    return text
+
+
+def _blame(it: Composition, name: str, error: Exception) -> NoReturn:
+    raise it.failed(
+        f"the composer {name} failed: {type(error).__name__}: {error}.", "Mend the composer.", type(error).__name__
+    ) from error
+
+
+_STRATEGIES: dict[str, Callable[[Composition], Awaitable[str]]] = {
+    "concat": _concat,
+    "merge": _merge,
+    "template": _template,
+    "custom": _custom,
+}

@@ -1,0 +1,218 @@
+"""Gathering the context of one text.
+
+Low to high: reserved names < the pattern's own context < sources < the caller. Objects merge deeply, everything
+else replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from chora.errors import GenerationFailed, LimitExceeded
+from chora.model import (
+    ContentConfig,
+    ContentMetadata,
+    ContentSchemaRef,
+    Declaration,
+    Source,
+    Sources,
+    split_context,
+)
+from chora.sources import BY_TYPE
+from chora.sources.selectors import select
+from chora.sources.source import SourceAccess, SourceFailed
+
+SOURCES_LIMIT = 20_000_000
+"""Bytes that the values of one content's sources may have together, as JSON."""
+
+
+class Gathered(NamedTuple):
+    """A merged context, and what was missing on the way."""
+
+    context: dict[str, Any]
+    warnings: list[str]
+    lent: list[str]
+    """The reserved names in it that nothing else goes by."""
+    complete: bool
+    """Whether every source had a value."""
+
+
+def merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """Lay `high` over `low`: objects merge deeply, arrays and scalars replace. Neither is changed."""
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            merged[key] = merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+        else:
+            merged[key] = value
+    return merged
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls the type of a value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
+
+
+async def gather(
+    config: ContentConfig,
+    generator: str,
+    caller: dict[str, Any],
+    reach: SourceAccess,
+    reserved: Mapping[str, str] | None = None,
+) -> Gathered:
+    """Resolve every source of a content config and merge it with what the caller gave.
+
+    Args:
+        config: the content config.
+        generator: the name of the generator that will use the context.
+        caller: context from whoever asks.
+        reach: what sources may use.
+        reserved: names for which these values stand unless something else goes by them.
+
+    Raises:
+        GenerationFailed: a required source has no value, or the caller owes a declared variable.
+        LimitExceeded: the sources hold too much.
+        Busy, StorageError, StorageFailed: a source couldn't be read for a reason that isn't its own.
+    """
+    return await _Gathering(config, generator, reach).run(caller, reserved or {})
+
+
+async def gather_shared(name: str, sources: Sources, reach: SourceAccess) -> tuple[dict[str, Any], list[str]]:
+    """Resolve sources that belong to no content; returns the context, and warnings.
+
+    Raises:
+        as `gather`; the error calls whoever wants them by `name`.
+    """
+    if not sources.sources:
+        return {}, []
+    stand_in = ContentConfig(
+        type="content",
+        id=name,
+        schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
+        metadata=ContentMetadata(description=name, version="1.0.0"),
+        inputs=sources,
+    )
+    gathered = await gather(stand_in, "", {}, reach)
+    return {key: value for key, value in gathered.context.items() if key != "content_id"}, gathered.warnings
+
+
+class _Gathering:
+    """The gathering of one context."""
+
+    def __init__(self, config: ContentConfig, generator: str, reach: SourceAccess) -> None:
+        self._config = config
+        self._generator = generator
+        self._reach = reach
+        self._context: dict[str, Any] = {"content_id": config.id}
+        self._warnings: list[str] = []
+        self._room = SOURCES_LIMIT
+
+    async def run(self, caller: dict[str, Any], reserved: Mapping[str, str]) -> Gathered:
+        patterns = self._config.generation.patterns
+        data, declarations = split_context(patterns[0].generation_config.get("context", {}) if patterns else {})
+        for name, value in data.items():
+            if isinstance(value, dict) and cast("dict[str, Any]", value).get("source") == "file":
+                path = str(cast("dict[str, Any]", value).get("path", ""))
+                await self._add(Source(id=name, type="external_file", locator=path))
+            else:
+                self._context = merge(self._context, {name: value})
+        for source in self._config.inputs.sources:
+            await self._add(source)
+        self._context = merge(self._context, caller)
+        lent = [name for name in reserved if name not in self._context]
+        self._context.update({name: reserved[name] for name in lent})
+        for declaration in declarations:
+            self._settle(declaration)
+        return Gathered(self._context, self._warnings, lent, not self._warnings)
+
+    async def _add(self, source: Source) -> None:
+        """Merge one source: its value under its id, or, without an id, an object's own names."""
+        try:
+            added = await self._value_of(source)
+        except SourceFailed as failed:
+            name = source.id or source.locator
+            if source.required:
+                raise self._failed(
+                    f"the source {name} has no value: {failed}.",
+                    "Mend the source, or mark it `required: false`.",
+                    error_type="SourceFailed",
+                    source_id=name,
+                    source_type=source.type,
+                    error=str(failed),
+                ) from None
+            self._warnings.append(f"The optional source {name} has no value: {failed}")
+            added: dict[str, Any] = {source.id: None} if source.id else {}
+        self._room -= len(msgspec.json.encode(added))
+        if self._room < 0:
+            raise LimitExceeded(
+                f"{self._config.id}: its sources hold more than {SOURCES_LIMIT:,} bytes together.",
+                "Take the parts that are needed with selectors.",
+                limit="content.sources",
+                content_config_id=self._config.id,
+            )
+        self._context = merge(self._context, added)
+
+    async def _value_of(self, source: Source) -> dict[str, Any]:
+        maker = BY_TYPE[source.type]
+        value = await maker.fetch(source, self._reach)
+        if source.selector not in getattr(maker, "SELECTORS", ()):
+            value = await select(value, source.selector, self._reach.pool)
+        if source.id:
+            return {source.id: value}
+        if not isinstance(value, dict):
+            raise SourceFailed("its value is not an object, so it needs an `output_as` or `id` to go by")
+        return cast("dict[str, Any]", value)
+
+    def _settle(self, declaration: Declaration) -> None:
+        """Hold the caller to a declared variable: its value, else the default, else an error if it is required."""
+        name = declaration.name
+        if name not in self._context:
+            if declaration.has_default:
+                self._context[name] = declaration.default
+            elif declaration.required:
+                about = f" ({declaration.description})" if declaration.description else ""
+                raise self._failed(
+                    f"the context lacks {name}{about}.",
+                    f"Pass it in context, for example {msgspec.json.encode({name: '…'}).decode()}.",
+                    error_type="MissingVariable",
+                    missing_variable=name,
+                )
+            return
+        wanted, received = declaration.type, json_type(self._context[name])
+        if wanted == "integer" and isinstance(self._context[name], int) and received == "number":
+            received = "integer"
+        if wanted not in (None, received):
+            raise self._failed(
+                f"{name} is of type {received}, not {wanted}.",
+                f"Pass {name} as {wanted} in context.",
+                error_type="WrongType",
+                variable=name,
+                expected_type=wanted,
+                received_type=received,
+            )
+
+    def _failed(self, message: str, hint: str, **details: Any) -> GenerationFailed:
+        return GenerationFailed(
+            f"{self._config.id}: {message}",
+            hint,
+            generator_type=self._generator,
+            content_config_id=self._config.id,
+            available_context=sorted(self._context),
+            **details,
+        )

@@ -1,0 +1,76 @@
+"""What chora offers over MCP: the tools, resources and prompts of one project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from chora.engine.engine import Engine
+from chora.errors import StorageError
+from chora.jobs import ToolAnswer
+from chora.metrics import Metrics
+from chora.prompts import Prompts
+from chora.protocol import wire
+from chora.protocol.server import Server
+from chora.resources import Resources
+from chora.tools.tool import Call, Tool
+
+INSTRUCTIONS = (
+    "chora composes documents and code from configuration. A content config makes one text with a generator; an "
+    "artifact config assembles texts into files; a collection config builds many artifacts. Start with "
+    "list_content_configs and list_artifact_configs. To author one: draft_config, test_config, save_config. "
+    "preview_generation shows a text without storing it; generate_content stores it; assemble_artifact writes files. "
+    "Configs, schemas, templates and stored texts can be read as resources."
+)
+
+
+class ProjectProvider:
+    """One project's offer.
+
+    Args:
+        engine: the project.
+        tools: what there is, by name; what the settings leave out is withheld.
+        metrics: what is known of how long calls take.
+    """
+
+    instructions = INSTRUCTIONS
+
+    def __init__(self, engine: Engine, tools: Mapping[str, Tool], metrics: Metrics) -> None:
+        self._engine = engine
+        self.withheld = withheld(tools, engine.settings.mcp.toolsets, read_only=engine.settings.mcp.read_only)
+        self.tools = {name: tool for name, tool in tools.items() if name not in self.withheld}
+        self.resources = Resources(engine, self.tools, metrics, tuple(wire.REVISIONS))
+        self.prompts = Prompts(self.resources)
+
+    async def call(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
+        return await self.tools[name].run(self._engine, arguments, call)
+
+    def touched(self, uri: str) -> tuple[Iterable[str], bool]:
+        scheme, _, content_id = uri.partition("://")
+        if scheme != "content" or "/" in content_id:
+            return (), False
+        try:
+            came_or_went = len(self._engine.store.version_infos(unquote(content_id))) <= 1
+        except StorageError:
+            came_or_went = False
+        return (f"{uri}/versions",), came_or_went
+
+
+def withheld(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_only: bool) -> dict[str, str]:
+    """The tools that the settings leave out, and why each is."""
+    wanted = set(toolsets)
+    reasons: dict[str, str] = {}
+    for name, tool in tools.items():
+        if read_only and not tool.read_only:
+            reasons[name] = "This server only reads: the setting mcp.read_only is on."
+        elif wanted and tool.toolset not in wanted:
+            reasons[name] = f"This server leaves out the toolset {tool.toolset}: mcp.toolsets doesn't name it."
+    return reasons
+
+
+def project_server(engine: Engine, tools: Mapping[str, Tool], metrics: Metrics, **settings: Any) -> Server:
+    """A server of one project; the settings are those of `Server`."""
+    return Server(ProjectProvider(engine, tools, metrics), metrics, **settings)

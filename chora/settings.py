@@ -1,0 +1,683 @@
+"""Settings and secrets enter here, once.
+
+`load` merges defaults < `chora.toml` < old environment names < `CHORA_<SECTION>_<KEY>` < flags and remembers
+where every value came from. The rest of the house gets its section, never the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import tomllib
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+
+from chora.errors import ProjectNotFound, UsageError
+
+MIB = 1024 * 1024
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+SecretReference = Annotated[str, Meta(pattern=r"^(keyring:.+|file:.+|env:\w+)?$")]
+
+
+class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the HTTP server listens, and whom it believes."""
+
+    host: Annotated[str, Meta(description="Address to bind; anything beyond loopback needs a token")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8000
+    allowed_hosts: Annotated[
+        tuple[str, ...], Meta(description="Host names accepted besides loopback ones and `host`")
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Web origins accepted besides loopback ones, e.g. https://n8n.example"),
+    ] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...], Meta(description="Addresses or networks of proxies whose X-Forwarded headers are believed")
+    ] = ()
+    cert: Annotated[str, Meta(description="TLS certificate chain, a PEM file")] = ""
+    key: Annotated[str, Meta(description="TLS private key, a PEM file")] = ""
+    token: Annotated[
+        SecretReference,
+        Meta(description="Where the access token is: keyring:NAME, file:PATH or env:NAME; empty searches for it"),
+    ] = ""
+    sse: Annotated[bool, Meta(description="Serve the 2024-11-05 SSE transport at /sse")] = True
+
+
+class OauthSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Tokens that an authorization server issues, OAuth 2.1; besides those that chora knows itself."""
+
+    issuer: Annotated[str, Meta(description="Its issuer URL, e.g. https://id.example; empty takes no such tokens")] = ""
+    resource: Annotated[
+        str, Meta(description="The public URL of /mcp, which tokens must be meant for, e.g. https://docs.example/mcp")
+    ] = ""
+    keys: Annotated[str, Meta(description="URL of its keys (JWKS); empty asks the issuer's metadata")] = ""
+    scopes: Annotated[str, Meta(description="What stands before read, write and admin in the scopes of its tokens")] = (
+        "chora:"
+    )
+
+
+class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one peer may take."""
+
+    body: Annotated[int, Meta(ge=1024, description="Largest request body or stdio line, bytes")] = 4 * MIB
+    header_time: Annotated[Positive, Meta(description="Seconds to receive a request head")] = 10.0
+    body_time: Annotated[Positive, Meta(description="Seconds to receive a request body, in all")] = 30.0
+    write_stall: Annotated[Positive, Meta(description="Seconds a peer may not read while we write")] = 30.0
+    keep_alive: Annotated[Positive, Meta(description="Seconds an idle connection stays open")] = 10.0
+    connections: Annotated[Count, Meta(description="Open connections at once")] = 4096
+    sessions: Annotated[Count, Meta(description="MCP sessions at once; the longest idle one makes room")] = 1024
+    sessions_each: Annotated[Count, Meta(description="MCP sessions of one token at once")] = 1024
+    idle: Annotated[Positive, Meta(description="Seconds after which an unused MCP session ends")] = 1800.0
+    grace: Annotated[Positive, Meta(description="Seconds that calls in flight get at shutdown")] = 5.0
+
+
+class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where versions, drafts and outputs are remembered."""
+
+    backend: Annotated[
+        Literal["sqlite", "filesystem", "memory"],
+        Meta(description="A database, files readable by hand, or nothing beyond this process"),
+    ] = "sqlite"
+    path: Annotated[str, Meta(description="SQLite database, relative to the project")] = ".chora/storage.db"
+    folder: Annotated[str, Meta(description="Folder of the filesystem backend, relative to the project")] = "ephemeral"
+    retention_days: Annotated[int, Meta(ge=0, description="Days that drafts and old texts are kept; 0 for ever")] = 30
+
+
+class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where files live, relative to the project."""
+
+    configs: Annotated[str, Meta(description="Config folder; empty looks for configs/ then chora-configs/")] = ""
+    templates: Annotated[tuple[str, ...], Meta(description="Template folders, in order, after the project root")] = (
+        "templates",
+        "configs/templates",
+        "chora-configs/templates",
+    )
+    outputs: Annotated[
+        tuple[str, ...], Meta(description="Folders outputs may be written beneath; `.` is the project")
+    ] = (".",)
+    events: Annotated[str, Meta(description="Event file, JSON lines")] = "var/telemetry/events.jsonl"
+
+
+class TemplateSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How templates behave."""
+
+    undefined: Annotated[
+        Literal["strict", "lenient"],
+        Meta(description="An undefined variable is an error, or empty with a warning"),
+    ] = "strict"
+
+
+class RenderSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one template may take; beyond it the worker process is killed."""
+
+    workers: Annotated[Count, Meta(description="Template worker processes")] = 2
+    wall: Annotated[Positive, Meta(description="Seconds per render")] = 5.0
+    memory: Annotated[int, Meta(ge=64 * MIB, description="Address space of a worker, bytes")] = 512 * MIB
+    output: Annotated[int, Meta(ge=1024, description="Largest rendered text, bytes")] = 4 * MIB
+    queue: Annotated[
+        Count, Meta(description="Renders that may wait, half of them of one caller; beyond it the answer is `busy`")
+    ] = 256
+
+
+class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Backups that `chora serve` makes by itself."""
+
+    every: Annotated[float, Meta(ge=0, description="Hours between two backups; 0 makes none")] = 0.0
+    keep: Annotated[Count, Meta(description="Backups kept; older ones are removed")] = 7
+    folder: Annotated[str, Meta(description="Where they go, relative to the project or absolute")] = ".chora/backups"
+
+
+class OutputSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What happens to files that are written."""
+
+    on_edit: Annotated[
+        Literal["refuse", "merge", "overwrite"],
+        Meta(description="When somebody edited an output: leave it with an error, merge both, or write over it"),
+    ] = "refuse"
+
+
+class JobSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Work that takes longer than its caller waits."""
+
+    call_budget: Annotated[Positive, Meta(description="Seconds after which a call answers `running`")] = 45.0
+    running: Annotated[Count, Meta(description="Jobs at once; beyond it the answer is `busy`")] = 8
+    keep_days: Annotated[Positive, Meta(description="Days that a finished job's result is kept")] = 7.0
+
+
+class LlmSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The language model behind code_generation; its key is the secret anthropic_api_key."""
+
+    model: Annotated[str, Meta(min_length=1, description="Model, unless the config names one")] = "claude-sonnet-5"
+    api_key: Annotated[
+        SecretReference,
+        Meta(description="Where the key is: keyring:NAME, file:PATH or env:NAME; empty searches for it"),
+    ] = ""
+    base_url: Annotated[str, Meta(description="Where the Messages API is; empty is Anthropic's own")] = ""
+    budget_run: Annotated[float, Meta(ge=0, description="Most US dollars one call may spend; 0 is no limit")] = 1.0
+    budget_day: Annotated[float, Meta(ge=0, description="Most US dollars in 24 hours; 0 is no limit")] = 10.0
+    budget_project: Annotated[float, Meta(ge=0, description="Most US dollars in all; 0 is no limit")] = 0.0
+
+
+class ValidationSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How texts are checked."""
+
+    linters: Annotated[
+        tuple[str, ...], Meta(description="Programs that a lint rule may run, found on PATH; they read stdin")
+    ] = ("ruff", "yamllint")
+    lint_time: Annotated[Positive, Meta(description="Seconds a linter may take")] = 10.0
+
+
+class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Code of the project's own; nothing is loaded that isn't named here."""
+
+    generators: Annotated[
+        tuple[str, ...], Meta(description="Modules to import, or files relative to the project, one generator each")
+    ] = ()
+    composers: Annotated[
+        tuple[str, ...], Meta(description="Modules or files with a composer each, for compositionStrategy custom")
+    ] = ()
+
+
+class ProbeSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The uptime probe and the latency benchmarker, started by `chora serve`."""
+
+    interval: Annotated[Positive, Meta(description="Seconds between probes through the public door")] = 60.0
+    latency_interval: Annotated[Positive, Meta(description="Seconds between benchmark rounds")] = 300.0
+    latency_calls: Annotated[Count, Meta(description="Calls in a benchmark round")] = 10
+
+
+Toolset = Literal["core-generation", "config-lifecycle", "storage", "discovery", "validation", "collections", "utility"]
+
+
+class McpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is offered to agents."""
+
+    toolsets: Annotated[tuple[Toolset, ...], Meta(description="Tools that are offered; empty offers all")] = ()
+    read_only: Annotated[bool, Meta(description="Offer only the tools that change nothing")] = False
+
+
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The log, always on stderr."""
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Least level shown")] = "INFO"
+    format: Annotated[Literal["text", "json"], Meta(description="For people or for collectors")] = "text"
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """`chora.toml`: every section is optional."""
+
+    http: HttpSettings = HttpSettings()
+    oauth: OauthSettings = OauthSettings()
+    limits: LimitSettings = LimitSettings()
+    storage: StorageSettings = StorageSettings()
+    paths: PathSettings = PathSettings()
+    templates: TemplateSettings = TemplateSettings()
+    render: RenderSettings = RenderSettings()
+    backup: BackupSettings = BackupSettings()
+    output: OutputSettings = OutputSettings()
+    jobs: JobSettings = JobSettings()
+    llm: LlmSettings = LlmSettings()
+    validation: ValidationSettings = ValidationSettings()
+    plugins: PluginSettings = PluginSettings()
+    mcp: McpSettings = McpSettings()
+    probe: ProbeSettings = ProbeSettings()
+    log: LogSettings = LogSettings()
+
+
+OLD_NAMES: dict[str, str] = {
+    "LOG_LEVEL": "log.level",
+    "CHORA_COMPOSE_LOG_LEVEL": "log.level",
+    "MCP_LOG_LEVEL": "log.level",
+    "CHORA_COMPOSE_CONFIG_DIR": "paths.configs",
+    "CHORA_COMPOSE_MCP_HOST": "http.host",
+    "CHORA_COMPOSE_MCP_PORT": "http.port",
+    "MCP_SERVER_HOST": "http.host",
+    "MCP_SERVER_PORT": "http.port",
+    "CHORA_EVENTS_OUTPUT": "paths.events",
+    "CHORA_EPHEMERAL_PATH": "storage.folder",
+    "CHORA_RETENTION_DAYS": "storage.retention_days",
+}
+"""Environment names of chora-compose that still work; a later row wins over an earlier one."""
+
+OTHER_NAMES = {"CHORA_PROJECT", "CHORA_BASE_PATH", "CHORA_TRACE_ID", "CHORA_TOKEN", "CHORA_TOKEN_FILE"}
+"""`CHORA_*` names that aren't settings; any other one is a misspelling worth a warning."""
+
+
+class LoadedSettings(NamedTuple):
+    """The settings in force, where each came from (`section.key` → origin), and what looked wrong."""
+
+    settings: Settings
+    origins: dict[str, str]
+    warnings: list[str]
+
+
+def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> LoadedSettings:
+    """Merge every source of settings for one project.
+
+    Args:
+        project: the project folder.
+        env: the environment; the process's own when None.
+        flags: `section.key` → value, as the command line gave them; None values are ignored.
+
+    Raises:
+        UsageError: an unknown key or a value that doesn't fit, with file, line and path.
+    """
+    env = os.environ if env is None else env
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = dict.fromkeys(_keys(), "default")
+    warnings: list[str] = []
+
+    toml = project / "chora.toml"
+    try:
+        text = toml.read_text("utf-8-sig")
+    except FileNotFoundError:
+        # An existing chora-compose project has no chora.toml, and its templates were written for empty names.
+        values["templates.undefined"], origins["templates.undefined"] = "lenient", "no chora.toml"
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{toml} can't be read: {_reason(error)}.", file=str(toml)) from None
+    else:
+        for key, value, line in _parse_toml(toml, text):
+            values[key], origins[key] = value, f"chora.toml:{line}"
+
+    for name, key in OLD_NAMES.items():
+        if env.get(name):
+            values[key], origins[key] = _from_text(key, env[name], name), name
+    for name, text in env.items():
+        if not name.startswith("CHORA_") or name in OTHER_NAMES or name in OLD_NAMES:
+            continue
+        section, _, field = name.removeprefix("CHORA_").lower().partition("_")
+        if (key := f"{section}.{field}") in origins:
+            values[key], origins[key] = _from_text(key, text, name), name
+        else:
+            warnings.append(f"The environment variable {name} means nothing to chora; is it misspelt?")
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key], origins[key] = value, "--" + key.partition(".")[2].replace("_", "-")
+
+    tree: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, field = key.partition(".")
+        tree.setdefault(section, {})[field] = value
+    try:
+        return LoadedSettings(msgspec.convert(tree, Settings), origins, warnings)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$.")
+        key = path.rstrip("`").partition("[")[0]
+        raise UsageError(
+            f"The setting {key} doesn't fit: {problem[:1].lower()}{problem[1:]} (from {origins.get(key, '?')}).",
+            _advice(key),
+            setting=key,
+            origin=origins.get(key),
+        ) from None
+
+
+def as_table(loaded: LoadedSettings) -> list[dict[str, Any]]:
+    """One row per setting: key, value, default, origin and meaning."""
+    values = msgspec.to_builtins(loaded.settings)
+    return [
+        {
+            "key": key,
+            "value": values[section.encode_name][field.encode_name],
+            "default": msgspec.to_builtins(field.default),
+            "origin": loaded.origins[key],
+            "meaning": _meaning(field),
+        }
+        for key, (section, field) in _keys().items()
+    ]
+
+
+def _keys() -> dict[str, tuple[msgspec.structs.FieldInfo, msgspec.structs.FieldInfo]]:
+    return {
+        f"{section.name}.{field.name}": (section, field)
+        for section in msgspec.structs.fields(Settings)
+        for field in msgspec.structs.fields(section.type)
+    }
+
+
+def _meaning(field: msgspec.structs.FieldInfo) -> str:
+    notes: tuple[Any, ...] = getattr(field.type, "__metadata__", ())
+    return next((note.description for note in reversed(notes) if getattr(note, "description", None)), "")
+
+
+def _advice(key: str) -> str:
+    """What to do about a value that doesn't fit."""
+    kind: Any = _keys()[key][1].type
+    if get_origin(choice := kind.__origin__) is Literal:
+        return f"Write one of {', '.join(get_args(choice))}."
+    return "`chora config` shows every setting, its value and where it comes from."
+
+
+def _from_text(key: str, text: str, name: str) -> Any:
+    kind: Any = _keys()[key][1].type
+    if get_origin(kind.__origin__) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return msgspec.convert(text.upper() if key == "log.level" else text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"{name}={text!r} doesn't fit {key}: {error}.", _advice(key), setting=key, origin=name
+        ) from None
+
+
+def _parse_toml(file: Path, text: str) -> list[tuple[str, Any, int]]:
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file} is not TOML: {error}.", file=str(file)) from None
+    keys = _keys()
+    sections = {key.partition(".")[0] for key in keys}
+    found: list[tuple[str, Any, int]] = []
+    for section, fields in document.items():
+        if section not in sections or not isinstance(fields, dict):
+            raise _unknown(file, section, _line_of(text, section), keys if section in sections else sections)
+        for field, value in cast("dict[str, Any]", fields).items():
+            key, line = f"{section}.{field}", _line_of(text, section, field)
+            if key not in keys:
+                raise _unknown(file, key, line, keys)
+            found.append((key, value, line))
+    return found
+
+
+def _unknown(file: Path, key: str, line: int, known: Iterable[str]) -> UsageError:
+    import difflib
+
+    elsewhere = [each for each in known if each.partition(".")[2] == key.partition(".")[2]] if "." in key else []
+    near = elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return UsageError(
+        f"{file}, line {line}: there is no setting {key}.",
+        f"Did you mean {near[0]}?" if near else "`chora config` lists every setting.",
+        file=str(file),
+        line=line,
+        setting=key,
+    )
+
+
+def _line_of(text: str, *key: str) -> int:
+    """Where a key, or else what holds it, stands; tomllib parses without positions."""
+    table: tuple[str, ...] = ()
+    nearest = 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+([^\]]+)\]", line):
+            here = table = _parts(header[1])
+        elif assignment := re.match(r"([\w\s.\"'-]+)=", line):
+            here = (*table, *_parts(assignment[1]))
+        else:
+            continue
+        if here == key:
+            return number
+        if here == key[: len(here)]:
+            nearest = number
+    return nearest
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip(" \t\"'") for part in dotted.split("."))
+
+
+# -- the project ----------------------------------------------------------------------------------------------
+
+
+def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None = None) -> Path:
+    """The project folder: `folder`, else `CHORA_PROJECT`, else `CHORA_BASE_PATH`, else the nearest one upward.
+
+    Raises:
+        ProjectNotFound: nothing that looks like a project, or the named folder doesn't exist.
+    """
+    env = os.environ if env is None else env
+    for named, origin in (
+        (folder, "--project"),
+        (env.get("CHORA_PROJECT"), "CHORA_PROJECT"),
+        (env.get("CHORA_BASE_PATH"), "CHORA_BASE_PATH"),
+    ):
+        if named:
+            try:
+                path = Path(named).expanduser().resolve()
+                is_folder = path.is_dir()
+            except (OSError, RuntimeError) as error:  # a closed folder on the way, an unknown ~user, links in a circle
+                raise ProjectNotFound(f"{origin} names {named}, which can't be reached: {error}.") from None
+            if not is_folder:
+                raise ProjectNotFound(
+                    f"{origin} names {path}, which is not a folder.", "Make it with: chora init " + str(path)
+                )
+            return path
+    try:
+        here = Path.cwd()
+    except OSError:
+        raise ProjectNotFound("The current folder is gone.", "Go to one that exists.") from None
+    for marks in (("chora.toml",), ("configs", "chora-configs", ".chora")):
+        for candidate in (here, *here.parents):
+            if any(_is_there(candidate / mark) for mark in marks):
+                return candidate
+    raise ProjectNotFound(
+        f"There is no chora project in {here} or above it.",
+        "Make one with `chora init`, or name one with --project or CHORA_PROJECT.",
+        searched=str(here),
+    )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # it lies in a folder above us that we may not look into
+        return False
+
+
+# -- the environment, for those who may know a little of it -----------------------------------------------------
+
+
+def trace_id() -> str | None:
+    """`CHORA_TRACE_ID`, read when asked, so that a wrapper script can set it per run."""
+    return os.environ.get("CHORA_TRACE_ID") or None
+
+
+def default_transport() -> str | None:
+    """`MCP_TRANSPORT`, which chose between stdio and HTTP in chora-compose."""
+    return os.environ.get("MCP_TRANSPORT") or None
+
+
+def notify_socket() -> str | None:
+    """Where systemd wants to hear that we are ready, if it started us with `Type=notify`."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
+def child_environment() -> dict[str, str]:
+    """What a child process may know: how to find programs and speak, no secret and no setting."""
+    keep = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TMPDIR",
+        "SYSTEMROOT",
+        "TEMP",
+        "TMP",
+        "COVERAGE_PROCESS_CONFIG",
+    )
+    return {name: os.environ[name] for name in keep if name in os.environ}
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------
+
+
+class Secret:
+    """A value that doesn't print itself; `reveal` hands it out at the place of use, and `blot` knows it everywhere."""
+
+    __slots__ = ("__weakref__", "_value")
+
+    held: ClassVar[weakref.WeakSet[Secret]] = weakref.WeakSet()
+    """Every secret that the process has now."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        Secret.held.add(self)
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret is never pickled")
+
+
+REDACTED = "***"
+SHORTEST_REDACTED = 6
+"""Characters that a secret needs for its every appearance to be blotted out; shorter ones stand in ordinary words."""
+
+_LOOKS_SECRET = re.compile(r"(\bBearer\s+|\bsk-ant-)[\w.~+/=-]{6,}")
+
+
+def redact(text: str) -> str:
+    """The text with `***` in the place of every secret that the process holds, and of what looks like one.
+
+    The last line of defence: what is said aloud (logs, events, errors) goes through it.
+    """
+    for secret in list(Secret.held):
+        value = secret.reveal()
+        if len(value) >= SHORTEST_REDACTED and value in text:
+            text = text.replace(value, REDACTED)
+    return _LOOKS_SECRET.sub(lambda found: found[1] + REDACTED, text) if "Bearer" in text or "sk-ant-" in text else text
+
+
+class FoundSecret(NamedTuple):
+    """A secret and where it was, which may be said aloud."""
+
+    secret: Secret
+    origin: str
+
+
+def find_secret(
+    name: str,
+    env: Mapping[str, str] | None = None,
+    *,
+    reference: str = "",
+    run_secrets: Path = Path("/run/secrets"),
+    keyring: bool = True,
+) -> FoundSecret | None:
+    """Look a secret up; the first hit wins.
+
+    `NAME_FILE` → `/run/secrets/name` → `$CREDENTIALS_DIRECTORY/name` → the OS keyring (service `chora`) → `NAME`.
+
+    A reference from the settings (`keyring:x`, `file:/…`, `env:X`) replaces the search.
+
+    White space around it is dropped. What is empty isn't a secret: as a token it would let everybody in.
+
+    Raises:
+        UsageError: `NAME_FILE`, or the reference, names something that isn't there, can't be read or is empty.
+    """
+    env = os.environ if env is None else env
+    if reference:
+        return _follow(reference, env)
+    if path := env.get(f"{name}_FILE"):
+        try:
+            value = Path(path).read_text("utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{name}_FILE names {path}, which can't be read: {_reason(error)}.", file=path) from None
+        if not value:
+            raise UsageError(f"{name}_FILE names {path}, which is empty.", file=path)
+        return FoundSecret(Secret(value), f"file {path}")
+    folders = [run_secrets]
+    if credentials := env.get("CREDENTIALS_DIRECTORY"):
+        folders.append(Path(credentials))
+    for file in (folder / name.lower() for folder in folders):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if value := file.read_text("utf-8-sig").strip():
+                return FoundSecret(Secret(value), f"file {file}")
+    if keyring and (value := _from_keyring(name.lower()).strip()):
+        return FoundSecret(Secret(value), "keyring")
+    if value := env.get(name, "").strip():
+        return FoundSecret(Secret(value), f"environment {name}")
+    return None
+
+
+def find_token(
+    env: Mapping[str, str] | None = None, *, reference: str = "", keyring: bool = True
+) -> FoundSecret | None:
+    """The access token of the HTTP door, looked up as any secret.
+
+    Raises:
+        UsageError: as `find_secret`, or it holds what no header can.
+    """
+    found = find_secret("CHORA_TOKEN", env, reference=reference, keyring=keyring)
+    if found is not None and not re.fullmatch(r"[ -~]+", found.secret.reveal()):
+        raise UsageError(
+            f"The access token ({found.origin}) holds characters that no HTTP header can.",
+            "Use letters, digits and punctuation of ASCII.",
+        )
+    return found
+
+
+def tokens_folder(project: Path) -> Path:
+    """Where the named access tokens of a project are kept."""
+    return project / ".chora" / "tokens"
+
+
+def _follow(reference: str, env: Mapping[str, str]) -> FoundSecret:
+    """The secret that a reference names."""
+    kind, _, name = reference.partition(":")
+    match kind:
+        case "file":
+            try:
+                value = Path(name).read_text("utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"The secret {reference} can't be read: {_reason(error)}.", file=name) from None
+        case "keyring":
+            value = _from_keyring(name)
+        case _:
+            value = env.get(name, "")
+    if not value.strip():
+        raise UsageError(
+            f"The secret {reference} is empty, or isn't there.",
+            "Put it there, or leave the setting out to have it searched for.",
+            reference=reference,
+        )
+    return FoundSecret(Secret(value.strip()), reference)
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file can't be read; the text of a UnicodeDecodeError would show a piece of it."""
+    return str(error.strerror) if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
+def _from_keyring(name: str, timeout: float = 2.0) -> str:
+    """Ask the OS keyring in a daemon thread: a locked one with a display asks a person and may never return."""
+    answer: list[str] = []
+
+    def ask() -> None:
+        try:
+            import keyring
+
+            answer.append(keyring.get_password("chora", name) or "")
+        except Exception:  # every backend fails in a way of its own; none of them may stop a start
+            answer.append("")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return answer[0] if answer else ""
+
+
+def is_frozen() -> bool:
+    """Whether this is the built binary, where `sys.executable` is chora itself."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def own_command(*arguments: str) -> list[str]:
+    """The command line that runs this very chora again, frozen or not."""
+    if is_frozen():
+        return [sys.executable, *arguments]
+    # -P: without it whatever lies in the current folder would be imported in the place of our libraries.
+    return [sys.executable, "-P", "-m", "chora", *arguments]

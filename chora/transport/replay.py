@@ -1,0 +1,235 @@
+"""Event streams that survive their connection.
+
+What is sent for a request of a session is kept for a while under numbers that the client gets to know, so that one
+whose connection broke, or was dropped on purpose, can come back for the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import trio
+
+Write = Callable[[bytes], Awaitable[None]]
+
+KEPT_EVENTS = 256
+KEPT_BYTES = 1024 * 1024
+"""Of one stream; the newest are kept, and the very newest in any case."""
+KEPT_STREAMS = 8
+"""Streams of one session that have ended."""
+KEPT_TIME = 300.0
+"""Seconds that a stream is kept after it ended."""
+KEPT_IN_ALL = 64 * 1024 * 1024
+"""Bytes of streams that have ended, in all sessions; beyond it the oldest are forgotten before their time."""
+RUNNING_CALLS = 64
+"""Calls of one session that hold a stream at a time. The answers to further ones come as plain JSON; where all
+answers come on one stream, further calls are refused."""
+
+
+def event(data: bytes, *, identity: str = "", kind: bytes = b"message", retry: float | None = None) -> bytes:
+    """One event as it is written.
+
+    Args:
+        data: one line; an empty one tells the client nothing but the identity.
+        identity: that the client can come back with.
+        kind: of event.
+        retry: seconds after which it is to come back when the connection ends.
+    """
+    head = b"id: " + identity.encode() + b"\r\n" if identity else b""
+    if retry is not None:
+        head += b"retry: %d\r\n" % round(retry * 1000)
+    if data:
+        head += b"event: " + kind + b"\r\n"
+    return head + b"data: " + data + b"\r\n\r\n"
+
+
+class Kept(NamedTuple):
+    """An event that was, or is to be, sent."""
+
+    number: int
+    frame: bytes
+
+
+class EventStream:
+    """The events of one stream.
+
+    Args:
+        name: tells it from the other streams of its session.
+        is_unasked: it holds what belongs to no request; such a one ends whenever nobody reads it.
+    """
+
+    def __init__(self, name: str, *, is_unasked: bool = False) -> None:
+        self.name = name
+        self.is_unasked = is_unasked
+        self.ended_at: float | None = trio.current_time() if is_unasked else None
+        self.size = 0
+        """Bytes that are kept."""
+        self.on_end: Callable[[], None] | None = None
+        """Told when nothing more comes in."""
+        self._kept: deque[Kept] = deque()
+        self.last = 0
+        """The number of the newest event."""
+        self._sent = 0
+        self._reader: trio.CancelScope | None = None
+        self._news = trio.Event()
+
+    def add(self, data: bytes, *, retry: float | None = None) -> Kept:
+        """Add an event; never waits."""
+        self.last += 1
+        kept = Kept(self.last, event(data, identity=f"{self.name}.{self.last}", retry=retry))
+        self._kept.append(kept)
+        self.size += len(kept.frame)
+        while len(self._kept) > 1 and (len(self._kept) > KEPT_EVENTS or self.size > KEPT_BYTES):
+            self.size -= len(self._kept.popleft().frame)
+        self._tell()
+        return kept
+
+    async def put(self, data: bytes, *, retry: float | None = None) -> None:
+        """Add an event, and wait until it was written if there is a connection to write it to."""
+        number = self.add(data, retry=retry).number
+        await trio.lowlevel.checkpoint()
+        while self._reader is not None and self._sent < number:
+            await self._news.wait()
+
+    def after(self, number: int) -> list[Kept]:
+        """What is still known of the events after one."""
+        return [each for each in self._kept if each.number > number]
+
+    def end(self) -> None:
+        """Let nothing more in; what there is can still be had."""
+        self.ended_at = trio.current_time()
+        self._tell()
+        if self.on_end is not None:
+            self.on_end()
+
+    def drop(self) -> None:
+        """Stop writing to the connection there is; the client may come back on another one."""
+        if self._reader is not None:
+            self._reader.cancel()
+
+    @contextmanager
+    def reading(self) -> Generator[trio.CancelScope]:
+        """Be the connection that this is written to, until somebody else is; then what is inside is cancelled."""
+        self.drop()
+        with trio.CancelScope() as scope:
+            self._reader = scope
+            self.ended_at = None if self.is_unasked else self.ended_at
+            try:
+                yield scope
+            finally:
+                if self._reader is scope:  # not if somebody took over
+                    self._reader = None
+                    self._tell()
+                    if self.is_unasked:
+                        self.end()
+
+    async def write(
+        self, write: Write, after: int = 0, on_disconnect: Callable[[Callable[[], None]], None] | None = None
+    ) -> bool:
+        """Write the events after a number as they come.
+
+        A connection that was written to before is dropped: its client is here now.
+
+        Args:
+            write: to the connection.
+            after: the number.
+            on_disconnect: is given what to call when this connection breaks.
+
+        Returns:
+            Whether the stream ended; otherwise it was dropped.
+        """
+        with self.reading() as scope:
+            if on_disconnect is not None:
+                on_disconnect(scope.cancel)
+            self._sent = after
+            while True:
+                news = self._news
+                for kept in self.after(self._sent):
+                    await write(kept.frame)
+                    self._sent = kept.number
+                    self._tell()
+                if self.ended_at is not None and self._sent >= self.last:
+                    return True
+                await news.wait()
+        return False
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+
+class ReplayBuffer:
+    """The streams of all sessions that have ended, as far as their memory goes."""
+
+    def __init__(self) -> None:
+        self._ended: dict[EventStream, tuple[EventStreams, int]] = {}
+        self.size = 0
+        """Bytes."""
+
+    def put(self, stream: EventStream, owner: EventStreams) -> None:
+        """Take note that a stream has ended; the oldest are forgotten when there is too much."""
+        self.remove(stream)
+        self._ended[stream] = owner, stream.size
+        self.size += stream.size
+        while self.size > KEPT_IN_ALL and len(self._ended) > 1:
+            oldest = next(iter(self._ended))
+            self._ended[oldest][0].drop(oldest)
+
+    def remove(self, stream: EventStream) -> None:
+        """Take note that a stream is forgotten."""
+        _, size = self._ended.pop(stream, (None, 0))
+        self.size -= size
+
+
+class EventStreams:
+    """The streams of one session.
+
+    Args:
+        shelf: what bounds the memory of all sessions together.
+    """
+
+    def __init__(self, shelf: ReplayBuffer | None = None) -> None:
+        self._shelf = shelf or ReplayBuffer()
+        self._streams: dict[str, EventStream] = {}
+        self._count = 0
+
+    def open(self, *, is_unasked: bool = False) -> EventStream:
+        """A new stream."""
+        self.forget()
+        self._count += 1
+        stream = self._streams[str(self._count)] = EventStream(str(self._count), is_unasked=is_unasked)
+        stream.on_end = lambda: self._put_away(stream)
+        return stream
+
+    def _put_away(self, stream: EventStream) -> None:
+        if stream.name in self._streams:  # not when the session has ended meanwhile
+            self._shelf.put(stream, self)
+
+    def find(self, last_event: str) -> tuple[EventStream, int] | None:
+        """The stream that an event belongs to, and the event's number; None if it isn't known (any more)."""
+        name, _, number = last_event.partition(".")
+        stream = self._streams.get(name)
+        if stream is None or not (number.isascii() and number.isdecimal() and len(number) <= 9):
+            return None
+        return (stream, int(number)) if int(number) <= stream.last else None
+
+    def forget(self) -> None:
+        """Forget streams that ended long ago, and of too many those that ended first."""
+        ended = [(each.ended_at, each) for each in self._streams.values() if each.ended_at is not None]
+        ended.sort(key=lambda each: each[0])
+        for number, (when, stream) in enumerate(ended, KEPT_STREAMS - len(ended)):
+            if number < 0 or when < trio.current_time() - KEPT_TIME:
+                self.drop(stream)
+
+    def drop(self, stream: EventStream) -> None:
+        """Forget one stream."""
+        self._streams.pop(stream.name, None)
+        self._shelf.remove(stream)
+
+    def clear(self) -> None:
+        """Forget all: the session has ended."""
+        for stream in list(self._streams.values()):
+            self.drop(stream)

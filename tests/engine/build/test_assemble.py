@@ -1,0 +1,1466 @@
+"""Artifacts: children in order, composed, and written only where chora may write."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chora import app, settings
+from chora.config_parsing import read
+from chora.engine.build import assemble as module
+from chora.engine.build import edits
+from chora.engine.build.assemble import Assembled, Planned, assemble, encode, gather_pieces, plan, why_stale
+from chora.engine.build.generate import generate
+from chora.engine.engine import CallerContext, Engine, NamedLocks, Work
+from chora.errors import (
+    Busy,
+    ChoraError,
+    CompositionFailed,
+    GenerationFailed,
+    InvalidContext,
+    LimitExceeded,
+    MissingContent,
+    OutputEdited,
+    PermissionDenied,
+    ValidationFailed,
+    WriteFailed,
+)
+from chora.events import Events
+from chora.model import ArtifactConfig
+from chora.render.pool import RenderPool
+from chora.store import Output, SqliteStore
+from chora.timestamps import now, sha256
+from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")
+needs_user = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
+
+
+async def run(
+    engine: Engine, artifact_id: str = "sheet", context: dict[str, Any] | None = None, **rest: Any
+) -> Assembled:
+    options = {name: rest.pop(name) for name in ("force", "dry", "progress") if name in rest}
+    parsed = engine.catalog.find("artifact", artifact_id).parsed
+    return await assemble(Work(engine, **options), parsed, CallerContext(context or {}), **rest)
+
+
+def out(file: str, format: str = "markdown", **rest: Any) -> dict[str, Any]:
+    return {"file": file, "format": format, **rest}
+
+
+def known(engine: Engine, path: str = "outputs/sheet.md") -> Output:
+    found = engine.store.output(path)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def sheet(project: Project) -> Project:
+    """An artifact of two texts."""
+    project.save(text("one", "One\n"), text("two", "Two\n"), artifact("sheet", [child("one"), child("two")]))
+    return project
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------
+
+
+async def test_children_are_composed_and_written(sheet: Project, engine: Engine):
+    """Generated on demand, joined by a blank line, the folder made on the way."""
+    made = await run(engine)
+    assert sheet.read("outputs/sheet.md") == "One\n\nTwo\n"
+    assert (made.artifact_id, made.output_path, made.outputs) == ("sheet", "outputs/sheet.md", ["outputs/sheet.md"])
+    assert (made.size, made.status, made.strategy) == (9, "assembled", "concat")
+    assert [(piece.content_id, piece.text, piece.generated) for piece in made.pieces.pieces] == [
+        ("one", "One\n", True),
+        ("two", "Two\n", True),
+    ]
+    latest = engine.store.latest_version("two")
+    assert latest is not None
+    assert made.pieces.pieces[1].version_id == latest.version_id
+
+
+async def test_an_unchanged_artifact_is_skipped(sheet: Project, engine: Engine):
+    """By what is on disk and what it would be, not by the mere file; then the file isn't touched."""
+    await run(engine)
+    before = (sheet.root / "outputs/sheet.md").stat()
+    again = await run(engine)
+    assert (again.status, [piece.generated for piece in again.pieces.pieces]) == ("skipped", [False, False])
+    assert (sheet.root / "outputs/sheet.md").stat() == before
+    sheet.save(text("two", "Changed\n"))
+    changed = await run(engine)
+    assert (changed.status, sheet.read("outputs/sheet.md")) == ("reassembled", "One\n\nChanged\n")
+    assert [piece.generated for piece in changed.pieces.pieces] == [False, True]
+    (sheet.root / "outputs/sheet.md").unlink()
+    assert (await run(engine)).status == "reassembled"
+    assert sheet.read("outputs/sheet.md") == "One\n\nChanged\n"
+    assert (known(engine).sha256, known(engine).pending) == (sha256(b"One\n\nChanged\n"), None)
+
+
+@requirement("cache.force")
+async def test_force_generates_every_child_again(sheet: Project, engine: Engine):
+    """And says so, although the text is the same."""
+    assert (await run(engine, force=True)).status == "assembled"
+    forced = await run(engine, force=True)
+    assert (forced.status, [piece.generated for piece in forced.pieces.pieces]) == ("reassembled", [True, True])
+    assert len(engine.store.versions("one")) == 2
+
+
+@requirement("assembly.order")
+async def test_children_stand_by_order_then_by_place(project: Project, engine: Engine):
+    """No order counts as 0; equal orders keep their place; fractions and whole numbers mix."""
+    orders: list[float | None] = [2, None, 1, 0, 1.5, 1, None]
+    project.save(*(text(f"t{number}", str(number)) for number in range(len(orders))))
+    children = [
+        child(f"t{number}", **({} if order is None else {"order": order})) for number, order in enumerate(orders)
+    ]
+    project.save(artifact("sheet", children))
+    await run(engine)
+    assert project.read("outputs/sheet.md").split("\n\n") == ["1", "3", "6", "2", "5", "4", "0"]
+
+
+async def test_the_context_is_given_to_every_child(project: Project, engine: Engine):
+    """Each renders with what the caller passed."""
+    pattern = {"type": "template_fill", "template": "{{ content_id }} for {{ who }}"}
+    project.save(
+        content("one", pattern=pattern),
+        content("two", pattern=pattern),
+        artifact("sheet", [child("one"), child("two")]),
+    )
+    await run(engine, context={"who": "Ada"})
+    assert project.read("outputs/sheet.md") == "one for Ada\n\ntwo for Ada"
+
+
+async def test_progress_is_told_after_every_child(sheet: Project, engine: Engine):
+    """How many are done, of how many, and which; an optional child that fails counts as well."""
+    sheet.save(artifact("sheet", [child("one"), child("gone", required=False), child("two")]))
+    told: list[tuple[float, float, str]] = []
+
+    async def progress(done: float, total: float, what: str) -> None:
+        told.append((done, total, what))
+
+    await run(engine, progress=progress)
+    assert told == [(1, 3, "one"), (2, 3, "gone"), (3, 3, "two")]
+
+
+async def test_an_optional_child_that_fails_is_left_out(sheet: Project, engine: Engine):
+    """Missing, broken or failing: it is listed, and a warning says why."""
+    sheet.write("configs/content/broken.json", "{")
+    sheet.save(content("failing", pattern={"type": "template_fill", "template": "{{ x }}"}))
+    optional = [child(name, required=False) for name in ("gone", "broken", "failing")]
+    sheet.save(artifact("sheet", [child("one"), *optional, child("two")]))
+    made = await run(engine)
+    assert sheet.read("outputs/sheet.md") == "One\n\nTwo\n"
+    assert made.pieces.missing == ["gone", "broken", "failing"]
+    assert [warning.partition(":")[0] for warning in made.pieces.warnings] == [
+        f"The optional child {name} was left out" for name in ("gone", "broken", "failing")
+    ]
+
+
+async def test_required_children_without_a_config_are_all_named(sheet: Project, engine: Engine):
+    """In the shape that a batch can be made of; with what there is instead."""
+    sheet.write("configs/content/broken.json", "{")
+    children = [child("one"), child("gone"), child("maybe", required=False), child("away"), child("broken")]
+    sheet.save(artifact("sheet", children))
+    with unchanged(sheet), pytest.raises(MissingContent) as failed:
+        await run(engine)
+    assert failed.value.details == {
+        "artifact_config_id": "sheet",
+        "missing_content_ids": ["gone", "away"],
+        "available_content_ids": ["one", "two"],
+    }
+    assert failed.value.hint
+
+
+@pytest.mark.parametrize(
+    ("document", "error"),
+    [
+        (content("bad", pattern={"type": "template_fill", "template": "{{ x }}"}), GenerationFailed),
+        (content("bad", pattern={"type": "jinja2", "template": "{{ 1 +"}), GenerationFailed),
+        ({**content("bad"), "metadata": {}}, ValidationFailed),
+        (
+            content(
+                "bad",
+                pattern={"type": "jinja2", "template": "{{ x }}", "generation_config": {"context": {"x": 10**30}}},
+            ),
+            InvalidContext,
+        ),
+    ],
+)
+async def test_a_required_child_that_fails_fails_the_artifact(
+    sheet: Project, engine: Engine, document: dict[str, Any], error: type[ChoraError]
+):
+    """With the child's own code, and both ids in the details; no output is touched."""
+    await run(engine)
+    sheet.save(document, artifact("sheet", [child("one"), child("bad")]))
+    with unchanged(sheet), pytest.raises(error) as failed:
+        await run(engine)
+    assert failed.value.details["artifact_config_id"] == "sheet"
+    assert failed.value.details["content_id"] == "bad"
+
+
+async def test_a_busy_house_leaves_no_optional_child_out(sheet: Project, engine: Engine):
+    """Else a document would lose a part because the server had much to do."""
+    sheet.save(content("three", pattern={"type": "jinja2", "template": "{{ 1 }}"}))
+    sheet.save(artifact("sheet", [child("one"), child("three", required=False)]))
+    engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
+    with unchanged(sheet), pytest.raises(Busy):
+        await run(engine)
+
+
+async def test_a_child_is_found_by_its_path_or_else_by_its_id(project: Project, engine: Engine):
+    """Below the project, the config folder, or nowhere; another id inside is a warning."""
+    project.write("configs/content/deep/a.json", msgspec.json.encode(text("inner", "by path")))
+    project.write("configs/content/b/b-content.json", msgspec.json.encode(text("b", "by id")))
+    children = [{"id": "a", "path": "content/deep/a.json"}, {"id": "b", "path": "elsewhere/b.json"}]
+    project.save(artifact("sheet", children))
+    made = await run(engine)
+    assert project.read("outputs/sheet.md") == "by path\n\nby id"
+    assert made.pieces.warnings == ["content/deep/a.json holds inner, not a; it was taken all the same"]
+    assert [piece.content_id for piece in made.pieces.pieces] == ["a", "b"]
+
+
+async def test_a_child_outside_the_project_is_denied(project: Project, engine: Engine):
+    """Whatever its id."""
+    project.save(text("a", "x"), artifact("sheet", [{"id": "a", "path": "../a.json"}]))
+    with pytest.raises(PermissionDenied):
+        await run(engine)
+
+
+async def test_warnings_of_children_name_the_child(project: Project, engine: Engine):
+    """In the order of the children."""
+    lenient = {"undefined_behavior": "empty"}
+    pattern = {"type": "template_fill", "template": "{{ x }}.", "generation_config": lenient}
+    project.save(
+        content("a", pattern=pattern), content("b", pattern=pattern), artifact("sheet", [child("b"), child("a")])
+    )
+    assert (await run(engine)).pieces.warnings == [f"{name}: x has no value and was left empty" for name in "ba"]
+
+
+async def test_a_dry_gathering_stores_nothing(sheet: Project, engine: Engine):
+    """The pieces are made in memory."""
+    parsed = engine.catalog.find("artifact", "sheet").parsed
+    with unchanged(sheet):
+        work = Work(engine, dry=True)
+        pieces = await gather_pieces(work, parsed.config, CallerContext({}), work.seen())
+    assert [piece.text for piece in pieces.pieces] == ["One\n", "Two\n"]
+    assert engine.store.counts()["versions"] == 0
+
+
+async def test_an_artifact_has_a_largest_size(sheet: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """By its pieces while they are gathered, and by the bytes of a file in its encoding."""
+    monkeypatch.setattr(module, "OUTPUT_LIMIT", 9)
+    await run(engine)
+    sheet.save(text("two", "Longer\n"))
+    with unchanged(sheet), pytest.raises(LimitExceeded) as failed:
+        await run(engine)
+    assert failed.value.details["limit"] == "artifact.size"
+    assert failed.value.hint
+    sheet.save(
+        text("two", "Two\n"),
+        artifact("sheet", [child("one"), child("two")], out("outputs/wide.txt", encoding="utf-16")),
+    )
+    with unchanged(sheet), pytest.raises(LimitExceeded):
+        await run(engine)
+
+
+# -- composing and encoding -------------------------------------------------------------------------------------
+
+
+def configured(*outputs: dict[str, Any], **metadata: Any) -> ArtifactConfig:
+    return read("artifact", artifact("sheet", [child("a")], *outputs, **metadata), where="sheet").config
+
+
+def encoded(body: str, format: str, **rest: Any) -> bytes:
+    artifact_config = configured(out("o.x", format, **rest))
+    return encode(artifact_config, artifact_config.metadata.outputs[0], body)
+
+
+@requirement("outputs.formats")
+@pytest.mark.parametrize("format", ["markdown", "code", "bdd", "text", "html", "xml"])
+def test_texts_are_written_as_they_are(format: str):
+    """Not a byte is changed."""
+    assert encoded("a: [1,\r\n{ü}", format) == "a: [1,\r\n{ü}".encode()
+
+
+@requirement("outputs.formats")
+def test_json_and_yaml_are_written_anew():
+    """Indented, in their own order, with dates and numbers as they were."""
+    assert encoded(' {"b":1,"a":[1.0,12345678901234567890123,"ü",null]}', "json") == (
+        '{\n  "b": 1,\n  "a": [\n    1.0,\n    12345678901234567890123,\n    "ü",\n    null\n  ]\n}\n'.encode()
+    )
+    assert encoded("b:   1\na: {day: 2026-11-22, n: 'no', ü: ~}\n", "yaml") == (
+        "b: 1\na:\n  day: 2026-11-22\n  n: 'no'\n  ü: null\n".encode()
+    )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(json_values)
+def test_written_anew_means_the_same(value: Any):
+    """Whatever the document says, it still says, and a second time nothing changes."""
+    once = encoded(msgspec.json.encode(value).decode(), "json")
+    assert msgspec.json.decode(once) == value
+    assert encoded(once.decode(), "json") == once
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-9, 9) | st.text("ab: #'\n-", max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b c", "no"]), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+)
+def test_yaml_written_anew_means_the_same(value: Any):
+    """In YAML too."""
+    once = encoded(yaml.safe_dump(value), "yaml")
+    assert yaml.safe_load(once) == value
+    assert encoded(once.decode(), "yaml") == once
+
+
+BILLION = "\n".join(
+    [
+        "a: &a [x,x,x,x,x,x,x,x,x]",
+        *(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in zip("abcdef", "bcdefg", strict=True)),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "format", "problem"),
+    [
+        ("{", "json", "sheet: the composed text is not JSON: it ends too soon in line 1, column 2."),
+        ("", "json", "sheet: the composed text is not JSON: it is empty."),
+        ('{"a": 1}\n\n{"b": 2}', "json", "'{' stands after its end in line 3, column 1"),
+        ("[" * 65 + "]" * 65, "json", "can't be written anew: it has more than 64 levels"),
+        ("a: [", "yaml", "is not YAML"),
+        ("a: 1\na: 2", "yaml", "the key 'a' stands twice"),
+        (BILLION, "yaml", "when its aliases are written out"),
+        ("a: !!python/name:os.system x", "yaml", "the tag"),
+        ("a: 2026-02-30", "yaml", "can't be written anew: day is out of range for month"),
+    ],
+)
+def test_pieces_that_are_not_of_the_format_are_refused(body: str, format: str, problem: str):
+    """The message says what is wrong with them; the details say where it was to go."""
+    with pytest.raises(CompositionFailed) as failed:
+        encoded(body, format)
+    assert problem in failed.value.message
+    assert failed.value.hint
+    assert failed.value.details["composition_strategy"] == "concat"
+    assert failed.value.details["output_path"] == "o.x"
+    assert failed.value.details["error_type"]
+
+
+@requirement("outputs.unsupported")
+@pytest.mark.parametrize("format", ["binary", "test_results"])
+def test_formats_that_text_cannot_be_are_refused(format: str):
+    """A text is no binary."""
+    with pytest.raises(CompositionFailed, match=f"outputs of format {format} can't be composed") as failed:
+        encoded("x", format)
+    assert failed.value.hint
+    assert failed.value.details["error_type"] == "UnknownFormat"
+
+
+@requirement("outputs.encoding")
+def test_an_output_has_its_encoding():
+    """As Python knows it."""
+    assert encoded("ü€", "text", encoding="utf-16-le") == "ü€".encode("utf-16-le")
+    assert encoded("ü", "text", encoding="latin-1") == b"\xfc"
+
+
+@pytest.mark.parametrize(
+    "encoding", ["latin-1", "ascii", "nonsense", "base64", "rot13", "idna", "undefined", "a\0b", ""]
+)
+def test_a_text_that_does_not_fit_its_encoding_is_refused(encoding: str):
+    """Whatever the codec raises for it."""
+    with pytest.raises(CompositionFailed, match="the text doesn't fit the encoding") as failed:
+        encoded("€" * 100, "text", encoding=encoding)
+    assert failed.value.hint == "Write utf-8."
+
+
+# -- outputs ----------------------------------------------------------------------------------------------------
+
+
+@requirement("outputs.every-one")
+async def test_every_output_is_written(sheet: Project, engine: Engine):
+    """Each in its own format; the first is the primary one."""
+    sheet.save(
+        text("one", '{"a": 1}'),
+        artifact("sheet", [child("one")], out("o/a.json", "json"), out("o/b.yaml", "yaml"), out("c.txt", "text")),
+    )
+    made = await run(engine)
+    assert (made.output_path, made.outputs) == ("o/a.json", ["o/a.json", "o/b.yaml", "c.txt"])
+    assert sheet.read("o/a.json") == '{\n  "a": 1\n}\n'
+    assert sheet.read("o/b.yaml") == "a: 1\n"
+    assert sheet.read("c.txt") == '{"a": 1}'
+    assert made.size == len(sheet.read("o/a.json"))
+    assert (await run(engine)).status == "skipped"
+    (sheet.root / "c.txt").unlink()
+    assert (await run(engine)).status == "reassembled"
+    assert {output.path for output in engine.store.outputs_of("sheet")} == {"o/a.json", "o/b.yaml", "c.txt"}
+    sheet.save(text("one", "[" + "1, " * module.INLINE_LENGTH + "1]"))
+    assert (await run(engine)).status == "reassembled"
+    assert len(msgspec.json.decode(sheet.read("o/a.json"))) == module.INLINE_LENGTH + 1
+
+
+@requirement("outputs.first-is-primary")
+async def test_output_path_replaces_the_first_output_only(sheet: Project, engine: Engine):
+    """With its format and encoding; the others stay where they are."""
+    sheet.save(artifact("sheet", [child("one")], out("a.md", encoding="utf-16-le"), out("b.md")))
+    made = await run(engine, output_path="else/where.md")
+    assert made.outputs == ["else/where.md", "b.md"]
+    assert (sheet.root / "else/where.md").read_bytes() == "One\n".encode("utf-16-le")
+    assert sheet.read("b.md") == "One\n"
+    assert not (sheet.root / "a.md").exists()
+    inside = await run(engine, output_path=str(sheet.root / "abs.md"))
+    assert inside.output_path == "abs.md"
+
+
+@pytest.mark.parametrize("outputs", [["a.md", "a.md"], ["a.md", "./x/../a.md"], ["a.md", "link.md"]])
+@needs_posix
+async def test_two_outputs_cannot_be_one_file(sheet: Project, engine: Engine, outputs: list[str]):
+    """Not by its name, nor by a detour, nor through a link."""
+    (sheet.root / "link.md").symlink_to("a.md")
+    sheet.save(artifact("sheet", [child("one")], *map(out, outputs)))
+    with unchanged(sheet), pytest.raises(CompositionFailed, match=r"names a\.md as output twice") as failed:
+        await run(engine)
+    assert failed.value.hint
+
+
+@requirement("outputs.inside-project")
+@pytest.mark.parametrize(
+    "path",
+    ["../out.md", "/tmp/out.md", "outputs/../../out.md", "link/out.md", "out-link.md", "", "a\0b", ".", "outputs"],
+)
+@needs_posix
+async def test_an_output_outside_the_project_is_denied(sheet: Project, engine: Engine, tmp_path: Path, path: str):
+    """By any road, and before anything is generated; a folder is no output either."""
+    (sheet.root / "outputs").mkdir()
+    (sheet.root / "link").symlink_to(tmp_path)
+    (sheet.root / "out-link.md").symlink_to(tmp_path / "out.md")
+    with unchanged(sheet), pytest.raises(PermissionDenied):
+        await run(engine, output_path=path)
+    assert not (tmp_path / "out.md").exists()
+    assert engine.store.counts()["versions"] == (2 if path == "outputs" else 0)
+
+
+@pytest.mark.parametrize(
+    "path", [".chora/storage.db", ".chora/new.md", ".chora/storage.db-wal", ".chora/x/../storage.db", "link.db"]
+)
+@needs_posix
+async def test_choras_own_data_is_no_output(sheet: Project, engine: Engine, path: str):
+    """Not even one that is declared generated."""
+    (sheet.root / "link.db").symlink_to(".chora/storage.db")
+    sheet.save(artifact("sheet", [child("one")], out(path, generated=True)))
+    with pytest.raises(PermissionDenied, match="is where chora keeps its own data") as failed:
+        await run(engine)
+    assert failed.value.hint
+    assert engine.store.counts()["versions"] == 0
+
+
+async def test_the_database_is_no_output_wherever_it_lies(project: Project):
+    """Settings can put it into another folder."""
+    (project.root / "chora.toml").write_text('[storage]\npath = "data/my.db"\n')
+    project.save(text("one", "x"), artifact("sheet", [child("one")], out("data/my.db-wal", generated=True)))
+    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+        with pytest.raises(PermissionDenied):
+            await run(engine)
+        for path in ("data/other.md", "data/my.db.md"):
+            await run(engine, output_path=path)
+
+
+@requirement("outputs.inside-project")
+async def test_outputs_stay_beneath_their_folders(project: Project):
+    """The setting paths.outputs bounds them, and nothing else."""
+    (project.root / "chora.toml").write_text('[paths]\noutputs = ["outputs", "docs/made"]\n')
+    project.save(text("one", "x"), artifact("sheet", [child("one")]))
+    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+        await run(engine)
+        await run(engine, output_path="docs/made/deep/a.md")
+        for path in ("a.md", "docs/a.md", "outputs2/a.md", "outputs", "docs/made/../a.md"):
+            with unchanged(project), pytest.raises(PermissionDenied) as failed:
+                await run(engine, output_path=path)
+            assert "paths.outputs" in str(failed.value.hint)
+
+
+@needs_posix
+async def test_a_link_within_the_project_is_followed(sheet: Project, engine: Engine):
+    """The file it leads to is written, and the link stays one."""
+    sheet.write("docs/real.md", "One\n\nTwo\n")
+    (sheet.root / "outputs").symlink_to("docs")
+    made = await run(engine, output_path="outputs/real.md")
+    assert made.output_path == "docs/real.md"
+    sheet.save(text("two", "Three\n"))
+    await run(engine, output_path="outputs/real.md")
+    assert sheet.read("docs/real.md") == "One\n\nThree\n"
+    assert (sheet.root / "outputs").is_symlink()
+
+
+# -- whose text is in a file ------------------------------------------------------------------------------------
+
+
+@requirement("outputs.adopted")
+async def test_an_equal_file_of_others_is_adopted(sheet: Project, engine: Engine):
+    """It holds what chora would write; from then on it is known for ours."""
+    sheet.write("outputs/sheet.md", "One\n\nTwo\n")
+    assert (await run(engine)).status == "skipped"
+    assert (known(engine).sha256, known(engine).pending) == (sha256(b"One\n\nTwo\n"), None)
+    sheet.save(text("two", "Three\n"))
+    assert (await run(engine)).status == "reassembled"
+
+
+@requirement("outputs.edited-stays")
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("ours", [False, True])
+async def test_a_text_that_chora_did_not_write_is_never_overwritten(
+    sheet: Project, engine: Engine, ours: bool, force: bool
+):
+    """Neither an edited output nor a file of others, not even by force; the error shows the difference."""
+    if ours:
+        await run(engine)
+    sheet.write("outputs/sheet.md", "One\n\nTwo, edited\n")
+    with unchanged(sheet), pytest.raises(OutputEdited) as failed:
+        await run(engine, force=force)
+    error = failed.value
+    assert error.message == (
+        "outputs/sheet.md was edited after chora wrote it; it is left as it is."
+        if ours
+        else "outputs/sheet.md exists and was not written by chora; it is left as it is."
+    )
+    assert "force" in str(error.hint)
+    assert error.details["output_path"] == "outputs/sheet.md"
+    assert error.details["diff"] == (
+        "--- outputs/sheet.md (on disk)\n+++ outputs/sheet.md (chora)\n@@ -2,2 +2,2 @@\n \n-Two, edited\n+Two"
+    )
+    sheet.write("outputs/sheet.md", "One\n\nTwo\n")
+    assert (await run(engine)).status == "skipped"
+
+
+async def test_an_edit_that_goes_into_the_config_is_adopted(sheet: Project, engine: Engine):
+    """Taking a change over is the way out that the hint names."""
+    await run(engine)
+    sheet.write("outputs/sheet.md", "One\n\nTwo, edited\n")
+    sheet.save(text("two", "Two, edited\n"))
+    assert (await run(engine)).status == "skipped"
+    sheet.save(text("two", "Two again\n"))
+    assert (await run(engine)).status == "reassembled"
+
+
+async def test_nothing_is_written_when_one_output_was_edited(sheet: Project, engine: Engine):
+    """All outputs are looked at before the first is written."""
+    sheet.save(artifact("sheet", [child("one")], out("a.md"), out("b.md")))
+    await run(engine)
+    sheet.write("b.md", "edited")
+    sheet.save(text("one", "New\n"))
+    with unchanged(sheet), pytest.raises(OutputEdited, match=r"b\.md was edited"):
+        await run(engine)
+    sheet.write("b.md", "One\n")
+    await run(engine)
+    assert (sheet.read("a.md"), sheet.read("b.md")) == ("New\n", "New\n")
+
+
+@requirement("outputs.edited-stays")
+async def test_a_generated_output_is_overwritten_whatever_it_holds(sheet: Project, engine: Engine):
+    """Nobody is meant to edit it: a file of others, an edit, and one too large to be ours."""
+    sheet.save(artifact("sheet", [child("one")], out("a.md", generated=True)))
+    sheet.write("a.md", "somebody's")
+    assert (await run(engine)).status == "assembled"
+    assert sheet.read("a.md") == "One\n"
+    sheet.write("a.md", "edited")
+    assert (await run(engine)).status == "reassembled"
+    with (sheet.root / "a.md").open("wb") as file:
+        file.truncate(module.OUTPUT_LIMIT + 1)
+    assert (await run(engine)).status == "reassembled"
+    assert sheet.read("a.md") == "One\n"
+
+
+async def test_a_file_too_large_to_be_ours_is_left_alone(sheet: Project, engine: Engine):
+    """It counts as edited, without being read whole."""
+    sheet.write("outputs/sheet.md", "")
+    with (sheet.root / "outputs/sheet.md").open("wb") as file:
+        file.truncate(module.OUTPUT_LIMIT + 1)
+    with pytest.raises(OutputEdited) as failed:
+        await run(engine)
+    assert failed.value.details["diff"] == "(too large to compare)"
+
+
+def difference(current: str, data: str) -> str:
+    return edits.diff("a.md", current.encode(), data.encode())
+
+
+def test_a_difference_shows_the_first_lines_that_differ():
+    """With their true numbers, however far down, and no longer than can be read."""
+    lines = [f"line {number}" for number in range(1, 2001)]
+    changed = [*lines[:1499], "changed", *lines[1500:]]
+    shown = difference("\n".join(lines), "\n".join(changed)).splitlines()
+    assert shown == [
+        "--- a.md (on disk)",
+        "+++ a.md (chora)",
+        "@@ -1499,3 +1499,3 @@",
+        " line 1499",
+        "-line 1500",
+        "+changed",
+        " line 1501",
+    ] + ["… and more"] * (1499 + edits.DIFF_WINDOW - 1 < 2000)
+    assert difference("a\nb", "a\nb\nc").splitlines()[2:] == ["@@ -2 +2,2 @@", " b", "+c"]
+    assert difference("", "a").splitlines()[2:] == ["@@ -0,0 +1 @@", "+a"]
+    assert difference("a\r\n", "a\n") == "(only line ends differ)"
+    long = difference("\n".join("y" * 5000 for _ in lines), "\n".join(lines)).splitlines()
+    assert (len(long), long[-1]) == (edits.DIFF_LINES + 1, "… and more")
+    assert max(map(len, long)) == 200
+
+
+def test_a_difference_takes_no_time_whatever_differs():
+    """difflib alone would take most of a minute for this one, and hold up everything else."""
+    began = time.process_time()
+    difference("\n".join(str(n % 199) for n in range(30_000)), "\n".join(str(n * 7 % 211) for n in range(30_000)))
+    difference("x" * 5_000_000, "y" * 5_000_000)
+    assert time.process_time() - began < 5
+
+
+# -- a write that was interrupted -------------------------------------------------------------------------------
+
+OLD, NEW = b"One\n\nTwo\n", b"One\n\nNew\n"
+
+
+def pending(old: bytes | None, new: bytes) -> Output:
+    """What the store knows between the announcement of a write and its end."""
+    return Output(
+        path="outputs/sheet.md",
+        artifact_id="sheet",
+        sha256=None if old is None else sha256(old),
+        pending=sha256(new),
+        fingerprint="sha256:0",
+        size=len(new),
+        written_at=now(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "record", "wanted", "status"),
+    [
+        pytest.param(OLD, pending(OLD, NEW), NEW, "reassembled", id="killed before the rename"),
+        pytest.param(NEW, pending(OLD, NEW), NEW, "skipped", id="killed after the rename"),
+        pytest.param(
+            NEW, pending(OLD, NEW), OLD, "reassembled", id="after the rename, and the text is the old one again"
+        ),
+        pytest.param(OLD, pending(OLD, NEW), OLD, "skipped", id="before the rename, and the text is the old one again"),
+        pytest.param(None, pending(None, NEW), NEW, "reassembled", id="killed before the first file was there"),
+        pytest.param(NEW, pending(None, NEW), OLD, "reassembled", id="killed once the first file was there"),
+        pytest.param(b"edited", pending(OLD, NEW), NEW, None, id="edited after the crash"),
+        pytest.param(OLD, pending(None, NEW), NEW, None, id="somebody's file where there was none"),
+        pytest.param(b"", pending(None, NEW), NEW, None, id="somebody's empty file"),
+    ],
+)
+async def test_after_a_crash_a_file_is_known_by_either_hash(
+    sheet: Project, engine: Engine, on_disk: bytes | None, record: Output, wanted: bytes, status: str | None
+):
+    """What was there before and what was to be written are ours, anything else is not; then all is settled."""
+    if on_disk is not None:
+        sheet.write("outputs/sheet.md", on_disk)
+    await engine.store.save_outputs([record])
+    if wanted == NEW:
+        sheet.save(text("two", "New\n"))
+    if status is None:
+        with unchanged(sheet), pytest.raises(OutputEdited):
+            await run(engine)
+        assert known(engine) == record
+    else:
+        assert (await run(engine)).status == status
+        assert (sheet.root / "outputs/sheet.md").read_bytes() == wanted
+        assert (known(engine).sha256, known(engine).pending) == (sha256(wanted), None)
+
+
+async def test_a_settled_output_is_not_written_to_the_store_again(sheet: Project, engine: Engine):
+    """Assembling what is unchanged costs no transaction."""
+    await run(engine)
+    before = known(engine)
+    await run(engine)
+    assert known(engine) == before
+
+
+@needs_posix
+@needs_user
+async def test_a_folder_that_may_not_be_written_is_a_failure(sheet: Project, engine: Engine):
+    """The old text stays, the error says why, and once the folder is open again all goes on."""
+    await run(engine)
+    sheet.save(text("two", "New\n"))
+    (sheet.root / "outputs").chmod(0o500)
+    with unchanged(sheet), pytest.raises(WriteFailed) as failed:
+        await run(engine)
+    (sheet.root / "outputs").chmod(0o700)
+    assert failed.value.details == {"output_path": "outputs/sheet.md", "error_type": "PermissionError", "errno": 13}
+    assert (await run(engine)).status == "reassembled"
+
+
+async def test_a_disk_that_refuses_is_a_failure(sheet: Project, engine: Engine):
+    """A file in place of the folder: nothing is written, and the error names path and errno."""
+    sheet.write("outputs", "a file")
+    with unchanged(sheet), pytest.raises(WriteFailed) as failed:
+        await run(engine)
+    assert failed.value.details["output_path"] == "outputs/sheet.md"
+    assert isinstance(failed.value.details["errno"], int)
+    assert failed.value.hint
+    (sheet.root / "outputs").unlink()
+    assert (await run(engine)).status == "reassembled"
+
+
+async def test_of_several_outputs_those_before_the_failure_are_ours(sheet: Project, engine: Engine):
+    """The first was written, the second couldn't be; the next call finishes, and takes neither for an edit."""
+    sheet.save(artifact("sheet", [child("one")], out("a.md"), out("folder/b.md")))
+    sheet.write("folder", "a file")
+    with pytest.raises(WriteFailed):
+        await run(engine)
+    assert sheet.read("a.md") == "One\n"
+    (sheet.root / "folder").unlink()
+    sheet.save(text("one", "New\n"))
+    assert (await run(engine)).outputs == ["a.md", "folder/b.md"]
+    assert (sheet.read("a.md"), sheet.read("folder/b.md")) == ("New\n", "New\n")
+
+
+async def test_of_several_outputs_those_after_the_failure_are_still_ours(sheet: Project, engine: Engine):
+    """They hold the old text, which was announced to be replaced; nobody takes it for an edit."""
+    sheet.save(artifact("sheet", [child("one")], out("folder/a.md"), out("b.md")))
+    await run(engine, output_path="a.md")
+    sheet.write("folder", "a file")
+    sheet.save(text("one", "New\n"))
+    with pytest.raises(WriteFailed):
+        await run(engine)
+    assert sheet.read("b.md") == "One\n"
+    (sheet.root / "folder").unlink()
+    await run(engine)
+    assert (sheet.read("folder/a.md"), sheet.read("b.md")) == ("New\n", "New\n")
+
+
+# -- events, and several at once --------------------------------------------------------------------------------
+
+
+@requirement("events.artifact-assembled")
+async def test_an_assembly_is_told_as_an_event(sheet: Project, engine: Engine):
+    """Success and failure."""
+    await run(engine)
+    with pytest.raises(PermissionDenied):
+        await run(engine, output_path="../x")
+    lines = (sheet.root / "var/telemetry/events.jsonl").read_bytes().splitlines()
+    good, bad = (
+        event for event in map(msgspec.json.decode, lines) if event["event_type"] == "chora.artifact_assembled"
+    )
+    assert (good["status"], good["output_path"], good["error_message"]) == ("success", "outputs/sheet.md", None)
+    assert (good["artifact_config_id"], good["section_count"]) == ("sheet", 2)
+    assert (bad["status"], bad["output_path"]) == ("error", None)
+    assert bad["error_message"].endswith("leads outside the project.")
+    assert min(good["duration_ms"], bad["duration_ms"]) >= 0
+
+
+async def test_two_assemblies_of_one_file_do_not_take_each_other_for_an_edit(project: Project, engine: Engine):
+    """They come one after the other from look to write."""
+    project.save(
+        content("one", pattern={"type": "template_fill", "template": "{{ n }}"}), artifact("sheet", [child("one")])
+    )
+
+    async def several(number: int) -> None:
+        for turn in range(3):
+            await run(engine, context={"n": f"{number} {turn}"})
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(several, number)
+    assert project.read("outputs/sheet.md") in {f"{number} {turn}" for number in range(6) for turn in range(3)}
+    assert known(engine).pending is None
+
+
+async def test_a_cancelled_assembly_leaves_nothing_half_done(sheet: Project, engine: Engine):
+    """The next one goes through."""
+    with trio.move_on_after(0) as scope:
+        await run(engine)
+    assert scope.cancelled_caught
+    assert (await run(engine)).status == "assembled"
+
+
+async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Project, engine: Engine):
+    """Each of them takes the other's text away, so whoever assembles learns of it."""
+    project.save(text("one", "first"), text("two", "second"))
+    shared = out("outputs/shared.md")
+    project.save(artifact("a", [child("one")], shared), artifact("b", [child("two")], shared))
+    first = await assemble(Work(engine), engine.catalog.find("artifact", "a").parsed, CallerContext({}))
+    second = await assemble(Work(engine), engine.catalog.find("artifact", "b").parsed, CallerContext({}))
+    again = await assemble(Work(engine), engine.catalog.find("artifact", "b").parsed, CallerContext({}))
+    assert first.pieces.warnings == again.pieces.warnings == []
+    assert second.pieces.warnings == ["outputs/shared.md was written by the artifact a before"]
+
+
+async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
+    project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """What lies on disk when a write begins is remembered, whichever earlier write had put it there."""
+    project.save(text("one", "first"), artifact("note", [child("one")]))
+    parsed = engine.catalog.find("artifact", "note").parsed
+    await assemble(Work(engine), parsed, CallerContext({}))
+    # A kill right after the rename: the file is new, and the store still calls it pending.
+    before = known(engine, "outputs/note.md")
+    await engine.store.save_outputs([msgspec.structs.replace(before, pending=sha256(b"second"))])
+    project.write("outputs/note.md", "second")
+
+    async def refuse(path: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    project.save(text("one", "third"))
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(engine.folder, "write", refuse)
+        with pytest.raises(WriteFailed):
+            await assemble(Work(engine), parsed, CallerContext({}))
+    assert project.read("outputs/note.md") == "second"
+    project.save(text("one", "fourth"))
+    assert (await assemble(Work(engine), parsed, CallerContext({}))).status == "reassembled"
+    assert project.read("outputs/note.md") == "fourth"
+
+
+# -- edits that are merged, or written over ---------------------------------------------------------------------
+
+
+def on_edit(engine: Engine, mode: str) -> None:
+    """Set what happens to files that somebody edited."""
+    engine.settings = msgspec.structs.replace(engine.settings, output=settings.OutputSettings(on_edit=cast(Any, mode)))
+
+
+@pytest.fixture
+def lines(project: Project) -> Project:
+    """An artifact of five lines, some of which the caller can change."""
+    template = "one {{ a }}\ntwo\nthree\nfour\nfive {{ b }}\n"
+    pattern = {"type": "template_fill", "template": template, "generation_config": {"context": {"a": "", "b": ""}}}
+    project.save(content("body", pattern=pattern), artifact("sheet", [child("body")]))
+    return project
+
+
+SHEET = "outputs/sheet.md"
+
+
+async def test_an_edit_and_a_change_are_merged(lines: Project, engine: Engine):
+    """Both stand in the file; the result warns of it, and a second time nothing happens."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, lines.read(SHEET).replace("three", "three, edited"))
+    made = await run(engine, context={"a": "A"})
+    merged = "one A\ntwo\nthree, edited\nfour\nfive \n"
+    assert lines.read(SHEET) == merged
+    assert made.status == "reassembled"
+    assert made.size == len(merged)
+    assert made.pieces.warnings == [f"{SHEET} was edited by hand; the edit was merged"]
+    before = (lines.root / SHEET).stat()
+    assert (await run(engine, context={"a": "A"})).status == "skipped"
+    forced = await run(engine, context={"a": "A"}, force=True)
+    assert forced.status == "reassembled"
+    assert (lines.root / SHEET).stat() == before
+    await run(engine, context={"a": "A", "b": "B"})
+    assert lines.read(SHEET) == merged.replace("five ", "five B")
+    await run(engine, context={"a": "", "b": "B"})
+    assert lines.read(SHEET) == "one \ntwo\nthree, edited\nfour\nfive B\n"
+
+
+async def test_an_edit_that_stands_against_a_change_is_marked(lines: Project, engine: Engine):
+    """Both sides stand between marks, once, however often it is merged again; who opens them is left in peace."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, "one mine\ntwo\nthree, edited\nfour\nfive \n")
+
+    def marked(theirs: str) -> str:
+        conflict = f"{edits.YOURS}\none mine\n{edits.OURS}\none {theirs}\n{edits.END}\n"
+        return f"{conflict}two\nthree, edited\nfour\nfive \n"
+
+    told: list[str] = []
+    for theirs in ("A", "B", "B", "C"):
+        made = await run(engine, context={"a": theirs}, force=theirs == "B")
+        assert lines.read(SHEET) == marked(theirs)
+        (warning,) = made.pieces.warnings
+        assert warning.startswith(f"{SHEET} was edited by hand; the edit was merged")
+        is_again = told and told[-1] == theirs
+        assert warning.endswith("merged" if is_again else ", with 1 conflict marked in it")
+        told.append(theirs)
+    assert (await run(engine, context={"a": "C"})).status == "skipped"
+    lines.write(SHEET, "one ours\ntwo\nthree, edited\nfour\nfive \n")
+    await run(engine, context={"a": "C", "b": "B"})
+    assert lines.read(SHEET) == "one ours\ntwo\nthree, edited\nfour\nfive B\n"
+
+
+async def test_the_same_change_on_both_sides_is_none(lines: Project, engine: Engine):
+    """The file is ours again."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, lines.read(SHEET).replace("one ", "one A"))
+    made = await run(engine, context={"a": "A"})
+    assert (made.status, made.pieces.warnings) == ("skipped", [])
+    await run(engine, context={"a": "B"})
+    assert lines.read(SHEET).startswith("one B\n")
+
+
+async def test_an_edit_cannot_be_merged_without_the_text_before_it(lines: Project, engine: Engine):
+    """It was written when edits were refused: the error says so, and that text is kept from the next look on."""
+    await run(engine)
+    lines.write(SHEET, "edited")
+    on_edit(engine, "merge")
+    with unchanged(lines), pytest.raises(OutputEdited, match="the edit can't be told apart"):
+        await run(engine, context={"a": "A"})
+    lines.write(SHEET, "one \ntwo\nthree\nfour\nfive \n")
+    written_at = known(engine).written_at
+    assert (await run(engine)).status == "skipped"
+    assert known(engine).base == lines.read(SHEET)
+    assert known(engine).written_at == written_at, "it is as old as it was"
+    lines.write(SHEET, "one \ntwo\nthree, edited\nfour\nfive \n")
+    await run(engine, context={"a": "A"})
+    assert lines.read(SHEET) == "one A\ntwo\nthree, edited\nfour\nfive \n"
+
+
+async def test_a_file_of_others_is_not_merged(lines: Project, engine: Engine):
+    """There is nothing to tell their text by; nor is it written over."""
+    lines.write(SHEET, "somebody's\n")
+    for mode in ("merge", "overwrite"):
+        on_edit(engine, mode)
+        with unchanged(lines), pytest.raises(OutputEdited, match="was not written by chora"):
+            await run(engine)
+
+
+async def test_an_edit_can_be_written_over(lines: Project, engine: Engine):
+    """With a warning, where the settings say so; that of a generated output without one."""
+    on_edit(engine, "overwrite")
+    await run(engine)
+    lines.write(SHEET, "edited")
+    made = await run(engine)
+    assert lines.read(SHEET).startswith("one ")
+    assert made.pieces.warnings == [f"{SHEET} was edited by hand; it was written over"]
+    assert (await run(engine)).pieces.warnings == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "latin-1", "utf-8-sig"])
+async def test_edits_are_merged_in_the_encoding_of_the_file(lines: Project, engine: Engine, encoding: str):
+    """Letters beyond ASCII on all three sides."""
+    on_edit(engine, "merge")
+    lines.save(artifact("sheet", [child("body")], out(SHEET, encoding=encoding)))
+    await run(engine, context={"a": "ä", "b": "ö"})
+    file = lines.root / SHEET
+    edited = file.read_bytes().decode(encoding).replace("three", "drei ü")
+    file.write_bytes(edited.encode(encoding))
+    await run(engine, context={"a": "á", "b": "ö"})
+    assert file.read_bytes() == "one á\ntwo\ndrei ü\nfour\nfive ö\n".encode(encoding)
+
+
+@pytest.mark.parametrize("edited", [b"\xff\xfe\xff", b"x\n" * (edits.MERGE_LINES + 1)])
+async def test_what_cannot_be_merged_is_refused(lines: Project, engine: Engine, edited: bytes):
+    """Bytes that are no text, and more lines than can be compared in time."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, edited)
+    with unchanged(lines), pytest.raises(OutputEdited):
+        await run(engine, context={"a": "A"})
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("edit", ["one \ntwo\nmine\nfour\nfive \n", "mine\ntwo\nthree\nfour\nfive \n"])
+@pytest.mark.parametrize("when", ["announced", "written"])
+async def test_a_crash_in_a_merge_loses_no_edit(
+    lines: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch, edit: str, when: str
+):
+    """Between the announcement and the write, or between the write and its record: merged once more, it is the same."""
+    on_edit(engine, "merge")
+    await run(engine)
+    lines.write(SHEET, edit)
+    really = engine.folder.write
+
+    async def die(path: str, data: bytes) -> None:
+        if when == "written":
+            await really(path, data)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.folder, "write", die)
+        with pytest.raises(Killed):
+            await run(engine, context={"a": "A"})
+    after_crash = lines.read(SHEET)
+    assert (after_crash == edit) is (when == "announced")
+    await run(engine, context={"a": "A"})
+    merged = lines.read(SHEET)
+    assert "mine" in merged
+    assert "one A" in merged
+    assert merged.count(edits.YOURS) == (edit.startswith("mine"))
+    assert when == "announced" or merged == after_crash
+    await run(engine, context={"a": "A"}, force=True)
+    assert lines.read(SHEET) == merged
+    assert known(engine).pending is None
+
+
+words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=6).map(lambda found: "".join(f"{x}\n" for x in found))
+
+
+@given(words, words, words)
+def test_merging_what_was_merged_changes_nothing(base: str, edited: str, ours: str):
+    """Neither with the old text to tell by (as after a crash) nor with the new one, and no marks stand in marks."""
+    merged = edits.merge_texts(base, edited, ours)
+    assert merged is not None
+    assert edits.merge_texts(base, merged.text, ours) == merged or not merged.conflicts
+    again = edits.merge_texts(ours, merged.text, ours)
+    assert again is not None
+    assert again.text == merged.text
+    depth = 0
+    for line in merged.text.splitlines():
+        depth += (line == edits.YOURS) - (line == edits.END)
+        assert depth in (0, 1)
+    assert merged.text.count(edits.YOURS) == merged.conflicts
+
+
+# -- conditions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("condition", "taken"),
+    [
+        (None, True),
+        ("", True),
+        ("true", True),
+        ('audience == "crew"', True),
+        ('audience == "guests"', False),
+        ("audience", True),
+        ("not audience", False),
+        ("nobody", False),
+        ("nobody.anything", False),
+        ("nobody is defined", False),
+        ("numbers", False),
+        ("numbers | length == 0", True),
+        ('artifact_id == "sheet" and content_id == "two"', True),
+        ("member_id is defined", False),
+    ],
+)
+async def test_a_child_with_a_condition_is_taken_when_it_is_true(
+    sheet: Project, engine: Engine, condition: str | None, taken: bool
+):
+    """Of the context that was given, and of what it is for; undefined names are false."""
+    two = child("two") if condition is None else child("two", conditions=condition)
+    sheet.save(artifact("sheet", [child("one"), two]))
+    made = await run(engine, context={"audience": "crew", "numbers": []})
+    assert sheet.read(SHEET) == ("One\n\nTwo\n" if taken else "One\n")
+    assert made.pieces.excluded == ([] if taken else ["two"])
+    again = await run(engine, context={"audience": "crew", "numbers": []})
+    assert (again.status, again.pieces.excluded) == ("skipped", made.pieces.excluded)
+
+
+@pytest.mark.parametrize("condition", ["1 +", "{% if x %}", "audience(", "1 / 0", "audience.__class__.__mro__"])
+async def test_a_condition_that_cannot_be_evaluated_is_a_failure(sheet: Project, engine: Engine, condition: str):
+    """Whether it doesn't parse, fails, or wants what it may not have; for an optional child it is no excuse."""
+    sheet.save(artifact("sheet", [child("one"), child("two", conditions=condition)]))
+    with unchanged(sheet), pytest.raises(CompositionFailed, match="the condition of two can't be evaluated") as failed:
+        await run(engine, context={"audience": "crew"})
+    assert failed.value.details["error_type"] == "InvalidCondition"
+    assert failed.value.details["content_id"] == "two"
+    assert failed.value.hint
+
+
+async def test_children_may_all_be_excluded(sheet: Project, engine: Engine):
+    """The file is empty then."""
+    sheet.save(artifact("sheet", [child("one", conditions="false"), child("gone", conditions="false")]))
+    made = await run(engine)
+    assert (made.size, made.pieces.excluded) == (0, ["one", "gone"])
+    assert sheet.read(SHEET) == ""
+
+
+# -- which stored text ------------------------------------------------------------------------------------------
+
+
+def versioned(body: str, version: str = "1.0.0", stage: str = "draft") -> dict[str, Any]:
+    """The content `one` in a version and a stage of its life."""
+    document = text("one", body)
+    document["metadata"]["version"] = version
+    return {**document, "evolution": {"stage": stage}}
+
+
+async def store_text(engine: Engine, project: Project, document: dict[str, Any]) -> None:
+    """Generate a content as it is now."""
+    project.save(document)
+    await generate(Work(engine), engine.catalog.find("content", document["id"]).parsed, CallerContext({}))
+
+
+async def test_all_stored_texts_can_be_taken(sheet: Project, engine: Engine):
+    """Oldest first, and the one that is made now, which isn't there twice."""
+    await store_text(engine, sheet, versioned("first"))
+    await store_text(engine, sheet, versioned("second"))
+    sheet.save(versioned("third"), artifact("sheet", [child("one", retrievalStrategy="all"), child("two")]))
+    made = await run(engine)
+    assert sheet.read(SHEET) == "first\n\nsecond\n\nthird\n\nTwo\n"
+    assert [piece.generated for piece in made.pieces.pieces] == [False, False, True, True]
+    assert (await run(engine)).status == "skipped"
+    await store_text(engine, sheet, versioned("fourth"))
+    await run(engine)
+    assert sheet.read(SHEET) == "first\n\nsecond\n\nthird\n\nfourth\n\nTwo\n"
+
+
+async def test_a_stored_text_of_a_version_can_be_taken(sheet: Project, engine: Engine):
+    """The newest of that version, made now only if the config is of it."""
+    await store_text(engine, sheet, versioned("one", "1.0.0"))
+    await store_text(engine, sheet, versioned("one, mended", "1.0.0"))
+    await store_text(engine, sheet, versioned("two", "2.0.0"))
+    for wanted, body in (("1.0.0", "one, mended"), ("2.0.0", "two")):
+        sheet.save(artifact("sheet", [child("one", retrievalStrategy="version", version=wanted)]))
+        await run(engine)
+        assert sheet.read(SHEET) == body
+    sheet.save(versioned("two, mended", "2.0.0"))
+    assert (await run(engine)).pieces.pieces[0].generated
+    assert sheet.read(SHEET) == "two, mended"
+
+
+async def test_only_an_approved_text_can_be_taken(sheet: Project, engine: Engine):
+    """The newest that people approved, and what is made now only if it is approved."""
+    sheet.save(artifact("sheet", [child("one", retrievalStrategy="approved_only")]))
+    await store_text(engine, sheet, versioned("approved", stage="approved"))
+    await store_text(engine, sheet, versioned("in review", stage="review"))
+    made = await run(engine)
+    assert (sheet.read(SHEET), made.pieces.pieces[0].generated) == ("approved", False)
+    sheet.save(versioned("approved again", stage="approved"))
+    await run(engine)
+    assert sheet.read(SHEET) == "approved again"
+    (sheet.root / "configs/content/one.json").unlink()
+    await run(engine)
+    assert sheet.read(SHEET) == "approved again", "its config needn't be there any more"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "problem"),
+    [
+        ({"retrievalStrategy": "approved_only"}, MissingContent, "Nothing is stored of one that is approved_only"),
+        ({"retrievalStrategy": "version", "version": "9.0.0"}, MissingContent, "that is version 9.0.0"),
+        ({"retrievalStrategy": "version"}, CompositionFailed, "wants a version and doesn't say which"),
+    ],
+)
+async def test_a_text_that_is_not_stored_is_missing(
+    sheet: Project, engine: Engine, options: dict[str, Any], error: type[ChoraError], problem: str
+):
+    """A required one fails the artifact, with what there is instead; an optional one is left out."""
+    await store_text(engine, sheet, text("two", "Two\n"))
+    sheet.save(artifact("sheet", [child("one", **options), child("two")]))
+    with unchanged(sheet), pytest.raises(error) as failed:
+        await run(engine)
+    assert problem in failed.value.message
+    assert failed.value.hint
+    if error is MissingContent:
+        assert failed.value.details["missing_content_ids"] == ["one"]
+        assert failed.value.details["available_content_ids"] == ["two"]
+    sheet.save(artifact("sheet", [child("one", required=False, **options), child("two")]))
+    made = await run(engine)
+    assert (sheet.read(SHEET), made.pieces.missing) == ("Two\n", ["one"])
+
+
+async def test_a_child_that_asks_for_a_review_is_worth_a_warning(sheet: Project, engine: Engine):
+    """Until its config, or every one of its elements, is approved; also when nothing else has changed."""
+    sheet.save(artifact("sheet", [child("one", review_required=True), child("two")]))
+    warning = ["one asks for a review, and neither it nor all of its elements are approved"]
+    assert (await run(engine)).pieces.warnings == warning
+    assert (await run(engine)).pieces.warnings == warning
+    element = {"name": "body", "format": "text", "example_output": "One\n", "review_status": "approved"}
+    sheet.save(content("one", elements=[element]))
+    assert (await run(engine)).pieces.warnings == []
+
+
+async def test_warnings_are_the_same_when_nothing_has_changed(sheet: Project, engine: Engine):
+    """Those of children and of the config; what was done to a file is told once."""
+    pattern = {"type": "template_fill", "template": "{{ x }}", "generation_config": {"undefined_behavior": "empty"}}
+    sheet.save(content("empty", pattern=pattern), text("inner", "y"))
+    children = [child("empty"), child("a", path="configs/content/inner.json"), child("two", review_required=True)]
+    sheet.save(artifact("other", [child("one")], out(SHEET)), artifact("sheet", children))
+    await run(engine, "other")
+    fresh = await run(engine)
+    lasting = [
+        "empty: x has no value and was left empty",
+        "configs/content/inner.json holds inner, not a; it was taken all the same",
+        "two asks for a review, and neither it nor all of its elements are approved",
+    ]
+    assert fresh.pieces.warnings == [*lasting, f"{SHEET} was written by the artifact other before"]
+    assert (await run(engine)).pieces.warnings == lasting
+
+
+# -- plans ------------------------------------------------------------------------------------------------------
+
+
+async def planned(engine: Engine, **rest: Any) -> Planned:
+    """What an assembly would do to the first file; nothing is changed by asking."""
+    parsed = engine.catalog.find("artifact", "sheet").parsed
+    context = rest.pop("context", {})
+    (first, *_) = await plan(
+        Work(engine, dry=True, force=rest.pop("force", False)), parsed, CallerContext(context), **rest
+    )
+    return first
+
+
+async def why(engine: Engine, context: dict[str, Any] | None = None, **rest: Any) -> list[str]:
+    parsed = engine.catalog.find("artifact", "sheet").parsed
+    return await why_stale(Work(engine, dry=True), parsed, CallerContext(context or {}), **rest)
+
+
+@pytest.mark.parametrize(
+    ("action", "before", "mode"),
+    [
+        ("create", None, "refuse"),
+        ("update", "ours", "refuse"),
+        ("adopt", "One\n\nNew\n", "refuse"),
+        ("merge", "One, edited\n\nTwo\n", "merge"),
+        ("overwrite", "edited\n", "overwrite"),
+        ("refuse", "edited\n", "refuse"),
+    ],
+)
+async def test_a_plan_says_what_becomes_of_a_file(
+    sheet: Project, engine: Engine, action: str, before: str | None, mode: str
+):
+    """And why, with the difference it makes; then that is what happens."""
+    on_edit(engine, mode)
+    if before is not None:
+        await run(engine)
+        if before != "ours":
+            sheet.write(SHEET, before)
+    sheet.save(text("two", "New\n"))
+    with unchanged(sheet):
+        told = await planned(engine)
+    await engine.traces.save()
+    assert (told.path, told.action) == (SHEET, action)
+    if action == "create":
+        assert told.reasons == ["it was never assembled"]
+    else:
+        assert "configs/content/two.json has changed" in told.reasons
+    assert bool(told.diff) is (action != "adopt")
+    if action == "refuse":
+        with unchanged(sheet), pytest.raises(OutputEdited):
+            await run(engine)
+        return
+    made = await run(engine)
+    assert (sheet.root / SHEET).stat().st_size == told.size == made.size
+    assert made.status == {"create": "assembled", "adopt": "skipped"}.get(action, "reassembled")
+    after = await planned(engine)
+    assert (after.action, after.reasons, after.diff) == ("unchanged", [], "")
+    assert action == "merge" or after.size == told.size
+
+
+async def test_a_forced_plan_looks_into_everything(sheet: Project, engine: Engine):
+    """Although nothing has changed."""
+    await run(engine)
+    told = await planned(engine, force=True)
+    assert (told.action, told.reasons, told.size) == ("unchanged", [], 9)
+
+
+async def test_a_plan_says_what_a_model_would_cost(project: Project, engine: Engine):
+    """Without asking it, also for a child that could be left out; and whether the file is there yet."""
+    pattern = {"type": "code_generation", "generation_config": {"prompt": "Write.", "model": "claude-sonnet-5"}}
+    project.save(content("code", pattern=pattern), text("one", "One\n"))
+    for required in (True, False):
+        project.save(artifact("sheet", [child("one"), child("code", required=required)]))
+        with unchanged(project):
+            told = await planned(engine)
+        assert told.action == "create"
+        assert told.reasons[0] == "it was never assembled"
+        assert told.reasons[1].startswith("a language model would be asked, for up to $0.")
+    project.write(SHEET, "x")
+    assert (await planned(engine)).action == "update"
+    pattern["generation_config"] = {"prompt": "Write.", "model": "unheard-of"}
+    project.save(content("code", pattern=pattern))
+    assert "a language model would be asked, for an unknown amount" in (await planned(engine)).reasons
+    project.save(content("code", pattern={"type": "template_fill", "template": "{{ x }}"}))
+    project.save(artifact("sheet", [child("code")]))
+    with pytest.raises(GenerationFailed, match="no value for x"):
+        await planned(engine)
+
+
+async def test_what_is_stale_says_why(sheet: Project, engine: Engine):
+    """Every input by its name; another context, place or setting is told as such."""
+    data = {"id": "data", "source_type": "external_file", "source_locator": "data.json", "required": False}
+    sheet.write("data.json", "1")
+    sheet.save(content("one", pattern={"type": "template_fill", "template": "{{ data }}"}, sources=[data]))
+    assert await why(engine) == ["it was never assembled"]
+    await run(engine)
+    assert await why(engine) == []
+    another = "the context, the place or a setting is another one"
+    assert await why(engine, {"x": 1}) == [another]
+    assert await why(engine, output_path="else.md") == [another]
+    sheet.write("data.json", "2")
+    assert await why(engine) == ["data.json has changed"]
+    assert await why(engine, {"x": 1}) == [another, "data.json has changed"]
+    (sheet.root / SHEET).unlink()
+    assert await why(engine) == ["data.json has changed", f"{SHEET} is gone"]
+    on_edit(engine, "merge")
+    assert await why(engine) == [another, "data.json has changed", f"{SHEET} is gone"]
+
+
+async def test_what_is_made_of_too_little_is_always_looked_into(sheet: Project, engine: Engine):
+    """An optional part was missing, and may be there any time: the reason isn't that it was never assembled."""
+    sheet.save(artifact("sheet", [child("one"), child("three", required=False)]))
+    assert (await run(engine)).status == "assembled"
+    assert await why(engine) == [
+        "a part of it was missing or provisional the last time, or nobody remembers what it was made from"
+    ]
+    assert (await run(engine)).status == "skipped"
+    sheet.save(text("three", "Three\n"))
+    assert (await run(engine)).status == "reassembled"
+    assert sheet.read(SHEET) == "One\n\nThree\n"
+    assert await why(engine) == []
+
+
+CHANGES: dict[str, Callable[[Project], object]] = {
+    "a child's config": lambda project: project.save(text("two", "2\n")),
+    "the artifact's config": lambda project: project.save(artifact("sheet", [child("two"), child("one")])),
+    "the composition": lambda project: project.save(
+        artifact("sheet", [child("one"), child("two")], compositionConfig={"separator": "--"})
+    ),
+    "another place for a child": lambda project: project.write(
+        "configs/content/one/one-content.json", msgspec.json.encode(text("one", "never"))
+    ),
+    "the output": lambda project: (project.root / SHEET).unlink(),
+    "an output's format": lambda project: project.save(
+        artifact("sheet", [child("one"), child("two")], out(SHEET, "text", encoding="utf-16"))
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_of_anything_is_noticed(sheet: Project, engine: Engine, change: str):
+    """And what comes of it is what a project without a memory would make."""
+    await run(engine)
+    assert (await run(engine)).status == "skipped"
+    CHANGES[change](sheet)
+    await run(engine)
+    made = (sheet.root / SHEET).read_bytes()
+    (sheet.root / SHEET).unlink()
+    blank = Engine(
+        folder=engine.folder,
+        catalog=engine.catalog,
+        templates=engine.templates,
+        store=SqliteStore(None),
+        events=Events(None),
+        settings=engine.settings,
+    )
+    assert (await run(blank)).status == "assembled"
+    blank.store.close()
+    assert (sheet.root / SHEET).read_bytes() == made
+
+
+async def test_a_composition_template_is_an_input(sheet: Project, engine: Engine):
+    """With whatever it includes."""
+    sheet.write("templates/whole.j2", "{% for piece in pieces %}{{ piece.text }}{% endfor %}{% include 'end.j2' %}")
+    sheet.write("templates/end.j2", "end")
+    options = {"compositionStrategy": "template", "compositionConfig": {"template": "whole.j2"}}
+    sheet.save(artifact("sheet", [child("one")], **options))
+    await run(engine)
+    assert (await run(engine)).status == "skipped"
+    sheet.write("templates/end.j2", "END")
+    assert (await run(engine)).status == "reassembled"
+    assert sheet.read(SHEET) == "One\nEND"
+
+
+async def test_an_artifact_that_reads_what_it_writes_goes_on(project: Project, engine: Engine):
+    """Its own file is an input like any other: each call makes it anew, as long as that changes it."""
+    own = {"id": "before", "source_type": "external_file", "source_locator": SHEET, "required": False}
+    template = "{{ (before or '') + ('+' if (before or '') | length < 3 else '') }}"
+    project.save(content("grow", pattern={"type": "jinja2", "template": template}, sources=[own]))
+    project.save(artifact("sheet", [child("grow")]))
+    for body in ("+", "++", "+++", "+++"):
+        await run(engine)
+        assert project.read(SHEET) == body
+    assert (await run(engine)).status == "skipped"
+
+
+async def test_force_makes_an_unchanged_file_as_good_as_new(sheet: Project, engine: Engine):
+    """Its age begins anew, also for those who have forgotten everything else."""
+    first = await run(engine)
+    await trio.sleep(0.005)
+    forced = await run(engine, force=True)
+    assert forced.generated_at > first.generated_at
+    assert known(engine).written_at == forced.generated_at
+    assert (await run(engine)).generated_at == forced.generated_at
+
+
+# -- locks ------------------------------------------------------------------------------------------------------
+
+
+async def test_locks_of_one_name_exclude_each_other():
+    """Also when two names differ in case alone, which one disk keeps apart and another doesn't; then they are gone."""
+    locks = NamedLocks()
+    inside: list[str] = []
+
+    async def hold(*names: str) -> None:
+        async with locks(*names):
+            inside.append("in")
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            inside.append("out")
+
+    async with trio.open_nursery() as nursery:
+        for names in (("a",), ("A",), ("a", "b"), ("B", "b", "a")):
+            nursery.start_soon(hold, *names)
+    assert inside == ["in", "out"] * 4
+    assert locks._held == {}  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_locks_taken_in_opposite_orders_do_not_wait_for_each_other():
+    """They are always taken in the same order; other names don't wait at all."""
+    locks = NamedLocks()
+    done: list[int] = []
+
+    async def hold(number: int, *names: str) -> None:
+        for _ in range(10):
+            async with locks(*names):
+                await trio.lowlevel.checkpoint()
+        done.append(number)
+
+    with trio.fail_after(5):
+        async with locks("z"), trio.open_nursery() as nursery:
+            nursery.start_soon(hold, 1, "a", "b", "c")
+            nursery.start_soon(hold, 2, "c", "b", "a")
+            nursery.start_soon(hold, 3, "b", "a")
+    assert sorted(done) == [1, 2, 3]
+
+
+async def test_a_lock_is_let_go_of_whatever_happens():
+    """By who fails, and by who is cancelled while waiting."""
+    locks = NamedLocks()
+    with pytest.raises(KeyError):
+        async with locks("a", "b"):
+            raise KeyError
+
+    async def wait() -> None:
+        async with locks("b", "a"):
+            raise AssertionError
+
+    async with locks("b"):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            async with locks("a"):
+                pass
+    assert locks._held == {}  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_two_artifacts_with_the_same_files_in_opposite_order(project: Project, engine: Engine):
+    """Neither waits for the other for ever, and nobody's text is taken for an edit."""
+    project.save(text("one", "1"), text("two", "2"))
+    project.save(artifact("a", [child("one")], out("x.md"), out("y.md")))
+    project.save(artifact("b", [child("two")], out("y.md"), out("x.md")))
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(run, engine, "a")
+                nursery.start_soon(run, engine, "b")
+    assert project.read("x.md") == project.read("y.md")

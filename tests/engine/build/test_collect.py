@@ -1,0 +1,1315 @@
+"""Collections: what is built in which order and with which context, what is told of it, and what survives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chora import app, settings
+from chora.engine import engine as engine_module
+from chora.engine.build import collect as module
+from chora.engine.build.collect import Collected, check_nesting, collect, plan, read_manifest
+from chora.engine.engine import LOCK_FILES, Engine, Work
+from chora.errors import (
+    Busy,
+    ChoraError,
+    CircularReference,
+    CompositionFailed,
+    ManifestNotFound,
+    MaxDepthExceeded,
+    OutputEdited,
+    PermissionDenied,
+    StorageError,
+    StorageFailed,
+    ValidationFailed,
+    WriteFailed,
+)
+from chora.store import SqliteStore, Version
+from chora.store.disk import file_lock, make_folder
+from chora.tools import collection as tools
+from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
+
+GAUGE = '''
+"""A generator that waits for its member's gate, and knows how many are at work."""
+import trio
+from chora.errors import Busy
+from chora.generators.generator import GeneratedText
+
+NAME, VERSION, DESCRIPTION, CAPABILITIES = "gauge", "1", "Counts.", ()
+running, most, begun, ended = 0, 0, [], []
+gates, busy, broken = {}, set(), set()
+
+async def generate(job):
+    global running, most
+    member = job.context.get("member_id", "?")
+    begun.append(member)
+    running += 1
+    most = max(most, running)
+    try:
+        await gates.get(member, trio.Event() if member in gates else opened()).wait()
+        if member in busy:
+            raise Busy("Too much to do.", "Try again.")
+        if member in broken:
+            raise job.failed(NAME, "it is broken", "Mend it.")
+    finally:
+        running -= 1
+    ended.append(member)
+    return GeneratedText(f"{member} of {job.context.get('collection_id')}: {job.context.get('word', '')}\\n")
+
+def opened():
+    gate = trio.Event()
+    gate.set()
+    return gate
+'''
+
+
+def member(id: str, **rest: Any) -> dict[str, Any]:
+    return {"id": id, "type": "artifact", "path": f"configs/artifact/{id}.json", **rest}
+
+
+def nested(id: str, path: str | None = None, **rest: Any) -> dict[str, Any]:
+    return {"id": id, "type": "collection", "path": path or id, **rest}
+
+
+def pack(members: list[dict[str, Any]], id: str = "pack", **rest: Any) -> dict[str, Any]:
+    """A collection config, written below `outputs/ID` unless told otherwise."""
+    output = {"base_path": f"outputs/{id}", **rest.pop("output", {})}
+    return {"type": "collection", "id": id, "name": id.title(), "members": members, "output": output, **rest}
+
+
+def inline(**data: Any) -> dict[str, Any]:
+    return {"sources": [{"type": "inline_data", "data": data}]}
+
+
+def sheet(id: str, template: str, **options: Any) -> list[dict[str, Any]]:
+    """An artifact and the one content it is made of."""
+    made = {"type": "template_fill", "template": template, "generation_config": {"undefined_behavior": "empty"}}
+    return [content(id, pattern=made, **options), artifact(id, [child(id)])]
+
+
+async def build(engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any) -> Collected:
+    options = {name: rest.pop(name) for name in ("force", "progress") if name in rest}
+    parsed = engine.catalog.open("collection", id).parsed
+    with trio.fail_after(60):
+        return await collect(Work(engine, **options), parsed, context or {}, **rest)
+
+
+async def planned(engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any) -> Any:
+    parsed = engine.catalog.open("collection", id).parsed
+    return await plan(Work(engine, dry=True, force=rest.pop("force", False)), parsed, context or {}, **rest)
+
+
+def manifest(project: Project, path: str = "outputs/pack") -> dict[str, Any]:
+    return msgspec.json.decode(project.read(f"{path}/manifest.json"))
+
+
+def states(project: Project, path: str = "outputs/pack") -> dict[str, tuple[str, bool, str | None]]:
+    """What the manifest says of each member: its status, whether it was cached, and the code of its error."""
+    return {
+        each["id"]: (each["status"], each["cache_used"], each["error"] and each["error"]["code"])
+        for each in manifest(project, path)["members"]
+    }
+
+
+def cached(collected: Collected) -> list[str]:
+    return [built.member.id for built in collected.members if built.cache_used]
+
+
+@pytest.fixture
+def gauge(project: Project) -> Project:
+    """Five members whose generator tells how many are at work."""
+    project.write("gauge.py", GAUGE)
+    project.write("chora.toml", '[plugins]\ngenerators = ["gauge.py"]\n')
+    for letter in "abcde":
+        project.save(content(letter, pattern={"type": "gauge"}), artifact(letter, [child(letter)]))
+    project.save(pack([member(letter) for letter in "abcde"]))
+    return project
+
+
+def gates(engine: Engine, *members: str) -> ModuleType:
+    """The generator, with closed gates for these members."""
+    found = engine.shelf.by_name["gauge"]
+    found.gates.update({each: trio.Event() for each in members})
+    return found
+
+
+# -- nesting ----------------------------------------------------------------------------------------------------
+
+
+def nest(project: Project, depth: int, width: int = 1) -> None:
+    """Collections c1 to cDEPTH, each in the one before, the last one with an artifact."""
+    project.save(*sheet("leaf", "leaf\n"))
+    for level in range(1, depth):
+        inner = [nested(f"m{number}", f"c{level + 1}") for number in range(width)]
+        project.save(pack(inner, f"c{level}"))
+    project.save(pack([member("leaf")], f"c{depth}"))
+
+
+async def test_ten_collections_may_be_nested(project: Project, engine: Engine):
+    """Each in a folder of its own below the one around it."""
+    nest(project, 10)
+    made = await build(engine, "c1")
+    assert check_nesting(engine, engine.catalog.open("collection", "c1").parsed) == 10
+    path = "outputs/c1" + "/m0" * 9
+    assert project.read(f"{path}/leaf/leaf.md") == "leaf\n"
+    assert manifest(project, path)["collection_id"] == "c10"
+    assert made.members[0].outputs == ["outputs/c1/m0/manifest.json"]
+    assert (await build(engine, "c1")).cached == 1
+
+
+async def test_eleven_collections_are_too_many(project: Project, engine: Engine):
+    """Nothing is built, not even at the levels that would do; the error names the chain."""
+    nest(project, 11)
+    with unchanged(project), pytest.raises(MaxDepthExceeded) as failed:
+        await build(engine, "c1")
+    assert failed.value.details["chain"] == [f"c{level}" for level in range(1, 12)]
+    assert failed.value.details["max_depth"] == 10
+    assert failed.value.hint
+    assert (await build(engine, "c2")).count("success") == 1
+
+
+async def test_too_deep_is_noticed_behind_what_was_looked_into_already(project: Project, engine: Engine):
+    """The same collection is fine at one place and too deep at another."""
+    nest(project, 10)
+    project.save(pack([nested("direct", "c10"), nested("deep", "c1")], "outer"))
+    with pytest.raises(MaxDepthExceeded) as failed:
+        check_nesting(engine, engine.catalog.open("collection", "outer").parsed)
+    assert failed.value.details["chain"] == ["outer", *(f"c{level}" for level in range(1, 11))]
+
+
+async def test_collections_that_fan_out_are_looked_into_once(
+    project: Project, engine: Engine, ask: Asking, monkeypatch: pytest.MonkeyPatch
+):
+    """Else ten levels of nine would take until tomorrow; listing all of them is refused."""
+    nest(project, 10, width=9)
+    opened = 0
+    really = engine.catalog.open
+
+    def count(*arguments: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        assert opened < 5000, "it would go on until tomorrow"
+        return really(*arguments)
+
+    monkeypatch.setattr(engine.catalog, "open", count)
+    assert check_nesting(engine, really("collection", "c1").parsed) == 10
+    assert opened == 9 * 9
+    monkeypatch.setattr(tools, "MEMBERS_LISTED", 500)
+    error = await ask.refused("list_collection_members", "limit_exceeded", collection_config_path="c1", recursive=True)
+    assert error["details"]["limit"] == "collection.members"
+
+
+@pytest.mark.parametrize(
+    ("inside", "cycle"),
+    [
+        ({"pack": "pack"}, ["pack", "pack"]),
+        ({"pack": "one", "one": "two", "two": "one"}, ["pack", "one", "two", "one"]),
+        ({"pack": "one", "one": "two", "two": "pack"}, ["pack", "one", "two", "pack"]),
+    ],
+)
+async def test_collections_that_contain_one_another_are_refused(
+    project: Project, engine: Engine, inside: dict[str, str], cycle: list[str]
+):
+    """With the chain named, before anything is built."""
+    project.save(*sheet("leaf", "x"))
+    project.save(*(pack([member("leaf"), nested("in", inner)], id) for id, inner in inside.items()))
+    with unchanged(project), pytest.raises(CircularReference) as failed:
+        await build(engine)
+    assert failed.value.message == f"The collections contain one another: {' → '.join(cycle)}."
+    assert failed.value.details["cycle"] == failed.value.details["chain"] == cycle
+    assert failed.value.hint
+    with pytest.raises(CircularReference):
+        await planned(engine)
+
+
+async def test_a_collection_may_stand_at_two_places(project: Project, engine: Engine):
+    """Each time with the context of its place; neither takes the other's files."""
+    project.save(*sheet("leaf", "{{ word }}\n"), pack([member("leaf")], "inner"))
+    places = [nested("left", "inner"), nested("right", "inner")]
+    project.save(pack(places, context={"overrides": {"left": {"word": "L"}, "right": {"word": "R"}}}))
+    for caching in (0, 2):
+        assert (await build(engine)).cached == caching
+        assert project.read("outputs/pack/left/leaf/leaf.md") == "L\n"
+        assert project.read("outputs/pack/right/leaf/leaf.md") == "R\n"
+
+
+async def test_nested_collections_go_where_they_say_in_a_custom_structure(project: Project, engine: Engine):
+    """Theirs is then their own base path."""
+    project.save(*sheet("leaf", "x\n"), pack([member("leaf")], "inner"))
+    project.save(pack([nested("in", "inner"), member("leaf")], output={"structure": "custom"}))
+    made = await build(engine)
+    assert [built.outputs for built in made.members] == [["outputs/inner/manifest.json"], ["outputs/leaf.md"]]
+    plans = await planned(engine)
+    assert [each.reasons for each in plans] == [[], []]
+
+
+async def test_a_member_that_cannot_be_opened_is_no_collection(project: Project, engine: Engine):
+    """It fails on its own; what is nested beside it is looked into all the same."""
+    project.save(*sheet("leaf", "x\n"), pack([member("leaf")], "inner"))
+    project.save(pack([nested("gone", required=False), nested("inner")]))
+    assert check_nesting(engine, engine.catalog.open("collection", "pack").parsed) == 2
+    made = await build(engine)
+    assert [(built.status, built.error and built.error.code) for built in made.members] == [
+        ("skipped", "config_not_found"),
+        ("success", None),
+    ]
+
+
+async def test_a_member_is_found_by_its_id_where_its_path_leads_nowhere(project: Project, engine: Engine):
+    """As a child of an artifact is; if neither does, the path is what the error speaks of."""
+    project.save(*sheet("leaf", "x\n"))
+    project.save(pack([member("leaf", path="elsewhere/leaf.json")]))
+    await build(engine)
+    assert project.read("outputs/pack/leaf/leaf.md") == "x\n"
+    project.save(pack([member("gone", path="elsewhere/gone.json")]))
+    with pytest.raises(CompositionFailed, match=r"at 'elsewhere/gone\.json'") as failed:
+        await build(engine)
+    assert failed.value.details["error_type"] == "config_not_found"
+
+
+# -- at once, or in turn ----------------------------------------------------------------------------------------
+
+
+@requirement("collection.concurrency")
+@pytest.mark.parametrize(
+    ("generation", "most", "first"),
+    [
+        ({}, 3, {"a", "b", "c"}),
+        ({"strategy": "parallel", "concurrency_limit": 2}, 2, {"a", "b"}),
+        ({"strategy": "parallel", "concurrency_limit": 100}, 5, set("abcde")),
+        ({"strategy": "sequential", "concurrency_limit": 5}, 1, {"a"}),
+        ({"strategy": "mixed", "concurrency_limit": 5}, 5, set("abcde")),
+    ],
+)
+async def test_so_many_members_are_built_at_once(
+    gauge: Project, engine: Engine, generation: dict[str, Any], most: int, first: set[str]
+):
+    """As many as the limit allows, really at the same time, and never more."""
+    gauge.save(pack([member(letter) for letter in "abcde"], generation=generation))
+    generator = gates(engine, *"abcde")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(build, engine)
+        with trio.fail_after(10):
+            while generator.running < most:
+                await trio.sleep(0.005)
+        await trio.sleep(0.02)
+        assert set(generator.begun) == first
+        for gate in generator.gates.values():
+            gate.set()
+    assert generator.most == most
+    assert sorted(generator.ended) == list("abcde")
+
+
+async def test_members_of_one_order_are_built_at_once_and_orders_in_turn(gauge: Project, engine: Engine):
+    """In a mixed strategy; the manifest keeps the order of the config."""
+    orders = {"a": 2, "b": 1, "c": 2, "d": 0.5, "e": 1}
+    members = [member(letter, order=order) for letter, order in orders.items()]
+    gauge.save(pack(members, generation={"strategy": "mixed", "concurrency_limit": 4}))
+    generator = gates(engine, "b")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(build, engine)
+        with trio.fail_after(10):
+            while "e" not in generator.ended:
+                await trio.sleep(0.005)
+        await trio.sleep(0.02)
+        assert generator.begun[0] == "d"
+        assert set(generator.begun) == {"d", "b", "e"}
+        generator.gates["b"].set()
+    assert set(generator.begun[3:]) == {"a", "c"}
+    assert list(states(gauge)) == list("abcde")
+
+
+async def test_sequential_members_are_built_by_order_then_by_place(gauge: Project, engine: Engine):
+    """No order counts as 0."""
+    members = [member("a", order=2), member("b"), member("c", order=1.5), member("d", order=0), member("e", order=1)]
+    gauge.save(pack(members, generation={"strategy": "sequential"}))
+    await build(engine)
+    assert engine.shelf.by_name["gauge"].ended == list("bdeca")
+    assert list(states(gauge)) == list("abcde")
+
+
+async def test_the_order_of_completion_does_not_show(gauge: Project, engine: Engine):
+    """Whoever is done first, manifest and result keep the order of the config."""
+    gauge.save(pack([member(letter) for letter in "abcde"], generation={"concurrency_limit": 5}))
+    generator = gates(engine, *"abcde")
+    results: list[Collected] = []
+
+    async def run() -> None:
+        results.append(await build(engine))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        for letter in "ecadb":
+            generator.gates[letter].set()
+            with trio.fail_after(10):
+                while letter not in generator.ended:
+                    await trio.sleep(0.002)
+    assert generator.ended == list("ecadb")
+    assert list(states(gauge)) == list("abcde") == [built.member.id for built in results[0].members]
+
+
+async def test_a_member_may_read_what_an_earlier_one_wrote(project: Project, engine: Engine):
+    """In turn, within one run and in the next one: a change goes all the way down at once."""
+    reads = {"id": "first", "source_type": "external_file", "source_locator": "outputs/pack/one/one.md"}
+    project.write("word.txt", "old")
+    word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt"}
+    project.save(*sheet("one", "one {{ word }}", sources=[word]), *sheet("two", "<{{ first }}>", sources=[reads]))
+    project.save(pack([member("two", order=2), member("one", order=1)], generation={"strategy": "sequential"}))
+    for now in ("old", "new", "old", "newer"):
+        project.write("word.txt", now)
+        assert cached(await build(engine)) == []
+        assert project.read("outputs/pack/two/two.md") == f"<one {now}>"
+        assert cached(await build(engine)) == ["two", "one"]
+
+
+# -- context ----------------------------------------------------------------------------------------------------
+
+SHARED = {"a": "shared", "b": "shared", "deep": {"x": "shared", "y": "shared"}, "list": [1, 2]}
+SEEN = "{{ a }} {{ b }} {{ deep.x }} {{ deep.y }} {{ list }} {{ own }}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "sources", "overrides", "caller", "seen"),
+    [
+        ("merge", {}, {}, {}, "shared shared shared shared [1,2] "),
+        ("merge", {"a": "source", "deep": {"y": "source"}}, {}, {}, "source shared shared source [1,2] "),
+        ("merge", {"a": "source", "own": 1}, {"a": "override", "list": []}, {}, "override shared shared shared [] 1"),
+        ("merge", {"a": "source"}, {"a": "override"}, {"a": "caller"}, "caller shared shared shared [1,2] "),
+        ("override", {}, {}, {}, "shared shared shared shared [1,2] "),
+        ("override", {"a": "source"}, {}, {}, "source     "),
+        ("override", {}, {"deep": {"y": "override"}}, {}, "   override  "),
+        ("override", {}, {}, {"own": "caller"}, "shared shared shared shared [1,2] caller"),
+        ("override", {"a": "source"}, {}, {"deep": {"x": "caller"}}, "source  caller   "),
+        ("isolate", {}, {}, {}, "     "),
+        ("isolate", {"a": "source"}, {"b": "override"}, {}, "source override    "),
+        ("isolate", {}, {}, {"a": "caller"}, "caller     "),
+    ],
+)
+async def test_context_reaches_members_by_the_mode(
+    project: Project,
+    engine: Engine,
+    mode: str,
+    sources: dict[str, Any],
+    overrides: dict[str, Any],
+    caller: dict[str, Any],
+    seen: str,
+):
+    """Shared below the member's sources, below its overrides, below the caller's; objects merge deeply."""
+    project.save(*sheet("one", SEEN), *sheet("other", "{{ own }}"))
+    own = {"context_override": inline(**sources)} if sources else {}
+    context = {"shared": inline(**SHARED), "propagation": mode, "overrides": {"one": overrides} if overrides else {}}
+    project.save(pack([member("one", **own), member("other")], context=context))
+    made = await build(engine, context=caller)
+    assert project.read("outputs/pack/one/one.md") == seen
+    assert project.read("outputs/pack/other/other.md") == str(caller.get("own", "")), "what is one's own stays so"
+    assert cached(await build(engine, context=caller)) == ["one", "other"]
+    assert manifest(project)["context"] == {"shared": SHARED, "propagation_mode": mode}
+    assert made.warnings == []
+
+
+async def test_the_caller_s_context_reaches_nested_collections(project: Project, engine: Engine):
+    """And wins there as well; what is shared outside is below what is shared inside."""
+    project.save(*sheet("leaf", "{{ a }} {{ b }} {{ c }}"))
+    project.save(pack([member("leaf")], "inner", context={"shared": inline(a="inner", b="inner")}))
+    shared = inline(a="outer", c="outer")
+    project.save(pack([nested("in", "inner")], context={"shared": shared, "overrides": {"in": {"b": "override"}}}))
+    await build(engine)
+    assert project.read("outputs/pack/in/leaf/leaf.md") == "outer override outer"
+    await build(engine, context={"b": "caller"})
+    assert project.read("outputs/pack/in/leaf/leaf.md") == "outer caller outer"
+
+
+async def test_sources_of_shared_context_may_be_missing(project: Project, engine: Engine):
+    """An optional one is a warning, a required one fails the collection before anything is built."""
+    gone = {"type": "external_file", "path": "gone.json", "output_as": "gone"}
+    project.save(*sheet("one", "x{{ gone }}"))
+    project.save(pack([member("one")], context={"shared": {"sources": [{**gone, "required": False}]}}))
+    made = await build(engine)
+    assert made.warnings == ["The optional source gone has no value: there is no file gone.json"]
+    project.write("gone.json", "7")
+    assert cached(await build(engine)) == []
+    assert project.read("outputs/pack/one/one.md") == "x7"
+    project.save(pack([member("one")], "other", context={"shared": {"sources": [{**gone, "path": "no.json"}]}}))
+    with unchanged(project), pytest.raises(CompositionFailed, match="the source gone has no value") as failed:
+        await build(engine, "other")
+    assert failed.value.details["error_type"] == "SourceFailed"
+    assert failed.value.details["source_id"] == "gone"
+    project.save(pack([member("one", context_override={"sources": [{**gone, "path": "no.json"}]})], "own"))
+    with pytest.raises(CompositionFailed, match="one: the source gone has no value"):
+        await build(engine, "own")
+
+
+async def test_texts_and_stored_versions_may_be_shared(project: Project, engine: Engine):
+    """A content's text as shared context: a change of it reaches every member."""
+    shared = {"type": "content_config", "config_id": "intro", "selector": "output", "output_as": "intro"}
+    project.save(text("intro", "Hello"), *sheet("one", "{{ intro }}!"))
+    project.save(pack([member("one")], context={"shared": {"sources": [shared]}}))
+    await build(engine)
+    assert project.read("outputs/pack/one/one.md") == "Hello!"
+    project.save(text("intro", "Ahoy"))
+    with unchanged(project):
+        assert (await planned(engine))[0].reasons
+    await build(engine)
+    assert project.read("outputs/pack/one/one.md") == "Ahoy!"
+
+
+async def test_reserved_names_say_what_a_text_is_for(project: Project, engine: Engine):
+    """Unless something else goes by them; one that isn't mentioned makes no difference."""
+    names = "{{ content_id }} {{ artifact_id }} {{ member_id }} {{ collection_id }} {{ collection_name }}"
+    project.save(content("named", pattern={"type": "template_fill", "template": names}))
+    project.save(artifact("named", [child("named")]), *sheet("plain", "the same"))
+    members = [member("m1", path="named"), member("m2", path="named"), member("p1", path="plain")]
+    project.save(pack([*members, member("p2", path="plain")], context={"overrides": {"m2": {"member_id": "mine"}}}))
+    await build(engine)
+    assert project.read("outputs/pack/m1/named.md") == "named named m1 pack Pack"
+    assert project.read("outputs/pack/m2/named.md") == "named named mine pack Pack"
+    assert len(engine.store.versions("named")) == 2
+    assert len(engine.store.versions("plain")) == 1, "nobody's name is in it, so it is one text"
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_text_that_many_members_want_is_made_once(gauge: Project, engine: Engine, force: bool):
+    """Also when they want it at the same time, and when all is made again."""
+    gauge.save(content("same", pattern={"type": "template_fill", "template": "{{ part }}"}, sources=[PART]))
+    gauge.save(content("part", pattern={"type": "jinja2", "template": "{{ 'x' }}"}))
+    gauge.save(artifact("many", [child("same"), child("same")]))
+    gauge.save(pack([member(f"m{number}", path="many") for number in range(6)], generation={"concurrency_limit": 6}))
+    await build(engine)
+    await build(engine, force=force)
+    assert len(engine.store.versions("same")) == len(engine.store.versions("part")) == 1 + force
+
+
+PART = {"id": "part", "source_type": "content_config", "source_locator": "part", "data_selector": "output"}
+
+
+# -- where files go ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("structure", "paths"),
+    [
+        ("nested", ["outputs/pack/one/a.md", "outputs/pack/one/b.md"]),
+        ("flat", ["outputs/pack/a.md", "outputs/pack/b.md"]),
+        ("custom", ["deep/a.md", "b.md"]),
+    ],
+)
+async def test_files_go_where_the_structure_puts_them(
+    project: Project, engine: Engine, structure: str, paths: list[str]
+):
+    """A folder for each member, one for all, or where the artifact says."""
+    files = [{"file": "deep/a.md", "format": "markdown"}, {"file": "b.md", "format": "markdown"}]
+    project.save(text("one", "x"), artifact("one", [child("one")], *files))
+    project.save(pack([member("one")], output={"structure": structure}))
+    made = await build(engine)
+    assert made.members[0].outputs == paths
+    assert all(project.read(path) == "x" for path in paths)
+    assert manifest(project)["members"][0]["output_path"] == paths[0]
+
+
+async def test_the_base_path_is_a_template(project: Project, engine: Engine):
+    """It knows the collection's names, the shared context and the caller's."""
+    shared = {"shared": inline(port="Norrvik", year=2025)}
+    project.save(*sheet("one", "x"))
+    base = " outputs/{{ collection_id }}/{{ port | lower }}/{{ year }} "
+    project.save(pack([member("one")], context=shared, output={"base_path": base}))
+    made = await build(engine, context={"year": 2026})
+    assert made.base_path == "outputs/pack/norrvik/2026"
+    assert made.manifest_path == "outputs/pack/norrvik/2026/manifest.json"
+    assert project.read("outputs/pack/norrvik/2026/one/one.md") == "x"
+    parsed = engine.catalog.open("collection", "pack").parsed
+    assert await module.manifest_path_of(Work(engine, dry=True), parsed) == "outputs/pack/norrvik/2025/manifest.json"
+    for broken in ("outputs/{{ nobody }}", "outputs/{{ 1 +", "outputs/{% if %}"):
+        project.save(pack([member("one")], output={"base_path": broken}))
+        with unchanged(project), pytest.raises(CompositionFailed, match="the base path of pack can't be") as failed:
+            await build(engine)
+        assert failed.value.details["error_type"] == "InvalidBasePath"
+        assert failed.value.hint
+
+
+@pytest.mark.parametrize("path", ["../out", "/tmp/out", "outputs/../../out", ".chora/out", "a\0b"])
+async def test_a_collection_stays_in_the_project(project: Project, engine: Engine, path: str):
+    """By its own base path or the caller's; nothing is built."""
+    project.save(*sheet("one", "x"), pack([member("one")]))
+    with unchanged(project), pytest.raises(PermissionDenied):
+        await build(engine, output_path=path)
+    assert engine.store.counts()["versions"] == 0
+    if "\0" not in path:
+        project.save(pack([member("one")], output={"base_path": path}))
+        with unchanged(project), pytest.raises(PermissionDenied):
+            await build(engine)
+
+
+async def test_output_path_replaces_the_base_path(project: Project, engine: Engine):
+    """Both places are known from then on, each for itself."""
+    project.save(*sheet("one", "x"), pack([member("one")], output={"base_path": "{{ nobody }}"}))
+    for place in ("there", "else/where"):
+        made = await build(engine, output_path=place)
+        assert (made.base_path, made.cached) == (place, 0)
+        assert project.read(f"{place}/one/one.md") == "x"
+        assert (await build(engine, output_path=place)).cached == 1
+    assert (await build(engine, output_path="there")).cached == 1
+
+
+@pytest.mark.parametrize("strategy", ["parallel", "sequential"])
+async def test_two_members_cannot_write_one_file(project: Project, engine: Engine, strategy: str):
+    """The first one has it, the other one fails and says whose it is; also when the first one is recalled."""
+    project.save(text("one", "one"), text("two", "two"))
+    shared = {"file": "same.md", "format": "markdown"}
+    detour = {"file": "x/../SAME.md", "format": "markdown"}
+    project.save(artifact("one", [child("one")], shared), artifact("two", [child("two")], detour))
+    output, generation = {"structure": "flat"}, {"strategy": strategy, "concurrency_limit": 1}
+    project.save(pack([member("one"), member("two", required=False)], output=output, generation=generation))
+    for _ in range(2):
+        made = await build(engine)
+        assert project.read("outputs/pack/same.md") == "one"
+        error = made.members[1].error
+        assert error is not None
+        assert "two writes outputs/pack/SAME.md, as one does already" in error.message
+        assert error.hint
+    assert [each.error and each.error.code for each in await planned(engine)] == [None, "composition_failed"]
+    assert not (project.root / "outputs/pack/SAME.md").exists()
+
+
+async def test_no_member_can_write_the_manifest(project: Project, engine: Engine):
+    """Else the two would take each other away, run by run; without a manifest it is a name like any other."""
+    project.save(text("one", "{}"), artifact("one", [child("one")], {"file": "manifest.json", "format": "json"}))
+    project.save(pack([member("one")], output={"structure": "flat"}))
+    with pytest.raises(CompositionFailed, match=r"one writes outputs/pack/manifest\.json, as the manifest does"):
+        await build(engine)
+    assert manifest(project)["status"] == "failed"
+    project.save(pack([member("one")], "bare", output={"structure": "flat", "manifest": False}))
+    made = await build(engine, "bare")
+    assert made.manifest_path is None
+    assert project.read("outputs/bare/manifest.json") == "{}\n"
+
+
+# -- the manifest -----------------------------------------------------------------------------------------------
+
+
+async def test_a_manifest_tells_what_came_of_everything(project: Project, engine: Engine):
+    """Field by field."""
+    project.save(*sheet("one", "x\n"), *sheet("two", "y\n"), artifact("broken", [child("nothing")]))
+    project.save(pack([member("two")], "inner"))
+    members = [
+        member("one"),
+        member("broken", required=False),
+        nested("in", "inner"),
+        member("gone", required=False),
+    ]
+    rules = [{"type": "all_members_present"}, {"type": "no_failures", "required": False}]
+    shared = {"shared": inline(port="Norrvik")}
+    project.save(pack(members, context=shared, validation={"rules": rules}))
+    await build(engine)
+    written = manifest(project)
+    members = written.pop("members")
+    assert written.pop("generation_time_seconds") >= 0
+    at = written.pop("generated_at")
+    assert written == {
+        "collection_id": "pack",
+        "collection_name": "Pack",
+        "status": "failed",
+        "total_members": 4,
+        "successful_members": 2,
+        "failed_members": 1,
+        "context": {"shared": {"port": "Norrvik"}, "propagation_mode": "merge"},
+        "validation": {"passed": True, "rules_evaluated": 2},
+        "cache_stats": {"total_members": 4, "cache_hits": 0, "cache_misses": 4, "cache_hit_rate": 0.0},
+    }
+    for each in members:
+        assert each.pop("generation_time_seconds") >= 0
+    hashes = [each.pop("context_hash") for each in members]
+    assert [bool(each) for each in hashes] == [True, False, True, False]
+    assert all(each.startswith("sha256:") for each in hashes if each)
+    times = [each.pop("generated_at") for each in members]
+    assert [time is not None and time <= at for time in times] == [True, False, True, False]
+    errors = [each.pop("error") for each in members]
+    assert [error and error["code"] for error in errors] == [None, "missing_content", None, "config_not_found"]
+    assert all(error["message"] and error["hint"] for error in errors if error)
+    path = "outputs/pack/one/one.md"
+    assert members == [
+        {
+            "id": "one",
+            "type": "artifact",
+            "status": "success",
+            "output_path": path,
+            "outputs": [path],
+            "cache_used": False,
+        },
+        {
+            "id": "broken",
+            "type": "artifact",
+            "status": "failed",
+            "output_path": None,
+            "outputs": [],
+            "cache_used": False,
+        },
+        {
+            "id": "in",
+            "type": "collection",
+            "status": "success",
+            "output_path": "outputs/pack/in/manifest.json",
+            "outputs": ["outputs/pack/in/manifest.json"],
+            "cache_used": False,
+        },
+        {
+            "id": "gone",
+            "type": "artifact",
+            "status": "skipped",
+            "output_path": None,
+            "outputs": [],
+            "cache_used": False,
+        },
+    ]
+    assert project.read("outputs/pack/manifest.json").endswith("}\n")
+
+
+async def test_a_manifest_keeps_when_a_member_was_made(project: Project, engine: Engine):
+    """A cached member keeps its time and its hash, however others change; a forced one is as good as new."""
+    project.save(*sheet("one", "x"), *sheet("two", "y"), pack([member("one"), member("two")]))
+    await build(engine)
+    first = {each["id"]: (each["generated_at"], each["context_hash"]) for each in manifest(project)["members"]}
+    await trio.sleep(0.005)
+    project.save(*sheet("two", "changed"))
+    await build(engine)
+    second = {each["id"]: (each["generated_at"], each["context_hash"]) for each in manifest(project)["members"]}
+    assert second["one"] == first["one"]
+    assert second["two"][0] > first["two"][0]
+    assert second["two"][1] != first["two"][1]
+    assert states(project) == {"one": ("success", True, None), "two": ("success", False, None)}
+    assert manifest(project)["cache_stats"]["cache_hit_rate"] == 0.5
+    await trio.sleep(0.005)
+    await build(engine, force_members=frozenset(["one"]))
+    third = {each["id"]: each["generated_at"] for each in manifest(project)["members"]}
+    assert third["one"] > second["one"][0], "its text is the same, and it was made anew"
+    assert third["two"] == second["two"][0]
+    await build(engine)
+    assert {each["id"]: each["generated_at"] for each in manifest(project)["members"]} == third
+
+
+async def test_times_are_kept_when_the_traces_are_lost(project: Project):
+    """What was looked at again and found unchanged was not made anew."""
+    project.save(*sheet("one", "x"), pack([member("one"), nested("in", "inner")]), pack([member("one")], "inner"))
+    loaded = settings.load(project.root, {})
+    async with app.opened(project.root, loaded) as engine:
+        first = await build(engine)
+    async with app.opened(project.root, loaded) as engine:
+        engine.store._writer.execute("DELETE FROM traces")  # pyright: ignore
+        second = await build(engine)
+        assert second.cached == 2
+        assert [built.generated_at for built in second.members] == [built.generated_at for built in first.members]
+        assert second.generated_at == first.generated_at
+
+
+async def test_an_unchanged_manifest_is_not_written_again(project: Project, engine: Engine):
+    """Until somebody changes or removes it, or the collection is another one."""
+    project.save(*sheet("one", "x"), pack([member("one"), nested("in", "inner")]), pack([member("one")], "inner"))
+    await build(engine)
+    await build(engine)  # this one says that all is cached
+    file = project.root / "outputs/pack/manifest.json"
+    before = file.stat()
+    await build(engine)
+    assert file.stat() == before
+    for spoil in (lambda: file.write_text("{}"), file.unlink, lambda: project.write(str(file), b"\xff torn")):
+        spoil()
+        assert (await build(engine)).cached == 2
+        assert states(project)["one"] == ("success", True, None)
+    project.save(pack([member("one"), nested("in", "inner")], description="Another one", name="Another"))
+    await build(engine)
+    assert manifest(project)["collection_name"] == "Another"
+
+
+async def test_secrets_do_not_get_into_the_manifest(project: Project, engine: Engine):
+    """Whatever is called so in the shared context, at any depth; members are given it all the same."""
+    project.save(*sheet("one", "{{ api_key }} {{ nested.password }}"))
+    shared = inline(api_key="k-123", port="Norrvik", nested={"password": "hunter2", "list": [{"token": "t-1"}]})
+    project.save(pack([member("one")], context={"shared": shared}))
+    await build(engine)
+    written = project.read("outputs/pack/manifest.json")
+    assert not any(secret in written for secret in ("k-123", "hunter2", "t-1"))
+    assert manifest(project)["context"]["shared"]["port"] == "Norrvik"
+    assert project.read("outputs/pack/one/one.md") == "k-123 hunter2"
+
+
+@pytest.mark.parametrize(
+    "body", ['{"name": "My app", "icons": []}', "[]", "", "{torn", b"\xff\xfe", '{"collection_id": 7}']
+)
+async def test_a_file_of_others_is_not_taken_for_a_manifest(project: Project, engine: Engine, body: str | bytes):
+    """A web page has one of that name too: it is left alone, and nothing is built around it."""
+    project.write("outputs/pack/manifest.json", body)
+    project.save(*sheet("one", "x"), pack([member("one")]))
+    for step in (build, planned):
+        with unchanged(project), pytest.raises(OutputEdited) as failed:
+            await step(engine)
+        assert failed.value.details["output_path"] == "outputs/pack/manifest.json"
+        assert "output.manifest" in str(failed.value.hint)
+    assert engine.store.counts()["versions"] == 0
+    project.save(pack([member("one")], output={"manifest": False}))
+    assert (await build(engine)).count("success") == 1
+
+
+async def test_a_folder_in_the_place_of_the_manifest_is_refused(project: Project, engine: Engine):
+    """Before anything is built."""
+    project.write("outputs/pack/manifest.json/x", "")
+    project.save(*sheet("one", "x"), pack([member("one")]))
+    with unchanged(project), pytest.raises(OutputEdited):
+        await build(engine)
+
+
+async def test_the_manifest_of_another_collection_is_replaced_with_a_warning(project: Project, engine: Engine):
+    """Both have one base path, by mistake or because one was renamed."""
+    project.save(*sheet("one", "x"), pack([member("one")], "old", output={"base_path": "outputs/pack"}))
+    await build(engine, "old")
+    project.save(pack([member("one")]))
+    made = await build(engine)
+    assert made.warnings == ["outputs/pack/manifest.json was the manifest of the collection old before"]
+    assert manifest(project)["collection_id"] == "pack"
+    assert (await build(engine)).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda project: None, "it was never generated there"),
+        (lambda project: project.write("outputs/pack/manifest.json", "{"), "what stands there can't be read"),
+        (lambda project: project.write("outputs/pack/manifest.json", b"\xff"), "what stands there can't be read"),
+        (lambda project: project.write("outputs/pack/manifest.json", "[" * 5000), "what stands there can't be read"),
+        (lambda project: project.write("outputs/pack/manifest.json/x", ""), "what stands there can't be read"),
+        (
+            lambda project: project.write("outputs/pack/manifest.json", '{"collection_id": "x", "members": []}'),
+            "what stands there is not its manifest",
+        ),
+    ],
+)
+async def test_a_manifest_that_cannot_be_used_is_as_good_as_none(
+    project: Project, engine: Engine, spoil: Callable[[Project], object], problem: str
+):
+    """The error says what is wrong with it, and what to do."""
+    spoil(project)
+    project.save(*sheet("one", "x"), pack([member("one")]))
+    parsed = engine.catalog.open("collection", "pack").parsed
+    with pytest.raises(ManifestNotFound, match=problem) as failed:
+        await read_manifest(Work(engine, dry=True), parsed)
+    assert failed.value.details == {"collection_id": "pack", "manifest_path": "outputs/pack/manifest.json"}
+    assert failed.value.hint
+
+
+# -- failures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["parallel", "sequential", "mixed"])
+async def test_fail_fast_starts_no_further_member(gauge: Project, engine: Engine, strategy: str):
+    """Those under way finish; the others say why they weren't run; the next run goes on with them."""
+    members = [member(letter, order=order, required=letter != "b") for order, letter in enumerate("abcde")]
+    generation = {"strategy": strategy, "concurrency_limit": 1}
+    gauge.save(pack(members, generation=generation, validation={"fail_fast": True}))
+    engine.shelf.by_name["gauge"].broken.add("b")
+    with pytest.raises(CompositionFailed, match="the required member c failed"):
+        await build(engine)
+    after = ("skipped", False, "not_run")
+    failed = ("failed", False, "generation_failed")
+    assert states(gauge) == {"a": ("success", False, None), "b": failed, "c": after, "d": after, "e": after}
+    engine.shelf.by_name["gauge"].broken.clear()
+    assert cached(await build(engine)) == ["a"]
+
+
+async def test_without_fail_fast_all_others_are_built(gauge: Project, engine: Engine):
+    """And the error names the first of the members that failed."""
+    engine.shelf.by_name["gauge"].broken.update("bd")
+    with pytest.raises(CompositionFailed) as failed:
+        await build(engine)
+    error = failed.value
+    assert error.message == "pack: the required member b failed (and 1 more): b: it is broken."
+    assert error.hint == "Mend it."
+    assert error.details["failed_members"] == ["b", "d"]
+    assert [each["id"] for each in error.details["members"]] == ["b", "d"]
+    assert (error.details["total_members"], error.details["successful_members"]) == (5, 3)
+    assert error.details["manifest_path"] == "outputs/pack/manifest.json"
+    assert error.details["error_type"] == "generation_failed"
+    assert {id for id, state in states(gauge).items() if state[0] == "success"} == {"a", "c", "e"}
+
+
+async def test_optional_members_may_fail(gauge: Project, engine: Engine):
+    """The collection succeeds without them, and says so."""
+    gauge.save(pack([member("a"), member("b", required=False), member("gone", required=False)]))
+    engine.shelf.by_name["gauge"].broken.add("b")
+    made = await build(engine)
+    assert [built.status for built in made.members] == ["success", "failed", "skipped"]
+    assert made.generated_at is None
+    assert manifest(gauge)["status"] == "failed"
+
+
+async def test_a_required_member_without_a_config_fails_the_collection(gauge: Project, engine: Engine):
+    """With its own reason; the others are there."""
+    gauge.save(pack([member("a"), member("gone")]))
+    with pytest.raises(CompositionFailed, match="the required member gone failed: There is no artifact config"):
+        await build(engine)
+    assert states(gauge) == {"a": ("success", False, None), "gone": ("failed", False, "config_not_found")}
+
+
+@pytest.mark.parametrize(
+    ("rule", "required", "broken", "fails", "passed"),
+    [
+        ("all_members_present", True, "", False, True),
+        ("all_members_present", True, "b", False, True),
+        ("no_failures", True, "", False, True),
+        ("no_failures", True, "b", True, False),
+        ("no_failures", False, "b", False, True),
+        ("nobody_knows", True, "b", False, True),
+    ],
+)
+async def test_rules_hold_for_the_result(
+    gauge: Project, engine: Engine, rule: str, required: bool, broken: str, fails: bool, passed: bool
+):
+    """A required one that doesn't fails the collection; the manifest is written either way."""
+    rules = {"rules": [{"type": rule, "required": required}]}
+    gauge.save(pack([member("a"), member("b", required=False)], validation=rules))
+    engine.shelf.by_name["gauge"].broken.add(broken)
+    if fails:
+        with pytest.raises(ValidationFailed, match=f"the rule {rule} doesn't hold") as failed:
+            await build(engine)
+        assert failed.value.details["rules"] == [rule]
+    else:
+        await build(engine)
+    assert manifest(gauge)["validation"] == {"passed": passed, "rules_evaluated": 1}
+
+
+async def test_the_failure_of_a_nested_collection_is_its_own(gauge: Project, engine: Engine):
+    """It fails as a member, with what failed in it; its own manifest says more."""
+    gauge.save(pack([member("a"), member("b")], "inner"), pack([nested("in", "inner", required=False), member("c")]))
+    engine.shelf.by_name["gauge"].broken.add("b")
+    made = await build(engine)
+    assert made.members[0].error is not None
+    assert made.members[0].error.message.startswith("inner: the required member b failed")
+    assert states(gauge, "outputs/pack/in")["b"] == ("failed", False, "generation_failed")
+    engine.shelf.by_name["gauge"].broken.clear()
+    assert cached(await build(engine)) == ["c"]
+
+
+class Full(SqliteStore):
+    """A store that refuses the texts of one content."""
+
+    refused = ""
+
+    async def add_version(self, version: Version) -> Version:
+        if version.content_id == self.refused:
+            raise StorageError("The database failed: full.", "Free some disk space.")
+        return await super().add_version(version)
+
+
+@pytest.mark.parametrize(("error", "code"), [(Busy, "busy"), (StorageFailed, "storage_failed")])
+async def test_a_fault_of_the_house_ends_the_run(
+    gauge: Project, engine: Engine, tmp_path: Path, error: type[ChoraError], code: str
+):
+    """Not as a fault of its member: what waits isn't started, what runs is stopped, and the manifest says so."""
+    store = engine.store = Full(tmp_path / "other.db")
+    generator = gates(engine, "b", "c")
+    if error is Busy:
+        generator.busy.add("b")
+    else:
+        store.refused = "b"
+    gauge.save(pack([member(letter) for letter in "abcde"], generation={"concurrency_limit": 2}))
+    gauge.save(pack([nested("in", "pack"), member("e")], "outer", output={"structure": "custom"}))
+    outcome: list[str] = []
+
+    async def run() -> None:
+        with pytest.raises(error) as failed:
+            await build(engine, "outer" if error is Busy else "pack")
+        outcome.append(failed.value.code)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        with trio.fail_after(10):
+            while "c" not in generator.begun:
+                await trio.sleep(0.005)
+        generator.gates["b"].set()
+    assert outcome == [code]
+    assert manifest(gauge)["status"] == "failed"
+    told = states(gauge)
+    assert told.pop("a") == ("success", False, None)
+    assert set(told.values()) == {("skipped", False, code)}
+    assert manifest(gauge)["members"][1]["error"]["message"].startswith(
+        "It wasn't built, because the work ended early: "
+    )
+    assert manifest(gauge)["validation"]["rules_evaluated"] == 0
+    assert generator.running == 0
+    generator.busy.clear()
+    generator.gates.clear()
+    store.refused = ""
+    assert cached(await build(engine)) == ["a"]
+    store.close()
+
+
+async def test_a_manifest_that_cannot_be_written_is_a_failure(
+    gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """What was built is there, and isn't built a second time."""
+    really = engine.folder.write
+
+    async def refuse(path: str, data: bytes) -> None:
+        if path.endswith("manifest.json"):
+            raise OSError(28, "No space left on device")
+        await really(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.folder, "write", refuse)
+        with pytest.raises(WriteFailed) as failed:
+            await build(engine)
+        assert failed.value.details == {
+            "output_path": "outputs/pack/manifest.json",
+            "error_type": "OSError",
+            "errno": 28,
+        }
+        assert failed.value.hint
+    assert cached(await build(engine)) == list("abcde")
+
+
+# -- again ------------------------------------------------------------------------------------------------------
+
+
+async def test_force_builds_every_member_again(gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """Or those that are named, by the call or by the config; among many, others get their turn in between."""
+    monkeypatch.setattr(module, "BREATH", 2)
+    generator = engine.shelf.by_name["gauge"]
+    await build(engine)
+    assert cached(await build(engine)) == list("abcde")
+    assert cached(await build(engine, force=True)) == []
+    assert cached(await build(engine, force_members=frozenset("bx"))) == list("acde")
+    gauge.save(pack([member(letter) for letter in "abcde"], generation={"force_members": ["c"]}))
+    assert cached(await build(engine, force_members=frozenset("b"))) == list("ade")
+    gauge.save(pack([member(letter) for letter in "abcde"], generation={"force": True}))
+    assert cached(await build(engine)) == []
+    assert len(generator.begun) == 5 + 5 + 1 + 2 + 5
+    plans = await planned(engine)
+    assert {tuple(each.reasons) for each in plans} == {("force was asked for",)}
+
+
+async def test_force_reaches_nested_collections(gauge: Project, engine: Engine):
+    """All of it, or one member with all that is in it."""
+    gauge.save(pack([member("a")], "inner"), pack([nested("in", "inner"), member("b")]))
+    await build(engine)
+    assert cached(await build(engine, force_members=frozenset(["in"]))) == ["b"]
+    assert cached(await build(engine, force=True)) == []
+    assert engine.shelf.by_name["gauge"].begun.count("a") == 3
+
+
+async def test_members_with_sources_of_their_own_are_looked_into(project: Project, engine: Engine):
+    """What those hold can't be known without reading it; unchanged, nothing is built for it."""
+    own = {"sources": [{"type": "external_file", "path": "word.json"}]}
+    project.write("word.json", '{"word": "one"}')
+    project.save(*sheet("a", "{{ word }}"), pack([member("a", context_override=own)]))
+    for word in ("one", "two"):
+        project.write("word.json", msgspec.json.encode({"word": word}))
+        assert cached(await build(engine)) == []
+        assert project.read("outputs/pack/a/a.md") == word
+        assert cached(await build(engine)) == ["a"]
+        assert (await planned(engine))[0].reasons == []
+
+
+async def test_an_edit_by_hand_is_left_alone(project: Project, engine: Engine):
+    """Its member fails, the others are built; what a plan says of it is what happens."""
+    project.save(*sheet("a", "{{ w }}"), *sheet("b", "{{ w }}"), pack([member("a"), member("b", required=False)]))
+    await build(engine, context={"w": "1"})
+    project.write("outputs/pack/b/b.md", "edited")
+    with unchanged(project):
+        plans = await planned(engine, context={"w": "1"})
+    assert [[(file.path, file.action) for file in each.files] for each in plans] == [
+        [],
+        [("outputs/pack/b/b.md", "refuse")],
+    ]
+    assert plans[1].reasons == ["outputs/pack/b/b.md has changed"]
+    made = await build(engine, context={"w": "1"})
+    assert states(project) == {"a": ("success", True, None), "b": ("failed", False, "output_edited")}
+    assert made.members[1].error is not None
+    assert project.read("outputs/pack/b/b.md") == "edited"
+    project.write("outputs/pack/b/b.md", "1")
+    assert cached(await build(engine, context={"w": "1"})) == ["a", "b"]
+
+
+async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Engine):
+    """Neither on disk nor in the store, whatever it has to make in memory; then what it said comes true."""
+    word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt", "required": False}
+    project.write("word.txt", "one")
+    project.save(*sheet("a", "{{ word }}", sources=[word]), *sheet("b", "b"), *sheet("c", "c{{ x }}"))
+    project.save(pack([member("c")], "inner"))
+    project.save(pack([member("a"), member("b"), nested("in", "inner"), member("gone", required=False)]))
+
+    async def told(**rest: Any) -> dict[str, list[str]]:
+        await engine.traces.save()
+        before = engine.store.counts()
+        with unchanged(project):
+            plans = await planned(engine, **rest)
+        await engine.traces.save()
+        assert engine.store.counts() == before
+        return {each.member.id: each.reasons for each in plans}
+
+    never = ["it was never assembled"]
+    assert await told() == {"a": never, "b": never, "in": ["c would be built"], "gone": ["it fails"]}
+    await build(engine)
+    assert await told() == {"a": [], "b": [], "in": [], "gone": ["it fails"]}
+    project.write("word.txt", "two")
+    project.save(*sheet("b", "B"))
+    (project.root / "outputs/pack/in/c/c.md").unlink()
+    assert await told() == {
+        "a": ["word.txt has changed"],
+        "b": ["configs/content/b.json has changed", "configs/artifact/b.json has changed"][:1],
+        "in": ["c would be built"],
+        "gone": ["it fails"],
+    }
+    another = "the context, the place or a setting is another one"
+    assert (await told(context={"x": 1}))["b"] == [another, "configs/content/b.json has changed"]
+    assert (await told(force_members=frozenset("b")))["b"] == ["force was asked for"]
+    assert (await told(output_path="elsewhere"))["a"] == [another, "word.txt has changed"]
+    plans = await planned(engine)
+    assert [(file.path, file.action, file.diff) for file in plans[1].files] == [
+        (
+            "outputs/pack/b/b.md",
+            "update",
+            "--- outputs/pack/b/b.md (on disk)\n+++ outputs/pack/b/b.md (chora)\n@@ -1 +1 @@\n-b\n+B",
+        )
+    ]
+    assert [file.action for each in plans[2].inner for file in each.files] == ["create"]
+    assert plans[3].error is not None
+    assert not any(each.files for each in await planned(engine, render=False))
+    assert cached(await build(engine)) == []
+
+
+async def test_a_busy_house_ends_a_plan(gauge: Project, engine: Engine):
+    """It isn't the member that fails."""
+    engine.shelf.by_name["gauge"].busy.add("b")
+    with pytest.raises(Busy):
+        await planned(engine)
+
+
+# -- progress and cancellation ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def threshold() -> MockClock:
+    """Time passes by itself whenever nothing has happened for a moment, a thread's work included."""
+    return MockClock(autojump_threshold=0.2)
+
+
+async def test_progress_is_told_now_and_then(
+    gauge: Project, engine: Engine, threshold: MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    """No faster than anybody can read, never backwards, and complete in the end."""
+    interval = module.PROGRESS_INTERVAL
+    monkeypatch.setattr(module, "PROGRESS_INTERVAL", 1e9)  # whatever the clock does while the store writes
+    told: list[tuple[float, float, str]] = []
+
+    async def progress(done: float, total: float, what: str) -> None:
+        told.append((done, total, what))
+
+    await build(engine, progress=progress)
+    assert [each[:2] for each in told] == [(5, 5)], "five members in no time aren't worth five words"
+    monkeypatch.setattr(module, "PROGRESS_INTERVAL", interval)
+    told.clear()
+    await build(engine, progress=progress)
+    assert told == [(5, 5, "nothing has changed")]
+    gauge.save(pack([member(letter, order=order) for order, letter in enumerate("abcde")]))
+    generator = gates(engine, *"abcde")
+    told.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: build(engine, progress=progress, force=True))
+        for letter in "abcde":
+            await trio.sleep(1)
+            generator.gates[letter].set()
+    assert [what for _, _, what in told] == [f"{letter}: success" for letter in "abcde"]
+    assert [done for done, _, _ in told] == [1, 2, 3, 4, 5]
+
+
+@requirement("collection.cancelled")
+async def test_a_cancelled_run_says_how_far_it_came(gauge: Project, engine: Engine):
+    """Work stops, the manifest tells the truth, and the next run builds the rest."""
+    gauge.save(pack([member(letter) for letter in "abcde"], generation={"concurrency_limit": 2}))
+    await build(engine)
+    for letter in "abcd":
+        gauge.save(content(letter, pattern={"type": "gauge", "generation_config": {"context": {"word": "new"}}}))
+    generator = gates(engine, "c", "b")
+    generator.begun.clear()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(build, engine)
+            with trio.fail_after(10):
+                while "c" not in generator.begun:
+                    await trio.sleep(0.005)
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert generator.running == 0
+    assert manifest(gauge)["status"] == "cancelled"
+    left = ("skipped", False, "cancelled")
+    assert states(gauge) == {
+        "a": ("success", False, None),
+        "b": left,
+        "c": left,
+        "d": left,
+        "e": ("success", True, None),
+    }
+    generator.gates.clear()
+    assert cached(await build(engine)) == ["a", "e"]
+    assert manifest(gauge)["status"] == "complete"
+
+
+async def test_a_cancelled_run_stays_cancelled_when_its_manifest_cannot_be_written(
+    gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A full disk then is told to the log; the caller who left isn't handed an error instead."""
+    generator = gates(engine, "a")
+
+    async def refuse(path: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine.folder, "write", refuse)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(build, engine)
+            with trio.fail_after(10):
+                while not generator.running:
+                    await trio.sleep(0.005)
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert "the manifest of pack couldn't be written" in caplog.text
+
+
+async def test_two_runs_at_once_come_one_after_the_other(gauge: Project, engine: Engine):
+    """The second finds everything done."""
+    made: list[Collected] = []
+
+    async def run() -> None:
+        made.append(await build(engine))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(run)
+    assert sorted(each.cached for each in made) == [0, 5, 5]
+    assert sorted(engine.shelf.by_name["gauge"].begun) == list("abcde")
+
+
+# -- processes --------------------------------------------------------------------------------------------------
+
+BUILD = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    import trio
+    from chora import app
+    from chora import settings
+    from chora.engine.build.collect import collect
+    from chora.engine.engine import Work
+
+    async def main(root, context):
+        async with app.opened(root, settings.load(root, {})) as engine:
+            async def progress(done, total, what):
+                print(done, flush=True)
+            parsed = engine.catalog.open("collection", "pack").parsed
+            await collect(Work(engine, progress=progress), parsed, {"word": context})
+
+    trio.run(main, Path(sys.argv[1]), sys.argv[2])
+    """
+)
+
+
+def start(project: Project, word: str) -> subprocess.Popen[str]:
+    """Build the collection in a process of its own, which tells how far it is."""
+    command = [sys.executable, "-c", BUILD, str(project.root), word]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+async def finish(process: subprocess.Popen[str]) -> int:
+    """Its exit code."""
+    await trio.to_thread.run_sync(process.communicate)
+    return process.returncode
+
+
+@pytest.fixture
+def large(project: Project) -> Project:
+    """A collection that takes a moment."""
+    project.save(
+        content("body", pattern={"type": "template_fill", "template": "{{ word }}\n" * 200 + "{{ member_id }}"})
+    )
+    project.save(artifact("body", [child("body")]))
+    project.save(pack([member(f"m{number}", path="body") for number in range(80)]))
+    return project
+
+
+def texts(project: Project) -> dict[str, str]:
+    return {file.parent.name: file.read_text("utf-8") for file in (project.root / "outputs/pack").rglob("*.md")}
+
+
+def whole(word: str) -> dict[str, str]:
+    return {f"m{number}": f"{word}\n" * 200 + f"m{number}" for number in range(80)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+async def test_a_run_that_is_killed_leaves_whole_files_and_the_next_one_finishes(large: Project):
+    """Every file is the old one or the new one, none is taken for an edit, and the manifest is never torn."""
+    old, new, partly = whole("old"), whole("new"), 0
+    assert await finish(start(large, "old")) == 0
+    assert texts(large) == old
+    for after in (1, 2):
+        process = start(large, "new" if after == 1 else "old")
+        before, wanted = (old, new) if after == 1 else (new, old)
+
+        def strike(process: subprocess.Popen[str] = process, after: int = after) -> None:
+            assert process.stdout is not None
+            for _ in range(after):
+                process.stdout.readline()
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+
+        await trio.to_thread.run_sync(strike)
+        found = texts(large)
+        assert all(body in (before[id], wanted[id]) for id, body in found.items())
+        assert len(found) == 80
+        assert manifest(large)["collection_id"] == "pack"
+        partly += found not in (before, wanted)
+        assert await finish(start(large, "new" if after == 1 else "old")) == 0
+        assert texts(large) == wanted
+        assert {state[0] for state in states(large).values()} == {"success"}
+    assert partly, "at least one of them was struck in the middle"
+
+
+async def test_two_processes_may_build_one_collection_at_once(large: Project):
+    """The same or not: both succeed, every text is whole, and none is taken for an edit afterwards."""
+    for one, other in (("one", "one"), ("one", "other"), ("this", "that")):
+        for process in [start(large, one), start(large, other)]:
+            assert await finish(process) == 0
+        either = whole(one), whole(other)
+        assert all(body in (either[0][id], either[1][id]) for id, body in texts(large).items())
+    assert await finish(start(large, "last")) == 0
+    assert texts(large) == whole("last")
+
+
+async def test_a_run_waits_for_the_turn_of_another_process(
+    gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """For as long as can be expected; then it says that another process is at it. A disk without locks has no turns."""
+    monkeypatch.setattr(engine_module, "TURN_PATIENCE", 0.05)
+    folder = gauge.root / ".chora/locks"
+    make_folder(folder)
+    with contextlib.ExitStack() as held:
+        for number in range(LOCK_FILES):
+            held.enter_context(file_lock(folder / f"{number:02}"))
+        with pytest.raises(Busy, match="Another process has been writing"):
+            await build(engine)
+    assert {state[2] for state in states(gauge).values()} == {"busy"}
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(engine_module, "turn", refuse)
+    assert (await build(engine)).count("success") == 5

@@ -1,0 +1,713 @@
+"""Generating one text: when it is made again, what it waits for, and what is told about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+
+from chora import app, llm, settings
+from chora.config_parsing import read
+from chora.engine.build.generate import Generated, generate, generator_of, make, prepare
+from chora.engine.engine import CallerContext, Engine, Work
+from chora.errors import (
+    Busy,
+    GenerationFailed,
+    GeneratorNotFound,
+    LimitExceeded,
+    StorageError,
+    StorageFailed,
+)
+from chora.generators import demonstration, jinja2, template_fill
+from chora.render.pool import RenderPool
+from chora.store import SqliteStore, Version
+from tests.conftest import Project, content, requirement, text, unchanged
+
+INCLUDING = {"type": "jinja2", "template": "page.j2", "generation_config": {"context": {"name": "part.j2"}}}
+
+
+async def run(
+    engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any
+) -> Generated:
+    parsed = engine.catalog.find("content", content_id).parsed
+    return await generate(Work(engine, **rest), parsed, CallerContext(context or {}))
+
+
+def events(project: Project) -> list[dict[str, Any]]:
+    file = project.root / "var/telemetry/events.jsonl"
+    return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+
+
+# -- the fingerprint --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(project: Project) -> Project:
+    """A content with everything that a text can be made from."""
+    project.write("data/day.json", '{"name": "Friday"}')
+    project.write("templates/page.j2", "{% include 'head.j2' %} {{ day.name }} {{ who }} {% include name %}\n")
+    project.write("templates/head.j2", "Head")
+    project.write("templates/part.j2", "Part")
+    project.write("templates/candidate.j2", "Candidate")
+    sources = [{"id": "day", "source_type": "external_file", "source_locator": "data/day.json"}]
+    project.save(content("note", pattern=INCLUDING, sources=sources))
+    return project
+
+
+def change_config(project: Project) -> None:
+    document = msgspec.json.decode(project.read("configs/content/note.json"))
+    document["metadata"]["description"] = "Another description"
+    project.save(document)
+
+
+CHANGES: dict[str, Callable[[Project], object]] = {
+    "config": change_config,
+    "template": lambda project: project.write("templates/page.j2", project.read("templates/page.j2") + " "),
+    "included template": lambda project: project.write("templates/head.j2", "Another head"),
+    "candidate of a computed include": lambda project: project.write("templates/candidate.j2", "Another"),
+    "new candidate": lambda project: project.write("templates/new.j2", "New"),
+    "source file": lambda project: project.write("data/day.json", '{"name": "Saturday"}'),
+    "template that hides another": lambda project: project.write("page.j2", "hiding"),
+}
+
+
+@requirement("cache.fingerprint")
+@pytest.mark.parametrize("what", CHANGES)
+async def test_a_change_in_anything_it_is_made_from_makes_it_anew(page: Project, engine: Engine, what: str):
+    """Equal inputs give the stored text; one changed byte anywhere gives a new one, which then stands."""
+    first = await run(engine, context={"who": "Ada"})
+    assert (first.status, first.version.body) == ("generated", "Head Friday Ada Part")
+    again = await run(engine, context={"who": "Ada"})
+    assert again == first._replace(status="skipped")
+    CHANGES[what](page)
+    changed = await run(engine, context={"who": "Ada"})
+    assert changed.status == "regenerated"
+    assert changed.version.fingerprint != first.version.fingerprint
+    assert changed.version.version_id > first.version.version_id
+    assert (await run(engine, context={"who": "Ada"})).status == "skipped"
+
+
+async def test_a_change_of_the_context_makes_it_anew(page: Project, engine: Engine):
+    """Another value is another text; the earlier one is still known; the order of names is nothing."""
+    ada = await run(engine, context={"who": "Ada", "more": 1})
+    bob = await run(engine, context={"who": "Bob", "more": 1})
+    assert (ada.status, bob.status) == ("generated", "regenerated")
+    once_more = await run(engine, context={"more": 1, "who": "Ada"})
+    assert (once_more.status, once_more.version) == ("skipped", ada.version)
+    assert (await run(engine, context={"who": "Ada", "more": 1.5})).status == "regenerated"
+
+
+@requirement("cache.fingerprint")
+async def test_a_new_generator_version_makes_it_anew(page: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """What an older chora made is not what this one would."""
+    await run(engine, context={"who": "Ada"})
+    monkeypatch.setattr(jinja2, "VERSION", "9.9.9")
+    changed = await run(engine, context={"who": "Ada"})
+    assert (changed.status, changed.version.generator_version) == ("regenerated", "9.9.9")
+
+
+async def test_the_projects_word_on_undefined_names_is_part_of_it(project: Project, engine: Engine):
+    """Lenient and strict can differ in their text."""
+    project.save(
+        content(
+            "note", pattern={"type": "template_fill", "template": "{{ x }}", "generation_config": {"context": {"x": 1}}}
+        )
+    )
+    await run(engine)
+    templates = msgspec.structs.replace(engine.settings.templates, undefined="lenient")
+    engine.settings = msgspec.structs.replace(engine.settings, templates=templates)
+    assert (await run(engine)).status == "regenerated"
+
+
+@requirement("cache.force")
+async def test_force_makes_it_anew_from_equal_inputs(page: Project, engine: Engine):
+    """With the same fingerprint; the newest of equal ones is the one that is found."""
+    first = await run(engine, context={"who": "Ada"})
+    forced = await run(engine, context={"who": "Ada"}, force=True)
+    assert forced.status == "regenerated"
+    assert forced.version.fingerprint == first.version.fingerprint
+    assert (await run(engine, context={"who": "Ada"})).version == forced.version
+
+
+@pytest.mark.parametrize("generator", [demonstration, template_fill])
+async def test_a_template_file_of_any_generator_counts(project: Project, engine: Engine, generator: Any):
+    """Not only Jinja's."""
+    project.write("note.txt", "one")
+    pattern = {"type": generator.NAME, "template": "note.txt"}
+    project.save(content("note", pattern=pattern, elements=text("x", "y")["elements"]))
+    assert (await run(engine)).version.body == "one"
+    assert (await run(engine)).status == "skipped"
+    project.write("note.txt", "two")
+    assert (await run(engine)).version.body == "two"
+
+
+async def test_a_changed_text_of_another_content_counts(project: Project, engine: Engine):
+    """Whoever takes it as a source is made anew."""
+    source = {"id": "other", "source_type": "content_config", "source_locator": "other", "data_selector": "output"}
+    project.save(
+        text("other", "one"),
+        content("note", pattern={"type": "template_fill", "template": "<{{ other }}>"}, sources=[source]),
+    )
+    assert (await run(engine)).version.body == "<one>"
+    assert (await run(engine)).status == "skipped"
+    project.save(text("other", "two"))
+    changed = await run(engine)
+    assert (changed.status, changed.version.body) == ("regenerated", "<two>")
+    latest = engine.store.latest_version("other")
+    assert latest is not None
+    assert latest.body == "two"
+    await run(engine, force=True)
+    assert len(engine.store.versions("other")) == 3, "force reaches the sources"
+
+
+# -- what is stored and told ------------------------------------------------------------------------------------
+
+
+async def test_a_version_remembers_how_it_came_to_be(page: Project, engine: Engine):
+    """Generator, config, stage, variables, template and the version before."""
+    first = (await run(engine, context={"who": "Ada"})).version
+    second = (await run(engine, context={"who": "Bob"})).version
+    assert engine.store.versions("note") == [first, second]
+    assert (second.generator, second.generator_version) == ("jinja2", jinja2.VERSION)
+    assert (second.config_version, second.stage) == ("1.0.0", "draft")
+    assert second.metadata == {
+        "context_variables": ["day", "name", "who"],
+        "template": "page.j2",
+        "warnings": [],
+        "previous": first.version_id,
+    }
+    assert first.metadata["previous"] is None
+
+
+async def test_warnings_are_the_same_from_the_store(project: Project, engine: Engine):
+    """Those of sources and those of the render, fresh and skipped."""
+    source = {"id": "gone", "source_type": "external_file", "source_locator": "gone.json", "required": False}
+    options = {"undefined": "lenient"}
+    project.save(
+        content(
+            "note", pattern={"type": "jinja2", "template": "{{ x }}!", "generation_config": options}, sources=[source]
+        )
+    )
+    fresh = await run(engine)
+    assert fresh.warnings == [
+        "The optional source gone has no value: there is no file gone.json",
+        "x is undefined and was rendered empty",
+    ]
+    again = await run(engine)
+    assert (again.status, again.warnings) == ("skipped", fresh.warnings)
+
+
+@requirement("events.content-generated")
+async def test_a_text_that_was_made_is_told_as_an_event(project: Project, engine: Engine):
+    """Success and failure, with the generator; a stored text is no event."""
+    project.save(
+        text("note", "one"), content("bad", pattern={"type": "template_fill", "template": "{{ x }}"}), content("none")
+    )
+    await run(engine)
+    await run(engine)
+    for content_id in ("bad", "none"):
+        with pytest.raises(GenerationFailed):
+            await run(engine, content_id)
+    told = [
+        (each["event_type"], each["status"], each["content_config_id"], each["generator_type"])
+        for each in events(project)
+    ]
+    assert told == [
+        ("chora.content_generated", "success", "note", "demonstration"),
+        ("chora.content_generated", "error", "bad", "template_fill"),
+        ("chora.content_generated", "error", "none", None),
+    ]
+    assert [each["error_message"] for each in events(project)] == [
+        None,
+        "bad: no value for x.",
+        "none names no generator.",
+    ]
+    assert all(each["duration_ms"] >= 0 for each in events(project))
+
+
+class FailingStore(SqliteStore):
+    """A store on a full disk: it reads, and refuses every new version."""
+
+    async def add_version(self, version: Version) -> Version:
+        raise StorageError("The database failed: full.", "Free some disk space.", storage_path="x", errno=28)
+
+
+async def test_a_text_that_cannot_be_stored_is_a_failure(project: Project, engine: Engine, tmp_path: Path):
+    """Although it exists; the details are the store's."""
+    project.save(text("note", "one"))
+    engine.store = FailingStore(tmp_path / "full.db")
+    with pytest.raises(StorageFailed) as failed:
+        await run(engine)
+    engine.store.close()
+    assert failed.value.message == "note was generated but couldn't be stored: The database failed: full."
+    assert failed.value.hint == "Free some disk space."
+    assert failed.value.details == {"storage_path": "x", "errno": 28}
+    assert events(project)[-1]["status"] == "error"
+
+
+# -- the generator ----------------------------------------------------------------------------------------------
+
+
+@requirement("generators.selection")
+@pytest.mark.parametrize(
+    ("parts", "generator"),
+    [
+        ({"pattern": {"type": "jinja2"}}, "jinja2"),
+        ({"pattern": {"type": "nobody"}}, "nobody"),
+        ({"elements": [{"name": "a", "format": "text", "example_output": ""}]}, "demonstration"),
+        ({"elements": [{"name": "a", "format": "text", "example_output": "x"}, {"name": "b", "format": "text"}]}, None),
+        ({}, None),
+    ],
+)
+def test_a_config_names_its_generator_or_shows_examples(parts: dict[str, Any], generator: str | None):
+    """The pattern's type; without patterns, demonstration if every element has an example."""
+    assert generator_of(read("content", content("note", **parts), where="note").config) == generator
+
+
+async def test_a_generator_that_is_not_there_is_named_with_those_there_are(project: Project, engine: Engine):
+    """Its type and the available ones stand in the details."""
+    project.save(content("note", pattern={"type": "nobody"}))
+    with pytest.raises(GeneratorNotFound) as failed:
+        await run(engine)
+    assert failed.value.details == {
+        "generator_type": "nobody",
+        "available_generators": ["demonstration", "jinja2", "template_fill", "bdd_scenario", "code_generation"],
+    }
+    assert "Write one of demonstration, jinja2, template_fill, bdd_scenario, code_generation" in str(failed.value.hint)
+
+
+@requirement("generators.selection")
+async def test_a_config_without_a_generator_says_what_to_add(project: Project, engine: Engine):
+    """Patterns, or examples."""
+    project.save(content("note"))
+    with pytest.raises(GenerationFailed) as failed:
+        await run(engine)
+    assert failed.value.details == {
+        "content_config_id": "note",
+        "generator_type": None,
+        "error_type": "MissingGenerator",
+    }
+    assert "generation.patterns" in str(failed.value.hint)
+
+
+async def test_a_dry_run_makes_everything_in_memory(project: Project, engine: Engine):
+    """Texts of other contents too; nothing is stored, told or written."""
+    source = {"id": "other", "source_type": "content_config", "source_locator": "other", "data_selector": "output"}
+    project.save(
+        text("other", "one"),
+        content("note", pattern={"type": "template_fill", "template": "<{{ other }}>"}, sources=[source]),
+    )
+    with unchanged(project):
+        prepared = await prepare(
+            Work(engine, dry=True), engine.catalog.find("content", "note").parsed, CallerContext({"x": 1})
+        )
+        assert (await make(prepared)).text == "<one>"
+    assert prepared.variables == ["other", "x"]
+    assert engine.store.counts()["versions"] == 0
+    assert events(project) == []
+
+
+# -- contents that wait for contents ----------------------------------------------------------------------------
+
+
+def taking(content_id: str, *others: str, required: bool = True) -> dict[str, Any]:
+    """A content made of the texts of others."""
+    sources = [
+        {
+            "id": f"s{number}",
+            "source_type": "content_config",
+            "source_locator": other,
+            "data_selector": "output",
+            "required": required,
+        }
+        for number, other in enumerate(others)
+    ]
+    template = "".join(f"{{{{ s{number} }}}}" for number in range(len(others)))
+    options = {"undefined_behavior": "empty"}
+    return content(
+        content_id,
+        pattern={"type": "template_fill", "template": template, "generation_config": options},
+        sources=sources,
+    )
+
+
+def failing(document: dict[str, Any]) -> dict[str, Any]:
+    """The same, with a name in its template that has no value."""
+    document["generation"]["patterns"][0] |= {"template": "{{ nothing }}", "generation_config": {}}
+    return document
+
+
+async def test_contents_that_wait_for_one_another_fail(project: Project, engine: Engine):
+    """The circle is spelled out, also when it is a content's own text."""
+    project.save(taking("a", "b"), taking("b", "c"), taking("c", "b"), taking("self", "self"))
+    with pytest.raises(GenerationFailed, match="The contents wait for one another: a → b → c → b"):
+        await run(engine, "a")
+    with pytest.raises(GenerationFailed, match="self → self"):
+        await run(engine, "self")
+    with pytest.raises(GenerationFailed) as failed:
+        await prepare(Work(engine), engine.catalog.find("content", "a").parsed, CallerContext({}), waiting=("a", "b"))
+    assert failed.value.details["cycle"] == ["a", "b", "a"]
+    assert failed.value.details["error_type"] == "CircularReference"
+    assert failed.value.hint
+
+
+async def test_an_optional_circle_is_a_missing_value(project: Project, engine: Engine):
+    """Where the circle closes stands null."""
+    project.save(taking("a", "b", "c"), taking("b", "a", "c", required=False), text("c", "x"))
+    made = await run(engine, "a")
+    assert made.version.body == "xx"
+
+
+async def test_a_chain_has_a_largest_length(project: Project, engine: Engine):
+    """Ten contents may wait for one another, not eleven."""
+    project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
+    assert (await run(engine, "t9")).version.body == "x"
+    with pytest.raises(GenerationFailed, match="more than 10 deep"):
+        await run(engine, "t10")
+    with pytest.raises(LimitExceeded) as failed:
+        await prepare(Work(engine), engine.catalog.find("content", "t0").parsed, CallerContext({}), waiting=("x",) * 10)
+    assert failed.value.details["limit"] == "content.chain"
+    assert failed.value.hint
+
+
+async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engine: Engine):
+    """Else contents that fan out would take exponential time, forced or failing all the more."""
+    many = 12
+    project.save(
+        text("t0", "x"),
+        *(taking(f"t{number}", *[f"t{number - 1}"] * many) for number in range(1, 4)),
+        content("u0"),
+        *(failing(taking(f"u{number}", *[f"u{number - 1}"] * many, required=False)) for number in range(1, 9)),
+    )
+    with trio.fail_after(20):
+        for status in ("generated", "regenerated"):
+            made = await run(engine, "t3", force=True)
+            assert (made.status, made.version.body) == (status, "x" * many**3)
+        assert [len(engine.store.versions(f"t{number}")) for number in range(4)] == [2, 2, 2, 2]
+        with pytest.raises(GenerationFailed, match="u8: no value for nothing"):
+            await run(engine, "u8")
+        prepared = await prepare(Work(engine, dry=True), engine.catalog.find("content", "t3").parsed, CallerContext({}))
+        assert len((await make(prepared)).text) == many**3
+
+
+async def test_another_contents_own_context_is_its_own(project: Project, engine: Engine):
+    """What the caller passes is for the content that was asked for."""
+    inner = content("inner", pattern={"type": "jinja2", "template": "{{ who | default('nobody') }}"})
+    project.save(inner, taking("outer", "inner"))
+    assert (await run(engine, "outer", {"who": "me"})).version.body == "nobody"
+
+
+async def test_a_busy_house_fails_the_whole_call(project: Project, engine: Engine):
+    """Not as a missing value of a source."""
+    project.save(
+        content("inner", pattern={"type": "jinja2", "template": "{{ 1 }}"}), taking("outer", "inner", required=False)
+    )
+    engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
+    with pytest.raises(Busy):
+        await run(engine, "outer")
+    assert engine.store.counts()["versions"] == 0
+
+
+# -- projects of chora-compose ----------------------------------------------------------------------------------
+
+
+@requirement("rulings.c32")
+async def test_without_chora_toml_undefined_names_are_warnings(project: Project):
+    """An existing project's templates were written for empty names."""
+    (project.root / "chora.toml").unlink()
+    project.save(
+        content("jinja", pattern={"type": "jinja2", "template": "<{{ x }}>"}),
+        content("fill", pattern={"type": "template_fill", "template": "<{{ x }}>"}),
+    )
+    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+        for content_id in ("jinja", "fill"):
+            made = await run(engine, content_id)
+            assert made.version.body == "<>"
+            assert len(made.warnings) == 1
+            assert made.warnings[0].startswith("x ")
+
+
+async def test_two_calls_at_once_both_get_the_text(project: Project, engine: Engine):
+    """Whoever is first, nothing breaks and nothing mixes."""
+    project.save(content("note", pattern={"type": "template_fill", "template": "{{ who }}"}))
+    bodies: dict[str, str] = {}
+
+    async def one(who: str) -> None:
+        bodies[who] = (await run(engine, context={"who": who})).version.body
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(one, str(number % 4))
+    assert bodies == {who: who for who in "0123"}
+
+
+# -- for whom a text is made ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        ({"type": "template_fill", "template": "plain"}, 1),
+        ({"type": "template_fill", "template": "{{ member_id }}"}, 2),
+        ({"type": "jinja2", "template": "{{ member_id | default('nobody') }}"}, 2),
+        ({"type": "jinja2", "template": "{% include 'part.j2' %}"}, 2),
+        ({"type": "jinja2", "template": "{% include 'plain.j2' %}"}, 1),
+        ({"type": "template_fill", "template": "{{ x }}", "generation_config": {"context": {"x": "member_id"}}}, 2),
+        ({"type": "gauge"}, 2),
+    ],
+)
+async def test_reserved_names_are_lent_where_they_are_mentioned(project: Project, pattern: dict[str, Any], texts: int):
+    """A text that says the same to everybody is one text; what a plugin's code looks at can't be seen."""
+    project.write("chora.toml", '[plugins]\ngenerators = ["gauge.py"]\n')
+    project.write("gauge.py", PLUGIN)
+    project.write("templates/part.j2", "{{ member_id | default('nobody') }}")
+    project.write("templates/plain.j2", "plain")
+    pattern["generation_config"] = {"undefined_behavior": "empty", **pattern.get("generation_config", {})}
+    project.save(content("note", pattern=pattern))
+    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+        parsed = engine.catalog.find("content", "note").parsed
+        for member in ("one", "two"):
+            made = await generate(
+                Work(engine), parsed, CallerContext({}).within(member_id=member, collection_id="pack")
+            )
+            assert made.variables == (["x"] if "context" in pattern["generation_config"] else [])
+        assert len(engine.store.versions("note")) == texts
+        own = await generate(Work(engine), parsed, CallerContext({"member_id": "mine"}, {"member_id": "theirs"}))
+        assert texts == 1 or "x" in own.variables or "mine" in own.version.body
+
+
+PLUGIN = """
+from chora.generators.generator import GeneratedText
+NAME, VERSION, DESCRIPTION, CAPABILITIES = "gauge", "1", "Shows its member.", ()
+async def generate(job):
+    return GeneratedText(job.context["member_id"])
+"""
+
+
+# -- chains, circles, and what is remembered of them ------------------------------------------------------------
+
+
+async def test_a_text_that_is_known_counts_with_its_depth(project: Project, engine: Engine):
+    """A chain isn't allowed to grow beyond its greatest length because a part of it needn't be made."""
+    project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
+    for number in range(10):
+        made = await run(engine, f"t{number}")
+        assert made.depth == number + 1
+        assert (await run(engine, f"t{number}")) == made._replace(status="skipped")
+    for _ in range(2):
+        with pytest.raises(GenerationFailed, match="more than 10 deep"):
+            await run(engine, "t10")
+    assert (await run(engine, "t9")).status == "skipped"
+
+
+async def test_where_a_circle_is_cut_says_nothing_about_others(project: Project, engine: Engine):
+    """In one call: what was cut short on the way from one content is made in full on the way from another."""
+    project.save(taking("a", "b"), taking("b", "a", required=False), taking("c", "a"))
+    for first in ("a", "b"):
+        work = Work(engine)
+        for content_id in (first, "c", "a", "b"):
+            parsed = engine.catalog.find("content", content_id).parsed
+            assert (await generate(work, parsed, CallerContext({}))).version.body == ""
+    project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
+    work = Work(engine)
+    with pytest.raises(GenerationFailed, match="more than 10 deep"):
+        await generate(work, engine.catalog.find("content", "t11").parsed, CallerContext({}))
+    assert (await generate(work, engine.catalog.find("content", "t5").parsed, CallerContext({}))).version.body == "x"
+
+
+async def test_contents_that_all_want_one_another_are_made_in_bounded_time(project: Project, engine: Engine):
+    """Optional circles wherever one looks: each of them is gone into once for each that is asked for."""
+    names = [f"k{number}" for number in range(9)]
+    project.save(*(taking(name, *(other for other in names if other != name), required=False) for name in names))
+    work = Work(engine)
+    with trio.fail_after(20):
+        for name in names:
+            await generate(work, engine.catalog.find("content", name).parsed, CallerContext({}))
+    assert sum(len(engine.store.versions(name)) for name in names) <= 9 * 9
+
+
+async def test_what_lacks_an_optional_source_is_looked_at_every_time(project: Project, engine: Engine):
+    """It isn't made again for that, and neither is what takes it as a source; once it is there, both are."""
+    source = {"id": "late", "source_type": "external_file", "source_locator": "late.txt", "required": False}
+    pattern = {"type": "jinja2", "template": "<{{ late or 'nothing' }}>"}
+    project.save(content("note", pattern=pattern, sources=[source]), taking("outer", "note"))
+    first = await run(engine, "outer")
+    assert (first.version.body, first.settled) == ("<nothing>", False)
+    again = await run(engine, "outer")
+    assert (again.status, again.version, again.settled) == ("skipped", first.version, False)
+    await engine.traces.save()
+    assert engine.store.counts()["traces"] == 0
+    assert (await run(engine)).status == "skipped"
+    project.write("late.txt", "here")
+    there = await run(engine, "outer")
+    assert (there.version.body, there.settled) == ("<here>", True)
+    await engine.traces.save()
+    assert engine.store.counts()["traces"] == 2
+
+
+async def test_a_deleted_text_is_made_again(project: Project, engine: Engine):
+    """Whether its metadata was kept or not, although all it was made from is as it was."""
+    project.save(text("note", "x"), taking("outer", "note"))
+    for keep in (True, False, True):
+        first = await run(engine, "outer")
+        for content_id in ("note", "outer"):
+            infos = engine.store.version_infos(content_id)
+            await engine.store.delete_versions([info.version_id for info in infos], keep_metadata=keep)
+        again = await run(engine, "outer")
+        assert again.status == "generated", "as far as one can see, nothing was there before"
+        assert again.version.body == first.version.body == "x"
+        assert again.version.version_id > first.version.version_id
+        assert (await run(engine, "outer")).version == again.version
+
+
+async def test_force_makes_each_text_again_once_a_call(project: Project, engine: Engine):
+    """However many want it, and whether as the thing asked for or as a source of it."""
+    project.save(text("part", "x"), taking("one", "part"), taking("two", "part"), taking("three", "one", "two"))
+    await run(engine, "three")
+    work = Work(engine)
+    await generate(work, engine.catalog.find("content", "one").parsed, CallerContext({}))
+    for content_id in ("three", "one", "part"):
+        await generate(work.part(force=True), engine.catalog.find("content", content_id).parsed, CallerContext({}))
+    assert [len(engine.store.versions(each)) for each in ("part", "one", "two", "three")] == [2, 2, 2, 2]
+
+
+async def test_calls_at_once_make_one_text(project: Project, engine: Engine):
+    """Who comes later waits for the one that is being made; forced ones make their own."""
+    project.save(content("note", pattern={"type": "jinja2", "template": "{{ 6 * 7 }}"}))
+    statuses: list[str] = []
+
+    async def one(force: bool) -> None:
+        statuses.append((await run(engine, force=force)).status)
+
+    for force, count in ((False, 1), (True, 6)):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(one, force)
+        assert len(engine.store.versions("note")) == count
+    assert sorted(statuses) == ["generated", *["regenerated"] * 5, *["skipped"] * 4]
+
+
+async def test_a_reason_is_kept_with_the_text(project: Project, engine: Engine):
+    """Of who made it again."""
+    project.save(text("note", "x"))
+    parsed = engine.catalog.find("content", "note").parsed
+    made = await generate(Work(engine, force=True), parsed, CallerContext({}), reason="The tide turned")
+    assert made.version.metadata["reason"] == "The tide turned"
+    kept = engine.store.latest_version("note")
+    assert kept is not None
+    assert kept.metadata["reason"] == "The tide turned"
+
+
+# -- language models --------------------------------------------------------------------------------------------
+
+
+class Model:
+    """Answers, or fails as it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.fails = False
+
+    async def complete(self, request: llm.Request) -> llm.Reply:
+        self.asked += 1
+        if self.fails:
+            raise GenerationFailed("The model is overloaded.", "Try again later.", error_type="Overloaded")
+        return llm.Reply(
+            text=f"answer {self.asked}", input_tokens=1000, output_tokens=500, model=request.model, usd=0.0105
+        )
+
+
+@pytest.fixture
+def model(project: Project, engine: Engine) -> Model:
+    """A content that a language model writes, and the model."""
+    options = {"prompt": "Write about {{ topic }}.", "model": "claude-sonnet-5", "fallback_template": "No {{ topic }}"}
+    project.save(content("code", pattern={"type": "code_generation", "generation_config": options}))
+    model = Model()
+    engine.spending.anthropic = cast(Any, model)
+    return model
+
+
+TOPIC = {"topic": "tides"}
+
+
+async def test_what_a_model_took_is_kept_with_the_text(engine: Engine, model: Model):
+    """Model, tokens and dollars; the same request is answered from what was paid for, unless it is forced."""
+    made = await run(engine, "code", TOPIC)
+    assert made.version.body == "answer 1"
+    usage = made.version.metadata["usage"]
+    assert (usage["model"], usage["input_tokens"], usage["output_tokens"]) == ("claude-sonnet-5", 1000, 500)
+    assert usage["total_cost_usd"] > 0
+    assert usage["cached"] is False
+    assert (await run(engine, "code", TOPIC)).status == "skipped"
+    infos = engine.store.version_infos("code")
+    await engine.store.delete_versions([info.version_id for info in infos])
+    again = await run(engine, "code", TOPIC)
+    assert (again.version.body, again.version.metadata["usage"]["cached"]) == ("answer 1", True)
+    assert model.asked == 1
+    assert (await run(engine, "code", TOPIC, force=True)).version.body == "answer 2"
+    assert (await run(engine, "code", {"topic": "winds"})).version.body == "answer 3"
+    assert {cost.content_id for cost in engine.store.costs()} == {"code"}
+
+
+async def test_a_text_that_stands_in_is_made_again(project: Project, engine: Engine, model: Model):
+    """As soon as the model answers, also where others take it as a source; until then each call tries."""
+    outer = taking("outer", "code")
+    inner = msgspec.json.decode(project.read("configs/content/code.json"))
+    inner["generation"]["patterns"][0]["generation_config"]["context"] = TOPIC
+    project.save(outer, inner)
+    model.fails = True
+    for turn in (1, 2):
+        made = await run(engine, "outer")
+        assert (made.version.body, made.settled) == ("No tides", False)
+        assert model.asked == turn
+    latest = engine.store.latest_version("code")
+    assert latest is not None
+    assert latest.fingerprint == ""
+    assert latest.metadata["warnings"] == ["The fallback template was used: code: the model is overloaded."]
+    model.fails = False
+    made = await run(engine, "outer")
+    assert (made.version.body, made.settled) == ("answer 3", True)
+    assert (await run(engine, "outer")).status == "skipped"
+    assert model.asked == 3
+
+
+async def test_dry_work_spends_and_stores_nothing(project: Project, engine: Engine, model: Model):
+    """What was answered before is shown; else the error has the request and what it would cost. Asking is asked for."""
+    document = msgspec.json.decode(project.read("configs/content/code.json"))
+    del document["generation"]["patterns"][0]["generation_config"]["fallback_template"]
+    project.save(document, taking("outer", "code"))
+    parsed = engine.catalog.find("content", "code").parsed
+    with unchanged(project), pytest.raises(GenerationFailed) as failed:
+        await make(await prepare(Work(engine, dry=True), parsed, CallerContext(TOPIC)))
+    assert failed.value.details["error_type"] == "NotAsked"
+    assert "Write about tides." in failed.value.details["request"].prompt
+    assert failed.value.details["outlook"]["estimated_usd"] > 0
+    assert model.asked == 0
+    with unchanged(project):
+        made = await make(await prepare(Work(engine, dry=True, spend=True), parsed, CallerContext(TOPIC)))
+        assert (made.text, model.asked) == ("answer 1", 1)
+        assert (await make(await prepare(Work(engine, dry=True), parsed, CallerContext(TOPIC)))).text == "answer 1"
+    assert engine.store.counts()["versions"] == 0
+    assert len(engine.store.costs()) == 1
+    made = await generate(Work(engine), parsed, CallerContext(TOPIC))
+    assert (made.version.body, model.asked) == ("answer 1", 1)
+    with pytest.raises(GenerationFailed, match="was never asked"):
+        await generate(Work(engine, spend=False), parsed, CallerContext({"topic": "winds"}))
+    assert model.asked == 1
+
+
+async def test_a_failing_model_without_a_fallback_fails_the_text(project: Project, engine: Engine, model: Model):
+    """With its reason; nothing is stored, and the next call tries again."""
+    document = msgspec.json.decode(project.read("configs/content/code.json"))
+    del document["generation"]["patterns"][0]["generation_config"]["fallback_template"]
+    project.save(document)
+    model.fails = True
+    with pytest.raises(GenerationFailed, match="the model is overloaded"):
+        await run(engine, "code", TOPIC)
+    assert engine.store.counts()["versions"] == 0
+    model.fails = False
+    assert (await run(engine, "code", TOPIC)).version.body == "answer 2"

@@ -1,0 +1,320 @@
+"""Spending: budgets hold, answers are paid for once, and nothing that was paid for is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from chora import llm, settings
+from chora.engine.budget import Budget, Budgets
+from chora.errors import BudgetExceeded, GenerationFailed
+from chora.store import SqliteStore
+from chora.store.records import Completion, Cost
+from chora.timestamps import format_timestamp
+from tests.anthropic_server import KEY, message, serving
+from tests.conftest import requirement
+
+PRICE = 0.01
+"""What a request of `asking` may cost at most: 1,000 tokens out at $10 a million, and next to nothing in."""
+
+
+class Model:
+    """Answers when it is told to; a failure is raised instead."""
+
+    def __init__(self) -> None:
+        self.asked: list[llm.Request] = []
+        self.may_answer = trio.Event()
+        self.may_answer.set()
+        self.failures: list[GenerationFailed] = []
+
+    async def complete(self, request: llm.Request) -> llm.Reply:
+        self.asked.append(request)
+        number = len(self.asked)
+        await self.may_answer.wait()
+        await trio.lowlevel.checkpoint()
+        if self.failures:
+            raise self.failures.pop(0)
+        dollars = llm.cost(request.model, 0, 500)
+        return llm.Reply(
+            text=f"answer {number}",
+            input_tokens=0,
+            output_tokens=500,
+            model=request.model,
+            usd=None if dollars is None else sum(dollars),
+        )
+
+
+@pytest.fixture
+async def store() -> AsyncGenerator[SqliteStore]:
+    opened = SqliteStore(None)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+def spending(store: SqliteStore, model: Any, run: float = 0.0, day: float = 0.0, project: float = 0.0) -> Budgets:
+    return Budgets(store, model, settings.LlmSettings(budget_run=run, budget_day=day, budget_project=project))
+
+
+def asking(prompt: str = "x", model: str = "claude-sonnet-5") -> llm.Request:
+    return llm.Request(model=model, prompt=prompt, max_tokens=1000)
+
+
+async def spent(store: SqliteStore, usd: float, hours_ago: float) -> None:
+    """Money that went before."""
+    at = format_timestamp(datetime.now(UTC) - timedelta(hours=hours_ago))
+    cost = Cost(at=at, content_id="other", model="m", input_tokens=1, output_tokens=1, usd=usd)
+    completion = Completion(key=f"old {hours_ago}", model="m", text="", input_tokens=1, output_tokens=1, at=at)
+    await store.add_completion(completion, cost)
+
+
+async def refused(purse: Budget, request: llm.Request) -> dict[str, Any]:
+    """The details of a request that no budget allows."""
+    with pytest.raises(BudgetExceeded) as exceeded:
+        await purse.complete("note", request)
+    error = exceeded.value
+    assert error.message.endswith(".")
+    assert str(error.details["setting"]) in str(error.hint)
+    return error.details
+
+
+async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
+    """What really went over the wire: the text for the next time, the cost for the budgets, the sum for the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANTHROPIC_API_KEY", KEY)
+        async with serving(message("hi", tokens=(1000, 500))) as server:
+            limits = settings.LlmSettings(base_url=server.url)
+            purse = Budgets(store, llm.Anthropic(limits), limits).budget()
+            with trio.fail_after(20):
+                first = await purse.complete("note", asking())
+                again = await purse.complete("other", asking())
+    assert len(server.asked) == 1
+    assert (first.cached, first.usd) == (False, pytest.approx(0.007))
+    assert again == llm.Reply(
+        text="hi", input_tokens=1000, output_tokens=500, model="claude-sonnet-5", cached=True, usd=0.0
+    )
+    (cost,) = store.costs()
+    assert (cost.content_id, cost.model, cost.usd) == ("note", "claude-sonnet-5", pytest.approx(0.007))
+    assert purse.spent == pytest.approx(0.007)
+
+
+async def test_a_fresh_answer_is_asked_for_and_replaces_the_old_one(store: SqliteStore, model: Model):
+    """Whoever regenerates wants another text, and the next one gets that."""
+    purse = spending(store, model).budget()
+    assert (await purse.complete("note", asking())).text == "answer 1"
+    assert (await purse.complete("note", asking(), fresh=True)).text == "answer 2"
+    assert (await purse.complete("note", asking())).text == "answer 2"
+    assert len(store.costs()) == 2
+
+
+@requirement("generators.code-generation.budget")
+@pytest.mark.parametrize(
+    ("limits", "before", "budget"),
+    [
+        ({"run": PRICE / 2}, [], "run"),
+        ({"day": 0.02}, [(0.015, 23.0)], "day"),
+        ({"project": 0.02}, [(0.015, 100.0)], "project"),
+        ({"day": 0.02}, [(0.015, 25.0)], None),
+        ({"run": 0.02}, [(9.0, 1.0)], None),
+        ({}, [(9.0, 1.0)], None),
+    ],
+)
+async def test_what_would_exceed_a_budget_is_not_asked(
+    store: SqliteStore, model: Model, limits: dict[str, float], before: list[tuple[float, float]], budget: str | None
+):
+    """Of the run, of 24 hours, or of all time; 0 is no limit."""
+    for usd, hours in before:
+        await spent(store, usd, hours)
+    opened = spending(store, model, **limits)
+    assert opened.outlook(asking())["would_exceed"] == budget
+    if budget is None:
+        await opened.budget().complete("note", asking())
+        return
+    details = await refused(opened.budget(), asking())
+    assert details["budget"] == budget
+    assert details["setting"] == f"llm.budget_{budget}"
+    assert details["limit_usd"] == limits[budget]
+    assert details["spent_usd"] == (before[0][0] if before else 0)
+    assert details["estimated_usd"] == pytest.approx(PRICE, rel=0.01)
+    assert model.asked == []
+    assert len(store.costs()) == len(before)
+
+
+async def test_a_run_has_its_own_sum(store: SqliteStore, model: Model):
+    """What one call spent doesn't burden the next."""
+    opened = spending(store, model, run=0.012)
+    purse = opened.budget()
+    await purse.complete("note", asking("a"))
+    assert (await refused(purse, asking("b")))["spent_usd"] == 0.005
+    await opened.budget().complete("note", asking("b"))
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_calls_in_flight_count(store: SqliteStore, model: Model, together: bool):
+    """Two at the same time can't both have the money that is there for one, in one run or in two."""
+    opened = spending(store, model, **({"run": 0.016} if together else {"day": 0.016}))
+    first = opened.budget()
+    second = first if together else opened.budget()
+    model.may_answer = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.complete, "note", asking("a"))
+        await trio.testing.wait_all_tasks_blocked()
+        details = await refused(second, asking("b"))
+        assert (details["spent_usd"], details["in_flight_usd"]) == (0, pytest.approx(PRICE, rel=0.01))
+        model.may_answer.set()
+    assert opened.in_flight == pytest.approx(0)
+    await second.complete("note", asking("b"))  # the first one took half of what it might have
+    assert [request.prompt for request in model.asked] == ["a", "b"]
+
+
+async def test_the_same_question_is_asked_once(store: SqliteStore, model: Model):
+    """Members that want the same at the same time share the answer."""
+    opened = spending(store, model)
+    model.may_answer = trio.Event()
+    replies: list[llm.Reply] = []
+
+    async def ask(content_id: str) -> None:
+        replies.append(await opened.budget().complete(content_id, asking()))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(ask, f"note-{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        model.may_answer.set()
+    assert len(model.asked) == len(store.costs()) == 1
+    assert sorted(reply.cached for reply in replies) == [False, True, True, True, True]
+    assert opened.asked == {}
+
+
+async def test_if_the_first_fails_the_next_one_asks(store: SqliteStore, model: Model):
+    """Nobody waits for an answer that won't come, and a failure that cost nothing leaves nothing behind."""
+    opened = spending(store, model)
+    model.may_answer = trio.Event()
+    model.failures = [GenerationFailed("No.", "Later.", error_type="APIConnectionError")]
+    replies: list[llm.Reply] = []
+    failures: list[GenerationFailed] = []
+
+    async def ask() -> None:
+        try:
+            replies.append(await opened.budget().complete("note", asking()))
+        except GenerationFailed as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        model.may_answer.set()
+    assert (len(failures), len(replies), len(model.asked), len(store.costs())) == (1, 2, 2, 1)
+
+
+async def test_two_fresh_questions_are_both_asked(store: SqliteStore, model: Model):
+    """Each of them wants its own; a third one is content with what comes first."""
+    opened = spending(store, model)
+    model.may_answer = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(lambda: opened.budget().complete("note", asking(), fresh=True))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(opened.budget().complete, "note", asking())
+        await trio.testing.wait_all_tasks_blocked()
+        model.may_answer.set()
+    assert len(model.asked) == 2
+
+
+async def test_a_broken_answer_was_paid_for_all_the_same(store: SqliteStore, model: Model):
+    """Its cost counts, and the next one asks anew."""
+    model.failures = [
+        GenerationFailed("Cut off.", "More.", error_type="BrokenAnswer", input_tokens=0, output_tokens=1000)
+    ]
+    opened = spending(store, model, run=0.021)
+    purse = opened.budget()
+    with pytest.raises(GenerationFailed):
+        await purse.complete("note", asking())
+    assert purse.spent == store.spent() == pytest.approx(0.01)
+    assert (await purse.complete("note", asking())).text == "answer 2"
+    assert (await refused(purse, asking("more")))["spent_usd"] == pytest.approx(0.015)
+
+
+async def test_a_caller_who_leaves_gives_the_money_back(store: SqliteStore, model: Model):
+    """A cancelled call holds nothing back from the budgets."""
+    opened = spending(store, model, run=0.012)
+    purse = opened.budget()
+    model.may_answer = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(purse.complete, "note", asking())
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert (opened.in_flight, purse.spent, opened.asked) == (0, 0, {})
+    model.may_answer.set()
+    await purse.complete("note", asking())
+
+
+async def test_what_was_paid_for_is_kept_although_the_caller_left(store: SqliteStore, model: Model):
+    """Between the answer and its being stored there is no way out."""
+    purse = spending(store, model).budget()
+    with trio.CancelScope() as scope:
+        original = model.complete
+
+        async def complete_and_leave(request: llm.Request) -> llm.Reply:
+            reply = await original(request)
+            scope.cancel()
+            return reply
+
+        model.complete = complete_and_leave
+        await purse.complete("note", asking())
+    assert store.completion(asking().key) is not None
+    assert len(store.costs()) == 1
+
+
+async def test_a_model_nobody_knows_may_be_asked(store: SqliteStore, model: Model):
+    """Its price can't be held against it; the outlook says so where a budget is set."""
+    opened = spending(store, model, run=0.001)
+    request = asking(model="somebody-elses")
+    outlook = opened.outlook(request)
+    assert (outlook["estimated_usd"], outlook["would_exceed"]) == (None, None)
+    assert outlook["warning"] == "What somebody-elses costs isn't known, so the budgets can't hold it"
+    assert spending(store, model).outlook(request)["warning"] is None
+    reply = await opened.budget().complete("note", request)
+    assert reply.usd is None
+    assert store.costs()[0].usd is None
+
+
+async def test_an_outlook_says_what_it_would_cost(store: SqliteStore, model: Model):
+    """Before anything is asked, and nothing once the answer is known."""
+    await spent(store, 0.25, 1.0)
+    await spent(store, 0.5, 48.0)
+    opened = spending(store, model, run=1.0, day=10.0, project=100.0)
+    assert opened.outlook(asking()) == {
+        "model": "claude-sonnet-5",
+        "estimated_usd": 0.010002,
+        "cached": False,
+        "spent_day_usd": 0.25,
+        "spent_project_usd": 0.75,
+        "budget_run_usd": 1.0,
+        "budget_day_usd": 10.0,
+        "budget_project_usd": 100.0,
+        "would_exceed": None,
+        "warning": None,
+    }
+    assert model.asked == []
+    await opened.budget().complete("note", asking())
+    outlook = opened.outlook(asking())
+    assert (outlook["cached"], outlook["estimated_usd"]) == (True, 0.0)
+
+
+async def test_a_known_answer_needs_no_budget(store: SqliteStore, model: Model):
+    """What is free is given even when all is spent."""
+    await spending(store, model).budget().complete("note", asking())
+    poor = spending(store, model, day=0.001)
+    assert (await poor.budget().complete("note", asking())).cached
+    await refused(poor.budget(), asking("other"))

@@ -1,0 +1,1209 @@
+"""What is wrong with texts, configs and collections: every code, every kind of rule, every place a rule can look at."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from chora import app, settings
+from chora.engine.build.generate import generate
+from chora.engine.drafts import make_draft
+from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.validation import checks, lint
+from chora.engine.validation.checks import CHECKS, Rule
+from chora.engine.validation.validate import Finding, Findings, validate, validate_collection
+from chora.errors import Busy, ConfigNotFound, InvalidConfigId, ValidationExecutionFailed
+from chora.model import ArtifactRule, ContentRule
+from chora.store import Version
+from chora.timestamps import now, sha256
+from tests.conftest import Project, artifact, child, content, requirement, text
+
+
+@pytest.fixture(autouse=True)
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ruff is on PATH, and nothing else."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "ruff").symlink_to(Path(sys.executable).with_name("ruff"))
+    monkeypatch.setenv("PATH", str(folder))
+
+
+async def store(engine: Engine, content_id: str, body: str, **rest: Any) -> Version:
+    """Keep a text as if it had been generated."""
+    fingerprint = f"sha256:{len(engine.store.version_infos(content_id))}"
+    return await engine.store.add_version(
+        Version(
+            content_id=content_id,
+            body=body,
+            sha256=sha256(body.encode()),
+            fingerprint=fingerprint,
+            generator="demonstration",
+            generator_version="1.0.0",
+            generated_at=now(),
+            **rest,
+        )
+    )
+
+
+async def look(engine: Engine, name: str, *rules: Rule) -> Findings:
+    with trio.fail_after(30):
+        return await validate(Work(engine, dry=True), name, rules)
+
+
+async def judged(engine: Engine, body: str, rule: Rule, **metadata: Any) -> list[Finding]:
+    """What a rule finds in a text of which only the text is known, or also the config's metadata."""
+    await store(engine, "piece", body)
+    return [issue for issue in (await look(engine, "piece", rule)).issues if not issue.code.startswith("content_very")]
+
+
+def codes(findings: Findings) -> list[str]:
+    return [issue.code for issue in findings.issues]
+
+
+# -- what any text is held to -----------------------------------------------------------------------------------
+
+
+@requirement("tools.validate-content.built-in")
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("Everything is well.", []),
+        ("", [("error", "content_empty", None)]),
+        (" \n\t", [("error", "content_empty", None)]),
+        ("Short", [("warning", "content_very_short", None)]),
+        ("123456789", [("warning", "content_very_short", None)]),
+        ("1234567890", []),
+        ("And so it goes on...", [("warning", "content_incomplete", None)]),
+        ("And so it goes on…\n", [("warning", "content_incomplete", None)]),
+        ("One\n\nand [TBD] two", [("warning", "content_incomplete", "line 3")]),
+    ],
+)
+async def test_every_text_is_held_to_the_obvious(engine: Engine, body: str, expected: list[Any]):
+    """Empty is an error, suspicious is a warning, and only errors make it invalid."""
+    await store(engine, "note", body)
+    found = await look(engine, "note")
+    assert [(issue.severity, issue.code, issue.location) for issue in found.issues] == expected
+    assert found.valid is not any(severity == "error" for severity, _, _ in expected)
+
+
+# -- rules: a row for every outcome -----------------------------------------------------------------------------
+
+MARKDOWN = """# Harbour
+
+See [the map](docs/map.md), [gone](docs/gone.md) and [tides](#tide-table).
+
+## Tide table
+
+| a |
+"""
+TEXT = "Everything is well."
+OBJECT = '{"name": "x", "size": {"h": 1}, "none": null}'
+
+ROWS: list[tuple[str, Rule, str, list[tuple[str, str, str | None, dict[str, Any]]]]] = [
+    # presence
+    ("presence", Rule("presence"), TEXT, []),
+    ("presence fails", Rule("presence"), "\n", [("error", "content_missing", None, {})]),
+    # length
+    ("length fits", Rule("length", config={"min": 19, "max": 19}), TEXT, []),
+    (
+        "too short",
+        Rule("length", config={"min": 20}),
+        TEXT,
+        [("error", "content_too_short", None, {"actual": 19, "required": 20})],
+    ),
+    (
+        "too long, as the spec spells it",
+        Rule("length", config={"max_length": 18.0}, severity="warning"),
+        TEXT,
+        [("warning", "content_too_long", None, {"actual": 19, "limit": 18})],
+    ),
+    ("length without bounds", Rule("length"), TEXT, [("error", "invalid_rule", None, {"rule_type": "length"})]),
+    ("bounds crossed", Rule("length", config={"min": 2, "max": 1}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("bound no number", Rule("length", config={"min": "2"}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("bound true", Rule("length", config={"min": True}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("bound negative", Rule("length", config={"max": -1}), TEXT, [("error", "invalid_rule", None, {})]),
+    # format and syntax
+    ("json", Rule("format", config={"format": "json"}), OBJECT, []),
+    (
+        "not json",
+        Rule("format", config={"format": "JSON"}),
+        '{\n"a" 1}',
+        [("error", "format_mismatch", "line 2", {"format": "json", "line": 2, "column": 5})],
+    ),
+    ("any text is text", Rule("format", config={"format": "text"}), TEXT, []),
+    (
+        "not checkable",
+        Rule("format", config={"format": "typescript"}),
+        TEXT,
+        [("info", "format_not_checked", None, {"format": "typescript"})],
+    ),
+    ("no such format", Rule("format", config={"format": "klingon"}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("no format at all", Rule("format"), TEXT, [("error", "invalid_rule", None, {})]),
+    ("python", Rule("syntax", config={"language": "py"}), "x = 1\nprint(x)\n", []),
+    (
+        "not python",
+        Rule("syntax", config={"language": "python"}, severity="info"),
+        "x = 1\nprint(x\n",
+        [("info", "syntax_error", "line 2", {"format": "python"})],
+    ),
+    ("template", Rule("syntax", config={"language": "jinja2"}), "{{ a.b() }} and more", []),
+    (
+        "not a template",
+        Rule("syntax", config={"language": "jinja2"}),
+        "a longer text\n{% if %}",
+        [("error", "syntax_error", "line 2", {})],
+    ),
+    # regex
+    ("matches", Rule("regex", config={"pattern": "is\\s"}), TEXT, []),
+    (
+        "matches nothing",
+        Rule("regex", config={"pattern": "IS"}),
+        TEXT,
+        [("error", "pattern_not_found", None, {"pattern": "IS"})],
+    ),
+    ("flags", Rule("regex", config={"must_match": "IS", "flags": "i"}), TEXT, []),
+    (
+        "must not match",
+        Rule("regex", config={"must_not_match": "two"}),
+        "one and\ntwo",
+        [("error", "pattern_found", "line 2", {"pattern": "two", "line": 2})],
+    ),
+    ("must not, and doesn't", Rule("regex", config={"pattern": "q", "must_match": False}), TEXT, []),
+    (
+        "must not, and does",
+        Rule("regex", config={"pattern": "is", "must_not_match": True}),
+        TEXT,
+        [("error", "pattern_found", "line 1", {})],
+    ),
+    ("no pattern", Rule("regex", config={"pattern": ["a"]}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("broken pattern", Rule("regex", config={"pattern": "("}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("broken flags", Rule("regex", config={"pattern": "a", "flags": 1}), TEXT, [("error", "invalid_rule", None, {})]),
+    # required_fields
+    ("fields", Rule("required_fields", config={"fields": ["name", "size.h"]}), OBJECT, []),
+    (
+        "fields missing",
+        Rule("required_fields", config={"fields": ["name", "size.w", "none"]}),
+        OBJECT,
+        [
+            ("error", "missing_required_field", None, {"field": "size.w"}),
+            ("error", "missing_required_field", None, {"field": "none"}),
+        ],
+    ),
+    ("one field", Rule("required_fields", config={"fields": "name"}), OBJECT, []),
+    ("no fields", Rule("required_fields"), OBJECT, [("error", "invalid_rule", None, {})]),
+    ("fields empty", Rule("required_fields", config={"fields": []}), OBJECT, [("error", "invalid_rule", None, {})]),
+    (
+        "fields of broken data",
+        Rule("required_fields", config={"fields": "a"}),
+        "{ broken }",
+        [("error", "format_mismatch", None, {})],
+    ),
+    (
+        "fields of neither",
+        Rule("required_fields", config={"fields": "a"}),
+        TEXT,
+        [("error", "target_not_found", None, {"target": ""})],
+    ),
+    # schema
+    ("schema fits", Rule("schema", config={"schema": {"required": ["name"]}}), OBJECT, []),
+    ("schema over yaml", Rule("schema", config={"schema": {"required": ["name"]}}), "name: a text", []),
+    (
+        "schema doesn't fit",
+        Rule("schema", config={"schema": {"properties": {"size": {"properties": {"h": {"type": "string"}}}}}}),
+        OBJECT,
+        [("error", "schema_validation_failed", "$.size.h", {"path": "$.size.h"})],
+    ),
+    ("no data", Rule("schema", config={"schema": True}), '{"a": ]}', [("error", "format_mismatch", None, {})]),
+    ("schema in a file", Rule("schema", config={"schema": "schemas/any.yaml"}), OBJECT, []),
+    ("schema file gone", Rule("schema", config={"schema": "no.json"}), OBJECT, [("error", "invalid_rule", None, {})]),
+    (
+        "schema file no data",
+        Rule("schema", config={"schema": "docs/map.md"}),
+        OBJECT,
+        [("error", "invalid_rule", None, {})],
+    ),
+    ("schema elsewhere", Rule("schema", config={"schema": "../x.json"}), OBJECT, [("error", "invalid_rule", None, {})]),
+    ("no schema", Rule("schema", config={"schema": 5}), OBJECT, [("error", "invalid_rule", None, {})]),
+    (
+        "schema from the network",
+        Rule("schema", config={"schema": {"$ref": "http://127.0.0.1:9/x"}}),
+        OBJECT,
+        [("error", "invalid_rule", None, {})],
+    ),
+    # links
+    (
+        "links",
+        Rule("links"),
+        MARKDOWN,
+        [("error", "broken_link", "line 3", {"link": "docs/gone.md", "line": 3})],
+    ),
+    ("links from elsewhere", Rule("links", config={"base": "docs"}), "[a](map.md) [b](../docs/)", []),
+    ("links from nowhere", Rule("links", config={"base": 5}), TEXT, [("error", "invalid_rule", None, {})]),
+    # what belongs together
+    ("no children", Rule("completeness"), TEXT, [("error", "invalid_rule", None, {})]),
+    # lint
+    ("lint", Rule("lint", config={"linter": "ruff"}), "x = 1\nprint(x)\n", []),
+    (
+        "lint finds",
+        Rule("lint", config={"linter": "ruff", "options": "--select=F"}, severity="warning"),
+        "x = 1\nimport os\n",
+        [("warning", "lint_finding", "line 2", {"linter": "ruff", "line": 2, "column": 8})],
+    ),
+    ("no linter", Rule("lint"), TEXT, [("error", "invalid_rule", None, {})]),
+    (
+        "linter refused",
+        Rule("lint", config={"linter": "sh"}, severity="info"),
+        TEXT,
+        [("error", "linter_not_allowed", None, {"linter": "sh"})],
+    ),
+    (
+        "linter not there",
+        Rule("lint", config={"linter": "yamllint"}),
+        TEXT,
+        [("warning", "linter_unavailable", None, {"linter": "yamllint"})],
+    ),
+    (
+        "options refused",
+        Rule("lint", config={"linter": "ruff", "options": "--fix"}),
+        TEXT,
+        [("error", "invalid_rule", None, {})],
+    ),
+    (
+        "file name refused",
+        Rule("lint", config={"linter": "ruff", "filename": "../x"}),
+        TEXT,
+        [("error", "invalid_rule", None, {})],
+    ),
+    # other types
+    ("unknown", Rule("spelling"), TEXT, [("warning", "unknown_rule_type", None, {"rule_type": "spelling"})]),
+    ("custom", Rule("custom"), TEXT, [("warning", "unknown_rule_type", None, {"rule_type": "custom"})]),
+    (
+        "custom of a known type",
+        Rule("custom", config={"type": "length", "max": 1}),
+        TEXT,
+        [("error", "content_too_long", None, {})],
+    ),
+    # targets
+    ("a file", Rule("length", "docs/map.md", {"max": 1}), TEXT, [("error", "content_too_long", "docs/map.md", {})]),
+    ("a file, said so", Rule("presence", "file:docs/map.md"), TEXT, []),
+    ("no file", Rule("length", "docs/gone.md", {"max": 1}), TEXT, [("error", "target_not_found", "docs/gone.md", {})]),
+    (
+        "no such file present",
+        Rule("presence", "docs/gone.md"),
+        TEXT,
+        [("error", "content_missing", "docs/gone.md", {})],
+    ),
+    ("a file outside", Rule("presence", "../x.md"), TEXT, [("error", "content_missing", "../x.md", {})]),
+    ("not text", Rule("presence", "docs/image.png"), TEXT, [("error", "content_missing", "docs/image.png", {})]),
+    (
+        "a file is of its ending",
+        Rule("format", "docs/broken.json"),
+        TEXT,
+        [("error", "format_mismatch", "docs/broken.json, line 1", {})],
+    ),
+    (
+        "a section",
+        Rule("length", "element.tide-table", {"min": 100}),
+        MARKDOWN,
+        [("error", "content_too_short", "element.tide-table", {"actual": 7})],
+    ),
+    ("no section", Rule("presence", "element.berths"), MARKDOWN, [("error", "content_missing", "element.berths", {})]),
+    ("no config", Rule("presence", "config"), TEXT, [("error", "content_missing", "config", {})]),
+]
+
+
+@pytest.mark.parametrize(("rule", "body", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+async def test_rules(project: Project, engine: Engine, rule: Rule, body: str, expected: list[Any]):
+    """What a rule finds, where, how bad it is, and with which facts."""
+    project.write("docs/map.md", "The map")
+    project.write("docs/image.png", b"\x89PNG\xff")
+    project.write("docs/broken.json", "{")
+    project.write("schemas/any.yaml", "type: object\n")
+    found = await judged(engine, body, rule)
+    found = [issue for issue in found if issue.code != "content_empty"]
+    assert [(issue.severity, issue.code, issue.location) for issue in found] == [row[:3] for row in expected]
+    for issue, row in zip(found, expected, strict=True):
+        assert row[3].items() <= issue.details.items()
+        assert issue.message.endswith(".")
+        assert issue.message[:1] == issue.message[:1].upper()
+
+
+def test_every_check_has_a_row_and_configs_may_ask_for_it():
+    """Whoever adds a check also says what it finds, and that configs may name it."""
+    tried = {rule.type for _, rule, _, _ in ROWS}
+    assert set(CHECKS) - tried <= {"coherence"}
+    allowed = {
+        word
+        for rule in (ContentRule, ArtifactRule)
+        for word in msgspec.inspect.type_info(rule).fields[1].type.type.values  # type: ignore[attr-defined]
+    }
+    assert allowed - set(CHECKS) == {"custom", "custom_check"}
+
+
+async def test_a_hostile_pattern_does_not_hang_anybody(engine: Engine):
+    """It is killed, and the answer says which rule couldn't be checked."""
+    engine.templates.pool._settings = settings.RenderSettings(wall=0.3)
+    with pytest.raises(ValidationExecutionFailed) as failed:
+        await judged(engine, "a" * 5000 + "b", Rule("regex", config={"pattern": "(a+)+$"}))
+    assert failed.value.details["rule_type"] == "regex"
+    assert "longer than 0.3 s" in failed.value.details["error"]
+    assert await judged(engine, TEXT, Rule("regex", config={"pattern": "is"})) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("regex", config={"pattern": "a"}),
+        Rule("schema", config={"schema": True}),
+        Rule("format", config={"format": "json"}),
+    ],
+)
+async def test_a_worker_that_breaks_is_an_error_not_a_finding(
+    engine: Engine, rule: Rule, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever asked hears which rule it was."""
+    monkeypatch.setattr("chora.render.pool.worker_command", lambda: [sys.executable, "-c", "pass"])
+    with pytest.raises(ValidationExecutionFailed) as failed:
+        await judged(engine, OBJECT, rule)
+    assert failed.value.details["rule_type"] == rule.type
+
+
+async def test_a_busy_house_is_no_finding(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """The same call may succeed in a moment."""
+
+    async def busy(*given: object) -> None:
+        raise Busy("wait")
+
+    monkeypatch.setattr(engine.templates.pool, "match", busy)
+    with pytest.raises(Busy):
+        await judged(engine, TEXT, Rule("regex", config={"pattern": "a"}))
+
+
+# -- links ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "broken"),
+    [
+        ("[a](x.md)", []),
+        ("[a](./x.md 'title') ![b](<x y.md>) [c](x%20y.md)", []),
+        ("[a](/x.md) [b](sub/) [c](x.md#any) [d](x.md?raw=1)", []),
+        ("[a](http://x.y/z) [b](mailto:a@b) [c](//cdn/x) [d](tel:+1)", []),
+        ("`[a](gone.md)` and ``[b](gone.md)``", []),
+        ("a ` b [a](gone.md)", ["gone.md"]),
+        ("`` a ` [a](gone.md) `` b ` c ` [b](lost.md)", ["lost.md"]),
+        ("```\n[a](gone.md)\n```\n[b](lost.md)", ["lost.md"]),
+        ("~~~\n```\n[a](gone.md)\n~~~\n", []),
+        ("[a]: gone.md\n[b]: <x.md>\n[^1]: Some note", ["gone.md"]),
+        ("[![img](gone.png)](lost.md)", ["gone.png", "lost.md"]),
+        ("[a](page_(1).md)", []),
+        ("[a](gone_(1).md)", ["gone_(1).md"]),
+        ("[a](../../etc/passwd)", ["../../etc/passwd"]),
+        (f"[a]({'x' * 400}.md)", [f"{'x' * 400}.md"]),
+        ("[a](unclosed", []),
+        ("# One two!\n[a](#one-two) [b](#gone)", ["#gone"]),
+        ("# A\n# A\n[a](#a) [b](#a-1) [c](#a-2) [d](#)", ["#a-2"]),
+        ("Under lined\n===\n\nAnd\n---\n[a](#under-lined) [b](#and)", []),
+        ("<a id=\"Spot\"></a> <b name='there'>x</b>\n[a](#spot) [b](#there)", []),
+        ("## [Linked](x.md) `code`\n[a](#linked-code)", []),
+        ("[a](#%C3%BCber)\n# Über", []),
+    ],
+)
+async def test_links(project: Project, engine: Engine, body: str, broken: list[str]):
+    """Inline, reference and image links; code, other hosts and footnotes are passed over."""
+    for name in ("x.md", "x y.md", "page_(1).md", "sub/y.md"):
+        project.write(name, "x")
+    found = await judged(engine, body, Rule("links"))
+    assert [issue.details["link"] for issue in found] == broken
+
+
+async def test_many_links_are_looked_at_beside(project: Project, engine: Engine):
+    """A long text is looked through in a thread, in linear time, and a hundred broken links are enough."""
+    with trio.fail_after(20):
+        assert await judged(engine, "](" * 300_000, Rule("links")) == []
+        assert await judged(engine, "](a" * 300_000, Rule("links")) == []
+        assert await judged(engine, "[" * 300_000 + "](#", Rule("links")) == []
+        found = await judged(engine, "[a](gone.md)\n" * 10_000, Rule("links"))
+    assert len(found) == 100
+
+
+# -- linters ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Put a program of this name, in Python, on PATH; returns where it may leave traces."""
+
+    def put(name: str, source: str) -> Path:
+        file = tmp_path / "programs" / name
+        file.write_text(f"#!{sys.executable} -I\n{source}")
+        file.chmod(0o755)
+        return tmp_path
+
+    return put
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="programs by their first line")
+
+
+@posix
+async def test_a_linter_hears_the_text_and_nothing_else(
+    engine: Engine, program: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    """Its arguments are ours and checked, its folder is empty and not the project, its environment holds PATH alone."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "secret")
+    traces = program(
+        "yamllint",
+        """
+import json, os, sys, pathlib
+seen = {"argv": sys.argv[1:], "env": sorted(os.environ), "folder": os.getcwd(), "files": os.listdir()}
+seen["text"] = sys.stdin.read()
+(pathlib.Path(sys.argv[0]).parent.parent / "seen.json").write_text(json.dumps(seen))
+print('stdin:2:5: [error] too many spaces (colons)')
+print('a line that is no finding')
+sys.exit(1)
+""",
+    )
+    options = ["-d", "{extends: relaxed, rules: {line-length: disable}}"]
+    (issue,) = await judged(engine, "a: 1\nb:  ü\n", Rule("lint", config={"linter": "yamllint", "options": options}))
+    assert (issue.location, issue.message) == ("line 2", "[error] too many spaces (colons).")
+    assert issue.details == {"linter": "yamllint", "line": 2, "column": 5}
+    seen = msgspec.json.decode((traces / "seen.json").read_bytes())
+    assert seen["argv"] == ["--format", "parsable", *options, "-"]
+    assert set(seen["env"]) <= {"PATH", "LC_CTYPE"}  # the second is Python's own doing
+    assert seen["files"] == []
+    assert not Path(seen["folder"]).is_relative_to(engine.folder.root)
+    assert not Path(seen["folder"]).exists()
+    assert seen["text"] == "a: 1\nb:  ü\n"
+
+
+@posix
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("import time; time.sleep(60)", "yamllint took longer than 0.5 s"),
+        ("import sys; sys.exit('it is broken\\nreally')", "yamllint failed: it is broken"),
+        ("import sys; sys.exit(3)", "yamllint failed: exit status 3"),
+    ],
+)
+async def test_a_linter_that_fails_is_an_error(
+    engine: Engine, program: Callable[[str, str], Path], source: str, problem: str
+):
+    """Not a finding: nobody knows whether the text is right."""
+    program("yamllint", source)
+    engine.settings = msgspec.structs.replace(engine.settings, validation=settings.ValidationSettings(lint_time=0.5))
+    with pytest.raises(ValidationExecutionFailed) as failed:
+        await judged(engine, "a: 1\n" * 100_000, Rule("lint", config={"linter": "yamllint"}))
+    assert failed.value.details == {"rule_type": "lint", "error": problem}
+
+
+@posix
+async def test_a_linter_that_cannot_be_started_is_an_error(engine: Engine, program: Callable[[str, str], Path]):
+    """A file on PATH that is no program."""
+    folder = program("yamllint", "") / "programs"
+    (folder / "yamllint").write_text("#!/nowhere/python\n")
+    with pytest.raises(ValidationExecutionFailed, match="yamllint can't be run"):
+        await judged(engine, "a: 1\n", Rule("lint", config={"linter": "yamllint"}))
+
+
+@posix
+async def test_a_linter_that_talks_without_end_is_cut_off(engine: Engine, program: Callable[[str, str], Path]):
+    """What it said so far counts, up to a hundred findings."""
+    program("yamllint", "while True: print('x:1:2: again', flush=False)")
+    found = await judged(engine, "a: 1\n", Rule("lint", config={"linter": "yamllint"}))
+    assert len(found) == 100
+
+
+@posix
+async def test_a_linter_need_not_listen(engine: Engine, program: Callable[[str, str], Path]):
+    """One that closes its stdin at once may still find something."""
+    program("yamllint", "import os, time; os.close(0); print('x:7: found')")
+    (issue,) = await judged(engine, "a: 1\n" * 100_000, Rule("lint", config={"linter": "yamllint"}))
+    assert issue.details == {"linter": "yamllint", "line": 7, "column": None}
+
+
+@posix
+async def test_a_linter_of_the_settings_own_is_run_without_options(engine: Engine, program: Callable[[str, str], Path]):
+    """Any program that reads stdin and says file:line: message will do."""
+    program("prose", "import sys; print('x:1: ' + ' '.join(sys.argv[1:]))")
+    engine.settings = msgspec.structs.replace(
+        engine.settings, validation=settings.ValidationSettings(linters=("prose",))
+    )
+    (issue,) = await judged(engine, TEXT, Rule("lint", config={"linter": "prose"}))
+    assert issue.message == "-."
+    (issue,) = await judged(engine, TEXT, Rule("lint", config={"linter": "prose", "options": "-v"}))
+    assert issue.code == "invalid_rule"
+
+
+async def test_ruff_is_told_what_the_text_is_called(project: Project, engine: Engine):
+    """A stub may have unused imports; a file of the project goes by its own name; its settings don't count."""
+    project.write("ruff.toml", 'lint.ignore = ["F401"]\n')
+    project.write("src/a.py", "import os\n")
+    rule = Rule("lint", "src/a.py", {"linter": "ruff", "options": ["--select", "F401", "--line-length=80"]})
+    (issue,) = await judged(engine, TEXT, rule)
+    assert issue.location == "src/a.py, line 1"
+    assert "F401" in issue.message
+    named = {"linter": "ruff", "options": "--select=PYI009", "filename": "a.pyi"}
+    assert len(await judged(engine, "class A:\n    pass\n", Rule("lint", config=named))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "checked"),
+    [
+        ("ruff", None, []),
+        ("ruff", "", []),
+        (
+            "ruff",
+            "--select=E,F --ignore E501 --line-length=100",
+            ["--select=E,F", "--ignore=E501", "--line-length=100"],
+        ),
+        ("yamllint", None, ["-d", "default"]),
+        ("yamllint", "-d relaxed", ["-d", "relaxed"]),
+        ("yamllint", "-drelaxed", ["-d", "relaxed"]),
+        ("yamllint", ["-d", "{rules: {}}"], ["-d", "{rules: {}}"]),
+    ],
+)
+def test_options_that_a_linter_is_given(name: str, options: Any, checked: list[str]):
+    """Those that change what is found, and nothing else."""
+    assert lint.read_options(name, options) == checked
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ruff", "--fix"),
+        ("ruff", "--config=/etc/passwd"),
+        ("ruff", "--select=E /etc/passwd"),
+        ("ruff", "/etc/passwd"),
+        ("ruff", "--select"),
+        ("ruff", "--select=E;F"),
+        ("ruff", "--line-length=99999"),
+        ("ruff", "-"),
+        ("ruff", "--select='E"),
+        ("ruff", 5),
+        ("ruff", ["--select=E", 5]),
+        ("yamllint", "-d /etc/passwd"),
+        ("yamllint", "-c x.yaml"),
+        ("yamllint", ["-d", "{extends: /etc/passwd}"]),
+        ("yamllint", ["-d", "{ignore-from-file: x}"]),
+        ("yamllint", ["-d", '{rules: {a: [{"ignore-from\\u002dfile": x}]}}']),
+        ("yamllint", ["-d", "[a]"]),
+        ("yamllint", ["-d", "{a"]),
+        ("prose", "-v"),
+    ],
+)
+def test_options_that_no_linter_is_given(name: str, options: Any):
+    """What names a file, writes, or can't be understood."""
+    with pytest.raises(lint.OptionsRefused):
+        lint.read_options(name, options)
+
+
+# -- configs ----------------------------------------------------------------------------------------------------
+
+
+def rules(*written: dict[str, Any]) -> dict[str, Any]:
+    return {"validation": {"rules": [{"id": f"r{index}", **rule} for index, rule in enumerate(written)]}}
+
+
+@requirement("tools.validate-content.config-rules")
+async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
+    """Beside those of the call, each with its own severity; what is declared as format needn't be said again."""
+    project.save(
+        content(
+            "note",
+            elements=[
+                {"name": "intro", "format": "json", "example_output": "{}"},
+                {"name": "rest", "format": "text"},
+            ],
+            pattern={"type": "demonstration"},
+            **rules(
+                {"check_type": "format"},
+                {"check_type": "format", "target": "element.intro"},
+                {"check_type": "presence", "target": "element.rest", "severity": "warning"},
+                {"check_type": "length", "check_config": {"max": 5}, "severity": "info"},
+            ),
+        )
+        | {"metadata": {"description": "x", "version": "1.0.0", "output_format": "json"}}
+    )
+    before = await look(engine, "note")
+    assert [(issue.severity, issue.code) for issue in before.issues] == [("warning", "not_generated")] * 3
+    await store(engine, "note", "no object")
+    found = await look(engine, "note", Rule("presence", "element.nothing"))
+    assert [(issue.severity, issue.code) for issue in found.issues] == [
+        ("warning", "content_very_short"),
+        ("error", "format_mismatch"),
+        ("warning", "content_missing"),
+        ("info", "content_too_long"),
+        ("error", "content_missing"),
+    ]
+    assert (found.rule_count, found.valid) == (5, False)
+
+
+async def test_required_fields_of_a_config(project: Project, engine: Engine):
+    """The config's fields, when the text is no data or the rule says so."""
+    project.save(text("note", "Everything is well.") | {"owner": {"name": "Ines"}})
+    await generate(Work(engine), engine.catalog.find("content", "note").parsed, CallerContext({}))
+    for target in ("", "config"):
+        found = await look(
+            engine,
+            "note",
+            Rule("required_fields", target, {"fields": ["owner.name", "metadata.version", "owner.mail"]}),
+        )
+        problems = [issue for issue in found.issues if issue.severity == "error"]
+        assert [(issue.code, issue.location, issue.details) for issue in problems] == [
+            ("missing_required_field", "config", {"field": "owner.mail"})
+        ]
+
+
+async def test_required_fields_of_a_text_in_its_declared_format(project: Project, engine: Engine):
+    """YAML is told by the config; before there is a text, the config is what has the fields."""
+    document = content("note", pattern={"type": "jinja2", "template": "{{ a }}"})
+    document["metadata"]["output_format"] = "yaml"
+    project.save(document)
+    rule = Rule("required_fields", config={"fields": ["owner"]})
+    assert [issue.location for issue in (await look(engine, "note", rule)).issues] == ["config"]
+    await store(engine, "note", "owner: Ines\n")
+    assert (await look(engine, "note", rule)).issues == []
+    await store(engine, "note", "keeper: Ines\n")
+    assert [issue.location for issue in (await look(engine, "note", rule)).issues] == [None]
+
+
+async def test_the_schema_of_a_config(project: Project, engine: Engine):
+    """A project can hold its configs to a schema of its own."""
+    project.save(text("note", "Everything is well."))
+    found = await look(engine, "note", Rule("schema", "config", {"schema": {"required": ["owner"]}}))
+    assert [(issue.code, issue.location) for issue in found.issues] == [("schema_validation_failed", "config, $")]
+
+
+async def test_a_remark_on_a_config_is_an_issue(project: Project, engine: Engine):
+    """What reading it tolerated is said with what to write instead."""
+    project.save({**text("note", "x"), "elments": [], "schemaRef": None})
+    found = await look(engine, "note")
+    assert {(issue.severity, issue.code, issue.location) for issue in found.issues} == {
+        ("info", "unknown_key", "$.elments"),
+        ("warning", "schema_ref_missing", "$.schemaRef"),
+    }
+    assert all(issue.details["write"] or issue.code == "unknown_key" for issue in found.issues)
+    assert found.valid
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_config_that_cannot_be_read_is_told_fault_by_fault(project: Project, engine: Engine, stored: bool):
+    """Also beside a text that was stored before."""
+    project.save({**text("note", "x"), "metadata": {"version": "x"}})
+    if stored:
+        await store(engine, "note", "[TBD] and more")
+    found = await look(engine, "note")
+    faults = [issue for issue in found.issues if issue.severity == "error"]
+    assert {(issue.code, issue.location) for issue in faults} == {
+        ("schema_validation_failed", "$.metadata.description"),
+        ("schema_validation_failed", "$.metadata.version"),
+    }
+    assert faults[0].details["write"]
+    assert ("content_incomplete" in codes(found)) is stored
+
+
+async def test_a_config_that_is_too_large_is_told(project: Project, engine: Engine):
+    """Whatever keeps it from being read."""
+    project.write("configs/content/note.json", " " * 1_100_000)
+    (issue,) = (await look(engine, "note")).issues
+    assert (issue.code, issue.location) == ("schema_validation_failed", None)
+    assert "larger than" in issue.message
+
+
+@pytest.mark.parametrize(
+    ("document", "severity", "code"),
+    [
+        (content("note", pattern={"type": "telepathy"}), "error", "invalid_generator"),
+        (content("note"), "warning", "invalid_generator"),
+        (content("note", pattern={"type": "jinja2", "template": "gone.j2"}), "error", "invalid_template"),
+        (content("note", pattern={"type": "jinja2", "template": "{% if %}"}), "error", "invalid_template"),
+        (content("note", pattern={"type": "jinja2", "template": "../x.j2"}), "error", "invalid_template"),
+        (content("note", pattern={"type": "jinja2"}), "error", "invalid_template"),
+        (content("note", pattern={"type": "jinja2", "template": "{{ a }}"}), None, None),
+        (text("note", "x"), None, None),
+    ],
+)
+async def test_a_content_that_cannot_be_generated(
+    project: Project, engine: Engine, document: dict[str, Any], severity: str | None, code: str | None
+):
+    """No such generator, no template, one that can't be parsed; a context isn't needed to tell."""
+    project.save(document)
+    found = await look(engine, "note")
+    assert [(issue.severity, issue.code) for issue in found.issues] == ([(severity, code)] if code else [])
+
+
+# -- artifacts --------------------------------------------------------------------------------------------------
+
+
+async def test_an_artifact_is_complete_or_not(project: Project, engine: Engine):
+    """Every child needs a config and a text; of an optional one the lack is a warning."""
+    approved = {"evolution": {"stage": "approved"}}
+    project.save(
+        text("good", "Everything is well."),
+        text("approved", "x") | approved,
+        content("mute"),
+        artifact(
+            "pack",
+            [
+                child("good", review_required=True),
+                child("approved", retrievalStrategy="approved_only", review_required=True),
+                child("gone"),
+                child("lost", required=False),
+                child("mute"),
+                child("broken"),
+                child("good", retrievalStrategy="version", version="2.0.0"),
+                child("good", retrievalStrategy="version"),
+                child("good", retrievalStrategy="approved_only", required=False),
+                child("old", retrievalStrategy="all"),
+                child("older", retrievalStrategy="all"),
+                child("good", retrievalStrategy="version", version="1.0.0"),
+            ],
+        ),
+    )
+    project.write("configs/content/broken.json", "{")
+    await store(engine, "old", "It is still here.")
+    found = [issue for issue in (await look(engine, "pack")).issues if issue.code != "duplicate_child"]
+    assert [(issue.severity, issue.code, issue.location) for issue in found] == [
+        ("warning", "review_pending", "content.children[0]"),
+        ("error", "missing_child", "content.children[2]"),
+        ("warning", "missing_child", "content.children[3]"),
+        ("error", "child_not_available", "content.children[4]"),
+        ("error", "invalid_child", "content.children[5]"),
+        ("error", "child_not_available", "content.children[6]"),
+        ("error", "invalid_child", "content.children[7]"),
+        ("warning", "child_not_available", "content.children[8]"),
+        ("error", "child_not_available", "content.children[10]"),
+    ]
+    assert found[1].details == {"content_id": "gone", "path": "configs/content/gone.json"}
+
+
+async def test_an_artifact_is_coherent_or_not(project: Project, engine: Engine):
+    """Ids, positions and outputs stand once; what assembling refuses is an error in any case."""
+    project.save(
+        text("a", "x"),
+        text("b", "x"),
+        artifact(
+            "pack",
+            [child("a", order=1), child("b", order=1), child("a")],
+            {"file": "outputs/x.md", "format": "markdown"},
+            {"file": "./outputs/x.md", "format": "text"},
+            {"file": "../x.md", "format": "text"},
+        ),
+    )
+    found = await look(engine, "pack")
+    expected = [
+        ("warning", "duplicate_child", "children"),
+        ("warning", "duplicate_order", "children"),
+        ("error", "invalid_output", "metadata.outputs[2]"),
+        ("error", "duplicate_output", "metadata.outputs"),
+    ]
+    assert [(issue.severity, issue.code, issue.location) for issue in found.issues] == expected
+
+
+async def test_what_an_artifact_declares_replaces_what_is_usual(project: Project, engine: Engine):
+    """Its own severity counts, and nothing is told twice."""
+    document = artifact("pack", [child("gone"), child("gone")])
+    document |= rules(
+        {"check_type": "completeness", "severity": "info"},
+        {"check_type": "coherence", "severity": "info"},
+        {"check_type": "custom_check"},
+    )
+    project.save(document)
+    found = await look(engine, "pack")
+    assert [(issue.severity, issue.code) for issue in found.issues] == [
+        ("info", "missing_child"),
+        ("info", "missing_child"),
+        ("info", "duplicate_child"),
+        ("warning", "unknown_rule_type"),
+    ]
+    assert (found.rule_count, found.valid) == (3, True)
+
+
+async def test_the_files_of_an_artifact_are_its_texts(project: Project, engine: Engine):
+    """Each by its own format, and links from where it lies."""
+    document = artifact(
+        "pack",
+        [child("a")],
+        {"file": "outputs/x.md", "format": "markdown"},
+        {"file": "outputs/x.py", "format": "code", "language_dialect": "python"},
+        {"file": "outputs/never.md", "format": "markdown"},
+    ) | rules({"check_type": "format"}, {"check_type": "lint", "check_config": {"linter": "ruff"}, "severity": "info"})
+    project.save(text("a", "x"), document)
+    assert codes(await look(engine, "pack")) == ["not_generated", "not_generated"]
+    project.write("outputs/x.md", "[a](x.py) [b](gone.md)\n")
+    project.write("outputs/x.py", "def f(:\n")
+    found = await look(engine, "pack", Rule("links"))
+    assert [(issue.code, issue.location) for issue in found.issues if issue.severity == "error"] == [
+        ("format_mismatch", "outputs/x.py, line 1"),
+        ("broken_link", "outputs/x.md, line 1"),
+    ]
+    assert any(issue.code == "lint_finding" for issue in found.issues)
+
+
+async def test_the_children_of_a_content(project: Project, engine: Engine):
+    """A content refers to others too."""
+    project.save(text("a", "x"), text("b", "x") | {"children": [child("a"), child("gone")]})
+    (issue,) = (await look(engine, "b", Rule("completeness"))).issues
+    assert (issue.code, issue.location) == ("missing_child", "children[1]")
+
+
+# -- what a name means ------------------------------------------------------------------------------------------
+
+
+@requirement("tools.validate-content.artifacts")
+async def test_a_name_means_a_content_then_an_artifact_then_a_collection_then_a_draft(project: Project, engine: Engine):
+    """And a text that is stored under it in any case."""
+    project.save(collection("x", "gone"))
+    assert [(issue.code, issue.location) for issue in (await look(engine, "x")).issues] == [("missing_config", "gone")]
+    project.save(artifact("x", [child("gone")]))
+    assert codes(await look(engine, "x")) == ["missing_child"]
+    project.save(content("x"))
+    assert codes(await look(engine, "x")) == ["invalid_generator"]
+    await store(engine, "x", "")
+    assert codes(await look(engine, "x")) == ["invalid_generator", "content_empty"]
+    await store(engine, "only-text", "")
+    assert codes(await look(engine, "only-text")) == ["content_empty"]
+
+
+async def test_a_draft_is_validated_by_its_id(engine: Engine):
+    """Also one that no longer fits its format."""
+    draft, _ = await make_draft(engine, "artifact", artifact("pack", [child("gone")]), None)
+    assert codes(await look(engine, draft.draft_id)) == ["missing_child"]
+    await engine.store.save_draft(msgspec.structs.replace(draft, config_data={"type": "artifact"}))
+    assert set(codes(await look(engine, draft.draft_id))) == {"schema_validation_failed"}
+
+
+async def test_nothing_by_this_name(engine: Engine):
+    """The error says where it was looked for; what can't be an id is another error."""
+    with pytest.raises(ConfigNotFound) as missing:
+        await look(engine, "nothing")
+    assert missing.value.details["content_or_config_id"] == "nothing"
+    assert "configs/artifact/nothing.json" in missing.value.details["searched_paths"]
+    with pytest.raises(InvalidConfigId):
+        await look(engine, "../x")
+
+
+async def test_a_failing_disk_is_no_finding(project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """It ends the call, wherever it happens."""
+    project.save(text("a", "x"))
+
+    def busy(*given: object) -> None:
+        raise Busy("wait")
+
+    monkeypatch.setattr(engine.catalog, "find", busy)
+    with pytest.raises(Busy):
+        await look(engine, "a")
+    project.save(collection("x", "a"), artifact("a", [child("a")]))
+    parsed = engine.catalog.open("collection", "x.json").parsed
+    monkeypatch.setattr(engine.catalog, "open", busy)
+    with pytest.raises(Busy):
+        await validate_collection(Work(engine, dry=True), parsed)
+
+
+@pytest.fixture
+def events(project: Project) -> Callable[[], list[dict[str, Any]]]:
+    def told() -> list[dict[str, Any]]:
+        lines = project.read("var/telemetry/events.jsonl").splitlines()
+        return [msgspec.json.decode(line) for line in lines]
+
+    return told
+
+
+@requirement("events.validation-completed")
+async def test_every_validation_is_told(engine: Engine, events: Callable[[], list[dict[str, Any]]]):
+    """Passed, not passed, and not possible."""
+    await store(engine, "note", "Everything is well.")
+    await look(engine, "note", Rule("presence"), Rule("length", config={"min": 1}))
+    await look(engine, "note", Rule("length", config={"min": 100}))
+    with pytest.raises(ConfigNotFound):
+        await look(engine, "nothing")
+    told = events()
+    assert [event["event_type"] for event in told] == ["chora.validation_completed"] * 3
+    assert [
+        (event["status"], event["content_config_id"], event["validation_passed"], event["rule_count"]) for event in told
+    ] == [("success", "note", True, 2), ("success", "note", False, 1), ("error", "nothing", False, 0)]
+    assert [event["error_message"] for event in told] == [
+        None,
+        "It has 19 characters, and 100 are required.",
+        "There is no text, config or draft 'nothing'.",
+    ]
+    assert all(event["duration_ms"] >= 0 for event in told)
+
+
+# -- collections ------------------------------------------------------------------------------------------------
+
+
+def collection(id: str, *members: dict[str, Any] | str, **rest: Any) -> dict[str, Any]:
+    """A collection; a member that is a mere id is an artifact of this id."""
+    listed = [
+        {"id": member, "type": "artifact", "path": f"{member}.json"} if isinstance(member, str) else member
+        for member in members
+    ]
+    output = {"base_path": f"outputs/{id}", **rest.pop("output", {})}
+    return {"type": "collection", "id": id, "name": id, "members": listed, "output": output, **rest}
+
+
+def nested(id: str, **rest: Any) -> dict[str, Any]:
+    return {"id": id, "type": "collection", "path": f"{id}.json", **rest}
+
+
+@pytest.fixture
+def pieces(project: Project) -> Project:
+    """Two artifacts of one text, `one` and `two`."""
+    project.save(text("a", "x"), artifact("one", [child("a")]), artifact("two", [child("a")]))
+    return project
+
+
+async def survey(engine: Engine, name: str, *, check_members: bool = True) -> tuple[list[Any], list[str], int]:
+    parsed = engine.catalog.open("collection", name).parsed
+    with trio.fail_after(20):
+        found = await validate_collection(Work(engine, dry=True), parsed, check_members=check_members)
+    issues = [(issue.severity, issue.code, issue.member_id) for issue in found.issues]
+    assert all(issue.message.endswith(".") and not issue.message.endswith("..") for issue in found.issues)
+    return issues, found.missing, found.depth
+
+
+async def test_a_collection_with_nothing_wrong(pieces: Project, engine: Engine):
+    """Its depth counts the collections on the longest way down."""
+    pieces.save(collection("inner", "one"), collection("outer", "two", nested("inner")))
+    assert await survey(engine, "outer") == ([], [], 2)
+    assert await survey(engine, "inner") == ([], [], 1)
+
+
+async def test_member_configs_that_cannot_be_had(pieces: Project, engine: Engine):
+    """By the ids that lead to them; of optional members it is a warning; unless nobody wants to know."""
+    pieces.write("configs/artifact/broken.json", "{")
+    gone = {"id": "lost", "type": "artifact", "path": "lost.json", "required": False}
+    pieces.save(
+        artifact("hollow", [child("gone"), child("lost", required=False)]),
+        collection("inner", "one", "gone", gone),
+        collection("outer", nested("inner"), "broken", "hollow", nested("nowhere")),
+    )
+    issues, missing, depth = await survey(engine, "outer")
+    assert issues == [
+        ("error", "missing_config", "inner/gone"),
+        ("warning", "missing_config", "inner/lost"),
+        ("error", "invalid_config", "broken"),
+        ("error", "missing_child", "hollow"),
+        ("error", "missing_config", "nowhere"),
+    ]
+    assert (missing, depth) == (["inner/gone", "inner/lost", "nowhere"], 2)
+    assert await survey(engine, "outer", check_members=False) == ([], [], 1)
+
+
+async def test_what_reading_remarked(pieces: Project, engine: Engine):
+    """With the member it is about."""
+    pieces.save(
+        collection(
+            "pack",
+            "one",
+            {"id": "two", "type": "artifact", "path": "two.json", "max_age_days": 3},
+            context={"overrides": {"three": {}}},
+            generation={"force_members": ["four"]},
+            validation={"rules": [{"type": "be_nice"}]},
+            extra=1,
+        )
+    )
+    issues, _, _ = await survey(engine, "pack")
+    assert set(issues) == {
+        ("warning", "old_name", "two"),
+        ("warning", "unknown_member", None),
+        ("warning", "unknown_rule_type", None),
+        ("info", "unknown_key", None),
+    }
+    assert len(issues) == 5
+
+
+async def test_collections_that_contain_one_another(pieces: Project, engine: Engine):
+    """An issue and no error, however they do it."""
+    pieces.save(collection("a", nested("b")), collection("b", "one", nested("c")), collection("c", nested("a")))
+    issues, _, _ = await survey(engine, "a")
+    assert issues == [("error", "circular_reference", "b/c/a")]
+    pieces.save(collection("self", nested("self")))
+    assert (await survey(engine, "self"))[0] == [("error", "circular_reference", "self")]
+
+
+async def test_collections_that_go_too_deep(pieces: Project, engine: Engine):
+    """Ten levels are allowed; the eleventh is named, also where it was looked at before."""
+    pieces.save(collection("c11", "one"))
+    for level in range(10, 0, -1):
+        pieces.save(collection(f"c{level}", nested(f"c{level + 1}")))
+    assert (await survey(engine, "c2"))[::2] == ([], 10)
+    issues, _, depth = await survey(engine, "c1")
+    assert issues == [("error", "max_depth_exceeded", "/".join(f"c{level}" for level in range(2, 12)))]
+    assert depth == 11
+    pieces.save(collection("both", nested("c3"), nested("c1")))
+    assert (await survey(engine, "both"))[0][0][1] == "max_depth_exceeded"
+
+
+async def test_a_collection_in_many_places_is_looked_at_once(pieces: Project, engine: Engine):
+    """Ten levels of ten members each are ten collections, and not ten thousand million."""
+    pieces.save(collection("c10", "gone"))
+    for level in range(9, 0, -1):
+        members = [{"id": f"m{index}", "type": "collection", "path": f"c{level + 1}.json"} for index in range(10)]
+        pieces.save(collection(f"c{level}", *members))
+    issues, missing, depth = await survey(engine, "c1")
+    assert missing == ["/".join(["m0"] * 9 + ["gone"])]
+    assert (len(issues), depth) == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("structure", "expected"),
+    [
+        ("nested", [("error", "duplicate_output", "twins")]),
+        (
+            "flat",
+            [
+                ("error", "duplicate_output", "twins"),
+                ("warning", "duplicate_output", "again"),
+                ("error", "duplicate_output", "rival"),
+            ],
+        ),
+        ("custom", [("warning", "duplicate_output", "again"), ("error", "invalid_output", "stray")]),
+    ],
+)
+async def test_two_members_that_write_one_file(pieces: Project, engine: Engine, structure: str, expected: list[Any]):
+    """By the structure's rules; the manifest is a file too."""
+    files = ({"file": "outputs/a/t.md", "format": "text"}, {"file": "outputs/b/t.md", "format": "text"})
+    pieces.save(
+        artifact("twins", [child("a")], *files),
+        artifact("rival", [child("a")], {"file": "outputs/Manifest.json", "format": "text"}),
+        artifact("stray", [child("a")], {"file": "../x.md", "format": "text"}),
+        collection(
+            "pack",
+            "one",
+            "twins",
+            {"id": "again", "type": "artifact", "path": "one.json", "required": False},
+            "rival",
+            "stray",
+            output={"structure": structure},
+        ),
+    )
+    assert (await survey(engine, "pack"))[0] == expected
+
+
+async def test_without_a_manifest_its_name_is_free(pieces: Project, engine: Engine):
+    """A member may write a file of this name."""
+    pieces.save(
+        artifact("rival", [child("a")], {"file": "outputs/manifest.json", "format": "text"}),
+        collection("pack", "rival", output={"structure": "flat", "manifest": False}),
+    )
+    assert (await survey(engine, "pack"))[0] == []
+
+
+@pytest.mark.parametrize(
+    ("base_path", "code"),
+    [
+        ("outputs/{{ collection_id }}/{{ port }}", None),
+        ("outputs/{{ nothing }}", "invalid_base_path"),
+        ("outputs/{% if %}", "invalid_base_path"),
+        ("../elsewhere", "invalid_base_path"),
+        (".chora/x", "invalid_base_path"),
+        ("{{ '../' }}x", "invalid_base_path"),
+    ],
+)
+async def test_where_a_collection_goes(pieces: Project, engine: Engine, base_path: str, code: str | None):
+    """A template that can be rendered, to where outputs may be written."""
+    shared = {"shared": {"sources": [{"type": "inline_data", "data": {"port": "Norrvik"}}]}}
+    pieces.save(collection("pack", "one", output={"base_path": base_path}, context=shared))
+    assert (await survey(engine, "pack"))[0] == ([("error", code, None)] if code else [])
+
+
+async def test_shared_sources_that_fail(pieces: Project, engine: Engine):
+    """Each is told; an optional one, and one of an optional member, is a warning; no text is made for any."""
+    pieces.save(
+        content("never", pattern={"type": "jinja2", "template": "{{ 1 // 0 }}"}),
+        content("mute"),
+        collection(
+            "pack",
+            {
+                "id": "one",
+                "type": "artifact",
+                "path": "one.json",
+                "required": False,
+                "context_override": {"sources": [{"type": "external_file", "id": "f", "path": "gone.json"}]},
+            },
+            context={
+                "shared": {
+                    "sources": [
+                        {"type": "external_file", "id": "a", "path": "gone.json"},
+                        {"type": "external_file", "id": "b", "path": "lost.json", "required": False},
+                        {"type": "content_config", "id": "c", "config_id": "never", "selector": "output"},
+                        {"type": "content_config", "id": "d", "config_id": "mute", "selector": "output"},
+                        {"type": "inline_data", "data": {"port": "Norrvik"}},
+                    ]
+                }
+            },
+            output={"base_path": "outputs/{{ port }}"},
+        ),
+    )
+    issues, _, _ = await survey(engine, "pack")
+    assert issues == [
+        ("error", "source_failed", None),
+        ("warning", "source_failed", None),
+        ("error", "source_failed", None),
+        ("warning", "source_failed", "one"),
+    ]
+    assert engine.store.content_ids() == []
+
+
+async def test_a_busy_house_ends_the_look_at_a_source(pieces: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """It isn't the source's fault."""
+    source = {"type": "external_file", "id": "a", "path": "chora.toml", "selector": "$.a"}
+    pieces.save(collection("pack", "one", context={"shared": {"sources": [source]}}))
+    pieces.write("a.json", '{"a": 1}')
+    pieces.save(collection("pack", "one", context={"shared": {"sources": [source | {"path": "a.json"}]}}))
+
+    async def busy(*given: object) -> None:
+        raise Busy("wait")
+
+    monkeypatch.setattr(engine.templates.pool, "select", busy)
+    with pytest.raises(Busy):
+        await survey(engine, "pack")
+
+
+async def test_a_large_collection_lets_others_run(pieces: Project, engine: Engine):
+    """Looking at a thousand members is no reason for anybody to wait."""
+    members = [{"id": f"m{index}", "type": "artifact", "path": "one.json"} for index in range(1000)]
+    pieces.save(collection("pack", *members))
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as others:
+        others.start_soon(count)
+        assert (await survey(engine, "pack"))[0] == []
+        others.cancel_scope.cancel()
+    assert turns >= 3
+
+
+async def test_nothing_is_written(project: Project, hello_engine: Engine):
+    """Validating leaves every file and the store as they were."""
+    before, counts = project.files(), hello_engine.store.counts()
+    for name in ("greeting", "hello"):
+        await look(hello_engine, name, Rule("presence"), Rule("links"), Rule("lint", config={"linter": "ruff"}))
+    assert project.files() == before
+    after = hello_engine.store.counts()
+    assert {**after, "events": 0} == {**counts, "events": 0}
+
+
+@pytest.fixture
+async def hello_engine(hello: Project) -> AsyncGenerator[Engine]:
+    async with app.opened(hello.root, settings.load(hello.root, {})) as opened:
+        yield opened
+
+
+def test_the_inline_limit_is_a_small_text():
+    """What is looked through at once can't hold anybody up."""
+    assert checks.INLINE_LENGTH <= 64 * 1024

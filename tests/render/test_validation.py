@@ -1,0 +1,350 @@
+"""What a worker judges: patterns, languages, schemas and conditions, asked in this process and in a real worker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from chora.errors import InvalidContext, LimitExceeded
+from chora.render import (
+    Check,
+    Checked,
+    Compare,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Flaw,
+    Match,
+    Matched,
+    RenderFailed,
+    validation,
+    worker,
+)
+from chora.render.pool import RenderPool
+from chora.render.validation import LANGUAGES, MOST_FLAWS
+from chora.settings import RenderSettings as RenderSettings
+
+# -- patterns ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "flags", "place"),
+    [
+        ("b", "", 1),
+        ("B", "", None),
+        ("B", "i", 1),
+        ("^c", "", None),
+        ("^c", "m", 3),
+        ("b.c", "", None),
+        ("b.c", "s", 1),
+        ("b \n  # a comment", "x", 1),
+        (r"\w", "a", 0),
+        ("", "", 0),
+    ],
+)
+def test_a_pattern_matches_somewhere_or_not(pattern: str, flags: str, place: int | None):
+    """The first place counts, in characters; flags have Python's meaning."""
+    assert validation.match(Match(pattern, "ab\ncd", flags)) == Matched(place)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "flags", "problem"),
+    [
+        ("(", "", "missing ), unterminated subpattern"),
+        ("a{99999999999999999999}", "", "repetition number is too large"),
+        ("a", "q", "'q' is not a flag"),
+        ("(" * 20_000 + ")" * 20_000, "", ""),
+    ],
+    ids=["unclosed", "too many", "flag", "deep"],
+)
+def test_what_is_no_pattern_says_so(pattern: str, flags: str, problem: str):
+    """Whatever is wrong with it comes back as data."""
+    failed = validation.match(Match(pattern, "a", flags, name="n" * 500))
+    assert isinstance(failed, Failed)
+    assert failed.kind == "syntax"
+    assert problem in failed.message
+    assert len(failed.template or "") == validation.NAME_LENGTH
+
+
+# -- languages --------------------------------------------------------------------------------------------------
+
+RIGHT = {
+    "json": ['{"a": [1, 2.5, null, true, "ü"]}', "1", '"x"', "9" * 10_000],
+    "yaml": ["a: 1\nb: [x, *c]\n".replace("*c", "y"), "--- !Ref x\n---\nb: &c 1\nd: *c\n", ""],
+    "toml": ['a = 1\n[b]\nc = "x"\n', ""],
+    "xml": ["<a><b c='d'/>x &amp; y</a>", "<?xml version='1.0'?><a/>"],
+    "html": [
+        "<div><p>one<p>two<br></div>",
+        "<!DOCTYPE html><html><body><ul><li>x<li>y</ul>",
+        "<img/><b>x</b>",
+        "<p></p></p>",
+    ],
+    "csv": ["a,b\n1,2\n\n3,4\n", 'a\n"x\ny"\n', ""],
+    "python": ["def f(a, /, *, b): return a\n", "x = '\\d'\n", "", "match x:\n    case 1: pass\n"],
+    "jinja2": ["{% for a in b %}{{ a | upper }}{% break %}{% endfor %}", "{% do x.y() %}", "text"],
+    "markdown": ["# A\n\n```python\nx\n```\n", "~~~\n```\n~~~\n", "``` `x` ```\n", "    ```\n", "````\n```\n````\n"],
+    "gherkin": ["Feature: x\n  Scenario: y\n", "# language: de\nFunktionalität: x\n", "@a\nAbility: x\n"],
+}
+WRONG = [
+    ("json", '{"a": 1,\n"b": }', Flaw("Expecting value", 2, 6)),
+    ("json", '{"a": 1,\n\n "a": 2}', Flaw("the key 'a' stands twice in one object")),
+    ("json", "[NaN]", Flaw("NaN is no value that JSON has")),
+    ("json", "[" * 100_000, Flaw("it is nested too deeply")),
+    ("json", "", Flaw("Expecting value", 1, 1)),
+    ("yaml", "a: [1\nb", Flaw("did not find expected ',' or ']'", 3, 1)),
+    ("yaml", "a: *b", Flaw("found undefined alias", 1, 4)),
+    ("yaml", "a: \x07", Flaw("unacceptable character #x0007: control characters are not allowed")),
+    ("toml", "a = 1\nb = \n", Flaw("Invalid value", 2, 5)),
+    ("toml", "a = 1\na = 2\n", Flaw("Cannot overwrite a value", 2, 6)),
+    ("toml", "a = [1", Flaw("Unclosed array (at end of document)")),
+    ("xml", "<a>\n<b></a>", Flaw("mismatched tag", 2, 6)),
+    ("xml", "<a>&b;</a>", Flaw("undefined entity", 1, 4)),
+    ("xml", "", Flaw("no element found", 1, 1)),
+    ("html", "<div>\n<b>x</div></i>", Flaw("<b> is never closed", 2, 1)),
+    ("html", "<div>", Flaw("<div> is never closed", 1, 1)),
+    ("html", "no element", Flaw("it has no element")),
+    ("csv", "a,b\n1\n", Flaw("this row has 1 cells, the first one 2", 2)),
+    ("csv", 'a\n"b\n', Flaw("unexpected end of data", 2)),
+    ("python", "x = 1\ndef f(:\n", Flaw("invalid syntax", 2, 7)),
+    ("python", "-" * 100_000 + "1", Flaw("it is nested too deeply")),
+    ("jinja2", "a\n{% if %}", Flaw("Expected an expression, got 'end of statement block'", 2)),
+    ("jinja2", "{% include 'a' %}{% end %}", Flaw("Encountered unknown tag 'end'.", 1)),
+    ("markdown", "a\n```\nb", Flaw("the block of code that ``` opens is never closed", 2)),
+    ("gherkin", "Scenario: x", Flaw("there is no line that begins with Feature:", 1)),
+    ("gherkin", "# language: de\nhallo", Flaw("there is no line that begins with a keyword and a colon", 1)),
+]
+
+
+def briefly(value: object) -> str:
+    """A test's name for a value that may be large."""
+    return str(value)[:20]
+
+
+def test_every_language_has_rows():
+    """A new language comes with texts that are of it and texts that aren't."""
+    assert set(RIGHT) == set(LANGUAGES) == {language for language, _, _ in WRONG}
+
+
+@pytest.mark.parametrize(
+    ("language", "text"), [(language, text) for language, texts in RIGHT.items() for text in texts], ids=briefly
+)
+def test_texts_of_a_language_are_found_right(language: str, text: str):
+    """Nothing is found where nothing is wrong."""
+    assert validation.check(Check(language, text)) == Checked([])
+
+
+@pytest.mark.parametrize(("language", "text", "flaw"), WRONG, ids=briefly)
+def test_texts_of_no_language_are_found_out(language: str, text: str, flaw: Flaw):
+    """What is wrong is said first, with the place where it is known."""
+    checked = validation.check(Check(language, text))
+    assert isinstance(checked, Checked)
+    assert checked.flaws[0] == flaw
+
+
+@pytest.mark.parametrize("text", ["x = 1\0", "x = '\\ud800'.encode()\nx = (" + "(" * 5000], ids=briefly)
+def test_python_that_its_parser_refuses_is_a_flaw(text: str):
+    """Also when Python refuses it in a way of its own."""
+    checked = validation.check(Check("python", text))
+    assert isinstance(checked, Checked)
+    assert len(checked.flaws) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>',
+        '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><a>&c;</a>',
+        '<!DOCTYPE a SYSTEM "http://127.0.0.1:9/a.dtd"><a/>',
+    ],
+)
+def test_xml_with_a_document_type_is_refused(text: str):
+    """Before any entity is even declared."""
+    (flaw,) = validation.check(Check("xml", text)).flaws  # pyright: ignore[reportAttributeAccessIssue]
+    assert flaw.message.startswith("it declares a document type")
+    assert flaw.line == 1
+
+
+def test_nothing_of_a_text_is_run(capfd: pytest.CaptureFixture[str]):
+    """Python is only parsed, and a YAML tag makes no object."""
+    validation.check(Check("python", "print('ran')\n"))
+    validation.check(Check("yaml", "!!python/object/apply:print [ran]"))
+    validation.check(Check("jinja2", "{{ cycler.__init__.__globals__.os.system('echo ran') }}"))
+    assert "ran" not in capfd.readouterr().out
+
+
+def test_flaws_are_bounded():
+    """A hundred are enough, and none is long."""
+    checked = validation.check(Check("csv", "a,b\n" + "1\n" * 200))
+    assert isinstance(checked, Checked)
+    assert len(checked.flaws) == MOST_FLAWS
+    (flaw,) = validation.check(Check("json", '{"' + "a" * 1000 + '":1,"' + "a" * 1000 + '":1}')).flaws  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(flaw.message) == validation.MESSAGE_LENGTH
+    compared = validation.compare(Compare({"items": {"type": "integer"}}, ["x"] * 200))
+    assert isinstance(compared, Checked)
+    assert len(compared.flaws) == MOST_FLAWS
+
+
+def test_an_unknown_language_is_a_failure():
+    """It names those that there are."""
+    failed = validation.check(Check("klingon", "x"))
+    assert isinstance(failed, Failed)
+    assert "write one of json, yaml" in failed.message
+
+
+# -- schemas ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schema", "data", "paths"),
+    [
+        ({"type": "object", "required": ["a"]}, {"a": 1}, []),
+        ({"type": "object", "required": ["a"]}, {}, ["$"]),
+        ({"properties": {"a": {"items": {"type": "integer"}}}}, {"a": [1, "x", "y"]}, ["$.a[1]", "$.a[2]"]),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"const": 1}}}, 2, ["$"]),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "type": "string"}, 1, ["$"]),
+        ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, {"type": "object"}, []),
+        (True, 1, []),
+        (False, 1, ["$"]),
+    ],
+)
+def test_data_is_compared_with_its_schema(schema: Any, data: Any, paths: list[str]):
+    """Every place that doesn't fit is named."""
+    checked = validation.compare(Compare(schema, data))
+    assert isinstance(checked, Checked)
+    assert [flaw.path for flaw in checked.flaws] == paths
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"type": "nope"}, "it is no JSON Schema: 'nope' is not valid"),
+        ({"pattern": "("}, "it is no JSON Schema"),
+        ({"$ref": "http://127.0.0.1:9/a.json"}, "it refers to 'http://127.0.0.1:9/a.json', which isn't in it"),
+        ({"$ref": "file:///etc/passwd"}, "it refers to 'file:///etc/passwd'"),
+        ({"$ref": "#/$defs/a"}, "it refers to"),
+        ({"$ref": "#"}, "it can't be applied: RecursionError"),
+        ({"$schema": []}, "it can't be applied: TypeError"),
+    ],
+)
+def test_what_is_no_schema_says_so(schema: Any, problem: str):
+    """Nothing is fetched, and a schema that goes round in circles ends."""
+    failed = validation.compare(Compare(schema, "x"))
+    assert isinstance(failed, Failed)
+    assert failed.message.startswith(problem)
+
+
+def test_running_out_of_memory_is_left_to_the_caller(monkeypatch: pytest.MonkeyPatch):
+    """A worker without memory must end."""
+
+    def exhausted(*given: object, **named: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("jsonschema.validators.validator_for", exhausted)
+    with pytest.raises(MemoryError):
+        validation.compare(Compare({}, 1))
+
+
+# -- conditions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "truth"),
+    [
+        ("audience == 'crew'", True),
+        ("audience == 'guests'", False),
+        ("audience in ['crew', 'guests'] and berths > 3", True),
+        ("nothing", False),
+        ("not nothing", True),
+        ("nothing.deeper", False),
+        ("nothing > 3", False),
+        ("nothing is defined", False),
+        ("[]", False),
+    ],
+)
+def test_a_condition_is_true_or_not(expression: str, truth: bool):
+    """Over the context; what depends on an undefined name isn't true."""
+    job = Evaluate(expression, {"audience": "crew", "berths": 4})
+    assert worker.evaluate(job) == Evaluated(truth)
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind"),
+    [("audience ==", "syntax"), ("1 // 0", "runtime"), ("audience.__class__.__mro__", "security"), ("", "syntax")],
+)
+def test_a_condition_that_is_none_says_so(expression: str, kind: str):
+    """It runs in the sandbox that templates run in."""
+    failed = worker.evaluate(Evaluate(expression, {"audience": "crew"}))
+    assert isinstance(failed, Failed)
+    assert failed.kind == kind
+
+
+def test_a_condition_without_memory_is_left_to_the_caller():
+    """A worker without memory must end."""
+    with pytest.raises(MemoryError):
+        worker.evaluate(Evaluate("'x' * n", {"n": sys.maxsize // 2}))
+
+
+# -- in a worker ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def running(**settings: Any) -> AsyncGenerator[RenderPool]:
+    pool = RenderPool(RenderSettings(**{"workers": 1, **settings}))
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(pool.serve)
+            yield pool
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_judges():
+    """All three jobs cross to a worker and back, with what is wrong with them."""
+    async with running() as pool:
+        assert await pool.match(Match("c", "abc")) == Matched(2)
+        assert await pool.evaluate(Evaluate("a", {"a": 1})) == Evaluated(True)
+        assert await pool.check(Check("json", "[")) == Checked([Flaw("Expecting value", 1, 2)])
+        assert await pool.check(Compare({"type": "string"}, 1)) == Checked(
+            [Flaw("1 is not of type 'string'", path="$")]
+        )
+        for wrong in (pool.match(Match("(", "a")), pool.check(Check("x", "a")), pool.check(Compare({"type": 1}, 1))):
+            with pytest.raises(RenderFailed) as failed:
+                await wrong
+            assert failed.value.failed.kind == "syntax"
+        assert pool.statistics().workers == 1
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param(Match("(a+)+$", "a" * 5000 + "b"), id="pattern"),
+        pytest.param(Compare({"pattern": "(a+)+$"}, "a" * 5000 + "b"), id="schema"),
+        pytest.param(Check("yaml", "[" * 200_000), id="yaml"),
+    ],
+)
+async def test_what_would_take_for_ever_is_killed(hostile: Match | Check | Compare):
+    """And the next job is done all the same."""
+    async with running(wall=0.5) as pool:
+        with pytest.raises((LimitExceeded, RenderFailed)):
+            await (pool.match(hostile) if isinstance(hostile, Match) else pool.check(hostile))
+        assert await pool.match(Match("b", "ab")) == Matched(1)
+
+
+async def test_what_is_not_plain_data_is_refused():
+    """Half a character can't be sent anywhere."""
+    async with running() as pool:
+        with pytest.raises(InvalidContext):
+            await pool.match(Match("a", "\ud800"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits")
+async def test_a_text_that_breaks_its_worker_is_a_failure():
+    """A parser that overflows its stack takes a worker with it and nothing else."""
+    async with running(wall=2.0) as pool:
+        with pytest.raises((LimitExceeded, RenderFailed)):
+            await pool.check(Check("yaml", "- " * 500_000))
+        assert await pool.match(Match("b", "ab")) == Matched(1)

@@ -1,0 +1,661 @@
+"""Where settings and secrets come from, and what is refused on the way."""
+
+import copy
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keyring
+import keyring.backend
+import msgspec
+import pytest
+
+from chora import settings
+from chora.errors import ProjectNotFound, UsageError
+from chora.settings import OLD_NAMES, FoundSecret, HttpSettings, Secret, Settings, find_project, find_secret, load
+from tests.conftest import requirement
+
+Environment = dict[str, str]
+
+
+def value(loaded: settings.LoadedSettings, key: str) -> Any:
+    section, _, field = key.partition(".")
+    return getattr(getattr(loaded.settings, section), field)
+
+
+def toml(folder: Path, text: str | bytes) -> Path:
+    (folder / "chora.toml").write_bytes(text.encode() if isinstance(text, str) else text)
+    return folder
+
+
+def refused(folder: Path, env: Environment | None = None, flags: dict[str, Any] | None = None) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        load(folder, env or {}, flags)
+    return caught.value
+
+
+# -- layers -----------------------------------------------------------------------------------------------------
+
+
+def test_without_anything_all_is_default(tmp_path: Path):
+    """An empty chora.toml gives the settings as they are written in the code, and says so of each."""
+    loaded = load(toml(tmp_path, ""), {})
+    assert loaded.settings == Settings()
+    assert set(loaded.origins.values()) == {"default"}
+    assert loaded.warnings == []
+
+
+LAYERS: list[tuple[str, int, str]] = [
+    ("nothing", 8000, "default"),
+    ("file", 1001, "chora.toml:2"),
+    ("old name", 1002, "CHORA_COMPOSE_MCP_PORT"),
+    ("later old name", 1003, "MCP_SERVER_PORT"),
+    ("name", 1004, "CHORA_HTTP_PORT"),
+    ("flag", 1005, "--port"),
+]
+
+
+@pytest.mark.parametrize("highest", range(len(LAYERS)), ids=[layer[0] for layer in LAYERS])
+def test_a_later_layer_wins(tmp_path: Path, highest: int):
+    """defaults < chora.toml < old names < CHORA_* < flags, and the origin tells which it was."""
+    folder = toml(tmp_path, "[http]\nport = 1001\n" if highest >= 1 else "")
+    names = ["CHORA_COMPOSE_MCP_PORT", "MCP_SERVER_PORT", "CHORA_HTTP_PORT"]
+    env = {name: str(1002 + index) for index, name in enumerate(names) if highest >= 2 + index}
+    flags = {"http.port": 1005 if highest >= 5 else None, "http.host": None}
+    loaded = load(folder, dict(reversed(env.items())), flags)
+    assert (loaded.settings.http.port, loaded.origins["http.port"]) == LAYERS[highest][1:]
+    assert (loaded.settings.http.host, loaded.origins["http.host"]) == ("127.0.0.1", "default")
+
+
+def test_a_higher_layer_wins_also_without_the_ones_between(tmp_path: Path):
+    """A flag stands over the file when the environment says nothing; other keys of the section stay."""
+    folder = toml(tmp_path, '[limits]\nbody = 2048\nwrite_stall = 2\n[http]\nhost = "::1"\n')
+    loaded = load(folder, {}, {"limits.write_stall": 3.0})
+    assert (loaded.settings.limits.body, loaded.settings.limits.write_stall) == (2048, 3.0)
+    assert loaded.origins["limits.write_stall"] == "--write-stall"
+    assert (loaded.settings.http.host, loaded.origins["http.host"]) == ("::1", "chora.toml:5")
+
+
+OLD: list[tuple[str, str, Any]] = [
+    ("LOG_LEVEL", "debug", "DEBUG"),
+    ("CHORA_COMPOSE_LOG_LEVEL", "Warning", "WARNING"),
+    ("MCP_LOG_LEVEL", "ERROR", "ERROR"),
+    ("CHORA_COMPOSE_CONFIG_DIR", "chora-configs", "chora-configs"),
+    ("CHORA_COMPOSE_MCP_HOST", "0.0.0.0", "0.0.0.0"),
+    ("CHORA_COMPOSE_MCP_PORT", "9000", 9000),
+    ("MCP_SERVER_HOST", "::", "::"),
+    ("MCP_SERVER_PORT", "9001", 9001),
+    ("CHORA_EVENTS_OUTPUT", "events.jsonl", "events.jsonl"),
+    ("CHORA_EPHEMERAL_PATH", "history", "history"),
+    ("CHORA_RETENTION_DAYS", "14", 14),
+]
+
+
+@requirement("settings.old-names")
+@pytest.mark.parametrize(("name", "text", "expected"), OLD)
+def test_old_names_still_work(tmp_path: Path, name: str, text: str, expected: Any):
+    """The environment that chora-compose had is read silently; an empty value counts as none."""
+    loaded = load(tmp_path, {name: text})
+    assert value(loaded, OLD_NAMES[name]) == expected
+    assert loaded.origins[OLD_NAMES[name]] == name
+    assert loaded.warnings == []
+    assert load(tmp_path, {name: ""}).origins[OLD_NAMES[name]] == "default"
+
+
+def test_every_old_name_is_tested_above():
+    """The table of old names and their settings, each of which exists."""
+    assert {row[0] for row in OLD} == set(OLD_NAMES)
+    assert set(OLD_NAMES.values()) <= set(load(Path(), {}).origins)
+
+
+def test_the_newest_of_the_old_names_wins(tmp_path: Path):
+    """Of several names for the log level the most special one counts, and today's name above all."""
+    env = {"MCP_LOG_LEVEL": "ERROR", "CHORA_COMPOSE_LOG_LEVEL": "WARNING", "LOG_LEVEL": "DEBUG"}
+    assert load(tmp_path, env).settings.log.level == "ERROR"
+    assert load(tmp_path, {**env, "CHORA_LOG_LEVEL": "INFO"}).settings.log.level == "INFO"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("CHORA_HTTP_ALLOWED_HOSTS", "a.example, b.example ,,", ("a.example", "b.example")),
+        ("CHORA_HTTP_ALLOWED_HOSTS", "", ()),
+        ("CHORA_PATHS_OUTPUTS", "outputs,docs", ("outputs", "docs")),
+        ("CHORA_HTTP_SSE", "false", False),
+        ("CHORA_HTTP_SSE", "1", True),
+        ("CHORA_LIMITS_HEADER_TIME", "2.5", 2.5),
+        ("CHORA_LIMITS_HEADER_TIME", "3", 3.0),
+        ("CHORA_RENDER_WORKERS", "7", 7),
+        ("CHORA_STORAGE_PATH", "/data/storage.db", "/data/storage.db"),
+        ("CHORA_LOG_LEVEL", "debug", "DEBUG"),
+        ("CHORA_LOG_FORMAT", "json", "json"),
+        ("CHORA_TEMPLATES_UNDEFINED", "strict", "strict"),
+    ],
+)
+def test_the_environment_is_read_by_type(tmp_path: Path, name: str, text: str, expected: Any):
+    """Text becomes what the setting is: numbers, yes and no, words, and lists between commas."""
+    section, _, field = name.removeprefix("CHORA_").lower().partition("_")
+    loaded = load(tmp_path, {name: text})
+    found = value(loaded, f"{section}.{field}")
+    assert (found, type(found)) == (expected, type(expected))
+    assert loaded.origins[f"{section}.{field}"] == name
+
+
+def test_the_own_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who gives no environment gets that of the process."""
+    monkeypatch.setenv("CHORA_HTTP_PORT", "4321")
+    assert load(tmp_path).settings.http.port == 4321
+
+
+def test_templates_are_lenient_where_there_is_no_chora_toml(tmp_path: Path):
+    """Old projects have no chora.toml, and their templates count on empty names; others are strict."""
+    loaded = load(tmp_path, {})
+    assert (loaded.settings.templates.undefined, loaded.origins["templates.undefined"]) == ("lenient", "no chora.toml")
+    assert load(tmp_path, {"CHORA_TEMPLATES_UNDEFINED": "strict"}).settings.templates.undefined == "strict"
+    assert load(toml(tmp_path, ""), {}).settings.templates.undefined == "strict"
+
+
+# -- what is refused, or worth a warning ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "hint"),
+    [
+        ("[http]\nhost = '::1'\nprot = 1", 3, "http.prot", "Did you mean http.port?"),
+        ("# hello\n\n[htpp]\nport = 1", 3, "htpp", "Did you mean http?"),
+        ("[htpp]", 1, "htpp", "Did you mean http?"),
+        ("[limits]\nbody = 2048\n\n[http]\nbody = 1", 5, "http.body", "Did you mean limits.body?"),
+        ("x = 1", 1, "x", "`chora config` lists every setting."),
+        ("\nhttp = 5", 2, "http", "Did you mean http."),
+        ("[[http]]\nport = 1", 1, "http", "Did you mean http."),
+        ("\n\nhttp.prot = 5", 3, "http.prot", "Did you mean http.port?"),
+        ("\nhttp = { prot = 5 }", 2, "http.prot", "Did you mean http.port?"),
+        ("[log]\nlevel = 'INFO'\n[log.format]\nx = 1\n[log.colour]", 5, "log.colour", "Did you mean log."),
+        ('[log]\n"zzz" = 1', 2, "log.zzz", "Did you mean log."),
+        ("[http]\n'prot' = 1", 2, "http.prot", "Did you mean http.port?"),
+        ("[http]\nallowed_hosts = [\n  'a',\n]\nprot = 1", 5, "http.prot", "Did you mean http.port?"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_its_place(tmp_path: Path, text: str, line: int, key: str, hint: str):
+    """A misspelt setting doesn't pass for set: file, line, key and the nearest that exists."""
+    error = refused(toml(tmp_path, text))
+    assert error.message == f"{tmp_path / 'chora.toml'}, line {line}: there is no setting {key}."
+    assert hint in str(error.hint)
+    assert error.details == {"file": str(tmp_path / "chora.toml"), "line": line, "setting": key}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[http]\nport = 81", 2),
+        ("\n[ http ] # the door\n\n  port=81", 4),
+        ("http.port = 81", 1),
+        ("\nhttp = { host = '::1', port = 81 }", 2),
+        ('[limits]\nbody = 2048\n["http"]\n"port" = 81', 4),
+        ("[render]\nworkers = 1\n[http]\nhost = 'port = 1'\nport = 81", 5),
+        ("\ufeff[http]\nport = 81", 2),
+        ("[http]\r\nport = 81\r\n", 2),
+    ],
+)
+def test_the_origin_names_the_line(tmp_path: Path, text: str, line: int):
+    """However the file is laid out, `chora config` can say where a value stands."""
+    loaded = load(toml(tmp_path, text), {})
+    assert (loaded.settings.http.port, loaded.origins["http.port"]) == (81, f"chora.toml:{line}")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        ("[http]\nport = '80'", "http.port", "expected `int`, got `str`"),
+        ("[http]\nport = 80.5", "http.port", "expected `int`, got `float`"),
+        ("[http]\nport = true", "http.port", "expected `int`, got `bool`"),
+        ("[http]\nport = 65536", "http.port", "expected `int` <= 65535"),
+        ("[http]\nport = -1", "http.port", "expected `int` >= 0"),
+        ("[http]\nsse = 'no'", "http.sse", "expected `bool`, got `str`"),
+        ("[http]\nhost = 5", "http.host", "expected `str`, got `int`"),
+        ("[http]\nallowed_hosts = 'a'", "http.allowed_hosts", "expected `array`, got `str`"),
+        ("[http]\nallowed_hosts = ['a', 5]", "http.allowed_hosts", "expected `str`, got `int`"),
+        ("[http]\nhost = { name = 'a' }", "http.host", "expected `str`, got `object`"),
+        ("[limits]\nheader_time = 0", "limits.header_time", "expected `float` > 0"),
+        ("[limits]\nheader_time = nan", "limits.header_time", "expected `float` > 0"),
+        ("[render]\nworkers = 0", "render.workers", "expected `int` >= 1"),
+        ("[log]\nlevel = 'LOUD'", "log.level", "invalid enum value 'LOUD'"),
+        ("[storage]\npath = 2026-01-01", "storage.path", "expected `str`, got `date`"),
+    ],
+)
+def test_a_value_that_doesn_t_fit_is_refused(tmp_path: Path, text: str, key: str, says: str):
+    """The refusal names the setting, what it takes and the line that says otherwise."""
+    error = refused(toml(tmp_path, text))
+    assert error.message.startswith(f"The setting {key} doesn't fit: {says}")
+    assert "(from chora.toml:2)" in error.message
+    assert error.details == {"setting": key, "origin": "chora.toml:2"}
+    assert error.hint
+
+
+def test_a_wrong_word_is_told_the_right_ones(tmp_path: Path):
+    """Where a setting takes one of a few words, the refusal lists them."""
+    assert refused(toml(tmp_path, "[log]\nlevel = 'info'")).hint == "Write one of DEBUG, INFO, WARNING, ERROR."
+    assert refused(toml(tmp_path, ""), {"CHORA_LOG_FORMAT": "xml"}).hint == "Write one of text, json."
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key"),
+    [
+        ("CHORA_HTTP_PORT", "eighty", "http.port"),
+        ("CHORA_HTTP_PORT", "", "http.port"),
+        ("CHORA_HTTP_PORT", "70000", "http.port"),
+        ("MCP_SERVER_PORT", "80.5", "http.port"),
+        ("CHORA_HTTP_SSE", "maybe", "http.sse"),
+        ("CHORA_LIMITS_IDLE", "-1", "limits.idle"),
+        ("LOG_LEVEL", "loud", "log.level"),
+    ],
+)
+def test_the_environment_is_refused_by_name(tmp_path: Path, name: str, text: str, key: str):
+    """A variable that doesn't fit its setting is named with what it holds."""
+    error = refused(tmp_path, {name: text})
+    assert error.message.startswith(f"{name}={text!r} doesn't fit {key}: ")
+    assert error.details == {"setting": key, "origin": name}
+    assert error.hint
+
+
+def test_a_flag_is_refused_by_name(tmp_path: Path):
+    """What the command line gave is called by its flag."""
+    error = refused(tmp_path, flags={"http.port": 70000})
+    assert "(from --port)" in error.message
+
+
+def test_a_misspelt_variable_is_a_warning(tmp_path: Path):
+    """A CHORA_* name that means nothing doesn't stop anything, but it is told."""
+    env = {"CHORA_HTP_PORT": "1", "CHORA_HTTP_PROT": "2", "CHORA_DEBUG": "1", "PATH": "/bin", "chora_http_port": "3"}
+    loaded = load(tmp_path, env)
+    assert [re.findall(r"CHORA_\w+", warning) for warning in loaded.warnings] == [
+        ["CHORA_HTP_PORT"],
+        ["CHORA_HTTP_PROT"],
+        ["CHORA_DEBUG"],
+    ]
+    assert loaded.settings.http == HttpSettings()
+
+
+def test_names_that_aren_t_settings_are_no_misspelling(tmp_path: Path):
+    """The variables that choose the project, the trace and the token pass in silence, and so does the token."""
+    names = ("CHORA_PROJECT", "CHORA_BASE_PATH", "CHORA_TRACE_ID", "CHORA_TOKEN", "CHORA_TOKEN_FILE")
+    assert load(tmp_path, dict.fromkeys(names, "x")).warnings == []
+
+
+@pytest.mark.parametrize("text", ["[http", "port = ", "[http]\nport = 1\nport = 2", "a = 'b"])
+def test_a_file_that_isn_t_toml_is_refused(tmp_path: Path, text: str):
+    """A broken file isn't taken for an empty one; the parser's own words say where it breaks."""
+    error = refused(toml(tmp_path, text))
+    assert error.message.startswith(f"{tmp_path / 'chora.toml'} is not TOML: ")
+    assert "line" in error.message or "end of document" in error.message
+
+
+def test_a_file_that_can_t_be_read_is_refused(tmp_path: Path):
+    """Bytes that aren't text, or a folder of that name, aren't taken for an empty file either."""
+    assert "not UTF-8" in refused(toml(tmp_path, b"\xff\xfe[http]")).message
+    (tmp_path / "chora.toml").unlink()
+    (tmp_path / "chora.toml").mkdir()
+    assert f"{tmp_path / 'chora.toml'} can't be read" in refused(tmp_path).message
+
+
+def test_every_setting_has_a_row_with_its_meaning(tmp_path: Path):
+    """What `chora config` and the reference show: value, default, origin and meaning of each, fit for JSON."""
+    loaded = load(toml(tmp_path, "[http]\nport = 81\n[paths]\noutputs = ['docs']"), {})
+    rows = {row["key"]: row for row in settings.as_table(loaded)}
+    assert set(rows) == set(loaded.origins)
+    assert all(row["meaning"] for row in rows.values())
+    assert rows["http.port"]["meaning"] == "TCP port; 0 takes a free one"
+    assert (rows["http.port"]["value"], rows["http.port"]["default"], rows["http.port"]["origin"]) == (
+        81,
+        8000,
+        "chora.toml:2",
+    )
+    assert (rows["paths.outputs"]["value"], rows["paths.outputs"]["default"]) == (("docs",), (".",))
+    assert json.loads(msgspec.json.encode(rows))["paths.outputs"]["default"] == ["."]
+
+
+# -- the project ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, two levels below `tmp_path`."""
+    folder = tmp_path / "outer" / "inner"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_named_project_comes_before_any_found(tmp_path: Path, below: Path):
+    """--project, then CHORA_PROJECT, then CHORA_BASE_PATH, then what lies around here."""
+    (below / "chora.toml").write_text("")
+    named = {name: tmp_path / name for name in ("flag", "project", "base")}
+    for folder in named.values():
+        folder.mkdir()
+    env = {"CHORA_PROJECT": str(named["project"]), "CHORA_BASE_PATH": str(named["base"])}
+    assert find_project(named["flag"], env) == named["flag"]
+    assert find_project(str(named["flag"]), env) == named["flag"]
+    assert find_project(None, env) == named["project"]
+    assert find_project("", {**env, "CHORA_PROJECT": ""}) == named["base"]
+    assert find_project(None, {}) == below
+
+
+@pytest.mark.parametrize("mark", ["chora.toml", "configs/", "chora-configs/", ".chora/"])
+def test_the_nearest_folder_upward_is_the_project(tmp_path: Path, below: Path, mark: str):
+    """Any of the marks makes a project, here before above."""
+
+    def make(folder: Path) -> None:
+        (folder / mark).mkdir() if mark.endswith("/") else (folder / mark).write_text("")
+
+    make(tmp_path)
+    assert find_project(None, {}) == tmp_path
+    make(below.parent)
+    assert find_project(None, {}) == below.parent
+    make(below)
+    assert find_project(None, {}) == below
+
+
+def test_chora_toml_above_comes_before_folders_here(tmp_path: Path, below: Path):
+    """A folder named configs is common; a chora.toml means it."""
+    (below / "configs").mkdir()
+    assert find_project(None, {}) == below
+    (tmp_path / "chora.toml").write_text("")
+    assert find_project(None, {}) == tmp_path
+
+
+@pytest.mark.usefixtures("below")
+def test_the_own_environment_names_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who gives no environment gets that of the process, and a relative name starts at the current folder."""
+    monkeypatch.setenv("CHORA_PROJECT", "../..")
+    assert find_project() == tmp_path
+
+
+def test_a_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Config files of desktop clients hold `~` that no shell has replaced."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "notes").mkdir()
+    assert find_project("~/notes", {}) == tmp_path / "notes"
+
+
+@pytest.mark.parametrize("origin", ["--project", "CHORA_PROJECT", "CHORA_BASE_PATH"])
+def test_a_named_project_that_isn_t_there_is_an_error(tmp_path: Path, below: Path, origin: str):
+    """It isn't replaced by one that happens to lie around here."""
+    (below / "chora.toml").write_text("")
+    wrong = str(tmp_path / "wrong")
+    with pytest.raises(ProjectNotFound) as caught:
+        find_project(wrong if origin == "--project" else None, {origin: wrong})
+    assert caught.value.message == f"{origin} names {wrong}, which is not a folder."
+    assert caught.value.hint == f"Make it with: chora init {wrong}"
+    (tmp_path / "wrong").write_text("a file")
+    with pytest.raises(ProjectNotFound):
+        find_project(wrong, {})
+
+
+def test_a_project_that_can_t_be_reached_is_an_error(tmp_path: Path):
+    """The home of nobody we know, and names no disk has, are refused in a sentence."""
+    for wrong in ("~nobody-of-this-name/x", str(tmp_path / ("x" * 300))):
+        with pytest.raises(ProjectNotFound):
+            find_project(wrong, {})
+
+
+@pytest.mark.usefixtures("below")
+def test_no_project_is_an_error_that_names_the_way_out():
+    """Where nothing looks like a project, the hint is to make one."""
+    with pytest.raises(ProjectNotFound) as caught:
+        find_project(None, {})
+    assert "chora init" in str(caught.value.hint)
+    assert caught.value.details == {"searched": str(Path.cwd())}
+
+
+def test_a_folder_above_that_is_closed_is_passed_over(below: Path, monkeypatch: pytest.MonkeyPatch):
+    """The search goes on above a folder that we may not look into."""
+    (below.parent.parent / "configs").mkdir()
+    exists = Path.exists
+
+    def closed(path: Path) -> bool:
+        if path.parent in (below, below.parent):
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    assert find_project(None, {}) == below.parent.parent
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the current folder can't be removed")
+def test_a_current_folder_that_is_gone_is_an_error(below: Path):
+    """A shell left in a removed folder gets a sentence, not a traceback."""
+    below.rmdir()
+    with pytest.raises(ProjectNotFound, match="gone"):
+        find_project(None, {})
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------
+
+
+class Ring(keyring.backend.KeyringBackend):
+    """A keyring of a dictionary, or one that does what it is told when asked."""
+
+    priority = 1  # type: ignore[assignment]
+
+    def __init__(self, act: Callable[[], str | None] | None = None, **kept: str) -> None:
+        super().__init__()
+        self.act = act
+        self.kept = kept
+
+    def get_password(self, service: str, username: str) -> str | None:
+        if self.act is not None:
+            return self.act()
+        return self.kept.get(f"{service}_{username}")
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def ring() -> Iterator[Callable[[Ring], None]]:
+    """Puts a keyring in the place of the machine's."""
+    before = keyring.get_keyring()
+    yield keyring.set_keyring
+    keyring.set_keyring(before)
+
+
+@pytest.fixture
+def places(tmp_path: Path, ring: Callable[[Ring], None]) -> Environment:
+    """An environment in which the secret API_KEY is in every place at once."""
+    for folder in ("run", "credentials"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "api_key").write_text(f"of {folder}\n")
+    (tmp_path / "file").write_text("  of the file \n")
+    ring(Ring(chora_api_key="of the keyring"))
+    return {
+        "API_KEY_FILE": str(tmp_path / "file"),
+        "CREDENTIALS_DIRECTORY": str(tmp_path / "credentials"),
+        "API_KEY": " of the environment ",
+    }
+
+
+def find(env: Environment, folder: Path, **more: Any) -> tuple[str, str] | None:
+    found = find_secret("API_KEY", env, run_secrets=folder / "run", **more)
+    return found and (found.secret.reveal(), found.origin)
+
+
+@requirement("settings.secrets", "generators.code-generation.key")
+def test_the_first_place_wins(tmp_path: Path, places: Environment, ring: Callable[[Ring], None]):
+    """NAME_FILE, /run/secrets, the credentials of systemd, the keyring, NAME: each shows when those before are gone."""
+    assert find(places, tmp_path) == ("of the file", f"file {tmp_path / 'file'}")
+    del places["API_KEY_FILE"]
+    assert find(places, tmp_path) == ("of run", f"file {tmp_path / 'run' / 'api_key'}")
+    (tmp_path / "run" / "api_key").unlink()
+    assert find(places, tmp_path) == ("of credentials", f"file {tmp_path / 'credentials' / 'api_key'}")
+    del places["CREDENTIALS_DIRECTORY"]
+    assert find(places, tmp_path) == ("of the keyring", "keyring")
+    assert find(places, tmp_path, keyring=False) == ("of the environment", "environment API_KEY")
+    ring(Ring())
+    assert find(places, tmp_path) == ("of the environment", "environment API_KEY")
+    del places["API_KEY"]
+    assert find(places, tmp_path) is None
+
+
+def test_the_own_environment_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who gives no environment gets that of the process."""
+    monkeypatch.setenv("API_KEY", "mine")
+    found = find_secret("API_KEY", run_secrets=tmp_path)
+    assert found is not None
+    assert found.secret.reveal() == "mine"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00secret", b"", b" \n"])
+def test_a_file_that_was_named_must_hold_the_secret(tmp_path: Path, places: Environment, content: bytes | None):
+    """NAME_FILE that is missing, no text or empty is an error, not a reason to look elsewhere; it shows no byte."""
+    file = tmp_path / "file"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        find(places, tmp_path)
+    assert caught.value.message.startswith(f"API_KEY_FILE names {file}, which ")
+    assert "0xff" not in caught.value.message
+    assert caught.value.details == {"file": str(file)}
+    with pytest.raises(UsageError, match="can't be read"):
+        find({"API_KEY_FILE": str(tmp_path)}, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_nothing_is_no_secret(tmp_path: Path, places: Environment, ring: Callable[[Ring], None], content: str):
+    """An empty secret would be a password that everybody knows: every place that holds one is passed over."""
+    del places["API_KEY_FILE"]
+    for folder in ("run", "credentials"):
+        (tmp_path / folder / "api_key").write_text(content)
+    ring(Ring(chora_api_key=content))
+    assert find(places, tmp_path) == ("of the environment", "environment API_KEY")
+    assert find({**places, "API_KEY": content}, tmp_path) is None
+
+
+def test_the_mark_of_a_windows_editor_isn_t_part_of_a_secret(tmp_path: Path):
+    """A byte order mark is dropped like the white space around it."""
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbfkey\r\n")
+    assert find({"API_KEY_FILE": str(tmp_path / "file")}, tmp_path) == ("key", f"file {tmp_path / 'file'}")
+
+
+def test_a_keyring_that_fails_is_passed_over(tmp_path: Path, places: Environment, ring: Callable[[Ring], None]):
+    """Without a keyring service, or with a locked one, the search goes on."""
+
+    def fail() -> str:
+        raise RuntimeError("locked, or absent, or anything else")
+
+    ring(Ring(fail))
+    assert find({"API_KEY": places["API_KEY"]}, tmp_path / "nowhere") == ("of the environment", "environment API_KEY")
+
+
+def test_a_keyring_that_asks_a_person_is_given_up(ring: Callable[[Ring], None]):
+    """A locked keyring with a display opens a window and waits; we don't."""
+    answered = threading.Event()
+
+    def ask() -> str:
+        answered.wait(120)
+        return "too late"
+
+    ring(Ring(ask))
+    assert settings._from_keyring("api_key", timeout=0.05) == ""
+    answered.set()
+
+
+def test_a_hanging_keyring_holds_no_process_up(tmp_path: Path):
+    """A backend of the real library that never answers delays the search, and not the exit either."""
+    (tmp_path / "hanging.py").write_text(
+        "import threading, keyring.backend\n"
+        "class Hanging(keyring.backend.KeyringBackend):\n"
+        "    priority = 1\n"
+        "    def get_password(self, service, username):\n"
+        "        print('asked for', service, username, flush=True)\n"
+        "        threading.Event().wait()\n"
+        "    def set_password(self, service, username, password):\n"
+        "        raise NotImplementedError\n"
+    )
+    program = (
+        "from chora import settings\n"
+        "settings._from_keyring.__defaults__ = (0.5,)\n"
+        "found = settings.find_secret('CHORA_TOKEN', {'CHORA_TOKEN': 'x'})\n"
+        "print(found.secret.reveal(), found.origin)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHON_KEYRING_BACKEND": "hanging.Hanging"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.stdout, done.stderr) == ("asked for chora chora_token\nx environment CHORA_TOKEN\n", "")
+
+
+@requirement("settings.secrets")
+def test_a_secret_doesn_t_print_itself():
+    """In messages, logs, containers and formats it is three stars; only `reveal` hands it out."""
+    secret = Secret("hunter2")
+    assert secret.reveal() == "hunter2"
+    shown = [repr(secret), str(secret), f"{secret}", "%s %r" % (secret, secret), str([secret]), str({"a": secret})]  # noqa: UP031
+    assert not any("hunter2" in each for each in shown)
+    assert repr(FoundSecret(secret, "keyring")) == "FoundSecret(secret=***, origin='keyring')"
+
+
+@pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy, msgspec.json.encode, vars])
+def test_a_secret_doesn_t_travel(act: Callable[[Any], Any]):
+    """It can't be pickled into a worker, copied, written as JSON or unfolded."""
+    with pytest.raises(TypeError) as caught:
+        act(Secret("hunter2"))
+    assert "hunter2" not in str(caught.value)
+
+
+# -- the rest of the environment --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (settings.trace_id, "CHORA_TRACE_ID"),
+        (settings.default_transport, "MCP_TRANSPORT"),
+        (settings.notify_socket, "NOTIFY_SOCKET"),
+    ],
+)
+def test_some_names_are_read_when_asked(monkeypatch: pytest.MonkeyPatch, read: Callable[[], str | None], name: str):
+    """They may change while we live; an empty one is none."""
+    assert read() is None
+    monkeypatch.setenv(name, "something")
+    assert read() == "something"
+    monkeypatch.setenv(name, "")
+    assert read() is None
+
+
+def test_a_child_knows_how_to_run_and_no_secret(monkeypatch: pytest.MonkeyPatch):
+    """A child process gets the few names it needs to find programs and speak, and those only."""
+    secrets = {
+        *("CHORA_TOKEN", "ANTHROPIC_API_KEY", "AWS_SECRET_ACCESS_KEY", "CREDENTIALS_DIRECTORY", "GITHUB_TOKEN"),
+        *("CHORA_LIMITS_BODY", "PYTHONPATH", "LD_PRELOAD", "SSH_AUTH_SOCK"),
+    }
+    for name in secrets:
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("PATH", "/bin")
+    monkeypatch.setenv("LANG", "nb_NO.UTF-8")
+    monkeypatch.delenv("TMPDIR", raising=False)
+    child = settings.child_environment()
+    assert (child["PATH"], child["LANG"]) == ("/bin", "nb_NO.UTF-8")
+    assert "TMPDIR" not in child
+    assert not secrets & set(child)
+    assert "hunter2" not in child.values()
+
+
+def test_chora_can_be_run_again(monkeypatch: pytest.MonkeyPatch):
+    """The command that runs this very chora: a module of this Python, or the binary itself."""
+    assert not settings.is_frozen()
+    assert settings.own_command("version", "--json") == [sys.executable, "-P", "-m", "chora", "version", "--json"]
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert settings.is_frozen()
+    assert settings.own_command("stdio") == [sys.executable, "stdio"]

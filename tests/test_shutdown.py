@@ -1,0 +1,78 @@
+"""How a process ends: by itself, by a signal, by a second one, or by a thread when nothing else helps."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import requirement
+
+PROGRAM = """
+import os, signal, sys, time
+import trio
+from chora import shutdown
+
+shutdown.OVERTIME, shutdown.PARENT_INTERVAL = 0.1, 0.05
+
+async def main():
+    async with shutdown.stop_on_signals(0.1) as stopping:
+{steps}
+
+trio.run(main)
+"""
+TERM = "os.kill(os.getpid(), signal.SIGTERM)"
+
+
+def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
+    """A process that takes these steps."""
+    program = PROGRAM.format(steps="\n".join(f"        {step}" for step in steps))
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process there can't send itself a signal that is heard")
+@pytest.mark.parametrize(
+    ("steps", "code", "said"),
+    [
+        (["pass"], 0, b""),
+        ([TERM, "await stopping.wait()"], 0, b""),
+        (["stopping.set()", "await trio.sleep(0)"], 0, b""),
+        (["stopping.set()", TERM, "await trio.sleep(0.02)"], 0, b""),
+        ([TERM, "await stopping.wait()", TERM, "await trio.sleep(60)"], 1, b"KeyboardInterrupt"),
+        ([TERM, "time.sleep(60)"], 1, b"not stopped after 0.2 s"),
+        ([TERM, "await trio.sleep(60)"], 1, b"not stopped after 0.2 s"),
+        (["stopping.set()", "await trio.sleep(0.02)", "time.sleep(60)"], 1, b"not stopped after 0.2 s"),
+    ],
+    ids=["orderly", "signal", "event", "signal-after-event", "second-signal", "stuck", "slow", "stuck-after-event"],
+)
+@requirement("door.watchdog")
+def test_a_process_ends_one_way_or_the_other(steps: list[str], code: int, said: bytes):
+    """A first signal asks, a second one insists; a process that is stuck is ended, one that isn't is let be."""
+    ended = run(*steps)
+    assert ended.returncode == code, ended.stderr
+    assert said in ended.stderr
+    assert said or not ended.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody there inherits a process whose parent is gone")
+def test_whoever_has_lost_its_parent_is_told():
+    """A process whose starter goes away ends in order."""
+    child = PROGRAM.format(
+        steps="        async with trio.open_nursery() as services:\n"
+        "            await services.start(shutdown.end_with_parent, stopping)\n"
+        "            print('ready', flush=True)\n"
+        "            await stopping.wait()\n"
+        "            services.cancel_scope.cancel()"
+    )
+    starter = (
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE)\n"
+        "os.write(1, child.stdout.readline())\n"
+        "os._exit(0)\n"
+    )
+    # It holds our stderr open, which so ends with it.
+    with subprocess.Popen(
+        [sys.executable, "-c", starter, child], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        output, log = process.communicate(timeout=60)
+    assert (output, log) == (b"ready\n", b"")
+    assert process.returncode == 0

@@ -1,0 +1,37 @@
+"""Times, hashes and odd texts, as everything writes them."""
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+
+import msgspec
+import pytest
+
+from chora.timestamps import format_timestamp, now, printable, sha256
+
+
+def test_a_moment_is_utc_with_milliseconds():
+    """Times of any zone become UTC, cut to milliseconds, so that texts sort as times do."""
+    moment = datetime(2026, 11, 22, 12, 15, 30, 123999, timezone(timedelta(hours=2)))
+    assert format_timestamp(moment) == "2026-11-22T10:15:30.123Z"
+    assert format_timestamp(datetime(2026, 1, 2, tzinfo=UTC)) == "2026-01-02T00:00:00.000Z"
+
+
+def test_now_is_now():
+    """The current time in the same spelling, between a moment before and one after."""
+    before, between, after = format_timestamp(datetime.now(UTC)), now(), format_timestamp(datetime.now(UTC))
+    assert before <= between <= after
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", between)
+
+
+def test_a_hash_names_its_method():
+    """The known hash of three letters, with the method in front."""
+    assert sha256(b"abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("Nørvik 🌊", "Nørvik 🌊"), ("a\udcffb", "a\\udcffb"), ("a\0\n", "a\0\n"), ("", "")]
+)
+def test_a_text_that_json_can_t_hold_is_escaped(text: str, shown: str):
+    """Half a surrogate pair, as file names of other encodings bring it, is written out; all else stays."""
+    assert printable(text) == shown
+    msgspec.json.encode(printable(text))

@@ -1,0 +1,319 @@
+"""Streams that survive their connection."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from chora.transport import replay
+from chora.transport.replay import EventStream, EventStreams, ReplayBuffer, event
+
+
+def test_an_event_is_written_as_its_parts():
+    """One without data has no kind: it only tells where to come back to, and when."""
+    assert event(b"{}") == b"event: message\r\ndata: {}\r\n\r\n"
+    assert event(b"/x", kind=b"endpoint") == b"event: endpoint\r\ndata: /x\r\n\r\n"
+    assert event(b"", identity="1.2", retry=0.5) == b"id: 1.2\r\nretry: 500\r\ndata: \r\n\r\n"
+
+
+class Connection:
+    """Takes what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    async def write(self, frame: bytes) -> None:
+        self.written += frame
+
+    @property
+    def data(self) -> list[str]:
+        return [line[6:].decode() for line in self.written.split(b"\r\n") if line.startswith(b"data: ")]
+
+
+async def test_what_is_put_is_written_before_put_returns():
+    """Whoever sends is slowed down to what the peer takes."""
+    stream, connection = EventStream("1"), Connection()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.write, connection.write)
+        await wait_all_tasks_blocked()
+        await stream.put(b"a")
+        assert connection.data == ["a"]
+        await stream.put(b"b")
+        assert connection.data == ["a", "b"]
+        stream.end()
+    assert connection.written.count(b"id: 1.") == 2
+
+
+async def test_without_a_connection_nothing_waits():
+    """What is put then is there for the one that comes."""
+    stream, connection = EventStream("1"), Connection()
+    with trio.fail_after(5):
+        for each in (b"a", b"b", b"c"):
+            await stream.put(each)
+        stream.end()
+        assert await stream.write(connection.write, after=1) is True
+    assert connection.data == ["b", "c"]
+
+
+async def test_a_dropped_connection_lets_the_work_go_on():
+    """Whoever waited for its write is set free, and the next connection gets the rest."""
+    stream, second = EventStream("1"), Connection()
+    ended: list[bool] = []
+
+    async def stuck(frame: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def write(after: int) -> None:
+        ended.append(await stream.write(stuck if not ended else second.write, after))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, 0)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(stream.put, b"a")
+            await wait_all_tasks_blocked()
+            stream.drop()
+            await wait_all_tasks_blocked()
+            assert ended == [False]
+            nursery.start_soon(write, 0)
+            await stream.put(b"b")
+            stream.end()
+    assert second.data == ["a", "b"]
+    assert ended == [False, True]
+
+
+async def test_a_new_connection_takes_over():
+    """A client that is back doesn't wait until its old connection is known to be gone."""
+    stream, second = EventStream("1"), Connection()
+    ended: list[str] = []
+
+    async def stuck(frame: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def write(name: str, to: replay.Write) -> None:
+        await stream.write(to)
+        ended.append(name)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, "old", stuck)
+            await wait_all_tasks_blocked()
+            stream.add(b"a")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(write, "new", second.write)
+            await wait_all_tasks_blocked()
+            assert ended == ["old"]
+            assert second.data == ["a"]
+            await stream.put(b"b")
+            stream.end()
+    assert second.data == ["a", "b"]
+
+
+async def test_a_takeover_leaves_the_new_connection_in_charge():
+    """What is put waits for it, and it is the one that is dropped."""
+    stream, second = EventStream("1"), Connection()
+    gate = trio.Event()
+
+    async def stuck(frame: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def slow(frame: bytes) -> None:
+        await gate.wait()
+        await second.write(frame)
+
+    ended: list[bool] = []
+
+    async def write(to: replay.Write) -> None:
+        ended.append(await stream.write(to))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, stuck)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(write, slow)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(stream.put, b"a")
+            await wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 2, "a write, and a put that waits for it"
+            stream.drop()
+            await wait_all_tasks_blocked()
+            assert ended == [False, False]
+            nursery.start_soon(write, slow)
+            await wait_all_tasks_blocked()
+            stream.add(b"b")
+            stream.end()
+            gate.set()
+    assert second.data == ["a", "b"]
+
+
+def test_what_is_kept_is_bounded():
+    """In number and in size; the newest is there in any case, because it may be the answer."""
+    many = EventStream("1")
+    for number in range(replay.KEPT_EVENTS + 10):
+        many.add(b"%d" % number)
+    assert len(many.after(0)) == replay.KEPT_EVENTS
+    large = EventStream("2")
+    for _ in range(4):
+        large.add(b"x" * (replay.KEPT_BYTES // 2))
+    assert len(large.after(0)) == 1
+    large.add(b"y" * (2 * replay.KEPT_BYTES))
+    assert [each.number for each in large.after(0)] == [5]
+
+
+def test_a_stream_is_found_by_any_of_its_events():
+    """And by nothing that isn't one."""
+    known = EventStreams()
+    stream = known.open()
+    for _ in range(7):
+        stream.add(b"x")
+    assert known.find(f"{stream.name}.7") == (stream, 7)
+    assert known.find(f"{stream.name}.0") == (stream, 0)
+    for odd in (
+        "1.8",
+        "1.999999999",
+        "1.٣",
+        "1.+7",
+        "1. 7",
+        "1.7_0",
+        "1.7e0",
+        "01.7",
+        "１.7",
+        "",
+        "1",
+        "1.",
+        "1.x",
+        "1.-1",
+        "1.²",
+        "9.1",
+        "1.99999999999",
+        "..",
+        "1.1.1",
+    ):
+        assert known.find(odd) is None, odd
+
+
+async def test_ended_streams_are_forgotten(mock_clock: MockClock):
+    """Some of them after a while, the oldest of too many at once, and running ones never."""
+    known = EventStreams()
+    running = known.open()
+    running.add(b"x")
+    ended = [known.open() for _ in range(replay.KEPT_STREAMS + 3)]
+    for stream in ended:
+        stream.add(b"x")
+        stream.end()
+    known.forget()
+    assert [known.find(f"{each.name}.1") is not None for each in ended] == [False] * 3 + [True] * replay.KEPT_STREAMS
+    mock_clock.jump(replay.KEPT_TIME + 1)
+    known.forget()
+    assert not any(known.find(f"{each.name}.1") for each in ended)
+    assert known.find(f"{running.name}.1") is not None
+
+
+async def test_an_unasked_stream_ends_when_nobody_reads_it(mock_clock: MockClock):
+    """It is kept for who comes back soon, who takes over from the connection that may still be there."""
+    known = EventStreams()
+    stream = known.open(is_unasked=True)
+    for _ in range(2):
+        with stream.reading():
+            stream.add(b"news")
+            mock_clock.jump(replay.KEPT_TIME + 1)
+            known.forget()
+        known.forget()
+        assert known.find(f"{stream.name}.1") is not None
+    with stream.reading() as first:
+        with stream.reading():
+            assert first.cancel_called
+        first.shield = True
+    mock_clock.jump(replay.KEPT_TIME + 1)
+    known.forget()
+    assert known.find(f"{stream.name}.1") is None
+
+
+async def test_the_stream_that_ended_last_is_forgotten_last(mock_clock: MockClock):
+    """However early it began: a long call's answer is the one that somebody is likely to come back for."""
+    known = EventStreams()
+    long = known.open()
+    long.add(b"answer")
+    for _ in range(replay.KEPT_STREAMS + 1):
+        mock_clock.jump(1)
+        known.open().end()
+    mock_clock.jump(1)
+    long.end()
+    known.open()
+    assert known.find(f"{long.name}.1") == (long, 1)
+
+
+async def test_a_stream_that_nobody_began_to_read_is_forgotten(mock_clock: MockClock):
+    """Whoever asks for one and is gone before its first byte leaves nothing behind."""
+    known = EventStreams()
+    for _ in range(3 * replay.KEPT_STREAMS):
+        known.open(is_unasked=True)
+    assert len(known._streams) <= replay.KEPT_STREAMS + 1
+    mock_clock.jump(replay.KEPT_TIME + 1)
+    known.forget()
+    assert not known._streams
+
+
+async def test_all_sessions_together_keep_so_much(monkeypatch: pytest.MonkeyPatch):
+    """The oldest of what has ended is forgotten first; what runs, and the newest answer, never."""
+    monkeypatch.setattr(replay, "KEPT_IN_ALL", 5_000)
+    shelf = ReplayBuffer()
+    sessions = [EventStreams(shelf) for _ in range(3)]
+    running = sessions[0].open()
+    running.add(b"x" * 4_000)
+    ended = [sessions[number % 3].open() for number in range(6)]
+    for stream in ended:
+        stream.add(b"x" * 2_000)
+        stream.end()
+    assert [owner.find(f"{each.name}.1") is not None for owner, each in zip(sessions * 2, ended, strict=True)] == 4 * [
+        False
+    ] + [True, True]
+    assert sessions[0].find(f"{running.name}.1") is not None
+    running.add(b"x" * 9_000)
+    running.end()
+    assert sessions[0].find(f"{running.name}.1") is not None
+    assert sessions[1].find(f"{ended[4].name}.1") is None
+    assert shelf.size == running.size
+    sessions[0].clear()
+    assert shelf.size == 0
+    late = sessions[0].open()
+    late.add(b"x")
+    sessions[0].clear()
+    late.end()
+    assert shelf.size == 0
+    news = sessions[1].open(is_unasked=True)
+    with news.reading():
+        news.add(b"x" * 1_000)
+    assert shelf.size == news.size
+    with news.reading():
+        news.add(b"x" * 1_000)
+    assert shelf.size == news.size
+
+
+async def test_the_end_of_an_old_connection_is_not_that_of_the_new_one():
+    """A client that is back already isn't thrown out when its old connection is found to be dead."""
+    stream, second = EventStream("1"), Connection()
+    leave: list[Callable[[], None]] = []
+    ended: list[bool] = []
+
+    async def stuck(frame: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def write(to: replay.Write) -> None:
+        ended.append(await stream.write(to, 0, leave.append))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, stuck)
+            await wait_all_tasks_blocked()
+            stream.add(b"a")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(write, second.write)
+            await wait_all_tasks_blocked()
+            leave[0]()
+            await wait_all_tasks_blocked()
+            await stream.put(b"b")
+            stream.end()
+    assert second.data == ["a", "b"]
+    assert ended == [False, True]

@@ -1,0 +1,143 @@
+"""The small client: what it sends is MCP, and what it gets back is checked."""
+
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from chora import settings
+from chora.watch.mcp_client import CallFailed, connected, started
+from tests.conftest import Project, Serve
+
+
+@asynccontextmanager
+async def answering(*answers: bytes) -> AsyncGenerator[str]:
+    """A server that sends one canned answer per connection; yields its address."""
+    waiting = list(answers)
+
+    async def serve_one(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(waiting.pop(0))
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve_one, 0, host="127.0.0.1"))
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}/mcp"
+        nursery.cancel_scope.cancel()
+
+
+def http(body: bytes, kind: bytes = b"application/json", status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 " + status + b"\r\ncontent-type: " + kind + b"\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "connection failed"),
+        (b"nonsense\r\n\r\n", "connection failed"),
+        (http(b"<html>"), "not JSON-RPC"),
+        (http(b"[]"), "not JSON-RPC"),
+        (http(b"{}"), "without a result"),
+        (http(b'{"error": {"message": "sorry"}}', status=b"400 Bad Request"), "HTTP 400, sorry"),
+        (http(b'{"error": {}}'), "without a result"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", "connection failed"),
+        (http(b"", kind=b"text/event-stream"), "not JSON-RPC"),
+    ],
+)
+async def test_what_is_no_answer_is_said_to_be_none(answer: bytes, reason: str):
+    """Every way to answer wrongly ends in one sentence."""
+    with trio.fail_after(5):
+        async with answering(answer) as url, connected(url) as caller:
+            with pytest.raises(CallFailed, match=reason):
+                await caller.call("hello_world", {})
+
+
+async def test_an_answer_may_come_as_a_stream_or_as_text_alone():
+    """The last event of a stream is the answer; without structured content the text is all there is."""
+    stream = b'event: message\r\ndata: {"method":"x"}\r\n\r\ndata: {"result":{"content":[{"text":"hi"}]}}\r\n\r\n'
+    async with answering(http(stream, kind=b"text/event-stream; charset=utf-8")) as url, connected(url) as caller:
+        answer = await caller.call("hello_world", {})
+    assert answer.result == {"text": "hi"}
+    assert not answer.is_error
+
+
+async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch):
+    """Memory stays bounded, whoever answers."""
+    monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", 1000)
+    async with answering(http(b"x" * 5000)) as url, connected(url) as caller:
+        with pytest.raises(CallFailed, match="larger than"):
+            await caller.call("hello_world", {})
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/mcp", "nothing", "http://127.0.0.1:1/mcp"])
+async def test_an_address_without_a_server_is_named(url: str):
+    """Wrong scheme, no address, nobody there."""
+    with pytest.raises(CallFailed):
+        async with connected(url):
+            pass
+
+
+async def test_tls_is_believed_by_the_certificate_that_is_named(hello: Project, serve: Serve, tmp_path: Path):
+    """Our own certificate is enough when it is given as trust, whoever issued it, and not otherwise."""
+    issued = trustme.CA().issue_cert("chora.example")  # its issuer is known to nobody here
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    issued.private_key_pem.write_to_path(key)
+    issued.cert_chain_pems[0].write_to_path(cert)
+    async with serve(hello.root, {"http.cert": str(cert), "http.key": str(key)}) as opened:
+        assert opened.url.startswith("https://")
+        async with connected(opened.target.url, trust=str(cert)) as caller:
+            assert (await caller.call("hello_world", {})).result["success"]
+        with pytest.raises(CallFailed):
+            async with connected(opened.target.url) as caller:
+                await caller.call("hello_world", {})
+
+
+# -- over pipes ---------------------------------------------------------------------------------------------
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("pass", "ended"),
+        ("input(); print('nonsense \"id\"', flush=True); input()", "not JSON-RPC"),
+        ('input(); print(\'{"id":1,"error":{"message":"sorry"}}\', flush=True); input()', "sorry"),
+    ],
+)
+async def test_a_process_that_does_not_speak_mcp_is_named(code: str, reason: str):
+    """It ends, it babbles, it refuses: each is one sentence."""
+    with trio.fail_after(20), pytest.raises(CallFailed, match=reason):
+        async with started(python(code), settings.child_environment()):
+            pass
+
+
+async def test_a_process_that_cannot_be_started_is_named():
+    """A command that isn't there."""
+    with pytest.raises(CallFailed, match="can't be started"):
+        async with started(["/nonexistent/chora"], {}):
+            pass
+
+
+async def test_a_process_that_will_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
+    """After the farewell it is killed."""
+    monkeypatch.setattr("chora.watch.mcp_client.FAREWELL", 0.2)
+    stubborn = 'import time\nprint(\'{"id":1,"result":{}}\', flush=True)\nwhile True: time.sleep(1)'
+    with trio.fail_after(10):
+        async with started(python(stubborn), settings.child_environment()):
+            pass
+
+
+async def test_an_endless_line_is_cut(monkeypatch: pytest.MonkeyPatch):
+    """A server that never ends its line doesn't fill our memory."""
+    monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", 1000)
+    with trio.fail_after(10), pytest.raises(CallFailed, match="larger than"):
+        async with started(python("input(); print('x' * 5000, flush=True); input()"), settings.child_environment()):
+            pass
