@@ -31,6 +31,7 @@ from chora.errors import (
     ValidationFailed,
     io_details,
 )
+from chora.file_stamps import FileStamp
 from chora.files import CONFIG_LIMIT, Folder
 from chora.model import Kind
 from chora.timestamps import sha256
@@ -42,8 +43,6 @@ SUFFIXES = (".json", ".yaml", ".yml")
 ROOTS = ("configs", "chora-configs")
 CACHE_LIMIT = 16 * 1024 * 1024
 """Bytes of files whose parsed form is kept; in memory it takes up to ten times as much."""
-RACY = 50_000_000
-"""Nanoseconds within which a second write may leave a file's times as they are."""
 YAML_VALUES = 100_000
 YAML_CONFIG_VALUES = 20_000
 """Values that a YAML text may hold, and a YAML config: PyYAML takes longer for each than all that follows."""
@@ -92,17 +91,8 @@ class Listing(NamedTuple):
     invalid: list[InvalidConfigFile]
 
 
-class _Stamp(NamedTuple):
-    """What tells a changed file from an unchanged one without reading it."""
-
-    size: int
-    modified: int
-    node: int
-    changed: int
-
-
 class _CacheEntry(NamedTuple):
-    stamp: _Stamp
+    stamp: FileStamp
     result: Parsed | ChoraError
 
 
@@ -309,7 +299,7 @@ class Catalog:
 
     # -- reading --
 
-    def _stamp(self, path: str) -> _Stamp | None:
+    def _stamp(self, path: str) -> FileStamp | None:
         """The file's stamp, None if no regular file is there. Reading goes through the folder, which checks more."""
         try:
             # A third of the cost of a Path's, and it is nearly all that finding an unchanged config costs.
@@ -318,7 +308,7 @@ class Catalog:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+        return FileStamp.of(status)
 
     def _read(self, kind: Kind, path: str) -> Parsed | None:
         """What the file holds, None if there is none. Raises what `find` raises for a file that is no config."""
@@ -335,9 +325,8 @@ class Catalog:
                 result = self._parse(kind, path)
             except FileNotFoundError:
                 return None
-            settled = started - max(stamp.modified, stamp.changed) > RACY
             self._forget(key)
-            if settled and self._stamp(path) == stamp:
+            if stamp.is_at_rest(started) and self._stamp(path) == stamp:
                 self._keep(key, _CacheEntry(stamp, result))
         if isinstance(result, ChoraError):
             raise _again(result)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chora import catalog as module
+from chora import file_stamps
 from chora.catalog import ALIASED_VALUES, YAML_VALUES, Catalog, FoundConfig, decode, decode_text
 from chora.config_parsing import read
 from chora.errors import (
@@ -90,7 +91,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as settled as soon as they are written, so that no test has to wait for it."""
-    monkeypatch.setattr(module, "RACY", -(10**18))
+    monkeypatch.setattr(file_stamps, "RACY", -(10**18))
 
 
 # -- where ------------------------------------------------------------------------------------------------------
@@ -423,7 +424,7 @@ def test_the_times_of_a_file_may_be_set_back(project: Project) -> None:
 
 def test_a_file_just_written_is_not_remembered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second write within the clock's grain could go unseen, so a fresh file is read every time."""
-    monkeypatch.setattr(module, "RACY", 10**18)
+    monkeypatch.setattr(file_stamps, "RACY", 10**18)
     project.put("configs/content/note.json")
     folder = Counting(project.root)
     catalog = Catalog(folder)

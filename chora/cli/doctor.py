@@ -70,7 +70,7 @@ def look_at_access(case: Case) -> Step:
 
 def look_at_room(case: Case) -> Step:
     """Whether the disk has room."""
-    from chora.store.disk import check_room
+    from chora.disk import check_room
 
     try:
         check_room(case.place.parent if case.place and case.place.parent.is_dir() else case.root)

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
-from zlib import crc32
-
-import trio
 
 from chora import llm, settings
 from chora.catalog import Catalog
 from chora.engine import retrieval
 from chora.engine.budget import Budgets
 from chora.engine.inputs import FileDigests, InputRecorder, Snapshot, Traces, digest_of
-from chora.errors import Busy, ChoraError
+from chora.errors import ChoraError
 from chora.events import Events
 from chora.files import Folder
 from chora.generators import GeneratorRegistry, load_composers
 from chora.generators import digest_of as source_digest
 from chora.generators.templates import Templates
 from chora.jobs import Jobs, Progress
-from chora.store.disk import file_lock, make_folder
+from chora.locks import FileLocks, NamedLocks
 from chora.store.store import Store
 
 log = logging.getLogger("chora.engine")
-
-LOCK_FILES = 64
-TURN_PATIENCE = 30.0
-"""Seconds to wait while another process writes."""
 
 
 class Engine:
@@ -113,75 +104,6 @@ class Engine:
             return digest_of(retrieval.version_ids(self.store, content_id, strategy))
         except ChoraError as error:
             return error.code
-
-
-class NamedLocks:
-    """Locks by name, made when first wanted and gone when nobody holds them."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, tuple[trio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def __call__(self, *names: str) -> AsyncGenerator[None]:
-        """Hold several at once; always taken in the same order, so that two callers can't wait for each other."""
-        async with AsyncExitStack() as stack:
-            for name in sorted({name.casefold() for name in names}):
-                await stack.enter_async_context(self._hold(name))
-            yield
-
-    @asynccontextmanager
-    async def _hold(self, name: str) -> AsyncGenerator[None]:
-        lock, count = self._held.get(name, (trio.Lock(), 0))
-        self._held[name] = lock, count + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, count = self._held.pop(name)
-            if count > 1:
-                self._held[name] = lock, count - 1
-
-
-class FileLocks:
-    """Locks by name that hold among processes, in files that any name is given one of.
-
-    Args:
-        folder: where the files are; None where there are no other processes to mind.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-
-    @asynccontextmanager
-    async def __call__(self, *names: str) -> AsyncGenerator[None]:
-        """Hold several at once.
-
-        Raises:
-            Busy: another process held one of them for long.
-        """
-        files = {crc32(name.casefold().encode("utf-8", "replace")) % LOCK_FILES for name in names}
-        with ExitStack() as stack:
-            if self._folder is not None:
-                try:
-                    make_folder(self._folder)
-                    for file in sorted(files):
-                        await _take_turn(stack, self._folder / f"{file:02}")
-                except OSError as error:  # a disk that knows no locks: the others are trusted to keep away
-                    log.debug("files can't be locked: %s", error)
-            yield
-
-
-async def _take_turn(stack: ExitStack, file: Path) -> None:
-    deadline = trio.current_time() + TURN_PATIENCE
-    while True:
-        try:
-            return stack.enter_context(file_lock(file, patience=0))
-        except TimeoutError:
-            if trio.current_time() > deadline:
-                raise Busy(
-                    "Another process has been writing files of this project for long.", "Try again in a moment."
-                ) from None
-        await trio.sleep(0.01)
 
 
 class SourceText(NamedTuple):

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import trio
 
-from chora.catalog import CONFIGS, RACY
+from chora.catalog import CONFIGS
 from chora.errors import ChoraError
+from chora.file_stamps import FileStamp
 from chora.files import Folder
 from chora.generators.templates import ALL
 from chora.sources import git_reference
@@ -38,9 +39,6 @@ log = logging.getLogger("chora.engine")
 
 ABSENT = "absent"
 UNREADABLE = "unreadable"
-
-COARSE = 2_000_000_000
-"""Nanoseconds of rest that a file needs whose times end in zeros: some disks only count whole or even seconds."""
 
 DIGEST_LIMIT = 64_000_000
 """Bytes of the largest file that anything here reads; the content of a larger one can't matter."""
@@ -58,15 +56,6 @@ def digest_of(value: Any) -> str:
 
 
 # -- files ------------------------------------------------------------------------------------------------------
-
-
-class FileStamp(NamedTuple):
-    """What tells a changed file from an unchanged one without reading it."""
-
-    size: int
-    modified: int
-    changed: int
-    node: int
 
 
 class FileDigests:
@@ -87,12 +76,12 @@ class FileDigests:
             except (OSError, ValueError):
                 pass
             else:
-                size, modified, changed, node = known[0]
+                size, modified, changed, inode = known[0]
                 if (
                     status.st_mtime_ns == modified
                     and status.st_size == size
                     and status.st_ctime_ns == changed
-                    and status.st_ino == node
+                    and status.st_ino == inode
                 ):
                     return known[1]
         stamp = self._stamp(path)
@@ -107,7 +96,7 @@ class FileDigests:
             return ABSENT
         except (OSError, ChoraError):
             return UNREADABLE
-        if _at_rest(stamp, looked) and self._stamp(path) == stamp:
+        if stamp.is_at_rest(looked) and self._stamp(path) == stamp:
             self._known[path] = (stamp, digest)
         return digest
 
@@ -129,13 +118,7 @@ class FileDigests:
             return UNREADABLE
         if not stat.S_ISREG(status.st_mode):
             return UNREADABLE
-        return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-def _at_rest(stamp: FileStamp, looked: int) -> bool:
-    """Whether a later write is sure to show in the file's times."""
-    latest = max(stamp.modified, stamp.changed)
-    return looked - latest > (COARSE if stamp.modified % 1_000_000_000 == 0 else RACY)
+        return FileStamp.of(status)
 
 
 # -- what one piece of work reads -------------------------------------------------------------------------------

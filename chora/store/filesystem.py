@@ -33,8 +33,10 @@ import msgspec
 import trio
 from msgspec import Struct
 
+from chora.disk import check_room, file_name, make_folder, replace, sync_folder
 from chora.errors import InvalidInput, StorageError, io_details
-from chora.store.disk import check_room, file_lock, file_name, is_settled, make_folder, replace, sync_folder
+from chora.file_stamps import FileStamp, is_at_rest
+from chora.locks import file_lock
 from chora.store.ids import id_after, time_of
 from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, JournalKind
 from chora.store.records import (
@@ -96,14 +98,6 @@ class _Deletion(Struct, frozen=True):
     keep_metadata: bool
 
 
-class _FileStamp(NamedTuple):
-    """What tells a changed file from an unchanged one without reading it."""
-
-    node: int
-    size: int
-    modified: int
-
-
 class _Folder(Generic[T]):
     """The files of one folder whose names fit, each read only when it is asked for and has changed.
 
@@ -118,8 +112,8 @@ class _Folder(Generic[T]):
         self._form = form
         self._parse = parse
         self._trusted = -1
-        self._stamps: dict[str, _FileStamp] = {}
-        self._parsed: dict[str, tuple[_FileStamp, T | None]] = {}
+        self._stamps: dict[str, FileStamp] = {}
+        self._parsed: dict[str, tuple[FileStamp, T | None]] = {}
 
     def names(self) -> list[str]:
         """The files that are there now, sorted."""
@@ -127,19 +121,19 @@ class _Folder(Generic[T]):
             modified = self.path.stat().st_mtime_ns
             if modified != self._trusted:
                 self._stamps = self._look()
-                self._trusted = modified if is_settled(modified) else -1
+                self._trusted = modified if is_at_rest(modified) else -1
         except (FileNotFoundError, NotADirectoryError):
             self._trusted, self._stamps = -1, {}
         return sorted(self._stamps)
 
-    def _look(self) -> dict[str, _FileStamp]:
-        stamps: dict[str, _FileStamp] = {}
+    def _look(self) -> dict[str, FileStamp]:
+        stamps: dict[str, FileStamp] = {}
         with os.scandir(self.path) as found:
             for entry in found:
                 if self._form.fullmatch(entry.name):
                     with contextlib.suppress(FileNotFoundError):  # another process deletes it at this moment
                         status = entry.stat(follow_symlinks=False)
-                        stamps[entry.name] = _FileStamp(status.st_ino, status.st_size, status.st_mtime_ns)
+                        stamps[entry.name] = FileStamp.of(status)
         return stamps
 
     def read(self, name: str) -> T | None:
@@ -189,7 +183,7 @@ class _Content:
                     number: self._folders.get(number) or _Folder(self.path / f"v{number}", _VERSION_FILE, _parse_brief)
                     for number in sorted(numbers)
                 }
-                self._trusted = modified if is_settled(modified) else -1
+                self._trusted = modified if is_at_rest(modified) else -1
         except (FileNotFoundError, NotADirectoryError):
             self._trusted, self._folders = -1, {}
         return self._folders

@@ -21,8 +21,8 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
+from chora.disk import append, replace
 from chora.errors import StorageError
-from chora.store.disk import append, replace
 from chora.store.records import Completion, Cost, Event, Job, Output, Record, Sample, Trace
 from chora.store.store import TRACES_KEPT
 

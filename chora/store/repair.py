@@ -21,9 +21,9 @@ from typing import Literal, NamedTuple
 
 import apsw
 
+from chora.disk import sync_folder
 from chora.errors import StorageError, io_details
 from chora.store.backup import NAMES, verify
-from chora.store.disk import sync_folder
 from chora.store.salvage import HEADER, Salvaged, salvage
 from chora.store.sqlite import APPLICATION_ID, BUSY_TIMEOUT, has_wal, migrations
 

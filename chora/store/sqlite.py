@@ -24,8 +24,8 @@ import apsw
 import msgspec
 import trio
 
+from chora.disk import check_room
 from chora.errors import StorageError, io_details
-from chora.store.disk import check_room
 from chora.store.ids import id_after, time_of
 from chora.store.records import (
     Completion,

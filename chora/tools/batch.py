@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal
 
-import trio
 from msgspec import Meta, Struct
 
+from chora.concurrency import for_each_bounded
 from chora.engine.build.gather import merge
 from chora.engine.build.generate import generate
 from chora.engine.engine import CallerContext, Engine, Work
@@ -84,24 +84,18 @@ async def batch_generate(engine: Engine, ask: BatchGenerate, call: Call) -> Batc
     started = time.monotonic()
     ids, contexts, at_once = _checked(ask)
     results: dict[str, BatchItem] = {}
-    waiting = ids[::-1]
     work = Work(engine, force=bool(ask.force))
     stopping = False
 
-    async def run_rest() -> None:
+    async def generate_item(content_id: str) -> None:
         nonlocal stopping
-        while waiting and not stopping:
-            content_id = waiting.pop()
-            results[content_id] = await _make(work, content_id, contexts[content_id])
-            if not results[content_id].success and ask.continue_on_error is False:
-                stopping = True
-            if call.progress:
-                await call.progress(len(results), len(ids), f"{content_id}: {results[content_id].status}")
+        results[content_id] = await _make(work, content_id, contexts[content_id])
+        if not results[content_id].success and ask.continue_on_error is False:
+            stopping = True
+        if call.progress:
+            await call.progress(len(results), len(ids), f"{content_id}: {results[content_id].status}")
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(min(at_once, len(ids))):
-            nursery.start_soon(run_rest)
-    for content_id in waiting:
+    for content_id in await for_each_bounded(ids, generate_item, limit=at_once, should_stop=lambda: stopping):
         fault = BatchFault("not_run", "It wasn't started, because another one had failed.")
         results[content_id] = BatchItem(content_id=content_id, success=False, status="failed", error=fault)
     items = [results[content_id] for content_id in ids]

@@ -18,6 +18,7 @@ import trio
 from chora.catalog import ROOTS, SUFFIXES
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, PermissionDenied
+from chora.file_stamps import FileStamp
 from chora.files import FILES_LIMIT
 from chora.model import KINDS, Kind
 from chora.protocol.server import Server
@@ -37,8 +38,7 @@ DEBOUNCE = 1000
 POLL = 5.0
 """Seconds between two looks at the files where the system can't report changes."""
 
-Stamp = tuple[int, int, int]
-Files = dict[str, Stamp]
+Files = dict[str, FileStamp]
 
 
 class Places(NamedTuple):
@@ -169,7 +169,7 @@ class Watch:
         for path in places.manifests:
             folders.add(self._nearest(path))
             try:
-                files[path] = _stamp(os.stat(self._real(path)))  # noqa: PTH116
+                files[path] = FileStamp.of(os.stat(self._real(path)))  # noqa: PTH116
             except OSError:
                 continue
         return files, folders
@@ -241,12 +241,8 @@ class Watch:
         return self._root
 
 
-def _stamp_of(entry: os.DirEntry[str]) -> Stamp | None:
+def _stamp_of(entry: os.DirEntry[str]) -> FileStamp | None:
     try:
-        return _stamp(entry.stat())
+        return FileStamp.of(entry.stat())
     except OSError:
         return None
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora import app, settings
-from chora.catalog import RACY
 from chora.config_parsing import read
 from chora.engine import inputs as module
 from chora.engine.build.collect import CollectionPlan, _CollectionRun, digest_of_all  # pyright: ignore[reportPrivateUsage]
 from chora.engine.build.generate import generate
 from chora.engine.engine import CallerContext, Engine, Work
-from chora.engine.inputs import ABSENT, COARSE, UNREADABLE, Change, FileDigests, InputRecorder, Traces, digest_of
+from chora.engine.inputs import ABSENT, UNREADABLE, Change, FileDigests, InputRecorder, Traces, digest_of
 from chora.errors import StorageError
+from chora.file_stamps import COARSE, RACY
 from chora.files import Folder
 from chora.model import Member
 from chora.store import SqliteStore, Trace

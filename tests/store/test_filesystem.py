@@ -18,9 +18,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chora import disk, locks
+from chora.disk import file_name
 from chora.errors import StorageError
-from chora.store import Output, Version, disk, journal
-from chora.store.disk import file_name
+from chora.file_stamps import is_at_rest
+from chora.store import Output, Version, journal
 from chora.store.filesystem import FilesystemStore, id_of, name_of
 from tests.conftest import requirement
 from tests.store.test_contract import AT, completion, cost, draft, event, job, output, sample, trace, version
@@ -470,9 +472,9 @@ async def test_a_deletion_that_was_cut_off_is_finished(root: Path, monkeypatch: 
 
 async def test_who_holds_the_folder_for_long_is_told_of(root: Path, monkeypatch: pytest.MonkeyPatch):
     """A lock that isn't given back in time is an error that says so; reading goes on, and writing too afterwards."""
-    monkeypatch.setattr(disk, "PATIENCE", 0.05)
+    monkeypatch.setattr(locks, "FILE_LOCK_TIMEOUT", 0.05)
     store = FilesystemStore(root)
-    with disk.file_lock(root / ".lock"), trio.fail_after(5):
+    with locks.file_lock(root / ".lock"), trio.fail_after(5):
         with pytest.raises(StorageError, match="holds the lock") as caught:
             await store.add_version(version())
         assert "Another process" in str(caught.value.hint)
@@ -563,13 +565,13 @@ async def test_what_didn_t_change_isn_t_read_again(root: Path, monkeypatch: pyte
     assert store.version_infos("tides") == infos
 
 
-@pytest.mark.parametrize(("age", "settled"), [(0, False), (0.01, False), (1, True), (-5, False)])
-def test_a_fresh_time_isn_t_trusted(age: float, settled: bool):
+@pytest.mark.parametrize(("age", "at_rest"), [(0, False), (0.01, False), (1, True), (-5, False)])
+def test_a_fresh_time_isn_t_trusted(age: float, at_rest: bool):
     """A second change in the same moment would leave it as it is."""
     now = time.time_ns()
     modified = now - int(age * 1e9)
-    assert disk.is_settled(modified + (modified % 1_000_000_000 == 0)) is settled
-    assert not disk.is_settled(now // 1_000_000_000 * 1_000_000_000)
+    assert is_at_rest(modified + (modified % 1_000_000_000 == 0)) is at_rest
+    assert not is_at_rest(now // 1_000_000_000 * 1_000_000_000)
 
 
 async def test_outdated_lines_go_in_time(root: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,7 @@ import trio
 from msgspec import Struct
 
 from chora.catalog import FoundConfig
+from chora.concurrency import for_each_bounded
 from chora.config_parsing import Parsed
 from chora.engine.build import assemble
 from chora.engine.build.gather import gather_shared, merge
@@ -478,29 +479,12 @@ class _CollectionRun:
                 waiting.append(member)
             if number % BREATH == BREATH - 1:
                 await trio.lowlevel.checkpoint()
-        if not waiting:
-            return
-        waiting.reverse()
 
-        fatal: list[ChoraError] = []
+        async def build_member(member: Member) -> None:
+            await self._note(await self._make(member))
 
-        async def build_rest() -> None:
-            while waiting and not self._stopping:
-                member = waiting.pop()
-                try:
-                    built = await self._make(member)
-                except NOT_THE_SOURCES_FAULT as error:  # no member's fault, so it ends the whole run
-                    fatal.append(error)
-                    nursery.cancel_scope.cancel()
-                    return
-                await self._note(built)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(self._config.generation.concurrency_limit, len(waiting))):
-                nursery.start_soon(build_rest)
-        if fatal:
-            raise fatal[0]
-        for member in reversed(waiting):
+        limit = self._config.generation.concurrency_limit
+        for member in await for_each_bounded(waiting, build_member, limit=limit, should_stop=lambda: self._stopping):
             fault = MemberError("not_run", f"{member.id} wasn't started, because another member had failed.")
             self._results[member.id] = Built(member, "skipped", error=fault)
 

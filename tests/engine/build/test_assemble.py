@@ -22,7 +22,7 @@ from chora.engine.build import assemble as module
 from chora.engine.build import edits
 from chora.engine.build.assemble import Assembled, Planned, assemble, encode, gather_pieces, plan, why_stale
 from chora.engine.build.generate import generate
-from chora.engine.engine import CallerContext, Engine, NamedLocks, Work
+from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import (
     Busy,
     ChoraError,
@@ -37,6 +37,7 @@ from chora.errors import (
     WriteFailed,
 )
 from chora.events import Events
+from chora.locks import NamedLocks
 from chora.model import ArtifactConfig
 from chora.render.pool import RenderPool
 from chora.store import Output, SqliteStore

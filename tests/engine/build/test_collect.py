@@ -18,11 +18,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chora import app, settings
-from chora.engine import engine as engine_module
+from chora import app, locks, settings
+from chora.disk import make_folder
 from chora.engine.build import collect as module
 from chora.engine.build.collect import Collected, check_nesting, collect, plan, read_manifest
-from chora.engine.engine import LOCK_FILES, Engine, Work
+from chora.engine.engine import Engine, Work
 from chora.errors import (
     Busy,
     ChoraError,
@@ -37,8 +37,8 @@ from chora.errors import (
     ValidationFailed,
     WriteFailed,
 )
+from chora.locks import LOCK_FILES, file_lock
 from chora.store import SqliteStore, Version
-from chora.store.disk import file_lock, make_folder
 from chora.tools import collection as tools
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 
@@ -1294,11 +1294,11 @@ async def test_two_processes_may_build_one_collection_at_once(large: Project):
     assert texts(large) == whole("last")
 
 
-async def test_a_run_waits_for_the_turn_of_another_process(
+async def test_a_run_waits_for_the_locks_of_another_process(
     gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
-    """For as long as can be expected; then it says that another process is at it. A disk without locks has no turns."""
-    monkeypatch.setattr(engine_module, "TURN_PATIENCE", 0.05)
+    """It waits for a limited time, then fails with busy. On a file system without locks it goes on without them."""
+    monkeypatch.setattr(locks, "FILE_LOCKS_TIMEOUT", 0.05)
     folder = gauge.root / ".chora/locks"
     make_folder(folder)
     with contextlib.ExitStack() as held:
@@ -1311,5 +1311,5 @@ async def test_a_run_waits_for_the_turn_of_another_process(
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(engine_module, "turn", refuse)
+    monkeypatch.setattr(locks, "file_lock", refuse)
     assert (await build(engine)).count("success") == 5

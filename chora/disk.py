@@ -8,78 +8,14 @@ import os
 import re
 import secrets
 import sys
-import time
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
 from chora.errors import StorageError
 
-PATIENCE = 5.0
-"""Seconds to wait for another process's turn to end."""
-RACY = 50_000_000
-"""Nanoseconds within which a second change may leave a folder's time as it is."""
-COARSE = 2_500_000_000
-"""The same where times are whole seconds, or every other one."""
-
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_LOCK = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-
-# -- one at a time ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def file_lock(path: Path, patience: float = PATIENCE) -> Generator[None]:
-    """Hold the advisory lock of a file, among all processes and all who open it.
-
-    Raises:
-        TimeoutError: others held it for longer than `patience`, in seconds.
-    """
-    descriptor = os.open(path, _LOCK, 0o644)
-    try:
-        deadline = time.monotonic() + patience
-        while not _try_lock(descriptor):
-            if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock for long", str(path))
-            time.sleep(0.005)
-        try:
-            yield
-        finally:
-            _unlock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        # flock belongs to the opened file, so that two stores in one process exclude each other as well.
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
 
 # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -183,11 +119,6 @@ def check_room(folder: Path) -> None:
             storage_path=str(folder),
             errno=errno.ENOSPC,
         )
-
-
-def is_settled(modified: int) -> bool:
-    """Whether a change from now on is sure to show in a time of change, given in nanoseconds."""
-    return modified < time.time_ns() - (RACY if modified % 1_000_000_000 else COARSE)
 
 
 # A T between digits stays, because times have one; a t there doesn't, so that no two names differ in case alone.
