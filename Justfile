@@ -1,8 +1,12 @@
 # Every recipe does its own set-up; `just` alone lists them.
 
-python := ".venv/bin/python"
-bin := ".venv/bin"
-visitors := env("XDG_CACHE_HOME", env("HOME", ".venv") / ".cache") / "chora" / "visitors"
+# The interpreter to develop and test with, such as `CHORA_PYTHON=python3.13`; each but the default has its own environment.
+interpreter := env("CHORA_PYTHON", "python3")
+version := replace(file_name(interpreter), "python", "")
+venv := if version == "3" { ".venv" } else { ".venv-" + version }
+bin := venv / "bin"
+python := bin / "python"
+other_clients := env("XDG_CACHE_HOME", env("HOME", ".venv") / ".cache") / "chora" / "clients"
 export PYTHONDONTWRITEBYTECODE := ""
 
 [private]
@@ -13,26 +17,59 @@ default:
 demo *dir: setup
     {{ bin }}/chora demo {{ dir }}
 
-# Run the tests, with branch coverage
+# Run the tests, except those that need the machine to themselves
 test *args: setup
+    {{ python }} -m pytest -n auto --dist worksteal -m "not stress" {{ args }}
+
+# Run the tests that need the machine to themselves: hostile inputs, crashes, crowds
+stress *args: setup
+    {{ python }} -m pytest -m stress {{ args }}
+
+# Run all tests and measure branch coverage over all of them together
+coverage: setup
     {{ bin }}/coverage erase
-    {{ bin }}/coverage run -m pytest {{ args }}
+    {{ bin }}/coverage run -m pytest -n auto --dist worksteal -m "not stress"
+    {{ bin }}/coverage run -m pytest -m stress
     {{ bin }}/coverage combine -q
     {{ bin }}/coverage report
 
-# Try random configs, selectors, contexts and messages, each for so many seconds
-fuzz seconds="600": setup
-    FUZZ_SECONDS={{ seconds }} FUZZ_SEED="$(date +%s)" {{ python }} -m pytest tests/hostile/test_fuzz.py
+# Run the tests with each other Python that chora supports and this machine has
+pythons *args:
+    #!/bin/sh
+    set -eu
+    for version in 3.11 3.12 3.13 3.14; do
+        # pyenv's commands exist for all installed versions, but only run a selected one.
+        if ! PYENV_VERSION=$version "python$version" -c pass 2>/dev/null; then
+            echo "Python $version: not on this machine"
+        elif [ "$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$version" ]; then
+            echo "Python $version: what \`just test\` uses"
+        else
+            echo "Python $version:"
+            CHORA_PYTHON="python$version" {{ just_executable() }} test {{ args }}
+        fi
+    done
 
-# Let the official conformance suite of MCP judge the protocol, in every leg
-conformance *args: judges
+# Search for failures with random inputs: each kind of hostile input for this long, then the properties
+fuzz seconds="600": setup
+    #!/bin/sh
+    set -eu
+    seed=$(date +%s)
+    FUZZ_SECONDS={{ seconds }} FUZZ_SEED=$seed {{ python }} -m pytest tests/hostile/test_fuzz.py
+    end=$(($(date +%s) + {{ seconds }}))
+    while [ "$(date +%s)" -lt "$end" ]; do
+        CHORA_HYPOTHESIS=fuzz {{ python }} -m pytest -n auto --dist worksteal -m hypothesis --hypothesis-seed=$seed
+        seed=$((seed + 1))
+    done
+
+# Run the official conformance suite of MCP over every transport
+conformance *args: contract-tools
     {{ python }} -m tests.contract.conformance {{ args }}
 
-# Let clients that people use visit the product, over every transport
-clients *args: judges
-    {{ python }} -m tests.contract.clients --fastmcp {{ visitors }}/bin/python {{ args }}
+# Connect clients that people use, over every transport
+clients *args: contract-tools
+    {{ python }} -m tests.contract.clients --fastmcp {{ other_clients }}/bin/python {{ args }}
 
-# Format, lint, types on three platforms, the stairs, fresh references
+# Check format, lint, types on three platforms, layers and the generated reference
 check: setup
     {{ bin }}/ruff format --check .
     {{ bin }}/ruff check .
@@ -42,12 +79,12 @@ check: setup
     {{ bin }}/lint-imports --no-cache
     {{ python }} docs/build.py --check
 
-# Mend what can be mended by machine
+# Fix format and lint
 fix: setup
     {{ bin }}/ruff check --fix .
     {{ bin }}/ruff format .
 
-# Write docs/reference anew; chora composes it from its own tools and commands
+# Build docs/reference; chora composes it from its own tools and commands
 docs: setup
     {{ python }} docs/build.py
 
@@ -63,7 +100,7 @@ bench *args: setup
 binary: setup
     {{ python }} packaging/build.py
 
-# Drive the built binary through version, demo, stdio and serve
+# Try the built binary: version, demo, stdio and serve
 smoke: binary
     {{ python }} packaging/smoke.py dist/chora/chora
 
@@ -72,8 +109,8 @@ lock: setup
     {{ bin }}/uv pip compile -q --system-certs --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
         --all-extras --group dev --no-annotate --no-header pyproject.toml -o requirements.lock
 
-# Compile what the judges are: tests/contract/package-lock.json and clients.lock
-lock-judges: setup
+# Compile tests/contract/package-lock.json and clients.lock
+lock-contract: setup
     #!/bin/sh
     set -eu
     (cd tests/contract && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund)
@@ -88,9 +125,9 @@ lock-judges: setup
     {{ bin }}/uv pip compile -q --system-certs --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
         --no-annotate --no-header tests/contract/clients.in -o tests/contract/clients.lock
 
-# The judges of the protocol, exactly as locked: npm packages, and FastMCP apart from our own environment
+# The conformance suite and other clients, exactly as locked: npm packages, and FastMCP in its own environment
 [private]
-judges: setup
+contract-tools: setup
     #!/bin/sh
     set -eu
     if ! command -v npm >/dev/null; then
@@ -98,7 +135,7 @@ judges: setup
             apt-get update -qq
             DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs npm
         else
-            echo "The judges need npm: install Node 22 or later." >&2
+            echo "The conformance suite and the clients need npm: install Node 22 or later." >&2
             exit 1
         fi
     fi
@@ -108,10 +145,10 @@ judges: setup
         (cd tests/contract && npm ci --fetch-retries=5 --loglevel=error --no-audit --no-fund --ignore-scripts)
         cp tests/contract/package-lock.json "$stamp"
     fi
-    if ! cmp -s tests/contract/clients.lock "{{ visitors }}/.locked"; then
-        {{ bin }}/uv venv -q --clear --python {{ python }} "{{ visitors }}"
-        {{ bin }}/uv pip install -q --system-certs --python "{{ visitors }}/bin/python" --require-hashes -r tests/contract/clients.lock
-        cp tests/contract/clients.lock "{{ visitors }}/.locked"
+    if ! cmp -s tests/contract/clients.lock "{{ other_clients }}/.locked"; then
+        {{ bin }}/uv venv -q --clear --python {{ python }} "{{ other_clients }}"
+        {{ bin }}/uv pip install -q --system-certs --python "{{ other_clients }}/bin/python" --require-hashes -r tests/contract/clients.lock
+        cp tests/contract/clients.lock "{{ other_clients }}/.locked"
     fi
 
 # The virtual environment, exactly as locked
@@ -119,11 +156,12 @@ judges: setup
 setup:
     #!/bin/sh
     set -eu
-    test -x {{ python }} || python3 -m venv .venv
-    stamp=.venv/.locked
+    case "{{ version }}" in *.*) export PYENV_VERSION="{{ version }}" ;; esac
+    test -x {{ python }} || {{ interpreter }} -m venv {{ venv }}
+    stamp={{ venv }}/.locked
     if [ ! -f "$stamp" ] || ! cmp -s requirements.lock "$stamp" || [ pyproject.toml -nt "$stamp" ]; then
         test -x {{ bin }}/uv || {{ python }} -m pip install -q --disable-pip-version-check "$(grep -o '^uv==[0-9.]*' requirements.lock)"
-        {{ bin }}/uv pip install -q --system-certs --require-hashes -r requirements.lock
-        {{ bin }}/uv pip install -q --no-deps --no-build-isolation -e .
+        {{ bin }}/uv pip install -q --system-certs --python {{ python }} --require-hashes -r requirements.lock
+        {{ bin }}/uv pip install -q --python {{ python }} --no-deps --no-build-isolation -e .
         cp requirements.lock "$stamp"
     fi

@@ -1,4 +1,4 @@
-"""Fixtures that every room shares: a project on disk, the same project opened, and a server on a free port."""
+"""What all tests share: a project on disk, the same project opened, a server on a free port, and how pytest runs here."""
 
 import contextlib
 import functools
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import hypothesis
 import jsonschema
 import msgspec
 import pytest
@@ -26,8 +27,51 @@ requirement = pytest.mark.requirement
 """Cites the promises that a test proves, by their ids in `tests/requirements.py`: `@requirement("cache.force")`."""
 
 
+ALONE = [Path(__file__).with_name(name) for name in ("hostile", "stress", "contract")]
+"""Their tests start many processes, fill memory or measure time: they run one after the other (`just stress`)."""
+
+SLOW = 2.0
+"""Seconds; a test that takes longer on a quiet machine is marked `@pytest.mark.slow("reason")`."""
+
+# `just test` must not fail by chance: the inputs are the same each time, and what `just fuzz` finds becomes an `@example`.
+hypothesis.settings.register_profile("test", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("fuzz", database=None, deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("CHORA_HYPOTHESIS", "test"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(*ids): the promises in tests/requirements.py that the test proves")
+    config.addinivalue_line("markers", "slow(reason): takes more than two seconds, and why")
+    config.addinivalue_line("markers", "stress: needs the machine to itself; run by `just stress`")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for other processes."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in ALONE):
+            item.add_marker("stress")
+        if slow := item.get_closest_marker("slow"):
+            item.user_properties.append(("slow", slow.args[0]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the tests that took long, each with its reason; having none is no failure, as the machine may be busy."""
+    seconds: dict[str, float] = {}
+    reasons: dict[str, Any] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + report.duration
+                reasons.update({report.nodeid: reason for name, reason in report.user_properties if name == "slow"})
+    slow = sorted(((taken, test) for test, taken in seconds.items() if taken > SLOW), reverse=True)
+    if slow:
+        terminalreporter.section(f"tests over {SLOW:.0f} s")
+    for taken, test in slow:
+        terminalreporter.line(f"{taken:6.1f} s  {test}: {reasons.get(test, 'NO REASON GIVEN')}")
 
 
 @pytest.fixture(autouse=True)

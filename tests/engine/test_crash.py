@@ -15,6 +15,7 @@ from tests.conftest import Project, artifact, child, requirement, text
 OLD, NEW = "the old text\n" * 300, "the new text\n" * 400
 
 
+@pytest.mark.stress
 @requirement("outputs.atomic")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="strikes a fork of itself")
 async def test_a_kill_at_any_point_leaves_the_old_file_or_the_new_one(project: Project, engine: Engine):
