@@ -16,12 +16,12 @@ import trio
 from bench.connect import CACHE
 from bench.measure import ROUNDS, Row
 from chora import settings
-from chora.access import caller
 from chora.errors import Busy, LimitExceeded
 from chora.render import Render
 from chora.render.pool import RenderPool
 from chora.render.worker import CompiledTemplates
 from chora.render.worker import render as render_inline
+from chora.request_context import caller
 
 PAGE = Render(
     template="# {{ title }}\n{% for row in rows %}- {{ row.name }}: {{ row.number * 2 }}\n{% endfor %}",

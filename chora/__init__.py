@@ -1,25 +1,28 @@
 """chora composes documents and code from configuration, over the Model Context Protocol.
 
-General layout, upper floors import lower ones and never the other way round:
+Layers, from top to bottom; a module imports only from layers below its own:
 
-    cli client                  commands for people; the SDK for other programs
-    app bridge                  the life of one process, knows every room; stdio in front of a remote server
-    web watch transport         status page; uptime probe, benchmarker, file watcher; how bytes arrive
-    protocol                    MCP: what the messages mean
-    prompts                     what a person can have a model do
-    tools resources             what an agent can ask for; what it can read
+    cli client                  commands for people; the MCP client for other programs
+    app bridge                  wiring of the server processes; stdio in front of a remote server
+    provider web watch          what the project serves over MCP; status page; uptime probe, benchmarker, file watcher
+      transport                 stdio and HTTP: how messages arrive
+    prompts                     prompts that a client offers to its user
+    tools resources             what an agent can call; what it can read
     engine                      gather -> generate -> assemble -> collect
     jobs                        work that outlives its call
     generators sources          how a text is made; where its context comes from
-    render catalog llm          killable template workers; finding config files; asking a language model
-    events                      what happened
-    store                       what is remembered
-    oauth                       tokens that somebody else issues
-    access metrics logs         who may; how often; what is said about it
-    files reading               reading and writing safely; raw documents into configs
-    config model stamps         settings and secrets; the config formats; how times and hashes are written
-      fetch ending              how to ask over HTTP; how a process comes to its end
-    errors                      what can go wrong on purpose
+    render catalog llm          template workers; finding config files; calling a language model
+    events                      the event log
+    store                       the database
+    protocol                    MCP: messages, sessions, and the types that tools and resources answer with
+    oauth                       access tokens of an external issuer
+    access metrics logs         tokens and scopes; counters; the log
+    files config_parsing locks  safe file access; raw documents into configs; locks between tasks and processes
+    settings model timestamps   settings and secrets; the config formats; how times are written
+      hashing request_context   how hashes are written; the caller and the trace of a request
+      fetch shutdown disk       the HTTP client; how a process ends; durable writes
+      file_stamps concurrency   telling a changed file from an unchanged one; bounded concurrency
+    errors                      the error classes
 """
 
 __version__ = "0.1.0"

@@ -13,7 +13,6 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
-from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -57,9 +56,6 @@ class Principal(NamedTuple):
         """Whether what takes this scope is within reach."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
-
-caller: ContextVar[str] = ContextVar("caller", default="local")
-"""Whose work is being done, as far as it has to be shared out fairly: a session, or a principal without one."""
 
 LOCAL = Principal("local")
 """Whoever started us on stdio, or reaches a loopback door that has no token."""

@@ -33,8 +33,8 @@ from chora.errors import (
 )
 from chora.file_stamps import FileStamp
 from chora.files import CONFIG_LIMIT, Folder
+from chora.hashing import sha256
 from chora.model import Kind
-from chora.timestamps import sha256
 
 if TYPE_CHECKING:
     import yaml

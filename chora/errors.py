@@ -1,21 +1,22 @@
-"""What can go wrong on purpose.
+"""The errors that chora raises on purpose.
 
     ChoraError
      ├── InvalidInput, InvalidContext, InvalidConfigId, ValidationError, ValidationFailed, UsageError
      ├── InvalidConfig, InvalidRetention, CircularReference, MaxDepthExceeded
      ├── ConfigNotFound, ContentNotFound, DraftNotFound, GeneratorNotFound, ManifestNotFound, MissingContent,
-     │   ProjectNotFound, JobNotFound, TokenNotFound
+     │   ProjectNotFound, JobNotFound, ResourceNotFound, TokenNotFound
      ├── SaveFailed, OutputEdited, ReferencedByArtifacts, JobCancelled
-     ├── PermissionDenied, Unauthorized, Forbidden
+     ├── Unauthorized
+     ├── PermissionDenied, Forbidden
      ├── Unreachable, GenerationFailed, CompositionFailed, TestFailed, TestExecutionFailed, BatchFailed,
      │   ModificationFailed, ValidationExecutionFailed, MigrationFailed
      ├── StorageFailed, StorageError, WriteFailed, DraftCreationFailed, SaveExecutionFailed, DeletionFailed,
      │   ModificationExecutionFailed
      └── Busy, LimitExceeded, BudgetExceeded
 
-Each class owns a wire `code`, which clients match on, and a `category`, which the doors (HTTP, the
-command line) look up in `CATEGORIES`: they never invent a status of their own. Everything that isn't a
-`ChoraError` is a bug: it is logged in full under an id, and only that id leaves the process.
+Each class owns a wire `code`, which clients match on, and a `category`, whose HTTP status and exit code stand in
+`CATEGORIES`: the HTTP server and the command line look them up there. Everything that isn't a `ChoraError` is a bug:
+it is logged in full under an id, and only that id leaves the process.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from __future__ import annotations
 import secrets
 from typing import Any, ClassVar, Literal, NamedTuple
 
-Category = Literal["invalid", "missing", "conflict", "denied", "failed", "busy", "internal"]
+Category = Literal["invalid", "missing", "conflict", "unauthenticated", "denied", "failed", "busy", "internal"]
 
 
 class Outcome(NamedTuple):
-    """How a category of failure shows at each door."""
+    """The HTTP status and the exit code of a category."""
 
     http_status: int
     exit_code: int
@@ -37,6 +38,7 @@ CATEGORIES: dict[Category, Outcome] = {
     "invalid": Outcome(400, 2),
     "missing": Outcome(404, 3),
     "conflict": Outcome(409, 4),
+    "unauthenticated": Outcome(401, 4),
     "denied": Outcome(403, 4),
     "failed": Outcome(500, 1),
     "busy": Outcome(503, 1),
@@ -71,7 +73,7 @@ class ChoraError(Exception):
         return CATEGORIES[self.category].http_status
 
     def as_dict(self) -> dict[str, Any]:
-        """The body every door shows: `{"success": false, "error": {code, message, hint, details}}`."""
+        """The body of every failed answer: `{"success": false, "error": {code, message, hint, details}}`."""
         return {
             "success": False,
             "error": {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details},
@@ -149,6 +151,8 @@ class MaxDepthExceeded(ChoraError):
 
 
 class ConfigNotFound(ChoraError):
+    """No config has this id."""
+
     code = "config_not_found"
     category = "missing"
 
@@ -161,31 +165,44 @@ class ContentNotFound(ChoraError):
 
 
 class ManifestNotFound(ChoraError):
-    """A collection that was never generated where it was looked for."""
+    """A collection that has no manifest: it was never generated, or elsewhere."""
 
     code = "manifest_not_found"
     category = "missing"
 
 
 class JobNotFound(ChoraError):
+    """No job has this id."""
+
     code = "job_not_found"
     category = "missing"
 
 
 class DraftNotFound(ChoraError):
+    """No draft has this id, or it was discarded."""
+
     code = "draft_not_found"
     category = "missing"
 
 
 class GeneratorNotFound(ChoraError):
+    """No generator has this name."""
+
     code = "generator_not_found"
     category = "missing"
 
 
 class MissingContent(ChoraError):
-    """An artifact whose required children can't be had."""
+    """An artifact of which a required child has no text and can't be generated."""
 
     code = "missing_content"
+    category = "missing"
+
+
+class ResourceNotFound(ChoraError):
+    """A URI that no resource has."""
+
+    code = "resource_not_found"
     category = "missing"
 
 
@@ -240,7 +257,7 @@ class Unauthorized(ChoraError):
     """No valid token where one is needed."""
 
     code = "unauthorized"
-    category = "denied"
+    category = "unauthenticated"
 
 
 class Forbidden(ChoraError):
@@ -258,11 +275,15 @@ class Unreachable(ChoraError):
 
 
 class GenerationFailed(ChoraError):
+    """A generator that couldn't make its text."""
+
     code = "generation_failed"
     category = "failed"
 
 
 class CompositionFailed(ChoraError):
+    """An artifact that couldn't be assembled from its parts."""
+
     code = "composition_failed"
     category = "failed"
 
@@ -319,6 +340,8 @@ class MigrationFailed(ChoraError):
 
 
 class DeletionFailed(ChoraError):
+    """A stored text that couldn't be deleted."""
+
     code = "deletion_failed"
     category = "failed"
 
@@ -331,6 +354,8 @@ class StorageFailed(ChoraError):
 
 
 class StorageError(ChoraError):
+    """The store can't be opened, read or written."""
+
     code = "storage_error"
     category = "failed"
 
@@ -343,11 +368,15 @@ class WriteFailed(ChoraError):
 
 
 class DraftCreationFailed(ChoraError):
+    """A draft that couldn't be stored."""
+
     code = "draft_creation_failed"
     category = "failed"
 
 
 class SaveExecutionFailed(ChoraError):
+    """A config file that couldn't be written."""
+
     code = "save_execution_failed"
     category = "failed"
 
@@ -374,7 +403,7 @@ class Busy(ChoraError):
 
 
 class Internal(ChoraError):
-    """A bug, as the outside sees it: the id leads to the traceback in the log."""
+    """A bug: the id in it leads to the traceback in the log."""
 
     code = "internal_error"
     category = "internal"

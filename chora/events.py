@@ -11,8 +11,6 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Callable
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +19,7 @@ import trio
 
 from chora import settings
 from chora.errors import StorageError
+from chora.request_context import event_listener, trace_id
 from chora.store.records import Event
 from chora.store.store import Store
 from chora.timestamps import now, printable
@@ -40,11 +39,6 @@ PATIENCE = 5.0
 
 # Never waits: whoever sends events to a pipe that nobody reads loses them.
 _APPEND = os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-
-trace: ContextVar[str | None] = ContextVar("trace", default=None)
-"""The trace that the request being answered belongs to."""
-heard: ContextVar[Callable[[dict[str, Any]], None] | None] = ContextVar("heard", default=None)
-"""Whom the request being answered wants to have told of what happens for it."""
 
 
 class Events:
@@ -74,7 +68,7 @@ class Events:
             facts["context"] = redacted(facts["context"])
         event = {
             "timestamp": now(),
-            "trace_id": trace.get() or settings.trace_id(),
+            "trace_id": trace_id.get() or settings.trace_id(),
             "event_type": f"chora.{kind}",
             "schema_version": SCHEMA_VERSION,
             "status": status,
@@ -83,7 +77,7 @@ class Events:
         plain = {
             key: printable(settings.redact(value)) if isinstance(value, str) else value for key, value in event.items()
         }
-        if (hear := heard.get()) is not None:
+        if (hear := event_listener.get()) is not None:
             hear(plain)
         if self._path is not None:
             self._write(self._path, msgspec.json.encode(plain) + b"\n")

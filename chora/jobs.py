@@ -19,14 +19,12 @@ import trio
 
 from chora import settings
 from chora.errors import CATEGORIES, Busy, ChoraError, JobCancelled, JobNotFound, subclasses
+from chora.protocol.types import Progress, ToolAnswer
 from chora.store.records import Job
 from chora.store.store import Store
 from chora.timestamps import days_before_now, format_timestamp, now
 
 log = logging.getLogger("chora.jobs")
-
-Progress = Callable[[float, float, str], Awaitable[None]]
-"""Told how far work is: done, of how many, and what was done."""
 
 HEARTBEAT = 2.0
 """Seconds between two signs of life of a running job; also how long another process's wish to cancel may take."""
@@ -36,18 +34,6 @@ POLL = 0.5
 """Seconds between two looks at a job of another process."""
 AWAITED = 900.0
 """Seconds for which a result waits for its call; a later one is meant for what is there by then."""
-
-
-class ToolAnswer(NamedTuple):
-    """What work came to: an encoded answer, and what the doors need to know of it."""
-
-    body: bytes
-    is_error: bool
-    code: str = "ok"
-    exit_code: int = 0
-    links: tuple[Any, ...] = ()
-    content: list[dict[str, Any]] | None = None
-    """Blocks of content to be shown in the place of the body."""
 
 
 class Pending(NamedTuple):

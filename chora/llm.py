@@ -13,8 +13,9 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from chora import settings, timestamps
+from chora import settings
 from chora.errors import GenerationFailed, UsageError
+from chora.hashing import sha256
 
 if TYPE_CHECKING:
     import anthropic
@@ -51,7 +52,7 @@ class Request(Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """SHA-256 over all that decides the answer."""
         parts = (self.model, self.system, self.prompt, self.temperature, self.max_tokens)
-        return timestamps.sha256(msgspec.json.encode(parts))
+        return sha256(msgspec.json.encode(parts))
 
 
 class Reply(Struct, frozen=True, kw_only=True):

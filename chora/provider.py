@@ -10,13 +10,13 @@ import msgspec
 
 from chora.engine.engine import Engine
 from chora.errors import StorageError
-from chora.jobs import ToolAnswer
 from chora.metrics import Metrics
 from chora.prompts import Prompts
 from chora.protocol import wire
 from chora.protocol.server import Server
+from chora.protocol.types import Call, ToolAnswer
 from chora.resources import Resources
-from chora.tools.tool import Call, Tool
+from chora.tools.tool import Tool
 
 INSTRUCTIONS = (
     "chora composes documents and code from configuration. A content config makes one text with a generator; an "

@@ -33,11 +33,13 @@ from chora.errors import (
     LimitExceeded,
     ManifestNotFound,
     PermissionDenied,
+    ResourceNotFound,
 )
 from chora.events import redacted
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT
 from chora.metrics import Metrics
 from chora.model import KINDS, STRUCTS, CollectionGeneration, Kind, schema
+from chora.protocol.types import Resource, ResourceContents, ResourcePage, ResourceStat
 from chora.timestamps import format_timestamp
 
 if TYPE_CHECKING:
@@ -53,46 +55,6 @@ EXAMPLES = 2
 TOPICS = ("server", "tools", "resources", "generators")
 
 Arguments = dict[str, str]
-
-
-class ResourceNotFound(ChoraError):
-    """A URI that no resource has."""
-
-    code = "resource_not_found"
-    category = "missing"
-
-
-class Measure(NamedTuple):
-    """How large a resource is, in bytes, and when it changed, where that is known."""
-
-    size: int | None = None
-    modified: str | None = None
-
-
-class Resource(NamedTuple):
-    """A resource that exists now."""
-
-    uri: str
-    name: str
-    description: str
-    mime_type: str
-    measure: Callable[[], Measure] | None = None
-    """Looks, when somebody wants to know."""
-
-
-class Page(NamedTuple):
-    """Some of the resources, and where the next ones begin; None when there are no more."""
-
-    resources: list[Resource]
-    cursor: str | None
-
-
-class Contents(NamedTuple):
-    """What a resource says; `fixed` if it will as long as the server runs."""
-
-    text: str | bytes
-    mime_type: str
-    fixed: bool = False
 
 
 class Parameter(NamedTuple):
@@ -137,7 +99,7 @@ class Resources:
         self.metrics = metrics
         self.revisions = revisions
 
-    def read(self, uri: str) -> Contents:
+    def read(self, uri: str) -> ResourceContents:
         """What the resource of a URI says.
 
         Raises:
@@ -154,7 +116,7 @@ class Resources:
                 limit="resource.size",
                 bytes=SOURCE_LIMIT,
             )
-        return Contents(text, family.mime_type, family.fixed)
+        return ResourceContents(text, family.mime_type, family.fixed)
 
     def canonical(self, uri: str) -> str:
         """The spelling under which changes of a resource are told, whether it exists by now or not.
@@ -188,7 +150,7 @@ class Resources:
             f"There is no resource {_shown(uri)}.", "resources/list and resources/templates/list show what there is."
         )
 
-    def page(self, cursor: str | None = None) -> Page:
+    def page(self, cursor: str | None = None) -> ResourcePage:
         """The resources that exist now by URI, a hundred at a time.
 
         Raises:
@@ -198,7 +160,7 @@ class Resources:
         rest = [each for family in FAMILIES for each in family.found(self) if each.uri > after]
         rest.sort(key=lambda each: each.uri)
         shown = rest[:PAGE]
-        return Page(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE else None)
+        return ResourcePage(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE else None)
 
     def templates(self) -> list[dict[str, Any]]:
         """The URI templates as `resources/templates/list` shows them."""
@@ -306,14 +268,14 @@ def _json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
-def _file_measure(resources: Resources, path: str, *, sized: bool) -> Callable[[], Measure]:
-    def look() -> Measure:
+def _file_stat(resources: Resources, path: str, *, sized: bool) -> Callable[[], ResourceStat]:
+    def look() -> ResourceStat:
         try:
             status = (resources.engine.folder.root / path).stat()
         except OSError:
-            return Measure()
+            return ResourceStat()
         modified = format_timestamp(datetime.fromtimestamp(status.st_mtime, UTC))
-        return Measure(status.st_size if sized else None, modified)
+        return ResourceStat(status.st_size if sized else None, modified)
 
     return look
 
@@ -337,7 +299,7 @@ def _config_family(kind: Kind) -> Family:
                 each.parsed.config.id,
                 _about(each),
                 JSON,
-                _file_measure(resources, each.path, sized=False),
+                _file_stat(resources, each.path, sized=False),
             )
 
     return Family(
@@ -439,9 +401,9 @@ def _no_content(content_id: str) -> ContentNotFound:
 def _found_contents(resources: Resources) -> Iterator[Resource]:
     for content_id in _stored_ids(resources, {}):
 
-        def look(content_id: str = content_id) -> Measure:
+        def look(content_id: str = content_id) -> ResourceStat:
             kept = [info for info in resources.engine.store.version_infos(content_id) if not info.deleted]
-            return Measure(kept[-1].size, kept[-1].generated_at) if kept else Measure()
+            return ResourceStat(kept[-1].size, kept[-1].generated_at) if kept else ResourceStat()
 
         yield Resource(content_uri(content_id), content_id, f"The newest text of {content_id}", TEXT, look)
 
@@ -540,7 +502,7 @@ def _template_names(resources: Resources, settled: Arguments) -> list[str]:
 
 def _found_templates(resources: Resources) -> Iterator[Resource]:
     for name, path in template_files(resources).items():
-        yield Resource(template_uri(name), name, f"Template {path}", TEXT, _file_measure(resources, path, sized=True))
+        yield Resource(template_uri(name), name, f"Template {path}", TEXT, _file_stat(resources, path, sized=True))
 
 
 # -- collections' manifests -------------------------------------------------------------------------------------
@@ -598,7 +560,7 @@ def _found_manifests(resources: Resources) -> Iterator[Resource]:
                 f"{collection_id} manifest",
                 f"What the collection {collection_id} was built into",
                 JSON,
-                _file_measure(resources, path, sized=True),
+                _file_stat(resources, path, sized=True),
             )
 
 
@@ -624,7 +586,7 @@ def _job_ids(resources: Resources, settled: Arguments) -> list[str]:
 
 def _found_jobs(resources: Resources) -> Iterator[Resource]:
     for job in islice(resources.engine.store.jobs(), JOBS_LISTED):
-        measure = Measure(modified=job.updated_at)
+        measure = ResourceStat(modified=job.updated_at)
         about = f"{job.tool}, {job.status}"
         yield Resource(f"job://{quote(job.job_id, safe='')}", job.job_id, about, JSON, lambda known=measure: known)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime, timedelta
 
 
@@ -22,11 +21,6 @@ def days_before_now(days: float, moment: datetime | None = None) -> str:
         return format_timestamp((moment or datetime.now(UTC)) - timedelta(days=days))
     except OverflowError:
         return format_timestamp(datetime.min.replace(tzinfo=UTC))
-
-
-def sha256(data: bytes) -> str:
-    """`sha256:<hex>`, the way hashes are written everywhere."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def printable(text: str) -> str:

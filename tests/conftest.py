@@ -19,8 +19,8 @@ import trio
 from chora import app, settings
 from chora.cli.samples import INIT, write_sample
 from chora.engine.engine import Engine
+from chora.protocol.types import Call
 from chora.tools import TOOLS
-from chora.tools.tool import Call
 from tests.http_client import Visitor
 
 requirement = pytest.mark.requirement

@@ -578,7 +578,7 @@ async def test_version_ids_are_fit_for_uris(ask: Asking, project: Project, shelf
 @requirement("traps.tools-stay-callable")
 async def test_a_tool_is_a_function_that_can_be_called(engine: Engine):
     """Fifteen of seventeen tests failed because decorating a function made it uncallable."""
-    from chora.tools.tool import Call
+    from chora.protocol.types import Call
 
     tool = TOOLS["hello_world"]
     answer: Any = await tool.function(engine, tool.decode(b"{}"), Call("test"))

@@ -1,4 +1,4 @@
-"""What each error means at each door."""
+"""The code, HTTP status and exit code of each error."""
 
 import re
 from typing import get_args
@@ -25,7 +25,7 @@ ROWS: list[tuple[type[ChoraError], str, Category]] = [
     (errors.SaveFailed, "save_failed", "conflict"),
     (errors.OutputEdited, "output_edited", "conflict"),
     (errors.PermissionDenied, "permission_denied", "denied"),
-    (errors.Unauthorized, "unauthorized", "denied"),
+    (errors.Unauthorized, "unauthorized", "unauthenticated"),
     (errors.Forbidden, "forbidden", "denied"),
     (errors.Unreachable, "unreachable", "failed"),
     (errors.GenerationFailed, "generation_failed", "failed"),
@@ -45,6 +45,7 @@ ROWS: list[tuple[type[ChoraError], str, Category]] = [
     (errors.ContentNotFound, "content_not_found", "missing"),
     (errors.ManifestNotFound, "manifest_not_found", "missing"),
     (errors.JobNotFound, "job_not_found", "missing"),
+    (errors.ResourceNotFound, "resource_not_found", "missing"),
     (errors.TokenNotFound, "token_not_found", "missing"),
     (errors.ReferencedByArtifacts, "referenced_by_artifacts", "conflict"),
     (errors.JobCancelled, "job_cancelled", "conflict"),
@@ -62,6 +63,7 @@ OUTCOMES: dict[Category, tuple[int, int]] = {
     "invalid": (400, 2),
     "missing": (404, 3),
     "conflict": (409, 4),
+    "unauthenticated": (401, 4),
     "denied": (403, 4),
     "failed": (500, 1),
     "busy": (503, 1),
@@ -74,40 +76,40 @@ def ours() -> list[type[ChoraError]]:
 
 
 @pytest.mark.parametrize(("error", "code", "category"), ROWS, ids=lambda row: getattr(row, "__name__", None))
-def test_each_error_has_its_code_and_its_outcome_at_each_door(error: type[ChoraError], code: str, category: Category):
+def test_each_error_has_its_code_status_and_exit_code(error: type[ChoraError], code: str, category: Category):
     """Clients match on the code; HTTP status and exit code follow from the category alone."""
     made = Internal(ValueError(), where="x") if error is Internal else error("A sentence.")
     assert (made.code, made.category) == (code, category)
     assert (made.http_status, made.exit_code) == OUTCOMES[category]
 
 
-def test_no_error_is_missing_above():
-    """Whoever adds a class adds its row, and each class stands once."""
+def test_every_error_class_has_one_row_in_the_table_above():
+    """A new class needs a new row."""
     assert len(ROWS) == len({row[0] for row in ROWS})
     assert {row[0] for row in ROWS} == set(ours())
 
 
 def test_no_two_errors_share_a_code():
-    """A code means one thing; only a bug has that of the root, which nobody raises."""
+    """A code means one thing; only `Internal` shares that of the base class, which is never raised itself."""
     codes = [each.code for each in ours()]
     assert len(codes) == len(set(codes))
     assert ChoraError.code == Internal.code
 
 
-def test_every_category_has_its_outcome():
-    """The table knows each category there is, and no other."""
+def test_every_category_has_its_status_and_exit_code():
+    """The table lists every category, and no other."""
     assert set(CATEGORIES) == set(get_args(Category))
     assert {category: Outcome(*outcome) for category, outcome in OUTCOMES.items()} == CATEGORIES
 
 
 def test_the_tree_in_the_docstring_is_the_tree():
-    """Whoever reads the head of the file sees every error; Internal is told of in the text below."""
+    """The head of the file lists every error; `Internal` is described in the text below."""
     tree = (errors.__doc__ or "").partition("Each class owns")[0]
     assert set(re.findall(r"\w+", tree.partition("ChoraError")[2])) == {each.__name__ for each in ours()} - {"Internal"}
 
 
-def test_the_body_is_the_same_at_every_door():
-    """Code, sentence, next step and facts, with the message as the exception's text as well."""
+def test_the_body_has_code_message_hint_and_details():
+    """The message is the text of the exception too."""
     error = errors.ConfigNotFound("There is no content config tides.", "Did you mean tide?", config_id="tides")
     assert error.as_dict() == {
         "success": False,
@@ -124,7 +126,7 @@ def test_the_body_is_the_same_at_every_door():
 
 
 def test_a_bug_shows_an_id_and_nothing_of_itself():
-    """Only the incident leaves the process; what the exception said may hold anything."""
+    """Only the incident id leaves the process: the text of the exception may contain anything."""
     incident = Internal(ValueError("the password is hunter2"), where="generate_content")
     body = incident.as_dict()
     assert "hunter2" not in msgspec.json.encode(body).decode()
@@ -138,16 +140,16 @@ def test_a_bug_shows_an_id_and_nothing_of_itself():
     assert Internal(ValueError(), where="x").incident != incident.incident
 
 
-def test_a_failed_read_or_write_is_told_by_path_type_and_number():
-    """The shape that clients know for input and output errors."""
+def test_a_failed_read_or_write_is_described_by_path_type_and_errno():
+    """The details of every input and output error have this shape."""
     details = io_details(FileNotFoundError(2, "No such file"), path="a.md")
     assert details == {"path": "a.md", "error_type": "FileNotFoundError", "errno": 2}
 
 
-def test_errors_below_errors_are_found():
-    """The reference lists subclasses of subclasses too."""
+def test_subclasses_of_subclasses_are_listed():
+    """The reference lists these too."""
 
-    class Stranger(errors.Busy):
+    class Nested(errors.Busy):
         pass
 
-    assert Stranger in subclasses()
+    assert Nested in subclasses()

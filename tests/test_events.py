@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from chora import events as module
 from chora.errors import StorageError
-from chora.events import BATCH, ROWS_LIMIT, Events, redacted, trace
+from chora.events import BATCH, ROWS_LIMIT, Events, redacted
+from chora.request_context import trace_id
 from chora.store import SqliteStore
 from chora.store.records import Event
 from tests.conftest import Asking, Project, requirement, text
@@ -84,10 +85,10 @@ def test_a_request_has_a_trace_of_its_own(path: Path, monkeypatch: pytest.Monkey
     """The fact wins over the request, the request over the environment."""
     monkeypatch.setenv("CHORA_TRACE_ID", "environment")
     events = Events(path)
-    token = trace.set("request")
+    token = trace_id.set("request")
     events.emit("one", "success", trace_id="fact")
     events.emit("one", "success")
-    trace.reset(token)
+    trace_id.reset(token)
     events.emit("one", "success")
     assert [event["trace_id"] for event in lines(path)] == ["fact", "request", "environment"]
 

@@ -17,7 +17,8 @@ from trio.testing import MockClock
 from chora import jobs as module
 from chora import settings
 from chora.errors import Busy, ContentNotFound, JobCancelled, JobNotFound, StorageError
-from chora.jobs import Jobs, Pending, Progress, ToolAnswer
+from chora.jobs import Jobs, Pending
+from chora.protocol.types import Progress, ToolAnswer
 from chora.settings import JobSettings as JobSettings
 from chora.store import Job, SqliteStore
 from chora.timestamps import format_timestamp

@@ -19,15 +19,17 @@ from chora.errors import (
     JobNotFound,
     LimitExceeded,
     ManifestNotFound,
+    ResourceNotFound,
 )
 from chora.files import SOURCE_LIMIT
 from chora.generators import GENERATORS
+from chora.hashing import sha256
 from chora.metrics import Metrics
 from chora.model import KINDS
-from chora.resources import FAMILIES, PAGE, ResourceNotFound, Resources
+from chora.protocol.types import ResourceStat
+from chora.resources import FAMILIES, PAGE, Resources
 from chora.store import Version
 from chora.store.records import Job
-from chora.timestamps import sha256
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.documents import collection
@@ -132,8 +134,8 @@ async def test_a_deleted_text_is_listed_and_not_read(shelf: Resources, engine: E
     assert (only["deleted"], only["is_latest"], only["size_bytes"]) == (True, False, 0)
     listed = {each.uri: each for each in shelf.page().resources}
     if known := listed.get("content://note"):
-        assert known.measure is not None
-        assert known.measure().size is None
+        assert known.stat is not None
+        assert known.stat().size is None
 
 
 async def test_a_text_beyond_ten_megabytes_is_refused(shelf: Resources, engine: Engine):
@@ -235,8 +237,8 @@ async def test_jobs_are_read_without_their_secrets(shelf: Resources, engine: Eng
     assert shown["arguments"] == {"context": {"api_key": "***", "monkey": "Ada"}}
     assert shown["result"] == {"success": True}
     (listed,) = [each for each in shelf.page().resources if each.uri == "job://job-1"]
-    assert listed.measure is not None
-    assert listed.measure().modified == "2026-11-22T10:16:30.123Z"
+    assert listed.stat is not None
+    assert listed.stat().modified == "2026-11-22T10:16:30.123Z"
     with pytest.raises(JobNotFound):
         shelf.read("job://job-2")
 
@@ -378,9 +380,9 @@ async def test_everything_listed_can_be_read(shelf: Resources, project: Project,
         assert each.description
         assert each.mime_type == contents.mime_type
         assert isinstance(contents.text, str)
-        measure = each.measure() if each.measure else resources.Measure()
+        measure = each.stat() if each.stat else ResourceStat()
         assert measure.size in (None, len(contents.text.encode()))
-    measured = {each.uri: each.measure() for each in listed if each.measure}
+    measured = {each.uri: each.stat() for each in listed if each.stat}
     assert measured["content://note"].size == 7
     assert measured["template://a.j2"].size == 2
     assert measured["config://content/note"].modified is not None
@@ -391,8 +393,8 @@ async def test_a_file_that_vanishes_while_it_is_listed_has_no_measure(shelf: Res
     project.save(text("note", "Closed."))
     (listed,) = [each for each in shelf.page().resources if each.uri == "config://content/note"]
     (project.root / "configs/content/note.json").unlink()
-    assert listed.measure is not None
-    assert listed.measure() == resources.Measure()
+    assert listed.stat is not None
+    assert listed.stat() == ResourceStat()
 
 
 async def test_a_broken_config_is_not_listed(shelf: Resources, project: Project):

@@ -1,4 +1,4 @@
-"""Times, hashes and odd texts, as everything writes them."""
+"""How times and texts with odd characters are written."""
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import msgspec
 import pytest
 
-from chora.timestamps import format_timestamp, now, printable, sha256
+from chora.timestamps import format_timestamp, now, printable
 
 
 def test_a_moment_is_utc_with_milliseconds():
@@ -21,11 +21,6 @@ def test_now_is_now():
     before, between, after = format_timestamp(datetime.now(UTC)), now(), format_timestamp(datetime.now(UTC))
     assert before <= between <= after
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", between)
-
-
-def test_a_hash_names_its_method():
-    """The known hash of three letters, with the method in front."""
-    assert sha256(b"abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,8 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
         ToolFailed: the tool's own failure.
     """
     from chora import app
+    from chora.protocol.types import Call, ToolAnswer
     from chora.tools import TOOLS
-    from chora.tools.tool import Call, ToolAnswer
 
     tool = TOOLS.get(name)
     if tool is None:

@@ -36,10 +36,11 @@ from chora.errors import (
     io_details,
 )
 from chora.files import CONFIG_LIMIT
+from chora.hashing import sha256
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.sources.source import NOT_THE_SOURCES_FAULT, is_too_deep
 from chora.store import Draft, Version
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 
 PREVIEW_LIMIT = 10_000  # characters
 DRAFT_ID = re.compile(r"draft-\d{8}T\d{6}-[0-9a-f]{6}")

@@ -13,15 +13,17 @@ from chora import llm, settings
 from chora.catalog import Catalog
 from chora.engine import retrieval
 from chora.engine.budget import Budgets
-from chora.engine.inputs import FileDigests, InputRecorder, Snapshot, Traces, digest_of
+from chora.engine.inputs import FileDigests, InputRecorder, Snapshot, Traces
 from chora.errors import ChoraError
 from chora.events import Events
 from chora.files import Folder
 from chora.generators import GeneratorRegistry, load_composers
 from chora.generators import digest_of as source_digest
 from chora.generators.templates import Templates
-from chora.jobs import Jobs, Progress
+from chora.hashing import digest_of
+from chora.jobs import Jobs
 from chora.locks import FileLocks, NamedLocks
+from chora.protocol.types import Progress
 from chora.store.store import Store
 
 log = logging.getLogger("chora.engine")

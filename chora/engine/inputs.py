@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import trio
 
 from chora.catalog import CONFIGS
@@ -27,9 +26,10 @@ from chora.errors import ChoraError
 from chora.file_stamps import FileStamp
 from chora.files import Folder
 from chora.generators.templates import ALL
+from chora.hashing import sha256
 from chora.sources import git_reference
 from chora.store.records import Trace
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 
 if TYPE_CHECKING:
     from chora.engine.engine import Engine
@@ -46,14 +46,6 @@ DIGEST_LIMIT = 64_000_000
 TRACES_IN_MEMORY = 50_000
 SAVE_INTERVAL = 0.2
 """Seconds for which fresh traces are gathered before they are stored; losing them costs a look, not a text."""
-
-_canonical = msgspec.json.Encoder(order="deterministic")
-
-
-def digest_of(value: Any) -> str:
-    """A hash of plain data that doesn't depend on the order of its keys."""
-    return sha256(_canonical.encode(value))
-
 
 # -- files ------------------------------------------------------------------------------------------------------
 

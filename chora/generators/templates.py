@@ -11,9 +11,9 @@ import msgspec
 from chora.catalog import OnRead
 from chora.errors import LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, Folder
+from chora.hashing import sha256
 from chora.render import Options, Scan, Scanned
 from chora.render.pool import RenderPool
-from chora.timestamps import sha256
 
 ALL = "templates:"
 """How a look at every template is noted."""

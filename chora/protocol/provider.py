@@ -8,13 +8,11 @@ from typing import Any, Protocol
 import msgspec
 
 from chora.access import Scope
-from chora.jobs import ToolAnswer
 from chora.protocol.requesting_client import RequestingClient
-from chora.resources import Contents, Page
-from chora.tools.tool import Call
+from chora.protocol.types import Call, ResourceContents, ResourcePage, ToolAnswer
 
 
-class Tool(Protocol):
+class ProvidedTool(Protocol):
     """One tool."""
 
     @property
@@ -30,10 +28,10 @@ class Tool(Protocol):
         ...
 
 
-class Resources(Protocol):
+class ResourceProvider(Protocol):
     """What can be read. Each method may raise a ChoraError, which is told as an error of the protocol."""
 
-    def page(self, cursor: str | None) -> Page:
+    def page(self, cursor: str | None) -> ResourcePage:
         """Some of the resources there are."""
         ...
 
@@ -41,7 +39,7 @@ class Resources(Protocol):
         """The URI templates as `resources/templates/list` shows them."""
         ...
 
-    def read(self, uri: str) -> Contents:
+    def read(self, uri: str) -> ResourceContents:
         """What a resource says."""
         ...
 
@@ -54,7 +52,7 @@ class Resources(Protocol):
         ...
 
 
-class Prompts(Protocol):
+class PromptProvider(Protocol):
     """What a person can have a model do."""
 
     def all(self) -> Sequence[dict[str, Any]]:
@@ -76,7 +74,7 @@ class Provider(Protocol):
     instructions: str
 
     @property
-    def tools(self) -> Mapping[str, Tool]:
+    def tools(self) -> Mapping[str, ProvidedTool]:
         """The tools by name, in the order of their list."""
         ...
 
@@ -86,10 +84,10 @@ class Provider(Protocol):
         ...
 
     @property
-    def resources(self) -> Resources: ...
+    def resources(self) -> ResourceProvider: ...
 
     @property
-    def prompts(self) -> Prompts: ...
+    def prompts(self) -> PromptProvider: ...
 
     async def call(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
         """Call a tool that there is; its failure is an answer too."""

@@ -19,11 +19,11 @@ import msgspec
 import trio
 from msgspec import UNSET
 
-from chora.engine.inputs import digest_of
+from chora.hashing import digest_of
 from chora.protocol import wire
 from chora.protocol.session import Session, Waiting
+from chora.protocol.types import InputRequired
 from chora.protocol.wire import Params, Revision, RpcError
-from chora.tools.tool import InputRequired
 
 Notify = Callable[[bytes], Awaitable[None]]
 

@@ -19,9 +19,8 @@ import trio
 from msgspec import UNSET
 
 from chora import __version__
-from chora.access import Principal, caller
+from chora.access import Principal
 from chora.errors import ChoraError, Forbidden, Internal
-from chora.events import heard, trace
 from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.broadcast import (
@@ -38,9 +37,9 @@ from chora.protocol.broadcast import (
 from chora.protocol.provider import Provider
 from chora.protocol.requesting_client import Notify, RequestingClient, StateSigner
 from chora.protocol.session import Session
+from chora.protocol.types import Call, InputRequired, Link, Resource, ResourceStat, ToolAnswer
 from chora.protocol.wire import Incoming, Params, Revision, RpcError
-from chora.resources import Measure, Resource
-from chora.tools.tool import Call, InputRequired, Link, ToolAnswer
+from chora.request_context import caller, event_listener, trace_id
 
 log = logging.getLogger("chora.protocol")
 
@@ -253,12 +252,12 @@ class Server:
         revision = self._revision_of(session, params, method)
         raw = incoming.parameters or msgspec.Raw(b"{}")
         ask = Request(session, revision, method, params, raw, id_bytes, notify, hang_up)
-        token = None if (found := _trace_of(params)) is None else trace.set(found)
+        token = None if (found := _trace_of(params)) is None else trace_id.set(found)
         try:
             return wire.response(id_bytes, await self._answer_request(ask))
         finally:
             if token is not None:
-                trace.reset(token)
+                trace_id.reset(token)
 
     async def _answer_request(self, ask: Request) -> bytes:
         method, revision = ask.method, ask.revision
@@ -588,7 +587,7 @@ class Server:
 
         answer: ToolAnswer | None = None
         failure: InputRequired | RpcError | None = None
-        token = heard.set(hear)
+        token = event_listener.set(hear)
         try:
             async with trio.open_nursery() as beside:
                 beside.start_soon(tell)
@@ -598,7 +597,7 @@ class Server:
                     failure = error
                 beside.cancel_scope.cancel()
         finally:
-            heard.reset(token)
+            event_listener.reset(token)
         await peer.flush()
         peer.level = None  # work that goes on as a job has nobody to tell any more
         if failure is not None:
@@ -731,7 +730,7 @@ def _carefully(ask: Request, answer: Callable[[Request], dict[str, Any]]) -> byt
         code = wire.INTERNAL_ERROR
         if error.category == "missing" and ask.method.startswith("resources/"):
             code = wire.INVALID_PARAMS if ask.revision.era == "modern" else wire.RESOURCE_NOT_FOUND
-        elif error.category in ("invalid", "missing", "denied", "conflict"):
+        elif error.category in ("invalid", "missing", "unauthenticated", "denied", "conflict"):
             code = wire.INVALID_PARAMS
         about = {} if ask.params.uri is UNSET else {"uri": ask.params.uri}
         raise RpcError(
@@ -756,7 +755,7 @@ def _resource(resource: Resource, revision: Revision) -> dict[str, Any]:
         "description": resource.description,
         "mimeType": resource.mime_type,
     }
-    measure = Measure() if resource.measure is None else resource.measure()
+    measure = ResourceStat() if resource.stat is None else resource.stat()
     if measure.size is not None:
         shown["size"] = measure.size
     if measure.modified is not None and revision.structured:

@@ -26,7 +26,6 @@ from msgspec import Struct
 
 import chora
 from chora import settings
-from chora.access import caller
 from chora.errors import Busy, ChoraError, InvalidContext, LimitExceeded
 from chora.render import (
     COMMAND,
@@ -56,6 +55,7 @@ from chora.render import (
     frame,
     job_limit,
 )
+from chora.request_context import caller
 
 log = logging.getLogger("chora.render")
 

@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from chora.errors import MigrationFailed
+from chora.hashing import sha256 as stamped_sha256
 from chora.store.records import Completion, Cost, Draft, Event, Job, Output, Record, Sample, Trace, Version
 from chora.store.store import TRACES_KEPT, Store
-from chora.timestamps import sha256 as stamped_sha256
 
 Progress = Callable[[str, int, int], None]
 """Told how far it is: which kind, how many of it are done, of how many."""

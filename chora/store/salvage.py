@@ -22,9 +22,9 @@ import apsw
 import msgspec
 
 from chora.errors import StorageError, io_details
+from chora.hashing import sha256
 from chora.store.records import Record, Version
 from chora.store.sqlite import PAGE_SIZE, TABLES, SqliteStore, put_record, record_of, translated
-from chora.timestamps import sha256
 
 HEADER = 100
 """Bytes before the first page's own content: what tells SQLite that it is a database, and how large."""

@@ -10,7 +10,8 @@ from msgspec import Meta, Struct
 from chora.engine.build.assemble import Planned, assemble, plan
 from chora.engine.engine import CallerContext, Engine, Work
 from chora.model import ArtifactConfig
-from chora.tools.tool import Call, Context, ToolArguments, ToolResult, context_of, milliseconds_since, tool
+from chora.protocol.types import Call
+from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, tool
 
 
 class AssembleArtifact(ToolArguments):

@@ -12,7 +12,8 @@ from chora.engine.build.gather import merge
 from chora.engine.build.generate import generate
 from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import BatchFailed, ChoraError, InvalidContext, InvalidInput
-from chora.tools.tool import Call, Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
+from chora.protocol.types import Call
+from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
 
 MOST = 50
 """Contents in one batch."""

@@ -22,8 +22,9 @@ from chora.errors import (
     PermissionDenied,
 )
 from chora.model import CollectionConfig
+from chora.protocol.types import Call, Link
 from chora.tools.artifact import PlannedFile, planned_file
-from chora.tools.tool import Call, Context, Link, ToolArguments, ToolResult, context_of, milliseconds_since, tool
+from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, tool
 
 MEMBERS_LISTED = 50_000
 """Members of nested collections that can be listed; a few that contain one another many times come to any number."""

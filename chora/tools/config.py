@@ -10,7 +10,8 @@ from msgspec import Meta
 from chora.config_parsing import Issue
 from chora.engine import drafts
 from chora.engine.engine import Engine
-from chora.tools.tool import Call, Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
+from chora.protocol.types import Call
+from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
 
 ConfigData = Annotated[
     Any,
@@ -119,7 +120,7 @@ async def save_config(engine: Engine, ask: SaveConfig, call: Call) -> SavedConfi
     except drafts.ConfigExists as error:
         about = ["save_config", ask.draft_id, ask.config_id, error.replaced]
         message = f"There is a config {ask.config_id} already. Replace it? A backup of it is kept."
-        agreed = None if call.peer is None else await call.peer.confirm(message, about)
+        agreed = None if call.client is None else await call.client.confirm(message, about)
         if agreed is None:
             raise
         if not agreed:

@@ -14,8 +14,9 @@ from chora.engine.build.generate import Generated, Prepared, generate, make, pre
 from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import GenerationFailed
 from chora.generators.generator import GeneratedText
-from chora.timestamps import sha256
-from chora.tools.tool import Call, Context, LongText, ToolArguments, context_of, head_of, milliseconds_since, tool
+from chora.hashing import sha256
+from chora.protocol.types import Call
+from chora.tools.tool import Context, LongText, ToolArguments, context_of, head_of, milliseconds_since, tool
 
 ContentConfigId = Annotated[str, Meta(description="Id of a content config, as list_content_configs shows it")]
 

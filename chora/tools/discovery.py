@@ -16,7 +16,8 @@ from chora.engine.build.generate import generator_of
 from chora.engine.engine import CallerContext, Engine, Work
 from chora.errors import ChoraError, InvalidInput
 from chora.model import ArtifactChild
-from chora.tools.tool import Call, ToolArguments, ToolResult, milliseconds_since, tool
+from chora.protocol.types import Call
+from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, tool
 
 Pattern = Annotated[str, Meta(max_length=255, description="Glob over ids, such as api-*")]
 

@@ -12,7 +12,8 @@ from chora.engine import retention
 from chora.engine.build.gather import json_type
 from chora.engine.engine import Engine
 from chora.errors import ContentNotFound, DeletionFailed, InvalidRetention, ReferencedByArtifacts, StorageError
-from chora.tools.tool import Call, ToolArguments, ToolResult, milliseconds_since, object_of, object_schema, tool
+from chora.protocol.types import Call
+from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, object_of, object_schema, tool
 
 Days = Annotated[int, Meta(ge=0)]
 
@@ -151,11 +152,11 @@ class DeletedContent(ToolResult):
 
 async def _agreed(call: Call, content_id: str, users: list[str]) -> bool:
     """Whether the person at the client, if one can be asked, wants it deleted although artifacts use it."""
-    if call.peer is None:
+    if call.client is None:
         return False
     named = ", ".join(users[:10]) + (f" and {len(users) - 10} more" if len(users) > 10 else "")
     message = f"{content_id} is a part of {named}. Delete its texts all the same?"
-    return bool(await call.peer.confirm(message, ["delete_content", content_id, users]))
+    return bool(await call.client.confirm(message, ["delete_content", content_id, users]))
 
 
 @tool(title="Delete a content's texts", category="Storage", destructive=True, scope="admin")

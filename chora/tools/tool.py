@@ -15,7 +15,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, cast, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -24,9 +24,9 @@ from chora.access import Scope
 from chora.config_parsing import DEEPEST
 from chora.engine.build.gather import json_type
 from chora.engine.engine import Engine
-from chora.engine.inputs import digest_of
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
-from chora.jobs import Progress, ToolAnswer
+from chora.hashing import digest_of
+from chora.protocol.types import Call, InputRequired, Link, Progress, ToolAnswer
 from chora.settings import redact
 from chora.sources.source import is_too_deep
 
@@ -52,14 +52,6 @@ HEAD_LIMIT = 256 * 1024
 
 class ToolArguments(Struct, forbid_unknown_fields=True):
     """The arguments of a tool."""
-
-
-class Link(NamedTuple):
-    """A resource that an answer points to."""
-
-    uri: str
-    name: str
-    mime_type: str = "text/plain"
 
 
 class ToolResult(Struct, kw_only=True):
@@ -92,43 +84,6 @@ class Head(NamedTuple):
     """Of the whole text, in characters."""
     resource: str | None
     """Where the whole text can be read, when this isn't all of it."""
-
-
-class InputRequired(Exception):
-    """The work can't be done before the client has answered, and its answers come with another call.
-
-    Args:
-        result: what the call is answered.
-    """
-
-    def __init__(self, result: dict[str, Any]) -> None:
-        super().__init__("the client has to answer first")
-        self.result = result
-
-
-class AskableClient(Protocol):
-    """Whoever called, as far as a tool may turn to them."""
-
-    async def confirm(self, message: str, about: Any) -> bool | None:
-        """Have the person there say yes or no; None when they can't be asked, or don't answer.
-
-        Called before anything was done, because it may raise `InputRequired`. A yes is to exactly this `about`.
-        """
-        ...
-
-
-class Call(NamedTuple):
-    """The circumstances of one call."""
-
-    transport: str
-    tools_available: int = 0
-    progress: Callable[[float, float, str], Awaitable[None]] | None = None
-    """Tells the caller how far it is: done, of how many, and what was done; None when nobody asked."""
-    routine: bool = False
-    """Not worth a line in the log."""
-    principal: str = "local"
-    peer: AskableClient | None = None
-    """Who can be asked; None when nobody can."""
 
 
 FAILURE_SCHEMA: dict[str, Any] = {

@@ -8,7 +8,8 @@ from msgspec import Meta
 
 from chora import __version__
 from chora.engine.engine import Engine
-from chora.tools.tool import Call, ToolArguments, ToolResult, tool
+from chora.protocol.types import Call
+from chora.tools.tool import ToolArguments, ToolResult, tool
 
 
 class HelloWorld(ToolArguments):

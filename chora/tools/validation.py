@@ -17,9 +17,10 @@ from chora.engine.validation import validate
 from chora.engine.validation.checks import Problem, Rule
 from chora.errors import InvalidContext, InvalidInput
 from chora.model import CollectionConfig, Severity
+from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
 from chora.tools.collection import BasePath, CollectionPath, find_collection
-from chora.tools.tool import Call, ToolArguments, ToolResult, milliseconds_since, object_of, tool
+from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, object_of, tool
 
 RULES_LIMIT = 100
 """Rules that one call may bring."""

@@ -202,7 +202,9 @@ class HttpApplication:
                 await self._pages(scope, receive, send)
         except Unauthorized as error:
             challenge = b'Bearer realm="chora"' if self._issuer is None else self._issuer.challenge
-            await _send_json(send, 401, _fault(error.message, error.hint), [(b"www-authenticate", challenge)])
+            await _send_json(
+                send, error.http_status, _fault(error.message, error.hint), [(b"www-authenticate", challenge)]
+            )
         except ChoraError as error:
             await _send_json(send, error.http_status, _fault(error.message, error.hint))
 

@@ -18,10 +18,11 @@ from chora import app, settings
 from chora.cli import collect as collect_command
 from chora.cli import program
 from chora.engine.build import generate
+from chora.hashing import sha256
+from chora.protocol.types import Call
 from chora.store import Version
-from chora.timestamps import format_timestamp, sha256
+from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
-from chora.tools.tool import Call
 from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
 
 Run = Callable[..., Result]

@@ -24,13 +24,12 @@ from hypercorn.config import Config
 
 from chora import app, settings
 from chora.access import Authenticator, Scope
-from chora.jobs import ToolAnswer
+from chora.errors import ResourceNotFound
 from chora.metrics import Metrics
 from chora.protocol.broadcast import List
 from chora.protocol.requesting_client import NoAnswer, Question, RequestingClient
 from chora.protocol.server import Server
-from chora.resources import Contents, Page, Resource, ResourceNotFound
-from chora.tools.tool import Call
+from chora.protocol.types import Call, Resource, ResourceContents, ResourcePage, ToolAnswer
 from chora.transport import stdio
 from chora.transport.connection import Bounds
 from chora.transport.connection import Server as HttpServer
@@ -420,24 +419,24 @@ class FixtureResources:
     def __init__(self, calls: Counter[str]) -> None:
         self._calls = calls
         self._fixed = {
-            "test://static-text": Contents(
+            "test://static-text": ResourceContents(
                 "This is the content of the static text resource.", "text/plain", fixed=True
             ),
-            "test://static-binary": Contents(red_dot(), "image/png", fixed=True),
-            "test://watched-resource": Contents("Watched resource content", "text/plain"),
+            "test://static-binary": ResourceContents(red_dot(), "image/png", fixed=True),
+            "test://watched-resource": ResourceContents("Watched resource content", "text/plain"),
         }
 
-    def page(self, cursor: str | None) -> Page:
+    def page(self, cursor: str | None) -> ResourcePage:
         listed = [
             Resource(uri, uri.removeprefix("test://"), "For the conformance suite", contents.mime_type)
             for uri, contents in self._fixed.items()
         ]
-        return Page(listed, None)
+        return ResourcePage(listed, None)
 
     def templates(self) -> Sequence[dict[str, Any]]:
         return [{"uriTemplate": TEMPLATE, "name": "template", "mimeType": "application/json"}]
 
-    def read(self, uri: str) -> Contents:
+    def read(self, uri: str) -> ResourceContents:
         self._calls[uri] += 1
         if (contents := self._fixed.get(uri)) is not None:
             return contents
@@ -446,7 +445,7 @@ class FixtureResources:
         if uri != before + id + after:
             raise ResourceNotFound(f"There is no resource {uri}.", "resources/list names them all.")
         body = {"id": id, "templateTest": True, "data": f"Data for ID: {id}"}
-        return Contents(msgspec.json.encode(body).decode(), "application/json")
+        return ResourceContents(msgspec.json.encode(body).decode(), "application/json")
 
     def canonical(self, uri: str) -> str:
         self._calls[uri] += 1
@@ -528,7 +527,7 @@ class FixtureOffer:
             self._list_changed(TRIGGERS[name])
         try:
             given = msgspec.json.decode(arguments, type=dict[str, Any])
-            content = await fixture.run(fixture, cast("RequestingClient", call.peer), given)
+            content = await fixture.run(fixture, cast("RequestingClient", call.client), given)
         except (Failure, NoAnswer, msgspec.ValidationError) as error:
             return ToolAnswer(b"{}", True, "failed", content=[text(str(error))])
         return ToolAnswer(b"{}", False, content=content)

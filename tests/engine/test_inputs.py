@@ -21,13 +21,13 @@ from chora.engine import inputs as module
 from chora.engine.build.collect import CollectionPlan, _CollectionRun, digest_of_all  # pyright: ignore[reportPrivateUsage]
 from chora.engine.build.generate import generate
 from chora.engine.engine import CallerContext, Engine, Work
-from chora.engine.inputs import ABSENT, UNREADABLE, Change, FileDigests, InputRecorder, Traces, digest_of
+from chora.engine.inputs import ABSENT, UNREADABLE, Change, FileDigests, InputRecorder, Traces
 from chora.errors import StorageError
 from chora.file_stamps import COARSE, RACY
 from chora.files import Folder
+from chora.hashing import digest_of, sha256
 from chora.model import Member
 from chora.store import SqliteStore, Trace
-from chora.timestamps import sha256
 from tests.conftest import Project, artifact, child, content, text
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")

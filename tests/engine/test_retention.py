@@ -19,8 +19,9 @@ from chora.engine import retention
 from chora.engine.engine import Engine
 from chora.engine.retention import Rules, choose, clean, drop_old_drafts, referring_artifacts, sweep
 from chora.errors import StorageError
+from chora.hashing import sha256
 from chora.store import Draft, Event, Job, Version, VersionInfo
-from chora.timestamps import format_timestamp, now, sha256
+from chora.timestamps import format_timestamp, now
 from tests.conftest import Project, artifact, child, text
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -19,8 +19,8 @@ import trio
 from chora import app, settings
 from chora.engine.build.assemble import assemble
 from chora.engine.engine import CallerContext, Engine, Work
+from chora.hashing import sha256
 from chora.store import SqliteStore, Version
-from chora.timestamps import sha256
 
 WRITERS = 4
 

@@ -15,10 +15,10 @@ import pytest
 import trio
 
 from chora import settings
+from chora.hashing import sha256
 from chora.settings import StorageSettings
 from chora.store import open_store
 from chora.store.sqlite import RETRY_TIME
-from chora.timestamps import sha256
 from tests.conftest import Asking, Project, artifact, child, content, text
 from tests.disks import Disk, small_disk
 from tests.hostile.measures import PATIENCE, linux, prepare, serving

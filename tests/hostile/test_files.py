@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from chora.engine.legacy.project_import import import_project
+from chora.protocol.types import Call
 from chora.tools import TOOLS
-from chora.tools.tool import Call
 from tests.conftest import Asking, Project, artifact, child, content, text
 from tests.hostile.measures import MIB, bounded, is_well, linux, prepare
 

@@ -25,9 +25,9 @@ from chora.errors import subclasses
 from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.session import Session
+from chora.protocol.types import Call
 from chora.provider import project_server
 from chora.tools import TOOLS
-from chora.tools.tool import Call
 from tests.conftest import Asking, Project, answer_schema, artifact, child, content, text
 from tests.hostile.measures import linux, prepare
 

@@ -10,8 +10,8 @@ import msgspec
 import trio
 
 from chora import settings
+from chora.hashing import sha256
 from chora.store import SqliteStore
-from chora.timestamps import sha256
 from tests.conftest import Project, artifact, child, content
 from tests.hostile.measures import PATIENCE, linux, prepare, process, serving
 from tests.http_client import HELLO, message

@@ -17,10 +17,10 @@ from chora.protocol import requesting_client, wire
 from chora.protocol.requesting_client import NoAnswer, Question, RequestingClient, StateSigner
 from chora.protocol.server import Server
 from chora.protocol.session import Session
+from chora.protocol.types import InputRequired
 from chora.protocol.wire import Params, RpcError
 from chora.provider import project_server
 from chora.tools import TOOLS
-from chora.tools.tool import InputRequired
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 
 FORMS = {"elicitation": {}}

@@ -1,5 +1,7 @@
 """The core by itself: messages in, answers out."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -685,3 +687,12 @@ async def test_a_long_text_comes_as_its_head_and_a_link(server: Server, project:
         assert [link["uri"] for link in links] == ([said["resource"]] if revision >= "2025-06-18" else [])
         read = await ask(server, session, request("resources/read", {"uri": said["resource"]}))
         assert read["result"]["contents"][0]["text"] == long
+
+
+def test_the_protocol_loads_nothing_of_what_is_served_over_it():
+    """Importing the server in a fresh interpreter loads no tools, resources, engine or store."""
+    code = "import sys, chora.protocol.server; print(*(name for name in sys.modules if name.startswith('chora')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[1] for name in done.stdout.split() if "." in name}
+    assert "protocol" in loaded
+    assert not loaded & {"tools", "resources", "prompts", "engine", "jobs", "catalog", "generators", "sources", "store"}

@@ -16,10 +16,10 @@ import pytest
 import trio
 
 from chora import settings
-from chora.access import caller
 from chora.errors import Busy, InvalidContext, LimitExceeded
 from chora.render import Answer, Failed, Render, Rendered, RenderFailed, Scan, Scanned, Select, frame, pool
 from chora.render.pool import FairSemaphore, RenderPool, RenderStatistics
+from chora.request_context import caller
 from chora.settings import RenderSettings as RenderSettings
 
 MIB = 1024 * 1024

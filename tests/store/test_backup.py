@@ -14,11 +14,12 @@ import pytest
 import trio
 
 from chora.errors import StorageError, UsageError
+from chora.hashing import sha256
 from chora.settings import StorageSettings
 from chora.store import SqliteStore, Store, Version, backup, open_store
 from chora.store.backup import back_up, drop_old, restore, verify
 from chora.store.salvage import salvage
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 
 posix = pytest.mark.skipif(os.name == "nt", reason="permissions and folders")
 BACKENDS = ("sqlite", "filesystem")

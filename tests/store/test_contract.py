@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from chora.errors import InvalidInput, StorageError
+from chora.hashing import sha256
 from chora.settings import StorageSettings
 from chora.store import (
     BACKENDS,
@@ -28,7 +29,6 @@ from chora.store import (
     Version,
     open_store,
 )
-from chora.timestamps import sha256
 from tests.conftest import requirement
 
 AT = "2026-11-22T10:{:02}:00.000Z".format

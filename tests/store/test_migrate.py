@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chora.errors import MigrationFailed
+from chora.hashing import sha256
 from chora.store import TRACES_KEPT, Completion, SqliteStore, Store, Trace, Version, migrate
 from chora.store.filesystem import FilesystemStore
 from chora.store.migrate import KINDS
-from chora.timestamps import sha256
 from tests.conftest import requirement
 from tests.store.test_contract import AT, completion, cost, draft, event, job, output, sample, trace, version
 

@@ -17,12 +17,13 @@ import pytest
 import trio
 
 from chora.errors import StorageError
+from chora.hashing import sha256
 from chora.store import Draft, Output, SqliteStore, Version
 from chora.store import repair as repairing
 from chora.store.repair import examine, lost_changes, repair
 from chora.store.salvage import salvage
 from chora.store.sqlite import migrations
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 from tests.disks import small_disk
 
 PAGE = 4096

@@ -17,8 +17,9 @@ import chora.tools
 from chora.config_parsing import DEEPEST
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, GenerationFailed, Internal, InvalidContext, InvalidInput, subclasses
+from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
-from chora.tools.tool import Call, Tool, ToolArguments, ToolResult, context_of, object_of, tool
+from chora.tools.tool import Tool, ToolArguments, ToolResult, context_of, object_of, tool
 from tests.conftest import answer_schema, requirement
 
 CALL = Call("test")

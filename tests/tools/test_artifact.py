@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from chora.engine.engine import Engine
+from chora.protocol.types import Call
 from chora.tools import TOOLS
-from chora.tools.tool import Call
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 from tests.tools.answers import CONTEXTS, NO_CONTEXTS, NO_IDS, STAMP, taken
 

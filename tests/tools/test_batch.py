@@ -11,8 +11,8 @@ import trio.testing
 
 from chora.engine.build import generate
 from chora.engine.engine import Engine
+from chora.protocol.types import Call
 from chora.tools import TOOLS
-from chora.tools.tool import Call
 from tests.conftest import Asking, Project, content, requirement, text
 from tests.tools.answers import NO_CONTEXTS, VERSION_ID, taken
 

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from chora.engine.engine import Engine
+from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
 from chora.tools import TOOLS, collection
-from chora.tools.tool import Call
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 from tests.tools.answers import CONTEXTS, FINGERPRINT, NO_CONTEXTS, STAMP, taken
 

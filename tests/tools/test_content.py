@@ -12,8 +12,8 @@ import pytest
 from chora import settings
 from chora.engine.engine import Engine
 from chora.generators import GENERATORS
+from chora.hashing import sha256
 from chora.render.pool import RenderPool
-from chora.timestamps import sha256
 from tests.conftest import Asking, Project, content, requirement, text, unchanged
 from tests.tools.answers import (
     CONTEXTS,

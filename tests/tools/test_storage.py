@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from chora.engine.engine import Engine
+from chora.hashing import sha256
 from chora.store import SqliteStore, Version
-from chora.timestamps import format_timestamp, sha256
+from chora.timestamps import format_timestamp
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.tools.answers import NO_IDS, STAMP, FailingStore, taken
 

@@ -12,8 +12,9 @@ import trio
 from chora import app, settings
 from chora.engine.build import generate
 from chora.engine.engine import Engine
+from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
-from chora.tools.tool import HEAD_LIMIT, Call, Tool, ToolArguments, ToolResult, head_of, tool
+from chora.tools.tool import HEAD_LIMIT, Tool, ToolArguments, ToolResult, head_of, tool
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 
 CALL = Call("test", len(TOOLS))

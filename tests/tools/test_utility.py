@@ -10,9 +10,9 @@ import pytest
 
 from chora import __version__
 from chora.engine.engine import Engine
+from chora.protocol.types import Call
 from chora.store import SqliteStore
 from chora.tools import TOOLS
-from chora.tools.tool import Call
 from tests.conftest import Asking, requirement
 from tests.tools.answers import taken
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from chora.cli import validate as cli_validate
 from chora.engine.engine import Engine
+from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
 from chora.tools import TOOLS, validation
-from chora.tools.tool import Call
 from chora.tools.validation import ISSUES_SHOWN, RULES_LIMIT
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 

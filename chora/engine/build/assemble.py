@@ -21,7 +21,7 @@ from chora.engine.build import edits
 from chora.engine.build.compose import Piece, compose
 from chora.engine.build.generate import generate, is_approved, make, prepare
 from chora.engine.engine import CallerContext, Engine, Work
-from chora.engine.inputs import STORED, Change, InputRecorder, digest_of
+from chora.engine.inputs import STORED, Change, InputRecorder
 from chora.engine.retrieval import versions
 from chora.errors import (
     ChoraError,
@@ -36,11 +36,12 @@ from chora.errors import (
     io_details,
 )
 from chora.files import SOURCE_LIMIT
+from chora.hashing import digest_of, sha256
 from chora.model import ArtifactChild, ArtifactConfig, ArtifactOutput
 from chora.render import Evaluate, RenderFailed
 from chora.sources.source import NOT_THE_SOURCES_FAULT, is_too_deep
 from chora.store import Output
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 
 Status = Literal["assembled", "reassembled", "skipped"]
 Action = Literal["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]

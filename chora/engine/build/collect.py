@@ -25,7 +25,6 @@ from chora.engine.build import assemble
 from chora.engine.build.gather import gather_shared, merge
 from chora.engine.build.generate import reach_of
 from chora.engine.engine import CallerContext, Engine, Work
-from chora.engine.inputs import digest_of
 from chora.errors import (
     ChoraError,
     CircularReference,
@@ -42,10 +41,11 @@ from chora.errors import (
     io_details,
 )
 from chora.events import redacted
+from chora.hashing import digest_of, sha256
 from chora.model import CollectionConfig, Member, Sources
 from chora.render import Render, RenderFailed
 from chora.sources.source import NOT_THE_SOURCES_FAULT
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 
 log = logging.getLogger("chora.engine")
 

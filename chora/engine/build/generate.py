@@ -14,7 +14,7 @@ from chora.catalog import FoundConfig
 from chora.config_parsing import Parsed
 from chora.engine.build.gather import gather
 from chora.engine.engine import CallerContext, Engine, SourceText, Work
-from chora.engine.inputs import GENERATOR, STORED, InputRecorder, digest_of
+from chora.engine.inputs import GENERATOR, STORED, InputRecorder
 from chora.errors import (
     ChoraError,
     GenerationFailed,
@@ -25,10 +25,11 @@ from chora.errors import (
 )
 from chora.generators import GeneratorRegistry, demonstration, gather_ingredients, run_generator
 from chora.generators.generator import GeneratedText, GenerationJob
+from chora.hashing import digest_of, sha256
 from chora.model import ContentConfig
 from chora.sources.source import SourceAccess
 from chora.store import Version
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 
 Status = Literal["generated", "regenerated", "skipped"]
 

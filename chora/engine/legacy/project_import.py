@@ -23,10 +23,11 @@ from chora.config_parsing import read
 from chora.engine.legacy.conversion import Conversion, convert, kind_of
 from chora.errors import ChoraError, InvalidInput, ValidationFailed, WriteFailed, io_details
 from chora.files import CONFIG_LIMIT, Folder
+from chora.hashing import sha256
 from chora.model import Kind
 from chora.store import Draft, Record, Store, Version
 from chora.store.ids import id_at, time_of
-from chora.timestamps import format_timestamp, printable, sha256
+from chora.timestamps import format_timestamp, printable
 
 SETTINGS = """\
 # Settings of this project; `chora config` lists all of them with their values and origins.

@@ -37,11 +37,12 @@ from chora.errors import (
     WriteFailed,
 )
 from chora.events import Events
+from chora.hashing import sha256
 from chora.locks import NamedLocks
 from chora.model import ArtifactConfig
 from chora.render.pool import RenderPool
 from chora.store import Output, SqliteStore
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")

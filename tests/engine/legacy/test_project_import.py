@@ -16,9 +16,9 @@ from chora.engine.legacy.conversion import convert, kind_of
 from chora.engine.legacy.project_import import Imported, import_project
 from chora.errors import InvalidInput, ValidationFailed, WriteFailed
 from chora.files import Folder
+from chora.hashing import sha256
 from chora.store import SqliteStore, Store
 from chora.store.filesystem import FilesystemStore
-from chora.timestamps import sha256
 from tests.conftest import requirement
 
 Put = Callable[[str, Any], Path]

@@ -19,9 +19,10 @@ from chora.engine.validation import checks, lint
 from chora.engine.validation.checks import CHECKS, Rule
 from chora.engine.validation.validate import Finding, Findings, validate, validate_collection
 from chora.errors import Busy, ConfigNotFound, InvalidConfigId, ValidationExecutionFailed
+from chora.hashing import sha256
 from chora.model import ArtifactRule, ContentRule
 from chora.store import Version
-from chora.timestamps import now, sha256
+from chora.timestamps import now
 from tests.conftest import Project, artifact, child, content, requirement, text
 
 
