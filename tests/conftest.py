@@ -1,4 +1,4 @@
-"""What all tests share: a project on disk, the same project opened, a server on a free port, and how pytest runs here."""
+"""What all tests share: a project on disk, the same opened, a server on a free port, and how pytest runs here."""
 
 import contextlib
 import functools
@@ -33,7 +33,7 @@ ALONE = [Path(__file__).with_name(name) for name in ("hostile", "stress", "contr
 SLOW = 2.0
 """Seconds; a test that takes longer on a quiet machine is marked `@pytest.mark.slow("reason")`."""
 
-# `just test` must not fail by chance: the inputs are the same each time, and what `just fuzz` finds becomes an `@example`.
+# `just test` must not fail by chance: its inputs are always the same; what `just fuzz` finds becomes an `@example`.
 hypothesis.settings.register_profile("test", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("fuzz", database=None, deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("CHORA_HYPOTHESIS", "test"))
@@ -66,7 +66,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + report.duration
-                reasons.update({report.nodeid: reason for name, reason in report.user_properties if name == "slow"})
+                if reason := dict(report.user_properties).get("slow"):
+                    reasons[report.nodeid] = reason
     slow = sorted(((taken, test) for test, taken in seconds.items() if taken > SLOW), reverse=True)
     if slow:
         terminalreporter.section(f"tests over {SLOW:.0f} s")
