@@ -22,6 +22,7 @@ from chora.engine.engine import Engine
 from chora.protocol.types import Call
 from chora.tools import TOOLS
 from tests.http_client import Visitor
+from tests.patience import PATIENCE
 
 requirement = pytest.mark.requirement
 """Cites the promises that a test proves, by their ids in `tests/requirements.py`: `@requirement("cache.force")`."""
@@ -205,10 +206,10 @@ def visit(hello: Project, serve: Serve) -> Visit:
     @asynccontextmanager
     async def stand(**flags: Any) -> AsyncGenerator[Visitor]:
         settings = {name.replace("__", "."): value for name, value in flags.items()}
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with (
                 serve(hello.root, settings) as opened,
-                httpx2.AsyncClient(base_url=opened.url, timeout=10) as http,
+                httpx2.AsyncClient(base_url=opened.url, timeout=PATIENCE) as http,
             ):
                 yield Visitor(http, opened)
 

@@ -24,6 +24,7 @@ from chora import app, settings
 from chora.errors import StorageError, UsageError
 from chora.store import backup
 from tests.conftest import Project, Serve, content, requirement
+from tests.patience import PATIENCE
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
@@ -72,12 +73,12 @@ def call(url: str, tool: str, **arguments: Any) -> Any:
         "mcp-name": tool,
     }
     request = urllib.request.Request(url + "/mcp", msgspec.json.encode(body), headers)
-    with urllib.request.urlopen(request, timeout=30) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
         return msgspec.json.decode(response.read())["result"]["structuredContent"]
 
 
 def get(url: str, path: str) -> str:
-    with urllib.request.urlopen(url + path, timeout=10) as response:
+    with urllib.request.urlopen(url + path, timeout=PATIENCE) as response:
         return response.read().decode()
 
 
@@ -185,7 +186,7 @@ def test_open_streams_do_not_hold_the_end(hello: Project):
     """SSE streams are ended; the whole stop takes far less than the grace."""
     hello.write("chora.toml", "[limits]\ngrace = 600\n")
     with serving(hello) as (url, process):
-        stream = urllib.request.urlopen(url + "/sse", timeout=60)
+        stream = urllib.request.urlopen(url + "/sse", timeout=PATIENCE)
         assert b"endpoint" in stream.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -207,7 +208,7 @@ def test_serve_with_stdio_speaks_on_both_and_ends_with_its_input(hello: Project)
         process.stdin.flush()
         assert msgspec.json.decode(process.stdout.readline())["id"] == 1
         assert call(f"http://127.0.0.1:{port}", "hello_world")["transport"] == "http"
-        output, log = process.communicate(timeout=20)
+        output, log = process.communicate(timeout=PATIENCE)
         assert output == b""
     assert process.returncode == 0, log
 
@@ -216,7 +217,7 @@ def test_serve_with_stdio_speaks_on_both_and_ends_with_its_input(hello: Project)
 async def test_a_signal_ends_the_server_in_order(hello: Project, number: signal.Signals):
     """In this process: the run returns by itself, and the store is closed."""
     loaded = settings.load(hello.root, {}, {"http.port": 0})
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def run(*, task_status: trio.TaskStatus[app.RunningServer]) -> None:
@@ -231,7 +232,7 @@ async def test_a_second_signal_does_not_wait(hello: Project):
     """Whoever asks twice means it."""
     loaded = settings.load(hello.root, {}, {"http.port": 0, "limits.grace": 30.0})
     streams: list[trio.SocketStream] = []
-    with pytest.raises(BaseExceptionGroup) as caught, trio.fail_after(10):  # noqa: PT012
+    with pytest.raises(BaseExceptionGroup) as caught, trio.fail_after(PATIENCE):  # noqa: PT012
         async with trio.open_nursery() as nursery:
             opened = await nursery.start(
                 lambda task_status: app.run_server(hello.root, loaded, task_status=task_status)

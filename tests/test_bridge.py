@@ -24,6 +24,7 @@ from chora.protocol import wire
 from chora.settings import FoundSecret, Secret
 from chora.transport.pipes import Lines, Pipes, PolledPipe
 from tests.conftest import Project, Serve, requirement
+from tests.patience import PATIENCE
 from tests.upstream import END, STREAM, Answer, Asked, FakeUpstream, chunk, event, http, playing
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
@@ -89,7 +90,7 @@ async def bridged(url: str, **options: Any) -> AsyncGenerator[Peer]:
     settings: dict[str, Any] = {"token": lambda _: None, "wait": 5.0, "patience": 1.0, "grace": 1.0, **options}
     given, failure = bridge.Options(parse_address(url), **settings), None
     async with PolledPipe(to_bridge) as sink, PolledPipe(from_bridge) as source:
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bridge.run, given, Pipes(incoming, outgoing))
                 try:
@@ -723,7 +724,7 @@ async def test_the_stream_of_a_session_brings_what_the_server_says_of_itself():
 
 
 async def _until(condition: Any) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while not condition():
             await trio.sleep(0.01)
 
@@ -1460,7 +1461,7 @@ async def test_a_client_that_is_gone_ends_the_bridge():
         incoming, to_bridge = os.pipe()
         from_bridge, outgoing = os.pipe()
         options = bridge.Options(parse_address(upstream.url), lambda _: None)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with PolledPipe(to_bridge) as sink, trio.open_nursery() as nursery:
                 nursery.start_soon(bridge.run, options, Pipes(incoming, outgoing))
                 async with PolledPipe(from_bridge) as source:

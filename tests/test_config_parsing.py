@@ -22,6 +22,7 @@ from chora.model import KINDS, ArtifactConfig, CollectionConfig, ContentConfig, 
 from tests.conftest import requirement
 from tests.documents import LONG, WHOLE, Document, artifact, collection, content, objects_in, put
 from tests.hostile.measures import calls_in
+from tests.patience import PATIENCE
 
 
 def refused(kind: Kind, document: object) -> list[dict[str, str]]:
@@ -377,7 +378,7 @@ def test_jsonschema_is_only_imported_for_a_refusal() -> None:
         "except ValidationFailed: assert 'jsonschema' in sys.modules; print('ok')\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], input=json.dumps(content()), capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program], input=json.dumps(content()), capture_output=True, text=True, timeout=PATIENCE
     )
     assert (result.stdout, result.stderr) == ("ok\n", "")
 

@@ -26,6 +26,7 @@ from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
 from tests import http_client
 from tests.conftest import Asking, Project, Visit, artifact, child, content, requirement, text, unchanged
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -247,7 +248,7 @@ async def test_a_batch_overlaps(ask: Asking, project: Project, monkeypatch: pyte
 
     run = generate.run_generator
     monkeypatch.setattr(generate, "run_generator", meet)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         result = await ask("batch_generate", content_ids=["a", "b", "c"])
     assert result["successful"] == 3
 
@@ -653,7 +654,7 @@ async def test_stdout_of_stdio_is_protocol_alone(hello: Project):
         ),
     ]
     command = settings.own_command("--project", str(hello.root), "stdio")
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         done = await trio.run_process(
             command,
             stdin=b"".join(msgspec.json.encode(each) + b"\n" for each in messages),

@@ -14,6 +14,7 @@ import pytest
 from chora.cli import COMMANDS
 from chora.metrics import Metrics
 from chora.tools import TOOLS
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -76,7 +77,7 @@ def test_the_readme_session_says_what_happens(tmp_path: Path):
 def _shell(line: str, folder: Path) -> str:
     words = shlex.split(line)
     command = [sys.executable, "-m", "chora", *words[1:]] if words[0] == "chora" else words
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=os.environ)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=os.environ)
     assert done.returncode == 0, f"{line}\n{done.stderr}"
     return done.stdout
 

@@ -22,6 +22,7 @@ from chora.request_context import trace_id
 from chora.store import SqliteStore
 from chora.store.records import Event
 from tests.conftest import Asking, Project, requirement, text
+from tests.patience import PATIENCE
 
 Log = pytest.LogCaptureFixture
 
@@ -168,7 +169,7 @@ async def test_a_pipe_that_nobody_reads_stalls_nothing(path: Path, caplog: Log):
         for _ in range(3):
             events.emit("one", "success", text="x" * 70_000)  # more than a pipe holds
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await trio.to_thread.run_sync(emit, abandon_on_cancel=True)
     assert len(caplog.records) == 1
 
@@ -186,7 +187,7 @@ def test_processes_don_t_mix_their_lines(path: Path):
         process.stdin.write(b"\n")
         process.stdin.flush()
     for process in told:
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
     assert [process.returncode for process in told] == [0, 0]
     for name in ("a", "b"):
         assert [event["number"] for event in lines(path) if event["by"] == name] == list(range(300))
@@ -218,7 +219,7 @@ async def serving(events: Events, store: SqliteStore, nursery: trio.Nursery) -> 
 
 
 async def stored(store: SqliteStore, count: int) -> list[Event]:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while len(found := store.events(limit=100_000)) < count:
             await trio.sleep(0.02)
     return found
@@ -274,7 +275,7 @@ async def test_a_tool_run_on_the_command_line_leaves_rows(project: Project, ask:
 
 
 async def stored_in(ask: Asking) -> list[Event]:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while not (found := ask.engine.store.events()):
             await trio.sleep(0.02)
     return found
@@ -288,7 +289,7 @@ async def test_a_store_that_fails_fails_nothing(caplog: Log):
         await serving(events, store, nursery)
         for round in range(1, 3):
             events.emit("lost", "success")
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 while events.dropped < round:
                     await trio.sleep(0.02)
         assert [record.getMessage() for record in caplog.records] == [
@@ -324,7 +325,7 @@ async def test_a_store_that_hangs_does_not_hold_the_end(caplog: Log, monkeypatch
     monkeypatch.setattr(module, "PATIENCE", 0.1)
     events, store = Events(None), Slow()
     store.gate = trio.Event()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await serving(events, store, nursery)
             for _ in range(BATCH + 1):

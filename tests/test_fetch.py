@@ -25,6 +25,7 @@ from chora.fetch import (
     parse_address,
 )
 from tests.conftest import Project, Serve
+from tests.patience import PATIENCE
 from tests.upstream import END, Answer, Asked, chunk, http, playing
 
 
@@ -40,7 +41,7 @@ async def pool(url: str, **rest: Any) -> AsyncGenerator[ConnectionPool]:
 
 async def ask(answer: Answer, limit: int = 10_000) -> bytes:
     """The body of one answer."""
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with (
             playing(lambda _: answer) as upstream,
             pool(upstream.url) as connections,
@@ -104,7 +105,7 @@ def test_what_is_no_address_is_refused(url: str):
 async def test_a_connection_is_used_again_until_it_is_stale():
     """One connection for many requests; another one when the server has ended it, or said it would."""
     answers = [http(b"1"), http(b"2", connection="close"), http(b"3", keep_alive="timeout=1, max=5"), http(b"4")]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as connections:
             seen: list[tuple[bytes, int]] = []
             for _ in range(4):
@@ -127,7 +128,7 @@ async def test_a_connection_is_used_again_until_it_is_stale():
 async def test_a_connection_is_kept_as_long_as_the_server_wants(head: bytes, connections: int):
     """In whichever of several headers it says so."""
     answer = b"HTTP/1.1 200 OK\r\n" + head + b"content-length: 1\r\n\r\nx"
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with playing(lambda _: answer) as upstream, pool(upstream.url) as there:
             for _ in range(2):
                 async with await there.request("GET", "/") as response:
@@ -144,7 +145,7 @@ async def test_a_connection_is_kept_as_long_as_the_server_wants(head: bytes, con
 )
 async def test_a_connection_whose_server_may_see_it_otherwise_is_not_kept(answer: bytes):
     """An old server closes it; where two lengths are told, the next answer may begin elsewhere for somebody."""
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with playing(lambda _: answer) as upstream, pool(upstream.url) as there:
             for _ in range(2):
                 async with await there.request("GET", "/") as response:
@@ -155,7 +156,7 @@ async def test_a_connection_whose_server_may_see_it_otherwise_is_not_kept(answer
 async def test_what_follows_an_answer_is_not_the_next_one():
     """A connection on which more arrives than was asked for is used no more."""
     answers = [http(b"1") + http(b"smuggled"), http(b"2")]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as there:
             for body in (b"1", b"2"):
                 async with await there.request("GET", "/") as response:
@@ -166,7 +167,7 @@ async def test_what_follows_an_answer_is_not_the_next_one():
 async def test_a_kept_connection_that_ends_without_a_word_is_told_apart():
     """Whoever asked may ask again where that does no harm; on a new connection it is just broken."""
     answers: list[Answer] = [http(b"1"), None, None]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as connections:
             async with await connections.request("GET", "/") as response:
                 await response.read(10)
@@ -185,7 +186,7 @@ async def test_a_kept_connection_that_begins_to_answer_was_heard():
         await stream.aclose()
 
     answers: list[Answer] = [http(b"1"), break_off]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as there:
             async with await there.request("GET", "/") as response:
                 await response.read(10)
@@ -205,7 +206,7 @@ async def test_what_arrives_unasked_is_no_answer():
         sent.set()
 
     answers: list[Answer] = [speak_out_of_turn, http(b"2")]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as there:
             async with await there.request("GET", "/") as response:
                 assert await response.read(10) == b"1"
@@ -346,7 +347,7 @@ async def test_no_header_can_smuggle_another():
 async def test_nobody_there_is_known_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch):
     """Refused, unknown, or silent: nothing was carried out."""
     monkeypatch.setattr(fetch, "CONNECT_TIME", 0.2)
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         for url in ("http://127.0.0.1:1/", "http://no.such.host.invalid/"):
             with pytest.raises(ConnectFailed):
                 await ConnectionPool(parse_address(url).origin).request("GET", "/")
@@ -390,7 +391,7 @@ async def test_a_server_without_tls_is_told_apart():
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, babble, listeners)
         port = listeners[0].socket.getsockname()[1]
-        with pytest.raises(ConnectFailed), trio.fail_after(5):
+        with pytest.raises(ConnectFailed), trio.fail_after(PATIENCE):
             await ConnectionPool(Origin("https", "127.0.0.1", port)).request("GET", "/")
         nursery.cancel_scope.cancel()
 
@@ -408,7 +409,7 @@ async def events(*pieces: bytes, limit: int = 1000) -> tuple[list[ServerSentEven
         await peer.send_all(END)
 
     found: list[ServerSentEvent] = []
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with (
             playing(lambda _: stream) as upstream,
             pool(upstream.url) as connections,

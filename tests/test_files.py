@@ -20,6 +20,7 @@ import trio
 from chora import files
 from chora.errors import LimitExceeded, PermissionDenied
 from chora.files import Folder
+from tests.patience import PATIENCE
 
 
 def names(folder: Path) -> list[str]:
@@ -335,9 +336,9 @@ async def test_what_isn_t_a_plain_file_is_refused(place: Place, make: Callable[[
     """A pipe, a socket or a device is neither read, which would wait or never end, nor replaced."""
     make(place.root / "odd.txt")
     kind = stat.S_IFMT((place.root / "odd.txt").lstat().st_mode)
-    with trio.fail_after(5), pytest.raises(PermissionDenied):
+    with trio.fail_after(PATIENCE), pytest.raises(PermissionDenied):
         await trio.to_thread.run_sync(place.folder.read_bytes, "odd.txt", abandon_on_cancel=True)
-    with trio.fail_after(5), pytest.raises(PermissionDenied, match="not a regular file"):
+    with trio.fail_after(PATIENCE), pytest.raises(PermissionDenied, match="not a regular file"):
         await place.folder.write("odd.txt", b"x")
     assert stat.S_IFMT((place.root / "odd.txt").lstat().st_mode) == kind
     assert not place.folder.is_file("odd.txt")
@@ -674,7 +675,7 @@ async def test_two_writers_don_t_mix(place: Place):
     texts = {letter.encode() * 200_000 for letter in "abcdef"}
     await place.folder.write("a.txt", min(texts))
     seen: set[bytes] = set()
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for text in texts:
                 nursery.start_soon(place.folder.write, "a.txt", text)
@@ -701,7 +702,7 @@ async def test_a_cancelled_write_is_whole_or_not_at_all(place: Place, monkeypatc
         real(*arguments, **more)
 
     monkeypatch.setattr(os, "replace", slow)
-    with trio.fail_after(5), trio.CancelScope() as scope:
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(place.folder.write, "a.txt", b"all of it")
             await begun.wait()

@@ -24,6 +24,7 @@ from chora.store import Job, SqliteStore
 from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
 from tests.conftest import Project, Visit, content, requirement
+from tests.patience import PATIENCE
 
 DONE = ToolAnswer(b'{"success":true}', False)
 SHORT = 0.02
@@ -299,7 +300,7 @@ async def test_cancelling_the_only_waiter_stops_the_work(store: SqliteStore):
             nursery.start_soon(call, jobs, work)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await work.was_stopped.wait()
     assert store.jobs() == []
 

@@ -18,6 +18,7 @@ from chora import llm, settings
 from chora.errors import GenerationFailed
 from tests.anthropic_server import KEY, Answer, AnthropicServer, message, refusal, serving
 from tests.conftest import requirement
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def client(server: AnthropicServer) -> llm.Anthropic:
 
 async def failure(server: AnthropicServer, **changes: Any) -> GenerationFailed:
     """The error of a request that must fail."""
-    with trio.fail_after(10), pytest.raises(GenerationFailed) as failed:
+    with trio.fail_after(PATIENCE), pytest.raises(GenerationFailed) as failed:
         await client(server).complete(asking(**changes))
     error = failed.value
     assert error.message.endswith((".", "…"))
@@ -62,7 +63,7 @@ async def test_an_answer_comes_with_its_cost():
     """The text of every text block, the tokens, and the price of both in US dollars."""
     blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     async with serving(message("", content=blocks)) as server:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             reply = await client(server).complete(asking(system="Be brief", max_tokens=77))
     assert reply == llm.Reply(
         text="ab", input_tokens=1000, output_tokens=500, model="claude-sonnet-5", usd=0.002 + 0.005
@@ -84,7 +85,7 @@ async def test_an_answer_comes_with_its_cost():
 async def test_a_temperature_is_sent_only_where_there_is_one(temperature: float | None, sent: dict[str, float]):
     """None leaves the field out: the newer models refuse it."""
     async with serving(message("hi")) as server:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await client(server).complete(asking(temperature=temperature))
     assert {name: value for name, value in server.asked[0].body.items() if name == "temperature"} == sent
     assert "system" not in server.asked[0].body
@@ -97,7 +98,7 @@ async def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "x-odd: yes\nauthorization: Bearer other\nx-api-key: other")
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "other")
     async with serving(message("hi")) as server:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert (await client(server).complete(asking())).text == "hi"
     headers = server.asked[0].headers
     assert "x-odd" not in headers
@@ -109,7 +110,7 @@ async def test_the_key_is_looked_up_for_every_request(monkeypatch: pytest.Monkey
     """A key that is changed while the server runs is the one that is used next."""
     async with serving(message("hi")) as server:
         asks = client(server)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await asks.complete(asking())
             (tmp_path / "key").write_text("sk-second\n")
             monkeypatch.setenv("ANTHROPIC_API_KEY_FILE", str(tmp_path / "key"))
@@ -176,7 +177,7 @@ async def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.M
 async def test_what_passes_is_tried_again(status: int):
     """A server in trouble is asked again, with the same words."""
     async with serving(refusal(status), refusal(status), message("hi")) as server:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert (await client(server).complete(asking())).text == "hi"
     assert server.prompts == ["Say hi"] * 3
 
@@ -248,11 +249,11 @@ async def _waits(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> list[float]
 async def test_a_retry_after_header_is_heard():
     """In seconds or as a date; one that asks for more than a minute ends the trying."""
     async with serving(refusal(429, "slow", retry_after="0"), message("hi")) as server:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert (await client(server).complete(asking(retry_delay=60.0))).text == "hi"
     past = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
     async with serving(refusal(429, "slow", retry_after=past), message("hi")) as server:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert (await client(server).complete(asking(retry_delay=60.0))).text == "hi"
     async with serving(refusal(429, "slow", retry_after="3600")) as server:
         error = await failure(server)
@@ -260,14 +261,14 @@ async def test_a_retry_after_header_is_heard():
     assert error.details["error_type"] == "RateLimitError"
     assert error.details["retry_after"] == 3600.0
     async with serving(refusal(429, "slow", retry_after="soon"), message("hi")) as server:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert (await client(server).complete(asking())).text == "hi"
 
 
 async def test_a_lost_connection_is_tried_again():
     """Whether it ends in the middle of an answer or nobody is there at all."""
     async with serving(Answer(body=b'{"content"', closes_early=True), message("hi")) as server:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert (await client(server).complete(asking())).text == "hi"
     error = await failure(server, retries=1)  # it no longer listens
     assert error.details["error_type"] == "APIConnectionError"
@@ -278,7 +279,7 @@ async def test_a_slow_model_is_not_waited_for():
     """Each attempt has its time, and a slow answer isn't asked for again: it would be paid for twice."""
     async with serving(Answer(never=True)) as server:
         error = await failure(server, timeout=0.3)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await server.left.wait()
     assert len(server.asked) == 1
     assert error.details["error_type"] == "APITimeoutError"
@@ -288,12 +289,12 @@ async def test_a_slow_model_is_not_waited_for():
 async def test_a_cancelled_call_ends_its_request():
     """The server sees its client go."""
     async with serving(Answer(never=True)) as server, trio.open_nursery() as nursery:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             nursery.start_soon(client(server).complete, asking(timeout=60.0))
             while not server.asked:
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True), trio.fail_after(5):
+        with trio.CancelScope(shield=True), trio.fail_after(PATIENCE):
             await server.left.wait()
 
 

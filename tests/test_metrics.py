@@ -8,6 +8,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from chora.metrics import Gauge, Histogram, Metrics
+from tests.patience import PATIENCE
 
 
 def parsed(metrics: Metrics) -> dict[str, Metric]:
@@ -95,4 +96,4 @@ def test_counting_doesn_t_import_the_client_library():
         "assert 'prometheus_client' not in sys.modules\n"
         "assert b'chora_calls_total' in metrics.exposition(); assert 'prometheus_client' in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)

@@ -21,6 +21,7 @@ from chora.settings import OauthSettings
 from chora.transport import http
 from tests.conftest import Visit, requirement
 from tests.http_client import BOTH, MODERN, message
+from tests.patience import PATIENCE
 
 RESOURCE = "https://docs.example/mcp"
 
@@ -98,7 +99,7 @@ async def authority() -> AsyncGenerator[Authority]:
 async def test_a_token_of_the_issuer_comes_in(authority: Authority):
     """As its subject, with the greatest of our scopes that it has; the keys are fetched once."""
     issuer = Issuer(authority.settings())
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         principal, until = await issuer.identify(authority.token())
         assert (principal.name, principal.scope, principal.key) == ("ann at 127.0.0.1", "write", "subject ann")
         assert until == pytest.approx(time.time() + 3600 + oauth.LEEWAY, abs=60)  # pyright: ignore[reportUnknownMemberType]
@@ -117,7 +118,7 @@ async def test_a_token_of_the_issuer_comes_in(authority: Authority):
 async def test_other_signatures_of_the_issuer_are_believed(authority: Authority, key: Any, algorithm: str):
     """Elliptic curves as well as RSA."""
     authority.add("second", key, algorithm)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         assert (await Issuer(authority.settings()).identify(authority.token("second"))).principal.scope == "write"
 
 
@@ -145,7 +146,7 @@ async def test_other_signatures_of_the_issuer_are_believed(authority: Authority,
 )
 async def test_a_token_for_somebody_else_stays_outside(authority: Authority, claims: dict[str, Any]):
     """Meant for another server, by another issuer, for another time, or saying none of these."""
-    with trio.fail_after(10), pytest.raises(Unauthorized) as caught:
+    with trio.fail_after(PATIENCE), pytest.raises(Unauthorized) as caught:
         await Issuer(authority.settings()).identify(authority.token(**claims))
     assert authority.url in str(caught.value.hint)
 
@@ -178,7 +179,7 @@ async def test_a_signature_that_anybody_could_make_is_none(authority: Authority)
         "ü.ü.ü",
         good + "x" * oauth.TOKEN_LIMIT,
     ]
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         for token in bad:
             with pytest.raises(Unauthorized):
                 await issuer.identify(token)
@@ -204,7 +205,7 @@ async def test_a_signature_that_anybody_could_make_is_none(authority: Authority)
 )
 async def test_a_token_without_our_scopes_is_refused_by_name(authority: Authority, scope: Any):
     """Whoever sent it learns which scopes there are."""
-    with trio.fail_after(10), pytest.raises(Forbidden) as caught:
+    with trio.fail_after(PATIENCE), pytest.raises(Forbidden) as caught:
         await Issuer(authority.settings()).identify(authority.token(scope=scope))
     assert "chora:read, chora:write, chora:admin" in str(caught.value.hint)
 
@@ -219,7 +220,7 @@ async def test_a_secret_among_the_public_keys_signs_nothing(authority: Authority
     body = base64.urlsafe_b64encode(msgspec.json.encode(claims)).rstrip(b"=")
     signature = base64.urlsafe_b64encode(hmac.digest(secret, head + b"." + body, "sha256")).rstrip(b"=")
     issuer = Issuer(authority.settings())
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         with pytest.raises(Unauthorized):
             await issuer.identify(b".".join([head, body, signature]).decode())
         assert (await issuer.identify(authority.token())).principal.scope == "write"
@@ -238,7 +239,7 @@ async def test_a_token_that_demands_more_is_refused(authority: Authority, head: 
     """What its header calls critical has to be understood, RFC 7515; nothing of the kind is here."""
     claims = jwt.decode(authority.token(), options={"verify_signature": False})
     token = jwt.encode(claims, authority.keys["first"], "RS256", headers={"kid": "first", **head})
-    with trio.fail_after(10), pytest.raises(Unauthorized):
+    with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
         await Issuer(authority.settings()).identify(token)
 
 
@@ -248,7 +249,7 @@ async def test_only_keys_for_signing_of_kinds_we_name_are_believed(authority: Au
     authority.documents["/keys"]["keys"][-1]["use"] = "enc"
     authority.add("odd", ec.generate_private_key(ec.SECP256K1()), "ES256K")
     issuer = Issuer(authority.settings())
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         assert (await issuer.identify(authority.token())).principal.scope == "write"
         for key in ("hidden", "odd"):
             with pytest.raises(Unauthorized):
@@ -258,7 +259,7 @@ async def test_only_keys_for_signing_of_kinds_we_name_are_believed(authority: Au
 async def test_a_token_is_meant_for_us_to_the_letter(authority: Authority):
     """Not for the issuer itself, nor for what our name is the beginning of."""
     issuer = Issuer(authority.settings())
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         for audience in (authority.url, RESOURCE + "/", RESOURCE[:-1], [authority.url]):
             with pytest.raises(Unauthorized):
                 await issuer.identify(authority.token(aud=audience))
@@ -267,7 +268,7 @@ async def test_a_token_is_meant_for_us_to_the_letter(authority: Authority):
 async def test_a_long_token_is_not_looked_at(authority: Authority):
     """Whoever signed it."""
     issuer = Issuer(authority.settings())
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         assert await issuer.identify(authority.token(note="x" * 8_000))
         with pytest.raises(Unauthorized):
             await issuer.identify(authority.token(note="x" * oauth.TOKEN_LIMIT))
@@ -281,7 +282,7 @@ async def test_an_issuer_answers_for_itself_alone(authority: Authority, caplog: 
     ):
         authority.documents |= dict.fromkeys(oauth.METADATA, document)
         caplog.clear()
-        with trio.fail_after(10), pytest.raises(Unauthorized):
+        with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
             await Issuer(authority.settings()).identify(authority.token())
         assert reason in caplog.text
         assert "/keys" not in authority.asked
@@ -295,7 +296,7 @@ async def test_a_key_that_a_token_brings_along_is_not_looked_at(authority: Autho
     there = f"{authority.url}/elsewhere"
     authority.documents["/elsewhere"] = {"keys": [{**own, "kid": "mine"}]}
     issuer = Issuer(authority.settings(keys=f"{authority.url}/keys"))
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         for extra in ({"jwk": own}, {"jku": there}, {"x5u": there}, {"kid": there}):
             token = jwt.encode(claims, stranger, "RS256", headers={"kid": "mine", **extra})
             with pytest.raises(Unauthorized):
@@ -306,7 +307,7 @@ async def test_a_key_that_a_token_brings_along_is_not_looked_at(authority: Autho
 async def test_subjects_that_begin_alike_are_two(authority: Authority):
     """However long they are; and a name is one line."""
     issuer = Issuer(authority.settings())
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         first = (await issuer.identify(authority.token(sub="a" * 300 + "b"))).principal
         second = (await issuer.identify(authority.token(sub="a" * 300 + "c"))).principal
         assert first != second
@@ -319,7 +320,7 @@ async def test_subjects_that_begin_alike_are_two(authority: Authority):
 async def test_a_header_that_is_odd_is_no_token(authority: Authority, head: bytes):
     """Nobody who knows no token at all gets more out of us than a refusal."""
     odd = base64.urlsafe_b64encode(head).rstrip(b"=").decode()
-    with trio.fail_after(10), pytest.raises(Unauthorized):
+    with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
         await Issuer(authority.settings()).identify(f"{odd}.e30.AAAA")
 
 
@@ -343,7 +344,7 @@ async def test_a_token_that_names_no_key_is_checked_with_the_only_one(authority:
     issuer = Issuer(authority.settings())
     claims = jwt.decode(authority.token(), options={"verify_signature": False})
     nameless = jwt.encode(claims, authority.keys["first"], "RS256")
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         assert (await issuer.identify(nameless)).principal.scope == "write"
         authority.add("second", rsa.generate_private_key(65537, 2048), "RS256")
         with pytest.raises(Unauthorized):
@@ -381,7 +382,7 @@ async def test_an_issuer_that_shows_no_keys_lets_nobody_in(
         for path, document in documents.items()
     }
     issuer = Issuer(authority.settings(keys=f"{authority.url}/keys" if "/keys" in documents else ""))
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         with pytest.raises(Unauthorized):
             await issuer.identify(authority.token())
         assert "can't be had" in caplog.text
@@ -396,7 +397,7 @@ async def test_keys_are_found_where_openid_puts_them(authority: Authority):
     authority.url += "/realms/docs"
     document["issuer"] = authority.url
     authority.documents["/realms/docs/.well-known/openid-configuration"] = document
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         assert (await Issuer(authority.settings()).identify(authority.token())).principal.scope == "write"
 
 
@@ -406,7 +407,7 @@ async def test_an_issuer_that_says_nothing_is_not_waited_for(
     """Those who wait for its keys are refused after a while."""
     monkeypatch.setattr(oauth, "PATIENCE", 0.2)
     authority.stuck = True
-    with trio.fail_after(10), pytest.raises(Unauthorized):
+    with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
         await Issuer(authority.settings()).identify(authority.token())
     assert "can't be had" in caplog.text
 
@@ -459,7 +460,7 @@ async def test_a_session_lasts_longer_than_what_its_token_holds_open(
         await visitor.shake_hands()
         soon = {"authorization": f"Bearer {authority.token(exp=int(time.time()) + 3)}"}
         sent = {"accept": BOTH, "mcp-session-id": visitor.session, **soon}
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
                 assert stream.status_code == 200
                 pieces = stream.aiter_text()
@@ -477,7 +478,7 @@ async def test_a_subscription_ends_with_its_token(authority: Authority, visit: V
         visitor.http.headers["authorization"] = f"Bearer {authority.token(exp=int(time.time()) + 3)}"
         body = message("subscriptions/listen", {"notifications": {"toolsListChanged": True}, "_meta": MODERN}, 1)
         sent = {"accept": BOTH, "mcp-protocol-version": "2026-07-28", "mcp-method": "subscriptions/listen"}
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             response = await visitor.http.post("/mcp", json=body, headers=sent)
         assert response.status_code == 200
         assert '"resultType":"complete"' in response.text

@@ -21,6 +21,7 @@ from chora import settings
 from chora.errors import ProjectNotFound, UsageError
 from chora.settings import OLD_NAMES, FoundSecret, HttpSettings, Secret, Settings, find_project, find_secret, load
 from tests.conftest import requirement
+from tests.patience import PATIENCE
 
 Environment = dict[str, str]
 
@@ -591,7 +592,7 @@ def test_a_hanging_keyring_holds_no_process_up(tmp_path: Path):
         env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHON_KEYRING_BACKEND": "hanging.Hanging"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert (done.stdout, done.stderr) == ("asked for chora chora_token\nx environment CHORA_TOKEN\n", "")
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tests.conftest import requirement
+from tests.patience import PATIENCE
 
 PROGRAM = """
 import os, signal, sys, time
@@ -26,7 +27,7 @@ TERM = "os.kill(os.getpid(), signal.SIGTERM)"
 def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
     """A process that takes these steps."""
     program = PROGRAM.format(steps="\n".join(f"        {step}" for step in steps))
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process there can't send itself a signal that is heard")
@@ -73,6 +74,6 @@ def test_whoever_has_lost_its_parent_is_told():
     with subprocess.Popen(
         [sys.executable, "-c", starter, child], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        output, log = process.communicate(timeout=60)
+        output, log = process.communicate(timeout=PATIENCE)
     assert (output, log) == (b"ready\n", b"")
     assert process.returncode == 0

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from chora import client
 from chora.cli import program
 from tests.conftest import Project, content
+from tests.patience import PATIENCE
 from tests.test_bridge import HELLO, MODERN, Peer, free_port
 from tests.upstream import http, playing
 
@@ -45,7 +46,7 @@ class Served:
             env={**os.environ, "CHORA_PROBE_INTERVAL": "3600", "CHORA_PROBE_LATENCY_INTERVAL": "3600"},
         )
         assert self._process.stdout is not None
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             line = b""
             while b"\n" not in line:
                 received = await self._process.stdout.receive_some()
@@ -89,7 +90,7 @@ async def connected(url: str, *options: str, env: dict[str, str] | None = None) 
     peer = Peer(process.stdin, process.stdout)
     peer.process = process
     try:
-        with trio.fail_after(90):
+        with trio.fail_after(PATIENCE):
             yield peer
             await process.stdin.aclose()
             assert await process.wait() == 0
@@ -146,7 +147,7 @@ async def first_resource(peer: Peer) -> str:
 async def test_the_official_client_is_content(served: Served, hello: Project, path: str, mode: str):
     """In both eras: what it does over stdio it does through the bridge."""
     command = [*CONNECT, served.url + path]
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         async with client.connect(command, mode=mode) as one:
             assert one.protocol_version == {"auto": "2026-07-28", "legacy": "2025-11-25"}[mode]
             assert len((await one.list_tools()).tools) == 24
@@ -182,7 +183,7 @@ async def test_a_modern_subscription_passes_and_outlives_the_server(served: Serv
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_the_official_client_hears_of_changes(served: Served, path: str):
     """Its own subscription, through the bridge; also of what changed while the server was away."""
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         async with (
             client.connect([*CONNECT, served.url + path]) as one,
             one.listen(resource_subscriptions=["content://greeting"]) as subscription,
@@ -250,7 +251,7 @@ async def test_a_parent_that_is_gone_ends_it():
     line = [*CONNECT, "http://127.0.0.1:1/mcp", "--wait", "0"]
     start = f"import subprocess; subprocess.Popen({line!r}, stdin={incoming}); input()"
     try:
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             parent = await trio.lowlevel.open_process(
                 [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[incoming]
             )
@@ -286,7 +287,7 @@ def test_little_is_imported(tmp_path: Path):
         [sys.executable, "-c", SPY, "connect", "http://127.0.0.1:1/mcp", "--wait", "0"],
         input=b'{"jsonrpc":"2.0","id":1,"method":"initialize"}\n',
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -365,7 +366,7 @@ def test_a_token_is_not_sent_in_clear_without_being_told_to(
         [*CONNECT, "http://no.such.host.invalid/mcp", "--wait", "0", *arguments],
         input=b"",
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         cwd=tmp_path,
         env={**os.environ, **env},
     )
@@ -378,5 +379,5 @@ async def test_the_project_may_say_how_to_log_and_what_to_take(hello: Project, t
     """A project isn't needed; one that is named has settings."""
     hello.write("chora.toml", "[limits]\nbody = 1024\n")
     command = [sys.executable, "-m", "chora", "--project", str(hello.root), "connect", "http://127.0.0.1:1/mcp"]
-    done = subprocess.run(command, input=b"x" * 3000, capture_output=True, timeout=60, cwd=tmp_path)
+    done = subprocess.run(command, input=b"x" * 3000, capture_output=True, timeout=PATIENCE, cwd=tmp_path)
     assert "longer than 1,024 bytes" in json.loads(done.stdout)["error"]["message"]

@@ -15,6 +15,7 @@ import trio
 
 from chora import settings
 from chora.cli.samples import INIT, write_sample
+from tests.patience import PATIENCE
 
 HERE = Path(__file__).parent
 PACKAGES = HERE / "node_modules"
@@ -68,7 +69,7 @@ async def product() -> AsyncGenerator[Product]:
         process = await trio.lowlevel.open_process(command, stdout=-1, env=environment)
         try:
             assert process.stdout is not None
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 line = b""
                 while not line.endswith(b"\n"):
                     chunk = await process.stdout.receive_some()

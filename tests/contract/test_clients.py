@@ -22,6 +22,7 @@ from chora.protocol.session import Session
 from chora.provider import project_server
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, artifact, child, requirement, text
+from tests.patience import PATIENCE
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -71,7 +72,7 @@ def connect(request: pytest.FixtureRequest, hello: Project, engine: Engine, serv
 
     @asynccontextmanager
     async def connected(**options: Any) -> AsyncGenerator[Client]:
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             if request.param == "memory":
                 async with Client(memory_streams(engine), mode=mode, **options) as one:
                     yield one
@@ -263,13 +264,13 @@ async def test_a_subscriber_is_told_of_a_new_text(connect: Connect, mode: str):
             with pytest.warns(MCPDeprecationWarning):
                 await one.subscribe_resource("content://greeting")  # pyright: ignore[reportDeprecated]
             await one.call_tool("generate_content", {"content_config_id": "greeting"})
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 await heard.wait()
         assert seen == ["content://greeting"]
     else:
         async with connect() as one, one.listen(resource_subscriptions=["content://greeting"]) as subscription:
             await one.call_tool("generate_content", {"content_config_id": "greeting"})
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 assert (await anext(subscription)).uri == "content://greeting"  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -18,6 +18,7 @@ from tests.conftest import requirement
 from tests.contract import conformance, fixture_server
 from tests.contract.conformance import LEGS, Scenario, expected, judge, read_verdict
 from tests.http_client import BOTH, HELLO, MODERN, message
+from tests.patience import PATIENCE
 
 LEG = LEGS[0]
 
@@ -103,9 +104,9 @@ def test_scenarios_about_http_mean_nothing_elsewhere():
 @pytest.fixture
 async def http(nursery: trio.Nursery) -> AsyncGenerator[httpx2.AsyncClient]:
     """A client before the server of fixtures."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         served = await nursery.start(fixture_server.serve)
-        async with httpx2.AsyncClient(base_url=served.url, timeout=10, headers={"accept": BOTH}) as client:
+        async with httpx2.AsyncClient(base_url=served.url, timeout=PATIENCE, headers={"accept": BOTH}) as client:
             yield client
         nursery.cancel_scope.cancel()
 
@@ -152,9 +153,9 @@ async def test_pictures_and_sounds_are_what_they_say(http: httpx2.AsyncClient):
 
 async def test_every_use_is_counted(nursery: trio.Nursery):
     """Tools by their name, resources by their URI: that is what hollow passes are found by."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         served = await nursery.start(fixture_server.serve)
-        async with httpx2.AsyncClient(base_url=served.url, timeout=10, headers={"accept": BOTH}) as client:
+        async with httpx2.AsyncClient(base_url=served.url, timeout=PATIENCE, headers={"accept": BOTH}) as client:
             await call(client, "test_simple_text")
             await call(client, "test_simple_text")
     assert served.calls == Counter({"test_simple_text": 2})

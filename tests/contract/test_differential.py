@@ -16,6 +16,7 @@ from chora.protocol.server import Server
 from chora.protocol.session import Session
 from tests.contract import fixture_server
 from tests.contract.oracle import OFFERED, oracle
+from tests.patience import PATIENCE
 
 MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
 VISITOR = {"name": "visitor", "version": "1"}
@@ -353,7 +354,7 @@ ON_PURPOSE = {
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.revision}".strip())
 async def test_both_answer_the_same_or_there_is_a_reason(case: Case):
     """Results are equal, errors have the same code; what differs is in the table, and what is in the table differs."""
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         theirs, mine = await converse(oracle, case), await converse(ours, case)
     if case.name in ON_PURPOSE:
         assert mine != theirs, f"we don't differ any more: {ON_PURPOSE[case.name]}"

@@ -17,6 +17,7 @@ from chora.protocol.server import Server
 from tests.contract import fixture_server
 from tests.contract.oracle import OFFERED, oracle_over_http
 from tests.http_client import BOTH, HELLO, MODERN, message
+from tests.patience import PATIENCE
 
 SESSION, MODERN_HEADER = "2025-11-25", "2026-07-28"
 
@@ -229,7 +230,7 @@ ON_PURPOSE = {
 @pytest.mark.parametrize("name", KNOCKS)
 async def test_both_doors_answer_the_same_or_there_is_a_reason(name: str):
     """The status is the same, and so is the code of the error, if the SDK tells one."""
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         theirs, mine = await knock(oracle_over_http, KNOCKS[name]), await knock(ours, KNOCKS[name])
     if theirs[1] is None:
         theirs = theirs[0], mine[1]

@@ -18,6 +18,7 @@ from chora.store.records import Completion, Cost
 from chora.timestamps import format_timestamp
 from tests.anthropic_server import KEY, message, serving
 from tests.conftest import requirement
+from tests.patience import PATIENCE
 
 PRICE = 0.01
 """What a request of `asking` may cost at most: 1,000 tokens out at $10 a million, and next to nothing in."""
@@ -94,7 +95,7 @@ async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
         async with serving(message("hi", tokens=(1000, 500))) as server:
             limits = settings.LlmSettings(base_url=server.url)
             purse = Budgets(store, llm.Anthropic(limits), limits).budget()
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 first = await purse.complete("note", asking())
                 again = await purse.complete("other", asking())
     assert len(server.asked) == 1

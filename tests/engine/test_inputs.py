@@ -29,6 +29,7 @@ from chora.hashing import digest_of, sha256
 from chora.model import Member
 from chora.store import SqliteStore, Trace
 from tests.conftest import Project, artifact, child, content, text
+from tests.patience import PATIENCE
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")
 needs_user = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may read anything")
@@ -519,7 +520,7 @@ async def test_fresh_traces_are_stored_soon_and_at_the_end(store: SqliteStore, d
     async with trio.open_nursery() as nursery:
         await nursery.start(traces.serve)
         traces.add("content:a", "key", {}, {})
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while store.trace("content:a", "key") is None:
                 await trio.sleep(0.01)
         traces.add("content:b", "key", {}, {})
@@ -544,7 +545,7 @@ async def test_a_store_that_refuses_traces_costs_a_look_and_no_more(
         await nursery.start(traces.serve)
         for name in "ab":
             traces.add(f"content:{name}", "key", {}, {})
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 while "couldn't be stored: The database failed" not in caplog.text:
                     await trio.sleep(0.01)
             caplog.clear()

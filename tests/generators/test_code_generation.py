@@ -21,6 +21,7 @@ from chora.store import SqliteStore
 from tests.anthropic_server import KEY, message, refusal, serving
 from tests.conftest import requirement
 from tests.generators.jobs import job_of, make
+from tests.patience import PATIENCE
 
 
 class Model:
@@ -378,7 +379,7 @@ async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             purse = Budgets(store, llm.Anthropic(limits), limits).budget()
             options = {"prompt": "Write f", "language": "python", "retry_delay": 0}
             asked = job(tmp_path, options)._replace(llm=partial(purse.complete, "note"))
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 first = await make(code_generation, asked)
                 again = await make(code_generation, asked)
     finally:

@@ -28,6 +28,7 @@ from chora.generators import (
 from chora.generators.generator import GeneratedText, GenerationJob
 from tests.conftest import requirement
 from tests.generators.jobs import job_of
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -270,7 +271,7 @@ async def test_a_plugin_can_be_cancelled(tmp_path: Path):
         "slow.py",
     )
     for generator in (waits, blocks):
-        with trio.fail_after(5), trio.move_on_after(0.1) as scope:
+        with trio.fail_after(PATIENCE), trio.move_on_after(0.1) as scope:
             await run_generator(generator, job(tmp_path))
         assert scope.cancelled_caught
     for name, module in list(sys.modules.items()):
@@ -416,7 +417,7 @@ class Careful:
 """
     for safe in (False, True):
         generator = plugin(tmp_path, source.replace("SAFE", str(safe)))
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 for _ in range(2):
                     nursery.start_soon(partial(run_generator, generator, job(tmp_path)))

@@ -16,8 +16,9 @@ from chora.protocol.session import Session
 from chora.provider import project_server
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, content, text
-from tests.hostile.measures import MIB, PATIENCE, bounded, is_well, linux, prepare, process, serving, settled
+from tests.hostile.measures import MIB, bounded, is_well, linux, prepare, process, serving, settled
 from tests.http_client import HELLO, message
+from tests.patience import PATIENCE
 
 pytestmark = linux
 
@@ -128,7 +129,7 @@ async def test_files_that_are_no_configs(project: Project, ask: Asking):
     await is_well(ask)
     for kind, (suffix, body) in FILES.items():
         target = project.write(f"configs/content/odd{suffix}", body)
-        with bounded(project, memory=120 * MIB):
+        async with bounded(project, memory=120 * MIB):
             answer = await ask.answer("generate_content", {"content_config_id": "odd", "force": True})
             if not answer["success"]:
                 codes = ("validation_failed", "limit_exceeded", "config_not_found", "generation_failed")
@@ -149,7 +150,7 @@ async def test_files_of_the_other_kinds(project: Project, ask: Asking, folder: s
         if kind.startswith("many"):
             continue
         target = project.write(f"configs/{folder}/odd{suffix}", body.replace(b'"content"', f'"{folder}"'.encode(), 1))
-        with bounded(project, memory=120 * MIB):
+        async with bounded(project, memory=120 * MIB):
             if folder == "artifact":
                 answers = [
                     await ask.answer("assemble_artifact", {"artifact_config_id": "odd"}),
@@ -174,7 +175,7 @@ async def test_drafts_of_the_same_bodies(project: Project, ask: Asking):
     await is_well(ask)
     for kind, (_, body) in FILES.items():
         data = body.decode("utf-8", "replace")
-        with bounded(project, memory=120 * MIB, written=5 * MIB):
+        async with bounded(project, memory=120 * MIB, written=5 * MIB):
             answer = await ask.answer("draft_config", {"config_type": "content", "config_data": data})
             if answer["success"]:
                 await ask.answer("test_config", {"draft_id": answer["draft_id"]})
@@ -208,7 +209,7 @@ async def test_sources_of_the_same_bodies(project: Project, ask: Asking):
         target = project.write(path, body)
         source = {"id": "x", "source_type": "external_file", "source_locator": path}
         project.save(content("note", pattern={"type": "jinja2", "template": "{{ x|length }}\n"}, sources=[source]))
-        with bounded(project, memory=400 * MIB):
+        async with bounded(project, memory=400 * MIB):
             answer = await ask.answer("generate_content", {"content_config_id": "note", "force": True})
             if not answer["success"]:
                 codes = ("generation_failed", "limit_exceeded", "invalid_context")
@@ -224,7 +225,7 @@ async def test_ten_thousand_files(project: Project, ask: Asking):
     for number in range(10_001):
         (folder / f"c{number}.json").write_bytes(VALID.replace(b'"odd"', b'"c%d"' % number))
     await is_well(ask)
-    with bounded(project, memory=300 * MIB, written=6 * MIB):
+    async with bounded(project, memory=300 * MIB, written=6 * MIB):
         assert (await ask("list_content_configs"))["total"] == 10_002
         await ask.refused("generate_content", "config_not_found", content_config_id="nowhere")
         assert (await ask("generate_content", content_config_id="c9999"))["success"]
@@ -269,7 +270,7 @@ async def test_very_wide_and_tangled_configs(project: Project, ask: Asking, coun
         ("batch_generate", {"content_ids": ["leaf"] * count}),
     ]
     for tool, arguments in calls:
-        with bounded(project, memory=150 * MIB, written=4 * MIB):
+        async with bounded(project, memory=150 * MIB, written=4 * MIB):
             answer = await ask.answer(tool, arguments)
             assert answer["success"] or answer["error"]["code"] in (
                 *("generation_failed", "composition_failed", "circular_reference", "max_depth_exceeded"),
@@ -351,7 +352,7 @@ async def test_messages_over_http(project: Project):
         await is_well()
         await settled(server)
         for kind, body in MESSAGES.items():
-            with bounded(project, server.pid, memory=150 * MIB):
+            async with bounded(project, server.pid, memory=150 * MIB):
                 answer = await visitor.post(body)
                 assert answer.status_code in (200, 202, 400, 413), (kind, answer)
                 assert len(answer.content) < len(body) + 100_000, kind  # an id comes back, whatever its length
@@ -385,7 +386,7 @@ async def test_messages_on_pipes(project: Project):
         await ask(b"")
         await settled(server)
         for kind, body in MESSAGES.items():
-            with bounded(project, server.pid, memory=150 * MIB):
+            async with bounded(project, server.pid, memory=150 * MIB):
                 answers = await ask(body.replace(b"\n", b" "))
                 (good,) = [msgspec.json.decode(each) for each in answers if b'"id":"well"' in each]
                 assert good["result"]["structuredContent"]["success"] is True, (kind, good)

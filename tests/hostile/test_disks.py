@@ -21,8 +21,9 @@ from chora.store import open_store
 from chora.store.sqlite import RETRY_TIME
 from tests.conftest import Asking, Project, artifact, child, content, text
 from tests.disks import Disk, small_disk
-from tests.hostile.measures import PATIENCE, linux, prepare, serving
+from tests.hostile.measures import linux, prepare, serving
 from tests.http_client import Visitor
+from tests.patience import PATIENCE
 
 pytestmark = linux
 

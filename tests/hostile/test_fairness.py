@@ -68,16 +68,15 @@ async def test_a_flood_of_one_caller_is_its_own_problem(project: Project, ask: A
         body = await call(server, greedy, number, "preview_generation", content_config_id="slow", context=context)
         outcomes.append("ok" if body["success"] else body["error"]["code"])
 
-    with bounded(project):
-        async with trio.open_nursery() as nursery:
-            for number in range(200):
-                nursery.start_soon(flood, number)
-            await trio.testing.wait_all_tasks_blocked()
-            assert ask.engine.templates.pool.statistics().waiting == 128
-            body = await call(server, modest, 1, "preview_generation", content_config_id="good")
-            assert body["success"], body
-            before = outcomes.count("ok")
-            nursery.cancel_scope.cancel()
+    async with bounded(project), trio.open_nursery() as nursery:
+        for number in range(200):
+            nursery.start_soon(flood, number)
+        await trio.testing.wait_all_tasks_blocked()
+        assert ask.engine.templates.pool.statistics().waiting == 128
+        body = await call(server, modest, 1, "preview_generation", content_config_id="good")
+        assert body["success"], body
+        before = outcomes.count("ok")
+        nursery.cancel_scope.cancel()
     # A call that was scanned has to get in line once more to be rendered, and may find it full by then.
     assert outcomes.count("busy") >= 200 - 128 - 1
     assert before <= 3, "another caller waited for the whole line"
@@ -89,11 +88,12 @@ async def test_cancelled_floods_leave_nothing(project: Project, ask: Asking, ser
     await is_well(ask)
     for _ in range(3):
         session = await greeted(server)
-        with bounded(project), trio.move_on_after(0.2):
-            async with trio.open_nursery() as nursery:
-                for number in range(100):
-                    nursery.start_soon(
-                        partial(call, server, session, number, "preview_generation", content_config_id="slow")
-                    )
+        async with bounded(project):
+            with trio.move_on_after(0.2):
+                async with trio.open_nursery() as nursery:
+                    for number in range(100):
+                        nursery.start_soon(
+                            partial(call, server, session, number, "preview_generation", content_config_id="slow")
+                        )
         assert ask.engine.templates.pool.statistics().waiting == 0
         await is_well(ask)

@@ -291,7 +291,7 @@ async def test_no_path_leads_out(project: Project, ask: Asking, outside: Path, e
     settings = project.read("chora.toml")
     await is_well(ask)
     for path in OUTWARD:
-        with bounded(project, written=2 * MIB):
+        async with bounded(project, written=2 * MIB):
             answer = await ENTRIES[entry](ask, project, path)
             assert SECRET not in str(answer), (path, answer)
             assert "root:x" not in str(answer), (path, answer)
@@ -316,7 +316,7 @@ async def test_odd_paths_are_names_or_errors(project: Project, ask: Asking, outs
     settings = project.read("chora.toml")
     await is_well(ask)
     for path in ODD:
-        with bounded(project, written=2 * MIB):
+        async with bounded(project, written=2 * MIB):
             answer = await ENTRIES[entry](ask, project, path)
             assert answer["success"] or answer["error"]["code"] in CODES, (path[:80], answer)
             assert SECRET not in str(answer), (path[:80], answer)
@@ -345,7 +345,7 @@ async def test_half_characters_in_arguments(project: Project, ask: Asking, tool:
     """They are refused, or answered in JSON that can be sent."""
     project.save(text("note", "x"), artifact("notice", [child("note")]))
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         answer = await TOOLS[tool].run(ask.engine, body, Call("test", len(TOOLS)))
         assert answer.code != "internal_error", answer
         answer.body.decode()
@@ -409,7 +409,7 @@ async def test_special_files(project: Project, ask: Asking, place: str):
         target.parent.mkdir(parents=True, exist_ok=True)
         make(target)
         before = target.lstat()
-        with bounded(project, written=2 * MIB):
+        async with bounded(project, written=2 * MIB):
             answer = await entry(ask, project, path)
             if answer["success"]:
                 harmless = {"schema", "text source", "template", "computed include", "folder of outputs"}
@@ -471,7 +471,7 @@ async def test_a_file_that_grows_while_it_is_read(project: Project, ask: Asking)
 
         with meanwhile(grow):
             for _ in range(5):
-                with bounded(project, memory=150 * MIB, written=100 * MIB):
+                async with bounded(project, memory=150 * MIB, written=100 * MIB):
                     answer = await as_source(ask, project, "data/log.txt")
                     assert answer["success"] or answer["error"]["code"] in ("generation_failed", "limit_exceeded")
     await is_well(ask)
@@ -561,7 +561,7 @@ async def test_importing_a_hostile_folder(project: Project, ask: Asking, outside
     (old / "configs/content/bytes.json").write_bytes(b"\xff\xfe")
     before = everything(outside)
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         await import_project(old, ask.engine.everywhere, ask.engine.store)
         await is_well(ask)
     assert everything(outside) == before

@@ -30,13 +30,12 @@ from chora.provider import project_server
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, answer_schema, artifact, child, content, text
 from tests.hostile.measures import linux, prepare
+from tests.patience import PATIENCE
 
 pytestmark = linux
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "3"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
-PATIENCE = 60.0
-"""Seconds one answer may take: the time a render may take, times what one call renders."""
 ROUND = 40
 
 KNOWN = {error.code for error in subclasses()} - {"internal_error"}

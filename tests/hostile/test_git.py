@@ -16,6 +16,7 @@ import pytest
 from chora.sources import git_reference
 from tests.conftest import Asking, Project, content
 from tests.hostile.measures import MIB, bounded, is_well, linux, prepare
+from tests.patience import PATIENCE
 
 pytestmark = [linux, pytest.mark.skipif(shutil.which("git") is None, reason="git isn't installed")]
 
@@ -35,7 +36,7 @@ def project(project: Project) -> Project:
 def git(project: Project, *arguments: str) -> str:
     environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **WHO}
     command = ["git", "-C", str(project.root), "-c", "init.defaultBranch=main", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30, env=environment).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE, env=environment).stdout
 
 
 def commit(project: Project, **files: str) -> None:
@@ -167,7 +168,7 @@ async def test_repositories_that_bite(project: Project, ask: Asking, kind: str, 
     await is_well(ask)
     TRAPS[kind](project)
     monkeypatch.setattr(git_reference, "DEADLINE", 0.3)  # a good repository would need longer on some machines
-    with bounded(project):
+    async with bounded(project):
         for locator in ("HEAD:a.md", "main:a/a/a/a.md"):
             answer = await show(ask, project, locator)
             harmless = {
@@ -200,7 +201,7 @@ async def test_submodules_of_a_commit_are_not_entered(project: Project, ask: Ask
     commit(project, a_md="fine")
     put_commit(project, entry("160000", b"sub", "ab" * 20))
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         for locator in ("HEAD:sub", "HEAD:sub/a.md"):
             answer = await show(ask, project, locator)
             assert answer["error"]["code"] == "generation_failed"
@@ -229,7 +230,7 @@ async def test_locators_that_are_none(project: Project, ask: Asking):
     await show(ask, project)
     await is_well(ask)
     for locator in LOCATORS:
-        with bounded(project):
+        async with bounded(project):
             answer = await show(ask, project, locator)
             assert not answer["success"], locator[:50]
             assert answer["error"]["code"] in ("generation_failed", "validation_failed"), (locator[:50], answer)
@@ -243,7 +244,7 @@ async def test_many_sources_of_one_repository(project: Project, ask: Asking):
     sources = [{"id": f"s{n}", "source_type": "git_reference", "source_locator": "HEAD:a.md"} for n in range(100)]
     project.save(content("note", pattern={"type": "jinja2", "template": "{{ s0 }}{{ s99 }}"}, sources=sources))
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         answer = await ask("generate_content", content_config_id="note")
         assert answer["content"] == "finefine"
         await is_well(ask)

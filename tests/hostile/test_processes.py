@@ -13,8 +13,9 @@ from chora import settings
 from chora.hashing import sha256
 from chora.store import SqliteStore
 from tests.conftest import Project, artifact, child, content
-from tests.hostile.measures import PATIENCE, linux, prepare, process, serving
+from tests.hostile.measures import linux, prepare, process, serving
 from tests.http_client import HELLO, message
+from tests.patience import PATIENCE
 
 pytestmark = linux
 

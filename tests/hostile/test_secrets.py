@@ -18,6 +18,7 @@ from chora.cli.samples import INIT, write_sample
 from chora.settings import REDACTED, Secret, redact
 from tests.anthropic_server import message, serving
 from tests.conftest import Project, content
+from tests.patience import PATIENCE
 
 TOKEN = "tok/en-Value.17+for=tests"
 KEY = "sk-ant-test-0123456789-abcdef"
@@ -72,7 +73,9 @@ def test_no_child_of_a_server_knows_its_secrets(sample: Path):
             assert server.stdout is not None
             url = json.loads(server.stdout.readline())["url"]
             call = [sys.executable, "-P", "-m", "chora", "call", "generate_content", "content_config_id=greeting"]
-            done = subprocess.run([*call, "--url", f"{url}/mcp"], env=env, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(
+                [*call, "--url", f"{url}/mcp"], env=env, capture_output=True, text=True, timeout=PATIENCE
+            )
             assert done.returncode == 0, done.stderr
             children = descendants(server.pid)
             assert children
@@ -83,7 +86,7 @@ def test_no_child_of_a_server_knows_its_secrets(sample: Path):
                     assert KEY.encode() not in said
         finally:
             server.send_signal(signal.SIGTERM)
-            _, log = server.communicate(timeout=30)
+            _, log = server.communicate(timeout=PATIENCE)
     assert TOKEN not in log
     assert KEY not in log
     assert TOKEN.encode() not in everything_in(sample)
@@ -132,7 +135,7 @@ def test_a_wrong_key_is_in_no_word_of_what_went_wrong(project: Project, format: 
 
 def run(root: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "chora", "--project", str(root), *arguments]
-    return subprocess.run(command, env=environment(**env), capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment(**env), capture_output=True, text=True, timeout=PATIENCE)
 
 
 # -- references -------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ async def test_no_template_gets_out(project: Project, ask: Asking, kind: str):
             document = jinja(template)
             document["generation"]["patterns"][0]["generation_config"] = {"undefined": mode}
             project.save(document)
-            with bounded(project, memory=24 * 2**20):
+            async with bounded(project, memory=24 * 2**20):
                 answer = await ask.answer("generate_content", {**NOTE, "context": context})
                 if answer["success"]:  # lenient: what isn't there is empty
                     assert mode == "lenient", template
@@ -230,7 +230,7 @@ async def test_no_bomb_goes_off(project: Project, ask: Asking, sort: str):
     await is_well(ask)
     for name, template in cases.items():
         project.save(jinja(template))
-        with bounded(project):
+        async with bounded(project):
             answer = await ask.answer("generate_content", {**NOTE, "context": {"data": {}}})
             assert not answer["success"], name
             assert answer["error"]["code"] in CODES[sort], (name, answer["error"])
@@ -252,7 +252,7 @@ async def test_every_tool_that_renders_is_as_safe(project: Project, ask: Asking,
             arguments = {"content_ids": ["note", "good"]}
         case _:
             arguments = {"content_config_id": "note"}
-    with bounded(project):
+    async with bounded(project):
         answer = await ask.answer(tool, arguments)
         if tool == "batch_generate":
             outcome = {row["content_id"]: row["success"] for row in answer["results"]}
@@ -286,7 +286,7 @@ async def test_a_storm_of_bombs_on_a_server(project: Project):
 
         await is_fine()
         await settled(server)
-        with bounded(project, server.pid, memory=32 * MIB):
+        async with bounded(project, server.pid, memory=32 * MIB):
             async with trio.open_nursery() as watching:
                 watching.start_soon(watch)
                 async with trio.open_nursery() as storm:
@@ -317,7 +317,7 @@ async def test_templates_that_include_one_another(project: Project, ask: Asking)
     await is_well(ask)
     for template in ("a.j2", "base.j2", "m.j2", "t0.j2", "any.j2"):
         project.save(jinja(template))
-        with bounded(project):
+        async with bounded(project):
             answer = await ask.answer("generate_content", {**NOTE, "context": {"name": "any.j2"}})
             assert answer["error"]["code"] in ("generation_failed", "limit_exceeded"), (template, answer)
             await is_well(ask)
@@ -329,7 +329,7 @@ async def test_more_templates_than_an_include_may_mean(project: Project, ask: As
         project.write(f"configs/templates/t{number}.j2", "x")
     project.save(jinja("{% include name %}"))
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         error = await ask.refused("generate_content", "limit_exceeded", **NOTE, context={"name": "t1.j2"})
         assert error["details"]["limit"] == "templates"
         await is_well(ask)
@@ -348,7 +348,7 @@ async def test_huge_contexts(project: Project, ask: Asking, kind: str):
     """A context is bounded by what a worker may have, before it is sent."""
     project.save(jinja("{{ x|length if x else 'none' }}", metadata={"description": "x", "version": "1"}))
     await is_well(ask)
-    with bounded(project, memory=500 * 2**20):
+    async with bounded(project, memory=500 * 2**20):
         answer = await ask.answer("generate_content", {**NOTE, "context": CONTEXTS[kind]})
         assert answer["success"] or answer["error"]["code"] in (
             "limit_exceeded",
@@ -364,7 +364,7 @@ async def test_deep_contexts(project: Project, ask: Asking, levels: int):
     project.save(jinja("{{ x }}"))
     body = '{"x": ' + "[" * levels + "]" * levels + "}"
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         answer = await ask.answer("generate_content", {**NOTE, "context": body})
         assert answer["success"] is (levels < 64) or answer["error"]["code"] == "invalid_context", answer
         await is_well(ask)
@@ -386,7 +386,7 @@ async def test_odd_letters_in_templates(project: Project, ask: Asking, kind: str
     """What is Unicode is text like any other, and comes out as it went in."""
     project.save(jinja(ODD[kind] + "\n"))
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         answer = await ask("generate_content", **NOTE)
         assert answer["content"].rstrip("\n") == ODD[kind].replace("{{ 1 }}", "1")
         await is_well(ask)
@@ -397,7 +397,7 @@ async def test_templates_that_make_no_text(project: Project, ask: Asking, templa
     """Half a character is no text, and is told instead of stored."""
     project.save(jinja(template))
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         await ask.refused("generate_content", "generation_failed", **NOTE)
         await is_well(ask)
 
@@ -411,7 +411,7 @@ async def test_half_characters_in_a_config(project: Project, ask: Asking, raw: s
         document + '{"patterns": [{"id": "m", "type": "jinja2", "template": ' + raw + "}]}}",
     )
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         answer = await ask.answer("generate_content", NOTE)
         assert answer["error"]["code"] in ("validation_failed", "generation_failed"), answer
         await is_well(ask)
@@ -440,7 +440,7 @@ async def test_conditions(project: Project, ask: Asking, kind: str):
     """A child's condition runs in the same cage."""
     project.save(text("note", "x"), artifact("notice", [child("note", conditions=EXPRESSIONS[kind])]))
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         error = (await ask.answer("assemble_artifact", {"artifact_config_id": "notice"}))["error"]
         assert error["code"] in ("composition_failed", "limit_exceeded"), error
         assert not (project.root / "outputs").exists()
@@ -453,7 +453,7 @@ async def test_composition_templates(project: Project, ask: Asking, name: str):
     config = {"compositionStrategy": "template", "compositionConfig": {"template": SIZE[name]}}
     project.save(text("note", "x"), notice(**config))
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         await ask.refused("assemble_artifact", "limit_exceeded", artifact_config_id="notice")
         assert not (project.root / "outputs").exists()
         await is_well(ask)
@@ -486,12 +486,12 @@ async def test_base_paths(project: Project, ask: Asking, kind: str):
     project.save(text("note", "x"), notice(), collection)
     context = {"up": "..", "root": "/tmp/chora-hostile", "nul": "a\x00b"}
     await is_well(ask)
-    with bounded(project), unchanged(project):
-        error = (await ask.answer("generate_collection", {"collection_config_path": "all", "context": context}))[
-            "error"
-        ]
-        assert error["code"] == code, error
-        await is_well(ask)
+    async with bounded(project):
+        with unchanged(project):
+            arguments = {"collection_config_path": "all", "context": context}
+            error = (await ask.answer("generate_collection", arguments))["error"]
+            assert error["code"] == code, error
+            await is_well(ask)
 
 
 PATTERNS = {
@@ -510,7 +510,7 @@ async def test_patterns_of_validation(project: Project, ask: Asking, kind: str):
     project.save(text("note", body))
     await ask("generate_content", content_config_id="note")
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         rules = [{"id": "bomb", "type": "regex", "config": {"pattern": pattern}}]
         answer = await ask.answer("validate_content", {"content_or_config_id": "note", "validation_rules": rules})
         assert kind == "many repeats" or answer["error"]["code"] in ("limit_exceeded", "validation_execution_failed")
@@ -537,7 +537,7 @@ async def test_schemas_of_validation(project: Project, ask: Asking, kind: str):
     project.save(text("note", '{"' + "a" * 5000 + 'b": 1}'))
     await ask("generate_content", content_config_id="note")
     await is_well(ask)
-    with bounded(project):
+    async with bounded(project):
         rules = [{"id": "bomb", "type": "schema", "config": {"schema": SCHEMAS[kind]}}]
         answer = await ask.answer("validate_content", {"content_or_config_id": "note", "validation_rules": rules})
         if answer["success"]:

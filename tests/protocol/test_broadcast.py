@@ -7,12 +7,13 @@ import trio.testing
 
 from chora.protocol import broadcast
 from chora.protocol.broadcast import LISTS, UPDATED, Broadcaster, Change, NotificationQueue, QueueClosed, QueueFull
+from tests.patience import PATIENCE
 
 NOTE = Change(UPDATED, "config://content/note")
 
 
 async def heard(mailbox: NotificationQueue) -> dict[str, object]:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         return msgspec.json.decode(await mailbox.wait_next())
 
 
@@ -84,7 +85,7 @@ async def test_each_change_reaches_one_of_two_readers():
         while True:
             taken.append(await mailbox.wait_next())
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             nursery.start_soon(read)

@@ -22,6 +22,7 @@ from chora.protocol.wire import Params, RpcError
 from chora.provider import project_server
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, requirement, text
+from tests.patience import PATIENCE
 
 FORMS = {"elicitation": {}}
 NAME = Question("elicitation/create", {"message": "Who are you?"})
@@ -295,7 +296,7 @@ async def test_nothing_else_waits_for_the_person(server: Server, ask: Asking, pr
         await client.send({"id": question["id"], "result": YES})
 
     client.reply = reply
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         answer = await client.call("save_config", {"draft_id": drafts[0], "config_id": "note"})
     assert structured(answer)["success"] is True
 
@@ -305,7 +306,7 @@ async def test_a_cancelled_call_withdraws_its_question():
     sent: list[dict[str, Any]] = []
     session = Session("memory", LOCAL)
     session.capabilities = {"roots": {}}
-    with trio.fail_after(5), trio.CancelScope() as scope:
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
 
         async def notify(message: bytes) -> None:
             sent.append(msgspec.json.decode(message))

@@ -22,6 +22,7 @@ from chora.resources import Resources
 from chora.tools import TOOLS
 from chora.tools.tool import HEAD_LIMIT, Tool
 from tests.conftest import Project, content, requirement, text
+from tests.patience import PATIENCE
 
 MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
 
@@ -239,7 +240,7 @@ def slow(project: Project) -> Project:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while not condition():
             await trio.sleep(0.005)
 
@@ -253,7 +254,7 @@ async def test_a_cancelled_call_stops_and_is_not_answered(server: Server, slow: 
     async def run() -> None:
         answers.append(await ask(server, session, call))
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             await until(lambda: bool(session.in_flight))
@@ -465,7 +466,7 @@ async def test_versions_are_completed_for_the_content_that_was_settled_on(server
 
 
 async def hear(mailbox: NotificationQueue) -> Any:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         return msgspec.json.decode(await mailbox.wait_next())
 
 
@@ -544,7 +545,7 @@ class Listening:
         return acknowledged["params"]["notifications"]
 
     async def next(self) -> Any:
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             message = await self._heard.receive()
         assert message["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: self.id}
         return message
@@ -560,7 +561,7 @@ class Listening:
 @pytest.mark.parametrize("id", ["sub-1", 7])
 async def test_listening_is_a_stream_of_what_was_asked_for(server: Server, id: Any):
     """Acknowledged first, only asked-for kinds, each tagged with the request's id, answered when the server ends it."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             one = Listening(server, Session("memory", LOCAL), nursery, id)
             honored = await one.start(
@@ -589,7 +590,7 @@ async def test_listening_is_a_stream_of_what_was_asked_for(server: Server, id: A
 
 async def test_a_cancelled_subscription_is_owed_nothing(server: Server):
     """notifications/cancelled ends it where streams share a channel."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             one = Listening(server, Session("memory", LOCAL), nursery)
             assert await one.start(promptsListChanged=True, toolsListChanged=True) == {
@@ -619,7 +620,7 @@ async def test_what_cannot_be_listened_to_is_refused(server: Server):
     many = [f"content://n-{number}" for number in range(SUBSCRIPTION_LIMIT + 1)]
     beyond = modern("subscriptions/listen", notifications={"resourceSubscriptions": many})
     assert await refused(beyond, nowhere) == wire.INVALID_PARAMS
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in range(STREAM_LIMIT):
                 await Listening(server, session, nursery, number).start()

@@ -21,6 +21,7 @@ from chora.render import Answer, Failed, Render, Rendered, RenderFailed, Scan, S
 from chora.render.pool import FairSemaphore, RenderPool, RenderStatistics
 from chora.request_context import caller
 from chora.settings import RenderSettings as RenderSettings
+from tests.patience import PATIENCE
 
 MIB = 1024 * 1024
 HELLO = Render("Hello {{ name }}", "hello", context={"name": "you"})
@@ -67,7 +68,7 @@ def descriptors(process: int) -> dict[int, str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while not condition():
             await trio.sleep(0.005)
 
@@ -77,7 +78,7 @@ async def running(*, fork: bool = hasattr(os, "fork"), **settings: Any) -> Async
     """A pool that serves; afterwards no process and no descriptor of it may be left."""
     at_rest = sys.platform == "linux" and len(descriptors(os.getpid()))
     workers = RenderPool(RenderSettings(**{"workers": 1, **settings}), fork=fork)
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(workers.serve)
             yield workers
@@ -125,7 +126,7 @@ async def test_renders_and_scans(fork: bool):
 def test_the_parent_does_without_jinja2():
     """Start-up pays for no template engine."""
     script = "import sys, chora.render.pool; assert 'jinja2' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
 
 
 async def test_undefined_names_are_reported():
@@ -490,7 +491,7 @@ async def main():
 import trio.testing
 trio.run(main)
 """
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         parent = await trio.lowlevel.open_process([sys.executable, "-c", script], stdout=subprocess.PIPE)
         assert parent.stdout is not None
         try:
@@ -513,7 +514,7 @@ async def test_stopping_ends_jobs_in_flight(fork: bool):
         with pytest.raises(Busy, match="aren't running"):
             await workers.render(ENDLESS)
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as jobs, trio.open_nursery() as services:
             await services.start(workers.serve)
             await workers.warm()
@@ -549,7 +550,7 @@ async def test_stopping_ends_workers_that_are_about_to_start(monkeypatch: pytest
         with pytest.raises(Busy, match="aren't running"):
             await workers.warm()
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as jobs, trio.open_nursery() as services:
             await services.start(workers.serve)
             jobs.start_soon(expect_busy)

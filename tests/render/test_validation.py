@@ -28,6 +28,7 @@ from chora.render import (
 from chora.render.pool import RenderPool
 from chora.render.validation import LANGUAGES, MOST_FLAWS
 from chora.settings import RenderSettings as RenderSettings
+from tests.patience import PATIENCE
 
 # -- patterns ---------------------------------------------------------------------------------------------------
 
@@ -295,7 +296,7 @@ def test_a_condition_without_memory_is_left_to_the_caller():
 @asynccontextmanager
 async def running(**settings: Any) -> AsyncGenerator[RenderPool]:
     pool = RenderPool(RenderSettings(**{"workers": 1, **settings}))
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(pool.serve)
             yield pool

@@ -36,6 +36,7 @@ from chora.render import (
     frame,
     worker,
 )
+from tests.patience import PATIENCE
 
 MIB = 1024 * 1024
 
@@ -585,7 +586,7 @@ def test_a_direct_worker_speaks_over_stdin_and_stdout():
     """Without a control descriptor it is one worker, and nothing else reaches its stdout."""
     process = start(UNLIMITED, DIRECT, RULES, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     framed = bytes(frame(Render("{{ 6 * 7 }}", "page")))
-    output, _ = process.communicate(framed, timeout=20)
+    output, _ = process.communicate(framed, timeout=PATIENCE)
     assert process.returncode == 0
     assert output == frame(None) + frame(Answer(Rendered("42", [])))
 

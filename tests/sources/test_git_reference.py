@@ -22,6 +22,7 @@ from chora.sources import git_reference
 from chora.sources.git_reference import MISSING, find_repository, identify
 from chora.sources.source import SourceAccess, SourceFailed
 from tests.conftest import Project, requirement
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git isn't installed")
 
@@ -42,7 +43,12 @@ def git(folder: Path, *arguments: str) -> str:
     """Run git as the repository's owner would."""
     command = ["git", "-c", "init.defaultBranch=main", *arguments]
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=30, env={"PATH": os.environ["PATH"], **IDENTITY}
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={"PATH": os.environ["PATH"], **IDENTITY},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -85,7 +91,7 @@ def fetch(project: Project, noted: dict[str, str]) -> Fetch:
 
     async def fetch(locator: str, repository: str = ".") -> str:
         source = Source(type="git_reference", locator=locator, repository=repository)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             return await git_reference.fetch(source, reach)
 
     return fetch
@@ -465,7 +471,7 @@ async def test_the_borrowers_would_succeed(private: Path, project: Project):
         done = subprocess.run(
             ["git", f"--git-dir={root}/.git", "cat-file", "blob", f"{secret}:a.md"],
             capture_output=True,
-            timeout=10,
+            timeout=PATIENCE,
             stdin=subprocess.DEVNULL,
             env={"PATH": os.environ["PATH"], **IDENTITY},
         ) if not (root / ".git").is_fifo() else None  # fmt: skip
@@ -574,7 +580,7 @@ async def test_the_traps_work(tmp_path: Path, project: Project):
     (project.root / ".git/objects" / blob[:2] / blob[2:]).unlink()
     environment = {"PATH": os.environ["PATH"], **IDENTITY}
     subprocess.run(
-        ["git", "cat-file", "blob", blob], cwd=project.root, capture_output=True, timeout=20, env=environment
+        ["git", "cat-file", "blob", blob], cwd=project.root, capture_output=True, timeout=PATIENCE, env=environment
     )
     assert (tmp_path / "sprung").exists()
 
@@ -689,12 +695,12 @@ async def test_git_may_not_take_all_there_is(tmp_path: Path, monkeypatch: pytest
         "grep -E 'Max (data|core)' /proc/$$/limits\n"
     )
     program.chmod(0o755)
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         done = await git_reference._run([str(program)], {"PATH": os.environ["PATH"]}, b"")
     limits = {line.split("  ")[0]: line.split()[-3:-1] for line in done.output.decode().splitlines()}
     assert limits["Max data size"] == [str(git_reference.MEMORY_LIMIT)] * 2
     assert limits["Max core file size"] == ["0", "0"]
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         greedy = await git_reference._run(
             [sys.executable, "-c", "import time; time.sleep(0.5); bytearray(2_000_000_000)"], {}, b""
         )

@@ -20,6 +20,7 @@ from chora.render.pool import RenderPool
 from chora.sources.selectors import INLINE_LENGTH, part_of, select
 from chora.sources.source import SourceFailed
 from tests.conftest import requirement
+from tests.patience import PATIENCE
 
 MARKDOWN = """\
 # Manual
@@ -385,4 +386,4 @@ async def test_a_busy_pool_is_not_the_sources_fault():
 def test_the_library_is_only_imported_by_workers():
     """A server doesn't pay for queries, nor for YAML it hasn't met."""
     code = "import sys, chora.app; assert 'jsonpath' not in sys.modules; assert 'yaml' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

@@ -20,6 +20,7 @@ from chora.store import SqliteStore, Store, Version, backup, open_store
 from chora.store.backup import back_up, drop_old, restore, verify
 from chora.store.salvage import salvage
 from chora.timestamps import now
+from tests.patience import PATIENCE
 
 posix = pytest.mark.skipif(os.name == "nt", reason="permissions and folders")
 BACKENDS = ("sqlite", "filesystem")
@@ -156,7 +157,7 @@ async def test_backups_are_made_again_and_again(tmp_path: Path, caplog: pytest.L
     """At the interval, so many kept; one that fails is said in the log and doesn't end the service."""
     folder = tmp_path / "backups"
     folder.write_text("in the way")
-    with trio.fail_after(20), contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
+    with trio.fail_after(PATIENCE), contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
         async with trio.open_nursery() as nursery:
 
             async def run(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -30,6 +30,7 @@ from chora.store import (
     open_store,
 )
 from tests.conftest import requirement
+from tests.patience import PATIENCE
 
 AT = "2026-11-22T10:{:02}:00.000Z".format
 ODD = [
@@ -265,7 +266,7 @@ async def test_ids_of_many_writers_differ(store: Store):
         for _ in range(5):
             given.append((await store.add_version(version())).version_id)
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for _ in range(8):
                 nursery.start_soon(add)

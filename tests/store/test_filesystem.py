@@ -25,6 +25,7 @@ from chora.file_stamps import is_at_rest
 from chora.store import Output, Version, journal
 from chora.store.filesystem import FilesystemStore, id_of, name_of
 from tests.conftest import requirement
+from tests.patience import PATIENCE
 from tests.store.test_contract import AT, completion, cost, draft, event, job, output, sample, trace, version
 
 
@@ -383,7 +384,7 @@ async def test_processes_share_a_folder(root: Path):
         for writer in writers.values():
             go(writer)
         mine = [(await store.add_version(version())).version_id for _ in range(20)]
-        said = {name: writer.communicate(timeout=60) for name, writer in writers.items()}
+        said = {name: writer.communicate(timeout=PATIENCE) for name, writer in writers.items()}
         assert {name: err for name, (_, err) in said.items()} == {"ebb": "", "flood": ""}
         everyone = [*mine, *itertools.chain(*(out.split() for out, _ in said.values()))]
         assert len(set(everyone)) == 100
@@ -474,7 +475,7 @@ async def test_who_holds_the_folder_for_long_is_told_of(root: Path, monkeypatch:
     """A lock that isn't given back in time is an error that says so; reading goes on, and writing too afterwards."""
     monkeypatch.setattr(locks, "FILE_LOCK_TIMEOUT", 0.05)
     store = FilesystemStore(root)
-    with locks.file_lock(root / ".lock"), trio.fail_after(5):
+    with locks.file_lock(root / ".lock"), trio.fail_after(PATIENCE):
         with pytest.raises(StorageError, match="holds the lock") as caught:
             await store.add_version(version())
         assert "Another process" in str(caught.value.hint)
@@ -487,7 +488,7 @@ async def test_a_cancelled_write_is_stored_in_whole(root: Path):
     """Writers that are cancelled all the time leave whole records, and a store that goes on."""
     store = FilesystemStore(root)
     finished = 0
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         for number in range(40):
             with trio.move_on_after(0.0003 * (number % 10)):
                 await store.add_version(version(body=str(number)))

@@ -25,6 +25,7 @@ from chora.errors import StorageError
 from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, VersionInfo, ids, sqlite
 from tests.conftest import requirement
 from tests.disks import Disk, small_disk
+from tests.patience import PATIENCE
 
 ID = r"\d{8}T\d{9}Z-[0-9a-f]{4}"
 
@@ -214,7 +215,7 @@ async def test_reading_and_writing_at_once(store: SqliteStore):
             await store.add_version(version())
             acknowledged += 1
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(add)
@@ -235,7 +236,7 @@ async def test_ids_are_unique_and_sort_as_they_were_given(store: SqliteStore):
         given.append((await store.add_version(version(body=str(number)))).version_id)
 
     before = datetime.now(UTC)
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in range(500):
                 nursery.start_soon(add, number)
@@ -358,7 +359,7 @@ async def test_two_processes_share_a_database(path: Path):
         for writer in writers.values():
             go(writer)
         mine = [(await store.add_version(version())).version_id for _ in range(20)]
-        said = {name: writer.communicate(timeout=60) for name, writer in writers.items()}
+        said = {name: writer.communicate(timeout=PATIENCE) for name, writer in writers.items()}
         assert {name: err for name, (_, err) in said.items()} == {"ebb": "", "flood": ""}
         for name, (out, _) in said.items():
             assert [each.version_id for each in store.versions(name)] == out.split()
@@ -399,7 +400,7 @@ def test_processes_make_a_database_at_once(path: Path):
         for maker in makers:
             assert maker.stdout is not None
             maker.stdout.readline()
-    assert [maker.communicate(timeout=30)[1] for maker in makers] == [""] * 4
+    assert [maker.communicate(timeout=PATIENCE)[1] for maker in makers] == [""] * 4
 
 
 @requirement("storage.survives-kill")
@@ -581,7 +582,7 @@ async def test_a_database_that_others_hold_is_told(path: Path, monkeypatch: pyte
     store = SqliteStore(path)
     holder = apsw.Connection(str(path))
     holder.execute("BEGIN IMMEDIATE")
-    with trio.fail_after(5), pytest.raises(StorageError, match="locked") as caught:
+    with trio.fail_after(PATIENCE), pytest.raises(StorageError, match="locked") as caught:
         await store.add_version(version())
     assert "Another process" in str(caught.value.hint)
     assert store.counts()["versions"] == 0
@@ -701,7 +702,7 @@ async def test_a_statement_that_takes_for_ever_is_given_up(store: SqliteStore, m
             await store._write(lambda db: db.execute(f"INSERT INTO costs SELECT c, 'a', 'b', 1, 1, c FROM ({endless})"))
         failed.append(caught.value)
 
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         with pytest.raises(StorageError, match="interrupted") as caught:
             store._read(f"SELECT count(*) FROM ({endless})")
         assert "took too long" in str(caught.value.hint)
@@ -934,7 +935,7 @@ async def test_writes_that_wait_are_committed_together(store: SqliteStore, held:
     async def add(number: int) -> None:
         ids.append((await store.add_version(version(body=str(number)))).version_id)
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(add, 0)
             await held.begun.wait()
@@ -958,7 +959,7 @@ async def test_one_that_fails_doesn_t_fail_the_others(store: SqliteStore, held: 
         except StorageError:
             failed.append(number)
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in range(6):
                 nursery.start_soon(save, number)
@@ -980,7 +981,7 @@ async def test_a_bug_in_one_change_isn_t_the_others_affair(store: SqliteStore, h
         except TypeError:
             failed.append(at)
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(add, "a")
             await held.begun.wait()
@@ -1004,7 +1005,7 @@ async def test_what_fits_on_a_full_disk_is_written(disk: Disk, monkeypatch: pyte
         except StorageError as error:
             refused.append(f"{error.details['error_type']} {len(body)}")
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for body in ("a", "b", "x" * 5_000_000, "c"):
                 nursery.start_soon(add, body)
@@ -1029,7 +1030,7 @@ async def test_a_lock_fails_all_that_waited_for_it(path: Path, monkeypatch: pyte
         except StorageError as error:
             refused.append(error)
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for _ in range(12):
                 nursery.start_soon(add)
@@ -1051,7 +1052,7 @@ async def test_who_is_cancelled_on_the_way_to_disk_waits_for_the_end(store: Sqli
         finally:
             gone.append(body)
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(add, "first")
             await held.begun.wait()
@@ -1083,7 +1084,7 @@ async def test_a_cancelled_write_is_stored_or_not(store: SqliteStore, monkeypatc
         return real(db)
 
     monkeypatch.setattr(sqlite, "_next_version_id", slow)
-    with trio.fail_after(10), trio.CancelScope() as scope:
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(store.add_version, version(body="under way"))
             await begun.wait()
@@ -1100,7 +1101,7 @@ async def test_a_cancelled_write_is_stored_or_not(store: SqliteStore, monkeypatc
 async def test_cancelling_at_any_moment_breaks_nothing(store: SqliteStore):
     """Writers that are cancelled all the time leave whole records, and a store that goes on."""
     finished = 0
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         for number in range(60):
             with trio.move_on_after(0.0002 * (number % 10)):
                 await store.add_version(version(body=str(number)))

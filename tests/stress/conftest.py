@@ -19,6 +19,7 @@ from chora import settings
 from chora.protocol import wire
 from tests.conftest import Project
 from tests.hostile.measures import free_port
+from tests.patience import PATIENCE
 
 MIB = 1024 * 1024
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "crowd", "version": "1"}}
@@ -158,7 +159,7 @@ def open_house(hello: Project, tmp_path: Path) -> Open:
             )
         house = House(process, port, log)
         try:
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 while True:
                     try:
                         await house.is_well()
@@ -169,7 +170,7 @@ def open_house(hello: Project, tmp_path: Path) -> Open:
                 yield house
             assert process.poll() is None, log.read_text()[-2000:]
             process.terminate()
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 assert await process.wait() == 0, log.read_text()[-2000:]
         finally:
             process.kill()

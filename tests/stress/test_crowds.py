@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from tests.conftest import requirement
+from tests.patience import PATIENCE
 from tests.stress.conftest import HELLO, MIB, House, Knocker, Open, linux, post
 
 
@@ -21,7 +22,7 @@ def request(method: str, params: Any, id: Any = 1) -> dict[str, Any]:
 
 
 async def eventually(house: House, metric: str, value: float) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         while await house.metric(metric) != value:
             await trio.sleep(0.1)
 
@@ -42,7 +43,7 @@ async def test_two_thousand_idle_streams_are_cheap(open_house: Open):
             assert (house.memory - before) / count < 60 * 1024
             await house.is_well()
         await eventually(house, 'chora_sessions{transport="sse"}', 0)
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             while house.descriptors > opened + 5:
                 await trio.sleep(0.1)
         await house.is_well()
@@ -89,7 +90,7 @@ async def test_more_connections_than_descriptors_end_nothing(open_house: Open):
                 with trio.move_on_after(0.01):
                     turned_away += (await visitor.rest()).startswith(b"HTTP/1.1 503") or not visitor.buffer
             assert turned_away >= 600 - 96 - 10
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             while await house.metric("chora_connections") > 1:
                 await trio.sleep(0.1)
         await house.is_well()
@@ -181,7 +182,7 @@ async def test_who_takes_no_answer_is_cut(open_house: Open):
         before = house.memory
         async with house.knock() as visitor:
             listing = post("/mcp", request("tools/list", {"_meta": {}}))
-            with trio.fail_after(60), contextlib.suppress(trio.BrokenResourceError):
+            with trio.fail_after(PATIENCE), contextlib.suppress(trio.BrokenResourceError):
                 while True:
                     await visitor.send(listing * 20)
         reasons = [await house.metric(f'chora_connections_killed{{reason="{each}"}}') for each in BOUNDS]
@@ -295,7 +296,7 @@ async def test_no_bytes_harm_the_house(open_house: Open):
                 for _ in range(20):
                     crowd.start_soon(lambda: knock(mangled(chance), hurried=chance.random() < 0.3))
             await house.is_well() if chance.random() < 0.1 else None
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             while house.descriptors > opened + 5:
                 await trio.sleep(0.1)
         assert house.memory - before < 40 * MIB

@@ -14,6 +14,7 @@ from chora.engine.engine import Engine
 from chora.protocol.types import Call
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, content, requirement, text
+from tests.patience import PATIENCE
 from tests.tools.answers import NO_CONTEXTS, VERSION_ID, taken
 
 BATCH = (
@@ -169,7 +170,7 @@ async def test_so_many_run_at_once(
 
     run = generate.run_generator
     monkeypatch.setattr(generate, "run_generator", slow)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         result = await ask("batch_generate", content_ids=ids, **given)
     assert most == at_once
     assert result["metadata"]["parallel_executions"] == at_once

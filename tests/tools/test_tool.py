@@ -16,6 +16,7 @@ from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
 from chora.tools.tool import HEAD_LIMIT, Tool, ToolArguments, ToolResult, head_of, tool
 from tests.conftest import Asking, Project, artifact, child, requirement, text
+from tests.patience import PATIENCE
 
 CALL = Call("test", len(TOOLS))
 
@@ -246,7 +247,7 @@ async def test_a_call_past_its_budget_becomes_a_job(
     run = generate.run_generator
     monkeypatch.setattr(generate, "run_generator", slow)
     loaded = settings.load(project.root, {}, {"jobs.call_budget": 0.05})
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with app.opened(project.root, loaded) as engine:
             ask = Asking(engine)
             started = await ask(name, **arguments)
@@ -270,7 +271,7 @@ async def test_the_link_of_a_job_is_the_links_of_its_answer(project: Project):
     """Also when the result waited in the store."""
     project.save(text("long", "x" * (HEAD_LIMIT + 1)))
     loaded = settings.load(project.root, {}, {"jobs.call_budget": 1e-9})
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with app.opened(project.root, loaded) as engine:
             arguments = b'{"content_config_id": "long"}'
             answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))

@@ -25,6 +25,7 @@ from hypercorn.config import Config, Sockets
 from chora.settings import LimitSettings
 from chora.transport import connection as connection_module
 from chora.transport.connection import Bounds, Disconnected, LifespanFailed, Server
+from tests.patience import PATIENCE
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -147,7 +148,7 @@ async def serving(
         await server.serve(task_status=task_status)
         ended.set()
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             urls = await nursery.start(serve)
             yield Running(server, urls, ended)
@@ -996,7 +997,7 @@ async def test_errors_while_being_cancelled_stay_inside(caplog: pytest.LogCaptur
 
     app = Recorder(run)
     server = Server(app, make_config(), Bounds())
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(lambda task_status: server.serve(task_status=task_status))
             async with await trio.open_tcp_stream("127.0.0.1", int(url.rsplit(":", 1)[1])) as stream:
@@ -1311,7 +1312,7 @@ async def test_idle_connections_end_at_once() -> None:
         await eventually(lambda: {each.exchange for each in running.server._connections} == {None})
         running.server.stop()
         running.server.stop()
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             assert await kept.rest() == b""
             assert await new.rest() == b""
             await running.ended.wait()
@@ -1382,7 +1383,7 @@ async def test_event_streams_end_themselves() -> None:
         await peer.send(GET)
         await peer.until(b"first")
         running.server.stop()
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             assert (await peer.rest()).endswith(b" bye\r\n0\r\n\r\n")
             await running.ended.wait()
 
@@ -1462,7 +1463,7 @@ async def test_stopping_is_bounded_whatever_peers_do() -> None:
         await eventually(lambda: running.server.statistics().open == 4)
         await eventually(lambda: any(each.writing for each in running.server._connections))
         running.server.stop()
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             await running.ended.wait()
 
 
@@ -1470,7 +1471,7 @@ async def test_cancelling_ends_at_once() -> None:
     """A cancelled `serve` doesn't drain: requests are cancelled and the port is free again."""
     app = Recorder(never_answer)
     server = Server(app, make_config(), Bounds(grace=30.0))
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(lambda task_status: server.serve(task_status=task_status))
             port = int(url.rsplit(":", 1)[1])
@@ -1489,7 +1490,7 @@ async def test_a_server_that_was_stopped_before_it_began_ends_at_once() -> None:
     """`stop` may come before `serve` listens."""
     server = Server(fine, make_config(), Bounds())
     server.stop()
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         await server.serve()
 
 
@@ -1566,7 +1567,7 @@ async def test_a_failed_start_up_is_an_error(failure: Exception | str) -> None:
         def started(self, value: object = None) -> None:
             started.append(value)
 
-    with trio.fail_after(20), pytest.raises(LifespanFailed, match="in start-up") as caught:
+    with trio.fail_after(PATIENCE), pytest.raises(LifespanFailed, match="in start-up") as caught:
         await server.serve(task_status=Status())
     assert started == []
     if isinstance(failure, Exception):
@@ -1579,7 +1580,7 @@ async def test_a_failed_start_up_is_an_error(failure: Exception | str) -> None:
 async def test_a_start_up_that_hangs_is_an_error() -> None:
     """An app has `startup_timeout` to start up."""
     server = Server(Living(startup="hang"), make_config(startup_timeout=0.1), Bounds())
-    with trio.fail_after(20), pytest.raises(LifespanFailed, match=r"within 0.1 seconds"):
+    with trio.fail_after(PATIENCE), pytest.raises(LifespanFailed, match=r"within 0.1 seconds"):
         await server.serve()
 
 
@@ -1588,7 +1589,7 @@ async def test_a_failed_shutdown_is_an_error(failure: Exception | str) -> None:
     """What goes wrong in the app's shutdown comes out of `serve`."""
     server = Server(Living(shutdown=failure), make_config(), Bounds())
     server.stop()
-    with trio.fail_after(20), pytest.raises(LifespanFailed, match="in shutdown"):
+    with trio.fail_after(PATIENCE), pytest.raises(LifespanFailed, match="in shutdown"):
         await server.serve()
 
 
@@ -1596,7 +1597,7 @@ async def test_a_shutdown_that_hangs_is_cut(caplog: pytest.LogCaptureFixture) ->
     """An app that doesn't come to an end is cut within two seconds after the grace, with a warning."""
     server = Server(Living(shutdown="hang"), make_config(), Bounds(grace=0.0))
     server.stop()
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         await server.serve()
     assert "still shutting down" in caplog.text
 
@@ -1605,7 +1606,7 @@ async def test_a_lifespan_that_breaks_ends_the_server() -> None:
     """When the app's lifespan task fails in between, all that it held up is gone: the server ends in its error."""
     app = Living(serving="breaks")
     server = Server(app, make_config(), Bounds())
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
@@ -1630,7 +1631,7 @@ async def test_the_urls_name_what_was_bound() -> None:
     expected = ["http://127.0.0.1:%d", "http://[::1]:%d"]
     urls = [url % each.getsockname()[1] for url, each in zip(expected, bound, strict=False)]
     server = Server(fine, make_config(), Bounds())
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             serve = partial(server.serve, sockets=Sockets([], bound, []))
             assert await nursery.start(lambda task_status: serve(task_status=task_status)) == urls
@@ -1786,7 +1787,7 @@ async def test_tls_connections_beyond_the_cap_are_closed(certificate: Certificat
     async with serving(fine, config=config, connections=1) as running, running.peer(tls) as first:
         assert (await first.ask()).status == 200
         async with running.peer() as second:
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 assert await second.rest() == b""
         assert running.server.statistics().refused == 1
 
@@ -1796,7 +1797,7 @@ async def test_secure_sockets_are_never_served_in_the_clear() -> None:
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
     server = Server(fine, make_config(), Bounds())
-    with pytest.raises(ExceptionGroup) as caught, trio.fail_after(20):
+    with pytest.raises(ExceptionGroup) as caught, trio.fail_after(PATIENCE):
         await server.serve(sockets=Sockets([bound], [], []))
     assert caught.group_contains(AssertionError, match="certificate")
 

@@ -18,6 +18,7 @@ from chora.transport import http
 from chora.transport.http import QUEUE_LIMIT
 from tests.conftest import Project, Visit, content, requirement
 from tests.http_client import BOTH, HELLO, MODERN, Visitor, message
+from tests.patience import PATIENCE
 
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
 ENDLESS = SLOW.replace("1500", "90000")
@@ -501,7 +502,7 @@ async def test_streams_end_properly_when_the_server_stops(visit: Visit):
     """Draining ends an open stream with its last chunk, well within the grace."""
     async with visit(limits__grace=60.0) as visitor, sse(visitor) as (stream, _):
         visitor.opened.http.stop()
-        with trio.fail_after(20), pytest.raises(StopAsyncIteration):
+        with trio.fail_after(PATIENCE), pytest.raises(StopAsyncIteration):
             await stream.event()
 
 
@@ -510,7 +511,7 @@ def _events(text: str) -> list[Any]:
 
 
 async def _until(visitor: Visitor, path: str, condition: Callable[[str], bool]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while not condition((await visitor.http.get(path)).text):
             await trio.sleep(0.02)
 
@@ -563,7 +564,7 @@ async def test_a_session_that_ended_hears_nothing(visit: Visit):
             await _until(visitor, "/metrics", lambda text: 'chora_sessions{transport="sse"} 1.0' in text)
             assert not server.hub.is_empty
         await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while not server.hub.is_empty:
                 await trio.sleep(0.02)
 
@@ -581,7 +582,7 @@ async def test_a_stream_that_is_not_read_is_ended(visit: Visit):
         async with deaf:
             head = f"GET /mcp HTTP/1.1\r\nHost: localhost\r\nMcp-Session-Id: {visitor.session}\r\n"
             await deaf.send_all(head.encode() + b"Accept: text/event-stream\r\n\r\n")
-            with trio.fail_after(15):
+            with trio.fail_after(PATIENCE):
                 while True:
                     for uri in uris:
                         visitor.opened.server.changed(uri)
@@ -615,7 +616,7 @@ async def test_a_modern_peer_listens_to_what_it_asks_for(visit: Visit):
             heard = msgspec.json.decode((await stream.event())[1])
             assert heard["params"]["uri"] == "config://content/greeting"
             assert heard["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: "sub-1"}
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while not server.hub.is_empty:
                 await trio.sleep(0.02)
 
@@ -624,7 +625,7 @@ async def test_a_subscription_is_answered_when_the_server_stops(visit: Visit):
     """The last frame is its result, so the peer knows that nothing broke."""
     async with visit(limits__grace=60.0) as visitor, listening(visitor, resourcesListChanged=True) as stream:
         visitor.opened.http.stop()
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             last = msgspec.json.decode((await stream.event())[1])
             assert last["id"] == "sub-1"
             assert last["result"]["resultType"] == "complete"
@@ -653,7 +654,7 @@ async def test_files_that_change_on_disk_are_told(visit: Visit, hello: Project, 
     """From the editor's save to the client's stream."""
     monkeypatch.setattr("chora.watch.files.QUIET", 0.0)
     async with visit() as visitor, listening(visitor, resourceSubscriptions=["template://greeting.md.j2"]) as stream:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             heard = list[str]()
 
             async def hear() -> None:
@@ -691,7 +692,7 @@ async def test_an_answer_whose_connection_broke_can_be_had_again(visit: Visit, h
         }
         sent = {"content-type": "application/json", "accept": BOTH, "mcp-session-id": visitor.session}
         body = msgspec.json.encode(message("tools/call", params, 7))
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             async with visitor.http.stream("POST", "/mcp", content=body, headers=sent) as response:
                 assert response.headers["content-type"] == "text/event-stream"
                 seen = ""
@@ -826,7 +827,7 @@ async def test_news_that_were_sent_into_the_void_are_sent_again(visit: Visit, he
         await visitor.shake_hands()
         server = visitor.opened.server
         sent = {"accept": BOTH, "mcp-session-id": visitor.session}
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 assert (await anext(pieces)).startswith(": chora")
@@ -849,7 +850,7 @@ async def test_the_end_of_a_session_ends_its_streams(visit: Visit):
     async with visit() as visitor:
         await visitor.shake_hands()
         sent = {"accept": BOTH, "mcp-session-id": visitor.session}
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 await anext(pieces)
@@ -870,7 +871,7 @@ async def test_a_question_is_asked_on_the_stream_of_its_call(visit: Visit, hello
         sent = {"content-type": "application/json", "accept": BOTH, "mcp-session-id": visitor.session}
         body = msgspec.json.encode(message("tools/call", params, 7))
         seen = ""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with visitor.http.stream("POST", "/mcp", content=body, headers=sent) as response:
                 async for piece in response.aiter_text():
                     seen += piece
@@ -937,7 +938,7 @@ async def test_a_revoked_token_loses_its_sessions(visit: Visit, hello: Project, 
         visitor.http.headers["authorization"] = f"Bearer {secret.reveal()}"
         await visitor.shake_hands()
         sent = {"accept": BOTH, "mcp-session-id": visitor.session}
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 await anext(pieces)
@@ -958,7 +959,7 @@ async def test_a_revoked_token_loses_its_subscriptions(visit: Visit, hello: Proj
             visitor.http.headers["authorization"] = f"Bearer {secret.reveal()}"
             async with listening(visitor, toolsListChanged=True) as goes:
                 tokens.revoke("app")
-                with trio.fail_after(10):
+                with trio.fail_after(PATIENCE):
                     assert msgspec.json.decode((await goes.event())[1])["result"]["resultType"] == "complete"
             visitor.opened.server.list_changed("tools")
             assert "tools/list_changed" in (await stays.event())[1]

@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from chora.transport.pipes import PolledPipe, ThreadedPipe, open_pipe
+from tests.patience import PATIENCE
 
 ENDS = [PolledPipe, ThreadedPipe]
 
@@ -17,7 +18,7 @@ async def test_what_goes_in_comes_out(kind: type[PolledPipe] | type[ThreadedPipe
     """More than a pipe holds at once, with somebody who reads slowly; and an end."""
     incoming, outgoing = os.pipe()
     sent, received = os.urandom(300_000), bytearray()
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with kind(outgoing) as sink, kind(incoming) as source, trio.open_nursery() as nursery:
             await sink.wait_send_all_might_not_block()
             nursery.start_soon(sink.send_all, sent)
@@ -42,7 +43,7 @@ async def test_a_closed_end_is_closed():
     """Also for whoever is waiting, and twice."""
     incoming, outgoing = os.pipe()
     source, sink = PolledPipe(incoming), PolledPipe(outgoing)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:

@@ -8,6 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chora.transport import replay
 from chora.transport.replay import EventStream, EventStreams, ReplayBuffer, event
+from tests.patience import PATIENCE
 
 
 def test_an_event_is_written_as_its_parts():
@@ -48,7 +49,7 @@ async def test_what_is_put_is_written_before_put_returns():
 async def test_without_a_connection_nothing_waits():
     """What is put then is there for the one that comes."""
     stream, connection = EventStream("1"), Connection()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         for each in (b"a", b"b", b"c"):
             await stream.put(each)
         stream.end()
@@ -67,7 +68,7 @@ async def test_a_dropped_connection_lets_the_work_go_on():
     async def write(after: int) -> None:
         ended.append(await stream.write(stuck if not ended else second.write, after))
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, 0)
             await wait_all_tasks_blocked()
@@ -95,7 +96,7 @@ async def test_a_new_connection_takes_over():
         await stream.write(to)
         ended.append(name)
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, "old", stuck)
             await wait_all_tasks_blocked()
@@ -127,7 +128,7 @@ async def test_a_takeover_leaves_the_new_connection_in_charge():
     async def write(to: replay.Write) -> None:
         ended.append(await stream.write(to))
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, stuck)
             await wait_all_tasks_blocked()
@@ -303,7 +304,7 @@ async def test_the_end_of_an_old_connection_is_not_that_of_the_new_one():
     async def write(to: replay.Write) -> None:
         ended.append(await stream.write(to, 0, leave.append))
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, stuck)
             await wait_all_tasks_blocked()

@@ -22,6 +22,7 @@ from chora.tools import TOOLS
 from chora.transport import stdio
 from chora.transport.pipes import Pipes
 from tests.conftest import Project, content
+from tests.patience import PATIENCE
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
@@ -73,7 +74,7 @@ def test_one_message_a_line_in_and_out(hello: Project):
             + line("nope", id=2)
             + call("generate_content", 3, content_config_id="greeting")
             + call("generate_content", 4, content_config_id="nobody"),
-            timeout=30,
+            timeout=PATIENCE,
         )
     assert process.returncode == 0, log
     by_id = {answer["id"]: answer for answer in answers(output)}
@@ -90,7 +91,7 @@ def test_initialize_is_answered_before_anything_heavy_is_imported(hello: Project
     heavy = {"quart", "hypercorn", "rich", "keyring", "anthropic", "mcp", "jinja2", "yaml", "jsonschema", "asyncio"}
     heavy |= {"watchfiles", "anyio"}
     with chora(hello, "-c", SPY) as process:
-        output, log = process.communicate(line("initialize", HELLO, 1) + call("hello_world", 2), timeout=30)
+        output, log = process.communicate(line("initialize", HELLO, 1) + call("hello_world", 2), timeout=PATIENCE)
     assert len(answers(output)) == 2
     imported = set(log.decode().splitlines())
     assert "chora.transport.stdio" in imported
@@ -105,7 +106,7 @@ def test_nothing_but_protocol_reaches_stdout(hello: Project):
         "u.hello_world.function = shout; main()"
     )
     with chora(hello, "-c", loud) as process:
-        output, log = process.communicate(line("initialize", HELLO, 1) + call("hello_world", 2), timeout=30)
+        output, log = process.communicate(line("initialize", HELLO, 1) + call("hello_world", 2), timeout=PATIENCE)
     assert [answer["id"] for answer in answers(output)] == [1, 2]
     assert log.count(b"stray") == 3
 
@@ -127,7 +128,7 @@ def test_calls_in_flight_are_finished_before_the_end(slow: Project, how: str):
             rest = process.stdout.read()
             process.wait(30)
         else:
-            rest, _ = process.communicate(timeout=30)
+            rest, _ = process.communicate(timeout=PATIENCE)
     (answer,) = answers(rest)
     assert answer["result"]["structuredContent"]["content"] == "done"
     assert process.returncode == 0
@@ -155,7 +156,7 @@ def test_a_file_as_input_works_too(hello: Project, tmp_path: Any):
     script.write_bytes(line("initialize", HELLO, 1) + call("hello_world", 2))
     with script.open("rb") as source, result.open("wb") as sink:
         command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]
-        assert subprocess.run(command, stdin=source, stdout=sink, timeout=30).returncode == 0
+        assert subprocess.run(command, stdin=source, stdout=sink, timeout=PATIENCE).returncode == 0
     assert [answer["id"] for answer in answers(result.read_bytes())] == [1, 2]
 
 
@@ -175,7 +176,7 @@ class Peer:
         await self.sink.send_all(data)
 
     async def hear(self) -> Any:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while b"\n" not in self._rest:
                 chunk = await self.source.receive_some()
                 assert chunk, "the server closed its end"
@@ -194,7 +195,7 @@ async def conversation(
     server = project_server(engine, TOOLS, Metrics())
     peer = Peer(incoming, outgoing, server)
     stop = trio.Event() if stopping is None else stopping
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def run() -> None:
@@ -334,6 +335,6 @@ def test_files_that_change_on_disk_are_told(hello: Project):
         path.write_text(path.read_text().replace("Greets", "Welcomes"))
         heard = msgspec.json.decode(process.stdout.readline())
         assert heard["params"] == {"uri": uri}
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert {"watchfiles"} <= set(log.decode().splitlines())

@@ -23,6 +23,7 @@ from chora.tools import TOOLS
 from chora.watch import files
 from tests.conftest import Project, text
 from tests.documents import collection
+from tests.patience import PATIENCE
 
 LIST = "notifications/resources/list_changed"
 
@@ -58,7 +59,7 @@ class Watched:
 
     async def hear(self) -> str:
         """The URI of the next resource that changed, or the list's method."""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             message: dict[str, Any] = msgspec.json.decode(await self.session.mailbox.wait_next())
         return message["params"].get("uri") or message["method"]
 
@@ -81,7 +82,7 @@ async def watching(engine: Engine, looking: threading.Event) -> AsyncGenerator[W
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while not condition():
             await trio.sleep(0.01)
 
@@ -208,7 +209,7 @@ async def test_it_waits_until_somebody_was_answered(project: Project, engine: En
     look = files.Watch.look
     monkeypatch.setattr(files.Watch, "look", lambda self, places: looked.append(1) or look(self, places))
     server = project_server(engine, TOOLS, Metrics())
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(files.serve, engine, server)
             await trio.sleep(0.1)
@@ -263,7 +264,7 @@ async def test_too_many_files_leave_the_configs_watched(
 async def test_it_ends_promptly_and_leaves_no_thread(quick: threading.Event, project: Project, engine: Engine):
     """A process that is told to stop isn't held by a watch that nothing wakes."""
     server = project_server(engine, TOOLS, Metrics())
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(files.serve, engine, server)
             server.greeted.set()

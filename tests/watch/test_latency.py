@@ -13,6 +13,7 @@ from chora.store import SqliteStore
 from chora.watch import latency
 from chora.watch.probe import Target
 from tests.conftest import Project, Serve
+from tests.patience import PATIENCE
 
 
 async def test_a_round_gives_percentiles_and_lag(hello: Project, serve: Serve):
@@ -37,7 +38,7 @@ async def test_the_service_measures_at_once_and_again(hello: Project, serve: Ser
     store, metrics = SqliteStore(None), Metrics()
     async with serve(hello.root) as opened, trio.open_nursery() as nursery:
         await nursery.start(partial(latency.serve, opened.target, store, metrics, interval=0.01, calls=1))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while len(store.samples("latency")) < 2:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ import trustme
 from chora import settings
 from chora.watch.mcp_client import CallFailed, connected, started
 from tests.conftest import Project, Serve
+from tests.patience import PATIENCE
 
 
 @asynccontextmanager
@@ -51,7 +52,7 @@ def http(body: bytes, kind: bytes = b"application/json", status: bytes = b"200 O
 )
 async def test_what_is_no_answer_is_said_to_be_none(answer: bytes, reason: str):
     """Every way to answer wrongly ends in one sentence."""
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with answering(answer) as url, connected(url) as caller:
             with pytest.raises(CallFailed, match=reason):
                 await caller.call("hello_world", {})
@@ -114,7 +115,7 @@ def python(code: str) -> list[str]:
 )
 async def test_a_process_that_does_not_speak_mcp_is_named(code: str, reason: str):
     """It ends, it babbles, it refuses: each is one sentence."""
-    with trio.fail_after(20), pytest.raises(CallFailed, match=reason):
+    with trio.fail_after(PATIENCE), pytest.raises(CallFailed, match=reason):
         async with started(python(code), settings.child_environment()):
             pass
 
@@ -130,7 +131,7 @@ async def test_a_process_that_will_not_end_is_ended(monkeypatch: pytest.MonkeyPa
     """After the farewell it is killed."""
     monkeypatch.setattr("chora.watch.mcp_client.FAREWELL", 0.2)
     stubborn = 'import time\nprint(\'{"id":1,"result":{}}\', flush=True)\nwhile True: time.sleep(1)'
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with started(python(stubborn), settings.child_environment()):
             pass
 
@@ -138,6 +139,6 @@ async def test_a_process_that_will_not_end_is_ended(monkeypatch: pytest.MonkeyPa
 async def test_an_endless_line_is_cut(monkeypatch: pytest.MonkeyPatch):
     """A server that never ends its line doesn't fill our memory."""
     monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", 1000)
-    with trio.fail_after(10), pytest.raises(CallFailed, match="larger than"):
+    with trio.fail_after(PATIENCE), pytest.raises(CallFailed, match="larger than"):
         async with started(python("input(); print('x' * 5000, flush=True); input()"), settings.child_environment()):
             pass

@@ -11,6 +11,7 @@ from chora.timestamps import now
 from chora.watch import probe
 from chora.watch.probe import Target
 from tests.conftest import Project, Serve
+from tests.patience import PATIENCE
 
 
 async def test_an_open_door_is_a_sample_that_says_so(hello: Project, serve: Serve):
@@ -27,7 +28,7 @@ async def test_a_closed_listener_makes_the_probe_report_down(hello: Project, ser
     async with serve(hello.root) as opened:
         assert (await probe.probe(opened.target)).ok
         opened.http.stop()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while (sample := await probe.probe(opened.target)).ok:
                 await trio.sleep(0.02)
         assert "nobody answers" in sample.facts["reason"] or "connection" in sample.facts["reason"]
@@ -72,12 +73,12 @@ async def test_the_service_keeps_what_it_finds(hello: Project, serve: Serve):
         await nursery.start(
             lambda task_status: probe.serve(opened.target, store, metrics, interval=0.05, task_status=task_status)
         )
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while len(store.samples("probe")) < 3:
                 await trio.sleep(0.01)
         assert metrics.probe_up.values[()] == 1
         opened.http.stop()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while store.last_sample("probe").ok:  # pyright: ignore[reportOptionalMemberAccess]
                 await trio.sleep(0.01)
         assert metrics.probe_up.values[()] == 0

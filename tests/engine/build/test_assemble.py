@@ -44,6 +44,7 @@ from chora.render.pool import RenderPool
 from chora.store import Output, SqliteStore
 from chora.timestamps import now
 from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
+from tests.patience import PATIENCE
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")
 needs_user = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
@@ -781,7 +782,7 @@ async def test_two_assemblies_of_one_file_do_not_take_each_other_for_an_edit(pro
         for turn in range(3):
             await run(engine, context={"n": f"{number} {turn}"})
 
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in range(6):
                 nursery.start_soon(several, number)
@@ -1425,7 +1426,7 @@ async def test_locks_taken_in_opposite_orders_do_not_wait_for_each_other():
                 await trio.lowlevel.checkpoint()
         done.append(number)
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with locks("z"), trio.open_nursery() as nursery:
             nursery.start_soon(hold, 1, "a", "b", "c")
             nursery.start_soon(hold, 2, "c", "b", "a")
@@ -1449,7 +1450,7 @@ async def test_a_lock_is_let_go_of_whatever_happens():
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             async with locks("a"):
                 pass
     assert locks._held == {}  # pyright: ignore[reportPrivateUsage]
@@ -1460,7 +1461,7 @@ async def test_two_artifacts_with_the_same_files_in_opposite_order(project: Proj
     project.save(text("one", "1"), text("two", "2"))
     project.save(artifact("a", [child("one")], out("x.md"), out("y.md")))
     project.save(artifact("b", [child("two")], out("y.md"), out("x.md")))
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(run, engine, "a")

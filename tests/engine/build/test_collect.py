@@ -41,6 +41,7 @@ from chora.locks import LOCK_FILES, file_lock
 from chora.store import SqliteStore, Version
 from chora.tools import collection as tools
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
+from tests.patience import PATIENCE
 
 GAUGE = '''
 """A generator that waits for its member's gate, and knows how many are at work."""
@@ -103,7 +104,7 @@ def sheet(id: str, template: str, **options: Any) -> list[dict[str, Any]]:
 async def build(engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any) -> Collected:
     options = {name: rest.pop(name) for name in ("force", "progress") if name in rest}
     parsed = engine.catalog.open("collection", id).parsed
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         return await collect(Work(engine, **options), parsed, context or {}, **rest)
 
 
@@ -302,7 +303,7 @@ async def test_so_many_members_are_built_at_once(
     generator = gates(engine, *"abcde")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(build, engine)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while generator.running < most:
                 await trio.sleep(0.005)
         await trio.sleep(0.02)
@@ -321,7 +322,7 @@ async def test_members_of_one_order_are_built_at_once_and_orders_in_turn(gauge: 
     generator = gates(engine, "b")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(build, engine)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while "e" not in generator.ended:
                 await trio.sleep(0.005)
         await trio.sleep(0.02)
@@ -354,7 +355,7 @@ async def test_the_order_of_completion_does_not_show(gauge: Project, engine: Eng
         nursery.start_soon(run)
         for letter in "ecadb":
             generator.gates[letter].set()
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 while letter not in generator.ended:
                     await trio.sleep(0.002)
     assert generator.ended == list("ecadb")
@@ -931,7 +932,7 @@ async def test_a_fault_of_the_house_ends_the_run(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while "c" not in generator.begun:
                 await trio.sleep(0.005)
         generator.gates["b"].set()
@@ -1143,7 +1144,7 @@ async def test_a_cancelled_run_says_how_far_it_came(gauge: Project, engine: Engi
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(build, engine)
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 while "c" not in generator.begun:
                     await trio.sleep(0.005)
             scope.cancel()
@@ -1176,7 +1177,7 @@ async def test_a_cancelled_run_stays_cancelled_when_its_manifest_cannot_be_writt
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(build, engine)
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 while not generator.running:
                     await trio.sleep(0.005)
             scope.cancel()

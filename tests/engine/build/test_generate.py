@@ -26,6 +26,7 @@ from chora.generators import demonstration, jinja2, template_fill
 from chora.render.pool import RenderPool
 from chora.store import SqliteStore, Version
 from tests.conftest import Project, content, requirement, text, unchanged
+from tests.patience import PATIENCE
 
 INCLUDING = {"type": "jinja2", "template": "page.j2", "generation_config": {"context": {"name": "part.j2"}}}
 
@@ -383,7 +384,7 @@ async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engin
         content("u0"),
         *(failing(taking(f"u{number}", *[f"u{number - 1}"] * many, required=False)) for number in range(1, 9)),
     )
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         for status in ("generated", "regenerated"):
             made = await run(engine, "t3", force=True)
             assert (made.status, made.version.body) == (status, "x" * many**3)
@@ -524,7 +525,7 @@ async def test_contents_that_all_want_one_another_are_made_in_bounded_time(proje
     names = [f"k{number}" for number in range(9)]
     project.save(*(taking(name, *(other for other in names if other != name), required=False) for name in names))
     work = Work(engine)
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         for name in names:
             await generate(work, engine.catalog.find("content", name).parsed, CallerContext({}))
     assert sum(len(engine.store.versions(name)) for name in names) <= 9 * 9

@@ -24,6 +24,7 @@ from chora.model import ArtifactRule, ContentRule
 from chora.store import Version
 from chora.timestamps import now
 from tests.conftest import Project, artifact, child, content, requirement, text
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ async def store(engine: Engine, content_id: str, body: str, **rest: Any) -> Vers
 
 
 async def look(engine: Engine, name: str, *rules: Rule) -> Findings:
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         return await validate(Work(engine, dry=True), name, rules)
 
 
@@ -426,7 +427,7 @@ async def test_links(project: Project, engine: Engine, body: str, broken: list[s
 
 async def test_many_links_are_looked_at_beside(project: Project, engine: Engine):
     """A long text is looked through in a thread, in linear time, and a hundred broken links are enough."""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         assert await judged(engine, "](" * 300_000, Rule("links")) == []
         assert await judged(engine, "](a" * 300_000, Rule("links")) == []
         assert await judged(engine, "[" * 300_000 + "](#", Rule("links")) == []
@@ -964,7 +965,7 @@ def pieces(project: Project) -> Project:
 
 async def survey(engine: Engine, name: str, *, check_members: bool = True) -> tuple[list[Any], list[str], int]:
     parsed = engine.catalog.open("collection", name).parsed
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         found = await validate_collection(Work(engine, dry=True), parsed, check_members=check_members)
     issues = [(issue.severity, issue.code, issue.member_id) for issue in found.issues]
     assert all(issue.message.endswith(".") and not issue.message.endswith("..") for issue in found.issues)
