@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from chora.config_parsing import DEEPEST, MOST_ISSUES, Issue, Parsed, expecting, read
+from chora.config_parsing import DEPTH_LIMIT, ISSUES_LIMIT, Issue, ParsedConfig, describe_expected, parse_config
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -73,7 +73,7 @@ class FoundConfig(NamedTuple):
     """A config and the project-relative path of its file."""
 
     path: str
-    parsed: Parsed
+    parsed: ParsedConfig
 
 
 class InvalidConfigFile(NamedTuple):
@@ -93,7 +93,7 @@ class Listing(NamedTuple):
 
 class _CacheEntry(NamedTuple):
     stamp: FileStamp
-    result: Parsed | ChoraError
+    result: ParsedConfig | ChoraError
 
 
 class Catalog:
@@ -157,7 +157,7 @@ class Catalog:
             if noting:
                 noting(path)
             if parsed := self._read(kind, path):
-                return FoundConfig(path, expecting(parsed, config_id))
+                return FoundConfig(path, describe_expected(parsed, config_id))
         if noting:
             noting(CONFIGS + kind)
         listing = self.all(kind)
@@ -310,7 +310,7 @@ class Catalog:
             return None
         return FileStamp.of(status)
 
-    def _read(self, kind: Kind, path: str) -> Parsed | None:
+    def _read(self, kind: Kind, path: str) -> ParsedConfig | None:
         """What the file holds, None if there is none. Raises what `find` raises for a file that is no config."""
         if (stamp := self._stamp(path)) is None:
             self._forget((kind, path))
@@ -332,10 +332,10 @@ class Catalog:
             raise _again(result)
         return result
 
-    def _parse(self, kind: Kind, path: str) -> Parsed | ChoraError:
+    def _parse(self, kind: Kind, path: str) -> ParsedConfig | ChoraError:
         try:
             data = self._folder.read_bytes(path, limit=CONFIG_LIMIT)
-            parsed = read(kind, decode(data, path), where=path)
+            parsed = parse_config(kind, decode(data, path), where=path)
             remarks = _keys_written_twice(data) if path.endswith(".json") else []
             return parsed._replace(warnings=[*remarks, *parsed.warnings]) if remarks else parsed
         except FileNotFoundError:
@@ -439,7 +439,7 @@ def _keys_written_twice(data: bytes) -> list[Issue]:
             expected="every key once",
             write="one of them",
         )
-        for key in itertools.islice(twice, MOST_ISSUES)
+        for key in itertools.islice(twice, ISSUES_LIMIT)
     ]
 
 
@@ -595,8 +595,8 @@ def _survey(events: Iterable[Any], path: str, most_values: int) -> None:
         if (tag := getattr(event, "tag", None)) not in (None, "!", *_TAGS):
             problem = f"the tag {tag} isn't read"
             raise _undecodable(path, "plain YAML", problem, "Remove the tag.", at.line + 1, at.column + 1)
-        if isinstance(event, yaml.CollectionStartEvent) and (depth := depth + 1) > DEEPEST:
-            problem = f"it is nested more than {DEEPEST} levels deep"
+        if isinstance(event, yaml.CollectionStartEvent) and (depth := depth + 1) > DEPTH_LIMIT:
+            problem = f"it is nested more than {DEPTH_LIMIT} levels deep"
             raise _undecodable(path, "YAML", problem, "Write it in fewer levels.", at.line + 1, at.column + 1)
 
 

@@ -39,13 +39,13 @@ from chora.model import (
 if TYPE_CHECKING:
     from jsonschema import ValidationError as JsonSchemaError
 
-DEEPEST = 64
+DEPTH_LIMIT = 64
 """Levels of nesting a document may have."""
-LONGEST_ID = 255
+ID_LIMIT = 255
 """Characters of an id that anybody could ask for."""
-MOST_VALUES = 100_000
+VALUES_LIMIT = 100_000
 """Values a document may hold: reading takes microseconds for each, and nothing else happens meanwhile."""
-MOST_ISSUES = 100
+ISSUES_LIMIT = 100
 """Remarks, and faults, that one reading reports; a file with more has one fault many times."""
 
 # -- what a reading gives -----------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class Issue(Struct, frozen=True, kw_only=True):
     write: str = ""
 
 
-class Parsed(NamedTuple):
+class ParsedConfig(NamedTuple):
     """A document that was read.
 
     `config` is a `ContentConfig`, `ArtifactConfig` or `CollectionConfig`, by `kind`. `raw` is the document
@@ -75,11 +75,11 @@ class Parsed(NamedTuple):
     config: Any
     raw: dict[str, Any]
     warnings: list[Issue]
-    where: str = ""
+    origin: str = ""
     """How the document was called: the path of its file, or the id of a draft."""
 
 
-def read(kind: Kind, document: object, *, where: str, expected_id: str | None = None) -> Parsed:
+def parse_config(kind: Kind, document: object, *, where: str, expected_id: str | None = None) -> ParsedConfig:
     """Read a raw document into its Struct.
 
     Args:
@@ -106,11 +106,11 @@ def read(kind: Kind, document: object, *, where: str, expected_id: str | None = 
         raise _refusal(kind, where, document, reading.every_fault(record, str(error)), reading.remarks) from None
     if reading.faults:
         raise _refusal(kind, where, document, reading.every_fault(record, ""), reading.remarks)
-    parsed = Parsed(kind, config, cast("dict[str, Any]", document), reading.remarks, where)
-    return parsed if expected_id is None else expecting(parsed, expected_id)
+    parsed = ParsedConfig(kind, config, cast("dict[str, Any]", document), reading.remarks, where)
+    return parsed if expected_id is None else describe_expected(parsed, expected_id)
 
 
-def expecting(parsed: Parsed, expected_id: str) -> Parsed:
+def describe_expected(parsed: ParsedConfig, expected_id: str) -> ParsedConfig:
     """The same, with a warning if the id inside is another one than the config is known by."""
     if parsed.config.id == expected_id:
         return parsed
@@ -150,7 +150,7 @@ class _Copying:
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._left = MOST_VALUES
+        self._left = VALUES_LIMIT
 
     def copy_of(self, value: object, depth: int = 0) -> Any:
         """The copy.
@@ -160,11 +160,13 @@ class _Copying:
             LimitExceeded: it holds too many values.
         """
         if isinstance(value, dict | list):
-            if depth >= DEEPEST:
-                raise _NotPlain(f"nested more than {DEEPEST} levels deep", "nested less deeply", "it in fewer levels")
+            if depth >= DEPTH_LIMIT:
+                raise _NotPlain(
+                    f"nested more than {DEPTH_LIMIT} levels deep", "nested less deeply", "it in fewer levels"
+                )
             self._left -= len(cast("dict[object, object] | list[object]", value))
             if self._left < 0:
-                message = f"{self._where} holds more than {MOST_VALUES:,} values."
+                message = f"{self._where} holds more than {VALUES_LIMIT:,} values."
                 raise LimitExceeded(message, "Split the config.", limit="config.values", path=self._where)
             if isinstance(value, dict):
                 return self._copy_of_object(cast("dict[object, object]", value), depth + 1)
@@ -351,7 +353,7 @@ class _Reading:
             items[index] = written
         found = list(self.faults)
         for fault in _schema_faults(self.kind, document):
-            if len(found) >= MOST_ISSUES:
+            if len(found) >= ISSUES_LIMIT:
                 break
             if not self._is_explained(fault):
                 found.append(fault)
@@ -370,14 +372,14 @@ class _Reading:
     def _remark(
         self, code: str, path: str, found: object, expected: str, write: str, message: str, *, info: bool = False
     ) -> None:
-        if len(self.remarks) < MOST_ISSUES:
+        if len(self.remarks) < ISSUES_LIMIT:
             self.remarks.append(_issue("info" if info else "warning", code, path, found, expected, write, message))
 
     def _fault(
         self, code: str, path: str, found: object, expected: str, write: str, message: str | None = None
     ) -> None:
         """A fault that the schema can't see, or would explain worse; what the schema says about it is left out."""
-        if len(self.faults) < MOST_ISSUES:
+        if len(self.faults) < ISSUES_LIMIT:
             self.faults.append(_issue("error", code, path, found, expected, write, message))
             self._explained.append(path)
 
@@ -514,7 +516,7 @@ class _Reading:
                 self._remark("spelling", here, value, _json(tidied), f'"{key}": {_json(tidied)}', message)
 
     def _unknown(self, record: dict[str, Any], fields: dict[str, _Field], key: str, path: str) -> None:
-        if len(self.remarks) >= MOST_ISSUES:
+        if len(self.remarks) >= ISSUES_LIMIT:
             return
         import difflib
 
@@ -738,7 +740,7 @@ def _refusal(kind: Kind, where: str, document: object, faults: list[Issue], rema
     details: dict[str, Any] = {"file": where, "schema_errors": [_plain(fault) for fault in faults]}
     if remarks:
         details["warnings"] = [_plain(remark) for remark in remarks]
-    if isinstance(config_id := (_object(document) or {}).get("id"), str) and len(config_id) <= LONGEST_ID:
+    if isinstance(config_id := (_object(document) or {}).get("id"), str) and len(config_id) <= ID_LIMIT:
         details["config_id"] = config_id
     return ValidationFailed(message, hint, **details)
 
@@ -771,7 +773,7 @@ def _judge(kind: Kind) -> tuple[Any, dict[str, Any]]:
 
     def faults(validator: Any, rule: dict[str, Any], steps: Iterable[tuple[Any, Any]]) -> Iterator[JsonSchemaError]:
         refused = ((step, each) for step, each in steps if not _fits(each, rule))
-        for step, each in itertools.islice(refused, MOST_ISSUES):
+        for step, each in itertools.islice(refused, ISSUES_LIMIT):
             yield from validator.descend(each, rule, path=step)
 
     def items(validator: Any, rule: Any, instance: Any, _: Any) -> Iterator[JsonSchemaError]:
@@ -945,7 +947,7 @@ def _show(value: object) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text[:LONGEST_ID].lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", text[:ID_LIMIT].lower()).strip("-")
 
 
 def _a(noun: str) -> str:

@@ -430,15 +430,15 @@ _VERSION_ID = Parameter("Id of a stored text", _version_ids)
 
 
 def _read_generator(resources: Resources, arguments: Arguments) -> str:
-    name, shelf = arguments["generator_type"], resources.engine.shelf
+    name, shelf = arguments["generator_type"], resources.engine.generators
     if (generator := shelf.by_name.get(name)) is not None:
         return _json(_generator(resources, generator))
     # How chora-compose listed them.
     wanted = {"list": ("builtin", "plugin"), "builtin": ("builtin",), "plugins": ("plugin",)}.get(name)
     if wanted is not None:
-        shown = [_generator(resources, each) for each in shelf.all() if shelf.kind_of(each) in wanted]
+        shown = [_generator(resources, each) for each in shelf.list_generators() if shelf.kind_of(each) in wanted]
         return _json({"generators": shown, "total_count": len(shown)})
-    names = [each.NAME for each in shelf.all()]
+    names = [each.NAME for each in shelf.list_generators()]
     raise GeneratorNotFound(
         f"There is no generator {name!r}.",
         f"There are {', '.join(names)}.",
@@ -452,7 +452,7 @@ def _generator(resources: Resources, module: ModuleType) -> dict[str, Any]:
         "type": module.NAME,
         "name": module.NAME,
         "version": module.VERSION,
-        "source": resources.engine.shelf.kind_of(module),
+        "source": resources.engine.generators.kind_of(module),
         "description": module.DESCRIPTION,
         "capabilities": list(module.CAPABILITIES),
         "module": module.__name__,
@@ -461,11 +461,11 @@ def _generator(resources: Resources, module: ModuleType) -> dict[str, Any]:
 
 
 def _generator_names(resources: Resources, settled: Arguments) -> list[str]:
-    return sorted(resources.engine.shelf.by_name)
+    return sorted(resources.engine.generators.by_name)
 
 
 def _found_generators(resources: Resources) -> Iterator[Resource]:
-    for module in resources.engine.shelf.all():
+    for module in resources.engine.generators.list_generators():
         yield Resource(f"generator://{module.NAME}", module.NAME, module.DESCRIPTION, JSON)
 
 
@@ -657,7 +657,7 @@ def _server(resources: Resources) -> dict[str, Any]:
         "upstream_dependencies": [],
         "tool_count": len(tools),
         "resource_count": sum(1 for family in FAMILIES for _ in family.found(resources)),
-        "generator_count": len(resources.engine.shelf.all()),
+        "generator_count": len(resources.engine.generators.list_generators()),
     }
 
 
@@ -723,9 +723,9 @@ def _families(resources: Resources) -> dict[str, Any]:
 
 
 def _generators(resources: Resources) -> dict[str, Any]:
-    shelf = resources.engine.shelf
+    shelf = resources.engine.generators
     shown: dict[str, Any] = {}
-    for module in shelf.all():
+    for module in shelf.list_generators():
         names = [name for name, each in shelf.by_name.items() if each is module]
         plugin = shelf.kind_of(module) == "plugin"
         shown[module.NAME] = {

@@ -12,7 +12,7 @@ import pytest
 from chora import catalog as module
 from chora import file_stamps
 from chora.catalog import ALIASED_VALUES, YAML_VALUES, Catalog, FoundConfig, decode, decode_text
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.errors import (
     ConfigNotFound,
     InvalidConfigId,
@@ -682,7 +682,7 @@ def test_aliases_are_read_within_bounds() -> None:
     assert caught.value.details["limit"] == "config.aliases"
     chain = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 100))
     with pytest.raises(ValidationFailed, match="64 levels"):
-        read("content", decode(chain.encode(), "x.yaml"), where="x.yaml")
+        parse_config("content", decode(chain.encode(), "x.yaml"), where="x.yaml")
     plain = ("- x\n" * (ALIASED_VALUES + 1)).encode()
     assert decode(plain, "x.yaml") == ["x"] * (ALIASED_VALUES + 1)
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chora.catalog import decode
-from chora.config_parsing import DEEPEST, MOST_ISSUES, MOST_VALUES, Issue, Parsed, read
+from chora.config_parsing import DEPTH_LIMIT, ISSUES_LIMIT, VALUES_LIMIT, Issue, ParsedConfig, parse_config
 from chora.errors import LimitExceeded, ValidationFailed
 from chora.files import CONFIG_LIMIT
 from chora.model import KINDS, ArtifactConfig, CollectionConfig, ContentConfig, Kind, Source
@@ -27,12 +27,12 @@ from tests.patience import PATIENCE
 
 def refused(kind: Kind, document: object) -> list[dict[str, str]]:
     with pytest.raises(ValidationFailed) as caught:
-        read(kind, document, where="some.json")
+        parse_config(kind, document, where="some.json")
     return caught.value.details["schema_errors"]
 
 
-def accepted(kind: Kind, document: object) -> Parsed:
-    return read(kind, document, where="some.json")
+def accepted(kind: Kind, document: object) -> ParsedConfig:
+    return parse_config(kind, document, where="some.json")
 
 
 def only(issues: list[Issue]) -> Issue:
@@ -255,7 +255,7 @@ def test_every_fault_is_named_at_once() -> None:
     """Independent faults all stand in schema_errors, and the message counts them."""
     document = put(put(put(content(), "metadata.version", ...), "elements.0.format", "poem"), "id", "X Y")
     with pytest.raises(ValidationFailed) as caught:
-        read("content", document, where="configs/content/x.json", expected_id="x")
+        parse_config("content", document, where="configs/content/x.json", expected_id="x")
     error = caught.value
     paths = {fault["path"] for fault in error.details["schema_errors"]}
     assert paths == {"$.id", "$.metadata.version", "$.elements[0].format"}
@@ -273,7 +273,7 @@ def test_a_refusal_also_tells_what_was_merely_odd() -> None:
     """Deviations that alone would pass are listed beside the faults."""
     document = put(put(content(), "metadata.version", "1.0"), "elements.0.format", "poem")
     with pytest.raises(ValidationFailed) as caught:
-        read("content", document, where="x")
+        parse_config("content", document, where="x")
     assert [warning["path"] for warning in caught.value.details["warnings"]] == ["$.metadata.version"]
     assert "one more fault" not in caught.value.message
 
@@ -281,22 +281,22 @@ def test_a_refusal_also_tells_what_was_merely_odd() -> None:
 def test_two_faults_are_one_more() -> None:
     """The message counts in plain words."""
     with pytest.raises(ValidationFailed, match=r"There is one more fault\.$"):
-        read("content", put(put(content(), "id", "X"), "evolution.stage", "x"), where="x")
+        parse_config("content", put(put(content(), "id", "X"), "evolution.stage", "x"), where="x")
 
 
 def test_the_hint_names_the_schema_when_there_is_nothing_to_write() -> None:
     """A fault without advice points to the format instead."""
     with pytest.raises(ValidationFailed) as caught:
-        read("collection", put(collection(), "generation.concurrency_limit", 3.0), where="x")
+        parse_config("collection", put(collection(), "generation.concurrency_limit", 3.0), where="x")
     assert caught.value.hint == "The format's JSON Schema is at schema://collection."
 
 
 def test_a_file_of_a_thousand_faults_reports_some() -> None:
     """The list of faults is bounded, whatever the file."""
     members = [{"id": f"m{index}", "type": "x", "path": "p"} for index in range(1000)]
-    assert len(refused("collection", collection(members=members))) == MOST_ISSUES
+    assert len(refused("collection", collection(members=members))) == ISSUES_LIMIT
     odd = [{"id": f"m{index}", "type": "artifact", "path": "p", "colour": "red"} for index in range(1000)]
-    assert len(accepted("collection", collection(members=odd, generation=None)).warnings) == MOST_ISSUES
+    assert len(accepted("collection", collection(members=odd, generation=None)).warnings) == ISSUES_LIMIT
 
 
 @pytest.mark.parametrize("document", [None, [], "content", 7, True])
@@ -327,8 +327,8 @@ def _nested(levels: int) -> Any:
 
 def test_deep_nesting_is_refused() -> None:
     """A document may be 64 levels deep and no deeper, and a circle ends too."""
-    accepted("content", content(deep=_nested(DEEPEST - 1)))
-    fault = refused("content", content(deep=_nested(DEEPEST)))[0]
+    accepted("content", content(deep=_nested(DEPTH_LIMIT - 1)))
+    fault = refused("content", content(deep=_nested(DEPTH_LIMIT)))[0]
     assert "64 levels" in fault["found"]
     assert fault["path"].startswith("$.deep[0][0]")
     circle: list[Any] = []
@@ -368,13 +368,13 @@ def test_letters_of_every_language_are_fine() -> None:
 def test_jsonschema_is_only_imported_for_a_refusal() -> None:
     """A config that fits costs no import of the schema library, not even one with deviations."""
     program = (
-        "import sys, json; from chora.config_parsing import read\n"
+        "import sys, json; from chora.config_parsing import parse_config\n"
         "from chora.errors import ValidationFailed\n"
         "good = json.loads(sys.stdin.read())\n"
-        "read('content', good, where='x'); assert 'jsonschema' not in sys.modules\n"
+        "parse_config('content', good, where='x'); assert 'jsonschema' not in sys.modules\n"
         "good['metadata']['version'] = '1.0'; good['colour'] = 1\n"
-        "assert len(read('content', good, where='x').warnings) == 2; assert 'jsonschema' not in sys.modules\n"
-        "try: read('content', {}, where='x')\n"
+        "assert len(parse_config('content', good, where='x').warnings) == 2; assert 'jsonschema' not in sys.modules\n"
+        "try: parse_config('content', {}, where='x')\n"
         "except ValidationFailed: assert 'jsonschema' in sys.modules; print('ok')\n"
     )
     result = subprocess.run(
@@ -562,8 +562,8 @@ def test_names_are_unique(kind: Kind, document: Document, path: str) -> None:
 
 def test_an_id_other_than_the_expected_one_is_a_warning() -> None:
     """A file named after another id is read, and the difference is told."""
-    assert read("content", content(), where="x", expected_id="tide-table").warnings == []
-    issue = only(read("content", content(), where="x", expected_id="tides").warnings)
+    assert parse_config("content", content(), where="x", expected_id="tide-table").warnings == []
+    issue = only(parse_config("content", content(), where="x", expected_id="tides").warnings)
     assert (issue.code, issue.path, issue.write) == ("id_mismatch", "$.id", '"id": "tides"')
 
 
@@ -598,7 +598,7 @@ def test_an_id_other_than_the_expected_one_is_a_warning() -> None:
 def test_another_dialect_is_refused_by_name(kind: Kind, document: Document, path: str) -> None:
     """Configs of other dialects are refused, saying what they are and what to write."""
     with pytest.raises(ValidationFailed) as caught:
-        read(kind, document, where="x")
+        parse_config(kind, document, where="x")
     faults = {fault["path"]: fault for fault in caught.value.details["schema_errors"]}
     assert "another dialect" in faults[path]["message"]
     assert faults[path]["write"]
@@ -797,7 +797,7 @@ def test_anything_is_either_read_or_refused(case: tuple[Kind, Any]) -> None:
     kind, document = case
     before = repr(document)
     outcome = _outcome(kind, document)
-    if isinstance(outcome, Parsed):
+    if isinstance(outcome, ParsedConfig):
         assert outcome.raw is document
         msgspec.json.encode((outcome.config, outcome.warnings, outcome.raw))
     else:
@@ -808,9 +808,9 @@ def test_anything_is_either_read_or_refused(case: tuple[Kind, Any]) -> None:
     assert repr(document) == before
 
 
-def _outcome(kind: Kind, document: Any) -> Parsed | ValidationFailed:
+def _outcome(kind: Kind, document: Any) -> ParsedConfig | ValidationFailed:
     try:
-        return read(kind, document, where="x", expected_id="y")
+        return parse_config(kind, document, where="x", expected_id="y")
     except ValidationFailed as error:
         return error
 
@@ -819,12 +819,12 @@ def _outcome(kind: Kind, document: Any) -> Parsed | ValidationFailed:
 def test_an_empty_list_of_elements_is_none():
     """Skeletons begin with it; only where a generator shows elements there must be some."""
     document = content(elements=[], generation={"patterns": [{"id": "make", "type": "jinja2", "template": "x\n"}]})
-    parsed = read("content", document, where="note")
+    parsed = parse_config("content", document, where="note")
     assert parsed.config.elements == ()
     assert [issue.code for issue in parsed.warnings] == ["empty"]
     shown = content(elements=[], generation={"patterns": [{"id": "show", "type": "demonstration"}]})
     with pytest.raises(ValidationFailed):
-        read("content", shown, where="note")
+        parse_config("content", shown, where="note")
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------
@@ -835,7 +835,7 @@ def filled(items: Callable[[int], Any]) -> list[Any]:
     one = json.dumps(items(10_000), separators=(",", ":"))
     return [
         items(number)
-        for number in range(min(CONFIG_LIMIT // (len(one) + 1), MOST_VALUES // (one.count(":") + 1)) - 100)
+        for number in range(min(CONFIG_LIMIT // (len(one) + 1), VALUES_LIMIT // (one.count(":") + 1)) - 100)
     ]
 
 
@@ -882,7 +882,7 @@ def test_a_full_file_is_read_in_bounded_work(shape: str) -> None:
     """The largest file that doesn't fit costs a few hundred calls for each of its faults, and few for each value."""
     kind, part = FULL[shape]
     document = {**{"content": content, "artifact": artifact, "collection": collection}[kind](), **part()}
-    assert 0 < len(refused(kind, document)) <= MOST_ISSUES
+    assert 0 < len(refused(kind, document)) <= ISSUES_LIMIT
     assert calls_in(lambda: refused(kind, document)) < 4_000_000
 
 
@@ -900,11 +900,11 @@ def test_what_is_wrong_at_the_end_of_a_long_list_is_explained_like_anything_else
 
 def test_a_document_has_a_bounded_number_of_values() -> None:
     """One made of many tiny values is refused before it is copied, wherever it came from."""
-    for many in ([0] * MOST_VALUES, [[]] * MOST_VALUES, {str(number): 0 for number in range(MOST_VALUES)}):
+    for many in ([0] * VALUES_LIMIT, [[]] * VALUES_LIMIT, {str(number): 0 for number in range(VALUES_LIMIT)}):
         with pytest.raises(LimitExceeded, match=r"note\.json holds more than 100,000 values") as caught:
-            read("content", content(more=many), where="note.json")
+            parse_config("content", content(more=many), where="note.json")
         assert caught.value.details["limit"] == "config.values"
-    accepted("content", content(more=[0] * (MOST_VALUES - 1000)))
+    accepted("content", content(more=[0] * (VALUES_LIMIT - 1000)))
 
 
 def test_a_yaml_config_is_decoded_in_bounded_work() -> None:

@@ -18,7 +18,7 @@ import trio
 
 from chora import __version__, app, settings
 from chora.cli import COMMANDS
-from chora.engine.build import generate
+from chora.engine.build import content as content_build
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.resources import Resources
@@ -246,8 +246,8 @@ async def test_a_batch_overlaps(ask: Asking, project: Project, monkeypatch: pyte
         await all_started.wait()
         return await run(generator, job)
 
-    run = generate.run_generator
-    monkeypatch.setattr(generate, "run_generator", meet)
+    run = content_build.run_generator
+    monkeypatch.setattr(content_build, "run_generator", meet)
     with trio.fail_after(PATIENCE):
         result = await ask("batch_generate", content_ids=["a", "b", "c"])
     assert result["successful"] == 3

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.engine.engine import Engine
 from chora.errors import ConfigNotFound, ContentNotFound, InvalidInput
 from chora.metrics import Metrics
@@ -78,7 +78,7 @@ async def test_an_author_gets_the_schema_and_an_example(prompts: Prompts, kind: 
     assert description
     assert linked(messages) == [f"schema://{kind}"]
     assert json.dumps(EXAMPLES[kind], indent=2) in said(messages)
-    assert read(kind, EXAMPLES[kind], where="the example").warnings == []
+    assert parse_config(kind, EXAMPLES[kind], where="the example").warnings == []
     words = said(messages[:1])
     places = [words.index(tool) for tool in ("draft_config", "test_config", "modify_config", "save_config")]
     assert places == sorted(places)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from chora.catalog import FoundConfig
-from chora.config_parsing import DEEPEST, Issue, Parsed, read
-from chora.engine.build.assemble import encode_beside, gather_pieces
+from chora.config_parsing import DEPTH_LIMIT, Issue, ParsedConfig, parse_config
+from chora.engine.build.artifact import encode_output_in_thread, gather_pieces
 from chora.engine.build.compose import compose
-from chora.engine.build.generate import estimated_cost, make, prepare
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.build.content import estimated_cost, gather_inputs, generate_text
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -54,7 +54,7 @@ NAME_LIMIT = 255
 """Bytes that a file's name may have nearly everywhere."""
 
 
-class Tested(NamedTuple):
+class DraftPreview(NamedTuple):
     """A draft's text, made without storing it."""
 
     text: str
@@ -65,7 +65,7 @@ class Tested(NamedTuple):
     """US dollars that asking a language model may cost at most; None if none is asked, or its price isn't known."""
 
 
-class Saved(NamedTuple):
+class SavedDraft(NamedTuple):
     """Where a config was written, and where the one before it went."""
 
     path: str
@@ -75,7 +75,7 @@ class Saved(NamedTuple):
 
 async def make_draft(
     engine: Engine, kind: Kind, document: dict[str, Any], description: str | None
-) -> tuple[Draft, Parsed]:
+) -> tuple[Draft, ParsedConfig]:
     """Check a config and keep it as a draft.
 
     Raises:
@@ -136,7 +136,9 @@ def _check_room(engine: Engine) -> None:
     )
 
 
-async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, store_output: bool = False) -> Tested:
+async def preview_draft(
+    engine: Engine, draft_id: str, caller: dict[str, Any], *, store_output: bool = False
+) -> DraftPreview:
     """Make a draft's text without saving the draft; an artifact's is composed in memory.
 
     Raises:
@@ -147,7 +149,7 @@ async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, st
     """
     kept = find_draft(engine, draft_id)
     try:
-        parsed = read(cast(Kind, kept.config_type), kept.config_data, where=draft_id)
+        parsed = parse_config(cast(Kind, kept.config_type), kept.config_data, where=draft_id)
     except ValidationFailed as error:
         raise TestFailed(f"{draft_id} can't be tested: {error.message}", error.hint, **error.details) from error
     try:
@@ -170,24 +172,27 @@ async def try_draft(engine: Engine, draft_id: str, caller: dict[str, Any], *, st
                 metadata={"test_output": True},
             )
         )
-    return Tested(text, generator, parsed.warnings, warnings, cost)
+    return DraftPreview(text, generator, parsed.warnings, warnings, cost)
 
 
-async def _text_of(engine: Engine, parsed: Parsed, caller: dict[str, Any]) -> tuple[str, str, list[str], float | None]:
+async def _text_of(
+    engine: Engine, parsed: ParsedConfig, caller: dict[str, Any]
+) -> tuple[str, str, list[str], float | None]:
     config = parsed.config
     # Testing a draft is meant to show what the model makes of it, so it is asked; the same text later costs nothing.
-    work = Work(engine, dry=True, spend=True)
+    build = Build(engine, dry=True, spend=True)
     if isinstance(config, ContentConfig):
-        prepared = await prepare(work, parsed, CallerContext(caller))
-        made = await make(prepared)
+        prepared = await gather_inputs(build, parsed, CallerContext(caller))
+        made = await generate_text(prepared)
         warnings = [*prepared.warnings, *made.warnings]
         return made.text, prepared.generator.NAME, warnings, estimated_cost(engine, prepared)
     if isinstance(config, ArtifactConfig):
-        given, seen = CallerContext(caller).within(artifact_id=config.id), work.seen()
-        pieces = await gather_pieces(work, config, given, seen)
-        text = await compose(work, config, pieces.pieces, given, seen)
+        context = CallerContext(caller).with_reserved(artifact_id=config.id)
+        recorder = build.new_recorder()
+        pieces = await gather_pieces(build, config, context, recorder)
+        text = await compose(build, config, pieces.pieces, context, recorder)
         for output in config.metadata.outputs:
-            await encode_beside(config, output, text)
+            await encode_output_in_thread(config, output, text)
         return text, config.metadata.composition_strategy, pieces.warnings, None
     raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
 
@@ -199,7 +204,7 @@ class ConfigExists(SaveFailed):
     """What would be written over."""
 
 
-async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite: bool | bytes = False) -> Saved:
+async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite: bool | bytes = False) -> SavedDraft:
     """Write a draft to the config folder under an id, and forget the draft.
 
     Args:
@@ -223,7 +228,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
     # The id inside the file is the one it is saved under, whatever the draft said.
     document = {**kept.config_data, "id": config_id}
     _read(kind, document, draft_id)
-    async with engine.writing(f"{kind}:{config_id}"):
+    async with engine.write_locks(f"{kind}:{config_id}"):
         path = engine.catalog.where_to_save(kind, config_id)
         backup = backup_name(path)
         if len(PurePosixPath(backup).name) > NAME_LIMIT:
@@ -245,8 +250,8 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
                     )
                     exists.replaced = before
                     raise exists
-                await engine.everywhere.write(backup, before)
-            await engine.everywhere.write(path, _encoded(path, document))
+                await engine.project_folder.write(backup, before)
+            await engine.project_folder.write(path, _encoded(path, document))
         except OSError as error:
             raise SaveExecutionFailed(
                 f"{path} couldn't be written: {error.strerror}.",
@@ -255,12 +260,12 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
             ) from error
     await engine.store.delete_draft(draft_id)
     engine.tell_changed(f"config://{kind}/{config_id}")
-    return Saved(path, kind, None if before is None else backup)
+    return SavedDraft(path, kind, None if before is None else backup)
 
 
 def _current(engine: Engine, path: str) -> bytes | None:
     try:
-        return engine.everywhere.read_bytes(path)
+        return engine.project_folder.read_bytes(path)
     except FileNotFoundError:
         return None
 
@@ -268,7 +273,7 @@ def _current(engine: Engine, path: str) -> bytes | None:
 # -- changing what there is -------------------------------------------------------------------------------------
 
 
-class Modified(NamedTuple):
+class ModifiedConfig(NamedTuple):
     """A draft or a saved config after a patch."""
 
     kind: str
@@ -291,9 +296,9 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-async def modify(
+async def modify_config(
     engine: Engine, config_id: str, updates: dict[str, Any], *, kind: Kind | None = None, create_backup: bool = True
-) -> Modified:
+) -> ModifiedConfig:
     """Patch a draft or a saved config. What wouldn't fit its format afterwards isn't changed at all.
 
     Raises:
@@ -304,16 +309,16 @@ async def modify(
     """
     if is_too_deep(updates):
         raise ModificationFailed(
-            f"The updates are nested more than {DEEPEST} levels deep; nothing was changed.",
+            f"The updates are nested more than {DEPTH_LIMIT} levels deep; nothing was changed.",
             "Patch with fewer levels.",
             reason="too deep",
             field="$",
         )
     if DRAFT_ID.fullmatch(config_id) or engine.store.draft(config_id):
-        async with engine.writing(config_id):
+        async with engine.write_locks(config_id):
             return await _modify_draft(engine, find_draft(engine, config_id), updates)
     found_kind, found = _find_saved(engine, config_id, kind)
-    async with engine.writing(f"{found_kind}:{found.parsed.config.id}"):
+    async with engine.write_locks(f"{found_kind}:{found.parsed.config.id}"):
         found = engine.catalog.open(found_kind, found.path)
         return await _modify_saved(engine, found_kind, found, updates, create_backup)
 
@@ -343,7 +348,7 @@ def _find_saved(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind
     return next(iter(found.items()))
 
 
-async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -> Modified:
+async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -> ModifiedConfig:
     kind = cast(Kind, draft.config_type)
     document = cast("dict[str, Any]", merge_patch(draft.config_data, updates))
     parsed = _patched(kind, document, draft.draft_id, updates)
@@ -353,12 +358,12 @@ async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -
         raise ModificationExecutionFailed(
             f"{draft.draft_id} couldn't be stored: {error.message}", error.hint, **error.details
         ) from error
-    return Modified(kind, None, draft.draft_id, parsed.warnings, None)
+    return ModifiedConfig(kind, None, draft.draft_id, parsed.warnings, None)
 
 
 async def _modify_saved(
     engine: Engine, kind: Kind, found: FoundConfig, updates: dict[str, Any], create_backup: bool
-) -> Modified:
+) -> ModifiedConfig:
     document = cast("dict[str, Any]", merge_patch(found.parsed.raw, updates))
     parsed = _patched(kind, document, found.path, updates)
     if parsed.config.id != found.parsed.config.id:
@@ -373,8 +378,8 @@ async def _modify_saved(
         before = _current(engine, found.path)
         if create_backup and before is not None:
             backup = backup_name(found.path)
-            await engine.everywhere.write(backup, before)
-        await engine.everywhere.write(found.path, _encoded(found.path, document))
+            await engine.project_folder.write(backup, before)
+        await engine.project_folder.write(found.path, _encoded(found.path, document))
     except OSError as error:
         raise ModificationExecutionFailed(
             f"{found.path} couldn't be written: {error.strerror}.",
@@ -382,13 +387,13 @@ async def _modify_saved(
             **io_details(error, config_path=found.path),
         ) from error
     engine.tell_changed(f"config://{kind}/{parsed.config.id}")
-    return Modified(kind, backup, None, parsed.warnings, found.path)
+    return ModifiedConfig(kind, backup, None, parsed.warnings, found.path)
 
 
-def _patched(kind: Kind, document: dict[str, Any], where: str, updates: dict[str, Any]) -> Parsed:
+def _patched(kind: Kind, document: dict[str, Any], where: str, updates: dict[str, Any]) -> ParsedConfig:
     _check_size(document)
     try:
-        return read(kind, document, where=where)
+        return parse_config(kind, document, where=where)
     except ValidationFailed as error:
         first: dict[str, Any] = error.details["schema_errors"][0]
         raise ModificationFailed(
@@ -422,9 +427,9 @@ def find_draft(engine: Engine, draft_id: str) -> Draft:
     return kept
 
 
-def _read(kind: Kind, document: dict[str, Any], where: str) -> Parsed:
+def _read(kind: Kind, document: dict[str, Any], where: str) -> ParsedConfig:
     try:
-        return read(kind, document, where=where)
+        return parse_config(kind, document, where=where)
     except ValidationFailed as error:
         first: dict[str, Any] = error.details["schema_errors"][0]
         raise ValidationError(

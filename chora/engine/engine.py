@@ -13,7 +13,7 @@ from chora import llm, settings
 from chora.catalog import Catalog
 from chora.engine import retrieval
 from chora.engine.budget import Budgets
-from chora.engine.inputs import FileDigests, InputRecorder, Snapshot, Traces
+from chora.engine.inputs import DigestSnapshot, FileDigests, InputRecorder, Traces
 from chora.errors import ChoraError
 from chora.events import Events
 from chora.files import Folder
@@ -60,15 +60,15 @@ class Engine:
         self.digests = FileDigests(folder)
         self.traces = Traces(store, self.digests)
         self.jobs = Jobs(store, settings.jobs)
-        self.everywhere = Folder(folder.root)
+        self.project_folder = Folder(folder.root)
         """The project folder without bounds on where outputs go: configs are saved where configs are."""
-        self.shelf = GeneratorRegistry(settings.plugins.generators, folder)
+        self.generators = GeneratorRegistry(settings.plugins.generators, folder)
         self.composers: Mapping[str, ModuleType] = load_composers(settings.plugins.composers, folder)
         self._salt: tuple[settings.Settings, str, str] | None = None
         self.spending = Budgets(store, llm.Anthropic(settings.llm), settings.llm)
-        self.writing = NamedLocks()
+        self.write_locks = NamedLocks()
         """Held by path from looking at a file to having written it, so that two calls can't pass each other's check."""
-        self.turns = FileLocks(folder.root / ".chora" / "locks" if store.path else None)
+        self.process_locks = FileLocks(folder.root / ".chora" / "locks" if store.path else None)
         """The same among processes."""
         self.changed: Callable[[str], None] | None = None
         """Told the URI of a resource that changed."""
@@ -91,19 +91,19 @@ class Engine:
 
     def generator_digest(self, name: str) -> str:
         """What tells one version of a generator from another."""
-        generator = self.shelf.by_name.get(name)
+        generator = self.generators.by_name.get(name)
         return (
             f"{generator.NAME} {generator.VERSION} {GeneratorRegistry.digest_of(generator)}" if generator else "unknown"
         )
 
     def stored_texts(self, content_id: str, strategy: str) -> list[str]:
         """The stored texts of a content that a retrieval strategy names, oldest first."""
-        return [version.body for version in retrieval.versions(self.store, content_id, strategy)]
+        return [version.body for version in retrieval.find_versions(self.store, content_id, strategy)]
 
     def stored_digest(self, content_id: str, strategy: str) -> str:
         """A hash of which versions a retrieval strategy names."""
         try:
-            return digest_of(retrieval.version_ids(self.store, content_id, strategy))
+            return digest_of(retrieval.find_version_ids(self.store, content_id, strategy))
         except ChoraError as error:
             return error.code
 
@@ -117,7 +117,7 @@ class SourceText(NamedTuple):
     depth: int
 
 
-class Work:
+class Build:
     """One call's work: what all of its parts share.
 
     Args:
@@ -143,8 +143,8 @@ class Work:
         self.spend = not dry if spend is None else spend
         self.progress = progress
         self.salt = engine.salt
-        self.snapshot = Snapshot(engine)
-        self.purse = engine.spending.budget()
+        self.snapshot = DigestSnapshot(engine)
+        self.budget = engine.spending.budget()
         self.texts: dict[tuple[str, bool, str], SourceText | ChoraError] = {}
         """Texts that other texts took as sources, and what they were made from, by the config's path and `force`: many
         may want the same one, and each would otherwise go all the way down for it. Where a circle or the greatest
@@ -154,7 +154,7 @@ class Work:
         self.made: set[str] = set()
         """Fingerprints of the texts that were made; force makes each of them again, but not twice."""
 
-    def part(self, *, force: bool) -> Work:
+    def derive(self, *, force: bool) -> Build:
         """A part of this work that tells nobody how far it is; what was looked at and made is shared."""
         inner = copy.copy(self)
         inner.force, inner.progress = self.force or force, None
@@ -163,10 +163,10 @@ class Work:
     def model_for(self, content_id: str) -> Callable[[llm.Request], Awaitable[llm.Reply]]:
         """What a content asks a language model through."""
         if self.spend:
-            return partial(self.purse.complete, content_id, fresh=self.force)
-        return self.purse.recall
+            return partial(self.budget.complete, content_id, fresh=self.force)
+        return self.budget.recall
 
-    def seen(self) -> InputRecorder:
+    def new_recorder(self) -> InputRecorder:
         """A recorder for one piece of this work."""
         return InputRecorder(self.snapshot.digest, self.engine.folder.root)
 
@@ -195,11 +195,11 @@ class CallerContext:
             self._digest = digest_of([self.context, self.reserved])
         return self._digest
 
-    def within(self, **reserved: str) -> CallerContext:
+    def with_reserved(self, **reserved: str) -> CallerContext:
         """The same for something inside; outer names stay."""
         return CallerContext(self.context, {**self.reserved, **reserved}, digest_of([self.digest, reserved]))
 
     @property
-    def everything(self) -> dict[str, Any]:
+    def all_names(self) -> dict[str, Any]:
         """Names and context together, for expressions."""
         return {**self.reserved, **self.context}

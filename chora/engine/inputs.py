@@ -58,7 +58,7 @@ class FileDigests:
         self._prefix = f"{folder.root}{os.sep}"
         self._known: dict[str, tuple[FileStamp, str]] = {}
 
-    def of(self, path: str) -> str:
+    def digest_file(self, path: str) -> str:
         """The file's `sha256:…`, or why there is none: `absent` or `unreadable`, which one too large is as well."""
         known = self._known.get(path)
         if known is not None:
@@ -122,31 +122,31 @@ class InputRecorder:
     `settled` turns False when something was left out for a reason that may pass by itself; no trace is kept then.
     """
 
-    __slots__ = ("_digest", "_root", "inputs", "settled")
+    __slots__ = ("_digest", "_root", "inputs", "reproducible")
 
     def __init__(self, digest: Callable[[str], str], root: Path) -> None:
         self._digest = digest
         self._root = root
         self.inputs: dict[str, str] = {}
-        self.settled = True
+        self.reproducible = True
 
-    def note(self, name: str) -> None:
+    def record(self, name: str) -> None:
         """A path of the project, or a look at everything of a kind."""
         if os.path.isabs(name):  # noqa: PTH117 (a name, which may as well be of a look at everything)
             name = os.path.relpath(name, self._root)
         if name not in self.inputs:
             self.inputs[name] = self._digest(name)
 
-    def note_other(self, name: str, digest: str) -> None:
+    def record_digest(self, name: str, digest: str) -> None:
         """An input that isn't a file, and its digest."""
         self.inputs[name] = digest
 
-    def absorb(self, inputs: Mapping[str, str]) -> None:
+    def record_all(self, inputs: Mapping[str, str]) -> None:
         """What a part of this work read."""
         self.inputs.update(inputs)
 
 
-class Change(NamedTuple):
+class InputChange(NamedTuple):
     """One input that isn't what it was."""
 
     name: str
@@ -176,7 +176,7 @@ STORED = "stored:"
 GENERATOR = "generator:"
 
 
-class Snapshot:
+class DigestSnapshot:
     """The digests of one call: everything is looked at once, so that all of the call agrees about it."""
 
     def __init__(self, engine: Engine) -> None:
@@ -197,7 +197,7 @@ class Snapshot:
             elif name.startswith(GENERATOR):
                 known = self._engine.generator_digest(name.removeprefix(GENERATOR))
             else:
-                known = self._engine.digests.of(name)
+                known = self._engine.digests.digest_file(name)
             self._known[name] = known
         return known
 
@@ -210,9 +210,9 @@ class Snapshot:
         for name in self._stored_names.pop(content_id, ()):
             self._known.pop(name, None)
 
-    async def changes(self, inputs: Mapping[str, str], *, first: bool = False) -> list[Change]:
+    async def changes(self, inputs: Mapping[str, str], *, first: bool = False) -> list[InputChange]:
         """The inputs that aren't what they were; with `first` only one of them."""
-        found: list[Change] = []
+        found: list[InputChange] = []
         known = self._known
         for name, before in inputs.items():
             current = known.get(name)
@@ -221,9 +221,9 @@ class Snapshot:
                     other = next((look for prefix, look in self._others.items() if name.startswith(prefix)), None)
                     current = self.digest(name) if other is None else await self._look(name, other)
                 else:
-                    current = known[name] = self._engine.digests.of(name)
+                    current = known[name] = self._engine.digests.digest_file(name)
             if current != before:
-                found.append(Change(name, before, current))
+                found.append(InputChange(name, before, current))
                 if first:
                     break
         return found
@@ -231,7 +231,7 @@ class Snapshot:
     def still_holds(self, inputs: Mapping[str, str]) -> bool:
         """Whether the files are now as they were when they were noted: one that was written in between may have been
         read in either state, and would be taken for the wrong one if it ever changed back."""
-        digest_of_file = self._engine.digests.of
+        digest_of_file = self._engine.digests.digest_file
         return all(":" in name or digest_of_file(name) == digest for name, digest in inputs.items())
 
     async def _look(self, name: str, look: Callable[[str], Awaitable[str]]) -> str:
@@ -271,7 +271,7 @@ class Traces:
         self._unsaved: dict[tuple[str, str], RecalledTrace] = {}
         self._fresh = trio.Event()
 
-    def find(self, subject: str, key: str) -> RecalledTrace | None:
+    def find_trace(self, subject: str, key: str) -> RecalledTrace | None:
         """The trace of a subject made under a key, from memory or the store."""
         place = subject, key
         if (known := self._known.get(place)) is not None:
@@ -288,15 +288,15 @@ class Traces:
         self._keep(place, known)
         return known
 
-    def latest(self, subject: str) -> RecalledTrace | None:
+    def latest_trace(self, subject: str) -> RecalledTrace | None:
         """The newest trace of a subject, under whatever key."""
         unsaved = [known for (each, _), known in self._unsaved.items() if each == subject]
         if unsaved:
             return unsaved[-1]
         kept = self._store.traces(subject)
-        return self.find(subject, kept[0].key) if kept else None
+        return self.find_trace(subject, kept[0].key) if kept else None
 
-    def add(self, subject: str, key: str, inputs: dict[str, str], result: dict[str, Any]) -> None:
+    def add_trace(self, subject: str, key: str, inputs: dict[str, str], result: dict[str, Any]) -> None:
         """Remember what work read and what came of it."""
         known = RecalledTrace(inputs, result, now())
         self._keep((subject, key), known)

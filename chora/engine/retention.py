@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import trio
 
-from chora.engine.build.assemble import find_child
+from chora.engine.build.artifact import find_child
 from chora.engine.engine import Engine
 from chora.errors import ChoraError
 from chora.model import ArtifactChild
@@ -22,7 +22,7 @@ INTERVAL = 6 * 3600.0
 """Seconds after the start until the first round of housekeeping, and between two of them."""
 
 
-class Rules(NamedTuple):
+class RetentionRules(NamedTuple):
     """What is kept: a version stays that any of these speaks for."""
 
     keep_versions: int = 3
@@ -34,7 +34,7 @@ class Rules(NamedTuple):
     """If given, what is younger than this stays in any case."""
 
 
-class Cleaned(NamedTuple):
+class CleanedContent(NamedTuple):
     """One content, of which versions went."""
 
     content_id: str
@@ -47,7 +47,7 @@ class Cleaned(NamedTuple):
         return sum(info.size for info in self.gone)
 
 
-def choose(infos: list[VersionInfo], rules: Rules, moment: datetime) -> list[VersionInfo]:
+def choose_versions(infos: list[VersionInfo], rules: RetentionRules, moment: datetime) -> list[VersionInfo]:
     """The versions of one content that may go; `infos` are oldest first.
 
     The newest approved one stays whatever the rules say: artifacts may ask for it, and it can't be made again.
@@ -63,9 +63,9 @@ def choose(infos: list[VersionInfo], rules: Rules, moment: datetime) -> list[Ver
     return [info for info in kept if info not in spoken_for and info.generated_at < young and info.generated_at < old]
 
 
-async def clean(
-    engine: Engine, rules: Rules, *, content_ids: list[str] | None = None, dry_run: bool = False
-) -> tuple[int, list[Cleaned]]:
+async def clean_content(
+    engine: Engine, rules: RetentionRules, *, content_ids: list[str] | None = None, dry_run: bool = False
+) -> tuple[int, list[CleanedContent]]:
     """Delete what the rules leave nobody to speak for.
 
     Returns:
@@ -73,15 +73,15 @@ async def clean(
     """
     store, moment = engine.store, datetime.now(UTC)
     ids = store.content_ids() if content_ids is None else list(dict.fromkeys(content_ids))
-    cleaned: list[Cleaned] = []
+    cleaned: list[CleanedContent] = []
     checked = 0
     for content_id in ids:
         infos = [info for info in store.version_infos(content_id) if not info.deleted]
         checked += bool(infos)
-        gone = choose(infos, rules, moment)
+        gone = choose_versions(infos, rules, moment)
         if gone:
             kept = [info for info in infos if info not in gone]
-            cleaned.append(Cleaned(content_id, len(infos), gone, kept))
+            cleaned.append(CleanedContent(content_id, len(infos), gone, kept))
         await trio.lowlevel.checkpoint()
     if cleaned and not dry_run:
         await store.delete_versions([info.version_id for each in cleaned for info in each.gone])
@@ -139,7 +139,7 @@ async def sweep(engine: Engine, *, dry_run: bool = False) -> Swept:
     drafts = await drop_old_drafts(engine, dry_run=dry_run)
     if not days:
         return Swept(drafts, 0, 0, 0, 0)
-    _, cleaned = await clean(engine, Rules(keep_days=days), dry_run=dry_run)
+    _, cleaned = await clean_content(engine, RetentionRules(keep_days=days), dry_run=dry_run)
     versions, freed = sum(len(each.gone) for each in cleaned), sum(each.bytes_freed for each in cleaned)
     if dry_run:
         return Swept(drafts, versions, freed, 0, 0)

@@ -18,7 +18,7 @@ from chora.store.store import Store
 STRATEGIES = ("latest", "all", "version:X.Y.Z", "timestamp:PREFIX", "approved_only")
 
 
-def infos(store: Store, content_id: str, strategy: str) -> list[VersionInfo]:
+def find_version_infos(store: Store, content_id: str, strategy: str) -> list[VersionInfo]:
     """The versions that a strategy names, oldest first, without their texts.
 
     Raises:
@@ -46,15 +46,15 @@ def infos(store: Store, content_id: str, strategy: str) -> list[VersionInfo]:
             )
 
 
-def version_ids(store: Store, content_id: str, strategy: str) -> list[str]:
+def find_version_ids(store: Store, content_id: str, strategy: str) -> list[str]:
     """The ids of the versions that a strategy names, oldest first."""
-    return [info.version_id for info in infos(store, content_id, strategy)]
+    return [info.version_id for info in find_version_infos(store, content_id, strategy)]
 
 
-def versions(store: Store, content_id: str, strategy: str) -> list[Version]:
+def find_versions(store: Store, content_id: str, strategy: str) -> list[Version]:
     """The versions that a strategy names, oldest first."""
     if strategy == "latest":
         newest = store.latest_version(content_id)
         return [newest] if newest else []
-    found = (store.version(content_id, version_id) for version_id in version_ids(store, content_id, strategy))
+    found = (store.version(content_id, version_id) for version_id in find_version_ids(store, content_id, strategy))
     return [version for version in found if version is not None]

@@ -81,7 +81,7 @@ class GeneratorRegistry:
         self.by_name: Mapping[str, ModuleType] = found
         """Every generator by its name and its aliases."""
 
-    def all(self) -> list[ModuleType]:
+    def list_generators(self) -> list[ModuleType]:
         """Every generator once: ours, then the project's in the order of the settings."""
         return list(self._all)
 

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from chora.catalog import decode_text
-from chora.config_parsing import DEEPEST
+from chora.config_parsing import DEPTH_LIMIT
 from chora.errors import ChoraError
 from chora.model import Source
 from chora.sources.source import SourceAccess, SourceFailed, is_too_deep
@@ -30,7 +30,7 @@ CELLS_LIMIT = 500_000
 
 _BARE, _QUOTED = r"[\w-]++", r"""(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
 _DOT = re.compile(r"(?<![ \t])[ \t]*+\.[ \t]*+")
-_DEEP_KEY = re.compile(rf"(?:(?<![\w.-]){_BARE}|(?<!\.){_QUOTED})(?:\.(?:{_BARE}|{_QUOTED})){{{DEEPEST}}}")
+_DEEP_KEY = re.compile(rf"(?:(?<![\w.-]){_BARE}|(?<!\.){_QUOTED})(?:\.(?:{_BARE}|{_QUOTED})){{{DEPTH_LIMIT}}}")
 """A TOML key with more dots than there may be levels, once the spaces around its dots are gone."""
 
 
@@ -73,7 +73,7 @@ def parse(path: str, text: str) -> Any:
             case _:
                 return text
         if is_too_deep(value):
-            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+            raise ValueError(f"it is nested more than {DEPTH_LIMIT} levels deep")
         # What JSON can't say, only YAML and TOML can.
         return _plain(value) if language in ("yaml", "toml") else value
     except ChoraError as error:
@@ -86,7 +86,7 @@ def parse(path: str, text: str) -> Any:
 
 def _decode_toml(text: str) -> Any:
     if _DEEP_KEY.search(_DOT.sub(".", text)):  # tomllib takes quadratic time for such a key
-        raise ValueError(f"a key has more than {DEEPEST} parts")
+        raise ValueError(f"a key has more than {DEPTH_LIMIT} parts")
     return tomllib.loads(text)
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-from chora.config_parsing import DEEPEST
+from chora.config_parsing import DEPTH_LIMIT
 from chora.errors import InvalidContext, LimitExceeded
 from chora.render import RenderFailed, Select
 from chora.render.pool import RenderPool
@@ -82,7 +82,7 @@ async def _json_path(value: Any, selector: str, pool: RenderPool) -> Any:
         except (msgspec.DecodeError, RecursionError):
             raise SourceFailed(f"{shown} needs data, but the source is text that is not JSON") from None
         if is_too_deep(value):
-            raise SourceFailed(f"{shown} needs data that is nested no more than {DEEPEST} levels deep")
+            raise SourceFailed(f"{shown} needs data that is nested no more than {DEPTH_LIMIT} levels deep")
     try:
         found = (await pool.select(Select(query=selector, data=value, name=shown))).values
     except RenderFailed as failure:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, cast
 
 from chora.catalog import Catalog, FoundConfig
-from chora.config_parsing import DEEPEST
+from chora.config_parsing import DEPTH_LIMIT
 from chora.errors import Busy, StorageError, StorageFailed
 from chora.files import Folder
 from chora.model import Kind
@@ -51,7 +51,7 @@ class SourceAccess(NamedTuple):
 def is_too_deep(value: Any) -> bool:
     """Whether data is nested in more levels than a config may have."""
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(DEPTH_LIMIT):
         level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
         if not level:
             return False

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from chora.engine.build.assemble import Planned, assemble, plan
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.build.artifact import PlannedOutput, build_artifact, plan_artifact
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.model import ArtifactConfig
 from chora.protocol.types import Call
 from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, tool
@@ -69,11 +69,11 @@ async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -
     context = context_of(ask.context)
     parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
     if ask.dry_run:
-        work = Work(engine, force=bool(ask.force), dry=True)
-        planned = await plan(work, parsed, CallerContext(context), output_path=ask.output_path)
+        build = Build(engine, force=bool(ask.force), dry=True)
+        planned = await plan_artifact(build, parsed, CallerContext(context), output_path=ask.output_path)
         return _planned(parsed.config, planned, milliseconds_since(started))
-    work = Work(engine, force=bool(ask.force), progress=call.progress)
-    result = await assemble(work, parsed, CallerContext(context), output_path=ask.output_path)
+    build = Build(engine, force=bool(ask.force), progress=call.progress)
+    result = await build_artifact(build, parsed, CallerContext(context), output_path=ask.output_path)
     pieces = result.pieces
     return AssembledArtifact(
         artifact_id=result.artifact_id,
@@ -97,7 +97,7 @@ async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -
     )
 
 
-def _planned(config: ArtifactConfig, planned: list[Planned], duration_ms: int) -> AssembledArtifact:
+def _planned(config: ArtifactConfig, planned: list[PlannedOutput], duration_ms: int) -> AssembledArtifact:
     actions = {file.action for file in planned}
     return AssembledArtifact(
         artifact_id=config.id,
@@ -125,6 +125,6 @@ def _planned(config: ArtifactConfig, planned: list[Planned], duration_ms: int) -
     )
 
 
-def planned_file(file: Planned) -> PlannedFile:
+def planned_file(file: PlannedOutput) -> PlannedFile:
     """What would become of a file, as answers show it."""
     return PlannedFile(path=file.path, action=file.action, reasons=file.reasons, diff=file.diff)

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from chora.concurrency import for_each_bounded
-from chora.engine.build.gather import merge
-from chora.engine.build.generate import generate
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.build.content import build_content
+from chora.engine.build.context import deep_merge
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.errors import BatchFailed, ChoraError, InvalidContext, InvalidInput
 from chora.protocol.types import Call
 from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
@@ -85,12 +85,12 @@ async def batch_generate(engine: Engine, ask: BatchGenerate, call: Call) -> Batc
     started = time.monotonic()
     ids, contexts, at_once = _checked(ask)
     results: dict[str, BatchItem] = {}
-    work = Work(engine, force=bool(ask.force))
+    build = Build(engine, force=bool(ask.force))
     stopping = False
 
     async def generate_item(content_id: str) -> None:
         nonlocal stopping
-        results[content_id] = await _make(work, content_id, contexts[content_id])
+        results[content_id] = await _make(build, content_id, contexts[content_id])
         if not results[content_id].success and ask.continue_on_error is False:
             stopping = True
         if call.progress:
@@ -163,14 +163,14 @@ def _checked(ask: BatchGenerate) -> tuple[list[str], dict[str, CallerContext], i
         except InvalidContext as error:
             error.details["content_id"] = content_id
             raise
-        contexts[content_id] = CallerContext(merge(shared, own))
+        contexts[content_id] = CallerContext(deep_merge(shared, own))
     return ids, contexts, at_once
 
 
-async def _make(work: Work, content_id: str, given: CallerContext) -> BatchItem:
+async def _make(build: Build, content_id: str, caller: CallerContext) -> BatchItem:
     began = time.monotonic()
     try:
-        made = await generate(work, work.engine.catalog.find("content", content_id).parsed, given)
+        made = await build_content(build, build.engine.catalog.find("content", content_id).parsed, caller)
     except ChoraError as error:
         fault = BatchFault(error.code, error.message, error.hint)
         return BatchItem(

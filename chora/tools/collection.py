@@ -9,10 +9,10 @@ import trio
 from msgspec import Meta, Struct, field
 
 from chora.catalog import FoundConfig
-from chora.engine.build import collect
-from chora.engine.build.assemble import Planned
-from chora.engine.build.collect import Built, ManifestMember, open_member
-from chora.engine.engine import Engine, Work
+from chora.engine.build import collection
+from chora.engine.build.artifact import PlannedOutput
+from chora.engine.build.collection import BuiltMember, ManifestMember, open_member
+from chora.engine.engine import Build, Engine
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -122,10 +122,10 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
     forced = frozenset(ask.force_members or ())
     unknown = [f"{name} is no member that could be forced" for name in sorted(forced - _ids_of(config))]
     if ask.dry_run:
-        work = Work(engine, force=bool(ask.force), dry=True)
+        build = Build(engine, force=bool(ask.force), dry=True)
         render = bool(ask.show_diff)
-        plans = await collect.plan(
-            work, parsed, context, output_path=ask.output_path, force_members=forced, render=render
+        plans = await collection.plan_collection(
+            build, parsed, context, output_path=ask.output_path, force_members=forced, render=render
         )
         shown = [_planned(plan) for plan in plans]
         if call.transport != "cli":
@@ -135,8 +135,10 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
         total, made, warnings = len(plans), sum(bool(plan.reasons) for plan in plans), unknown
         cached, successful = total - made, total - failed
     else:
-        work = Work(engine, force=bool(ask.force), progress=call.progress)
-        built = await collect.collect(work, parsed, context, output_path=ask.output_path, force_members=forced)
+        build = Build(engine, force=bool(ask.force), progress=call.progress)
+        built = await collection.build_collection(
+            build, parsed, context, output_path=ask.output_path, force_members=forced
+        )
         # Of a large collection most members are just as they were; making ten thousand rows to drop them takes longer
         # than building it.
         all_shown = call.transport == "cli" or len(built.members) <= MEMBERS_SHOWN
@@ -174,7 +176,7 @@ def _ids_of(config: CollectionConfig) -> set[str]:
     return {member.id for member in config.members}
 
 
-def _result(built: Built) -> MemberResult:
+def _result(built: BuiltMember) -> MemberResult:
     return MemberResult(
         id=built.member.id,
         type=built.member.type,
@@ -185,7 +187,7 @@ def _result(built: Built) -> MemberResult:
     )
 
 
-def _planned(plan: collect.Plan) -> MemberResult:
+def _planned(plan: collection.PlannedMember) -> MemberResult:
     return MemberResult(
         id=plan.member.id,
         type=plan.member.type,
@@ -198,7 +200,7 @@ def _planned(plan: collect.Plan) -> MemberResult:
     )
 
 
-def _files_of(plan: collect.Plan) -> list[Planned]:
+def _files_of(plan: collection.PlannedMember) -> list[PlannedOutput]:
     return [*plan.files, *(file for inner in plan.inner for file in _files_of(inner))]
 
 
@@ -236,9 +238,9 @@ async def list_collection_members(engine: Engine, ask: ListCollectionMembers, ca
     """List what a collection is built from and what of it was generated."""
     started = time.monotonic()
     parsed = find_collection(engine, ask.collection_config_path).parsed
-    collect.check_nesting(engine, parsed)
+    collection.check_nesting(engine, parsed)
     members: list[MemberInfo] = []
-    await _list_members(Work(engine, dry=True), parsed, ask, members)
+    await _list_members(Build(engine, dry=True), parsed, ask, members)
     return CollectionMembers(
         collection_id=parsed.config.id,
         members=members,
@@ -249,7 +251,7 @@ async def list_collection_members(engine: Engine, ask: ListCollectionMembers, ca
 
 
 async def _list_members(
-    work: Work,
+    build: Build,
     parsed: Any,
     ask: ListCollectionMembers,
     listed: list[MemberInfo],
@@ -261,7 +263,7 @@ async def _list_members(
     path = ""
     if ask.check_status is not False:
         try:
-            path, manifest = await collect.read_manifest(work, parsed, base_path)
+            path, manifest = await collection.read_manifest(build, parsed, base_path)
             made = {member.id: member for member in manifest.members}
         except ManifestNotFound as error:
             path = str(error.details["manifest_path"])
@@ -272,7 +274,7 @@ async def _list_members(
         count: int | None = None
         inner = None
         try:
-            inner = open_member(work.engine, member).parsed
+            inner = open_member(build.engine, member).parsed
             if member.type == "collection":
                 title, description, count = inner.config.name, inner.config.description, len(inner.config.members)
             else:
@@ -297,7 +299,7 @@ async def _list_members(
             is_custom = config.output.structure == "custom"
             place = None if is_custom else f"{path.rpartition('/')[0] or '.'}/{member.id}"
             outer = config.id if parent is None else f"{parent}/{config.id}"
-            await _list_members(work, inner, ask, listed, outer, place)
+            await _list_members(build, inner, ask, listed, outer, place)
         if len(listed) > MEMBERS_LISTED:
             raise LimitExceeded(
                 f"{parsed.config.id} is a part of more than {MEMBERS_LISTED:,} members.",
@@ -337,11 +339,11 @@ class CollectionCache(ToolResult):
 async def check_collection_cache(engine: Engine, ask: CheckCollectionCache, call: Call) -> CollectionCache:
     """Tell which members generate_collection would build now and why, without building any."""
     parsed = find_collection(engine, ask.collection_config_path).parsed
-    work = Work(engine, dry=True)
+    build = Build(engine, dry=True)
     last_generated = None
     exists = True
     try:
-        path, manifest = await collect.read_manifest(work, parsed, ask.output_path)
+        path, manifest = await collection.read_manifest(build, parsed, ask.output_path)
         last_generated = manifest.generated_at
     except ManifestNotFound as error:
         exists, path = False, str(error.details["manifest_path"])
@@ -350,7 +352,9 @@ async def check_collection_cache(engine: Engine, ask: CheckCollectionCache, call
     if ask.check_member_cache is False:
         stale = [] if exists else members
     else:
-        plans = await collect.plan(work, parsed, context_of(ask.context), output_path=ask.output_path, render=False)
+        plans = await collection.plan_collection(
+            build, parsed, context_of(ask.context), output_path=ask.output_path, render=False
+        )
         reasons = {plan.member.id: plan.reasons for plan in plans if plan.reasons}
         stale = list(reasons)
     return CollectionCache(

@@ -81,7 +81,9 @@ class TestedConfig(ToolResult):
 async def test_config(engine: Engine, ask: TestConfig, call: Call) -> TestedConfig:
     """Generate a draft's text to look at (the first 10,000 characters); an artifact draft is composed in memory."""
     started = time.monotonic()
-    tested = await drafts.try_draft(engine, ask.draft_id, context_of(ask.context), store_output=ask.dry_run is False)
+    tested = await drafts.preview_draft(
+        engine, ask.draft_id, context_of(ask.context), store_output=ask.dry_run is False
+    )
     shown = tested.text
     if len(shown) > drafts.PREVIEW_LIMIT:
         shown = f"{shown[: drafts.PREVIEW_LIMIT]}\n… ({len(tested.text):,} characters in all)"
@@ -173,7 +175,7 @@ async def modify_config(engine: Engine, ask: ModifyConfig, call: Call) -> Modifi
     """Patch a draft or a saved config. A patch that leaves it invalid is refused, and nothing changes."""
     started = time.monotonic()
     updates = object_of(ask.updates, "updates")
-    modified = await drafts.modify(
+    modified = await drafts.modify_config(
         engine, ask.config_id, updates, kind=ask.config_type, create_backup=ask.create_backup is not False
     )
     return ModifiedConfig(

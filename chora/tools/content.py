@@ -9,9 +9,16 @@ from typing import Annotated, Any, Literal
 import trio
 from msgspec import Meta, Struct
 
-from chora.engine.build.edits import count_changes
-from chora.engine.build.generate import Generated, Prepared, generate, make, prepare, recall
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.build.content import (
+    BuiltContent,
+    GenerationInputs,
+    build_content,
+    gather_inputs,
+    generate_text,
+    recall_content,
+)
+from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.merging import count_changes
 from chora.errors import GenerationFailed
 from chora.generators.generator import GeneratedText
 from chora.hashing import sha256
@@ -53,7 +60,7 @@ async def _recall(engine: Engine, ask: GenerateContent, call: Call) -> Generated
         return None
     started = time.monotonic()
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    known = await recall(Work(engine), parsed, CallerContext(context_of(ask.context)))
+    known = await recall_content(Build(engine), parsed, CallerContext(context_of(ask.context)))
     return None if known is None else _generated(engine, known, call, started)
 
 
@@ -66,11 +73,11 @@ async def generate_content(engine: Engine, ask: GenerateContent, call: Call) -> 
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    result = await generate(Work(engine, force=bool(ask.force)), parsed, CallerContext(context))
+    result = await build_content(Build(engine, force=bool(ask.force)), parsed, CallerContext(context))
     return _generated(engine, result, call, started)
 
 
-def _generated(engine: Engine, result: Generated, call: Call, started: float) -> GeneratedContent:
+def _generated(engine: Engine, result: BuiltContent, call: Call, started: float) -> GeneratedContent:
     version = result.version
     head = head_of(version.body, call, f"content://{version.content_id}/{version.version_id}")
     return GeneratedContent(
@@ -134,10 +141,10 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    prepared = await prepare(Work(engine, dry=True, spend=bool(ask.spend)), parsed, CallerContext(context))
+    prepared = await gather_inputs(Build(engine, dry=True, spend=bool(ask.spend)), parsed, CallerContext(context))
     cost = None
     try:
-        made = await make(prepared)
+        made = await generate_text(prepared)
     except GenerationFailed as error:
         if error.details.get("error_type") != "NotAsked":
             raise
@@ -156,7 +163,7 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
     )
 
 
-def _metadata(prepared: Prepared, made: GeneratedText, cost: dict[str, Any] | None) -> PreviewMetadata:
+def _metadata(prepared: GenerationInputs, made: GeneratedText, cost: dict[str, Any] | None) -> PreviewMetadata:
     texts = list(prepared.job.sources.values())
     usage = {
         name: sum(len(re.findall(rf"\b{re.escape(name)}\b", text)) for text in texts) for name in prepared.variables
@@ -221,7 +228,7 @@ async def regenerate_content(engine: Engine, ask: RegenerateContent, call: Call)
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
     previous = engine.store.latest_version(parsed.config.id)
-    result = await generate(Work(engine, force=True), parsed, CallerContext(context), reason=ask.reason)
+    result = await build_content(Build(engine, force=True), parsed, CallerContext(context), reason=ask.reason)
     version = result.version
     changes = None
     if previous is not None and ask.compare is not False:

@@ -11,9 +11,9 @@ import trio
 from msgspec import Meta, Struct
 
 from chora.catalog import Listing
-from chora.engine.build.assemble import find_child, why_stale
-from chora.engine.build.generate import generator_of
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.build.artifact import find_child, why_stale
+from chora.engine.build.content import generator_name
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.errors import ChoraError, InvalidInput
 from chora.model import ArtifactChild
 from chora.protocol.types import Call
@@ -49,9 +49,9 @@ async def list_generators(engine: Engine, ask: ListGenerators, call: Call) -> Ge
     """List the generators that a content config can name in generation.patterns[0].type."""
     shown = [
         await _generator(engine, generator)
-        for generator in engine.shelf.all()
-        if ask.generator_type in (None, engine.shelf.kind_of(generator))
-        and (ask.include_plugins is not False or engine.shelf.kind_of(generator) == "builtin")
+        for generator in engine.generators.list_generators()
+        if ask.generator_type in (None, engine.generators.kind_of(generator))
+        and (ask.include_plugins is not False or engine.generators.kind_of(generator) == "builtin")
     ]
     return Generators(
         generators=shown,
@@ -66,7 +66,7 @@ async def _generator(engine: Engine, generator: ModuleType) -> GeneratorInfo:
     reason = await trio.to_thread.run_sync(unavailable, engine.settings.llm) if unavailable else None
     return GeneratorInfo(
         name=generator.NAME,
-        type=engine.shelf.kind_of(generator),
+        type=engine.generators.kind_of(generator),
         version=generator.VERSION,
         description=generator.DESCRIPTION,
         capabilities=list(generator.CAPABILITIES),
@@ -108,7 +108,7 @@ async def list_content_configs(engine: Engine, ask: ListConfigs, call: Call) -> 
         ContentConfigInfo(
             id=found.parsed.config.id,
             file_path=found.path,
-            generator_type=generator_of(found.parsed.config),
+            generator_type=generator_name(found.parsed.config),
             description=found.parsed.config.metadata.description,
             title=found.parsed.config.metadata.description[:50],
         )
@@ -211,7 +211,7 @@ async def list_content(engine: Engine, ask: ListContent, call: Call) -> Contents
     rows: list[tuple[ContentInfo, str]] = []
     for found in listing.found:
         config = found.parsed.config
-        generator = generator_of(config)
+        generator = generator_name(config)
         if wanted.generator_type not in (None, generator) or wanted.stage not in (None, config.evolution.stage):
             continue
         infos = [info for info in engine.store.version_infos(config.id) if not info.deleted]
@@ -403,9 +403,9 @@ async def trace_dependencies(engine: Engine, ask: TraceDependencies, call: Call)
     started = time.monotonic()
     parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
     check = ask.check_status is not False
-    work = Work(engine, dry=True)
+    build = Build(engine, dry=True)
     children = sorted(parsed.config.content.children, key=lambda child: child.order)
-    dependencies = [await _dependency(work, child, check, bool(ask.show_metadata)) for child in children]
+    dependencies = [await _dependency(build, child, check, bool(ask.show_metadata)) for child in children]
     missing = [each for each in dependencies if each.status == "missing"]
     if not check:
         status = "unknown"
@@ -422,23 +422,23 @@ async def trace_dependencies(engine: Engine, ask: TraceDependencies, call: Call)
         dependencies=dependencies,
         assembly_order=[each.content_id for each in dependencies],
         missing_content_ids=[each.content_id for each in missing] or None,
-        stale_because=await why_stale(work, parsed, CallerContext({})) if check else [],
+        stale_because=await why_stale(build, parsed, CallerContext({})) if check else [],
         duration_ms=milliseconds_since(started),
     )
 
 
-async def _dependency(work: Work, child: ArtifactChild, check: bool, metadata: bool) -> DependencyInfo:
-    engine = work.engine
+async def _dependency(build: Build, child: ArtifactChild, check: bool, metadata: bool) -> DependencyInfo:
+    engine = build.engine
     content_id, path, generator, error = child.id, child.path, None, None
     stale: list[str] = []
     known = None
     try:
         found = find_child(engine, child)
         # The path decides: the config there may go by another id, and that is the one to generate.
-        content_id, path, generator = found.parsed.config.id, found.path, generator_of(found.parsed.config)
-        known = engine.traces.latest(f"content:{found.path}")
+        content_id, path, generator = found.parsed.config.id, found.path, generator_name(found.parsed.config)
+        known = engine.traces.latest_trace(f"content:{found.path}")
         if check and known:
-            stale = [change.reason for change in await work.snapshot.changes(known.inputs)]
+            stale = [change.reason for change in await build.snapshot.changes(known.inputs)]
     except ChoraError as problem:
         error = problem.message
     infos = [info for info in engine.store.version_infos(content_id) if not info.deleted] if check or metadata else []

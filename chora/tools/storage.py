@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.engine import retention
-from chora.engine.build.gather import json_type
+from chora.engine.build.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import ContentNotFound, DeletionFailed, InvalidRetention, ReferencedByArtifacts, StorageError
 from chora.protocol.types import Call
@@ -68,7 +68,7 @@ async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -
     wanted = ask.filter or CleanupFilter()
     rules = _rules(ask.retention, wanted.older_than_days)
     dry_run = bool(ask.dry_run)
-    checked, cleaned = await retention.clean(engine, rules, content_ids=wanted.content_ids, dry_run=dry_run)
+    checked, cleaned = await retention.clean_content(engine, rules, content_ids=wanted.content_ids, dry_run=dry_run)
     drafts = 0 if wanted.content_ids is not None else await retention.drop_old_drafts(engine, dry_run=dry_run)
     return Cleanup(
         status="dry_run" if dry_run else "cleaned",
@@ -93,7 +93,7 @@ async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -
     )
 
 
-def _rules(given: Any, older_than_days: int | None) -> retention.Rules:
+def _rules(given: Any, older_than_days: int | None) -> retention.RetentionRules:
     """The retention that was asked for.
 
     Raises:
@@ -123,7 +123,7 @@ def _rules(given: Any, older_than_days: int | None) -> retention.Rules:
             constraint="a known rule",
         )
     asked = msgspec.convert(rules, Retention)
-    return retention.Rules(asked.keep_versions, asked.keep_days, asked.keep_latest, older_than_days)
+    return retention.RetentionRules(asked.keep_versions, asked.keep_days, asked.keep_latest, older_than_days)
 
 
 class DeleteContent(ToolArguments):

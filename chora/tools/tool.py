@@ -21,8 +21,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.access import Scope
-from chora.config_parsing import DEEPEST
-from chora.engine.build.gather import json_type
+from chora.config_parsing import DEPTH_LIMIT
+from chora.engine.build.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
 from chora.hashing import digest_of
@@ -395,7 +395,7 @@ def context_of(value: Any) -> dict[str, Any]:
     context = object_of(value, "context")
     if is_too_deep(context):
         raise InvalidContext(
-            f"context is nested more than {DEEPEST} levels deep.",
+            f"context is nested more than {DEPTH_LIMIT} levels deep.",
             "Pass it in fewer levels.",
             parameter="context",
             received_type="object",

@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.engine import freshness
-from chora.engine.build import collect
-from chora.engine.engine import Engine, Work
-from chora.engine.validation import validate
-from chora.engine.validation.checks import Problem, Rule
+from chora.engine.build import collection
+from chora.engine.engine import Build, Engine
+from chora.engine.validation import findings
+from chora.engine.validation.checks import Problem, ValidationRule
 from chora.errors import InvalidContext, InvalidInput
 from chora.model import CollectionConfig, Severity
 from chora.protocol.types import Call
@@ -27,7 +27,7 @@ RULES_LIMIT = 100
 ISSUES_SHOWN = 500
 """Issues that an answer lists, the worst first; the command line gets all of them."""
 
-T = TypeVar("T", validate.Finding, validate.MemberFinding)
+T = TypeVar("T", findings.Finding, findings.MemberFinding)
 
 Rules = Annotated[
     Any,
@@ -69,7 +69,7 @@ async def validate_content(engine: Engine, ask: ValidateContent, call: Call) -> 
     """Check a stored text and the config it is made from; `valid` means that no issue is an error."""
     started = time.monotonic()
     rules, malformed = rules_of(ask.validation_rules)
-    found = await validate.validate(Work(engine, dry=True), ask.content_or_config_id, rules, malformed)
+    found = await findings.validate(Build(engine, dry=True), ask.content_or_config_id, rules, malformed)
     shown = _worst(found.issues, call)
     return ValidatedContent(
         content_or_config_id=found.name,
@@ -91,7 +91,7 @@ def _worst(issues: Sequence[T], call: Call) -> Sequence[T]:
     return sorted(issues, key=lambda issue: get_args(Severity).index(issue.severity))[:ISSUES_SHOWN]
 
 
-def rules_of(value: Any) -> tuple[list[Rule], list[Problem]]:
+def rules_of(value: Any) -> tuple[list[ValidationRule], list[Problem]]:
     """The rules of a call, and what is wrong with those that are none.
 
     Raises:
@@ -107,7 +107,7 @@ def rules_of(value: Any) -> tuple[list[Rule], list[Problem]]:
         raise _not_rules("is no list")
     if len(listed) > RULES_LIMIT:
         raise _not_rules(f"has {len(listed)} rules, and {RULES_LIMIT} are allowed")
-    rules: list[Rule] = []
+    rules: list[ValidationRule] = []
     malformed: list[Problem] = []
     for index, written in enumerate(listed):
         try:
@@ -126,7 +126,7 @@ def _not_rules(problem: str) -> InvalidInput:
     )
 
 
-def _rule_of(written: object) -> Rule:
+def _rule_of(written: object) -> ValidationRule:
     """A rule, as a call or as a config spells it; its options may also stand beside its type."""
     if not isinstance(written, dict):
         raise ValueError("it is no object")
@@ -145,7 +145,7 @@ def _rule_of(written: object) -> Rule:
         options = object_of(beside.pop("config", None) or beside.pop("check_config", None), "config")
     except InvalidContext as error:
         raise ValueError(error.message.removesuffix(".")) from None
-    return Rule(kind, target, {**beside, **options}, severity)
+    return ValidationRule(kind, target, {**beside, **options}, severity)
 
 
 # -- collections ------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ async def validate_collection_config(engine: Engine, ask: ValidateCollectionConf
     """Check a collection config and the configs of its members, nested ones too, without building anything."""
     parsed = find_collection(engine, ask.collection_config_path).parsed
     check_members = ask.check_member_configs is not False
-    found = await validate.validate_collection(Work(engine, dry=True), parsed, check_members=check_members)
+    found = await findings.validate_collection(Build(engine, dry=True), parsed, check_members=check_members)
     shown = _worst(found.issues, call)
     return ValidatedCollection(
         collection_id=parsed.config.id,
@@ -253,7 +253,7 @@ async def check_freshness(engine: Engine, ask: CheckFreshness, call: Call) -> Co
     ages: list[freshness.Age] = []
     manifest_path = None
     if config.freshness.enabled:
-        manifest_path, manifest = await collect.read_manifest(Work(engine, dry=True), parsed, ask.output_path)
+        manifest_path, manifest = await collection.read_manifest(Build(engine, dry=True), parsed, ask.output_path)
         ages = freshness.ages(config, manifest, moment)
     counts = {band: sum(age.band == band for age in ages) for band in ("fresh", "stale", "expired")}
     worst: Literal["fresh", "stale", "expired"] = (

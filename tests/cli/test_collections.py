@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from chora import app, settings
 from chora.cli import collect as collect_command
 from chora.cli import program
-from chora.engine.build import generate
+from chora.engine.build import content as content_build
 from chora.hashing import sha256
 from chora.protocol.types import Call
 from chora.store import Version
@@ -411,7 +411,7 @@ def job(harbour: Project, monkeypatch: pytest.MonkeyPatch) -> str:
         await trio.sleep_forever()
 
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "run_generator", never)
+        patch.setattr(content_build, "run_generator", never)
         return trio.run(leave)
 
 

@@ -20,8 +20,8 @@ import apsw
 import trio
 
 from chora import app, settings
-from chora.engine.build.assemble import assemble
-from chora.engine.engine import CallerContext, Work
+from chora.engine.build.artifact import build_artifact
+from chora.engine.engine import Build, CallerContext
 
 
 class Countdown:
@@ -98,7 +98,7 @@ def run_assemble(root: Path) -> str:
     async def run() -> str:
         async with app.opened(root, settings.load(root, {})) as engine:
             return (
-                await assemble(Work(engine), engine.catalog.find("artifact", "note").parsed, CallerContext({}))
+                await build_artifact(Build(engine), engine.catalog.find("artifact", "note").parsed, CallerContext({}))
             ).status
 
     return trio.run(run)

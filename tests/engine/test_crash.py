@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chora.engine.build.assemble import assemble
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.build.artifact import build_artifact
+from chora.engine.engine import Build, CallerContext, Engine
 from tests.conftest import Project, artifact, child, requirement, text
 
 OLD, NEW = "the old text\n" * 300, "the new text\n" * 400
@@ -22,7 +22,7 @@ async def test_a_kill_at_any_point_leaves_the_old_file_or_the_new_one(project: P
     """Never a part of either; and the next assembly goes through, knowing the file for its own."""
     project.save(text("body", OLD), artifact("note", [child("body")]))
     assert (
-        await assemble(Work(engine), engine.catalog.find("artifact", "note").parsed, CallerContext({}))
+        await build_artifact(Build(engine), engine.catalog.find("artifact", "note").parsed, CallerContext({}))
     ).status == "assembled"
     project.save(text("body", NEW))
 

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from chora import app, settings
 from chora.engine import drafts
-from chora.engine.drafts import NAME_LIMIT, find_draft, make_draft, merge_patch, modify, save_draft, try_draft
+from chora.engine.drafts import (
+    NAME_LIMIT,
+    find_draft,
+    make_draft,
+    merge_patch,
+    modify_config,
+    preview_draft,
+    save_draft,
+)
 from chora.engine.engine import Engine
 from chora.errors import (
     Busy,
@@ -124,7 +132,7 @@ async def test_a_content_draft_is_made_in_memory(project: Project, engine: Engin
     document["generation"]["patterns"][0]["generation_config"] = {"undefined_behavior": "empty"}
     draft_id = await draft(engine, {**document, "extra": 1})
     with unchanged(project):
-        tested = await try_draft(engine, draft_id, {"who": "Ada"})
+        tested = await preview_draft(engine, draft_id, {"who": "Ada"})
     assert (tested.text, tested.generator) == ("For Ada", "template_fill")
     assert tested.warnings == ["x has no value and was left empty"]
     assert [issue.code for issue in tested.issues] == ["unknown_key"]
@@ -134,7 +142,7 @@ async def test_a_content_draft_is_made_in_memory(project: Project, engine: Engin
 async def test_a_draft_renders_with_the_real_workers(engine: Engine):
     """As it will once it is saved."""
     draft_id = await draft(engine, content("note", pattern={"type": "jinja2", "template": "{{ 6 * n }}"}))
-    assert (await try_draft(engine, draft_id, {"n": 7})).text == "42"
+    assert (await preview_draft(engine, draft_id, {"n": 7})).text == "42"
 
 
 async def test_an_artifact_draft_is_composed_in_memory(project: Project, engine: Engine):
@@ -143,7 +151,7 @@ async def test_an_artifact_draft_is_composed_in_memory(project: Project, engine:
     children = [child("one"), child("two"), child("gone", required=False)]
     draft_id = await draft(engine, artifact("sheet", children))
     with unchanged(project):
-        tested = await try_draft(engine, draft_id, {"n": "Two"})
+        tested = await preview_draft(engine, draft_id, {"n": "Two"})
     assert (tested.text, tested.generator) == ("One\n\nTwo", "concat")
     assert [warning.partition(":")[0] for warning in tested.warnings] == ["The optional child gone was left out"]
     assert engine.store.counts() == {**dict.fromkeys(engine.store.counts(), 0), "drafts": 1}
@@ -152,7 +160,7 @@ async def test_an_artifact_draft_is_composed_in_memory(project: Project, engine:
 async def test_a_test_can_be_stored_as_one(engine: Engine):
     """Under the draft's id, flagged as test output."""
     draft_id = await draft(engine, text("note", "x"))
-    await try_draft(engine, draft_id, {}, store_output=True)
+    await preview_draft(engine, draft_id, {}, store_output=True)
     (version,) = engine.store.versions(draft_id)
     assert (version.body, version.generator, version.metadata) == ("x", "demonstration", {"test_output": True})
 
@@ -189,7 +197,7 @@ async def test_a_draft_whose_generator_fails_says_how(
     project.save(text("one", "One"))
     draft_id = await draft(engine, document)
     with unchanged(project), pytest.raises(TestExecutionFailed) as failed:
-        await try_draft(engine, draft_id, {})
+        await preview_draft(engine, draft_id, {})
     error = failed.value
     assert error.message.startswith(f"{draft_id}: ")
     assert error.details["error"] == code
@@ -202,17 +210,17 @@ async def test_a_fault_that_is_not_the_drafts_keeps_its_own_code(engine: Engine)
     """A context that no template can be handed, a house that is busy."""
     draft_id = await draft(engine, content("note", pattern={"type": "jinja2", "template": "{{ x }}"}))
     with pytest.raises(InvalidContext):
-        await try_draft(engine, draft_id, {"x": 10**30})
+        await preview_draft(engine, draft_id, {"x": 10**30})
     engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
     with pytest.raises(Busy):
-        await try_draft(engine, draft_id, {"x": 1})
+        await preview_draft(engine, draft_id, {"x": 1})
 
 
 async def test_a_collection_draft_has_no_text(engine: Engine):
     """It can be drafted and saved, and says that it can't be tested."""
     draft_id = await draft(engine, COLLECTION)
     with pytest.raises(TestFailed, match="A collection draft has no text of its own") as failed:
-        await try_draft(engine, draft_id, {})
+        await preview_draft(engine, draft_id, {})
     assert failed.value.hint
 
 
@@ -222,7 +230,7 @@ async def test_a_draft_that_no_longer_fits_cannot_be_tested(engine: Engine):
     kept = find_draft(engine, draft_id)
     await engine.store.save_draft(msgspec.structs.replace(kept, config_data={"type": "content"}))
     with pytest.raises(TestFailed) as failed:
-        await try_draft(engine, draft_id, {})
+        await preview_draft(engine, draft_id, {})
     assert failed.value.message.startswith(f"{draft_id} can't be tested: ")
     assert failed.value.details["schema_errors"]
 
@@ -230,7 +238,7 @@ async def test_a_draft_that_no_longer_fits_cannot_be_tested(engine: Engine):
 @pytest.mark.parametrize("draft_id", ["draft-20260101T000000-abcdef", "", "../x", "x" * 9999])
 async def test_a_draft_that_is_not_there_is_said(engine: Engine, draft_id: str):
     """By testing and by saving."""
-    for step in (try_draft(engine, draft_id, {}), save_draft(engine, draft_id, "note")):
+    for step in (preview_draft(engine, draft_id, {}), save_draft(engine, draft_id, "note")):
         with pytest.raises(DraftNotFound) as failed:
             await step
         assert failed.value.details == {"draft_id": draft_id[:80]}
@@ -391,11 +399,11 @@ async def test_a_config_too_large_for_a_file_is_no_draft(project: Project, engin
     assert engine.store.drafts() == []
     kept = await draft(engine, text("note", "x" * (CONFIG_LIMIT - 2_000)))
     with pytest.raises(LimitExceeded):
-        await modify(engine, kept, {"more": "x" * 3_000})
+        await modify_config(engine, kept, {"more": "x" * 3_000})
     saved = await save_draft(engine, kept, "note")
     assert engine.catalog.find("content", "note").path == saved.path
     with unchanged(project), pytest.raises(LimitExceeded):
-        await modify(engine, "note", {"more": "x" * 3_000})
+        await modify_config(engine, "note", {"more": "x" * 3_000})
 
 
 async def test_a_disk_that_refuses_leaves_everything(project: Project, engine: Engine):
@@ -520,7 +528,7 @@ async def test_a_draft_is_patched_as_it_was_given(project: Project, engine: Engi
     await trio.sleep(0.005)
     updates = {"id": "other", "metadata": {"description": "New"}, "elements": text("x", "new")["elements"]}
     with unchanged(project):
-        modified = await modify(engine, draft_id, updates)
+        modified = await modify_config(engine, draft_id, updates)
     assert (modified.kind, modified.draft_id, modified.path, modified.backup) == ("content", draft_id, None, None)
     assert [issue.code for issue in modified.issues] == ["unknown_key"]
     after = find_draft(engine, draft_id)
@@ -532,7 +540,7 @@ async def test_a_draft_is_patched_as_it_was_given(project: Project, engine: Engi
     }
     assert (after.created_at, after.description) == (before.created_at, before.description)
     assert after.updated_at > before.updated_at
-    assert (await try_draft(engine, draft_id, {})).text == "new"
+    assert (await preview_draft(engine, draft_id, {})).text == "new"
 
 
 @pytest.mark.parametrize("path", ["configs/content/note.json", "configs/content/note/note-content.json"])
@@ -540,7 +548,7 @@ async def test_a_saved_config_is_patched_where_it_is(project: Project, engine: E
     """In its own order, with unknown keys, and a backup that equals the old file to the byte."""
     old = b'{"unknown": {"b": 1.50, "a": [null]},   "type": "content"' + msgspec.json.encode(text("note", "x"))[17:]
     project.write(path, old)
-    modified = await modify(engine, "note", {"unknown": {"b": None, "c": 2}, "evolution": {"stage": "approved"}})
+    modified = await modify_config(engine, "note", {"unknown": {"b": None, "c": 2}, "evolution": {"stage": "approved"}})
     assert modified.path == path
     assert modified.backup is not None
     assert (project.root / modified.backup).read_bytes() == old
@@ -549,7 +557,7 @@ async def test_a_saved_config_is_patched_where_it_is(project: Project, engine: E
     assert written["unknown"] == {"a": [None], "c": 2}
     assert engine.catalog.find("content", "note").parsed.config.evolution.stage == "approved"
     assert [broken.path for broken in engine.catalog.all("content").invalid] == []
-    again = await modify(engine, "note", {"evolution": None}, create_backup=False)
+    again = await modify_config(engine, "note", {"evolution": None}, create_backup=False)
     assert again.backup is None
     assert len(project.files()) == 3, "settings, config, and one backup"
 
@@ -558,7 +566,7 @@ async def test_a_saved_yaml_config_stays_one(project: Project, engine: Engine):
     """With what YAML would take for a date or a number still text; its backup keeps the comments."""
     old = yaml.safe_dump({**text("note", "x"), "tags": ["2026-11-22", "1e3", "no", "ü"]}, allow_unicode=True)
     project.write("configs/content/note.yaml", f"# mine\n{old}")
-    modified = await modify(engine, "note", {"metadata": {"description": "New"}})
+    modified = await modify_config(engine, "note", {"metadata": {"description": "New"}})
     assert modified.path == "configs/content/note.yaml"
     assert project.read(str(modified.backup)).startswith("# mine\n")
     written = yaml.safe_load(project.read("configs/content/note.yaml"))
@@ -573,7 +581,7 @@ async def test_every_kind_of_config_can_be_patched(project: Project, engine: Eng
     told: list[str] = []
     engine.changed = told.append
     project.save(document)
-    modified = await modify(engine, "note", {"more": 1})
+    modified = await modify_config(engine, "note", {"more": 1})
     assert modified.kind == document["type"]
     assert told == [f"config://{document['type']}/note"]
     assert msgspec.json.decode(project.read(str(modified.path))) == {**document, "more": 1}
@@ -583,14 +591,14 @@ async def test_an_id_of_several_kinds_needs_one_named(project: Project, engine: 
     """The error names those there are; the named one is patched, and the others aren't."""
     project.save(text("note", "x"), artifact("note", [child("note")]), {**COLLECTION, "id": "note"})
     with unchanged(project), pytest.raises(InvalidInput) as failed:
-        await modify(engine, "note", {"more": 1})
+        await modify_config(engine, "note", {"more": 1})
     assert failed.value.details["allowed"] == ["content", "artifact", "collection"]
     before = project.files()
-    modified = await modify(engine, "note", {"more": 1}, kind="collection", create_backup=False)
+    modified = await modify_config(engine, "note", {"more": 1}, kind="collection", create_backup=False)
     after = project.files()
     assert [path for path in after if after[path] != before[path]] == [modified.path]
     with pytest.raises(ConfigNotFound) as missing:
-        await modify(engine, "gone", {}, kind="artifact")
+        await modify_config(engine, "gone", {}, kind="artifact")
     assert missing.value.hint
     assert missing.value.details["searched_paths"]
 
@@ -624,7 +632,7 @@ async def test_a_patch_that_leaves_no_config_changes_nothing(
     before = find_draft(engine, draft_id)
     for config_id in ("note", draft_id):
         with unchanged(project), pytest.raises(ModificationFailed) as failed:
-            await modify(engine, config_id, updates)
+            await modify_config(engine, config_id, updates)
         assert failed.value.details["field"] == field
         assert failed.value.hint
     assert find_draft(engine, draft_id) == before
@@ -634,10 +642,10 @@ async def test_the_id_of_a_saved_config_stays(project: Project, engine: Engine):
     """Whoever names it would look in vain; the same id once more is no change."""
     project.save(text("note", "x"))
     with unchanged(project), pytest.raises(ModificationFailed, match="would go by another id, other") as failed:
-        await modify(engine, "note", {"id": "other"})
+        await modify_config(engine, "note", {"id": "other"})
     assert failed.value.details["field"] == "$.id"
     assert failed.value.hint
-    await modify(engine, "note", {"id": "note", "more": 1})
+    await modify_config(engine, "note", {"id": "note", "more": 1})
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
@@ -647,7 +655,7 @@ async def test_a_disk_that_refuses_a_patch_leaves_the_config(
     """Whether the backup or the config can't be written; at worst there is a backup too many."""
     project.save(text("note", "x"))
     before = project.read("configs/content/note.json")
-    really, turns = engine.everywhere.write, 0
+    really, turns = engine.project_folder.write, 0
 
     async def refuse(path: str, data: bytes) -> None:
         nonlocal turns
@@ -656,9 +664,9 @@ async def test_a_disk_that_refuses_a_patch_leaves_the_config(
             raise OSError(28, "No space left on device")
         await really(path, data)
 
-    monkeypatch.setattr(engine.everywhere, "write", refuse)
+    monkeypatch.setattr(engine.project_folder, "write", refuse)
     with pytest.raises(ModificationExecutionFailed) as failed:
-        await modify(engine, "note", {"more": 1})
+        await modify_config(engine, "note", {"more": 1})
     assert failed.value.details["errno"] == 28
     assert failed.value.hint
     assert project.read("configs/content/note.json") == before
@@ -674,7 +682,7 @@ async def test_a_store_that_refuses_a_patch_leaves_the_draft(engine: Engine, tmp
     await SqliteStore.save_draft(full, kept)
     engine.store = full
     with pytest.raises(ModificationExecutionFailed, match="The database failed: full"):
-        await modify(engine, draft_id, {"more": 1})
+        await modify_config(engine, draft_id, {"more": 1})
     assert find_draft(engine, draft_id) == kept
     full.close()
 
@@ -686,7 +694,7 @@ async def test_patches_at_once_all_count(project: Project, engine: Engine):
     async with trio.open_nursery() as nursery:
         for number in range(5):
             for config_id in ("note", draft_id):
-                nursery.start_soon(modify, engine, config_id, {f"more-{number}": number})
+                nursery.start_soon(modify_config, engine, config_id, {f"more-{number}": number})
     wanted = {f"more-{number}": number for number in range(5)}
     assert find_draft(engine, draft_id).config_data == {**text("note", "x"), **wanted}
     assert msgspec.json.decode(project.read("configs/content/note.json")) == {**text("note", "x"), **wanted}

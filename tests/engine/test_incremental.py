@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from chora import app, settings
-from chora.engine.build.collect import collect
-from chora.engine.engine import Engine, Work
+from chora.engine.build.collection import build_collection
+from chora.engine.engine import Build, Engine
 from chora.errors import ChoraError
 from chora.events import Events
 from chora.store import SqliteStore
@@ -168,11 +168,11 @@ changes = st.one_of(
 )
 
 
-async def build(engine: Engine, output_path: str | None) -> str | None:
+async def build_outer(engine: Engine, output_path: str | None) -> str | None:
     """Build the collection `outer`; returns the code of the failure, if it fails."""
     try:
         parsed = engine.catalog.open("collection", "outer").parsed
-        await collect(Work(engine), parsed, {}, output_path=output_path)
+        await build_collection(Build(engine), parsed, {}, output_path=output_path)
     except ChoraError as error:
         return error.code
     else:
@@ -183,7 +183,7 @@ def files(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): file.read_text("utf-8") for file in sorted(folder.rglob("*.md"))}
 
 
-async def work(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
+async def run_steps(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
     """Change and build in turn, and hold every build against one that knows of nothing."""
     workshop = Workshop(root)
     workshop.begin()
@@ -191,7 +191,7 @@ async def work(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
     while waiting:
         async with app.opened(root, settings.load(root, {})) as engine:
             while waiting:
-                failed = await build(engine, None)
+                failed = await build_outer(engine, None)
                 blank = Engine(
                     folder=engine.folder,
                     catalog=engine.catalog,
@@ -201,7 +201,7 @@ async def work(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
                     settings=engine.settings,
                 )
                 shutil.rmtree(root / "full", ignore_errors=True)
-                assert await build(blank, "full") == failed
+                assert await build_outer(blank, "full") == failed
                 blank.store.close()
                 if failed is None:
                     full, made = files(root / "full"), files(root / "outputs/outer")
@@ -225,4 +225,4 @@ def test_an_incremental_build_equals_a_full_one(steps: list[tuple[str, tuple[Any
     """Over data, templates that include and shadow one another, texts of other texts, configs that move or get a
     rival, outputs that vanish, and processes that end and begin."""
     with tempfile.TemporaryDirectory() as folder:
-        trio.run(work, Path(folder).resolve(), steps)
+        trio.run(run_steps, Path(folder).resolve(), steps)

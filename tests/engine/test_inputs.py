@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora import app, settings
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.engine import inputs as module
-from chora.engine.build.collect import CollectionPlan, _CollectionRun, digest_of_all  # pyright: ignore[reportPrivateUsage]
-from chora.engine.build.generate import generate
-from chora.engine.engine import CallerContext, Engine, Work
-from chora.engine.inputs import ABSENT, UNREADABLE, Change, FileDigests, InputRecorder, Traces
+from chora.engine.build.collection import CollectionPlan, _CollectionRun, shared_digest  # pyright: ignore[reportPrivateUsage]
+from chora.engine.build.content import build_content
+from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.inputs import ABSENT, UNREADABLE, FileDigests, InputChange, InputRecorder, Traces
 from chora.errors import StorageError
 from chora.file_stamps import COARSE, RACY
 from chora.files import Folder
@@ -89,10 +89,10 @@ def test_a_file_at_rest_is_read_once(digests: FileDigests, folder: Counting, clo
     file = folder.root / "a.txt"
     file.write_text("one")
     at_rest(file, clock)
-    assert {digests.of("a.txt") for _ in range(5)} == {sha256(b"one")}
+    assert {digests.digest_file("a.txt") for _ in range(5)} == {sha256(b"one")}
     assert folder.reads == 1
     file.write_text("two")
-    assert digests.of("a.txt") == sha256(b"two")
+    assert digests.digest_file("a.txt") == sha256(b"two")
     assert folder.reads == 2
 
 
@@ -102,12 +102,12 @@ def test_a_file_written_just_now_is_read_again(digests: FileDigests, folder: Cou
     for number in range(50):
         body = f"{number:02}".encode()
         file.write_bytes(body)
-        assert digests.of("a.txt") == sha256(body)
+        assert digests.digest_file("a.txt") == sha256(body)
         before = file.stat()
         other = f"{number:02}"[::-1].encode()
         file.write_bytes(other)
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert digests.of("a.txt") == sha256(other), "same size and time, other content"
+        assert digests.digest_file("a.txt") == sha256(other), "same size and time, other content"
     assert folder.reads == 100
 
 
@@ -120,8 +120,8 @@ def test_coarse_clocks_need_a_longer_rest(
     file.write_text("x")
     at_rest(file, clock, whole)
     clock.ahead = rest + 20_000_000
-    digests.of("a.txt")
-    digests.of("a.txt")
+    digests.digest_file("a.txt")
+    digests.digest_file("a.txt")
     assert folder.reads == reads
 
 
@@ -129,8 +129,8 @@ def test_a_file_of_the_future_is_read_every_time(digests: FileDigests, folder: C
     """Nobody knows when it was written."""
     (folder.root / "a.txt").write_text("x")
     clock.ahead = -60 * 10**9
-    digests.of("a.txt")
-    digests.of("a.txt")
+    digests.digest_file("a.txt")
+    digests.digest_file("a.txt")
     assert folder.reads == 2
 
 
@@ -140,17 +140,17 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(digests: FileDig
     file.write_text("one")
     at_rest(file, clock)
     folder.meanwhile = lambda: file.write_text("three")
-    assert digests.of("a.txt") == sha256(b"one")
+    assert digests.digest_file("a.txt") == sha256(b"one")
     folder.meanwhile = bool
-    assert digests.of("a.txt") == sha256(b"three")
+    assert digests.digest_file("a.txt") == sha256(b"three")
 
 
 def test_a_file_that_vanishes_is_absent(digests: FileDigests, folder: Counting, monkeypatch: pytest.MonkeyPatch):
     """Between two looks, or between the look at it and its being read; it may come back."""
     file = folder.root / "a.txt"
-    assert digests.of("a.txt") == ABSENT
+    assert digests.digest_file("a.txt") == ABSENT
     file.write_text("x")
-    assert digests.of("a.txt") == sha256(b"x")
+    assert digests.digest_file("a.txt") == sha256(b"x")
     really = Folder.read_bytes
 
     def vanish(self: Folder, path: str | Path, *, limit: int = 0) -> bytes:
@@ -159,18 +159,18 @@ def test_a_file_that_vanishes_is_absent(digests: FileDigests, folder: Counting, 
 
     with monkeypatch.context() as patch:
         patch.setattr(Counting, "read_bytes", vanish)
-        assert digests.of("a.txt") == ABSENT
-    assert digests.of("a.txt") == digests.of("a.txt/b.txt") == ABSENT
+        assert digests.digest_file("a.txt") == ABSENT
+    assert digests.digest_file("a.txt") == digests.digest_file("a.txt/b.txt") == ABSENT
     file.write_text("y")
-    assert digests.of("a.txt") == sha256(b"y")
-    assert digests.of("a.txt/b.txt") == ABSENT, "what is below a file isn't there"
+    assert digests.digest_file("a.txt") == sha256(b"y")
+    assert digests.digest_file("a.txt/b.txt") == ABSENT, "what is below a file isn't there"
 
 
 @pytest.mark.parametrize("path", ["folder", ".", "a\0b", "x" * 5000])
 def test_what_is_no_file_is_unreadable(digests: FileDigests, folder: Counting, path: str):
     """A folder, or a name that none can have."""
     (folder.root / "folder").mkdir()
-    assert digests.of(path) == UNREADABLE
+    assert digests.digest_file(path) == UNREADABLE
     assert folder.reads == 0
 
 
@@ -178,7 +178,7 @@ def test_what_is_no_file_is_unreadable(digests: FileDigests, folder: Counting, p
 def test_a_pipe_is_unreadable(digests: FileDigests, folder: Counting):
     """And nobody waits for what comes out of it."""
     os.mkfifo(folder.root / "pipe")
-    assert digests.of("pipe") == UNREADABLE
+    assert digests.digest_file("pipe") == UNREADABLE
 
 
 @needs_posix
@@ -189,11 +189,11 @@ def test_a_closed_file_is_unreadable(digests: FileDigests, folder: Counting, clo
     file.parent.mkdir()
     file.write_text("x")
     file.chmod(0)
-    assert digests.of("closed/a.txt") == UNREADABLE
+    assert digests.digest_file("closed/a.txt") == UNREADABLE
     file.chmod(0o600)
-    assert digests.of("closed/a.txt") == sha256(b"x")
+    assert digests.digest_file("closed/a.txt") == sha256(b"x")
     file.parent.chmod(0)
-    assert digests.of("closed/a.txt") == UNREADABLE
+    assert digests.digest_file("closed/a.txt") == UNREADABLE
     file.parent.chmod(0o700)
 
 
@@ -216,7 +216,7 @@ def test_links_are_followed_within_the_project(digests: FileDigests, folder: Cou
     ]:
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-        assert digests.of("link") == digest, target
+        assert digests.digest_file("link") == digest, target
 
 
 def test_a_file_too_large_to_matter_is_not_read(
@@ -226,13 +226,13 @@ def test_a_file_too_large_to_matter_is_not_read(
     monkeypatch.setattr(module, "DIGEST_LIMIT", 10)
     file = folder.root / "a.txt"
     file.write_bytes(b"x" * 11)
-    assert digests.of("a.txt") == UNREADABLE
+    assert digests.digest_file("a.txt") == UNREADABLE
     assert folder.reads == 0
     file.write_bytes(b"x" * 10)
-    assert digests.of("a.txt") == sha256(b"x" * 10)
+    assert digests.digest_file("a.txt") == sha256(b"x" * 10)
     monkeypatch.setattr(FileDigests, "_stamp", lambda *_: module.FileStamp(5, 0, 0, 0))
     file.write_bytes(b"x" * 11)
-    assert digests.of("a.txt") == UNREADABLE
+    assert digests.digest_file("a.txt") == UNREADABLE
 
 
 def test_what_an_earlier_process_found_out_is_believed_as_long_as_the_times_agree(
@@ -242,20 +242,20 @@ def test_what_an_earlier_process_found_out_is_believed_as_long_as_the_times_agre
     file = folder.root / "a.txt"
     file.write_text("x")
     at_rest(file, clock)
-    digest = digests.of("a.txt")
+    digest = digests.digest_file("a.txt")
     stamp = digests.stamp_of("a.txt", digest)
     assert stamp is not None
     assert digests.stamp_of("a.txt", sha256(b"other")) is digests.stamp_of("b.txt", digest) is None
     later = FileDigests(folder)
     later.remember("a.txt", stamp, digest)
     later.remember("a.txt", stamp, "sha256:other")
-    assert later.of("a.txt") == digest
+    assert later.digest_file("a.txt") == digest
     assert folder.reads == 1
     file.write_text("y")
-    assert later.of("a.txt") == sha256(b"y")
+    assert later.digest_file("a.txt") == sha256(b"y")
     other = FileDigests(folder)
     other.remember("a.txt", stamp, digest)
-    assert other.of("a.txt") == sha256(b"y")
+    assert other.digest_file("a.txt") == sha256(b"y")
 
 
 writes = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "1", "2", "33"]), st.booleans()), max_size=12)
@@ -280,7 +280,7 @@ def test_a_digest_is_always_the_one_of_the_file_that_is_there(steps: list[tuple[
                 file.unlink(missing_ok=True)
             for each in "ab":
                 there = folder.root / each
-                assert digests.of(each) == (sha256(there.read_bytes()) if there.exists() else ABSENT)
+                assert digests.digest_file(each) == (sha256(there.read_bytes()) if there.exists() else ABSENT)
 
 
 # -- seen -------------------------------------------------------------------------------------------------------
@@ -296,13 +296,13 @@ def test_an_input_is_noted_as_it_was_at_first(tmp_path: Path):
 
     seen = InputRecorder(digest, tmp_path)
     for name in ("a", "b", "a", str(tmp_path / "a"), str(tmp_path / "c/d")):
-        seen.note(name)
+        seen.record(name)
     assert seen.inputs == {"a": "a 1", "b": "b 2", os.path.join("c", "d"): f"{os.path.join('c', 'd')} 3"}
-    seen.note_other("git:HEAD", "1")
-    seen.absorb({"part": "2", "a": "a of a part"})
+    seen.record_digest("git:HEAD", "1")
+    seen.record_all({"part": "2", "a": "a of a part"})
     assert seen.inputs["git:HEAD"] == "1"
     assert (seen.inputs["part"], seen.inputs["a"]) == ("2", "a of a part")
-    assert seen.settled
+    assert seen.reproducible
 
 
 # -- changes ----------------------------------------------------------------------------------------------------
@@ -311,19 +311,19 @@ def test_an_input_is_noted_as_it_was_at_first(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (Change("data/a.json", ABSENT, "sha256:1"), "data/a.json is new"),
-        (Change("data/a.json", "sha256:1", ABSENT), "data/a.json is gone"),
-        (Change("data/a.json", "sha256:1", "sha256:2"), "data/a.json has changed"),
-        (Change("data/a.json", "sha256:1", UNREADABLE), "data/a.json has changed"),
-        (Change("configs:content", "1", "2"), "the content configs are other ones"),
-        (Change("templates:*", "1", "2"), "the templates are other ones"),
-        (Change("git:.\0main:a.md", "1", "2"), "main:a.md has changed"),
-        (Change("git:.\0main:a.md", ABSENT, "2"), "main:a.md is new"),
-        (Change("stored:note:approved_only", "1", "2"), "the stored texts of note are other ones"),
-        (Change("generator:jinja2", "1", "2"), "the generator jinja2 is another version"),
+        (InputChange("data/a.json", ABSENT, "sha256:1"), "data/a.json is new"),
+        (InputChange("data/a.json", "sha256:1", ABSENT), "data/a.json is gone"),
+        (InputChange("data/a.json", "sha256:1", "sha256:2"), "data/a.json has changed"),
+        (InputChange("data/a.json", "sha256:1", UNREADABLE), "data/a.json has changed"),
+        (InputChange("configs:content", "1", "2"), "the content configs are other ones"),
+        (InputChange("templates:*", "1", "2"), "the templates are other ones"),
+        (InputChange("git:.\0main:a.md", "1", "2"), "main:a.md has changed"),
+        (InputChange("git:.\0main:a.md", ABSENT, "2"), "main:a.md is new"),
+        (InputChange("stored:note:approved_only", "1", "2"), "the stored texts of note are other ones"),
+        (InputChange("generator:jinja2", "1", "2"), "the generator jinja2 is another version"),
     ],
 )
-def test_a_change_is_told_in_words(change: Change, reason: str):
+def test_a_change_is_told_in_words(change: InputChange, reason: str):
     """By what it is a change of."""
     assert change.reason == reason
 
@@ -331,9 +331,9 @@ def test_a_change_is_told_in_words(change: Change, reason: str):
 async def reasons(engine: Engine, content_id: str = "note") -> list[str]:
     """Why the content isn't what it would be now, by its newest trace."""
     parsed = engine.catalog.find("content", content_id).parsed
-    known = engine.traces.latest(f"content:{parsed.where}")
+    known = engine.traces.latest_trace(f"content:{parsed.origin}")
     assert known is not None
-    snapshot = Work(engine).snapshot
+    snapshot = Build(engine).snapshot
     found = await snapshot.changes(known.inputs)
     assert await snapshot.changes(known.inputs, first=True) == found[:1]
     return [change.reason for change in found]
@@ -341,7 +341,7 @@ async def reasons(engine: Engine, content_id: str = "note") -> list[str]:
 
 async def make(engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any) -> str:
     parsed = engine.catalog.find("content", content_id).parsed
-    return (await generate(Work(engine, **rest), parsed, CallerContext(context or {}))).status
+    return (await build_content(Build(engine, **rest), parsed, CallerContext(context or {}))).status
 
 
 def git(project: Project, *arguments: str) -> None:
@@ -403,7 +403,7 @@ async def test_a_snapshot_looks_at_everything_once(project: Project, engine: Eng
     """All of a call agrees about a file, whatever happens meanwhile, but for what the call itself wrote."""
     project.write("a.txt", "one")
     project.save(text("note", "x"))
-    snapshot = Work(engine).snapshot
+    snapshot = Build(engine).snapshot
     assert snapshot.digest("a.txt") == sha256(b"one")
     stored = "stored:note:latest"
     before = {"a.txt": sha256(b"one"), stored: engine.stored_digest("note", "latest")}
@@ -431,14 +431,14 @@ async def test_a_file_that_changes_while_a_text_is_made_leaves_no_trace(project:
     project.save(content("note", pattern={"type": "slow"}, sources=[word]), artifact("note", [child("note")]))
     project.write("word.txt", "one")
     async with app.opened(project.root, settings.load(project.root, {})) as engine:
-        work = Work(engine)
-        work.snapshot.digest("word.txt")  # as another member of the same run had done
+        build = Build(engine)
+        build.snapshot.digest("word.txt")  # as another member of the same run had done
         project.write("word.txt", "two")
         parsed = engine.catalog.find("content", "note").parsed
-        made = await generate(work, parsed, CallerContext({}))
+        made = await build_content(build, parsed, CallerContext({}))
         assert made.version.body == "two"
         project.write("word.txt", "one")
-        again = await generate(Work(engine), parsed, CallerContext({}))
+        again = await build_content(Build(engine), parsed, CallerContext({}))
         assert again.version.body == "one"
 
 
@@ -467,21 +467,21 @@ async def test_a_trace_is_found_at_once_and_in_the_store_later(
     file = folder.root / "a.txt"
     file.write_text("x")
     at_rest(file, clock)
-    inputs = {"a.txt": digests.of("a.txt"), "b.txt": ABSENT, "git:HEAD": "123"}
+    inputs = {"a.txt": digests.digest_file("a.txt"), "b.txt": ABSENT, "git:HEAD": "123"}
     traces = Traces(store, digests)
-    traces.add("content:a", "key", inputs, {"version": "1"})
-    known = traces.find("content:a", "key")
+    traces.add_trace("content:a", "key", inputs, {"version": "1"})
+    known = traces.find_trace("content:a", "key")
     assert known is not None
     assert (known.inputs, known.result) == (inputs, {"version": "1"})
-    assert traces.find("content:a", "other") is traces.find("content:b", "key") is None
+    assert traces.find_trace("content:a", "other") is traces.find_trace("content:b", "key") is None
     assert store.trace("content:a", "key") is None
     await traces.save()
     later_digests = FileDigests(folder)
     later = Traces(store, later_digests)
-    assert later.find("content:a", "key") == known
-    assert later.find("content:a", "key") is later.find("content:a", "key"), "from memory the second time"
+    assert later.find_trace("content:a", "key") == known
+    assert later.find_trace("content:a", "key") is later.find_trace("content:a", "key"), "from memory the second time"
     reads = folder.reads
-    assert later_digests.of("a.txt") == inputs["a.txt"]
+    assert later_digests.digest_file("a.txt") == inputs["a.txt"]
     assert folder.reads == reads
 
 
@@ -491,7 +491,7 @@ async def test_a_file_that_was_not_at_rest_is_read_by_the_next_process(
     """Its times are no proof, so they aren't kept."""
     (folder.root / "a.txt").write_text("x")
     traces = Traces(store, digests)
-    traces.add("content:a", "key", {"a.txt": digests.of("a.txt")}, {})
+    traces.add_trace("content:a", "key", {"a.txt": digests.digest_file("a.txt")}, {})
     await traces.save()
     kept = store.trace("content:a", "key")
     assert kept is not None
@@ -501,15 +501,15 @@ async def test_a_file_that_was_not_at_rest_is_read_by_the_next_process(
 async def test_the_latest_trace_of_a_subject_is_known(store: SqliteStore, digests: FileDigests):
     """Under whatever key, stored or not yet."""
     traces = Traces(store, digests)
-    assert traces.latest("content:a") is None
+    assert traces.latest_trace("content:a") is None
     for key in ("one", "two"):
-        traces.add("content:a", key, {}, {"key": key})
-        latest = traces.latest("content:a")
+        traces.add_trace("content:a", key, {}, {"key": key})
+        latest = traces.latest_trace("content:a")
         assert latest is not None
         assert latest.result == {"key": key}
     await traces.save()
-    traces.add("content:b", "three", {}, {})
-    latest = Traces(store, digests).latest("content:a")
+    traces.add_trace("content:b", "three", {}, {})
+    latest = Traces(store, digests).latest_trace("content:a")
     assert latest is not None
     assert latest.result == {"key": "two"}
 
@@ -519,11 +519,11 @@ async def test_fresh_traces_are_stored_soon_and_at_the_end(store: SqliteStore, d
     traces = Traces(store, digests)
     async with trio.open_nursery() as nursery:
         await nursery.start(traces.serve)
-        traces.add("content:a", "key", {}, {})
+        traces.add_trace("content:a", "key", {}, {})
         with trio.fail_after(PATIENCE):
             while store.trace("content:a", "key") is None:
                 await trio.sleep(0.01)
-        traces.add("content:b", "key", {}, {})
+        traces.add_trace("content:b", "key", {}, {})
         nursery.cancel_scope.cancel()
     assert store.trace("content:b", "key") is not None
 
@@ -544,14 +544,14 @@ async def test_a_store_that_refuses_traces_costs_a_look_and_no_more(
     async with trio.open_nursery() as nursery:
         await nursery.start(traces.serve)
         for name in "ab":
-            traces.add(f"content:{name}", "key", {}, {})
+            traces.add_trace(f"content:{name}", "key", {}, {})
             with trio.fail_after(PATIENCE):
                 while "couldn't be stored: The database failed" not in caplog.text:
                     await trio.sleep(0.01)
             caplog.clear()
         nursery.cancel_scope.cancel()
-    assert traces.find("content:a", "key") is not None
-    assert Traces(full, digests).find("content:a", "key") is None
+    assert traces.find_trace("content:a", "key") is not None
+    assert Traces(full, digests).find_trace("content:a", "key") is None
     full.close()
 
 
@@ -560,11 +560,11 @@ async def test_memory_holds_so_many_traces(store: SqliteStore, digests: FileDige
     monkeypatch.setattr(module, "TRACES_IN_MEMORY", 3)
     traces = Traces(store, digests)
     for number in range(10):
-        traces.add(f"content:{number}", "key", {}, {"number": number})
+        traces.add_trace(f"content:{number}", "key", {}, {"number": number})
     assert len(traces._known) == 3  # pyright: ignore[reportPrivateUsage]
     await traces.save()
     for number in range(10):
-        known = traces.find(f"content:{number}", "key")
+        known = traces.find_trace(f"content:{number}", "key")
         assert known is not None
         assert known.result == {"number": number}
         assert len(traces._known) <= 3  # pyright: ignore[reportPrivateUsage]
@@ -607,7 +607,7 @@ async def test_a_trace_of_another_version_of_chora_is_no_obstacle(store: SqliteS
     """What it says of a file beyond the digest is believed only if it fits."""
     trace = Trace(subject="s", key="k", seen={"a": ["sha256:1", 1, 2, 3, 4], "b": ["x"]}, result={}, at="2026")
     await store.save_traces([trace])
-    known = Traces(store, digests).find("s", "k")
+    known = Traces(store, digests).find_trace("s", "k")
     assert known is not None
     assert known.inputs == {"a": "sha256:1", "b": "x"}
 
@@ -660,7 +660,7 @@ def test_equal_contexts_and_no_others_have_the_same_key(
     one, two = CallerContext(context, reserved), CallerContext(other, others)
     assert one.digest == one.digest == CallerContext(shuffled(context), shuffled(reserved)).digest
     assert (one.digest == two.digest) == same([context, reserved], [other, others])
-    assert one.everything == {**reserved, **context}
+    assert one.all_names == {**reserved, **context}
 
 
 @given(objects, st.lists(names.filter(bool), max_size=3), objects, st.lists(names.filter(bool), max_size=3))
@@ -672,7 +672,7 @@ def test_what_lies_within_has_a_key_of_its_own(
     def within(context: dict[str, Any], inside: list[dict[str, str]]) -> CallerContext:
         given = CallerContext(context)
         for reserved in inside:
-            given = given.within(**reserved)
+            given = given.with_reserved(**reserved)
         return given
 
     one, two = within(context, inside), within(other, insides)
@@ -714,14 +714,14 @@ def member_key(parts: dict[str, Any]) -> tuple[str, str]:
         "context": {"propagation": parts["propagation"], "overrides": own},
         "output": {"base_path": parts["base"], "structure": parts["structure"]},
     }
-    parsed = read("collection", document, where="configs/collection/pack.json")
+    parsed = parse_config("collection", document, where="configs/collection/pack.json")
     config_ = parsed.config
-    digest = digest_of_all("salt", config_, parts["base"], parts["shared"], parts["given"])
+    digest = shared_digest("salt", config_, parts["base"], parts["shared"], parts["given"])
     setting = CollectionPlan(parsed, parts["base"], parts["shared"], digest, parts["given"], [])
     (member,) = config_.members
     assert isinstance(member, Member)
-    work: Any = Stub()
-    return _CollectionRun(work, setting, frozenset()).trace_of(member)
+    build: Any = Stub()
+    return _CollectionRun(build, setting, frozenset()).trace_of(member)
 
 
 class Stub:

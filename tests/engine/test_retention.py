@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,7 +18,14 @@ from trio.testing import MockClock
 from chora import jobs
 from chora.engine import retention
 from chora.engine.engine import Engine
-from chora.engine.retention import Rules, choose, clean, drop_old_drafts, referring_artifacts, sweep
+from chora.engine.retention import (
+    RetentionRules,
+    choose_versions,
+    clean_content,
+    drop_old_drafts,
+    referring_artifacts,
+    sweep,
+)
 from chora.errors import StorageError
 from chora.hashing import sha256
 from chora.store import Draft, Event, Job, Version, VersionInfo
@@ -43,41 +51,43 @@ def info(age: float, name: str = "x", **rest: Any) -> VersionInfo:
     return msgspec.structs.replace(made, **rest)
 
 
-def gone(ages: list[float], rules: Rules, approved: set[int] = frozenset(), deleted: set[int] = frozenset()) -> str:  # pyright: ignore
+def gone(
+    ages: list[float], rules: RetentionRules, approved: Collection[int] = (), deleted: Collection[int] = ()
+) -> str:
     """The names of those that go, of versions a, b, c … of these ages, oldest first."""
     infos = [
         info(age, string.ascii_lowercase[number], approved=number in approved, deleted=number in deleted)
         for number, age in enumerate(ages)
     ]
-    return "".join(each.version_id for each in choose(infos, rules, NOW))
+    return "".join(each.version_id for each in choose_versions(infos, rules, NOW))
 
 
 @pytest.mark.parametrize(
     ("ages", "rules", "names"),
     [
-        ([], Rules(), ""),
-        ([100], Rules(), ""),
-        ([100, 99], Rules(), ""),
-        ([9, 8, 7.5, 3, 2, 1], Rules(), "abc"),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=5), "a"),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=100), ""),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=0), "abc"),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=0, keep_days=0), "abcde"),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=0, keep_days=0, keep_latest=False), "abcdef"),
-        ([9, 8], Rules(keep_versions=0, keep_latest=False), "ab"),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_versions=1, keep_days=0, keep_latest=False), "abcde"),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_days=0, older_than_days=8), "a"),
-        ([9, 8.1, 7.5, 3, 2, 1], Rules(keep_days=0, older_than_days=8), "ab"),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_days=0, older_than_days=0), "abc"),
-        ([9, 8, 7.5, 3, 2, 1], Rules(keep_days=0, older_than_days=100), ""),
-        ([7.0], Rules(keep_versions=0, keep_latest=False, keep_days=7), ""),
-        ([7.001], Rules(keep_versions=0, keep_latest=False, keep_days=7), "a"),
-        ([9e5, 1], Rules(keep_versions=0, keep_latest=False, keep_days=10**9), ""),
-        ([9e4, 1], Rules(keep_versions=0, keep_latest=False, keep_days=0, older_than_days=10**12), ""),
-        ([-1, -2], Rules(keep_versions=0, keep_latest=False), ""),
+        ([], RetentionRules(), ""),
+        ([100], RetentionRules(), ""),
+        ([100, 99], RetentionRules(), ""),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(), "abc"),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_versions=5), "a"),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_versions=100), ""),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_versions=0), "abc"),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_versions=0, keep_days=0), "abcde"),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_versions=0, keep_days=0, keep_latest=False), "abcdef"),
+        ([9, 8], RetentionRules(keep_versions=0, keep_latest=False), "ab"),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_versions=1, keep_days=0, keep_latest=False), "abcde"),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_days=0, older_than_days=8), "a"),
+        ([9, 8.1, 7.5, 3, 2, 1], RetentionRules(keep_days=0, older_than_days=8), "ab"),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_days=0, older_than_days=0), "abc"),
+        ([9, 8, 7.5, 3, 2, 1], RetentionRules(keep_days=0, older_than_days=100), ""),
+        ([7.0], RetentionRules(keep_versions=0, keep_latest=False, keep_days=7), ""),
+        ([7.001], RetentionRules(keep_versions=0, keep_latest=False, keep_days=7), "a"),
+        ([9e5, 1], RetentionRules(keep_versions=0, keep_latest=False, keep_days=10**9), ""),
+        ([9e4, 1], RetentionRules(keep_versions=0, keep_latest=False, keep_days=0, older_than_days=10**12), ""),
+        ([-1, -2], RetentionRules(keep_versions=0, keep_latest=False), ""),
     ],
 )
-def test_a_version_goes_that_no_rule_speaks_for(ages: list[float], rules: Rules, names: str):
+def test_a_version_goes_that_no_rule_speaks_for(ages: list[float], rules: RetentionRules, names: str):
     """The latest, the newest few, and the young stay; what is asked to be older than a time has to be."""
     if any(age > 700_000 for age in ages):
         ages = [700_000, 1]
@@ -86,20 +96,20 @@ def test_a_version_goes_that_no_rule_speaks_for(ages: list[float], rules: Rules,
 
 def test_the_newest_approved_version_stays_whatever_the_rules():
     """It can't be made again; an older approved one can go."""
-    nothing = Rules(keep_versions=0, keep_days=0, keep_latest=False)
+    nothing = RetentionRules(keep_versions=0, keep_days=0, keep_latest=False)
     assert gone([9, 8, 7, 6], nothing, approved={0, 2}) == "abd"
     assert gone([9, 8, 7, 6], nothing, approved={3}) == "abc"
 
 
 def test_deleted_versions_count_for_nothing():
     """They are among neither the newest nor the latest, and can't go once more."""
-    assert gone([9, 8, 7.5, 7.4, 7.3], Rules(keep_versions=2, keep_days=0), deleted={2, 4}) == "a"
-    assert gone([9, 8], Rules(keep_versions=0, keep_days=0), deleted={1}) == ""
+    assert gone([9, 8, 7.5, 7.4, 7.3], RetentionRules(keep_versions=2, keep_days=0), deleted={2, 4}) == "a"
+    assert gone([9, 8], RetentionRules(keep_versions=0, keep_days=0), deleted={1}) == ""
 
 
 ages = st.lists(st.floats(0, 60), max_size=12).map(lambda found: sorted(found, reverse=True))
 all_rules = st.builds(
-    Rules,
+    RetentionRules,
     st.integers(0, 6),
     st.integers(0, 40),
     st.booleans(),
@@ -109,14 +119,14 @@ all_rules = st.builds(
 
 @given(ages, all_rules, st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
 def test_what_a_rule_speaks_for_never_goes_and_the_rest_does(
-    days: list[float], rules: Rules, approved: set[int], deleted: set[int]
+    days: list[float], rules: RetentionRules, approved: set[int], deleted: set[int]
 ):
     """By the words of the rules, one by one."""
     infos = [
         info(age, str(number), approved=number in approved, deleted=number in deleted)
         for number, age in enumerate(days)
     ]
-    chosen = choose(infos, rules, NOW)
+    chosen = choose_versions(infos, rules, NOW)
     there = [each for each in infos if not each.deleted]
     for place, each in enumerate(reversed(there)):
         age = NOW - datetime.fromisoformat(each.generated_at)
@@ -159,10 +169,10 @@ async def test_a_dry_run_says_what_a_real_one_does(engine: Engine):
     told: list[str] = []
     engine.changed = told.append
     before = {each: engine.store.versions(each) for each in "abc"}
-    dry = await clean(engine, Rules(), dry_run=True)
+    dry = await clean_content(engine, RetentionRules(), dry_run=True)
     assert {each: engine.store.versions(each) for each in "abc"} == before
     assert told == []
-    assert dry == await clean(engine, Rules())
+    assert dry == await clean_content(engine, RetentionRules())
     checked, cleaned = dry
     assert checked == 3
     assert [(each.content_id, each.before, len(each.gone), len(each.kept), each.bytes_freed) for each in cleaned] == [
@@ -171,13 +181,13 @@ async def test_a_dry_run_says_what_a_real_one_does(engine: Engine):
     ]
     assert told == ["content://a", "content://c"]
     assert [len(engine.store.versions(each)) for each in "abc"] == [3, 1, 3]
-    assert await clean(engine, Rules()) == (3, [])
+    assert await clean_content(engine, RetentionRules()) == (3, [])
 
 
 async def test_only_the_named_contents_are_cleaned(engine: Engine):
     """Each of them once; of one that isn't there, nothing."""
     await fill(engine, a=[40, 30, 20, 10], b=[40, 30, 20, 10])
-    checked, cleaned = await clean(engine, Rules(keep_versions=1), content_ids=["b", "nobody", "b"])
+    checked, cleaned = await clean_content(engine, RetentionRules(keep_versions=1), content_ids=["b", "nobody", "b"])
     assert checked == 1
     assert [each.content_id for each in cleaned] == ["b"]
     assert (len(engine.store.versions("a")), len(engine.store.versions("b"))) == (4, 1)
@@ -191,7 +201,7 @@ async def test_nothing_is_deleted_when_one_deletion_fails(engine: Engine, monkey
         "BEGIN SELECT raise(ABORT, 'no'); END"
     )
     with pytest.raises(StorageError):
-        await clean(engine, Rules(keep_versions=1))
+        await clean_content(engine, RetentionRules(keep_versions=1))
     assert (len(engine.store.versions("a")), len(engine.store.versions("b"))) == (4, 4)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chora.engine.engine import Engine
-from chora.engine.retrieval import STRATEGIES, infos, version_ids, versions
+from chora.engine.retrieval import STRATEGIES, find_version_ids, find_version_infos, find_versions
 from chora.errors import InvalidInput
 from chora.store import Version
 from tests.conftest import requirement
@@ -59,18 +59,20 @@ async def stored(engine: Engine) -> dict[str, str]:
 )
 async def test_a_strategy_names_texts(engine: Engine, stored: dict[str, str], strategy: str, names: list[str]):
     """Oldest first, and never one that was deleted; all three ways to ask agree."""
-    assert [version.body for version in versions(engine.store, "note", strategy)] == names
-    assert version_ids(engine.store, "note", strategy) == [stored[name] for name in names]
-    assert [info.version_id for info in infos(engine.store, "note", strategy)] == [stored[name] for name in names]
+    assert [version.body for version in find_versions(engine.store, "note", strategy)] == names
+    assert find_version_ids(engine.store, "note", strategy) == [stored[name] for name in names]
+    assert [info.version_id for info in find_version_infos(engine.store, "note", strategy)] == [
+        stored[name] for name in names
+    ]
     assert engine.stored_texts("note", strategy) == names
 
 
 async def test_a_timestamp_may_be_a_version_id(engine: Engine, stored: dict[str, str]):
     """Or the beginning of one, as it stands in file names and URIs."""
-    assert [version.body for version in versions(engine.store, "note", f"timestamp:{stored['two']}")] == ["two"]
+    assert [version.body for version in find_versions(engine.store, "note", f"timestamp:{stored['two']}")] == ["two"]
     shared = stored["two"][:8]
     expected = [name for name in ("one", "two", "three") if stored[name].startswith(shared)]
-    assert [version.body for version in versions(engine.store, "note", f"timestamp:{shared}")] == expected
+    assert [version.body for version in find_versions(engine.store, "note", f"timestamp:{shared}")] == expected
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ async def test_a_timestamp_may_be_a_version_id(engine: Engine, stored: dict[str,
 )
 async def test_what_is_no_strategy_is_refused(engine: Engine, strategy: str):
     """The hint lists those that are, and nothing is guessed."""
-    for ask in (infos, version_ids, versions):
+    for ask in (find_version_infos, find_version_ids, find_versions):
         with pytest.raises(InvalidInput) as refused:
             ask(engine.store, "note", strategy)
         assert refused.value.details["received"] == strategy
@@ -88,5 +90,5 @@ async def test_what_is_no_strategy_is_refused(engine: Engine, strategy: str):
 @pytest.mark.parametrize("strategy", ["latest", "all", "version:1.0.0", "timestamp:2026", "approved_only"])
 async def test_of_an_unknown_content_there_is_nothing(engine: Engine, strategy: str):
     """That is no error here; whoever wants the text decides."""
-    assert versions(engine.store, "nothing", strategy) == []
-    assert version_ids(engine.store, "nothing", strategy) == []
+    assert find_versions(engine.store, "nothing", strategy) == []
+    assert find_version_ids(engine.store, "nothing", strategy) == []

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from chora import settings
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.files import Folder
 from chora.generators.generator import GeneratedText, GenerationJob
 from chora.generators.templates import Templates
@@ -19,7 +19,7 @@ def job_of(
     root: Path, pattern: dict[str, Any], context: dict[str, Any] | None = None, undefined: Any = "strict", **rest: Any
 ) -> GenerationJob:
     """A job for a content config with this pattern; `rest` goes to the config."""
-    parsed = read("content", content("note", pattern=pattern, **rest), where="note").config
+    parsed = parse_config("content", content("note", pattern=pattern, **rest), where="note").config
     templates = Templates(Folder(root), settings.PathSettings().templates, RenderPool(settings.RenderSettings()))
     return GenerationJob(parsed, parsed.generation.patterns[0], context or {}, templates, undefined, {})
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import chora.generators
 from chora import settings
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.errors import ChoraError, GenerationFailed, LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT, Folder
 from chora.generators import BY_NAME, GENERATORS, demonstration, template_fill
@@ -51,7 +51,7 @@ class Bench:
         self, pattern: dict[str, Any] | None, context: dict[str, Any], undefined: Any = "strict", **rest: Any
     ) -> GenerationJob:
         document = content("note", **({"pattern": pattern} if pattern is not None else {}), **rest)
-        parsed = read("content", document, where="note").config
+        parsed = parse_config("content", document, where="note").config
         chosen = parsed.generation.patterns[0] if pattern is not None else None
         return GenerationJob(parsed, chosen, context, self.templates, undefined, {})
 

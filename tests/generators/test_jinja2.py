@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chora import settings
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.engine.engine import Engine
 from chora.errors import Busy, GenerationFailed, InvalidContext, LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, Folder
@@ -31,7 +31,7 @@ class Bench:
         pattern: dict[str, Any] = {"type": "jinja2", "generation_config": options}
         if template is not None:
             pattern["template"] = template
-        parsed = read("content", content("note", pattern=pattern), where="note").config
+        parsed = parse_config("content", content("note", pattern=pattern), where="note").config
         return GenerationJob(parsed, parsed.generation.patterns[0], context, self.templates, setting, {})
 
     async def ingredients(self, template: str | None, **options: Any) -> dict[str, str]:

@@ -68,7 +68,7 @@ def shelf(root: Path, *sources: str) -> GeneratorRegistry:
 
 
 def plugin(root: Path, source: str, name: str = "shout.py") -> ModuleType:
-    return GeneratorRegistry([write(root, source, name)], Folder(root)).all()[-1]
+    return GeneratorRegistry([write(root, source, name)], Folder(root)).list_generators()[-1]
 
 
 async def make(generator: ModuleType, job: GenerationJob) -> GeneratedText:
@@ -97,7 +97,7 @@ async def test_a_file_of_the_project_is_a_generator(tmp_path: Path):
     found = shelf(tmp_path, WHOLE)
     generator = found.by_name["shout"]
     assert found.by_name["yell"] is generator
-    assert found.all() == [*GENERATORS, generator]
+    assert found.list_generators() == [*GENERATORS, generator]
     assert (found.kind_of(generator), found.kind_of(demonstration)) == ("plugin", "builtin")
     assert (await make(generator, job(tmp_path))).text == "HI"
 
@@ -117,8 +117,8 @@ def test_without_plugins_the_shelf_holds_ours(tmp_path: Path):
     """Nothing is loaded that isn't named, whatever lies about."""
     write(tmp_path, "raise SystemExit", "shout_generator.py")
     found = GeneratorRegistry((), Folder(tmp_path))
-    assert found.all() == list(GENERATORS)
-    assert {found.digest_of(generator) for generator in found.all()} == {""}
+    assert found.list_generators() == list(GENERATORS)
+    assert {found.digest_of(generator) for generator in found.list_generators()} == {""}
     assert found.by_name["bdd_scenario_assembly"] is found.by_name["bdd_scenario"]
 
 

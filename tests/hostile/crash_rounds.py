@@ -17,8 +17,8 @@ from typing import Any
 import trio
 
 from chora import app, settings
-from chora.engine.build.assemble import assemble
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.build.artifact import build_artifact
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.hashing import sha256
 from chora.store import SqliteStore, Version
 
@@ -55,8 +55,8 @@ async def write_files(engine: Engine, name: str, channel: int) -> None:
         document = json.loads(config_file.read_text())
         body = f"{name} {number} begins\n" + "line\n" * random.randrange(2000) + f"{name} {number} ends\n"
         document["elements"][0]["example_output"] = body
-        await engine.everywhere.write(f"configs/content/{name}.json", json.dumps(document).encode())
-        await assemble(Work(engine), engine.catalog.find("artifact", name).parsed, CallerContext({}))
+        await engine.project_folder.write(f"configs/content/{name}.json", json.dumps(document).encode())
+        await build_artifact(Build(engine), engine.catalog.find("artifact", name).parsed, CallerContext({}))
         tell(channel, output=f"outputs/{name}.md", number=number)
 
 
@@ -64,8 +64,8 @@ def writer(root: Path, number: int, channel: int) -> None:
     async def run() -> None:
         async with app.opened(root, settings.load(root, {})) as engine:
             tell(channel, ready=number)
-            work = store_texts if number % 2 else write_files
-            await work(engine, f"writer-{number}", channel)
+            build = store_texts if number % 2 else write_files
+            await build(engine, f"writer-{number}", channel)
 
     trio.run(run)
 

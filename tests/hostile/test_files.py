@@ -562,7 +562,7 @@ async def test_importing_a_hostile_folder(project: Project, ask: Asking, outside
     before = everything(outside)
     await is_well(ask)
     async with bounded(project):
-        await import_project(old, ask.engine.everywhere, ask.engine.store)
+        await import_project(old, ask.engine.project_folder, ask.engine.store)
         await is_well(ask)
     assert everything(outside) == before
     assert [path for path, body in project.files().items() if "/" in path and SECRET in body.decode()] == []

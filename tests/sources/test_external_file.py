@@ -10,7 +10,7 @@ import pytest
 
 from chora import settings
 from chora.catalog import Catalog
-from chora.config_parsing import DEEPEST
+from chora.config_parsing import DEPTH_LIMIT
 from chora.files import SOURCE_LIMIT, Folder
 from chora.model import Source
 from chora.render.pool import RenderPool
@@ -93,7 +93,7 @@ BILLION = "\n".join(
         ("a.json", "{", "a.json is not JSON: it ends too soon in line 1, column 2"),
         ("a.json", "", "a.json is not JSON: it is empty"),
         ("a.json", '{"a": NaN}', "a.json is not JSON: 'N' doesn't belong there"),
-        ("a.json", "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "nested more than 64 levels deep"),
+        ("a.json", "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1), "nested more than 64 levels deep"),
         ("a.json", "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("a.yaml", "a: [", "a.yaml is not YAML: did not find expected node content in line"),
         ("a.yaml", "", "a.yaml is not YAML: it is empty"),
@@ -105,16 +105,16 @@ BILLION = "\n".join(
         ),
         ("a.yaml", "a: 1\nb: 2\na: 3\n", "the key 'a' stands twice in line 3, column 1"),
         ("a.yaml", "yes: a\n'true': b\n", "two keys read 'true'"),
-        ("a.yaml", "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "nested more than 64 levels deep"),
+        ("a.yaml", "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1), "nested more than 64 levels deep"),
         ("a.yml", "a: .inf", "a.yml is not YAML: inf is not a number that JSON has"),
         ("a.yml", "a: 1\n---\nb: 2", "a.yml is not YAML"),
         ("a.toml", "a = ", "a.toml is not TOML: Invalid value"),
         ("a.toml", "a = nan", "a.toml is not TOML: nan is not a number that JSON has"),
         ("a.toml", "a = " + "[" * 5000, "a.toml is not TOML: it is nested too deeply"),
-        ("a.toml", "a = " + "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "nested more than 64 levels deep"),
-        ("a.toml", "a." * DEEPEST + "b = 1", "a key has more than 64 parts"),
-        ("a.toml", '"a b" . ' * DEEPEST + "'b' = 1", "a key has more than 64 parts"),
-        ("a.toml", '"\\"".' * DEEPEST + "b = 1", "a key has more than 64 parts"),
+        ("a.toml", "a = " + "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1), "nested more than 64 levels deep"),
+        ("a.toml", "a." * DEPTH_LIMIT + "b = 1", "a key has more than 64 parts"),
+        ("a.toml", '"a b" . ' * DEPTH_LIMIT + "'b' = 1", "a key has more than 64 parts"),
+        ("a.toml", '"\\"".' * DEPTH_LIMIT + "b = 1", "a key has more than 64 parts"),
         ("a.toml", "x = {" + "a." * 50_000 + "b = 1}", "a key has more than 64 parts"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", "line 3 has 3 cells, the first line 2"),
         ("a.csv", "a,b,a\n", "two columns are named 'a'"),
@@ -133,17 +133,17 @@ def test_a_file_that_is_not_what_its_ending_promises_says_why(path: str, text: s
 
 def test_data_may_be_nested_as_deep_as_a_config():
     """64 levels are fine in every language."""
-    assert is_too_deep(parse("a.json", "[" * DEEPEST + "]" * DEEPEST)) is False
-    parse("a.yaml", "[" * DEEPEST + "]" * DEEPEST)
-    parse("a.toml", "a = " + "[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))
-    parse("a.toml", "a." * (DEEPEST - 1) + "b = 1")
+    assert is_too_deep(parse("a.json", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT)) is False
+    parse("a.yaml", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT)
+    parse("a.toml", "a = " + "[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1))
+    parse("a.toml", "a." * (DEPTH_LIMIT - 1) + "b = 1")
 
 
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": 1, "b": value}], ids=["list", "object"])
 def test_depth_counts_every_level_of_lists_and_objects(wrap: Callable[[Any], Any]):
     """The 65th level is one too many."""
     value: Any = "leaf"
-    for _ in range(DEEPEST):
+    for _ in range(DEPTH_LIMIT):
         value = wrap(value)
     assert not is_too_deep(value)
     assert is_too_deep(wrap(value))

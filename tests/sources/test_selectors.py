@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora import settings
-from chora.config_parsing import DEEPEST
+from chora.config_parsing import DEPTH_LIMIT
 from chora.engine.engine import Engine
 from chora.errors import Busy
 from chora.render.pool import RenderPool
@@ -352,7 +352,7 @@ async def test_a_json_path_on_text_parses_it_first(engine: Engine):
         with pytest.raises(SourceFailed, match=r"\$\.a needs data, but the source is text that is not JSON"):
             await select(text, "$.a", pool)
     with pytest.raises(SourceFailed, match="needs data that is nested no more than 64 levels deep"):
-        await select("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "$..a", pool)
+        await select("[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1), "$..a", pool)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import chora.sources
 from chora import settings
 from chora.catalog import Catalog, FoundConfig
-from chora.config_parsing import DEEPEST, read
+from chora.config_parsing import DEPTH_LIMIT, parse_config
 from chora.errors import Busy, ChoraError, GenerationFailed, StorageFailed
 from chora.files import Folder
 from chora.model import Source
@@ -71,14 +71,17 @@ def reach(
         ({"source_locator": '"x"'}, "x"),
         ({"source_locator": "null"}, None),
         ({"source_locator": "plain {text"}, "plain {text"),
-        ({"source_locator": "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)}, "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)),
+        (
+            {"source_locator": "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1)},
+            "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1),
+        ),
         ({"source_locator": "[" * 5000}, "[" * 5000),
     ],
 )
 async def test_inline_data_is_json_if_it_can_be(project: Project, written: dict[str, Any], value: Any):
     """A locator that isn't JSON, or too deep for data, is the text it is."""
     document = content("a", sources=[{"id": "s", "source_type": "inline_data", **written}])
-    (source,) = read("content", document, where="a").config.inputs.sources
+    (source,) = parse_config("content", document, where="a").config.inputs.sources
     assert await inline_data.fetch(source, reach(project)) == value
 
 
@@ -86,7 +89,7 @@ async def test_inline_data_is_json_if_it_can_be(project: Project, written: dict[
 async def test_inline_data_in_the_short_spelling_is_taken_as_it_is(project: Project, value: Any):
     """Text in `data` is text, also when it looks like JSON."""
     document = content("a", sources=[{"id": "s", "type": "inline_data", "data": value}])
-    (source,) = read("content", document, where="a").config.inputs.sources
+    (source,) = parse_config("content", document, where="a").config.inputs.sources
     assert await inline_data.fetch(source, reach(project)) == value
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from chora.engine import retrieval
-from chora.engine.build.generate import generate
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.build.content import build_content
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.errors import Busy, ChoraError, StorageError
 from chora.model import Source
 from chora.sources import artifact_config, ephemeral_output
@@ -120,7 +120,7 @@ async def test_a_text_is_made_again_once_the_stored_one_is_another(project: Proj
     )
 
     async def made() -> tuple[str, str]:
-        done = await generate(Work(engine), engine.catalog.find("content", "quote").parsed, CallerContext({}))
+        done = await build_content(Build(engine), engine.catalog.find("content", "quote").parsed, CallerContext({}))
         return done.version.body, done.status
 
     await store(engine, "note", "first", approved=True)
@@ -142,7 +142,7 @@ async def test_a_stored_text_is_never_rendered(project: Project, engine: Engine)
             pattern={"type": "jinja2", "template": "{{ said }}"},
         )
     )
-    done = await generate(Work(engine), engine.catalog.find("content", "quote").parsed, CallerContext({}))
+    done = await build_content(Build(engine), engine.catalog.find("content", "quote").parsed, CallerContext({}))
     assert done.version.body == "{{ 1 + 1 }}"
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chora.tools
-from chora.config_parsing import DEEPEST
+from chora.config_parsing import DEPTH_LIMIT
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, GenerationFailed, Internal, InvalidContext, InvalidInput, subclasses
 from chora.protocol.types import Call
@@ -354,7 +354,7 @@ def test_a_context_that_is_no_object_is_refused(value: Any, received: str, parse
 
 def test_a_context_has_a_largest_depth():
     """As a config has; beyond it, hashing and rendering would fail in ways of their own."""
-    deepest = {"a": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))}
+    deepest = {"a": json.loads("[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1))}
     assert context_of(deepest) is deepest
     for deeper in ({"a": deepest}, json.dumps({"a": deepest})):
         with pytest.raises(InvalidContext, match="nested more than 64 levels deep") as failed:

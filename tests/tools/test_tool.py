@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from chora import app, settings
-from chora.engine.build import generate
+from chora.engine.build import content as content_build
 from chora.engine.engine import Engine
 from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
@@ -244,8 +244,8 @@ async def test_a_call_past_its_budget_becomes_a_job(
         await may_end.wait()
         return await run(*arguments)
 
-    run = generate.run_generator
-    monkeypatch.setattr(generate, "run_generator", slow)
+    run = content_build.run_generator
+    monkeypatch.setattr(content_build, "run_generator", slow)
     loaded = settings.load(project.root, {}, {"jobs.call_budget": 0.05})
     with trio.fail_after(PATIENCE):
         async with app.opened(project.root, loaded) as engine:

@@ -10,8 +10,8 @@ import msgspec
 import trio
 
 from chora.catalog import decode_text
-from chora.engine.build.gather import json_type
-from chora.engine.engine import CallerContext, Work
+from chora.engine.build.context import json_type
+from chora.engine.engine import Build, CallerContext
 from chora.engine.inputs import InputRecorder
 from chora.errors import ChoraError, CompositionFailed, GenerationFailed
 from chora.generators import jinja2
@@ -42,11 +42,11 @@ class Piece(NamedTuple):
 class Composition(NamedTuple):
     """What a strategy has to work with."""
 
-    work: Work
+    build: Build
     config: ArtifactConfig
     pieces: list[Piece]
-    given: CallerContext
-    seen: InputRecorder
+    caller: CallerContext
+    recorder: InputRecorder
 
     def failed(self, message: str, hint: str, error_type: str, **details: Any) -> CompositionFailed:
         """The error of this composition, with the details that are owed."""
@@ -61,7 +61,7 @@ class Composition(NamedTuple):
 
 
 async def compose(
-    work: Work, config: ArtifactConfig, pieces: list[Piece], given: CallerContext, seen: InputRecorder
+    build: Build, config: ArtifactConfig, pieces: list[Piece], caller: CallerContext, recorder: InputRecorder
 ) -> str:
     """One text of the pieces.
 
@@ -69,7 +69,7 @@ async def compose(
         CompositionFailed: they don't go together, or the template or composer fails.
         LimitExceeded, Busy: the template takes more than it may, or can't be rendered now.
     """
-    return await _STRATEGIES[config.metadata.composition_strategy](Composition(work, config, pieces, given, seen))
+    return await _STRATEGIES[config.metadata.composition_strategy](Composition(build, config, pieces, caller, recorder))
 
 
 # -- concat -----------------------------------------------------------------------------------------------------
@@ -249,9 +249,9 @@ async def _template(it: Composition) -> str:
             "Write metadata.compositionConfig.template: the name of a template file, or the template itself.",
             "MissingTemplate",
         )
-    engine = it.work.engine
+    engine = it.build.engine
     context = {
-        **it.given.everything,
+        **it.caller.all_names,
         "pieces": [{"id": piece.content_id, "text": piece.text} for piece in it.pieces],
         "by_id": {piece.content_id: piece.text for piece in it.pieces},
     }
@@ -264,7 +264,7 @@ async def _template(it: Composition) -> str:
     )
     pattern = Pattern(id="compose", type=jinja2.NAME, template=template)
     undefined = engine.settings.templates.undefined
-    job = GenerationJob(stand_in, pattern, context, engine.templates, undefined, {}, it.seen.note)
+    job = GenerationJob(stand_in, pattern, context, engine.templates, undefined, {}, it.recorder.record)
     try:
         made = await jinja2.generate(job._replace(sources=await jinja2.ingredients(job)))
     except GenerationFailed as error:
@@ -286,7 +286,7 @@ async def _template(it: Composition) -> str:
 async def _custom(it: Composition) -> str:
     """A composer that the settings name; nothing else is run, and no shell."""
     options = it.config.metadata.composition_config
-    composers = it.work.engine.composers
+    composers = it.build.engine.composers
     composer = composers.get(options.composer or "")
     if composer is None:
         raise it.failed(
@@ -298,7 +298,7 @@ async def _custom(it: Composition) -> str:
         )
     pieces = [{"id": piece.content_id, "text": piece.text} for piece in it.pieces]
     try:
-        text: object = await composer.compose(pieces=pieces, context=it.given.everything, options=options.options)
+        text: object = await composer.compose(pieces=pieces, context=it.caller.all_names, options=options.options)
     except (CompositionFailed, *NOT_THE_SOURCES_FAULT):
         raise
     except Exception as error:  # somebody else's code can raise anything

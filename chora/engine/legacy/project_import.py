@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from chora.catalog import ROOTS, SUFFIXES, decode
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.engine.legacy.conversion import Conversion, convert, kind_of
 from chora.errors import ChoraError, InvalidInput, ValidationFailed, WriteFailed, io_details
 from chora.files import CONFIG_LIMIT, Folder
@@ -264,7 +264,7 @@ class _Import:
     async def _bring_config(self, kind: Kind, config: _Config, to_convert: bool) -> dict[str, Any] | None:
         """Copy or convert a config; returns what it is now, or None if it stays out."""
         try:
-            parsed = read(kind, config.document, where="It")
+            parsed = parse_config(kind, config.document, where="It")
         except ValidationFailed as error:
             if not to_convert:
                 self._skip(config.path, f"{error.message} --convert may help.")
@@ -285,7 +285,7 @@ class _Import:
                 child["path"], child["id"] = moved
                 changes.append(f"{child['id']}: its path is {child['path']}")
         try:
-            read(kind, document, where="It")
+            parse_config(kind, document, where="It")
         except ValidationFailed as error:
             faults: list[dict[str, str]] = error.details["schema_errors"]
             self._skip(config.path, "It can't be converted: " + " ".join(fault["message"] for fault in faults[:10]))

@@ -17,11 +17,11 @@ import msgspec
 import trio
 
 from chora.catalog import decode_text
-from chora.config_parsing import Parsed
+from chora.config_parsing import ParsedConfig
 from chora.engine import retrieval
-from chora.engine.build.assemble import check_target, find_child
-from chora.engine.build.generate import generator_of, is_approved
-from chora.engine.engine import Engine, Work
+from chora.engine.build.artifact import check_output_path, find_child
+from chora.engine.build.content import generator_name, is_approved
+from chora.engine.engine import Build, Engine
 from chora.engine.validation import lint
 from chora.errors import ChoraError, ConfigNotFound, LimitExceeded, PermissionDenied, ValidationExecutionFailed
 from chora.generators.generator import lookup
@@ -58,7 +58,7 @@ _UNCHECKED = frozenset({"javascript", "typescript", "js", "ts", "code", "binary"
 """Formats that can't be told without running something."""
 
 
-class Rule(NamedTuple):
+class ValidationRule(NamedTuple):
     """One thing to check."""
 
     type: str
@@ -78,19 +78,19 @@ class Problem(NamedTuple):
     """None for the rule's."""
 
 
-class Malformed(Exception):
+class MalformedRule(Exception):
     """A rule that can't be understood; the sentence says what of it."""
 
 
-class NoTarget(Exception):
+class TargetMissing(Exception):
     """A rule whose target isn't there; the sentence says why."""
 
 
-class NotGenerated(Exception):
+class ContentNotGenerated(Exception):
     """A rule that looks at a text of which nothing is stored yet."""
 
 
-class Piece(NamedTuple):
+class CheckedText(NamedTuple):
     """A text that a check looks at."""
 
     text: str
@@ -105,30 +105,30 @@ class Piece(NamedTuple):
         return ", ".join(filter(None, [self.where, path, f"line {line}" if line else None])) or None
 
 
-class Subject(NamedTuple):
+class ValidationSubject(NamedTuple):
     """What is validated: a text, its config, or both."""
 
-    work: Work
+    build: Build
     name: str
     version: Version | None
-    parsed: Parsed | None
+    parsed: ParsedConfig | None
 
     @property
     def engine(self) -> Engine:
-        return self.work.engine
+        return self.build.engine
 
     @property
     def config(self) -> Any:
         return self.parsed.config if self.parsed else None
 
 
-class Case(NamedTuple):
+class CheckCase(NamedTuple):
     """One rule, applied to one subject."""
 
-    subject: Subject
-    rule: Rule
+    subject: ValidationSubject
+    rule: ValidationRule
 
-    async def pieces(self) -> list[Piece]:
+    async def pieces(self) -> list[CheckedText]:
         """The texts that the rule looks at.
 
         Raises:
@@ -143,35 +143,35 @@ class Case(NamedTuple):
             return [await self._element(target)]
         return [_file(self.subject.engine, target.removeprefix("file:"))]
 
-    def config_piece(self) -> Piece:
+    def config_piece(self) -> CheckedText:
         """The config as data.
 
         Raises:
             NoTarget: there is none.
         """
         if self.subject.parsed is None:
-            raise NoTarget(f"{self.subject.name} has no config")
-        return Piece(msgspec.json.encode(self.subject.parsed.raw).decode(), CONFIG, "json")
+            raise TargetMissing(f"{self.subject.name} has no config")
+        return CheckedText(msgspec.json.encode(self.subject.parsed.raw).decode(), CONFIG, "json")
 
-    def _generated(self) -> list[Piece]:
+    def _generated(self) -> list[CheckedText]:
         subject = self.subject
         if subject.version is not None:
             declared = subject.config.metadata.output_format if isinstance(subject.config, ContentConfig) else None
-            return [Piece(subject.version.body, "", declared)]
-        found: list[Piece] = []
+            return [CheckedText(subject.version.body, "", declared)]
+        found: list[CheckedText] = []
         if isinstance(subject.config, ArtifactConfig):
             for output in subject.config.metadata.outputs:
                 is_exact = output.format == "code" and output.language_dialect
                 try:
                     piece = _file(subject.engine, output.file)
-                except NoTarget:
+                except TargetMissing:
                     continue
                 found.append(piece._replace(format=output.language_dialect if is_exact else output.format))
         if not found:
-            raise NotGenerated(f"{self.rule.type} looks at the text, and {subject.name} wasn't generated yet")
+            raise ContentNotGenerated(f"{self.rule.type} looks at the text, and {subject.name} wasn't generated yet")
         return found
 
-    async def _element(self, target: str) -> Piece:
+    async def _element(self, target: str) -> CheckedText:
         subject, name = self.subject, target.removeprefix("element.")
         elements = subject.config.elements if isinstance(subject.config, ContentConfig) else ()
         element = next((element for element in elements if element.name == name), None)
@@ -179,29 +179,29 @@ class Case(NamedTuple):
         if subject.version is not None:
             section = await _beside(len(subject.version.body), _section, subject.version.body, name)
             if section is not None:
-                return Piece(section, target, form)
+                return CheckedText(section, target, form)
         if element is not None and element.example_output is not None:
-            return Piece(element.example_output, target, form)
+            return CheckedText(element.example_output, target, form)
         if element is not None and subject.version is None:
-            raise NotGenerated(f"{self.rule.type} looks at {target}, and {subject.name} wasn't generated yet")
-        raise NoTarget(f"there is no {target}: no section of this name in the text, and no example of the element")
+            raise ContentNotGenerated(f"{self.rule.type} looks at {target}, and {subject.name} wasn't generated yet")
+        raise TargetMissing(f"there is no {target}: no section of this name in the text, and no example of the element")
 
     def option(self, *names: str) -> Any:
         """The value of an option under the first of its names that is there."""
         return next((value for name in names if (value := self.rule.config.get(name)) is not None), None)
 
 
-def _file(engine: Engine, path: str) -> Piece:
+def _file(engine: Engine, path: str) -> CheckedText:
     try:
         text = engine.folder.read_text(path)
         folder = str(PurePosixPath(engine.folder.relative(path)).parent)
     except FileNotFoundError:
-        raise NoTarget(f"there is no file {path}") from None
+        raise TargetMissing(f"there is no file {path}") from None
     except UnicodeDecodeError:
-        raise NoTarget(f"{path} is not UTF-8 text") from None
+        raise TargetMissing(f"{path} is not UTF-8 text") from None
     except ChoraError as error:
-        raise NoTarget(error.message.removesuffix(".")) from None
-    return Piece(text, path, PurePosixPath(path).suffix.removeprefix(".").lower() or None, folder)
+        raise TargetMissing(error.message.removesuffix(".")) from None
+    return CheckedText(text, path, PurePosixPath(path).suffix.removeprefix(".").lower() or None, folder)
 
 
 def _section(text: str, name: str) -> str | None:
@@ -224,23 +224,23 @@ async def _beside(length: int, function: Callable[..., T], *arguments: Any) -> T
 
 # -- checks of a text -------------------------------------------------------------------------------------------
 
-TextCheck = Callable[[Case, Piece], Awaitable[list[Problem]]]
+TextCheck = Callable[[CheckCase, CheckedText], Awaitable[list[Problem]]]
 
 
-async def check_presence(case: Case, piece: Piece) -> list[Problem]:
+async def check_presence(case: CheckCase, piece: CheckedText) -> list[Problem]:
     """There is something."""
     if piece.text.strip():
         return []
     return [Problem("content_missing", f"{piece.where or case.subject.name} is empty", piece.at())]
 
 
-async def check_length(case: Case, piece: Piece) -> list[Problem]:
+async def check_length(case: CheckCase, piece: CheckedText) -> list[Problem]:
     """`min` and `max` characters, also spelt `min_length` and `max_length`."""
     least, most = (_whole_number(case, *names) for names in (("min", "min_length"), ("max", "max_length")))
     if least is None and most is None:
-        raise Malformed("neither min nor max says how long the text is to be")
+        raise MalformedRule("neither min nor max says how long the text is to be")
     if least is not None and most is not None and least > most:
-        raise Malformed(f"min is {least}, and max is {most}")
+        raise MalformedRule(f"min is {least}, and max is {most}")
     actual = len(piece.text)
     if least is not None and actual < least:
         message = f"it has {actual} characters, and {least} are required"
@@ -251,31 +251,31 @@ async def check_length(case: Case, piece: Piece) -> list[Problem]:
     return []
 
 
-def _whole_number(case: Case, *names: str) -> int | None:
+def _whole_number(case: CheckCase, *names: str) -> int | None:
     value = case.option(*names)
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise Malformed(f"{names[0]} is {_shown(value)}, and not a whole number from 0 on")
+        raise MalformedRule(f"{names[0]} is {_shown(value)}, and not a whole number from 0 on")
     return value
 
 
-async def check_format(case: Case, piece: Piece) -> list[Problem]:
+async def check_format(case: CheckCase, piece: CheckedText) -> list[Problem]:
     """The text is of its format: `format`, else the one that the config declares."""
     return await _check_language(case, piece, "format_mismatch", ("format", "language"))
 
 
-async def check_syntax(case: Case, piece: Piece) -> list[Problem]:
+async def check_syntax(case: CheckCase, piece: CheckedText) -> list[Problem]:
     """The text can be parsed: `language`, else the format that the config declares."""
     return await _check_language(case, piece, "syntax_error", ("language", "format"))
 
 
-async def _check_language(case: Case, piece: Piece, code: str, names: tuple[str, ...]) -> list[Problem]:
+async def _check_language(case: CheckCase, piece: CheckedText, code: str, names: tuple[str, ...]) -> list[Problem]:
     written = case.option(*names) or piece.format
     if not isinstance(written, str):
-        raise Malformed(f"{names[0]} isn't given, and the config declares none")
+        raise MalformedRule(f"{names[0]} isn't given, and the config declares none")
     word = written.strip().lower()
     language = _OTHER_NAMES.get(word, word)
     details: dict[str, Any] = {"format": language}
@@ -285,7 +285,7 @@ async def _check_language(case: Case, piece: Piece, code: str, names: tuple[str,
         message = f"texts of the format {language} aren't checked"
         return [Problem("format_not_checked", message, piece.at(), details, "info")]
     if language not in LANGUAGES:
-        raise Malformed(f"{written[:80]!r} is no format; write one of {', '.join([*LANGUAGES, 'text'])}")
+        raise MalformedRule(f"{written[:80]!r} is no format; write one of {', '.join([*LANGUAGES, 'text'])}")
     found = await case.subject.engine.templates.pool.check(Check(language, piece.text, f"a text of {language}"))
     return [
         Problem(
@@ -298,7 +298,7 @@ async def _check_language(case: Case, piece: Piece, code: str, names: tuple[str,
     ]
 
 
-async def check_regex(case: Case, piece: Piece) -> list[Problem]:
+async def check_regex(case: CheckCase, piece: CheckedText) -> list[Problem]:
     """`pattern` occurs, or with `must_not_match` doesn't; `flags` are some of `aimsx`."""
     flags = case.option("flags") or ""
     problems: list[Problem] = []
@@ -309,7 +309,7 @@ async def check_regex(case: Case, piece: Piece) -> list[Problem]:
         except RenderFailed as failure:
             if failure.failed.kind != "syntax":
                 raise
-            raise Malformed(f"the pattern {pattern[:80]!r} doesn't fit: {failure.failed.message}") from None
+            raise MalformedRule(f"the pattern {pattern[:80]!r} doesn't fit: {failure.failed.message}") from None
         details: dict[str, Any] = {"pattern": pattern}
         if wanted and place is None:
             problems.append(Problem("pattern_not_found", f"{pattern[:80]!r} matches nothing", piece.at(), details))
@@ -320,32 +320,32 @@ async def check_regex(case: Case, piece: Piece) -> list[Problem]:
     return problems
 
 
-def _patterns(case: Case) -> Iterator[tuple[str, bool]]:
+def _patterns(case: CheckCase) -> Iterator[tuple[str, bool]]:
     """The patterns of a rule, and whether each is to match."""
-    given = case.rule.config
-    must, must_not = given.get("must_match"), given.get("must_not_match")
+    caller = case.rule.config
+    must, must_not = caller.get("must_match"), caller.get("must_not_match")
     wanted = must is not False and must_not is not True
     found = [
         (pattern, is_wanted)
-        for pattern, is_wanted in ((given.get("pattern"), wanted), (must, True), (must_not, False))
+        for pattern, is_wanted in ((caller.get("pattern"), wanted), (must, True), (must_not, False))
         if isinstance(pattern, str) and pattern
     ]
     if not found:
-        raise Malformed("pattern isn't a regular expression, and neither is must_match or must_not_match")
+        raise MalformedRule("pattern isn't a regular expression, and neither is must_match or must_not_match")
     return iter(found)
 
 
-async def check_required_fields(case: Case) -> list[Problem]:
+async def check_required_fields(case: CheckCase) -> list[Problem]:
     """Every one of `fields`, dotted names, has a value: in a text that is JSON or YAML, else in the config."""
     fields = case.option("fields")
     names = cast("list[object]", fields if isinstance(fields, list) else [fields])
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise Malformed("fields isn't a list of names such as metadata.version")
+        raise MalformedRule("fields isn't a list of names such as metadata.version")
     problems: list[Problem] = []
     for piece in await _data_pieces(case):
         try:
             record = await _data_of(piece)
-        except NoTarget as error:
+        except TargetMissing as error:
             problems.append(Problem("format_mismatch", str(error), piece.at()))
             continue
         for name in cast("list[str]", names):
@@ -355,24 +355,24 @@ async def check_required_fields(case: Case) -> list[Problem]:
     return problems
 
 
-async def _data_pieces(case: Case) -> list[Piece]:
+async def _data_pieces(case: CheckCase) -> list[CheckedText]:
     """The texts of a rule that are data; if none is, and the rule names no other, the config."""
     if case.rule.target not in GENERATED:
         return await case.pieces()
     try:
         found = [piece for piece in await case.pieces() if _is_data(piece)]
-    except NotGenerated:
+    except ContentNotGenerated:
         found = []
     return found or [case.config_piece()]
 
 
-def _is_data(piece: Piece) -> bool:
+def _is_data(piece: CheckedText) -> bool:
     if piece.format is None:
         return piece.text.lstrip()[:1] in ("{", "[")
     return piece.format in ("json", "yaml", "yml")
 
 
-async def _data_of(piece: Piece) -> Any:
+async def _data_of(piece: CheckedText) -> Any:
     """The document that a text holds.
 
     Raises:
@@ -384,22 +384,22 @@ async def _data_of(piece: Piece) -> Any:
     try:
         return await _beside(len(piece.text), decode_text, piece.text, language, piece.where or "the text")
     except ChoraError as error:
-        raise NoTarget(error.message.removesuffix(".")) from None
+        raise TargetMissing(error.message.removesuffix(".")) from None
 
 
-async def check_schema(case: Case, piece: Piece) -> list[Problem]:
+async def check_schema(case: CheckCase, piece: CheckedText) -> list[Problem]:
     """The text, JSON or YAML, fits `schema`: a JSON Schema, or a file of the project that holds one."""
     schema = case.option("schema", "schema_file")
     if isinstance(schema, str):
         try:
             schema = await _data_of(_file(case.subject.engine, schema))
-        except NoTarget as error:
-            raise Malformed(f"the schema can't be read: {error}") from None
+        except TargetMissing as error:
+            raise MalformedRule(f"the schema can't be read: {error}") from None
     if not isinstance(schema, dict | bool):
-        raise Malformed("schema is neither a JSON Schema nor the path of a file that holds one")
+        raise MalformedRule("schema is neither a JSON Schema nor the path of a file that holds one")
     try:
         data = await _data_of(piece)
-    except NoTarget as error:
+    except TargetMissing as error:
         return [Problem("format_mismatch", str(error), piece.at())]
     try:
         job = Compare(cast("dict[str, Any] | bool", schema), data, "the schema")
@@ -407,33 +407,33 @@ async def check_schema(case: Case, piece: Piece) -> list[Problem]:
     except RenderFailed as failure:
         if failure.failed.kind != "syntax":
             raise
-        raise Malformed(f"the schema doesn't fit: {failure.failed.message}") from None
+        raise MalformedRule(f"the schema doesn't fit: {failure.failed.message}") from None
     return [
         Problem("schema_validation_failed", flaw.message, piece.at(path=flaw.path), {"path": flaw.path})
         for flaw in found.flaws
     ]
 
 
-async def check_lint(case: Case, piece: Piece) -> list[Problem]:
+async def check_lint(case: CheckCase, piece: CheckedText) -> list[Problem]:
     """A linter finds nothing: `linter`, with `options`, told that the text is a file called `filename`."""
     name, filename = case.option("linter"), case.option("filename")
     if not isinstance(name, str):
-        raise Malformed("linter says no program")
+        raise MalformedRule("linter says no program")
     settings = case.subject.engine.settings.validation
     if name not in settings.linters:
         message = f"the linter {name[:80]!r} isn't one of those that the setting validation.linters names"
         return [Problem("linter_not_allowed", message, piece.at(), {"linter": name[:80]}, "error")]
-    if (program := lint.find(name)) is None:
+    if (program := lint.find_linter(name)) is None:
         message = f"{name} isn't on PATH, so nothing was linted"
         return [Problem("linter_unavailable", message, piece.at(), {"linter": name}, "warning")]
     try:
         options = lint.read_options(name, case.rule.config.get("options"))
         usual = PurePosixPath(piece.where).name if "/" in piece.where else "text.py" if name == "ruff" else "text"
-        remarks = await lint.run(
+        remarks = await lint.run_linter(
             name, program, options, piece.text, settings.lint_time, usual if filename is None else str(filename)
         )
     except lint.OptionsRefused as error:
-        raise Malformed(str(error)) from None
+        raise MalformedRule(str(error)) from None
     except lint.LinterFailed as error:
         raise cannot_run(case.rule, str(error)) from None
     return [
@@ -447,7 +447,7 @@ async def check_lint(case: Case, piece: Piece) -> list[Problem]:
     ]
 
 
-def cannot_run(rule: Rule, problem: str) -> ValidationExecutionFailed:
+def cannot_run(rule: ValidationRule, problem: str) -> ValidationExecutionFailed:
     """The error for a rule that couldn't be checked at all."""
     return ValidationExecutionFailed(
         f"The rule {rule.type} couldn't be checked: {problem.removesuffix('.')}.",
@@ -468,25 +468,25 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
 _NAMED = re.compile(r"""\b(?:id|name)=["']([^"'<>\s]{1,200})["']""")
 
 
-class Link(NamedTuple):
+class MarkdownLink(NamedTuple):
     """A link in a text, and the line it stands in."""
 
     target: str
     line: int
 
 
-async def check_links(case: Case, piece: Piece) -> list[Problem]:
+async def check_links(case: CheckCase, piece: CheckedText) -> list[Problem]:
     """Relative Markdown links lead to files of the project, and anchors to headings of the text; `base` is where
     relative ones start from. Links to anywhere else aren't followed.
     """
     base = case.option("base")
     if base is not None and not isinstance(base, str):
-        raise Malformed("base isn't the path of a folder")
+        raise MalformedRule("base isn't the path of a folder")
     start = piece.folder if base is None else base
     return await _beside(len(piece.text), _broken_links, case.subject.engine, piece, start)
 
 
-def _broken_links(engine: Engine, piece: Piece, start: str) -> list[Problem]:
+def _broken_links(engine: Engine, piece: CheckedText, start: str) -> list[Problem]:
     links, anchors = _survey(piece.text)
     problems: list[Problem] = []
     for link in links:
@@ -518,9 +518,9 @@ def _why_broken(engine: Engine, target: str, start: str, anchors: set[str]) -> s
         return f"can't be looked up: {error.strerror}"
 
 
-def _survey(text: str) -> tuple[list[Link], set[str]]:
+def _survey(text: str) -> tuple[list[MarkdownLink], set[str]]:
     """The links of a Markdown text, and what anchors in it may be called; code is passed over."""
-    links: list[Link] = []
+    links: list[MarkdownLink] = []
     anchors: set[str] = set()
     headings: Counter[str] = Counter()
     fence = ""
@@ -546,7 +546,7 @@ def _survey(text: str) -> tuple[list[Link], set[str]]:
         before = bare
         prose = _without_code(line)
         anchors.update(found[1].casefold() for found in _NAMED.finditer(prose))
-        links += [Link(target, number) for target in _targets(prose)]
+        links += [MarkdownLink(target, number) for target in _targets(prose)]
     return links, anchors
 
 
@@ -589,16 +589,16 @@ def _targets(line: str) -> Iterator[str]:
 # -- checks of what belongs together ----------------------------------------------------------------------------
 
 
-def _children(case: Case) -> tuple[ArtifactChild | ContentChild, ...]:
+def _children(case: CheckCase) -> tuple[ArtifactChild | ContentChild, ...]:
     config = case.subject.config
     if isinstance(config, ArtifactConfig):
         return config.content.children
     if isinstance(config, ContentConfig):
         return config.children
-    raise Malformed(f"{case.subject.name} has no config with children")
+    raise MalformedRule(f"{case.subject.name} has no config with children")
 
 
-async def check_completeness(case: Case) -> list[Problem]:
+async def check_completeness(case: CheckCase) -> list[Problem]:
     """Every child has a config, and a text that is stored or can be generated; an optional one's lack is a warning."""
     problems: list[Problem] = []
     for index, child in enumerate(_children(case)):
@@ -634,7 +634,7 @@ def why_missing(engine: Engine, child: ArtifactChild | ContentChild) -> Iterator
         and (strategy != "approved_only" or is_approved(config))
     )
     if not (can_be_made and fits) and (
-        strategy == "latest" or not retrieval.version_ids(engine.store, config.id if config else child.id, wanted)
+        strategy == "latest" or not retrieval.find_version_ids(engine.store, config.id if config else child.id, wanted)
     ):
         reason = "no generator can make it" if strategy == "latest" else f"nothing is stored that is {wanted}"
         yield Problem("child_not_available", f"{child.id} has no text: {reason}")
@@ -645,11 +645,11 @@ def why_missing(engine: Engine, child: ArtifactChild | ContentChild) -> Iterator
 
 def knows_generator(engine: Engine, config: ContentConfig) -> bool:
     """Whether there is a generator for a content."""
-    name = generator_of(config)
-    return name is not None and name in engine.shelf.by_name
+    name = generator_name(config)
+    return name is not None and name in engine.generators.by_name
 
 
-async def check_coherence(case: Case) -> list[Problem]:
+async def check_coherence(case: CheckCase) -> list[Problem]:
     """No child, position or output stands twice, and outputs go where they may."""
     children = _children(case)
     config, engine = case.subject.config, case.subject.engine
@@ -665,7 +665,7 @@ async def check_coherence(case: Case) -> list[Problem]:
         paths: list[str] = []
         for index, output in enumerate(config.metadata.outputs):
             try:
-                paths.append(check_target(engine, output.file))
+                paths.append(check_output_path(engine, output.file))
             except ChoraError as error:
                 place = f"metadata.outputs[{index}]"
                 problems.append(Problem("invalid_output", error.message.removesuffix("."), place, severity="error"))
@@ -684,16 +684,16 @@ def _twice(values: Iterator[T] | list[T]) -> list[T]:
 # -- the shelf --------------------------------------------------------------------------------------------------
 
 
-def _of_texts(check: TextCheck) -> Callable[[Case], Awaitable[list[Problem]]]:
+def _of_texts(check: TextCheck) -> Callable[[CheckCase], Awaitable[list[Problem]]]:
     """The check, made on every text that a rule looks at."""
 
-    async def check_pieces(case: Case) -> list[Problem]:
+    async def check_pieces(case: CheckCase) -> list[Problem]:
         return [problem for piece in await case.pieces() for problem in await check(case, piece)]
 
     return check_pieces
 
 
-CHECKS: dict[str, Callable[[Case], Awaitable[list[Problem]]]] = {
+CHECKS: dict[str, Callable[[CheckCase], Awaitable[list[Problem]]]] = {
     "presence": _of_texts(check_presence),
     "length": _of_texts(check_length),
     "format": _of_texts(check_format),
@@ -710,7 +710,7 @@ CHECKS: dict[str, Callable[[Case], Awaitable[list[Problem]]]] = {
 _CUSTOM = ("custom", "custom_check")
 
 
-async def run_rule(subject: Subject, rule: Rule) -> list[Problem]:
+async def run_rule(subject: ValidationSubject, rule: ValidationRule) -> list[Problem]:
     """Check one rule.
 
     Raises:
@@ -724,14 +724,14 @@ async def run_rule(subject: Subject, rule: Rule) -> list[Problem]:
         message = f"there is no rule {rule.type[:80]!r}, so it wasn't checked; write one of {', '.join(CHECKS)}"
         return [Problem("unknown_rule_type", message, None, {"rule_type": rule.type[:80]}, "warning")]
     try:
-        return await check(Case(subject, rule))
-    except Malformed as error:
+        return await check(CheckCase(subject, rule))
+    except MalformedRule as error:
         message = f"the rule {rule.type} doesn't fit: {error}"
         return [Problem("invalid_rule", message, None, {"rule_type": rule.type}, "error")]
-    except NoTarget as error:
+    except TargetMissing as error:
         code = "content_missing" if rule.type == "presence" else "target_not_found"
         return [Problem(code, str(error), rule.target or None, {"target": rule.target})]
-    except NotGenerated as error:
+    except ContentNotGenerated as error:
         return [Problem("not_generated", str(error), rule.target or None, {"rule_type": rule.type}, "warning")]
     except RenderFailed as failure:
         raise cannot_run(rule, failure.failed.message) from None

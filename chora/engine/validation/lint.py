@@ -52,7 +52,7 @@ class Linter(NamedTuple):
     """The option that says how the text's file is called."""
 
 
-class Remark(NamedTuple):
+class LintRemark(NamedTuple):
     """What a linter found."""
 
     line: int
@@ -99,7 +99,7 @@ LINTERS: dict[str, Linter] = {
 _PLAIN = Linter((), {})
 
 
-def find(name: str) -> str | None:
+def find_linter(name: str) -> str | None:
     """Where a linter's program is; None if it isn't on PATH."""
     return shutil.which(name, path=settings.child_environment().get("PATH", ""))
 
@@ -139,9 +139,9 @@ def read_options(name: str, options: object) -> list[str]:
     return checked
 
 
-async def run(
+async def run_linter(
     name: str, program: str, options: list[str], text: str, seconds: float, filename: str = "text"
-) -> list[Remark]:
+) -> list[LintRemark]:
     """What a linter finds in a text.
 
     Args:
@@ -170,7 +170,7 @@ async def run(
         raise LinterFailed(f"{name} can't be run: {error}") from None
     said = ran.output.decode(errors="replace")
     remarks = [
-        Remark(int(found[1]), int(found[2]) if found[2] else None, found[3][:500])
+        LintRemark(int(found[1]), int(found[2]) if found[2] else None, found[3][:500])
         for found in map(_FINDING.fullmatch, said.splitlines())
         if found
     ]

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.engine.build.compose import Piece, compose, merge_sections
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.errors import CompositionFailed, LimitExceeded
 from chora.model import ArtifactConfig
 from tests.conftest import Project, artifact, child, requirement
@@ -22,7 +22,7 @@ quietly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], 
 
 
 def configured(*outputs: dict[str, Any], **metadata: Any) -> ArtifactConfig:
-    return read("artifact", artifact("sheet", [child("a")], *outputs, **metadata), where="sheet").config
+    return parse_config("artifact", artifact("sheet", [child("a")], *outputs, **metadata), where="sheet").config
 
 
 def pieces(*texts: str) -> list[Piece]:
@@ -40,8 +40,8 @@ async def composed(
     """The texts as pieces p0, p1… put together."""
     metadata = {"compositionStrategy": strategy, "compositionConfig": options}
     config = configured({"file": "o.x", "format": output}, **metadata)
-    work = Work(engine)
-    return await compose(work, config, pieces(*texts), CallerContext(context or {}), work.seen())
+    build = Build(engine)
+    return await compose(build, config, pieces(*texts), CallerContext(context or {}), build.new_recorder())
 
 
 # -- concat -----------------------------------------------------------------------------------------------------
@@ -167,9 +167,9 @@ async def test_a_template_sees_the_pieces_and_the_context(project: Project, engi
     project.write("configs/templates/sheet.j2", "{% include 'head.j2' %}{{ pieces[1].text }}|{{ by_id.p0 }}|{{ who }}")
     project.write("configs/templates/head.j2", "{{ pieces | length }}:")
     config = configured(compositionStrategy="template", compositionConfig={"template": "sheet.j2"})
-    work = Work(engine)
-    seen = work.seen()
-    assert await compose(work, config, pieces("A", "B"), CallerContext({"who": "you"}), seen) == "2:B|A|you"
+    build = Build(engine)
+    seen = build.new_recorder()
+    assert await compose(build, config, pieces("A", "B"), CallerContext({"who": "you"}), seen) == "2:B|A|you"
     assert {"configs/templates/sheet.j2", "configs/templates/head.j2"} <= set(seen.inputs)
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from chora.catalog import Catalog
-from chora.config_parsing import read
+from chora.config_parsing import parse_config
 from chora.engine.legacy import project_import
 from chora.engine.legacy.conversion import convert, kind_of
 from chora.engine.legacy.project_import import Imported, import_project
@@ -677,7 +677,7 @@ def test_a_dialect_is_converted_as_far_as_it_maps(kind: Any, document: Any, expe
     """The result is read without an error; what was changed is told, and so is what has no place."""
     given = json.dumps(document)
     with pytest.raises(ValidationFailed):
-        read(kind, document, where="it")
+        parse_config(kind, document, where="it")
     assert kind_of(document) == kind
     conversion = convert(kind, document, f"configs/{kind}/x.json")
     assert json.dumps(document) == given
@@ -688,7 +688,7 @@ def test_a_dialect_is_converted_as_far_as_it_maps(kind: Any, document: Any, expe
     assert plain == expected
     assert conversion.left == left
     assert conversion.changes
-    read(kind, conversion.document, where="it")
+    parse_config(kind, conversion.document, where="it")
     again = convert(kind, conversion.document, f"configs/{kind}/x.json")
     assert (again.document, again.changes, again.left) == (conversion.document, [], [])
 
@@ -709,7 +709,7 @@ def test_nonsense_stays_nonsense(kind: Any, document: Any):
     conversion = convert(kind, document, "configs/x/some-thing.json")
     assert conversion.document["id"] == "some-thing"
     with pytest.raises(ValidationFailed):
-        read(kind, conversion.document, where="it")
+        parse_config(kind, conversion.document, where="it")
 
 
 def test_what_is_no_config_has_no_kind():

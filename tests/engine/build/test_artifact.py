@@ -17,12 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora import app, settings
-from chora.config_parsing import read
-from chora.engine.build import assemble as module
-from chora.engine.build import edits
-from chora.engine.build.assemble import Assembled, Planned, assemble, encode, gather_pieces, plan, why_stale
-from chora.engine.build.generate import generate
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.config_parsing import parse_config
+from chora.engine import merging
+from chora.engine.build import artifact as module
+from chora.engine.build.artifact import (
+    BuiltArtifact,
+    PlannedOutput,
+    build_artifact,
+    encode_output,
+    gather_pieces,
+    plan_artifact,
+    why_stale,
+)
+from chora.engine.build.content import build_content
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.errors import (
     Busy,
     ChoraError,
@@ -52,10 +60,10 @@ needs_user = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason
 
 async def run(
     engine: Engine, artifact_id: str = "sheet", context: dict[str, Any] | None = None, **rest: Any
-) -> Assembled:
+) -> BuiltArtifact:
     options = {name: rest.pop(name) for name in ("force", "dry", "progress") if name in rest}
     parsed = engine.catalog.find("artifact", artifact_id).parsed
-    return await assemble(Work(engine, **options), parsed, CallerContext(context or {}), **rest)
+    return await build_artifact(Build(engine, **options), parsed, CallerContext(context or {}), **rest)
 
 
 def out(file: str, format: str = "markdown", **rest: Any) -> dict[str, Any]:
@@ -254,8 +262,8 @@ async def test_a_dry_gathering_stores_nothing(sheet: Project, engine: Engine):
     """The pieces are made in memory."""
     parsed = engine.catalog.find("artifact", "sheet").parsed
     with unchanged(sheet):
-        work = Work(engine, dry=True)
-        pieces = await gather_pieces(work, parsed.config, CallerContext({}), work.seen())
+        build = Build(engine, dry=True)
+        pieces = await gather_pieces(build, parsed.config, CallerContext({}), build.new_recorder())
     assert [piece.text for piece in pieces.pieces] == ["One\n", "Two\n"]
     assert engine.store.counts()["versions"] == 0
 
@@ -281,12 +289,12 @@ async def test_an_artifact_has_a_largest_size(sheet: Project, engine: Engine, mo
 
 
 def configured(*outputs: dict[str, Any], **metadata: Any) -> ArtifactConfig:
-    return read("artifact", artifact("sheet", [child("a")], *outputs, **metadata), where="sheet").config
+    return parse_config("artifact", artifact("sheet", [child("a")], *outputs, **metadata), where="sheet").config
 
 
 def encoded(body: str, format: str, **rest: Any) -> bytes:
     artifact_config = configured(out("o.x", format, **rest))
-    return encode(artifact_config, artifact_config.metadata.outputs[0], body)
+    return encode_output(artifact_config, artifact_config.metadata.outputs[0], body)
 
 
 @requirement("outputs.formats")
@@ -605,7 +613,7 @@ async def test_a_file_too_large_to_be_ours_is_left_alone(sheet: Project, engine:
 
 
 def difference(current: str, data: str) -> str:
-    return edits.diff("a.md", current.encode(), data.encode())
+    return merging.diff("a.md", current.encode(), data.encode())
 
 
 def test_a_difference_shows_the_first_lines_that_differ():
@@ -621,12 +629,12 @@ def test_a_difference_shows_the_first_lines_that_differ():
         "-line 1500",
         "+changed",
         " line 1501",
-    ] + ["… and more"] * (1499 + edits.DIFF_WINDOW - 1 < 2000)
+    ] + ["… and more"] * (1499 + merging.DIFF_WINDOW - 1 < 2000)
     assert difference("a\nb", "a\nb\nc").splitlines()[2:] == ["@@ -2 +2,2 @@", " b", "+c"]
     assert difference("", "a").splitlines()[2:] == ["@@ -0,0 +1 @@", "+a"]
     assert difference("a\r\n", "a\n") == "(only line ends differ)"
     long = difference("\n".join("y" * 5000 for _ in lines), "\n".join(lines)).splitlines()
-    assert (len(long), long[-1]) == (edits.DIFF_LINES + 1, "… and more")
+    assert (len(long), long[-1]) == (merging.DIFF_LINES + 1, "… and more")
     assert max(map(len, long)) == 200
 
 
@@ -803,9 +811,9 @@ async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Projec
     project.save(text("one", "first"), text("two", "second"))
     shared = out("outputs/shared.md")
     project.save(artifact("a", [child("one")], shared), artifact("b", [child("two")], shared))
-    first = await assemble(Work(engine), engine.catalog.find("artifact", "a").parsed, CallerContext({}))
-    second = await assemble(Work(engine), engine.catalog.find("artifact", "b").parsed, CallerContext({}))
-    again = await assemble(Work(engine), engine.catalog.find("artifact", "b").parsed, CallerContext({}))
+    first = await build_artifact(Build(engine), engine.catalog.find("artifact", "a").parsed, CallerContext({}))
+    second = await build_artifact(Build(engine), engine.catalog.find("artifact", "b").parsed, CallerContext({}))
+    again = await build_artifact(Build(engine), engine.catalog.find("artifact", "b").parsed, CallerContext({}))
     assert first.pieces.warnings == again.pieces.warnings == []
     assert second.pieces.warnings == ["outputs/shared.md was written by the artifact a before"]
 
@@ -816,7 +824,7 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     """What lies on disk when a write begins is remembered, whichever earlier write had put it there."""
     project.save(text("one", "first"), artifact("note", [child("one")]))
     parsed = engine.catalog.find("artifact", "note").parsed
-    await assemble(Work(engine), parsed, CallerContext({}))
+    await build_artifact(Build(engine), parsed, CallerContext({}))
     # A kill right after the rename: the file is new, and the store still calls it pending.
     before = known(engine, "outputs/note.md")
     await engine.store.save_outputs([msgspec.structs.replace(before, pending=sha256(b"second"))])
@@ -829,10 +837,10 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     with monkeypatch.context() as full_disk:
         full_disk.setattr(engine.folder, "write", refuse)
         with pytest.raises(WriteFailed):
-            await assemble(Work(engine), parsed, CallerContext({}))
+            await build_artifact(Build(engine), parsed, CallerContext({}))
     assert project.read("outputs/note.md") == "second"
     project.save(text("one", "fourth"))
-    assert (await assemble(Work(engine), parsed, CallerContext({}))).status == "reassembled"
+    assert (await build_artifact(Build(engine), parsed, CallerContext({}))).status == "reassembled"
     assert project.read("outputs/note.md") == "fourth"
 
 
@@ -885,7 +893,7 @@ async def test_an_edit_that_stands_against_a_change_is_marked(lines: Project, en
     lines.write(SHEET, "one mine\ntwo\nthree, edited\nfour\nfive \n")
 
     def marked(theirs: str) -> str:
-        conflict = f"{edits.YOURS}\none mine\n{edits.OURS}\none {theirs}\n{edits.END}\n"
+        conflict = f"{merging.YOURS}\none mine\n{merging.OURS}\none {theirs}\n{merging.END}\n"
         return f"{conflict}two\nthree, edited\nfour\nfive \n"
 
     told: list[str] = []
@@ -964,7 +972,7 @@ async def test_edits_are_merged_in_the_encoding_of_the_file(lines: Project, engi
     assert file.read_bytes() == "one á\ntwo\ndrei ü\nfour\nfive ö\n".encode(encoding)
 
 
-@pytest.mark.parametrize("edited", [b"\xff\xfe\xff", b"x\n" * (edits.MERGE_LINES + 1)])
+@pytest.mark.parametrize("edited", [b"\xff\xfe\xff", b"x\n" * (merging.MERGE_LINES + 1)])
 async def test_what_cannot_be_merged_is_refused(lines: Project, engine: Engine, edited: bytes):
     """Bytes that are no text, and more lines than can be compared in time."""
     on_edit(engine, "merge")
@@ -1004,7 +1012,7 @@ async def test_a_crash_in_a_merge_loses_no_edit(
     merged = lines.read(SHEET)
     assert "mine" in merged
     assert "one A" in merged
-    assert merged.count(edits.YOURS) == (edit.startswith("mine"))
+    assert merged.count(merging.YOURS) == (edit.startswith("mine"))
     assert when == "announced" or merged == after_crash
     await run(engine, context={"a": "A"}, force=True)
     assert lines.read(SHEET) == merged
@@ -1017,17 +1025,17 @@ words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=6).map(lambda f
 @given(words, words, words)
 def test_merging_what_was_merged_changes_nothing(base: str, edited: str, ours: str):
     """Neither with the old text to tell by (as after a crash) nor with the new one, and no marks stand in marks."""
-    merged = edits.merge_texts(base, edited, ours)
+    merged = merging.merge_texts(base, edited, ours)
     assert merged is not None
-    assert edits.merge_texts(base, merged.text, ours) == merged or not merged.conflicts
-    again = edits.merge_texts(ours, merged.text, ours)
+    assert merging.merge_texts(base, merged.text, ours) == merged or not merged.conflicts
+    again = merging.merge_texts(ours, merged.text, ours)
     assert again is not None
     assert again.text == merged.text
     depth = 0
     for line in merged.text.splitlines():
-        depth += (line == edits.YOURS) - (line == edits.END)
+        depth += (line == merging.YOURS) - (line == merging.END)
         assert depth in (0, 1)
-    assert merged.text.count(edits.YOURS) == merged.conflicts
+    assert merged.text.count(merging.YOURS) == merged.conflicts
 
 
 # -- conditions -------------------------------------------------------------------------------------------------
@@ -1097,7 +1105,7 @@ def versioned(body: str, version: str = "1.0.0", stage: str = "draft") -> dict[s
 async def store_text(engine: Engine, project: Project, document: dict[str, Any]) -> None:
     """Generate a content as it is now."""
     project.save(document)
-    await generate(Work(engine), engine.catalog.find("content", document["id"]).parsed, CallerContext({}))
+    await build_content(Build(engine), engine.catalog.find("content", document["id"]).parsed, CallerContext({}))
 
 
 async def test_all_stored_texts_can_be_taken(sheet: Project, engine: Engine):
@@ -1200,19 +1208,19 @@ async def test_warnings_are_the_same_when_nothing_has_changed(sheet: Project, en
 # -- plans ------------------------------------------------------------------------------------------------------
 
 
-async def planned(engine: Engine, **rest: Any) -> Planned:
+async def planned(engine: Engine, **rest: Any) -> PlannedOutput:
     """What an assembly would do to the first file; nothing is changed by asking."""
     parsed = engine.catalog.find("artifact", "sheet").parsed
     context = rest.pop("context", {})
-    (first, *_) = await plan(
-        Work(engine, dry=True, force=rest.pop("force", False)), parsed, CallerContext(context), **rest
+    (first, *_) = await plan_artifact(
+        Build(engine, dry=True, force=rest.pop("force", False)), parsed, CallerContext(context), **rest
     )
     return first
 
 
 async def why(engine: Engine, context: dict[str, Any] | None = None, **rest: Any) -> list[str]:
     parsed = engine.catalog.find("artifact", "sheet").parsed
-    return await why_stale(Work(engine, dry=True), parsed, CallerContext(context or {}), **rest)
+    return await why_stale(Build(engine, dry=True), parsed, CallerContext(context or {}), **rest)
 
 
 @pytest.mark.parametrize(

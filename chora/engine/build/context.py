@@ -29,7 +29,7 @@ SOURCES_LIMIT = 20_000_000
 """Bytes that the values of one content's sources may have together, as JSON."""
 
 
-class Gathered(NamedTuple):
+class GatheredContext(NamedTuple):
     """A merged context, and what was missing on the way."""
 
     context: dict[str, Any]
@@ -40,13 +40,13 @@ class Gathered(NamedTuple):
     """Whether every source had a value."""
 
 
-def merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+def deep_merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     """Lay `high` over `low`: objects merge deeply, arrays and scalars replace. Neither is changed."""
     merged = dict(low)
     for key, value in high.items():
         below = merged.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            merged[key] = merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+            merged[key] = deep_merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
         else:
             merged[key] = value
     return merged
@@ -69,13 +69,13 @@ def json_type(value: Any) -> str:
             return "object"
 
 
-async def gather(
+async def gather_context(
     config: ContentConfig,
     generator: str,
     caller: dict[str, Any],
     reach: SourceAccess,
     reserved: Mapping[str, str] | None = None,
-) -> Gathered:
+) -> GatheredContext:
     """Resolve every source of a content config and merge it with what the caller gave.
 
     Args:
@@ -93,7 +93,7 @@ async def gather(
     return await _Gathering(config, generator, reach).run(caller, reserved or {})
 
 
-async def gather_shared(name: str, sources: Sources, reach: SourceAccess) -> tuple[dict[str, Any], list[str]]:
+async def gather_shared_context(name: str, sources: Sources, reach: SourceAccess) -> tuple[dict[str, Any], list[str]]:
     """Resolve sources that belong to no content; returns the context, and warnings.
 
     Raises:
@@ -108,7 +108,7 @@ async def gather_shared(name: str, sources: Sources, reach: SourceAccess) -> tup
         metadata=ContentMetadata(description=name, version="1.0.0"),
         inputs=sources,
     )
-    gathered = await gather(stand_in, "", {}, reach)
+    gathered = await gather_context(stand_in, "", {}, reach)
     return {key: value for key, value in gathered.context.items() if key != "content_id"}, gathered.warnings
 
 
@@ -123,7 +123,7 @@ class _Gathering:
         self._warnings: list[str] = []
         self._room = SOURCES_LIMIT
 
-    async def run(self, caller: dict[str, Any], reserved: Mapping[str, str]) -> Gathered:
+    async def run(self, caller: dict[str, Any], reserved: Mapping[str, str]) -> GatheredContext:
         patterns = self._config.generation.patterns
         data, declarations = split_context(patterns[0].generation_config.get("context", {}) if patterns else {})
         for name, value in data.items():
@@ -131,15 +131,15 @@ class _Gathering:
                 path = str(cast("dict[str, Any]", value).get("path", ""))
                 await self._add(Source(id=name, type="external_file", locator=path))
             else:
-                self._context = merge(self._context, {name: value})
+                self._context = deep_merge(self._context, {name: value})
         for source in self._config.inputs.sources:
             await self._add(source)
-        self._context = merge(self._context, caller)
+        self._context = deep_merge(self._context, caller)
         lent = [name for name in reserved if name not in self._context]
         self._context.update({name: reserved[name] for name in lent})
         for declaration in declarations:
             self._settle(declaration)
-        return Gathered(self._context, self._warnings, lent, not self._warnings)
+        return GatheredContext(self._context, self._warnings, lent, not self._warnings)
 
     async def _add(self, source: Source) -> None:
         """Merge one source: its value under its id, or, without an id, an object's own names."""
@@ -166,7 +166,7 @@ class _Gathering:
                 limit="content.sources",
                 content_config_id=self._config.id,
             )
-        self._context = merge(self._context, added)
+        self._context = deep_merge(self._context, added)
 
     async def _value_of(self, source: Source) -> dict[str, Any]:
         maker = BY_TYPE[source.type]

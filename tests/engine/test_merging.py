@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora.engine.build.edits import END, MERGE_LINES, OURS, YOURS, Changes, Merged, count_changes, merge_texts
+from chora.engine.merging import END, MERGE_LINES, OURS, YOURS, LineChanges, MergedText, count_changes, merge_texts
 
 lines = st.lists(st.sampled_from(["a\n", "b\n", "c\n", "d\n", "\n"]), max_size=12)
 texts = lines.map("".join)
@@ -27,7 +27,7 @@ texts = lines.map("".join)
 def test_changes_are_counted_in_order(old: str, new: str, added: int, removed: int, changed: int):
     """Repeated and moved lines count too: lines are a sequence, not a set."""
     found = count_changes(old, new)
-    assert found == Changes(added, removed, changed)
+    assert found == LineChanges(added, removed, changed)
     assert found.summary == f"+{added} -{removed} ~{changed}"
 
 
@@ -36,7 +36,7 @@ def test_what_changes_says_accounts_for_every_line(old: str, new: str):
     """Old lines less the removed plus the added ones are the new ones; turned round, the roles are too."""
     found, back = count_changes(old, new), count_changes(new, old)
     assert len(old.splitlines()) - found.removed + found.added == len(new.splitlines())
-    assert (found == Changes(0, 0, 0)) is (old.splitlines() == new.splitlines())
+    assert (found == LineChanges(0, 0, 0)) is (old.splitlines() == new.splitlines())
     assert back.added - back.removed == found.removed - found.added
 
 
@@ -44,15 +44,15 @@ def test_texts_beyond_bounds_are_compared_as_blocks():
     """In no time."""
     old = "".join(f"a{n}\n" for n in range(MERGE_LINES + 1))
     new = "".join(f"b{n}\n" for n in range(MERGE_LINES + 2))
-    assert count_changes(old, new) == Changes(1, 0, MERGE_LINES + 1)
+    assert count_changes(old, new) == LineChanges(1, 0, MERGE_LINES + 1)
 
 
 @given(texts, texts)
 def test_a_side_that_changed_nothing_gives_way(base: str, other: str):
     """To the other one, and equal changes are one change."""
-    assert merge_texts(base, base, other) == Merged(other, 0)
-    assert merge_texts(base, other, base) == Merged(other, 0)
-    assert merge_texts(base, other, other) == Merged(other, 0)
+    assert merge_texts(base, base, other) == MergedText(other, 0)
+    assert merge_texts(base, other, base) == MergedText(other, 0)
+    assert merge_texts(base, other, other) == MergedText(other, 0)
 
 
 @given(texts, texts, texts)
@@ -70,13 +70,13 @@ def test_nothing_that_either_side_added_is_lost(base: str, mine: str, theirs: st
 def test_changes_in_different_places_go_together():
     """Without a conflict."""
     merged = merge_texts("1\n2\n3\n4\n5\n", "1\nmine\n3\n4\n5\n", "1\n2\n3\n4\ntheirs\n")
-    assert merged == Merged("1\nmine\n3\n4\ntheirs\n", 0)
+    assert merged == MergedText("1\nmine\n3\n4\ntheirs\n", 0)
 
 
 def test_changes_of_the_same_lines_stand_between_marks():
     """Each with a line of its own, even at an end without a newline."""
     merged = merge_texts("1\n2", "1\nmine", "1\ntheirs")
-    assert merged == Merged(f"1\n{YOURS}\nmine\n{OURS}\ntheirs\n{END}\n", 1)
+    assert merged == MergedText(f"1\n{YOURS}\nmine\n{OURS}\ntheirs\n{END}\n", 1)
 
 
 def test_texts_too_long_to_compare_are_not_merged():

@@ -12,12 +12,12 @@ import pytest
 import trio
 
 from chora import app, settings
-from chora.engine.build.generate import generate
+from chora.engine.build.content import build_content
 from chora.engine.drafts import make_draft
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.engine.validation import checks, lint
-from chora.engine.validation.checks import CHECKS, Rule
-from chora.engine.validation.validate import Finding, Findings, validate, validate_collection
+from chora.engine.validation.checks import CHECKS, ValidationRule
+from chora.engine.validation.findings import Finding, Findings, validate, validate_collection
 from chora.errors import Busy, ConfigNotFound, InvalidConfigId, ValidationExecutionFailed
 from chora.hashing import sha256
 from chora.model import ArtifactRule, ContentRule
@@ -53,12 +53,12 @@ async def store(engine: Engine, content_id: str, body: str, **rest: Any) -> Vers
     )
 
 
-async def look(engine: Engine, name: str, *rules: Rule) -> Findings:
+async def look(engine: Engine, name: str, *rules: ValidationRule) -> Findings:
     with trio.fail_after(PATIENCE):
-        return await validate(Work(engine, dry=True), name, rules)
+        return await validate(Build(engine, dry=True), name, rules)
 
 
-async def judged(engine: Engine, body: str, rule: Rule, **metadata: Any) -> list[Finding]:
+async def judged(engine: Engine, body: str, rule: ValidationRule, **metadata: Any) -> list[Finding]:
     """What a rule finds in a text of which only the text is known, or also the config's metadata."""
     await store(engine, "piece", body)
     return [issue for issue in (await look(engine, "piece", rule)).issues if not issue.code.startswith("content_very")]
@@ -107,221 +107,283 @@ See [the map](docs/map.md), [gone](docs/gone.md) and [tides](#tide-table).
 TEXT = "Everything is well."
 OBJECT = '{"name": "x", "size": {"h": 1}, "none": null}'
 
-ROWS: list[tuple[str, Rule, str, list[tuple[str, str, str | None, dict[str, Any]]]]] = [
+ROWS: list[tuple[str, ValidationRule, str, list[tuple[str, str, str | None, dict[str, Any]]]]] = [
     # presence
-    ("presence", Rule("presence"), TEXT, []),
-    ("presence fails", Rule("presence"), "\n", [("error", "content_missing", None, {})]),
+    ("presence", ValidationRule("presence"), TEXT, []),
+    ("presence fails", ValidationRule("presence"), "\n", [("error", "content_missing", None, {})]),
     # length
-    ("length fits", Rule("length", config={"min": 19, "max": 19}), TEXT, []),
+    ("length fits", ValidationRule("length", config={"min": 19, "max": 19}), TEXT, []),
     (
         "too short",
-        Rule("length", config={"min": 20}),
+        ValidationRule("length", config={"min": 20}),
         TEXT,
         [("error", "content_too_short", None, {"actual": 19, "required": 20})],
     ),
     (
         "too long, as the spec spells it",
-        Rule("length", config={"max_length": 18.0}, severity="warning"),
+        ValidationRule("length", config={"max_length": 18.0}, severity="warning"),
         TEXT,
         [("warning", "content_too_long", None, {"actual": 19, "limit": 18})],
     ),
-    ("length without bounds", Rule("length"), TEXT, [("error", "invalid_rule", None, {"rule_type": "length"})]),
-    ("bounds crossed", Rule("length", config={"min": 2, "max": 1}), TEXT, [("error", "invalid_rule", None, {})]),
-    ("bound no number", Rule("length", config={"min": "2"}), TEXT, [("error", "invalid_rule", None, {})]),
-    ("bound true", Rule("length", config={"min": True}), TEXT, [("error", "invalid_rule", None, {})]),
-    ("bound negative", Rule("length", config={"max": -1}), TEXT, [("error", "invalid_rule", None, {})]),
+    (
+        "length without bounds",
+        ValidationRule("length"),
+        TEXT,
+        [("error", "invalid_rule", None, {"rule_type": "length"})],
+    ),
+    (
+        "bounds crossed",
+        ValidationRule("length", config={"min": 2, "max": 1}),
+        TEXT,
+        [("error", "invalid_rule", None, {})],
+    ),
+    ("bound no number", ValidationRule("length", config={"min": "2"}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("bound true", ValidationRule("length", config={"min": True}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("bound negative", ValidationRule("length", config={"max": -1}), TEXT, [("error", "invalid_rule", None, {})]),
     # format and syntax
-    ("json", Rule("format", config={"format": "json"}), OBJECT, []),
+    ("json", ValidationRule("format", config={"format": "json"}), OBJECT, []),
     (
         "not json",
-        Rule("format", config={"format": "JSON"}),
+        ValidationRule("format", config={"format": "JSON"}),
         '{\n"a" 1}',
         [("error", "format_mismatch", "line 2", {"format": "json", "line": 2, "column": 5})],
     ),
-    ("any text is text", Rule("format", config={"format": "text"}), TEXT, []),
+    ("any text is text", ValidationRule("format", config={"format": "text"}), TEXT, []),
     (
         "not checkable",
-        Rule("format", config={"format": "typescript"}),
+        ValidationRule("format", config={"format": "typescript"}),
         TEXT,
         [("info", "format_not_checked", None, {"format": "typescript"})],
     ),
-    ("no such format", Rule("format", config={"format": "klingon"}), TEXT, [("error", "invalid_rule", None, {})]),
-    ("no format at all", Rule("format"), TEXT, [("error", "invalid_rule", None, {})]),
-    ("python", Rule("syntax", config={"language": "py"}), "x = 1\nprint(x)\n", []),
+    (
+        "no such format",
+        ValidationRule("format", config={"format": "klingon"}),
+        TEXT,
+        [("error", "invalid_rule", None, {})],
+    ),
+    ("no format at all", ValidationRule("format"), TEXT, [("error", "invalid_rule", None, {})]),
+    ("python", ValidationRule("syntax", config={"language": "py"}), "x = 1\nprint(x)\n", []),
     (
         "not python",
-        Rule("syntax", config={"language": "python"}, severity="info"),
+        ValidationRule("syntax", config={"language": "python"}, severity="info"),
         "x = 1\nprint(x\n",
         [("info", "syntax_error", "line 2", {"format": "python"})],
     ),
-    ("template", Rule("syntax", config={"language": "jinja2"}), "{{ a.b() }} and more", []),
+    ("template", ValidationRule("syntax", config={"language": "jinja2"}), "{{ a.b() }} and more", []),
     (
         "not a template",
-        Rule("syntax", config={"language": "jinja2"}),
+        ValidationRule("syntax", config={"language": "jinja2"}),
         "a longer text\n{% if %}",
         [("error", "syntax_error", "line 2", {})],
     ),
     # regex
-    ("matches", Rule("regex", config={"pattern": "is\\s"}), TEXT, []),
+    ("matches", ValidationRule("regex", config={"pattern": "is\\s"}), TEXT, []),
     (
         "matches nothing",
-        Rule("regex", config={"pattern": "IS"}),
+        ValidationRule("regex", config={"pattern": "IS"}),
         TEXT,
         [("error", "pattern_not_found", None, {"pattern": "IS"})],
     ),
-    ("flags", Rule("regex", config={"must_match": "IS", "flags": "i"}), TEXT, []),
+    ("flags", ValidationRule("regex", config={"must_match": "IS", "flags": "i"}), TEXT, []),
     (
         "must not match",
-        Rule("regex", config={"must_not_match": "two"}),
+        ValidationRule("regex", config={"must_not_match": "two"}),
         "one and\ntwo",
         [("error", "pattern_found", "line 2", {"pattern": "two", "line": 2})],
     ),
-    ("must not, and doesn't", Rule("regex", config={"pattern": "q", "must_match": False}), TEXT, []),
+    ("must not, and doesn't", ValidationRule("regex", config={"pattern": "q", "must_match": False}), TEXT, []),
     (
         "must not, and does",
-        Rule("regex", config={"pattern": "is", "must_not_match": True}),
+        ValidationRule("regex", config={"pattern": "is", "must_not_match": True}),
         TEXT,
         [("error", "pattern_found", "line 1", {})],
     ),
-    ("no pattern", Rule("regex", config={"pattern": ["a"]}), TEXT, [("error", "invalid_rule", None, {})]),
-    ("broken pattern", Rule("regex", config={"pattern": "("}), TEXT, [("error", "invalid_rule", None, {})]),
-    ("broken flags", Rule("regex", config={"pattern": "a", "flags": 1}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("no pattern", ValidationRule("regex", config={"pattern": ["a"]}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("broken pattern", ValidationRule("regex", config={"pattern": "("}), TEXT, [("error", "invalid_rule", None, {})]),
+    (
+        "broken flags",
+        ValidationRule("regex", config={"pattern": "a", "flags": 1}),
+        TEXT,
+        [("error", "invalid_rule", None, {})],
+    ),
     # required_fields
-    ("fields", Rule("required_fields", config={"fields": ["name", "size.h"]}), OBJECT, []),
+    ("fields", ValidationRule("required_fields", config={"fields": ["name", "size.h"]}), OBJECT, []),
     (
         "fields missing",
-        Rule("required_fields", config={"fields": ["name", "size.w", "none"]}),
+        ValidationRule("required_fields", config={"fields": ["name", "size.w", "none"]}),
         OBJECT,
         [
             ("error", "missing_required_field", None, {"field": "size.w"}),
             ("error", "missing_required_field", None, {"field": "none"}),
         ],
     ),
-    ("one field", Rule("required_fields", config={"fields": "name"}), OBJECT, []),
-    ("no fields", Rule("required_fields"), OBJECT, [("error", "invalid_rule", None, {})]),
-    ("fields empty", Rule("required_fields", config={"fields": []}), OBJECT, [("error", "invalid_rule", None, {})]),
+    ("one field", ValidationRule("required_fields", config={"fields": "name"}), OBJECT, []),
+    ("no fields", ValidationRule("required_fields"), OBJECT, [("error", "invalid_rule", None, {})]),
+    (
+        "fields empty",
+        ValidationRule("required_fields", config={"fields": []}),
+        OBJECT,
+        [("error", "invalid_rule", None, {})],
+    ),
     (
         "fields of broken data",
-        Rule("required_fields", config={"fields": "a"}),
+        ValidationRule("required_fields", config={"fields": "a"}),
         "{ broken }",
         [("error", "format_mismatch", None, {})],
     ),
     (
         "fields of neither",
-        Rule("required_fields", config={"fields": "a"}),
+        ValidationRule("required_fields", config={"fields": "a"}),
         TEXT,
         [("error", "target_not_found", None, {"target": ""})],
     ),
     # schema
-    ("schema fits", Rule("schema", config={"schema": {"required": ["name"]}}), OBJECT, []),
-    ("schema over yaml", Rule("schema", config={"schema": {"required": ["name"]}}), "name: a text", []),
+    ("schema fits", ValidationRule("schema", config={"schema": {"required": ["name"]}}), OBJECT, []),
+    ("schema over yaml", ValidationRule("schema", config={"schema": {"required": ["name"]}}), "name: a text", []),
     (
         "schema doesn't fit",
-        Rule("schema", config={"schema": {"properties": {"size": {"properties": {"h": {"type": "string"}}}}}}),
+        ValidationRule(
+            "schema", config={"schema": {"properties": {"size": {"properties": {"h": {"type": "string"}}}}}}
+        ),
         OBJECT,
         [("error", "schema_validation_failed", "$.size.h", {"path": "$.size.h"})],
     ),
-    ("no data", Rule("schema", config={"schema": True}), '{"a": ]}', [("error", "format_mismatch", None, {})]),
-    ("schema in a file", Rule("schema", config={"schema": "schemas/any.yaml"}), OBJECT, []),
-    ("schema file gone", Rule("schema", config={"schema": "no.json"}), OBJECT, [("error", "invalid_rule", None, {})]),
     (
-        "schema file no data",
-        Rule("schema", config={"schema": "docs/map.md"}),
+        "no data",
+        ValidationRule("schema", config={"schema": True}),
+        '{"a": ]}',
+        [("error", "format_mismatch", None, {})],
+    ),
+    ("schema in a file", ValidationRule("schema", config={"schema": "schemas/any.yaml"}), OBJECT, []),
+    (
+        "schema file gone",
+        ValidationRule("schema", config={"schema": "no.json"}),
         OBJECT,
         [("error", "invalid_rule", None, {})],
     ),
-    ("schema elsewhere", Rule("schema", config={"schema": "../x.json"}), OBJECT, [("error", "invalid_rule", None, {})]),
-    ("no schema", Rule("schema", config={"schema": 5}), OBJECT, [("error", "invalid_rule", None, {})]),
+    (
+        "schema file no data",
+        ValidationRule("schema", config={"schema": "docs/map.md"}),
+        OBJECT,
+        [("error", "invalid_rule", None, {})],
+    ),
+    (
+        "schema elsewhere",
+        ValidationRule("schema", config={"schema": "../x.json"}),
+        OBJECT,
+        [("error", "invalid_rule", None, {})],
+    ),
+    ("no schema", ValidationRule("schema", config={"schema": 5}), OBJECT, [("error", "invalid_rule", None, {})]),
     (
         "schema from the network",
-        Rule("schema", config={"schema": {"$ref": "http://127.0.0.1:9/x"}}),
+        ValidationRule("schema", config={"schema": {"$ref": "http://127.0.0.1:9/x"}}),
         OBJECT,
         [("error", "invalid_rule", None, {})],
     ),
     # links
     (
         "links",
-        Rule("links"),
+        ValidationRule("links"),
         MARKDOWN,
         [("error", "broken_link", "line 3", {"link": "docs/gone.md", "line": 3})],
     ),
-    ("links from elsewhere", Rule("links", config={"base": "docs"}), "[a](map.md) [b](../docs/)", []),
-    ("links from nowhere", Rule("links", config={"base": 5}), TEXT, [("error", "invalid_rule", None, {})]),
+    ("links from elsewhere", ValidationRule("links", config={"base": "docs"}), "[a](map.md) [b](../docs/)", []),
+    ("links from nowhere", ValidationRule("links", config={"base": 5}), TEXT, [("error", "invalid_rule", None, {})]),
     # what belongs together
-    ("no children", Rule("completeness"), TEXT, [("error", "invalid_rule", None, {})]),
+    ("no children", ValidationRule("completeness"), TEXT, [("error", "invalid_rule", None, {})]),
     # lint
-    ("lint", Rule("lint", config={"linter": "ruff"}), "x = 1\nprint(x)\n", []),
+    ("lint", ValidationRule("lint", config={"linter": "ruff"}), "x = 1\nprint(x)\n", []),
     (
         "lint finds",
-        Rule("lint", config={"linter": "ruff", "options": "--select=F"}, severity="warning"),
+        ValidationRule("lint", config={"linter": "ruff", "options": "--select=F"}, severity="warning"),
         "x = 1\nimport os\n",
         [("warning", "lint_finding", "line 2", {"linter": "ruff", "line": 2, "column": 8})],
     ),
-    ("no linter", Rule("lint"), TEXT, [("error", "invalid_rule", None, {})]),
+    ("no linter", ValidationRule("lint"), TEXT, [("error", "invalid_rule", None, {})]),
     (
         "linter refused",
-        Rule("lint", config={"linter": "sh"}, severity="info"),
+        ValidationRule("lint", config={"linter": "sh"}, severity="info"),
         TEXT,
         [("error", "linter_not_allowed", None, {"linter": "sh"})],
     ),
     (
         "linter not there",
-        Rule("lint", config={"linter": "yamllint"}),
+        ValidationRule("lint", config={"linter": "yamllint"}),
         TEXT,
         [("warning", "linter_unavailable", None, {"linter": "yamllint"})],
     ),
     (
         "options refused",
-        Rule("lint", config={"linter": "ruff", "options": "--fix"}),
+        ValidationRule("lint", config={"linter": "ruff", "options": "--fix"}),
         TEXT,
         [("error", "invalid_rule", None, {})],
     ),
     (
         "file name refused",
-        Rule("lint", config={"linter": "ruff", "filename": "../x"}),
+        ValidationRule("lint", config={"linter": "ruff", "filename": "../x"}),
         TEXT,
         [("error", "invalid_rule", None, {})],
     ),
     # other types
-    ("unknown", Rule("spelling"), TEXT, [("warning", "unknown_rule_type", None, {"rule_type": "spelling"})]),
-    ("custom", Rule("custom"), TEXT, [("warning", "unknown_rule_type", None, {"rule_type": "custom"})]),
+    ("unknown", ValidationRule("spelling"), TEXT, [("warning", "unknown_rule_type", None, {"rule_type": "spelling"})]),
+    ("custom", ValidationRule("custom"), TEXT, [("warning", "unknown_rule_type", None, {"rule_type": "custom"})]),
     (
         "custom of a known type",
-        Rule("custom", config={"type": "length", "max": 1}),
+        ValidationRule("custom", config={"type": "length", "max": 1}),
         TEXT,
         [("error", "content_too_long", None, {})],
     ),
     # targets
-    ("a file", Rule("length", "docs/map.md", {"max": 1}), TEXT, [("error", "content_too_long", "docs/map.md", {})]),
-    ("a file, said so", Rule("presence", "file:docs/map.md"), TEXT, []),
-    ("no file", Rule("length", "docs/gone.md", {"max": 1}), TEXT, [("error", "target_not_found", "docs/gone.md", {})]),
+    (
+        "a file",
+        ValidationRule("length", "docs/map.md", {"max": 1}),
+        TEXT,
+        [("error", "content_too_long", "docs/map.md", {})],
+    ),
+    ("a file, said so", ValidationRule("presence", "file:docs/map.md"), TEXT, []),
+    (
+        "no file",
+        ValidationRule("length", "docs/gone.md", {"max": 1}),
+        TEXT,
+        [("error", "target_not_found", "docs/gone.md", {})],
+    ),
     (
         "no such file present",
-        Rule("presence", "docs/gone.md"),
+        ValidationRule("presence", "docs/gone.md"),
         TEXT,
         [("error", "content_missing", "docs/gone.md", {})],
     ),
-    ("a file outside", Rule("presence", "../x.md"), TEXT, [("error", "content_missing", "../x.md", {})]),
-    ("not text", Rule("presence", "docs/image.png"), TEXT, [("error", "content_missing", "docs/image.png", {})]),
+    ("a file outside", ValidationRule("presence", "../x.md"), TEXT, [("error", "content_missing", "../x.md", {})]),
+    (
+        "not text",
+        ValidationRule("presence", "docs/image.png"),
+        TEXT,
+        [("error", "content_missing", "docs/image.png", {})],
+    ),
     (
         "a file is of its ending",
-        Rule("format", "docs/broken.json"),
+        ValidationRule("format", "docs/broken.json"),
         TEXT,
         [("error", "format_mismatch", "docs/broken.json, line 1", {})],
     ),
     (
         "a section",
-        Rule("length", "element.tide-table", {"min": 100}),
+        ValidationRule("length", "element.tide-table", {"min": 100}),
         MARKDOWN,
         [("error", "content_too_short", "element.tide-table", {"actual": 7})],
     ),
-    ("no section", Rule("presence", "element.berths"), MARKDOWN, [("error", "content_missing", "element.berths", {})]),
-    ("no config", Rule("presence", "config"), TEXT, [("error", "content_missing", "config", {})]),
+    (
+        "no section",
+        ValidationRule("presence", "element.berths"),
+        MARKDOWN,
+        [("error", "content_missing", "element.berths", {})],
+    ),
+    ("no config", ValidationRule("presence", "config"), TEXT, [("error", "content_missing", "config", {})]),
 ]
 
 
 @pytest.mark.parametrize(("rule", "body", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-async def test_rules(project: Project, engine: Engine, rule: Rule, body: str, expected: list[Any]):
+async def test_rules(project: Project, engine: Engine, rule: ValidationRule, body: str, expected: list[Any]):
     """What a rule finds, where, how bad it is, and with which facts."""
     project.write("docs/map.md", "The map")
     project.write("docs/image.png", b"\x89PNG\xff")
@@ -352,22 +414,22 @@ async def test_a_hostile_pattern_does_not_hang_anybody(engine: Engine):
     """It is killed, and the answer says which rule couldn't be checked."""
     engine.templates.pool._settings = settings.RenderSettings(wall=0.3)
     with pytest.raises(ValidationExecutionFailed) as failed:
-        await judged(engine, "a" * 5000 + "b", Rule("regex", config={"pattern": "(a+)+$"}))
+        await judged(engine, "a" * 5000 + "b", ValidationRule("regex", config={"pattern": "(a+)+$"}))
     assert failed.value.details["rule_type"] == "regex"
     assert "longer than 0.3 s" in failed.value.details["error"]
-    assert await judged(engine, TEXT, Rule("regex", config={"pattern": "is"})) == []
+    assert await judged(engine, TEXT, ValidationRule("regex", config={"pattern": "is"})) == []
 
 
 @pytest.mark.parametrize(
     "rule",
     [
-        Rule("regex", config={"pattern": "a"}),
-        Rule("schema", config={"schema": True}),
-        Rule("format", config={"format": "json"}),
+        ValidationRule("regex", config={"pattern": "a"}),
+        ValidationRule("schema", config={"schema": True}),
+        ValidationRule("format", config={"format": "json"}),
     ],
 )
 async def test_a_worker_that_breaks_is_an_error_not_a_finding(
-    engine: Engine, rule: Rule, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, rule: ValidationRule, monkeypatch: pytest.MonkeyPatch
 ):
     """Whoever asked hears which rule it was."""
     monkeypatch.setattr("chora.render.pool.worker_command", lambda: [sys.executable, "-c", "pass"])
@@ -384,7 +446,7 @@ async def test_a_busy_house_is_no_finding(engine: Engine, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(engine.templates.pool, "match", busy)
     with pytest.raises(Busy):
-        await judged(engine, TEXT, Rule("regex", config={"pattern": "a"}))
+        await judged(engine, TEXT, ValidationRule("regex", config={"pattern": "a"}))
 
 
 # -- links ------------------------------------------------------------------------------------------------------
@@ -421,17 +483,17 @@ async def test_links(project: Project, engine: Engine, body: str, broken: list[s
     """Inline, reference and image links; code, other hosts and footnotes are passed over."""
     for name in ("x.md", "x y.md", "page_(1).md", "sub/y.md"):
         project.write(name, "x")
-    found = await judged(engine, body, Rule("links"))
+    found = await judged(engine, body, ValidationRule("links"))
     assert [issue.details["link"] for issue in found] == broken
 
 
 async def test_many_links_are_looked_at_beside(project: Project, engine: Engine):
     """A long text is looked through in a thread, in linear time, and a hundred broken links are enough."""
     with trio.fail_after(PATIENCE):
-        assert await judged(engine, "](" * 300_000, Rule("links")) == []
-        assert await judged(engine, "](a" * 300_000, Rule("links")) == []
-        assert await judged(engine, "[" * 300_000 + "](#", Rule("links")) == []
-        found = await judged(engine, "[a](gone.md)\n" * 10_000, Rule("links"))
+        assert await judged(engine, "](" * 300_000, ValidationRule("links")) == []
+        assert await judged(engine, "](a" * 300_000, ValidationRule("links")) == []
+        assert await judged(engine, "[" * 300_000 + "](#", ValidationRule("links")) == []
+        found = await judged(engine, "[a](gone.md)\n" * 10_000, ValidationRule("links"))
     assert len(found) == 100
 
 
@@ -473,7 +535,9 @@ sys.exit(1)
 """,
     )
     options = ["-d", "{extends: relaxed, rules: {line-length: disable}}"]
-    (issue,) = await judged(engine, "a: 1\nb:  ü\n", Rule("lint", config={"linter": "yamllint", "options": options}))
+    (issue,) = await judged(
+        engine, "a: 1\nb:  ü\n", ValidationRule("lint", config={"linter": "yamllint", "options": options})
+    )
     assert (issue.location, issue.message) == ("line 2", "[error] too many spaces (colons).")
     assert issue.details == {"linter": "yamllint", "line": 2, "column": 5}
     seen = msgspec.json.decode((traces / "seen.json").read_bytes())
@@ -501,7 +565,7 @@ async def test_a_linter_that_fails_is_an_error(
     program("yamllint", source)
     engine.settings = msgspec.structs.replace(engine.settings, validation=settings.ValidationSettings(lint_time=0.5))
     with pytest.raises(ValidationExecutionFailed) as failed:
-        await judged(engine, "a: 1\n" * 100_000, Rule("lint", config={"linter": "yamllint"}))
+        await judged(engine, "a: 1\n" * 100_000, ValidationRule("lint", config={"linter": "yamllint"}))
     assert failed.value.details == {"rule_type": "lint", "error": problem}
 
 
@@ -511,14 +575,14 @@ async def test_a_linter_that_cannot_be_started_is_an_error(engine: Engine, progr
     folder = program("yamllint", "") / "programs"
     (folder / "yamllint").write_text("#!/nowhere/python\n")
     with pytest.raises(ValidationExecutionFailed, match="yamllint can't be run"):
-        await judged(engine, "a: 1\n", Rule("lint", config={"linter": "yamllint"}))
+        await judged(engine, "a: 1\n", ValidationRule("lint", config={"linter": "yamllint"}))
 
 
 @posix
 async def test_a_linter_that_talks_without_end_is_cut_off(engine: Engine, program: Callable[[str, str], Path]):
     """What it said so far counts, up to a hundred findings."""
     program("yamllint", "while True: print('x:1:2: again', flush=False)")
-    found = await judged(engine, "a: 1\n", Rule("lint", config={"linter": "yamllint"}))
+    found = await judged(engine, "a: 1\n", ValidationRule("lint", config={"linter": "yamllint"}))
     assert len(found) == 100
 
 
@@ -526,7 +590,7 @@ async def test_a_linter_that_talks_without_end_is_cut_off(engine: Engine, progra
 async def test_a_linter_need_not_listen(engine: Engine, program: Callable[[str, str], Path]):
     """One that closes its stdin at once may still find something."""
     program("yamllint", "import os, time; os.close(0); print('x:7: found')")
-    (issue,) = await judged(engine, "a: 1\n" * 100_000, Rule("lint", config={"linter": "yamllint"}))
+    (issue,) = await judged(engine, "a: 1\n" * 100_000, ValidationRule("lint", config={"linter": "yamllint"}))
     assert issue.details == {"linter": "yamllint", "line": 7, "column": None}
 
 
@@ -537,9 +601,9 @@ async def test_a_linter_of_the_settings_own_is_run_without_options(engine: Engin
     engine.settings = msgspec.structs.replace(
         engine.settings, validation=settings.ValidationSettings(linters=("prose",))
     )
-    (issue,) = await judged(engine, TEXT, Rule("lint", config={"linter": "prose"}))
+    (issue,) = await judged(engine, TEXT, ValidationRule("lint", config={"linter": "prose"}))
     assert issue.message == "-."
-    (issue,) = await judged(engine, TEXT, Rule("lint", config={"linter": "prose", "options": "-v"}))
+    (issue,) = await judged(engine, TEXT, ValidationRule("lint", config={"linter": "prose", "options": "-v"}))
     assert issue.code == "invalid_rule"
 
 
@@ -547,12 +611,12 @@ async def test_ruff_is_told_what_the_text_is_called(project: Project, engine: En
     """A stub may have unused imports; a file of the project goes by its own name; its settings don't count."""
     project.write("ruff.toml", 'lint.ignore = ["F401"]\n')
     project.write("src/a.py", "import os\n")
-    rule = Rule("lint", "src/a.py", {"linter": "ruff", "options": ["--select", "F401", "--line-length=80"]})
+    rule = ValidationRule("lint", "src/a.py", {"linter": "ruff", "options": ["--select", "F401", "--line-length=80"]})
     (issue,) = await judged(engine, TEXT, rule)
     assert issue.location == "src/a.py, line 1"
     assert "F401" in issue.message
     named = {"linter": "ruff", "options": "--select=PYI009", "filename": "a.pyi"}
-    assert len(await judged(engine, "class A:\n    pass\n", Rule("lint", config=named))) == 1
+    assert len(await judged(engine, "class A:\n    pass\n", ValidationRule("lint", config=named))) == 1
 
 
 @pytest.mark.parametrize(
@@ -636,7 +700,7 @@ async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
     before = await look(engine, "note")
     assert [(issue.severity, issue.code) for issue in before.issues] == [("warning", "not_generated")] * 3
     await store(engine, "note", "no object")
-    found = await look(engine, "note", Rule("presence", "element.nothing"))
+    found = await look(engine, "note", ValidationRule("presence", "element.nothing"))
     assert [(issue.severity, issue.code) for issue in found.issues] == [
         ("warning", "content_very_short"),
         ("error", "format_mismatch"),
@@ -650,12 +714,12 @@ async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
 async def test_required_fields_of_a_config(project: Project, engine: Engine):
     """The config's fields, when the text is no data or the rule says so."""
     project.save(text("note", "Everything is well.") | {"owner": {"name": "Ines"}})
-    await generate(Work(engine), engine.catalog.find("content", "note").parsed, CallerContext({}))
+    await build_content(Build(engine), engine.catalog.find("content", "note").parsed, CallerContext({}))
     for target in ("", "config"):
         found = await look(
             engine,
             "note",
-            Rule("required_fields", target, {"fields": ["owner.name", "metadata.version", "owner.mail"]}),
+            ValidationRule("required_fields", target, {"fields": ["owner.name", "metadata.version", "owner.mail"]}),
         )
         problems = [issue for issue in found.issues if issue.severity == "error"]
         assert [(issue.code, issue.location, issue.details) for issue in problems] == [
@@ -668,7 +732,7 @@ async def test_required_fields_of_a_text_in_its_declared_format(project: Project
     document = content("note", pattern={"type": "jinja2", "template": "{{ a }}"})
     document["metadata"]["output_format"] = "yaml"
     project.save(document)
-    rule = Rule("required_fields", config={"fields": ["owner"]})
+    rule = ValidationRule("required_fields", config={"fields": ["owner"]})
     assert [issue.location for issue in (await look(engine, "note", rule)).issues] == ["config"]
     await store(engine, "note", "owner: Ines\n")
     assert (await look(engine, "note", rule)).issues == []
@@ -679,7 +743,7 @@ async def test_required_fields_of_a_text_in_its_declared_format(project: Project
 async def test_the_schema_of_a_config(project: Project, engine: Engine):
     """A project can hold its configs to a schema of its own."""
     project.save(text("note", "Everything is well."))
-    found = await look(engine, "note", Rule("schema", "config", {"schema": {"required": ["owner"]}}))
+    found = await look(engine, "note", ValidationRule("schema", "config", {"schema": {"required": ["owner"]}}))
     assert [(issue.code, issue.location) for issue in found.issues] == [("schema_validation_failed", "config, $")]
 
 
@@ -841,7 +905,7 @@ async def test_the_files_of_an_artifact_are_its_texts(project: Project, engine: 
     assert codes(await look(engine, "pack")) == ["not_generated", "not_generated"]
     project.write("outputs/x.md", "[a](x.py) [b](gone.md)\n")
     project.write("outputs/x.py", "def f(:\n")
-    found = await look(engine, "pack", Rule("links"))
+    found = await look(engine, "pack", ValidationRule("links"))
     assert [(issue.code, issue.location) for issue in found.issues if issue.severity == "error"] == [
         ("format_mismatch", "outputs/x.py, line 1"),
         ("broken_link", "outputs/x.md, line 1"),
@@ -852,7 +916,7 @@ async def test_the_files_of_an_artifact_are_its_texts(project: Project, engine: 
 async def test_the_children_of_a_content(project: Project, engine: Engine):
     """A content refers to others too."""
     project.save(text("a", "x"), text("b", "x") | {"children": [child("a"), child("gone")]})
-    (issue,) = (await look(engine, "b", Rule("completeness"))).issues
+    (issue,) = (await look(engine, "b", ValidationRule("completeness"))).issues
     assert (issue.code, issue.location) == ("missing_child", "children[1]")
 
 
@@ -906,7 +970,7 @@ async def test_a_failing_disk_is_no_finding(project: Project, engine: Engine, mo
     parsed = engine.catalog.open("collection", "x.json").parsed
     monkeypatch.setattr(engine.catalog, "open", busy)
     with pytest.raises(Busy):
-        await validate_collection(Work(engine, dry=True), parsed)
+        await validate_collection(Build(engine, dry=True), parsed)
 
 
 @pytest.fixture
@@ -922,8 +986,8 @@ def events(project: Project) -> Callable[[], list[dict[str, Any]]]:
 async def test_every_validation_is_told(engine: Engine, events: Callable[[], list[dict[str, Any]]]):
     """Passed, not passed, and not possible."""
     await store(engine, "note", "Everything is well.")
-    await look(engine, "note", Rule("presence"), Rule("length", config={"min": 1}))
-    await look(engine, "note", Rule("length", config={"min": 100}))
+    await look(engine, "note", ValidationRule("presence"), ValidationRule("length", config={"min": 1}))
+    await look(engine, "note", ValidationRule("length", config={"min": 100}))
     with pytest.raises(ConfigNotFound):
         await look(engine, "nothing")
     told = events()
@@ -966,7 +1030,7 @@ def pieces(project: Project) -> Project:
 async def survey(engine: Engine, name: str, *, check_members: bool = True) -> tuple[list[Any], list[str], int]:
     parsed = engine.catalog.open("collection", name).parsed
     with trio.fail_after(PATIENCE):
-        found = await validate_collection(Work(engine, dry=True), parsed, check_members=check_members)
+        found = await validate_collection(Build(engine, dry=True), parsed, check_members=check_members)
     issues = [(issue.severity, issue.code, issue.member_id) for issue in found.issues]
     assert all(issue.message.endswith(".") and not issue.message.endswith("..") for issue in found.issues)
     return issues, found.missing, found.depth
@@ -1194,7 +1258,13 @@ async def test_nothing_is_written(project: Project, hello_engine: Engine):
     """Validating leaves every file and the store as they were."""
     before, counts = project.files(), hello_engine.store.counts()
     for name in ("greeting", "hello"):
-        await look(hello_engine, name, Rule("presence"), Rule("links"), Rule("lint", config={"linter": "ruff"}))
+        await look(
+            hello_engine,
+            name,
+            ValidationRule("presence"),
+            ValidationRule("links"),
+            ValidationRule("lint", config={"linter": "ruff"}),
+        )
     assert project.files() == before
     after = hello_engine.store.counts()
     assert {**after, "events": 0} == {**counts, "events": 0}

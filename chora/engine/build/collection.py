@@ -20,11 +20,11 @@ from msgspec import Struct
 
 from chora.catalog import FoundConfig
 from chora.concurrency import for_each_bounded
-from chora.config_parsing import Parsed
-from chora.engine.build import assemble
-from chora.engine.build.gather import gather_shared, merge
-from chora.engine.build.generate import reach_of
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.config_parsing import ParsedConfig
+from chora.engine.build import artifact
+from chora.engine.build.content import reach_of
+from chora.engine.build.context import deep_merge, gather_shared_context
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.errors import (
     ChoraError,
     CircularReference,
@@ -55,7 +55,7 @@ MANIFEST_LIMIT = 64_000_000
 CANCELLED = "cancelled"
 PROGRESS_INTERVAL = 0.1
 """Seconds between two words on progress; ten thousand members would drown whoever asked."""
-BREATH = 200
+CHECKPOINT_INTERVAL = 200
 """Members recalled between two chances for others to run."""
 
 Status = Literal["success", "failed", "skipped"]
@@ -73,7 +73,7 @@ class MemberError(NamedTuple):
         return cls(error.code, error.message, error.hint)
 
 
-class Built(NamedTuple):
+class BuiltMember(NamedTuple):
     """What came of one member."""
 
     member: Member
@@ -85,17 +85,17 @@ class Built(NamedTuple):
     context_hash: str | None = None
     seconds: float = 0.0
     warnings: list[str] = []  # noqa: RUF012
-    inner: Collected | None = None
+    inner: BuiltCollection | None = None
     """A nested collection's own result."""
 
 
-class Collected(NamedTuple):
+class BuiltCollection(NamedTuple):
     """What came of a collection."""
 
     config: CollectionConfig
     base_path: str
     manifest_path: str | None
-    members: list[Built]
+    members: list[BuiltMember]
     seconds: float
     warnings: list[str]
     rules: list[RuleResult]
@@ -122,15 +122,15 @@ class RuleResult(NamedTuple):
     required: bool
 
 
-class Plan(NamedTuple):
+class PlannedMember(NamedTuple):
     """What a run would do with one member."""
 
     member: Member
     reasons: list[str]
     """Why it isn't what it would be; empty if nothing has changed."""
-    files: list[assemble.Planned]
+    files: list[artifact.PlannedOutput]
     error: MemberError | None = None
-    inner: list[Plan] = []  # noqa: RUF012
+    inner: list[PlannedMember] = []  # noqa: RUF012
 
 
 class ManifestMember(Struct, frozen=True):
@@ -153,13 +153,13 @@ class Manifest(Struct, frozen=True):
 class CollectionPlan(NamedTuple):
     """Where and how the members of one run are built."""
 
-    parsed: Parsed
+    parsed: ParsedConfig
     base_path: str
     shared: dict[str, Any]
     """The resolved shared context."""
     digest: str
     """Hash of everything that all members have in common."""
-    given: dict[str, Any]
+    caller: dict[str, Any]
     """Context from whoever asked; it wins over everything."""
     warnings: list[str]
 
@@ -175,14 +175,14 @@ class CollectionPlan(NamedTuple):
 # -- the whole --------------------------------------------------------------------------------------------------
 
 
-async def collect(
-    work: Work,
-    parsed: Parsed,
-    given: dict[str, Any],
+async def build_collection(
+    build: Build,
+    parsed: ParsedConfig,
+    caller: dict[str, Any],
     *,
     output_path: str | None = None,
     force_members: frozenset[str] = frozenset(),
-) -> Collected:
+) -> BuiltCollection:
     """Build every member that isn't what it would be now, and write the manifest.
 
     Args:
@@ -202,16 +202,16 @@ async def collect(
         PermissionDenied: the base path lies outside the folders outputs may be written to.
         WriteFailed: the manifest couldn't be written.
     """
-    engine = work.engine
+    engine = build.engine
     config: CollectionConfig = parsed.config
     started = time.monotonic()
     try:
         check_nesting(engine, parsed)
-        setting = await _settle(work, parsed, given, output_path)
+        setting = await _settle(build, parsed, caller, output_path)
         if config.output.manifest:
-            _check_manifest(work, setting)
-        async with engine.writing(f"collection:{parsed.where}:{setting.base_path}"):
-            collected = await _CollectionRun(work, setting, force_members).run(started)
+            _check_manifest(build, setting)
+        async with engine.write_locks(f"collection:{parsed.origin}:{setting.base_path}"):
+            collected = await _CollectionRun(build, setting, force_members).run(started)
         _judge(collected)
     except ChoraError as error:
         _tell(engine, config, "error", started, None, error.message)
@@ -225,7 +225,7 @@ def _tell(
     config: CollectionConfig,
     status: str,
     started: float,
-    collected: Collected | None,
+    collected: BuiltCollection | None,
     error: str | None,
 ) -> None:
     engine.events.emit(
@@ -240,7 +240,7 @@ def _tell(
     )
 
 
-def check_nesting(engine: Engine, parsed: Parsed) -> int:
+def check_nesting(engine: Engine, parsed: ParsedConfig) -> int:
     """How many collections deep it goes; members that can't be opened are leaves.
 
     Raises:
@@ -250,9 +250,9 @@ def check_nesting(engine: Engine, parsed: Parsed) -> int:
     known: dict[str, int] = {}
     """Levels below each collection that was looked at; many may share one."""
 
-    def depth_of(collection: Parsed, chain: tuple[Parsed, ...]) -> int:
+    def depth_of(collection: ParsedConfig, chain: tuple[ParsedConfig, ...]) -> int:
         names = [each.config.id for each in (*chain, collection)]
-        if any(each.where == collection.where for each in chain):
+        if any(each.origin == collection.origin for each in chain):
             raise CircularReference(
                 f"The collections contain one another: {' → '.join(names)}.",
                 "Take one of them out of the other.",
@@ -260,13 +260,13 @@ def check_nesting(engine: Engine, parsed: Parsed) -> int:
                 cycle=names,
                 chain=names,
             )
-        if (depth := known.get(collection.where)) is None:
+        if (depth := known.get(collection.origin)) is None:
             depth = 1
             if len(names) <= DEEPEST_NESTING:
                 for member in collection.config.members:
                     if member.type == "collection" and (inner := _inner(engine, member)) is not None:
                         depth = max(depth, 1 + depth_of(inner, (*chain, collection)))
-                known[collection.where] = depth
+                known[collection.origin] = depth
         if len(chain) + depth > DEEPEST_NESTING:
             raise MaxDepthExceeded(
                 f"{names[0]} nests collections more than {DEEPEST_NESTING} deep.",
@@ -280,7 +280,7 @@ def check_nesting(engine: Engine, parsed: Parsed) -> int:
     return depth_of(parsed, ())
 
 
-def _inner(engine: Engine, member: Member) -> Parsed | None:
+def _inner(engine: Engine, member: Member) -> ParsedConfig | None:
     try:
         return open_member(engine, member).parsed
     except ChoraError:
@@ -300,44 +300,46 @@ def open_member(engine: Engine, member: Member, noting: Callable[[str], None] | 
         raise
 
 
-async def _settle(work: Work, parsed: Parsed, given: dict[str, Any], output_path: str | None) -> CollectionPlan:
+async def _settle(
+    build: Build, parsed: ParsedConfig, caller: dict[str, Any], output_path: str | None
+) -> CollectionPlan:
     """Resolve the shared context and the base path."""
-    engine = work.engine
+    engine = build.engine
     config: CollectionConfig = parsed.config
-    shared, warnings = await _context_of(work, config.id, config.context.shared)
-    base_path = output_path or await _base_path(engine, config, merge(shared, given))
-    base_path = assemble.check_target(engine, str(PurePosixPath(base_path) / MANIFEST)).removesuffix(MANIFEST)
+    shared, warnings = await _context_of(build, config.id, config.context.shared)
+    base_path = output_path or await _base_path(engine, config, deep_merge(shared, caller))
+    base_path = artifact.check_output_path(engine, str(PurePosixPath(base_path) / MANIFEST)).removesuffix(MANIFEST)
     base_path = base_path.rstrip("/") or "."
     return CollectionPlan(
-        parsed, base_path, shared, digest_of_all(work.salt, config, base_path, shared, given), given, warnings
+        parsed, base_path, shared, shared_digest(build.salt, config, base_path, shared, caller), caller, warnings
     )
 
 
-def digest_of_all(
-    salt: str, config: CollectionConfig, base_path: str, shared: dict[str, Any], given: dict[str, Any]
+def shared_digest(
+    salt: str, config: CollectionConfig, base_path: str, shared: dict[str, Any], caller: dict[str, Any]
 ) -> str:
     """A hash of all that the members of a collection have in common; what is their own is in their keys."""
     names = [config.id, config.name, config.context.propagation, config.output.structure]
-    return digest_of([salt, names, base_path, shared, given])
+    return digest_of([salt, names, base_path, shared, caller])
 
 
-def _check_manifest(work: Work, setting: CollectionPlan) -> None:
+def _check_manifest(build: Build, setting: CollectionPlan) -> None:
     """See that the manifest replaces none but a manifest.
 
     Raises:
         OutputEdited: there is a file that nobody but a person, or another program, can have written.
     """
-    path, config, traces = setting.manifest_path, setting.config, work.engine.traces
-    subject = f"manifest:{setting.parsed.where}"
-    known = traces.find(subject, setting.digest)
-    if known is not None and known.inputs.get(path) == work.snapshot.digest(path):
+    path, config, traces = setting.manifest_path, setting.config, build.engine.traces
+    subject = f"manifest:{setting.parsed.origin}"
+    known = traces.find_trace(subject, setting.digest)
+    if known is not None and known.inputs.get(path) == build.snapshot.digest(path):
         return
     try:
-        stands_there = msgspec.json.decode(work.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), type=Manifest)
+        stands_there = msgspec.json.decode(build.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), type=Manifest)
     except FileNotFoundError:
         return
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PermissionDenied, LimitExceeded):
-        known = traces.latest(subject)
+        known = traces.latest_trace(subject)
         if known is not None and path in known.inputs:
             return  # ours, and broken since
         raise OutputEdited(
@@ -350,9 +352,9 @@ def _check_manifest(work: Work, setting: CollectionPlan) -> None:
         setting.warnings.append(f"{path} was the manifest of the collection {stands_there.collection_id} before")
 
 
-async def _context_of(work: Work, name: str, sources: Sources) -> tuple[dict[str, Any], list[str]]:
+async def _context_of(build: Build, name: str, sources: Sources) -> tuple[dict[str, Any], list[str]]:
     try:
-        return await gather_shared(name, sources, reach_of(work, work.seen()))
+        return await gather_shared_context(name, sources, reach_of(build, build.new_recorder()))
     except GenerationFailed as error:
         details = {key: value for key, value in error.details.items() if key not in ("generator_type", "error_type")}
         raise CompositionFailed(
@@ -379,7 +381,7 @@ async def _base_path(engine: Engine, config: CollectionConfig, context: dict[str
         ) from None
 
 
-def _judge(collected: Collected) -> None:
+def _judge(collected: BuiltCollection) -> None:
     """Raise what a failed required member or rule comes to."""
     failed = [
         built
@@ -427,14 +429,14 @@ def _judge(collected: Collected) -> None:
 class _CollectionRun:
     """The building of one collection."""
 
-    def __init__(self, work: Work, setting: CollectionPlan, force_members: frozenset[str]) -> None:
-        self._work = work
-        self._engine = work.engine
+    def __init__(self, build: Build, setting: CollectionPlan, force_members: frozenset[str]) -> None:
+        self._build = build
+        self._engine = build.engine
         self._setting = setting
         self._config = setting.config
         self._forced = force_members | frozenset(self._config.generation.force_members)
-        self._force_all = work.force or self._config.generation.force
-        self._results: dict[str, Built] = {}
+        self._force_all = build.force or self._config.generation.force
+        self._results: dict[str, BuiltMember] = {}
         self._claimed: dict[str, str] = {}
         if self._config.output.manifest:
             self._claimed[setting.manifest_path.casefold()] = "the manifest"
@@ -442,13 +444,13 @@ class _CollectionRun:
         self._last = "nothing has changed"
         self._stopping = False
 
-    async def run(self, started: float) -> Collected:
+    async def run(self, started: float) -> BuiltCollection:
         try:
             for group in self._groups():
-                await self._build(group)
-            if self._work.progress:
+                await self._build_group(group)
+            if self._build.progress:
                 total = len(self._config.members)
-                await self._work.progress(total, total, self._last)
+                await self._build.progress(total, total, self._last)
         except BaseException as error:  # cancelled, or the house failed: whoever looks must see how far it came
             with trio.CancelScope(shield=True):
                 try:
@@ -472,12 +474,12 @@ class _CollectionRun:
                     groups.setdefault(member.order, []).append(member)
                 return list(groups.values())
 
-    async def _build(self, group: list[Member]) -> None:
+    async def _build_group(self, group: list[Member]) -> None:
         waiting: list[Member] = []
         for number, member in enumerate(group):
             if self._stopping or not await self._recall(member):
                 waiting.append(member)
-            if number % BREATH == BREATH - 1:
+            if number % CHECKPOINT_INTERVAL == CHECKPOINT_INTERVAL - 1:
                 await trio.lowlevel.checkpoint()
 
         async def build_member(member: Member) -> None:
@@ -486,18 +488,18 @@ class _CollectionRun:
         limit = self._config.generation.concurrency_limit
         for member in await for_each_bounded(waiting, build_member, limit=limit, should_stop=lambda: self._stopping):
             fault = MemberError("not_run", f"{member.id} wasn't started, because another member had failed.")
-            self._results[member.id] = Built(member, "skipped", error=fault)
+            self._results[member.id] = BuiltMember(member, "skipped", error=fault)
 
-    async def _note(self, built: Built) -> None:
+    async def _note(self, built: BuiltMember) -> None:
         self._results[built.member.id] = built
         if built.status == "failed" and self._config.validation.fail_fast:
             self._stopping = True
         self._last = f"{built.member.id}: {built.status}"
         done, total = len(self._results), len(self._config.members)
         # The last word is said when all is done.
-        if self._work.progress and done < total and trio.current_time() - self._told >= PROGRESS_INTERVAL:
+        if self._build.progress and done < total and trio.current_time() - self._told >= PROGRESS_INTERVAL:
             self._told = trio.current_time()
-            await self._work.progress(done, total, self._last)
+            await self._build.progress(done, total, self._last)
 
     # -- a member --
 
@@ -511,20 +513,20 @@ class _CollectionRun:
         if own:
             parts.append(digest_of(own))
         key = "sha256:" + hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        return f"member:{self._setting.parsed.where}#{member.id}", key
+        return f"member:{self._setting.parsed.origin}#{member.id}", key
 
     async def _recall(self, member: Member) -> bool:
         """Take a member's earlier result, if nothing it was made from, nor what was made, has changed."""
         # What a member's own sources hold decides its key, so they have to be read first.
         if member.type == "collection" or member.context_override.sources or self._is_forced(member):
             return False
-        known = self._engine.traces.find(*self.trace_of(member))
-        if known is None or await self._work.snapshot.changes(known.inputs, first=True):
+        known = self._engine.traces.find_trace(*self.trace_of(member))
+        if known is None or await self._build.snapshot.changes(known.inputs, first=True):
             return False
         result = known.result
         if self._claim(member, result["outputs"]):
             return False
-        built = Built(
+        built = BuiltMember(
             member,
             "success",
             True,
@@ -538,7 +540,7 @@ class _CollectionRun:
         self._results[member.id] = built
         return True
 
-    async def _make(self, member: Member) -> Built:
+    async def _make(self, member: Member) -> BuiltMember:
         began = time.monotonic()
         try:
             built = await self._make_it(member)
@@ -546,91 +548,99 @@ class _CollectionRun:
             raise
         except ChoraError as error:
             gone = isinstance(error, ConfigNotFound) and not member.required
-            built = Built(member, "skipped" if gone else "failed", error=MemberError.of(error))
+            built = BuiltMember(member, "skipped" if gone else "failed", error=MemberError.of(error))
         return built._replace(seconds=time.monotonic() - began)
 
-    async def _make_it(self, member: Member) -> Built:
-        work = self._work.part(force=self._is_forced(member))
-        own, warnings = await _context_of(work, member.id, member.context_override)
-        own = merge(own, self._config.context.overrides.get(member.id, {}))
-        given = self._given_to(member, own)
-        seen = work.seen()
-        parsed = open_member(self._engine, member, seen.note).parsed
+    async def _make_it(self, member: Member) -> BuiltMember:
+        build = self._build.derive(force=self._is_forced(member))
+        own, warnings = await _context_of(build, member.id, member.context_override)
+        own = deep_merge(own, self._config.context.overrides.get(member.id, {}))
+        caller = self._given_to(member, own)
+        seen = build.new_recorder()
+        parsed = open_member(self._engine, member, seen.record).parsed
         if member.type == "collection":
-            return await self._make_inner(work, member, parsed, given)
+            return await self._make_inner(build, member, parsed, caller)
         place = self._claimed_place(member, parsed)
-        made = await assemble.assemble(work, parsed, given, place=place)
+        made = await artifact.build_artifact(build, parsed, caller, place=place)
         subject, key = self.trace_of(member)
         inputs = {name: digest for name, digest in made.inputs.items() if name not in made.outputs}
-        context_hash = digest_of([key, given.digest, inputs])
+        context_hash = digest_of([key, caller.digest, inputs])
         warnings = [*warnings, *made.pieces.warnings]
-        if made.settled and not member.context_override.sources:
-            seen.absorb(made.inputs)
+        if made.reproducible and not member.context_override.sources:
+            seen.record_all(made.inputs)
             result = {
                 "outputs": made.outputs,
                 "generated_at": made.generated_at,
                 "context_hash": context_hash,
                 "warnings": warnings,
             }
-            self._engine.traces.add(subject, key, seen.inputs, result)
+            self._engine.traces.add_trace(subject, key, seen.inputs, result)
         cached = made.status == "skipped"
-        return Built(
+        return BuiltMember(
             member, "success", cached, None, made.outputs, made.generated_at, context_hash, 0.0, warnings, None
         )
 
-    async def _make_inner(self, work: Work, member: Member, parsed: Parsed, given: CallerContext) -> Built:
+    async def _make_inner(
+        self, build: Build, member: Member, parsed: ParsedConfig, caller: CallerContext
+    ) -> BuiltMember:
         is_custom = self._config.output.structure == "custom"
         base = None if is_custom else str(PurePosixPath(self._setting.base_path) / member.id)
-        inner = await collect(work, parsed, given.context, output_path=base)
+        inner = await build_collection(build, parsed, caller.context, output_path=base)
         outputs = [inner.manifest_path] if inner.manifest_path else []
         hashes = digest_of([[built.member.id, built.context_hash] for built in inner.members])
         cached = inner.cached == len(inner.members)
-        return Built(member, "success", cached, None, outputs, inner.generated_at, hashes, 0.0, inner.warnings, inner)
+        return BuiltMember(
+            member, "success", cached, None, outputs, inner.generated_at, hashes, 0.0, inner.warnings, inner
+        )
 
-    async def plan(self, member: Member, *, render: bool) -> Plan:
+    async def plan(self, member: Member, *, render: bool) -> PlannedMember:
         """What building the member would do."""
-        work = self._work.part(force=self._is_forced(member))
+        build = self._build.derive(force=self._is_forced(member))
         if not self._is_forced(member) and await self._recall(member):
-            return Plan(member, [], [])
-        own, _ = await _context_of(work, member.id, member.context_override)
-        given = self._given_to(member, merge(own, self._config.context.overrides.get(member.id, {})))
+            return PlannedMember(member, [], [])
+        own, _ = await _context_of(build, member.id, member.context_override)
+        caller = self._given_to(member, deep_merge(own, self._config.context.overrides.get(member.id, {})))
         parsed = open_member(self._engine, member).parsed
         if member.type == "collection":
             is_custom = self._config.output.structure == "custom"
             base = None if is_custom else str(PurePosixPath(self._setting.base_path) / member.id)
-            inner = await plan(work, parsed, given.context, output_path=base, render=render)
+            inner = await plan_collection(build, parsed, caller.context, output_path=base, render=render)
             stale = [each.member.id for each in inner if each.reasons]
-            return Plan(member, [f"{', '.join(stale[:5])} would be built"] if stale else [], [], None, inner)
+            return PlannedMember(member, [f"{', '.join(stale[:5])} would be built"] if stale else [], [], None, inner)
         place = self._claimed_place(member, parsed)
-        reasons = ["force was asked for"] if work.force else await assemble.why_stale(work, parsed, given, place=place)
+        reasons = (
+            ["force was asked for"] if build.force else await artifact.why_stale(build, parsed, caller, place=place)
+        )
         if not reasons:
-            return Plan(member, [], [])
-        files = await assemble.plan(work, parsed, given, place=place) if render else []
-        return Plan(member, reasons, files)
+            return PlannedMember(member, [], [])
+        files = await artifact.plan_artifact(build, parsed, caller, place=place) if render else []
+        return PlannedMember(member, reasons, files)
 
     def _given_to(self, member: Member, own: dict[str, Any]) -> CallerContext:
         """The context of a member: shared and its own, by the propagation mode, and the caller's over both."""
         shared = self._setting.shared
         match self._config.context.propagation:
             case "merge":
-                context = merge(shared, own)
+                context = deep_merge(shared, own)
             case "override":
                 context = own or shared
             case "isolate":
                 context = own
         names = {"collection_id": self._config.id, "collection_name": self._config.name, "member_id": member.id}
-        return CallerContext(merge(context, self._setting.given), names)
+        return CallerContext(deep_merge(context, self._setting.caller), names)
 
-    def _claimed_place(self, member: Member, parsed: Parsed) -> Callable[[str], str]:
+    def _claimed_place(self, member: Member, parsed: ParsedConfig) -> Callable[[str], str]:
         """Where the outputs of a member go, and nobody else's.
 
         Raises:
             CompositionFailed: another one writes one of the files.
             PermissionDenied: one lies where no output may be.
         """
-        place = place_of(self._config, self._setting.base_path, member)
+        place = output_location(self._config, self._setting.base_path, member)
         outputs = parsed.config.metadata.outputs
-        rival = self._claim(member, [assemble.check_target(self._engine, place(output.file)) for output in outputs])
+        rival = self._claim(
+            member, [artifact.check_output_path(self._engine, place(output.file)) for output in outputs]
+        )
         if rival:
             raise CompositionFailed(
                 f"{member.id} writes {rival[1]}, as {rival[0]} does already.",
@@ -651,32 +661,33 @@ class _CollectionRun:
 
     # -- the end --
 
-    async def _conclude(self, started: float, ended_by: MemberError | None = None) -> Collected:
+    async def _conclude(self, started: float, ended_by: MemberError | None = None) -> BuiltCollection:
         """Write down what came of each member; of those that weren't reached, what the work was ended by."""
         members = [
-            self._results.get(member.id) or Built(member, "skipped", error=ended_by) for member in self._config.members
+            self._results.get(member.id) or BuiltMember(member, "skipped", error=ended_by)
+            for member in self._config.members
         ]
         path = self._setting.manifest_path if self._config.output.manifest else None
         seconds = time.monotonic() - started
         rules = [] if ended_by else _check_rules(self._config, members)
         warnings = self._setting.warnings
-        collected = Collected(self._config, self._setting.base_path, path, members, seconds, warnings, rules)
+        collected = BuiltCollection(self._config, self._setting.base_path, path, members, seconds, warnings, rules)
         if path is not None:
             await self._write_manifest(collected, path, ended_by)
         return collected
 
-    async def _write_manifest(self, collected: Collected, path: str, ended_by: MemberError | None) -> None:
+    async def _write_manifest(self, collected: BuiltCollection, path: str, ended_by: MemberError | None) -> None:
         """Write the manifest, unless it says already what it would say."""
         said = digest_of(
             [[built.member.id, built.status, built.outputs, built.context_hash] for built in collected.members]
         )
-        subject, key = f"manifest:{self._setting.parsed.where}", self._setting.digest
-        known = self._engine.traces.find(subject, key)
+        subject, key = f"manifest:{self._setting.parsed.origin}", self._setting.digest
+        known = self._engine.traces.find_trace(subject, key)
         if (
             known is not None
             and collected.cached == len(collected.members)
             and known.result["said"] == said
-            and self._work.snapshot.digest(path) == known.inputs.get(path)
+            and self._build.snapshot.digest(path) == known.inputs.get(path)
         ):
             return
         document = manifest_of(collected, self._setting, ended_by)
@@ -689,8 +700,8 @@ class _CollectionRun:
                 "Check disk space and permissions, then call again; what was built isn't built a second time.",
                 **io_details(error, output_path=path),
             ) from error
-        self._work.snapshot.forget(path)
-        self._engine.traces.add(subject, key, {path: sha256(data)}, {"said": said})
+        self._build.snapshot.forget(path)
+        self._engine.traces.add_trace(subject, key, {path: sha256(data)}, {"said": said})
         self._engine.tell_changed(f"manifest://{self._config.id}")
 
 
@@ -701,7 +712,7 @@ def _reason_of(error: BaseException) -> MemberError:
     return MemberError(CANCELLED, "It wasn't built, because the work was cancelled.")
 
 
-def place_of(config: CollectionConfig, base_path: str, member: Member) -> Callable[[str], str]:
+def output_location(config: CollectionConfig, base_path: str, member: Member) -> Callable[[str], str]:
     """Where the structure of a collection puts the outputs of a member."""
     base = PurePosixPath(base_path)
     match config.output.structure:
@@ -713,14 +724,16 @@ def place_of(config: CollectionConfig, base_path: str, member: Member) -> Callab
             return lambda file: file
 
 
-def _check_rules(config: CollectionConfig, members: list[Built]) -> list[RuleResult]:
+def _check_rules(config: CollectionConfig, members: list[BuiltMember]) -> list[RuleResult]:
     present = all(built.status == "success" for built in members if built.member.required)
     clean = all(built.status != "failed" for built in members)
     holds = {"all_members_present": present, "no_failures": clean}
     return [RuleResult(rule.type, holds.get(rule.type, True), rule.required) for rule in config.validation.rules]
 
 
-def manifest_of(collected: Collected, setting: CollectionPlan, ended_by: MemberError | None = None) -> dict[str, Any]:
+def manifest_of(
+    collected: BuiltCollection, setting: CollectionPlan, ended_by: MemberError | None = None
+) -> dict[str, Any]:
     """The manifest as it is written; secrets in the shared context are blotted out."""
     config, members = collected.config, collected.members
     hits, total = collected.cached, len(members)
@@ -769,15 +782,15 @@ def manifest_of(collected: Collected, setting: CollectionPlan, ended_by: MemberE
 # -- looking, without building ----------------------------------------------------------------------------------
 
 
-async def plan(
-    work: Work,
-    parsed: Parsed,
-    given: dict[str, Any],
+async def plan_collection(
+    build: Build,
+    parsed: ParsedConfig,
+    caller: dict[str, Any],
     *,
     output_path: str | None = None,
     force_members: frozenset[str] = frozenset(),
     render: bool = True,
-) -> list[Plan]:
+) -> list[PlannedMember]:
     """What `collect` would do with each member and why, without doing it.
 
     Args:
@@ -788,12 +801,12 @@ async def plan(
     Raises:
         as `collect`, but for failed members and rules: those are told with the member.
     """
-    check_nesting(work.engine, parsed)
-    setting = await _settle(work, parsed, given, output_path)
+    check_nesting(build.engine, parsed)
+    setting = await _settle(build, parsed, caller, output_path)
     if setting.config.output.manifest:
-        _check_manifest(work, setting)
-    run = _CollectionRun(work, setting, force_members)
-    plans: list[Plan] = []
+        _check_manifest(build, setting)
+    run = _CollectionRun(build, setting, force_members)
+    plans: list[PlannedMember] = []
     await trio.lowlevel.checkpoint()
     for number, member in enumerate(setting.config.members):
         try:
@@ -801,32 +814,32 @@ async def plan(
         except NOT_THE_SOURCES_FAULT:
             raise
         except ChoraError as error:
-            plans.append(Plan(member, ["it fails"], [], MemberError.of(error)))
-        if number % BREATH == BREATH - 1:
+            plans.append(PlannedMember(member, ["it fails"], [], MemberError.of(error)))
+        if number % CHECKPOINT_INTERVAL == CHECKPOINT_INTERVAL - 1:
             await trio.lowlevel.checkpoint()
     return plans
 
 
-async def manifest_path_of(work: Work, parsed: Parsed, output_path: str | None = None) -> str:
+async def manifest_path_of(build: Build, parsed: ParsedConfig, output_path: str | None = None) -> str:
     """Where a collection's manifest is, or would be."""
     if output_path is None and "{" not in parsed.config.output.base_path:
         output_path = parsed.config.output.base_path
     if output_path is None:
-        return str(PurePosixPath((await _settle(work, parsed, {}, None)).base_path) / MANIFEST)
-    return assemble.check_target(work.engine, str(PurePosixPath(output_path) / MANIFEST))
+        return str(PurePosixPath((await _settle(build, parsed, {}, None)).base_path) / MANIFEST)
+    return artifact.check_output_path(build.engine, str(PurePosixPath(output_path) / MANIFEST))
 
 
-async def read_manifest(work: Work, parsed: Parsed, output_path: str | None = None) -> tuple[str, Manifest]:
+async def read_manifest(build: Build, parsed: ParsedConfig, output_path: str | None = None) -> tuple[str, Manifest]:
     """The path and the content of a collection's manifest.
 
     Raises:
         ManifestNotFound: there is none, it can't be read, or it is another collection's.
     """
     config: CollectionConfig = parsed.config
-    path = await manifest_path_of(work, parsed, output_path)
+    path = await manifest_path_of(build, parsed, output_path)
     problem = "it was never generated there"
     try:
-        manifest = msgspec.json.decode(work.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), type=Manifest)
+        manifest = msgspec.json.decode(build.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), type=Manifest)
         if manifest.collection_id == config.id:
             return path, manifest
         problem = "what stands there is not its manifest"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora.catalog import FoundConfig
-from chora.config_parsing import read
-from chora.engine.build import gather as module
-from chora.engine.build.gather import Gathered, gather, json_type, merge
+from chora.config_parsing import parse_config
+from chora.engine.build import context as module
+from chora.engine.build.context import GatheredContext, deep_merge, gather_context, json_type
 from chora.engine.engine import Engine
 from chora.errors import Busy, ChoraError, GenerationFailed, LimitExceeded
 from chora.sources.source import SourceAccess
@@ -32,20 +32,20 @@ def test_objects_merge_deeply_and_everything_else_replaces():
     """Arrays and scalars are taken whole from above, also where the kinds differ."""
     low = {"a": {"x": 1, "y": [1, 2]}, "b": [1, 2, 3], "c": {"d": 1}, "e": 5}
     high = {"a": {"y": [3], "z": None}, "b": [9], "c": "text", "e": {"f": 1}}
-    assert merge(low, high) == {"a": {"x": 1, "y": [3], "z": None}, "b": [9], "c": "text", "e": {"f": 1}}
+    assert deep_merge(low, high) == {"a": {"x": 1, "y": [3], "z": None}, "b": [9], "c": "text", "e": {"f": 1}}
 
 
 @given(objects)
 def test_nothing_over_or_under_changes_nothing(data: dict[str, Any]):
     """An empty object is the neutral one."""
-    assert merge(data, {}) == data == merge({}, data)
-    assert merge(data, data) == data
+    assert deep_merge(data, {}) == data == deep_merge({}, data)
+    assert deep_merge(data, data) == data
 
 
 @given(objects, objects, objects)
 def test_what_lies_on_top_shows(one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]):
     """A value that is no object wins from the top, and what nobody covers shows through."""
-    merged = merge(merge(one, two), three)
+    merged = deep_merge(deep_merge(one, two), three)
     assert set(merged) == {*one, *two, *three}
     for key, value in three.items():
         if not isinstance(value, dict):
@@ -58,7 +58,7 @@ def test_what_lies_on_top_shows(one: dict[str, Any], two: dict[str, Any], three:
 def test_merging_changes_neither_side(low: dict[str, Any], high: dict[str, Any]):
     """Both can be used again."""
     before = repr((low, high))
-    merge(low, high)
+    deep_merge(low, high)
     assert repr((low, high)) == before
 
 
@@ -75,7 +75,7 @@ def test_every_leaf_comes_from_one_of_both(low: dict[str, Any], high: dict[str, 
             else:
                 assert value == above[key]
 
-    check(merge(low, high), low, high)
+    check(deep_merge(low, high), low, high)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ class Bench:
 
     async def gather(
         self, sources: list[dict[str, Any]] | None = None, context: Any = None, caller: dict[str, Any] | None = None
-    ) -> Gathered:
+    ) -> GatheredContext:
         options = {} if context is None else {"context": context}
         pattern = {"type": "jinja2", "template": "x\n", "generation_config": options}
-        config = read("content", content("note", pattern=pattern, sources=sources or []), where="note").config
-        return await gather(config, "jinja2", caller or {}, self.reach)
+        config = parse_config("content", content("note", pattern=pattern, sources=sources or []), where="note").config
+        return await gather_context(config, "jinja2", caller or {}, self.reach)
 
     async def fail(self, *args: Any, **more: Any) -> GenerationFailed:
         with pytest.raises(GenerationFailed) as failed:
@@ -146,7 +146,7 @@ def inline(name: str, data: Any, **rest: Any) -> dict[str, Any]:
 
 async def test_the_context_begins_with_the_reserved_names(bench: Bench):
     """A config without anything knows its own id."""
-    assert await bench.gather() == Gathered({"content_id": "note"}, [], [], True)
+    assert await bench.gather() == GatheredContext({"content_id": "note"}, [], [], True)
 
 
 @requirement("context.precedence")

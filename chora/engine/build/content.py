@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from chora.catalog import FoundConfig
-from chora.config_parsing import Parsed
-from chora.engine.build.gather import gather
-from chora.engine.engine import CallerContext, Engine, SourceText, Work
+from chora.config_parsing import ParsedConfig
+from chora.engine.build.context import gather_context
+from chora.engine.engine import Build, CallerContext, Engine, SourceText
 from chora.engine.inputs import GENERATOR, STORED, InputRecorder
 from chora.errors import (
     ChoraError,
@@ -39,14 +39,14 @@ RESERVED = {"content_id", "artifact_id", "collection_id", "collection_name", "me
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 
-class Prepared(NamedTuple):
+class GenerationInputs(NamedTuple):
     """Everything a text will be made from, before it is made."""
 
     generator: ModuleType
     job: GenerationJob
     fingerprint: str
     warnings: list[str]
-    seen: InputRecorder
+    recorder: InputRecorder
     depth: int
     """How many texts deep its sources go, itself included."""
 
@@ -56,7 +56,7 @@ class Prepared(NamedTuple):
         return sorted(set(self.job.context) - RESERVED)
 
 
-class Generated(NamedTuple):
+class BuiltContent(NamedTuple):
     """A stored text, how it came to be, and what it was made from."""
 
     version: Version
@@ -64,15 +64,20 @@ class Generated(NamedTuple):
     variables: list[str]
     warnings: list[str]
     inputs: dict[str, str]
-    settled: bool = True
+    reproducible: bool = True
     """Whether it would be the same text again as long as the inputs are."""
     depth: int = 1
     """How many texts deep its sources go, itself included."""
 
 
-async def generate(
-    work: Work, parsed: Parsed, given: CallerContext, *, reason: str | None = None, waiting: tuple[str, ...] = ()
-) -> Generated:
+async def build_content(
+    build: Build,
+    parsed: ParsedConfig,
+    caller: CallerContext,
+    *,
+    reason: str | None = None,
+    waiting: tuple[str, ...] = (),
+) -> BuiltContent:
     """The text of a content config for a context: from the store when nothing it is made from has changed.
 
     Args:
@@ -86,46 +91,46 @@ async def generate(
         GenerationFailed, GeneratorNotFound, LimitExceeded, Busy: it can't be made.
         StorageFailed: it was made but couldn't be stored.
     """
-    engine = work.engine
+    engine = build.engine
     config: ContentConfig = parsed.config
-    if not work.force and (known := await recall(work, parsed, given)):
+    if not build.force and (known := await recall_content(build, parsed, caller)):
         if len(waiting) + known.depth > CHAIN_LIMIT:
-            raise _too_long(work, config.id, waiting)
+            raise _too_long(build, config.id, waiting)
         return known
     started = time.monotonic()
     try:
-        prepared = await prepare(work, parsed, given, waiting=waiting)
+        prepared = await gather_inputs(build, parsed, caller, waiting=waiting)
         mark = prepared.fingerprint
         status: Status = "skipped"
-        async with engine.writing(f"text:{mark}"):  # who else wants it now waits for this one
-            is_wanted = work.force and mark not in work.made
+        async with engine.write_locks(f"text:{mark}"):  # who else wants it now waits for this one
+            is_wanted = build.force and mark not in build.made
             version = None if is_wanted else engine.store.version_made_from(config.id, mark)
             if version is None:
-                made = await make(prepared)
+                made = await generate_text(prepared)
                 version = await _store(engine, config, prepared, made, reason)
-                work.made.add(mark)
+                build.made.add(mark)
                 status = "generated" if version.metadata["previous"] is None else "regenerated"
     except ChoraError as error:
         engine.events.emit(
             "content_generated",
             "error",
             content_config_id=config.id,
-            generator_type=generator_of(config),
+            generator_type=generator_name(config),
             duration_ms=_milliseconds(started),
             error_message=error.message,
         )
         raise
     warnings = [*prepared.warnings, *version.metadata.get("warnings", [])]
-    if prepared.seen.settled and work.snapshot.still_holds(prepared.seen.inputs):
+    if prepared.recorder.reproducible and build.snapshot.still_holds(prepared.recorder.inputs):
         result = {
             "version": version.version_id,
             "variables": prepared.variables,
             "warnings": warnings,
             "depth": prepared.depth,
         }
-        engine.traces.add(*_trace_of(work, parsed, given), prepared.seen.inputs, result)
+        engine.traces.add_trace(*_trace_of(build, parsed, caller), prepared.recorder.inputs, result)
     if status != "skipped":
-        work.snapshot.forget_stored(config.id)
+        build.snapshot.forget_stored(config.id)
         engine.tell_changed(f"content://{config.id}")
         engine.events.emit(
             "content_generated",
@@ -135,31 +140,33 @@ async def generate(
             duration_ms=_milliseconds(started),
             error_message=None,
         )
-    seen = prepared.seen
-    return Generated(version, status, prepared.variables, warnings, seen.inputs, seen.settled, prepared.depth)
+    recorder = prepared.recorder
+    return BuiltContent(
+        version, status, prepared.variables, warnings, recorder.inputs, recorder.reproducible, prepared.depth
+    )
 
 
-def _trace_of(work: Work, parsed: Parsed, given: CallerContext) -> tuple[str, str]:
+def _trace_of(build: Build, parsed: ParsedConfig, caller: CallerContext) -> tuple[str, str]:
     """Under which subject and key the text's trace is kept."""
-    return f"content:{parsed.where}", digest_of([work.salt, given.digest])
+    return f"content:{parsed.origin}", digest_of([build.salt, caller.digest])
 
 
-async def recall(work: Work, parsed: Parsed, given: CallerContext) -> Generated | None:
+async def recall_content(build: Build, parsed: ParsedConfig, caller: CallerContext) -> BuiltContent | None:
     """The text that was made for this context before, if all it was made from is as it was."""
-    known = work.engine.traces.find(*_trace_of(work, parsed, given))
-    if known is None or await work.snapshot.changes(known.inputs, first=True):
+    known = build.engine.traces.find_trace(*_trace_of(build, parsed, caller))
+    if known is None or await build.snapshot.changes(known.inputs, first=True):
         return None
-    version = work.engine.store.version(parsed.config.id, known.result["version"])
+    version = build.engine.store.version(parsed.config.id, known.result["version"])
     if version is None or version.deleted:
         return None
     result = known.result
-    return Generated(
+    return BuiltContent(
         version, "skipped", result["variables"], result["warnings"], known.inputs, True, result.get("depth", 1)
     )
 
 
-def _too_long(work: Work, content_id: str, waiting: tuple[str, ...]) -> LimitExceeded:
-    work.cuts.append(content_id)
+def _too_long(build: Build, content_id: str, waiting: tuple[str, ...]) -> LimitExceeded:
+    build.cuts.append(content_id)
     return LimitExceeded(
         f"{waiting[0]} needs a text that needs a text, and so on, more than {CHAIN_LIMIT} deep.",
         "Take the texts of fewer contents as sources of one another.",
@@ -168,53 +175,55 @@ def _too_long(work: Work, content_id: str, waiting: tuple[str, ...]) -> LimitExc
     )
 
 
-async def prepare(work: Work, parsed: Parsed, given: CallerContext, *, waiting: tuple[str, ...] = ()) -> Prepared:
+async def gather_inputs(
+    build: Build, parsed: ParsedConfig, caller: CallerContext, *, waiting: tuple[str, ...] = ()
+) -> GenerationInputs:
     """Gather what a text is made from and take its fingerprint.
 
     Sources that are other contents' texts are generated on the way; dry work makes those in memory too.
     """
-    engine = work.engine
-    seen = work.seen()
-    seen.note(parsed.where)
-    if not work.dry:  # read once more, now that its digest was taken: a change in between must show
-        parsed = engine.catalog.open("content", parsed.where).parsed
+    engine = build.engine
+    recorder = build.new_recorder()
+    recorder.record(parsed.origin)
+    if not build.dry:  # read once more, now that its digest was taken: a change in between must show
+        parsed = engine.catalog.open("content", parsed.origin).parsed
     config: ContentConfig = parsed.config
     chain = (*waiting, config.id)
     if config.id in waiting:
-        work.cuts.append(config.id)
+        build.cuts.append(config.id)
         raise GenerationFailed(
             f"The contents wait for one another: {' → '.join(chain)}.",
             "Break the circle in inputs.sources.",
             content_config_id=config.id,
-            generator_type=generator_of(config),
+            generator_type=generator_name(config),
             error_type="CircularReference",
             cycle=list(chain),
         )
     if len(waiting) >= CHAIN_LIMIT:
-        raise _too_long(work, config.id, waiting)
+        raise _too_long(build, config.id, waiting)
     depth = 1
 
     async def generate_other(other: FoundConfig) -> str:
         nonlocal depth
-        anywhere, from_here = (other.path, work.force, ""), (other.path, work.force, chain[0])
-        known = work.texts.get(anywhere)
-        if known is None and (known := work.texts.get(from_here)):
-            work.cuts.append(config.id)
+        anywhere, from_here = (other.path, build.force, ""), (other.path, build.force, chain[0])
+        known = build.texts.get(anywhere)
+        if known is None and (known := build.texts.get(from_here)):
+            build.cuts.append(config.id)
         if known is None:
-            cuts = len(work.cuts)
+            cuts = len(build.cuts)
             try:
-                known = await _text_of(work, other, chain)
+                known = await _text_of(build, other, chain)
             except ChoraError as error:
                 known = error
-            work.texts[anywhere if len(work.cuts) == cuts else from_here] = known
+            build.texts[anywhere if len(build.cuts) == cuts else from_here] = known
         if isinstance(known, ChoraError):
             raise known
-        seen.absorb(known.inputs)
-        seen.settled = seen.settled and known.settled
+        recorder.record_all(known.inputs)
+        recorder.reproducible = recorder.reproducible and known.settled
         depth = max(depth, 1 + known.depth)
         return known.body
 
-    name = generator_of(config)
+    name = generator_name(config)
     if name is None:
         raise GenerationFailed(
             f"{config.id} names no generator.",
@@ -223,63 +232,77 @@ async def prepare(work: Work, parsed: Parsed, given: CallerContext, *, waiting: 
             generator_type=None,
             error_type="MissingGenerator",
         )
-    generator = engine.shelf.by_name.get(name)
+    generator = engine.generators.by_name.get(name)
     if generator is None:
-        available = [each.NAME for each in engine.shelf.all()]
+        available = [each.NAME for each in engine.generators.list_generators()]
         raise GeneratorNotFound(
             f"{config.id}: there is no generator {name!r}.",
             f"Write one of {', '.join(available)} in generation.patterns[0].type.",
             generator_type=name,
             available_generators=available,
         )
-    reach = _reach(engine, seen, generate_other)
-    gathered = await gather(config, name, given.context, reach, given.reserved)
-    seen.settled = seen.settled and gathered.complete
+    reach = _reach(engine, recorder, generate_other)
+    gathered = await gather_context(config, name, caller.context, reach, caller.reserved)
+    recorder.reproducible = recorder.reproducible and gathered.complete
     pattern = config.generation.patterns[0] if config.generation.patterns else None
     undefined = engine.settings.templates.undefined
     model = engine.settings.llm.model
     job = GenerationJob(
-        config, pattern, gathered.context, engine.templates, undefined, {}, seen.note, work.model_for(config.id), model
+        config,
+        pattern,
+        gathered.context,
+        engine.templates,
+        undefined,
+        {},
+        recorder.record,
+        build.model_for(config.id),
+        model,
     )
     job = job._replace(sources=await gather_ingredients(generator, job))
-    if engine.shelf.kind_of(generator) == "builtin":  # what a plugin's code uses can't be seen
+    if engine.generators.kind_of(generator) == "builtin":  # what a plugin's code uses can't be seen
         _take_back(job, gathered.lent)
-    seen.note(GENERATOR + name)
-    return Prepared(generator, job, fingerprint(generator, job), gathered.warnings, seen, depth)
+    recorder.record(GENERATOR + name)
+    return GenerationInputs(generator, job, fingerprint(generator, job), gathered.warnings, recorder, depth)
 
 
-async def _text_of(work: Work, other: FoundConfig, chain: tuple[str, ...]) -> SourceText:
+async def _text_of(build: Build, other: FoundConfig, chain: tuple[str, ...]) -> SourceText:
     """The text of a content that others are waiting for, first to last."""
-    if work.dry:
-        prepared = await prepare(work, other.parsed, CallerContext({}), waiting=chain)
-        made = await make(prepared)
-        return SourceText(made.text, prepared.seen.inputs, prepared.seen.settled, prepared.depth)
-    generated = await generate(work, other.parsed, CallerContext({}), waiting=chain)
-    return SourceText(generated.version.body, generated.inputs, generated.settled, generated.depth)
+    if build.dry:
+        prepared = await gather_inputs(build, other.parsed, CallerContext({}), waiting=chain)
+        made = await generate_text(prepared)
+        return SourceText(made.text, prepared.recorder.inputs, prepared.recorder.reproducible, prepared.depth)
+    generated = await build_content(build, other.parsed, CallerContext({}), waiting=chain)
+    return SourceText(generated.version.body, generated.inputs, generated.reproducible, generated.depth)
 
 
-def reach_of(work: Work, seen: InputRecorder) -> SourceAccess:
+def reach_of(build: Build, recorder: InputRecorder) -> SourceAccess:
     """What sources may use that belong to no content."""
 
     async def generate_other(other: FoundConfig) -> str:
-        if work.dry:
-            return (await make(await prepare(work, other.parsed, CallerContext({})))).text
-        made = await generate(work, other.parsed, CallerContext({}))
-        seen.absorb(made.inputs)
+        if build.dry:
+            return (await generate_text(await gather_inputs(build, other.parsed, CallerContext({})))).text
+        made = await build_content(build, other.parsed, CallerContext({}))
+        recorder.record_all(made.inputs)
         return made.version.body
 
-    return _reach(work.engine, seen, generate_other)
+    return _reach(build.engine, recorder, generate_other)
 
 
 def _reach(
-    engine: Engine, seen: InputRecorder, generate_other: Callable[[FoundConfig], Awaitable[str]]
+    engine: Engine, recorder: InputRecorder, generate_other: Callable[[FoundConfig], Awaitable[str]]
 ) -> SourceAccess:
     def stored(content_id: str, strategy: str) -> list[str]:
-        seen.note_other(f"{STORED}{content_id}:{strategy}", engine.stored_digest(content_id, strategy))
+        recorder.record_digest(f"{STORED}{content_id}:{strategy}", engine.stored_digest(content_id, strategy))
         return engine.stored_texts(content_id, strategy)
 
     return SourceAccess(
-        engine.folder, engine.catalog, engine.templates.pool, generate_other, stored, seen.note, seen.note_other
+        engine.folder,
+        engine.catalog,
+        engine.templates.pool,
+        generate_other,
+        stored,
+        recorder.record,
+        recorder.record_digest,
     )
 
 
@@ -293,21 +316,21 @@ def _take_back(job: GenerationJob, lent: list[str]) -> None:
                 del job.context[name]
 
 
-async def make(prepared: Prepared) -> GeneratedText:
+async def generate_text(prepared: GenerationInputs) -> GeneratedText:
     """Run the generator; whatever it needs is in the job."""
     made = await run_generator(prepared.generator, prepared.job)
     if made.provisional:
-        prepared.seen.settled = False
+        prepared.recorder.reproducible = False
     return made
 
 
-def estimated_cost(engine: Engine, prepared: Prepared) -> float | None:
+def estimated_cost(engine: Engine, prepared: GenerationInputs) -> float | None:
     """US dollars that making it may cost at most; None if it costs nothing, or the price isn't known."""
     estimate = getattr(prepared.generator, "estimate", None)
     return None if estimate is None else estimate(prepared.job, engine.settings.llm)
 
 
-def generator_of(config: ContentConfig) -> str | None:
+def generator_name(config: ContentConfig) -> str | None:
     """The generator a config asks for; without one, demonstration if every element shows an example, else None."""
     if config.generation.patterns:
         return config.generation.patterns[0].type
@@ -329,7 +352,7 @@ def fingerprint(generator: ModuleType, job: GenerationJob) -> str:
 
 
 async def _store(
-    engine: Engine, config: ContentConfig, prepared: Prepared, made: GeneratedText, reason: str | None
+    engine: Engine, config: ContentConfig, prepared: GenerationInputs, made: GeneratedText, reason: str | None
 ) -> Version:
     previous = engine.store.latest_version(config.id)
     try:

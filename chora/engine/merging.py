@@ -37,7 +37,7 @@ def diff(path: str, current: bytes, data: bytes) -> str:
     return "\n".join(shown)
 
 
-class Changes(NamedTuple):
+class LineChanges(NamedTuple):
     """How many lines one text has more, fewer and other than another."""
 
     added: int
@@ -49,7 +49,7 @@ class Changes(NamedTuple):
         return f"+{self.added} -{self.removed} ~{self.changed}"
 
 
-def count_changes(old: str, new: str) -> Changes:
+def count_changes(old: str, new: str) -> LineChanges:
     """Compare two texts line by line, in order: of a replaced block the smaller half counts as changed."""
     before, after = _trimmed(old.splitlines(), new.splitlines())
     added = removed = changed = 0
@@ -65,7 +65,7 @@ def count_changes(old: str, new: str) -> Changes:
         changed += same
         removed += i2 - i1 - same
         added += j2 - j1 - same
-    return Changes(added, removed, changed)
+    return LineChanges(added, removed, changed)
 
 
 def _trimmed(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
@@ -79,14 +79,14 @@ def _trimmed(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
 # -- three-way merge --------------------------------------------------------------------------------------------
 
 
-class Merged(NamedTuple):
+class MergedText(NamedTuple):
     """The text with both sides' changes, and how many of them stood against each other."""
 
     text: str
     conflicts: int
 
 
-def merge_texts(base: str, edited: str, ours: str) -> Merged | None:
+def merge_texts(base: str, edited: str, ours: str) -> MergedText | None:
     """Lay our change of `base` and an edit of it over one another; None if the texts are too long for that.
 
     What only one side changed is taken from it. Where both changed the same lines, both stand in the text between
@@ -94,9 +94,9 @@ def merge_texts(base: str, edited: str, ours: str) -> Merged | None:
     that no conflict ever stands in another one.
     """
     if edited in (base, ours):
-        return Merged(ours, 0)
+        return MergedText(ours, 0)
     if ours == base:
-        return Merged(edited, 0)
+        return MergedText(edited, 0)
     old, mine, theirs = (text.splitlines(keepends=True) for text in (base, edited, ours))
     mine = _opened(mine)
     if max(len(part) for part in (*_trimmed(old, mine), *_trimmed(old, theirs))) > MERGE_LINES:
@@ -115,7 +115,7 @@ def merge_texts(base: str, edited: str, ours: str) -> Merged | None:
             parts += [f"{YOURS}\n", *_ended(left), f"{OURS}\n", *_ended(right), f"{END}\n"]
         parts += old[block.old : block.old + block.length]
         at_old, at_mine, at_theirs = (start + block.length for start in (block.old, block.mine, block.theirs))
-    return Merged("".join(parts), conflicts)
+    return MergedText("".join(parts), conflicts)
 
 
 def _opened(lines: list[str]) -> list[str]:

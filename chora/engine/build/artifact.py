@@ -16,13 +16,13 @@ import msgspec
 import trio
 
 from chora.catalog import FoundConfig, decode_text
-from chora.config_parsing import DEEPEST, Parsed
-from chora.engine.build import edits
+from chora.config_parsing import DEPTH_LIMIT, ParsedConfig
+from chora.engine import merging
 from chora.engine.build.compose import Piece, compose
-from chora.engine.build.generate import generate, is_approved, make, prepare
-from chora.engine.engine import CallerContext, Engine, Work
-from chora.engine.inputs import STORED, Change, InputRecorder
-from chora.engine.retrieval import versions
+from chora.engine.build.content import build_content, gather_inputs, generate_text, is_approved
+from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.inputs import STORED, InputChange, InputRecorder
+from chora.engine.retrieval import find_versions
 from chora.errors import (
     ChoraError,
     CompositionFailed,
@@ -57,7 +57,7 @@ DATABASE_FILES = ("", "-wal", "-shm", "-journal")
 COMPOSED = "the composed text"
 
 
-class Pieces(NamedTuple):
+class GatheredPieces(NamedTuple):
     """What the children of an artifact gave."""
 
     pieces: list[Piece]
@@ -68,7 +68,7 @@ class Pieces(NamedTuple):
     warnings: list[str]
 
 
-class Assembled(NamedTuple):
+class BuiltArtifact(NamedTuple):
     """An artifact on disk."""
 
     artifact_id: str
@@ -76,18 +76,18 @@ class Assembled(NamedTuple):
     outputs: list[str]
     size: int
     status: Status
-    pieces: Pieces
+    pieces: GatheredPieces
     strategy: str
     generated_at: str
     """When its files got the text they have."""
     fingerprint: str
     """Hash of all that the files were made from."""
     inputs: dict[str, str]
-    settled: bool = True
+    reproducible: bool = True
     """Whether it would be the same again as long as the inputs are."""
 
 
-class Planned(NamedTuple):
+class PlannedOutput(NamedTuple):
     """What an assembly would do to one file."""
 
     path: str
@@ -98,7 +98,7 @@ class Planned(NamedTuple):
     """Bytes it will have."""
 
 
-class Target(NamedTuple):
+class OutputState(NamedTuple):
     """One output file: what it holds, what it will hold, and what chora knows of it."""
 
     path: str
@@ -118,9 +118,14 @@ class Target(NamedTuple):
         return self.known is not None and not self.known.pending and self.known.sha256 == sha256(self.data)
 
 
-async def assemble(
-    work: Work, parsed: Parsed, given: CallerContext, *, output_path: str | None = None, place: Place | None = None
-) -> Assembled:
+async def build_artifact(
+    build: Build,
+    parsed: ParsedConfig,
+    caller: CallerContext,
+    *,
+    output_path: str | None = None,
+    place: Place | None = None,
+) -> BuiltArtifact:
     """Generate what is missing, compose the pieces and write every output; nothing of it if nothing changed.
 
     Args:
@@ -139,35 +144,35 @@ async def assemble(
         OutputEdited: an output holds text that chora didn't write.
         WriteFailed: the disk refused; every file holds its old or its new text.
     """
-    engine = work.engine
+    engine = build.engine
     config: ArtifactConfig = parsed.config
-    subject, key = _trace_of(work, parsed, given, output_path, place)
-    if not work.force:
-        known = engine.traces.find(subject, key)
-        if known is not None and not await work.snapshot.changes(known.inputs, first=True):
+    subject, key = _trace_of(build, parsed, caller, output_path, place)
+    if not build.force:
+        known = engine.traces.find_trace(subject, key)
+        if known is not None and not await build.snapshot.changes(known.inputs, first=True):
             return _recalled(config, known.result, known.inputs)
     started = time.monotonic()
     try:
-        assembled, lasting = await _assemble(work, parsed, given, output_path, place)
+        assembled, lasting = await _assemble(build, parsed, caller, output_path, place)
     except ChoraError as error:
         _tell(engine, config, started, "error", None, error.message)
         raise
-    if assembled.settled:
-        engine.traces.add(subject, key, assembled.inputs, _result(assembled, lasting))
+    if assembled.reproducible:
+        engine.traces.add_trace(subject, key, assembled.inputs, _result(assembled, lasting))
     _tell(engine, config, started, "success", assembled.output_path, None)
     return assembled
 
 
 def _trace_of(
-    work: Work, parsed: Parsed, given: CallerContext, output_path: str | None, place: Place | None
+    build: Build, parsed: ParsedConfig, caller: CallerContext, output_path: str | None, place: Place | None
 ) -> tuple[str, str]:
     config: ArtifactConfig = parsed.config
     files = [output.file for output in config.metadata.outputs]
     placed = [place(file) for file in files] if place else [output_path] if output_path else []
-    return f"artifact:{parsed.where}", digest_of([work.salt, given.digest, placed])
+    return f"artifact:{parsed.origin}", digest_of([build.salt, caller.digest, placed])
 
 
-def _result(assembled: Assembled, warnings: list[str]) -> dict[str, Any]:
+def _result(assembled: BuiltArtifact, warnings: list[str]) -> dict[str, Any]:
     pieces = assembled.pieces
     return {
         "outputs": assembled.outputs,
@@ -181,16 +186,16 @@ def _result(assembled: Assembled, warnings: list[str]) -> dict[str, Any]:
     }
 
 
-def _recalled(config: ArtifactConfig, result: dict[str, Any], inputs: dict[str, str]) -> Assembled:
+def _recalled(config: ArtifactConfig, result: dict[str, Any], inputs: dict[str, str]) -> BuiltArtifact:
     """An artifact of which nothing has changed; the texts themselves aren't looked up."""
     pieces = [Piece(name, "", False, version, size) for name, size, version in result["pieces"]]
-    return Assembled(
+    return BuiltArtifact(
         config.id,
         result["outputs"][0],
         result["outputs"],
         result["size"],
         "skipped",
-        Pieces(pieces, result["missing"], result["excluded"], result["warnings"]),
+        GatheredPieces(pieces, result["missing"], result["excluded"], result["warnings"]),
         config.metadata.composition_strategy,
         result["generated_at"],
         result["fingerprint"],
@@ -213,34 +218,34 @@ def _tell(
 
 
 async def _assemble(
-    work: Work, parsed: Parsed, given: CallerContext, output_path: str | None, place: Place | None
-) -> tuple[Assembled, list[str]]:
+    build: Build, parsed: ParsedConfig, caller: CallerContext, output_path: str | None, place: Place | None
+) -> tuple[BuiltArtifact, list[str]]:
     """Also the warnings that still hold when nothing has changed."""
-    engine = work.engine
+    engine = build.engine
     config: ArtifactConfig = parsed.config
-    seen = work.seen()
-    seen.note(parsed.where)
+    recorder = build.new_recorder()
+    recorder.record(parsed.origin)
     outputs = _targets(engine, config, output_path, place)
     paths = [output.file for output in outputs]
-    pieces, texts = await _texts(work, config, given, outputs, seen)
+    pieces, texts = await _texts(build, config, caller, outputs, recorder)
     lasting = list(pieces.warnings)
     fingerprint = digest_of([[sha256(text) for text in texts], [piece.version_id for piece in pieces.pieces]])
 
-    settled = seen.settled and work.snapshot.still_holds(seen.inputs)
-    async with engine.writing(*paths), engine.turns(*paths):
+    settled = recorder.reproducible and build.snapshot.still_holds(recorder.inputs)
+    async with engine.write_locks(*paths), engine.process_locks(*paths):
         targets = [_look_at(engine, output, text) for output, text in zip(outputs, texts, strict=True)]
         if refused := next((target for target in targets if target.action == "refuse"), None):
             raise _refusal(engine, refused)
         unchanged = all(target.final == target.current for target in targets)
         known = targets[0].known
-        is_old = unchanged and not work.force and known is not None and targets[0].is_known
+        is_old = unchanged and not build.force and known is not None and targets[0].is_known
         written_at = known.written_at if is_old and known else now()
-        await _write(work, config, targets, fingerprint, written_at)
+        await _write(build, config, targets, fingerprint, written_at)
     for target in targets:
-        work.snapshot.forget(target.path)
+        build.snapshot.forget(target.path)
         written = sha256(target.final)
-        settled = settled and seen.inputs.get(target.path, written) == written  # it may read what it writes
-        seen.note_other(target.path, written)
+        settled = settled and recorder.inputs.get(target.path, written) == written  # it may read what it writes
+        recorder.record_digest(target.path, written)
         if target.known and target.known.artifact_id != config.id:
             pieces.warnings.append(f"{target.path} was written by the artifact {target.known.artifact_id} before")
         if target.action == "overwrite" and target.known:
@@ -249,11 +254,11 @@ async def _assemble(
             count = target.conflicts
             conflicts = f", with {count} conflict{'s' * (count > 1)} marked in it" if count else ""
             pieces.warnings.append(f"{target.path} was edited by hand; the edit was merged{conflicts}")
-    if unchanged and not work.force:
+    if unchanged and not build.force:
         status: Status = "skipped"
     else:
         status = "reassembled" if any(target.known for target in targets) else "assembled"
-    assembled = Assembled(
+    assembled = BuiltArtifact(
         config.id,
         paths[0],
         paths,
@@ -263,15 +268,20 @@ async def _assemble(
         config.metadata.composition_strategy,
         written_at,
         fingerprint,
-        seen.inputs,
+        recorder.inputs,
         settled,
     )
     return assembled, lasting
 
 
-async def plan(
-    work: Work, parsed: Parsed, given: CallerContext, *, output_path: str | None = None, place: Place | None = None
-) -> list[Planned]:
+async def plan_artifact(
+    build: Build,
+    parsed: ParsedConfig,
+    caller: CallerContext,
+    *,
+    output_path: str | None = None,
+    place: Place | None = None,
+) -> list[PlannedOutput]:
     """What `assemble` would do to each file and why, without doing it.
 
     Args:
@@ -280,14 +290,14 @@ async def plan(
     Raises:
         as `assemble`, but for OutputEdited and WriteFailed.
     """
-    engine = work.engine
+    engine = build.engine
     config: ArtifactConfig = parsed.config
     outputs = _targets(engine, config, output_path, place)
-    reasons = await why_stale(work, parsed, given, output_path=output_path, place=place)
-    if not reasons and not work.force:
-        return [Planned(output.file, "unchanged", [], "", _size(engine, output.file)) for output in outputs]
+    reasons = await why_stale(build, parsed, caller, output_path=output_path, place=place)
+    if not reasons and not build.force:
+        return [PlannedOutput(output.file, "unchanged", [], "", _size(engine, output.file)) for output in outputs]
     try:
-        _, texts = await _texts(work, config, given, outputs, work.seen())
+        _, texts = await _texts(build, config, caller, outputs, build.new_recorder())
     except GenerationFailed as error:
         if not _is_unasked(error):
             raise
@@ -295,12 +305,16 @@ async def plan(
         price = "an unknown amount" if cost is None else f"up to ${cost:.4f}"
         reasons = [*reasons, f"a language model would be asked, for {price}"]
         actions: list[Action] = ["update" if engine.folder.is_file(output.file) else "create" for output in outputs]
-        return [Planned(output.file, action, reasons, "") for output, action in zip(outputs, actions, strict=True)]
-    planned: list[Planned] = []
+        return [
+            PlannedOutput(output.file, action, reasons, "") for output, action in zip(outputs, actions, strict=True)
+        ]
+    planned: list[PlannedOutput] = []
     for output, text in zip(outputs, texts, strict=True):
         target = _look_at(engine, output, text)
-        shown = "" if target.action in ("unchanged", "adopt") else edits.diff(output.file, target.current or b"", text)
-        planned.append(Planned(output.file, target.action, reasons, shown, len(target.final)))
+        shown = (
+            "" if target.action in ("unchanged", "adopt") else merging.diff(output.file, target.current or b"", text)
+        )
+        planned.append(PlannedOutput(output.file, target.action, reasons, shown, len(target.final)))
     return planned
 
 
@@ -310,21 +324,26 @@ def _size(engine: Engine, path: str) -> int:
 
 
 async def why_stale(
-    work: Work, parsed: Parsed, given: CallerContext, *, output_path: str | None = None, place: Place | None = None
+    build: Build,
+    parsed: ParsedConfig,
+    caller: CallerContext,
+    *,
+    output_path: str | None = None,
+    place: Place | None = None,
 ) -> list[str]:
     """Why the artifact's files may not be what an assembly would write now; nothing if they surely are."""
     config: ArtifactConfig = parsed.config
-    traces = work.engine.traces
-    subject, key = _trace_of(work, parsed, given, output_path, place)
-    known = traces.find(subject, key)
+    traces = build.engine.traces
+    subject, key = _trace_of(build, parsed, caller, output_path, place)
+    known = traces.find_trace(subject, key)
     if known is not None:
-        return [change.reason for change in await work.snapshot.changes(known.inputs)]
-    other = traces.latest(subject)
+        return [change.reason for change in await build.snapshot.changes(known.inputs)]
+    other = traces.latest_trace(subject)
     if other is None:
-        if any(each.pending is None for each in work.engine.store.outputs_of(config.id)):
+        if any(each.pending is None for each in build.engine.store.outputs_of(config.id)):
             return ["a part of it was missing or provisional the last time, or nobody remembers what it was made from"]
         return ["it was never assembled"]
-    changes: list[Change] = await work.snapshot.changes(other.inputs)
+    changes: list[InputChange] = await build.snapshot.changes(other.inputs)
     return ["the context, the place or a setting is another one", *(change.reason for change in changes)]
 
 
@@ -340,7 +359,7 @@ def _targets(
     wanted = [place(output.file) if place else output.file for output in config.metadata.outputs]
     if output_path is not None:
         wanted[0] = output_path
-    paths = [check_target(engine, path) for path in wanted]
+    paths = [check_output_path(engine, path) for path in wanted]
     if twice := {path for path in paths if paths.count(path) > 1}:
         raise CompositionFailed(
             f"{config.id} names {', '.join(sorted(twice))} as output twice.",
@@ -354,7 +373,7 @@ def _targets(
     ]
 
 
-def check_target(engine: Engine, path: str) -> str:
+def check_output_path(engine: Engine, path: str) -> str:
     """The project-relative path of an output.
 
     Raises:
@@ -386,24 +405,26 @@ def check_target(engine: Engine, path: str) -> str:
 
 
 async def _texts(
-    work: Work, config: ArtifactConfig, given: CallerContext, outputs: list[ArtifactOutput], seen: InputRecorder
-) -> tuple[Pieces, list[bytes]]:
+    build: Build, config: ArtifactConfig, caller: CallerContext, outputs: list[ArtifactOutput], recorder: InputRecorder
+) -> tuple[GatheredPieces, list[bytes]]:
     """The pieces, and what each output is to hold."""
-    given = given.within(artifact_id=config.id)
-    pieces = await gather_pieces(work, config, given, seen)
-    text = await compose(work, config, pieces.pieces, given, seen)
-    return pieces, [await encode_beside(config, output, text) for output in outputs]
+    caller = caller.with_reserved(artifact_id=config.id)
+    pieces = await gather_pieces(build, config, caller, recorder)
+    text = await compose(build, config, pieces.pieces, caller, recorder)
+    return pieces, [await encode_output_in_thread(config, output, text) for output in outputs]
 
 
-async def gather_pieces(work: Work, config: ArtifactConfig, given: CallerContext, seen: InputRecorder) -> Pieces:
+async def gather_pieces(
+    build: Build, config: ArtifactConfig, caller: CallerContext, recorder: InputRecorder
+) -> GatheredPieces:
     """The children's texts, in order; equal orders keep their place in the config."""
     children = sorted(config.content.children, key=lambda child: child.order)
     room = OUTPUT_LIMIT
-    found = Pieces([], [], [], [])
+    found = GatheredPieces([], [], [], [])
     for done, child in enumerate(children, 1):
         try:
-            if await _is_wanted(work, config, child, given):
-                taken = await _take(work, config, child, given, seen, found.warnings)
+            if await _is_wanted(build, config, child, caller):
+                taken = await _take(build, config, child, caller, recorder, found.warnings)
                 found.pieces.extend(taken)
                 room -= sum(len(piece.text) for piece in taken)
             else:
@@ -412,25 +433,25 @@ async def gather_pieces(work: Work, config: ArtifactConfig, given: CallerContext
             raise
         except ChoraError as error:
             if child.required or _is_unasked(error):
-                raise _child_failed(work.engine, config, child, error) from error
-            seen.settled = False
+                raise _child_failed(build.engine, config, child, error) from error
+            recorder.reproducible = False
             found.missing.append(child.id)
             found.warnings.append(f"The optional child {child.id} was left out: {error.message}")
         if room < 0:
             raise _too_large(config)
-        if work.progress:
-            await work.progress(done, len(children), child.id)
+        if build.progress:
+            await build.progress(done, len(children), child.id)
     return found
 
 
-async def _is_wanted(work: Work, config: ArtifactConfig, child: ArtifactChild, given: CallerContext) -> bool:
+async def _is_wanted(build: Build, config: ArtifactConfig, child: ArtifactChild, caller: CallerContext) -> bool:
     """Whether a child's condition is true of the context that was given; undefined names count as false."""
     if not child.conditions:
         return True
-    names = {**given.everything, "content_id": child.id}
+    names = {**caller.all_names, "content_id": child.id}
     name = f"the condition of {child.id}"
     try:
-        return (await work.engine.templates.pool.evaluate(Evaluate(child.conditions, names, name))).truth
+        return (await build.engine.templates.pool.evaluate(Evaluate(child.conditions, names, name))).truth
     except RenderFailed as failure:
         raise CompositionFailed(
             f"{config.id}: {name} can't be evaluated: {failure.failed.message}.",
@@ -442,19 +463,19 @@ async def _is_wanted(work: Work, config: ArtifactConfig, child: ArtifactChild, g
 
 
 async def _take(
-    work: Work,
+    build: Build,
     config: ArtifactConfig,
     child: ArtifactChild,
-    given: CallerContext,
-    seen: InputRecorder,
+    caller: CallerContext,
+    recorder: InputRecorder,
     warnings: list[str],
 ) -> list[Piece]:
     """A child's text by its retrieval strategy; only `all` may give several."""
     strategy = child.retrieval_strategy
-    engine = work.engine
-    parsed: Parsed | None = None
+    engine = build.engine
+    parsed: ParsedConfig | None = None
     try:
-        parsed = find_child(engine, child, seen.note).parsed
+        parsed = find_child(engine, child, recorder.record).parsed
     except ConfigNotFound:
         if strategy == "latest":
             raise
@@ -465,7 +486,7 @@ async def _take(
         warnings.append(f"{child.id} asks for a review, and neither it nor all of its elements are approved")
     fresh: list[Piece] = []
     if parsed is not None and _may_be_made(child, parsed):
-        fresh = [await _make(work, child, parsed, given, seen, warnings)]
+        fresh = [await _make(build, child, parsed, caller, recorder, warnings)]
     if strategy == "latest" or (fresh and strategy != "all"):
         return fresh
     if strategy == "version" and not child.version:
@@ -477,8 +498,8 @@ async def _take(
             content_id=child.id,
         )
     named = f"version:{child.version}" if strategy == "version" else strategy
-    seen.note_other(f"{STORED}{content_id}:{named}", engine.stored_digest(content_id, named))
-    kept = versions(engine.store, content_id, named)
+    recorder.record_digest(f"{STORED}{content_id}:{named}", engine.stored_digest(content_id, named))
+    kept = find_versions(engine.store, content_id, named)
     if not kept and not fresh:
         raise MissingContent(
             f"Nothing is stored of {child.id} that is {named.replace(':', ' ')}.",
@@ -498,7 +519,7 @@ def _is_unasked(error: ChoraError) -> bool:
     return error.details.get("error_type") == "NotAsked"
 
 
-def _may_be_made(child: ArtifactChild, parsed: Parsed) -> bool:
+def _may_be_made(child: ArtifactChild, parsed: ParsedConfig) -> bool:
     """Whether the text that the config gives now is one that the child wants."""
     match child.retrieval_strategy:
         case "version":
@@ -510,15 +531,20 @@ def _may_be_made(child: ArtifactChild, parsed: Parsed) -> bool:
 
 
 async def _make(
-    work: Work, child: ArtifactChild, parsed: Parsed, given: CallerContext, seen: InputRecorder, warnings: list[str]
+    build: Build,
+    child: ArtifactChild,
+    parsed: ParsedConfig,
+    caller: CallerContext,
+    recorder: InputRecorder,
+    warnings: list[str],
 ) -> Piece:
-    if work.dry:
-        prepared = await prepare(work, parsed, given)
-        seen.absorb(prepared.seen.inputs)
-        return Piece(child.id, (await make(prepared)).text, True, None)
-    generated = await generate(work, parsed, given)
-    seen.absorb(generated.inputs)
-    seen.settled = seen.settled and generated.settled
+    if build.dry:
+        prepared = await gather_inputs(build, parsed, caller)
+        recorder.record_all(prepared.recorder.inputs)
+        return Piece(child.id, (await generate_text(prepared)).text, True, None)
+    generated = await build_content(build, parsed, caller)
+    recorder.record_all(generated.inputs)
+    recorder.reproducible = recorder.reproducible and generated.reproducible
     warnings += [f"{child.id}: {warning}" for warning in generated.warnings]
     return Piece(child.id, generated.version.body, generated.status != "skipped", generated.version.version_id)
 
@@ -557,7 +583,7 @@ def _child_failed(engine: Engine, config: ArtifactConfig, child: ArtifactChild, 
     return error
 
 
-def encode(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
+def encode_output(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
     """The bytes of one output file; json and yaml are parsed and written anew.
 
     Raises:
@@ -597,18 +623,18 @@ def encode(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
     return data
 
 
-async def encode_beside(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
+async def encode_output_in_thread(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
     """`encode`, in a thread if there is so much to be written anew that others would wait for it."""
     if output.format in ("json", "yaml") and len(text) > INLINE_LENGTH:
-        return await trio.to_thread.run_sync(encode, config, output, text)
-    return encode(config, output, text)
+        return await trio.to_thread.run_sync(encode_output, config, output, text)
+    return encode_output(config, output, text)
 
 
 def _written_anew(text: str, language: Literal["json", "yaml"]) -> str:
     """A document as chora spells it."""
     document = decode_text(text, language, COMPOSED)
     if is_too_deep(document):
-        raise ValueError(f"it has more than {DEEPEST} levels")
+        raise ValueError(f"it has more than {DEPTH_LIMIT} levels")
     if language == "json":
         return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
     import yaml
@@ -630,7 +656,7 @@ def _too_large(config: ArtifactConfig) -> LimitExceeded:
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-def _look_at(engine: Engine, output: ArtifactOutput, data: bytes) -> Target:
+def _look_at(engine: Engine, output: ArtifactOutput, data: bytes) -> OutputState:
     """Look at the file a text is meant for, and decide what is to become of it."""
     path = output.file
     current, is_there = None, True
@@ -641,7 +667,7 @@ def _look_at(engine: Engine, output: ArtifactOutput, data: bytes) -> Target:
     except LimitExceeded:
         pass
     known = engine.store.output(path)
-    target = Target(path, data, output.encoding, current, known, "refuse", data)
+    target = OutputState(path, data, output.encoding, current, known, "refuse", data)
     if not is_there:
         return target._replace(action="create")
     if current == data:
@@ -658,18 +684,18 @@ def _look_at(engine: Engine, output: ArtifactOutput, data: bytes) -> Target:
     return _merged(target, known, current)
 
 
-def _merged(target: Target, known: Output, current: bytes) -> Target:
+def _merged(target: OutputState, known: Output, current: bytes) -> OutputState:
     if known.base is None:
         return target
     with suppress(LookupError, ValueError):
         texts = (known.base, current.decode(target.encoding), target.data.decode(target.encoding))
-        if (merged := edits.merge_texts(*texts)) is not None:
+        if (merged := merging.merge_texts(*texts)) is not None:
             final = merged.text.encode(target.encoding)
             return target._replace(action="merge", final=final, conflicts=merged.conflicts)
     return target
 
 
-def _refusal(engine: Engine, target: Target) -> OutputEdited:
+def _refusal(engine: Engine, target: OutputState) -> OutputEdited:
     reason = "was edited after chora wrote it" if target.known else "exists and was not written by chora"
     if target.known and engine.settings.output.on_edit == "merge":
         reason += ", and the edit can't be told apart from what was written"
@@ -681,13 +707,15 @@ def _refusal(engine: Engine, target: Target) -> OutputEdited:
         output_path=target.path,
         diff="(too large to compare)"
         if target.current is None
-        else edits.diff(target.path, target.current, target.data),
+        else merging.diff(target.path, target.current, target.data),
     )
 
 
-async def _write(work: Work, config: ArtifactConfig, targets: list[Target], fingerprint: str, written_at: str) -> None:
+async def _write(
+    build: Build, config: ArtifactConfig, targets: list[OutputState], fingerprint: str, written_at: str
+) -> None:
     """Write the files that change, remembering each hash before and after."""
-    engine = work.engine
+    engine = build.engine
     changed = [target for target in targets if target.final != target.current]
     if changed:
         announced = [_record(engine, config, each, fingerprint, written_at, written=False) for each in changed]
@@ -707,19 +735,19 @@ async def _write(work: Work, config: ArtifactConfig, targets: list[Target], fing
     unsettled = [
         target
         for target in targets
-        if work.force or target in changed or not target.is_known or (keeps_base and not _has_base(target))
+        if build.force or target in changed or not target.is_known or (keeps_base and not _has_base(target))
     ]
     if unsettled:
         settled = [_record(engine, config, each, fingerprint, written_at, written=True) for each in unsettled]
         await engine.store.save_outputs(settled)
 
 
-def _has_base(target: Target) -> bool:
+def _has_base(target: OutputState) -> bool:
     return target.known is not None and target.known.base is not None
 
 
 def _record(
-    engine: Engine, config: ArtifactConfig, target: Target, fingerprint: str, written_at: str, *, written: bool
+    engine: Engine, config: ArtifactConfig, target: OutputState, fingerprint: str, written_at: str, *, written: bool
 ) -> Output:
     new = sha256(target.data)
     # Before the write, what lies there counts as ours: after a crash the file holds the one or the other. What holds a

@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from chora import app, llm, settings
-from chora.config_parsing import read
-from chora.engine.build.generate import Generated, generate, generator_of, make, prepare
-from chora.engine.engine import CallerContext, Engine, Work
+from chora.config_parsing import parse_config
+from chora.engine.build.content import BuiltContent, build_content, gather_inputs, generate_text, generator_name
+from chora.engine.engine import Build, CallerContext, Engine
 from chora.errors import (
     Busy,
     GenerationFailed,
@@ -33,9 +33,9 @@ INCLUDING = {"type": "jinja2", "template": "page.j2", "generation_config": {"con
 
 async def run(
     engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any
-) -> Generated:
+) -> BuiltContent:
     parsed = engine.catalog.find("content", content_id).parsed
-    return await generate(Work(engine, **rest), parsed, CallerContext(context or {}))
+    return await build_content(Build(engine, **rest), parsed, CallerContext(context or {}))
 
 
 def events(project: Project) -> list[dict[str, Any]]:
@@ -266,7 +266,7 @@ async def test_a_text_that_cannot_be_stored_is_a_failure(project: Project, engin
 )
 def test_a_config_names_its_generator_or_shows_examples(parts: dict[str, Any], generator: str | None):
     """The pattern's type; without patterns, demonstration if every element has an example."""
-    assert generator_of(read("content", content("note", **parts), where="note").config) == generator
+    assert generator_name(parse_config("content", content("note", **parts), where="note").config) == generator
 
 
 async def test_a_generator_that_is_not_there_is_named_with_those_there_are(project: Project, engine: Engine):
@@ -303,10 +303,10 @@ async def test_a_dry_run_makes_everything_in_memory(project: Project, engine: En
         content("note", pattern={"type": "template_fill", "template": "<{{ other }}>"}, sources=[source]),
     )
     with unchanged(project):
-        prepared = await prepare(
-            Work(engine, dry=True), engine.catalog.find("content", "note").parsed, CallerContext({"x": 1})
+        prepared = await gather_inputs(
+            Build(engine, dry=True), engine.catalog.find("content", "note").parsed, CallerContext({"x": 1})
         )
-        assert (await make(prepared)).text == "<one>"
+        assert (await generate_text(prepared)).text == "<one>"
     assert prepared.variables == ["other", "x"]
     assert engine.store.counts()["versions"] == 0
     assert events(project) == []
@@ -350,7 +350,9 @@ async def test_contents_that_wait_for_one_another_fail(project: Project, engine:
     with pytest.raises(GenerationFailed, match="self → self"):
         await run(engine, "self")
     with pytest.raises(GenerationFailed) as failed:
-        await prepare(Work(engine), engine.catalog.find("content", "a").parsed, CallerContext({}), waiting=("a", "b"))
+        await gather_inputs(
+            Build(engine), engine.catalog.find("content", "a").parsed, CallerContext({}), waiting=("a", "b")
+        )
     assert failed.value.details["cycle"] == ["a", "b", "a"]
     assert failed.value.details["error_type"] == "CircularReference"
     assert failed.value.hint
@@ -370,7 +372,9 @@ async def test_a_chain_has_a_largest_length(project: Project, engine: Engine):
     with pytest.raises(GenerationFailed, match="more than 10 deep"):
         await run(engine, "t10")
     with pytest.raises(LimitExceeded) as failed:
-        await prepare(Work(engine), engine.catalog.find("content", "t0").parsed, CallerContext({}), waiting=("x",) * 10)
+        await gather_inputs(
+            Build(engine), engine.catalog.find("content", "t0").parsed, CallerContext({}), waiting=("x",) * 10
+        )
     assert failed.value.details["limit"] == "content.chain"
     assert failed.value.hint
 
@@ -391,8 +395,10 @@ async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engin
         assert [len(engine.store.versions(f"t{number}")) for number in range(4)] == [2, 2, 2, 2]
         with pytest.raises(GenerationFailed, match="u8: no value for nothing"):
             await run(engine, "u8")
-        prepared = await prepare(Work(engine, dry=True), engine.catalog.find("content", "t3").parsed, CallerContext({}))
-        assert len((await make(prepared)).text) == many**3
+        prepared = await gather_inputs(
+            Build(engine, dry=True), engine.catalog.find("content", "t3").parsed, CallerContext({})
+        )
+        assert len((await generate_text(prepared)).text) == many**3
 
 
 async def test_another_contents_own_context_is_its_own(project: Project, engine: Engine):
@@ -472,12 +478,12 @@ async def test_reserved_names_are_lent_where_they_are_mentioned(project: Project
     async with app.opened(project.root, settings.load(project.root, {})) as engine:
         parsed = engine.catalog.find("content", "note").parsed
         for member in ("one", "two"):
-            made = await generate(
-                Work(engine), parsed, CallerContext({}).within(member_id=member, collection_id="pack")
+            made = await build_content(
+                Build(engine), parsed, CallerContext({}).with_reserved(member_id=member, collection_id="pack")
             )
             assert made.variables == (["x"] if "context" in pattern["generation_config"] else [])
         assert len(engine.store.versions("note")) == texts
-        own = await generate(Work(engine), parsed, CallerContext({"member_id": "mine"}, {"member_id": "theirs"}))
+        own = await build_content(Build(engine), parsed, CallerContext({"member_id": "mine"}, {"member_id": "theirs"}))
         assert texts == 1 or "x" in own.variables or "mine" in own.version.body
 
 
@@ -509,25 +515,27 @@ async def test_where_a_circle_is_cut_says_nothing_about_others(project: Project,
     """In one call: what was cut short on the way from one content is made in full on the way from another."""
     project.save(taking("a", "b"), taking("b", "a", required=False), taking("c", "a"))
     for first in ("a", "b"):
-        work = Work(engine)
+        build = Build(engine)
         for content_id in (first, "c", "a", "b"):
             parsed = engine.catalog.find("content", content_id).parsed
-            assert (await generate(work, parsed, CallerContext({}))).version.body == ""
+            assert (await build_content(build, parsed, CallerContext({}))).version.body == ""
     project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
-    work = Work(engine)
+    build = Build(engine)
     with pytest.raises(GenerationFailed, match="more than 10 deep"):
-        await generate(work, engine.catalog.find("content", "t11").parsed, CallerContext({}))
-    assert (await generate(work, engine.catalog.find("content", "t5").parsed, CallerContext({}))).version.body == "x"
+        await build_content(build, engine.catalog.find("content", "t11").parsed, CallerContext({}))
+    assert (
+        await build_content(build, engine.catalog.find("content", "t5").parsed, CallerContext({}))
+    ).version.body == "x"
 
 
 async def test_contents_that_all_want_one_another_are_made_in_bounded_time(project: Project, engine: Engine):
     """Optional circles wherever one looks: each of them is gone into once for each that is asked for."""
     names = [f"k{number}" for number in range(9)]
     project.save(*(taking(name, *(other for other in names if other != name), required=False) for name in names))
-    work = Work(engine)
+    build = Build(engine)
     with trio.fail_after(PATIENCE):
         for name in names:
-            await generate(work, engine.catalog.find("content", name).parsed, CallerContext({}))
+            await build_content(build, engine.catalog.find("content", name).parsed, CallerContext({}))
     assert sum(len(engine.store.versions(name)) for name in names) <= 9 * 9
 
 
@@ -537,15 +545,15 @@ async def test_what_lacks_an_optional_source_is_looked_at_every_time(project: Pr
     pattern = {"type": "jinja2", "template": "<{{ late or 'nothing' }}>"}
     project.save(content("note", pattern=pattern, sources=[source]), taking("outer", "note"))
     first = await run(engine, "outer")
-    assert (first.version.body, first.settled) == ("<nothing>", False)
+    assert (first.version.body, first.reproducible) == ("<nothing>", False)
     again = await run(engine, "outer")
-    assert (again.status, again.version, again.settled) == ("skipped", first.version, False)
+    assert (again.status, again.version, again.reproducible) == ("skipped", first.version, False)
     await engine.traces.save()
     assert engine.store.counts()["traces"] == 0
     assert (await run(engine)).status == "skipped"
     project.write("late.txt", "here")
     there = await run(engine, "outer")
-    assert (there.version.body, there.settled) == ("<here>", True)
+    assert (there.version.body, there.reproducible) == ("<here>", True)
     await engine.traces.save()
     assert engine.store.counts()["traces"] == 2
 
@@ -569,10 +577,12 @@ async def test_force_makes_each_text_again_once_a_call(project: Project, engine:
     """However many want it, and whether as the thing asked for or as a source of it."""
     project.save(text("part", "x"), taking("one", "part"), taking("two", "part"), taking("three", "one", "two"))
     await run(engine, "three")
-    work = Work(engine)
-    await generate(work, engine.catalog.find("content", "one").parsed, CallerContext({}))
+    build = Build(engine)
+    await build_content(build, engine.catalog.find("content", "one").parsed, CallerContext({}))
     for content_id in ("three", "one", "part"):
-        await generate(work.part(force=True), engine.catalog.find("content", content_id).parsed, CallerContext({}))
+        await build_content(
+            build.derive(force=True), engine.catalog.find("content", content_id).parsed, CallerContext({})
+        )
     assert [len(engine.store.versions(each)) for each in ("part", "one", "two", "three")] == [2, 2, 2, 2]
 
 
@@ -596,7 +606,7 @@ async def test_a_reason_is_kept_with_the_text(project: Project, engine: Engine):
     """Of who made it again."""
     project.save(text("note", "x"))
     parsed = engine.catalog.find("content", "note").parsed
-    made = await generate(Work(engine, force=True), parsed, CallerContext({}), reason="The tide turned")
+    made = await build_content(Build(engine, force=True), parsed, CallerContext({}), reason="The tide turned")
     assert made.version.metadata["reason"] == "The tide turned"
     kept = engine.store.latest_version("note")
     assert kept is not None
@@ -663,7 +673,7 @@ async def test_a_text_that_stands_in_is_made_again(project: Project, engine: Eng
     model.fails = True
     for turn in (1, 2):
         made = await run(engine, "outer")
-        assert (made.version.body, made.settled) == ("No tides", False)
+        assert (made.version.body, made.reproducible) == ("No tides", False)
         assert model.asked == turn
     latest = engine.store.latest_version("code")
     assert latest is not None
@@ -671,7 +681,7 @@ async def test_a_text_that_stands_in_is_made_again(project: Project, engine: Eng
     assert latest.metadata["warnings"] == ["The fallback template was used: code: the model is overloaded."]
     model.fails = False
     made = await run(engine, "outer")
-    assert (made.version.body, made.settled) == ("answer 3", True)
+    assert (made.version.body, made.reproducible) == ("answer 3", True)
     assert (await run(engine, "outer")).status == "skipped"
     assert model.asked == 3
 
@@ -683,21 +693,25 @@ async def test_dry_work_spends_and_stores_nothing(project: Project, engine: Engi
     project.save(document, taking("outer", "code"))
     parsed = engine.catalog.find("content", "code").parsed
     with unchanged(project), pytest.raises(GenerationFailed) as failed:
-        await make(await prepare(Work(engine, dry=True), parsed, CallerContext(TOPIC)))
+        await generate_text(await gather_inputs(Build(engine, dry=True), parsed, CallerContext(TOPIC)))
     assert failed.value.details["error_type"] == "NotAsked"
     assert "Write about tides." in failed.value.details["request"].prompt
     assert failed.value.details["outlook"]["estimated_usd"] > 0
     assert model.asked == 0
     with unchanged(project):
-        made = await make(await prepare(Work(engine, dry=True, spend=True), parsed, CallerContext(TOPIC)))
+        made = await generate_text(
+            await gather_inputs(Build(engine, dry=True, spend=True), parsed, CallerContext(TOPIC))
+        )
         assert (made.text, model.asked) == ("answer 1", 1)
-        assert (await make(await prepare(Work(engine, dry=True), parsed, CallerContext(TOPIC)))).text == "answer 1"
+        assert (
+            await generate_text(await gather_inputs(Build(engine, dry=True), parsed, CallerContext(TOPIC)))
+        ).text == "answer 1"
     assert engine.store.counts()["versions"] == 0
     assert len(engine.store.costs()) == 1
-    made = await generate(Work(engine), parsed, CallerContext(TOPIC))
+    made = await build_content(Build(engine), parsed, CallerContext(TOPIC))
     assert (made.version.body, model.asked) == ("answer 1", 1)
     with pytest.raises(GenerationFailed, match="was never asked"):
-        await generate(Work(engine, spend=False), parsed, CallerContext({"topic": "winds"}))
+        await build_content(Build(engine, spend=False), parsed, CallerContext({"topic": "winds"}))
     assert model.asked == 1
 
 

@@ -20,9 +20,15 @@ from trio.testing import MockClock
 
 from chora import app, locks, settings
 from chora.disk import make_folder
-from chora.engine.build import collect as module
-from chora.engine.build.collect import Collected, check_nesting, collect, plan, read_manifest
-from chora.engine.engine import Engine, Work
+from chora.engine.build import collection as module
+from chora.engine.build.collection import (
+    BuiltCollection,
+    build_collection,
+    check_nesting,
+    plan_collection,
+    read_manifest,
+)
+from chora.engine.engine import Build, Engine
 from chora.errors import (
     Busy,
     ChoraError,
@@ -101,16 +107,18 @@ def sheet(id: str, template: str, **options: Any) -> list[dict[str, Any]]:
     return [content(id, pattern=made, **options), artifact(id, [child(id)])]
 
 
-async def build(engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any) -> Collected:
+async def build(
+    engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any
+) -> BuiltCollection:
     options = {name: rest.pop(name) for name in ("force", "progress") if name in rest}
     parsed = engine.catalog.open("collection", id).parsed
     with trio.fail_after(PATIENCE):
-        return await collect(Work(engine, **options), parsed, context or {}, **rest)
+        return await build_collection(Build(engine, **options), parsed, context or {}, **rest)
 
 
 async def planned(engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any) -> Any:
     parsed = engine.catalog.open("collection", id).parsed
-    return await plan(Work(engine, dry=True, force=rest.pop("force", False)), parsed, context or {}, **rest)
+    return await plan_collection(Build(engine, dry=True, force=rest.pop("force", False)), parsed, context or {}, **rest)
 
 
 def manifest(project: Project, path: str = "outputs/pack") -> dict[str, Any]:
@@ -125,7 +133,7 @@ def states(project: Project, path: str = "outputs/pack") -> dict[str, tuple[str,
     }
 
 
-def cached(collected: Collected) -> list[str]:
+def cached(collected: BuiltCollection) -> list[str]:
     return [built.member.id for built in collected.members if built.cache_used]
 
 
@@ -142,7 +150,7 @@ def gauge(project: Project) -> Project:
 
 def gates(engine: Engine, *members: str) -> ModuleType:
     """The generator, with closed gates for these members."""
-    found = engine.shelf.by_name["gauge"]
+    found = engine.generators.by_name["gauge"]
     found.gates.update({each: trio.Event() for each in members})
     return found
 
@@ -338,7 +346,7 @@ async def test_sequential_members_are_built_by_order_then_by_place(gauge: Projec
     members = [member("a", order=2), member("b"), member("c", order=1.5), member("d", order=0), member("e", order=1)]
     gauge.save(pack(members, generation={"strategy": "sequential"}))
     await build(engine)
-    assert engine.shelf.by_name["gauge"].ended == list("bdeca")
+    assert engine.generators.by_name["gauge"].ended == list("bdeca")
     assert list(states(gauge)) == list("abcde")
 
 
@@ -346,7 +354,7 @@ async def test_the_order_of_completion_does_not_show(gauge: Project, engine: Eng
     """Whoever is done first, manifest and result keep the order of the config."""
     gauge.save(pack([member(letter) for letter in "abcde"], generation={"concurrency_limit": 5}))
     generator = gates(engine, *"abcde")
-    results: list[Collected] = []
+    results: list[BuiltCollection] = []
 
     async def run() -> None:
         results.append(await build(engine))
@@ -531,7 +539,7 @@ async def test_the_base_path_is_a_template(project: Project, engine: Engine):
     assert made.manifest_path == "outputs/pack/norrvik/2026/manifest.json"
     assert project.read("outputs/pack/norrvik/2026/one/one.md") == "x"
     parsed = engine.catalog.open("collection", "pack").parsed
-    assert await module.manifest_path_of(Work(engine, dry=True), parsed) == "outputs/pack/norrvik/2025/manifest.json"
+    assert await module.manifest_path_of(Build(engine, dry=True), parsed) == "outputs/pack/norrvik/2025/manifest.json"
     for broken in ("outputs/{{ nobody }}", "outputs/{{ 1 +", "outputs/{% if %}"):
         project.save(pack([member("one")], output={"base_path": broken}))
         with unchanged(project), pytest.raises(CompositionFailed, match="the base path of pack can't be") as failed:
@@ -802,7 +810,7 @@ async def test_a_manifest_that_cannot_be_used_is_as_good_as_none(
     project.save(*sheet("one", "x"), pack([member("one")]))
     parsed = engine.catalog.open("collection", "pack").parsed
     with pytest.raises(ManifestNotFound, match=problem) as failed:
-        await read_manifest(Work(engine, dry=True), parsed)
+        await read_manifest(Build(engine, dry=True), parsed)
     assert failed.value.details == {"collection_id": "pack", "manifest_path": "outputs/pack/manifest.json"}
     assert failed.value.hint
 
@@ -816,19 +824,19 @@ async def test_fail_fast_starts_no_further_member(gauge: Project, engine: Engine
     members = [member(letter, order=order, required=letter != "b") for order, letter in enumerate("abcde")]
     generation = {"strategy": strategy, "concurrency_limit": 1}
     gauge.save(pack(members, generation=generation, validation={"fail_fast": True}))
-    engine.shelf.by_name["gauge"].broken.add("b")
+    engine.generators.by_name["gauge"].broken.add("b")
     with pytest.raises(CompositionFailed, match="the required member c failed"):
         await build(engine)
     after = ("skipped", False, "not_run")
     failed = ("failed", False, "generation_failed")
     assert states(gauge) == {"a": ("success", False, None), "b": failed, "c": after, "d": after, "e": after}
-    engine.shelf.by_name["gauge"].broken.clear()
+    engine.generators.by_name["gauge"].broken.clear()
     assert cached(await build(engine)) == ["a"]
 
 
 async def test_without_fail_fast_all_others_are_built(gauge: Project, engine: Engine):
     """And the error names the first of the members that failed."""
-    engine.shelf.by_name["gauge"].broken.update("bd")
+    engine.generators.by_name["gauge"].broken.update("bd")
     with pytest.raises(CompositionFailed) as failed:
         await build(engine)
     error = failed.value
@@ -845,7 +853,7 @@ async def test_without_fail_fast_all_others_are_built(gauge: Project, engine: En
 async def test_optional_members_may_fail(gauge: Project, engine: Engine):
     """The collection succeeds without them, and says so."""
     gauge.save(pack([member("a"), member("b", required=False), member("gone", required=False)]))
-    engine.shelf.by_name["gauge"].broken.add("b")
+    engine.generators.by_name["gauge"].broken.add("b")
     made = await build(engine)
     assert [built.status for built in made.members] == ["success", "failed", "skipped"]
     assert made.generated_at is None
@@ -877,7 +885,7 @@ async def test_rules_hold_for_the_result(
     """A required one that doesn't fails the collection; the manifest is written either way."""
     rules = {"rules": [{"type": rule, "required": required}]}
     gauge.save(pack([member("a"), member("b", required=False)], validation=rules))
-    engine.shelf.by_name["gauge"].broken.add(broken)
+    engine.generators.by_name["gauge"].broken.add(broken)
     if fails:
         with pytest.raises(ValidationFailed, match=f"the rule {rule} doesn't hold") as failed:
             await build(engine)
@@ -890,12 +898,12 @@ async def test_rules_hold_for_the_result(
 async def test_the_failure_of_a_nested_collection_is_its_own(gauge: Project, engine: Engine):
     """It fails as a member, with what failed in it; its own manifest says more."""
     gauge.save(pack([member("a"), member("b")], "inner"), pack([nested("in", "inner", required=False), member("c")]))
-    engine.shelf.by_name["gauge"].broken.add("b")
+    engine.generators.by_name["gauge"].broken.add("b")
     made = await build(engine)
     assert made.members[0].error is not None
     assert made.members[0].error.message.startswith("inner: the required member b failed")
     assert states(gauge, "outputs/pack/in")["b"] == ("failed", False, "generation_failed")
-    engine.shelf.by_name["gauge"].broken.clear()
+    engine.generators.by_name["gauge"].broken.clear()
     assert cached(await build(engine)) == ["c"]
 
 
@@ -982,8 +990,8 @@ async def test_a_manifest_that_cannot_be_written_is_a_failure(
 
 async def test_force_builds_every_member_again(gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """Or those that are named, by the call or by the config; among many, others get their turn in between."""
-    monkeypatch.setattr(module, "BREATH", 2)
-    generator = engine.shelf.by_name["gauge"]
+    monkeypatch.setattr(module, "CHECKPOINT_INTERVAL", 2)
+    generator = engine.generators.by_name["gauge"]
     await build(engine)
     assert cached(await build(engine)) == list("abcde")
     assert cached(await build(engine, force=True)) == []
@@ -1003,7 +1011,7 @@ async def test_force_reaches_nested_collections(gauge: Project, engine: Engine):
     await build(engine)
     assert cached(await build(engine, force_members=frozenset(["in"]))) == ["b"]
     assert cached(await build(engine, force=True)) == []
-    assert engine.shelf.by_name["gauge"].begun.count("a") == 3
+    assert engine.generators.by_name["gauge"].begun.count("a") == 3
 
 
 async def test_members_with_sources_of_their_own_are_looked_into(project: Project, engine: Engine):
@@ -1089,7 +1097,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
 
 async def test_a_busy_house_ends_a_plan(gauge: Project, engine: Engine):
     """It isn't the member that fails."""
-    engine.shelf.by_name["gauge"].busy.add("b")
+    engine.generators.by_name["gauge"].busy.add("b")
     with pytest.raises(Busy):
         await planned(engine)
 
@@ -1187,7 +1195,7 @@ async def test_a_cancelled_run_stays_cancelled_when_its_manifest_cannot_be_writt
 
 async def test_two_runs_at_once_come_one_after_the_other(gauge: Project, engine: Engine):
     """The second finds everything done."""
-    made: list[Collected] = []
+    made: list[BuiltCollection] = []
 
     async def run() -> None:
         made.append(await build(engine))
@@ -1196,7 +1204,7 @@ async def test_two_runs_at_once_come_one_after_the_other(gauge: Project, engine:
         for _ in range(3):
             nursery.start_soon(run)
     assert sorted(each.cached for each in made) == [0, 5, 5]
-    assert sorted(engine.shelf.by_name["gauge"].begun) == list("abcde")
+    assert sorted(engine.generators.by_name["gauge"].begun) == list("abcde")
 
 
 # -- processes --------------------------------------------------------------------------------------------------
@@ -1208,15 +1216,15 @@ BUILD = textwrap.dedent(
     import trio
     from chora import app
     from chora import settings
-    from chora.engine.build.collect import collect
-    from chora.engine.engine import Work
+    from chora.engine.build.collection import build_collection
+    from chora.engine.engine import Build
 
     async def main(root, context):
         async with app.opened(root, settings.load(root, {})) as engine:
             async def progress(done, total, what):
                 print(done, flush=True)
             parsed = engine.catalog.open("collection", "pack").parsed
-            await collect(Work(engine, progress=progress), parsed, {"word": context})
+            await build_collection(Build(engine, progress=progress), parsed, {"word": context})
 
     trio.run(main, Path(sys.argv[1]), sys.argv[2])
     """

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, cast
 import trio
 
 from chora.catalog import FoundConfig
-from chora.config_parsing import Issue, Parsed, read
-from chora.engine.build import collect
-from chora.engine.build.gather import gather_shared
-from chora.engine.build.generate import generator_of, prepare, reach_of
-from chora.engine.engine import CallerContext, Engine, Work
-from chora.engine.validation.checks import Problem, Rule, Subject, run_rule, why_missing
+from chora.config_parsing import Issue, ParsedConfig, parse_config
+from chora.engine.build import artifact, collection
+from chora.engine.build.content import gather_inputs, generator_name, reach_of
+from chora.engine.build.context import gather_shared_context
+from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.validation.checks import Problem, ValidationRule, ValidationSubject, run_rule, why_missing
 from chora.errors import (
     ChoraError,
     CompositionFailed,
@@ -43,9 +43,9 @@ from chora.model import (
 from chora.sources.source import NOT_THE_SOURCES_FAULT
 from chora.store import Version
 
-SHORT = 10
+SHORT_TEXT = 10
 """Characters below which a text is suspiciously short."""
-BREATH = 200
+CHECKPOINT_INTERVAL = 200
 """Members looked at between two chances for others to run."""
 
 
@@ -77,7 +77,9 @@ class Findings(NamedTuple):
 # -- texts and configs ------------------------------------------------------------------------------------------
 
 
-async def validate(work: Work, name: str, rules: Sequence[Rule] = (), malformed: Sequence[Problem] = ()) -> Findings:
+async def validate(
+    build: Build, name: str, rules: Sequence[ValidationRule] = (), malformed: Sequence[Problem] = ()
+) -> Findings:
     """Check what goes by a name: the stored text and its config, else a config, else a draft.
 
     Args:
@@ -91,13 +93,13 @@ async def validate(work: Work, name: str, rules: Sequence[Rule] = (), malformed:
         ValidationExecutionFailed: a rule can't be checked at all.
         Busy, StorageError: the house is at fault.
     """
-    engine = work.engine
+    engine = build.engine
     started = time.monotonic()
     rule_count = len(rules) + len(malformed)
     findings: Findings | None = None
     error_message: str | None = None
     try:
-        subject, fault = _find(work, name)
+        subject, fault = _find(build, name)
         declared = _declared(subject)
         rule_count += len(declared)
         issues = _schema_findings(fault) if fault else []
@@ -121,28 +123,28 @@ async def validate(work: Work, name: str, rules: Sequence[Rule] = (), malformed:
         )
 
 
-def _find(work: Work, name: str) -> tuple[Subject, ChoraError | None]:
+def _find(build: Build, name: str) -> tuple[ValidationSubject, ChoraError | None]:
     """What goes by a name, and why its config can't be read if it can't."""
-    engine = work.engine
+    engine = build.engine
     engine.catalog.check_id(name)
     version = engine.store.latest_version(name)
     searched: list[str] = []
     for kind in KINDS:
         try:
-            return Subject(work, name, version, engine.catalog.find(kind, name).parsed), None
+            return ValidationSubject(build, name, version, engine.catalog.find(kind, name).parsed), None
         except ConfigNotFound as error:
             searched += error.details["searched_paths"]
         except NOT_THE_SOURCES_FAULT:
             raise
         except ChoraError as error:
-            return Subject(work, name, version, None), error
+            return ValidationSubject(build, name, version, None), error
     draft = engine.store.draft(name)
     if draft is not None:
         try:
-            parsed = read(cast(Kind, draft.config_type), draft.config_data, where=name)
+            parsed = parse_config(cast(Kind, draft.config_type), draft.config_data, where=name)
         except ValidationFailed as error:
-            return Subject(work, name, version, None), error
-        return Subject(work, name, version, parsed), None
+            return ValidationSubject(build, name, version, None), error
+        return ValidationSubject(build, name, version, parsed), None
     if version is None:
         raise ConfigNotFound(
             f"There is no text, config or draft {name!r}.",
@@ -150,29 +152,32 @@ def _find(work: Work, name: str) -> tuple[Subject, ChoraError | None]:
             content_or_config_id=name,
             searched_paths=searched,
         )
-    return Subject(work, name, version, None), None
+    return ValidationSubject(build, name, version, None), None
 
 
-def _declared(subject: Subject) -> list[Rule]:
+def _declared(subject: ValidationSubject) -> list[ValidationRule]:
     """The rules that a config declares."""
     config = subject.config
     if not isinstance(config, ContentConfig | ArtifactConfig):
         return []
-    return [Rule(rule.check_type, rule.target, rule.check_config, rule.severity) for rule in config.validation.rules]
+    return [
+        ValidationRule(rule.check_type, rule.target, rule.check_config, rule.severity)
+        for rule in config.validation.rules
+    ]
 
 
-async def _findings(subject: Subject, rules: list[Rule]) -> list[Finding]:
+async def _findings(subject: ValidationSubject, rules: list[ValidationRule]) -> list[Finding]:
     found = [_of_remark(remark) for remark in subject.parsed.warnings] if subject.parsed else []
     match subject.config:
         case ContentConfig() as config:
             found += [_finding(problem, "error") for problem in await _check_generator(subject, config)]
         case ArtifactConfig():
             declared = {rule.type for rule in rules}
-            usual = (Rule("completeness"), Rule("coherence", severity="warning"))
+            usual = (ValidationRule("completeness"), ValidationRule("coherence", severity="warning"))
             rules = [*(rule for rule in usual if rule.type not in declared), *rules]
         case CollectionConfig():
             assert subject.parsed is not None
-            for issue in (await validate_collection(subject.work, subject.parsed)).issues:
+            for issue in (await validate_collection(subject.build, subject.parsed)).issues:
                 found.append(Finding(issue.severity, issue.code, issue.message, issue.member_id, {}))
         case _:
             pass
@@ -213,7 +218,7 @@ def check_text(version: Version) -> Iterator[Problem]:
     text = version.body.strip()
     if not text:
         yield Problem("content_empty", "the text is empty")
-    elif len(text) < SHORT:
+    elif len(text) < SHORT_TEXT:
         details = {"actual": len(text)}
         yield Problem("content_very_short", f"the text has {len(text)} characters", None, details, "warning")
     if text.endswith(("...", "…")):
@@ -223,17 +228,17 @@ def check_text(version: Version) -> Iterator[Problem]:
         yield Problem("content_incomplete", "the text holds [TBD]", f"line {line}", {"line": line}, "warning")
 
 
-async def _check_generator(subject: Subject, config: ContentConfig) -> list[Problem]:
+async def _check_generator(subject: ValidationSubject, config: ContentConfig) -> list[Problem]:
     """Whether a content can be generated, as far as that can be told without its context."""
     engine = subject.engine
-    name = generator_of(config)
-    available = [each.NAME for each in engine.shelf.all()]
+    name = generator_name(config)
+    available = [each.NAME for each in engine.generators.list_generators()]
     details = {"generator_type": name, "available_generators": available}
     place = "generation.patterns[0].type"
     if name is None:
         message = f"{config.id} names no generator, so it can't be generated"
         return [Problem("invalid_generator", message, place, details, "warning")]
-    generator = engine.shelf.by_name.get(name)
+    generator = engine.generators.by_name.get(name)
     if generator is None:
         message = f"there is no generator {name!r}; write one of {', '.join(available)}"
         return [Problem("invalid_generator", message, place, details)]
@@ -275,7 +280,7 @@ class CollectionFindings(NamedTuple):
         return sum(issue.severity == severity for issue in self.issues)
 
 
-async def validate_collection(work: Work, parsed: Parsed, *, check_members: bool = True) -> CollectionFindings:
+async def validate_collection(build: Build, parsed: ParsedConfig, *, check_members: bool = True) -> CollectionFindings:
     """Check a collection config, and the configs of its members and theirs.
 
     Args:
@@ -286,24 +291,24 @@ async def validate_collection(work: Work, parsed: Parsed, *, check_members: bool
     Raises:
         Busy, StorageError: the house is at fault.
     """
-    survey = _Survey(work, check_members)
+    survey = _CollectionValidation(build, check_members)
     depth = await survey.look_at(parsed, ())
     return CollectionFindings(survey.issues, survey.missing, len(parsed.config.members), depth)
 
 
-class _Survey:
+class _CollectionValidation:
     """One validation of a collection. A collection that is a member in several places is looked at once."""
 
-    def __init__(self, work: Work, check_members: bool) -> None:
+    def __init__(self, build: Build, check_members: bool) -> None:
         self.issues: list[MemberFinding] = []
         self.missing: list[str] = []
-        self._work = work
-        self._engine: Engine = work.engine
+        self._build = build
+        self._engine: Engine = build.engine
         self._check_members = check_members
         self._depths: dict[str, int] = {}
         self._seen = 0
 
-    async def look_at(self, parsed: Parsed, chain: tuple[tuple[str, Parsed], ...]) -> int:
+    async def look_at(self, parsed: ParsedConfig, chain: tuple[tuple[str, ParsedConfig], ...]) -> int:
         """Check a collection; `chain` has the collections it is in, each with the member id that leads on."""
         config: CollectionConfig = parsed.config
         within = "/".join(member_id for member_id, _ in chain)
@@ -328,31 +333,31 @@ class _Survey:
         ids = "/".join(filter(None, [within, member_id])) or None
         self.issues.append(MemberFinding(severity, code, message.removesuffix(".") + ".", ids))
 
-    async def _descend(self, parsed: Parsed, chain: tuple[tuple[str, Parsed], ...]) -> int:
+    async def _descend(self, parsed: ParsedConfig, chain: tuple[tuple[str, ParsedConfig], ...]) -> int:
         """The depth of a nested collection, which is checked unless it was already."""
         within = "/".join(member_id for member_id, _ in chain)
         ids = [each.config.id for _, each in chain] + [parsed.config.id]
-        if any(each.where == parsed.where for _, each in chain):
+        if any(each.origin == parsed.origin for _, each in chain):
             message = f"The collections contain one another: {' → '.join(ids)}"
             self._note("error", "circular_reference", message, within)
             return 0
-        known = self._depths.get(parsed.where)
-        if len(chain) + (known or 1) > collect.DEEPEST_NESTING:
-            message = f"Collections are nested more than {collect.DEEPEST_NESTING} deep here: {' → '.join(ids)}"
+        known = self._depths.get(parsed.origin)
+        if len(chain) + (known or 1) > collection.DEEPEST_NESTING:
+            message = f"Collections are nested more than {collection.DEEPEST_NESTING} deep here: {' → '.join(ids)}"
             self._note("error", "max_depth_exceeded", message, within)
             return known or 1
         if known is None:
-            known = self._depths[parsed.where] = await self.look_at(parsed, chain)
+            known = self._depths[parsed.origin] = await self.look_at(parsed, chain)
         return known
 
     async def _open(self, member: Member, within: str) -> FoundConfig | None:
         """A member's config, if it is there and nothing is wrong with it."""
         self._seen += 1
-        if self._seen % BREATH == 0:
+        if self._seen % CHECKPOINT_INTERVAL == 0:
             await trio.lowlevel.checkpoint()
         severity: Severity = "error" if member.required else "warning"
         try:
-            found = collect.open_member(self._engine, member)
+            found = collection.open_member(self._engine, member)
         except NOT_THE_SOURCES_FAULT:
             raise
         except ConfigNotFound as error:
@@ -372,7 +377,7 @@ class _Survey:
 
     # -- context and places --
 
-    async def _check_sources(self, parsed: Parsed, within: str) -> None:
+    async def _check_sources(self, parsed: ParsedConfig, within: str) -> None:
         config: CollectionConfig = parsed.config
         await self._check_each(config.context.shared, "error", within, None)
         for member in config.members:
@@ -381,13 +386,15 @@ class _Survey:
 
     async def _check_each(self, sources: Sources, severity: Severity, within: str, member_id: str | None) -> None:
         async def only_prepare(other: FoundConfig) -> str:
-            await prepare(self._work, other.parsed, CallerContext({}))
+            await gather_inputs(self._build, other.parsed, CallerContext({}))
             return ""
 
         for source in sources.sources:
-            reach = reach_of(self._work, self._work.seen())._replace(generate=only_prepare)
+            reach = reach_of(self._build, self._build.new_recorder())._replace(generate=only_prepare)
             try:
-                _, warnings = await gather_shared(member_id or "The shared context", Sources(sources=(source,)), reach)
+                _, warnings = await gather_shared_context(
+                    member_id or "The shared context", Sources(sources=(source,)), reach
+                )
             except NOT_THE_SOURCES_FAULT:
                 raise
             except ChoraError as error:
@@ -396,10 +403,10 @@ class _Survey:
                 for warning in warnings:
                     self._note("warning", "source_failed", warning, within, member_id)
 
-    async def _base_path(self, parsed: Parsed, within: str) -> str | None:
+    async def _base_path(self, parsed: ParsedConfig, within: str) -> str | None:
         """Where the collection's files go, if that can be told."""
         try:
-            return str(PurePosixPath(await collect.manifest_path_of(self._work, parsed)).parent)
+            return str(PurePosixPath(await collection.manifest_path_of(self._build, parsed)).parent)
         except CompositionFailed as error:
             if error.details.get("error_type") == "SourceFailed":  # told already
                 return None
@@ -408,22 +415,24 @@ class _Survey:
             self._note("error", "invalid_base_path", error.message, within)
         return None
 
-    def _check_files(self, parsed: Parsed, inner: list[FoundConfig | None], base: str | None, within: str) -> None:
+    def _check_files(
+        self, parsed: ParsedConfig, inner: list[FoundConfig | None], base: str | None, within: str
+    ) -> None:
         """No two members write one file."""
         config: CollectionConfig = parsed.config
         if base is None:
             return
         claimed: dict[str, str] = {}
         if config.output.manifest:
-            claimed[str(PurePosixPath(base) / collect.MANIFEST).casefold()] = "the manifest"
+            claimed[str(PurePosixPath(base) / collection.MANIFEST).casefold()] = "the manifest"
         for member, found in zip(config.members, inner, strict=True):
             if found is None or not isinstance(found.parsed.config, ArtifactConfig):
                 continue
-            place = collect.place_of(config, base, member)
+            place = collection.output_location(config, base, member)
             severity: Severity = "error" if member.required else "warning"
             for output in found.parsed.config.metadata.outputs:
                 try:
-                    path = collect.assemble.check_target(self._engine, place(output.file))
+                    path = artifact.check_output_path(self._engine, place(output.file))
                 except ChoraError as error:
                     self._note(severity, "invalid_output", error.message, within, member.id)
                     continue
