@@ -181,7 +181,7 @@ class Watch:
         while not self._ended.is_set():
             _, folders = self.look(places)
             try:
-                with RustNotify(sorted(folders), False, False, 0, False, True) as notify:
+                with RustNotify(sorted(folders), False, False, 0, False, False) as notify:
                     # Whatever happened before the watch was set up is seen now, and what happens later is reported.
                     found, again = self.look(places)
                     if found != known:
@@ -189,7 +189,7 @@ class Watch:
                     if again == folders:
                         self._wait_for_report(notify, places)
             except FileNotFoundError:
-                continue  # a folder vanished since it was seen
+                continue  # a folder vanished since it was seen; watchfiles says so only when told to ignore nothing
             except (OSError, WatchfilesRustInternalError) as error:
                 if not self._complained:
                     log.warning("files are looked at every %g s, because they can't be watched: %s", POLL, error)

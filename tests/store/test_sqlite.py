@@ -415,7 +415,9 @@ def test_what_was_acknowledged_survives_a_kill(path: Path):
         for _ in range(20 + 7 * round_):
             acknowledged.append(writer.stdout.readline().strip())
         writer.kill()
-        acknowledged += [line for line in writer.communicate()[0].split("\n")[:-1] if line]
+        # Not `communicate`, which doesn't return what `readline` has read ahead.
+        acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
+        writer.communicate()
         if os.name != "nt":
             assert writer.returncode == -signal.SIGKILL
         store = SqliteStore(path)
