@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from bench.measure import ROUNDS, Row, chora, cpu_seconds, free_port, piped, served
-from chora import settings
+from chora import this_process
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chora-bench"
 VERSION = "4.0.0"
@@ -23,7 +23,7 @@ async def connect(project: Path, calls: int) -> list[Row]:
     peer = supergateway(url)
     async with (
         served(chora(project, "serve", "--port", str(port)), port, quiet) as (direct, _),
-        piped(settings.own_command("connect", url)) as (ours, our_process),
+        piped(this_process.own_command("connect", url)) as (ours, our_process),
         piped(peer) as (theirs, their_process),
     ):
         sides = (direct, None), (ours, our_process), (theirs, their_process)

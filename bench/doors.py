@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.measure import ROUNDS, TICK, Row, chora, cpu_seconds, free_port
-from chora import settings
+from chora import this_process
 from chora.protocol import wire
 from tests.contract import judging
 
@@ -63,7 +63,7 @@ def tell_missing(peer: str, why: str) -> None:
 @contextmanager
 def running(command: list[str]) -> Generator[subprocess.Popen[bytes]]:
     """A server, for as long as it is needed."""
-    environment = {**settings.child_environment(), **SETTINGS}
+    environment = {**this_process.child_environment(), **SETTINGS}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment) as process:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.watch.mcp_client import CallFailed, McpClient, PipeMcpClient, connected
 
 ROUNDS = 5
@@ -28,14 +28,14 @@ class Row(dict[str, Any]):
 
 
 def chora(project: Path, *arguments: str) -> list[str]:
-    return settings.own_command("--project", str(project), *arguments)
+    return this_process.own_command("--project", str(project), *arguments)
 
 
 @asynccontextmanager
 async def piped(
     command: list[str], variables: Mapping[str, str] | None = None
 ) -> AsyncGenerator[tuple[PipeMcpClient, trio.Process]]:
-    environment = {**settings.child_environment(), "CHORA_LOG_LEVEL": "WARNING", **(variables or {})}
+    environment = {**this_process.child_environment(), "CHORA_LOG_LEVEL": "WARNING", **(variables or {})}
     process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, env=environment)
     try:
         caller = PipeMcpClient(process)
@@ -51,7 +51,7 @@ async def piped(
 async def served(
     command: list[str], port: int, variables: dict[str, str]
 ) -> AsyncGenerator[tuple[McpClient, trio.Process]]:
-    environment = {**settings.child_environment(), "CHORA_LOG_LEVEL": "WARNING", **variables}
+    environment = {**this_process.child_environment(), "CHORA_LOG_LEVEL": "WARNING", **variables}
     process = await trio.lowlevel.open_process(command, env=environment, stdout=sys.stderr.fileno())
     try:
         with trio.fail_after(30):

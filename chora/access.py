@@ -20,7 +20,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import msgspec
 
 from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
-from chora.settings import Secret
+from chora.secrets import Secret
 from chora.timestamps import format_timestamp, now
 
 log = logging.getLogger("chora.access")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import trio
 
-from chora import __version__, settings
+from chora import __version__, settings, this_process
 from chora.access import Authenticator, Principal, Tokens
 from chora.catalog import Catalog
 from chora.engine import retention
@@ -38,7 +38,8 @@ from chora.protocol.server import Server
 from chora.provider import project_server
 from chora.render import RenderFailed
 from chora.render.pool import RenderPool
-from chora.settings import LoadedSettings, Secret
+from chora.secrets import Secret, find_token
+from chora.settings import LoadedSettings
 from chora.shutdown import end_with_parent, stop_on_signals
 from chora.store import Store, backup, open_store
 from chora.timestamps import format_timestamp
@@ -146,7 +147,7 @@ async def run_server(
     from chora.web.pages import make_pages
 
     http, limits = loaded.settings.http, loaded.settings.limits
-    found = settings.find_token(reference=http.token)
+    found = find_token(reference=http.token)
     issuer = Issuer(loaded.settings.oauth) if loaded.settings.oauth.issuer else None
     tokens = Tokens(settings.tokens_folder(project))
     secret = found.secret if found else None
@@ -288,7 +289,7 @@ class HealthStatus:
             build={
                 "python": platform.python_version(),
                 "platform": sys.platform,
-                "frozen": settings.is_frozen(),
+                "frozen": this_process.is_frozen(),
             },
         )
 
@@ -362,7 +363,7 @@ def _reachable(url: str) -> str:
 
 def _notify_systemd(state: str) -> None:
     """Tell systemd, when it started us and wants to know."""
-    path = settings.notify_socket()
+    path = this_process.notify_socket()
     if sys.platform == "win32" or not path:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:

@@ -6,26 +6,23 @@ read anew only when they changed; a file that can't be read stands in its listin
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import functools
-import itertools
 import os
 import re
 import stat
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from chora.config_parsing import DEPTH_LIMIT, ISSUES_LIMIT, Issue, ParsedConfig, describe_expected, parse_config
+from chora.config_parsing import ISSUES_LIMIT, Issue, ParsedConfig, describe_expected, parse_config
+from chora.decoding import decode, duplicate_keys, schema_error
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
     InvalidConfigId,
-    LimitExceeded,
     PermissionDenied,
     StorageError,
     ValidationFailed,
@@ -37,20 +34,12 @@ from chora.hashing import sha256
 from chora.model import Kind
 
 if TYPE_CHECKING:
-    import yaml
+    pass
 
 SUFFIXES = (".json", ".yaml", ".yml")
 ROOTS = ("configs", "chora-configs")
 CACHE_LIMIT = 16 * 1024 * 1024
 """Bytes of files whose parsed form is kept; in memory it takes up to ten times as much."""
-YAML_VALUES = 100_000
-YAML_CONFIG_VALUES = 20_000
-"""Values that a YAML text may hold, and a YAML config: PyYAML takes longer for each than all that follows."""
-ALIASED_VALUES = 10_000
-"""Values that a YAML text may come to when its aliases are written out."""
-NUMBER_LENGTH = 100
-"""Characters that a number in a YAML file may have."""
-
 CONFIGS = "configs:"
 """How a search through all files of a kind is noted."""
 
@@ -336,8 +325,8 @@ class Catalog:
         try:
             data = self._folder.read_bytes(path, limit=CONFIG_LIMIT)
             parsed = parse_config(kind, decode(data, path), where=path)
-            remarks = _keys_written_twice(data) if path.endswith(".json") else []
-            return parsed._replace(warnings=[*remarks, *parsed.warnings]) if remarks else parsed
+            twice = duplicate_keys(data) if path.endswith(".json") else []
+            return parsed._replace(warnings=[*map(_duplicate_key, twice[:ISSUES_LIMIT]), *parsed.warnings])
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -368,269 +357,21 @@ def _shadowed(rival: FoundConfig, chosen: FoundConfig) -> InvalidConfigFile:
         f"{rival.path} has the id {config_id}, and so has {chosen.path}, which is the one that counts.",
         "Give one of them another id, or remove it.",
         file=rival.path,
-        schema_errors=[_fault("two configs with one id", f'"id": "{config_id}"', "an id of its own", "another id")],
+        schema_errors=[
+            schema_error("two configs with one id", f'"id": "{config_id}"', "an id of its own", "another id")
+        ],
     )
     return InvalidConfigFile(rival.path, fault.message, fault)
 
 
-# -- decoding ---------------------------------------------------------------------------------------------------
-
-
-def decode(data: bytes, path: str) -> object:
-    """The document in a config file, JSON or YAML by the ending of its name.
-
-    Raises:
-        ValidationFailed: it is neither; with line and column where they are known.
-        LimitExceeded: a YAML file whose values or aliases come to too much.
-    """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _undecodable(
-            path, "UTF-8 text", f"byte {error.start} is {data[error.start]:#04x}", "Save the file as UTF-8."
-        ) from None
-    language = "yaml" if path.endswith((".yaml", ".yml")) else "json"
-    return decode_text(text, language, path, most_values=YAML_CONFIG_VALUES)
-
-
-def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most_values: int = YAML_VALUES) -> object:
-    """The document that a text holds.
-
-    Args:
-        text: what to read.
-        language: how it is written.
-        name: how to call the text in messages.
-        most_values: how many values YAML may hold.
-
-    Raises:
-        ValidationFailed: it is not of the language; with line and column where they are known.
-        LimitExceeded: YAML whose values or aliases come to too much.
-    """
-    if language == "yaml":
-        return _decode_yaml(text, name, most_values)
-    try:
-        return msgspec.json.decode(text)
-    except RecursionError:
-        raise _undecodable(name, "JSON", "it is nested too deeply", "Write it in fewer levels.") from None
-    except msgspec.MsgspecError as error:
-        raise _explain_json(text, name, error) from None
-
-
-def _keys_written_twice(data: bytes) -> list[Issue]:
-    """A remark on every key that stands twice in an object of a JSON document; of the values, the last one counts."""
-    import json  # msgspec doesn't tell
-
-    twice: dict[str, None] = {}
-
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        if len({key for key, _ in pairs}) < len(pairs):
-            seen: set[str] = set()
-            twice.update((key, None) for key, _ in pairs if key in seen or seen.add(key))
-
-    with contextlib.suppress(ValueError, RecursionError):  # it has been understood already; this is only for the remark
-        json.loads(data.decode("utf-8-sig"), object_pairs_hook=look, parse_int=str, parse_float=str)
-    return [
-        Issue(
-            severity="warning",
-            code="duplicate_key",
-            message=f"The key {_shortened(key)} stands twice in one object; the last one counts.",
-            path="$",
-            found=_shortened(key),
-            expected="every key once",
-            write="one of them",
-        )
-        for key in itertools.islice(twice, ISSUES_LIMIT)
-    ]
-
-
-def _shortened(key: str) -> str:
-    return repr(key if len(key) <= 80 else f"{key[:79]}…")
-
-
-def _explain_json(text: str, path: str, error: msgspec.MsgspecError) -> ValidationFailed:
-    if not text.strip():
-        return _undecodable(path, "JSON", "it is empty", "Write a config into the file, or remove it.")
-    problem = str(error).removeprefix("JSON is malformed: ")
-    data = text.encode()
-    if place := re.search(r" \(byte (\d+)\)$", problem):
-        problem = problem[: place.start()]
-        # Of what follows the end, msgspec names the second byte.
-        offset = int(place[1]) - (problem == "trailing characters")
-    elif problem == "Input data was truncated":
-        offset = len(data)
-    else:
-        return _undecodable(path, "JSON", problem.partition(" - at")[0].lower(), "Write a value that JSON has.")
-    before = data[:offset].decode(errors="replace")
-    rest = text[len(before) :]
-    if not rest:
-        problem = "it ends too soon"
-    elif problem == "trailing characters":
-        problem = f"{rest[0]!r} stands after its end"
-    else:
-        problem = f"{rest[0]!r} doesn't belong there" + (f", {problem}" if "expected" in problem else "")
-    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-    return _undecodable(path, "JSON", problem, _json_advice(before.rstrip(), rest), line, column)
-
-
-def _json_advice(before: str, rest: str) -> str:
-    """The likely cause of a character that doesn't belong where it stands."""
-    match rest[:1]:
-        case "":
-            return "Close the brackets and quotes that are open."
-        case "/" | "#":
-            return "JSON has no comments; remove it, or write the config in YAML."
-        case "]" | "}" if before.endswith(","):
-            return "Remove the comma before it."
-        case ".":
-            return "Write out what the dots stand for."
-        case "'" | "“" | "”" | "„":
-            return "Text stands in straight double quotes."
-        case "\n" | "\r" | "\t":
-            return "Inside a string write a line break as \\n and a tab as \\t."
-        case "T" | "F" | "N" | "I":
-            return "Write true, false or null; JSON has no NaN or Infinity."
-        case '"' | "{" | "[":
-            return "Put a comma before it."
-        case _:
-            return "Check the commas, brackets and double quotes around it."
-
-
-def _undecodable(
-    path: str, language: str, problem: str, hint: str, line: int | None = None, column: int | None = None
-) -> ValidationFailed:
-    place = f" in line {line}, column {column}" if line else ""
-    message = f"{path} is not {language}: {problem}{place}."
-    return ValidationFailed(
-        message,
-        hint,
-        file=path,
-        line=line,
-        column=column,
-        schema_errors=[_fault(message, problem + place, language, hint)],
+def _duplicate_key(key: str) -> Issue:
+    shown = repr(key if len(key) <= 80 else f"{key[:79]}…")
+    return Issue(
+        severity="warning",
+        code="duplicate_key",
+        message=f"The key {shown} stands twice in one object; the last one counts.",
+        path="$",
+        found=shown,
+        expected="every key once",
+        write="one of them",
     )
-
-
-def _fault(message: str, found: str, expected: str, write: str) -> dict[str, str]:
-    return {"path": "$", "message": message, "found": found, "expected": expected, "write": write}
-
-
-def _decode_yaml(text: str, path: str, most_values: int) -> object:
-    import yaml
-
-    try:
-        with contextlib.closing(_events(text)) as events:
-            _survey(events, path, most_values)
-        loader: Any = _yaml_loader()(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                raise _undecodable(path, "YAML", "it is empty", "Write a config into the file, or remove it.")
-            _measure(node, {}, path)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        problem = error.problem or error.context or "it can't be parsed"
-        raise _undecodable(path, "YAML", problem, "Check indentation and quotes there.", line, column) from None
-    except yaml.YAMLError as error:
-        raise _undecodable(path, "YAML", str(error).replace("\n", " "), "Save the file as plain text.") from None
-    except ValueError as error:
-        raise _undecodable(path, "YAML", str(error), "Put the value in quotes.") from None
-
-
-@functools.cache
-def _yaml_loader() -> Any:
-    """PyYAML's safe loader, in C where it is compiled in, with dates read as ISO 8601 text."""
-    import yaml
-
-    safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    loader: Any = type("Loader", (safe,), {})
-
-    def iso(constructor: Any, node: yaml.ScalarNode) -> str:
-        with contextlib.suppress(ValueError):  # 2026-02-30 has the form of a date; as text it is what it was
-            return constructor.construct_yaml_timestamp(node).isoformat()
-        return node.value
-
-    def short(constructor: Any, node: yaml.ScalarNode) -> Any:
-        if len(node.value) > NUMBER_LENGTH:  # 1:59:59:… counts in sixties, in quadratic time
-            raise ValueError(f"a number has more than {NUMBER_LENGTH} characters")
-        kind = node.tag.rpartition(":")[2]
-        return getattr(constructor, f"construct_yaml_{kind}")(node)
-
-    loader.add_constructor("tag:yaml.org,2002:timestamp", iso)
-    loader.add_constructor("tag:yaml.org,2002:int", short)
-    loader.add_constructor("tag:yaml.org,2002:float", short)
-    return loader
-
-
-def _events(text: str) -> Generator[Any]:
-    loader: Any = _yaml_loader()(text)
-    try:
-        while loader.check_event():
-            yield loader.get_event()
-    finally:
-        loader.dispose()
-
-
-def _survey(events: Iterable[Any], path: str, most_values: int) -> None:
-    """Go over a YAML file before anything is built of it: the parser itself takes any depth, at quadratic cost."""
-    import yaml
-
-    depth = values = 0
-    for event in events:
-        at = event.start_mark
-        if isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if not isinstance(event, yaml.NodeEvent):
-            continue
-        if (values := values + 1) > most_values:
-            raise LimitExceeded(
-                f"{path} holds more than {most_values:,} values.",
-                "Split it, or write it in JSON.",
-                limit="config.values",
-                path=path,
-            )
-        if (tag := getattr(event, "tag", None)) not in (None, "!", *_TAGS):
-            problem = f"the tag {tag} isn't read"
-            raise _undecodable(path, "plain YAML", problem, "Remove the tag.", at.line + 1, at.column + 1)
-        if isinstance(event, yaml.CollectionStartEvent) and (depth := depth + 1) > DEPTH_LIMIT:
-            problem = f"it is nested more than {DEPTH_LIMIT} levels deep"
-            raise _undecodable(path, "YAML", problem, "Write it in fewer levels.", at.line + 1, at.column + 1)
-
-
-_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-
-
-def _measure(node: Any, sizes: dict[int, int], path: str) -> int:
-    """How many values a node comes to with its aliases written out; keys that stand twice are refused."""
-    import yaml
-
-    if (known := sizes.get(id(node))) is not None:
-        if not known:
-            raise _undecodable(path, "YAML", "an alias stands inside what it names", "Write the value out.")
-        return known
-    sizes[id(node)] = 0
-    size = 1
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen and key.value != "<<":
-                    at = key.start_mark
-                    problem = f"the key {key.value!r} stands twice"
-                    raise _undecodable(path, "YAML", problem, "Keep one of them.", at.line + 1, at.column + 1)
-                seen.add(key.value)
-            size += _measure(key, sizes, path) + _measure(value, sizes, path)
-    elif isinstance(node, yaml.SequenceNode):
-        size += sum(_measure(each, sizes, path) for each in node.value)
-    if size > ALIASED_VALUES and size > len(sizes):
-        raise LimitExceeded(
-            f"{path} comes to more than {ALIASED_VALUES:,} values when its aliases are written out.",
-            "Write the values out instead of using aliases.",
-            limit="config.aliases",
-            path=path,
-        )
-    sizes[id(node)] = size
-    return size

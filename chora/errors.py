@@ -425,6 +425,11 @@ def io_details(error: OSError, **paths: str) -> dict[str, Any]:
     return {**paths, "error_type": type(error).__name__, "errno": error.errno}
 
 
+def why_unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file can't be read; the text of a UnicodeDecodeError would show a piece of its content."""
+    return str(error.strerror) if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
 def subclasses(of: type[ChoraError] = ChoraError) -> list[type[ChoraError]]:
     """Every error class below `of`, for the reference and the tests."""
     return [found for direct in of.__subclasses__() for found in (direct, *subclasses(direct))]

@@ -17,9 +17,10 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.errors import StorageError
 from chora.request_context import event_listener, trace_id
+from chora.secrets import redact
 from chora.store.records import Event
 from chora.store.store import Store
 from chora.timestamps import now, printable
@@ -68,15 +69,13 @@ class Events:
             facts["context"] = redacted(facts["context"])
         event = {
             "timestamp": now(),
-            "trace_id": trace_id.get() or settings.trace_id(),
+            "trace_id": trace_id.get() or this_process.trace_id(),
             "event_type": f"chora.{kind}",
             "schema_version": SCHEMA_VERSION,
             "status": status,
             **facts,
         }
-        plain = {
-            key: printable(settings.redact(value)) if isinstance(value, str) else value for key, value in event.items()
-        }
+        plain = {key: printable(redact(value)) if isinstance(value, str) else value for key, value in event.items()}
         if (hear := event_listener.get()) is not None:
             hear(plain)
         if self._path is not None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from chora import settings
 from chora.errors import GenerationFailed, UsageError
 from chora.hashing import sha256
+from chora.secrets import FoundSecret, Secret, find_secret
 
 if TYPE_CHECKING:
     import anthropic
@@ -210,7 +211,7 @@ class Anthropic:
         failure = _missing_package() if importlib.util.find_spec("anthropic") is None else None
         if failure is None:
             key = _find_key(self._settings.api_key)
-            failure = None if isinstance(key, settings.FoundSecret) else key
+            failure = None if isinstance(key, FoundSecret) else key
         return None if failure is None else f"{failure.reason}. {failure.hint}"
 
     async def complete(self, request: Request) -> Reply:
@@ -223,7 +224,7 @@ class Anthropic:
         """
         # The keyring may ask a person, and importing the SDK takes seconds: neither may stop the others.
         key = await trio.to_thread.run_sync(_find_key, self._settings.api_key)
-        if not isinstance(key, settings.FoundSecret):
+        if not isinstance(key, FoundSecret):
             raise _error(key, request, 0)
         client = await trio.to_thread.run_sync(_open, self._settings.base_url, key.secret)
         if client is None:
@@ -231,7 +232,7 @@ class Anthropic:
         async with client:
             return await self._persist(client, key.secret, request)
 
-    async def _persist(self, client: anthropic.AsyncAnthropic, key: settings.Secret, request: Request) -> Reply:
+    async def _persist(self, client: anthropic.AsyncAnthropic, key: Secret, request: Request) -> Reply:
         delay = request.retry_delay
         attempt = 1
         while True:
@@ -254,7 +255,7 @@ class Anthropic:
             attempt += 1
 
 
-async def _attempt(client: anthropic.AsyncAnthropic, key: settings.Secret, request: Request) -> Reply | _Failure:
+async def _attempt(client: anthropic.AsyncAnthropic, key: Secret, request: Request) -> Reply | _Failure:
     import anthropic
     import httpx2
 
@@ -307,7 +308,7 @@ def _read(answer: bytes, request: Request) -> Reply | _Failure:
     )
 
 
-def _refused(error: anthropic.APIStatusError, key: settings.Secret) -> _Failure:
+def _refused(error: anthropic.APIStatusError, key: Secret) -> _Failure:
     """What a status other than success means."""
     status = error.status_code
     said = str(error.api_message or "").replace(key.reveal(), "***")[:300].rstrip(".")
@@ -362,9 +363,9 @@ def _missing_package() -> _Failure:
     return _Failure("MissingPackage", "the package anthropic is not installed", hint)
 
 
-def _find_key(reference: str) -> settings.FoundSecret | _Failure:
+def _find_key(reference: str) -> FoundSecret | _Failure:
     try:
-        found = settings.find_secret(SECRET, reference=reference)
+        found = find_secret(SECRET, reference=reference)
     except UsageError as error:
         return _Failure("MissingApiKey", error.message.rstrip("."), _search_order())
     if found is None:
@@ -382,7 +383,7 @@ def _search_order() -> str:
     )
 
 
-def _open(base_url: str, key: settings.Secret) -> anthropic.AsyncAnthropic | None:
+def _open(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
     """A client for one request and its retries, or None without the package.
 
     It knows our settings and our key, and nothing of the environment.

@@ -8,7 +8,8 @@ import time
 
 import msgspec
 
-from chora.settings import LogSettings, redact
+from chora.secrets import redact
+from chora.settings import LogSettings
 from chora.timestamps import now, printable
 
 

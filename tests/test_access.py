@@ -13,7 +13,7 @@ import pytest
 from chora import access
 from chora.access import LOCAL, SCOPES, Authenticator, Principal, Tokens, is_loopback
 from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
-from chora.settings import Secret
+from chora.secrets import Secret
 from tests.conftest import requirement
 
 TOKEN = "correct horse battery staple".replace(" ", "-")

@@ -21,7 +21,7 @@ from chora.bridge.parameter_headers import mirrored
 from chora.bridge.upstream import Upstream
 from chora.fetch import parse_address
 from chora.protocol import wire
-from chora.settings import FoundSecret, Secret
+from chora.secrets import FoundSecret, Secret
 from chora.transport.pipes import Lines, Pipes, PolledPipe
 from tests.conftest import Project, Serve, requirement
 from tests.patience import PATIENCE

@@ -14,8 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chora.catalog import decode
-from chora.config_parsing import DEPTH_LIMIT, ISSUES_LIMIT, VALUES_LIMIT, Issue, ParsedConfig, parse_config
+from chora.config_parsing import (
+    DEPTH_LIMIT,
+    ISSUES_LIMIT,
+    VALUES_LIMIT,
+    Issue,
+    ParsedConfig,
+    parse_config,
+)
+from chora.decoding import decode
 from chora.errors import LimitExceeded, ValidationFailed
 from chora.files import CONFIG_LIMIT
 from chora.model import KINDS, ArtifactConfig, CollectionConfig, ContentConfig, Kind, Source

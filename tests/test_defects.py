@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import trio
 
-from chora import __version__, app, settings
+from chora import __version__, app, settings, this_process
 from chora.cli import COMMANDS
 from chora.engine.build import content as content_build
 from chora.engine.engine import Engine
@@ -653,7 +653,7 @@ async def test_stdout_of_stdio_is_protocol_alone(hello: Project):
             "tools/call", {"name": "generate_content", "arguments": {"content_config_id": "broken"}}, 3
         ),
     ]
-    command = settings.own_command("--project", str(hello.root), "stdio")
+    command = this_process.own_command("--project", str(hello.root), "stdio")
     with trio.fail_after(PATIENCE):
         done = await trio.run_process(
             command,

@@ -16,6 +16,7 @@ import trio
 
 from chora import llm, settings
 from chora.errors import GenerationFailed
+from chora.secrets import Secret
 from tests.anthropic_server import KEY, Answer, AnthropicServer, message, refusal, serving
 from tests.conftest import requirement
 from tests.patience import PATIENCE
@@ -240,7 +241,7 @@ async def _waits(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> list[float]
         return script.pop(0)
 
     monkeypatch.setattr(llm, "_attempt", attempt)
-    secret: Any = settings.Secret("x")
+    secret: Any = Secret("x")
     none: Any = None
     await llm.Anthropic(settings.LlmSettings())._persist(none, secret, asking(retry_delay=2.5))
     return moments

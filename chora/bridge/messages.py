@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
-from chora.settings import redact
+from chora.secrets import redact
 
 log = logging.getLogger("chora.bridge")
 

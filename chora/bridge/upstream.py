@@ -13,7 +13,7 @@ from chora import __version__, fetch
 from chora.bridge.messages import Backoff, Failed, Lost, Message, NotJson, Unreachable, split
 from chora.errors import UsageError
 from chora.fetch import Address, ConnectionPool, FetchFailed, Response
-from chora.settings import FoundSecret
+from chora.secrets import FoundSecret
 
 log = logging.getLogger("chora.bridge")
 

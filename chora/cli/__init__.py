@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from chora import __version__
-from chora.settings import default_transport
+from chora.this_process import default_transport
 from chora.timestamps import printable
 
 COMMANDS = (

@@ -27,7 +27,7 @@ def command(project: str | None, tool: str, arguments: tuple[str, ...], url: str
 
 
 async def _call_server(url: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from chora.settings import find_token
+    from chora.secrets import find_token
     from chora.watch.mcp_client import CallFailed, connected
 
     found = find_token()

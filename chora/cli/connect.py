@@ -11,7 +11,7 @@ import trio
 
 from chora.cli.run import json_option, reporting
 from chora.errors import UsageError
-from chora.settings import FoundSecret
+from chora.secrets import FoundSecret, find_secret
 
 REFERENCE = re.compile(r"(keyring:|file:|env:\w).+", re.DOTALL)
 OURS = {"host", "connection", "content-length", "content-type", "transfer-encoding", "accept", "accept-encoding"}
@@ -74,6 +74,7 @@ def command(
     from chora.bridge import Options, run
     from chora.fetch import parse_address
     from chora.logs import start_logging
+    from chora.secrets import find_token
     from chora.transport.pipes import take_over
 
     try:
@@ -85,20 +86,20 @@ def command(
     start_logging(loaded.settings.log)
     is_safe = address.origin.scheme == "https" or _is_loopback(address.origin.host)
 
-    def find_token(wanted: bool) -> FoundSecret | None:
+    def find_access_token(use_keyring: bool) -> FoundSecret | None:
         if reference:
-            return settings.find_token(reference=reference)
-        return settings.find_token(keyring=wanted) if is_safe else None
+            return find_token(reference=reference)
+        return find_token(keyring=use_keyring) if is_safe else None
 
     if reference and not REFERENCE.fullmatch(reference):
         raise UsageError("--token doesn't say where the access token is.", "Write keyring:NAME, file:PATH or env:NAME.")
     if reference and not is_safe:
         click.echo(f"warning: the access token goes to {address.origin} unencrypted; use https", err=True)
-    elif not is_safe and settings.find_token(keyring=False) is not None:
+    elif not is_safe and find_token(keyring=False) is not None:
         click.echo(f"warning: {address.origin} gets no access token: it isn't https; name one with --token", err=True)
     options = Options(
         address,
-        find_token,
+        find_access_token,
         headers=tuple(_parse_header(each) for each in headers),
         trust=trust or "",
         transport=transport,
@@ -112,7 +113,6 @@ def command(
 
 def _parse_header(text: str) -> tuple[str, str]:
     """A header as the command line gives it; a value that is a reference is replaced by the secret."""
-    from chora import settings
 
     name, colon, value = (part.strip() for part in text.partition(":"))
     if not colon or not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", name):
@@ -120,7 +120,7 @@ def _parse_header(text: str) -> tuple[str, str]:
     if name.lower() in OURS or name.lower().startswith("mcp-"):
         raise UsageError(f"The header {name} belongs to the conversation itself.", "Leave it out.")
     if REFERENCE.fullmatch(value):
-        found = settings.find_secret(name, reference=value)
+        found = find_secret(name, reference=value)
         value = "" if found is None else found.secret.reveal()
     elif name.lower() == "authorization":
         hint = "Use --token REF, or write --header 'Authorization: file:PATH' with all of the value in the file."

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from chora import settings
+from chora import this_process
 from chora.cli.run import json_option, print_json, reporting, run_async
 from chora.cli.samples import DEMO, write_sample
 from chora.errors import SaveFailed, Unreachable
@@ -119,7 +119,7 @@ def command(folder: str | None, as_json: bool) -> None:
     root = _new_folder(folder)
     steps = run_async(_drive, root, as_json)
     output = root / "outputs" / "week" / "weekly-notice" / "weekly-notice.md"
-    server = settings.own_command("--project", str(root), "stdio")
+    server = this_process.own_command("--project", str(root), "stdio")
     if as_json:
         print_json({"success": True, "project": str(root), "output": str(output), "steps": steps, "server": server})
         return
@@ -157,8 +157,8 @@ async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
 
     began = time.perf_counter()
     tell("sample project", f"{len(write_sample(root, DEMO))} files in {root}", began)
-    server_command = settings.own_command("--project", str(root), "stdio")
-    environment = {**settings.child_environment(), "CHORA_LOG_LEVEL": "WARNING"}
+    server_command = this_process.own_command("--project", str(root), "stdio")
+    environment = {**this_process.child_environment(), "CHORA_LOG_LEVEL": "WARNING"}
     began = time.perf_counter()
     try:
         async with started(server_command, environment) as server:

@@ -6,7 +6,7 @@ import platform
 
 import click
 
-from chora import __version__, settings
+from chora import __version__, this_process
 from chora.cli.run import json_option, print_json
 
 
@@ -20,7 +20,7 @@ def command(as_json: bool) -> None:
                 "success": True,
                 "version": __version__,
                 "python": platform.python_version(),
-                "frozen": settings.is_frozen(),
+                "frozen": this_process.is_frozen(),
             }
         )
     else:

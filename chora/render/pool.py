@@ -25,7 +25,7 @@ import trio
 from msgspec import Struct
 
 import chora
-from chora import settings
+from chora import settings, this_process
 from chora.errors import Busy, ChoraError, InvalidContext, LimitExceeded
 from chora.render import (
     COMMAND,
@@ -88,14 +88,14 @@ Expected = TypeVar("Expected", Rendered, Scanned, Selected, Evaluated, Matched, 
 
 def worker_command() -> list[str]:
     """The command line that enters `chora.render.worker.main`, but for its two arguments."""
-    if settings.is_frozen():
+    if this_process.is_frozen():
         return [sys.executable, "--render-worker"]
     return [sys.executable, "-P", "-c", BOOT, str(Path(chora.__file__).parents[1])]
 
 
 def worker_environment() -> dict[str, str]:
     """Nothing; only Windows can't start a process without the folder it lives in."""
-    return {"SYSTEMROOT": settings.child_environment()["SYSTEMROOT"]} if sys.platform == "win32" else {}
+    return {"SYSTEMROOT": this_process.child_environment()["SYSTEMROOT"]} if sys.platform == "win32" else {}
 
 
 class RenderStatistics(Struct, frozen=True):

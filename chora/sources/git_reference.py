@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.errors import ChoraError
 from chora.files import PATH_LIMIT, SOURCE_LIMIT, Folder
 from chora.model import Source
@@ -207,7 +207,7 @@ async def find_blob(repository: Repository, locator: str) -> Blob:
 
 async def _git(repository: Repository, arguments: list[str], given: bytes) -> bytes:
     environment = {
-        **{name: value for name, value in settings.child_environment().items() if name in ("PATH", "SYSTEMROOT")},
+        **{name: value for name, value in this_process.child_environment().items() if name in ("PATH", "SYSTEMROOT")},
         "GIT_DIR": str(repository.git_folder),
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,

@@ -27,7 +27,7 @@ from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
 from chora.hashing import digest_of
 from chora.protocol.types import Call, InputRequired, Link, Progress, ToolAnswer
-from chora.settings import redact
+from chora.secrets import redact
 from chora.sources.source import is_too_deep
 
 log = logging.getLogger("chora.tools")

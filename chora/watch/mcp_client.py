@@ -17,7 +17,7 @@ import trio
 from chora import __version__
 from chora.fetch import ConnectionPool, FetchFailed, ResponseTooLarge, parse_address
 from chora.protocol import wire
-from chora.settings import Secret
+from chora.secrets import Secret
 
 ANSWER_LIMIT = 8 * 1024 * 1024
 """The largest answer accepted, bytes."""

@@ -12,7 +12,7 @@ import trio
 
 from chora.errors import StorageError
 from chora.metrics import Metrics
-from chora.settings import Secret
+from chora.secrets import Secret
 from chora.store import Sample, Store
 from chora.timestamps import now
 from chora.watch.mcp_client import CallFailed, connected

@@ -256,7 +256,7 @@ def test_demo_composes_a_document_over_mcp(tmp_path: Path, monkeypatch: pytest.M
 
 def test_demo_says_so_when_its_server_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A sentence and exit 1, not a traceback."""
-    monkeypatch.setattr("chora.settings.own_command", lambda *a: [sys.executable, "-c", "pass"])
+    monkeypatch.setattr("chora.this_process.own_command", lambda *a: [sys.executable, "-c", "pass"])
     result = CliRunner().invoke(program, ["demo", str(tmp_path / "x")])
     assert result.exit_code == 1
     assert "error: The demo's own server failed" in result.stderr

@@ -26,7 +26,7 @@ from typing import Any
 
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.cli.run import print_table
 from tests.contract import fixture_server
 from tests.contract.front import fronted
@@ -178,7 +178,7 @@ async def fixtures(way: str, folder: Path) -> AsyncGenerator[fixture_server.Fixt
             yield server
         else:
             path = "/sse" if way == "connect-sse" else "/mcp"
-            async with fronted(settings.own_command("connect", server.url + path)) as url:
+            async with fronted(this_process.own_command("connect", server.url + path)) as url:
                 yield fixture_server.Fixtures(url, server.calls)
         nursery.cancel_scope.cancel()
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueFull
@@ -195,7 +195,7 @@ async def fronted(command: Sequence[str], environment: dict[str, str] | None = N
     """The address of a front on loopback whose programs are started with this command."""
     async with trio.open_nursery() as nursery:
         offer = FixtureOffer(lambda name: None)
-        front = Front(offer, command, environment or settings.child_environment(), nursery)
+        front = Front(offer, command, environment or this_process.child_environment(), nursery)
         url: str = await nursery.start(serve_http, front)
         try:
             yield url

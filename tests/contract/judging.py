@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.cli.samples import INIT, write_sample
 from tests.patience import PATIENCE
 
@@ -49,7 +49,7 @@ class Product(NamedTuple):
 
     def command(self, *words: str) -> list[str]:
         """A command line of chora."""
-        return settings.own_command("--project", str(self.project), *words)
+        return this_process.own_command("--project", str(self.project), *words)
 
 
 @asynccontextmanager
@@ -60,12 +60,12 @@ async def product() -> AsyncGenerator[Product]:
         home.mkdir()
         write_sample(project, INIT)
         environment = {
-            **settings.child_environment(),
+            **this_process.child_environment(),
             "HOME": str(home),
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
             "CHORA_LOG_LEVEL": "WARNING",
         }
-        command = settings.own_command("--project", str(project), "serve", "--port", "0", "--json")
+        command = this_process.own_command("--project", str(project), "serve", "--port", "0", "--json")
         process = await trio.lowlevel.open_process(command, stdout=-1, env=environment)
         try:
             assert process.stdout is not None

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 import trio
 
-from chora import settings
+from chora import this_process
 from tests.conftest import Asking, Project, content
 from tests.http_client import Visitor
 from tests.patience import PATIENCE
@@ -164,9 +164,9 @@ async def process(project: Project, *command: str, **pipes: Any) -> AsyncGenerat
     """A chora of its own, which has to be there until the end, and to end in peace then."""
     with (project.root.parent / "log").open("wb") as log:
         started = await trio.lowlevel.open_process(
-            settings.own_command("--project", str(project.root), *command),
+            this_process.own_command("--project", str(project.root), *command),
             env={
-                **settings.child_environment(),
+                **this_process.child_environment(),
                 "CHORA_PROBE_INTERVAL": "3600",
                 "CHORA_PROBE_LATENCY_INTERVAL": "3600",
             },

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.hashing import sha256
 from chora.settings import StorageSettings
 from chora.store import open_store
@@ -57,8 +57,8 @@ async def wait_ready(visitor: Visitor) -> None:
 
 def chora(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        settings.own_command("--project", str(project.root), *command),
-        env=settings.child_environment(),
+        this_process.own_command("--project", str(project.root), *command),
+        env=this_process.child_environment(),
         capture_output=True,
         text=True,
         timeout=PATIENCE,

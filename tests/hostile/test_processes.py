@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.hashing import sha256
 from chora.store import SqliteStore
 from tests.conftest import Project, artifact, child, content
@@ -108,11 +108,11 @@ async def test_a_server_a_pipe_and_commands_share_a_project(project: Project):
 
         async def command(number: int) -> None:
             for tool, arguments in calls("command", number)[:4]:
-                line = settings.own_command(
+                line = this_process.own_command(
                     "--project", str(project.root), "call", tool, json.dumps(arguments), "--json"
                 )
                 done = await trio.run_process(
-                    line, env=settings.child_environment(), capture_stdout=True, capture_stderr=True, check=False
+                    line, env=this_process.child_environment(), capture_stdout=True, capture_stderr=True, check=False
                 )
                 note(tool, arguments, msgspec.json.decode(done.stdout))
 

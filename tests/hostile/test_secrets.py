@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import trio
 
-from chora import settings
+from chora import settings, this_process
 from chora.cli.samples import INIT, write_sample
-from chora.settings import REDACTED, Secret, redact
+from chora.secrets import REDACTED, Secret, find_secret, find_token, redact
 from tests.anthropic_server import message, serving
 from tests.conftest import Project, content
 from tests.patience import PATIENCE
@@ -55,7 +55,7 @@ def sample(tmp_path: Path) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**settings.child_environment(), "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", **more}
+    return {**this_process.child_environment(), "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring", **more}
 
 
 def everything_in(root: Path) -> bytes:
@@ -147,7 +147,7 @@ def test_a_reference_in_the_settings_replaces_the_search(tmp_path: Path):
     file.write_text("from the file\n")
     env = {"CHORA_TOKEN": "from the search", "OTHER": " from a variable "}
     for reference, value in ((f"file:{file}", "from the file"), ("env:OTHER", "from a variable")):
-        found = settings.find_secret("CHORA_TOKEN", env, reference=reference)
+        found = find_secret("CHORA_TOKEN", env, reference=reference)
         assert found is not None
         assert (found.secret.reveal(), found.origin) == (value, reference)
 
@@ -156,7 +156,7 @@ def test_a_reference_in_the_settings_replaces_the_search(tmp_path: Path):
 def test_a_reference_to_nothing_is_an_error(reference: str):
     """Rather than a door without a lock."""
     with pytest.raises(settings.UsageError) as failed:
-        settings.find_secret("CHORA_TOKEN", {}, reference=reference)
+        find_secret("CHORA_TOKEN", {}, reference=reference)
     assert reference in failed.value.message
 
 
@@ -166,7 +166,7 @@ def test_a_token_that_no_header_can_hold_is_refused(tmp_path: Path, token: str):
     file = tmp_path / "token"
     file.write_text(token)
     with pytest.raises(settings.UsageError) as failed:
-        settings.find_token({"CHORA_TOKEN_FILE": str(file)})
+        find_token({"CHORA_TOKEN_FILE": str(file)})
     assert token not in str(failed.value.as_dict())
 
 

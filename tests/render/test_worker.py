@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chora import settings
+from chora import settings, this_process
 from chora.render import (
     COMMAND,
     DIRECT,
@@ -476,7 +476,7 @@ def test_a_deep_job_is_a_failure_not_a_crash():
 def start(script: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen[bytes](
         [sys.executable, "-c", f"from chora.render import worker\n{script}", *arguments],
-        env=settings.child_environment(),
+        env=this_process.child_environment(),
         **options,
     )
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from chora import settings
+from chora import this_process
 from chora.protocol import wire
 from tests.conftest import Project
 from tests.hostile.measures import free_port
@@ -149,7 +149,7 @@ def open_house(hello: Project, tmp_path: Path) -> Open:
     async def start(limits: str = "", *, files: int = 0) -> AsyncGenerator[House]:
         hello.write("chora.toml", f"[limits]\n{limits}\n[render]\nworkers = 1\n")
         port, log = free_port(), tmp_path / "log"
-        command = settings.own_command("--project", str(hello.root), "serve", "--port", str(port))
+        command = this_process.own_command("--project", str(hello.root), "serve", "--port", str(port))
         if files:
             command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
         quiet = {"CHORA_PROBE_INTERVAL": "3600", "CHORA_PROBE_LATENCY_INTERVAL": "3600"}

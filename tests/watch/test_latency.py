@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora.metrics import Metrics
-from chora.settings import Secret
+from chora.secrets import Secret
 from chora.store import SqliteStore
 from chora.watch import latency
 from chora.watch.probe import Target

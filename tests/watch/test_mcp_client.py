@@ -10,7 +10,7 @@ import pytest
 import trio
 import trustme
 
-from chora import settings
+from chora import this_process
 from chora.watch.mcp_client import CallFailed, connected, started
 from tests.conftest import Project, Serve
 from tests.patience import PATIENCE
@@ -116,7 +116,7 @@ def python(code: str) -> list[str]:
 async def test_a_process_that_does_not_speak_mcp_is_named(code: str, reason: str):
     """It ends, it babbles, it refuses: each is one sentence."""
     with trio.fail_after(PATIENCE), pytest.raises(CallFailed, match=reason):
-        async with started(python(code), settings.child_environment()):
+        async with started(python(code), this_process.child_environment()):
             pass
 
 
@@ -132,7 +132,7 @@ async def test_a_process_that_will_not_end_is_ended(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("chora.watch.mcp_client.FAREWELL", 0.2)
     stubborn = 'import time\nprint(\'{"id":1,"result":{}}\', flush=True)\nwhile True: time.sleep(1)'
     with trio.fail_after(PATIENCE):
-        async with started(python(stubborn), settings.child_environment()):
+        async with started(python(stubborn), this_process.child_environment()):
             pass
 
 
@@ -140,5 +140,5 @@ async def test_an_endless_line_is_cut(monkeypatch: pytest.MonkeyPatch):
     """A server that never ends its line doesn't fill our memory."""
     monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", 1000)
     with trio.fail_after(PATIENCE), pytest.raises(CallFailed, match="larger than"):
-        async with started(python("input(); print('x' * 5000, flush=True); input()"), settings.child_environment()):
+        async with started(python("input(); print('x' * 5000, flush=True); input()"), this_process.child_environment()):
             pass

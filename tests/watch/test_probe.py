@@ -5,7 +5,7 @@ import trio
 import trio.testing
 
 from chora.metrics import Metrics
-from chora.settings import Secret
+from chora.secrets import Secret
 from chora.store import Sample, SqliteStore
 from chora.timestamps import now
 from chora.watch import probe

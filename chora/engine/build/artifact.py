@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import trio
 
-from chora.catalog import FoundConfig, decode_text
+from chora.catalog import FoundConfig
 from chora.config_parsing import DEPTH_LIMIT, ParsedConfig
+from chora.decoding import decode_text
 from chora.engine import merging
 from chora.engine.build.compose import Piece, compose
 from chora.engine.build.content import build_content, gather_inputs, generate_text, is_approved

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 import msgspec
 import trio
 
-from chora.catalog import decode_text
+from chora.decoding import decode_text
 from chora.engine.build.context import json_type
 from chora.engine.engine import Build, CallerContext
 from chora.engine.inputs import InputRecorder

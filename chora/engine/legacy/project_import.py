@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
-from chora.catalog import ROOTS, SUFFIXES, decode
+from chora.catalog import ROOTS, SUFFIXES
 from chora.config_parsing import parse_config
+from chora.decoding import decode
 from chora.engine.legacy.conversion import Conversion, convert, kind_of
 from chora.errors import ChoraError, InvalidInput, ValidationFailed, WriteFailed, io_details
 from chora.files import CONFIG_LIMIT, Folder

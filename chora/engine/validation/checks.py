@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 import msgspec
 import trio
 
-from chora.catalog import decode_text
 from chora.config_parsing import ParsedConfig
+from chora.decoding import decode_text
 from chora.engine import retrieval
 from chora.engine.build.artifact import check_output_path, find_child
 from chora.engine.build.content import generator_name, is_approved

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, cast
 
 import trio
 
-from chora import settings
-from chora.catalog import decode_text
+from chora import this_process
+from chora.decoding import decode_text
 from chora.errors import ChoraError
 
 OUTPUT_LIMIT = 256 * 1024
@@ -101,7 +101,7 @@ _PLAIN = Linter((), {})
 
 def find_linter(name: str) -> str | None:
     """Where a linter's program is; None if it isn't on PATH."""
-    return shutil.which(name, path=settings.child_environment().get("PATH", ""))
+    return shutil.which(name, path=this_process.child_environment().get("PATH", ""))
 
 
 def read_options(name: str, options: object) -> list[str]:
@@ -189,7 +189,7 @@ class _Ran(NamedTuple):
 
 async def _run(command: list[str], given: bytes, folder: str) -> _Ran:
     keep = ("PATH", "SYSTEMROOT") if sys.platform == "win32" else ("PATH",)
-    environment = {name: value for name, value in settings.child_environment().items() if name in keep}
+    environment = {name: value for name, value in this_process.child_environment().items() if name in keep}
     process = await trio.lowlevel.open_process(
         command,
         stdin=subprocess.PIPE,

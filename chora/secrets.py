@@ -1,0 +1,167 @@
+"""Secrets: where they are looked up, how they are held, and how they are redacted from what is logged or sent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from chora.errors import UsageError, why_unreadable
+
+
+class Secret:
+    """A value that doesn't print itself; `reveal` hands it out at the place of use, and `blot` knows it everywhere."""
+
+    __slots__ = ("__weakref__", "_value")
+
+    held: ClassVar[weakref.WeakSet[Secret]] = weakref.WeakSet()
+    """Every secret that the process has now."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        Secret.held.add(self)
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret is never pickled")
+
+
+REDACTED = "***"
+SHORTEST_REDACTED = 6
+"""Characters that a secret needs for its every appearance to be blotted out; shorter ones stand in ordinary words."""
+
+_LOOKS_SECRET = re.compile(r"(\bBearer\s+|\bsk-ant-)[\w.~+/=-]{6,}")
+
+
+def redact(text: str) -> str:
+    """The text with `***` in the place of every secret that the process holds, and of what looks like one.
+
+    The last line of defence: what is said aloud (logs, events, errors) goes through it.
+    """
+    for secret in list(Secret.held):
+        value = secret.reveal()
+        if len(value) >= SHORTEST_REDACTED and value in text:
+            text = text.replace(value, REDACTED)
+    return _LOOKS_SECRET.sub(lambda found: found[1] + REDACTED, text) if "Bearer" in text or "sk-ant-" in text else text
+
+
+class FoundSecret(NamedTuple):
+    """A secret and where it was, which may be said aloud."""
+
+    secret: Secret
+    origin: str
+
+
+def find_secret(
+    name: str,
+    env: Mapping[str, str] | None = None,
+    *,
+    reference: str = "",
+    run_secrets: Path = Path("/run/secrets"),
+    keyring: bool = True,
+) -> FoundSecret | None:
+    """Look a secret up; the first hit wins.
+
+    `NAME_FILE` → `/run/secrets/name` → `$CREDENTIALS_DIRECTORY/name` → the OS keyring (service `chora`) → `NAME`.
+
+    A reference from the settings (`keyring:x`, `file:/…`, `env:X`) replaces the search.
+
+    White space around it is dropped. What is empty isn't a secret: as a token it would let everybody in.
+
+    Raises:
+        UsageError: `NAME_FILE`, or the reference, names something that isn't there, can't be read or is empty.
+    """
+    env = os.environ if env is None else env
+    if reference:
+        return _follow(reference, env)
+    if path := env.get(f"{name}_FILE"):
+        try:
+            value = Path(path).read_text("utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{name}_FILE names {path}, which can't be read: {why_unreadable(error)}.", file=path
+            ) from None
+        if not value:
+            raise UsageError(f"{name}_FILE names {path}, which is empty.", file=path)
+        return FoundSecret(Secret(value), f"file {path}")
+    folders = [run_secrets]
+    if credentials := env.get("CREDENTIALS_DIRECTORY"):
+        folders.append(Path(credentials))
+    for file in (folder / name.lower() for folder in folders):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if value := file.read_text("utf-8-sig").strip():
+                return FoundSecret(Secret(value), f"file {file}")
+    if keyring and (value := _from_keyring(name.lower()).strip()):
+        return FoundSecret(Secret(value), "keyring")
+    if value := env.get(name, "").strip():
+        return FoundSecret(Secret(value), f"environment {name}")
+    return None
+
+
+def find_token(
+    env: Mapping[str, str] | None = None, *, reference: str = "", keyring: bool = True
+) -> FoundSecret | None:
+    """The access token of the HTTP door, looked up as any secret.
+
+    Raises:
+        UsageError: as `find_secret`, or it holds what no header can.
+    """
+    found = find_secret("CHORA_TOKEN", env, reference=reference, keyring=keyring)
+    if found is not None and not re.fullmatch(r"[ -~]+", found.secret.reveal()):
+        raise UsageError(
+            f"The access token ({found.origin}) holds characters that no HTTP header can.",
+            "Use letters, digits and punctuation of ASCII.",
+        )
+    return found
+
+
+def _follow(reference: str, env: Mapping[str, str]) -> FoundSecret:
+    """The secret that a reference names."""
+    kind, _, name = reference.partition(":")
+    match kind:
+        case "file":
+            try:
+                value = Path(name).read_text("utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"The secret {reference} can't be read: {why_unreadable(error)}.", file=name) from None
+        case "keyring":
+            value = _from_keyring(name)
+        case _:
+            value = env.get(name, "")
+    if not value.strip():
+        raise UsageError(
+            f"The secret {reference} is empty, or isn't there.",
+            "Put it there, or leave the setting out to have it searched for.",
+            reference=reference,
+        )
+    return FoundSecret(Secret(value.strip()), reference)
+
+
+def _from_keyring(name: str, timeout: float = 2.0) -> str:
+    """Ask the OS keyring in a daemon thread: a locked one with a display asks a person and may never return."""
+    answer: list[str] = []
+
+    def ask() -> None:
+        try:
+            import keyring
+
+            answer.append(keyring.get_password("chora", name) or "")
+        except Exception:  # every backend fails in a way of its own; none of them may stop a start
+            answer.append("")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return answer[0] if answer else ""

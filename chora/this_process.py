@@ -1,0 +1,50 @@
+"""Facts of this process: its own command line, and what of its environment is not a setting."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def is_frozen() -> bool:
+    """Whether this is the built binary, where `sys.executable` is chora itself."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def own_command(*arguments: str) -> list[str]:
+    """The command line that runs this very chora again, frozen or not."""
+    if is_frozen():
+        return [sys.executable, *arguments]
+    # -P: without it whatever lies in the current folder would be imported in the place of our libraries.
+    return [sys.executable, "-P", "-m", "chora", *arguments]
+
+
+def trace_id() -> str | None:
+    """`CHORA_TRACE_ID`, read when asked, so that a wrapper script can set it per run."""
+    return os.environ.get("CHORA_TRACE_ID") or None
+
+
+def default_transport() -> str | None:
+    """`MCP_TRANSPORT`, which chose between stdio and HTTP in chora-compose."""
+    return os.environ.get("MCP_TRANSPORT") or None
+
+
+def notify_socket() -> str | None:
+    """Where systemd wants to hear that we are ready, if it started us with `Type=notify`."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
+def child_environment() -> dict[str, str]:
+    """What a child process may know: how to find programs and speak, no secret and no setting."""
+    keep = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TMPDIR",
+        "SYSTEMROOT",
+        "TEMP",
+        "TMP",
+        "COVERAGE_PROCESS_CONFIG",
+    )
+    return {name: os.environ[name] for name in keep if name in os.environ}

@@ -1,0 +1,197 @@
+"""Where secrets are looked up, and that they never print themselves."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keyring
+import keyring.backend
+import msgspec
+import pytest
+
+from chora.errors import UsageError
+from chora.secrets import FoundSecret, Secret, _from_keyring, find_secret
+from tests.conftest import requirement
+from tests.patience import PATIENCE
+
+Environment = dict[str, str]
+
+
+class Ring(keyring.backend.KeyringBackend):
+    """A keyring of a dictionary, or one that does what it is told when asked."""
+
+    priority = 1  # type: ignore[assignment]
+
+    def __init__(self, act: Callable[[], str | None] | None = None, **kept: str) -> None:
+        super().__init__()
+        self.act = act
+        self.kept = kept
+
+    def get_password(self, service: str, username: str) -> str | None:
+        if self.act is not None:
+            return self.act()
+        return self.kept.get(f"{service}_{username}")
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def ring() -> Iterator[Callable[[Ring], None]]:
+    """Puts a keyring in the place of the machine's."""
+    before = keyring.get_keyring()
+    yield keyring.set_keyring
+    keyring.set_keyring(before)
+
+
+@pytest.fixture
+def places(tmp_path: Path, ring: Callable[[Ring], None]) -> Environment:
+    """An environment in which the secret API_KEY is in every place at once."""
+    for folder in ("run", "credentials"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "api_key").write_text(f"of {folder}\n")
+    (tmp_path / "file").write_text("  of the file \n")
+    ring(Ring(chora_api_key="of the keyring"))
+    return {
+        "API_KEY_FILE": str(tmp_path / "file"),
+        "CREDENTIALS_DIRECTORY": str(tmp_path / "credentials"),
+        "API_KEY": " of the environment ",
+    }
+
+
+def find(env: Environment, folder: Path, **more: Any) -> tuple[str, str] | None:
+    found = find_secret("API_KEY", env, run_secrets=folder / "run", **more)
+    return found and (found.secret.reveal(), found.origin)
+
+
+@requirement("settings.secrets", "generators.code-generation.key")
+def test_the_first_place_wins(tmp_path: Path, places: Environment, ring: Callable[[Ring], None]):
+    """NAME_FILE, /run/secrets, the credentials of systemd, the keyring, NAME: each shows when those before are gone."""
+    assert find(places, tmp_path) == ("of the file", f"file {tmp_path / 'file'}")
+    del places["API_KEY_FILE"]
+    assert find(places, tmp_path) == ("of run", f"file {tmp_path / 'run' / 'api_key'}")
+    (tmp_path / "run" / "api_key").unlink()
+    assert find(places, tmp_path) == ("of credentials", f"file {tmp_path / 'credentials' / 'api_key'}")
+    del places["CREDENTIALS_DIRECTORY"]
+    assert find(places, tmp_path) == ("of the keyring", "keyring")
+    assert find(places, tmp_path, keyring=False) == ("of the environment", "environment API_KEY")
+    ring(Ring())
+    assert find(places, tmp_path) == ("of the environment", "environment API_KEY")
+    del places["API_KEY"]
+    assert find(places, tmp_path) is None
+
+
+def test_the_own_environment_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who gives no environment gets that of the process."""
+    monkeypatch.setenv("API_KEY", "mine")
+    found = find_secret("API_KEY", run_secrets=tmp_path)
+    assert found is not None
+    assert found.secret.reveal() == "mine"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00secret", b"", b" \n"])
+def test_a_file_that_was_named_must_hold_the_secret(tmp_path: Path, places: Environment, content: bytes | None):
+    """NAME_FILE that is missing, no text or empty is an error, not a reason to look elsewhere; it shows no byte."""
+    file = tmp_path / "file"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        find(places, tmp_path)
+    assert caught.value.message.startswith(f"API_KEY_FILE names {file}, which ")
+    assert "0xff" not in caught.value.message
+    assert caught.value.details == {"file": str(file)}
+    with pytest.raises(UsageError, match="can't be read"):
+        find({"API_KEY_FILE": str(tmp_path)}, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_nothing_is_no_secret(tmp_path: Path, places: Environment, ring: Callable[[Ring], None], content: str):
+    """An empty secret would be a password that everybody knows: every place that holds one is passed over."""
+    del places["API_KEY_FILE"]
+    for folder in ("run", "credentials"):
+        (tmp_path / folder / "api_key").write_text(content)
+    ring(Ring(chora_api_key=content))
+    assert find(places, tmp_path) == ("of the environment", "environment API_KEY")
+    assert find({**places, "API_KEY": content}, tmp_path) is None
+
+
+def test_the_mark_of_a_windows_editor_isn_t_part_of_a_secret(tmp_path: Path):
+    """A byte order mark is dropped like the white space around it."""
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbfkey\r\n")
+    assert find({"API_KEY_FILE": str(tmp_path / "file")}, tmp_path) == ("key", f"file {tmp_path / 'file'}")
+
+
+def test_a_keyring_that_fails_is_passed_over(tmp_path: Path, places: Environment, ring: Callable[[Ring], None]):
+    """Without a keyring service, or with a locked one, the search goes on."""
+
+    def fail() -> str:
+        raise RuntimeError("locked, or absent, or anything else")
+
+    ring(Ring(fail))
+    assert find({"API_KEY": places["API_KEY"]}, tmp_path / "nowhere") == ("of the environment", "environment API_KEY")
+
+
+def test_a_keyring_that_asks_a_person_is_given_up(ring: Callable[[Ring], None]):
+    """A locked keyring with a display opens a window and waits; we don't."""
+    answered = threading.Event()
+
+    def ask() -> str:
+        answered.wait(120)
+        return "too late"
+
+    ring(Ring(ask))
+    assert _from_keyring("api_key", timeout=0.05) == ""
+    answered.set()
+
+
+def test_a_hanging_keyring_holds_no_process_up(tmp_path: Path):
+    """A backend of the real library that never answers delays the search, and not the exit either."""
+    (tmp_path / "hanging.py").write_text(
+        "import threading, keyring.backend\n"
+        "class Hanging(keyring.backend.KeyringBackend):\n"
+        "    priority = 1\n"
+        "    def get_password(self, service, username):\n"
+        "        print('asked for', service, username, flush=True)\n"
+        "        threading.Event().wait()\n"
+        "    def set_password(self, service, username, password):\n"
+        "        raise NotImplementedError\n"
+    )
+    program = (
+        "from chora import secrets\n"
+        "secrets._from_keyring.__defaults__ = (0.5,)\n"
+        "found = secrets.find_secret('CHORA_TOKEN', {'CHORA_TOKEN': 'x'})\n"
+        "print(found.secret.reveal(), found.origin)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHON_KEYRING_BACKEND": "hanging.Hanging"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.stdout, done.stderr) == ("asked for chora chora_token\nx environment CHORA_TOKEN\n", "")
+
+
+@requirement("settings.secrets")
+def test_a_secret_doesn_t_print_itself():
+    """In messages, logs, containers and formats it is three stars; only `reveal` hands it out."""
+    secret = Secret("hunter2")
+    assert secret.reveal() == "hunter2"
+    shown = [repr(secret), str(secret), f"{secret}", "%s %r" % (secret, secret), str([secret]), str({"a": secret})]  # noqa: UP031
+    assert not any("hunter2" in each for each in shown)
+    assert repr(FoundSecret(secret, "keyring")) == "FoundSecret(secret=***, origin='keyring')"
+
+
+@pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy, msgspec.json.encode, vars])
+def test_a_secret_doesn_t_travel(act: Callable[[Any], Any]):
+    """It can't be pickled into a worker, copied, written as JSON or unfolded."""
+    with pytest.raises(TypeError) as caught:
+        act(Secret("hunter2"))
+    assert "hunter2" not in str(caught.value)
