@@ -1,4 +1,4 @@
-"""What files need to keep a record: whole replacement, appending, one writer at a time, and safe names."""
+"""Durable writes for the stores: atomic replacement, appending, folders, free space, and safe file names."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, 
 # -- writing ----------------------------------------------------------------------------------------------------
 
 
-def replace(path: Path, parts: Iterable[bytes], *, durably: bool = True) -> None:
-    """Put a file in its place, all of it or none: temporary file, sync, rename, sync of the folder.
+def replace_file(path: Path, parts: Iterable[bytes], *, durably: bool = True) -> None:
+    """Write a file atomically: temporary file, fsync, rename(2), fsync of the folder.
 
     Args:
-        path: where; its folder is made when missing.
-        parts: what, piece by piece.
-        durably: False leaves out the syncs, for what can be made again.
+        path: the file; its folder is created when missing.
+        parts: its content, in pieces.
+        durably: False skips the syncs, for what can be derived again.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
@@ -48,8 +48,8 @@ def replace(path: Path, parts: Iterable[bytes], *, durably: bool = True) -> None
         sync_folder(path.parent)
 
 
-def append(path: Path, data: bytes) -> None:
-    """Add to the end of a file that is there, durably; what can't be added in whole isn't."""
+def append_to_file(path: Path, data: bytes) -> None:
+    """Append to an existing file, durably; a partial append is truncated again."""
     descriptor = os.open(path, _APPEND)
     try:
         before = os.fstat(descriptor).st_size
@@ -71,7 +71,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; each one that is new will be there after a power cut."""
+    """Create a folder and its parents; each new one survives a power cut."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -81,27 +81,27 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder written to disk; Windows does so by itself."""
+    """Write the entries of a folder to disk, fsync(2); Windows does so by itself."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # what network file systems say that can't sync folders
+        if error.errno != errno.EINVAL:  # network file systems that can't sync folders
             raise
     finally:
         os.close(descriptor)
 
 
-# -- looking ----------------------------------------------------------------------------------------------------
+# -- space and names --------------------------------------------------------------------------------------------------
 
-ROOM = 128 * 1024
-"""Bytes that a disk must have left to be worth writing to."""
+FREE_SPACE_MINIMUM = 128 * 1024
+"""Bytes of free space below which a disk counts as full."""
 
 
-def check_room(folder: Path) -> None:
-    """Raise StorageError if next to nothing can be written to the disk of a folder."""
+def check_free_space(folder: Path) -> None:
+    """Raise StorageError if the disk of a folder is full, or nearly."""
     try:
         if sys.platform == "win32":
             import shutil
@@ -110,9 +110,9 @@ def check_room(folder: Path) -> None:
         else:
             disk = os.statvfs(folder)
             free = (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize
-    except OSError:  # whoever writes there will say more about it
+    except OSError:  # a write there reports the cause
         return
-    if free < ROOM:
+    if free < FREE_SPACE_MINIMUM:
         raise StorageError(
             f"The disk of {folder} is full: {free:,} bytes are left.",
             "Free some disk space; nothing that was acknowledged is lost.",
@@ -121,21 +121,21 @@ def check_room(folder: Path) -> None:
         )
 
 
-# A T between digits stays, because times have one; a t there doesn't, so that no two names differ in case alone.
+# A T between digits stays, as in timestamps; a t there doesn't, so that no two names differ in case alone.
 _UNSAFE = re.compile(r"(?<=[0-9])t(?=[0-9])|(?<![0-9])T|T(?![0-9])|^\.|\.$|[^a-z0-9._T-]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
-_LONGEST = 150
+_LONGEST_NAME = 150
 
 
 def file_name(text: str) -> str:
-    """A name for what may be any text: safe on every system, and different for every text, not only in case.
+    """A file name for any text: valid on every system, and distinct for distinct texts, not only in case.
 
-    Ids of configs and drafts stay as they are; other letters are written as in URLs, and a long name is cut short
-    and told apart by a hash.
+    Ids of configs and drafts stay as they are; other characters are percent-encoded as in URLs (RFC 3986), and a long
+    name is shortened and made distinct by a hash. So no text becomes `..` or a path (CWE-22).
     """
     name = _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "replace")), text)
     if not name or _RESERVED.match(name):
         name = f"%{ord(name[0]):02X}{name[1:]}" if name else "%"
-    if len(name) > _LONGEST:
+    if len(name) > _LONGEST_NAME:
         name = f"{name[:80]}~{sha256(text.encode('utf-8', 'replace')).hexdigest()[:32]}"
     return name

@@ -231,7 +231,7 @@ class Jobs:
 
     def _find_same(self, key: str) -> Job | None:
         """The same work in another process, or its result that nobody was given yet."""
-        job = self._store.job_of(key)
+        job = self._store.latest_job(key)
         if job is None or job.progress.get("delivered"):
             return None
         job = _judged(job)

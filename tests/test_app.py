@@ -179,7 +179,7 @@ def test_a_server_backs_its_store_up_by_itself(hello: Project):
             assert process.poll() is None
             assert time.monotonic() < deadline, "no backup was made"
             time.sleep(0.05)
-    assert backup.verify(made[0])["versions"] == 0
+    assert backup.verify_backup(made[0])["versions"] == 0
 
 
 def test_open_streams_do_not_hold_the_end(hello: Project):

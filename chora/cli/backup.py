@@ -21,13 +21,13 @@ def command(project: str | None, folder: str | None, keep: int | None, as_json: 
     import contextlib
 
     from chora.store import open_store
-    from chora.store.backup import back_up, drop_old
+    from chora.store.backup import delete_old_backups, make_backup
 
     root, loaded = opened_settings(project)
     target = Path(folder).absolute() if folder else root / loaded.settings.backup.folder
     with contextlib.closing(open_store(root, loaded.settings.storage)) as store:
-        made = run_async(partial(back_up, store, target))
-    removed = drop_old(target, keep) if keep else []
+        made = run_async(partial(make_backup, store, target))
+    removed = delete_old_backups(target, keep) if keep else []
     if as_json:
         facts = {"path": str(made.path), "size_bytes": made.size, "counts": made.counts}
         print_json({"success": True, **facts, "removed": [str(path) for path in removed]})

@@ -19,7 +19,7 @@ from chora.errors import StorageError
 
 if TYPE_CHECKING:
     from chora.settings import Settings
-    from chora.store.repair import Condition, Repaired
+    from chora.store.repair import DatabaseCondition, RepairResult
 
 
 class Step(Struct, frozen=True):
@@ -45,11 +45,15 @@ class Case:
         return {"sqlite": self.root / storage.path, "filesystem": self.root / storage.folder}.get(storage.backend)
 
     @cached_property
-    def database(self) -> Condition | None:
+    def database(self) -> DatabaseCondition | None:
         """How the database is; None where there is none."""
-        from chora.store.repair import examine
+        from chora.store.repair import examine_database
 
-        return examine(self.root / self.settings.storage.path) if self.settings.storage.backend == "sqlite" else None
+        return (
+            examine_database(self.root / self.settings.storage.path)
+            if self.settings.storage.backend == "sqlite"
+            else None
+        )
 
 
 def look_at_access(case: Case) -> Step:
@@ -70,10 +74,10 @@ def look_at_access(case: Case) -> Step:
 
 def look_at_room(case: Case) -> Step:
     """Whether the disk has room."""
-    from chora.disk import check_room
+    from chora.disk import check_free_space
 
     try:
-        check_room(case.place.parent if case.place and case.place.parent.is_dir() else case.root)
+        check_free_space(case.place.parent if case.place and case.place.parent.is_dir() else case.root)
     except StorageError as error:
         return Step("store room", False, error.message, error.hint)
     return Step("store room", True, "The disk has room.")
@@ -84,10 +88,10 @@ def look_at_content(case: Case) -> Step:
     name = "store content"
     if (condition := case.database) is not None:
         return Step(name, condition.kind in ("whole", "missing"), condition.reason, condition.remedy)
-    from chora.store import peek_store
+    from chora.store import open_existing_store
 
     try:
-        store = peek_store(case.root, case.settings.storage)
+        store = open_existing_store(case.root, case.settings.storage)
         counts = store.counts()
         store.close()
     except StorageError as error:
@@ -97,13 +101,13 @@ def look_at_content(case: Case) -> Step:
 
 def look_at_leftovers(case: Case) -> Step:
     """Whether a process has it open, or was ended in the middle; neither is wrong."""
-    from chora.store.repair import lost_changes
-    from chora.store.sqlite import has_wal
+    from chora.store.database import has_wal
+    from chora.store.repair import count_lost_pages
 
     name = "store leftovers"
     if case.database is None or case.place is None or not has_wal(case.place):
         return Step(name, True, "Nothing was left unfinished.")
-    if lost := lost_changes(case.place):
+    if lost := count_lost_pages(case.place):
         reason = f"{lost:,} pages in {case.place}-wal lie behind a damaged one, and aren't read any more."
         return Step(name, False, reason, "What they held is lost; restore a backup if anything is missing.")
     reason = f"Changes wait in {case.place}-wal: a process has it open, or was ended; they count, so never remove it."
@@ -125,13 +129,13 @@ def command(project: str | None, repairing: bool, as_json: bool) -> None:
     Without --repair nothing is changed. With it, a damaged database is replaced by a whole one with everything that
     can be read of it, and kept under a dated name; a newer one, and one of another program, is never touched.
     """
-    from chora.store.repair import describe, repair
+    from chora.store.repair import describe_salvage, repair_database
 
     root, loaded = opened_settings(project)
     case = Case(root, loaded.settings)
-    repaired: Repaired | None = None
+    repaired: RepairResult | None = None
     if repairing and case.database is not None and case.database.kind == "damaged":
-        repaired = repair(root / loaded.settings.storage.path)
+        repaired = repair_database(root / loaded.settings.storage.path)
         case = Case(root, loaded.settings)
     steps = [look(case) for look in STEPS]
     if as_json:
@@ -142,7 +146,7 @@ def command(project: str | None, repairing: bool, as_json: bool) -> None:
         print_json(answer)
     else:
         if repaired is not None:
-            click.echo(f"repaired: saved {describe(repaired.saved)}; the damaged one is {repaired.replaced}")
+            click.echo(f"repaired: saved {describe_salvage(repaired.saved)}; the damaged one is {repaired.replaced}")
         for step in steps:
             click.secho(f"{'ok' if step.ok else 'FAILED':6} {step.name}: {step.reason}", fg=None if step.ok else "red")
             if step.remedy and not step.ok:

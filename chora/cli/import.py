@@ -12,7 +12,7 @@ import msgspec
 from chora.cli.run import json_option, opened_settings, print_json, reporting, run_async
 from chora.engine.legacy.project_import import Imported, import_project
 from chora.files import Folder
-from chora.store import open_store, peek_store
+from chora.store import open_existing_store, open_store
 
 
 @click.command("import")
@@ -29,7 +29,7 @@ def command(project: str | None, source: str, to_convert: bool, dry_run: bool, a
     """
     folder, loaded = opened_settings(project)
     settings = loaded.settings
-    with contextlib.closing((peek_store if dry_run else open_store)(folder, settings.storage)) as store:
+    with contextlib.closing((open_existing_store if dry_run else open_store)(folder, settings.storage)) as store:
         done = run_async(
             partial(
                 import_project,

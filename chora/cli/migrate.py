@@ -11,8 +11,8 @@ import msgspec
 
 from chora.cli.run import json_option, opened_settings, print_json, print_table, reporting, run_async
 from chora.errors import UsageError
-from chora.store import open_store, peek_store
-from chora.store.migrate import Migrated, migrate
+from chora.store import open_existing_store, open_store
+from chora.store.migrate import MigrationResult, migrate_store
 
 
 @click.command("migrate")
@@ -36,10 +36,10 @@ def command(project: str | None, backend: str, dry_run: bool, as_json: bool) -> 
     there = msgspec.structs.replace(here, backend=backend)
     with (
         contextlib.closing(open_store(folder, here)) as source,
-        contextlib.closing((peek_store if dry_run else open_store)(folder, there)) as target,
+        contextlib.closing((open_existing_store if dry_run else open_store)(folder, there)) as target,
     ):
         progress = None if as_json or not sys.stderr.isatty() else _show_progress
-        done = run_async(partial(migrate, source, target, dry_run=dry_run, progress=progress))
+        done = run_async(partial(migrate_store, source, target, dry_run=dry_run, progress=progress))
     lines = f'[storage]\nbackend = "{backend}"\n'
     if as_json:
         print_json({"success": True, "from": here.backend, "to": backend, "write": lines, **msgspec.to_builtins(done)})
@@ -54,7 +54,7 @@ def _show_progress(kind: str, done: int, total: int) -> None:
     click.echo(f"\r\x1b[K{kind} {done:,} of {total:,}", nl=done >= total, err=True)
 
 
-def _show(done: Migrated) -> None:
+def _show(done: MigrationResult) -> None:
     said = "would copy" if done.dry_run else "copied"
     rows = [(kind, moved.copied, moved.already_there) for kind, moved in done.kinds.items() if moved.total]
     print_table(("Kind", said.capitalize(), "Already there"), rows)

@@ -22,17 +22,17 @@ def command(project: str | None, backup: Path, only_verify: bool, salvage: str |
 
     Outputs and configs are files of the project and stay as they are.
     """
-    from chora.store.backup import Restored, restore, verify
+    from chora.store.backup import RestoreResult, restore_backup, verify_backup
 
     root, loaded = opened_settings(project)
     if salvage is not None:
         _salvage(backup, Path(salvage), as_json)
         return
     if only_verify:
-        done = Restored(verify(backup), None)
+        done = RestoreResult(verify_backup(backup), None)
     else:
         folder = root / loaded.settings.backup.folder
-        done = run_async(partial(restore, root, loaded.settings.storage, backup.absolute(), folder))
+        done = run_async(partial(restore_backup, root, loaded.settings.storage, backup.absolute(), folder))
     if as_json:
         replaced = str(done.replaced) if done.replaced else None
         print_json({"success": True, "restored": not only_verify, "counts": done.counts, "replaced": replaced})
@@ -45,13 +45,13 @@ def command(project: str | None, backup: Path, only_verify: bool, salvage: str |
 
 def _salvage(damaged: Path, target: Path, as_json: bool) -> None:
     from chora.errors import SaveFailed, StorageError
-    from chora.store.salvage import salvage
+    from chora.store.salvage import salvage_database
 
     if not damaged.is_file():
         raise StorageError(f"There is no file {damaged}.", "Name the damaged database.", path=str(damaged))
     if target.exists():
         raise SaveFailed(f"{target} exists already.", "Name a new file.", path=str(target))
-    done = salvage(damaged, target)
+    done = salvage_database(damaged, target)
     if as_json:
         print_json({"success": True, "path": str(done.path), "saved": done.saved, "lost": sorted(done.lost)})
         return

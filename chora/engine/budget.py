@@ -79,8 +79,8 @@ class Budgets:
         yesterday = format_timestamp(datetime.now(UTC) - timedelta(hours=24))
         return [
             _Budget("run", settings.budget_run, run_spent, run_in_flight),
-            _Budget("day", settings.budget_day, self.store.spent(yesterday), self.in_flight),
-            _Budget("project", settings.budget_project, self.store.spent(), self.in_flight),
+            _Budget("day", settings.budget_day, self.store.total_cost(yesterday), self.in_flight),
+            _Budget("project", settings.budget_project, self.store.total_cost(), self.in_flight),
         ]
 
 

@@ -144,7 +144,7 @@ async def sweep(engine: Engine, *, dry_run: bool = False) -> Swept:
     if dry_run:
         return Swept(drafts, versions, freed, 0, 0)
     jobs = await engine.jobs.forget_old()
-    rows = await engine.store.forget(days_before_now(days))
+    rows = await engine.store.delete_before(days_before_now(days))
     return Swept(drafts, versions, freed, jobs, rows)
 
 

@@ -1,4 +1,4 @@
-"""What chora remembers: versions of content, drafts, outputs on disk, traces, jobs, costs, measurements, events."""
+"""Storage: versions of contents, drafts, outputs on disk, traces, jobs, costs, measurements, events."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,13 +38,13 @@ __all__ = [
     "Trace",
     "Version",
     "VersionInfo",
+    "open_existing_store",
     "open_store",
-    "peek_store",
 ]
 
 
 def _open_filesystem(project: Path, settings: StorageSettings) -> Store:
-    from chora.store.filesystem import FilesystemStore  # who has a database needn't pay for it
+    from chora.store.filesystem import FilesystemStore  # imported only for this backend
 
     return FilesystemStore(project / settings.folder, retention_days=settings.retention_days)
 
@@ -58,16 +58,16 @@ BACKENDS: dict[str, Callable[[Path, StorageSettings], Store]] = {
 
 
 def open_store(project: Path, settings: StorageSettings) -> Store:
-    """The store of a project, as its settings say.
+    """Open the store of a project, as its settings say.
 
     Raises:
-        StorageError: it can't be used; it is left as it was.
+        StorageError: it can't be used; it is left unchanged.
     """
     return BACKENDS[settings.backend](project, settings)
 
 
-def peek_store(project: Path, settings: StorageSettings) -> Store:
-    """The store for looking only: where there is none yet, none is made, and an empty one in memory is looked at.
+def open_existing_store(project: Path, settings: StorageSettings) -> Store:
+    """Open the store for reading, without creating one: where there is none yet, an empty one in memory.
 
     Raises:
         StorageError: there is one that can't be used.

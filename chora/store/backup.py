@@ -3,8 +3,8 @@
 """Backups of a project's store, and restoring them.
 
 A backup is one SQLite file, whatever the backend. It appears under its name only when it is complete, synced and
-verified; until then it is a hidden temporary file. Restoring verifies first, and keeps what it replaces as a backup of
-its own. Both work while other processes read and write.
+verified; until then it is a hidden temporary file. Restoring verifies first, and keeps the replaced store as a backup.
+Both work while other processes read and write.
 """
 
 from __future__ import annotations
@@ -26,17 +26,15 @@ from chora.errors import ChoraError, StorageError, UsageError, io_details
 from chora.files import drop_leftovers
 from chora.settings import StorageSettings
 from chora.store import BACKENDS, SqliteStore, Store, open_store
-from chora.store.migrate import migrate
-from chora.store.sqlite import APPLICATION_ID, TABLES, migrations, translated
+from chora.store.database import APPLICATION_ID, TABLES, migrations, translate_errors
+from chora.store.migrate import migrate_store
 
 log = logging.getLogger("chora.store")
 
-NAMES = re.compile(r"(storage|replaced)-\d{8}T\d{9}Z\.db")
-"""What backups of ours are called; others in the folder are none of our business."""
-
-
-LEFTOVERS = re.compile(rf"\.{NAMES.pattern}\.tmp(-wal|-shm|-journal)?")
-"""What is left of one whose making was ended."""
+BACKUP_NAMES = re.compile(r"(storage|replaced)-\d{8}T\d{9}Z\.db")
+"""The names of our backups; other files in the folder are left alone."""
+BACKUP_LEFTOVERS = re.compile(rf"\.{BACKUP_NAMES.pattern}\.tmp(-wal|-shm|-journal)?")
+"""Temporary files of backups that were interrupted."""
 
 
 class Backup(NamedTuple):
@@ -48,33 +46,33 @@ class Backup(NamedTuple):
     """How many records of each kind it holds."""
 
 
-# -- making -----------------------------------------------------------------------------------------------------
+# -- creating ---------------------------------------------------------------------------------------------------
 
 
-async def back_up(store: Store, folder: Path, *, prefix: str = "storage") -> Backup:
-    """Put everything that a store holds into a new file of a folder, readable by its owner alone.
+async def make_backup(store: Store, folder: Path, *, prefix: str = "storage") -> Backup:
+    """Write everything in a store to a new file in a folder, readable by its owner only.
 
     Raises:
-        StorageError: the store or the disk failed; no file was left that looks like a backup.
+        StorageError: the store or the disk failed; no partial backup is left.
     """
     name = f"{prefix}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + "Z.db"
     target, temporary = folder / name, folder / f".{name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drop_leftovers(folder, LEFTOVERS)
+        drop_leftovers(folder, BACKUP_LEFTOVERS)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             if isinstance(store, SqliteStore):
-                # Not abandoned on cancellation, or it would go on writing into a file that is gone.
-                await trio.to_thread.run_sync(_copy, store, temporary)
+                # Not abandoned on cancellation, or it would go on writing to a deleted file.
+                await trio.to_thread.run_sync(_copy_database, store, temporary)
             else:
                 with contextlib.closing(SqliteStore(temporary)) as copy:
-                    await migrate(store, copy)
+                    await migrate_store(store, copy)
                 await trio.to_thread.run_sync(_leave_wal, temporary)
-            counts = await trio.to_thread.run_sync(verify, temporary)
+            counts = await trio.to_thread.run_sync(verify_backup, temporary)
             await trio.to_thread.run_sync(_publish, temporary, target)
         finally:
-            _clear(temporary)
+            _delete_database_files(temporary)
     except OSError as error:
         raise StorageError(
             f"The backup {target} couldn't be written: {error.strerror}.",
@@ -84,15 +82,15 @@ async def back_up(store: Store, folder: Path, *, prefix: str = "storage") -> Bac
     return Backup(target, target.stat().st_size, counts)
 
 
-def _copy(store: SqliteStore, target: Path) -> None:
-    # One read transaction: a consistent picture, however much is written meanwhile, and no page that isn't needed.
-    with translated(store.path), _opened(store.address, store.flags | apsw.SQLITE_OPEN_READWRITE) as db:
+def _copy_database(store: SqliteStore, target: Path) -> None:
+    # VACUUM INTO is one read transaction: a consistent snapshot while others write, without free pages.
+    with translate_errors(store.path), _open_database(store.address, store.flags | apsw.SQLITE_OPEN_READWRITE) as db:
         db.execute("VACUUM INTO ?", (str(target),))
 
 
 def _leave_wal(path: Path) -> None:
-    """Fold everything into the file itself."""
-    with translated(path), _opened(str(path), apsw.SQLITE_OPEN_READWRITE) as db:
+    """Checkpoint the WAL into the database file and leave WAL mode."""
+    with translate_errors(path), _open_database(str(path), apsw.SQLITE_OPEN_READWRITE) as db:
         db.execute("PRAGMA journal_mode = DELETE")
 
 
@@ -108,15 +106,15 @@ def _publish(temporary: Path, target: Path) -> None:
                 os.close(descriptor)
 
 
-def _clear(path: Path) -> None:
-    """Remove a temporary database with what SQLite put beside it."""
+def _delete_database_files(path: Path) -> None:
+    """Delete a temporary database with the files that SQLite keeps beside it."""
     for ending in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
-def drop_old(folder: Path, keep: int) -> list[Path]:
-    """Remove all but the newest backups of a folder; returns those removed. Other files stay, whatever they are."""
-    names = sorted(path.name for path in folder.iterdir() if NAMES.fullmatch(path.name))
+def delete_old_backups(folder: Path, keep: int) -> list[Path]:
+    """Delete all but the newest `keep` backups in a folder; returns the deleted ones. Other files stay."""
+    names = sorted(path.name for path in folder.iterdir() if BACKUP_NAMES.fullmatch(path.name))
     ours = [folder / name for name in names if name.startswith("storage-")]
     old = ours[: max(0, len(ours) - keep)]
     for path in old:
@@ -132,38 +130,38 @@ async def serve(
     keep: int,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """A service: makes a backup every so many seconds and keeps so many of them."""
+    """A service: makes a backup every `every` seconds and keeps the newest `keep`."""
     task_status.started()
     while True:
         await trio.sleep(every)
         try:
-            made = await back_up(store, folder)
+            made = await make_backup(store, folder)
         except ChoraError as error:
             log.error("the backup failed and is tried again later: %s", error.message)
             continue
         log.info("backed up %d bytes to %s", made.size, made.path)
-        drop_old(folder, keep)
+        delete_old_backups(folder, keep)
 
 
-# -- looking ----------------------------------------------------------------------------------------------------
+# -- verifying --------------------------------------------------------------------------------------------------
 
 
-def verify(path: Path) -> dict[str, int]:
-    """Make sure that a file is a whole database of ours; returns how many records of each kind it holds.
+def verify_backup(path: Path) -> dict[str, int]:
+    """Verify that a file is an intact database of ours; returns the number of records by kind.
 
     Raises:
-        StorageError: it isn't there, is damaged, somebody else's or a newer chora's.
+        StorageError: it doesn't exist, is damaged, or belongs to another program or a newer chora.
     """
     if not path.is_file():
         raise StorageError(f"There is no file {path}.", "`chora backup` makes one.", path=str(path))
-    with translated(path), _opened(str(path), apsw.SQLITE_OPEN_READONLY) as db:
+    with translate_errors(path), _open_database(str(path), apsw.SQLITE_OPEN_READONLY) as db:
         if db.pragma("application_id") != APPLICATION_ID:
             raise StorageError(f"{path} is not a backup that chora made.", "Name another file.", path=str(path))
         version, newest = cast(int, db.pragma("user_version")), migrations()[-1][0]
         if version > newest:
             raise StorageError(
                 f"{path} was made by a newer chora (schema {version}, this one knows {newest}).",
-                "Restore it with that one.",
+                "Restore it with that version.",
                 path=str(path),
             )
         found = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
@@ -182,7 +180,7 @@ def verify(path: Path) -> dict[str, int]:
 
 
 @contextmanager
-def _opened(place: str, flags: int) -> Generator[apsw.Connection]:
+def _open_database(place: str, flags: int) -> Generator[apsw.Connection]:
     db = apsw.Connection(place, flags)
     db.set_busy_timeout(5000)
     try:
@@ -194,24 +192,24 @@ def _opened(place: str, flags: int) -> Generator[apsw.Connection]:
 # -- restoring --------------------------------------------------------------------------------------------------
 
 
-class Restored(NamedTuple):
-    """What was put back, and where what it replaced is kept."""
+class RestoreResult(NamedTuple):
+    """The number of restored records by kind, and where the replaced store is kept."""
 
     counts: dict[str, int]
     replaced: Path | None
 
 
-async def restore(project: Path, settings: StorageSettings, backup: Path, folder: Path) -> Restored:
-    """Put a backup in the place of what the store holds now.
+async def restore_backup(project: Path, settings: StorageSettings, backup: Path, folder: Path) -> RestoreResult:
+    """Replace the content of the store by a backup.
 
-    A database is overwritten in one transaction, so processes that have it open go on with the restored one. One that
-    is too damaged to be opened is moved aside as it is.
+    A database is overwritten in one transaction, so processes that have it open continue with the restored one. One
+    that is too damaged to be opened is moved aside unchanged.
 
     Raises:
-        StorageError: the backup isn't one, or the disk failed; then the store is as it was.
+        StorageError: the backup is invalid, or the disk failed; then the store is unchanged.
         UsageError: the backend keeps nothing.
     """
-    counts = await trio.to_thread.run_sync(verify, backup)
+    counts = await trio.to_thread.run_sync(verify_backup, backup)
     if settings.backend == "memory":
         raise UsageError("The backend memory keeps nothing.", "Set storage.backend to sqlite or filesystem.")
     replaced: Path | None = None
@@ -220,46 +218,46 @@ async def restore(project: Path, settings: StorageSettings, backup: Path, folder
         if place.exists():
             replaced = place.with_name(f"{place.name}-replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}Z")
             place.rename(replaced)
-        await _pour(backup, project, settings, folder)
-        return Restored(counts, replaced)
+        await _load_into_fresh_store(backup, project, settings, folder)
+        return RestoreResult(counts, replaced)
     path = project / settings.path
     if path.exists():
         try:
             with contextlib.closing(SqliteStore(path)) as current:
-                replaced = (await back_up(current, folder, prefix="replaced")).path
+                replaced = (await make_backup(current, folder, prefix="replaced")).path
         except StorageError as error:
             replaced = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}Z")
             log.warning("%s can't be opened and is moved to %s: %s", path, replaced, error.message)
             for ending in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     path.with_name(path.name + ending).rename(replaced.with_name(replaced.name + ending))
-    await trio.to_thread.run_sync(_overwrite, path, backup)
-    BACKENDS[settings.backend](project, settings).close()  # brings an older one up to date
-    return Restored(counts, replaced)
+    await trio.to_thread.run_sync(_overwrite_database, path, backup)
+    BACKENDS[settings.backend](project, settings).close()  # migrates an older schema
+    return RestoreResult(counts, replaced)
 
 
-async def _pour(backup: Path, project: Path, settings: StorageSettings, folder: Path) -> None:
-    """Move everything of a backup into a fresh store; the backup itself is only read."""
+async def _load_into_fresh_store(backup: Path, project: Path, settings: StorageSettings, folder: Path) -> None:
+    """Copy a backup into a new store; the backup itself is only read."""
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / f".{backup.name}.restoring"
     try:
-        await trio.to_thread.run_sync(_overwrite, copy, backup)
+        await trio.to_thread.run_sync(_overwrite_database, copy, backup)
         with (
             contextlib.closing(SqliteStore(copy)) as source,
             contextlib.closing(open_store(project, settings)) as target,
         ):
-            await migrate(source, target)
+            await migrate_store(source, target)
     finally:
-        _clear(copy)
+        _delete_database_files(copy)
 
 
-def _overwrite(path: Path, source: Path) -> None:
+def _overwrite_database(path: Path, source: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     read_write = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     with (
-        translated(path),
-        _opened(str(source), apsw.SQLITE_OPEN_READONLY) as old,
-        _opened(str(path), read_write) as new,
+        translate_errors(path),
+        _open_database(str(source), apsw.SQLITE_OPEN_READONLY) as old,
+        _open_database(str(path), read_write) as new,
         new.backup("main", old, "main") as copying,
     ):
         copying.step(-1)

@@ -1,4 +1,4 @@
-"""How versions are named: a time, and a number that tells those of one millisecond apart."""
+"""Version ids: a time, and a number that distinguishes those of one millisecond."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ _FORM = re.compile(r"\d{8}T\d{9}Z-[0-9a-f]{4}", re.ASCII)
 
 
 def id_after(newest: str | None) -> str:
-    """An id above `newest`, also when the clock stands still or goes back."""
-    fresh = f"{_instant(datetime.now(UTC))}-{secrets.randbelow(0x8000):04x}"
+    """Return an id above `newest`, also when the clock stands still or goes back."""
+    fresh = f"{_format_time(datetime.now(UTC))}-{secrets.randbelow(0x8000):04x}"
     if newest is None or fresh > newest:
         return fresh
     instant, _, count = newest.partition("-")
-    if count == "ffff":  # the next millisecond: a sortable name, the true time stands in generated_at
-        return f"{_instant(_moment(instant) + timedelta(milliseconds=1))}-0000"
+    if count == "ffff":  # the next millisecond: ids must sort; generated_at holds the true time
+        return f"{_format_time(_parse_time(instant) + timedelta(milliseconds=1))}-0000"
     return f"{instant}-{int(count, 16) + 1:04x}"
 
 
 def id_at(moment: datetime, count: int) -> str:
-    """The id of a version made at a moment; `count`, up to 65535, tells those of one millisecond apart."""
-    return f"{_instant(moment.astimezone(UTC))}-{count:04x}"
+    """The id of a version made at a moment; `count`, up to 65535, distinguishes those of one millisecond."""
+    return f"{_format_time(moment.astimezone(UTC))}-{count:04x}"
 
 
-def time_of(version_id: str) -> datetime:
-    """The moment that an id names.
+def time_of_id(version_id: str) -> datetime:
+    """The moment in a version id.
 
     Raises:
-        InvalidInput: it isn't an id of a version.
+        InvalidInput: it isn't a version id.
     """
     try:
-        if _FORM.fullmatch(version_id) and (moment := _moment(version_id[:19])).year < 9999:  # room for the next one
+        if (
+            _FORM.fullmatch(version_id) and (moment := _parse_time(version_id[:19])).year < 9999
+        ):  # leaves room for the next id
             return moment
     except ValueError:  # a thirteenth month
         pass
@@ -45,9 +47,9 @@ def time_of(version_id: str) -> datetime:
     )
 
 
-def _instant(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return f"{moment:%Y%m%dT%H%M%S}{moment.microsecond // 1000:03}Z"
 
 
-def _moment(instant: str) -> datetime:
+def _parse_time(instant: str) -> datetime:
     return datetime.strptime(instant + "+0000", "%Y%m%dT%H%M%S%fZ%z")

@@ -1,8 +1,8 @@
-"""A file of JSON lines that is only appended to: the last line about a record counts.
+"""An append-only file of JSON lines, in which the last line about a record counts.
 
-Lines look like `{"job": {…}}`. Those of one step that is written all or not at all say `"more": true` but for the
-last one. `{"gone": […]}` takes records back, `{"forgotten": "2026-…"}` all from before a time. What is no longer
-true is left out when the file has grown to more than twice of what is; lines that can't be understood are kept.
+Lines look like `{"job": {…}}`. All lines of a transaction but the last say `"more": true`; without the last one, none
+of them counts. `{"gone": […]}` deletes records, `{"forgotten": "2026-…"}` all from before a time. The file is compacted
+when it is more than twice the size of its live lines; lines that can't be decoded are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from chora.disk import append, replace
+from chora.disk import append_to_file, replace_file
 from chora.errors import StorageError
 from chora.store.records import Completion, Cost, Event, Job, Output, Record, Sample, Trace
 from chora.store.store import TRACES_KEPT
@@ -29,27 +29,27 @@ from chora.store.store import TRACES_KEPT
 log = logging.getLogger("chora.store")
 
 R = TypeVar("R", bound=Record)
-Key = tuple[str | int, ...]
+RecordKey = tuple[str | int, ...]
 
-SLACK = 1024 * 1024
-"""Bytes of outdated lines that aren't worth writing a file anew."""
-HEAD = 200
-"""Bytes that the first line may have; it tells a file that was written anew."""
+COMPACTION_SLACK = 1024 * 1024
+"""Bytes of outdated lines below which a file isn't compacted."""
+HEAD_LENGTH = 200
+"""Maximum length of the first line, whose random id identifies a rewritten file."""
 
 
 class JournalKind(NamedTuple, Generic[R]):
-    """By which fields records of a kind are told apart, found together, and ordered."""
+    """The fields by which records of a kind are identified, grouped and ordered."""
 
     name: str
     record: type[R]
     key: tuple[str, ...] = ()
-    """Its identity; empty where there is none."""
+    """The fields of its identity; empty for records without one."""
     group: str = ""
     at: str = "at"
     note: str = ""
-    """What is kept in memory of each, so that adding up needs no reading."""
+    """A field kept in memory, so that sums need no reading."""
     kept: int | None = None
-    """How many of a group stay, the newest."""
+    """How many of a group are kept, the newest."""
 
 
 OUTPUTS = JournalKind("output", Output, ("path",), group="artifact_id", at="path")
@@ -61,8 +61,8 @@ SAMPLES = JournalKind("sample", Sample, group="kind", note="ok")
 EVENTS = JournalKind("event", Event)
 
 
-class _Line(Struct, frozen=True, omit_defaults=True):
-    """Whatever a line may say."""
+class _JournalLine(Struct, frozen=True, omit_defaults=True):
+    """The JSON of a line."""
 
     output: Output | None = None
     trace: Trace | None = None
@@ -78,11 +78,11 @@ class _Line(Struct, frozen=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Line).decode
+_decode = msgspec.json.Decoder(_JournalLine).decode
 
 
-class Spot(NamedTuple):
-    """Where a record stands in the file, and what is known of it without reading."""
+class RecordLocation(NamedTuple):
+    """Where a record is in the file, and what is known of it without reading."""
 
     at: str
     offset: int
@@ -90,104 +90,104 @@ class Spot(NamedTuple):
     note: Any
 
 
-class _Index:
-    """The spots of one kind, by group and key, in the order in which they were written."""
+class _KindIndex:
+    """The locations of records of one kind, by group and key, in the order in which they were written."""
 
     def __init__(self) -> None:
-        self.groups: dict[str, dict[Key, Spot]] = {}
-        self.group_of: dict[Key, str] = {}
+        self.groups: dict[str, dict[RecordKey, RecordLocation]] = {}
+        self.group_of: dict[RecordKey, str] = {}
 
 
 class Journal:
     """One file with the records of some kinds.
 
-    Reading is quick and inline; who writes holds the store's turn. What other processes write is noticed, because
-    every reading opens the file and looks at what was added.
+    Reads are quick and inline; writers hold the store's lock. Writes of other processes are noticed, because every read
+    opens the file and indexes what was appended.
 
     Args:
-        path: the file; it is made by the first record.
-        kinds: what may stand in it.
+        path: the file; the first record creates it.
+        kinds: the kinds of records in it.
     """
 
     def __init__(self, path: Path, *kinds: JournalKind[Any]) -> None:
         self.path = path
         self._kinds = {kind.name: kind for kind in kinds}
         self.records: dict[type[Record], str] = {kind.record: kind.name for kind in kinds}
-        self._guard = threading.Lock()  # a writer's thread and the loop both look
-        self._told: set[bytes] = set()
+        self._lock = threading.Lock()  # the writer thread and the event loop both read
+        self._reported: set[bytes] = set()
         self._reset(-1, b"")
 
     def _reset(self, node: int, head: bytes) -> None:
-        self._node = node
+        self._inode = node
         self._head = head
         self._end = 0
-        """Up to here everything was taken in; beyond it there may be a line that isn't whole yet."""
-        self._open_step: list[tuple[_Line, Spot]] = []
-        self._damaged: list[Spot] = []
-        self._live = 0
-        self._shelves = {name: _Index() for name in self._kinds}
+        """The end of the indexed part; beyond it there may be an incomplete line."""
+        self._open_transaction: list[tuple[_JournalLine, RecordLocation]] = []
+        self._damaged: list[RecordLocation] = []
+        self._live_bytes = 0
+        self._indexes = {name: _KindIndex() for name in self._kinds}
 
     # -- reading --
 
-    def find(self, kind: JournalKind[R], key: Key) -> R | None:
-        """The record of this identity."""
-        with self._opened() as file:
-            shelf = self._shelves[kind.name]
+    def find_record(self, kind: JournalKind[R], key: RecordKey) -> R | None:
+        """The record with this key."""
+        with self._open_current() as file:
+            shelf = self._indexes[kind.name]
             group = shelf.group_of.get(key)
-            return None if group is None else self._record(file, kind, shelf.groups[group][key])
+            return None if group is None else self._read_record(file, kind, shelf.groups[group][key])
 
-    def all(
+    def list_records(
         self, kind: JournalKind[R], group: str | None = None, since: str = "", *, newest: int | None = None
     ) -> list[R]:
-        """Records by time, and of the same time as they were written; with `newest` only so many of the last."""
-        with self._opened() as file:
-            spots = sorted(spot for spot in self._spots(kind, group) if spot.at >= since)
+        """Records by time, those of the same time as they were written; with `newest`, only the last `newest` ones."""
+        with self._open_current() as file:
+            spots = sorted(spot for spot in self._locations(kind, group) if spot.at >= since)
             if newest is not None:
                 spots = spots[max(0, len(spots) - newest) :]
-            return [self._record(file, kind, spot) for spot in spots]
+            return [self._read_record(file, kind, spot) for spot in spots]
 
-    def notes(self, kind: JournalKind[Any], group: str | None = None, since: str = "") -> list[Any]:
-        """What is kept in memory of records at or after a time."""
-        with self._opened():
-            return [spot.note for spot in self._spots(kind, group) if spot.at >= since]
+    def list_notes(self, kind: JournalKind[Any], group: str | None = None, since: str = "") -> list[Any]:
+        """The notes of records at or after a time."""
+        with self._open_current():
+            return [spot.note for spot in self._locations(kind, group) if spot.at >= since]
 
-    def count(self, kind: JournalKind[Any]) -> int:
-        """How many records there are of a kind."""
-        with self._opened():
-            return sum(map(len, self._shelves[kind.name].groups.values()))
+    def count_records(self, kind: JournalKind[Any]) -> int:
+        """The number of records of a kind."""
+        with self._open_current():
+            return sum(map(len, self._indexes[kind.name].groups.values()))
 
-    def page(self, kind: JournalKind[R], after: int, size: int) -> tuple[list[R], int]:
-        """Some records in the order in which they were written, and where to go on."""
-        with self._opened() as file:
-            spots = sorted((spot.offset, spot) for spot in self._spots(kind, None) if spot.offset > after)[:size]
-            return [self._record(file, kind, spot) for _, spot in spots], spots[-1][0] if spots else after
+    def read_page(self, kind: JournalKind[R], after: int, size: int) -> tuple[list[R], int]:
+        """Up to `size` records in the order in which they were written, and the offset to continue after."""
+        with self._open_current() as file:
+            spots = sorted((spot.offset, spot) for spot in self._locations(kind, None) if spot.offset > after)[:size]
+            return [self._read_record(file, kind, spot) for _, spot in spots], spots[-1][0] if spots else after
 
-    def _spots(self, kind: JournalKind[Any], group: str | None) -> Iterator[Spot]:
-        groups = self._shelves[kind.name].groups
+    def _locations(self, kind: JournalKind[Any], group: str | None) -> Iterator[RecordLocation]:
+        groups = self._indexes[kind.name].groups
         for chosen in groups.values() if group is None else (groups.get(group, {}),):
             yield from chosen.values()
 
-    def _record(self, file: FileIO, kind: JournalKind[R], spot: Spot) -> R:
+    def _read_record(self, file: FileIO, kind: JournalKind[R], spot: RecordLocation) -> R:
         file.seek(spot.offset)
         try:
             record = getattr(_decode(file.read(spot.length)), kind.name)
         except (msgspec.DecodeError, RecursionError):
             record = None
         if record is None:
-            self._reset(-1, b"")  # so that whoever asks again is answered by what stands there now
+            self._reset(-1, b"")  # the next call indexes the file as it is now
             raise StorageError(
                 f"{self.path} was changed by another program.",
-                "Try again; if a person edits it, let chora not run meanwhile.",
+                "Try again; stop chora before editing it by hand.",
                 storage_path=str(self.path),
             )
         return cast(R, record)
 
     @contextmanager
-    def _opened(self) -> Generator[FileIO]:
-        """The file, with everything taken in that was written to it up to now."""
-        with self._guard:
+    def _open_current(self) -> Generator[FileIO]:
+        """Open the file, with everything indexed that was written to it up to now."""
+        with self._lock:
             try:
-                file = FileIO(self.path)  # not buffered: most readings are of one line
+                file = FileIO(self.path)  # unbuffered: most reads are of one line
             except FileNotFoundError:
                 self._reset(-1, b"")
                 file = FileIO(os.devnull)
@@ -198,136 +198,138 @@ class Journal:
 
     def _catch_up(self, file: FileIO) -> None:
         status = os.fstat(file.fileno())
-        # A file that was written anew may have got the number of one that we knew, but never its first line.
-        if status.st_ino != self._node or status.st_size < self._end or file.read(len(self._head)) != self._head:
+        # A rewritten file may reuse an inode number, but never the first line.
+        if status.st_ino != self._inode or status.st_size < self._end or file.read(len(self._head)) != self._head:
             file.seek(0)
-            self._reset(status.st_ino, file.readline(HEAD))
+            self._reset(status.st_ino, file.readline(HEAD_LENGTH))
         if status.st_size > self._end:
             file.seek(self._end)
             lines = BufferedReader(file)
             for line in lines:
-                if not line.endswith(b"\n"):  # not whole yet, or never
+                if not line.endswith(b"\n"):  # incomplete
                     break
-                self._take(line)
+                self._index_line(line)
                 self._end += len(line)
             lines.detach()
 
-    def _take(self, line: bytes) -> None:
-        spot = Spot("", self._end, len(line), None)
+    def _index_line(self, line: bytes) -> None:
+        spot = RecordLocation("", self._end, len(line), None)
         if not line.strip():
-            self._open_step.clear()  # a process was ended in the middle of it
+            self._open_transaction.clear()  # a process was killed in the middle of a transaction
             return
         try:
             said = _decode(line)
-            if said in (_Line(), _Line(more=True)):
-                raise msgspec.ValidationError("it says nothing that belongs here")
+            if said in (_JournalLine(), _JournalLine(more=True)):
+                raise msgspec.ValidationError("it holds no record")
         except (msgspec.DecodeError, RecursionError) as error:
-            self._open_step.clear()
+            self._open_transaction.clear()
             self._damaged.append(spot)
-            self._live += spot.length
-            if line not in self._told:
-                self._told.add(line)
-                log.warning("%s holds a line that is left out and kept as it is: %s", self.path, error)
+            self._live_bytes += spot.length
+            if line not in self._reported:
+                self._reported.add(line)
+                log.warning("%s holds a line that is left out and left unchanged: %s", self.path, error)
             return
-        self._open_step.append((said, spot))
+        self._open_transaction.append((said, spot))
         if not said.more:
-            for each, where in self._open_step:
+            for each, where in self._open_transaction:
                 self._apply(each, where)
-            self._open_step.clear()
+            self._open_transaction.clear()
 
-    def _apply(self, said: _Line, spot: Spot) -> None:
+    def _apply(self, said: _JournalLine, spot: RecordLocation) -> None:
         for name, kind in self._kinds.items():
             if (record := getattr(said, name)) is not None:
-                self._put(kind, record, spot)
-            shelf = self._shelves[name]
+                self._index_record(kind, record, spot)
+            shelf = self._indexes[name]
             for key in said.gone:
-                self._drop(shelf, (key,))
+                self._unindex(shelf, (key,))
             if said.forgotten:
                 for key, group in list(shelf.group_of.items()):
                     if shelf.groups[group][key].at < said.forgotten:
-                        self._drop(shelf, key)
+                        self._unindex(shelf, key)
 
-    def _put(self, kind: JournalKind[Any], record: Record, spot: Spot) -> None:
-        shelf = self._shelves[kind.name]
-        key: Key = tuple(getattr(record, name) for name in kind.key) or (spot.offset,)
-        self._drop(shelf, key)
+    def _index_record(self, kind: JournalKind[Any], record: Record, spot: RecordLocation) -> None:
+        shelf = self._indexes[kind.name]
+        key: RecordKey = tuple(getattr(record, name) for name in kind.key) or (spot.offset,)
+        self._unindex(shelf, key)
         group = shelf.group_of[key] = getattr(record, kind.group) if kind.group else ""
         members = shelf.groups.setdefault(group, {})
         note = getattr(record, kind.note) if kind.note else None
-        members[key] = Spot(getattr(record, kind.at), spot.offset, spot.length, note)
-        self._live += spot.length
+        members[key] = RecordLocation(getattr(record, kind.at), spot.offset, spot.length, note)
+        self._live_bytes += spot.length
         if kind.kept is not None and len(members) > kind.kept:
-            self._drop(shelf, min(members, key=members.__getitem__))
+            self._unindex(shelf, min(members, key=members.__getitem__))
 
-    def _drop(self, shelf: _Index, key: Key) -> None:
+    def _unindex(self, shelf: _KindIndex, key: RecordKey) -> None:
         if (group := shelf.group_of.pop(key, None)) is not None:
-            self._live -= shelf.groups[group].pop(key).length
+            self._live_bytes -= shelf.groups[group].pop(key).length
             if not shelf.groups[group]:
                 del shelf.groups[group]
 
-    # -- writing, in one's turn --
+    # -- writing, under the store's lock --
 
-    def add(self, records: Iterable[Record]) -> None:
-        """Write records in one step, over those of the same identity."""
-        self._append([msgspec.structs.replace(_Line(), **{self.records[type(record)]: record}) for record in records])
+    def add_records(self, records: Iterable[Record]) -> None:
+        """Write records in one transaction; one with the key of another replaces it."""
+        self._append_lines(
+            [msgspec.structs.replace(_JournalLine(), **{self.records[type(record)]: record}) for record in records]
+        )
 
-    def drop(self, keys: Sequence[str]) -> None:
-        """Take records back."""
+    def delete_records(self, keys: Sequence[str]) -> None:
+        """Delete records."""
         if keys:
-            self._append([_Line(gone=list(keys))])
+            self._append_lines([_JournalLine(gone=list(keys))])
 
-    def forget(self, before: str) -> int:
-        """Take back all from before a time; returns how many."""
-        with self._opened():
-            old = sum(spot.at < before for kind in self._kinds.values() for spot in self._spots(kind, None))
+    def delete_before(self, before: str) -> int:
+        """Delete all records from before a time; returns their number."""
+        with self._open_current():
+            old = sum(spot.at < before for kind in self._kinds.values() for spot in self._locations(kind, None))
         if old:
-            self._append([_Line(forgotten=before)])
+            self._append_lines([_JournalLine(forgotten=before)])
         return old
 
-    def _append(self, lines: list[_Line]) -> None:
+    def _append_lines(self, lines: list[_JournalLine]) -> None:
         if not lines:
             return
         *more, last = lines
         data = b"".join(
             [*(_encode(msgspec.structs.replace(line, more=True)) + b"\n" for line in more), _encode(last) + b"\n"]
         )
-        with self._opened() as file:
-            is_there = self._node != -1
+        with self._open_current() as file:
+            is_there = self._inode != -1
             is_torn = is_there and os.fstat(file.fileno()).st_size > self._end
-            # What a process that was ended left of its last step must not become the beginning of ours.
-            between = b"#\n" if is_torn else b"\n" if self._open_step else b""
+            # What a killed process left of its transaction must not become the beginning of ours.
+            between = b"#\n" if is_torn else b"\n" if self._open_transaction else b""
         if not is_there:
-            replace(self.path, [self._new_head(), data])
+            replace_file(self.path, [self._new_first_line(), data])
             return
-        append(self.path, between + data)
-        with self._opened():
-            is_outdated = self._end - self._live > SLACK + self._live
+        append_to_file(self.path, between + data)
+        with self._open_current():
+            is_outdated = self._end - self._live_bytes > COMPACTION_SLACK + self._live_bytes
         if is_outdated:
-            self._write_anew()
+            self._compact()
 
-    def _new_head(self) -> bytes:
-        return _encode(_Line(journal=f"{self.path.stem} {secrets.token_hex(8)}")) + b"\n"
+    def _new_first_line(self) -> bytes:
+        return _encode(_JournalLine(journal=f"{self.path.stem} {secrets.token_hex(8)}")) + b"\n"
 
-    def _write_anew(self) -> None:
-        """Leave out what is no longer true."""
-        with self._opened() as file:
+    def _compact(self) -> None:
+        """Rewrite the file without outdated lines."""
+        with self._open_current() as file:
             spots = sorted(
-                [*self._damaged, *(spot for kind in self._kinds.values() for spot in self._spots(kind, None))],
+                [*self._damaged, *(spot for kind in self._kinds.values() for spot in self._locations(kind, None))],
                 key=lambda spot: spot.offset,
             )
             damaged = {spot.offset for spot in self._damaged}
 
             def lines() -> Iterator[bytes]:
-                yield self._new_head()
+                yield self._new_first_line()
                 for spot in spots:
                     file.seek(spot.offset)
                     line = file.read(spot.length)
-                    yield line if spot.offset in damaged else _alone(line)
+                    yield line if spot.offset in damaged else _as_own_transaction(line)
 
-            with contextlib.suppress(PermissionError):  # on Windows, while another process reads it: another time
-                replace(self.path, lines())
+            with contextlib.suppress(PermissionError):  # Windows, while another process reads it; a later write retries
+                replace_file(self.path, lines())
 
 
-def _alone(line: bytes) -> bytes:
-    """A line as it stands where it is a step of its own."""
+def _as_own_transaction(line: bytes) -> bytes:
+    """A line as a transaction of its own."""
     return _encode(msgspec.structs.replace(_decode(line), more=False)) + b"\n"

@@ -1,4 +1,4 @@
-"""Moving everything from one store to another, and making sure that it arrived."""
+"""Copying everything from one store to another, and verifying the copy."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from chora.hashing import sha256 as stamped_sha256
 from chora.store.records import Completion, Cost, Draft, Event, Job, Output, Record, Sample, Trace, Version
 from chora.store.store import TRACES_KEPT, Store
 
-Progress = Callable[[str, int, int], None]
-"""Told how far it is: which kind, how many of it are done, of how many."""
+MigrationProgress = Callable[[str, int, int], None]
+"""Called with the kind of record, how many of it are done, and the total."""
 
-BATCH = 200
-BATCH_TEXT = 8 * 1024 * 1024
-"""Records, and characters of their texts, that are stored in one step."""
-NAMED = 20
-"""Differences that a failure names."""
+BATCH_RECORDS = 200
+BATCH_CHARACTERS = 8 * 1024 * 1024
+"""Records, and characters of their texts, per transaction."""
+DIFFERENCES_NAMED = 20
+"""Differences listed in an error."""
 
 
-class Moved(Struct, frozen=True):
-    """What became of the records of one kind."""
+class KindCounts(Struct, frozen=True):
+    """How many records of one kind were copied."""
 
     total: int
     copied: int
     already_there: int
-    """The target has these, or newer states of them."""
+    """Records that the target has, or has a newer state of."""
 
 
-class Migrated(Struct, frozen=True):
-    """What a migration did, or would do, by kind."""
+class MigrationResult(Struct, frozen=True):
+    """What a migration did, or would do, by kind of record."""
 
-    kinds: dict[str, Moved]
+    kinds: dict[str, KindCounts]
     dry_run: bool
 
     @property
@@ -46,7 +46,7 @@ class Migrated(Struct, frozen=True):
         return sum(moved.copied for moved in self.kinds.values())
 
 
-KINDS: dict[str, type[Record]] = {
+RECORD_KINDS: dict[str, type[Record]] = {
     "versions": Version,
     "drafts": Draft,
     "outputs": Output,
@@ -57,46 +57,50 @@ KINDS: dict[str, type[Record]] = {
     "samples": Sample,
     "events": Event,
 }
-"""Everything that is moved, in this order."""
+"""Everything that is copied, in this order."""
 
 
-async def migrate(source: Store, target: Store, *, dry_run: bool = False, progress: Progress | None = None) -> Migrated:
-    """Copy everything that the target doesn't have, with its ids, times and order, and compare both afterwards.
+async def migrate_store(
+    source: Store, target: Store, *, dry_run: bool = False, progress: MigrationProgress | None = None
+) -> MigrationResult:
+    """Copy every record that the target doesn't have, with its id, times and order, and compare both afterwards.
 
-    The source stays as it is. Repeating it copies what is new since; where the target has a newer state of a
-    record, that one stays.
+    The source stays unchanged. Repeating it copies what is new since; where the target has a newer state of a
+    record, that state stays.
 
     Args:
-        source: where it is.
-        target: where it is to be.
-        dry_run: only find out what there is to do.
-        progress: told after every step.
+        source: the store to read.
+        target: the store to write.
+        dry_run: only count what would be copied.
+        progress: called after every transaction.
 
     Raises:
         MigrationFailed: a version of the same id has another text in the target, or afterwards something is
             missing; `details.differences` names up to 20 of them.
-        StorageError: one of the stores can't be read or written; repeat it then.
+        StorageError: one of the stores can't be read or written; the migration may be repeated.
     """
     totals = source.counts()
-    kinds: dict[str, Moved] = {}
-    for name, kind in KINDS.items():
-        kinds[name] = await _copy(kind, source, target, dry_run, partial(_tell, progress, name, totals[name]))
+    kinds: dict[str, KindCounts] = {}
+    for name, kind in RECORD_KINDS.items():
+        kinds[name] = await _copy_kind(
+            kind, source, target, dry_run, partial(_report_progress, progress, name, totals[name])
+        )
     if not dry_run:
-        _compare(source, target)
-    return Migrated(kinds, dry_run)
+        _verify_copied(source, target)
+    return MigrationResult(kinds, dry_run)
 
 
-def _tell(progress: Progress | None, name: str, total: int, done: int) -> None:
+def _report_progress(progress: MigrationProgress | None, name: str, total: int, done: int) -> None:
     if progress is not None:
         progress(name, done, total)
 
 
-async def _copy(
+async def _copy_kind(
     kind: type[Record], source: Store, target: Store, dry_run: bool, progress: Callable[[int], None]
-) -> Moved:
+) -> KindCounts:
     copied = already_there = text = 0
     batch: list[Record] = []
-    is_there = _judge(kind, target)
+    is_there = _presence_check(kind, target)
     for record in source.records(kind):
         if is_there(record):
             already_there += 1
@@ -106,36 +110,36 @@ async def _copy(
             continue
         batch.append(record)
         text += len(record.body) if isinstance(record, Version) else 0
-        if len(batch) >= BATCH or text >= BATCH_TEXT:
+        if len(batch) >= BATCH_RECORDS or text >= BATCH_CHARACTERS:
             await target.add_records(batch)
             batch, text = [], 0
             progress(copied + already_there)
     if batch:
         await target.add_records(batch)
     progress(copied + already_there)
-    return Moved(copied + already_there, copied, already_there)
+    return KindCounts(copied + already_there, copied, already_there)
 
 
-def _judge(kind: type[Record], target: Store) -> Callable[[Record], bool]:
-    """Tells of one record after the other whether the target has it, or a newer state of it."""
+def _presence_check(kind: type[Record], target: Store) -> Callable[[Record], bool]:
+    """Return a function that says of each record in turn whether the target has it, or a newer state of it."""
     if kind not in (Cost, Sample, Event):
-        return lambda record: _is_there(record, target)
-    # Nothing names these; as many as are alike there are taken for as many here.
-    alike = Counter(_digest(record) for record in target.records(kind))
+        return lambda record: _is_present(record, target)
+    # These have no identity: equal ones are matched by number.
+    alike = Counter(_record_digest(record) for record in target.records(kind))
 
-    def take(record: Record) -> bool:
-        digest = _digest(record)
+    def match_one(record: Record) -> bool:
+        digest = _record_digest(record)
         alike[digest] -= 1
         return alike[digest] >= 0
 
-    return take
+    return match_one
 
 
-def _digest(record: Record) -> bytes:
+def _record_digest(record: Record) -> bytes:
     return sha256(msgspec.json.encode(record)).digest()[:16]
 
 
-def _is_there(record: Record, target: Store) -> bool:
+def _is_present(record: Record, target: Store) -> bool:
     found = _counterpart(record, target)
     match record:
         case Version():
@@ -180,19 +184,19 @@ def _time_of(record: Record) -> str:
             return record.at
 
 
-def _compare(source: Store, target: Store) -> None:
-    """Raise MigrationFailed unless everything of the source is in the target, text for text."""
+def _verify_copied(source: Store, target: Store) -> None:
+    """Raise MigrationFailed unless the target holds every record of the source, with equal texts."""
     there = target.counts()
     differences: list[dict[str, Any]] = []
-    for name, kind in KINDS.items():
-        is_there = _judge(kind, target)
+    for name, kind in RECORD_KINDS.items():
+        is_there = _presence_check(kind, target)
         count = 0
         for record in source.records(kind):
             count += 1
             found = _counterpart(record, target)
             if not is_there(record) or (isinstance(record, Version) and not _is_same_text(record, found)):
                 differences.append(_difference(record, found))
-                if len(differences) >= NAMED:
+                if len(differences) >= DIFFERENCES_NAMED:
                     raise _failed(differences)
         if kind is not Trace and there[name] < count:
             differences.append({"kind": name, "name": "all", "problem": f"{there[name]} of {count}"})

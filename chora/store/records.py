@@ -1,4 +1,4 @@
-"""The records that a store keeps; times are ISO-8601 UTC with milliseconds."""
+"""The records in a store; times are ISO 8601, UTC, with milliseconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 class Version(Struct, frozen=True, kw_only=True):
     """One generated text of a content config.
 
-    `fingerprint` covers everything the text was made from; `sha256` covers the text itself.
+    `fingerprint` is a hash of everything the text was made from; `sha256` is the hash of the text itself.
     """
 
     content_id: str
@@ -27,7 +27,7 @@ class Version(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     version_id: str = ""
     deleted: bool = False
-    """The text was deleted and only what is known about it was kept; its body is empty."""
+    """The text was deleted and only its metadata is kept; the body is empty."""
 
 
 class VersionInfo(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class Draft(Struct, frozen=True, kw_only=True):
 
 
 class Output(Struct, frozen=True, kw_only=True):
-    """A file that chora wrote, remembered by hash so that a person's edit is noticed.
+    """A file that chora wrote, with the hash that shows whether a person edited it since.
 
     `pending` is the hash of a text about to be renamed into place: after a crash the file may already hold it.
     """
@@ -70,24 +70,24 @@ class Output(Struct, frozen=True, kw_only=True):
     size: int
     written_at: str
     base: str | None = None
-    """The text itself, kept when edits are to be merged: both sides' changes are told apart by it."""
+    """The text itself, kept where edits are merged: the common base of a three-way merge."""
 
 
 class Trace(Struct, frozen=True, kw_only=True):
-    """What one piece of work read, and what came of it: as long as all of it is unchanged, so is the result."""
+    """What one build step read, and its result: the result is valid while every input is unchanged."""
 
     subject: str
-    """What was made, such as `content:configs/content/intro.json`."""
+    """What was built, such as `content:configs/content/intro.json`."""
     key: str
-    """Hash of what else decided the result: the context, options, the settings."""
+    """Hash of what else determines the result: context, options, settings."""
     seen: dict[str, list[Any]]
-    """Every input and its digest, and for files what told them unchanged when the digest was taken."""
+    """Every input with its digest and, for a file, its stamp when the digest was taken."""
     result: dict[str, Any]
     at: str
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """Work that may outlive its call."""
+    """Work that may outlive the call that started it."""
 
     job_id: str
     key: str
@@ -98,15 +98,15 @@ class Job(Struct, frozen=True, kw_only=True):
     status: Literal["running", "done", "failed", "cancelled", "interrupted"]
     created_at: str
     updated_at: str
-    """A running job says every few seconds that it still is one."""
+    """The heartbeat of a running job, renewed every few seconds."""
     progress: dict[str, Any] = {}
     """`done`, `total` and `message`."""
     result: str | None = None
-    """The answer as the tool gave it, JSON."""
+    """The result of the tool, JSON."""
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """What one call of a paid model took."""
+    """The cost of one call of a paid model."""
 
     at: str
     content_id: str
@@ -114,11 +114,11 @@ class Cost(Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     usd: float | None
-    """None for a model whose price isn't known."""
+    """None for a model of unknown price."""
 
 
 class Completion(Struct, frozen=True, kw_only=True):
-    """What a model answered to exactly this prompt with these parameters."""
+    """The answer of a model to exactly this prompt with these parameters."""
 
     key: str
     model: str
@@ -129,7 +129,7 @@ class Completion(Struct, frozen=True, kw_only=True):
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One measurement: a probe through the public door, or a benchmark round."""
+    """One measurement: an uptime probe through the HTTP listener, or a benchmark round."""
 
     kind: Literal["probe", "latency"]
     at: str
@@ -139,14 +139,14 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class SampleCounts(Struct, frozen=True):
-    """How many measurements there were, and how many of them were fine."""
+    """How many measurements there were, and how many succeeded."""
 
     total: int
     ok: int
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """Something that happened, as the event file has it too."""
+    """An event, as the event file has it too."""
 
     at: str
     kind: str
@@ -156,4 +156,4 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 Record = Version | Draft | Output | Trace | Job | Cost | Completion | Sample | Event
-"""Whatever a store keeps."""
+"""Any record in a store."""

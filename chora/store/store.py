@@ -1,4 +1,4 @@
-"""What every storage backend does. Reads are quick and inline; writes are durable once they return."""
+"""The protocol of a storage backend. Reads are quick and inline; writes are durable once they return."""
 
 from __future__ import annotations
 
@@ -28,51 +28,51 @@ R = TypeVar("R", bound=Record)
 class Store(Protocol):
     """The store of one project.
 
-    Every method raises StorageError when the disk or the database fails; what was acknowledged stays.
+    Every method raises StorageError when the disk or the database fails; acknowledged writes stay.
     """
 
     path: Path | None
-    """Where it keeps what it keeps; None for memory."""
+    """The database file or folder; None in memory."""
 
     def close(self) -> None:
-        """Let go of files; nothing is lost by not calling it."""
+        """Close files; nothing is lost without it."""
         ...
 
     async def check(self, within: float = math.inf) -> None:
-        """Raise StorageError unless the store answers now, takes writes, and its disk has room.
+        """Raise StorageError unless the store can be read and written now, and its disk has free space.
 
-        That it takes writes is known from the last one; if that failed, or was longer ago than `within` in seconds,
-        something small is written, by one caller for all who ask meanwhile.
+        The last write shows that it can be written; if that failed, or was longer than `within` seconds ago, something
+        small is written, once for all concurrent callers.
         """
         ...
 
     def counts(self) -> dict[str, int]:
-        """How many records of each kind there are: `versions`, `drafts`, `outputs`, …"""
+        """The number of records by kind: `versions`, `drafts`, `outputs`, …"""
         ...
 
     # -- versions --
 
     async def add_version(self, version: Version) -> Version:
-        """Store a text and return it with its `version_id`, which is above every earlier one.
+        """Store a text and return it with its `version_id`, which sorts after every earlier one.
 
-        A version that has an id already (imported, migrated) keeps it; storing the same id again replaces it.
+        A version that already has an id (imported, migrated) keeps it; storing the same id again replaces it.
         """
         ...
 
     def version(self, content_id: str, version_id: str) -> Version | None:
-        """The version of this id, if it is this content's."""
+        """The version of this id, if it belongs to this content."""
         ...
 
     def latest_version(self, content_id: str) -> Version | None:
-        """The newest text of a content that isn't deleted."""
+        """The newest version of a content that isn't deleted."""
         ...
 
-    def version_made_from(self, content_id: str, fingerprint: str) -> Version | None:
-        """The newest text of a content that was made from exactly this and isn't deleted."""
+    def version_with_fingerprint(self, content_id: str, fingerprint: str) -> Version | None:
+        """The newest version of a content with this fingerprint that isn't deleted."""
         ...
 
     def versions(self, content_id: str) -> list[Version]:
-        """Every version of a content, oldest first, deleted ones too."""
+        """Every version of a content, oldest first, including deleted ones."""
         ...
 
     def version_infos(self, content_id: str) -> list[VersionInfo]:
@@ -80,17 +80,17 @@ class Store(Protocol):
         ...
 
     def content_ids(self) -> list[str]:
-        """Every content of which there is a version, sorted."""
+        """Every content that has a version, sorted."""
         ...
 
     async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
-        """Delete versions in one step; with `keep_metadata` only their texts, and they count as deleted."""
+        """Delete versions in one transaction; with `keep_metadata` only their texts, and they are marked as deleted."""
         ...
 
     # -- drafts --
 
     async def save_draft(self, draft: Draft) -> None:
-        """Store a draft, over an earlier one of the same id."""
+        """Store a draft, replacing one of the same id."""
         ...
 
     def draft(self, draft_id: str) -> Draft | None: ...
@@ -100,25 +100,25 @@ class Store(Protocol):
         ...
 
     async def delete_draft(self, draft_id: str) -> None:
-        """Forget a draft; one that isn't there is fine."""
+        """Delete a draft, if there is one."""
         ...
 
     # -- outputs --
 
     def output(self, path: str) -> Output | None:
-        """What is known of the file at a project-relative path."""
+        """The record of the file at a project-relative path."""
         ...
 
     def outputs(self) -> list[Output]:
-        """Every file that was written, by path."""
+        """Every file that was written, sorted by path."""
         ...
 
     def outputs_of(self, artifact_id: str) -> list[Output]:
-        """Every file this artifact wrote, by path."""
+        """Every file of this artifact, sorted by path."""
         ...
 
     async def save_outputs(self, outputs: Iterable[Output]) -> None:
-        """Remember files, all of them in one step."""
+        """Store records of files in one transaction."""
         ...
 
     # -- traces --
@@ -130,19 +130,19 @@ class Store(Protocol):
         ...
 
     async def save_traces(self, traces: Iterable[Trace]) -> None:
-        """Remember traces in one step; of a subject only the newest `TRACES_KEPT` stay."""
+        """Store traces in one transaction; per subject, only the newest `TRACES_KEPT` are kept."""
         ...
 
     # -- jobs --
 
     async def save_job(self, job: Job) -> None:
-        """Store a job over an earlier state of it."""
+        """Store a job, replacing an earlier state of it."""
         ...
 
     def job(self, job_id: str) -> Job | None: ...
 
-    def job_of(self, key: str) -> Job | None:
-        """The newest job of a key."""
+    def latest_job(self, key: str) -> Job | None:
+        """The newest job with this key."""
         ...
 
     def jobs(self) -> list[Job]:
@@ -154,20 +154,20 @@ class Store(Protocol):
     # -- language models --
 
     async def add_completion(self, completion: Completion, cost: Cost) -> None:
-        """Keep an answer and what it cost, in one step."""
+        """Store an answer and its cost in one transaction."""
         ...
 
     def completion(self, key: str) -> Completion | None: ...
 
-    def spent(self, since: str = "") -> float:
+    def total_cost(self, since: str = "") -> float:
         """US dollars spent at or after a time."""
         ...
 
     def costs(self, since: str = "") -> list[Cost]:
-        """What was spent at or after a time, oldest first."""
+        """Costs at or after a time, oldest first."""
         ...
 
-    # -- measurements and happenings --
+    # -- samples and events --
 
     async def add_sample(self, sample: Sample) -> None: ...
 
@@ -182,21 +182,21 @@ class Store(Protocol):
     async def add_events(self, events: Sequence[Event]) -> None: ...
 
     def events(self, since: str = "", limit: int = 100) -> list[Event]:
-        """The newest happenings at or after a time, newest first."""
+        """Events at or after a time, newest first."""
         ...
 
-    async def forget(self, before: str) -> int:
-        """Delete events and samples from before a time; returns how many."""
+    async def delete_before(self, before: str) -> int:
+        """Delete events and samples from before a time; returns their number."""
         ...
 
-    # -- everything, for moving house --
+    # -- all records, for migration --
 
     def records(self, kind: type[R]) -> Iterator[R]:
-        """Everything of a kind, in the order in which it was stored."""
+        """Every record of a kind, in the order in which they were stored."""
         ...
 
     async def add_records(self, records: Iterable[Record]) -> None:
-        """Store records as they are, in one step: over those of the same identity; what has none is added.
+        """Store records unchanged, in one transaction; one with the identity of another replaces it.
 
         Raises:
             InvalidInput: a version without an id.
@@ -205,4 +205,4 @@ class Store(Protocol):
 
 
 TRACES_KEPT = 20
-"""Traces per subject: as many contexts may a content be made for in turn without being looked into again."""
+"""Traces kept per subject: a content may be built for this many contexts in turn and still be found up to date."""

@@ -18,7 +18,7 @@ from chora import this_process
 from chora.hashing import sha256
 from chora.settings import StorageSettings
 from chora.store import open_store
-from chora.store.sqlite import RETRY_TIME
+from chora.store.sqlite import FAILURE_REUSE_TIME
 from tests.conftest import Asking, Project, artifact, child, content, text
 from tests.disks import Disk, small_disk
 from tests.hostile.measures import linux, prepare, serving
@@ -185,7 +185,9 @@ async def test_files_that_may_not_grow(project: Project):
         failed = await call(visitor, "generate_content", content_config_id="large", context=context)
         assert failed["error"]["code"] in FULL, failed
         assert (await readiness(visitor))[0] == 503
-        await trio.sleep(RETRY_TIME + 0.1)  # from now on the failure speaks no longer for itself: it is tried again
+        await trio.sleep(
+            FAILURE_REUSE_TIME + 0.1
+        )  # from now on the failure speaks no longer for itself: it is tried again
         assert (await readiness(visitor))[0] == 503
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         await wait_ready(visitor)

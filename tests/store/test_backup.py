@@ -17,8 +17,8 @@ from chora.errors import StorageError, UsageError
 from chora.hashing import sha256
 from chora.settings import StorageSettings
 from chora.store import SqliteStore, Store, Version, backup, open_store
-from chora.store.backup import back_up, drop_old, restore, verify
-from chora.store.salvage import salvage
+from chora.store.backup import delete_old_backups, make_backup, restore_backup, verify_backup
+from chora.store.salvage import salvage_database
 from chora.timestamps import now
 from tests.patience import PATIENCE
 
@@ -53,16 +53,16 @@ async def test_a_backup_holds_everything_and_can_be_put_back(tmp_path: Path, bac
     with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
         for body in ("one", "two"):
             await store.add_version(version(body))
-        made = await back_up(store, folder)
+        made = await make_backup(store, folder)
         await store.add_version(version("three"))
     assert made.counts["versions"] == 2
     assert made.size == made.path.stat().st_size
-    done = await restore(tmp_path, settings(backend), made.path, folder)
+    done = await restore_backup(tmp_path, settings(backend), made.path, folder)
     assert done.replaced is not None
     with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
         assert texts(store) == ["one", "two"]
     if backend == "sqlite":
-        await restore(tmp_path, settings(backend), done.replaced, folder)
+        await restore_backup(tmp_path, settings(backend), done.replaced, folder)
         with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
             assert texts(store) == ["one", "two", "three"]
 
@@ -73,7 +73,7 @@ async def test_a_backup_is_for_its_owner_alone_and_leaves_nothing_beside_it(tmp_
     before = os.umask(0)
     try:
         with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
-            made = await back_up(store, tmp_path / "backups")
+            made = await make_backup(store, tmp_path / "backups")
     finally:
         os.umask(before)
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o600
@@ -97,7 +97,7 @@ async def test_a_backup_is_consistent_while_others_write(tmp_path: Path):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
-            made = [await back_up(store, tmp_path / "backups") for _ in range(10)]
+            made = [await make_backup(store, tmp_path / "backups") for _ in range(10)]
             stop.set()
     sizes: list[int] = []
     for each in made:
@@ -115,14 +115,14 @@ async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
     def fail(path: Path) -> dict[str, int]:
         raise StorageError("It is damaged.", "Again.")
 
-    monkeypatch.setattr(backup, "verify", fail)
+    monkeypatch.setattr(backup, "verify_backup", fail)
     with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
         with pytest.raises(StorageError):
-            await back_up(store, tmp_path / "backups")
+            await make_backup(store, tmp_path / "backups")
         assert list((tmp_path / "backups").iterdir()) == []
         (tmp_path / "file").write_text("")
         with pytest.raises(StorageError, match="couldn't be written"):
-            await back_up(store, tmp_path / "file" / "backups")
+            await make_backup(store, tmp_path / "file" / "backups")
 
 
 async def test_what_was_left_of_a_backup_goes(tmp_path: Path):
@@ -136,7 +136,7 @@ async def test_what_was_left_of_a_backup_goes(tmp_path: Path):
         if name != kept[0]:
             os.utime(folder / name, (old, old))
     with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
-        made = await back_up(store, folder)
+        made = await make_backup(store, folder)
     assert sorted(path.name for path in folder.iterdir()) == sorted([*kept, made.path.name])
 
 
@@ -144,13 +144,13 @@ async def test_old_backups_are_removed_and_nothing_else(tmp_path: Path):
     """What a person put there, and what a restore replaced, stays."""
     folder = tmp_path / "backups"
     with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
-        made = [(await back_up(store, folder)).path for _ in range(4)]
-        kept = (await back_up(store, folder, prefix="replaced")).path
+        made = [(await make_backup(store, folder)).path for _ in range(4)]
+        kept = (await make_backup(store, folder, prefix="replaced")).path
     mine = folder / "storage-mine.db"
     mine.write_text("mine")
-    assert drop_old(folder, 2) == made[:2]
+    assert delete_old_backups(folder, 2) == made[:2]
     assert sorted(folder.iterdir()) == sorted([*made[2:], kept, mine])
-    assert drop_old(folder, 2) == []
+    assert delete_old_backups(folder, 2) == []
 
 
 async def test_backups_are_made_again_and_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -183,7 +183,7 @@ async def test_what_is_no_backup_is_refused_before_anything_is_touched(tmp_path:
     with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
         await store.add_version(version("kept"))
         if what != "missing":
-            made = await back_up(store, tmp_path / "backups")
+            made = await make_backup(store, tmp_path / "backups")
             made.path.rename(file)
     if what == "text":
         file.write_text("not a database at all, but long enough to look like one" * 100)
@@ -194,7 +194,7 @@ async def test_what_is_no_backup_is_refused_before_anything_is_touched(tmp_path:
         db.pragma("application_id" if what == "foreign" else "user_version", 999)
         db.close()
     with pytest.raises(StorageError) as failed:
-        await restore(tmp_path, StorageSettings(), file, tmp_path / "backups")
+        await restore_backup(tmp_path, StorageSettings(), file, tmp_path / "backups")
     assert failed.value.hint
     with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
         assert texts(store) == ["kept"]
@@ -205,9 +205,9 @@ async def test_a_damaged_database_is_moved_aside(tmp_path: Path):
     path = tmp_path / ".chora/storage.db"
     with contextlib.closing(SqliteStore(path)) as store:
         await store.add_version(version("kept"))
-        made = await back_up(store, tmp_path / "backups")
+        made = await make_backup(store, tmp_path / "backups")
     path.write_bytes(b"damaged" * 1000)
-    done = await restore(tmp_path, StorageSettings(), made.path, tmp_path / "backups")
+    done = await restore_backup(tmp_path, StorageSettings(), made.path, tmp_path / "backups")
     assert done.replaced is not None
     assert done.replaced.read_bytes() == b"damaged" * 1000
     with contextlib.closing(SqliteStore(path)) as store:
@@ -218,9 +218,9 @@ async def test_a_store_that_is_open_goes_on_with_what_was_restored(tmp_path: Pat
     """A running server needn't be stopped."""
     with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
         await store.add_version(version("one"))
-        made = await back_up(store, tmp_path / "backups")
+        made = await make_backup(store, tmp_path / "backups")
         await store.add_version(version("two"))
-        await restore(tmp_path, StorageSettings(), made.path, tmp_path / "backups")
+        await restore_backup(tmp_path, StorageSettings(), made.path, tmp_path / "backups")
         assert texts(store) == ["one"]
         await store.add_version(version("three"))
         assert texts(store) == ["one", "three"]
@@ -229,9 +229,9 @@ async def test_a_store_that_is_open_goes_on_with_what_was_restored(tmp_path: Pat
 async def test_where_nothing_is_kept_nothing_is_restored(tmp_path: Path):
     """The backend memory is refused."""
     with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
-        made = await back_up(store, tmp_path / "backups")
+        made = await make_backup(store, tmp_path / "backups")
     with pytest.raises(UsageError):
-        await restore(tmp_path, settings("memory"), made.path, tmp_path / "backups")
+        await restore_backup(tmp_path, settings("memory"), made.path, tmp_path / "backups")
 
 
 async def test_what_can_be_read_of_a_damaged_database_is_saved(tmp_path: Path):
@@ -245,10 +245,10 @@ async def test_what_can_be_read_of_a_damaged_database_is_saved(tmp_path: Path):
     data[middle : middle + 3 * 4096] = b"\xff" * (3 * 4096)
     path.write_bytes(data)
     with pytest.raises(StorageError):
-        verify(path)
-    done = salvage(path, tmp_path / "saved.db")
+        verify_backup(path)
+    done = salvage_database(path, tmp_path / "saved.db")
     assert path.read_bytes() == bytes(data)
-    assert verify(tmp_path / "saved.db")["versions"] == done.saved["versions"]
+    assert verify_backup(tmp_path / "saved.db")["versions"] == done.saved["versions"]
     assert 150 < done.saved["versions"] < 200
     assert done.lost == {"versions": 200 - done.saved["versions"]}
     with contextlib.closing(SqliteStore(tmp_path / "saved.db")) as saved:

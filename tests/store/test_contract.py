@@ -143,7 +143,7 @@ async def test_an_empty_store_knows_nothing(store: Store):
     """Nothing is found, asking is no error, and neither is deleting what isn't there."""
     assert store.version("tides", "20261122T101530123Z-7f3a") is None
     assert store.latest_version("tides") is None
-    assert store.version_made_from("tides", "f") is None
+    assert store.version_with_fingerprint("tides", "f") is None
     assert store.versions("tides") == []
     assert store.version_infos("tides") == []
     assert store.content_ids() == []
@@ -156,7 +156,7 @@ async def test_an_empty_store_knows_nothing(store: Store):
     assert store.job("j") is None
     assert store.jobs() == []
     assert store.completion("k") is None
-    assert store.spent() == 0.0
+    assert store.total_cost() == 0.0
     assert store.costs() == []
     assert store.samples("probe") == []
     assert store.last_sample("probe") is None
@@ -174,7 +174,7 @@ async def test_an_empty_store_knows_nothing(store: Store):
     await store.save_traces([])
     await store.add_events([])
     await store.add_records([])
-    assert await store.forget("9999") == 0
+    assert await store.delete_before("9999") == 0
     assert set(store.counts().values()) == {0}
     await store.check()
 
@@ -217,7 +217,7 @@ async def test_a_version_comes_back_as_it_was(store: Store, given: Version):
     saved = await store.add_version(given)
     assert saved == msgspec.structs.replace(given, version_id=saved.version_id)
     assert store.latest_version("tides") == saved
-    assert store.version_made_from("tides", given.fingerprint) == saved
+    assert store.version_with_fingerprint("tides", given.fingerprint) == saved
     assert store.version("tides", saved.version_id) == saved
     assert store.version("harbour", saved.version_id) is None
     assert store.versions("tides") == [saved]
@@ -235,9 +235,9 @@ async def test_the_latest_isn_t_always_the_one_made_from_this(store: Store):
     fourth = await store.add_version(version(fingerprint="d"))
     await store.add_version(version("harbour", fingerprint="c"))
     assert store.latest_version("tides") == fourth
-    assert store.version_made_from("tides", "a") == third
-    assert store.version_made_from("tides", "b") == second
-    assert store.version_made_from("tides", "c") is None
+    assert store.version_with_fingerprint("tides", "a") == third
+    assert store.version_with_fingerprint("tides", "b") == second
+    assert store.version_with_fingerprint("tides", "c") is None
     assert store.versions("tides") == [first, second, third, fourth]
     assert [info.version_id for info in store.version_infos("tides")] == [
         each.version_id for each in (first, second, third, fourth)
@@ -317,7 +317,7 @@ async def test_a_deleted_version_is_gone_or_only_its_text(store: Store):
     assert store.version("tides", second.version_id) == kept
     assert [(info.deleted, info.size) for info in store.version_infos("tides")] == [(False, 3), (True, 0), (True, 0)]
     assert store.latest_version("tides") == first
-    assert store.version_made_from("tides", "b") is None
+    assert store.version_with_fingerprint("tides", "b") is None
     await store.delete_versions([first.version_id, third.version_id])
     assert store.versions("tides") == [kept]
     assert store.latest_version("tides") is None
@@ -473,9 +473,9 @@ async def test_an_answer_is_kept_with_its_cost(store: Store):
     await store.add_completion(completion("c", ""), cost(AT(3), 0.125))
     assert store.completion("a") == completion("a", "neu")
     assert store.completion("c") == completion("c", "")
-    assert store.spent() == 0.875
-    assert store.spent(AT(2)) == 0.375
-    assert store.spent(AT(4)) == 0.0
+    assert store.total_cost() == 0.875
+    assert store.total_cost(AT(2)) == 0.375
+    assert store.total_cost(AT(4)) == 0.0
     assert store.costs() == [
         cost(AT(1), 0.5, content_id="harbour"),
         cost(AT(2), 0.25),
@@ -522,11 +522,11 @@ async def test_what_is_old_is_forgotten(store: Store):
         await store.add_sample(sample(AT(minute)))
         await store.add_sample(sample(AT(minute), kind="latency"))
     await store.add_completion(completion("a"), cost(AT(0), 1.0))
-    assert await store.forget(AT(2)) == 6
+    assert await store.delete_before(AT(2)) == 6
     assert [each.at for each in store.events()] == [AT(3), AT(2)]
     assert [each.at for each in store.samples("probe")] == [AT(2), AT(3), AT(4)]
-    assert store.spent() == 1.0
-    assert await store.forget(AT(2)) == 0
+    assert store.total_cost() == 1.0
+    assert await store.delete_before(AT(2)) == 0
     await store.add_sample(sample(AT(1)))  # one that comes late is there again
     assert store.sample_counts("probe").total == 4
 
@@ -598,7 +598,7 @@ async def test_what_was_stored_is_there_for_the_next_process(name: Any, tmp_path
     await store.save_job(job("j"))
     await store.delete_jobs(["j"])
     await store.add_events([event(AT(1)), event(AT(2))])
-    await store.forget(AT(2))
+    await store.delete_before(AT(2))
     store.close()
     store = open_store(tmp_path, StorageSettings(backend=name))
     assert store.versions("tides") == [saved]
@@ -619,7 +619,7 @@ async def test_two_that_are_open_see_each_others_changes(name: Any, tmp_path: Pa
         writer, reader = (one, other) if number % 2 else (other, one)
         saved = await writer.add_version(version(fingerprint=str(number), config_version=f"{number // 4}.0.0"))
         assert reader.latest_version("tides") == saved
-        assert reader.version_made_from("tides", str(number)) == saved
+        assert reader.version_with_fingerprint("tides", str(number)) == saved
         assert len(reader.version_infos("tides")) == number + 1
         await writer.save_draft(draft("d", description=str(number)))
         assert reader.drafts() == [draft("d", description=str(number))]

@@ -23,7 +23,8 @@ from chora.disk import file_name
 from chora.errors import StorageError
 from chora.file_stamps import is_at_rest
 from chora.store import Output, Version, journal
-from chora.store.filesystem import FilesystemStore, id_of, name_of
+from chora.store.filesystem import FilesystemStore
+from chora.store.version_files import version_file_name, version_id_of
 from tests.conftest import requirement
 from tests.patience import PATIENCE
 from tests.store.test_contract import AT, completion, cost, draft, event, job, output, sample, trace, version
@@ -55,9 +56,9 @@ async def test_a_version_is_a_file_that_people_can_read(root: Path):
     )
     saved = await store.add_version(given)
     later = await store.add_version(version("tides", config_version="1.0.0", generated_at=AT(10)))
-    file = root / "content" / "tides" / "v1" / name_of(saved.version_id)
+    file = root / "content" / "tides" / "v1" / version_file_name(saved.version_id)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z-[0-9a-f]{4}\.json", file.name)
-    assert id_of(file.name) == saved.version_id
+    assert version_id_of(file.name) == saved.version_id
     assert json.loads(file.read_text("utf-8")) == {
         "content_id": "tides",
         "version": "1.0.0",
@@ -154,7 +155,7 @@ async def test_empty_folders_go(root: Path):
     assert files(root / "content") == ["b/v1/notes.txt"]
     assert store.content_ids() == []
     again = await store.add_version(version("b"))
-    assert (root / "content" / "b" / "v2" / name_of(again.version_id)).is_file()
+    assert (root / "content" / "b" / "v2" / version_file_name(again.version_id)).is_file()
 
 
 @given(st.lists(st.text(), min_size=2, max_size=2, unique=True))
@@ -195,7 +196,7 @@ async def test_a_damaged_version_is_left_out_with_one_warning(
     """Half a file, no text, another shape: the others are there, and the file stays as it is."""
     store = FilesystemStore(root)
     saved = [await store.add_version(version(body=str(number), fingerprint=str(number))) for number in range(3)]
-    file = root / "content" / "tides" / "v1" / name_of(saved[2].version_id)
+    file = root / "content" / "tides" / "v1" / version_file_name(saved[2].version_id)
     file.write_bytes(damage)
     store = FilesystemStore(root)
     for _ in range(3):
@@ -203,7 +204,7 @@ async def test_a_damaged_version_is_left_out_with_one_warning(
         assert store.versions("tides") == saved[:2]
         assert len(store.version_infos("tides")) == 2
         assert store.version("tides", saved[2].version_id) is None
-        assert store.version_made_from("tides", "2") is None
+        assert store.version_with_fingerprint("tides", "2") is None
     assert len(warnings(caplog)) == 1
     assert str(file) in warnings(caplog)[0]
     assert (await store.add_version(version())).version_id > saved[2].version_id
@@ -218,7 +219,7 @@ async def test_a_file_in_anothers_place_is_left_out(root: Path, caplog: pytest.L
     """A copy under another name, or in another content's folder, isn't taken for what it says it is."""
     store = FilesystemStore(root)
     saved = await store.add_version(version("tides"))
-    file = root / "content" / "tides" / "v1" / name_of(saved.version_id)
+    file = root / "content" / "tides" / "v1" / version_file_name(saved.version_id)
     (file.parent / "2026-01-01T00-00-00.000Z-0000.json").write_bytes(file.read_bytes())
     (root / "content" / "harbour" / "v1").mkdir(parents=True)
     (root / "content" / "harbour" / "v1" / file.name).write_bytes(file.read_bytes())
@@ -241,7 +242,7 @@ async def test_chora_composes_own_history_is_passed_over(root: Path, caplog: pyt
     store = FilesystemStore(root)
     assert store.content_ids() == []
     saved = await store.add_version(version("tides"))
-    assert (root / "content" / "tides" / "v2" / name_of(saved.version_id)).is_file()
+    assert (root / "content" / "tides" / "v2" / version_file_name(saved.version_id)).is_file()
     assert (old.parent / "metadata.json").read_text() == '{"total_generations": 1}'
     assert warnings(caplog) == []
 
@@ -272,7 +273,7 @@ async def test_a_damaged_line_is_left_out_and_kept(
     root: Path, damage: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     """One warning; the lines around it count, and it is still there when the file is written anew."""
-    monkeypatch.setattr(journal, "SLACK", 100)
+    monkeypatch.setattr(journal, "COMPACTION_SLACK", 100)
     store = FilesystemStore(root)
     await store.save_outputs([output("a.md")])
     with (root / "outputs.jsonl").open("ab") as file:
@@ -435,9 +436,11 @@ async def test_an_end_between_writing_and_renaming_leaves_nothing_half(root: Pat
         patched.setattr(Path, "replace", die)
         patched.setattr(Path, "unlink", lambda self, missing_ok=False: None)
         for write in (
-            lambda: disk.replace(root / "drafts" / "d.json", [b"{}"]),
-            lambda: disk.replace(root / "content" / "tides" / "v1" / name_of("20270101T000000000Z-0000"), [b"{}"]),
-            lambda: disk.replace(root / "events.jsonl", [b"{}"]),
+            lambda: disk.replace_file(root / "drafts" / "d.json", [b"{}"]),
+            lambda: disk.replace_file(
+                root / "content" / "tides" / "v1" / version_file_name("20270101T000000000Z-0000"), [b"{}"]
+            ),
+            lambda: disk.replace_file(root / "events.jsonl", [b"{}"]),
         ):
             with pytest.raises(KeyboardInterrupt):
                 write()
@@ -541,7 +544,7 @@ async def test_a_write_that_fails_leaves_the_journal_as_it_was(root: Path, monke
             await store.add_sample(sample(AT(2)))
         with pytest.raises(StorageError, match="No space left"):
             await store.add_version(version())
-    assert "room" in str(caught.value.hint)
+    assert "free space" in str(caught.value.hint)
     assert (root / "samples.jsonl").read_bytes() == before
     assert store.versions("tides") == []
     assert not list(root.rglob("*.tmp"))
@@ -579,7 +582,7 @@ def test_a_fresh_time_isn_t_trusted(age: float, at_rest: bool):
 
 async def test_outdated_lines_go_in_time(root: Path, monkeypatch: pytest.MonkeyPatch):
     """A job that says every few seconds that it lives doesn't fill the disk; two that look see the same."""
-    monkeypatch.setattr(journal, "SLACK", 1000)
+    monkeypatch.setattr(journal, "COMPACTION_SLACK", 1000)
     store, other = FilesystemStore(root), FilesystemStore(root)
     await store.save_job(job("kept", AT(1)))
     for number in range(100):
@@ -587,14 +590,14 @@ async def test_outdated_lines_go_in_time(root: Path, monkeypatch: pytest.MonkeyP
         assert [each.progress for each in other.jobs()] == [{"done": number}, {}]
     assert (root / "jobs.jsonl").stat().st_size < 4000
     await store.add_events([event(AT(number % 60)) for number in range(100)])
-    await store.forget(AT(59))
+    await store.delete_before(AT(59))
     assert (root / "events.jsonl").stat().st_size < 4000
     assert other.events() == [event(AT(59))]
 
 
 async def test_steps_of_many_lines_stay_whole_when_written_anew(root: Path, monkeypatch: pytest.MonkeyPatch):
     """What is left of a step stands for itself."""
-    monkeypatch.setattr(journal, "SLACK", 0)
+    monkeypatch.setattr(journal, "COMPACTION_SLACK", 0)
     store = FilesystemStore(root)
     expected: dict[str, Output] = {}
     for number in range(30):

@@ -15,7 +15,7 @@ from chora.errors import MigrationFailed
 from chora.hashing import sha256
 from chora.store import TRACES_KEPT, Completion, SqliteStore, Store, Trace, Version, migrate
 from chora.store.filesystem import FilesystemStore
-from chora.store.migrate import KINDS
+from chora.store.migrate import RECORD_KINDS
 from tests.conftest import requirement
 from tests.store.test_contract import AT, completion, cost, draft, event, job, output, sample, trace, version
 
@@ -81,13 +81,13 @@ async def test_everything_arrives_as_it_was(pair: tuple[Store, Store]):
     source, target = pair
     before = everything(source)
     told: list[tuple[str, int, int]] = []
-    done = await migrate.migrate(source, target, progress=lambda *said: told.append(said))
+    done = await migrate.migrate_store(source, target, progress=lambda *said: told.append(said))
     assert everything(target) == everything(source) == before
     assert {kind: (moved.copied, moved.already_there) for kind, moved in done.kinds.items()} == {
         kind: (count, 0) for kind, count in source.counts().items()
     }
     assert done.copied == sum(source.counts().values())
-    assert {said[0] for said in told} == set(KINDS)
+    assert {said[0] for said in told} == set(RECORD_KINDS)
     assert all(finished == total for _, finished, total in told)
 
 
@@ -95,14 +95,14 @@ async def test_everything_arrives_as_it_was(pair: tuple[Store, Store]):
 async def test_repeating_it_changes_nothing(pair: tuple[Store, Store]):
     """What is there is there, also what has no name of its own and stands there twice."""
     source, target = pair
-    await migrate.migrate(source, target)
+    await migrate.migrate_store(source, target)
     before = everything(target)
-    again = await migrate.migrate(source, target)
+    again = await migrate.migrate_store(source, target)
     assert again.copied == 0
     assert everything(target) == before
     await source.add_sample(sample(AT(1), n=2))
     await source.add_version(version("new"))
-    assert (await migrate.migrate(source, target)).copied == 2
+    assert (await migrate.migrate_store(source, target)).copied == 2
     assert everything(target) == everything(source)
 
 
@@ -111,18 +111,18 @@ async def test_a_dry_run_only_counts(pair: tuple[Store, Store]):
     """It finds the same numbers, and writes nothing."""
     source, target = pair
     told: list[Any] = []
-    planned = await migrate.migrate(source, target, dry_run=True, progress=lambda *said: told.append(said))
+    planned = await migrate.migrate_store(source, target, dry_run=True, progress=lambda *said: told.append(said))
     assert planned.dry_run
     assert set(target.counts().values()) == {0}
-    done = await migrate.migrate(source, target)
+    done = await migrate.migrate_store(source, target)
     assert done.kinds == planned.kinds
-    assert (await migrate.migrate(source, target, dry_run=True)).copied == 0
+    assert (await migrate.migrate_store(source, target, dry_run=True)).copied == 0
 
 
 async def test_newer_states_stay(pair: tuple[Store, Store]):
     """After the move the target is what is worked with; repeating it doesn't bring back what was."""
     source, target = pair
-    await migrate.migrate(source, target)
+    await migrate.migrate_store(source, target)
     newer = draft("draft-20260101T000000-abc123", description="newer", updated_at=AT(50))
     await target.save_draft(newer)
     await target.save_outputs([output("a.md", written_at=AT(50))])
@@ -132,42 +132,42 @@ async def test_newer_states_stay(pair: tuple[Store, Store]):
     [info] = [info for info in target.version_infos("c0") if not info.deleted]
     await target.delete_versions([info.version_id], keep_metadata=True)
     before = everything(target)
-    await migrate.migrate(source, target)
+    await migrate.migrate_store(source, target)
     assert everything(target) == before
 
 
 async def test_newer_states_of_the_source_are_copied(pair: tuple[Store, Store]):
     """The source may have gone on since the last time."""
     source, target = pair
-    await migrate.migrate(source, target)
+    await migrate.migrate_store(source, target)
     await source.save_draft(draft("draft-20260101T000000-abc123", description="newer", updated_at=AT(50)))
     await source.save_outputs([output("a.md", written_at=AT(50))])
     await source.save_job(job("j", status="failed", updated_at=AT(50)))
     await source.save_traces([trace("s", "4", AT(50), newer=True)])
     [info] = [info for info in source.version_infos("c0") if not info.deleted]
     await source.delete_versions([info.version_id], keep_metadata=True)
-    await migrate.migrate(source, target)
+    await migrate.migrate_store(source, target)
     assert everything(target) == everything(source)
 
 
 async def test_another_text_of_the_same_id_is_refused(pair: tuple[Store, Store]):
     """Neither of the two may be lost, so a person has to decide."""
     source, target = pair
-    await migrate.migrate(source, target)
+    await migrate.migrate_store(source, target)
     [info] = [info for info in target.version_infos("c0") if not info.deleted]
     found = target.version("c0", info.version_id)
     assert found is not None
     await target.add_records([msgspec.structs.replace(found, body="forged")])
     before = everything(target), everything(source)
     with pytest.raises(MigrationFailed, match=f"another text for version c0 {info.version_id}") as caught:
-        await migrate.migrate(source, target)
+        await migrate.migrate_store(source, target)
     assert (everything(target), everything(source)) == before
     [difference] = caught.value.details["differences"]
     assert difference["sha256"] == {"source": found.sha256, "target": sha256(b"forged")}
     assert "Decide" in str(caught.value.hint)
     await target.add_records([msgspec.structs.replace(found, stage="approved")])
     with pytest.raises(MigrationFailed, match="other values for version") as caught:
-        await migrate.migrate(source, target)
+        await migrate.migrate_store(source, target)
     assert caught.value.details["differences"][0]["fields"] == ["stage"]
 
 
@@ -186,16 +186,20 @@ class Losing(SqliteStore):
 async def test_what_doesn_t_arrive_is_named(pair: tuple[Store, Store]):
     """Missing records of every kind, and not only the first; more than twenty aren't listed."""
     source, _ = pair
-    for kind in KINDS.values():
+    for kind in RECORD_KINDS.values():
         with pytest.raises(MigrationFailed, match=f"missing for {kind.__name__.lower()}") as caught:
-            await migrate.migrate(source, Losing(lambda each, kind=kind: None if isinstance(each, kind) else each))
+            await migrate.migrate_store(
+                source, Losing(lambda each, kind=kind: None if isinstance(each, kind) else each)
+            )
         missing = sum(1 for _ in source.records(kind))
         differences = caught.value.details["differences"]
-        assert len([each for each in differences if each["problem"] == "missing"]) == min(missing, migrate.NAMED)
+        assert len([each for each in differences if each["problem"] == "missing"]) == min(
+            missing, migrate.DIFFERENCES_NAMED
+        )
         assert "repeat" in str(caught.value.hint)
     with pytest.raises(MigrationFailed) as caught:
-        await migrate.migrate(source, Losing(lambda _: None))
-    assert len(caught.value.details["differences"]) == migrate.NAMED
+        await migrate.migrate_store(source, Losing(lambda _: None))
+    assert len(caught.value.details["differences"]) == migrate.DIFFERENCES_NAMED
     assert "19 or more others" in caught.value.message
 
 
@@ -206,16 +210,16 @@ async def test_a_text_that_arrives_changed_is_named(pair: tuple[Store, Store]):
         lambda each: msgspec.structs.replace(each, body=each.body + " ") if isinstance(each, Version) else each
     )
     with pytest.raises(MigrationFailed, match="another text for version"):
-        await migrate.migrate(source, target)
+        await migrate.migrate_store(source, target)
     jobs = Losing(lambda each: msgspec.structs.replace(each, updated_at="") if hasattr(each, "job_id") else each)
     with pytest.raises(MigrationFailed, match="other values for job j"):
-        await migrate.migrate(source, jobs)
+        await migrate.migrate_store(source, jobs)
 
 
 async def test_many_and_large_records_go_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Neither their number nor their size fills the memory."""
-    monkeypatch.setattr(migrate, "BATCH", 10)
-    monkeypatch.setattr(migrate, "BATCH_TEXT", 1000)
+    monkeypatch.setattr(migrate, "BATCH_RECORDS", 10)
+    monkeypatch.setattr(migrate, "BATCH_CHARACTERS", 1000)
     source, steps = SqliteStore(None), list[int]()
     await source.add_records(output(f"{number}.md") for number in range(25))
     await source.add_records(
@@ -229,7 +233,7 @@ async def test_many_and_large_records_go_in_steps(tmp_path: Path, monkeypatch: p
         await add(records)
 
     monkeypatch.setattr(target, "add_records", counting)
-    await migrate.migrate(source, target)
+    await migrate.migrate_store(source, target)
     assert steps == [2, 2, 1, 10, 10, 5]
 
 
@@ -277,8 +281,8 @@ def test_there_and_back_again_changes_nothing(records: list[Any]):
         first, files, second = SqliteStore(None), FilesystemStore(folder), SqliteStore(None)
         for record in records:
             await first.add_records([record])
-        await migrate.migrate(first, files)
-        await migrate.migrate(FilesystemStore(folder), second)
+        await migrate.migrate_store(first, files)
+        await migrate.migrate_store(FilesystemStore(folder), second)
         assert everything(first) == everything(files) == everything(second)
         for store in (first, files, second):
             store.close()

@@ -20,9 +20,9 @@ from chora.errors import StorageError
 from chora.hashing import sha256
 from chora.store import Draft, Output, SqliteStore, Version
 from chora.store import repair as repairing
-from chora.store.repair import examine, lost_changes, repair
-from chora.store.salvage import salvage
-from chora.store.sqlite import migrations
+from chora.store.database import migrations
+from chora.store.repair import count_lost_pages, examine_database, repair_database
+from chora.store.salvage import salvage_database
 from chora.timestamps import now
 from tests.disks import small_disk
 
@@ -176,15 +176,15 @@ def test_a_damaged_database_is_replaced_by_what_can_be_read_of_it(path: Path, da
     hurt, least = DAMAGES[damage]
     hurt(path)
     as_it_was = {file.name: file.read_bytes() for file in path.parent.iterdir()}
-    condition = examine(path)
+    condition = examine_database(path)
     assert condition.kind == "damaged", condition
     assert condition.remedy is not None
     assert "`chora doctor --repair` saves" in condition.remedy
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == as_it_was
-    done = repair(path)
+    done = repair_database(path)
     assert done.replaced.read_bytes() == as_it_was[path.name]
     assert sorted(file.name for file in path.parent.iterdir()) == [path.name, done.replaced.name]
-    assert examine(path).kind == "whole"
+    assert examine_database(path).kind == "whole"
     after = texts(path)
     assert after.items() <= before.items()
     assert least <= len(after) == done.saved.saved["versions"]
@@ -204,8 +204,8 @@ def test_changes_that_wait_beside_a_damaged_database_are_saved_too(path: Path):
     shutil.copy(path.with_name("storage.db-wal"), path.with_name("wal"))
     flip(path, pages_without_log(path))
     path.with_name("wal").replace(path.with_name("storage.db-wal"))
-    assert examine(path).kind == "damaged"
-    done = repair(path)
+    assert examine_database(path).kind == "damaged"
+    done = repair_database(path)
     assert added.version_id in texts(path)
     assert done.replaced.with_name(f"{done.replaced.name}-wal").exists()
 
@@ -234,8 +234,8 @@ def test_what_is_left_of_the_log_is_judged(path: Path, how: str):
         body[len(body) // 3] ^= 255
     path.write_bytes(kept[path])
     log.write_bytes(body)
-    assert (lost_changes(path) > 0) is (how == "damaged in the middle")
-    assert examine(path).kind == "whole"
+    assert (count_lost_pages(path) > 0) is (how == "damaged in the middle")
+    assert examine_database(path).kind == "whole"
     assert len(texts(path)) == COUNT + {"torn": 4, "cut": 4, "none": 5}.get(how, len(texts(path)) - COUNT)
 
 
@@ -295,10 +295,10 @@ def test_what_isn_t_ours_to_repair_is_left_alone(path: Path, make: Callable[[Pat
     """Another program's, a newer one's, a whole one, or nothing: it is said, and not a byte changes."""
     make(path)
     before = {file: file.is_file() and file.read_bytes() for file in path.parent.rglob("*")}
-    condition = examine(path)
+    condition = examine_database(path)
     assert condition.kind == kind, condition
     with pytest.raises(StorageError) as caught:
-        repair(path)
+        repair_database(path)
     assert caught.value.message == condition.reason
     assert {file: file.is_file() and file.read_bytes() for file in path.parent.rglob("*")} == before
 
@@ -318,13 +318,13 @@ def test_a_database_that_a_process_has_open_is_not_replaced(path: Path):
     flip(path, [*range(40, 44)])
     before = path.read_bytes()
     with pytest.raises(StorageError, match=r"Another process has .* open") as caught:
-        repair(path)
-    assert "End it first" in str(caught.value.hint)
+        repair_database(path)
+    assert "End that process first" in str(caught.value.hint)
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.damaged-*"))
     assert not list(path.parent.glob(".*"))
     holder.communicate("")
-    assert repair(path).saved.saved["versions"] > COUNT // 2
+    assert repair_database(path).saved.saved["versions"] > COUNT // 2
 
 
 def test_a_database_of_an_older_chora_is_saved(tmp_path: Path):
@@ -336,7 +336,7 @@ def test_a_database_of_an_older_chora_is_saved(tmp_path: Path):
         fields = {**msgspec.structs.asdict(text("old", "20260101T000000000Z-0000")), "metadata": "{}"}
         marks = ", ".join("?" * len(names))
         db.execute(f"INSERT INTO versions VALUES ({marks})", [fields.get(name) for name in names])
-    done = salvage(path, tmp_path / "saved.db")
+    done = salvage_database(path, tmp_path / "saved.db")
     assert (done.saved["versions"], done.lost) == (1, {})
     with contextlib.closing(SqliteStore(tmp_path / "saved.db")) as store:
         (only,) = store.versions("tides")
@@ -351,7 +351,7 @@ def test_ids_of_deleted_texts_are_not_given_again(path: Path):
     trio.run(store.delete_versions, [high.version_id])
     store.close()
     _index(path)
-    repair(path)
+    repair_database(path)
     with contextlib.closing(SqliteStore(path)) as store:
         assert trio.run(store.add_version, text("new")).version_id > high.version_id
 
@@ -366,7 +366,7 @@ def test_a_repair_that_finds_no_room_leaves_everything(path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "link", fail)
     with pytest.raises(StorageError, match="couldn't be repaired: No space left"):
-        repair(path)
+        repair_database(path)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -376,10 +376,10 @@ def test_a_database_without_a_name_is_judged_by_what_is_in_it(tmp_path: Path):
     path = tmp_path / "some.db"
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute("CREATE TABLE notes (a)")
-    assert examine(path).kind == "foreign"
+    assert examine_database(path).kind == "foreign"
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute("DROP TABLE notes")
-    assert examine(path).kind == "missing"
+    assert examine_database(path).kind == "missing"
 
 
 def test_a_database_that_is_kept_from_everybody_is_not_judged(path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -387,10 +387,10 @@ def test_a_database_that_is_kept_from_everybody_is_not_judged(path: Path, monkey
     monkeypatch.setattr(repairing, "BUSY_TIMEOUT", 50)
     holder = apsw.Connection(str(path))
     holder.execute("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; DELETE FROM drafts; COMMIT").fetchall()
-    condition = examine(path)
+    condition = examine_database(path)
     assert (condition.kind, condition.remedy) == ("held", "Try again when it is done.")
     holder.close()
-    assert examine(path).kind == "whole"
+    assert examine_database(path).kind == "whole"
 
 
 def test_rows_that_are_no_records_are_not_saved(path: Path, tmp_path: Path):
@@ -399,7 +399,7 @@ def test_rows_that_are_no_records_are_not_saved(path: Path, tmp_path: Path):
         db.execute("UPDATE versions SET metadata = '{\"a\":' WHERE rowid = 7")
         db.execute("UPDATE versions SET metadata = '[1]' WHERE rowid = 8")
         db.execute("UPDATE versions SET body = body || 'x' WHERE rowid = 9")
-    done = salvage(path, tmp_path / "saved.db")
+    done = salvage_database(path, tmp_path / "saved.db")
     assert (done.saved["versions"], done.lost) == (COUNT - 3, {"versions": 3})
     assert len(texts(tmp_path / "saved.db")) == COUNT - 3
 
@@ -408,5 +408,5 @@ def test_what_is_saved_needs_room(path: Path, tmp_path: Path):
     """On a disk without any, nothing is left of the attempt."""
     with small_disk(tmp_path / "disk", "1m") as disk:
         with pytest.raises(StorageError, match=r"full|No space left"):
-            salvage(path, disk.root / "saved.db")
+            salvage_database(path, disk.root / "saved.db")
         assert list(disk.root.iterdir()) == []

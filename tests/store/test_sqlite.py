@@ -22,7 +22,7 @@ import trio
 import trio.testing
 
 from chora.errors import StorageError
-from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, VersionInfo, ids, sqlite
+from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, VersionInfo, database, ids, sqlite
 from tests.conftest import requirement
 from tests.disks import Disk, small_disk
 from tests.patience import PATIENCE
@@ -86,14 +86,14 @@ async def test_a_version_comes_back_as_it_was(store: SqliteStore, given: Version
     assert re.fullmatch(ID, saved.version_id)
     assert saved == msgspec.structs.replace(given, version_id=saved.version_id)
     assert store.latest_version("tides") == saved
-    assert store.version_made_from("tides", given.fingerprint) == saved
+    assert store.version_with_fingerprint("tides", given.fingerprint) == saved
     assert store.versions("tides") == [saved]
 
 
 async def test_what_isn_t_there_is_none(store: SqliteStore):
     """Nothing is found in an empty store, and asking is no error."""
     assert store.latest_version("tides") is None
-    assert store.version_made_from("tides", "f") is None
+    assert store.version_with_fingerprint("tides", "f") is None
     assert store.versions("tides") == []
     assert store.draft("d") is None
     assert store.output("a.md") is None
@@ -111,9 +111,9 @@ async def test_the_latest_isn_t_always_the_one_made_from_this(store: SqliteStore
     third = await store.add_version(version(fingerprint="a"))
     await store.add_version(version("harbour", fingerprint="c"))
     assert store.latest_version("tides") == third
-    assert store.version_made_from("tides", "a") == third
-    assert store.version_made_from("tides", "b") == second
-    assert store.version_made_from("tides", "c") is None
+    assert store.version_with_fingerprint("tides", "a") == third
+    assert store.version_with_fingerprint("tides", "b") == second
+    assert store.version_with_fingerprint("tides", "c") is None
     assert store.versions("tides") == [first, second, third]
 
 
@@ -177,7 +177,7 @@ async def test_counts_are_rows_per_table(store: SqliteStore):
     await store.add_version(version())
     await store.add_sample(sample("t"))
     assert {table: count for table, count in store.counts().items() if count} == {"versions": 2, "samples": 1}
-    assert list(store.counts()) == list(sqlite.TABLES.values())
+    assert list(store.counts()) == list(database.TABLES.values())
 
 
 async def test_a_reopened_store_has_it_all(path: Path):
@@ -495,7 +495,7 @@ def test_what_isn_t_ours_is_left_alone(path: Path, make: Callable[[Path], None],
 def test_a_folder_that_can_t_be_made_is_told(path: Path):
     """A file where the folder should be: the error says which folder, and what to do."""
     path.parent.write_text("a file")
-    with pytest.raises(StorageError, match="can't be made") as caught:
+    with pytest.raises(StorageError, match="can't be created") as caught:
         SqliteStore(path)
     assert "storage.path" in str(caught.value.hint)
     assert caught.value.details["error_type"] == "FileExistsError"
@@ -580,7 +580,7 @@ def test_a_folder_that_may_not_be_written_is_told(path: Path):
 
 async def test_a_database_that_others_hold_is_told(path: Path, monkeypatch: pytest.MonkeyPatch):
     """A lock that isn't given back in time is an error that says so, and the store works on afterwards."""
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 50)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     store = SqliteStore(path)
     holder = apsw.Connection(str(path))
     holder.execute("BEGIN IMMEDIATE")
@@ -597,7 +597,7 @@ async def test_a_database_that_others_hold_is_told(path: Path, monkeypatch: pyte
 
 def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch):
     """While somebody keeps the file to himself opening it waits, for as long as writing would, and not longer."""
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 200)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 200)
     path.parent.mkdir()
     holder = apsw.Connection(str(path))
     holder.execute("BEGIN EXCLUSIVE")
@@ -608,7 +608,7 @@ def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: 
     holder.execute("BEGIN; SELECT * FROM sqlite_schema").fetchall()
     with pytest.raises(StorageError, match="locked"):
         SqliteStore(path)
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 5000)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 5000)
     release = threading.Timer(0.1, lambda: holder.execute("ROLLBACK"))
     release.start()
     SqliteStore(path).close()
@@ -694,8 +694,8 @@ async def test_a_file_that_is_no_longer_there_takes_no_writes(path: Path, how: s
 async def test_a_statement_that_takes_for_ever_is_given_up(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
     """Neither a read nor a write holds its thread; the others that wait with the write are stored all the same."""
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS c FROM n"
-    monkeypatch.setattr(sqlite, "READ_TIME", 0.05)
-    monkeypatch.setattr(sqlite, "WRITE_TIME", 0.05)
+    monkeypatch.setattr(sqlite, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.05)
     failed: list[StorageError] = []
 
     async def write_for_ever() -> None:
@@ -706,7 +706,7 @@ async def test_a_statement_that_takes_for_ever_is_given_up(store: SqliteStore, m
 
     with trio.fail_after(PATIENCE):
         with pytest.raises(StorageError, match="interrupted") as caught:
-            store._read(f"SELECT count(*) FROM ({endless})")
+            store._query(f"SELECT count(*) FROM ({endless})")
         assert "took too long" in str(caught.value.hint)
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -751,8 +751,8 @@ def test_looking_for_damage_is_given_up_in_time(path: Path, monkeypatch: pytest.
     store = SqliteStore(path)
     trio.run(store.add_records, many(300))
     store.close()
-    monkeypatch.setattr(sqlite, "LOOK_TIME", -1.0)
-    monkeypatch.setattr(sqlite, "STEPS", 1)
+    monkeypatch.setattr(database, "QUICK_CHECK_TIMEOUT", -1.0)
+    monkeypatch.setattr(database, "PROGRESS_STEPS", 1)
     store = SqliteStore(path)
     assert store.counts()["versions"] == 300
     store.close()
@@ -791,7 +791,7 @@ def test_the_writer_is_set_up_to_lose_nothing(path: Path):
     assert writer.pragma("journal_mode") == "wal"
     assert writer.pragma("synchronous") == 2
     assert writer.pragma("application_id") == 0x63686F72
-    assert writer.pragma("user_version") == len(sqlite.migrations())
+    assert writer.pragma("user_version") == len(database.migrations())
     store.close()
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -800,15 +800,15 @@ def test_the_writer_is_set_up_to_lose_nothing(path: Path):
 
 def test_migrations_are_numbered_without_a_gap():
     """Their number is the version of the schema they lead to."""
-    assert [number for number, _ in sqlite.migrations()] == list(range(1, len(sqlite.migrations()) + 1))
+    assert [number for number, _ in database.migrations()] == list(range(1, len(database.migrations()) + 1))
 
 
 @requirement("storage.schema-migrations")
 def test_each_migration_is_one_transaction(path: Path, monkeypatch: pytest.MonkeyPatch):
     """One that fails leaves the database as the one before it did; mended, it goes on from there."""
-    first = sqlite.migrations()
+    first = database.migrations()
     broken = [*first, (len(first) + 1, "CREATE TABLE more (x TEXT) STRICT; INSERT INTO nowhere VALUES (1)")]
-    monkeypatch.setattr(sqlite, "migrations", lambda: broken)
+    monkeypatch.setattr(database, "migrations", lambda: broken)
     with pytest.raises(StorageError, match="nowhere"):
         SqliteStore(path)
     db = sqlite3.connect(path)
@@ -816,23 +816,23 @@ def test_each_migration_is_one_transaction(path: Path, monkeypatch: pytest.Monke
     assert db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'more'").fetchall() == []
     db.close()
     mended = [*first, (len(first) + 1, "CREATE TABLE more (x TEXT) STRICT")]
-    monkeypatch.setattr(sqlite, "migrations", lambda: mended)
+    monkeypatch.setattr(database, "migrations", lambda: mended)
     store = SqliteStore(path)
-    assert store._read("PRAGMA user_version") == [(len(first) + 1,)]
-    assert store._read("SELECT count(*) FROM more") == [(0,)]
+    assert store._query("PRAGMA user_version") == [(len(first) + 1,)]
+    assert store._query("SELECT count(*) FROM more") == [(0,)]
     store.close()
 
 
 async def test_another_process_may_migrate_first(path: Path, monkeypatch: pytest.MonkeyPatch):
     """Who finds the work done after waiting for the lock doesn't do it again."""
-    real, others = sqlite._enter_wal, list[SqliteStore]()
+    real, others = database._enable_wal, list[SqliteStore]()
 
     def overtaken(db: apsw.Connection) -> None:
-        monkeypatch.setattr(sqlite, "_enter_wal", real)
+        monkeypatch.setattr(database, "_enable_wal", real)
         others.append(SqliteStore(path))
         real(db)
 
-    monkeypatch.setattr(sqlite, "_enter_wal", overtaken)
+    monkeypatch.setattr(database, "_enable_wal", overtaken)
     store = SqliteStore(path)
     saved = await store.add_version(version())
     assert others[0].latest_version("tides") == saved
@@ -853,17 +853,17 @@ def test_schema_sql_is_what_the_migrations_lead_to(path: Path):
     migrated, written = sqlite3.connect(path), sqlite3.connect(":memory:")
     written.executescript((resources.files("chora.store") / "schema.sql").read_text("utf-8"))
     assert schema_of(written) == schema_of(migrated)
-    assert len(schema_of(written)) >= len(sqlite.TABLES)
+    assert len(schema_of(written)) >= len(database.TABLES)
     for pragma in ("application_id", "user_version"):
         assert written.execute(f"PRAGMA {pragma}").fetchone() == migrated.execute(f"PRAGMA {pragma}").fetchone()
     migrated.close()
     written.close()
 
 
-@pytest.mark.parametrize("record", sqlite.TABLES, ids=lambda record: record.__name__)
+@pytest.mark.parametrize("record", database.TABLES, ids=lambda record: record.__name__)
 async def test_every_field_has_its_column(store: SqliteStore, record: type[Record]):
     """A record and its table agree, so that nothing is dropped on the way."""
-    columns = store._read(f"SELECT name FROM pragma_table_info('{sqlite.TABLES[record]}')")
+    columns = store._query(f"SELECT name FROM pragma_table_info('{database.TABLES[record]}')")
     assert {name for (name,) in columns} - {"size"} == set(record.__struct_fields__) - {"size"}
 
 
@@ -871,12 +871,12 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path):
     """Its records are there with all they have now: what was approved is, and sizes are known."""
     path.parent.mkdir()
     db = apsw.Connection(str(path))
-    db.execute(sqlite.migrations()[0][1])
+    db.execute(database.migrations()[0][1])
     insert = "INSERT INTO versions VALUES (?, 'tides', ?, 's', 'f', 'jinja2', '1', 't', NULL, ?, '{\"a\": 1}')"
     db.execute(insert, ("20261122T120000123Z-0001", "höher", "approved"))
     db.execute(insert, ("20261122T120000123Z-0002", "", "draft"))
     db.execute("INSERT INTO outputs VALUES ('a.md', 'note', 's', NULL, 'f', 3, 't')")
-    db.pragma("application_id", sqlite.APPLICATION_ID)
+    db.pragma("application_id", database.APPLICATION_ID)
     db.pragma("user_version", 1)
     db.close()
     store = SqliteStore(path)
@@ -889,7 +889,7 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path):
 
 
 def plan(store: SqliteStore, sql: str) -> str:
-    return str(store._read(f"EXPLAIN QUERY PLAN {sql}"))
+    return str(store._query(f"EXPLAIN QUERY PLAN {sql}"))
 
 
 async def test_lists_don_t_walk_through_bodies(path: Path):
@@ -1020,7 +1020,7 @@ async def test_what_fits_on_a_full_disk_is_written(disk: Disk, monkeypatch: pyte
 
 async def test_a_lock_fails_all_that_waited_for_it(path: Path, monkeypatch: pytest.MonkeyPatch):
     """They are told at once, not each after a wait of its own."""
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 300)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 300)
     store = SqliteStore(path)
     holder = apsw.Connection(str(path))
     holder.execute("BEGIN IMMEDIATE")

@@ -104,7 +104,7 @@ async def build_content(
         status: Status = "skipped"
         async with engine.write_locks(f"text:{mark}"):  # who else wants it now waits for this one
             is_wanted = build.force and mark not in build.made
-            version = None if is_wanted else engine.store.version_made_from(config.id, mark)
+            version = None if is_wanted else engine.store.version_with_fingerprint(config.id, mark)
             if version is None:
                 made = await generate_text(prepared)
                 version = await _store(engine, config, prepared, made, reason)

@@ -27,7 +27,7 @@ from chora.files import CONFIG_LIMIT, Folder
 from chora.hashing import sha256
 from chora.model import Kind
 from chora.store import Draft, Record, Store, Version
-from chora.store.ids import id_at, time_of
+from chora.store.ids import id_at, time_of_id
 from chora.timestamps import format_timestamp, printable
 
 SETTINGS = """\
@@ -544,7 +544,7 @@ def _version(path: str, content_id: str, body: str, about: dict[str, Any], momen
 def _own_id(found: object) -> str:
     """The id that a file of chora's own names."""
     try:
-        time_of(str(found))
+        time_of_id(str(found))
     except InvalidInput:
         return ""
     return str(found)

@@ -1,0 +1,240 @@
+# pyright: reportUnknownMemberType=false
+# (apsw's stubs name a buffer type that Python 3.11 does not have)
+"""One connection to a SQLite database of ours: opening it, its schema, its rows as records, and its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_origin
+
+import apsw
+import msgspec
+
+from chora.errors import StorageError, io_details
+from chora.store.records import (
+    Completion,
+    Cost,
+    Draft,
+    Event,
+    Job,
+    Output,
+    Record,
+    Sample,
+    Trace,
+    Version,
+)
+
+R = TypeVar("R", bound=Record)
+APPLICATION_ID = 0x63686F72  # "chor"; distinguishes our databases from other SQLite files
+BUSY_TIMEOUT = 5000  # milliseconds
+PAGE_SIZE = 4096  # bytes of a page of the file, SQLite's own choice
+QUICK_CHECK_TIMEOUT = 0.1
+"""Seconds after which the check for damage on opening is given up; a database of 50 MB needs a fifth of that."""
+PROGRESS_STEPS = 1000  # instructions of SQLite's virtual machine between two looks at the clock
+TABLES: dict[type[Record], str] = {
+    Version: "versions",
+    Draft: "drafts",
+    Output: "outputs",
+    Trace: "traces",
+    Job: "jobs",
+    Cost: "costs",
+    Completion: "completions",
+    Sample: "samples",
+    Event: "events",
+}
+"""The table of each kind of record; its columns are the fields, objects are stored as JSON text."""
+_JSON_FIELDS: dict[type[Record], frozenset[str]] = {
+    kind: frozenset(field.name for field in msgspec.structs.fields(kind) if get_origin(field.type) is dict)
+    for kind in TABLES
+}
+
+
+def migrations() -> list[tuple[int, str]]:
+    """The numbered migration scripts, oldest first."""
+    files = (resources.files("chora.store") / "migrations").iterdir()
+    return sorted((int(file.name[:4]), file.read_text("utf-8")) for file in files if file.name.endswith(".sql"))
+
+
+class StatementTimeout:
+    """Interrupts what a connection executes once its time is up."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self._until = math.inf
+        db.set_progress_handler(lambda: time.monotonic() > self._until, PROGRESS_STEPS)
+
+    @contextmanager
+    def limit(self, seconds: float) -> Generator[None]:
+        """Limit statements executed inside to `seconds` in all; apsw.InterruptError is raised beyond."""
+        self._until = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._until = math.inf
+
+
+def has_wal(path: Path) -> bool:
+    """Whether the WAL of a database holds changes: a process has it open, or was killed."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def file_identity(path: Path | None) -> tuple[int, int] | None:
+    """Device and inode, which distinguish a file from one that replaced it."""
+    if path is None:
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def connect(place: str, flags: int) -> apsw.Connection:
+    db = apsw.Connection(place, flags | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    db.set_busy_timeout(BUSY_TIMEOUT)
+    return db
+
+
+def migrate_schema(db: apsw.Connection, path: Path | None) -> None:
+    """Bring the schema up to date, one transaction per step.
+
+    A database that isn't ours is refused before anything is written, including the journal mode.
+    """
+    scripts = migrations()
+    newest = scripts[-1][0]
+    with transaction(db, "DEFERRED"):  # a consistent view: another process may be creating it right now
+        is_ours = db.pragma("application_id") == APPLICATION_ID
+        is_empty = not db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        version = cast(int, db.pragma("user_version"))
+    if not is_ours and not is_empty:
+        raise StorageError(
+            f"{path} is a database of another program; chora leaves it unchanged.",
+            "Point the setting storage.path at another file.",
+            storage_path=str(path),
+        )
+    if version > newest:
+        raise StorageError(
+            f"{path} was written by a newer chora (schema {version}, this one knows {newest}).",
+            "Install the newer chora again, or restore a backup made by this one.",
+            storage_path=str(path),
+        )
+    if not is_empty:
+        _quick_check(db, path)
+    _enable_wal(db)
+    db.execute("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")
+    while version < newest:
+        with transaction(db):
+            # Another process may have migrated while we waited for the lock.
+            version = cast(int, db.pragma("user_version"))
+            if version < newest:
+                number, script = scripts[version]
+                db.execute(script)
+                db.pragma("application_id", APPLICATION_ID)
+                db.pragma("user_version", number)
+                version = number
+
+
+def _quick_check(db: apsw.Connection, path: Path | None) -> None:
+    """Refuse a damaged database before it is changed; of a large one, only as much is checked as time allows."""
+    with contextlib.suppress(apsw.InterruptError), StatementTimeout(db).limit(QUICK_CHECK_TIMEOUT):
+        found = cast(str, db.execute("PRAGMA quick_check(1)").fetchall()[0][0])
+        if found != "ok":
+            raise StorageError(
+                f"{path} is damaged: {' '.join(found.split())}.",
+                "`chora doctor` says what can be saved, `chora restore` puts a backup in its place.",
+                storage_path=str(path),
+                error_type="CorruptError",
+            )
+    db.set_progress_handler(None)
+
+
+def _enable_wal(db: apsw.Connection) -> None:
+    """Change to WAL mode; SQLite's busy timeout doesn't apply while another process does the same."""
+    deadline = time.monotonic() + BUSY_TIMEOUT / 1000
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def put_record(db: apsw.Connection, record: Record) -> None:
+    """Write a record, replacing one of the same identity."""
+    columns: dict[str, Any] = {name: getattr(record, name) for name in record.__struct_fields__}
+    for name in _JSON_FIELDS[type(record)]:
+        columns[name] = msgspec.json.encode(columns[name]).decode()
+    if isinstance(record, Version):
+        columns["size"] = len(record.body.encode())
+    marks = ", ".join("?" * len(columns))
+    sql = f"INSERT OR REPLACE INTO {TABLES[type(record)]} ({', '.join(columns)}) VALUES ({marks})"
+    db.execute(sql, tuple(columns.values()))
+
+
+def record_of(kind: type[R], row: Sequence[Any], names: Sequence[str] = ()) -> R:
+    """The record in a row of all its columns, or of the named ones.
+
+    Raises:
+        msgspec.MsgspecError: the row doesn't fit the record.
+    """
+    objects = _JSON_FIELDS[kind]
+    fields = {
+        name: msgspec.json.decode(value) if name in objects else value
+        for name, value in zip(names or kind.__struct_fields__, row, strict=True)
+    }
+    return msgspec.convert(fields, kind, strict=False)
+
+
+@contextmanager
+def transaction(db: apsw.Connection, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Generator[None]:
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # after a full disk, SQLite has rolled back by itself
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def translate_errors(path: Path | None) -> Generator[None]:
+    """Translate exceptions of SQLite into StorageError; the only place that does."""
+    try:
+        yield
+    except apsw.Error as error:
+        advice: dict[type[apsw.Error], str] = {
+            apsw.FullError: "Free some disk space; nothing that was acknowledged is lost.",
+            apsw.BusyError: "Another process holds the lock of the database for long; try again.",
+            apsw.CorruptError: "The file is damaged and was left unchanged; `chora doctor` says what can be saved, or "
+            "restore a backup.",
+            apsw.NotADBError: "The file is not a database; it was left unchanged. Move it away or restore a backup.",
+            apsw.InterruptError: "The statement took too long and was interrupted; request less, or check whether the "
+            "disk is slow.",
+            apsw.CantOpenError: "Check that the folder exists and may be written.",
+            apsw.ReadOnlyError: "Check the permissions of the file and its folder.",
+            apsw.IOError: "Check the disk: it failed, or is full.",
+        }
+        raise StorageError(
+            f"The database {path or 'in memory'} failed: {error}.",
+            advice.get(type(error)),
+            storage_path=str(path),
+            error_type=type(error).__name__,
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"The database folder of {path} can't be created: {error.strerror}.",
+            "Check that the folder above it may be written, or point the setting storage.path elsewhere.",
+            **io_details(error, storage_path=str(path)),
+        ) from error
