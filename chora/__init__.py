@@ -22,6 +22,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
       hashing request_context   how hashes are written; the caller and the trace of a request
       fetch shutdown disk       the HTTP client; how a process ends; durable writes
       file_stamps concurrency   telling a changed file from an unchanged one; bounded concurrency
+      nesting                   how deeply data may be nested
     errors                      the error classes
 """
 

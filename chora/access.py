@@ -20,6 +20,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import msgspec
 
 from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
+from chora.nesting import decode_json
 from chora.secrets import Secret
 from chora.timestamps import format_timestamp, now
 
@@ -143,8 +144,8 @@ class Tokens:
         found: list[Token] = []
         for path in sorted(self._folder.glob("[a-z]*.json")) if self.in_use else ():
             try:
-                token = msgspec.json.decode(_read_token(path), type=Token)
-            except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                token = decode_json(_read_token(path), Token)
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
                 continue
             if token.name == path.stem:
                 found.append(token)

@@ -35,11 +35,11 @@ from chora.model import (
     SourceType,
     schema,
 )
+from chora.nesting import DEPTH_LIMIT, decode_json
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError as JsonSchemaError
 
-DEPTH_LIMIT = 64
 """Levels of nesting a document may have."""
 ID_LIMIT = 255
 """Characters of an id that anybody could ask for."""
@@ -548,8 +548,8 @@ class _Reading:
         data = None
         if source.source_type == "inline_data":
             try:
-                data = _Copying(path).copy_of(msgspec.json.decode(source.source_locator))
-            except (msgspec.MsgspecError, RecursionError, _NotPlain):
+                data = _Copying(path).copy_of(decode_json(source.source_locator))
+            except (msgspec.MsgspecError, _NotPlain):
                 data = source.source_locator
         self._check_git(source.source_type, source.source_locator, f"{path}.source_locator", "source_locator")
         return Source(

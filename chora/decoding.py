@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from chora.config_parsing import DEPTH_LIMIT
 from chora.errors import LimitExceeded, ValidationFailed
+from chora.nesting import DEPTH_LIMIT, NestedTooDeeply, decode_json
 
 if TYPE_CHECKING:
     import yaml
@@ -58,9 +58,9 @@ def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most
     if language == "yaml":
         return _decode_yaml(text, name, most_values)
     try:
-        return msgspec.json.decode(text)
-    except RecursionError:
-        raise _undecodable(name, "JSON", "it is nested too deeply", "Write it in fewer levels.") from None
+        return decode_json(text)
+    except NestedTooDeeply as error:
+        raise _undecodable(name, "JSON", str(error), "Write it in fewer levels.") from None
     except msgspec.MsgspecError as error:
         raise _explain_json(text, name, error) from None
 
@@ -76,7 +76,7 @@ def duplicate_keys(data: bytes) -> list[str]:
             seen: set[str] = set()
             twice.update((key, None) for key, _ in pairs if key in seen or seen.add(key))
 
-    with contextlib.suppress(ValueError, RecursionError):  # it was decoded before; this is only for a warning
+    with contextlib.suppress(ValueError):  # it was decoded before; this is only for a warning
         json.loads(data.decode("utf-8-sig"), object_pairs_hook=collect, parse_int=str, parse_float=str)
     return list(twice)
 

@@ -16,6 +16,7 @@ import trio
 from chora import settings
 from chora.errors import ChoraError, InvalidInput
 from chora.logs import start_logging
+from chora.nesting import decode_json
 
 T = TypeVar("T")
 Function = Callable[..., Any]
@@ -235,16 +236,16 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
             shown = pair if len(pair) <= 60 else f"{pair[:59]}…"
             raise InvalidInput(f"{shown!r} is neither k=v nor a JSON object.", "Write name=value.", received=shown)
         try:
-            found[name] = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError):
+            found[name] = decode_json(text)
+        except msgspec.DecodeError:
             found[name] = text
     return found
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+        return decode_json(text, dict[str, Any])
+    except msgspec.DecodeError as error:
         raise InvalidInput(f"The JSON doesn't fit: {error}.", "Write an object.", received=text[:100]) from None
 
 

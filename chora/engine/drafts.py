@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from chora.catalog import FoundConfig
-from chora.config_parsing import DEPTH_LIMIT, Issue, ParsedConfig, parse_config
+from chora.config_parsing import Issue, ParsedConfig, parse_config
 from chora.engine.build.artifact import encode_output_in_thread, gather_pieces
 from chora.engine.build.compose import compose
 from chora.engine.build.content import estimated_cost, gather_inputs, generate_text
@@ -38,7 +38,8 @@ from chora.errors import (
 from chora.files import CONFIG_LIMIT
 from chora.hashing import sha256
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
-from chora.sources.source import NOT_THE_SOURCES_FAULT, is_too_deep
+from chora.nesting import DEPTH_LIMIT, is_too_deep
+from chora.sources.source import NOT_THE_SOURCES_FAULT
 from chora.store import Draft, Version
 from chora.timestamps import now
 

@@ -22,6 +22,7 @@ from chora import __version__
 from chora.access import Principal
 from chora.errors import ChoraError, Forbidden, Internal
 from chora.metrics import Metrics
+from chora.nesting import DEPTH_LIMIT, is_json_too_deep
 from chora.protocol import wire
 from chora.protocol.broadcast import (
     LISTS,
@@ -211,8 +212,8 @@ class Server:
         Raises:
             RpcError: -32700 for what isn't JSON, -32600 for what isn't a JSON-RPC message.
         """
-        if wire.too_deep(message):
-            raise RpcError(wire.PARSE_ERROR, f"The message nests deeper than {wire.DEPTH_LIMIT} levels")
+        if is_json_too_deep(message):
+            raise RpcError(wire.PARSE_ERROR, f"The message nests deeper than {DEPTH_LIMIT} levels")
         try:
             incoming = wire.decode_incoming(message)
         except msgspec.ValidationError as error:

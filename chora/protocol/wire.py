@@ -12,8 +12,6 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-DEPTH_LIMIT = 64
-
 
 class Revision(NamedTuple):
     """One released revision of the protocol, and what it knows."""
@@ -291,28 +289,3 @@ def decode_header(value: str | None) -> str | None:
         return decoded.decode() if base64.b64encode(decoded).decode() == wrapped[1] else None
     except ValueError:  # also for UTF-8 that is none
         return None
-
-
-def too_deep(body: bytes) -> bool:
-    """Whether JSON nests deeper than anything we read; counted without building anything."""
-    if body.count(b"[") + body.count(b"{") <= DEPTH_LIMIT:
-        return False
-    depth = 0
-    inside = escaped = False
-    for byte in body:
-        if inside:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                inside = False
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > DEPTH_LIMIT:
-                return True
-        elif byte in b"]}":
-            depth -= 1
-    return False

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from chora import settings
+from chora.nesting import DECODING_LIMIT, NestedTooDeeply, is_too_deep
 
 Undefined = Literal["strict", "lenient"]
 Kind = Literal["syntax", "undefined", "template_not_found", "security", "runtime", "memory", "output", "recursion"]
@@ -186,11 +187,18 @@ def job_limit(rules: settings.RenderSettings) -> int:
     return rules.memory // 8
 
 
+def check_depth(job: Struct) -> None:
+    """Raises `NestedTooDeeply` for a job whose data couldn't be encoded or decoded on every Python."""
+    for name in ("context", "data", "schema"):
+        if is_too_deep(getattr(job, name, None), DECODING_LIMIT):
+            raise NestedTooDeeply
+
+
 def frame(message: Struct | None) -> bytearray:
     """A message behind its length; None makes the empty frame, by which a worker says that it is ready.
 
     Raises:
-        TypeError, ValueError, OverflowError, RecursionError: a context holds what isn't plain data.
+        TypeError, ValueError, OverflowError: a context holds what isn't plain data.
     """
     framed = bytearray(_LENGTH.size)
     if message is not None:

@@ -27,6 +27,7 @@ from msgspec import Struct
 import chora
 from chora import settings, this_process
 from chora.errors import Busy, ChoraError, InvalidContext, LimitExceeded
+from chora.nesting import NestedTooDeeply
 from chora.render import (
     COMMAND,
     DIRECT,
@@ -52,6 +53,7 @@ from chora.render import (
     Select,
     Selected,
     Unframer,
+    check_depth,
     frame,
     job_limit,
 )
@@ -636,8 +638,9 @@ class RenderPool:
 
 def _framed(job: Job, rules: settings.RenderSettings) -> bytearray:
     try:
+        check_depth(job)
         message = frame(job)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, NestedTooDeeply) as error:
         raise InvalidContext(
             f"The context of {job.name} holds something that can't be handed to a template: {error}.",
             "Use what JSON can say: objects, arrays, strings, numbers, booleans and null.",

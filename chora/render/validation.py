@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
+from chora.nesting import NestedTooDeeply, check_json_depth
 from chora.render import Check, Checked, Compare, Failed, Flaw, Match, Matched
 
 MOST_FLAWS: Final = 100
@@ -104,10 +105,11 @@ def _check_json(text: str) -> Iterator[Flaw]:
             seen.add(key)
 
     try:
+        check_json_depth(text)
         json.loads(text, parse_constant=refuse, parse_int=str, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         yield Flaw(error.msg, error.lineno, error.colno)
-    except ValueError as error:
+    except (ValueError, NestedTooDeeply) as error:
         yield Flaw(str(error))
 
 

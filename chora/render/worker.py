@@ -42,6 +42,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
 
 from chora import settings
+from chora.nesting import NestedTooDeeply
 from chora.render import (
     COMMAND,
     DIRECT,
@@ -65,6 +66,7 @@ from chora.render import (
     Select,
     Selected,
     Unframer,
+    check_depth,
     frame,
     job_limit,
     validation,
@@ -296,7 +298,7 @@ def describe(error: Exception, name: str) -> Failed:
             kind = "security"
         case OutputExceeded():
             kind = "output"
-        case RecursionError():
+        case RecursionError() | NestedTooDeeply():
             kind = "recursion"
         case TemplateError():
             pass
@@ -355,6 +357,7 @@ def serve_jobs(incoming: int, outgoing: int, rules: settings.RenderSettings) -> 
 def _perform(request: memoryview, compiled: CompiledTemplates, output: int) -> Outcome:
     try:
         job = _JOBS.decode(request)
+        check_depth(job)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return describe(error, "job")
     match job:

@@ -14,11 +14,11 @@ from typing import Any, cast
 import msgspec
 import trio
 
-from chora.config_parsing import DEPTH_LIMIT
 from chora.decoding import decode_text
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import SourceAccess, SourceFailed, is_too_deep
+from chora.nesting import DEPTH_LIMIT, is_too_deep
+from chora.sources.source import SourceAccess, SourceFailed
 
 TYPE = "external_file"
 

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-from chora.config_parsing import DEPTH_LIMIT
 from chora.errors import InvalidContext, LimitExceeded
+from chora.nesting import DEPTH_LIMIT, decode_json, is_too_deep
 from chora.render import RenderFailed, Select
 from chora.render.pool import RenderPool
-from chora.sources.source import SourceFailed, is_too_deep
+from chora.sources.source import SourceFailed
 
 INLINE_LENGTH = 64 * 1024
 """Texts up to this length are searched at once; the others in a thread, so that nothing else waits for them."""
@@ -78,8 +78,8 @@ async def _json_path(value: Any, selector: str, pool: RenderPool) -> Any:
     shown = _shown(selector)
     if isinstance(value, str):
         try:
-            value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError):
+            value = decode_json(value)
+        except msgspec.DecodeError:
             raise SourceFailed(f"{shown} needs data, but the source is text that is not JSON") from None
         if is_too_deep(value):
             raise SourceFailed(f"{shown} needs data that is nested no more than {DEPTH_LIMIT} levels deep")

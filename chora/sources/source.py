@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 from chora.catalog import Catalog, FoundConfig
-from chora.config_parsing import DEPTH_LIMIT
 from chora.errors import Busy, StorageError, StorageFailed
 from chora.files import Folder
 from chora.model import Kind
@@ -46,19 +45,3 @@ class SourceAccess(NamedTuple):
         if "/" in name or name.endswith((".json", ".yaml", ".yml")):
             return self.catalog.open(kind, name, self.on_read)
         return self.catalog.find(kind, name, self.on_read)
-
-
-def is_too_deep(value: Any) -> bool:
-    """Whether data is nested in more levels than a config may have."""
-    level = [value]
-    for _ in range(DEPTH_LIMIT):
-        level = [child for each in level for child in _children(each) if isinstance(child, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(cast("dict[Any, Any]", value).values())
-    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from chora.disk import append_to_file, replace_file
 from chora.errors import StorageError
+from chora.nesting import check_json_depth
 from chora.store.records import Completion, Cost, Event, Job, Output, Record, Sample, Trace
 from chora.store.store import TRACES_KEPT
 
@@ -78,7 +79,12 @@ class _JournalLine(Struct, frozen=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_JournalLine).decode
+_decode_line = msgspec.json.Decoder(_JournalLine).decode
+
+
+def _decode(line: bytes) -> _JournalLine:
+    check_json_depth(line)
+    return _decode_line(line)
 
 
 class RecordLocation(NamedTuple):
@@ -171,7 +177,7 @@ class Journal:
         file.seek(spot.offset)
         try:
             record = getattr(_decode(file.read(spot.length)), kind.name)
-        except (msgspec.DecodeError, RecursionError):
+        except msgspec.DecodeError:
             record = None
         if record is None:
             self._reset(-1, b"")  # the next call indexes the file as it is now
@@ -221,7 +227,7 @@ class Journal:
             said = _decode(line)
             if said in (_JournalLine(), _JournalLine(more=True)):
                 raise msgspec.ValidationError("it holds no record")
-        except (msgspec.DecodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             self._open_transaction.clear()
             self._damaged.append(spot)
             self._live_bytes += spot.length

@@ -16,6 +16,7 @@ from msgspec import Struct
 from chora.disk import file_name
 from chora.errors import StorageError
 from chora.file_stamps import FileStamp, is_at_rest
+from chora.nesting import check_json_depth
 from chora.store.records import (
     Draft,
     Version,
@@ -117,10 +118,12 @@ class CachedFolder(Generic[T]):
 def load_file(path: Path, parse: Callable[[bytes, str], T]) -> T | None:
     """Parse a file; None if it doesn't exist, and None with a warning if it is invalid."""
     try:
-        return parse(path.read_bytes(), path.name)
+        data = path.read_bytes()
+        check_json_depth(data)
+        return parse(data, path.name)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         log.warning("%s is left out and left unchanged: %s", path, error)
         return None
 

@@ -21,14 +21,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.access import Scope
-from chora.config_parsing import DEPTH_LIMIT
 from chora.engine.build.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
 from chora.hashing import digest_of
+from chora.nesting import DEPTH_LIMIT, check_json_depth, decode_json, is_too_deep
 from chora.protocol.types import Call, InputRequired, Link, Progress, ToolAnswer
 from chora.secrets import redact
-from chora.sources.source import is_too_deep
 
 log = logging.getLogger("chora.tools")
 
@@ -180,13 +179,14 @@ class Tool:
             InvalidInput: they don't fit; the details name the path and what was expected.
         """
         try:
+            check_json_depth(arguments)
             try:
                 return self._decoder.decode(arguments)
             except msgspec.ValidationError:
                 if (unpacked := _unpacked(arguments)) is None:
                     raise
                 return self._decoder.decode(unpacked)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             problem, _, path = str(error).partition(" - at `")
             path = path.rstrip("`") or "$"
             raise InvalidInput(
@@ -291,8 +291,8 @@ def _unpacked(arguments: bytes | msgspec.Raw) -> bytes | None:
     found: dict[str, Any] = {}
     for name, value in cast("dict[str, Any]", given).items():
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-            with contextlib.suppress(msgspec.DecodeError, RecursionError):
-                found[name] = msgspec.json.decode(value)
+            with contextlib.suppress(msgspec.DecodeError):
+                found[name] = decode_json(value)
     return _encode({**given, **found}) if found else None
 
 
@@ -309,8 +309,8 @@ def _arguments_of(ask: ToolArguments) -> dict[str, Any]:
 def _normalised(value: Any) -> Any:
     """An argument as it would be had it not been sent as a string."""
     if isinstance(value, str) and value.lstrip()[:1] == "{":
-        with contextlib.suppress(msgspec.DecodeError, RecursionError):
-            return msgspec.json.decode(value)
+        with contextlib.suppress(msgspec.DecodeError):
+            return decode_json(value)
     return None if value in ("", {}, False) else value
 
 
@@ -412,8 +412,8 @@ def object_of(value: Any, parameter: str) -> dict[str, Any]:
     """
     if isinstance(value, str):
         try:
-            value = msgspec.json.decode(value) if value.strip() else None
-        except (msgspec.DecodeError, RecursionError) as error:
+            value = decode_json(value) if value.strip() else None
+        except msgspec.DecodeError as error:
             raise InvalidContext(
                 f"{parameter} is a string that is not JSON: {error}.",
                 "Pass an object, or a string holding the JSON of one.",

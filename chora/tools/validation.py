@@ -17,6 +17,7 @@ from chora.engine.validation import findings
 from chora.engine.validation.checks import Problem, ValidationRule
 from chora.errors import InvalidContext, InvalidInput
 from chora.model import CollectionConfig, Severity
+from chora.nesting import decode_json
 from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
 from chora.tools.collection import BasePath, CollectionPath, find_collection
@@ -99,8 +100,8 @@ def rules_of(value: Any) -> tuple[list[ValidationRule], list[Problem]]:
     """
     if isinstance(value, str):
         try:
-            value = msgspec.json.decode(value) if value.strip() else []
-        except (msgspec.DecodeError, RecursionError) as error:
+            value = decode_json(value) if value.strip() else []
+        except msgspec.DecodeError as error:
             raise _not_rules(f"is a string that is not JSON: {error}") from None
     listed = [] if value is None else cast("list[object]", value)
     if not isinstance(listed, list):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -464,8 +464,9 @@ def test_a_worker_that_grew_ends(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_deep_job_is_a_failure_not_a_crash():
     """What can't be decoded for its depth comes back as data."""
-    deep = b"\x81\xa1x" * 5000
-    outcome = worker._perform(memoryview(b"\x82\xa4type\xa6Render\xa7context" + deep), worker.CompiledTemplates(), MIB)
+    deep = b"\x81\xa1x" * 5000 + b"\xc0"
+    job = b"\x84\xa4type\xa6Render\xa8template\xa0\xa4name\xa4page\xa7context" + deep
+    outcome = worker._perform(memoryview(job), worker.CompiledTemplates(), MIB)
     assert isinstance(outcome, Failed)
     assert outcome.kind == "recursion"
 

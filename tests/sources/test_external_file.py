@@ -10,13 +10,13 @@ import pytest
 
 from chora import settings
 from chora.catalog import Catalog
-from chora.config_parsing import DEPTH_LIMIT
 from chora.files import SOURCE_LIMIT, Folder
 from chora.model import Source
+from chora.nesting import DEPTH_LIMIT, is_too_deep
 from chora.render.pool import RenderPool
 from chora.sources import external_file
 from chora.sources.external_file import CELLS_LIMIT, INLINE_BYTES, parse
-from chora.sources.source import SourceAccess, SourceFailed, is_too_deep
+from chora.sources.source import SourceAccess, SourceFailed
 from tests.conftest import Project, requirement
 
 

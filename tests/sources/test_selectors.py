@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora import settings
-from chora.config_parsing import DEPTH_LIMIT
 from chora.engine.engine import Engine
 from chora.errors import Busy
+from chora.nesting import DEPTH_LIMIT
 from chora.render.pool import RenderPool
 from chora.sources.selectors import INLINE_LENGTH, part_of, select
 from chora.sources.source import SourceFailed

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chora.tools
-from chora.config_parsing import DEPTH_LIMIT
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, GenerationFailed, Internal, InvalidContext, InvalidInput, subclasses
+from chora.nesting import DEPTH_LIMIT
 from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
 from chora.tools.tool import Tool, ToolArguments, ToolResult, context_of, object_of, tool
@@ -262,7 +262,7 @@ async def test_a_bug_is_an_incident(engine: Engine, caplog: pytest.LogCaptureFix
         ([], "$", "Expected `object`, got `array`"),
         (b"{", "$", "Input data was truncated"),
         (b'{"what": "\xff"}', "$", ""),
-        (b'{"what": "x", "data": ' + b"[" * 5000 + b"]" * 5000 + b"}", "$", ""),
+        (b'{"what": "x", "data": ' + b"[" * 5000 + b"]" * 5000 + b"}", "$", "it is nested too deeply"),
         (b'{"what": "x", "data": 1e999}', "$", ""),
     ],
 )

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from chora.catalog import FoundConfig
-from chora.config_parsing import DEPTH_LIMIT, ParsedConfig
+from chora.config_parsing import ParsedConfig
 from chora.decoding import decode_text
 from chora.engine import merging
 from chora.engine.build.compose import Piece, compose
@@ -39,8 +39,9 @@ from chora.errors import (
 from chora.files import SOURCE_LIMIT
 from chora.hashing import digest_of, sha256
 from chora.model import ArtifactChild, ArtifactConfig, ArtifactOutput
+from chora.nesting import DEPTH_LIMIT, is_too_deep
 from chora.render import Evaluate, RenderFailed
-from chora.sources.source import NOT_THE_SOURCES_FAULT, is_too_deep
+from chora.sources.source import NOT_THE_SOURCES_FAULT
 from chora.store import Output
 from chora.timestamps import now
 

@@ -43,6 +43,7 @@ from chora.errors import (
 from chora.events import redacted
 from chora.hashing import digest_of, sha256
 from chora.model import CollectionConfig, Member, Sources
+from chora.nesting import decode_json
 from chora.render import Render, RenderFailed
 from chora.sources.source import NOT_THE_SOURCES_FAULT
 from chora.timestamps import now
@@ -335,10 +336,10 @@ def _check_manifest(build: Build, setting: CollectionPlan) -> None:
     if known is not None and known.inputs.get(path) == build.snapshot.digest(path):
         return
     try:
-        stands_there = msgspec.json.decode(build.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), type=Manifest)
+        stands_there = decode_json(build.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), Manifest)
     except FileNotFoundError:
         return
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PermissionDenied, LimitExceeded):
+    except (msgspec.MsgspecError, UnicodeDecodeError, PermissionDenied, LimitExceeded):
         known = traces.latest_trace(subject)
         if known is not None and path in known.inputs:
             return  # ours, and broken since
@@ -839,13 +840,13 @@ async def read_manifest(build: Build, parsed: ParsedConfig, output_path: str | N
     path = await manifest_path_of(build, parsed, output_path)
     problem = "it was never generated there"
     try:
-        manifest = msgspec.json.decode(build.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), type=Manifest)
+        manifest = decode_json(build.engine.folder.read_bytes(path, limit=MANIFEST_LIMIT), Manifest)
         if manifest.collection_id == config.id:
             return path, manifest
         problem = "what stands there is not its manifest"
     except FileNotFoundError:
         pass
-    except (ChoraError, OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (ChoraError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         problem = f"what stands there can't be read: {error}"
     raise ManifestNotFound(
         f"{config.id} has no manifest at {path}: {problem}.",

@@ -17,6 +17,7 @@ from chora.errors import ChoraError, CompositionFailed, GenerationFailed
 from chora.generators import jinja2
 from chora.generators.generator import GenerationJob
 from chora.model import ArtifactConfig, ContentConfig, ContentMetadata, ContentSchemaRef, Pattern
+from chora.nesting import decode_json
 from chora.sources.source import NOT_THE_SOURCES_FAULT
 
 INLINE_LENGTH = 16 * 1024
@@ -115,8 +116,8 @@ def _documents(it: Composition, data_formats: set[str]) -> list[dict[str, Any]] 
     for piece in it.pieces:
         document: Any = None
         try:
-            document = msgspec.json.decode(piece.text)
-        except (msgspec.DecodeError, RecursionError):
+            document = decode_json(piece.text)
+        except msgspec.DecodeError:
             if data_formats:
                 try:
                     document = decode_text(piece.text, "yaml", piece.content_id)
