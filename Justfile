@@ -61,6 +61,10 @@ fuzz seconds="600": setup
         seed=$((seed + 1))
     done
 
+# Change chora in small ways, and list the changes that no test notices
+mutants count="100" seed="1" *args: setup
+    nice {{ python }} -m tests.mutants {{ count }} --seed {{ seed }} {{ args }}
+
 # Run the official conformance suite of MCP over every transport
 conformance *args: contract-tools
     {{ python }} -m tests.contract.conformance {{ args }}

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import coverage
 import httpx2
 import hypothesis
 import jsonschema
@@ -57,6 +58,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("stress")
         if slow := item.get_closest_marker("slow"):
             item.user_properties.append(("slow", slow.args[0]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tell coverage which test runs, when `tests/mutants.py` wants to know it."""
+    if os.environ.get("CHORA_COVERAGE_CONTEXTS") and (measuring := coverage.Coverage.current()):
+        measuring.switch_context(item.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
