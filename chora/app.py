@@ -14,8 +14,6 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,13 +24,9 @@ import trio
 
 from chora import __version__, settings, this_process
 from chora.access import Authenticator, Principal, Tokens
-from chora.catalog import Catalog
 from chora.engine import retention
-from chora.engine.engine import Engine
+from chora.engine.engine import Engine, open_engine
 from chora.errors import ChoraError, UsageError
-from chora.events import Events
-from chora.files import Folder
-from chora.generators.templates import Templates
 from chora.metrics import Metrics
 from chora.protocol.server import Server
 from chora.provider import project_server
@@ -41,7 +35,7 @@ from chora.render.pool import RenderPool
 from chora.secrets import Secret, find_token
 from chora.settings import LoadedSettings
 from chora.shutdown import end_with_parent, stop_on_signals
-from chora.store import Store, backup, open_store
+from chora.store import Store, backup
 from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
 from chora.transport import stdio
@@ -60,43 +54,12 @@ CHECKED = 2.0
 """Seconds for which the last write answers whether the store can be written to."""
 
 
-@asynccontextmanager
-async def opened(project: Path, loaded: LoadedSettings) -> AsyncGenerator[Engine]:
-    """A project with its store open and its template workers ready to be started.
-
-    Raises:
-        StorageError: the store can't be used.
-    """
-    settings = loaded.settings
-    folder = Folder(project, settings.paths.outputs)
-    store = open_store(project, settings.storage)
-    try:
-        async with trio.open_nursery() as workers:
-            pool = RenderPool(settings.render)
-            await workers.start(pool.serve)
-            engine = Engine(
-                folder=folder,
-                catalog=Catalog(folder, settings.paths.configs),
-                templates=Templates(folder, settings.paths.templates, pool),
-                store=store,
-                events=Events(project / settings.paths.events),
-                settings=settings,
-            )
-            await workers.start(engine.traces.serve)
-            await workers.start(engine.jobs.serve)
-            await workers.start(engine.events.serve, store)
-            yield engine
-            workers.cancel_scope.cancel()
-    finally:
-        store.close()
-
-
 async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None:
     """MCP on stdin and stdout until the client or a signal ends it."""
     limits = loaded.settings.limits
-    async with stop_on_signals(limits.grace) as stopping, opened(project, loaded) as engine:
+    async with stop_on_signals(limits.grace) as stopping, open_engine(project, loaded.settings) as engine:
         server = project_server(engine, TOOLS, Metrics())
-        engine.changed = server.changed
+        engine.changes.subscribe(server.changed)
         async with trio.open_nursery() as services:
             services.start_soon(_watch_files, engine, server)
             services.start_soon(retention.serve, engine)
@@ -162,11 +125,11 @@ async def run_server(
     metrics = Metrics()
     async with (
         stop_on_signals(limits.grace) as stopping,
-        opened(project, loaded) as engine,
+        open_engine(project, loaded.settings) as engine,
         trio.open_nursery() as services,
     ):
         server = project_server(engine, TOOLS, metrics)
-        engine.changed = server.changed
+        engine.changes.subscribe(server.changed)
         life = HealthStatus(engine, metrics)
         door = HttpApplication(
             server, gate, http, limits, make_pages(life.status, life.uptime, life.exposition), metrics, issuer

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import anthropic
     import httpx2
 
-SECRET = "ANTHROPIC_API_KEY"  # noqa: S105  (where the key is, not the key)
+SECRET = "ANTHROPIC_API_KEY"  # noqa: S105  (the name of the secret, not the secret)
 RETRIED = frozenset({429, 500, 502, 503, 529})
 """HTTP statuses that another try can mend."""
 RETRY_AFTER_LIMIT = 60.0
@@ -70,6 +70,10 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------
+
+
+class ModelNotAsked(GenerationFailed):
+    """An answer that isn't known yet, where nothing may be spent; `request` and `outlook` are in the details."""
 
 
 class Price(NamedTuple):

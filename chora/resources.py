@@ -7,12 +7,10 @@ values its parameters may have. Every URI may also be written `choracompose://<s
 from __future__ import annotations
 
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -21,6 +19,7 @@ import msgspec
 from chora import __version__
 from chora.catalog import Catalog, FoundConfig
 from chora.engine.engine import Engine
+from chora.engine.manifest import fixed_manifest_path
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -37,6 +36,7 @@ from chora.errors import (
 )
 from chora.events import redacted
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT
+from chora.generators.registry import Generator
 from chora.metrics import Metrics
 from chora.model import KINDS, STRUCTS, CollectionGeneration, Kind, schema
 from chora.protocol.types import Resource, ResourceContents, ResourcePage, ResourceStat
@@ -430,15 +430,15 @@ _VERSION_ID = Parameter("Id of a stored text", _version_ids)
 
 
 def _read_generator(resources: Resources, arguments: Arguments) -> str:
-    name, shelf = arguments["generator_type"], resources.engine.generators
-    if (generator := shelf.by_name.get(name)) is not None:
+    name, registry = arguments["generator_type"], resources.engine.generators
+    if (generator := registry.by_name.get(name)) is not None:
         return _json(_generator(resources, generator))
     # How chora-compose listed them.
     wanted = {"list": ("builtin", "plugin"), "builtin": ("builtin",), "plugins": ("plugin",)}.get(name)
     if wanted is not None:
-        shown = [_generator(resources, each) for each in shelf.list_generators() if shelf.kind_of(each) in wanted]
+        shown = [_generator(resources, each) for each in registry.list_generators() if each.kind in wanted]
         return _json({"generators": shown, "total_count": len(shown)})
-    names = [each.NAME for each in shelf.list_generators()]
+    names = [each.name for each in registry.list_generators()]
     raise GeneratorNotFound(
         f"There is no generator {name!r}.",
         f"There are {', '.join(names)}.",
@@ -447,15 +447,15 @@ def _read_generator(resources: Resources, arguments: Arguments) -> str:
     )
 
 
-def _generator(resources: Resources, module: ModuleType) -> dict[str, Any]:
+def _generator(resources: Resources, generator: Generator) -> dict[str, Any]:
     return {
-        "type": module.NAME,
-        "name": module.NAME,
-        "version": module.VERSION,
-        "source": resources.engine.generators.kind_of(module),
-        "description": module.DESCRIPTION,
-        "capabilities": list(module.CAPABILITIES),
-        "module": module.__name__,
+        "type": generator.name,
+        "name": generator.name,
+        "version": generator.version,
+        "source": generator.kind,
+        "description": generator.description,
+        "capabilities": list(generator.capabilities),
+        "module": generator.module.__name__,
         "required_context_keys": [],
     }
 
@@ -465,8 +465,8 @@ def _generator_names(resources: Resources, settled: Arguments) -> list[str]:
 
 
 def _found_generators(resources: Resources) -> Iterator[Resource]:
-    for module in resources.engine.generators.list_generators():
-        yield Resource(f"generator://{module.NAME}", module.NAME, module.DESCRIPTION, JSON)
+    for generator in resources.engine.generators.list_generators():
+        yield Resource(f"generator://{generator.name}", generator.name, generator.description, JSON)
 
 
 # -- templates --------------------------------------------------------------------------------------------------
@@ -520,13 +520,11 @@ def manifest_files(engine: Engine) -> dict[str, str]:
 
 
 def _manifest_path(engine: Engine, found: FoundConfig) -> str:
-    """Where a collection's manifest is: at a place that every caller gets, whatever context builds are given."""
-    config = found.parsed.config
-    names = {"collection_id": config.id, "collection_name": config.name}
-    base_path: str = _NAME.sub(lambda place: names[place[1]], config.output.base_path)
-    if "{" in base_path:
-        raise _no_manifest(config.id)
-    return engine.folder.relative(f"{base_path}/manifest.json")
+    """Where a collection's manifest is; raises ManifestNotFound if that depends on the context of a build."""
+    path = fixed_manifest_path(engine, found.parsed.config)
+    if path is None:
+        raise _no_manifest(found.parsed.config.id)
+    return path
 
 
 def _read_manifest(resources: Resources, arguments: Arguments) -> str:
@@ -535,9 +533,6 @@ def _read_manifest(resources: Resources, arguments: Arguments) -> str:
         return resources.engine.folder.read_text(_manifest_path(resources.engine, found))
     except (FileNotFoundError, UnicodeDecodeError):
         raise _no_manifest(found.parsed.config.id) from None
-
-
-_NAME = re.compile(r"\{\{-?\s*(collection_id|collection_name)\s*-?\}\}")
 
 
 def _no_manifest(collection_id: str) -> ManifestNotFound:
@@ -723,19 +718,18 @@ def _families(resources: Resources) -> dict[str, Any]:
 
 
 def _generators(resources: Resources) -> dict[str, Any]:
-    shelf = resources.engine.generators
+    registry = resources.engine.generators
     shown: dict[str, Any] = {}
-    for module in shelf.list_generators():
-        names = [name for name, each in shelf.by_name.items() if each is module]
-        plugin = shelf.kind_of(module) == "plugin"
-        shown[module.NAME] = {
-            **_generator(resources, module),
-            "plugin_path": module.__name__ if plugin else None,
-            "status": "beta" if module.VERSION.startswith("0.") else "stable",
+    for generator in registry.list_generators():
+        names = [name for name, each in registry.by_name.items() if each is generator]
+        shown[generator.name] = {
+            **_generator(resources, generator),
+            "plugin_path": generator.module.__name__ if generator.is_plugin else None,
+            "status": "beta" if generator.version.startswith("0.") else "stable",
             "indicators": {"config_field": "generation.patterns[0].type", "config_values": names, "confidence": 1.0},
             "requirements": {"fields": [], "dependencies": [], "env_vars": []},
-            "best_for": list(module.CAPABILITIES),
-            "docs_uri": f"generator://{module.NAME}",
+            "best_for": list(generator.capabilities),
+            "docs_uri": f"generator://{generator.name}",
             "upstream_dependencies": {},
         }
     plugins = sum(each["source"] == "plugin" for each in shown.values())
@@ -756,7 +750,7 @@ def _generators(resources: Resources) -> dict[str, Any]:
     }
 
 
-# -- the shelf --------------------------------------------------------------------------------------------------
+# -- the families --------------------------------------------------------------------------------------------------
 
 FAMILIES: tuple[Family, ...] = (
     *(_config_family(kind) for kind in KINDS),

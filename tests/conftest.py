@@ -19,7 +19,7 @@ import trio
 
 from chora import app, settings
 from chora.cli.samples import INIT, write_sample
-from chora.engine.engine import Engine
+from chora.engine.engine import Engine, open_engine
 from chora.protocol.types import Call
 from chora.tools import TOOLS
 from tests.http_client import Visitor
@@ -182,7 +182,7 @@ def hello(project: Project) -> Project:
 @pytest.fixture
 async def engine(project: Project) -> AsyncGenerator[Engine]:
     """The project, opened."""
-    async with app.opened(project.root, settings.load(project.root, {})) as opened:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as opened:
         yield opened
 
 

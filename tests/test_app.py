@@ -21,6 +21,7 @@ import pytest
 import trio
 
 from chora import app, settings
+from chora.engine.engine import open_engine
 from chora.errors import StorageError, UsageError
 from chora.store import backup
 from tests.conftest import Project, Serve, content, requirement
@@ -274,14 +275,14 @@ async def test_a_database_that_is_none_is_refused_and_left_alone(hello: Project)
     broken = hello.write(".chora/storage.db", b"this is no database, but somebody's notes" * 30)
     before = broken.read_bytes()
     with pytest.raises(StorageError):
-        async with app.opened(hello.root, settings.load(hello.root, {})):
+        async with open_engine(hello.root, settings.load(hello.root, {}).settings):
             pass
     assert broken.read_bytes() == before
 
 
 async def test_several_processes_share_a_project(hello: Project, serve: Serve):
     """A server, and another chora beside it on the same database: both see what either wrote."""
-    async with serve(hello.root), app.opened(hello.root, settings.load(hello.root, {})) as engine:
+    async with serve(hello.root), open_engine(hello.root, settings.load(hello.root, {}).settings) as engine:
         done = await trio.run_process(
             [sys.executable, "-m", "chora", "--project", str(hello.root), "generate", "greeting"], capture_stdout=True
         )

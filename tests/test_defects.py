@@ -16,10 +16,10 @@ import msgspec
 import pytest
 import trio
 
-from chora import __version__, app, settings, this_process
+from chora import __version__, settings, this_process
 from chora.cli import COMMANDS
-from chora.engine.build import content as content_build
-from chora.engine.engine import Engine
+from chora.engine.engine import Engine, open_engine
+from chora.generators.registry import Generator
 from chora.metrics import Metrics
 from chora.resources import Resources
 from chora.timestamps import format_timestamp
@@ -246,8 +246,8 @@ async def test_a_batch_overlaps(ask: Asking, project: Project, monkeypatch: pyte
         await all_started.wait()
         return await run(generator, job)
 
-    run = content_build.run_generator
-    monkeypatch.setattr(content_build, "run_generator", meet)
+    run = Generator.generate_text
+    monkeypatch.setattr(Generator, "generate_text", meet)
     with trio.fail_after(PATIENCE):
         result = await ask("batch_generate", content_ids=["a", "b", "c"])
     assert result["successful"] == 3
@@ -672,8 +672,8 @@ async def test_stdout_of_stdio_is_protocol_alone(hello: Project):
 async def test_the_project_can_be_opened_by_two_processes(project: Project):
     """Ephemeral storage wasn't shared between replicas; here what one makes the other has."""
     project.save(text("note", "x"))
-    async with app.opened(project.root, settings.load(project.root, {})) as one:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as one:
         await Asking(one)("generate_content", content_config_id="note")
-        async with app.opened(project.root, settings.load(project.root, {})) as other:
+        async with open_engine(project.root, settings.load(project.root, {}).settings) as other:
             again = await Asking(other)("generate_content", content_config_id="note")
     assert again["status"] == "skipped"

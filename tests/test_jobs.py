@@ -694,7 +694,7 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
     hello.save(content("tides", pattern={"type": "slow"}))
     async with visit(jobs__call_budget=0.2) as visitor:
         await visitor.shake_hands()
-        slow = visitor.opened.engine.generators.by_name["slow"]
+        slow = visitor.opened.engine.generators.by_name["slow"].module
         running = structured(await visitor.call("generate_content", content_config_id="tides"))
         assert (running["status"], running["success"]) == ("running", True)
         assert running["hint"]
@@ -758,7 +758,7 @@ async def test_a_result_that_was_overtaken_is_not_handed_out_later(hello: Projec
     async with visit(jobs__call_budget=0.2) as visitor:
         await visitor.shake_hands()
         engine = visitor.opened.engine
-        slow = engine.generators.by_name["slow"]
+        slow = engine.generators.by_name["slow"].module
         running = structured(await visitor.call("generate_content", content_config_id="tides"))
         slow.may_end.set()
         await until(lambda: engine.jobs.find(running["job"]).status == "done")
@@ -776,7 +776,7 @@ async def test_the_result_of_a_tool_that_always_works_comes_whole(hello: Project
     async with visit(jobs__call_budget=0.2) as visitor:
         await visitor.shake_hands()
         engine, name = visitor.opened.engine, "regenerate_content"
-        slow = engine.generators.by_name["slow"]
+        slow = engine.generators.by_name["slow"].module
         running = structured(await visitor.call(name, content_config_id="tides"), name)
         slow.may_end.set()
         await until(lambda: engine.jobs.find(running["job"]).status == "done")

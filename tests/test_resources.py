@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import __version__, app, resources, settings
-from chora.engine.engine import Engine
+from chora import __version__, resources, settings
+from chora.engine.engine import Engine, open_engine
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -471,7 +471,7 @@ async def test_a_projects_own_generators_are_shown_as_such(project: Project):
         'NAME = "shout"\nVERSION = "0.1.0"\nDESCRIPTION = "Shouts."\nCAPABILITIES = ("loud",)\n'
         'async def generate(job):\n    return "HELLO"\n',
     )
-    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         shelf = Resources(engine, TOOLS, Metrics())
         assert read(shelf, "generator://shout")["source"] == "plugin"
         assert [each["name"] for each in read(shelf, "generator://plugins")["generators"]] == ["shout"]

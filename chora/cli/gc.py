@@ -17,13 +17,13 @@ def command(project: str | None, dry_run: bool, as_json: bool) -> None:
 
     The newest three texts of a content stay, and the newest approved one. The server does the same by itself.
     """
-    from chora import app
+    from chora.engine.engine import open_engine
     from chora.engine.retention import Swept, sweep
 
     folder, loaded = opened_settings(project)
 
     async def run() -> Swept:
-        async with app.opened(folder, loaded) as engine:
+        async with open_engine(folder, loaded.settings) as engine:
             return await sweep(engine, dry_run=dry_run)
 
     swept = run_async(run)

@@ -19,14 +19,14 @@ from chora.store.records import Job
 @reporting
 def command(project: str | None, job_id: str | None, cancel: bool, as_json: bool) -> None:
     """List jobs, show one with its result, or cancel one."""
-    from chora import app
+    from chora.engine.engine import open_engine
 
     if cancel and job_id is None:
         raise click.UsageError("--cancel needs the id of a job.")
     folder, loaded = opened_settings(project)
 
     async def run() -> list[Job]:
-        async with app.opened(folder, loaded) as engine:
+        async with open_engine(folder, loaded.settings) as engine:
             if job_id is None:
                 return engine.jobs.list()
             return [await engine.jobs.cancel(job_id) if cancel else engine.jobs.find(job_id)]

@@ -125,7 +125,7 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
         InvalidInput: there is no such tool.
         ToolFailed: the tool's own failure.
     """
-    from chora import app
+    from chora.engine.engine import open_engine
     from chora.protocol.types import Call, ToolAnswer
     from chora.tools import TOOLS
 
@@ -135,7 +135,7 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
     folder, loaded = opened_settings(project)
 
     async def run() -> ToolAnswer:
-        async with app.opened(folder, loaded) as engine:
+        async with open_engine(folder, loaded.settings) as engine:
             with _progress_bar(name) if progress and sys.stderr.isatty() else nullcontext() as tell:
                 return await tool.run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS), tell))
 

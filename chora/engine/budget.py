@@ -133,11 +133,11 @@ class Budget:
         """The answer that the model gave to this request before.
 
         Raises:
-            GenerationFailed: it was never asked; `error_type` is `NotAsked`, and the details say what it would cost.
+            ModelNotAsked: there is none; the details say what asking would cost.
         """
         known = self._known(request)
         if known is None:
-            raise GenerationFailed(
+            raise llm.ModelNotAsked(
                 f"{request.model} was never asked this, and nothing may be spent here.",
                 "generate_content asks it; preview_generation with spend: true does so without storing the text.",
                 error_type="NotAsked",

@@ -12,10 +12,12 @@ import msgspec
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import Issue, ParsedConfig, parse_config
-from chora.engine.build.artifact import encode_output_in_thread, gather_pieces
+from chora.engine.build.build import Build, CallerContext
 from chora.engine.build.compose import compose
-from chora.engine.build.content import estimated_cost, gather_inputs, generate_text
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.content import gather_content
+from chora.engine.build.encode import encode_text
+from chora.engine.build.pieces import gather_pieces
+from chora.engine.engine import Engine
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -183,17 +185,17 @@ async def _text_of(
     # Testing a draft is meant to show what the model makes of it, so it is asked; the same text later costs nothing.
     build = Build(engine, dry=True, spend=True)
     if isinstance(config, ContentConfig):
-        prepared = await gather_inputs(build, parsed, CallerContext(caller))
-        made = await generate_text(prepared)
-        warnings = [*prepared.warnings, *made.warnings]
-        return made.text, prepared.generator.NAME, warnings, estimated_cost(engine, prepared)
+        inputs = await gather_content(build, parsed, CallerContext(caller))
+        text = await inputs.generate_text()
+        cost = inputs.generator.estimate_cost(inputs.job, engine.settings.llm)
+        return text.text, inputs.generator.name, [*inputs.warnings, *text.warnings], cost
     if isinstance(config, ArtifactConfig):
         context = CallerContext(caller).with_reserved(artifact_id=config.id)
         recorder = build.new_recorder()
         pieces = await gather_pieces(build, config, context, recorder)
-        text = await compose(build, config, pieces.pieces, context, recorder)
+        text = await compose(engine, config, pieces.pieces, context.all_names, recorder.record)
         for output in config.metadata.outputs:
-            await encode_output_in_thread(config, output, text)
+            await encode_text(config, output, text)
         return text, config.metadata.composition_strategy, pieces.warnings, None
     raise TestFailed(f"A {parsed.kind} draft has no text of its own to test.", "Save it, then validate it.")
 
@@ -260,7 +262,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
                 **io_details(error, config_path=path),
             ) from error
     await engine.store.delete_draft(draft_id)
-    engine.tell_changed(f"config://{kind}/{config_id}")
+    engine.changes.publish(f"config://{kind}/{config_id}")
     return SavedDraft(path, kind, None if before is None else backup)
 
 
@@ -387,7 +389,7 @@ async def _modify_saved(
             "Check disk space and permissions; the config is as it was.",
             **io_details(error, config_path=found.path),
         ) from error
-    engine.tell_changed(f"config://{kind}/{parsed.config.id}")
+    engine.changes.publish(f"config://{kind}/{parsed.config.id}")
     return ModifiedConfig(kind, backup, None, parsed.warnings, found.path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
-from chora.engine.build.collection import Manifest
+from chora.engine.manifest import Manifest
 from chora.model import CollectionConfig
 from chora.timestamps import format_timestamp
 

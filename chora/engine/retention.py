@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import trio
 
-from chora.engine.build.artifact import find_child
+from chora.engine.build.pieces import find_child
 from chora.engine.engine import Engine
 from chora.errors import ChoraError
 from chora.model import ArtifactChild
@@ -86,7 +86,7 @@ async def clean_content(
     if cleaned and not dry_run:
         await store.delete_versions([info.version_id for each in cleaned for info in each.gone])
         for each in cleaned:
-            engine.tell_changed(f"content://{each.content_id}")
+            engine.changes.publish(f"content://{each.content_id}")
     return checked, cleaned
 
 

@@ -12,7 +12,14 @@ from msgspec import Meta, Struct
 
 from chora import llm, settings
 from chora.errors import BudgetExceeded, GenerationFailed
-from chora.generators.generator import GeneratedText, GenerationJob, file_text, fill_names, undefined_behavior
+from chora.generators.generator import (
+    ConfigAtFault,
+    GeneratedText,
+    GenerationJob,
+    file_text,
+    fill_names,
+    undefined_behavior,
+)
 
 NAME = "code_generation"
 VERSION = "1.0.0"
@@ -107,7 +114,7 @@ async def generate(job: GenerationJob) -> GeneratedText:
     try:
         return await _ask(job, options)
     except (GenerationFailed, BudgetExceeded) as error:
-        if FALLBACK not in job.sources or _is_ours(error):
+        if FALLBACK not in job.sources or isinstance(error, ConfigAtFault):
             raise
         behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
         text, warnings = fill_names(job, NAME, job.sources[FALLBACK], behavior, context=_values(job, options))
@@ -121,12 +128,13 @@ async def _ask(job: GenerationJob, options: Options) -> GeneratedText:
             NAME,
             "no language model may be asked here",
             "Generate it instead of previewing it.",
+            error_class=llm.ModelNotAsked,
             error_type="NotAsked",
         )
     try:
         reply = await job.llm(request)
     except GenerationFailed as error:
-        raise _told(job, error) from error
+        raise _with_job_details(job, error) from error
     code = extract(reply.text, options.language)
     if options.language.lower() in _NAMES["python"]:
         warnings += await _check_python(job, code)
@@ -136,15 +144,16 @@ async def _ask(job: GenerationJob, options: Options) -> GeneratedText:
     return GeneratedText(code, warnings, None, usage)
 
 
-def _told(job: GenerationJob, error: GenerationFailed) -> GenerationFailed:
-    """The model's failure, with what every generator owes besides."""
+def _with_job_details(job: GenerationJob, error: GenerationFailed) -> GenerationFailed:
+    """The model's failure, with the details that every failed generation has."""
     message = error.message.rstrip(".")
-    return job.failed(NAME, f"{message[:1].lower()}{message[1:]}", error.hint or "", **error.details)
-
-
-def _is_ours(error: GenerationFailed | BudgetExceeded) -> bool:
-    """Whether the config is at fault, which no fallback should hide."""
-    return error.details.get("error_type") in ("InvalidConfig", "UndefinedError")
+    return job.failed(
+        NAME,
+        f"{message[:1].lower()}{message[1:]}",
+        error.hint or "",
+        error_class=type(error),
+        **error.details,
+    )
 
 
 def _text(job: GenerationJob, words: str) -> str:
@@ -280,6 +289,7 @@ async def _check_python(job: GenerationJob, code: str) -> list[str]:
             f"the model wrote Python that doesn't parse: {getattr(error, 'msg', error)}"
             + (f" in line {line}" if line else ""),
             "Generate it again with force, or word the prompt differently.",
+            error_class=GenerationFailed,
             error_type="SyntaxError",
             line=line,
         ) from None

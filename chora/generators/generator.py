@@ -16,8 +16,12 @@ from chora.llm import Reply, Request
 from chora.model import ContentConfig, Pattern
 
 
+class ConfigAtFault(GenerationFailed):
+    """A text that can't be generated because of its config or context, which no fallback may hide."""
+
+
 class GenerationJob(NamedTuple):
-    """One text to make."""
+    """One text to generate."""
 
     config: ContentConfig
     pattern: Pattern | None
@@ -44,10 +48,17 @@ class GenerationJob(NamedTuple):
         return default if value is None else value
 
     def failed(
-        self, generator: str, message: str, hint: str, *, error_type: str = "InvalidConfig", **details: Any
+        self,
+        generator: str,
+        message: str,
+        hint: str,
+        *,
+        error_class: type[GenerationFailed] = ConfigAtFault,
+        error_type: str = "InvalidConfig",
+        **details: Any,
     ) -> GenerationFailed:
-        """The error for this job, with the details every generator owes."""
-        return GenerationFailed(
+        """The error for this job, with the details that every failed generation has."""
+        return error_class(
             f"{self.config.id}: {message}.",
             hint,
             generator_type=generator,

@@ -56,7 +56,7 @@ def load_composers(specs: Sequence[str], folder: Folder) -> dict[str, ModuleType
     return found
 
 
-def digest_of(module: ModuleType) -> str:
+def source_digest(module: ModuleType) -> str:
     """SHA-256 of a plugin's source, so that what an edited one makes is made anew; empty for what isn't a plugin."""
     return getattr(module, _DIGEST, "")
 

@@ -11,8 +11,10 @@ from msgspec import Meta, Struct, field
 from chora.catalog import FoundConfig
 from chora.engine.build import collection
 from chora.engine.build.artifact import PlannedOutput
-from chora.engine.build.collection import BuiltMember, ManifestMember, open_member
-from chora.engine.engine import Build, Engine
+from chora.engine.build.build import Build
+from chora.engine.build.members import BuiltMember, PlannedMember, open_member
+from chora.engine.engine import Engine
+from chora.engine.manifest import ManifestMember, read_manifest
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -187,7 +189,7 @@ def _result(built: BuiltMember) -> MemberResult:
     )
 
 
-def _planned(plan: collection.PlannedMember) -> MemberResult:
+def _planned(plan: PlannedMember) -> MemberResult:
     return MemberResult(
         id=plan.member.id,
         type=plan.member.type,
@@ -200,8 +202,8 @@ def _planned(plan: collection.PlannedMember) -> MemberResult:
     )
 
 
-def _files_of(plan: collection.PlannedMember) -> list[PlannedOutput]:
-    return [*plan.files, *(file for inner in plan.inner for file in _files_of(inner))]
+def _files_of(plan: PlannedMember) -> list[PlannedOutput]:
+    return [*plan.files, *(file for nested in plan.nested for file in _files_of(nested))]
 
 
 # -- members ----------------------------------------------------------------------------------------------------
@@ -263,7 +265,8 @@ async def _list_members(
     path = ""
     if ask.check_status is not False:
         try:
-            path, manifest = await collection.read_manifest(build, parsed, base_path)
+            path = await collection.find_manifest_path(build, parsed, base_path)
+            manifest = read_manifest(build.engine, config, path)
             made = {member.id: member for member in manifest.members}
         except ManifestNotFound as error:
             path = str(error.details["manifest_path"])
@@ -343,7 +346,8 @@ async def check_collection_cache(engine: Engine, ask: CheckCollectionCache, call
     last_generated = None
     exists = True
     try:
-        path, manifest = await collection.read_manifest(build, parsed, ask.output_path)
+        path = await collection.find_manifest_path(build, parsed, ask.output_path)
+        manifest = read_manifest(engine, parsed.config, path)
         last_generated = manifest.generated_at
     except ManifestNotFound as error:
         exists, path = False, str(error.details["manifest_path"])

@@ -9,19 +9,14 @@ from typing import Annotated, Any, Literal
 import trio
 from msgspec import Meta, Struct
 
-from chora.engine.build.content import (
-    BuiltContent,
-    GenerationInputs,
-    build_content,
-    gather_inputs,
-    generate_text,
-    recall_content,
-)
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.build import Build, CallerContext
+from chora.engine.build.content import BuiltContent, build_content, gather_content, recall_content
+from chora.engine.build.gather import GenerationInputs
+from chora.engine.engine import Engine
 from chora.engine.merging import count_changes
-from chora.errors import GenerationFailed
 from chora.generators.generator import GeneratedText
 from chora.hashing import sha256
+from chora.llm import ModelNotAsked
 from chora.protocol.types import Call
 from chora.tools.tool import Context, LongText, ToolArguments, context_of, head_of, milliseconds_since, tool
 
@@ -141,13 +136,11 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
     started = time.monotonic()
     context = context_of(ask.context)
     parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    prepared = await gather_inputs(Build(engine, dry=True, spend=bool(ask.spend)), parsed, CallerContext(context))
+    prepared = await gather_content(Build(engine, dry=True, spend=bool(ask.spend)), parsed, CallerContext(context))
     cost = None
     try:
-        made = await generate_text(prepared)
-    except GenerationFailed as error:
-        if error.details.get("error_type") != "NotAsked":
-            raise
+        made = await prepared.generate_text()
+    except ModelNotAsked as error:
         cost = error.details["outlook"]
         made = GeneratedText(error.details["request"].prompt, ["this is the prompt; the model wasn't asked"])
     head = head_of(made.text, call)
@@ -157,7 +150,7 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
         truncated=head.truncated,
         content_length=head.length,
         content_hash=sha256(made.text.encode()),
-        generator=prepared.generator.NAME,
+        generator=prepared.generator.name,
         metadata=_metadata(prepared, made, cost) if ask.show_metadata or cost else None,
         duration_ms=milliseconds_since(started),
     )
@@ -174,7 +167,7 @@ def _metadata(prepared: GenerationInputs, made: GeneratedText, cost: dict[str, A
         context_variables=prepared.variables,
         template_path=made.template,
         template_hash=None if template is None else sha256(template.encode()),
-        generator_type=prepared.generator.NAME,
+        generator_type=prepared.generator.name,
         variable_usage=usage if texts else {},
         cost=cost,
         warnings=[*prepared.warnings, *made.warnings, *unused],

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from types import ModuleType
 from typing import Annotated, Literal
 
 import trio
 from msgspec import Meta, Struct
 
 from chora.catalog import Listing
-from chora.engine.build.artifact import find_child, why_stale
-from chora.engine.build.content import generator_name
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.artifact import explain_stale_artifact
+from chora.engine.build.build import Build, CallerContext
+from chora.engine.build.content import ContentTrace, trace_subject
+from chora.engine.build.gather import generator_name
+from chora.engine.build.pieces import find_child
+from chora.engine.engine import Engine
 from chora.errors import ChoraError, InvalidInput
+from chora.generators.registry import Generator
 from chora.model import ArtifactChild
 from chora.protocol.types import Call
 from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, tool
@@ -50,8 +53,8 @@ async def list_generators(engine: Engine, ask: ListGenerators, call: Call) -> Ge
     shown = [
         await _generator(engine, generator)
         for generator in engine.generators.list_generators()
-        if ask.generator_type in (None, engine.generators.kind_of(generator))
-        and (ask.include_plugins is not False or engine.generators.kind_of(generator) == "builtin")
+        if ask.generator_type in (None, generator.kind)
+        and (ask.include_plugins is not False or generator.kind == "builtin")
     ]
     return Generators(
         generators=shown,
@@ -60,16 +63,14 @@ async def list_generators(engine: Engine, ask: ListGenerators, call: Call) -> Ge
     )
 
 
-async def _generator(engine: Engine, generator: ModuleType) -> GeneratorInfo:
-    unavailable = getattr(generator, "unavailable", None)
-    # Looking for a key may ask the keyring of the system, which takes its time.
-    reason = await trio.to_thread.run_sync(unavailable, engine.settings.llm) if unavailable else None
+async def _generator(engine: Engine, generator: Generator) -> GeneratorInfo:
+    reason = await trio.to_thread.run_sync(generator.why_unavailable, engine.settings.llm)
     return GeneratorInfo(
-        name=generator.NAME,
-        type=engine.generators.kind_of(generator),
-        version=generator.VERSION,
-        description=generator.DESCRIPTION,
-        capabilities=list(generator.CAPABILITIES),
+        name=generator.name,
+        type=generator.kind,
+        version=generator.version,
+        description=generator.description,
+        capabilities=list(generator.capabilities),
         status="unavailable" if reason else "available",
         reason=reason,
     )
@@ -422,7 +423,7 @@ async def trace_dependencies(engine: Engine, ask: TraceDependencies, call: Call)
         dependencies=dependencies,
         assembly_order=[each.content_id for each in dependencies],
         missing_content_ids=[each.content_id for each in missing] or None,
-        stale_because=await why_stale(build, parsed, CallerContext({})) if check else [],
+        stale_because=await explain_stale_artifact(build, parsed, CallerContext({})) if check else [],
         duration_ms=milliseconds_since(started),
     )
 
@@ -436,9 +437,9 @@ async def _dependency(build: Build, child: ArtifactChild, check: bool, metadata:
         found = find_child(engine, child)
         # The path decides: the config there may go by another id, and that is the one to generate.
         content_id, path, generator = found.parsed.config.id, found.path, generator_name(found.parsed.config)
-        known = engine.traces.latest_trace(f"content:{found.path}")
+        known = engine.traces.latest_trace(trace_subject(found.path), ContentTrace)
         if check and known:
-            stale = [change.reason for change in await build.snapshot.changes(known.inputs)]
+            stale = [change.reason for change in await build.snapshot.find_changes(known.inputs)]
     except ChoraError as problem:
         error = problem.message
     infos = [info for info in engine.store.version_infos(content_id) if not info.deleted] if check or metadata else []

@@ -197,7 +197,7 @@ async def delete_content(engine: Engine, ask: DeleteContent, call: Call) -> Dele
             content_id=ask.content_id,
             **error.details,
         ) from error
-    engine.tell_changed(f"content://{ask.content_id}")
+    engine.changes.publish(f"content://{ask.content_id}")
     return DeletedContent(
         status="deleted",
         content_id=ask.content_id,

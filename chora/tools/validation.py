@@ -12,7 +12,9 @@ from msgspec import Meta, Struct
 
 from chora.engine import freshness
 from chora.engine.build import collection
-from chora.engine.engine import Build, Engine
+from chora.engine.build.build import Build
+from chora.engine.engine import Engine
+from chora.engine.manifest import read_manifest
 from chora.engine.validation import findings
 from chora.engine.validation.checks import Problem, ValidationRule
 from chora.errors import InvalidContext, InvalidInput
@@ -254,8 +256,8 @@ async def check_freshness(engine: Engine, ask: CheckFreshness, call: Call) -> Co
     ages: list[freshness.Age] = []
     manifest_path = None
     if config.freshness.enabled:
-        manifest_path, manifest = await collection.read_manifest(Build(engine, dry=True), parsed, ask.output_path)
-        ages = freshness.ages(config, manifest, moment)
+        manifest_path = await collection.find_manifest_path(Build(engine, dry=True), parsed, ask.output_path)
+        ages = freshness.ages(config, read_manifest(engine, config, manifest_path), moment)
     counts = {band: sum(age.band == band for age in ages) for band in ("fresh", "stale", "expired")}
     worst: Literal["fresh", "stale", "expired"] = (
         "expired" if counts["expired"] else "stale" if counts["stale"] else "fresh"

@@ -14,10 +14,11 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
-from chora import app, settings
+from chora import settings
 from chora.cli import collect as collect_command
 from chora.cli import program
-from chora.engine.build import content as content_build
+from chora.engine.engine import open_engine
+from chora.generators.registry import Generator
 from chora.hashing import sha256
 from chora.protocol.types import Call
 from chora.store import Version
@@ -267,7 +268,7 @@ def test_json_is_exactly_what_the_tool_answers(run: Run, harbour: Project):
 
 def _answer(project: Project, name: str, arguments: dict[str, Any]) -> Any:
     async def ask() -> Any:
-        async with app.opened(project.root, settings.load(project.root, {})) as engine:
+        async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
             answer = await TOOLS[name].run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
             return msgspec.json.decode(answer.body)
 
@@ -402,7 +403,7 @@ def job(harbour: Project, monkeypatch: pytest.MonkeyPatch) -> str:
 
     async def leave() -> str:
         loaded = settings.load(harbour.root, {}, {"jobs.call_budget": 0.05})
-        async with app.opened(harbour.root, loaded) as engine:
+        async with open_engine(harbour.root, loaded.settings) as engine:
             arguments = msgspec.json.encode({"content_config_id": "word", "context": {"day": "Monday"}})
             answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
             return msgspec.json.decode(answer.body)["job"]
@@ -411,7 +412,7 @@ def job(harbour: Project, monkeypatch: pytest.MonkeyPatch) -> str:
         await trio.sleep_forever()
 
     with monkeypatch.context() as patch:
-        patch.setattr(content_build, "run_generator", never)
+        patch.setattr(Generator, "generate_text", never)
         return trio.run(leave)
 
 
@@ -441,7 +442,9 @@ def test_a_finished_job_shows_its_result(run: Run, harbour: Project):
     """The tool's answer."""
 
     async def finish() -> str:
-        async with app.opened(harbour.root, settings.load(harbour.root, {}, {"jobs.call_budget": 1e-9})) as engine:
+        async with open_engine(
+            harbour.root, settings.load(harbour.root, {}, {"jobs.call_budget": 1e-9}).settings
+        ) as engine:
             asked = msgspec.json.encode({"content_config_id": "word"})
             answer = await TOOLS["regenerate_content"].run(engine, asked, Call("http"))
             job_id = msgspec.json.decode(answer.body)["job"]
@@ -482,7 +485,7 @@ def test_gc_removes_what_is_old(run: Run, harbour: Project):
     """The newest three texts of a content stay; a dry run only tells."""
 
     async def fill() -> None:
-        async with app.opened(harbour.root, settings.load(harbour.root, {})) as engine:
+        async with open_engine(harbour.root, settings.load(harbour.root, {}).settings) as engine:
             for age in (60, 50, 40, 35, 1):
                 moment = format_timestamp(datetime.now(UTC) - timedelta(days=age))
                 version = Version(

@@ -325,7 +325,7 @@ def test_a_terminal_gets_a_drawn_table(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_a_bug_is_not_dressed_up(run: Run, monkeypatch: pytest.MonkeyPatch, hello: Project):
     """What isn't ours to explain leaves as the traceback it is."""
-    monkeypatch.setattr("chora.app.opened", lambda *a: 1 / 0)
+    monkeypatch.setattr("chora.engine.engine.open_engine", lambda *a: 1 / 0)
     result = CliRunner().invoke(program, ["--project", str(hello.root), "generate", "greeting"])
     assert isinstance(result.exception, BaseException)
     assert "ZeroDivisionError" in repr(result.exc_info)

@@ -51,7 +51,7 @@ async def memory_streams(engine: Engine) -> AsyncGenerator[tuple[Any, Any]]:
             await reply(await session.mailbox.wait_next())
 
     server.hub.subscribe(session.mailbox)
-    engine.changed = server.changed
+    engine.changes.subscribe(server.changed)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
         nursery.start_soon(tell)

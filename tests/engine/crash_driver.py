@@ -19,9 +19,10 @@ from typing import Any
 import apsw
 import trio
 
-from chora import app, settings
+from chora import settings
 from chora.engine.build.artifact import build_artifact
-from chora.engine.engine import Build, CallerContext
+from chora.engine.build.build import Build, CallerContext
+from chora.engine.engine import open_engine
 
 
 class Countdown:
@@ -96,7 +97,7 @@ def run_assemble(root: Path) -> str:
     """Assemble the artifact `note`; returns its status."""
 
     async def run() -> str:
-        async with app.opened(root, settings.load(root, {})) as engine:
+        async with open_engine(root, settings.load(root, {}).settings) as engine:
             return (
                 await build_artifact(Build(engine), engine.catalog.find("artifact", "note").parsed, CallerContext({}))
             ).status

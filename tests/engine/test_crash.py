@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from chora.engine.build.artifact import build_artifact
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.build import Build, CallerContext
+from chora.engine.engine import Engine
 from tests.conftest import Project, artifact, child, requirement, text
 
 OLD, NEW = "the old text\n" * 300, "the new text\n" * 400

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import app, settings
+from chora import settings
 from chora.engine import drafts
 from chora.engine.drafts import (
     NAME_LIMIT,
@@ -24,7 +24,7 @@ from chora.engine.drafts import (
     preview_draft,
     save_draft,
 )
-from chora.engine.engine import Engine
+from chora.engine.engine import Engine, open_engine
 from chora.errors import (
     Busy,
     ConfigNotFound,
@@ -422,7 +422,7 @@ async def test_a_disk_that_refuses_leaves_everything(project: Project, engine: E
 async def test_configs_are_saved_whatever_bounds_outputs_have(project: Project):
     """The setting paths.outputs is about outputs; configs go where configs are."""
     (project.root / "chora.toml").write_text('[paths]\noutputs = ["outputs"]\nconfigs = "recipes"\n')
-    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         saved = await save_draft(engine, await draft(engine, text("note", "x")), "note")
         assert saved.path == "recipes/content/note/note-content.json"
         assert (await save_draft(engine, await draft(engine, text("note", "y")), "note", overwrite=True)).backup
@@ -579,7 +579,7 @@ async def test_a_saved_yaml_config_stays_one(project: Project, engine: Engine):
 async def test_every_kind_of_config_can_be_patched(project: Project, engine: Engine, document: dict[str, Any]):
     """Whoever watches is told which."""
     told: list[str] = []
-    engine.changed = told.append
+    engine.changes.subscribe(told.append)
     project.save(document)
     modified = await modify_config(engine, "note", {"more": 1})
     assert modified.kind == document["type"]

@@ -14,9 +14,10 @@ import trio
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from chora import app, settings
+from chora import settings
+from chora.engine.build.build import Build
 from chora.engine.build.collection import build_collection
-from chora.engine.engine import Build, Engine
+from chora.engine.engine import Engine, open_engine
 from chora.errors import ChoraError
 from chora.events import Events
 from chora.store import SqliteStore
@@ -189,7 +190,7 @@ async def run_steps(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> Non
     workshop.begin()
     waiting = [*steps]
     while waiting:
-        async with app.opened(root, settings.load(root, {})) as engine:
+        async with open_engine(root, settings.load(root, {}).settings) as engine:
             while waiting:
                 failed = await build_outer(engine, None)
                 blank = Engine(

@@ -167,7 +167,7 @@ async def test_a_dry_run_says_what_a_real_one_does(engine: Engine):
     """The same contents and versions; only the real one deletes, and tells whoever watches."""
     await fill(engine, a=[40, 30, 20, 10, 1], b=[40], c=[90, 80, 70, 60])
     told: list[str] = []
-    engine.changed = told.append
+    engine.changes.subscribe(told.append)
     before = {each: engine.store.versions(each) for each in "abc"}
     dry = await clean_content(engine, RetentionRules(), dry_run=True)
     assert {each: engine.store.versions(each) for each in "abc"} == before

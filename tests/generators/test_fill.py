@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,23 +18,25 @@ from chora import settings
 from chora.config_parsing import parse_config
 from chora.errors import ChoraError, GenerationFailed, LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT, Folder
-from chora.generators import BY_NAME, GENERATORS, demonstration, template_fill
+from chora.generators import GENERATORS, demonstration, template_fill
 from chora.generators.generator import GeneratedText, GenerationJob, as_text, lookup
+from chora.generators.registry import GeneratorRegistry
 from chora.generators.templates import Templates
 from chora.render.pool import RenderPool
 from tests.conftest import Project, content, requirement
 
-PARTS = {"generator", "plugins", "templates"}
+PARTS = {"generator", "plugins", "registry", "templates"}
 
 
 @requirement("generators.five")
-def test_every_generator_is_on_the_shelf():
-    """A file in the room that isn't a part of the furniture is a generator, and says what it is."""
+def test_every_generator_is_registered(tmp_path: Path):
+    """Every module of the package that isn't part of its machinery is a generator, and describes itself."""
     found = {module.name for module in pkgutil.iter_modules(chora.generators.__path__)} - PARTS
     assert found == {generator.__name__.rpartition(".")[2] for generator in GENERATORS}
-    assert set(BY_NAME.values()) == set(GENERATORS)
+    by_name = GeneratorRegistry(GENERATORS, (), Folder(tmp_path)).by_name
+    assert {generator.module for generator in by_name.values()} == set(GENERATORS)
     for generator in GENERATORS:
-        assert BY_NAME[generator.NAME] is generator
+        assert by_name[generator.NAME].module is generator
         assert re.fullmatch(r"\d+\.\d+\.\d+", generator.VERSION)
         assert generator.DESCRIPTION.endswith(".")
         assert generator.CAPABILITIES

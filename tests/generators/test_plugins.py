@@ -8,7 +8,6 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,16 +15,10 @@ import trio
 
 from chora.errors import GenerationFailed, PermissionDenied, UsageError
 from chora.files import Folder
-from chora.generators import (
-    GENERATORS,
-    GeneratorRegistry,
-    demonstration,
-    digest_of,
-    gather_ingredients,
-    load_composers,
-    run_generator,
-)
+from chora.generators import GENERATORS, demonstration
 from chora.generators.generator import GeneratedText, GenerationJob
+from chora.generators.plugins import load_composers, source_digest
+from chora.generators.registry import Generator, GeneratorRegistry
 from tests.conftest import requirement
 from tests.generators.jobs import job_of
 from tests.patience import PATIENCE
@@ -61,18 +54,18 @@ def write(root: Path, source: str, name: str = "shout.py") -> str:
     return name
 
 
-def shelf(root: Path, *sources: str) -> GeneratorRegistry:
-    """A shelf with plugins of these sources."""
+def registry(root: Path, *sources: str) -> GeneratorRegistry:
+    """A registry with plugins of these sources."""
     names = [write(root, source, f"plugin_{number}.py") for number, source in enumerate(sources)]
-    return GeneratorRegistry(names, Folder(root))
+    return GeneratorRegistry(GENERATORS, names, Folder(root))
 
 
-def plugin(root: Path, source: str, name: str = "shout.py") -> ModuleType:
-    return GeneratorRegistry([write(root, source, name)], Folder(root)).list_generators()[-1]
+def plugin(root: Path, source: str, name: str = "shout.py") -> Generator:
+    return GeneratorRegistry(GENERATORS, [write(root, source, name)], Folder(root)).list_generators()[-1]
 
 
-async def make(generator: ModuleType, job: GenerationJob) -> GeneratedText:
-    return await run_generator(generator, job._replace(sources=await gather_ingredients(generator, job)))
+async def make(generator: Generator, job: GenerationJob) -> GeneratedText:
+    return await generator.generate_text(job._replace(sources=await generator.gather_ingredients(job)))
 
 
 def job(root: Path, context: dict[str, Any] | None = None, **pattern: Any) -> GenerationJob:
@@ -82,23 +75,23 @@ def job(root: Path, context: dict[str, Any] | None = None, **pattern: Any) -> Ge
 def refused(root: Path, *specs: str) -> str:
     """The message of a setting with a plugin that can't be used."""
     with pytest.raises(UsageError) as failed:
-        GeneratorRegistry(specs, Folder(root))
+        GeneratorRegistry(GENERATORS, specs, Folder(root))
     assert failed.value.hint
     assert failed.value.details["setting"] == "plugins.generators"
     assert failed.value.details["plugin"] in failed.value.message
     return failed.value.message
 
 
-# -- the shelf --------------------------------------------------------------------------------------------------
+# -- the registry --------------------------------------------------------------------------------------------------
 
 
 async def test_a_file_of_the_project_is_a_generator(tmp_path: Path):
     """By its name and its aliases, after ours."""
-    found = shelf(tmp_path, WHOLE)
+    found = registry(tmp_path, WHOLE)
     generator = found.by_name["shout"]
     assert found.by_name["yell"] is generator
-    assert found.list_generators() == [*GENERATORS, generator]
-    assert (found.kind_of(generator), found.kind_of(demonstration)) == ("plugin", "builtin")
+    assert [each.module for each in found.list_generators()] == [*GENERATORS, generator.module]
+    assert (generator.kind, found.by_name["demonstration"].kind) == ("plugin", "builtin")
     assert (await make(generator, job(tmp_path))).text == "HI"
 
 
@@ -107,18 +100,18 @@ async def test_a_module_is_a_generator(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path, WHOLE, "plugin_of_test/inner.py")
     write(tmp_path, "", "plugin_of_test/__init__.py")
     monkeypatch.syspath_prepend(tmp_path)
-    found = GeneratorRegistry(["plugin_of_test.inner"], Folder(tmp_path))
+    found = GeneratorRegistry(GENERATORS, ["plugin_of_test.inner"], Folder(tmp_path))
     assert (await make(found.by_name["shout"], job(tmp_path))).text == "HI"
-    assert len(found.digest_of(found.by_name["shout"])) == 64
+    assert len(found.by_name["shout"].source_digest) == 64
 
 
 @requirement("generators.plugins.explicit")
-def test_without_plugins_the_shelf_holds_ours(tmp_path: Path):
+def test_without_plugins_only_builtin_generators_are_registered(tmp_path: Path):
     """Nothing is loaded that isn't named, whatever lies about."""
     write(tmp_path, "raise SystemExit", "shout_generator.py")
-    found = GeneratorRegistry((), Folder(tmp_path))
-    assert found.list_generators() == list(GENERATORS)
-    assert {found.digest_of(generator) for generator in found.list_generators()} == {""}
+    found = GeneratorRegistry(GENERATORS, (), Folder(tmp_path))
+    assert [each.module for each in found.list_generators()] == list(GENERATORS)
+    assert {generator.source_digest for generator in found.list_generators()} == {""}
     assert found.by_name["bdd_scenario_assembly"] is found.by_name["bdd_scenario"]
 
 
@@ -127,8 +120,8 @@ def test_an_edited_plugin_is_another_one(tmp_path: Path):
     first = plugin(tmp_path, WHOLE)
     same = plugin(tmp_path, WHOLE)
     edited = plugin(tmp_path, WHOLE.replace("Shouts.", "Shouts!"))
-    assert digest_of(first) == digest_of(same) != digest_of(edited)
-    assert edited.DESCRIPTION == "Shouts!"
+    assert first.source_digest == same.source_digest != edited.source_digest
+    assert edited.description == "Shouts!"
 
 
 def test_a_plugin_may_define_classes(tmp_path: Path):
@@ -136,7 +129,7 @@ def test_a_plugin_may_define_classes(tmp_path: Path):
     source = (
         f"from __future__ import annotations\nimport dataclasses{WHOLE}\n@dataclasses.dataclass\nclass A:\n  b: int = 1"
     )
-    assert plugin(tmp_path, source).A().b == 1
+    assert plugin(tmp_path, source).module.A().b == 1
 
 
 @pytest.mark.parametrize(
@@ -236,14 +229,14 @@ async def test_what_a_plugin_says_on_purpose_is_left_alone(tmp_path: Path):
 async def test_ingredients_of_a_plugin_are_held_to_their_shape(tmp_path: Path):
     """They become part of a fingerprint."""
     good = plugin(tmp_path, WHOLE + "\nasync def ingredients(job): return {'a': 'b'}")
-    assert await gather_ingredients(good, job(tmp_path)) == {"a": "b"}
+    assert await good.gather_ingredients(job(tmp_path)) == {"a": "b"}
     for returned in ("None", "{'a': 1}", "{1: 'a'}"):
         bad = plugin(tmp_path, WHOLE + f"\nasync def ingredients(job): return {returned}")
         with pytest.raises(GenerationFailed, match="no texts by name"):
-            await gather_ingredients(bad, job(tmp_path))
+            await bad.gather_ingredients(job(tmp_path))
     raising = plugin(tmp_path, WHOLE + "\nasync def ingredients(job): 1/0")
     with pytest.raises(GenerationFailed, match="failed with ZeroDivisionError"):
-        await gather_ingredients(raising, job(tmp_path))
+        await raising.gather_ingredients(job(tmp_path))
 
 
 async def test_a_bug_of_ours_stays_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -255,9 +248,9 @@ async def test_a_bug_of_ours_stays_a_bug(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(demonstration, "generate", broken)
     monkeypatch.setattr(demonstration, "ingredients", broken)
     with pytest.raises(ZeroDivisionError):
-        await run_generator(demonstration, job(tmp_path))
+        await Generator(demonstration).generate_text(job(tmp_path))
     with pytest.raises(ZeroDivisionError):
-        await gather_ingredients(demonstration, job(tmp_path))
+        await Generator(demonstration).gather_ingredients(job(tmp_path))
 
 
 async def test_a_plugin_can_be_cancelled(tmp_path: Path):
@@ -272,7 +265,7 @@ async def test_a_plugin_can_be_cancelled(tmp_path: Path):
     )
     for generator in (waits, blocks):
         with trio.fail_after(PATIENCE), trio.move_on_after(0.1) as scope:
-            await run_generator(generator, job(tmp_path))
+            await generator.generate_text(job(tmp_path))
         assert scope.cancelled_caught
     for name, module in list(sys.modules.items()):
         if name.startswith("chora_plugin_slow") and hasattr(module, "leave"):
@@ -317,20 +310,20 @@ async def test_every_interface_of_old_is_called_rightly(tmp_path: Path, signatur
     generator = plugin(tmp_path, echo(signature, body), "echo_generator.py")
     made = await make(generator, job(tmp_path, template="t.txt"))
     assert made == GeneratedText(text, (), "t.txt")
-    assert (generator.NAME, generator.VERSION, generator.CAPABILITIES) == ("echo", "2.0.0", ("text",))
-    assert generator.DESCRIPTION == "Says what it is given."
-    assert digest_of(generator)
+    assert (generator.name, generator.version, generator.capabilities) == ("echo", "2.0.0", ("text",))
+    assert generator.description == "Says what it is given."
+    assert generator.source_digest
 
 
 def test_a_class_is_named_by_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """GENERATOR_TYPE of the module, else of the class, else the file's name; a module's last part."""
     in_class = echo("self", "''").replace("version", "GENERATOR_TYPE = 'by-class'\n    version")
-    assert plugin(tmp_path, "GENERATOR_TYPE = 'by-module'" + in_class).NAME == "by-module"
-    assert plugin(tmp_path, in_class).NAME == "by-class"
-    assert plugin(tmp_path, echo("self", "''"), "deep/loud_generator.py").NAME == "loud"
+    assert plugin(tmp_path, "GENERATOR_TYPE = 'by-module'" + in_class).name == "by-module"
+    assert plugin(tmp_path, in_class).name == "by-class"
+    assert plugin(tmp_path, echo("self", "''"), "deep/loud_generator.py").name == "loud"
     write(tmp_path, echo("self", "''"), "plugin_of_test_echo.py")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "plugin_of_test_echo" in GeneratorRegistry(["plugin_of_test_echo"], Folder(tmp_path)).by_name
+    assert "plugin_of_test_echo" in GeneratorRegistry(GENERATORS, ["plugin_of_test_echo"], Folder(tmp_path)).by_name
     assert "lacks NAME" in refused(tmp_path, write(tmp_path, echo("self", "''"), "Loud.py"))
 
 
@@ -360,7 +353,7 @@ def test_the_base_class_of_old_is_not_needed(tmp_path: Path):
     """The hint says what to do about the import."""
     write(tmp_path, "from chora_compose.generators.base import GeneratorStrategy")
     with pytest.raises(UsageError) as failed:
-        GeneratorRegistry(["shout.py"], Folder(tmp_path))
+        GeneratorRegistry(GENERATORS, ["shout.py"], Folder(tmp_path))
     assert "Leave out the import and the base class" in str(failed.value.hint)
 
 
@@ -420,8 +413,8 @@ class Careful:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 for _ in range(2):
-                    nursery.start_soon(partial(run_generator, generator, job(tmp_path)))
-        assert sys.modules[generator.__name__].most == (2 if safe else 1)
+                    nursery.start_soon(partial(generator.generate_text, job(tmp_path)))
+        assert sys.modules[generator.module.__name__].most == (2 if safe else 1)
     assert threading.active_count() < 50
 
 
@@ -439,7 +432,7 @@ async def test_a_composer_is_loaded_by_name(tmp_path: Path):
     found = load_composers([write(tmp_path, COMPOSER)], Folder(tmp_path))
     assert list(found) == ["woven"]
     assert await found["woven"].compose([{"text": "a"}, {"text": "b"}], {}, {"by": "-"}) == "a-b"
-    assert len(digest_of(found["woven"])) == 64
+    assert len(source_digest(found["woven"])) == 64
     assert load_composers([], Folder(tmp_path)) == {}
 
 
@@ -481,7 +474,7 @@ async def test_the_guide_can_be_followed(tmp_path: Path):
     for name, text in files.items():
         write(tmp_path, text, name)
     specs = tomllib.loads(files["chora.toml"])["plugins"]["generators"]
-    found = GeneratorRegistry(specs, Folder(tmp_path))
+    found = GeneratorRegistry(GENERATORS, specs, Folder(tmp_path))
     config = msgspec.json.decode(files["configs/content/time.json"])
     (pattern,) = config["generation"]["patterns"]
     generator = found.by_name[pattern["type"]]

@@ -16,9 +16,10 @@ from typing import Any
 
 import trio
 
-from chora import app, settings
+from chora import settings
 from chora.engine.build.artifact import build_artifact
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.build import Build, CallerContext
+from chora.engine.engine import Engine, open_engine
 from chora.hashing import sha256
 from chora.store import SqliteStore, Version
 
@@ -62,7 +63,7 @@ async def write_files(engine: Engine, name: str, channel: int) -> None:
 
 def writer(root: Path, number: int, channel: int) -> None:
     async def run() -> None:
-        async with app.opened(root, settings.load(root, {})) as engine:
+        async with open_engine(root, settings.load(root, {}).settings) as engine:
             tell(channel, ready=number)
             build = store_texts if number % 2 else write_files
             await build(engine, f"writer-{number}", channel)

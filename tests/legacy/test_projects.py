@@ -13,8 +13,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from chora import app, settings
+from chora import settings
 from chora.cli import program
+from chora.engine.engine import open_engine
 from tests.conftest import Asking, Project, content, requirement, text
 
 HERE = Path(__file__).parent
@@ -34,7 +35,7 @@ def harbour(tmp_path: Path) -> Project:
 @pytest.fixture
 async def keeper(harbour: Project) -> AsyncGenerator[Asking]:
     """The harbour, opened."""
-    async with app.opened(harbour.root, settings.load(harbour.root, {})) as engine:
+    async with open_engine(harbour.root, settings.load(harbour.root, {}).settings) as engine:
         yield Asking(engine)
 
 
@@ -46,7 +47,7 @@ def log(tmp_path: Path) -> Project:
 
 @pytest.fixture
 async def lock_keeper(log: Project) -> AsyncGenerator[Asking]:
-    async with app.opened(log.root, settings.load(log.root, {})) as engine:
+    async with open_engine(log.root, settings.load(log.root, {}).settings) as engine:
         yield Asking(engine)
 
 
@@ -139,10 +140,10 @@ async def test_undefined_names_are_warnings(keeper: Asking):
 async def test_with_chora_toml_the_same_project_is_strict(harbour: Project):
     """Undefined names are errors where somebody has begun to use chora's own settings, unless they say otherwise."""
     (harbour.root / "chora.toml").write_text("")
-    async with app.opened(harbour.root, settings.load(harbour.root, {})) as engine:
+    async with open_engine(harbour.root, settings.load(harbour.root, {}).settings) as engine:
         await Asking(engine).refused("generate_content", "generation_failed", content_config_id="tide-table")
     (harbour.root / "chora.toml").write_text('[templates]\nundefined = "lenient"\n')
-    async with app.opened(harbour.root, settings.load(harbour.root, {})) as engine:
+    async with open_engine(harbour.root, settings.load(harbour.root, {}).settings) as engine:
         assert await Asking(engine)("generate_content", content_config_id="tide-table")
 
 

@@ -486,7 +486,7 @@ async def test_a_subscriber_hears_of_its_resources_only(server: Server, engine: 
     missing = await ask(server, session, request("resources/subscribe", {"uri": "nope://x"}))
     assert missing["error"]["code"] == wire.RESOURCE_NOT_FOUND
     server.changed("config://content/greeting")
-    engine.changed = server.changed
+    engine.changes.subscribe(server.changed)
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "greeting"}})
     await ask(server, session, call)
     first, second = await hear(session.mailbox), await hear(session.mailbox)

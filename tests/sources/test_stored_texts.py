@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from chora.engine import retrieval
+from chora.engine.build.build import Build, CallerContext
 from chora.engine.build.content import build_content
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.gather import source_access
+from chora.engine.engine import Engine
 from chora.errors import Busy, ChoraError, StorageError
 from chora.model import Source
 from chora.sources import artifact_config, ephemeral_output
@@ -25,9 +27,8 @@ def nothing(*given: Any) -> Any:
 @pytest.fixture
 async def reach(engine: Engine) -> SourceAccess:
     """What sources may use in this project."""
-    return SourceAccess(
-        engine.folder, engine.catalog, engine.templates.pool, nothing, engine.stored_texts, nothing, nothing
-    )
+    recorder = Build(engine).new_recorder()
+    return source_access(engine, recorder, nothing)
 
 
 async def store(engine: Engine, content_id: str, *bodies: str, approved: bool = False) -> None:

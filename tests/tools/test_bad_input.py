@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from chora import app, settings
+from chora import settings
+from chora.engine.engine import open_engine
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 
 
@@ -216,7 +217,7 @@ async def test_a_project_without_settings_is_lenient(project: Project):
     """As chora-compose was: an undefined name is empty, and a warning in the metadata."""
     (project.root / "chora.toml").unlink()
     project.save(jinja("<{{ name }}>"))
-    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         result = await Asking(engine)("generate_content", **NOTE)
     assert result["content"] == "<>"
     assert result["metadata"]["warnings"] == ["name is undefined and was rendered empty"]

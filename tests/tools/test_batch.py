@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from chora.engine.build import content as content_build
 from chora.engine.engine import Engine
+from chora.generators.registry import Generator
 from chora.protocol.types import Call
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, content, requirement, text
@@ -168,8 +168,8 @@ async def test_so_many_run_at_once(
         running -= 1
         return await run(*arguments)
 
-    run = content_build.run_generator
-    monkeypatch.setattr(content_build, "run_generator", slow)
+    run = Generator.generate_text
+    monkeypatch.setattr(Generator, "generate_text", slow)
     with trio.fail_after(PATIENCE):
         result = await ask("batch_generate", content_ids=ids, **given)
     assert most == at_once

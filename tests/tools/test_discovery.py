@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from chora import app, settings
+from chora import settings
+from chora.engine.engine import open_engine
 from chora.files import Folder
 from chora.generators import jinja2
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
@@ -67,7 +68,7 @@ async def test_a_projects_own_generators_are_listed_as_plugins(project: Project)
     project.write(".chora-compose/generators/hidden_generator.py", plugin.format("hidden"))
     project.save(content("note", pattern={"type": "shout"}))
     flags = {"plugins.generators": ("generators/shout.py",)}
-    async with app.opened(project.root, settings.load(project.root, {}, flags)) as engine:
+    async with open_engine(project.root, settings.load(project.root, {}, flags).settings) as engine:
         ask = Asking(engine)
         (mine,) = (await ask("list_generators", generator_type="plugin"))["generators"]
         assert (mine["name"], mine["type"], mine["version"]) == ("shout", "plugin", "2.0.0")

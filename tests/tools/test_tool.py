@@ -9,9 +9,9 @@ import msgspec
 import pytest
 import trio
 
-from chora import app, settings
-from chora.engine.build import content as content_build
-from chora.engine.engine import Engine
+from chora import settings
+from chora.engine.engine import Engine, open_engine
+from chora.generators.registry import Generator
 from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
 from chora.tools.tool import HEAD_LIMIT, Tool, ToolArguments, ToolResult, head_of, tool
@@ -244,11 +244,11 @@ async def test_a_call_past_its_budget_becomes_a_job(
         await may_end.wait()
         return await run(*arguments)
 
-    run = content_build.run_generator
-    monkeypatch.setattr(content_build, "run_generator", slow)
+    run = Generator.generate_text
+    monkeypatch.setattr(Generator, "generate_text", slow)
     loaded = settings.load(project.root, {}, {"jobs.call_budget": 0.05})
     with trio.fail_after(PATIENCE):
-        async with app.opened(project.root, loaded) as engine:
+        async with open_engine(project.root, loaded.settings) as engine:
             ask = Asking(engine)
             started = await ask(name, **arguments)
             assert started["status"] == "running"
@@ -272,7 +272,7 @@ async def test_the_link_of_a_job_is_the_links_of_its_answer(project: Project):
     project.save(text("long", "x" * (HEAD_LIMIT + 1)))
     loaded = settings.load(project.root, {}, {"jobs.call_budget": 1e-9})
     with trio.fail_after(PATIENCE):
-        async with app.opened(project.root, loaded) as engine:
+        async with open_engine(project.root, loaded.settings) as engine:
             arguments = b'{"content_config_id": "long"}'
             answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
             while answer.code == "running":

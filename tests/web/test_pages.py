@@ -1,7 +1,8 @@
 """What monitors and people see."""
 
-from chora import __version__, app, settings
+from chora import __version__, settings
 from chora.app import HealthStatus
+from chora.engine.engine import open_engine
 from chora.metrics import Metrics
 from chora.store import Sample, SqliteStore
 from tests.conftest import Project, Visit
@@ -69,7 +70,7 @@ async def test_metrics_are_what_prometheus_scrapes(visit: Visit):
 
 async def test_a_draining_server_is_not_ready(hello: Project):
     """Whoever asks on a connection that is still open is told to go elsewhere."""
-    async with app.opened(hello.root, settings.load(hello.root, {})) as engine:
+    async with open_engine(hello.root, settings.load(hello.root, {}).settings) as engine:
         life = HealthStatus(engine, Metrics())
         assert (await life.status()).state == "starting"
         life.state = "draining"

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, NoReturn, cast
 import msgspec
 import trio
 
+from chora.catalog import OnRead
 from chora.decoding import decode_text
 from chora.engine.build.context import json_type
-from chora.engine.engine import Build, CallerContext
-from chora.engine.inputs import InputRecorder
+from chora.engine.build.pieces import Piece
+from chora.engine.engine import Engine
 from chora.errors import ChoraError, CompositionFailed, GenerationFailed
 from chora.generators import jinja2
 from chora.generators.generator import GenerationJob
@@ -24,33 +25,17 @@ INLINE_LENGTH = 16 * 1024
 """Texts up to this length are merged at once; longer ones in a thread."""
 
 
-class Piece(NamedTuple):
-    """A child's text."""
-
-    content_id: str
-    text: str
-    generated: bool
-    version_id: str | None
-    known_size: int | None = None
-    """Bytes of a text that wasn't looked up, because nothing has changed."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the text."""
-        return len(self.text.encode()) if self.known_size is None else self.known_size
-
-
 class Composition(NamedTuple):
-    """What a strategy has to work with."""
+    """What a strategy composes."""
 
-    build: Build
+    engine: Engine
     config: ArtifactConfig
     pieces: list[Piece]
-    caller: CallerContext
-    recorder: InputRecorder
+    context: dict[str, Any]
+    on_read: OnRead
 
     def failed(self, message: str, hint: str, error_type: str, **details: Any) -> CompositionFailed:
-        """The error of this composition, with the details that are owed."""
+        """The error of this composition, with the details that every failed composition has."""
         return CompositionFailed(
             f"{self.config.id}: {message}",
             hint,
@@ -62,15 +47,23 @@ class Composition(NamedTuple):
 
 
 async def compose(
-    build: Build, config: ArtifactConfig, pieces: list[Piece], caller: CallerContext, recorder: InputRecorder
+    engine: Engine, config: ArtifactConfig, pieces: list[Piece], context: dict[str, Any], on_read: OnRead
 ) -> str:
     """One text of the pieces.
 
+    Args:
+        engine: the project.
+        config: the artifact.
+        pieces: its children's texts, in order.
+        context: the names that a template or a composer sees.
+        on_read: called with every path before it is read.
+
     Raises:
-        CompositionFailed: they don't go together, or the template or composer fails.
+        CompositionFailed: they can't be composed, or the template or composer fails.
         LimitExceeded, Busy: the template takes more than it may, or can't be rendered now.
     """
-    return await _STRATEGIES[config.metadata.composition_strategy](Composition(build, config, pieces, caller, recorder))
+    strategy = _STRATEGIES[config.metadata.composition_strategy]
+    return await strategy(Composition(engine, config, pieces, context, on_read))
 
 
 # -- concat -----------------------------------------------------------------------------------------------------
@@ -250,9 +243,9 @@ async def _template(it: Composition) -> str:
             "Write metadata.compositionConfig.template: the name of a template file, or the template itself.",
             "MissingTemplate",
         )
-    engine = it.build.engine
+    engine = it.engine
     context = {
-        **it.caller.all_names,
+        **it.context,
         "pieces": [{"id": piece.content_id, "text": piece.text} for piece in it.pieces],
         "by_id": {piece.content_id: piece.text for piece in it.pieces},
     }
@@ -265,7 +258,7 @@ async def _template(it: Composition) -> str:
     )
     pattern = Pattern(id="compose", type=jinja2.NAME, template=template)
     undefined = engine.settings.templates.undefined
-    job = GenerationJob(stand_in, pattern, context, engine.templates, undefined, {}, it.recorder.record)
+    job = GenerationJob(stand_in, pattern, context, engine.templates, undefined, {}, it.on_read)
     try:
         made = await jinja2.generate(job._replace(sources=await jinja2.ingredients(job)))
     except GenerationFailed as error:
@@ -287,7 +280,7 @@ async def _template(it: Composition) -> str:
 async def _custom(it: Composition) -> str:
     """A composer that the settings name; nothing else is run, and no shell."""
     options = it.config.metadata.composition_config
-    composers = it.build.engine.composers
+    composers = it.engine.composers
     composer = composers.get(options.composer or "")
     if composer is None:
         raise it.failed(
@@ -299,7 +292,7 @@ async def _custom(it: Composition) -> str:
         )
     pieces = [{"id": piece.content_id, "text": piece.text} for piece in it.pieces]
     try:
-        text: object = await composer.compose(pieces=pieces, context=it.caller.all_names, options=options.options)
+        text: object = await composer.compose(pieces=pieces, context=it.context, options=options.options)
     except (CompositionFailed, *NOT_THE_SOURCES_FAULT):
         raise
     except Exception as error:  # somebody else's code can raise anything

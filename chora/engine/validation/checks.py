@@ -19,9 +19,12 @@ import trio
 from chora.config_parsing import ParsedConfig
 from chora.decoding import decode_text
 from chora.engine import retrieval
-from chora.engine.build.artifact import check_output_path, find_child
-from chora.engine.build.content import generator_name, is_approved
-from chora.engine.engine import Build, Engine
+from chora.engine.build.build import Build
+from chora.engine.build.content import is_approved
+from chora.engine.build.gather import generator_name
+from chora.engine.build.pieces import find_child
+from chora.engine.engine import Engine
+from chora.engine.outputs import check_output_path
 from chora.engine.validation import lint
 from chora.errors import ChoraError, ConfigNotFound, LimitExceeded, PermissionDenied, ValidationExecutionFailed
 from chora.generators.generator import lookup

@@ -14,10 +14,15 @@ import trio
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import Issue, ParsedConfig, parse_config
-from chora.engine.build import artifact, collection
-from chora.engine.build.content import gather_inputs, generator_name, reach_of
+from chora.engine.build import collection
+from chora.engine.build.build import Build, CallerContext
+from chora.engine.build.content import gather_content
 from chora.engine.build.context import gather_shared_context
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.gather import generator_name
+from chora.engine.build.members import SharedContextFailed, open_member, output_location, shared_source_access
+from chora.engine.engine import Engine
+from chora.engine.manifest import manifest_path
+from chora.engine.outputs import check_output_path
 from chora.engine.validation.checks import Problem, ValidationRule, ValidationSubject, run_rule, why_missing
 from chora.errors import (
     ChoraError,
@@ -28,7 +33,6 @@ from chora.errors import (
     PermissionDenied,
     ValidationFailed,
 )
-from chora.generators import gather_ingredients
 from chora.generators.generator import GenerationJob
 from chora.model import (
     KINDS,
@@ -232,7 +236,7 @@ async def _check_generator(subject: ValidationSubject, config: ContentConfig) ->
     """Whether a content can be generated, as far as that can be told without its context."""
     engine = subject.engine
     name = generator_name(config)
-    available = [each.NAME for each in engine.generators.list_generators()]
+    available = [each.name for each in engine.generators.list_generators()]
     details = {"generator_type": name, "available_generators": available}
     place = "generation.patterns[0].type"
     if name is None:
@@ -245,7 +249,7 @@ async def _check_generator(subject: ValidationSubject, config: ContentConfig) ->
     pattern = config.generation.patterns[0] if config.generation.patterns else None
     job = GenerationJob(config, pattern, {}, engine.templates, engine.settings.templates.undefined, {})
     try:
-        await gather_ingredients(generator, job)
+        await generator.gather_ingredients(job)
     except (GenerationFailed, PermissionDenied, LimitExceeded) as error:
         message = error.message.removeprefix(f"{config.id}: ").removesuffix(".")
         return [Problem("invalid_template", message, "generation.patterns[0]", {"generator_type": name})]
@@ -357,7 +361,7 @@ class _CollectionValidation:
             await trio.lowlevel.checkpoint()
         severity: Severity = "error" if member.required else "warning"
         try:
-            found = collection.open_member(self._engine, member)
+            found = open_member(self._engine, member)
         except NOT_THE_SOURCES_FAULT:
             raise
         except ConfigNotFound as error:
@@ -386,11 +390,11 @@ class _CollectionValidation:
 
     async def _check_each(self, sources: Sources, severity: Severity, within: str, member_id: str | None) -> None:
         async def only_prepare(other: FoundConfig) -> str:
-            await gather_inputs(self._build, other.parsed, CallerContext({}))
+            await gather_content(self._build, other.parsed, CallerContext({}))
             return ""
 
         for source in sources.sources:
-            reach = reach_of(self._build, self._build.new_recorder())._replace(generate=only_prepare)
+            reach = shared_source_access(self._build, self._build.new_recorder())._replace(generate=only_prepare)
             try:
                 _, warnings = await gather_shared_context(
                     member_id or "The shared context", Sources(sources=(source,)), reach
@@ -406,10 +410,10 @@ class _CollectionValidation:
     async def _base_path(self, parsed: ParsedConfig, within: str) -> str | None:
         """Where the collection's files go, if that can be told."""
         try:
-            return str(PurePosixPath(await collection.manifest_path_of(self._build, parsed)).parent)
+            return str(PurePosixPath(await collection.find_manifest_path(self._build, parsed)).parent)
+        except SharedContextFailed:
+            return None  # found by _check_sources
         except CompositionFailed as error:
-            if error.details.get("error_type") == "SourceFailed":  # told already
-                return None
             self._note("error", "invalid_base_path", error.message, within)
         except (PermissionDenied, LimitExceeded) as error:
             self._note("error", "invalid_base_path", error.message, within)
@@ -424,15 +428,15 @@ class _CollectionValidation:
             return
         claimed: dict[str, str] = {}
         if config.output.manifest:
-            claimed[str(PurePosixPath(base) / collection.MANIFEST).casefold()] = "the manifest"
+            claimed[manifest_path(base).casefold()] = "the manifest"
         for member, found in zip(config.members, inner, strict=True):
             if found is None or not isinstance(found.parsed.config, ArtifactConfig):
                 continue
-            place = collection.output_location(config, base, member)
+            place = output_location(config, base, member)
             severity: Severity = "error" if member.required else "warning"
             for output in found.parsed.config.metadata.outputs:
                 try:
-                    path = artifact.check_output_path(self._engine, place(output.file))
+                    path = check_output_path(self._engine, place(output.file))
                 except ChoraError as error:
                     self._note(severity, "invalid_output", error.message, within, member.id)
                     continue

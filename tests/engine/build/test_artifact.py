@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import app, settings
+from chora import settings
 from chora.config_parsing import parse_config
 from chora.engine import merging
 from chora.engine.build import artifact as module
@@ -24,13 +24,15 @@ from chora.engine.build.artifact import (
     BuiltArtifact,
     PlannedOutput,
     build_artifact,
-    encode_output,
-    gather_pieces,
+    explain_stale_artifact,
     plan_artifact,
-    why_stale,
 )
+from chora.engine.build.build import Build, CallerContext
 from chora.engine.build.content import build_content
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.encode import INLINE_LENGTH, encode_output
+from chora.engine.build.pieces import gather_pieces
+from chora.engine.engine import Engine, open_engine
+from chora.engine.outputs import OUTPUT_LIMIT
 from chora.errors import (
     Busy,
     ChoraError,
@@ -426,9 +428,9 @@ async def test_every_output_is_written(sheet: Project, engine: Engine):
     (sheet.root / "c.txt").unlink()
     assert (await run(engine)).status == "reassembled"
     assert {output.path for output in engine.store.outputs_of("sheet")} == {"o/a.json", "o/b.yaml", "c.txt"}
-    sheet.save(text("one", "[" + "1, " * module.INLINE_LENGTH + "1]"))
+    sheet.save(text("one", "[" + "1, " * INLINE_LENGTH + "1]"))
     assert (await run(engine)).status == "reassembled"
-    assert len(msgspec.json.decode(sheet.read("o/a.json"))) == module.INLINE_LENGTH + 1
+    assert len(msgspec.json.decode(sheet.read("o/a.json"))) == INLINE_LENGTH + 1
 
 
 @requirement("outputs.first-is-primary")
@@ -490,7 +492,7 @@ async def test_the_database_is_no_output_wherever_it_lies(project: Project):
     """Settings can put it into another folder."""
     (project.root / "chora.toml").write_text('[storage]\npath = "data/my.db"\n')
     project.save(text("one", "x"), artifact("sheet", [child("one")], out("data/my.db-wal", generated=True)))
-    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         with pytest.raises(PermissionDenied):
             await run(engine)
         for path in ("data/other.md", "data/my.db.md"):
@@ -502,7 +504,7 @@ async def test_outputs_stay_beneath_their_folders(project: Project):
     """The setting paths.outputs bounds them, and nothing else."""
     (project.root / "chora.toml").write_text('[paths]\noutputs = ["outputs", "docs/made"]\n')
     project.save(text("one", "x"), artifact("sheet", [child("one")]))
-    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         await run(engine)
         await run(engine, output_path="docs/made/deep/a.md")
         for path in ("a.md", "docs/a.md", "outputs2/a.md", "outputs", "docs/made/../a.md"):
@@ -597,7 +599,7 @@ async def test_a_generated_output_is_overwritten_whatever_it_holds(sheet: Projec
     sheet.write("a.md", "edited")
     assert (await run(engine)).status == "reassembled"
     with (sheet.root / "a.md").open("wb") as file:
-        file.truncate(module.OUTPUT_LIMIT + 1)
+        file.truncate(OUTPUT_LIMIT + 1)
     assert (await run(engine)).status == "reassembled"
     assert sheet.read("a.md") == "One\n"
 
@@ -606,7 +608,7 @@ async def test_a_file_too_large_to_be_ours_is_left_alone(sheet: Project, engine:
     """It counts as edited, without being read whole."""
     sheet.write("outputs/sheet.md", "")
     with (sheet.root / "outputs/sheet.md").open("wb") as file:
-        file.truncate(module.OUTPUT_LIMIT + 1)
+        file.truncate(OUTPUT_LIMIT + 1)
     with pytest.raises(OutputEdited) as failed:
         await run(engine)
     assert failed.value.details["diff"] == "(too large to compare)"
@@ -1220,7 +1222,7 @@ async def planned(engine: Engine, **rest: Any) -> PlannedOutput:
 
 async def why(engine: Engine, context: dict[str, Any] | None = None, **rest: Any) -> list[str]:
     parsed = engine.catalog.find("artifact", "sheet").parsed
-    return await why_stale(Build(engine, dry=True), parsed, CallerContext(context or {}), **rest)
+    return await explain_stale_artifact(Build(engine, dry=True), parsed, CallerContext(context or {}), **rest)
 
 
 @pytest.mark.parametrize(
@@ -1246,7 +1248,7 @@ async def test_a_plan_says_what_becomes_of_a_file(
     sheet.save(text("two", "New\n"))
     with unchanged(sheet):
         told = await planned(engine)
-    await engine.traces.save()
+    await engine.traces.save_traces()
     assert (told.path, told.action) == (SHEET, action)
     if action == "create":
         assert told.reasons == ["it was never assembled"]

@@ -18,17 +18,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chora import app, locks, settings
+from chora import locks, settings
 from chora.disk import make_folder
 from chora.engine.build import collection as module
-from chora.engine.build.collection import (
-    BuiltCollection,
-    build_collection,
-    check_nesting,
-    plan_collection,
-    read_manifest,
-)
-from chora.engine.engine import Build, Engine
+from chora.engine.build.build import Build
+from chora.engine.build.collection import build_collection, check_nesting, plan_collection
+from chora.engine.build.members import BuiltCollection
+from chora.engine.engine import Engine, open_engine
+from chora.engine.manifest import read_manifest
 from chora.errors import (
     Busy,
     ChoraError,
@@ -150,7 +147,7 @@ def gauge(project: Project) -> Project:
 
 def gates(engine: Engine, *members: str) -> ModuleType:
     """The generator, with closed gates for these members."""
-    found = engine.generators.by_name["gauge"]
+    found = engine.generators.by_name["gauge"].module
     found.gates.update({each: trio.Event() for each in members})
     return found
 
@@ -346,7 +343,7 @@ async def test_sequential_members_are_built_by_order_then_by_place(gauge: Projec
     members = [member("a", order=2), member("b"), member("c", order=1.5), member("d", order=0), member("e", order=1)]
     gauge.save(pack(members, generation={"strategy": "sequential"}))
     await build(engine)
-    assert engine.generators.by_name["gauge"].ended == list("bdeca")
+    assert engine.generators.by_name["gauge"].module.ended == list("bdeca")
     assert list(states(gauge)) == list("abcde")
 
 
@@ -539,7 +536,7 @@ async def test_the_base_path_is_a_template(project: Project, engine: Engine):
     assert made.manifest_path == "outputs/pack/norrvik/2026/manifest.json"
     assert project.read("outputs/pack/norrvik/2026/one/one.md") == "x"
     parsed = engine.catalog.open("collection", "pack").parsed
-    assert await module.manifest_path_of(Build(engine, dry=True), parsed) == "outputs/pack/norrvik/2025/manifest.json"
+    assert await module.find_manifest_path(Build(engine, dry=True), parsed) == "outputs/pack/norrvik/2025/manifest.json"
     for broken in ("outputs/{{ nobody }}", "outputs/{{ 1 +", "outputs/{% if %}"):
         project.save(pack([member("one")], output={"base_path": broken}))
         with unchanged(project), pytest.raises(CompositionFailed, match="the base path of pack can't be") as failed:
@@ -712,9 +709,9 @@ async def test_times_are_kept_when_the_traces_are_lost(project: Project):
     """What was looked at again and found unchanged was not made anew."""
     project.save(*sheet("one", "x"), pack([member("one"), nested("in", "inner")]), pack([member("one")], "inner"))
     loaded = settings.load(project.root, {})
-    async with app.opened(project.root, loaded) as engine:
+    async with open_engine(project.root, loaded.settings) as engine:
         first = await build(engine)
-    async with app.opened(project.root, loaded) as engine:
+    async with open_engine(project.root, loaded.settings) as engine:
         engine.store._writer.execute("DELETE FROM traces")  # pyright: ignore
         second = await build(engine)
         assert second.cached == 2
@@ -809,8 +806,9 @@ async def test_a_manifest_that_cannot_be_used_is_as_good_as_none(
     spoil(project)
     project.save(*sheet("one", "x"), pack([member("one")]))
     parsed = engine.catalog.open("collection", "pack").parsed
+    path = await module.find_manifest_path(Build(engine, dry=True), parsed)
     with pytest.raises(ManifestNotFound, match=problem) as failed:
-        await read_manifest(Build(engine, dry=True), parsed)
+        read_manifest(engine, parsed.config, path)
     assert failed.value.details == {"collection_id": "pack", "manifest_path": "outputs/pack/manifest.json"}
     assert failed.value.hint
 
@@ -824,19 +822,19 @@ async def test_fail_fast_starts_no_further_member(gauge: Project, engine: Engine
     members = [member(letter, order=order, required=letter != "b") for order, letter in enumerate("abcde")]
     generation = {"strategy": strategy, "concurrency_limit": 1}
     gauge.save(pack(members, generation=generation, validation={"fail_fast": True}))
-    engine.generators.by_name["gauge"].broken.add("b")
+    engine.generators.by_name["gauge"].module.broken.add("b")
     with pytest.raises(CompositionFailed, match="the required member c failed"):
         await build(engine)
     after = ("skipped", False, "not_run")
     failed = ("failed", False, "generation_failed")
     assert states(gauge) == {"a": ("success", False, None), "b": failed, "c": after, "d": after, "e": after}
-    engine.generators.by_name["gauge"].broken.clear()
+    engine.generators.by_name["gauge"].module.broken.clear()
     assert cached(await build(engine)) == ["a"]
 
 
 async def test_without_fail_fast_all_others_are_built(gauge: Project, engine: Engine):
     """And the error names the first of the members that failed."""
-    engine.generators.by_name["gauge"].broken.update("bd")
+    engine.generators.by_name["gauge"].module.broken.update("bd")
     with pytest.raises(CompositionFailed) as failed:
         await build(engine)
     error = failed.value
@@ -853,7 +851,7 @@ async def test_without_fail_fast_all_others_are_built(gauge: Project, engine: En
 async def test_optional_members_may_fail(gauge: Project, engine: Engine):
     """The collection succeeds without them, and says so."""
     gauge.save(pack([member("a"), member("b", required=False), member("gone", required=False)]))
-    engine.generators.by_name["gauge"].broken.add("b")
+    engine.generators.by_name["gauge"].module.broken.add("b")
     made = await build(engine)
     assert [built.status for built in made.members] == ["success", "failed", "skipped"]
     assert made.generated_at is None
@@ -885,7 +883,7 @@ async def test_rules_hold_for_the_result(
     """A required one that doesn't fails the collection; the manifest is written either way."""
     rules = {"rules": [{"type": rule, "required": required}]}
     gauge.save(pack([member("a"), member("b", required=False)], validation=rules))
-    engine.generators.by_name["gauge"].broken.add(broken)
+    engine.generators.by_name["gauge"].module.broken.add(broken)
     if fails:
         with pytest.raises(ValidationFailed, match=f"the rule {rule} doesn't hold") as failed:
             await build(engine)
@@ -898,12 +896,12 @@ async def test_rules_hold_for_the_result(
 async def test_the_failure_of_a_nested_collection_is_its_own(gauge: Project, engine: Engine):
     """It fails as a member, with what failed in it; its own manifest says more."""
     gauge.save(pack([member("a"), member("b")], "inner"), pack([nested("in", "inner", required=False), member("c")]))
-    engine.generators.by_name["gauge"].broken.add("b")
+    engine.generators.by_name["gauge"].module.broken.add("b")
     made = await build(engine)
     assert made.members[0].error is not None
     assert made.members[0].error.message.startswith("inner: the required member b failed")
     assert states(gauge, "outputs/pack/in")["b"] == ("failed", False, "generation_failed")
-    engine.generators.by_name["gauge"].broken.clear()
+    engine.generators.by_name["gauge"].module.broken.clear()
     assert cached(await build(engine)) == ["c"]
 
 
@@ -991,7 +989,7 @@ async def test_a_manifest_that_cannot_be_written_is_a_failure(
 async def test_force_builds_every_member_again(gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """Or those that are named, by the call or by the config; among many, others get their turn in between."""
     monkeypatch.setattr(module, "CHECKPOINT_INTERVAL", 2)
-    generator = engine.generators.by_name["gauge"]
+    generator = engine.generators.by_name["gauge"].module
     await build(engine)
     assert cached(await build(engine)) == list("abcde")
     assert cached(await build(engine, force=True)) == []
@@ -1011,7 +1009,7 @@ async def test_force_reaches_nested_collections(gauge: Project, engine: Engine):
     await build(engine)
     assert cached(await build(engine, force_members=frozenset(["in"]))) == ["b"]
     assert cached(await build(engine, force=True)) == []
-    assert engine.generators.by_name["gauge"].begun.count("a") == 3
+    assert engine.generators.by_name["gauge"].module.begun.count("a") == 3
 
 
 async def test_members_with_sources_of_their_own_are_looked_into(project: Project, engine: Engine):
@@ -1056,11 +1054,11 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
     project.save(pack([member("a"), member("b"), nested("in", "inner"), member("gone", required=False)]))
 
     async def told(**rest: Any) -> dict[str, list[str]]:
-        await engine.traces.save()
+        await engine.traces.save_traces()
         before = engine.store.counts()
         with unchanged(project):
             plans = await planned(engine, **rest)
-        await engine.traces.save()
+        await engine.traces.save_traces()
         assert engine.store.counts() == before
         return {each.member.id: each.reasons for each in plans}
 
@@ -1097,7 +1095,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
 
 async def test_a_busy_house_ends_a_plan(gauge: Project, engine: Engine):
     """It isn't the member that fails."""
-    engine.generators.by_name["gauge"].busy.add("b")
+    engine.generators.by_name["gauge"].module.busy.add("b")
     with pytest.raises(Busy):
         await planned(engine)
 
@@ -1204,7 +1202,7 @@ async def test_two_runs_at_once_come_one_after_the_other(gauge: Project, engine:
         for _ in range(3):
             nursery.start_soon(run)
     assert sorted(each.cached for each in made) == [0, 5, 5]
-    assert sorted(engine.generators.by_name["gauge"].begun) == list("abcde")
+    assert sorted(engine.generators.by_name["gauge"].module.begun) == list("abcde")
 
 
 # -- processes --------------------------------------------------------------------------------------------------
@@ -1220,7 +1218,7 @@ BUILD = textwrap.dedent(
     from chora.engine.engine import Build
 
     async def main(root, context):
-        async with app.opened(root, settings.load(root, {})) as engine:
+        async with open_engine(root, settings.load(root, {}).settings) as engine:
             async def progress(done, total, what):
                 print(done, flush=True)
             parsed = engine.catalog.open("collection", "pack").parsed

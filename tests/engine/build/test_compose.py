@@ -12,8 +12,10 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from chora.config_parsing import parse_config
-from chora.engine.build.compose import Piece, compose, merge_sections
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.build import Build
+from chora.engine.build.compose import compose, merge_sections
+from chora.engine.build.pieces import Piece
+from chora.engine.engine import Engine
 from chora.errors import CompositionFailed, LimitExceeded
 from chora.model import ArtifactConfig
 from tests.conftest import Project, artifact, child, requirement
@@ -41,7 +43,7 @@ async def composed(
     metadata = {"compositionStrategy": strategy, "compositionConfig": options}
     config = configured({"file": "o.x", "format": output}, **metadata)
     build = Build(engine)
-    return await compose(build, config, pieces(*texts), CallerContext(context or {}), build.new_recorder())
+    return await compose(engine, config, pieces(*texts), context or {}, build.new_recorder().record)
 
 
 # -- concat -----------------------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ async def test_a_template_sees_the_pieces_and_the_context(project: Project, engi
     config = configured(compositionStrategy="template", compositionConfig={"template": "sheet.j2"})
     build = Build(engine)
     seen = build.new_recorder()
-    assert await compose(build, config, pieces("A", "B"), CallerContext({"who": "you"}), seen) == "2:B|A|you"
+    assert await compose(engine, config, pieces("A", "B"), {"who": "you"}, seen.record) == "2:B|A|you"
     assert {"configs/templates/sheet.j2", "configs/templates/head.j2"} <= set(seen.inputs)
 
 

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 import trio
 
-from chora import app, llm, settings
+from chora import llm, settings
 from chora.config_parsing import parse_config
-from chora.engine.build.content import BuiltContent, build_content, gather_inputs, generate_text, generator_name
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.build.build import Build, CallerContext
+from chora.engine.build.content import BuiltContent, build_content, gather_content
+from chora.engine.build.gather import generator_name
+from chora.engine.engine import Engine, open_engine
 from chora.errors import (
     Busy,
     GenerationFailed,
@@ -303,10 +305,10 @@ async def test_a_dry_run_makes_everything_in_memory(project: Project, engine: En
         content("note", pattern={"type": "template_fill", "template": "<{{ other }}>"}, sources=[source]),
     )
     with unchanged(project):
-        prepared = await gather_inputs(
+        prepared = await gather_content(
             Build(engine, dry=True), engine.catalog.find("content", "note").parsed, CallerContext({"x": 1})
         )
-        assert (await generate_text(prepared)).text == "<one>"
+        assert (await prepared.generate_text()).text == "<one>"
     assert prepared.variables == ["other", "x"]
     assert engine.store.counts()["versions"] == 0
     assert events(project) == []
@@ -345,13 +347,13 @@ def failing(document: dict[str, Any]) -> dict[str, Any]:
 async def test_contents_that_wait_for_one_another_fail(project: Project, engine: Engine):
     """The circle is spelled out, also when it is a content's own text."""
     project.save(taking("a", "b"), taking("b", "c"), taking("c", "b"), taking("self", "self"))
-    with pytest.raises(GenerationFailed, match="The contents wait for one another: a → b → c → b"):
+    with pytest.raises(GenerationFailed, match="The contents need one another in a circle: a → b → c → b"):
         await run(engine, "a")
     with pytest.raises(GenerationFailed, match="self → self"):
         await run(engine, "self")
     with pytest.raises(GenerationFailed) as failed:
-        await gather_inputs(
-            Build(engine), engine.catalog.find("content", "a").parsed, CallerContext({}), waiting=("a", "b")
+        await gather_content(
+            Build(engine), engine.catalog.find("content", "a").parsed, CallerContext({}), dependents=("a", "b")
         )
     assert failed.value.details["cycle"] == ["a", "b", "a"]
     assert failed.value.details["error_type"] == "CircularReference"
@@ -372,8 +374,8 @@ async def test_a_chain_has_a_largest_length(project: Project, engine: Engine):
     with pytest.raises(GenerationFailed, match="more than 10 deep"):
         await run(engine, "t10")
     with pytest.raises(LimitExceeded) as failed:
-        await gather_inputs(
-            Build(engine), engine.catalog.find("content", "t0").parsed, CallerContext({}), waiting=("x",) * 10
+        await gather_content(
+            Build(engine), engine.catalog.find("content", "t0").parsed, CallerContext({}), dependents=("x",) * 10
         )
     assert failed.value.details["limit"] == "content.chain"
     assert failed.value.hint
@@ -395,10 +397,10 @@ async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engin
         assert [len(engine.store.versions(f"t{number}")) for number in range(4)] == [2, 2, 2, 2]
         with pytest.raises(GenerationFailed, match="u8: no value for nothing"):
             await run(engine, "u8")
-        prepared = await gather_inputs(
+        prepared = await gather_content(
             Build(engine, dry=True), engine.catalog.find("content", "t3").parsed, CallerContext({})
         )
-        assert len((await generate_text(prepared)).text) == many**3
+        assert len((await prepared.generate_text()).text) == many**3
 
 
 async def test_another_contents_own_context_is_its_own(project: Project, engine: Engine):
@@ -430,7 +432,7 @@ async def test_without_chora_toml_undefined_names_are_warnings(project: Project)
         content("jinja", pattern={"type": "jinja2", "template": "<{{ x }}>"}),
         content("fill", pattern={"type": "template_fill", "template": "<{{ x }}>"}),
     )
-    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         for content_id in ("jinja", "fill"):
             made = await run(engine, content_id)
             assert made.version.body == "<>"
@@ -475,7 +477,7 @@ async def test_reserved_names_are_lent_where_they_are_mentioned(project: Project
     project.write("templates/plain.j2", "plain")
     pattern["generation_config"] = {"undefined_behavior": "empty", **pattern.get("generation_config", {})}
     project.save(content("note", pattern=pattern))
-    async with app.opened(project.root, settings.load(project.root, {})) as engine:
+    async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         parsed = engine.catalog.find("content", "note").parsed
         for member in ("one", "two"):
             made = await build_content(
@@ -548,13 +550,13 @@ async def test_what_lacks_an_optional_source_is_looked_at_every_time(project: Pr
     assert (first.version.body, first.reproducible) == ("<nothing>", False)
     again = await run(engine, "outer")
     assert (again.status, again.version, again.reproducible) == ("skipped", first.version, False)
-    await engine.traces.save()
+    await engine.traces.save_traces()
     assert engine.store.counts()["traces"] == 0
     assert (await run(engine)).status == "skipped"
     project.write("late.txt", "here")
     there = await run(engine, "outer")
     assert (there.version.body, there.reproducible) == ("<here>", True)
-    await engine.traces.save()
+    await engine.traces.save_traces()
     assert engine.store.counts()["traces"] == 2
 
 
@@ -638,7 +640,7 @@ def model(project: Project, engine: Engine) -> Model:
     options = {"prompt": "Write about {{ topic }}.", "model": "claude-sonnet-5", "fallback_template": "No {{ topic }}"}
     project.save(content("code", pattern={"type": "code_generation", "generation_config": options}))
     model = Model()
-    engine.spending.anthropic = cast(Any, model)
+    engine.budgets.anthropic = cast(Any, model)
     return model
 
 
@@ -693,18 +695,17 @@ async def test_dry_work_spends_and_stores_nothing(project: Project, engine: Engi
     project.save(document, taking("outer", "code"))
     parsed = engine.catalog.find("content", "code").parsed
     with unchanged(project), pytest.raises(GenerationFailed) as failed:
-        await generate_text(await gather_inputs(Build(engine, dry=True), parsed, CallerContext(TOPIC)))
+        await (await gather_content(Build(engine, dry=True), parsed, CallerContext(TOPIC))).generate_text()
     assert failed.value.details["error_type"] == "NotAsked"
     assert "Write about tides." in failed.value.details["request"].prompt
     assert failed.value.details["outlook"]["estimated_usd"] > 0
     assert model.asked == 0
     with unchanged(project):
-        made = await generate_text(
-            await gather_inputs(Build(engine, dry=True, spend=True), parsed, CallerContext(TOPIC))
-        )
+        inputs = await gather_content(Build(engine, dry=True, spend=True), parsed, CallerContext(TOPIC))
+        made = await inputs.generate_text()
         assert (made.text, model.asked) == ("answer 1", 1)
         assert (
-            await generate_text(await gather_inputs(Build(engine, dry=True), parsed, CallerContext(TOPIC)))
+            await (await gather_content(Build(engine, dry=True), parsed, CallerContext(TOPIC))).generate_text()
         ).text == "answer 1"
     assert engine.store.counts()["versions"] == 0
     assert len(engine.store.costs()) == 1

@@ -11,10 +11,11 @@ import msgspec
 import pytest
 import trio
 
-from chora import app, settings
+from chora import settings
+from chora.engine.build.build import Build, CallerContext
 from chora.engine.build.content import build_content
 from chora.engine.drafts import make_draft
-from chora.engine.engine import Build, CallerContext, Engine
+from chora.engine.engine import Engine, open_engine
 from chora.engine.validation import checks, lint
 from chora.engine.validation.checks import CHECKS, ValidationRule
 from chora.engine.validation.findings import Finding, Findings, validate, validate_collection
@@ -1272,7 +1273,7 @@ async def test_nothing_is_written(project: Project, hello_engine: Engine):
 
 @pytest.fixture
 async def hello_engine(hello: Project) -> AsyncGenerator[Engine]:
-    async with app.opened(hello.root, settings.load(hello.root, {})) as opened:
+    async with open_engine(hello.root, settings.load(hello.root, {}).settings) as opened:
         yield opened
 
 

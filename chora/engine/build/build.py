@@ -1,0 +1,100 @@
+"""One build: the options of a call, and what all of its parts share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from chora import llm
+from chora.engine.build.fingerprint import salt_of
+from chora.engine.build.source_texts import SourceTexts
+from chora.engine.engine import Engine
+from chora.engine.inputs import InputRecorder
+from chora.hashing import digest_of
+from chora.protocol.types import Progress
+
+
+class Build:
+    """What the parts of one call's build share.
+
+    Args:
+        engine: the project.
+        force: generate every text again, changed or not.
+        dry: generate in memory and store nothing.
+        spend: ask language models, within the budgets; otherwise only what they answered before is used.
+        progress: notified of the progress.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        force: bool = False,
+        dry: bool = False,
+        spend: bool | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.engine = engine
+        self.force = force
+        self.dry = dry
+        self.spend = not dry if spend is None else spend
+        self.progress = progress
+        self.salt = salt_of(engine)
+        """Part of the key of every trace."""
+        self.snapshot = engine.new_snapshot()
+        self.budget = engine.budgets.budget()
+        self.source_texts = SourceTexts()
+        self.made: set[str] = set()
+        """Fingerprints of the texts that this build made: `force` makes each of them again, but only once."""
+
+    def derive(self, *, force: bool) -> Build:
+        """A part of this build that reports no progress; what was read and made is shared."""
+        part = copy.copy(self)
+        part.force, part.progress = self.force or force, None
+        return part
+
+    def new_recorder(self) -> InputRecorder:
+        """A recorder for what one part of this build reads."""
+        return InputRecorder(self.snapshot.digest, self.engine.folder.root)
+
+    def model_for(self, content_id: str) -> Callable[[llm.Request], Awaitable[llm.Reply]]:
+        """How a content asks a language model: within the budgets, or only for answers that are known already."""
+        if self.spend:
+            return partial(self.budget.complete, content_id, fresh=self.force)
+        return self.budget.recall
+
+
+class CallerContext:
+    """The context that the caller gives.
+
+    Args:
+        context: overrides everything in a config.
+        reserved: names such as `collection_id` that apply where nothing else has them.
+        digest: a hash of both, if it is known already.
+    """
+
+    __slots__ = ("_digest", "context", "reserved")
+
+    def __init__(
+        self, context: dict[str, Any], reserved: dict[str, str] | None = None, digest: str | None = None
+    ) -> None:
+        self.context = context
+        self.reserved = reserved or {}
+        self._digest = digest
+
+    @property
+    def digest(self) -> str:
+        if self._digest is None:
+            self._digest = digest_of([self.context, self.reserved])
+        return self._digest
+
+    def with_reserved(self, **reserved: str) -> CallerContext:
+        """The same with more reserved names."""
+        return CallerContext(self.context, {**self.reserved, **reserved}, digest_of([self.digest, reserved]))
+
+    @property
+    def all_names(self) -> dict[str, Any]:
+        """Reserved names and context together, for expressions."""
+        return {**self.reserved, **self.context}

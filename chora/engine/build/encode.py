@@ -1,0 +1,89 @@
+"""Encoding a composed text as the bytes of an output file, in the output's format and encoding."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import trio
+
+from chora.decoding import decode_text
+from chora.engine.outputs import OUTPUT_LIMIT
+from chora.errors import ChoraError, CompositionFailed, LimitExceeded
+from chora.model import ArtifactConfig, ArtifactOutput
+from chora.nesting import DEPTH_LIMIT, is_too_deep
+
+INLINE_LENGTH = 16 * 1024
+"""Documents up to this length are parsed on the event loop; longer ones in a thread."""
+COMPOSED = "the composed text"
+
+
+async def encode_text(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
+    """The bytes of one output file; json and yaml are parsed and written in canonical form.
+
+    Raises:
+        CompositionFailed: the text isn't of the output's format or doesn't fit its encoding.
+        LimitExceeded: the file would be too large.
+    """
+    if output.format in ("json", "yaml") and len(text) > INLINE_LENGTH:
+        return await trio.to_thread.run_sync(encode_output, config, output, text)
+    return encode_output(config, output, text)
+
+
+def encode_output(config: ArtifactConfig, output: ArtifactOutput, text: str) -> bytes:
+    """`encode_text`, at once."""
+
+    def failed(message: str, hint: str, error: Exception | None = None) -> CompositionFailed:
+        return CompositionFailed(
+            f"{config.id}: {message}",
+            hint,
+            composition_strategy=config.metadata.composition_strategy,
+            error_type=type(error).__name__ if error else "UnknownFormat",
+            output_path=output.file,
+        )
+
+    match output.format:
+        case "json" | "yaml" as language:
+            try:
+                text = _canonical_form(text, language)
+            except (ChoraError, ValueError) as error:
+                problem = (
+                    error.message if isinstance(error, ChoraError) else f"{COMPOSED} can't be written anew: {error}."
+                )
+                hint = "Let one child hold the whole document, merge objects, or write the output as text."
+                raise failed(problem, hint, error) from None
+        case "binary" | "test_results" as unknown:
+            raise failed(f"outputs of format {unknown} can't be composed of text.", "Write text or code as its format.")
+        case _:
+            pass
+    try:
+        data = text.encode(output.encoding)
+    except (LookupError, ValueError) as error:  # codecs differ in what they raise
+        raise failed(f"the text doesn't fit the encoding {output.encoding}: {error}.", "Write utf-8.", error) from None
+    if len(data) > OUTPUT_LIMIT:
+        raise too_large(config)
+    return data
+
+
+def too_large(config: ArtifactConfig) -> LimitExceeded:
+    """The error for an artifact with more text than an output may have."""
+    return LimitExceeded(
+        f"{config.id} comes to more than {OUTPUT_LIMIT:,} bytes.",
+        "Split it into several artifacts.",
+        limit="artifact.size",
+        artifact_config_id=config.id,
+    )
+
+
+def _canonical_form(text: str, language: Literal["json", "yaml"]) -> str:
+    """A document as chora writes it."""
+    document = decode_text(text, language, COMPOSED)
+    if is_too_deep(document):
+        raise ValueError(f"it has more than {DEPTH_LIMIT} levels")
+    if language == "json":
+        return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+    import yaml
+
+    # Parsed again, now that it is known to be harmless: decode_text reads dates as text, as configs want them.
+    document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 (both are safe)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,46 @@
+"""The fingerprint rule: what decides whether a text, or an artifact, would come out the same.
+
+A text is generated again when its fingerprint differs from that of every stored version: SHA-256 over the engine's
+format version, the normalised config, the merged context, the texts it is made from with all that they include, the
+generator with its version, and how undefined names are treated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chora.engine.engine import Engine
+from chora.generators.generator import GenerationJob
+from chora.generators.plugins import source_digest
+from chora.generators.registry import Generator
+from chora.hashing import digest_of, sha256
+
+FORMAT_VERSION = 1
+"""Raise it with every change of gathering, composing, encoding or of the results kept in traces: what older versions
+of chora built is then built once more."""
+
+
+def content_fingerprint(generator: Generator, job: GenerationJob) -> str:
+    """The hash of everything that a text is made from."""
+    return digest_of([FORMAT_VERSION, job.config, job.context, job.sources, generator.identity, job.undefined])
+
+
+def artifact_fingerprint(texts: Sequence[bytes], version_ids: Sequence[str | None]) -> str:
+    """The hash of what an artifact's files hold and of the versions they were composed of."""
+    return digest_of([FORMAT_VERSION, [sha256(text) for text in texts], version_ids])
+
+
+def salt_of(engine: Engine) -> str:
+    """The hash of everything that decides a result besides its config, its context and its inputs."""
+    settings = engine.settings
+    return digest_of(
+        [
+            FORMAT_VERSION,
+            settings.templates.undefined,
+            settings.paths.templates,
+            engine.catalog.root,
+            settings.llm.model,
+            [source_digest(composer) for composer in engine.composers.values()],
+            settings.output.on_edit,
+        ]
+    )

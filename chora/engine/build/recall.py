@@ -1,0 +1,57 @@
+"""The skip rule: when the result of an earlier build still stands.
+
+First by trace: the same config, context and settings, and every input that the earlier build read has the same digest.
+That reads nothing but file times. Then by fingerprint: the inputs were gathered again and come to the same, so the
+stored version is the one that would be made. `force` passes over both.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from chora.engine.build.build import Build
+from chora.engine.inputs import InputRecorder
+from chora.engine.traces import KnownTrace, TraceKey
+from chora.store.records import Version
+from chora.store.store import Store
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+async def recall_trace(build: Build, key: TraceKey, result_type: type[R]) -> KnownTrace[R] | None:
+    """The trace under a key, if nothing that it read has changed."""
+    known = build.engine.traces.find_trace(key, result_type)
+    if known is None or await build.snapshot.find_changes(known.inputs, first=True):
+        return None
+    return known
+
+
+def recall_version(store: Store, content_id: str, fingerprint: str) -> Version | None:
+    """The stored version with a fingerprint."""
+    return store.version_with_fingerprint(content_id, fingerprint)
+
+
+def confirm_inputs(build: Build, recorder: InputRecorder) -> None:
+    """Let no trace be kept of a part whose files were written while it read them."""
+    recorder.reproducible = recorder.reproducible and build.snapshot.still_current(recorder.inputs)
+
+
+def keep_trace(build: Build, key: TraceKey, recorder: InputRecorder, result: msgspec.Struct) -> None:
+    """Let later builds recall a result, if it would come out the same as long as its inputs do."""
+    if recorder.reproducible:
+        build.engine.traces.add_trace(key, recorder.inputs, result)
+
+
+async def explain_stale(build: Build, key: TraceKey, result_type: type[R]) -> list[str] | None:
+    """Why the result under a key doesn't stand, empty if it does; None if it was never built."""
+    traces = build.engine.traces
+    known = traces.find_trace(key, result_type)
+    if known is not None:
+        return [change.reason for change in await build.snapshot.find_changes(known.inputs)]
+    latest = traces.latest_trace(key.subject, result_type)
+    if latest is None:
+        return None
+    changes = await build.snapshot.find_changes(latest.inputs)
+    return ["the context, the location or a setting has changed", *(change.reason for change in changes)]

@@ -1,0 +1,251 @@
+"""Output files: where they may be, the rule about edited ones, and writing them.
+
+The edit rule: a file is replaced only if chora wrote what is in it. A file that holds other text is adopted if it is
+the text that would be written, overwritten if its config declares it `generated`, and otherwise refused, merged or
+overwritten as the setting `output.on_edit` says. `force` doesn't override an edit.
+
+Before a write, the hash that the file will have is stored as pending; so after a crash between the two, the file is
+still known as written by chora.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Literal, NamedTuple
+
+from chora.engine import merging
+from chora.engine.engine import Engine
+from chora.errors import LimitExceeded, OutputEdited, PermissionDenied, WriteFailed, io_details
+from chora.files import SOURCE_LIMIT
+from chora.hashing import sha256
+from chora.model import ArtifactOutput
+from chora.store import Output
+from chora.timestamps import now
+
+Action = Literal["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
+
+OUTPUT_LIMIT = 2 * SOURCE_LIMIT
+"""Bytes that an output may have; chora can't have written a larger file."""
+DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal")
+
+
+class OutputState(NamedTuple):
+    """One output file: what it holds, what it should hold, and what to do about it."""
+
+    path: str
+    data: bytes
+    encoding: str
+    current: bytes | None
+    """None if there is no file, or one so large that chora can't have written it."""
+    known: Output | None
+    action: Action
+    final: bytes
+    """What it will hold: `data`, or the merge of that with a person's edit."""
+    conflicts: int = 0
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the store has exactly what the file will hold."""
+        return self.known is not None and not self.known.pending and self.known.sha256 == sha256(self.data)
+
+
+class WrittenOutputs(NamedTuple):
+    """The outputs of one artifact after writing them."""
+
+    artifact_id: str
+    outputs: list[OutputState]
+    unchanged: bool
+    """Whether every file held its text before."""
+    written_at: str
+    """When the first file got its text."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know about the files that were there."""
+        warnings: list[str] = []
+        for output in self.outputs:
+            if output.known and output.known.artifact_id != self.artifact_id:
+                warnings.append(f"{output.path} was written by the artifact {output.known.artifact_id} before")
+            if output.action == "overwrite" and output.known:
+                warnings.append(f"{output.path} was edited by hand; it was overwritten")
+            if output.action == "merge":
+                count = output.conflicts
+                conflicts = f", with {count} conflict{'s' * (count > 1)} marked in it" if count else ""
+                warnings.append(f"{output.path} was edited by hand; the edit was merged{conflicts}")
+        return warnings
+
+
+def check_output_path(engine: Engine, path: str) -> str:
+    """The project-relative path of an output.
+
+    Raises:
+        PermissionDenied: it lies outside the output folders, among chora's own data, or is a settings file.
+    """
+    real = engine.folder.check_writable(path)
+    relative = real.relative_to(engine.folder.root).as_posix()
+    database = os.path.realpath(engine.store.path) if engine.store.path else ""
+    is_inside = bool(database) and str(real).startswith(database + os.sep)
+    if (
+        relative.casefold().startswith(".chora/")
+        or is_inside
+        or str(real) in {database + suffix for suffix in DATABASE_SUFFIXES}
+    ):
+        raise PermissionDenied(
+            f"{relative} is where chora keeps its own data.", "Write the output to another folder.", path=relative
+        )
+    # Files that make programs run (CWE-829): git's hooks and filters, generators of the project.
+    if relative.casefold() == "chora.toml" or ".git" in relative.casefold().split("/"):
+        raise PermissionDenied(
+            f"{relative} holds settings, which no output may change.",
+            "Write the output to another file.",
+            path=relative,
+        )
+    return relative
+
+
+def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> OutputState:
+    """Read the file that a text is meant for, and decide what to do with it: the edit rule."""
+    path = output.file
+    current, exists = None, True
+    try:
+        current = engine.folder.read_bytes(path, limit=OUTPUT_LIMIT)
+    except FileNotFoundError:
+        exists = False
+    except LimitExceeded:
+        pass
+    known = engine.store.output(path)
+    state = OutputState(path, data, output.encoding, current, known, "refuse", data)
+    if not exists:
+        return state._replace(action="create")
+    if current == data:
+        return state._replace(action="unchanged" if state.is_recorded else "adopt")
+    if known and current is not None and sha256(current) in (known.sha256, known.pending):
+        return state._replace(action="update")
+    if output.generated:
+        return state._replace(action="overwrite")
+    # A person edited the file, or chora never wrote it.
+    if known is None or current is None or engine.settings.output.on_edit == "refuse":
+        return state
+    if engine.settings.output.on_edit == "overwrite":
+        return state._replace(action="overwrite")
+    return _merge_edit(state, known, current)
+
+
+def diff_output(state: OutputState) -> str:
+    """The change of an output as a unified diff; empty if none."""
+    if state.action in ("unchanged", "adopt"):
+        return ""
+    return merging.diff(state.path, state.current or b"", state.data)
+
+
+async def write_outputs(
+    engine: Engine,
+    artifact_id: str,
+    outputs: list[ArtifactOutput],
+    texts: list[bytes],
+    fingerprint: str,
+    *,
+    force: bool,
+) -> WrittenOutputs:
+    """Write the outputs of an artifact: all of them or, if one may not be replaced, none.
+
+    Args:
+        engine: the project.
+        artifact_id: the artifact.
+        outputs: where the texts go, as checked by `check_output_path`.
+        texts: what each output should hold.
+        fingerprint: the hash of what the texts were made from, kept with them.
+        force: whether unchanged files count as written now.
+
+    Raises:
+        OutputEdited: an output holds text that chora didn't write.
+        WriteFailed: the disk refused; every file holds its old or its new text.
+        Busy: another process has been writing for too long.
+    """
+    paths = [output.file for output in outputs]
+    async with engine.write_locks(*paths), engine.process_locks(*paths):
+        states = [examine_output(engine, output, text) for output, text in zip(outputs, texts, strict=True)]
+        if refused := next((state for state in states if state.action == "refuse"), None):
+            raise _refusal(engine, refused)
+        unchanged = all(state.final == state.current for state in states)
+        known = states[0].known
+        is_old = unchanged and not force and known is not None and states[0].is_recorded
+        written_at = known.written_at if is_old and known else now()
+        await _write_changed(engine, artifact_id, states, fingerprint, written_at, force=force)
+    return WrittenOutputs(artifact_id, states, unchanged, written_at)
+
+
+def _merge_edit(state: OutputState, known: Output, current: bytes) -> OutputState:
+    if known.base is None:
+        return state
+    with suppress(LookupError, ValueError):
+        texts = (known.base, current.decode(state.encoding), state.data.decode(state.encoding))
+        if (merged := merging.merge_texts(*texts)) is not None:
+            final = merged.text.encode(state.encoding)
+            return state._replace(action="merge", final=final, conflicts=merged.conflicts)
+    return state
+
+
+def _refusal(engine: Engine, state: OutputState) -> OutputEdited:
+    reason = "was edited after chora wrote it" if state.known else "exists and was not written by chora"
+    if state.known and engine.settings.output.on_edit == "merge":
+        reason += ", and the edit can't be told apart from what was written"
+    return OutputEdited(
+        f"{state.path} {reason}; it is left as it is.",
+        "Move the file away, give another output_path, copy the change into its config, set [output] on_edit to merge, "
+        "or declare the output `generated: true` if nobody is meant to edit it. `force` does not override an edit.",
+        output_path=state.path,
+        diff="(too large to compare)" if state.current is None else merging.diff(state.path, state.current, state.data),
+    )
+
+
+async def _write_changed(
+    engine: Engine, artifact_id: str, states: list[OutputState], fingerprint: str, written_at: str, *, force: bool
+) -> None:
+    """Write the files that change, with a record in the store before and after."""
+    keeps_base = engine.settings.output.on_edit == "merge"
+
+    def record(state: OutputState, *, written: bool) -> Output:
+        # Before the write, what the file holds counts as written by chora: after a crash it holds either that or the
+        # new text. A person's edit never counts as that; merging it again gives the same.
+        current = None if state.current is None else sha256(state.current)
+        before = state.known.sha256 if state.action == "merge" and state.known else current
+        new = sha256(state.data)
+        base = state.known.base if state.known and not written else state.data.decode(state.encoding, "replace")
+        return Output(
+            path=state.path,
+            artifact_id=artifact_id,
+            sha256=new if written else before,
+            pending=None if written else new,
+            fingerprint=fingerprint,
+            size=len(state.data),
+            written_at=written_at,
+            base=base if keeps_base else None,
+        )
+
+    changed = [state for state in states if state.final != state.current]
+    if changed:
+        await engine.store.save_outputs([record(state, written=False) for state in changed])
+    for state in changed:
+        try:
+            await engine.folder.write(state.path, state.final)
+        except OSError as error:
+            raise WriteFailed(
+                f"{state.path} couldn't be written: {error.strerror}; it still holds its old text.",
+                "Check disk space and permissions, then call again.",
+                **io_details(error, output_path=state.path),
+            ) from error
+    # A file that held the text already, whoever wrote it, is chora's from now on, and a forced one counts as new. The
+    # base for later merges is kept from when the setting asks for it.
+    unrecorded = [
+        state
+        for state in states
+        if force or state in changed or not state.is_recorded or (keeps_base and not _has_base(state))
+    ]
+    if unrecorded:
+        await engine.store.save_outputs([record(state, written=True) for state in unrecorded])
+
+
+def _has_base(state: OutputState) -> bool:
+    return state.known is not None and state.known.base is not None
