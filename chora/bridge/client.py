@@ -307,7 +307,8 @@ class Bridge:
                         return
                     except Failed as failed:
                         if not (call.method == LISTEN and call.acknowledged and failed.again):
-                            if not call.cancelled:
+                            # The answer may have come on a stream while the request's own response was cut off.
+                            if not call.cancelled and call.answer is None:
                                 await self._fail(call, failed)
                             return
                     # A subscription outlives the server: the client only sees that things may have changed.

@@ -122,7 +122,7 @@ class Sse:
                 )
             except Unreachable:  # the stream's end is on its way to us
                 stream.abandon()
-                return False
+                return call.answer is not None
             async with response:
                 if response.status in (404, 410):
                     stream.abandon()
