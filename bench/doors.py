@@ -88,7 +88,7 @@ def request(method: str, params: dict[str, Any]) -> bytes:
 
 def shake_hands(process: subprocess.Popen[bytes]) -> None:
     """Open the conversation over pipes."""
-    hello = {"protocolVersion": wire.HANDSHAKE[-1], "capabilities": {}, "clientInfo": CLIENT}
+    hello = {"protocolVersion": wire.HANDSHAKE_REVISIONS[-1], "capabilities": {}, "clientInfo": CLIENT}
     ask(process, request("initialize", hello))
     assert process.stdin is not None
     process.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
@@ -119,7 +119,7 @@ def post(connection: socket.socket, message: bytes) -> bytes:
 def modern_call(port: int) -> bytes:
     """A `tools/call` of the modern era as it is posted."""
     envelope = {
-        wire.VERSION_KEY: wire.MODERN[-1],
+        wire.VERSION_KEY: wire.MODERN_REVISIONS[-1],
         wire.CAPABILITIES_KEY: {},
         "io.modelcontextprotocol/clientInfo": CLIENT,
     }
@@ -127,7 +127,7 @@ def modern_call(port: int) -> bytes:
     return (
         f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
         "Accept: application/json, text/event-stream\r\n"
-        f"MCP-Protocol-Version: {wire.MODERN[-1]}\r\nMcp-Method: tools/call\r\nMcp-Name: {CALL['name']}\r\n"
+        f"MCP-Protocol-Version: {wire.MODERN_REVISIONS[-1]}\r\nMcp-Method: tools/call\r\nMcp-Name: {CALL['name']}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
 

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from chora import this_process
-from chora.watch.mcp_client import CallFailed, McpClient, PipeMcpClient, connected
+from chora.watch.mcp_client import CallFailed, McpClient, PipeMcpClient, connect_http
 
 ROUNDS = 5
 TICK = os.sysconf("SC_CLK_TCK")
@@ -57,7 +57,7 @@ async def served(
         with trio.fail_after(30):
             while True:
                 try:
-                    async with connected(f"http://127.0.0.1:{port}/mcp") as caller:
+                    async with connect_http(f"http://127.0.0.1:{port}/mcp") as caller:
                         await caller.call("hello_world", {})
                         yield caller, process
                         return

@@ -4,8 +4,8 @@ Layers, from top to bottom; a module imports only from layers below its own:
 
     cli client                  commands for people; the MCP client for other programs
     app bridge                  wiring of the server processes; stdio in front of a remote server
-    provider web watch          what the project serves over MCP; status page; uptime probe, benchmarker, file watcher
-      transport                 stdio and HTTP: how messages arrive
+    provider web transport      what the project serves over MCP; web pages; stdio and HTTP
+    watch                       uptime probe, benchmarker, file watcher
     prompts                     prompts that a client offers to its user
     tools resources             what an agent can call; what it can read
     engine                      gather -> generate -> assemble -> collect

@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
-from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
+from chora.errors import Forbidden, InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
 from chora.nesting import decode_json
 from chora.secrets import Secret
 from chora.timestamps import format_timestamp, now
@@ -35,11 +35,11 @@ TOKEN_LIMIT = 1000
 """Tokens of one project."""
 FILE_LIMIT = 4096
 """Bytes of a token's file."""
-RESERVED = ("local", "token", "probe")
+RESERVED_NAMES = ("local", "token", "probe")
 """Names of principals that no token may bear."""
-NAMED = "token "
+NAMED_KEY_PREFIX = "token "
 """How the keys of named tokens begin."""
-SETTLED = 2.0
+MTIME_STEP = 2.0
 """Seconds after which a folder that changed is known to look changed: file systems count time in steps."""
 
 
@@ -53,9 +53,29 @@ class Principal(NamedTuple):
     key: str = ""
     """Tells a token from another one that had its name before."""
 
-    def may(self, scope: Scope) -> bool:
+    def has_scope(self, scope: Scope) -> bool:
         """Whether what takes this scope is within reach."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
+
+
+def authorize(principal: Principal, tool: str, scope: Scope) -> None:
+    """Let a principal call a tool, or not.
+
+    Args:
+        principal: who calls.
+        tool: its name.
+        scope: the scope that it takes.
+
+    Raises:
+        Forbidden: the principal lacks the scope.
+    """
+    if not principal.has_scope(scope):
+        raise Forbidden(
+            f"{principal.name} lacks the scope {scope}, which {tool} takes.",
+            f"Use a token with the scope {scope}.",
+            tool=tool,
+            scope=scope,
+        )
 
 
 LOCAL = Principal("local")
@@ -80,7 +100,7 @@ class Token(msgspec.Struct, frozen=True):
 
     @property
     def principal(self) -> Principal:
-        return Principal(self.name, self.scope, key=f"{NAMED}{self.sha256[:16]}")
+        return Principal(self.name, self.scope, key=f"{NAMED_KEY_PREFIX}{self.sha256[:16]}")
 
 
 class Tokens:
@@ -101,7 +121,7 @@ class Tokens:
         """Whether a token was ever made here."""
         return self._folder.is_dir()
 
-    def new(self, name: str, scope: Scope, *, lasts: timedelta | None = None) -> tuple[Secret, Token]:
+    def create_token(self, name: str, scope: Scope, *, lasts: timedelta | None = None) -> tuple[Secret, Token]:
         """Make a token; what is returned is the only copy of its text.
 
         Args:
@@ -113,13 +133,13 @@ class Tokens:
             InvalidInput: the name can't be one, or there are too many tokens.
             SaveFailed: there is a token of this name, or it can't be written.
         """
-        if not TOKEN_NAME.fullmatch(name) or name in RESERVED:
+        if not TOKEN_NAME.fullmatch(name) or name in RESERVED_NAMES:
             raise InvalidInput(
                 f"{name[:80]!r} can't name a token.",
-                f"Use lower-case letters, digits and hyphens, at most 63 of them, but not {', '.join(RESERVED)}.",
+                f"Use lower-case letters, digits and hyphens, at most 63 of them, but not {', '.join(RESERVED_NAMES)}.",
                 field="name",
             )
-        if len(self.all()) >= TOKEN_LIMIT:
+        if len(self.list_tokens()) >= TOKEN_LIMIT:
             raise InvalidInput(f"There are {TOKEN_LIMIT:,} tokens already.", "Revoke those that nobody uses.")
         secret = Secret(f"chora_{secrets.token_urlsafe(32)}")
         expires = None if lasts is None else format_timestamp(datetime.now(UTC) + lasts)
@@ -139,7 +159,7 @@ class Tokens:
             ) from error
         return secret, token
 
-    def all(self) -> list[Token]:
+    def list_tokens(self) -> list[Token]:
         """The tokens there are, by name; a file that is none is passed over."""
         found: list[Token] = []
         for path in sorted(self._folder.glob("[a-z]*.json")) if self.in_use else ():
@@ -151,7 +171,7 @@ class Tokens:
                 found.append(token)
         return found
 
-    def revoke(self, name: str) -> None:
+    def revoke_token(self, name: str) -> None:
         """Make a token worthless, at once and for good.
 
         Raises:
@@ -167,28 +187,28 @@ class Tokens:
                 f"There is no token {name[:80]!r}.", "`chora token list` shows them.", name=name[:80]
             ) from None
 
-    def find(self, digest: bytes) -> Token | None:
+    def find_token(self, digest: bytes) -> Token | None:
         """The token with this hash, unless it has expired."""
-        self._look()
+        self._refresh()
         token = self._known.get(digest)
         return None if token is None or token.is_expired else token
 
-    def knows(self, principal: Principal) -> bool:
+    def is_valid(self, principal: Principal) -> bool:
         """Whether there is still the token that somebody came in with."""
-        self._look()
+        self._refresh()
         token = self._principals.get(principal)
         return token is not None and not token.is_expired
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Notice tokens that came or went, for the price of one look at the folder."""
         try:
             changed = self._folder.stat().st_mtime_ns
         except OSError:
             changed = 0
         when, looked = self._looked
-        if changed != when or looked < changed / 1e9 + SETTLED:
+        if changed != when or looked < changed / 1e9 + MTIME_STEP:
             self._looked = (changed, time.time())
-            found = self.all()
+            found = self.list_tokens()
             self._known = {bytes.fromhex(token.sha256): token for token in found}
             self._principals = {token.principal: token for token in found}
 
@@ -263,14 +283,14 @@ class Authenticator:
         tokens: Tokens | None = None,
         *,
         trusted_proxies: Sequence[str] = (),
-        elsewhere: bool = False,
+        has_issuer: bool = False,
     ) -> None:
-        self.public = not is_loopback(host)
+        self.is_public = not is_loopback(host)
         self._tokens = tokens
         self._proxies = [_network(each) for each in trusted_proxies]
-        self._known: dict[bytes, Principal] = {}
-        self._needs_token = token is not None or elsewhere
-        if self.public and not (self._needs_token or (tokens is not None and tokens.in_use)):
+        self._principals: dict[bytes, Principal] = {}
+        self._needs_token = token is not None or has_issuer
+        if self.is_public and not (self._needs_token or (tokens is not None and tokens.in_use)):
             raise UsageError(
                 f"chora won't listen on {host} without a token: whoever reaches it could read and write the project.",
                 "Make one with `chora token new NAME`, give one in CHORA_TOKEN_FILE or as the secret chora_token, or "
@@ -281,13 +301,13 @@ class Authenticator:
             self.add_token(token, Principal("token"))
 
     @property
-    def _closed(self) -> bool:
+    def _requires_token(self) -> bool:
         """Whether nobody comes in without a token; beyond loopback also when the folder of tokens has vanished."""
-        return self.public or self._needs_token or (self._tokens is not None and self._tokens.in_use)
+        return self.is_public or self._needs_token or (self._tokens is not None and self._tokens.in_use)
 
     def add_token(self, token: Secret, principal: Principal) -> None:
         """Let a token in for as long as this process lives."""
-        self._known[_digest(token.reveal())] = principal
+        self._principals[_digest(token.reveal())] = principal
 
     def authenticate(self, authorization: str | None, *, is_local: bool = True) -> Principal:
         """Whom an Authorization header stands for.
@@ -299,17 +319,17 @@ class Authenticator:
         Raises:
             Unauthorized: a token is needed and none, or a wrong one, was given.
         """
-        given = bearer(authorization)
+        given = bearer_token(authorization)
         if given is not None:
             digest = _digest(given)
-            for known, principal in self._known.items():
+            for known, principal in self._principals.items():
                 if hmac.compare_digest(known, digest):
                     return principal
-            if self._tokens is not None and (token := self._tokens.find(digest)) is not None:
+            if self._tokens is not None and (token := self._tokens.find_token(digest)) is not None:
                 return token.principal
-        if not self._closed and is_local:
+        if not self._requires_token and is_local:
             return LOCAL
-        if not self._closed:
+        if not self._requires_token:
             raise Unauthorized(
                 "This server has no token, so only this machine may use it, and a proxy speaks for somebody else.",
                 "Make one with `chora token new NAME`, and name the proxy in the setting http.trusted_proxies.",
@@ -318,31 +338,31 @@ class Authenticator:
             raise Unauthorized("This server needs a token.", "Send it as `Authorization: Bearer …`.")
         raise Unauthorized("The token is not valid here.", "Send a valid one as `Authorization: Bearer …`.")
 
-    def still_knows(self, principal: Principal) -> bool:
+    def is_still_valid(self, principal: Principal) -> bool:
         """Whether what let somebody in would still do so."""
         if principal == LOCAL:
-            return not self._closed
-        if principal.key.startswith(NAMED) and self._tokens is not None:
-            return self._tokens.knows(principal)
+            return not self._requires_token
+        if principal.key.startswith(NAMED_KEY_PREFIX) and self._tokens is not None:
+            return self._tokens.is_valid(principal)
         return True
 
-    def trusts(self, address: str) -> bool:
+    def is_trusted_proxy(self, address: str) -> bool:
         """Whether a peer at this address may say for whom it speaks."""
         return _is_in(address, self._proxies)
 
-    def speaks_for(self, forwarded: Sequence[str]) -> str:
+    def client_address(self, forwarded: Sequence[str]) -> str:
         """The last of the addresses a request came through that is no trusted proxy; empty if that is no address.
 
         Args:
             forwarded: the `X-Forwarded-For` headers of a trusted proxy, whose entries were added from left to right.
         """
         for address in reversed(",".join(forwarded).split(",")):
-            if not self.trusts(address.strip()):
+            if not self.is_trusted_proxy(address.strip()):
                 return address.strip() if _is_address(address.strip()) else ""
         return ""
 
 
-def bearer(authorization: str | None) -> str | None:
+def bearer_token(authorization: str | None) -> str | None:
     """The token in an Authorization header; None if there is none."""
     scheme, _, token = (authorization or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None

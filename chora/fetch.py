@@ -18,13 +18,13 @@ from urllib.parse import urljoin, urlsplit
 
 import trio
 
-SLICE = 64 * 1024  # bytes of one read
+READ_BYTES = 64 * 1024  # bytes of one read
 HEAD_LIMIT = 64 * 1024  # bytes of a response head
 LINE_LIMIT = 16 * 1024  # bytes of a line between the chunks of a body
 INTERIM_LIMIT = 20  # responses of the 1xx kind before the real one
-CONNECT_TIME = 10.0  # seconds to connect, TLS included
-KEPT = 8  # idle connections
-KEEP_TIME = 30.0  # seconds that an idle connection is worth keeping, unless the server says less
+CONNECT_TIMEOUT = 10.0  # seconds to connect, TLS included
+IDLE_LIMIT = 8  # idle connections
+IDLE_TIME = 30.0  # seconds that an idle connection is worth keeping, unless the server says less
 DRAIN_LIMIT = 64 * 1024  # bytes of an answer nobody wants that are read for the connection's sake
 
 Headers = Sequence[tuple[str, str]]
@@ -135,7 +135,7 @@ class ConnectionPool:
         self._context: ssl.SSLContext | None = None
         self._idle: list[ClientConnection] = []
 
-    async def request(self, method: str, target: str, headers: Headers = (), body: bytes = b"") -> Response:
+    async def request(self, method: str, target: str, headers: Headers = (), body: bytes = b"") -> HttpResponse:
         """Send a request; the head of its answer is there, and its body is read within `async with`.
 
         Raises:
@@ -143,9 +143,9 @@ class ConnectionPool:
             Stale: a kept connection was ended meanwhile.
             FetchFailed: no answer that is HTTP.
         """
-        connection = self._take() or await self.connect()
+        connection = self._take_idle() or await self.connect()
         try:
-            return await connection.ask(method, target, headers, body)
+            return await connection.send_request(method, target, headers, body)
         except BaseException:
             connection.close()
             raise
@@ -158,24 +158,24 @@ class ConnectionPool:
         """
         host, port = self.origin.host, self.origin.port
         try:
-            with trio.fail_after(CONNECT_TIME):
+            with trio.fail_after(CONNECT_TIMEOUT):
                 bare = await trio.open_tcp_stream(host, port)
-                _keep_alive(bare.socket)
+                _enable_tcp_keepalive(bare.socket)
                 if self.origin.scheme == "http":
                     return ClientConnection(self, bare, bare)
                 try:
-                    return ClientConnection(self, bare, await self._secure(bare))
+                    return ClientConnection(self, bare, await self._start_tls(bare))
                 except BaseException:
                     bare.socket.close()
                     raise
         except trio.TooSlowError:
-            raise ConnectFailed(f"nobody answers at {self.origin} within {CONNECT_TIME:g} s") from None
+            raise ConnectFailed(f"nobody answers at {self.origin} within {CONNECT_TIMEOUT:g} s") from None
         except socket.gaierror as error:
             raise ConnectFailed(f"the name {host} is not known: {error.strerror or error}") from error
         except OSError as error:
             raise ConnectFailed(f"nobody answers at {self.origin}: {_reason(error)}") from error
 
-    async def _secure(self, bare: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
+    async def _start_tls(self, bare: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
         if self._context is None:
             self._context = _make_context(self._trust, any_name=self._any_name)
         stream = trio.SSLStream(bare, self._context, server_hostname=self.origin.host, https_compatible=True)
@@ -193,21 +193,21 @@ class ConnectionPool:
             raise ConnectFailed(f"{self.origin} hung up during the TLS handshake") from error
         return stream
 
-    def _take(self) -> ClientConnection | None:
+    def _take_idle(self) -> ClientConnection | None:
         now = trio.current_time()
         while self._idle:
             connection = self._idle.pop()
             # What can be read between two requests is an end, or something nobody asked for.
-            if connection.keep_until > now and not connection.bare.socket.is_readable():
+            if connection.usable_until > now and not connection.socket_stream.socket.is_readable():
                 return connection
             connection.close()
         return None
 
-    def keep(self, connection: ClientConnection, seconds: float = KEEP_TIME) -> None:
+    def return_connection(self, connection: ClientConnection, seconds: float = IDLE_TIME) -> None:
         """Take back a connection that can be used again, for so long."""
-        connection.keep_until = trio.current_time() + seconds
+        connection.usable_until = trio.current_time() + seconds
         self._idle.append(connection)
-        if len(self._idle) > KEPT:
+        if len(self._idle) > IDLE_LIMIT:
             self._idle.pop(0).close()
 
     def close(self) -> None:
@@ -221,13 +221,13 @@ class ClientConnection:
 
     def __init__(self, pool: ConnectionPool, bare: trio.SocketStream, stream: trio.abc.Stream) -> None:
         self.pool = pool
-        self.bare = bare
-        self.keep_until = 0.0
+        self.socket_stream = bare
+        self.usable_until = 0.0
         self._stream = stream
         self._buffer = bytearray()
         self._used = False
 
-    async def ask(self, method: str, target: str, headers: Headers, body: bytes) -> Response:
+    async def send_request(self, method: str, target: str, headers: Headers, body: bytes) -> HttpResponse:
         """Send a request and wait for the head of its answer."""
         lines = [f"{method} {target} HTTP/1.1", f"host: {self.pool.origin.netloc}"]
         if body or method == "POST":
@@ -243,7 +243,7 @@ class ClientConnection:
             head = _parse_head(await self._read_head())
             if head.status >= 200:
                 self._used = True
-                return Response(self, head)
+                return HttpResponse(self, head)
             if head.status == 101:
                 raise FetchFailed("the server changes to a protocol that nobody asked for")
         raise FetchFailed("the server sends one interim response after the other")
@@ -264,7 +264,7 @@ class ClientConnection:
                 if self._used and not self._buffer:
                     raise StaleConnection("the connection ended without an answer")
                 raise ConnectionBroken("the connection ended without an answer")
-        return self.take(end, 4)
+        return self.take_bytes(end, 4)
 
     async def read_line(self) -> bytes:
         """A line that frames the body."""
@@ -273,13 +273,13 @@ class ClientConnection:
                 raise FetchFailed("the answer is not HTTP: a chunk has no size")
             if not await self.fill():
                 raise ConnectionBroken("the connection ended in the middle of the answer")
-        return self.take(end, 2)
+        return self.take_bytes(end, 2)
 
     async def read_some(self, most: int) -> bytes:
         """At most so many bytes of the body; nothing at the end of the connection."""
         if not self._buffer and not await self.fill():
             return b""
-        return self.take(min(most, len(self._buffer)), 0)
+        return self.take_bytes(min(most, len(self._buffer)), 0)
 
     async def fill(self) -> bool:
         """Wait for more bytes; false at the end of the connection.
@@ -288,13 +288,13 @@ class ClientConnection:
             Broken: it ended badly.
         """
         try:
-            received = await self._stream.receive_some(SLICE)
+            received = await self._stream.receive_some(READ_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionBroken(f"the connection broke: {_reason(error.__cause__ or error)}") from error
         self._buffer += received
         return bool(received)
 
-    def take(self, length: int, end: int) -> bytes:
+    def take_bytes(self, length: int, end: int) -> bytes:
         """Bytes that have arrived, without the end that marks them."""
         if length + end == len(self._buffer):
             taken, self._buffer = bytes(self._buffer[:length]) if end else bytes(self._buffer), bytearray()
@@ -304,16 +304,16 @@ class ClientConnection:
         return taken
 
     @property
-    def waiting(self) -> int:
+    def buffered(self) -> int:
         """How many bytes have arrived and weren't taken."""
         return len(self._buffer)
 
     def close(self) -> None:
         """End it at once."""
-        self.bare.socket.close()
+        self.socket_stream.socket.close()
 
 
-class Head(NamedTuple):
+class ResponseHead(NamedTuple):
     """The head of an answer."""
 
     status: int
@@ -321,17 +321,17 @@ class Head(NamedTuple):
     """Names in lower case; of several headers of a name, the first, but for the two that are lists and matter."""
     length: int
     """Bytes of the body; or `CHUNKED`, or `TO_THE_END` of the connection."""
-    keeps: bool
+    keep_alive: bool
     """Whether the connection can be used again."""
 
 
-CHUNKED, TO_THE_END = -1, -2
+CHUNKED, UNTIL_CLOSE = -1, -2
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])( .*)?")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;.*)?")
 
 
-def _parse_head(head: bytes) -> Head:
+def _parse_head(head: bytes) -> ResponseHead:
     """Take the head of an answer apart; whatever could be understood in two ways is refused."""
     first, *lines = head.split(b"\r\n")
     if (found := _STATUS.fullmatch(first)) is None:
@@ -351,54 +351,54 @@ def _parse_head(head: bytes) -> Head:
             headers[name] += b", " + value
     keeps = found[1] == b"1" and b"close" not in headers.get(b"connection", b"").lower()
     if status < 200 or status in (204, 304):
-        return Head(status, headers, 0, keeps)
+        return ResponseHead(status, headers, 0, keeps)
     if (coding := headers.get(b"transfer-encoding")) is not None:
         if coding.lower() != b"chunked":
             raise FetchFailed("the answer comes in a transfer coding that nobody asked for")
-        return Head(status, headers, CHUNKED, keeps and b"content-length" not in headers)
+        return ResponseHead(status, headers, CHUNKED, keeps and b"content-length" not in headers)
     if (length := headers.get(b"content-length")) is not None:
         if not length.isdigit() or len(length) > 15:
             raise FetchFailed("the answer is not HTTP: its length is no number")
-        return Head(status, headers, int(length), keeps)
-    return Head(status, headers, TO_THE_END, False)
+        return ResponseHead(status, headers, int(length), keeps)
+    return ResponseHead(status, headers, UNTIL_CLOSE, False)
 
 
-class Response:
+class HttpResponse:
     """The answer to one request: `async with` gives its connection back."""
 
-    def __init__(self, connection: ClientConnection, head: Head) -> None:
+    def __init__(self, connection: ClientConnection, head: ResponseHead) -> None:
         self._connection = connection
         self._headers = head.headers
-        self._keeps = head.keeps
+        self._keep_alive = head.keep_alive
         self._is_chunked = head.length == CHUNKED
-        self._to_the_end = head.length == TO_THE_END
-        self._left = max(head.length, 0)
+        self._until_close = head.length == UNTIL_CLOSE
+        self._bytes_left = max(head.length, 0)
         self._in_chunk = False
         self._complete = head.length == 0
         self.status = head.status
-        self.kind = (self.header("content-type") or "").partition(";")[0].strip().lower()
+        self.media_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
         """The media type, without its parameters."""
         if head.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             connection.close()
             raise FetchFailed("the answer is compressed, which nobody asked for")
 
-    async def __aenter__(self) -> Response:
+    async def __aenter__(self) -> HttpResponse:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         connection = self._connection
-        if not self._complete and not self._is_chunked and 0 < self._left <= connection.waiting:
-            connection.take(self._left, 0)  # nobody wants it, and it is here already
+        if not self._complete and not self._is_chunked and 0 < self._bytes_left <= connection.buffered:
+            connection.take_bytes(self._bytes_left, 0)  # nobody wants it, and it is here already
             self._complete = True
-        if not (self._complete and self._keeps) or connection.waiting:
+        if not (self._complete and self._keep_alive) or connection.buffered:
             connection.close()
             return
-        keep_time = KEEP_TIME
+        keep_time = IDLE_TIME
         for part in (self.header("keep-alive") or "").split(","):
             name, _, seconds = part.strip().partition("=")
             if name.lower() == "timeout" and seconds.isdecimal():
-                keep_time = min(KEEP_TIME, max(0, int(seconds[:9]) - 1))
-        connection.pool.keep(connection, keep_time)
+                keep_time = min(IDLE_TIME, max(0, int(seconds[:9]) - 1))
+        connection.pool.return_connection(connection, keep_time)
 
     def header(self, name: str) -> str | None:
         """The first header of this name, which is written in lower case."""
@@ -413,19 +413,19 @@ class Response:
         """
         if self._complete:
             return b""
-        if self._is_chunked and not self._left:
-            self._left = await self._next_chunk()
-            if not self._left:
+        if self._is_chunked and not self._bytes_left:
+            self._bytes_left = await self._next_chunk()
+            if not self._bytes_left:
                 self._complete = True
                 return b""
-        piece = await self._connection.read_some(SLICE if self._to_the_end else self._left)
+        piece = await self._connection.read_some(READ_BYTES if self._until_close else self._bytes_left)
         if not piece:
-            if not self._to_the_end:
+            if not self._until_close:
                 raise ConnectionBroken("the connection ended in the middle of the answer")
             self._complete = True
-        elif not self._to_the_end:
-            self._left -= len(piece)
-            self._complete = not self._left and not self._is_chunked
+        elif not self._until_close:
+            self._bytes_left -= len(piece)
+            self._complete = not self._bytes_left and not self._is_chunked
         return piece
 
     async def _next_chunk(self) -> int:
@@ -471,7 +471,7 @@ class Response:
 class ServerSentEvent(NamedTuple):
     """One event of a stream."""
 
-    kind: str
+    type: str
     data: bytes
     id: str | None
     """What to resume after; None when it says nothing of it."""
@@ -485,7 +485,7 @@ class EventReader:
         limit: the longest event, bytes.
     """
 
-    def __init__(self, response: Response, limit: int) -> None:
+    def __init__(self, response: HttpResponse, limit: int) -> None:
         self._response = response
         self._limit = limit
         self._buffer = bytearray()
@@ -566,7 +566,7 @@ def _make_context(trust: str, *, any_name: bool) -> ssl.SSLContext:
     return context
 
 
-def _keep_alive(sock: trio.socket.SocketType) -> None:
+def _enable_tcp_keepalive(sock: trio.socket.SocketType) -> None:
     """Have the system notice a server that vanished without a word, in about a minute."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):

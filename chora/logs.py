@@ -13,7 +13,7 @@ from chora.settings import LogSettings
 from chora.timestamps import now, printable
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """A line for people, its traceback below it; secrets are blotted out of both."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Text(logging.Formatter):
         return redact(super().format(record))
 
 
-class JsonLines(logging.Formatter):
+class JsonLinesFormatter(logging.Formatter):
     """One JSON object per record; secrets are blotted out."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -45,9 +45,9 @@ def start_logging(settings: LogSettings) -> None:
     """Send what chora logs to stderr; other libraries keep quiet below WARNING."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.format == "json":
-        handler.setFormatter(JsonLines())
+        handler.setFormatter(JsonLinesFormatter())
     else:
-        handler.setFormatter(Text())
+        handler.setFormatter(TextFormatter())
     # No line shows these, and to find them out takes longer than all of the rest.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]

@@ -28,18 +28,18 @@ TOKEN_LIMIT = 16 * 1024
 """Characters of a token."""
 KEYS_LIMIT = 512 * 1024
 """Bytes of the issuer's metadata, and of its keys."""
-PATIENCE = 10.0
+FETCH_TIMEOUT = 10.0
 """Seconds that the issuer may take to show its keys."""
-PAUSE = 30.0
+FETCH_INTERVAL = 30.0
 """Seconds between two askings for keys: unknown key ids cost whoever makes them up nothing."""
-METADATA = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
+METADATA_PATHS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 
 
-class Admission(NamedTuple):
+class IssuedIdentity(NamedTuple):
     """Whom a token lets in, and until when, seconds since 1970."""
 
     principal: Principal
-    until: float
+    expires_at: float
 
 
 class Issuer:
@@ -60,8 +60,8 @@ class Issuer:
         self.resource = settings.resource
         self._settings = settings
         self._keys: dict[str | None, Any] = {}
-        self._asking = trio.Lock()
-        self._asked: float | None = None
+        self._fetching = trio.Lock()
+        self._fetched_at: float | None = None
 
     @property
     def metadata_url(self) -> str:
@@ -86,7 +86,7 @@ class Issuer:
         scope = self._settings.scopes + SCOPES[0]
         return f'Bearer realm="chora", resource_metadata="{self.metadata_url}", scope="{scope}"'.encode()
 
-    async def identify(self, token: str) -> Admission:
+    async def identify(self, token: str) -> IssuedIdentity:
         """Whom a token stands for.
 
         Raises:
@@ -101,7 +101,7 @@ class Issuer:
             head = jwt.get_unverified_header(token)
             if head.get("alg") not in ALGORITHMS:
                 raise jwt.InvalidTokenError("its signature is of a kind that isn't believed")
-            key = await self._key(head.get("kid"))
+            key = await self._get_key(head.get("kid"))
             if key is None:
                 raise jwt.InvalidTokenError("the issuer has no such key")
             claims = jwt.decode(
@@ -118,7 +118,7 @@ class Issuer:
             # The client is told that it is of no use, the operator why.
             log.info("a token was refused: %s", str(error)[:200])
             raise Unauthorized("The token is not valid here.", f"Get a new one from {self.url}.") from None
-        return Admission(self._principal(claims), until)
+        return IssuedIdentity(self._principal(claims), until)
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         given = claims.get("scope", claims.get("scp", ""))
@@ -136,17 +136,17 @@ class Issuer:
 
     # -- keys -----------------------------------------------------------------------------------------------
 
-    async def _key(self, name: str | None) -> Any:
+    async def _get_key(self, name: str | None) -> Any:
         """The issuer's key of this id; without one, the only key there is."""
-        if self._find(name) is None:
-            async with self._asking:
-                waited = self._asked is None or trio.current_time() >= self._asked + PAUSE
-                if self._find(name) is None and waited:
-                    self._asked = trio.current_time()
+        if self._find_key(name) is None:
+            async with self._fetching:
+                waited = self._fetched_at is None or trio.current_time() >= self._fetched_at + FETCH_INTERVAL
+                if self._find_key(name) is None and waited:
+                    self._fetched_at = trio.current_time()
                     await self._fetch_keys()
-        return self._find(name)
+        return self._find_key(name)
 
-    def _find(self, name: str | None) -> Any:
+    def _find_key(self, name: str | None) -> Any:
         if name is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         return self._keys.get(name)
@@ -155,7 +155,7 @@ class Issuer:
         import jwt
 
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(FETCH_TIMEOUT):
                 url = self._settings.keys or await self._find_keys_url()
                 document = await _fetch(url)
             found: dict[str | None, Any] = {}
@@ -182,7 +182,7 @@ class Issuer:
         """
         parts = urlsplit(self.url)
         failure: Exception | None = None
-        for place in METADATA:
+        for place in METADATA_PATHS:
             # RFC 8414 puts the issuer's path behind the well-known one, OpenID before it.
             path = parts.path.rstrip("/")
             for target in dict.fromkeys((f"{place}{path}", f"{path}{place}")):

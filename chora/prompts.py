@@ -13,7 +13,7 @@ import msgspec
 
 from chora.catalog import FoundConfig
 from chora.errors import ChoraError, ContentNotFound, InvalidInput
-from chora.resources import Arguments, Resources, config_uri, content_uri, manifest_uri
+from chora.resources import Arguments, ProjectResources, config_uri, content_uri, manifest_uri
 
 EMBED_LIMIT = 256 * 1024
 """Characters of a text that a prompt holds; of a longer one the head, and a link to the rest."""
@@ -26,7 +26,7 @@ class Argument(NamedTuple):
 
     name: str
     description: str
-    values: Callable[[Resources], Iterable[str]]
+    values: Callable[[ProjectResources], Iterable[str]]
     """Values it may have, for completion."""
 
 
@@ -37,20 +37,20 @@ class Prompt(NamedTuple):
     title: str
     description: str
     arguments: tuple[Argument, ...]
-    compose: Callable[[Resources, Arguments], list[Message]]
+    compose: Callable[[ProjectResources, Arguments], list[Message]]
 
 
-class Prompts:
+class ProjectPrompts:
     """The prompts of one project.
 
     Args:
         resources: where what they show comes from.
     """
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: ProjectResources) -> None:
         self._resources = resources
 
-    def all(self) -> list[dict[str, Any]]:
+    def list_prompts(self) -> list[dict[str, Any]]:
         """Every prompt as `prompts/list` shows it."""
         return [
             {
@@ -64,12 +64,12 @@ class Prompts:
             for prompt in PROMPTS
         ]
 
-    def get(self, name: str, arguments: Arguments, peer: object = None) -> tuple[str, list[Message]]:
+    def get_prompt(self, name: str, arguments: Arguments, client: object = None) -> tuple[str, list[Message]]:
         """A prompt's description and its messages.
 
         Args:
             name, arguments: which prompt, and its blanks.
-            peer: who asks; these prompts ask nothing back.
+            client: unused: these prompts ask the client nothing.
 
         Raises:
             InvalidInput: there is no such prompt, or an argument is missing, empty, or none of its own.
@@ -169,7 +169,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-def _author_config(resources: Resources, arguments: Arguments) -> list[Message]:
+def _author_config(resources: ProjectResources, arguments: Arguments) -> list[Message]:
     kind = arguments["kind"]
     if kind not in EXAMPLES:
         raise InvalidInput(
@@ -192,18 +192,18 @@ def _author_config(resources: Resources, arguments: Arguments) -> list[Message]:
     ]
 
 
-def _kinds(resources: Resources) -> Iterable[str]:
+def _kinds(resources: ProjectResources) -> Iterable[str]:
     return EXAMPLES
 
 
-def _anything(resources: Resources) -> Iterable[str]:
+def _anything(resources: ProjectResources) -> Iterable[str]:
     return ()
 
 
 # -- refresh-stale ----------------------------------------------------------------------------------------------
 
 
-def _refresh_stale(resources: Resources, arguments: Arguments) -> list[Message]:
+def _refresh_stale(resources: ProjectResources, arguments: Arguments) -> list[Message]:
     found = resources.engine.catalog.open("collection", arguments["collection"])
     collection_id = found.parsed.config.id
     path = msgspec.json.encode(found.path).decode()
@@ -230,14 +230,14 @@ def _pretty(found: FoundConfig) -> str:
     return msgspec.json.format(msgspec.json.encode(found.parsed.raw), indent=2).decode()
 
 
-def _collections(resources: Resources) -> Iterable[str]:
+def _collections(resources: ProjectResources) -> Iterable[str]:
     return [found.parsed.config.id for found in resources.engine.catalog.all("collection").found]
 
 
 # -- review-content ---------------------------------------------------------------------------------------------
 
 
-def _review_content(resources: Resources, arguments: Arguments) -> list[Message]:
+def _review_content(resources: ProjectResources, arguments: Arguments) -> list[Message]:
     content_id = arguments["content_id"]
     version = resources.engine.store.latest_version(content_id)
     if version is None:
@@ -262,7 +262,7 @@ def _review_content(resources: Resources, arguments: Arguments) -> list[Message]
     ]
 
 
-def _guidance(resources: Resources, content_id: str) -> str:
+def _guidance(resources: ProjectResources, content_id: str) -> str:
     """What a content's config says about how its text should be; nothing when there is no such config."""
     try:
         config = resources.engine.catalog.find("content", content_id).parsed.config
@@ -288,7 +288,7 @@ def _guidance(resources: Resources, content_id: str) -> str:
     return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode()[:EMBED_LIMIT]
 
 
-def _stored(resources: Resources) -> Iterable[str]:
+def _stored(resources: ProjectResources) -> Iterable[str]:
     return resources.engine.store.content_ids()
 
 

@@ -1,4 +1,4 @@
-"""What chora offers over MCP: the tools, resources and prompts of one project."""
+"""What chora serves over MCP: the tools, resources and prompts of one project."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 from chora.engine.engine import Engine
 from chora.errors import StorageError
 from chora.metrics import Metrics
-from chora.prompts import Prompts
+from chora.prompts import ProjectPrompts
 from chora.protocol import wire
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.protocol.types import Call, ToolAnswer
-from chora.resources import Resources
+from chora.resources import ProjectResources
 from chora.tools.tool import Tool
 
 INSTRUCTIONS = (
@@ -28,12 +28,12 @@ INSTRUCTIONS = (
 
 
 class ProjectProvider:
-    """One project's offer.
+    """Serves one project.
 
     Args:
         engine: the project.
-        tools: what there is, by name; what the settings leave out is withheld.
-        metrics: what is known of how long calls take.
+        tools: all tools by name; those that the settings leave out are withheld.
+        metrics: the durations of calls, for the capabilities resource.
     """
 
     instructions = INSTRUCTIONS
@@ -42,13 +42,13 @@ class ProjectProvider:
         self._engine = engine
         self.withheld = withheld(tools, engine.settings.mcp.toolsets, read_only=engine.settings.mcp.read_only)
         self.tools = {name: tool for name, tool in tools.items() if name not in self.withheld}
-        self.resources = Resources(engine, self.tools, metrics, tuple(wire.REVISIONS))
-        self.prompts = Prompts(self.resources)
+        self.resources = ProjectResources(engine, self.tools, metrics, tuple(wire.REVISIONS))
+        self.prompts = ProjectPrompts(self.resources)
 
-    async def call(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
+    async def call_tool(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
         return await self.tools[name].run(self._engine, arguments, call)
 
-    def touched(self, uri: str) -> tuple[Iterable[str], bool]:
+    def dependent_changes(self, uri: str) -> tuple[Iterable[str], bool]:
         scheme, _, content_id = uri.partition("://")
         if scheme != "content" or "/" in content_id:
             return (), False
@@ -60,7 +60,7 @@ class ProjectProvider:
 
 
 def withheld(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_only: bool) -> dict[str, str]:
-    """The tools that the settings leave out, and why each is."""
+    """The tools that the settings leave out, and the reason of each."""
     wanted = set(toolsets)
     reasons: dict[str, str] = {}
     for name, tool in tools.items():
@@ -71,6 +71,6 @@ def withheld(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_only: b
     return reasons
 
 
-def project_server(engine: Engine, tools: Mapping[str, Tool], metrics: Metrics, **settings: Any) -> Server:
-    """A server of one project; the settings are those of `Server`."""
-    return Server(ProjectProvider(engine, tools, metrics), metrics, **settings)
+def project_server(engine: Engine, tools: Mapping[str, Tool], metrics: Metrics, **settings: Any) -> McpServer:
+    """A server of one project; the settings are those of `McpServer`."""
+    return McpServer(ProjectProvider(engine, tools, metrics), metrics, **settings)

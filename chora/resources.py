@@ -61,7 +61,7 @@ class Parameter(NamedTuple):
     """A blank in a URI template: what belongs there, and which values there are."""
 
     description: str
-    values: Callable[[Resources, Arguments], Iterable[str]]
+    values: Callable[[ProjectResources, Arguments], Iterable[str]]
     is_id: bool = True
 
 
@@ -74,14 +74,14 @@ class Family(NamedTuple):
     description: str
     mime_type: str
     parameters: dict[str, Parameter]
-    read: Callable[[Resources, Arguments], str]
-    found: Callable[[Resources], Iterable[Resource]]
+    read: Callable[[ProjectResources, Arguments], str]
+    found: Callable[[ProjectResources], Iterable[Resource]]
     old: tuple[str, ...] = ()
     """Templates by which chora-compose knew them."""
     fixed: bool = False
 
 
-class Resources:
+class ProjectResources:
     """The resources of one project.
 
     Args:
@@ -99,7 +99,7 @@ class Resources:
         self.metrics = metrics
         self.revisions = revisions
 
-    def read(self, uri: str) -> ResourceContents:
+    def read_resource(self, uri: str) -> ResourceContents:
         """What the resource of a URI says.
 
         Raises:
@@ -118,7 +118,7 @@ class Resources:
             )
         return ResourceContents(text, family.mime_type, family.fixed)
 
-    def canonical(self, uri: str) -> str:
+    def canonical_uri(self, uri: str) -> str:
         """The spelling under which changes of a resource are told, whether it exists by now or not.
 
         Raises:
@@ -150,7 +150,7 @@ class Resources:
             f"There is no resource {_shown(uri)}.", "resources/list and resources/templates/list show what there is."
         )
 
-    def page(self, cursor: str | None = None) -> ResourcePage:
+    def list_resources(self, cursor: str | None = None) -> ResourcePage:
         """The resources that exist now by URI, a hundred at a time.
 
         Raises:
@@ -162,7 +162,7 @@ class Resources:
         shown = rest[:PAGE]
         return ResourcePage(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE else None)
 
-    def templates(self) -> list[dict[str, Any]]:
+    def list_templates(self) -> list[dict[str, Any]]:
         """The URI templates as `resources/templates/list` shows them."""
         return [
             {
@@ -174,8 +174,8 @@ class Resources:
             for family in FAMILIES
         ]
 
-    def complete(self, template: str, parameter: str, settled: Arguments) -> list[str]:
-        """The values that a parameter of a URI template may have, given those that are settled.
+    def complete(self, template: str, parameter: str, arguments: Arguments) -> list[str]:
+        """The values that a parameter of a URI template may have, given those that are arguments.
 
         Raises:
             ResourceNotFound: there is no such template.
@@ -184,7 +184,7 @@ class Resources:
         for family in FAMILIES:
             if wanted in (_parts(each) for each in (family.template, *family.old)):
                 blank = family.parameters.get(parameter)
-                return [] if blank is None else list(blank.values(self, settled))
+                return [] if blank is None else list(blank.values(self, arguments))
         raise ResourceNotFound(
             f"There is no resource template {_shown(template)}.", "resources/templates/list shows them all."
         )
@@ -268,7 +268,7 @@ def _json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
-def _file_stat(resources: Resources, path: str, *, sized: bool) -> Callable[[], ResourceStat]:
+def _file_stat(resources: ProjectResources, path: str, *, sized: bool) -> Callable[[], ResourceStat]:
     def look() -> ResourceStat:
         try:
             status = (resources.engine.folder.root / path).stat()
@@ -286,13 +286,13 @@ def _file_stat(resources: Resources, path: str, *, sized: bool) -> Callable[[], 
 def _config_family(kind: Kind) -> Family:
     parameter = f"{kind}_id"
 
-    def read(resources: Resources, arguments: Arguments) -> str:
+    def read(resources: ProjectResources, arguments: Arguments) -> str:
         return _json(resources.engine.catalog.find(kind, arguments[parameter]).parsed.raw)
 
-    def ids(resources: Resources, settled: Arguments) -> list[str]:
+    def ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
         return [found.parsed.config.id for found in resources.engine.catalog.all(kind).found]
 
-    def found(resources: Resources) -> Iterator[Resource]:
+    def found(resources: ProjectResources) -> Iterator[Resource]:
         for each in resources.engine.catalog.all(kind).found:
             yield Resource(
                 config_uri(kind, each.parsed.config.id),
@@ -327,7 +327,7 @@ def _about(found: FoundConfig) -> str:
 # -- schemas ----------------------------------------------------------------------------------------------------
 
 
-def _read_schema(resources: Resources, arguments: Arguments) -> str:
+def _read_schema(resources: ProjectResources, arguments: Arguments) -> str:
     for kind in KINDS:
         if kind == arguments["schema_name"]:
             return _json(schema(kind))
@@ -335,11 +335,11 @@ def _read_schema(resources: Resources, arguments: Arguments) -> str:
     raise ResourceNotFound(f"There is no schema {name!r}.", f"There are {', '.join(KINDS)}.")
 
 
-def _kinds(resources: Resources, settled: Arguments) -> tuple[str, ...]:
+def _kinds(resources: ProjectResources, arguments: Arguments) -> tuple[str, ...]:
     return KINDS
 
 
-def _found_schemas(resources: Resources) -> Iterator[Resource]:
+def _found_schemas(resources: ProjectResources) -> Iterator[Resource]:
     for kind in KINDS:
         yield Resource(f"schema://{kind}", f"{kind} schema", f"The JSON Schema of {kind} configs", JSON)
 
@@ -347,14 +347,14 @@ def _found_schemas(resources: Resources) -> Iterator[Resource]:
 # -- stored texts -----------------------------------------------------------------------------------------------
 
 
-def _read_content(resources: Resources, arguments: Arguments) -> str:
+def _read_content(resources: ProjectResources, arguments: Arguments) -> str:
     version = resources.engine.store.latest_version(arguments["content_id"])
     if version is None:
         raise _no_content(arguments["content_id"])
     return version.body
 
 
-def _read_version(resources: Resources, arguments: Arguments) -> str:
+def _read_version(resources: ProjectResources, arguments: Arguments) -> str:
     content_id, version_id = arguments["content_id"], arguments["version_id"]
     version = resources.engine.store.version(content_id, version_id)
     if version is None or version.deleted:
@@ -367,7 +367,7 @@ def _read_version(resources: Resources, arguments: Arguments) -> str:
     return version.body
 
 
-def _read_versions(resources: Resources, arguments: Arguments) -> str:
+def _read_versions(resources: ProjectResources, arguments: Arguments) -> str:
     content_id = arguments["content_id"]
     infos = resources.engine.store.version_infos(content_id)
     if not infos:
@@ -398,7 +398,7 @@ def _no_content(content_id: str) -> ContentNotFound:
     )
 
 
-def _found_contents(resources: Resources) -> Iterator[Resource]:
+def _found_contents(resources: ProjectResources) -> Iterator[Resource]:
     for content_id in _stored_ids(resources, {}):
 
         def look(content_id: str = content_id) -> ResourceStat:
@@ -408,17 +408,17 @@ def _found_contents(resources: Resources) -> Iterator[Resource]:
         yield Resource(content_uri(content_id), content_id, f"The newest text of {content_id}", TEXT, look)
 
 
-def _none_found(resources: Resources) -> tuple[Resource, ...]:
+def _none_found(resources: ProjectResources) -> tuple[Resource, ...]:
     """Of versions only the newest is listed, as the content's text; their list is a resource of its own."""
     return ()
 
 
-def _stored_ids(resources: Resources, settled: Arguments) -> list[str]:
+def _stored_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
     return resources.engine.store.content_ids()
 
 
-def _version_ids(resources: Resources, settled: Arguments) -> list[str]:
-    infos = resources.engine.store.version_infos(settled.get("content_id", ""))
+def _version_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
+    infos = resources.engine.store.version_infos(arguments.get("content_id", ""))
     return [info.version_id for info in infos if not info.deleted]
 
 
@@ -429,7 +429,7 @@ _VERSION_ID = Parameter("Id of a stored text", _version_ids)
 # -- generators -------------------------------------------------------------------------------------------------
 
 
-def _read_generator(resources: Resources, arguments: Arguments) -> str:
+def _read_generator(resources: ProjectResources, arguments: Arguments) -> str:
     name, registry = arguments["generator_type"], resources.engine.generators
     if (generator := registry.by_name.get(name)) is not None:
         return _json(_generator(resources, generator))
@@ -447,7 +447,7 @@ def _read_generator(resources: Resources, arguments: Arguments) -> str:
     )
 
 
-def _generator(resources: Resources, generator: Generator) -> dict[str, Any]:
+def _generator(resources: ProjectResources, generator: Generator) -> dict[str, Any]:
     return {
         "type": generator.name,
         "name": generator.name,
@@ -460,11 +460,11 @@ def _generator(resources: Resources, generator: Generator) -> dict[str, Any]:
     }
 
 
-def _generator_names(resources: Resources, settled: Arguments) -> list[str]:
+def _generator_names(resources: ProjectResources, arguments: Arguments) -> list[str]:
     return sorted(resources.engine.generators.by_name)
 
 
-def _found_generators(resources: Resources) -> Iterator[Resource]:
+def _found_generators(resources: ProjectResources) -> Iterator[Resource]:
     for generator in resources.engine.generators.list_generators():
         yield Resource(f"generator://{generator.name}", generator.name, generator.description, JSON)
 
@@ -472,7 +472,7 @@ def _found_generators(resources: Resources) -> Iterator[Resource]:
 # -- templates --------------------------------------------------------------------------------------------------
 
 
-def template_files(resources: Resources) -> dict[str, str]:
+def template_files(resources: ProjectResources) -> dict[str, str]:
     """The files in the template folders, by the name that finds them; each with its project-relative path."""
     found: dict[str, str] = {}
     folder = resources.engine.folder
@@ -482,7 +482,7 @@ def template_files(resources: Resources) -> dict[str, str]:
     return found
 
 
-def _read_template(resources: Resources, arguments: Arguments) -> str:
+def _read_template(resources: ProjectResources, arguments: Arguments) -> str:
     name = arguments["name"]
     # Templates may stand anywhere in the project, but what is no template mustn't be read as one.
     path = template_files(resources).get(name)
@@ -496,11 +496,11 @@ def _read_template(resources: Resources, arguments: Arguments) -> str:
     raise ResourceNotFound(f"There is no template {_shown(name)!r}.", resources.engine.templates.advice())
 
 
-def _template_names(resources: Resources, settled: Arguments) -> list[str]:
+def _template_names(resources: ProjectResources, arguments: Arguments) -> list[str]:
     return sorted(template_files(resources))
 
 
-def _found_templates(resources: Resources) -> Iterator[Resource]:
+def _found_templates(resources: ProjectResources) -> Iterator[Resource]:
     for name, path in template_files(resources).items():
         yield Resource(template_uri(name), name, f"Template {path}", TEXT, _file_stat(resources, path, sized=True))
 
@@ -527,7 +527,7 @@ def _manifest_path(engine: Engine, found: FoundConfig) -> str:
     return path
 
 
-def _read_manifest(resources: Resources, arguments: Arguments) -> str:
+def _read_manifest(resources: ProjectResources, arguments: Arguments) -> str:
     found = resources.engine.catalog.find("collection", arguments["collection_id"])
     try:
         return resources.engine.folder.read_text(_manifest_path(resources.engine, found))
@@ -543,11 +543,11 @@ def _no_manifest(collection_id: str) -> ManifestNotFound:
     )
 
 
-def _collection_ids(resources: Resources, settled: Arguments) -> list[str]:
+def _collection_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
     return [found.parsed.config.id for found in resources.engine.catalog.all("collection").found]
 
 
-def _found_manifests(resources: Resources) -> Iterator[Resource]:
+def _found_manifests(resources: ProjectResources) -> Iterator[Resource]:
     for collection_id, path in manifest_files(resources.engine).items():
         if resources.engine.folder.is_file(path):
             yield Resource(
@@ -562,7 +562,7 @@ def _found_manifests(resources: Resources) -> Iterator[Resource]:
 # -- jobs -------------------------------------------------------------------------------------------------------
 
 
-def _read_job(resources: Resources, arguments: Arguments) -> str:
+def _read_job(resources: ProjectResources, arguments: Arguments) -> str:
     job = resources.engine.store.job(arguments["job_id"])
     if job is None:
         raise JobNotFound(
@@ -575,11 +575,11 @@ def _read_job(resources: Resources, arguments: Arguments) -> str:
     return _json(record | {"arguments": redacted(job.arguments), "result": result})
 
 
-def _job_ids(resources: Resources, settled: Arguments) -> list[str]:
+def _job_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
     return [job.job_id for job in resources.engine.store.jobs()]
 
 
-def _found_jobs(resources: Resources) -> Iterator[Resource]:
+def _found_jobs(resources: ProjectResources) -> Iterator[Resource]:
     for job in islice(resources.engine.store.jobs(), JOBS_LISTED):
         measure = ResourceStat(modified=job.updated_at)
         about = f"{job.tool}, {job.status}"
@@ -589,7 +589,7 @@ def _found_jobs(resources: Resources) -> Iterator[Resource]:
 # -- capabilities -----------------------------------------------------------------------------------------------
 
 
-def _read_capabilities(resources: Resources, arguments: Arguments) -> str:
+def _read_capabilities(resources: ProjectResources, arguments: Arguments) -> str:
     match arguments["topic"]:
         case "server":
             return _json(_server(resources))
@@ -603,17 +603,17 @@ def _read_capabilities(resources: Resources, arguments: Arguments) -> str:
             raise ResourceNotFound(f"There are no capabilities called {other!r}.", f"There are {', '.join(TOPICS)}.")
 
 
-def _topics(resources: Resources, settled: Arguments) -> tuple[str, ...]:
+def _topics(resources: ProjectResources, arguments: Arguments) -> tuple[str, ...]:
     return TOPICS
 
 
-def _found_capabilities(resources: Resources) -> Iterator[Resource]:
+def _found_capabilities(resources: ProjectResources) -> Iterator[Resource]:
     for topic in TOPICS:
         about = "What the server can do" if topic == "server" else f"What the {topic} can do"
         yield Resource(f"capabilities://{topic}", f"{topic} capabilities", about, JSON)
 
 
-def _server(resources: Resources) -> dict[str, Any]:
+def _server(resources: ProjectResources) -> dict[str, Any]:
     tools, settings = resources.tools, resources.engine.settings
     components = msgspec.json.schema(STRUCTS["artifact"])["$defs"]["ArtifactContent"]["properties"]["children"]
     batch: dict[str, Any] = tools["batch_generate"].input_schema["properties"] if "batch_generate" in tools else {}
@@ -666,7 +666,7 @@ _FAILURES: dict[str, type[ChoraError]] = {
 """What a call may fail with because of an argument."""
 
 
-def _tools(resources: Resources) -> dict[str, Any]:
+def _tools(resources: ProjectResources) -> dict[str, Any]:
     by_category: dict[str, list[dict[str, Any]]] = {}
     for tool in resources.tools.values():
         arguments: Iterable[str] = tool.input_schema.get("properties", {})
@@ -703,7 +703,7 @@ def _typical(metrics: Metrics, tool: str) -> float | None:
     return round(metrics.call_seconds.sums[tool,] / sum(counts) * 1000, 3) if counts else None
 
 
-def _families(resources: Resources) -> dict[str, Any]:
+def _families(resources: ProjectResources) -> dict[str, Any]:
     shown: dict[str, dict[str, Any]] = {}
     for family in FAMILIES:
         one = shown.setdefault(
@@ -717,7 +717,7 @@ def _families(resources: Resources) -> dict[str, Any]:
     return {"resources": shown, "metadata": {"namespace": f"{NAMESPACE}://", "total_count": len(shown)}}
 
 
-def _generators(resources: Resources) -> dict[str, Any]:
+def _generators(resources: ProjectResources) -> dict[str, Any]:
     registry = resources.engine.generators
     shown: dict[str, Any] = {}
     for generator in registry.list_generators():

@@ -19,7 +19,7 @@ import trio
 
 log = logging.getLogger("chora")
 
-OVERTIME = 2.0
+FORCED_EXIT_DELAY = 2.0
 """Seconds after the grace in which everything has to be closed."""
 PARENT_INTERVAL = 2.0
 """Seconds between two looks whether our parent process is still there."""
@@ -42,8 +42,8 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
 
     def watch() -> None:
         asked.acquire()
-        if not ended.acquire(timeout=grace + OVERTIME):
-            _give_up(grace + OVERTIME)
+        if not ended.acquire(timeout=grace + FORCED_EXIT_DELAY):
+            _exit_now(grace + FORCED_EXIT_DELAY)
 
     def arm() -> None:
         with contextlib.suppress(RuntimeError):  # it is released already
@@ -88,7 +88,7 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
         nursery.cancel_scope.cancel()
 
 
-def _give_up(seconds: float) -> None:
+def _exit_now(seconds: float) -> None:
     """End the process as a power cut would, which costs nothing that was acknowledged."""
     log.error("not stopped after %g s; ending at once", seconds)
     os._exit(1)

@@ -167,13 +167,13 @@ def _is_text(node: ast.BinOp) -> bool:
     return any(isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", None), str) for side in sides)
 
 
-def choose(root: Path, count: int, seed: int, only: str) -> list[Mutant]:
+def choose(count: int, seed: int, only: str) -> list[Mutant]:
     """So many mutants, from each package its share and at least one."""
     chance = random.Random(seed)
     packages: dict[str, list[Mutant]] = collections.defaultdict(list)
     for path in _tracked():
         if path.startswith(only) and path.endswith(".py"):
-            source = (root / path).read_bytes()
+            source = (ROOT / path).read_bytes()
             for mutant in mutants_of(path, source):
                 packages[mutant.package].append(mutant)
     total = sum(map(len, packages.values()))
@@ -276,28 +276,28 @@ class Coverage:
         return [*first, *second, *third][: max(MOST_TESTS, min(len(first), 2 * MOST_TESTS))]
 
 
-def measure(checkout: Checkout, data: Path) -> None:
+def measure(data: Path) -> None:
     """Run the tests with coverage, noting which test executes what."""
     with tempfile.TemporaryDirectory(prefix="chora-coverage-") as place:
         config = Path(place) / "rc"
         options = ["source = chora", "parallel = true", "patch = subprocess, _exit", "sigterm = true"]
         config.write_text("\n".join(["[run]", *options, f"data_file = {place}/data"]))
-        command = [checkout.python, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest"]
+        command = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest"]
         subprocess.run(
             [*command, "-n", "auto", "--dist", "worksteal", "-m", "not stress"],
-            cwd=checkout.folder,
+            cwd=ROOT,
             env={**os.environ, "CHORA_COVERAGE_CONTEXTS": "1"},
             check=False,
         )
-        command = [checkout.python, "-m", "coverage", "combine", "-q", f"--rcfile={config}", f"--data-file={data}"]
-        subprocess.run([*command, place], cwd=checkout.folder, check=True)
+        command = [sys.executable, "-m", "coverage", "combine", "-q", f"--rcfile={config}", f"--data-file={data}"]
+        subprocess.run([*command, place], cwd=ROOT, check=True)
 
 
 # -- trying them ------------------------------------------------------------------------------------------------
 
 
 def attempt(mutant: Mutant, checkout: Checkout, coverage: Coverage, seed: int) -> Outcome:
-    source = (checkout.folder / mutant.path).read_bytes()
+    source = (ROOT / mutant.path).read_bytes()
     changed = mutant.apply(source)
     before, after = (text.decode().splitlines() for text in (source, changed))
     diff = "\n".join(list(difflib.unified_diff(before, after, mutant.path, mutant.path, lineterm="", n=1))[2:])
@@ -325,19 +325,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="how many at a time")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "mutants.json", help="where the results go")
     options = parser.parse_args()
+    chosen = choose(options.count, options.seed, options.only)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     state = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     data = options.json.parent / f"coverage-by-test-{state.stdout.strip()[:12]}"
+    if not data.exists():
+        measure(data)
+    coverage = Coverage(data)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="chora-mutants-") as place:
-        checkouts = [Checkout(Path(place) / str(number)) for number in range(options.workers)]
-        chosen = choose(checkouts[0].folder, options.count, options.seed, options.only)
-        if not data.exists():
-            measure(checkouts[0], data)
-        coverage = Coverage(data)
         free: SimpleQueue[Checkout] = SimpleQueue()
-        for checkout in checkouts:
-            free.put(checkout)
+        for number in range(options.workers):
+            free.put(Checkout(Path(place) / str(number)))
 
         def one(mutant: Mutant) -> Outcome:
             checkout = free.get()

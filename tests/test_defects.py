@@ -21,7 +21,7 @@ from chora.cli import COMMANDS
 from chora.engine.engine import Engine, open_engine
 from chora.generators.registry import Generator
 from chora.metrics import Metrics
-from chora.resources import Resources
+from chora.resources import ProjectResources
 from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
 from tests import http_client
@@ -30,8 +30,8 @@ from tests.patience import PATIENCE
 
 
 @pytest.fixture
-def shelf(engine: Engine) -> Resources:
-    return Resources(engine, TOOLS, Metrics())
+def shelf(engine: Engine) -> ProjectResources:
+    return ProjectResources(engine, TOOLS, Metrics())
 
 
 def fill(id: str, template: str, **rest: Any) -> dict[str, Any]:
@@ -60,21 +60,21 @@ async def test_lists_do_not_swallow_what_is_wrong(ask: Asking, project: Project)
 
 
 @requirement("defects.resources-broken")
-async def test_content_and_generators_can_be_read_as_resources(ask: Asking, project: Project, shelf: Resources):
+async def test_content_and_generators_can_be_read_as_resources(ask: Asking, project: Project, shelf: ProjectResources):
     """content:// and generator:// called methods that no store and no registry had."""
     project.save(text("note", "hello"))
     made = await ask("generate_content", content_config_id="note")
-    assert shelf.read("content://note").text == "hello"
-    assert shelf.read(f"content://note/{made['metadata']['version_id']}").text == "hello"
+    assert shelf.read_resource("content://note").text == "hello"
+    assert shelf.read_resource(f"content://note/{made['metadata']['version_id']}").text == "hello"
     for generator in (await ask("list_generators"))["generators"]:
-        assert json.loads(shelf.read(f"generator://{generator['name']}").text)["name"] == generator["name"]
+        assert json.loads(shelf.read_resource(f"generator://{generator['name']}").text)["name"] == generator["name"]
 
 
 @requirement("defects.schemas-missing")
 @pytest.mark.parametrize("kind", ["content", "artifact", "collection"])
-async def test_schemas_can_be_read_as_resources(shelf: Resources, kind: str):
+async def test_schemas_can_be_read_as_resources(shelf: ProjectResources, kind: str):
     """schema:// looked for files in a folder that had none."""
-    jsonschema.Draft202012Validator.check_schema(json.loads(shelf.read(f"schema://{kind}").text))
+    jsonschema.Draft202012Validator.check_schema(json.loads(shelf.read_resource(f"schema://{kind}").text))
 
 
 @requirement("defects.sources-unresolved")
@@ -567,13 +567,13 @@ async def test_both_ways_over_http_are_there(visit: Visit):
 
 
 @requirement("traps.version-ids", "identity.version-ids")
-async def test_version_ids_are_fit_for_uris(ask: Asking, project: Project, shelf: Resources):
+async def test_version_ids_are_fit_for_uris(ask: Asking, project: Project, shelf: ProjectResources):
     """They held `:` and `+`, which the pattern of their own resource didn't match."""
     project.save(text("note", "x"))
     made = await ask("generate_content", content_config_id="note")
     version_id = made["metadata"]["version_id"]
     assert re.fullmatch(r"\d{8}T\d{9}Z-[0-9a-f]{4}", version_id)
-    assert shelf.read(f"content://note/{version_id}").text == "x"
+    assert shelf.read_resource(f"content://note/{version_id}").text == "x"
 
 
 @requirement("traps.tools-stay-callable")

@@ -18,7 +18,7 @@ from chora import oauth
 from chora.errors import Forbidden, Unauthorized, UsageError
 from chora.oauth import Issuer
 from chora.settings import OauthSettings
-from chora.transport import http
+from chora.transport.http import sessions
 from tests.conftest import Visit, requirement
 from tests.http_client import BOTH, MODERN, message
 from tests.patience import PATIENCE
@@ -280,7 +280,7 @@ async def test_an_issuer_answers_for_itself_alone(authority: Authority, caplog: 
         ({"issuer": "https://other.example", "jwks_uri": f"{authority.url}/keys"}, "another issuer"),
         ({"issuer": authority.url, "jwks_uri": "http://far.example/keys"}, "anybody on the way could forge"),
     ):
-        authority.documents |= dict.fromkeys(oauth.METADATA, document)
+        authority.documents |= dict.fromkeys(oauth.METADATA_PATHS, document)
         caplog.clear()
         with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
             await Issuer(authority.settings()).identify(authority.token())
@@ -333,7 +333,7 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, 
         with pytest.raises(Unauthorized):
             await issuer.identify(authority.token("second"))
     assert authority.asked == ["/keys"]
-    mock_clock.jump(oauth.PAUSE)
+    mock_clock.jump(oauth.FETCH_INTERVAL)
     assert (await issuer.identify(authority.token("second"))).principal.scope == "write"
     assert (await issuer.identify(authority.token())).principal.scope == "write"
     assert authority.asked == ["/keys", "/keys"]
@@ -387,7 +387,7 @@ async def test_an_issuer_that_shows_no_keys_lets_nobody_in(
             await issuer.identify(authority.token())
         assert "can't be had" in caplog.text
         authority.documents = own
-        issuer._asked = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
+        issuer._fetched_at = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
         assert (await issuer.identify(authority.token())).principal.scope == "write"
 
 
@@ -405,7 +405,7 @@ async def test_an_issuer_that_says_nothing_is_not_waited_for(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """Those who wait for its keys are refused after a while."""
-    monkeypatch.setattr(oauth, "PATIENCE", 0.2)
+    monkeypatch.setattr(oauth, "FETCH_TIMEOUT", 0.2)
     authority.stuck = True
     with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
         await Issuer(authority.settings()).identify(authority.token())
@@ -453,7 +453,7 @@ async def test_a_session_lasts_longer_than_what_its_token_holds_open(
     authority: Authority, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ):
     """Streams end with the token; with a new one the session goes on."""
-    monkeypatch.setattr(http, "SWEEP_INTERVAL", 0.05)
+    monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     monkeypatch.setattr(oauth, "LEEWAY", 0)
     async with visit(oauth__issuer=authority.url, oauth__resource=RESOURCE) as visitor:
         visitor.http.headers["authorization"] = f"Bearer {authority.token()}"
@@ -472,7 +472,7 @@ async def test_a_session_lasts_longer_than_what_its_token_holds_open(
 
 async def test_a_subscription_ends_with_its_token(authority: Authority, visit: Visit, monkeypatch: pytest.MonkeyPatch):
     """There is no session that a later token could keep open."""
-    monkeypatch.setattr(http, "SWEEP_INTERVAL", 0.05)
+    monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     monkeypatch.setattr(oauth, "LEEWAY", 0)
     async with visit(oauth__issuer=authority.url, oauth__resource=RESOURCE) as visitor:
         visitor.http.headers["authorization"] = f"Bearer {authority.token(exp=int(time.time()) + 3)}"

@@ -27,7 +27,7 @@ from chora.hashing import sha256
 from chora.metrics import Metrics
 from chora.model import KINDS
 from chora.protocol.types import ResourceStat
-from chora.resources import FAMILIES, PAGE, Resources
+from chora.resources import FAMILIES, PAGE, ProjectResources
 from chora.store import Version
 from chora.store.records import Job
 from chora.tools import TOOLS
@@ -36,13 +36,13 @@ from tests.documents import collection
 
 
 @pytest.fixture
-async def shelf(engine: Engine) -> Resources:
-    return Resources(engine, TOOLS, Metrics(), ("2024-11-05", "2026-07-28"))
+async def shelf(engine: Engine) -> ProjectResources:
+    return ProjectResources(engine, TOOLS, Metrics(), ("2024-11-05", "2026-07-28"))
 
 
-def read(shelf: Resources, uri: str) -> Any:
+def read(shelf: ProjectResources, uri: str) -> Any:
     """A resource's JSON."""
-    contents = shelf.read(uri)
+    contents = shelf.read_resource(uri)
     assert contents.mime_type == "application/json"
     return json.loads(contents.text)
 
@@ -59,15 +59,15 @@ def stored(body: str, content_id: str = "note") -> Version:
     )
 
 
-def uris(shelf: Resources) -> list[str]:
-    return [each.uri for each in shelf.page().resources]
+def uris(shelf: ProjectResources) -> list[str]:
+    return [each.uri for each in shelf.list_resources().resources]
 
 
 # -- families ---------------------------------------------------------------------------------------------------
 
 
 @requirement("resources.config", "resources.namespaced")
-async def test_configs_are_read_as_they_are_written(shelf: Resources, project: Project):
+async def test_configs_are_read_as_they_are_written(shelf: ProjectResources, project: Project):
     """All three kinds, with keys that chora doesn't know, and from YAML as JSON too."""
     project.save({**text("note", "Closed."), "x-mine": 1}, artifact("sheet", [child("note")]))
     project.write("configs/collection/pack.yaml", json.dumps(collection(id="pack")))
@@ -75,29 +75,29 @@ async def test_configs_are_read_as_they_are_written(shelf: Resources, project: P
     assert read(shelf, "config://artifact/sheet")["content"]["children"][0]["id"] == "note"
     assert read(shelf, "config://collection/pack")["name"] == "Season pack"
     with pytest.raises(ConfigNotFound) as caught:
-        shelf.read("config://content/nots")
+        shelf.read_resource("config://content/nots")
     assert "note" in str(caught.value.hint)
 
 
 @requirement("resources.schema")
 @pytest.mark.parametrize("kind", KINDS)
-async def test_schemas_are_read_by_kind(shelf: Resources, kind: str):
+async def test_schemas_are_read_by_kind(shelf: ProjectResources, kind: str):
     """What an author needs to write a config."""
     assert kind in read(shelf, f"schema://{kind}")["title"]
-    assert shelf.read(f"schema://{kind}").fixed
+    assert shelf.read_resource(f"schema://{kind}").fixed
     with pytest.raises(ResourceNotFound):
-        shelf.read("schema://novel")
+        shelf.read_resource("schema://novel")
 
 
 @requirement("resources.content")
-async def test_texts_are_read_by_content_and_by_version(shelf: Resources, engine: Engine):
+async def test_texts_are_read_by_content_and_by_version(shelf: ProjectResources, engine: Engine):
     """The newest without a version, each by its own, and a list of them; old spellings mean the same."""
     first = await engine.store.add_version(stored("one"))
     second = await engine.store.add_version(stored("zwei ü"))
     for spelling in ("content://note", "content://generated/note", "choracompose://content/note", "CONTENT://note/"):
-        assert shelf.read(spelling).text == "zwei ü"
+        assert shelf.read_resource(spelling).text == "zwei ü"
     for spelling in ("content://note/{}", "content://note/v/{}", "content://generated/note/v/{}"):
-        assert shelf.read(spelling.format(first.version_id)).text == "one"
+        assert shelf.read_resource(spelling.format(first.version_id)).text == "one"
     for spelling in ("content://note/versions", "content://generated/note/versions"):
         listed = read(shelf, spelling)
         assert listed["total_versions"] == 2
@@ -105,51 +105,51 @@ async def test_texts_are_read_by_content_and_by_version(shelf: Resources, engine
         assert [each["is_latest"] for each in listed["versions"]] == [False, True]
         assert listed["versions"][1]["size_bytes"] == 7
     with pytest.raises(ContentNotFound):
-        shelf.read("content://nobody")
+        shelf.read_resource("content://nobody")
     with pytest.raises(ContentNotFound):
-        shelf.read("content://nobody/versions")
+        shelf.read_resource("content://nobody/versions")
     with pytest.raises(ContentNotFound) as caught:
-        shelf.read("content://note/20200101T000000000Z-0000")
+        shelf.read_resource("content://note/20200101T000000000Z-0000")
     assert "content://note/versions" in str(caught.value.hint)
 
 
-async def test_a_content_may_be_called_like_an_old_spelling(shelf: Resources, engine: Engine):
+async def test_a_content_may_be_called_like_an_old_spelling(shelf: ProjectResources, engine: Engine):
     """`generated` is a fine id: what exists under today's spelling wins over the old one's meaning."""
     version = await engine.store.add_version(stored("mine", "generated"))
     await engine.store.add_version(stored("other", "note"))
-    assert shelf.read(f"content://generated/{version.version_id}").text == "mine"
-    assert shelf.read("content://generated").text == "mine"
-    assert shelf.read("content://generated/note").text == "other"
+    assert shelf.read_resource(f"content://generated/{version.version_id}").text == "mine"
+    assert shelf.read_resource("content://generated").text == "mine"
+    assert shelf.read_resource("content://generated/note").text == "other"
 
 
-async def test_a_deleted_text_is_listed_and_not_read(shelf: Resources, engine: Engine):
+async def test_a_deleted_text_is_listed_and_not_read(shelf: ProjectResources, engine: Engine):
     """Its metadata may be kept, its words are gone."""
     gone = await engine.store.add_version(stored("gone"))
     await engine.store.delete_versions([gone.version_id], keep_metadata=True)
     with pytest.raises(ContentNotFound):
-        shelf.read(f"content://note/{gone.version_id}")
+        shelf.read_resource(f"content://note/{gone.version_id}")
     with pytest.raises(ContentNotFound):
-        shelf.read("content://note")
+        shelf.read_resource("content://note")
     (only,) = read(shelf, "content://note/versions")["versions"]
     assert (only["deleted"], only["is_latest"], only["size_bytes"]) == (True, False, 0)
-    listed = {each.uri: each for each in shelf.page().resources}
+    listed = {each.uri: each for each in shelf.list_resources().resources}
     if known := listed.get("content://note"):
         assert known.stat is not None
         assert known.stat().size is None
 
 
-async def test_a_text_beyond_ten_megabytes_is_refused(shelf: Resources, engine: Engine):
+async def test_a_text_beyond_ten_megabytes_is_refused(shelf: ProjectResources, engine: Engine):
     """A client would choke on it; the error says how much is allowed."""
     await engine.store.add_version(stored("ü" * (SOURCE_LIMIT // 2) + "x"))
     with pytest.raises(LimitExceeded) as caught:
-        shelf.read("content://note")
+        shelf.read_resource("content://note")
     assert caught.value.details["bytes"] == SOURCE_LIMIT
     assert caught.value.hint
 
 
 @requirement("resources.generator")
 @pytest.mark.parametrize("generator", GENERATORS, ids=lambda module: module.NAME)
-async def test_generators_are_described(shelf: Resources, generator: Any):
+async def test_generators_are_described(shelf: ProjectResources, generator: Any):
     """Each by its name, from what its module says of itself."""
     shown = read(shelf, f"generator://{generator.NAME}")
     assert shown["version"] == generator.VERSION
@@ -157,50 +157,50 @@ async def test_generators_are_described(shelf: Resources, generator: Any):
     assert shown["module"] == generator.__name__
 
 
-async def test_generators_are_listed_as_they_used_to_be(shelf: Resources):
+async def test_generators_are_listed_as_they_used_to_be(shelf: ProjectResources):
     """`list`, `builtin` and `plugins` were how chora-compose listed them."""
     for name in ("list", "builtin"):
         assert read(shelf, f"generator://{name}")["total_count"] == len(GENERATORS)
     assert read(shelf, "generator://plugins")["generators"] == []
     with pytest.raises(GeneratorNotFound):
-        shelf.read("generator://magic")
+        shelf.read_resource("generator://magic")
 
 
-async def test_templates_are_read_by_their_encoded_name(shelf: Resources, project: Project):
+async def test_templates_are_read_by_their_encoded_name(shelf: ProjectResources, project: Project):
     """Slashes are percent-encoded, and decoded once."""
     project.write("configs/templates/parts/head 100%.j2", "# {{ title }}")
     assert "template://parts%2Fhead%20100%25.j2" in uris(shelf)
-    assert shelf.read("template://parts%2Fhead%20100%25.j2").text == "# {{ title }}"
-    assert shelf.read("choracompose://template/parts%2Fhead%20100%25.j2").text == "# {{ title }}"
+    assert shelf.read_resource("template://parts%2Fhead%20100%25.j2").text == "# {{ title }}"
+    assert shelf.read_resource("choracompose://template/parts%2Fhead%20100%25.j2").text == "# {{ title }}"
     for uri in ("template://parts%252Fhead%20100%25.j2", "template://parts/head%20100%25.j2", "template://x.j2"):
         with pytest.raises(ResourceNotFound):
-            shelf.read(uri)
+            shelf.read_resource(uri)
 
 
 @pytest.mark.parametrize("name", ["..%2F..%2Fchora.toml", "chora.toml", ".env", "%2Fetc%2Fpasswd", "..", "", "a%00b"])
-async def test_nothing_but_templates_is_read_as_one(shelf: Resources, project: Project, name: str):
+async def test_nothing_but_templates_is_read_as_one(shelf: ProjectResources, project: Project, name: str):
     """A template may stand anywhere in the project; by URI only those in the template folders are shown."""
     project.write(".env", "KEY=1")
     project.write("configs/templates/a.j2", "a")
     with pytest.raises(ResourceNotFound):
-        shelf.read(f"template://{name}")
+        shelf.read_resource(f"template://{name}")
 
 
-async def test_a_template_that_is_no_text_is_refused(shelf: Resources, project: Project):
+async def test_a_template_that_is_no_text_is_refused(shelf: ProjectResources, project: Project):
     """With what to do about it."""
     project.write("templates/logo.png", b"\x89PNG\xff")
     with pytest.raises(InvalidInput) as caught:
-        shelf.read("template://logo.png")
+        shelf.read_resource("template://logo.png")
     assert "UTF-8" in caught.value.message
 
 
 @requirement("resources.manifest")
 @pytest.mark.parametrize("base", ["outputs/pack", "outputs/{{ collection_id }}", "outputs/{{collection_id}}"])
-async def test_a_manifest_is_read_where_its_collection_puts_it(shelf: Resources, project: Project, base: str):
+async def test_a_manifest_is_read_where_its_collection_puts_it(shelf: ProjectResources, project: Project, base: str):
     """Listed once it is there."""
     project.save(collection(id="pack", output={"base_path": base}))
     with pytest.raises(ManifestNotFound) as caught:
-        shelf.read("manifest://pack")
+        shelf.read_resource("manifest://pack")
     assert "generate_collection" in str(caught.value.hint)
     assert "manifest://pack" not in uris(shelf)
     project.write("outputs/pack/manifest.json", '{"collection_id": "pack"}')
@@ -209,15 +209,15 @@ async def test_a_manifest_is_read_where_its_collection_puts_it(shelf: Resources,
 
 
 @pytest.mark.parametrize("base", ["outputs/{{ day }}", "outputs/{% if x %}a{% endif %}", "../elsewhere"])
-async def test_a_manifest_whose_place_is_nowhere_is_not_there(shelf: Resources, project: Project, base: str):
+async def test_a_manifest_whose_place_is_nowhere_is_not_there(shelf: ProjectResources, project: Project, base: str):
     """A place that depends on a build's context, or lies outside the project, breaks no list."""
     project.save(collection(id="pack", output={"base_path": base}))
     assert "manifest://pack" not in uris(shelf)
     with pytest.raises(ChoraError):
-        shelf.read("manifest://pack")
+        shelf.read_resource("manifest://pack")
 
 
-async def test_jobs_are_read_without_their_secrets(shelf: Resources, engine: Engine):
+async def test_jobs_are_read_without_their_secrets(shelf: ProjectResources, engine: Engine):
     """State, progress and result; values under keys that name secrets are hidden."""
     await engine.store.save_job(
         Job(
@@ -236,31 +236,31 @@ async def test_jobs_are_read_without_their_secrets(shelf: Resources, engine: Eng
     shown = read(shelf, "job://job-1")
     assert shown["arguments"] == {"context": {"api_key": "***", "monkey": "Ada"}}
     assert shown["result"] == {"success": True}
-    (listed,) = [each for each in shelf.page().resources if each.uri == "job://job-1"]
+    (listed,) = [each for each in shelf.list_resources().resources if each.uri == "job://job-1"]
     assert listed.stat is not None
     assert listed.stat().modified == "2026-11-22T10:16:30.123Z"
     with pytest.raises(JobNotFound):
-        shelf.read("job://job-2")
+        shelf.read_resource("job://job-2")
 
 
 # -- capabilities -----------------------------------------------------------------------------------------------
 
 
 @requirement("resources.capabilities.server")
-async def test_the_servers_capabilities_are_its_own(shelf: Resources, engine: Engine):
+async def test_the_servers_capabilities_are_its_own(shelf: ProjectResources, engine: Engine):
     """Version, limits and counts are those of the code and the settings."""
     shown = read(shelf, "capabilities://server")
     assert shown["version"] == __version__
     assert shown["mcp_version"] == "2026-07-28"
     assert shown["tool_count"] == len(TOOLS)
     assert shown["generator_count"] == len(GENERATORS)
-    assert shown["resource_count"] == len(shelf.page().resources)
+    assert shown["resource_count"] == len(shelf.list_resources().resources)
     assert shown["limits"]["max_content_size_bytes"] == SOURCE_LIMIT
     assert shown["limits"]["max_artifact_components"] == 100
     assert shown["limits"]["ephemeral_retention_days"] == engine.settings.storage.retention_days
     assert shown["concurrency_limits"]["queue_size"] == engine.settings.render.queue
     assert shown["features"]["content_generation"] is True
-    fewer = Resources(engine, {}, Metrics())
+    fewer = ProjectResources(engine, {}, Metrics())
     assert not any(
         value
         for name, value in read(fewer, "capabilities://server")["features"].items()
@@ -269,7 +269,7 @@ async def test_the_servers_capabilities_are_its_own(shelf: Resources, engine: En
 
 
 @requirement("resources.capabilities.tools")
-async def test_the_tools_capabilities_are_the_shelf(shelf: Resources):
+async def test_the_tools_capabilities_are_the_shelf(shelf: ProjectResources):
     """Every tool in its category, with both schemas, and the time calls took."""
     shown = read(shelf, "capabilities://tools")
     assert shown["metadata"]["total_count"] == len(TOOLS)
@@ -291,7 +291,7 @@ async def test_the_tools_capabilities_are_the_shelf(shelf: Resources):
 
 
 @requirement("resources.capabilities.resources")
-async def test_the_resources_capabilities_are_the_families(shelf: Resources, project: Project):
+async def test_the_resources_capabilities_are_the_families(shelf: ProjectResources, project: Project):
     """Patterns, parameters and examples that really exist."""
     project.save(text("note", "Closed."))
     shown = read(shelf, "capabilities://resources")["resources"]
@@ -300,18 +300,18 @@ async def test_the_resources_capabilities_are_the_families(shelf: Resources, pro
     assert "content_id" in shown["config"]["parameters"]
     for scheme in shown.values():
         for example in scheme["examples"]:
-            shelf.read(example)
+            shelf.read_resource(example)
 
 
 @requirement("resources.capabilities.generators")
-async def test_the_generators_capabilities_are_theirs(shelf: Resources):
+async def test_the_generators_capabilities_are_theirs(shelf: ProjectResources):
     """How one is chosen, and which there are."""
     shown = read(shelf, "capabilities://generators")
     assert list(shown["generators"]) == [generator.NAME for generator in GENERATORS]
     assert shown["metadata"]["generator_count"] == len(GENERATORS)
     assert shown["selection_strategy"]["fallback"] == "demonstration"
     with pytest.raises(ResourceNotFound):
-        shelf.read("capabilities://magic")
+        shelf.read_resource("capabilities://magic")
 
 
 # -- URIs -------------------------------------------------------------------------------------------------------
@@ -321,20 +321,20 @@ async def test_the_generators_capabilities_are_theirs(shelf: Resources):
 @pytest.mark.parametrize(
     "uri", ["", "x", "nope://x", "content:note", "config://content/a/b/c", "choracompose://", "://"]
 )
-async def test_what_is_no_resource_is_not_found(shelf: Resources, uri: str):
+async def test_what_is_no_resource_is_not_found(shelf: ProjectResources, uri: str):
     """With where to look."""
     with pytest.raises(ResourceNotFound) as caught:
-        shelf.read(uri)
+        shelf.read_resource(uri)
     assert "resources/list" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("part", ["..", "a%2Fb", "a%5Cb", "%00", "%0A", "%20", "%FF", "a" * 256])
-async def test_an_id_in_a_uri_is_held_to_what_ids_are(shelf: Resources, part: str):
+async def test_an_id_in_a_uri_is_held_to_what_ids_are(shelf: ProjectResources, part: str):
     """Decoded once, then checked: no path comes in as an id."""
     with pytest.raises(InvalidConfigId):
-        shelf.read(f"config://content/{part}")
+        shelf.read_resource(f"config://content/{part}")
     with pytest.raises(InvalidConfigId):
-        shelf.read(f"content://note/{part}")
+        shelf.read_resource(f"content://note/{part}")
 
 
 @given(st.text(max_size=60), st.sampled_from([family.scheme for family in FAMILIES]))
@@ -347,35 +347,35 @@ def test_no_uri_breaks_the_parser(rest: str, scheme: str):
         pass
 
 
-async def test_changes_are_told_under_one_spelling(shelf: Resources, engine: Engine):
+async def test_changes_are_told_under_one_spelling(shelf: ProjectResources, engine: Engine):
     """However a client spells a resource, and whether it exists or not."""
     await engine.store.add_version(stored("one"))
-    assert shelf.canonical("choracompose://config/content/note") == "config://content/note"
-    assert shelf.canonical("content://generated/note") == "content://note"
-    assert shelf.canonical("content://generated/nobody") == "content://generated/nobody"
-    assert shelf.canonical("template://a%2Fb.j2") == "template://a%2Fb.j2"
-    assert shelf.canonical("config://content/%6Eote") == "config://content/note"
+    assert shelf.canonical_uri("choracompose://config/content/note") == "config://content/note"
+    assert shelf.canonical_uri("content://generated/note") == "content://note"
+    assert shelf.canonical_uri("content://generated/nobody") == "content://generated/nobody"
+    assert shelf.canonical_uri("template://a%2Fb.j2") == "template://a%2Fb.j2"
+    assert shelf.canonical_uri("config://content/%6Eote") == "config://content/note"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Resources, "_locate", lambda shelf, uri: pytest.fail("something was read"))
-        assert shelf.canonical("content://note/%76ersion") == "content://note/version"
+        patch.setattr(ProjectResources, "_locate", lambda shelf, uri: pytest.fail("something was read"))
+        assert shelf.canonical_uri("content://note/%76ersion") == "content://note/version"
     with pytest.raises(ResourceNotFound):
-        shelf.canonical("nope://x")
+        shelf.canonical_uri("nope://x")
 
 
 # -- the list ---------------------------------------------------------------------------------------------------
 
 
-async def test_everything_listed_can_be_read(shelf: Resources, project: Project, ask: Asking):
+async def test_everything_listed_can_be_read(shelf: ProjectResources, project: Project, ask: Asking):
     """And has a name, a description, and the type and size it turns out to have."""
     project.save(text("note", "Closed."), artifact("sheet", [child("note")]), collection(id="pack"))
     project.write("configs/templates/a.j2", "ä")
     await ask("generate_content", content_config_id="note")
-    listed = shelf.page().resources
+    listed = shelf.list_resources().resources
     assert {"config://content/note", "content://note", "config://collection/pack", "template://a.j2"} <= {
         each.uri for each in listed
     }
     for each in listed:
-        contents = shelf.read(each.uri)
+        contents = shelf.read_resource(each.uri)
         assert each.name
         assert each.description
         assert each.mime_type == contents.mime_type
@@ -388,34 +388,34 @@ async def test_everything_listed_can_be_read(shelf: Resources, project: Project,
     assert measured["config://content/note"].modified is not None
 
 
-async def test_a_file_that_vanishes_while_it_is_listed_has_no_measure(shelf: Resources, project: Project):
+async def test_a_file_that_vanishes_while_it_is_listed_has_no_measure(shelf: ProjectResources, project: Project):
     """The list was right when it was made."""
     project.save(text("note", "Closed."))
-    (listed,) = [each for each in shelf.page().resources if each.uri == "config://content/note"]
+    (listed,) = [each for each in shelf.list_resources().resources if each.uri == "config://content/note"]
     (project.root / "configs/content/note.json").unlink()
     assert listed.stat is not None
     assert listed.stat() == ResourceStat()
 
 
-async def test_a_broken_config_is_not_listed(shelf: Resources, project: Project):
+async def test_a_broken_config_is_not_listed(shelf: ProjectResources, project: Project):
     """And hides no other."""
     project.save(text("note", "Closed."))
     project.write("configs/content/broken.json", "{")
     assert [uri for uri in uris(shelf) if uri.startswith("config://content")] == ["config://content/note"]
 
 
-async def test_pages_hold_everything_once_while_things_come_and_go(shelf: Resources, project: Project):
+async def test_pages_hold_everything_once_while_things_come_and_go(shelf: ProjectResources, project: Project):
     """A cursor says after which resource to go on, so additions and removals shift nothing."""
     for number in range(250):
         project.save(text(f"note-{number:03}", "x"))
     seen: list[str] = []
-    page = shelf.page()
+    page = shelf.list_resources()
     seen += [each.uri for each in page.resources]
     assert len(seen) == PAGE
     project.save(text("note-000a", "x"))
     (project.root / "configs/content/note-001.json").unlink()
     while page.cursor is not None:
-        page = shelf.page(page.cursor)
+        page = shelf.list_resources(page.cursor)
         assert 0 < len(page.resources) <= PAGE
         seen += [each.uri for each in page.resources]
     assert len(seen) == len(set(seen))
@@ -424,16 +424,16 @@ async def test_pages_hold_everything_once_while_things_come_and_go(shelf: Resour
 
 
 @pytest.mark.parametrize("cursor", ["x", "ü", "abc", "ff"])
-async def test_a_made_up_cursor_is_refused(shelf: Resources, cursor: str):
+async def test_a_made_up_cursor_is_refused(shelf: ProjectResources, cursor: str):
     """With how to begin anew."""
     with pytest.raises(InvalidInput):
-        shelf.page(cursor)
+        shelf.list_resources(cursor)
 
 
 # -- completion -------------------------------------------------------------------------------------------------
 
 
-async def test_every_parameter_has_its_values(shelf: Resources, project: Project, engine: Engine):
+async def test_every_parameter_has_its_values(shelf: ProjectResources, project: Project, engine: Engine):
     """From what exists; a version's from the content that was settled on."""
     project.save(text("note", "x"), artifact("sheet", [child("note")]), collection(id="pack"))
     project.write("templates/parts/a.j2", "a")
@@ -455,7 +455,7 @@ async def test_every_parameter_has_its_values(shelf: Resources, project: Project
         shelf.complete("nope://{x}", "x", {})
 
 
-async def test_every_template_can_be_completed(shelf: Resources):
+async def test_every_template_can_be_completed(shelf: ProjectResources):
     """No family has a blank that completion doesn't know."""
     for family in FAMILIES:
         for parameter in family.parameters:
@@ -472,7 +472,7 @@ async def test_a_projects_own_generators_are_shown_as_such(project: Project):
         'async def generate(job):\n    return "HELLO"\n',
     )
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
-        shelf = Resources(engine, TOOLS, Metrics())
+        shelf = ProjectResources(engine, TOOLS, Metrics())
         assert read(shelf, "generator://shout")["source"] == "plugin"
         assert [each["name"] for each in read(shelf, "generator://plugins")["generators"]] == ["shout"]
         assert "generator://shout" in uris(shelf)

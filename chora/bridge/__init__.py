@@ -11,6 +11,6 @@ What either side says is passed on as it was said. The bridge itself speaks when
 a restarted server has to be told what the old one knew.
 """
 
-from chora.bridge.client import Options, run
+from chora.bridge.client import BridgeOptions, run_bridge
 
-__all__ = ["Options", "run"]
+__all__ = ["BridgeOptions", "run_bridge"]

@@ -17,21 +17,21 @@ from chora.secrets import redact
 
 log = logging.getLogger("chora.bridge")
 
-FAILED = -32000
+BRIDGE_ERROR = -32000
 """The code of every failure that is the bridge's own word: the server gave no answer."""
 LISTEN = "subscriptions/listen"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 CANCELLED = "notifications/cancelled"
 INITIALIZED = "notifications/initialized"
 
-REPEATABLE = ("initialize", "ping", "server", "resources", "prompts", "completion", "logging", "subscriptions")
+REPEATABLE_PREFIXES = ("initialize", "ping", "server", "resources", "prompts", "completion", "logging", "subscriptions")
 """What methods that do no harm when they are carried out twice begin with; listing tools doesn't either."""
 
 Key = tuple[bool, Any]
 """An id by its value: `1` and `1.0` are the same one, `"1"` is another."""
 
 
-class Message(Struct, frozen=True):
+class BridgedMessage(Struct, frozen=True):
     """What the bridge reads of a message; it passes on the bytes that it came in."""
 
     id: Raw | UnsetType = UNSET
@@ -41,22 +41,22 @@ class Message(Struct, frozen=True):
     error: Raw | UnsetType = UNSET
 
 
-class Opening(Struct, frozen=True, rename="camel"):
+class InitializeResult(Struct, frozen=True, rename="camel"):
     """What of the answer to `initialize` the bridge has to know."""
 
     protocol_version: str
     capabilities: dict[str, Any] = {}
 
 
-_decode_message = msgspec.json.Decoder(Message).decode
-_decode_opening = msgspec.json.Decoder(Opening).decode
+_decode_message = msgspec.json.Decoder(BridgedMessage).decode
+_decode_opening = msgspec.json.Decoder(InitializeResult).decode
 
 
 class NotJson(ValueError):
     """It isn't a JSON-RPC message."""
 
 
-def split(data: bytes) -> list[tuple[bytes, Message]]:
+def split_messages(data: bytes) -> list[tuple[bytes, BridgedMessage]]:
     """The messages in a piece of JSON, each with its own bytes: one, or those of a batch.
 
     Raises:
@@ -67,7 +67,7 @@ def split(data: bytes) -> list[tuple[bytes, Message]]:
             data.decode()
         pieces = [bytes(piece) for piece in wire.decode_batch(data)] if data.lstrip()[:1] == b"[" else [data]
         found = [(piece.strip(), _decode_message(piece)) for piece in pieces]
-    except wire.DecodeFailures as error:
+    except wire.DECODE_ERRORS as error:
         raise NotJson(str(error)) from None
     if any(message.method is UNSET and message.result is UNSET and message.error is UNSET for _, message in found):
         raise NotJson("It is neither a request nor a notification nor a response")
@@ -85,29 +85,29 @@ def key_of(id: Raw | UnsetType) -> Key | None:
         return None
     try:
         value = msgspec.json.decode(id)
-    except wire.DecodeFailures:  # a number beyond all numbers
+    except wire.DECODE_ERRORS:  # a number beyond all numbers
         return None
     return isinstance(value, str), value
 
 
-def subscription_of(message: Message) -> Key | None:
+def subscription_of(message: BridgedMessage) -> Key | None:
     """The subscription that a notification belongs to."""
     try:
-        found = msgspec.json.decode(b"{}" if message.params is UNSET else message.params, type=_Marked)
-    except wire.DecodeFailures:
+        found = msgspec.json.decode(b"{}" if message.params is UNSET else message.params, type=_SubscriptionParams)
+    except wire.DECODE_ERRORS:
         return None
     return key_of(found.meta.subscription)
 
 
-class _Mark(Struct):
+class _SubscriptionMeta(Struct):
     subscription: Raw | UnsetType = msgspec.field(default=UNSET, name=wire.SUBSCRIPTION_KEY)
 
 
-class _Marked(Struct):
-    meta: _Mark = msgspec.field(default_factory=_Mark, name="_meta")
+class _SubscriptionParams(Struct):
+    meta: _SubscriptionMeta = msgspec.field(default_factory=_SubscriptionMeta, name="_meta")
 
 
-def read_opening(message: Message) -> Opening:
+def read_initialize_result(message: BridgedMessage) -> InitializeResult:
     """The answer to `initialize`.
 
     Raises:
@@ -115,11 +115,11 @@ def read_opening(message: Message) -> Opening:
     """
     try:
         return _decode_opening(b"" if message.result is UNSET else message.result)
-    except wire.DecodeFailures:
-        raise Failed("The server's answer to initialize names no revision of the protocol.") from None
+    except wire.DECODE_ERRORS:
+        raise CallFailure("The server's answer to initialize names no revision of the protocol.") from None
 
 
-class Failed(Exception):
+class CallFailure(Exception):
     """There is no answer; the client is told why, and what to do.
 
     Args:
@@ -128,48 +128,48 @@ class Failed(Exception):
         carried_out: whether the server may have done what it was asked for.
     """
 
-    def __init__(self, message: str, hint: str = "", *, again: bool = False, carried_out: bool = False) -> None:
+    def __init__(self, message: str, hint: str = "", *, retryable: bool = False, carried_out: bool = False) -> None:
         super().__init__(redact(message))
         self.message = redact(message)
         self.hint = hint
-        self.again = again
+        self.retryable = retryable
         self.carried_out = carried_out
 
-    def answer(self, id: bytes) -> bytes:
+    def error_response(self, id: bytes) -> bytes:
         """What the client gets in the place of an answer."""
         text = f"{self.message} {self.hint}".strip()
-        return wire.error_response(id, RpcError(FAILED, text, {"mayHaveBeenCarriedOut": self.carried_out}))
+        return wire.error_response(id, RpcError(BRIDGE_ERROR, text, {"mayHaveBeenCarriedOut": self.carried_out}))
 
 
-class Unreachable(Failed):
+class UpstreamUnreachable(CallFailure):
     """The server isn't there; nothing was carried out."""
 
 
-class Lost(Failed):
+class ConnectionLost(CallFailure):
     """The connection broke before the answer was complete."""
 
     def __init__(self, where: object, why: object) -> None:
         super().__init__(
             f"The connection to {where} broke before the answer was there: {why}.",
             "Make the call again, but know that this one may have been carried out.",
-            again=True,
+            retryable=True,
             carried_out=True,
         )
 
 
-class NotHere(Failed):
+class TransportNotFound(CallFailure):
     """The server doesn't speak this transport at this address.
 
     Args:
         said: what it says itself, if that is a JSON-RPC error.
     """
 
-    def __init__(self, message: str, hint: str, said: tuple[bytes, Message] | None = None) -> None:
+    def __init__(self, message: str, hint: str, error: tuple[bytes, BridgedMessage] | None = None) -> None:
         super().__init__(message, hint)
-        self.said = said
+        self.error = error
 
 
-class Call:
+class PendingCall:
     """A request, and what has become of it.
 
     Args:
@@ -177,81 +177,86 @@ class Call:
         quiet: asked by the bridge itself, so that the answer isn't for the client.
     """
 
-    def __init__(self, line: bytes, message: Message, *, quiet: bool = False) -> None:
+    def __init__(self, line: bytes, message: BridgedMessage, *, internal: bool = False) -> None:
         assert message.id is not UNSET
         assert message.method is not UNSET
         self.line = line
         self.id = bytes(message.id).strip()
         self.key = key_of(message.id)
         self.method = message.method
-        self.quiet = quiet
+        self.internal = internal
         self.scope = trio.CancelScope()
-        self.under_way = False
+        self.sent = False
         """Whether the server may have heard of it."""
         self.cancelled = False
         """Whether the client has lost interest."""
-        self.answer: Message | None = None
-        self.failure: Failed | None = None
+        self.answer: BridgedMessage | None = None
+        self.failure: CallFailure | None = None
         self.ended = trio.Event()
         """Set with the answer, and with the failure where the answer comes another way than the request went."""
-        self.noticing: Callable[[Message], None] | None = None
+        self.on_answer: Callable[[BridgedMessage], None] | None = None
         """Told of the answer before the client is."""
         self.acknowledged = False
         """Whether a subscription has begun."""
         self.resumed = False
         """Whether a subscription was begun again and not yet acknowledged again."""
         try:
-            self.params = wire.Params() if message.params is UNSET else wire.decode_params(message.params)
-        except wire.DecodeFailures:  # the server will say what is wrong with them
-            self.params = wire.Params()
-        self.repeatable = self.method == "tools/list" or self.method.partition("/")[0] in REPEATABLE
+            self.params = wire.RequestParams() if message.params is UNSET else wire.decode_params(message.params)
+        except wire.DECODE_ERRORS:  # the server will say what is wrong with them
+            self.params = wire.RequestParams()
+        self.repeatable = self.method == "tools/list" or self.method.partition("/")[0] in REPEATABLE_PREFIXES
         self.version = _version(self.params)
         """The revision that a request of the modern era names; None in the handshake era."""
 
-    def succeed(self, answer: Message) -> None:
+    def succeed(self, answer: BridgedMessage) -> None:
         """Take note of the answer."""
         self.answer = answer
         self.ended.set()
 
-    def fail(self, failure: Failed) -> None:
+    def fail(self, failure: CallFailure) -> None:
         """Take note that there will be none."""
         self.failure = failure
         self.ended.set()
 
 
-def _version(params: wire.Params) -> str | None:
+def _version(params: wire.RequestParams) -> str | None:
     if params.meta is UNSET or params.meta.version is UNSET:
         return None
     try:
         return msgspec.json.decode(params.meta.version, type=str)
-    except wire.DecodeFailures:
+    except wire.DECODE_ERRORS:
         return None
 
 
-class Memory:
+class SessionMemory:
     """What a server that starts anew has to be told before it is the same to the client."""
 
     def __init__(self) -> None:
-        self.hello: bytes | None = None
+        self.initialize_line: bytes | None = None
         """The client's `initialize`, once it was answered."""
-        self.initialized: bytes | None = None
-        self.level: bytes | None = None
+        self.initialized_line: bytes | None = None
+        self.log_level_line: bytes | None = None
         """The client's last `logging/setLevel`."""
         self.subscriptions: dict[str, bytes] = {}
-        self.opening: Opening | None = None
+        self.initialize_result: InitializeResult | None = None
 
-    def notice(self, call: Call, answer: Message) -> None:
+    def remember(self, call: PendingCall, answer: BridgedMessage) -> None:
         """Remember what changes the server's state."""
         if answer.result is UNSET:
             return
         match call.method:
-            case "initialize" if call.quiet:
-                self._compare(read_opening(answer))
+            case "initialize" if call.internal:
+                self._compare_results(read_initialize_result(answer))
             case "initialize":
-                self.hello, self.initialized, self.level, self.subscriptions = call.line, None, None, {}
-                self.opening = read_opening(answer)
+                self.initialize_line, self.initialized_line, self.log_level_line, self.subscriptions = (
+                    call.line,
+                    None,
+                    None,
+                    {},
+                )
+                self.initialize_result = read_initialize_result(answer)
             case "logging/setLevel":
-                self.level = call.line
+                self.log_level_line = call.line
             case "resources/subscribe" if call.params.uri is not UNSET:
                 self.subscriptions[call.params.uri] = call.line
             case "resources/unsubscribe" if call.params.uri is not UNSET:
@@ -259,8 +264,8 @@ class Memory:
             case _:
                 pass
 
-    def _compare(self, now: Opening) -> None:
-        before, self.opening = self.opening, now
+    def _compare_results(self, now: InitializeResult) -> None:
+        before, self.initialize_result = self.initialize_result, now
         if before is not None and before.protocol_version != now.protocol_version:
             log.warning(
                 "the server spoke %s and now speaks %s; reconnect the client if it gets confused",
@@ -270,19 +275,19 @@ class Memory:
         if before is not None and before.capabilities != now.capabilities:
             log.warning("the server's capabilities have changed; reconnect the client to make it see them")
 
-    def requests(self) -> list[Call]:
+    def replayed_requests(self) -> list[PendingCall]:
         """What to ask again after the handshake."""
-        lines = [*([self.level] if self.level else []), *self.subscriptions.values()]
-        return [Call(line, _decode_message(line), quiet=True) for line in lines]
+        lines = [*([self.log_level_line] if self.log_level_line else []), *self.subscriptions.values()]
+        return [PendingCall(line, _decode_message(line), internal=True) for line in lines]
 
-    def greeting(self) -> Call:
+    def replayed_initialize(self) -> PendingCall:
         """The handshake's request, to be sent again."""
-        assert self.hello is not None
-        return Call(self.hello, _decode_message(self.hello), quiet=True)
+        assert self.initialize_line is not None
+        return PendingCall(self.initialize_line, _decode_message(self.initialize_line), internal=True)
 
-    def news(self) -> list[bytes]:
+    def change_notifications(self) -> list[bytes]:
         """What may have changed while nobody told us: what the client should look at again."""
-        capabilities = self.opening.capabilities if self.opening else {}
+        capabilities = self.initialize_result.capabilities if self.initialize_result else {}
         changed = [
             wire.notification(f"notifications/{name}/list_changed", {})
             for name in ("tools", "resources", "prompts")
@@ -296,17 +301,17 @@ class Memory:
 class Backoff:
     """Growing pauses between attempts, 0.1 s to 5 s, each a little random; half a minute of quiet starts them anew."""
 
-    LONGEST = 5.0
+    LONGEST_PAUSE = 5.0
 
     def __init__(self) -> None:
         self._pause = 0.1
         self._last = trio.current_time()
 
-    def next(self) -> float:
+    def next_pause(self) -> float:
         """Seconds to wait before the next attempt."""
         now = trio.current_time()
         if now - self._last > 30:
             self._pause = 0.1
         pause, self._last = self._pause, now
-        self._pause = min(pause * 2, self.LONGEST)
+        self._pause = min(pause * 2, self.LONGEST_PAUSE)
         return pause * random.uniform(0.5, 1)  # noqa: S311 - many bridges shouldn't come back at once, that is all

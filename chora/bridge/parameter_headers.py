@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET, Raw
 
-from chora.bridge.messages import Call, Message
+from chora.bridge.messages import BridgedMessage, PendingCall
 from chora.protocol import wire
 
 log = logging.getLogger("chora.bridge")
@@ -34,42 +34,44 @@ class ParameterHeaders:
     def __init__(self) -> None:
         self._tools: dict[str, dict[Path, str]] = {}
 
-    def headers(self, call: Call) -> list[tuple[str, str]]:
+    def request_headers(self, call: PendingCall) -> list[tuple[str, str]]:
         """The headers that repeat what a request says."""
         found: list[tuple[str, str]] = []
         for name, value in (("mcp-protocol-version", call.version or ""), ("mcp-method", call.method)):
-            if wire.PLAIN.fullmatch(value):  # any other can't be right, and the server says so better than we
+            if wire.PLAIN_HEADER_VALUE.fullmatch(
+                value
+            ):  # any other can't be right, and the server says so better than we
                 found.append((name, value))
         params = call.params
-        target = {"name": params.name, "uri": params.uri}.get(wire.NAMED.get(call.method, ""), UNSET)
+        target = {"name": params.name, "uri": params.uri}.get(wire.NAME_PARAMETERS.get(call.method, ""), UNSET)
         if target is not UNSET:
             found.append(("mcp-name", wire.encode_header(target)))
         wanted = self._tools.get(str(target)) if call.method == "tools/call" else None
         if wanted and params.arguments is not UNSET:
             try:
                 arguments = msgspec.json.decode(params.arguments)
-            except wire.DecodeFailures:  # a number beyond all numbers
+            except wire.DECODE_ERRORS:  # a number beyond all numbers
                 return found
             for path, header in wanted.items():
-                if (text := _written(_at(arguments, path))) is not None:
+                if (text := _header_text(_value_at(arguments, path))) is not None:
                     found.append((f"mcp-param-{header.lower()}", wire.encode_header(text)))
         return found
 
-    def learn(self, line: bytes, answer: Message) -> bytes:
+    def learn_tools(self, line: bytes, answer: BridgedMessage) -> bytes:
         """Take note of the tools in an answer to `tools/list`; the answer without those whose headers can't be."""
         if ANNOTATION.encode() not in line and not self._tools:
             return line
         try:
             result: dict[str, Any] = msgspec.json.decode(b"{}" if answer.result is UNSET else answer.result)
             listed = msgspec.convert(result.get("tools", []), list[dict[str, Any]])
-        except (*wire.DecodeFailures, AttributeError):
+        except (*wire.DECODE_ERRORS, AttributeError):
             return line
         kept: list[dict[str, Any]] = []
         for tool in listed:
             name = str(tool.get("name"))
             self._tools.pop(name, None)
             try:
-                if (wanted := mirrored(tool.get("inputSchema"))) and len(self._tools) < TOOLS_LIMIT:
+                if (wanted := find_parameter_headers(tool.get("inputSchema"))) and len(self._tools) < TOOLS_LIMIT:
                     self._tools[name] = wanted
                 kept.append(tool)
             except ValueError as error:
@@ -80,7 +82,7 @@ class ParameterHeaders:
         return wire.encode({**whole, "result": {**result, "tools": kept}})
 
 
-def mirrored(schema: Any) -> dict[Path, str]:
+def find_parameter_headers(schema: Any) -> dict[Path, str]:
     """Which parameters a tool wants repeated: where they stand in the arguments → the header's name.
 
     Raises:
@@ -127,13 +129,13 @@ def _schemas(root: Any) -> Iterator[tuple[Path | None, dict[str, Any]]]:
                 waiting.append((None, value))
 
 
-def _at(arguments: Any, path: Path) -> Any:
+def _value_at(arguments: Any, path: Path) -> Any:
     for name in path:
         arguments = cast("dict[str, Any]", arguments).get(name) if isinstance(arguments, dict) else None
     return arguments
 
 
-def _written(value: Any) -> str | None:
+def _header_text(value: Any) -> str | None:
     match value:
         case bool():
             return "true" if value else "false"

@@ -16,18 +16,18 @@ from msgspec import Raw
 
 from chora.bridge.messages import (
     Backoff,
-    Call,
-    Failed,
-    Lost,
-    Message,
-    NotHere,
-    Unreachable,
-    read_opening,
-    split,
+    BridgedMessage,
+    CallFailure,
+    ConnectionLost,
+    PendingCall,
+    TransportNotFound,
+    UpstreamUnreachable,
+    read_initialize_result,
+    split_messages,
 )
 from chora.bridge.parameter_headers import ParameterHeaders
 from chora.bridge.upstream import Upstream, code_of
-from chora.fetch import EventReader, FetchFailed, Response, ResponseTooLarge
+from chora.fetch import EventReader, FetchFailed, HttpResponse, ResponseTooLarge
 from chora.protocol import wire
 
 if TYPE_CHECKING:
@@ -35,53 +35,53 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("chora.bridge")
 
-BOTH = [("content-type", "application/json"), ("accept", "application/json, text/event-stream")]
-STREAM = [("accept", "text/event-stream")]
-GREETING_TIME = 30.0  # seconds for a server to open a new session in the place of one that it has forgotten
-LEAVE_TIME = 2.0  # seconds for a server to end a session
-NOTICE_TIME = 30.0  # seconds for the server to accept a notification
-REST_TIME = 1.0  # seconds that a stream may take to end after the answer
+POST_HEADERS = [("content-type", "application/json"), ("accept", "application/json, text/event-stream")]
+STREAM_HEADERS = [("accept", "text/event-stream")]
+NEW_SESSION_TIMEOUT = 30.0  # seconds for a server to open a new session in the place of one that it has forgotten
+SESSION_END_TIMEOUT = 2.0  # seconds for a server to end a session
+NOTIFICATION_TIMEOUT = 30.0  # seconds for the server to accept a notification
+STREAM_END_TIMEOUT = 1.0  # seconds that a stream may take to end after the answer
 SHORTEST_RETRY, LONGEST_RETRY = 0.1, 30.0  # seconds that a server may have us wait before we resume a stream
-PAGES = 20  # of a list of tools
+TOOL_PAGES_LIMIT = 20  # of a list of tools
 MODERN_ERRORS = {wire.HEADER_MISMATCH, -32021, wire.UNSUPPORTED_VERSION, wire.METHOD_NOT_FOUND, wire.INVALID_PARAMS}
 """What a refusal in the modern era can say; whoever says so speaks Streamable HTTP."""
 
-_VISIBLE = re.compile(r"[!-~]{1,1024}")
-_FORGOTTEN = re.compile(r"session|not initialized", re.IGNORECASE)
+_VISIBLE_ASCII = re.compile(r"[!-~]{1,1024}")
+_UNKNOWN_SESSION = re.compile(r"session|not initialized", re.IGNORECASE)
 
 
-class Session:
+class UpstreamSession:
     """What the handshake led to."""
 
     def __init__(self, id: str | None, version: str) -> None:
         self.id = id
         self.version = version
-        self.forgotten = False
+        self.expired = False
         """Whether the server knows it no more."""
-        self.listening: trio.CancelScope | None = None
+        self.listen_scope: trio.CancelScope | None = None
         """What its own stream is read in, once it is."""
 
     def stop_listening(self) -> None:
         """Close its own stream."""
-        if self.listening is not None:
-            self.listening.cancel()
+        if self.listen_scope is not None:
+            self.listen_scope.cancel()
 
     @property
     def headers(self) -> list[tuple[str, str]]:
         """What every message within the session bears."""
-        version = [("mcp-protocol-version", self.version)] if _VISIBLE.fullmatch(self.version) else []
+        version = [("mcp-protocol-version", self.version)] if _VISIBLE_ASCII.fullmatch(self.version) else []
         return version + ([("mcp-session-id", self.id)] if self.id else [])
 
 
-class Trail:
+class StreamPosition:
     """How far a stream was read, and when to come back to it."""
 
     def __init__(self) -> None:
-        self.last: str | None = None
+        self.last_event_id: str | None = None
         self.retry: float | None = None
 
 
-class Streamable:
+class StreamableUpstream:
     """A server reached over Streamable HTTP.
 
     Args:
@@ -89,21 +89,21 @@ class Streamable:
         link: the way to it.
     """
 
-    def __init__(self, bridge: Bridge, link: Upstream) -> None:
+    def __init__(self, bridge: Bridge, upstream: Upstream) -> None:
         self._bridge = bridge
-        self._link = link
-        self._mirrors = ParameterHeaders()
-        self._session: Session | None = None
-        self._renewed: Session | None = None
+        self._upstream = upstream
+        self._parameter_headers = ParameterHeaders()
+        self._session: UpstreamSession | None = None
+        self._new_session: UpstreamSession | None = None
         self._renewing = trio.Lock()
-        self._streams = False
+        self._offers_streams = False
         """Whether it ever offered a session a stream; one that never did may say 404 for that alone."""
 
-    def cancels_by_closing(self, call: Call) -> bool:
+    def cancels_by_closing(self, call: PendingCall) -> bool:
         """Whether the server learns that a call is cancelled from the end of its connection."""
         return call.version is not None
 
-    async def carry(self, call: Call) -> None:
+    async def forward_call(self, call: PendingCall) -> None:
         """Have a call answered.
 
         Raises:
@@ -111,49 +111,53 @@ class Streamable:
         """
         opening = call.method == "initialize"
         if opening:
-            await self._leave_session()
+            await self._close_session()
         for _ in range(2):
-            session = None if call.version or opening else await self._current()
+            session = None if call.version or opening else await self._current_session()
             if not await self._exchange(call, session):
                 return
-        raise Failed(f"{self._link.address} forgets every session at once.", "Its log may say why.", again=True)
+        raise CallFailure(
+            f"{self._upstream.address} forgets every session at once.", "Its log may say why.", retryable=True
+        )
 
-    async def tell(self, line: bytes) -> None:
+    async def forward_notification(self, line: bytes) -> None:
         """Pass on a message that has no answer; what becomes of it only the log says."""
-        with trio.move_on_after(NOTICE_TIME) as limit:
+        with trio.move_on_after(NOTIFICATION_TIMEOUT) as limit:
             try:
                 for _ in range(2):
-                    session = await self._current()
-                    if not await self._tell(line, session):
+                    session = await self._current_session()
+                    if not await self._post_notification(line, session):
                         return
-            except Failed as failed:
+            except CallFailure as failed:
                 log.warning("a message was not delivered: %s", failed)
         if limit.cancelled_caught:
-            log.warning("a message was not delivered: %s doesn't accept it", self._link.address)
+            log.warning("a message was not delivered: %s doesn't accept it", self._upstream.address)
 
-    async def leave(self) -> None:
+    async def end_session(self) -> None:
         """End the session."""
-        await self._leave_session()
+        await self._close_session()
 
     # -- one message ----------------------------------------------------------------------------------------
 
-    async def _exchange(self, call: Call, session: Session | None) -> bool:
+    async def _exchange(self, call: PendingCall, session: UpstreamSession | None) -> bool:
         """Post a request and pass on what comes back; true if it is to be sent again, in another session."""
-        call.under_way = True
+        call.sent = True
         relisted = False
         while True:
-            mirrored = self._mirrors.headers(call) if call.version else []
-            headers = [*BOTH, *(session.headers if session else []), *mirrored]
-            patience = self._bridge.patience(call)
-            response = await self._link.ask("POST", headers, call.line, patience=patience, repeatable=call.repeatable)
+            mirrored = self._parameter_headers.request_headers(call) if call.version else []
+            headers = [*POST_HEADERS, *(session.headers if session else []), *mirrored]
+            patience = self._bridge.wait_time(call)
+            response = await self._upstream.send_request(
+                "POST", headers, call.line, retry_time=patience, repeatable=call.repeatable
+            )
             async with response:
                 if 200 <= response.status < 300:
-                    self._bridge.settle(self)
-                    await self._take_answer(call, response, session)
+                    self._bridge.use_transport(self)
+                    await self._read_answer(call, response, session)
                     return False
-                body, error = await self._link.read_refusal(response)
-                if session is not None and _is_forgotten(response.status, session, error):
-                    session.forgotten = True
+                body, error = await self._upstream.read_refusal(response)
+                if session is not None and _is_session_unknown(response.status, session, error):
+                    session.expired = True
                     return True
                 code = 0 if error is None else code_of(error)
                 if code == wire.HEADER_MISMATCH and call.version and call.method == "tools/call" and not relisted:
@@ -164,90 +168,92 @@ class Streamable:
             await self._list_tools(call)
 
     async def _pass_on_refusal(
-        self, call: Call, response: Response, body: bytes, error: Message | None, code: int
+        self, call: PendingCall, response: HttpResponse, body: bytes, error: BridgedMessage | None, code: int
     ) -> None:
-        refused = self._link.refused(response)
-        if not self._bridge.settled and response.status in (400, 404, 405) and code not in MODERN_ERRORS:
+        refused = self._upstream.describe_refusal(response)
+        if not self._bridge.transport_known and response.status in (400, 404, 405) and code not in MODERN_ERRORS:
             # An error of JSON-RPC comes from a server of another era as well; its client will try `initialize` next.
             if error is None or call.method == "initialize":
-                raise NotHere(refused.message, refused.hint, said=(body, error) if error else None)
+                raise TransportNotFound(refused.message, refused.hint, error=(body, error) if error else None)
         elif error is not None:
-            self._bridge.settle(self)
+            self._bridge.use_transport(self)
         if error is None:
             raise refused
         await self._deliver(body, call)
 
-    async def _take_answer(self, call: Call, response: Response, session: Session | None) -> None:
+    async def _read_answer(self, call: PendingCall, response: HttpResponse, session: UpstreamSession | None) -> None:
         if call.method == "initialize":
-            call.noticing = lambda answer: self._begin_session(call, response, answer)
-        if response.kind == "text/event-stream":
-            await self._follow(call, response, session)
+            call.on_answer = lambda answer: self._begin_session(call, response, answer)
+        if response.media_type == "text/event-stream":
+            await self._read_until_answer(call, response, session)
             return
         try:
             body = await response.read(self._bridge.options.answer_limit)
         except ResponseTooLarge as failed:
             raise too_large(failed) from None
         except FetchFailed as failed:
-            raise Lost(self._link.address, failed) from failed
+            raise ConnectionLost(self._upstream.address, failed) from failed
         if body.strip():
-            await self._deliver(body, call, response.kind)
+            await self._deliver(body, call, response.media_type)
         if call.answer is None and not call.cancelled:
-            raise Failed(
-                f"{self._link.address} accepted the request without answering it (HTTP {response.status}).",
+            raise CallFailure(
+                f"{self._upstream.address} accepted the request without answering it (HTTP {response.status}).",
                 "It may have been carried out; the server's log may say more.",
                 carried_out=True,
             )
 
-    async def _deliver(self, data: bytes, call: Call, kind: str = "") -> None:
+    async def _deliver(self, data: bytes, call: PendingCall, kind: str = "") -> None:
         """Pass on what came as the answer to a call."""
         try:
-            messages = split(data)
+            messages = split_messages(data)
         except ValueError:
-            raise not_mcp(self._link.address, kind, data) from None
+            raise not_mcp(self._upstream.address, kind, data) from None
         for line, message in messages:
-            await self._bridge.deliver(self._filtered(line, message, call), message, {}, call)
+            await self._bridge.deliver(self._without_invalid_tools(line, message, call), message, {}, call)
         if call.failure is not None:
             raise call.failure
 
-    def _filtered(self, line: bytes, message: Message, call: Call) -> bytes:
+    def _without_invalid_tools(self, line: bytes, message: BridgedMessage, call: PendingCall) -> bytes:
         is_list = call.version is not None and call.method == "tools/list" and message.method is msgspec.UNSET
-        return self._mirrors.learn(line, message) if is_list else line
+        return self._parameter_headers.learn_tools(line, message) if is_list else line
 
     # -- streams --------------------------------------------------------------------------------------------
 
-    async def _follow(self, call: Call, response: Response, session: Session | None) -> None:
+    async def _read_until_answer(
+        self, call: PendingCall, response: HttpResponse, session: UpstreamSession | None
+    ) -> None:
         """Pass on a stream until it has brought the answer, resuming it where it breaks if that can be done."""
-        trail = Trail()
+        trail = StreamPosition()
         why = await self._read_stream(response, trail, call)
         pause = Backoff()
         while why is not None and not call.cancelled:
-            if session is None or trail.last is None:
-                raise Lost(self._link.address, why)
-            await trio.sleep(pause.next() if trail.retry is None else trail.retry)
-            headers = [*STREAM, *session.headers, ("last-event-id", trail.last)]
+            if session is None or trail.last_event_id is None:
+                raise ConnectionLost(self._upstream.address, why)
+            await trio.sleep(pause.next_pause() if trail.retry is None else trail.retry)
+            headers = [*STREAM_HEADERS, *session.headers, ("last-event-id", trail.last_event_id)]
             try:
-                again = await self._link.ask("GET", headers, patience=self._bridge.options.patience)
-            except Failed:
-                raise Lost(self._link.address, why) from None
+                again = await self._upstream.send_request("GET", headers, retry_time=self._bridge.options.retry_time)
+            except CallFailure:
+                raise ConnectionLost(self._upstream.address, why) from None
             async with again:
-                if again.status != 200 or again.kind != "text/event-stream":
-                    raise Lost(self._link.address, why)
+                if again.status != 200 or again.media_type != "text/event-stream":
+                    raise ConnectionLost(self._upstream.address, why)
                 why = await self._read_stream(again, trail, call)
 
-    async def _read_stream(self, response: Response, trail: Trail, call: Call | None) -> str | None:
+    async def _read_stream(self, response: HttpResponse, trail: StreamPosition, call: PendingCall | None) -> str | None:
         """Pass on what a stream brings; why it ended before it brought the call's answer, or None."""
         events = EventReader(response, self._bridge.options.answer_limit)
         try:
             while (event := await events.receive()) is not None:
                 if event.id is not None:
-                    trail.last = event.id if re.fullmatch(r"[ -~]{1,1024}", event.id) else None
-                if event.data and event.kind == "message":
+                    trail.last_event_id = event.id if re.fullmatch(r"[ -~]{1,1024}", event.id) else None
+                if event.data and event.type == "message":
                     if call is None:
-                        await self._deliver_news(event.data)
+                        await self._deliver_unsolicited(event.data)
                     else:
-                        await self._deliver(event.data, call, response.kind)
+                        await self._deliver(event.data, call, response.media_type)
                         if call.answer is not None:
-                            with trio.move_on_after(REST_TIME):
+                            with trio.move_on_after(STREAM_END_TIMEOUT):
                                 await response.drain()
                             return None
         except ResponseTooLarge as failed:
@@ -259,148 +265,154 @@ class Streamable:
                 trail.retry = max(SHORTEST_RETRY, min(events.retry, LONGEST_RETRY))
         return "the server ended the stream"
 
-    async def _deliver_news(self, data: bytes) -> None:
+    async def _deliver_unsolicited(self, data: bytes) -> None:
         """Pass on what the server says of itself; what can't be understood there costs nobody an answer."""
         try:
-            for line, message in split(data):
+            for line, message in split_messages(data):
                 await self._bridge.deliver(line, message, self._bridge.calls)
         except ValueError:
-            log.warning("%s sends what is no message of MCP", self._link.address)
+            log.warning("%s sends what is no message of MCP", self._upstream.address)
 
-    async def _listen(self, session: Session, scope: trio.CancelScope) -> None:
+    async def _listen(self, session: UpstreamSession, scope: trio.CancelScope) -> None:
         """A service: keep the GET stream of a session open, and notice when the server has forgotten it."""
-        trail, pause = Trail(), Backoff()
+        trail, pause = StreamPosition(), Backoff()
         with scope:
             while True:
-                headers = [*STREAM, *session.headers, *([("last-event-id", trail.last)] if trail.last else [])]
+                headers = [
+                    *STREAM_HEADERS,
+                    *session.headers,
+                    *([("last-event-id", trail.last_event_id)] if trail.last_event_id else []),
+                ]
                 try:
-                    if not session.forgotten:
-                        response = await self._link.ask("GET", headers)
+                    if not session.expired:
+                        response = await self._upstream.send_request("GET", headers)
                         async with response:
-                            if response.status == 200 and response.kind == "text/event-stream":
-                                self._streams = True
+                            if response.status == 200 and response.media_type == "text/event-stream":
+                                self._offers_streams = True
                                 why = await self._read_stream(response, trail, None)
                                 log.debug("the stream of the session ended: %s", why)
-                            elif self._streams and _is_forgotten(response.status, session, None):
-                                session.forgotten = True
+                            elif self._offers_streams and _is_session_unknown(response.status, session, None):
+                                session.expired = True
                             elif response.status < 500:
                                 log.debug("the server offers no stream (HTTP %d)", response.status)
                                 return
-                    if session.forgotten:
-                        await self._renew(session)
+                    if session.expired:
+                        await self._renew_session(session)
                         return
-                except (Unreachable, Lost) as failed:
+                except (UpstreamUnreachable, ConnectionLost) as failed:
                     log.debug("%s", failed)
-                except Failed as failed:
+                except CallFailure as failed:
                     log.warning("the stream of the session was given up: %s", failed)
                     return
-                await trio.sleep(max(pause.next(), trail.retry or 0.0))
+                await trio.sleep(max(pause.next_pause(), trail.retry or 0.0))
 
     # -- sessions -------------------------------------------------------------------------------------------
 
-    def _begin_session(self, call: Call, response: Response, answer: Message) -> None:
+    def _begin_session(self, call: PendingCall, response: HttpResponse, answer: BridgedMessage) -> None:
         if answer.result is msgspec.UNSET:
             return
         id = response.header("mcp-session-id")
-        if id is not None and not _VISIBLE.fullmatch(id):
+        if id is not None and not _VISIBLE_ASCII.fullmatch(id):
             log.warning("the server's session id is none; going on without")
             id = None
-        session = Session(id, read_opening(answer).protocol_version)
-        if call.quiet:  # it isn't everybody's before it knows everything
-            self._renewed = session
+        session = UpstreamSession(id, read_initialize_result(answer).protocol_version)
+        if call.internal:  # it isn't everybody's before it knows everything
+            self._new_session = session
         else:
             self._session = session
 
-    async def _current(self) -> Session | None:
+    async def _current_session(self) -> UpstreamSession | None:
         session = self._session
-        return await self._renew(session) if session is not None and session.forgotten else session
+        return await self._renew_session(session) if session is not None and session.expired else session
 
-    async def _renew(self, old: Session) -> Session | None:
+    async def _renew_session(self, old: UpstreamSession) -> UpstreamSession | None:
         """Open a new session in the place of one that the server has forgotten."""
         memory = self._bridge.memory
         async with self._renewing:
             if self._session is not old:
                 return self._session
-            log.warning("%s has forgotten our session; opening a new one", self._link.address)
-            with trio.move_on_after(GREETING_TIME):
-                self._session = await self._greet()
+            log.warning("%s has forgotten our session; opening a new one", self._upstream.address)
+            with trio.move_on_after(NEW_SESSION_TIMEOUT):
+                self._session = await self._open_new_session()
             if self._session is old:
-                raise Unreachable(
-                    f"{self._link.address} doesn't open a new session.", "Make the call again.", again=True
+                raise UpstreamUnreachable(
+                    f"{self._upstream.address} doesn't open a new session.", "Make the call again.", retryable=True
                 )
             session = self._session
-        if memory.initialized is not None:
-            self.listen()
-        for line in memory.news():
+        if memory.initialized_line is not None:
+            self.start_listening()
+        for line in memory.change_notifications():
             await self._bridge.send(line)
         old.stop_listening()
         return session
 
-    async def _greet(self) -> Session:
+    async def _open_new_session(self) -> UpstreamSession:
         """A new session that has been told what the old one knew."""
         memory = self._bridge.memory
-        greeting = memory.greeting()
+        greeting = memory.replayed_initialize()
         await self._exchange(greeting, None)
-        session, self._renewed = self._renewed, None
+        session, self._new_session = self._new_session, None
         if session is None:
-            raise Failed(f"{self._link.address} refuses a new session.", "Its log may say why.", again=True)
-        if memory.initialized is not None:
-            await self._tell(memory.initialized, session)
-        for call in memory.requests():
+            raise CallFailure(
+                f"{self._upstream.address} refuses a new session.", "Its log may say why.", retryable=True
+            )
+        if memory.initialized_line is not None:
+            await self._post_notification(memory.initialized_line, session)
+        for call in memory.replayed_requests():
             await self._exchange(call, session)
         return session
 
-    async def _tell(self, line: bytes, session: Session | None) -> bool:
+    async def _post_notification(self, line: bytes, session: UpstreamSession | None) -> bool:
         """Post a message without an answer; true if the server has forgotten the session."""
-        headers = [*BOTH, *(session.headers if session else [])]
-        response = await self._link.ask("POST", headers, line, patience=self._bridge.options.patience)
+        headers = [*POST_HEADERS, *(session.headers if session else [])]
+        response = await self._upstream.send_request("POST", headers, line, retry_time=self._bridge.options.retry_time)
         async with response:
             if response.status >= 400:
-                _, error = await self._link.read_refusal(response)
-                if session is not None and _is_forgotten(response.status, session, error):
-                    session.forgotten = True
+                _, error = await self._upstream.read_refusal(response)
+                if session is not None and _is_session_unknown(response.status, session, error):
+                    session.expired = True
                     return True
-                log.warning("a message was not accepted: %s", self._link.refused(response))
+                log.warning("a message was not accepted: %s", self._upstream.describe_refusal(response))
             return False
 
-    def listen(self) -> None:
+    def start_listening(self) -> None:
         """Open the session's own stream."""
         session = self._session
-        if session is not None and session.listening is None:
-            session.listening = trio.CancelScope()
-            self._bridge.services.start_soon(self._listen, session, session.listening)
+        if session is not None and session.listen_scope is None:
+            session.listen_scope = trio.CancelScope()
+            self._bridge.services.start_soon(self._listen, session, session.listen_scope)
 
-    async def _leave_session(self) -> None:
+    async def _close_session(self) -> None:
         session, self._session = self._session, None
         if session is None:
             return
         session.stop_listening()
-        if session.id is not None and not session.forgotten:
-            with trio.move_on_after(LEAVE_TIME):
+        if session.id is not None and not session.expired:
+            with trio.move_on_after(SESSION_END_TIMEOUT):
                 try:
-                    async with await self._link.ask("DELETE", session.headers):
+                    async with await self._upstream.send_request("DELETE", session.headers):
                         return
-                except Failed as failed:
+                except CallFailure as failed:
                     log.debug("the session wasn't ended: %s", failed)
 
     # -- tools that want parameters repeated in headers --------------------------------------------------------
 
-    async def _list_tools(self, call: Call) -> None:
+    async def _list_tools(self, call: PendingCall) -> None:
         """Ask for the tools in the name of a call, to learn what headers they want."""
         whole = msgspec.json.decode(call.line, type=dict[str, Raw])
         envelope = msgspec.json.decode(whole["params"], type=dict[str, Raw])["_meta"]
         cursor: str | None = None
-        for page in range(PAGES):
+        for page in range(TOOL_PAGES_LIMIT):
             params = {"_meta": envelope, **({"cursor": cursor} if cursor is not None else {})}
             line = wire.encode({"jsonrpc": "2.0", "id": f"chora-{page}", "method": "tools/list", "params": params})
-            ((_, message),) = split(line)
-            asked = Call(line, message, quiet=True)
+            ((_, message),) = split_messages(line)
+            asked = PendingCall(line, message, internal=True)
             await self._exchange(asked, None)
             if asked.answer is None or asked.answer.result is msgspec.UNSET:
                 return
             try:
                 cursor = msgspec.json.decode(asked.answer.result, type=_Page).next_cursor
-            except wire.DecodeFailures:
+            except wire.DECODE_ERRORS:
                 return
             if cursor is None:
                 return
@@ -410,25 +422,25 @@ class _Page(msgspec.Struct, rename="camel"):
     next_cursor: str | None = None
 
 
-def _is_forgotten(status: int, session: Session, error: Message | None) -> bool:
+def _is_session_unknown(status: int, session: UpstreamSession, error: BridgedMessage | None) -> bool:
     """Whether an answer says that there is no such session; some servers say so with 400 and words."""
     if session.id is None:
         return False
     words = b"" if error is None or error.error is msgspec.UNSET else bytes(error.error)
-    return status == 404 or (status == 400 and _FORGOTTEN.search(words.decode("utf-8", "replace")) is not None)
+    return status == 404 or (status == 400 and _UNKNOWN_SESSION.search(words.decode("utf-8", "replace")) is not None)
 
 
-def too_large(failed: ResponseTooLarge) -> Failed:
+def too_large(failed: ResponseTooLarge) -> CallFailure:
     """What a client is told of an answer that is too long."""
     hint = "Ask for less at once, or allow more with --limit. It was carried out."
-    return Failed(f"The answer can't be passed on: {failed}.", hint, carried_out=True)
+    return CallFailure(f"The answer can't be passed on: {failed}.", hint, carried_out=True)
 
 
-def not_mcp(where: object, kind: str, data: bytes) -> Failed:
+def not_mcp(where: object, kind: str, data: bytes) -> CallFailure:
     """What a client is told of an answer that is no message."""
     if kind in ("text/html", "application/xhtml+xml") or data.lstrip()[:1] == b"<":
         what = "a web page"
     else:
         what = f"something that is no message of MCP ({kind[:60] or 'of no type'})"
     hint = "Check the address: it should be the server's MCP endpoint, often /mcp or /sse."
-    return Failed(f"{where} answers with {what}.", hint, carried_out=True)
+    return CallFailure(f"{where} answers with {what}.", hint, carried_out=True)

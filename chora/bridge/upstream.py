@@ -10,19 +10,27 @@ import trio
 from msgspec import UNSET
 
 from chora import __version__, fetch
-from chora.bridge.messages import Backoff, Failed, Lost, Message, NotJson, Unreachable, split
+from chora.bridge.messages import (
+    Backoff,
+    BridgedMessage,
+    CallFailure,
+    ConnectionLost,
+    NotJson,
+    UpstreamUnreachable,
+    split_messages,
+)
 from chora.errors import UsageError
-from chora.fetch import Address, ConnectionPool, FetchFailed, Response
+from chora.fetch import Address, ConnectionPool, FetchFailed, HttpResponse
 from chora.secrets import FoundSecret
 
 log = logging.getLogger("chora.bridge")
 
-REDIRECTS = 3  # that a request may follow
+REDIRECT_LIMIT = 3  # that a request may follow
 REFUSAL_LIMIT = 1024 * 1024  # bytes that are read of what comes with a refusal
-REFUSAL_TIME = 10.0  # seconds to read it
-PERMANENT = (301, 308)
+REFUSAL_TIMEOUT = 10.0  # seconds to read it
+PERMANENT_REDIRECTS = (301, 308)
 """Redirects that hold for all further requests, whatever the method."""
-UNWELL = (502, 503, 504)
+UNAVAILABLE = (502, 503, 504)
 """What a proxy, or a server that starts or stops, says when nobody is there to answer."""
 
 
@@ -56,16 +64,16 @@ class Upstream:
         self._headers = [("user-agent", f"chora/{__version__}"), ("accept-encoding", "identity"), *headers]
         self._pool = ConnectionPool(address.origin, trust=trust)
 
-    async def ask(
+    async def send_request(
         self,
         method: str,
         headers: Sequence[tuple[str, str]],
         body: bytes = b"",
         *,
         address: Address | None = None,
-        patience: float = 0.0,
+        retry_time: float = 0.0,
         repeatable: bool = True,
-    ) -> Response:
+    ) -> HttpResponse:
         """Send a request; its answer's head is there.
 
         Args:
@@ -79,7 +87,7 @@ class Upstream:
             Lost: it may have been carried out.
             Failed: the server asks for what can't be done.
         """
-        until = trio.current_time() + patience
+        until = trio.current_time() + retry_time
         pause, redirects, renewed = Backoff(), 0, False
         astray: Address | None = None  # where this request was sent on to, and no other
         while True:
@@ -87,39 +95,39 @@ class Upstream:
             try:
                 response = await self._pool.request(method, there.target, self._with_token(headers), body)
             except fetch.CertificateRejected as refused:
-                raise Failed(f"{there}: {refused}.", "Name the CA that signed it with --trust FILE.") from refused
+                raise CallFailure(f"{there}: {refused}.", "Name the CA that signed it with --trust FILE.") from refused
             except fetch.ConnectFailed as absent:
-                wait = pause.next()
+                wait = pause.next_pause()
                 if trio.current_time() + wait > until:
                     hint = "Nothing was carried out. See that the server runs, then make the call again."
-                    raise Unreachable(f"{there} can't be reached: {absent}.", hint, again=True) from absent
+                    raise UpstreamUnreachable(f"{there} can't be reached: {absent}.", hint, retryable=True) from absent
                 await trio.sleep(wait)
                 continue
             except fetch.ConnectionBroken as broken:
                 if repeatable and isinstance(broken, fetch.StaleConnection):
                     continue
-                wait = pause.next()
+                wait = pause.next_pause()
                 if repeatable and trio.current_time() + wait <= until:
                     await trio.sleep(wait)
                     continue
-                raise Lost(there, broken) from broken
+                raise ConnectionLost(there, broken) from broken
             except FetchFailed as failed:
-                raise Failed(f"{there} doesn't answer properly: {failed}.", _CHECK) from failed
+                raise CallFailure(f"{there} doesn't answer properly: {failed}.", _CHECK_ADDRESS) from failed
             status = response.status
-            if status in UNWELL and repeatable:
-                wait = pause.next()
+            if status in UNAVAILABLE and repeatable:
+                wait = pause.next_pause()
                 if trio.current_time() + wait <= until:
-                    await self._skip(response)
+                    await self._discard(response)
                     await trio.sleep(wait)
                     continue
             self.reached = True
             if 300 <= status < 400 and (location := response.header("location")) is not None:
-                await self._skip(response)
+                await self._discard(response)
                 redirects += 1
-                astray = self._follow(there, location, method, status, redirects, chosen=address is not None)
+                astray = self._follow_redirect(there, location, method, status, redirects, chosen=address is not None)
                 continue
             if status == 401 and not renewed and await self._renew_token():
-                await self._skip(response)
+                await self._discard(response)
                 renewed = True
                 continue
             return response
@@ -128,7 +136,7 @@ class Upstream:
         """End the connections that wait for work."""
         self._pool.close()
 
-    def refused(self, response: Response) -> Failed:
+    def describe_refusal(self, response: HttpResponse) -> CallFailure:
         """What to tell a client whose message was refused without an answer of MCP."""
         status, there = response.status, self.address
         match status:
@@ -137,38 +145,40 @@ class Upstream:
                     "It wants somebody to sign in, which `chora connect` can't do; "
                     "have it give out an access token and name it with --token keyring:NAME, file:PATH or env:NAME."
                 )
-                return Failed(f"{there} wants a sign-in (HTTP 401).", hint)
+                return CallFailure(f"{there} wants a sign-in (HTTP 401).", hint)
             case 401 if self._token is None:
                 hint = "Name one with --token keyring:NAME, file:PATH or env:NAME, or set the secret chora_token."
-                return Failed(f"{there} wants an access token (HTTP 401).", hint)
+                return CallFailure(f"{there} wants an access token (HTTP 401).", hint)
             case 401:
                 hint = "Put a valid one there; it is read again with the next call."
                 origin = self._token.origin if self._token else ""
-                return Failed(f"{there} refuses the access token ({origin}, HTTP 401).", hint)
+                return CallFailure(f"{there} refuses the access token ({origin}, HTTP 401).", hint)
             case 403:
                 hint = "Check what the access token allows, and that the server knows itself by this host name."
-                return Failed(f"{there} forbids it (HTTP 403).", hint)
+                return CallFailure(f"{there} forbids it (HTTP 403).", hint)
             case 404 | 405 | 406:
-                return Failed(f"There is no MCP endpoint at {there} (HTTP {status}).", _CHECK)
+                return CallFailure(f"There is no MCP endpoint at {there} (HTTP {status}).", _CHECK_ADDRESS)
             case 413:
-                return Failed(f"The message is too long for {there} (HTTP 413).", "Send less at once.")
+                return CallFailure(f"The message is too long for {there} (HTTP 413).", "Send less at once.")
             case 429:
                 after = response.header("retry-after") or ""
                 when = f"in {after[:9]} s" if after.isdecimal() else "later"
-                return Failed(f"{there} gets too many requests (HTTP 429).", f"Make the call again {when}.", again=True)
-            case _ if status in UNWELL:
+                return CallFailure(
+                    f"{there} gets too many requests (HTTP 429).", f"Make the call again {when}.", retryable=True
+                )
+            case _ if status in UNAVAILABLE:
                 hint = "It may be starting or stopping; make the call again in a moment."
-                return Failed(f"{there} isn't well (HTTP {status}).", hint, again=True, carried_out=True)
+                return CallFailure(f"{there} isn't well (HTTP {status}).", hint, retryable=True, carried_out=True)
             case _:
                 hint = "Its log may say why."
-                return Failed(f"{there} failed (HTTP {status}).", hint, carried_out=status >= 500)
+                return CallFailure(f"{there} failed (HTTP {status}).", hint, carried_out=status >= 500)
 
-    async def read_refusal(self, response: Response) -> tuple[bytes, Message | None]:
+    async def read_refusal(self, response: HttpResponse) -> tuple[bytes, BridgedMessage | None]:
         """What came with a refusal, and the JSON-RPC error in it, if it is one."""
-        with trio.move_on_after(REFUSAL_TIME):
+        with trio.move_on_after(REFUSAL_TIMEOUT):
             try:
                 body = await response.read(REFUSAL_LIMIT)
-                ((body, message),) = split(body)
+                ((body, message),) = split_messages(body)
             except (FetchFailed, NotJson, ValueError):
                 return b"", None
             return (body, message) if message.error is not UNSET and message.method is UNSET else (b"", None)
@@ -196,7 +206,7 @@ class Upstream:
         except UsageError:  # it was there when we started; the server's refusal says enough
             return None
 
-    def _follow(
+    def _follow_redirect(
         self, there: Address, location: str, method: str, status: int, count: int, *, chosen: bool
     ) -> Address | None:
         """Go where the server sends us, if that is the same server and keeps the request what it is.
@@ -211,41 +221,43 @@ class Upstream:
         try:
             new = there.join(location)
         except ValueError:
-            raise Failed(f"{there} redirects to what is no address (HTTP {status}).", _CHECK) from None
+            raise CallFailure(f"{there} redirects to what is no address (HTTP {status}).", _CHECK_ADDRESS) from None
         plain = there.origin._replace(scheme="http", port=80)
         secured = there.origin._replace(scheme="https", port=443)
         is_same = new.origin == there.origin or (there.origin == plain and new.origin == secured)
-        if count > REDIRECTS:
-            raise Failed(f"{there} redirects in a circle.", _CHECK)
+        if count > REDIRECT_LIMIT:
+            raise CallFailure(f"{there} redirects in a circle.", _CHECK_ADDRESS)
         if not is_same:
             hint = "That is another server, which must not see the access token. If it is right, connect to it."
-            raise Failed(f"{there} redirects to {new}.", hint)
+            raise CallFailure(f"{there} redirects to {new}.", hint)
         if method != "GET" and status not in (307, 308):
-            raise Failed(f"{there} redirects to {new} (HTTP {status}), where messages can't follow.", _CHECK)
+            raise CallFailure(
+                f"{there} redirects to {new} (HTTP {status}), where messages can't follow.", _CHECK_ADDRESS
+            )
         if new.origin != there.origin:
             self._pool.close()
             self._pool = ConnectionPool(new.origin, trust=self._trust)
             self.address = self.address._replace(origin=new.origin)
-        if chosen or not (method == "POST" or status in PERMANENT):
+        if chosen or not (method == "POST" or status in PERMANENT_REDIRECTS):
             return new
         log.info("%s redirects to %s", there, new)
         self.address = new
         return None
 
-    async def _skip(self, response: Response) -> None:
+    async def _discard(self, response: HttpResponse) -> None:
         """Let an answer go by, keeping its connection if it is short."""
         async with response:
-            with trio.move_on_after(REFUSAL_TIME):
+            with trio.move_on_after(REFUSAL_TIMEOUT):
                 try:
                     await response.drain()
                 except FetchFailed:
                     return
 
 
-_CHECK = "Check the address: it should be the server's MCP endpoint, often /mcp or /sse."
+_CHECK_ADDRESS = "Check the address: it should be the server's MCP endpoint, often /mcp or /sse."
 
 
-def code_of(message: Message) -> int:
+def code_of(message: BridgedMessage) -> int:
     """The code of a JSON-RPC error; 0 if there is none."""
     try:
         return msgspec.json.decode(b"{}" if message.error is UNSET else message.error, type=_Error).code

@@ -28,11 +28,11 @@ def command(project: str | None, tool: str, arguments: tuple[str, ...], url: str
 
 async def _call_server(url: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
     from chora.secrets import find_token
-    from chora.watch.mcp_client import CallFailed, connected
+    from chora.watch.mcp_client import CallFailed, connect_http
 
     found = find_token()
     try:
-        async with connected(url, found.secret if found else None) as caller:
+        async with connect_http(url, found.secret if found else None) as caller:
             answer = await caller.call(tool, arguments)
     except CallFailed as failed:
         raise Unreachable(f"{url}: {failed}.", "Check the address, that the server runs, and the token.") from None

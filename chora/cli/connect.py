@@ -12,6 +12,7 @@ import trio
 from chora.cli.run import json_option, reporting
 from chora.errors import UsageError
 from chora.secrets import FoundSecret, find_secret
+from chora.transport.pipes import take_stdio
 
 REFERENCE = re.compile(r"(keyring:|file:|env:\w).+", re.DOTALL)
 OURS = {"host", "connection", "content-length", "content-type", "transfer-encoding", "accept", "accept-encoding"}
@@ -71,11 +72,10 @@ def command(
     for, and one that restarts is greeted anew without the client noticing.
     """
     from chora import settings
-    from chora.bridge import Options, run
+    from chora.bridge import BridgeOptions, run_bridge
     from chora.fetch import parse_address
     from chora.logs import start_logging
     from chora.secrets import find_token
-    from chora.transport.pipes import take_over
 
     try:
         address = parse_address(url)
@@ -97,18 +97,18 @@ def command(
         click.echo(f"warning: the access token goes to {address.origin} unencrypted; use https", err=True)
     elif not is_safe and find_token(keyring=False) is not None:
         click.echo(f"warning: {address.origin} gets no access token: it isn't https; name one with --token", err=True)
-    options = Options(
+    options = BridgeOptions(
         address,
         find_access_token,
         headers=tuple(_parse_header(each) for each in headers),
         trust=trust or "",
         transport=transport,
-        wait=wait,
+        startup_time=wait,
         line_limit=loaded.settings.limits.body,
         answer_limit=limit * settings.MIB,
         grace=loaded.settings.limits.grace,
     )
-    trio.run(run, options, take_over())
+    trio.run(run_bridge, options, take_stdio())
 
 
 def _parse_header(text: str) -> tuple[str, str]:

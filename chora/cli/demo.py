@@ -146,7 +146,7 @@ def _new_folder(folder: str | None) -> Path:
 
 async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
     """Talk to a `chora stdio` of our own about the new project; returns every step and what came of it."""
-    from chora.watch.mcp_client import CallFailed, started
+    from chora.watch.mcp_client import CallFailed, start_process
 
     steps: list[dict[str, Any]] = []
 
@@ -161,7 +161,7 @@ async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
     environment = {**this_process.child_environment(), "CHORA_LOG_LEVEL": "WARNING"}
     began = time.perf_counter()
     try:
-        async with started(server_command, environment) as server:
+        async with start_process(server_command, environment) as server:
             tell("chora stdio", "answered initialize", began)
 
             async def call(tool: str, arguments: dict[str, Any], said: str, step: str) -> dict[str, Any]:

@@ -34,11 +34,11 @@ def command(
     With --json, one line on stdout says where the server listens.
     """
     from chora import app
-    from chora.transport.pipes import take_over
+    from chora.transport.pipes import take_stdio
 
     flags = {"http.host": host, "http.port": port, "backup.every": backup_every, **toolset_flags(read_only, toolset)}
     folder, loaded = opened_settings(project, flags, quiet=False)
-    pipes = take_over() if with_stdio else None
+    pipes = take_stdio() if with_stdio else None
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:

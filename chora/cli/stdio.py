@@ -19,9 +19,9 @@ def command(project: str | None, read_only: bool | None, toolset: tuple[str, ...
     """Speak MCP on stdin and stdout, for Claude Desktop and Claude Code."""
     gc.disable()  # what is imported isn't garbage, and to look for some takes a tenth of the start
     from chora import app
-    from chora.transport.pipes import take_over
+    from chora.transport.pipes import take_stdio
 
     gc.freeze()
     gc.enable()
     folder, loaded = opened_settings(project, toolset_flags(read_only, toolset), quiet=False)
-    trio.run(app.run_stdio, folder, loaded, take_over())
+    trio.run(app.run_stdio, folder, loaded, take_stdio())

@@ -35,7 +35,9 @@ def new(project: str | None, name: str, scope: Scope, expires: str | None, as_js
     destroy what is stored.
     """
     lasts = None if expires is None else _length(expires)
-    secret, token = Tokens(settings.tokens_folder(settings.find_project(project))).new(name, scope, lasts=lasts)
+    secret, token = Tokens(settings.tokens_folder(settings.find_project(project))).create_token(
+        name, scope, lasts=lasts
+    )
     if as_json:
         print_json({"success": True, "token": secret.reveal(), **_shown(token)})
         return
@@ -50,7 +52,7 @@ def new(project: str | None, name: str, scope: Scope, expires: str | None, as_js
 @reporting
 def list_tokens(project: str | None, as_json: bool) -> None:
     """Show the tokens there are, not their texts."""
-    tokens = Tokens(settings.tokens_folder(settings.find_project(project))).all()
+    tokens = Tokens(settings.tokens_folder(settings.find_project(project))).list_tokens()
     if as_json:
         print_json({"success": True, "tokens": [_shown(token) for token in tokens]})
         return
@@ -68,7 +70,7 @@ def list_tokens(project: str | None, as_json: bool) -> None:
 @reporting
 def revoke(project: str | None, name: str, as_json: bool) -> None:
     """Make a token worthless, at once; sessions that it opened end within seconds."""
-    Tokens(settings.tokens_folder(settings.find_project(project))).revoke(name)
+    Tokens(settings.tokens_folder(settings.find_project(project))).revoke_token(name)
     if as_json:
         print_json({"success": True, "name": name})
     else:

@@ -1,7 +1,7 @@
-"""Who is told what changed.
+"""Notifications of changes, from the broadcaster to the queue of each client.
 
-A change says that something is no longer what it was, not what it is now: whoever cares reads it again. So a change
-waits in a mailbox once, however often it happens, and a peer that doesn't read costs what it asked for and no more.
+A notification says that something changed, not what it is now: the client reads it again. So a change waits in a queue
+once, however often it happens, and a client that doesn't read costs the memory of its subscriptions and no more.
 """
 
 from __future__ import annotations
@@ -15,54 +15,54 @@ from chora.protocol import wire
 URI_LIMIT = 2048
 """Characters of a URI that may be subscribed to."""
 SUBSCRIPTION_LIMIT = 1000
-"""Resources that one mailbox may wait for."""
-WAITING_BYTES = 4 * 1024 * 1024
-"""Of messages that may wait in one mailbox; a single one may be larger."""
-UPDATED = "notifications/resources/updated"
+"""Resources that one queue may be subscribed to."""
+QUEUE_BYTES_LIMIT = 4 * 1024 * 1024
+"""Bytes of messages that may wait in one queue; a single one may be larger."""
+RESOURCE_UPDATED = "notifications/resources/updated"
 
 
-class Change(NamedTuple):
+class ChangeNotification(NamedTuple):
     """A notification to send: about a list, or about one resource."""
 
     method: str
     uri: str = ""
 
 
-List = Literal["tools", "resources", "prompts"]
+ListName = Literal["tools", "resources", "prompts"]
 
-LISTS: dict[List, Change] = {
-    "tools": Change("notifications/tools/list_changed"),
-    "resources": Change("notifications/resources/list_changed"),
-    "prompts": Change("notifications/prompts/list_changed"),
+LIST_CHANGES: dict[ListName, ChangeNotification] = {
+    "tools": ChangeNotification("notifications/tools/list_changed"),
+    "resources": ChangeNotification("notifications/resources/list_changed"),
+    "prompts": ChangeNotification("notifications/prompts/list_changed"),
 }
 
 
 class QueueFull(Exception):
-    """More waits for a peer than it may let pile up."""
+    """Too many messages wait for a client that doesn't read them."""
 
 
 class QueueClosed(Exception):
-    """Nothing will come any more."""
+    """The queue is closed and empty."""
 
 
 class NotificationQueue:
-    """What waits to be sent to one peer: messages in order, and changes that it wants to hear of.
+    """What waits to be sent to one client: messages in order, and changes that it is subscribed to.
 
     Args:
         limit: messages that may wait.
         meta: the `_meta` of every notification.
     """
 
-    __slots__ = ("_arrived", "_changes", "_closed", "_limit", "_messages", "_meta", "_size", "wanted")
+    __slots__ = ("_arrived", "_changes", "_closed", "_limit", "_messages", "_meta", "_size", "subscribed")
 
     def __init__(self, limit: int = 0, meta: dict[str, Any] | None = None) -> None:
-        self.wanted: dict[Change, str] = {}
-        """What the peer wants to hear of, and for a resource the URI by which it knows it."""
+        self.subscribed: dict[ChangeNotification, str] = {}
+        """The changes that the client is subscribed to, and for a resource the URI as the client spells it."""
         self._limit = limit
         self._meta = meta
         self._messages: list[bytes] = []  # few; an empty deque holds 600 bytes, and every session has one
         self._size = 0
-        self._changes: dict[Change, None] = {}
+        self._changes: dict[ChangeNotification, None] = {}
         self._arrived: trio.Event | None = None
         self._closed = False
 
@@ -70,30 +70,30 @@ class NotificationQueue:
         """Add a message.
 
         Raises:
-            Full: too many wait already.
+            QueueFull: too many wait already.
         """
-        if len(self._messages) >= self._limit or (self._messages and self._size + len(message) > WAITING_BYTES):
+        if len(self._messages) >= self._limit or (self._messages and self._size + len(message) > QUEUE_BYTES_LIMIT):
             raise QueueFull
         self._messages.append(message)
         self._size += len(message)
         self._wake()
 
-    def notify(self, change: Change) -> None:
-        """Take note of a change, if it is wanted."""
-        if change in self.wanted:
+    def notify(self, change: ChangeNotification) -> None:
+        """Queue a change, if the client is subscribed to it."""
+        if change in self.subscribed:
             self._changes[change] = None
             self._wake()
 
     def close(self) -> None:
-        """Let nothing more in; what waits may still be taken."""
+        """Accept nothing more; what waits may still be taken."""
         self._closed = True
         self._wake()
 
     async def wait_next(self) -> bytes:
-        """The next message, once there is one.
+        """Wait for the next message.
 
         Raises:
-            Closed: the mailbox is closed and empty.
+            QueueClosed: the queue is closed and empty.
         """
         while True:
             if self._messages:
@@ -103,7 +103,7 @@ class NotificationQueue:
             if self._changes:
                 change = next(iter(self._changes))
                 del self._changes[change]
-                if change in self.wanted:  # nobody unsubscribed meanwhile
+                if change in self.subscribed:  # the client may have unsubscribed meanwhile
                     return self._notification(change)
                 continue
             if self._closed:
@@ -112,10 +112,10 @@ class NotificationQueue:
                 self._arrived = trio.Event()
             await self._arrived.wait()
 
-    def _notification(self, change: Change) -> bytes:
+    def _notification(self, change: ChangeNotification) -> bytes:
         params: dict[str, Any] = {} if self._meta is None else {"_meta": self._meta}
         if change.uri:
-            params["uri"] = self.wanted[change]
+            params["uri"] = self.subscribed[change]
         return wire.notification(change.method, params)
 
     def _wake(self) -> None:
@@ -124,25 +124,25 @@ class NotificationQueue:
 
 
 class Broadcaster:
-    """Passes changes on to every mailbox."""
+    """Publishes changes to the subscribed queues."""
 
     def __init__(self) -> None:
         self._queues: set[NotificationQueue] = set()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody could hear."""
+        """Whether no queue is subscribed."""
         return not self._queues
 
-    def subscribe(self, mailbox: NotificationQueue) -> None:
-        """Have a mailbox hear of changes from now on."""
-        self._queues.add(mailbox)
+    def subscribe(self, queue: NotificationQueue) -> None:
+        """Notify a queue of changes from now on."""
+        self._queues.add(queue)
 
-    def unsubscribe(self, mailbox: NotificationQueue) -> None:
-        """Have it hear of nothing more; one that isn't there is fine."""
-        self._queues.discard(mailbox)
+    def unsubscribe(self, queue: NotificationQueue) -> None:
+        """Stop notifying a queue; one that isn't subscribed is ignored."""
+        self._queues.discard(queue)
 
-    def publish(self, change: Change) -> None:
-        """Tell everybody who wants to hear of it; never waits."""
-        for mailbox in self._queues:
-            mailbox.notify(change)
+    def publish(self, change: ChangeNotification) -> None:
+        """Notify every queue that is subscribed to the change; never waits."""
+        for queue in self._queues:
+            queue.notify(change)

@@ -1,4 +1,4 @@
-"""What a server offers, as the protocol asks for it; `project.py` is what chora offers."""
+"""What a server serves: the interface that `McpServer` expects of it. `chora/provider.py` is chora's own."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from chora.protocol.types import Call, ResourceContents, ResourcePage, ToolAnswe
 
 
 class ProvidedTool(Protocol):
-    """One tool."""
+    """A tool that a server offers."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def scope(self) -> Scope:
-        """What a caller has to be allowed."""
+        """The scope that a caller needs."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -29,37 +29,39 @@ class ProvidedTool(Protocol):
 
 
 class ResourceProvider(Protocol):
-    """What can be read. Each method may raise a ChoraError, which is told as an error of the protocol."""
+    """The resources of a server. A ChoraError that a method raises is answered as a JSON-RPC error."""
 
-    def page(self, cursor: str | None) -> ResourcePage:
-        """Some of the resources there are."""
+    def list_resources(self, cursor: str | None) -> ResourcePage:
+        """The resources from a cursor on, as many as fit on a page."""
         ...
 
-    def templates(self) -> Sequence[dict[str, Any]]:
+    def list_templates(self) -> Sequence[dict[str, Any]]:
         """The URI templates as `resources/templates/list` shows them."""
         ...
 
-    def read(self, uri: str) -> ResourceContents:
-        """What a resource says."""
+    def read_resource(self, uri: str) -> ResourceContents:
+        """The contents of a resource."""
         ...
 
-    def canonical(self, uri: str) -> str:
-        """The spelling under which changes of a resource are told."""
+    def canonical_uri(self, uri: str) -> str:
+        """The spelling of a URI under which changes of the resource are published."""
         ...
 
-    def complete(self, template: str, parameter: str, settled: dict[str, str]) -> Sequence[str]:
-        """The values that a parameter of a template may have."""
+    def complete(self, template: str, parameter: str, arguments: dict[str, str]) -> Sequence[str]:
+        """The values that a parameter of a template may have, given the other arguments."""
         ...
 
 
 class PromptProvider(Protocol):
-    """What a person can have a model do."""
+    """The prompts of a server."""
 
-    def all(self) -> Sequence[dict[str, Any]]:
+    def list_prompts(self) -> Sequence[dict[str, Any]]:
         """Every prompt as `prompts/list` shows it."""
         ...
 
-    def get(self, name: str, arguments: dict[str, str], peer: RequestingClient) -> tuple[str, list[dict[str, Any]]]:
+    def get_prompt(
+        self, name: str, arguments: dict[str, str], client: RequestingClient
+    ) -> tuple[str, list[dict[str, Any]]]:
         """A prompt's description and its messages."""
         ...
 
@@ -69,7 +71,7 @@ class PromptProvider(Protocol):
 
 
 class Provider(Protocol):
-    """All that a server offers."""
+    """Everything that a server serves."""
 
     instructions: str
 
@@ -80,7 +82,7 @@ class Provider(Protocol):
 
     @property
     def withheld(self) -> Mapping[str, str]:
-        """Tools that there are but not here, and why not, in a sentence."""
+        """Tools that exist but can't be called here, and why not, in a sentence."""
         ...
 
     @property
@@ -89,10 +91,10 @@ class Provider(Protocol):
     @property
     def prompts(self) -> PromptProvider: ...
 
-    async def call(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
-        """Call a tool that there is; its failure is an answer too."""
+    async def call_tool(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
+        """Call a tool; its failure is an answer too."""
         ...
 
-    def touched(self, uri: str) -> tuple[Iterable[str], bool]:
-        """What else changes when a resource does: other resources, and whether the list of resources does."""
+    def dependent_changes(self, uri: str) -> tuple[Iterable[str], bool]:
+        """What else changes with a resource: other resources, and whether the list of resources does."""
         ...

@@ -1,8 +1,8 @@
-"""The peer as the work for it sees it: who can be told how far it is, and who can be asked.
+"""The client that made a request, as tools and prompts see it: they can report progress to it and ask it questions.
 
-In revisions with a handshake a question is a request of ours, and the work waits for its answer. In later ones the
-work is given up with the question as its result, and the client makes the call again, with the answers; whatever
-asks must therefore not have done anything yet.
+In handshake revisions a question is a request to the client, and the work waits for its answer. In modern revisions
+the work ends with the question as its result, and the client makes the call again with the answers; so a question must
+come before anything was done.
 """
 
 from __future__ import annotations
@@ -21,56 +21,60 @@ from msgspec import UNSET
 
 from chora.hashing import digest_of
 from chora.protocol import wire
-from chora.protocol.session import Session, Waiting
+from chora.protocol.session import PendingRequest, Session
 from chora.protocol.types import InputRequired
-from chora.protocol.wire import Params, Revision, RpcError
+from chora.protocol.wire import RequestParams, Revision, RpcError
 
 Notify = Callable[[bytes], Awaitable[None]]
 
-ANSWER_TIME = 300.0
-"""Seconds that a person gets to answer a question, in revisions with a handshake."""
-STATE_TIME = 600
-"""Seconds after which a question's state is worth nothing any more."""
-WAITING_LOGS = 100
-"""Log messages of a request that may wait to be sent; of more, the oldest are dropped."""
+ANSWER_TIMEOUT = 300.0
+"""Seconds in which a question has to be answered, in handshake revisions."""
+STATE_LIFETIME = 600
+"""Seconds after which the state of a question is no longer accepted."""
+LOG_QUEUE_LIMIT = 100
+"""Log messages of a request that may wait to be sent; when there are more, the oldest are dropped."""
 
-CAPABILITIES = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
-"""What a client can be asked for, and the capability that says it can."""
+CAPABILITY_OF_METHOD = {
+    "elicitation/create": "elicitation",
+    "sampling/createMessage": "sampling",
+    "roots/list": "roots",
+}
+"""The methods by which a client can be asked, and the capability each needs."""
 
 
 class Question(NamedTuple):
-    """Something to ask a client: a method of `CAPABILITIES` and its parameters."""
+    """Something to ask a client: a method of `CAPABILITY_OF_METHOD` and its parameters."""
 
     method: str
     params: dict[str, Any]
 
 
 class NoAnswer(Exception):
-    """The client refused to answer, or didn't in time; the sentence says which."""
+    """The client refused to answer, or didn't answer in time; the message says which."""
 
 
 class StateSigner:
-    """Signs what a client has to bring back, for as long as this process lives."""
+    """Signs states that a client has to send back, with a key that lives as long as this process."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def sign(self, purpose: str, state: Any) -> str:
-        """A state as an opaque text that only this purpose can open again."""
-        body = msgspec.json.encode([int(time.time()) + STATE_TIME, state])
+        """The state as an opaque text that `verify` accepts for the same purpose only."""
+        body = msgspec.json.encode([int(time.time()) + STATE_LIFETIME, state])
         return base64.urlsafe_b64encode(self._sign(purpose, body) + body).decode()
 
     def verify(self, purpose: str, text: str) -> Any:
         """The state.
 
         Raises:
-            RpcError: -32602, it isn't ours, was changed, was given for something else, or is too old.
+            RpcError: -32602, the text isn't ours, was changed, was signed for another purpose, or is too old.
         """
         try:
             raw = base64.b64decode(text.encode(), b"-_", validate=True)
-            if base64.urlsafe_b64encode(raw).decode() == text and hmac.compare_digest(
-                raw[:32], self._sign(purpose, raw[32:])
-            ):
+            # In constant time: the time of a comparison must not say how much of a signature was right (CWE-208).
+            is_ours = hmac.compare_digest(raw[:32], self._sign(purpose, raw[32:]))
+            if is_ours and base64.urlsafe_b64encode(raw).decode() == text:
                 until, state = msgspec.json.decode(raw[32:])
                 if time.time() < until:
                     return state
@@ -83,17 +87,17 @@ class StateSigner:
 
 
 class RequestingClient:
-    """Whoever made one request.
+    """The client that made one request.
 
     Args:
         session: whose request it is.
-        revision: that it is spoken in.
+        revision: of the request.
         params: of the request.
-        purpose: what the request is about; a state given for another purpose is refused.
+        purpose: what the request is for; a state signed for another purpose is refused.
         notify: sends a message that belongs to this request; None when the transport can't.
-        hang_up: drops the connection of this request, whose client comes back for the rest; None where that has no
-            meaning.
-        seal: signs states.
+        drop_connection: drops the connection of this request, whose client resumes the stream; None where there is
+            none.
+        state_signer: signs states.
 
     Raises:
         RpcError: -32602, the answers or the state that came with the request don't fit.
@@ -103,52 +107,52 @@ class RequestingClient:
         self,
         session: Session,
         revision: Revision,
-        params: Params,
+        params: RequestParams,
         purpose: str,
         notify: Notify | None,
-        hang_up: Callable[[float], Awaitable[None]] | None,
-        seal: StateSigner,
+        drop_connection: Callable[[float], Awaitable[None]] | None,
+        state_signer: StateSigner,
     ) -> None:
         self._session = session
         self._revision = revision
         self._purpose = purpose
         self._notify = notify
-        self._hang_up = hang_up
-        self._seal = seal
-        self._logs: deque[bytes] = deque(maxlen=WAITING_LOGS)
+        self._drop_connection = drop_connection
+        self._state_signer = state_signer
+        self._logs: deque[bytes] = deque(maxlen=LOG_QUEUE_LIMIT)
         self._answers: dict[str, Any] = {}
         self.state: Any = None
-        """What was sealed with the question that this request answers; None if it answers none."""
+        """The signed state of the question that this request answers; None if it answers none."""
         self.progress: Callable[[float, float, str], Awaitable[None]] | None = None
-        """Tells how far the work is: done, of how many, and what was done; None when nobody asked."""
+        """Reports progress: done, total, and what was done; None when the client didn't ask for it."""
         meta = params.meta
         if revision.era == "modern":
             assert meta is not UNSET
-            self.capabilities = _object(meta.capabilities, wire.CAPABILITIES_KEY)
-            self.level: str | None = None if meta.log_level is UNSET else wire.level(meta.log_level)
+            self.capabilities = _decode_object(meta.capabilities, wire.CAPABILITIES_KEY)
+            self.log_level: str | None = None if meta.log_level is UNSET else wire.parse_log_level(meta.log_level)
             if params.input_responses is not UNSET:
-                self._answers = _answers(params.input_responses)
+                self._answers = _decode_answers(params.input_responses)
             if params.request_state is not UNSET:
-                self.state = seal.verify(self._about(), params.request_state)
+                self.state = state_signer.verify(self._state_purpose(), params.request_state)
         else:
             self.capabilities = session.capabilities
-            self.level = session.level
+            self.log_level = session.log_level
         if notify is not None and meta is not UNSET and meta.progress_token is not UNSET:
-            self.progress = _progress(notify, meta.progress_token)
+            self.progress = _progress_reporter(notify, meta.progress_token)
 
-    def _about(self) -> str:
+    def _state_purpose(self) -> str:
         return f"{self._session.principal.name} {self._purpose}"
 
     # -- asking ---------------------------------------------------------------------------------------------
 
-    def can(self, method: str) -> bool:
-        """Whether the client said that it can be asked for this."""
+    def supports(self, method: str) -> bool:
+        """Whether the client announced the capability for a method."""
         if method == "elicitation/create":
             given = self.capabilities.get("elicitation")
-            # Since 2025-11-25 there are two ways, of which naming none means forms.
+            # Since 2025-11-25 there are two modes; a client that names neither supports forms.
             forms = isinstance(given, dict) and (not given or "form" in given)
             return forms and self._revision.elicitation and (self._is_modern or self._notify is not None)
-        return isinstance(self.capabilities.get(CAPABILITIES[method]), dict) and (
+        return isinstance(self.capabilities.get(CAPABILITY_OF_METHOD[method]), dict) and (
             self._is_modern or self._notify is not None
         )
 
@@ -160,39 +164,39 @@ class RequestingClient:
         """Ask the client, and wait for all answers.
 
         Args:
-            questions: by names of our own.
-            state: what `state` is to be when the answers come with another request.
+            questions: by names that the answers come back under.
+            state: becomes `state` of the request that brings the answers.
 
         Raises:
-            RpcError: -32021, the client can't be asked for one of these.
+            RpcError: -32021, the client lacks a capability.
             InputRequired: the answers come with another request.
-            NoAnswer: they don't come.
+            NoAnswer: the client refused, or didn't answer in time.
         """
         if self._is_modern:
-            return self.need(questions, state)
-        self._check(questions)
+            return self.require_answers(questions, state)
+        self._check_capabilities(questions)
         return {name: await self._ask_one(question) for name, question in questions.items()}
 
-    def need(self, questions: Mapping[str, Question], state: Any = None) -> dict[str, dict[str, Any]]:
-        """The answers that came with this request, in revisions without a handshake.
+    def require_answers(self, questions: Mapping[str, Question], state: Any = None) -> dict[str, dict[str, Any]]:
+        """The answers that came with this request, in modern revisions.
 
         Raises:
-            RpcError: -32021, the client can't be asked for one of these, or it is spoken in another revision.
+            RpcError: -32021, the client lacks a capability.
             InputRequired: an answer is missing.
         """
         missing = {name: question for name, question in questions.items() if name not in self._answers}
         if not missing:
             return {name: self._answers[name] for name in questions}
-        self._check(missing)
+        self._check_capabilities(missing)
         wanted = {name: {"method": question.method, "params": question.params} for name, question in missing.items()}
         result: dict[str, Any] = {"resultType": "input_required", "inputRequests": wanted}
         if state is not None:
-            result["requestState"] = self._seal.sign(self._about(), state)
+            result["requestState"] = self._state_signer.sign(self._state_purpose(), state)
         raise InputRequired(result)
 
-    def _check(self, questions: Mapping[str, Question]) -> None:
+    def _check_capabilities(self, questions: Mapping[str, Question]) -> None:
         lacking: dict[str, Any] = {
-            CAPABILITIES[each.method]: {} for each in questions.values() if not self.can(each.method)
+            CAPABILITY_OF_METHOD[each.method]: {} for each in questions.values() if not self.supports(each.method)
         }
         if lacking:
             raise RpcError(
@@ -204,33 +208,33 @@ class RequestingClient:
     async def _ask_one(self, question: Question) -> dict[str, Any]:
         assert self._notify is not None
         session = self._session
-        session.asked += 1
-        number = f"chora-{session.asked}"
-        waiting = Waiting()
-        session.waiting[number] = waiting
+        session.requests_sent += 1
+        number = f"chora-{session.requests_sent}"
+        pending = PendingRequest()
+        session.pending_requests[number] = pending
         try:
             await self._notify(
                 wire.encode({"jsonrpc": "2.0", "id": number, "method": question.method, "params": question.params})
             )
-            with trio.move_on_after(ANSWER_TIME):
-                await waiting.arrived.wait()
+            with trio.move_on_after(ANSWER_TIMEOUT):
+                await pending.resolved.wait()
         finally:
-            del session.waiting[number]
-            if not waiting.arrived.is_set():
+            del session.pending_requests[number]
+            if not pending.resolved.is_set():
                 with trio.move_on_after(1, shield=True):
                     await self._notify(wire.notification("notifications/cancelled", {"requestId": number}))
-        if waiting.result is None:
-            raise NoAnswer(waiting.refusal or f"there was no answer within {ANSWER_TIME:g} s")
-        return waiting.result
+        if pending.result is None:
+            raise NoAnswer(pending.failure or f"there was no answer within {ANSWER_TIMEOUT:g} s")
+        return pending.result
 
     async def confirm(self, message: str, about: Any) -> bool | None:
-        """Have the person at the client say yes or no; None when they can't be asked, or don't answer.
+        """Ask the person at the client for a yes or no; None when they can't be asked, or don't answer.
 
         Args:
-            message: what they are asked.
-            about: what the question depends on; when that changed before the answer came, it is asked again.
+            message: the question.
+            about: what the question depends on; if that changes before the answer comes, the question is asked again.
         """
-        if not self.can("elicitation/create"):
+        if not self.supports("elicitation/create"):
             return None
         subject = digest_of(about)
         if self._is_modern and self.state != subject:
@@ -247,50 +251,54 @@ class RequestingClient:
             return None
         return answer.get("action") == "accept" and answer.get("content") == {"confirm": True}
 
-    # -- telling --------------------------------------------------------------------------------------------
+    # -- log messages --------------------------------------------------------------------------------------------
 
     def log(self, level: str, data: Any, logger: str = "chora") -> None:
-        """Have a log message sent, if the client wants ones of this level. Never waits."""
-        if self.level is not None and self._notify is not None and wire.LEVELS[level] >= wire.LEVELS[self.level]:
+        """Queue a log message, if the client gets messages of this level. Never waits."""
+        if (
+            self.log_level is not None
+            and self._notify is not None
+            and wire.LOG_LEVELS[level] >= wire.LOG_LEVELS[self.log_level]
+        ):
             message = {"level": level, "logger": logger, "data": data}
             self._logs.append(wire.notification("notifications/message", message))
 
     async def flush(self) -> None:
-        """Send the log messages that wait."""
+        """Send the queued log messages."""
         while self._logs:
             assert self._notify is not None
             await self._notify(self._logs.popleft())
 
-    async def hang_up(self, retry: float) -> None:
-        """Drop the connection, where there is one of this request's own and its client can come back for the rest.
+    async def drop_connection(self, retry: float) -> None:
+        """Drop the connection, where the request has one of its own and the client can resume its stream.
 
         Args:
-            retry: seconds after which the client is to come back.
+            retry: seconds after which the client is to reconnect.
         """
-        if self._hang_up is not None:
-            await self._hang_up(retry)
+        if self._drop_connection is not None:
+            await self._drop_connection(retry)
 
 
-def _progress(notify: Notify, token: int | str) -> Callable[[float, float, str], Awaitable[None]]:
-    async def tell(done: float, total: float, what: str) -> None:
+def _progress_reporter(notify: Notify, token: int | str) -> Callable[[float, float, str], Awaitable[None]]:
+    async def report(done: float, total: float, what: str) -> None:
         await notify(
             wire.notification(
                 "notifications/progress", {"progressToken": token, "progress": done, "total": total, "message": what}
             )
         )
 
-    return tell
+    return report
 
 
-def _object(raw: msgspec.Raw | msgspec.UnsetType, name: str) -> dict[str, Any]:
+def _decode_object(raw: msgspec.Raw | msgspec.UnsetType, name: str) -> dict[str, Any]:
     try:
         return {} if raw is UNSET else wire.decode_object(raw)
-    except wire.DecodeFailures:
+    except wire.DECODE_ERRORS:
         raise RpcError(wire.INVALID_PARAMS, f"{name} must be an object") from None
 
 
-def _answers(raw: msgspec.Raw) -> dict[str, Any]:
+def _decode_answers(raw: msgspec.Raw) -> dict[str, Any]:
     try:
         return wire.decode_answers(raw)
-    except wire.DecodeFailures:
+    except wire.DECODE_ERRORS:
         raise RpcError(wire.INVALID_PARAMS, "inputResponses must be an object of objects, one per question") from None

@@ -1,7 +1,7 @@
 """The MCP server: one message in, at most one answer out.
 
-It knows nothing of bytes on pipes or sockets. A transport opens a `Session` per peer (per request in the modern
-era over HTTP), hands every message to `Server.answer`, and sends what comes back.
+It knows nothing of pipes or sockets. A transport opens a `Session` per client (per request in the modern era over
+HTTP), passes every message to `McpServer.answer`, and sends what comes back.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import trio
 from msgspec import UNSET
 
 from chora import __version__
-from chora.access import Principal
+from chora.access import Principal, authorize
 from chora.errors import ChoraError, Forbidden, Internal
 from chora.metrics import Metrics
 from chora.nesting import DEPTH_LIMIT, is_json_too_deep
 from chora.protocol import wire
 from chora.protocol.broadcast import (
-    LISTS,
+    LIST_CHANGES,
+    RESOURCE_UPDATED,
     SUBSCRIPTION_LIMIT,
-    UPDATED,
     URI_LIMIT,
     Broadcaster,
-    Change,
-    List,
+    ChangeNotification,
+    ListName,
     NotificationQueue,
     QueueClosed,
 )
@@ -39,68 +39,70 @@ from chora.protocol.provider import Provider
 from chora.protocol.requesting_client import Notify, RequestingClient, StateSigner
 from chora.protocol.session import Session
 from chora.protocol.types import Call, InputRequired, Link, Resource, ResourceStat, ToolAnswer
-from chora.protocol.wire import Incoming, Params, Revision, RpcError
+from chora.protocol.wire import IncomingMessage, RequestParams, Revision, RpcError
 from chora.request_context import caller, event_listener, trace_id
 
 log = logging.getLogger("chora.protocol")
 
-HangUp = Callable[[float], Awaitable[None]]
+DropConnection = Callable[[float], Awaitable[None]]
 
 LIST_TTL = 300_000
-"""Milliseconds for which a client may reuse a list: what we offer changes with a restart."""
+"""Milliseconds for which a client may reuse a list, which only a restart changes."""
 
-COMPLETIONS = 100
-"""Values that a completion may offer."""
-LOG_INTERVAL = 0.1
-"""Seconds between two looks at the log messages that wait to be sent."""
-STREAM_LIMIT = 16
-"""Subscriptions that one peer may have open at a time."""
+COMPLETION_LIMIT = 100
+"""Values in one completion."""
+LOG_FLUSH_INTERVAL = 0.1
+"""Seconds between two flushes of the log messages of a call."""
+OPEN_SUBSCRIPTIONS_LIMIT = 16
+"""Subscriptions that one client may have open at a time."""
 
 TRACE_LIMIT = 128
 """Characters of a trace id that are kept."""
 
 BATCH_LIMIT = 50
-"""Messages in a batch, in the revisions that know batches."""
+"""Messages in a batch, in the revisions that have batches."""
 BATCH_BYTES = 16 * 1024 * 1024
-"""Of answers to one batch, after which no further request in it is carried out."""
+"""Bytes of answers to one batch, after which no further request in it is carried out."""
 
-PREFIXES = ("choracompose:", "choracompose__")
-"""Namespaces under which tools were known to clients of chora-compose."""
+LEGACY_TOOL_PREFIXES = ("choracompose:", "choracompose__")
+"""Prefixes that clients of chora-compose put before tool names."""
 
 
-class Reply(NamedTuple):
+class EncodedReply(NamedTuple):
     """An encoded answer; `error_code` is a JSON-RPC code when it is an error."""
 
     body: bytes
     error_code: int | None = None
 
 
-class Server:
-    """Answers MCP messages with what there is on offer.
+class McpServer:
+    """Answers MCP messages.
 
     Args:
-        offer: tools, resources and prompts.
+        provider: the tools, resources and prompts that it serves.
         metrics: where calls are counted.
-        name: by which the server introduces itself.
-        level: the log messages that a client with a handshake gets before it says which it wants; None sends none.
+        name: the server's name in its answers.
+        level: the least level of log messages for clients that haven't set one; None sends them none.
     """
 
-    def __init__(self, offer: Provider, metrics: Metrics, *, name: str = "chora", level: str | None = None) -> None:
-        self.hub = Broadcaster()
-        self.greeted = trio.Event()
-        """Set once somebody was answered: whatever made that take longer can be done from now on."""
-        self._offer = offer
+    def __init__(self, provider: Provider, metrics: Metrics, *, name: str = "chora", level: str | None = None) -> None:
+        self.broadcaster = Broadcaster()
+        self.first_request_answered = trio.Event()
+        """Set after the first answer; work that would have delayed it starts then."""
+        self._provider = provider
         self._metrics = metrics
-        self._level = level
-        self._seal = StateSigner(secrets.token_bytes(32))
-        self._info = {"name": name, "title": name, "version": __version__}
-        described = [tool.describe() for tool in offer.tools.values()]
-        self._lists = {revision.name: _encode_tools(described, revision) for revision in wire.REVISIONS.values()}
-        self.mirrored = {each["name"]: mirrored for each in described if (mirrored := _mirrored(each["inputSchema"]))}
-        """Of tools that want arguments repeated in headers: the argument and the header's name."""
-        self._modern_suffix = b',"resultType":"complete"' + self._signature()
-        self._methods: dict[str, Callable[[Request], dict[str, Any]]] = {
-            "ping": lambda ask: {},
+        self._default_log_level = level
+        self._state_signer = StateSigner(secrets.token_bytes(32))
+        self._server_info = {"name": name, "title": name, "version": __version__}
+        described = [tool.describe() for tool in provider.tools.values()]
+        self._tool_lists = {revision.name: _encode_tools(described, revision) for revision in wire.REVISIONS.values()}
+        self.parameter_headers = {
+            each["name"]: mirrored for each in described if (mirrored := _find_parameter_headers(each["inputSchema"]))
+        }
+        """By tool: the arguments that HTTP requests repeat in headers, and the headers' names."""
+        self._modern_suffix = b',"resultType":"complete"' + self._result_meta()
+        self._methods: dict[str, Callable[[McpRequest], dict[str, Any]]] = {
+            "ping": lambda request: {},
             "server/discover": self._discover,
             "resources/list": self._list_resources,
             "resources/templates/list": self._list_templates,
@@ -113,76 +115,80 @@ class Server:
             "logging/setLevel": self._set_level,
         }
 
-    def _signature(self) -> bytes:
-        """How a modern result ends: with who made it."""
-        return b',"_meta":' + wire.encode({wire.SERVER_KEY: self._info}) + b"}"
+    def _result_meta(self) -> bytes:
+        """The end of a modern result, which names the server."""
+        return b',"_meta":' + wire.encode({wire.SERVER_KEY: self._server_info}) + b"}"
 
-    def changed(self, uri: str) -> None:
-        """Tell whoever subscribed to a resource that it changed. Never waits."""
-        if self.hub.is_empty:
+    def notify_resource_changed(self, uri: str) -> None:
+        """Notify the subscribers of a resource that it changed. Never waits."""
+        if self.broadcaster.is_empty:
             return
-        self.hub.publish(Change(UPDATED, uri))
-        others, list_changed = self._offer.touched(uri)
+        self.broadcaster.publish(ChangeNotification(RESOURCE_UPDATED, uri))
+        others, list_changed = self._provider.dependent_changes(uri)
         for other in others:
-            self.hub.publish(Change(UPDATED, other))
+            self.broadcaster.publish(ChangeNotification(RESOURCE_UPDATED, other))
         if list_changed:
-            self.list_changed("resources")
+            self.notify_list_changed("resources")
 
-    def list_changed(self, name: List) -> None:
-        """Tell everybody that a list isn't what it was. Never waits."""
-        self.hub.publish(LISTS[name])
+    def notify_list_changed(self, name: ListName) -> None:
+        """Notify all clients that a list changed. Never waits."""
+        self.broadcaster.publish(LIST_CHANGES[name])
 
-    # -- in and out -----------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     async def answer(
-        self, session: Session, message: bytes, notify: Notify | None = None, hang_up: HangUp | None = None
-    ) -> Reply | None:
-        """Handle one message and return the answer it is owed, if any.
+        self,
+        session: Session,
+        message: bytes,
+        notify: Notify | None = None,
+        drop_connection: DropConnection | None = None,
+    ) -> EncodedReply | None:
+        """Handle one message and return its answer, if it gets one.
 
         Args:
-            session: the peer.
+            session: of the client.
             message: JSON, one object; for revisions that know batches also an array of them.
             notify: sends a message that belongs to this request; None when the transport can't.
-            hang_up: drops the connection on which the answer is awaited, when the client can come back for it.
+            drop_connection: drops the connection that waits for the answer, when the client can resume the stream.
 
         Nothing but cancellation is raised: what can't be understood is answered with a JSON-RPC error. A request
-        that the peer itself cancelled is owed nothing.
+        that the client cancelled gets no answer.
         """
         if message.lstrip()[:1] == b"[":
             return await self._answer_batch(session, message, notify)
-        return await self._answer_one(session, message, notify, hang_up)
+        return await self._answer_one(session, message, notify, drop_connection)
 
     async def _answer_one(
         self,
         session: Session,
         message: bytes,
         notify: Notify | None,
-        hang_up: HangUp | None = None,
+        drop_connection: DropConnection | None = None,
         *,
         is_refused: bool = False,
-    ) -> Reply | None:
+    ) -> EncodedReply | None:
         id_bytes: bytes | None = None
         try:
-            incoming = self.parse(message)
+            incoming = self.parse_message(message)
             if incoming.method is UNSET:
-                self._settle(session, incoming)
+                self._handle_response(session, incoming)
                 return None
             if incoming.id is UNSET:
-                self._hear(session, incoming)
+                self._handle_notification(session, incoming)
                 return None
             id_bytes = bytes(incoming.id).strip()
             if is_refused:
                 text = f"The answers to this batch are longer than {BATCH_BYTES:,} bytes; send this one by itself"
                 raise RpcError(wire.INVALID_REQUEST, text)
-            reply = Reply(await self._request(session, incoming, id_bytes, notify, hang_up))
-            self.greeted.set()
+            reply = EncodedReply(await self._handle_request(session, incoming, id_bytes, notify, drop_connection))
+            self.first_request_answered.set()
             return reply
         except RequestCancelled:
             return None
         except RpcError as error:
-            return Reply(wire.error_response(id_bytes, error), error.code)
+            return EncodedReply(wire.error_response(id_bytes, error), error.code)
 
-    async def _answer_batch(self, session: Session, message: bytes, notify: Notify | None) -> Reply | None:
+    async def _answer_batch(self, session: Session, message: bytes, notify: Notify | None) -> EncodedReply | None:
         try:
             if session.revision is None or not session.revision.batches:
                 raise RpcError(wire.INVALID_REQUEST, "Send one JSON-RPC message at a time, as an object")
@@ -190,24 +196,24 @@ class Server:
             if not 0 < len(messages) <= BATCH_LIMIT:
                 raise RpcError(wire.INVALID_REQUEST, f"A batch holds 1 to {BATCH_LIMIT} messages")
         except RpcError as error:
-            return Reply(wire.error_response(None, error), error.code)
-        except wire.DecodeFailures as error:
+            return EncodedReply(wire.error_response(None, error), error.code)
+        except wire.DECODE_ERRORS as error:
             failure = RpcError(wire.PARSE_ERROR, f"The message is not JSON: {error}")
-            return Reply(wire.error_response(None, failure), failure.code)
-        # A batch in a batch is no message, and would be answered 50 times 50 times 50.
-        given: list[bytes] = []
+            return EncodedReply(wire.error_response(None, failure), failure.code)
+        # A batch within a batch is refused: each level would multiply the answers by 50 (CWE-405).
+        replies: list[bytes] = []
         size = 0
         for each in messages:
             reply = await self._answer_one(session, bytes(each), notify, is_refused=size > BATCH_BYTES)
             if reply is not None:
-                given.append(reply.body)
+                replies.append(reply.body)
                 size += len(reply.body)
-            await trio.lowlevel.checkpoint()  # others have their turn between two of many
-        return Reply(b"[" + b",".join(given) + b"]") if given else None
+            await trio.lowlevel.checkpoint()  # other tasks run between two messages of a batch
+        return EncodedReply(b"[" + b",".join(replies) + b"]") if replies else None
 
     @staticmethod
-    def parse(message: bytes) -> Incoming:
-        """Read the envelope.
+    def parse_message(message: bytes) -> IncomingMessage:
+        """Decode the envelope of a message.
 
         Raises:
             RpcError: -32700 for what isn't JSON, -32600 for what isn't a JSON-RPC message.
@@ -218,32 +224,37 @@ class Server:
             incoming = wire.decode_incoming(message)
         except msgspec.ValidationError as error:
             raise RpcError(wire.INVALID_REQUEST, f"The message is not JSON-RPC 2.0: {error}") from None
-        except wire.DecodeFailures as error:
+        except wire.DECODE_ERRORS as error:
             raise RpcError(wire.PARSE_ERROR, f"The message is not JSON: {error}") from None
         if incoming.method is UNSET:
-            return incoming  # a response; an answer to one that is odd would only be odd to the other side
+            return incoming  # a response gets no answer, not even an error
         if (id_bytes := incoming.id_bytes) is not None and not wire.is_id(id_bytes):
             raise RpcError(wire.INVALID_REQUEST, "A request's id is a string or a number")
         return incoming
 
     @staticmethod
-    def params_of(incoming: Incoming) -> Params:
-        """Read the parameters.
+    def params_of(incoming: IncomingMessage) -> RequestParams:
+        """Decode the parameters of a message.
 
         Raises:
             RpcError: -32602 when they don't have the shape every request has.
         """
         if incoming.parameters is None:
-            return Params()
+            return RequestParams()
         try:
             return wire.decode_params(incoming.parameters)
-        except wire.DecodeFailures as error:
+        except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters don't fit: {error}") from None
 
     # -- requests -------------------------------------------------------------------------------------------
 
-    async def _request(
-        self, session: Session, incoming: Incoming, id_bytes: bytes, notify: Notify | None, hang_up: HangUp | None
+    async def _handle_request(
+        self,
+        session: Session,
+        incoming: IncomingMessage,
+        id_bytes: bytes,
+        notify: Notify | None,
+        drop_connection: DropConnection | None,
     ) -> bytes:
         method = incoming.method
         assert method is not UNSET
@@ -252,44 +263,52 @@ class Server:
             return wire.response(id_bytes, self._initialize(session, incoming))
         revision = self._revision_of(session, params, method)
         raw = incoming.parameters or msgspec.Raw(b"{}")
-        ask = Request(session, revision, method, params, raw, id_bytes, notify, hang_up)
+        request = McpRequest(session, revision, method, params, raw, id_bytes, notify, drop_connection)
         token = None if (found := _trace_of(params)) is None else trace_id.set(found)
         try:
-            return wire.response(id_bytes, await self._answer_request(ask))
+            return wire.response(id_bytes, await self._dispatch(request))
         finally:
             if token is not None:
                 trace_id.reset(token)
 
-    async def _answer_request(self, ask: Request) -> bytes:
-        method, revision = ask.method, ask.revision
-        known = revision.era == wire.ERAS.get(method, revision.era)
+    async def _dispatch(self, request: McpRequest) -> bytes:
+        method, revision = request.method, request.revision
+        in_era = revision.era == wire.METHOD_ERAS.get(method, revision.era)
         try:
             if method == "tools/call":
-                result = await self._call(ask)
+                result = await self._call_tool(request)
             elif method == "tools/list":
-                result = self._lists[revision.name]
-            elif method == "subscriptions/listen" and known:
-                return await self._listen(ask)
-            elif (answer := self._methods.get(method)) and known:
-                result = _carefully(ask, answer)
+                result = self._tool_lists[revision.name]
+            elif method == "subscriptions/listen" and in_era:
+                return await self._serve_subscription(request)
+            elif (answer := self._methods.get(method)) and in_era:
+                result = _run_handler(request, answer)
             else:
                 raise RpcError(wire.METHOD_NOT_FOUND, f"There is no method {method[:100]}")
         except InputRequired as required:
-            return wire.encode(required.result)[:-1] + self._signature()
+            return wire.encode(required.result)[:-1] + self._result_meta()
         return result[:-1] + self._modern_suffix if revision.era == "modern" else result
 
-    def _peer(self, ask: Request, target: str) -> RequestingClient:
-        purpose = f"{ask.method} {target}"
-        return RequestingClient(ask.session, ask.revision, ask.params, purpose, ask.notify, ask.hang_up, self._seal)
+    def _requesting_client(self, request: McpRequest, target: str) -> RequestingClient:
+        purpose = f"{request.method} {target}"
+        return RequestingClient(
+            request.session,
+            request.revision,
+            request.params,
+            purpose,
+            request.notify,
+            request.drop_connection,
+            self._state_signer,
+        )
 
-    def _revision_of(self, session: Session, params: Params, method: str) -> Revision:
-        """The revision a request is spoken in: its own envelope's, else the one the handshake settled."""
+    def _revision_of(self, session: Session, params: RequestParams, method: str) -> Revision:
+        """The revision of a request: its own envelope's, else that of the handshake."""
         meta = params.meta
         if meta is UNSET or meta.version is UNSET:
             if session.revision is not None:
                 return session.revision
             if method == "ping":
-                return wire.REVISIONS[wire.HANDSHAKE[-1]]
+                return wire.REVISIONS[wire.HANDSHAKE_REVISIONS[-1]]
             raise RpcError(
                 wire.INVALID_PARAMS,
                 f"Send initialize first, or carry {wire.VERSION_KEY} and {wire.CAPABILITIES_KEY} in params._meta",
@@ -311,225 +330,234 @@ class Server:
         Raises:
             RpcError: -32022, naming what is supported.
         """
-        if requested not in wire.MODERN:
+        if requested not in wire.MODERN_REVISIONS:
             raise RpcError(
                 wire.UNSUPPORTED_VERSION,
                 f"The revision {requested[:40]} is not supported here",
-                {"supported": wire.MODERN, "requested": requested},
+                {"supported": wire.MODERN_REVISIONS, "requested": requested},
             )
         return wire.REVISIONS[requested]
 
-    def _initialize(self, session: Session, incoming: Incoming) -> bytes:
+    def _initialize(self, session: Session, incoming: IncomingMessage) -> bytes:
         if incoming.params is UNSET:
             raise RpcError(wire.INVALID_PARAMS, "initialize needs params with a protocolVersion")
         try:
             offered = wire.decode_initialize(incoming.params)
-        except wire.DecodeFailures as error:
+        except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of initialize don't fit: {error}") from None
-        # A revision we don't know, or one without a handshake, gets our newest that has one as a counter-offer.
+        # For an unknown revision, or one without a handshake, the server answers with its newest handshake revision.
         wanted = offered.protocol_version
-        session.revision = wire.REVISIONS[wanted if wanted in wire.HANDSHAKE else wire.HANDSHAKE[-1]]
+        session.revision = wire.REVISIONS[
+            wanted if wanted in wire.HANDSHAKE_REVISIONS else wire.HANDSHAKE_REVISIONS[-1]
+        ]
         session.capabilities = offered.capabilities
-        session.level = self._level
-        for change in LISTS.values():
-            session.mailbox.wanted[change] = ""
+        session.log_level = self._default_log_level
+        for change in LIST_CHANGES.values():
+            session.notifications.subscribed[change] = ""
         return wire.encode(
             {
                 "protocolVersion": session.revision.name,
                 "capabilities": _capabilities(session.revision),
-                "serverInfo": self._info,
-                "instructions": self._offer.instructions,
+                "serverInfo": self._server_info,
+                "instructions": self._provider.instructions,
             }
         )
 
-    def _discover(self, ask: Request) -> dict[str, Any]:
+    def _discover(self, request: McpRequest) -> dict[str, Any]:
         answer = {
-            "supportedVersions": wire.MODERN,
-            "capabilities": _capabilities(ask.revision),
-            "instructions": self._offer.instructions,
+            "supportedVersions": wire.MODERN_REVISIONS,
+            "capabilities": _capabilities(request.revision),
+            "instructions": self._provider.instructions,
         }
-        return answer | _lasting(ask.revision)
+        return answer | _cacheable(request.revision)
 
-    def _set_level(self, ask: Request) -> dict[str, Any]:
+    def _set_level(self, request: McpRequest) -> dict[str, Any]:
         try:
-            ask.session.level = wire.level(wire.decode_level(ask.raw).level)
-        except wire.DecodeFailures as error:
+            request.session.log_level = wire.parse_log_level(wire.decode_level(request.raw).level)
+        except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of logging/setLevel don't fit: {error}") from None
         return {}
 
     # -- resources ------------------------------------------------------------------------------------------
 
-    def _list_resources(self, ask: Request) -> dict[str, Any]:
-        page = self._offer.resources.page(ask.params.cursor)
-        listed: dict[str, Any] = {"resources": [_resource(each, ask.revision) for each in page.resources]}
+    def _list_resources(self, request: McpRequest) -> dict[str, Any]:
+        page = self._provider.resources.list_resources(request.params.cursor)
+        listed: dict[str, Any] = {"resources": [_describe_resource(each, request.revision) for each in page.resources]}
         if page.cursor is not None:
             listed["nextCursor"] = page.cursor
-        return listed | _passing(ask.revision)
+        return listed | _not_cacheable(request.revision)
 
-    def _list_templates(self, ask: Request) -> dict[str, Any]:
-        return {"resourceTemplates": list(self._offer.resources.templates())} | _lasting(ask.revision)
+    def _list_templates(self, request: McpRequest) -> dict[str, Any]:
+        return {"resourceTemplates": list(self._provider.resources.list_templates())} | _cacheable(request.revision)
 
-    def _read_resource(self, ask: Request) -> dict[str, Any]:
-        uri = _uri_of(ask)
-        contents = self._offer.resources.read(uri)
+    def _read_resource(self, request: McpRequest) -> dict[str, Any]:
+        uri = _uri_of(request)
+        contents = self._provider.resources.read_resource(uri)
         body: dict[str, str] = (
             {"text": contents.text}
             if isinstance(contents.text, str)
             else {"blob": base64.b64encode(contents.text).decode()}
         )
         read = {"contents": [{"uri": uri, "mimeType": contents.mime_type, **body}]}
-        return read | (_lasting(ask.revision) if contents.fixed else _passing(ask.revision))
+        return read | (_cacheable(request.revision) if contents.fixed else _not_cacheable(request.revision))
 
-    def _subscribe(self, ask: Request) -> dict[str, Any]:
-        uri = _uri_of(ask)
-        change = Change(UPDATED, self._subscribable(uri))
-        wanted = ask.session.mailbox.wanted
-        if len(wanted) - len(LISTS) >= SUBSCRIPTION_LIMIT and change not in wanted:
+    def _subscribe(self, request: McpRequest) -> dict[str, Any]:
+        uri = _uri_of(request)
+        change = ChangeNotification(RESOURCE_UPDATED, self._canonical_uri(uri))
+        wanted = request.session.notifications.subscribed
+        if len(wanted) - len(LIST_CHANGES) >= SUBSCRIPTION_LIMIT and change not in wanted:
             raise RpcError(wire.INVALID_REQUEST, f"A session may subscribe to {SUBSCRIPTION_LIMIT:,} resources")
         wanted[change] = uri
         return {}
 
-    def _unsubscribe(self, ask: Request) -> dict[str, Any]:
-        uri = _uri_of(ask)
-        wanted = ask.session.mailbox.wanted
+    def _unsubscribe(self, request: McpRequest) -> dict[str, Any]:
+        uri = _uri_of(request)
+        wanted = request.session.notifications.subscribed
         for change in [change for change, known in wanted.items() if change.uri and uri in (change.uri, known)]:
             del wanted[change]
         return {}
 
-    def _subscribable(self, uri: str) -> str:
-        """The URI under which changes of a resource are told.
+    def _canonical_uri(self, uri: str) -> str:
+        """The URI under which changes of a resource are published.
 
         Raises:
             ResourceNotFound, InvalidConfigId: no resource could have this URI.
         """
         if len(uri) > URI_LIMIT:
             raise RpcError(wire.INVALID_PARAMS, f"A URI to subscribe to has at most {URI_LIMIT:,} characters")
-        return self._offer.resources.canonical(uri)
+        return self._provider.resources.canonical_uri(uri)
 
-    async def _listen(self, ask: Request) -> bytes:
-        """`subscriptions/listen`: its response is a stream of what it asked for, until the peer or the server ends it.
+    async def _serve_subscription(self, request: McpRequest) -> bytes:
+        """`subscriptions/listen`: the response is a stream of notifications until client or server end it.
 
-        It returns when the server does; the peer's end is a cancellation.
+        Returns when the server ends it; the client ends it by cancelling.
         """
-        session, id_bytes, notify = ask.session, ask.id_bytes, ask.notify
+        session, id_bytes, notify = request.session, request.id_bytes, request.notify
         try:
-            wishes = wire.decode_listen(ask.raw).notifications
-        except wire.DecodeFailures as error:
+            wanted_filter = wire.decode_listen(request.raw).notifications
+        except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of subscriptions/listen don't fit: {error}") from None
         if notify is None:
             raise RpcError(wire.INVALID_REQUEST, "The answer is a stream: accept text/event-stream")
         if id_bytes in session.in_flight:
             raise RpcError(wire.INVALID_REQUEST, "A request with this id is being answered already")
-        if len(session.listening) >= STREAM_LIMIT:
-            raise RpcError(wire.INVALID_REQUEST, f"{STREAM_LIMIT} subscriptions may be open at a time")
+        if len(session.subscriptions) >= OPEN_SUBSCRIPTIONS_LIMIT:
+            raise RpcError(wire.INVALID_REQUEST, f"{OPEN_SUBSCRIPTIONS_LIMIT} subscriptions may be open at a time")
         meta = {wire.SUBSCRIPTION_KEY: msgspec.Raw(id_bytes)}
-        mailbox = NotificationQueue(meta=meta)
-        mailbox.wanted, honored = self._honor(wishes)
-        acknowledged = {"notifications": honored, "_meta": meta}
+        queue = NotificationQueue(meta=meta)
+        queue.subscribed, accepted = self._accepted_filter(wanted_filter)
+        acknowledged = {"notifications": accepted, "_meta": meta}
         with trio.CancelScope() as scope:
             session.in_flight[id_bytes] = scope
-            session.listening.add(mailbox)
-            self.hub.subscribe(mailbox)
+            session.subscriptions.add(queue)
+            self.broadcaster.subscribe(queue)
             try:
                 await notify(wire.notification("notifications/subscriptions/acknowledged", acknowledged))
                 while True:
-                    await notify(await mailbox.wait_next())
+                    await notify(await queue.wait_next())
             except QueueClosed:
-                return wire.encode({"resultType": "complete", "_meta": {**meta, wire.SERVER_KEY: self._info}})
+                return wire.encode({"resultType": "complete", "_meta": {**meta, wire.SERVER_KEY: self._server_info}})
             finally:
-                self.hub.unsubscribe(mailbox)
-                session.listening.discard(mailbox)
+                self.broadcaster.unsubscribe(queue)
+                session.subscriptions.discard(queue)
                 del session.in_flight[id_bytes]
         raise RequestCancelled
 
-    def _honor(self, wishes: wire.Wishes) -> tuple[dict[Change, str], dict[str, Any]]:
-        """What of a subscription's wishes can come true, as a mailbox and as the acknowledgement say it."""
-        wanted: dict[Change, str] = {}
-        honored: dict[str, Any] = {}
-        lists: tuple[tuple[List, str, bool | None], ...] = (
-            ("tools", "toolsListChanged", wishes.tools_list_changed),
-            ("prompts", "promptsListChanged", wishes.prompts_list_changed),
-            ("resources", "resourcesListChanged", wishes.resources_list_changed),
+    def _accepted_filter(
+        self, wanted_filter: wire.SubscriptionFilter
+    ) -> tuple[dict[ChangeNotification, str], dict[str, Any]]:
+        """The part of a subscription's filter that is accepted, for the queue and for the acknowledgement."""
+        wanted: dict[ChangeNotification, str] = {}
+        accepted: dict[str, Any] = {}
+        lists: tuple[tuple[ListName, str, bool | None], ...] = (
+            ("tools", "toolsListChanged", wanted_filter.tools_list_changed),
+            ("prompts", "promptsListChanged", wanted_filter.prompts_list_changed),
+            ("resources", "resourcesListChanged", wanted_filter.resources_list_changed),
         )
-        for name, key, asked in lists:
-            if asked:
-                wanted[LISTS[name]] = ""
-                honored[key] = True
-        uris = list(dict.fromkeys(wishes.resource_subscriptions or ()))
+        for name, key, is_wanted in lists:
+            if is_wanted:
+                wanted[LIST_CHANGES[name]] = ""
+                accepted[key] = True
+        uris = list(dict.fromkeys(wanted_filter.resource_subscriptions or ()))
         if len(uris) > SUBSCRIPTION_LIMIT:
             raise RpcError(wire.INVALID_PARAMS, f"A subscription may name {SUBSCRIPTION_LIMIT:,} resources")
         kept: list[str] = []
         for uri in uris:
             try:
-                change = Change(UPDATED, self._subscribable(uri))
+                change = ChangeNotification(RESOURCE_UPDATED, self._canonical_uri(uri))
             except (ChoraError, RpcError):
-                continue  # what can't exist never changes; the acknowledgement says that it isn't waited for
+                continue  # no resource can have this URI; the acknowledgement leaves it out
             wanted[change] = uri
             kept.append(uri)
         if kept:
-            honored["resourceSubscriptions"] = kept
-        return wanted, honored
+            accepted["resourceSubscriptions"] = kept
+        return wanted, accepted
 
     # -- prompts and completion -----------------------------------------------------------------------------
 
-    def _list_prompts(self, ask: Request) -> dict[str, Any]:
-        left_out = () if ask.revision.structured else ("title",)
+    def _list_prompts(self, request: McpRequest) -> dict[str, Any]:
+        left_out = () if request.revision.structured else ("title",)
         prompts = [
-            {key: value for key, value in prompt.items() if key not in left_out} for prompt in self._offer.prompts.all()
+            {key: value for key, value in prompt.items() if key not in left_out}
+            for prompt in self._provider.prompts.list_prompts()
         ]
-        return {"prompts": prompts} | _lasting(ask.revision)
+        return {"prompts": prompts} | _cacheable(request.revision)
 
-    def _get_prompt(self, ask: Request) -> dict[str, Any]:
-        params = ask.params
+    def _get_prompt(self, request: McpRequest) -> dict[str, Any]:
+        params = request.params
         if params.name is UNSET:
             raise RpcError(wire.INVALID_PARAMS, "prompts/get needs the name of a prompt")
         arguments = b"{}" if params.arguments is UNSET or bytes(params.arguments) == b"null" else params.arguments
         try:
             texts = wire.decode_texts(arguments)
-        except wire.DecodeFailures as error:
+        except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The arguments of a prompt are texts by name: {error}") from None
-        description, messages = self._offer.prompts.get(params.name, texts, self._peer(ask, params.name))
-        if not ask.revision.structured:
-            messages = [_linkless(message) for message in messages]
+        description, messages = self._provider.prompts.get_prompt(
+            params.name, texts, self._requesting_client(request, params.name)
+        )
+        if not request.revision.structured:
+            messages = [_without_resource_link(message) for message in messages]
         return {"description": description, "messages": messages}
 
-    def _complete(self, ask: Request) -> dict[str, Any]:
+    def _complete(self, request: McpRequest) -> dict[str, Any]:
         try:
-            asked = wire.decode_complete(ask.raw)
-        except wire.DecodeFailures as error:
+            completion = wire.decode_complete(request.raw)
+        except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of completion/complete don't fit: {error}") from None
-        if asked.ref.type == "ref/prompt":
-            values = self._offer.prompts.complete(asked.ref.name, asked.argument.name)
+        if completion.ref.type == "ref/prompt":
+            values = self._provider.prompts.complete(completion.ref.name, completion.argument.name)
         else:
-            settled = (asked.context.arguments if asked.context else None) or {}
-            values = self._offer.resources.complete(asked.ref.uri, asked.argument.name, settled)
-        fitting = _fitting(values, asked.argument.value)
-        shown = fitting[:COMPLETIONS]
-        return {"completion": {"values": shown, "total": len(fitting), "hasMore": len(fitting) > len(shown)}}
+            known_arguments = (completion.context.arguments if completion.context else None) or {}
+            values = self._provider.resources.complete(completion.ref.uri, completion.argument.name, known_arguments)
+        matching = _matching_values(values, completion.argument.value)
+        shown = matching[:COMPLETION_LIMIT]
+        return {"completion": {"values": shown, "total": len(matching), "hasMore": len(matching) > len(shown)}}
 
     # -- tools ----------------------------------------------------------------------------------------------
 
     def tool_name(self, name: str) -> str:
-        """A tool's name without the namespace that clients of chora-compose put before it."""
-        for prefix in PREFIXES:
+        """A tool's name without the prefix that clients of chora-compose put before it."""
+        for prefix in LEGACY_TOOL_PREFIXES:
             name = name.removeprefix(prefix)
         return name
 
-    async def _call(self, ask: Request) -> bytes:
-        session, params, id_bytes = ask.session, ask.params, ask.id_bytes
+    async def _call_tool(self, request: McpRequest) -> bytes:
+        session, params, id_bytes = request.session, request.params, request.id_bytes
         if params.name is UNSET:
             raise RpcError(wire.INVALID_PARAMS, "tools/call needs the name of a tool")
         name = self.tool_name(params.name)
-        if name not in self._offer.tools and name not in self._offer.withheld:
+        if name not in self._provider.tools and name not in self._provider.withheld:
             raise RpcError(wire.INVALID_PARAMS, f"There is no tool {name[:100]}; tools/list names them all")
         if id_bytes in session.in_flight:
             raise RpcError(wire.INVALID_REQUEST, "A request with this id is being answered already")
-        peer = self._peer(ask, name)
+        client = self._requesting_client(request, name)
         arguments = params.arguments
         if arguments is UNSET or bytes(arguments) == b"null":
             arguments = b"{}"
         principal = session.principal
-        call = Call(session.transport, len(self._offer.tools), peer.progress, principal.routine, principal.name, peer)
+        call = Call(
+            session.transport, len(self._provider.tools), client.progress, principal.routine, principal.name, client
+        )
         started = time.perf_counter()
         answer: ToolAnswer | None = None
         code = "cancelled"
@@ -538,13 +566,15 @@ class Server:
             session.in_flight[id_bytes] = scope
             self._metrics.calls_in_flight.count(name)
             try:
-                if (refusal := self._refusal(name, principal)) is not None:
-                    answer = ToolAnswer(wire.encode(refusal.as_dict()), True, refusal.code)
-                elif peer.level is None:
-                    answer = await self._offer.call(name, arguments, call)
+                self._check_allowed(name, principal)
+                if client.log_level is None:
+                    answer = await self._provider.call_tool(name, arguments, call)
                 else:
-                    answer = await self._call_aloud(name, arguments, call, peer)
+                    answer = await self._call_tool_with_log_messages(name, arguments, call, client)
                 code = answer.code
+            except Forbidden as refusal:
+                answer = ToolAnswer(wire.encode(refusal.as_dict()), True, refusal.code)
+                code = refusal.code
             except InputRequired:
                 code = "input_required"
                 raise
@@ -556,62 +586,58 @@ class Server:
         if answer is None:
             raise RequestCancelled
         self._metrics.call_seconds.observe(time.perf_counter() - started, name)
-        return _call_result(answer, ask.revision)
+        return _call_result(answer, request.revision)
 
-    def _refusal(self, name: str, principal: Principal) -> Forbidden | None:
-        """Why a tool isn't for this principal, if it isn't."""
-        if (reason := self._offer.withheld.get(name)) is not None:
-            return Forbidden(f"{name} can't be called here. {reason}", "Use the tools of tools/list.", tool=name)
-        scope = self._offer.tools[name].scope
-        if principal.may(scope):
-            return None
-        return Forbidden(
-            f"{principal.name} lacks the scope {scope}, which {name} takes.",
-            f"Use a token with the scope {scope}.",
-            tool=name,
-            scope=scope,
-        )
+    def _check_allowed(self, name: str, principal: Principal) -> None:
+        """Whether a tool may be called here, and by this principal.
 
-    async def _call_aloud(
-        self, name: str, arguments: bytes | msgspec.Raw, call: Call, peer: RequestingClient
+        Raises:
+            Forbidden: it may not.
+        """
+        if (reason := self._provider.withheld.get(name)) is not None:
+            raise Forbidden(f"{name} can't be called here. {reason}", "Use the tools of tools/list.", tool=name)
+        authorize(principal, name, self._provider.tools[name].scope)
+
+    async def _call_tool_with_log_messages(
+        self, name: str, arguments: bytes | msgspec.Raw, call: Call, client: RequestingClient
     ) -> ToolAnswer:
-        """Call a tool whose caller wants to hear what happens meanwhile."""
+        """Call a tool for a client that gets the events of the call as log messages."""
 
-        def hear(event: dict[str, Any]) -> None:
+        def log_event(event: dict[str, Any]) -> None:
             failed = event["status"] in ("failure", "failed", "error")
-            peer.log("error" if failed else "info", event, event["event_type"])
+            client.log("error" if failed else "info", event, event["event_type"])
 
-        async def tell() -> None:
+        async def flush_regularly() -> None:
             while True:
-                await peer.flush()
-                await trio.sleep(LOG_INTERVAL)
+                await client.flush()
+                await trio.sleep(LOG_FLUSH_INTERVAL)
 
         answer: ToolAnswer | None = None
         failure: InputRequired | RpcError | None = None
-        token = event_listener.set(hear)
+        token = event_listener.set(log_event)
         try:
             async with trio.open_nursery() as beside:
-                beside.start_soon(tell)
+                beside.start_soon(flush_regularly)
                 try:
-                    answer = await self._offer.call(name, arguments, call)
-                except (InputRequired, RpcError) as error:  # to be raised without a group around it
+                    answer = await self._provider.call_tool(name, arguments, call)
+                except (InputRequired, RpcError) as error:  # raised below, outside the nursery and its exception group
                     failure = error
                 beside.cancel_scope.cancel()
         finally:
             event_listener.reset(token)
-        await peer.flush()
-        peer.level = None  # work that goes on as a job has nobody to tell any more
+        await client.flush()
+        client.log_level = None  # work that goes on as a job sends no more log messages
         if failure is not None:
             raise failure
         assert answer is not None
         return answer
 
-    def _hear(self, session: Session, incoming: Incoming) -> None:
-        """Act on a notification; one we don't know is none of our business."""
+    def _handle_notification(self, session: Session, incoming: IncomingMessage) -> None:
+        """Act on a notification; unknown ones are ignored."""
         if incoming.method == "notifications/cancelled" and incoming.params is not UNSET:
             try:
                 cancelled = wire.decode_cancelled(incoming.params)
-            except wire.DecodeFailures:
+            except wire.DECODE_ERRORS:
                 return
             if cancelled.request_id is not UNSET and (
                 scope := session.in_flight.get(bytes(cancelled.request_id).strip())
@@ -619,53 +645,53 @@ class Server:
                 scope.cancel()
 
     @staticmethod
-    def _settle(session: Session, incoming: Incoming) -> None:
-        """Take the answer to something the client was asked; one to anything else is dropped."""
+    def _handle_response(session: Session, incoming: IncomingMessage) -> None:
+        """Resolve the pending request that a response of the client belongs to; any other response is dropped."""
         if incoming.id is UNSET:
             return
         try:
             number = wire.decode_text(incoming.id)
             result = UNSET if incoming.result is UNSET else wire.decode_any(incoming.result)
             error = UNSET if incoming.error is UNSET else wire.decode_any(incoming.error)
-        except wire.DecodeFailures:
+        except wire.DECODE_ERRORS:
             return
-        if (waiting := session.waiting.get(number)) is not None:
-            waiting.settle(result, error)
+        if (pending := session.pending_requests.get(number)) is not None:
+            pending.resolve(result, error)
 
 
-class Request(NamedTuple):
+class McpRequest(NamedTuple):
     """A request that is being answered."""
 
     session: Session
     revision: Revision
     method: str
-    params: Params
+    params: RequestParams
     raw: msgspec.Raw
     """The parameters as they were sent."""
     id_bytes: bytes
     notify: Notify | None
-    hang_up: HangUp | None
+    drop_connection: DropConnection | None
 
 
 class RequestCancelled(Exception):
-    """The client withdrew its request, so no answer is owed."""
+    """The client cancelled its request, which gets no answer."""
 
 
 def _call_result(answer: ToolAnswer, revision: Revision) -> bytes:
-    """The `tools/call` result: the JSON as text and, where the revision knows them, as structured content and links."""
+    """The `tools/call` result: the JSON as text and, where the revision has them, structured content and links."""
     if answer.content is not None:
         result = b'{"content":' + wire.encode(answer.content)
         return result + (b',"isError":true}' if answer.is_error else b"}")
     result = b'{"content":[{"type":"text","text":' + wire.encode(answer.body.decode()) + b"}"
     if revision.structured:
-        result += b"".join(b"," + wire.encode(_linked(link)) for link in answer.links)
+        result += b"".join(b"," + wire.encode(_resource_link(link)) for link in answer.links)
         result += b'],"structuredContent":' + answer.body
     else:
         result += b"]"
     return result + (b',"isError":true}' if answer.is_error else b"}")
 
 
-def _linked(link: Link) -> dict[str, str]:
+def _resource_link(link: Link) -> dict[str, str]:
     return {"type": "resource_link", "uri": link.uri, "name": link.name, "mimeType": link.mime_type}
 
 
@@ -675,11 +701,11 @@ def _encode_tools(described: Sequence[dict[str, Any]], revision: Revision) -> by
         *(() if revision.annotations else ("annotations",)),
     }
     tools = [{key: value for key, value in tool.items() if key not in left_out} for tool in described]
-    return wire.encode({"tools": tools} | _lasting(revision))
+    return wire.encode({"tools": tools} | _cacheable(revision))
 
 
-def _mirrored(schema: dict[str, Any]) -> dict[str, str]:
-    """The arguments that a tool wants repeated in headers, and the headers' names in lower case."""
+def _find_parameter_headers(schema: dict[str, Any]) -> dict[str, str]:
+    """The arguments of a tool that HTTP requests repeat in headers, and the headers' names in lower case."""
     properties: dict[str, dict[str, Any]] = schema.get("properties", {})
     return {
         name: f"mcp-param-{each['x-mcp-header'].lower()}"
@@ -698,21 +724,21 @@ def _capabilities(revision: Revision) -> dict[str, dict[str, bool]]:
     return {**capabilities, "completions": {}} if revision.completions else capabilities
 
 
-def _lasting(revision: Revision) -> dict[str, Any]:
-    """What a result that stays true while the server runs says of that, where the revision has words for it."""
+def _cacheable(revision: Revision) -> dict[str, Any]:
+    """The cache fields of a result that can't change while the server runs; none in revisions without them."""
     return {"ttlMs": LIST_TTL, "cacheScope": "public"} if revision.era == "modern" else {}
 
 
-def _passing(revision: Revision) -> dict[str, Any]:
-    """What a result that may be outdated at once says of that."""
+def _not_cacheable(revision: Revision) -> dict[str, Any]:
+    """The cache fields of a result that may change at any time."""
     return {"ttlMs": 0, "cacheScope": "private"} if revision.era == "modern" else {}
 
 
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
-def _trace_of(params: Params) -> str | None:
-    """The trace a request says it belongs to: of a W3C `traceparent` the trace id, else `trace_id` as it is."""
+def _trace_of(params: RequestParams) -> str | None:
+    """The trace id of a request: that of a W3C `traceparent`, else `trace_id` as it is."""
     if params.meta is UNSET:
         return None
     parent, plain = params.meta.traceparent, params.meta.trace_id
@@ -721,60 +747,60 @@ def _trace_of(params: Params) -> str | None:
     return plain[:TRACE_LIMIT] if isinstance(plain, str) and plain else None
 
 
-def _carefully(ask: Request, answer: Callable[[Request], dict[str, Any]]) -> bytes:
-    """The answer; its failures as errors of the protocol, and bugs told to the log in full and to the peer as an id."""
+def _run_handler(request: McpRequest, answer: Callable[[McpRequest], dict[str, Any]]) -> bytes:
+    """Run a handler; a ChoraError becomes a JSON-RPC error, a bug is logged and becomes one with an incident id."""
     try:
-        return wire.encode(answer(ask))
+        return wire.encode(answer(request))
     except (RpcError, InputRequired):
         raise
     except ChoraError as error:
         code = wire.INTERNAL_ERROR
-        if error.category == "missing" and ask.method.startswith("resources/"):
-            code = wire.INVALID_PARAMS if ask.revision.era == "modern" else wire.RESOURCE_NOT_FOUND
+        if error.category == "missing" and request.method.startswith("resources/"):
+            code = wire.INVALID_PARAMS if request.revision.era == "modern" else wire.RESOURCE_NOT_FOUND
         elif error.category in ("invalid", "missing", "unauthenticated", "denied", "conflict"):
             code = wire.INVALID_PARAMS
-        about = {} if ask.params.uri is UNSET else {"uri": ask.params.uri}
+        about = {} if request.params.uri is UNSET else {"uri": request.params.uri}
         raise RpcError(
             code, error.message, {**error.details, **about, "code": error.code, "hint": error.hint}
         ) from None
     except Exception as error:
-        incident = Internal(error, where=ask.method)
-        log.exception("incident %s in %s", incident.incident, ask.method)
+        incident = Internal(error, where=request.method)
+        log.exception("incident %s in %s", incident.incident, request.method)
         raise RpcError(wire.INTERNAL_ERROR, incident.message, {**incident.details, "code": incident.code}) from None
 
 
-def _uri_of(ask: Request) -> str:
-    if ask.params.uri is UNSET:
-        raise RpcError(wire.INVALID_PARAMS, f"{ask.method} needs the uri of a resource")
-    return ask.params.uri
+def _uri_of(request: McpRequest) -> str:
+    if request.params.uri is UNSET:
+        raise RpcError(wire.INVALID_PARAMS, f"{request.method} needs the uri of a resource")
+    return request.params.uri
 
 
-def _resource(resource: Resource, revision: Revision) -> dict[str, Any]:
+def _describe_resource(resource: Resource, revision: Revision) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "uri": resource.uri,
         "name": resource.name,
         "description": resource.description,
         "mimeType": resource.mime_type,
     }
-    measure = ResourceStat() if resource.stat is None else resource.stat()
-    if measure.size is not None:
-        shown["size"] = measure.size
-    if measure.modified is not None and revision.structured:
-        shown["annotations"] = {"lastModified": measure.modified}
+    stat = ResourceStat() if resource.stat is None else resource.stat()
+    if stat.size is not None:
+        shown["size"] = stat.size
+    if stat.modified is not None and revision.structured:
+        shown["annotations"] = {"lastModified": stat.modified}
     return shown
 
 
-def _linkless(message: dict[str, Any]) -> dict[str, Any]:
-    """A message for revisions that know no links to resources: the link as a sentence."""
+def _without_resource_link(message: dict[str, Any]) -> dict[str, Any]:
+    """A message for revisions without resource links: the link as a sentence."""
     content = message["content"]
     if content["type"] != "resource_link":
         return message
     return {**message, "content": {"type": "text", "text": f"See also the resource {content['uri']}."}}
 
 
-def _fitting(values: Sequence[str], typed: str) -> list[str]:
-    """The values that what was typed may become: first those that begin so, then those that hold it."""
+def _matching_values(values: Sequence[str], typed: str) -> list[str]:
+    """The values that match what was typed: those that begin with it, then those that contain it."""
     wanted = typed.casefold()
     begin = [value for value in values if value.casefold().startswith(wanted)]
-    hold = [value for value in values if wanted in value.casefold() and not value.casefold().startswith(wanted)]
-    return begin + hold
+    contain = [value for value in values if wanted in value.casefold() and not value.casefold().startswith(wanted)]
+    return begin + contain

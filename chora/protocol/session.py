@@ -1,4 +1,4 @@
-"""One peer's conversation: who it is, what is spoken, and what is under way."""
+"""The session of one client: its principal, its revision, and the requests in flight."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from chora.protocol.broadcast import NotificationQueue
 from chora.protocol.wire import Revision
 
 
-class Waiting:
-    """A question that a client has been asked."""
+class PendingRequest:
+    """A request that was sent to the client."""
 
     def __init__(self) -> None:
-        self.arrived = trio.Event()
+        self.resolved = trio.Event()
         self.result: dict[str, Any] | None = None
-        self.refusal: str | None = None
+        self.failure: str | None = None
 
-    def settle(self, result: Any, error: Any) -> None:
-        """Take the client's answer; only the first one counts."""
-        if self.arrived.is_set():
+    def resolve(self, result: Any, error: Any) -> None:
+        """Take the client's response; only the first one counts."""
+        if self.resolved.is_set():
             return
         if isinstance(result, dict):
             self.result = cast("dict[str, Any]", result)
         else:
-            self.refusal = f"the client answered with an error: {str(error)[:200]}"
-        self.arrived.set()
+            self.failure = f"the client answered with an error: {str(error)[:200]}"
+        self.resolved.set()
 
 
 class Session:
-    """One peer's conversation.
+    """The session of one client.
 
     Args:
         transport: `stdio`, `http` or `sse`, for the log and for `hello_world`.
-        principal: who is speaking.
+        principal: whose token the client uses.
     """
 
     def __init__(self, transport: str, principal: Principal) -> None:
@@ -43,24 +43,24 @@ class Session:
         self.principal = principal
         self.revision: Revision | None = None
         self.capabilities: dict[str, Any] = {}
-        """What the client said in its handshake that it can do."""
-        self.level: str | None = None
-        """The least level of the log messages it wants; None wants none."""
-        self.asked = 0
-        self.waiting: dict[str, Waiting] = {}
-        """What the client was asked and hasn't answered yet."""
+        """The capabilities that the client announced in its handshake."""
+        self.log_level: str | None = None
+        """The least level of log messages that the client gets; None for none."""
+        self.requests_sent = 0
+        self.pending_requests: dict[str, PendingRequest] = {}
+        """Requests to the client that it hasn't answered yet, by id."""
         self.in_flight: dict[bytes, trio.CancelScope] = {}
-        self.mailbox = NotificationQueue()
-        """What the server has to say of itself, in revisions with a handshake; the transport has the hub fill it."""
-        self.listening: set[NotificationQueue] = set()
-        """The subscriptions that are open, in revisions without one."""
+        self.notifications = NotificationQueue()
+        """Notifications of the server, in handshake revisions; the transport subscribes the queue and sends them."""
+        self.subscriptions: set[NotificationQueue] = set()
+        """The queues of open subscriptions, in modern revisions."""
 
     @property
     def caller(self) -> str:
-        """Who this is when work is shared out: requests without a session are one caller by their principal."""
+        """The key by which work is shared fairly: the session, or the principal for requests without one."""
         return self.principal.name if self.revision is None else f"{self.principal.name} {id(self)}"
 
-    def stop_listening(self) -> None:
-        """End the subscriptions; each is answered."""
-        for mailbox in self.listening:
-            mailbox.close()
+    def close_subscriptions(self) -> None:
+        """End the subscriptions; each gets its answer."""
+        for queue in self.subscriptions:
+            queue.close()

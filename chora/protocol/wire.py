@@ -1,4 +1,4 @@
-"""What MCP puts on the wire: revisions, envelopes, error codes and names.
+"""MCP on the wire: revisions, envelopes, error codes and names.
 
 Everything that differs between revisions is a column of `REVISIONS`; the next revision is one more row.
 """
@@ -14,20 +14,20 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 
 class Revision(NamedTuple):
-    """One released revision of the protocol, and what it knows."""
+    """One released revision of the protocol, and its features."""
 
     name: str
     era: Literal["handshake", "modern"]
     annotations: bool = True
     structured: bool = True
-    """Output schemas, titles, structured content, links to resources and when those changed."""
+    """Output schemas, titles, structured content, resource links and their modification times."""
     batches: bool = False
     completions: bool = True
     """Whether completion is a capability to announce; the method is older than that."""
-    primes: bool = False
-    """Whether an event stream begins with an empty event, for clients that have to come back early."""
+    primes_streams: bool = False
+    """Whether an event stream begins with an empty event, by whose id a client can resume it from the start."""
     elicitation: bool = True
-    """Whether a client can be asked to have a person fill in a form."""
+    """Whether a client can be asked to show its user a form."""
 
 
 REVISIONS: dict[str, Revision] = {
@@ -44,13 +44,13 @@ REVISIONS: dict[str, Revision] = {
         ),
         Revision("2025-03-26", "handshake", structured=False, batches=True, elicitation=False),
         Revision("2025-06-18", "handshake"),
-        Revision("2025-11-25", "handshake", primes=True),
+        Revision("2025-11-25", "handshake", primes_streams=True),
         Revision("2026-07-28", "modern"),
     )
 }
 
-HANDSHAKE = [name for name, revision in REVISIONS.items() if revision.era == "handshake"]
-MODERN = [name for name, revision in REVISIONS.items() if revision.era == "modern"]
+HANDSHAKE_REVISIONS = [name for name, revision in REVISIONS.items() if revision.era == "handshake"]
+MODERN_REVISIONS = [name for name, revision in REVISIONS.items() if revision.era == "modern"]
 
 # JSON-RPC, then MCP's own.
 PARSE_ERROR = -32700
@@ -81,13 +81,13 @@ LEVEL_KEY = "io.modelcontextprotocol/logLevel"
 
 SUBSCRIPTION_KEY = "io.modelcontextprotocol/subscriptionId"
 
-LEVELS = {
+LOG_LEVELS = {
     name: rank
     for rank, name in enumerate(("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"))
 }
-"""How grave a log message is, the least first."""
+"""Log levels and their severity, the least severe first."""
 
-ERAS: dict[str, Literal["handshake", "modern"]] = {
+METHOD_ERAS: dict[str, Literal["handshake", "modern"]] = {
     "ping": "handshake",
     "logging/setLevel": "handshake",
     "resources/subscribe": "handshake",
@@ -95,19 +95,19 @@ ERAS: dict[str, Literal["handshake", "modern"]] = {
     "server/discover": "modern",
     "subscriptions/listen": "modern",
 }
-"""Methods that only one era knows; any other is known to both."""
+"""Methods of only one era; all others belong to both."""
 
-LASTING = (b"/call", b"/listen")
-"""What a message that may take long to answer holds: such a one doesn't hold up those behind it.
+LONG_RUNNING = (b"/call", b"/listen")
+"""Part of every message that may take long to answer; such a message doesn't hold up those behind it.
 
-Only the end of the method, because there are encoders that write the slash as `\\/`.
+Only the end of the method, because some encoders write the slash as `\\/`.
 """
 
-NAMED: dict[str, str] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-"""Methods whose target is repeated in the `Mcp-Name` header, and the parameter that holds it."""
+NAME_PARAMETERS: dict[str, str] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+"""Methods whose target is repeated in the `Mcp-Name` header, and the parameter with the target."""
 
 
-class Incoming(Struct, frozen=True):
+class IncomingMessage(Struct, frozen=True):
     """Any JSON-RPC message: with method and id a request, with method alone a notification, else a response."""
 
     jsonrpc: Literal["2.0"]
@@ -119,7 +119,7 @@ class Incoming(Struct, frozen=True):
 
     @property
     def parameters(self) -> Raw | None:
-        """The parameters; some clients say that there are none by null."""
+        """The parameters; some clients send null for none."""
         return None if self.params is UNSET or bytes(self.params) == b"null" else self.params
 
     @property
@@ -128,7 +128,7 @@ class Incoming(Struct, frozen=True):
         return None if self.id is UNSET else bytes(self.id).strip()
 
 
-class Meta(Struct, frozen=True):
+class RequestMeta(Struct, frozen=True):
     """The part of a request's `_meta` that the server reads."""
 
     version: Raw | UnsetType = msgspec.field(default=UNSET, name=VERSION_KEY)
@@ -139,10 +139,10 @@ class Meta(Struct, frozen=True):
     trace_id: Any = None
 
 
-class Params(Struct, frozen=True):
+class RequestParams(Struct, frozen=True):
     """The parameters that any request may carry."""
 
-    meta: Meta | UnsetType = msgspec.field(default=UNSET, name="_meta")
+    meta: RequestMeta | UnsetType = msgspec.field(default=UNSET, name="_meta")
     name: str | UnsetType = UNSET
     uri: str | UnsetType = UNSET
     arguments: Raw | UnsetType = UNSET
@@ -151,35 +151,35 @@ class Params(Struct, frozen=True):
     request_state: str | UnsetType = msgspec.field(default=UNSET, name="requestState")
 
 
-class Reference(Struct, frozen=True):
-    """What is being filled in: a prompt by its name, or a resource template."""
+class CompletionReference(Struct, frozen=True):
+    """What is completed: an argument of a prompt, or of a resource template."""
 
     type: Literal["ref/prompt", "ref/resource"]
     name: str = ""
     uri: str = ""
 
 
-class Argument(Struct, frozen=True):
-    """The argument that is being filled in, and what stands there so far."""
+class CompletionArgument(Struct, frozen=True):
+    """The argument that is completed, and what the user typed so far."""
 
     name: str
     value: str
 
 
-class Settled(Struct, frozen=True):
-    """The arguments that are filled in already."""
+class CompletionContext(Struct, frozen=True):
+    """The other arguments, as far as the user filled them in."""
 
     arguments: dict[str, str] | None = None
 
 
 class CompleteParams(Struct, frozen=True):
-    ref: Reference
-    argument: Argument
-    context: Settled | None = None
+    ref: CompletionReference
+    argument: CompletionArgument
+    context: CompletionContext | None = None
 
 
-class Wishes(Struct, frozen=True, rename="camel"):
-    """What a subscription is to be told of."""
+class SubscriptionFilter(Struct, frozen=True, rename="camel"):
+    """The notifications that a subscription asks for."""
 
     tools_list_changed: bool | None = None
     prompts_list_changed: bool | None = None
@@ -188,7 +188,7 @@ class Wishes(Struct, frozen=True, rename="camel"):
 
 
 class ListenParams(Struct, frozen=True):
-    notifications: Wishes
+    notifications: SubscriptionFilter
 
 
 class InitializeParams(Struct, frozen=True, rename="camel"):
@@ -215,9 +215,9 @@ class RpcError(Exception):
 
 
 encode = msgspec.json.Encoder().encode
-decode_incoming = msgspec.json.Decoder(Incoming).decode
+decode_incoming = msgspec.json.Decoder(IncomingMessage).decode
 decode_batch = msgspec.json.Decoder(list[Raw]).decode
-decode_params = msgspec.json.Decoder(Params).decode
+decode_params = msgspec.json.Decoder(RequestParams).decode
 decode_initialize = msgspec.json.Decoder(InitializeParams).decode
 decode_cancelled = msgspec.json.Decoder(CancelledParams).decode
 decode_complete = msgspec.json.Decoder(CompleteParams).decode
@@ -229,7 +229,7 @@ decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 decode_answers = msgspec.json.Decoder(dict[str, dict[str, Any]]).decode
 decode_any = msgspec.json.Decoder().decode
 
-DecodeFailures = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding untrusted JSON may raise: bad UTF-8 and deep nesting don't raise msgspec's own errors."""
 
 
@@ -238,14 +238,14 @@ def is_id(raw: bytes) -> bool:
     return raw[:1] == b'"' or raw[:1] in b"-0123456789"
 
 
-def level(name: Any) -> str:
-    """A log level that there is.
+def parse_log_level(name: Any) -> str:
+    """Check the name of a log level.
 
     Raises:
-        RpcError: -32602, there is none of this name.
+        RpcError: -32602, there is no such level.
     """
-    if not isinstance(name, str) or name not in LEVELS:
-        raise RpcError(INVALID_PARAMS, f"A log level is one of {', '.join(LEVELS)}")
+    if not isinstance(name, str) or name not in LOG_LEVELS:
+        raise RpcError(INVALID_PARAMS, f"A log level is one of {', '.join(LOG_LEVELS)}")
     return name
 
 
@@ -267,25 +267,25 @@ def notification(method: str, params: dict[str, Any]) -> bytes:
     return encode({"jsonrpc": "2.0", "method": method, "params": params})
 
 
-PLAIN = re.compile(r"[!-~]([ -~]*[!-~])?")
-"""What a header can carry as it is."""
-_WRAPPED = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
+PLAIN_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
+"""A header value that needs no encoding. It has no line breaks, which would start another header (CWE-113)."""
+_ENCODED_HEADER_VALUE = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
 
 
 def encode_header(value: str) -> str:
-    """A value as a header can carry it: as it is, or wrapped as `=?base64?…?=`."""
-    if PLAIN.fullmatch(value) and not _WRAPPED.fullmatch(value):
+    """A value for a header: as it is, or encoded as `=?base64?…?=`."""
+    if PLAIN_HEADER_VALUE.fullmatch(value) and not _ENCODED_HEADER_VALUE.fullmatch(value):
         return value
     return f"=?base64?{base64.b64encode(value.encode('utf-8', 'replace')).decode()}?="
 
 
 def decode_header(value: str | None) -> str | None:
-    """What a header carries that may be wrapped; None when the wrapping is broken."""
-    if value is None or (wrapped := _WRAPPED.fullmatch(value)) is None:
+    """The value of a header that may be encoded; None when the encoding is broken."""
+    if value is None or (encoded := _ENCODED_HEADER_VALUE.fullmatch(value)) is None:
         return value
     try:
-        decoded = base64.b64decode(wrapped[1], validate=True)
-        # The canonical spelling only: two spellings of one name would be two stories again.
-        return decoded.decode() if base64.b64encode(decoded).decode() == wrapped[1] else None
-    except ValueError:  # also for UTF-8 that is none
+        decoded = base64.b64decode(encoded[1], validate=True)
+        # Only the canonical spelling: a proxy that compares texts must see one name as one text.
+        return decoded.decode() if base64.b64encode(decoded).decode() == encoded[1] else None
+    except ValueError:  # invalid UTF-8 too
         return None

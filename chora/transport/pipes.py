@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import trio
 
-CHUNK = 64 * 1024
+READ_BYTES = 64 * 1024
 
 
 class Pipes(NamedTuple):
@@ -24,7 +24,7 @@ class Pipes(NamedTuple):
     outgoing: int
 
 
-def take_over() -> Pipes:
+def take_stdio() -> Pipes:
     """Take stdin and stdout for the protocol; whoever reads or prints from now on gets nothing and stderr."""
     sys.stdout.flush()
     pipes = Pipes(os.dup(0), os.dup(1))
@@ -39,7 +39,7 @@ class LineTooLong(Exception):
     """A line is beyond the limit; its bytes were dropped as they arrived."""
 
 
-class Lines:
+class LineReader:
     """Cuts what a stream receives into lines of at most `limit` bytes."""
 
     def __init__(self, source: trio.abc.ReceiveStream, limit: int) -> None:
@@ -50,7 +50,7 @@ class Lines:
         self._dropping = False
         self._ended = False
 
-    async def receive(self) -> bytes | None:
+    async def receive_line(self) -> bytes | None:
         """The next line, without its end; None when there is none any more.
 
         Raises:
@@ -60,23 +60,23 @@ class Lines:
             self._searched = len(self._buffer)
             if self._searched > self._limit:
                 self._dropping = True
-                self._cut(self._searched)
+                self._remove(self._searched)
             if self._ended:
-                return self._take(len(self._buffer), 0) if self._buffer or self._dropping else None
-            chunk = await self._source.receive_some(CHUNK)
+                return self._take_line(len(self._buffer), 0) if self._buffer or self._dropping else None
+            chunk = await self._source.receive_some(READ_BYTES)
             self._buffer += chunk
             self._ended = not chunk
-        return self._take(end, 1)
+        return self._take_line(end, 1)
 
-    def _take(self, length: int, end: int) -> bytes:
+    def _take_line(self, length: int, end: int) -> bytes:
         line = bytes(self._buffer[:length])
-        self._cut(length + end)
+        self._remove(length + end)
         if self._dropping or length > self._limit:
             self._dropping = False
             raise LineTooLong
         return line
 
-    def _cut(self, length: int) -> None:
+    def _remove(self, length: int) -> None:
         del self._buffer[:length]
         self._searched = 0
 
@@ -96,7 +96,7 @@ class PolledPipe(trio.abc.Stream):
             os.set_blocking(descriptor, False)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        most = CHUNK if max_bytes is None else max_bytes
+        most = READ_BYTES if max_bytes is None else max_bytes
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             waited = self._is_drained
@@ -156,7 +156,7 @@ class ThreadedPipe(trio.abc.Stream):
         self._descriptor = descriptor
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        most = CHUNK if max_bytes is None else max_bytes
+        most = READ_BYTES if max_bytes is None else max_bytes
         return await trio.to_thread.run_sync(os.read, self._descriptor, most, abandon_on_cancel=True)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -15,21 +15,21 @@ import trio
 
 Write = Callable[[bytes], Awaitable[None]]
 
-KEPT_EVENTS = 256
-KEPT_BYTES = 1024 * 1024
+STREAM_EVENTS_LIMIT = 256
+STREAM_BYTES_LIMIT = 1024 * 1024
 """Of one stream; the newest are kept, and the very newest in any case."""
-KEPT_STREAMS = 8
+ENDED_STREAMS_LIMIT = 8
 """Streams of one session that have ended."""
-KEPT_TIME = 300.0
+ENDED_STREAM_LIFETIME = 300.0
 """Seconds that a stream is kept after it ended."""
-KEPT_IN_ALL = 64 * 1024 * 1024
+REPLAY_BYTES_LIMIT = 64 * 1024 * 1024
 """Bytes of streams that have ended, in all sessions; beyond it the oldest are forgotten before their time."""
-RUNNING_CALLS = 64
+SESSION_CALLS_LIMIT = 64
 """Calls of one session that hold a stream at a time. The answers to further ones come as plain JSON; where all
 answers come on one stream, further calls are refused."""
 
 
-def event(data: bytes, *, identity: str = "", kind: bytes = b"message", retry: float | None = None) -> bytes:
+def encode_event(data: bytes, *, identity: str = "", kind: bytes = b"message", retry: float | None = None) -> bytes:
     """One event as it is written.
 
     Args:
@@ -46,7 +46,7 @@ def event(data: bytes, *, identity: str = "", kind: bytes = b"message", retry: f
     return head + b"data: " + data + b"\r\n\r\n"
 
 
-class Kept(NamedTuple):
+class RecordedEvent(NamedTuple):
     """An event that was, or is to be, sent."""
 
     number: int
@@ -61,72 +61,72 @@ class EventStream:
         is_unasked: it holds what belongs to no request; such a one ends whenever nobody reads it.
     """
 
-    def __init__(self, name: str, *, is_unasked: bool = False) -> None:
+    def __init__(self, name: str, *, is_standalone: bool = False) -> None:
         self.name = name
-        self.is_unasked = is_unasked
-        self.ended_at: float | None = trio.current_time() if is_unasked else None
+        self.is_standalone = is_standalone
+        self.ended_at: float | None = trio.current_time() if is_standalone else None
         self.size = 0
         """Bytes that are kept."""
         self.on_end: Callable[[], None] | None = None
         """Told when nothing more comes in."""
-        self._kept: deque[Kept] = deque()
+        self._events: deque[RecordedEvent] = deque()
         self.last = 0
         """The number of the newest event."""
         self._sent = 0
-        self._reader: trio.CancelScope | None = None
-        self._news = trio.Event()
+        self._connection: trio.CancelScope | None = None
+        self._changed = trio.Event()
 
-    def add(self, data: bytes, *, retry: float | None = None) -> Kept:
+    def add(self, data: bytes, *, retry: float | None = None) -> RecordedEvent:
         """Add an event; never waits."""
         self.last += 1
-        kept = Kept(self.last, event(data, identity=f"{self.name}.{self.last}", retry=retry))
-        self._kept.append(kept)
+        kept = RecordedEvent(self.last, encode_event(data, identity=f"{self.name}.{self.last}", retry=retry))
+        self._events.append(kept)
         self.size += len(kept.frame)
-        while len(self._kept) > 1 and (len(self._kept) > KEPT_EVENTS or self.size > KEPT_BYTES):
-            self.size -= len(self._kept.popleft().frame)
-        self._tell()
+        while len(self._events) > 1 and (len(self._events) > STREAM_EVENTS_LIMIT or self.size > STREAM_BYTES_LIMIT):
+            self.size -= len(self._events.popleft().frame)
+        self._wake()
         return kept
 
     async def put(self, data: bytes, *, retry: float | None = None) -> None:
         """Add an event, and wait until it was written if there is a connection to write it to."""
         number = self.add(data, retry=retry).number
         await trio.lowlevel.checkpoint()
-        while self._reader is not None and self._sent < number:
-            await self._news.wait()
+        while self._connection is not None and self._sent < number:
+            await self._changed.wait()
 
-    def after(self, number: int) -> list[Kept]:
+    def after(self, number: int) -> list[RecordedEvent]:
         """What is still known of the events after one."""
-        return [each for each in self._kept if each.number > number]
+        return [each for each in self._events if each.number > number]
 
     def end(self) -> None:
         """Let nothing more in; what there is can still be had."""
         self.ended_at = trio.current_time()
-        self._tell()
+        self._wake()
         if self.on_end is not None:
             self.on_end()
 
-    def drop(self) -> None:
+    def disconnect(self) -> None:
         """Stop writing to the connection there is; the client may come back on another one."""
-        if self._reader is not None:
-            self._reader.cancel()
+        if self._connection is not None:
+            self._connection.cancel()
 
     @contextmanager
-    def reading(self) -> Generator[trio.CancelScope]:
+    def attach_connection(self) -> Generator[trio.CancelScope]:
         """Be the connection that this is written to, until somebody else is; then what is inside is cancelled."""
-        self.drop()
+        self.disconnect()
         with trio.CancelScope() as scope:
-            self._reader = scope
-            self.ended_at = None if self.is_unasked else self.ended_at
+            self._connection = scope
+            self.ended_at = None if self.is_standalone else self.ended_at
             try:
                 yield scope
             finally:
-                if self._reader is scope:  # not if somebody took over
-                    self._reader = None
-                    self._tell()
-                    if self.is_unasked:
+                if self._connection is scope:  # not if somebody took over
+                    self._connection = None
+                    self._wake()
+                    if self.is_standalone:
                         self.end()
 
-    async def write(
+    async def write_events(
         self, write: Write, after: int = 0, on_disconnect: Callable[[Callable[[], None]], None] | None = None
     ) -> bool:
         """Write the events after a number as they come.
@@ -141,42 +141,42 @@ class EventStream:
         Returns:
             Whether the stream ended; otherwise it was dropped.
         """
-        with self.reading() as scope:
+        with self.attach_connection() as scope:
             if on_disconnect is not None:
                 on_disconnect(scope.cancel)
             self._sent = after
             while True:
-                news = self._news
+                news = self._changed
                 for kept in self.after(self._sent):
                     await write(kept.frame)
                     self._sent = kept.number
-                    self._tell()
+                    self._wake()
                 if self.ended_at is not None and self._sent >= self.last:
                     return True
                 await news.wait()
         return False
 
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
 
 class ReplayBuffer:
     """The streams of all sessions that have ended, as far as their memory goes."""
 
     def __init__(self) -> None:
-        self._ended: dict[EventStream, tuple[EventStreams, int]] = {}
+        self._ended: dict[EventStream, tuple[SessionStreams, int]] = {}
         self.size = 0
         """Bytes."""
 
-    def put(self, stream: EventStream, owner: EventStreams) -> None:
+    def put(self, stream: EventStream, owner: SessionStreams) -> None:
         """Take note that a stream has ended; the oldest are forgotten when there is too much."""
         self.remove(stream)
         self._ended[stream] = owner, stream.size
         self.size += stream.size
-        while self.size > KEPT_IN_ALL and len(self._ended) > 1:
+        while self.size > REPLAY_BYTES_LIMIT and len(self._ended) > 1:
             oldest = next(iter(self._ended))
-            self._ended[oldest][0].drop(oldest)
+            self._ended[oldest][0].remove_stream(oldest)
 
     def remove(self, stream: EventStream) -> None:
         """Take note that a stream is forgotten."""
@@ -184,31 +184,31 @@ class ReplayBuffer:
         self.size -= size
 
 
-class EventStreams:
+class SessionStreams:
     """The streams of one session.
 
     Args:
         shelf: what bounds the memory of all sessions together.
     """
 
-    def __init__(self, shelf: ReplayBuffer | None = None) -> None:
-        self._shelf = shelf or ReplayBuffer()
+    def __init__(self, replay_buffer: ReplayBuffer | None = None) -> None:
+        self._replay_buffer = replay_buffer or ReplayBuffer()
         self._streams: dict[str, EventStream] = {}
         self._count = 0
 
-    def open(self, *, is_unasked: bool = False) -> EventStream:
+    def open_stream(self, *, is_standalone: bool = False) -> EventStream:
         """A new stream."""
-        self.forget()
+        self.remove_expired()
         self._count += 1
-        stream = self._streams[str(self._count)] = EventStream(str(self._count), is_unasked=is_unasked)
-        stream.on_end = lambda: self._put_away(stream)
+        stream = self._streams[str(self._count)] = EventStream(str(self._count), is_standalone=is_standalone)
+        stream.on_end = lambda: self._add_to_replay_buffer(stream)
         return stream
 
-    def _put_away(self, stream: EventStream) -> None:
+    def _add_to_replay_buffer(self, stream: EventStream) -> None:
         if stream.name in self._streams:  # not when the session has ended meanwhile
-            self._shelf.put(stream, self)
+            self._replay_buffer.put(stream, self)
 
-    def find(self, last_event: str) -> tuple[EventStream, int] | None:
+    def find_event(self, last_event: str) -> tuple[EventStream, int] | None:
         """The stream that an event belongs to, and the event's number; None if it isn't known (any more)."""
         name, _, number = last_event.partition(".")
         stream = self._streams.get(name)
@@ -216,20 +216,20 @@ class EventStreams:
             return None
         return (stream, int(number)) if int(number) <= stream.last else None
 
-    def forget(self) -> None:
+    def remove_expired(self) -> None:
         """Forget streams that ended long ago, and of too many those that ended first."""
         ended = [(each.ended_at, each) for each in self._streams.values() if each.ended_at is not None]
         ended.sort(key=lambda each: each[0])
-        for number, (when, stream) in enumerate(ended, KEPT_STREAMS - len(ended)):
-            if number < 0 or when < trio.current_time() - KEPT_TIME:
-                self.drop(stream)
+        for number, (when, stream) in enumerate(ended, ENDED_STREAMS_LIMIT - len(ended)):
+            if number < 0 or when < trio.current_time() - ENDED_STREAM_LIFETIME:
+                self.remove_stream(stream)
 
-    def drop(self, stream: EventStream) -> None:
+    def remove_stream(self, stream: EventStream) -> None:
         """Forget one stream."""
         self._streams.pop(stream.name, None)
-        self._shelf.remove(stream)
+        self._replay_buffer.remove(stream)
 
     def clear(self) -> None:
         """Forget all: the session has ended."""
         for stream in list(self._streams.values()):
-            self.drop(stream)
+            self.remove_stream(stream)

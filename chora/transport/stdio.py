@@ -10,15 +10,15 @@ import trio
 from chora.access import LOCAL
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueClosed
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from chora.protocol.wire import RpcError
-from chora.transport.pipes import Lines, LineTooLong, Pipes, open_pipe
+from chora.transport.pipes import LineReader, LineTooLong, Pipes, open_pipe
 
 log = logging.getLogger("chora.stdio")
 
 
-async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopping: trio.Event) -> None:
+async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, stopping: trio.Event) -> None:
     """Answer messages until the peer closes its end or `stopping` is set; then finish the calls in flight.
 
     Args:
@@ -29,7 +29,7 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
         stopping: set when the process is asked to end; set here when the peer has closed its end.
     """
     session = Session("stdio", LOCAL)
-    server.hub.subscribe(session.mailbox)
+    server.broadcaster.subscribe(session.notifications)
     async with open_pipe(pipes.outgoing) as sink, open_pipe(pipes.incoming) as source:
         sending = trio.Lock()
 
@@ -51,7 +51,7 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
         async def tell() -> None:
             with contextlib.suppress(QueueClosed):
                 while True:
-                    await send(await session.mailbox.wait_next())
+                    await send(await session.notifications.wait_next())
 
         async def stop() -> None:
             await stopping.wait()
@@ -62,31 +62,31 @@ async def serve(server: Server, pipes: Pipes, *, limit: int, grace: float, stopp
                 calls.start_soon(tell)
                 async with trio.open_nursery() as reading:
                     reading.start_soon(stop)
-                    lines = Lines(source, limit)
+                    lines = LineReader(source, limit)
                     while True:
                         try:
-                            line = await lines.receive()
+                            line = await lines.receive_line()
                         except LineTooLong:
-                            await send(_too_long(limit))
+                            await send(_line_too_long(limit))
                             continue
                         if line is None:
                             break
                         # Everything but what may take long is answered at once and in order, so that a client
                         # which sends its handshake and its first call in one breath is understood.
-                        if any(word in line for word in wire.LASTING):
+                        if any(word in line for word in wire.LONG_RUNNING):
                             calls.start_soon(answer, line)
                         elif line.strip():
                             await answer(line)
                     reading.cancel_scope.cancel()
                 stopping.set()
-                session.mailbox.close()
-                session.stop_listening()
+                session.notifications.close()
+                session.close_subscriptions()
                 calls.cancel_scope.deadline = trio.current_time() + grace
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.info("the client closed its end")
         finally:
-            server.hub.unsubscribe(session.mailbox)
+            server.broadcaster.unsubscribe(session.notifications)
 
 
-def _too_long(limit: int) -> bytes:
+def _line_too_long(limit: int) -> bytes:
     return wire.error_response(None, RpcError(wire.INVALID_REQUEST, f"A message is longer than {limit:,} bytes"))

@@ -21,7 +21,7 @@ from chora.errors import ChoraError, PermissionDenied
 from chora.file_stamps import FileStamp
 from chora.files import FILES_LIMIT
 from chora.model import KINDS, Kind
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.resources import config_uri, manifest_files, manifest_uri, template_uri
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("chora.watch")
 
-QUIET = 1.0
+START_DELAY = 1.0
 """Seconds after the first answer before the watching begins: what it imports isn't to delay a short conversation."""
-STEP = 100
+REPORT_INTERVAL = 100
 """Milliseconds without a further report after which a change counts as done, and between two looks for an end."""
 DEBOUNCE = 1000
 """Milliseconds for which reports are gathered at most."""
@@ -41,7 +41,7 @@ POLL = 5.0
 Files = dict[str, FileStamp]
 
 
-class Places(NamedTuple):
+class WatchedPaths(NamedTuple):
     """What is watched, project-relative."""
 
     configs: dict[str, Kind]
@@ -56,25 +56,25 @@ class Places(NamedTuple):
 
 
 async def serve(
-    engine: Engine, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    engine: Engine, server: McpServer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Watch the project until cancelled, and have the server tell what changed."""
     task_status.started()
-    await server.greeted.wait()
+    await server.first_request_answered.wait()
     ids: dict[str, str] = {}
-    watch = Watch(str(engine.folder.root))
-    known, _ = await trio.to_thread.run_sync(watch.look, places := _places(engine))
-    await trio.sleep(QUIET)
+    watch = FileWatcher(str(engine.folder.root))
+    known, _ = await trio.to_thread.run_sync(watch.scan_files, places := _watched_paths(engine))
+    await trio.sleep(START_DELAY)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.end_when_cancelled)
         while True:
             # The thread ends by itself soon after a cancellation; one left behind would outlive the interpreter.
-            found = await trio.to_thread.run_sync(watch.wait, places, known)
-            await _tell(engine, server, ids, places, known, found)
-            known, places = found, _places(engine)
+            found = await trio.to_thread.run_sync(watch.wait_for_change, places, known)
+            await _publish_changes(engine, server, ids, places, known, found)
+            known, places = found, _watched_paths(engine)
 
 
-def _places(engine: Engine) -> Places:
+def _watched_paths(engine: Engine) -> WatchedPaths:
     configs: dict[str, Kind] = {}
     for root in dict.fromkeys((engine.catalog.root, *ROOTS)):
         configs |= {f"{root}/{kind}{plural}": kind for kind in KINDS for plural in ("", "s")}
@@ -89,14 +89,14 @@ def _places(engine: Engine) -> Places:
     except ChoraError as error:  # too many files to find the collections among them
         log.warning("manifests aren't watched: %s", error.message)
         manifests = {}
-    return Places(configs, templates, manifests)
+    return WatchedPaths(configs, templates, manifests)
 
 
 # -- what to tell -----------------------------------------------------------------------------------------------
 
 
-async def _tell(
-    engine: Engine, server: Server, ids: dict[str, str], places: Places, known: Files, found: Files
+async def _publish_changes(
+    engine: Engine, server: McpServer, ids: dict[str, str], places: WatchedPaths, known: Files, found: Files
 ) -> None:
     """Publish the difference between two looks.
 
@@ -109,14 +109,16 @@ async def _tell(
             continue
         await trio.lowlevel.checkpoint()  # a whole checkout may have changed
         before = ids.get(path)
-        for uri in _uris(engine, ids, places, path, present=path in found):
-            server.changed(uri)
+        for uri in _resource_uris(engine, ids, places, path, present=path in found):
+            server.notify_resource_changed(uri)
             listed = listed or path not in known or path not in found or ids.get(path) != (before or ids.get(path))
     if listed:
-        server.list_changed("resources")
+        server.notify_list_changed("resources")
 
 
-def _uris(engine: Engine, ids: dict[str, str], places: Places, path: str, *, present: bool) -> Iterator[str]:
+def _resource_uris(
+    engine: Engine, ids: dict[str, str], places: WatchedPaths, path: str, *, present: bool
+) -> Iterator[str]:
     """The resources that a file is."""
     if path in places.manifests:
         yield manifest_uri(places.manifests[path])
@@ -141,7 +143,7 @@ def _uris(engine: Engine, ids: dict[str, str], places: Places, path: str, *, pre
 # -- looking ----------------------------------------------------------------------------------------------------
 
 
-class Watch:
+class FileWatcher:
     """Looks at the files of a project; everything but its end happens in a thread.
 
     Args:
@@ -151,7 +153,7 @@ class Watch:
     def __init__(self, root: str) -> None:
         self._root = root
         self._ended = threading.Event()
-        self._complained = False
+        self._warned = False
 
     async def end_when_cancelled(self) -> None:
         """Have the thread end when this is cancelled."""
@@ -160,30 +162,30 @@ class Watch:
         finally:
             self._ended.set()
 
-    def look(self, places: Places) -> tuple[Files, set[str]]:
+    def scan_files(self, places: WatchedPaths) -> tuple[Files, set[str]]:
         """The watched files with what tells a changed one from an unchanged one, and the folders they may be in."""
         files: Files = {}
         folders: set[str] = set()
         for place in places.folders():
             self._add_folder(place, files, folders)
         for path in places.manifests:
-            folders.add(self._nearest(path))
+            folders.add(self._nearest_folder(path))
             try:
                 files[path] = FileStamp.of(os.stat(self._real(path)))  # noqa: PTH116
             except OSError:
                 continue
         return files, folders
 
-    def wait(self, places: Places, known: Files) -> Files:
+    def wait_for_change(self, places: WatchedPaths, known: Files) -> Files:
         """Look until something differs from what is known, or the end has come."""
         from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
         while not self._ended.is_set():
-            _, folders = self.look(places)
+            _, folders = self.scan_files(places)
             try:
                 with RustNotify(sorted(folders), False, False, 0, False, False) as notify:
                     # Whatever happened before the watch was set up is seen now, and what happens later is reported.
-                    found, again = self.look(places)
+                    found, again = self.scan_files(places)
                     if found != known:
                         return found
                     if again == folders:
@@ -191,21 +193,21 @@ class Watch:
             except FileNotFoundError:
                 continue  # a folder vanished since it was seen; watchfiles says so only when told to ignore nothing
             except (OSError, WatchfilesRustInternalError) as error:
-                if not self._complained:
+                if not self._warned:
                     log.warning("files are looked at every %g s, because they can't be watched: %s", POLL, error)
-                self._complained = True
+                self._warned = True
                 self._ended.wait(POLL)
-                if (found := self.look(places)[0]) != known:
+                if (found := self.scan_files(places)[0]) != known:
                     return found
         return known
 
-    def _wait_for_report(self, notify: RustNotify, places: Places) -> None:
+    def _wait_for_report(self, notify: RustNotify, places: WatchedPaths) -> None:
         within = tuple(self._real(path) for path in places.folders())
         alone = {self._real(path) for path in places.manifests}
         above = {str(parent) for path in (*within, *alone) for parent in PurePath(path).parents}
         inside = tuple(path + os.sep for path in within)
         while True:
-            reports = notify.watch(DEBOUNCE, STEP, 0, self._ended)
+            reports = notify.watch(DEBOUNCE, REPORT_INTERVAL, 0, self._ended)
             if isinstance(reports, str):
                 return
             if any(path in above or path in within or path in alone or path.startswith(inside) for _, path in reports):
@@ -229,11 +231,11 @@ class Watch:
                         elif len(files) < FILES_LIMIT and (stamp := _stamp_of(entry)):
                             files[f"{current}/{entry.name}"] = stamp
             except OSError:
-                folders.add(self._nearest(current))
+                folders.add(self._nearest_folder(current))
             else:
                 folders.add(self._real(current))
 
-    def _nearest(self, path: str) -> str:
+    def _nearest_folder(self, path: str) -> str:
         """The innermost folder above a path that is there."""
         for parent in PurePosixPath(path).parents:
             if os.path.isdir(where := self._real(str(parent))):  # noqa: PTH112

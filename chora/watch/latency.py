@@ -11,17 +11,17 @@ import trio
 from chora.metrics import Metrics
 from chora.store import Sample, Store
 from chora.timestamps import now
-from chora.watch.mcp_client import CallFailed, connected
-from chora.watch.probe import DEADLINE, Target, keep
+from chora.watch.mcp_client import CallFailed, connect_http
+from chora.watch.probe import TIMEOUT, ProbeTarget, store_sample
 
-WARM_UP = 2
+WARM_UP_CALLS = 2
 """Calls before the first one that counts."""
-NAP = 0.01
+LAG_SLEEP = 0.01
 """Seconds of the sleeps whose overshoot is the loop's lag."""
 
 
 async def serve(
-    target: Target,
+    target: ProbeTarget,
     store: Store,
     metrics: Metrics,
     *,
@@ -32,29 +32,29 @@ async def serve(
     """Measure until cancelled, the first time at once."""
     task_status.started()
     while True:
-        sample = await measure(target, calls)
+        sample = await measure_latency(target, calls)
         if sample.ok:
             metrics.loop_lag.set(sample.facts["loop_lag"] / 1000)
-        await keep(store, sample)
+        await store_sample(store, sample)
         await trio.sleep(interval)
 
 
-async def measure(target: Target, calls: int) -> Sample:
+async def measure_latency(target: ProbeTarget, calls: int) -> Sample:
     """One round: p50, p95 and p99 in milliseconds over `calls` calls, and the largest loop lag seen beside them."""
     times: list[float] = []
     lag = 0.0
-    reason = f"no answer within {DEADLINE:g} s"
-    with trio.move_on_after(DEADLINE):
+    reason = f"no answer within {TIMEOUT:g} s"
+    with trio.move_on_after(TIMEOUT):
         try:
-            async with connected(target.url, target.token, trust=target.trust) as caller:
-                for number in range(WARM_UP + calls):
+            async with connect_http(target.url, target.token, trust=target.trust) as caller:
+                for number in range(WARM_UP_CALLS + calls):
                     started = time.perf_counter()
                     await caller.call("hello_world", {"name": "benchmark"})
-                    if number >= WARM_UP:
+                    if number >= WARM_UP_CALLS:
                         times.append((time.perf_counter() - started) * 1000)
                     before = trio.current_time()
-                    await trio.sleep(NAP)
-                    lag = max(lag, trio.current_time() - before - NAP)
+                    await trio.sleep(LAG_SLEEP)
+                    lag = max(lag, trio.current_time() - before - LAG_SLEEP)
         except CallFailed as failed:
             reason = str(failed)
     if len(times) < calls:

@@ -23,7 +23,7 @@ ANSWER_LIMIT = 8 * 1024 * 1024
 """The largest answer accepted, bytes."""
 
 
-FAREWELL = 10.0
+EXIT_TIMEOUT = 10.0
 """Seconds a server process gets to end after its stdin was closed."""
 
 
@@ -31,7 +31,7 @@ class CallFailed(Exception):
     """The server couldn't be reached or gave no proper answer; the sentence says which."""
 
 
-class Answered(NamedTuple):
+class CallResult(NamedTuple):
     """A tool's answer."""
 
     result: dict[str, Any]
@@ -53,7 +53,7 @@ class McpClient(ABC):
             CallFailed: no answer, one that is not MCP, or a JSON-RPC error.
         """
 
-    async def call(self, tool: str, arguments: dict[str, Any]) -> Answered:
+    async def call(self, tool: str, arguments: dict[str, Any]) -> CallResult:
         """Call a tool.
 
         Raises:
@@ -64,7 +64,7 @@ class McpClient(ABC):
         if content is None:
             texts = [part.get("text", "") for part in answer.get("content", [])]
             content = {"text": "\n".join(texts)}
-        return Answered(content, bool(answer.get("isError")))
+        return CallResult(content, bool(answer.get("isError")))
 
 
 class HttpMcpClient(McpClient):
@@ -79,7 +79,7 @@ class HttpMcpClient(McpClient):
     async def request(self, method: str, params: dict[str, Any], *, name: str | None = None) -> dict[str, Any]:
         self._count += 1
         envelope = {
-            wire.VERSION_KEY: wire.MODERN[-1],
+            wire.VERSION_KEY: wire.MODERN_REVISIONS[-1],
             wire.CAPABILITIES_KEY: {},
             "io.modelcontextprotocol/clientInfo": {"name": "chora", "version": __version__},
         }
@@ -89,7 +89,7 @@ class HttpMcpClient(McpClient):
         headers = [
             ("content-type", "application/json"),
             ("accept", "application/json, text/event-stream"),
-            ("mcp-protocol-version", wire.MODERN[-1]),
+            ("mcp-protocol-version", wire.MODERN_REVISIONS[-1]),
             ("mcp-method", method),
         ]
         if name is not None:
@@ -104,7 +104,7 @@ class HttpMcpClient(McpClient):
         except (FetchFailed, ValueError) as error:
             raise CallFailed(f"the connection failed: {error}") from error
         try:
-            return _result(_last_event(answer) if response.kind == "text/event-stream" else answer)
+            return _result(_last_event_data(answer) if response.media_type == "text/event-stream" else answer)
         except CallFailed as failed:
             raise CallFailed(f"HTTP {response.status}, {failed}") from None
 
@@ -122,7 +122,7 @@ class PipeMcpClient(McpClient):
     async def open(self) -> dict[str, Any]:
         """Shake hands; returns what the server says of itself."""
         client = {"name": "chora", "version": __version__}
-        offer = {"protocolVersion": wire.HANDSHAKE[-1], "capabilities": {}, "clientInfo": client}
+        offer = {"protocolVersion": wire.HANDSHAKE_REVISIONS[-1], "capabilities": {}, "clientInfo": client}
         answer = await self.request("initialize", offer)
         await self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return answer
@@ -155,7 +155,7 @@ class PipeMcpClient(McpClient):
 
 
 @asynccontextmanager
-async def connected(url: str, token: Secret | None = None, *, trust: str = "") -> AsyncGenerator[HttpMcpClient]:
+async def connect_http(url: str, token: Secret | None = None, *, trust: str = "") -> AsyncGenerator[HttpMcpClient]:
     """Connect to the MCP endpoint at `url`.
 
     Args:
@@ -171,7 +171,7 @@ async def connected(url: str, token: Secret | None = None, *, trust: str = "") -
         raise CallFailed(f"{url} is not an http or https address") from None
     pool = ConnectionPool(address.origin, trust=trust, any_name=bool(trust))
     try:
-        pool.keep(await pool.connect())
+        pool.return_connection(await pool.connect())
     except FetchFailed as error:
         raise CallFailed(str(error)) from error
     try:
@@ -181,7 +181,7 @@ async def connected(url: str, token: Secret | None = None, *, trust: str = "") -
 
 
 @asynccontextmanager
-async def started(command: list[str], environment: dict[str, str]) -> AsyncGenerator[PipeMcpClient]:
+async def start_process(command: list[str], environment: dict[str, str]) -> AsyncGenerator[PipeMcpClient]:
     """Start a server process and shake hands; it is asked to end by closing its stdin.
 
     Raises:
@@ -202,7 +202,7 @@ async def started(command: list[str], environment: dict[str, str]) -> AsyncGener
         assert process.stdout is not None
         with trio.CancelScope(shield=True):
             await process.stdin.aclose()
-            with trio.move_on_after(FAREWELL):
+            with trio.move_on_after(EXIT_TIMEOUT):
                 await process.wait()
             if process.returncode is None:
                 process.kill()
@@ -218,7 +218,7 @@ def _result(body: bytes) -> dict[str, Any]:
     """
     try:
         message = msgspec.json.decode(body, type=_Response)
-    except wire.DecodeFailures:
+    except wire.DECODE_ERRORS:
         raise CallFailed("an answer that is not JSON-RPC") from None
     if message.result is None:
         raise CallFailed((message.error or {}).get("message", "an answer without a result"))
@@ -230,7 +230,7 @@ class _Response(msgspec.Struct):
     error: dict[str, Any] | None = None
 
 
-def _last_event(stream: bytes) -> bytes:
+def _last_event_data(stream: bytes) -> bytes:
     """The data of a finished event stream's last event, which is the answer."""
     data = [line[5:].strip() for line in stream.replace(b"\r\n", b"\n").split(b"\n") if line.startswith(b"data:")]
     return data[-1] if data else b""

@@ -15,15 +15,15 @@ from chora.metrics import Metrics
 from chora.secrets import Secret
 from chora.store import Sample, Store
 from chora.timestamps import now
-from chora.watch.mcp_client import CallFailed, connected
+from chora.watch.mcp_client import CallFailed, connect_http
 
 log = logging.getLogger("chora.probe")
 
-DEADLINE = 10.0
+TIMEOUT = 10.0
 """Seconds after which a door that hasn't answered counts as closed."""
 
 
-class Target:
+class ProbeTarget:
     """Where and as whom to knock.
 
     Args:
@@ -39,7 +39,7 @@ class Target:
 
 
 async def serve(
-    target: Target,
+    target: ProbeTarget,
     store: Store,
     metrics: Metrics,
     *,
@@ -54,15 +54,15 @@ async def serve(
         metrics.probe_up.set(1 if sample.ok else 0)
         if not sample.ok:
             log.warning("the probe found the door closed: %s", sample.facts["reason"])
-        await keep(store, sample)
+        await store_sample(store, sample)
         due = max(due + interval, trio.current_time())
         await trio.sleep_until(due)
 
 
-async def probe(target: Target) -> Sample:
+async def probe(target: ProbeTarget) -> Sample:
     """Knock once."""
     started = time.perf_counter()
-    reason = await _knock(target)
+    reason = await _check_endpoint(target)
     return Sample(
         kind="probe",
         at=now(),
@@ -72,19 +72,19 @@ async def probe(target: Target) -> Sample:
     )
 
 
-async def _knock(target: Target) -> str | None:
+async def _check_endpoint(target: ProbeTarget) -> str | None:
     """Why the door is not open, or None."""
-    with trio.move_on_after(DEADLINE):
+    with trio.move_on_after(TIMEOUT):
         try:
-            async with connected(target.url, target.token, trust=target.trust) as caller:
+            async with connect_http(target.url, target.token, trust=target.trust) as caller:
                 answer = await caller.call("hello_world", {"name": "probe"})
         except CallFailed as failed:
             return str(failed)
         return str(answer.result.get("error", "the call failed")) if answer.is_error else None
-    return f"no answer within {DEADLINE:g} s"
+    return f"no answer within {TIMEOUT:g} s"
 
 
-async def keep(store: Store, sample: Sample) -> None:
+async def store_sample(store: Store, sample: Sample) -> None:
     """Store a sample; when the store itself is what's broken, say so and go on watching."""
     try:
         await store.add_sample(sample)

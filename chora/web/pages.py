@@ -9,11 +9,11 @@ from quart import Response, render_template
 from quart_trio import QuartTrio
 
 from chora import __version__
-from chora.web.status import Status
+from chora.web.status import ServerStatus
 
 
 def make_pages(
-    status: Callable[[], Awaitable[Status]], uptime: Callable[[], float], exposition: Callable[[], bytes]
+    status: Callable[[], Awaitable[ServerStatus]], uptime: Callable[[], float], exposition: Callable[[], bytes]
 ) -> Any:
     """The ASGI app of the pages.
 

@@ -7,14 +7,14 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-State = Literal["starting", "ready", "draining", "failing"]
+ServerState = Literal["starting", "ready", "draining", "failing"]
 
 
-class Status(Struct, frozen=True, kw_only=True):
+class ServerStatus(Struct, frozen=True, kw_only=True):
     """A snapshot, taken when somebody asks."""
 
     version: str
-    state: State
+    state: ServerState
     reasons: list[str]
     uptime_seconds: float
     uptime: dict[str, Any]

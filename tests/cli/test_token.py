@@ -46,7 +46,7 @@ def test_tokens_as_json(project: Project, capsys: pytest.CaptureFixture[str]):
     assert set(listed) == {"name", "scope", "created", "expires"}
     assert run(project, "token", "revoke", "app", "--json") == 0
     assert msgspec.json.decode(capsys.readouterr().out) == {"success": True, "name": "app"}
-    assert Tokens(tokens_folder(project.root)).all() == []
+    assert Tokens(tokens_folder(project.root)).list_tokens() == []
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_what_goes_wrong_with_tokens(
     project: Project, arguments: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
 ):
     """Each failure has its exit code, a sentence and a way on."""
-    Tokens(tokens_folder(project.root)).new("taken", "read")
+    Tokens(tokens_folder(project.root)).create_token("taken", "read")
     assert run(project, "token", *arguments) == code
     assert capsys.readouterr().err
 
 
 def test_a_revoked_token_is_said_to_be(project: Project, capsys: pytest.CaptureFixture[str]):
     """And an expired one is listed as such."""
-    Tokens(tokens_folder(project.root)).new("app", "read")
+    Tokens(tokens_folder(project.root)).create_token("app", "read")
     assert run(project, "token", "revoke", "app") == 0
     assert "app is revoked" in capsys.readouterr().out
     assert not list(Path(tokens_folder(project.root)).iterdir())

@@ -1,9 +1,9 @@
-"""What the conformance suite wants to find, offered by the product's own protocol core over its own transports.
+"""The fixtures of the conformance suite, served by chora's own protocol server over its own transports.
 
     python -m tests.contract.fixture_server [--port 8000 | --stdio]
 
 The suite's scenarios name the tools, resources and prompts, and what each must do. Each use is counted, so that the
-runner sees which passes are hollow.
+runner can tell a real pass from one without a call.
 """
 
 from __future__ import annotations
@@ -20,31 +20,29 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 import trio
-from hypercorn.config import Config
 
-from chora import app, settings
+from chora import settings
 from chora.access import Authenticator, Scope
 from chora.errors import ResourceNotFound
 from chora.metrics import Metrics
-from chora.protocol.broadcast import List
+from chora.protocol.broadcast import ListName
 from chora.protocol.requesting_client import NoAnswer, Question, RequestingClient
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.protocol.types import Call, Resource, ResourceContents, ResourcePage, ToolAnswer
 from chora.transport import stdio
-from chora.transport.connection import Bounds
-from chora.transport.connection import Server as HttpServer
 from chora.transport.http import HttpApplication
-from chora.transport.pipes import Pipes, take_over
+from chora.transport.listener import make_http_server, start_listening
+from chora.transport.pipes import Pipes, take_stdio
 
 PAUSE = 0.05
-"""Seconds between two things that a fixture says."""
+"""Seconds between two messages of a fixture."""
 
 Block = dict[str, Any]
 Run = Callable[["Fixture", RequestingClient, dict[str, Any]], Awaitable[list[Block]]]
 
 
 class Failure(Exception):
-    """A fixture that fails on purpose; the message is what the caller is told."""
+    """A fixture that fails on purpose, with the message of its answer."""
 
 
 class Fixtures(NamedTuple):
@@ -120,35 +118,35 @@ SOUND: Block = {"type": "audio", "data": base64.b64encode(silence()).decode(), "
 
 
 @tool("Answers with a text")
-async def test_simple_text(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_simple_text(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [text("This is a simple text response for testing.")]
 
 
 @tool("Answers with a picture")
-async def test_image_content(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_image_content(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [PICTURE]
 
 
 @tool("Answers with a sound")
-async def test_audio_content(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_audio_content(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [SOUND]
 
 
 @tool("Answers with a resource")
-async def test_embedded_resource(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_embedded_resource(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [embedded("test://embedded-resource", "text/plain", "This is an embedded resource content.")]
 
 
 @tool("Answers with a text, a picture and a resource")
 async def test_multiple_content_types(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     data = embedded("test://mixed-content-resource", "application/json", '{"test":"data","value":123}')
     return [text("Multiple content types test:"), PICTURE, data]
 
 
 @tool("Fails")
-async def test_error_handling(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_error_handling(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     raise Failure("This tool intentionally returns an error for testing")
 
 
@@ -177,7 +175,9 @@ async def test_error_handling(fixture: Fixture, peer: RequestingClient, argument
         "additionalProperties": False,
     },
 )
-async def json_schema_2020_12_tool(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def json_schema_2020_12_tool(
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     return [text(f"Called with {', '.join(sorted(arguments)) or 'nothing'}")]
 
 
@@ -186,7 +186,7 @@ async def json_schema_2020_12_tool(fixture: Fixture, peer: RequestingClient, arg
     properties={"region": {"type": "string", "x-mcp-header": "Region"}},
     required=["region"],
 )
-async def test_x_mcp_header(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_x_mcp_header(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     return [text(f"Region: {arguments['region']}")]
 
 
@@ -194,31 +194,31 @@ async def test_x_mcp_header(fixture: Fixture, peer: RequestingClient, arguments:
 
 
 @tool("Says in the log how it goes")
-async def test_tool_with_logging(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_tool_with_logging(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     for said in ("Tool execution started", "Tool processing data", "Tool execution completed"):
-        peer.log("info", said, fixture.name)
+        client.log("info", said, fixture.name)
         await trio.sleep(PAUSE)
     return [text("Tool with logging executed successfully")]
 
 
 @tool("Says something in the log, if it is wanted")
-async def test_logging_tool(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
-    peer.log("info", "Looking", fixture.name)
+async def test_logging_tool(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+    client.log("info", "Looking", fixture.name)
     return [text("Looked")]
 
 
 @tool("Tells how far it is")
-async def test_tool_with_progress(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_tool_with_progress(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     for done in (0, 50, 100):
-        if peer.progress is not None:
-            await peer.progress(done, 100, f"Completed step {done} of 100")
+        if client.progress is not None:
+            await client.progress(done, 100, f"Completed step {done} of 100")
         await trio.sleep(PAUSE)
     return [text("Tool with progress executed successfully")]
 
 
 @tool("Drops the connection before it is done; its answer is for whoever comes back")
-async def test_reconnection(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
-    await peer.hang_up(PAUSE)
+async def test_reconnection(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+    await client.drop_connection(PAUSE)
     await trio.sleep(4 * PAUSE)
     return [text("The connection was dropped, and this came later")]
 
@@ -248,31 +248,31 @@ def shown(answer: dict[str, Any]) -> str:
     return msgspec.json.encode(answer.get("content", answer.get("roots"))).decode()
 
 
-async def asked(peer: RequestingClient, questions: Mapping[str, Question], state: Any = None) -> str:
+async def asked(client: RequestingClient, questions: Mapping[str, Question], state: Any = None) -> str:
     """The answers to all questions, in short."""
-    answers = await peer.ask(questions, state)
+    answers = await client.ask(questions, state)
     return "; ".join(f"{name}: {shown(answer)}" for name, answer in answers.items())
 
 
 @tool("Asks the client's model", properties={"prompt": {"type": "string"}}, required=["prompt"])
-async def test_sampling(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
-    return [text(f"LLM response: {await asked(peer, {'answer': completion(arguments['prompt'], 100)})}")]
+async def test_sampling(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+    return [text(f"LLM response: {await asked(client, {'answer': completion(arguments['prompt'], 100)})}")]
 
 
 @tool("Asks the person at the client", properties={"message": {"type": "string"}}, required=["message"])
-async def test_elicitation(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_elicitation(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     question = form(
         arguments["message"],
         ["username", "email"],
         username={"type": "string", "description": "User's response"},
         email={"type": "string", "description": "User's email address"},
     )
-    return [text(f"User response: {await asked(peer, {'user': question})}")]
+    return [text(f"User response: {await asked(client, {'user': question})}")]
 
 
 @tool("Asks with a form that is filled in already")
 async def test_elicitation_sep1034_defaults(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     question = form(
         "Review what is filled in",
@@ -282,7 +282,7 @@ async def test_elicitation_sep1034_defaults(
         status={"type": "string", "enum": ["active", "inactive", "pending"], "default": "active"},
         verified={"type": "boolean", "default": True},
     )
-    return [text(f"Elicitation completed: {await asked(peer, {'form': question})}")]
+    return [text(f"Elicitation completed: {await asked(client, {'form': question})}")]
 
 
 def titled(*titles: str) -> list[dict[str, str]]:
@@ -291,7 +291,7 @@ def titled(*titles: str) -> list[dict[str, str]]:
 
 @tool("Asks with every kind of choice")
 async def test_elicitation_sep1330_enums(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     options = ["option1", "option2", "option3"]
     names = {"enum": ["opt1", "opt2", "opt3"], "enumNames": ["Option One", "Option Two", "Option Three"]}
@@ -303,107 +303,111 @@ async def test_elicitation_sep1330_enums(
         untitledMulti={"type": "array", "items": {"type": "string", "enum": options}},
         titledMulti={"type": "array", "items": {"anyOf": titled("First Choice", "Second Choice", "Third Choice")}},
     )
-    return [text(f"Elicitation completed: {await asked(peer, {'form': question})}")]
+    return [text(f"Elicitation completed: {await asked(client, {'form': question})}")]
 
 
 @tool("Needs a client with a model")
-async def test_missing_capability(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
-    return [text(await asked(peer, {"answer": completion("Anything", 10)}))]
+async def test_missing_capability(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+    return [text(await asked(client, {"answer": completion("Anything", 10)}))]
 
 
 @tool("Tells how far it is, and asks if it may")
 async def test_streaming_elicitation(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
-    if peer.progress is not None:
-        await peer.progress(1, 2, "Half")
-    if peer.can("elicitation/create"):
-        return [text(await asked(peer, {"user_name": NAME}))]
+    if client.progress is not None:
+        await client.progress(1, 2, "Half")
+    if client.supports("elicitation/create"):
+        return [text(await asked(client, {"user_name": NAME}))]
     return [text("Nobody can be asked")]
 
 
 @tool("Asks for a name, and is called again with it")
 async def test_input_required_result_elicitation(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
-    answers = await peer.ask({"user_name": NAME})
+    answers = await client.ask({"user_name": NAME})
     return [text(f"Hello, {answers['user_name'].get('content', {}).get('name', 'stranger')}!")]
 
 
 @tool("Asks the client's model, and is called again with what it says")
 async def test_input_required_result_sampling(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
-    return [text(await asked(peer, {"capital_question": completion("What is the capital of France?", 100)}))]
+    return [text(await asked(client, {"capital_question": completion("What is the capital of France?", 100)}))]
 
 
 @tool("Asks for the client's roots, and is called again with them")
 async def test_input_required_result_list_roots(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
-    return [text(await asked(peer, {"client_roots": ROOTS}))]
+    return [text(await asked(client, {"client_roots": ROOTS}))]
 
 
 @tool("Asks, and gets back what it knew then")
 async def test_input_required_result_request_state(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
-    said = await asked(peer, {"confirm": CONFIRM}, {"asked": "confirm"})
-    if peer.state != {"asked": "confirm"}:
-        raise Failure(f"The state didn't come back: {peer.state!r}")
+    said = await asked(client, {"confirm": CONFIRM}, {"asked": "confirm"})
+    if client.state != {"asked": "confirm"}:
+        raise Failure(f"The state didn't come back: {client.state!r}")
     return [text(f"state-ok: {said}")]
 
 
 @tool("Asks, and takes no other state back than the one it gave")
 async def test_input_required_result_tampered_state(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
-    return [text(f"integrity-ok: {await asked(peer, {'confirm': CONFIRM}, {'asked': 'confirm'})}")]
+    return [text(f"integrity-ok: {await asked(client, {'confirm': CONFIRM}, {'asked': 'confirm'})}")]
 
 
 @tool("Asks a person, a model and a client at once")
 async def test_input_required_result_multiple_inputs(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     questions = {"user_name": NAME, "greeting": completion("Generate a greeting", 50), "client_roots": ROOTS}
-    return [text(await asked(peer, questions, {"asked": sorted(questions)}))]
+    return [text(await asked(client, questions, {"asked": sorted(questions)}))]
 
 
 @tool("Asks twice, the second time knowing the first answer")
 async def test_input_required_result_multi_round(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
-    known = peer.state or {"step": 1}
+    known = client.state or {"step": 1}
     if known["step"] == 1:
-        first = await peer.ask({"step1": form("Step 1: What is your name?", ["name"], name={"type": "string"})}, known)
+        first = await client.ask(
+            {"step1": form("Step 1: What is your name?", ["name"], name={"type": "string"})}, known
+        )
         known = {"step": 2, "name": first["step1"].get("content", {}).get("name")}
     color = form("Step 2: What is your favorite color?", ["color"], color={"type": "string"})
-    second = await peer.ask({"step2": color}, known)
+    second = await client.ask({"step2": color}, known)
     return [text(f"{known['name']} likes {second['step2'].get('content', {}).get('color')}")]
 
 
 @tool("Asks for what the client can be asked for, and nothing else")
 async def test_input_required_result_capabilities(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     questions = {"elicit_input": NAME, "sample_input": completion("Sample request", 50), "client_roots": ROOTS}
-    possible = {name: question for name, question in questions.items() if peer.can(question.method)}
-    return [text(await asked(peer, possible) if possible else "Nobody can be asked")]
+    possible = {name: question for name, question in questions.items() if client.supports(question.method)}
+    return [text(await asked(client, possible) if possible else "Nobody can be asked")]
 
 
 # -- what changes -----------------------------------------------------------------------------------------------
 
-TRIGGERS: dict[str, List] = {"test_trigger_tool_change": "tools", "test_trigger_prompt_change": "prompts"}
+TRIGGERS: dict[str, ListName] = {"test_trigger_tool_change": "tools", "test_trigger_prompt_change": "prompts"}
 
 
 @tool("Says that the list of tools changed")
-async def test_trigger_tool_change(fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
+async def test_trigger_tool_change(
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
+) -> list[Block]:
     return [text("Mutation triggered")]
 
 
 @tool("Says that the list of prompts changed")
 async def test_trigger_prompt_change(
-    fixture: Fixture, peer: RequestingClient, arguments: dict[str, Any]
+    fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
     return [text("Mutation triggered")]
 
@@ -414,7 +418,7 @@ TEMPLATE = "test://template/{id}/data"
 
 
 class FixtureResources:
-    """What can be read."""
+    """The resources of the suite."""
 
     def __init__(self, calls: Counter[str]) -> None:
         self._calls = calls
@@ -426,17 +430,17 @@ class FixtureResources:
             "test://watched-resource": ResourceContents("Watched resource content", "text/plain"),
         }
 
-    def page(self, cursor: str | None) -> ResourcePage:
+    def list_resources(self, cursor: str | None) -> ResourcePage:
         listed = [
             Resource(uri, uri.removeprefix("test://"), "For the conformance suite", contents.mime_type)
             for uri, contents in self._fixed.items()
         ]
         return ResourcePage(listed, None)
 
-    def templates(self) -> Sequence[dict[str, Any]]:
+    def list_templates(self) -> Sequence[dict[str, Any]]:
         return [{"uriTemplate": TEMPLATE, "name": "template", "mimeType": "application/json"}]
 
-    def read(self, uri: str) -> ResourceContents:
+    def read_resource(self, uri: str) -> ResourceContents:
         self._calls[uri] += 1
         if (contents := self._fixed.get(uri)) is not None:
             return contents
@@ -447,18 +451,18 @@ class FixtureResources:
         body = {"id": id, "templateTest": True, "data": f"Data for ID: {id}"}
         return ResourceContents(msgspec.json.encode(body).decode(), "application/json")
 
-    def canonical(self, uri: str) -> str:
+    def canonical_uri(self, uri: str) -> str:
         self._calls[uri] += 1
         if uri not in self._fixed:
             raise ResourceNotFound(f"There is no resource {uri}.", "resources/list names them all.")
         return uri
 
-    def complete(self, template: str, parameter: str, settled: dict[str, str]) -> Sequence[str]:
+    def complete(self, template: str, parameter: str, arguments: dict[str, str]) -> Sequence[str]:
         return ()
 
 
 class FixturePrompts:
-    """What a person can have a model do."""
+    """The prompts of the suite."""
 
     ARGUMENTS: Mapping[str, Sequence[str]] = {
         "test_simple_prompt": (),
@@ -471,7 +475,7 @@ class FixturePrompts:
     def __init__(self, calls: Counter[str]) -> None:
         self._calls = calls
 
-    def all(self) -> Sequence[dict[str, Any]]:
+    def list_prompts(self) -> Sequence[dict[str, Any]]:
         return [
             {
                 "name": name,
@@ -481,7 +485,9 @@ class FixturePrompts:
             for name, arguments in self.ARGUMENTS.items()
         ]
 
-    def get(self, name: str, arguments: dict[str, str], peer: RequestingClient) -> tuple[str, list[dict[str, Any]]]:
+    def get_prompt(
+        self, name: str, arguments: dict[str, str], client: RequestingClient
+    ) -> tuple[str, list[dict[str, Any]]]:
         self._calls[name] += 1
         if name == "test_simple_prompt":
             blocks = [text("This is a simple prompt for testing.")]
@@ -494,7 +500,9 @@ class FixturePrompts:
             blocks = [PICTURE, text("Please analyze the image above.")]
         elif name == "test_input_required_result_prompt":
             question = form("What context should the prompt use?", ["context"], context={"type": "string"})
-            blocks = [text(f"In this context: {shown(peer.need({'user_context': question})['user_context'])}")]
+            blocks = [
+                text(f"In this context: {shown(client.require_answers({'user_context': question})['user_context'])}")
+            ]
         else:
             raise ResourceNotFound(f"There is no prompt {name}.", "prompts/list names them all.")
         return "For the conformance suite", [{"role": "user", "content": block} for block in blocks]
@@ -507,20 +515,20 @@ class FixturePrompts:
 # -- the server -------------------------------------------------------------------------------------------------
 
 
-class FixtureOffer:
-    """All of it."""
+class FixtureProvider:
+    """Everything that the suite calls for."""
 
     instructions = "For the conformance suite of MCP."
     withheld: Mapping[str, str] = {}
 
-    def __init__(self, list_changed: Callable[[List], None]) -> None:
+    def __init__(self, list_changed: Callable[[ListName], None]) -> None:
         self.calls = Counter[str]()
         self.tools = TOOLS
         self.resources = FixtureResources(self.calls)
         self.prompts = FixturePrompts(self.calls)
         self._list_changed = list_changed
 
-    async def call(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
+    async def call_tool(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
         self.calls[name] += 1
         fixture = self.tools[name]
         if name in TRIGGERS:
@@ -532,71 +540,62 @@ class FixtureOffer:
             return ToolAnswer(b"{}", True, "failed", content=[text(str(error))])
         return ToolAnswer(b"{}", False, content=content)
 
-    def touched(self, uri: str) -> tuple[Iterable[str], bool]:
+    def dependent_changes(self, uri: str) -> tuple[Iterable[str], bool]:
         return (), False
 
 
-async def nothing_else(scope: Any, receive: Any, send: Any) -> None:
-    """The pages of a server that has none."""
+async def no_pages(scope: Any, receive: Any, send: Any) -> None:
+    """The app for all other paths: 404."""
     await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
 
 
 async def serve_http(
-    server: Server, *, port: int = 0, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    server: McpServer, *, port: int = 0, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve over HTTP, on loopback, until cancelled; started, it says where."""
+    """Serve over HTTP, on loopback, until cancelled; `started` gets the URL."""
     http, limits = settings.HttpSettings(port=port), settings.LimitSettings(grace=1.0)
-    door = HttpApplication(server, Authenticator(http.host, None), http, limits, nothing_else, Metrics())
-    bounds = Bounds(
-        body=limits.body,
-        header_time=limits.header_time,
-        body_time=limits.body_time,
-        write_stall=limits.write_stall,
-        keep_alive=limits.keep_alive,
-        connections=limits.connections,
-        grace=limits.grace,
-    )
-    listener = HttpServer(door, app._hypercorn(Config(), http), bounds)
-    async with trio.open_nursery() as doors:
-        urls: list[str] = await doors.start(listener.serve)
-        await doors.start(door.serve, listener.draining)
-        task_status.started(urls[0])
+    application = HttpApplication(server, Authenticator(http.host, None), http, limits, no_pages, Metrics())
+    http_server = make_http_server(application, http, limits)
+    async with trio.open_nursery() as nursery:
+        url = await start_listening(nursery, http_server, http)
+        await nursery.start(application.serve, http_server.draining)
+        task_status.started(url)
         await trio.sleep_forever()
 
 
-def offered() -> tuple[FixtureOffer, Server]:
-    """The fixtures, and the server of them; the two know each other, as a project and its server do."""
-    offer = FixtureOffer(lambda name: server.list_changed(name))
-    server = Server(offer, Metrics(), name="fixtures")
-    return offer, server
+def make_server() -> tuple[FixtureProvider, McpServer]:
+    """The fixtures, and a server of them, which some of the fixtures notify."""
+    provider = FixtureProvider(lambda name: server.notify_list_changed(name))
+    server = McpServer(provider, Metrics(), name="fixtures")
+    return provider, server
 
 
 async def serve(*, port: int = 0, task_status: trio.TaskStatus[Fixtures] = trio.TASK_STATUS_IGNORED) -> None:
     """Serve the fixtures over HTTP until cancelled."""
-    offer, server = offered()
+    provider, server = make_server()
     async with trio.open_nursery() as nursery:
         url: str = await nursery.start(partial(serve_http, server, port=port))
-        task_status.started(Fixtures(url, offer.calls))
+        task_status.started(Fixtures(url, provider.calls))
 
 
 async def serve_stdio(pipes: Pipes, calls: Path | None) -> None:
     """Serve the fixtures on stdin and stdout until the client ends, then add to a file what was used, a JSON line."""
-    offer, server = offered()
+    provider, server = make_server()
     await stdio.serve(server, pipes, limit=settings.LimitSettings().body, grace=1.0, stopping=trio.Event())
     if calls is not None:
         with calls.open("ab") as file:
-            file.write(msgspec.json.encode(offer.calls) + b"\n")
+            file.write(msgspec.json.encode(provider.calls) + b"\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, default=8000, help="TCP port on loopback")
     parser.add_argument("--stdio", action="store_true", help="stdin and stdout instead")
-    parser.add_argument("--calls", type=Path, help="with --stdio, a file to write to what was used")
+    parser.add_argument("--calls", type=Path, help="with --stdio, a file to append the calls to")
     given = parser.parse_args()
     if given.stdio:
-        trio.run(serve_stdio, take_over(), given.calls)
+        trio.run(serve_stdio, take_stdio(), given.calls)
         return
 
     async def run() -> None:

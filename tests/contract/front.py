@@ -20,10 +20,10 @@ from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueFull
 from chora.protocol.requesting_client import Notify
-from chora.protocol.server import HangUp, Reply, Server
+from chora.protocol.server import DropConnection, EncodedReply, McpServer
 from chora.protocol.session import Session
-from chora.transport.pipes import Lines
-from tests.contract.fixture_server import FixtureOffer, serve_http
+from chora.transport.pipes import LineReader
+from tests.contract.fixture_server import FixtureProvider, serve_http
 
 LINE_LIMIT = 4 * 1024 * 1024
 ENDING = 10.0
@@ -50,7 +50,7 @@ class Program:
         self.process = process
         self._session = session
         self._stdin = process.stdin
-        self._lines = Lines(process.stdout, LINE_LIMIT)
+        self._lines = LineReader(process.stdout, LINE_LIMIT)
         self._sending = trio.Lock()
         self._count = 0
         self._waiting: dict[int, Waiting] = {}
@@ -96,7 +96,7 @@ class Program:
 
     async def listen(self) -> None:
         """Pass on what the program says, until it ends."""
-        while (line := await self._lines.receive()) is not None:
+        while (line := await self._lines.receive_line()) is not None:
             message = msgspec.json.decode(line)
             if "method" not in message:
                 waiting = self._waiting.get(message["id"])
@@ -109,7 +109,7 @@ class Program:
                 await waiting.notify(msgspec.json.encode(body))
             elif self._session is not None:
                 with contextlib.suppress(QueueFull):  # nobody has opened a stream for it, and nobody misses it
-                    self._session.mailbox.put(line)
+                    self._session.notifications.put(line)
         for waiting in self._waiting.values():
             waiting.answer = {"jsonrpc": "2.0", "error": {"code": -32603, "message": "The program ended"}}
             waiting.arrived.set()
@@ -129,7 +129,7 @@ class Program:
         return message, None
 
 
-class Front(Server):
+class Front(McpServer):
     """Answers as the programs behind it do.
 
     Args:
@@ -139,7 +139,7 @@ class Front(Server):
     """
 
     def __init__(
-        self, offer: FixtureOffer, command: Sequence[str], environment: dict[str, str], nursery: trio.Nursery
+        self, offer: FixtureProvider, command: Sequence[str], environment: dict[str, str], nursery: trio.Nursery
     ) -> None:
         super().__init__(offer, Metrics())
         self._command = command
@@ -149,8 +149,12 @@ class Front(Server):
         self._starting = trio.Lock()
 
     async def answer(
-        self, session: Session, message: bytes, notify: Notify | None = None, hang_up: HangUp | None = None
-    ) -> Reply | None:
+        self,
+        session: Session,
+        message: bytes,
+        notify: Notify | None = None,
+        drop_connection: DropConnection | None = None,
+    ) -> EncodedReply | None:
         said: dict[str, Any] = msgspec.json.decode(message)
         is_modern = wire.VERSION_KEY in said.get("params", {}).get("_meta", {})
         program = await self._program(None if is_modern else session)
@@ -166,7 +170,7 @@ class Front(Server):
         answer = await program.ask(said, notify)
         if said["method"] == "initialize" and "result" in answer:
             session.revision = wire.REVISIONS[answer["result"]["protocolVersion"]]
-        return Reply(msgspec.json.encode(answer), answer.get("error", {}).get("code"))
+        return EncodedReply(msgspec.json.encode(answer), answer.get("error", {}).get("code"))
 
     async def _program(self, session: Session | None) -> Program:
         async with self._starting:
@@ -194,7 +198,7 @@ class Front(Server):
 async def fronted(command: Sequence[str], environment: dict[str, str] | None = None) -> AsyncGenerator[str]:
     """The address of a front on loopback whose programs are started with this command."""
     async with trio.open_nursery() as nursery:
-        offer = FixtureOffer(lambda name: None)
+        offer = FixtureProvider(lambda name: None)
         front = Front(offer, command, environment or this_process.child_environment(), nursery)
         url: str = await nursery.start(serve_http, front)
         try:

@@ -48,7 +48,7 @@ async def call_tool(context: object, params: types.CallToolRequestParams) -> typ
 async def list_resources(context: object, params: object) -> types.ListResourcesResult:
     resources = [
         types.Resource(uri=each.uri, name=each.name, description=each.description, mime_type=each.mime_type)
-        for each in fixture_server.FixtureResources(Counter()).page(None).resources
+        for each in fixture_server.FixtureResources(Counter()).list_resources(None).resources
     ]
     return types.ListResourcesResult(resources=resources, ttl_ms=0, cache_scope="private")
 
@@ -82,7 +82,7 @@ async def unsubscribe(context: object, params: types.UnsubscribeRequestParams) -
 
 
 async def list_prompts(context: object, params: object) -> types.ListPromptsResult:
-    prompts = fixture_server.FixturePrompts(Counter()).all()
+    prompts = fixture_server.FixturePrompts(Counter()).list_prompts()
     listed = {"prompts": prompts, "ttlMs": 300_000, "cacheScope": "public"}
     return types.ListPromptsResult.model_validate(listed)
 

@@ -48,10 +48,10 @@ async def memory_streams(engine: Engine) -> AsyncGenerator[tuple[Any, Any]]:
 
     async def tell() -> None:
         while True:
-            await reply(await session.mailbox.wait_next())
+            await reply(await session.notifications.wait_next())
 
-    server.hub.subscribe(session.mailbox)
-    engine.changes.subscribe(server.changed)
+    server.broadcaster.subscribe(session.notifications)
+    engine.changes.subscribe(server.notify_resource_changed)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
         nursery.start_soon(tell)

@@ -12,7 +12,7 @@ import trio
 from chora.access import LOCAL
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from tests.conftest import requirement
 from tests.contract import conformance, fixture_server
@@ -175,7 +175,7 @@ async def test_every_use_is_counted(nursery: trio.Nursery):
 )
 async def test_asking_and_logging_go_together(tool: str, outcome: Any):
     """A call whose caller wants the log may still end with a question, or with a refusal of the protocol."""
-    server = Server(fixture_server.FixtureOffer(lambda name: None), Metrics())
+    server = McpServer(fixture_server.FixtureProvider(lambda name: None), Metrics())
     meta = {**MODERN, wire.CAPABILITIES_KEY: {"elicitation": {}}, "io.modelcontextprotocol/logLevel": "info"}
 
     async def hear(message: bytes) -> None:

@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from chora.access import LOCAL
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from tests.contract import fixture_server
 from tests.contract.oracle import OFFERED, oracle
@@ -53,7 +53,7 @@ def modern(method: str, params: Any = None, meta: dict[str, Any] | None = None) 
 
 
 OPENINGS = {
-    **{f"initialize {version}": hello(version) for version in wire.HANDSHAKE},
+    **{f"initialize {version}": hello(version) for version in wire.HANDSHAKE_REVISIONS},
     "initialize, unknown revision": hello("1999-01-01"),
     "initialize, modern revision": hello("2026-07-28"),
     "initialize, no date": hello("zzz"),
@@ -229,7 +229,7 @@ ENVELOPED = {
 
 CASES = [
     *(Case(name, "", (line,)) for name, line in OPENINGS.items()),
-    *(Case(name, revision, (line,)) for revision in wire.HANDSHAKE for name, line in SPOKEN.items()),
+    *(Case(name, revision, (line,)) for revision in wire.HANDSHAKE_REVISIONS for name, line in SPOKEN.items()),
     *(Case(name, "2025-11-25", (line,)) for name, line in FRAMED.items()),
     *(
         Case(f"{name}, where there are batches", "2025-03-26", (line,))
@@ -248,9 +248,9 @@ Say = Callable[[bytes], Awaitable[None]]
 @asynccontextmanager
 async def ours() -> AsyncGenerator[tuple[Say, list[Any]]]:
     """A conversation with our core, as the oracle has one."""
-    offer = fixture_server.FixtureOffer(lambda name: None)
+    offer = fixture_server.FixtureProvider(lambda name: None)
     offer.tools = {name: fixture_server.TOOLS[name] for name in OFFERED}
-    server, session = Server(offer, Metrics(), name="oracle"), Session("memory", LOCAL)
+    server, session = McpServer(offer, Metrics(), name="oracle"), Session("memory", LOCAL)
     answers: list[Any] = []
 
     async def hear(message: bytes) -> None:

@@ -13,7 +13,7 @@ import trio
 
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from tests.contract import fixture_server
 from tests.contract.oracle import OFFERED, oracle_over_http
 from tests.http_client import BOTH, HELLO, MODERN, message
@@ -54,7 +54,7 @@ def modern(
     """A request of the modern era, with its envelope and its routing headers."""
     params = {**(params or {}), "_meta": {**MODERN, **(meta or {})}}
     routing = {"mcp_protocol_version": MODERN_HEADER, "mcp_method": method}
-    named = params.get(wire.NAMED.get(method, ""))
+    named = params.get(wire.NAME_PARAMETERS.get(method, ""))
     if named is not None:
         routing["mcp_name"] = named
     return outside(message(method, params, 1), **{**routing, **headers})
@@ -174,10 +174,10 @@ KNOCKS = {
 @asynccontextmanager
 async def ours() -> AsyncGenerator[httpx2.AsyncClient]:
     """A client at our door, behind which there is what the oracle offers."""
-    offer = fixture_server.FixtureOffer(lambda name: None)
+    offer = fixture_server.FixtureProvider(lambda name: None)
     offer.tools = {name: fixture_server.TOOLS[name] for name in OFFERED}
     async with trio.open_nursery() as nursery:
-        url: str = await nursery.start(fixture_server.serve_http, Server(offer, Metrics(), name="oracle"))
+        url: str = await nursery.start(fixture_server.serve_http, McpServer(offer, Metrics(), name="oracle"))
         async with httpx2.AsyncClient(base_url=url) as client:
             yield client
         nursery.cancel_scope.cancel()

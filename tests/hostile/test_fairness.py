@@ -13,7 +13,7 @@ import trio.testing
 from chora.access import LOCAL, Principal
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from chora.provider import project_server
 from chora.tools import TOOLS
@@ -34,11 +34,11 @@ def project(project: Project) -> Project:
 
 
 @pytest.fixture
-def server(engine: Engine) -> Server:
+def server(engine: Engine) -> McpServer:
     return project_server(engine, TOOLS, Metrics())
 
 
-async def call(server: Server, session: Session, id: int, tool: str, **arguments: Any) -> dict[str, Any]:
+async def call(server: McpServer, session: Session, id: int, tool: str, **arguments: Any) -> dict[str, Any]:
     params: dict[str, Any] = {"name": tool, "arguments": arguments}
     if session.revision is None:
         params["_meta"] = MODERN
@@ -47,14 +47,14 @@ async def call(server: Server, session: Session, id: int, tool: str, **arguments
     return msgspec.json.decode(reply.body)["result"]["structuredContent"]
 
 
-async def greeted(server: Server) -> Session:
+async def greeted(server: McpServer) -> Session:
     session = Session("http", LOCAL)
     await server.answer(session, msgspec.json.encode(message("initialize", HELLO, 0)))
     return session
 
 
 @pytest.mark.parametrize("era", ["sessions", "principals"])
-async def test_a_flood_of_one_caller_is_its_own_problem(project: Project, ask: Asking, server: Server, era: str):
+async def test_a_flood_of_one_caller_is_its_own_problem(project: Project, ask: Asking, server: McpServer, era: str):
     """With two hundred renders of one caller in the line, another waits for one; what is too much is told as busy."""
     if era == "sessions":
         greedy, modest = await greeted(server), await greeted(server)
@@ -83,7 +83,7 @@ async def test_a_flood_of_one_caller_is_its_own_problem(project: Project, ask: A
     await is_well(ask)
 
 
-async def test_cancelled_floods_leave_nothing(project: Project, ask: Asking, server: Server):
+async def test_cancelled_floods_leave_nothing(project: Project, ask: Asking, server: McpServer):
     """Callers that go away while their renders wait take them along."""
     await is_well(ask)
     for _ in range(3):

@@ -326,4 +326,4 @@ async def test_messages(project: Project, ask: Asking):
                 assert told["error"]["code"] in KNOWN, (body[:2000], told)
 
     bodies = mutated(MESSAGES) | mutated([MESSAGES[:2], MESSAGES[3:6]]) | st.binary(max_size=100)
-    await fuzz(st.tuples(st.sampled_from(wire.HANDSHAKE), bodies), attempt)
+    await fuzz(st.tuples(st.sampled_from(wire.HANDSHAKE_REVISIONS), bodies), attempt)

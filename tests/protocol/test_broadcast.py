@@ -6,10 +6,18 @@ import trio
 import trio.testing
 
 from chora.protocol import broadcast
-from chora.protocol.broadcast import LISTS, UPDATED, Broadcaster, Change, NotificationQueue, QueueClosed, QueueFull
+from chora.protocol.broadcast import (
+    LIST_CHANGES,
+    RESOURCE_UPDATED,
+    Broadcaster,
+    ChangeNotification,
+    NotificationQueue,
+    QueueClosed,
+    QueueFull,
+)
 from tests.patience import PATIENCE
 
-NOTE = Change(UPDATED, "config://content/note")
+NOTE = ChangeNotification(RESOURCE_UPDATED, "config://content/note")
 
 
 async def heard(mailbox: NotificationQueue) -> dict[str, object]:
@@ -20,11 +28,11 @@ async def heard(mailbox: NotificationQueue) -> dict[str, object]:
 async def test_a_change_waits_once_however_often_it_happens():
     """A peer that doesn't read costs what it asked for and no more."""
     mailbox = NotificationQueue()
-    mailbox.wanted = {NOTE: NOTE.uri, LISTS["resources"]: ""}
+    mailbox.subscribed = {NOTE: NOTE.uri, LIST_CHANGES["resources"]: ""}
     for _ in range(100_000):
         mailbox.notify(NOTE)
-        mailbox.notify(LISTS["resources"])
-    assert await heard(mailbox) == {"jsonrpc": "2.0", "method": UPDATED, "params": {"uri": NOTE.uri}}
+        mailbox.notify(LIST_CHANGES["resources"])
+    assert await heard(mailbox) == {"jsonrpc": "2.0", "method": RESOURCE_UPDATED, "params": {"uri": NOTE.uri}}
     assert (await heard(mailbox))["method"] == "notifications/resources/list_changed"
     mailbox.close()
     with pytest.raises(QueueClosed):
@@ -36,9 +44,9 @@ async def test_only_what_was_asked_for_is_heard():
     broadcaster, mailbox = Broadcaster(), NotificationQueue(meta={"id": 7})
     assert broadcaster.is_empty
     broadcaster.subscribe(mailbox)
-    mailbox.wanted[NOTE] = "choracompose://config/content/note"
-    broadcaster.publish(Change(UPDATED, "config://content/other"))
-    broadcaster.publish(LISTS["tools"])
+    mailbox.subscribed[NOTE] = "choracompose://config/content/note"
+    broadcaster.publish(ChangeNotification(RESOURCE_UPDATED, "config://content/other"))
+    broadcaster.publish(LIST_CHANGES["tools"])
     broadcaster.publish(NOTE)
     params = (await heard(mailbox))["params"]
     assert params == {"uri": "choracompose://config/content/note", "_meta": {"id": 7}}
@@ -53,24 +61,24 @@ async def test_only_what_was_asked_for_is_heard():
 async def test_what_nobody_wants_any_more_is_not_told():
     """An unsubscription counts at once, also for what waits already."""
     mailbox = NotificationQueue()
-    mailbox.wanted = {NOTE: NOTE.uri, LISTS["prompts"]: ""}
+    mailbox.subscribed = {NOTE: NOTE.uri, LIST_CHANGES["prompts"]: ""}
     mailbox.notify(NOTE)
-    mailbox.notify(LISTS["prompts"])
-    del mailbox.wanted[NOTE]
+    mailbox.notify(LIST_CHANGES["prompts"])
+    del mailbox.subscribed[NOTE]
     assert (await heard(mailbox))["method"] == "notifications/prompts/list_changed"
 
 
 async def test_messages_come_first_and_are_bounded():
     """Answers are owed; beyond the limit the transport gives the peer up."""
     mailbox = NotificationQueue(2)
-    mailbox.wanted[NOTE] = NOTE.uri
+    mailbox.subscribed[NOTE] = NOTE.uri
     mailbox.notify(NOTE)
     mailbox.put(b"1")
     mailbox.put(b"2")
     with pytest.raises(QueueFull):
         mailbox.put(b"3")
     assert [await mailbox.wait_next(), await mailbox.wait_next()] == [b"1", b"2"]
-    assert (await heard(mailbox))["method"] == UPDATED
+    assert (await heard(mailbox))["method"] == RESOURCE_UPDATED
     with pytest.raises(QueueFull):
         NotificationQueue().put(b"1")
 
@@ -78,8 +86,8 @@ async def test_messages_come_first_and_are_bounded():
 async def test_each_change_reaches_one_of_two_readers():
     """Two streams of one session: everything is told, and nothing twice."""
     mailbox, taken = NotificationQueue(), list[bytes]()
-    changes = [Change(UPDATED, f"config://content/{number}") for number in range(20)]
-    mailbox.wanted = {change: change.uri for change in changes}
+    changes = [ChangeNotification(RESOURCE_UPDATED, f"config://content/{number}") for number in range(20)]
+    mailbox.subscribed = {change: change.uri for change in changes}
 
     async def read() -> None:
         while True:
@@ -100,7 +108,7 @@ async def test_each_change_reaches_one_of_two_readers():
 
 async def test_what_waits_is_bounded_in_size_too(monkeypatch: pytest.MonkeyPatch):
     """A few large messages are as much as many small ones; a single one may be as large as it is."""
-    monkeypatch.setattr(broadcast, "WAITING_BYTES", 100)
+    monkeypatch.setattr(broadcast, "QUEUE_BYTES_LIMIT", 100)
     mailbox = NotificationQueue(10)
     for _ in range(3):
         mailbox.put(b"x" * 500)

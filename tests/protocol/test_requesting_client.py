@@ -15,10 +15,10 @@ from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol import requesting_client, wire
 from chora.protocol.requesting_client import NoAnswer, Question, RequestingClient, StateSigner
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from chora.protocol.types import InputRequired
-from chora.protocol.wire import Params, RpcError
+from chora.protocol.wire import RequestParams, RpcError
 from chora.provider import project_server
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, requirement, text
@@ -30,14 +30,14 @@ ROOTS = Question("roots/list", {})
 
 
 @pytest.fixture
-def server(engine: Engine) -> Server:
+def server(engine: Engine) -> McpServer:
     return project_server(engine, TOOLS, Metrics())
 
 
 class Client:
     """A client of either era that may be asked, and what it got besides answers."""
 
-    def __init__(self, server: Server, revision: str, capabilities: dict[str, Any] | None = None) -> None:
+    def __init__(self, server: McpServer, revision: str, capabilities: dict[str, Any] | None = None) -> None:
         self.server = server
         self.session = Session("memory", LOCAL)
         self.heard: list[dict[str, Any]] = []
@@ -101,7 +101,7 @@ NO: list[dict[str, Any]] = [
 
 
 @requirement("door.elicitation")
-async def test_a_person_may_allow_a_config_to_be_replaced(server: Server, ask: Asking, project: Project):
+async def test_a_person_may_allow_a_config_to_be_replaced(server: McpServer, ask: Asking, project: Project):
     """With a handshake the question is a request, and the call goes on with the answer."""
     project.save(text("note", "old"))
     client = Client(server, "2025-11-25", FORMS).answering(**YES)
@@ -118,7 +118,7 @@ async def test_a_person_may_allow_a_config_to_be_replaced(server: Server, ask: A
 @pytest.mark.parametrize("answer", NO)
 @pytest.mark.parametrize("revision", ["2025-06-18", "2026-07-28"])
 async def test_anything_but_a_yes_keeps_the_config(
-    server: Server, ask: Asking, project: Project, revision: str, answer: dict[str, Any]
+    server: McpServer, ask: Asking, project: Project, revision: str, answer: dict[str, Any]
 ):
     """The model is told that a person decided, so that it doesn't simply pass overwrite."""
     project.save(text("note", "old"))
@@ -146,7 +146,7 @@ async def test_anything_but_a_yes_keeps_the_config(
     ],
 )
 async def test_who_cannot_be_asked_gets_the_way_out(
-    server: Server, ask: Asking, project: Project, revision: str, capabilities: dict[str, Any]
+    server: McpServer, ask: Asking, project: Project, revision: str, capabilities: dict[str, Any]
 ):
     """A client without forms is told of overwrite, and isn't bothered."""
     project.save(text("note", "old"))
@@ -157,7 +157,7 @@ async def test_who_cannot_be_asked_gets_the_way_out(
 
 
 @requirement("door.elicitation.bound")
-async def test_the_modern_question_is_a_result(server: Server, ask: Asking, project: Project):
+async def test_the_modern_question_is_a_result(server: McpServer, ask: Asking, project: Project):
     """The call is made again with the answer; what was asked about must not have changed meanwhile."""
     project.save(text("note", "old"))
     client = Client(server, "2026-07-28", FORMS)
@@ -184,7 +184,7 @@ async def test_the_modern_question_is_a_result(server: Server, ask: Asking, proj
 
 @pytest.mark.parametrize("revision", ["2025-11-25", "2026-07-28"])
 async def test_a_person_may_allow_a_referenced_text_to_be_deleted(
-    server: Server, ask: Asking, project: Project, revision: str
+    server: McpServer, ask: Asking, project: Project, revision: str
 ):
     """The question names what would have to be made again."""
     project.save(text("part", "x"))
@@ -205,7 +205,7 @@ async def test_a_person_may_allow_a_referenced_text_to_be_deleted(
 
 
 async def test_a_refused_answer_leaves_the_call_as_if_nobody_could_be_asked(
-    server: Server, ask: Asking, project: Project
+    server: McpServer, ask: Asking, project: Project
 ):
     """A client that fails to ask its person is no person who said no."""
     project.save(text("note", "old"))
@@ -224,7 +224,7 @@ async def test_a_refused_answer_leaves_the_call_as_if_nobody_could_be_asked(
 
 def handshake_peer(session: Session, notify: Any, revision: str = "2025-11-25") -> RequestingClient:
     return RequestingClient(
-        session, wire.REVISIONS[revision], Params(), "tools/call x", notify, None, StateSigner(b"k")
+        session, wire.REVISIONS[revision], RequestParams(), "tools/call x", notify, None, StateSigner(b"k")
     )
 
 
@@ -249,13 +249,13 @@ async def test_a_silent_client_is_not_waited_for_for_ever(mock_clock: MockClock)
     session.capabilities = FORMS
     with pytest.raises(NoAnswer, match="no answer within 300 s"):
         await handshake_peer(session, notify).ask({"name": NAME})
-    assert trio.current_time() >= requesting_client.ANSWER_TIME
+    assert trio.current_time() >= requesting_client.ANSWER_TIMEOUT
     assert [each["method"] for each in sent] == ["elicitation/create", "notifications/cancelled"]
     assert sent[1]["params"]["requestId"] == sent[0]["id"]
-    assert session.waiting == {}
+    assert session.pending_requests == {}
 
 
-async def test_the_first_answer_counts(server: Server, ask: Asking, project: Project):
+async def test_the_first_answer_counts(server: McpServer, ask: Asking, project: Project):
     """A second one that follows on its heels changes nothing."""
     project.save(text("note", "old"))
     client = Client(server, "2025-11-25", FORMS)
@@ -269,7 +269,7 @@ async def test_the_first_answer_counts(server: Server, ask: Asking, project: Pro
     assert structured(answer)["success"] is False
 
 
-async def test_only_the_session_that_was_asked_can_answer(server: Server, ask: Asking, project: Project):
+async def test_only_the_session_that_was_asked_can_answer(server: McpServer, ask: Asking, project: Project):
     """A number that another session guessed is an answer to nothing, nor is one of another type."""
     project.save(text("note", "old"))
     client, stranger = Client(server, "2025-11-25", FORMS), Client(server, "2025-11-25", FORMS)
@@ -284,7 +284,7 @@ async def test_only_the_session_that_was_asked_can_answer(server: Server, ask: A
     assert structured(answer)["success"] is False
 
 
-async def test_nothing_else_waits_for_the_person(server: Server, ask: Asking, project: Project):
+async def test_nothing_else_waits_for_the_person(server: McpServer, ask: Asking, project: Project):
     """Whoever is asked may take minutes; meanwhile others save."""
     project.save(text("note", "old"))
     client = Client(server, "2025-11-25", FORMS)
@@ -315,10 +315,10 @@ async def test_a_cancelled_call_withdraws_its_question():
 
         await handshake_peer(session, notify).ask({"roots": ROOTS})
     assert sent[-1]["method"] == "notifications/cancelled"
-    assert session.waiting == {}
+    assert session.pending_requests == {}
 
 
-async def test_answers_nobody_waits_for_are_dropped(server: Server):
+async def test_answers_nobody_waits_for_are_dropped(server: McpServer):
     """Unknown numbers, no numbers, no results: none of them is worth a word."""
     client = Client(server, "2025-11-25")
     for odd in (
@@ -346,14 +346,14 @@ async def test_answers_nobody_waits_for_are_dropped(server: Server):
 )
 def test_a_client_can_be_asked_for_what_it_declared(method: str, capabilities: dict[str, Any], can: bool):
     """And for nothing else, in both eras; without a way back nobody with a handshake can be asked."""
-    assert modern_peer({}, capabilities).can(method) is can
+    assert modern_peer({}, capabilities).supports(method) is can
     session = Session("memory", LOCAL)
     session.capabilities = capabilities
 
     async def notify(message: bytes) -> None: ...
 
-    assert handshake_peer(session, notify).can(method) is can
-    assert handshake_peer(session, None).can(method) is False
+    assert handshake_peer(session, notify).supports(method) is can
+    assert handshake_peer(session, None).supports(method) is False
 
 
 async def test_a_capability_that_is_needed_is_named():
@@ -370,7 +370,7 @@ async def test_only_what_is_missing_is_asked_again():
     capabilities = {"elicitation": {}, "roots": {}}
     some = modern_peer({"inputResponses": {"name": {"action": "accept"}, "other": {}}}, capabilities)
     with pytest.raises(InputRequired) as caught:
-        some.need({"name": NAME, "roots": ROOTS})
+        some.require_answers({"name": NAME, "roots": ROOTS})
     assert caught.value.result["inputRequests"] == {"roots": {"method": "roots/list", "params": {}}}
     assert "requestState" not in caught.value.result
     both = modern_peer({"inputResponses": {"name": {"action": "accept"}, "roots": {"roots": []}}}, capabilities)
@@ -454,7 +454,7 @@ def test_an_old_state_is_refused(monkeypatch: pytest.MonkeyPatch):
     """A question isn't answered a day later."""
     seal = StateSigner(b"key")
     state = seal.sign("a", 1)
-    later = requesting_client.time.time() + requesting_client.STATE_TIME + 1
+    later = requesting_client.time.time() + requesting_client.STATE_LIFETIME + 1
     monkeypatch.setattr(requesting_client.time, "time", lambda: later)
     with pytest.raises(RpcError):
         seal.verify("a", state)
@@ -464,7 +464,7 @@ def test_an_old_state_is_refused(monkeypatch: pytest.MonkeyPatch):
 
 
 @requirement("door.logging")
-async def test_a_client_hears_what_it_asked_to_hear(server: Server, hello: Project):
+async def test_a_client_hears_what_it_asked_to_hear(server: McpServer, hello: Project):
     """Each event of a call is a log message, from the level on that was set, before the answer."""
     client = Client(server, "2025-11-25")
     arguments = {"content_config_id": "greeting", "force": True}
@@ -483,7 +483,7 @@ async def test_a_client_hears_what_it_asked_to_hear(server: Server, hello: Proje
     assert client.heard == []
 
 
-async def test_the_modern_level_is_each_requests_own(server: Server, hello: Project):
+async def test_the_modern_level_is_each_requests_own(server: McpServer, hello: Project):
     """And setting one for good is no method there."""
     client = Client(server, "2026-07-28")
     arguments = {"content_config_id": "greeting", "force": True}
@@ -498,7 +498,7 @@ async def test_the_modern_level_is_each_requests_own(server: Server, hello: Proj
 
 
 @pytest.mark.parametrize("level", ["loud", "", None, 3])
-async def test_a_level_that_is_none_is_refused(server: Server, level: Any):
+async def test_a_level_that_is_none_is_refused(server: McpServer, level: Any):
     """With the levels there are."""
     client = Client(server, "2025-11-25")
     error = (await client.send({"id": 2, "method": "logging/setLevel", "params": {"level": level}}))["error"]
@@ -509,7 +509,7 @@ async def test_a_level_that_is_none_is_refused(server: Server, level: Any):
     assert "emergency" in error["message"]
 
 
-async def test_a_loud_call_may_ask_too(server: Server, ask: Asking, project: Project):
+async def test_a_loud_call_may_ask_too(server: McpServer, ask: Asking, project: Project):
     """A question, or a capability that is missing, comes through as it would in silence."""
     project.save(text("note", "old"))
     client = Client(server, "2026-07-28", FORMS)
@@ -524,11 +524,11 @@ def test_log_messages_that_nobody_takes_are_bounded():
     async def notify(message: bytes) -> None: ...
 
     session = Session("memory", LOCAL)
-    session.level = "debug"
+    session.log_level = "debug"
     told = handshake_peer(session, notify)
-    for number in range(requesting_client.WAITING_LOGS + 50):
+    for number in range(requesting_client.LOG_QUEUE_LIMIT + 50):
         told.log("info", number)
-    assert len(told._logs) == requesting_client.WAITING_LOGS  # pyright: ignore[reportPrivateUsage]
+    assert len(told._logs) == requesting_client.LOG_QUEUE_LIMIT  # pyright: ignore[reportPrivateUsage]
     assert told.progress is None
     assert told.state is None
-    assert Params().meta is UNSET
+    assert RequestParams().meta is UNSET

@@ -15,10 +15,10 @@ from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.broadcast import SUBSCRIPTION_LIMIT, NotificationQueue
-from chora.protocol.server import STREAM_LIMIT, Server
+from chora.protocol.server import OPEN_SUBSCRIPTIONS_LIMIT, McpServer
 from chora.protocol.session import Session
 from chora.provider import project_server
-from chora.resources import Resources
+from chora.resources import ProjectResources
 from chora.tools import TOOLS
 from chora.tools.tool import HEAD_LIMIT, Tool
 from tests.conftest import Project, content, requirement, text
@@ -28,7 +28,7 @@ MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
 
 
 @pytest.fixture
-def server(engine: Engine) -> Server:
+def server(engine: Engine) -> McpServer:
     return project_server(engine, TOOLS, Metrics())
 
 
@@ -37,7 +37,7 @@ def request(method: str, params: Any = None, id: Any = 1) -> bytes:
     return msgspec.json.encode(message if params is None else {**message, "params": params})
 
 
-async def ask(server: Server, session: Session, message: bytes, notify: Any = None) -> Any:
+async def ask(server: McpServer, session: Session, message: bytes, notify: Any = None) -> Any:
     reply = await server.answer(session, message, notify)
     return None if reply is None else msgspec.json.decode(reply.body)
 
@@ -49,8 +49,8 @@ def shaken(revision: str = "2025-11-25", principal: Principal = LOCAL) -> Sessio
     return session
 
 
-@pytest.mark.parametrize("revision", wire.HANDSHAKE)
-async def test_initialize_settles_on_the_revision_that_was_asked_for(server: Server, revision: str):
+@pytest.mark.parametrize("revision", wire.HANDSHAKE_REVISIONS)
+async def test_initialize_settles_on_the_revision_that_was_asked_for(server: McpServer, revision: str):
     """Each revision with a handshake is spoken when it is asked for."""
     session = Session("memory", LOCAL)
     answer = await ask(server, session, request("initialize", {"protocolVersion": revision}))
@@ -60,13 +60,13 @@ async def test_initialize_settles_on_the_revision_that_was_asked_for(server: Ser
 
 
 @pytest.mark.parametrize("wanted", ["2026-07-28", "1999-01-01", "zzz"])
-async def test_initialize_offers_the_newest_handshake_for_any_other(server: Server, wanted: str):
+async def test_initialize_offers_the_newest_handshake_for_any_other(server: McpServer, wanted: str):
     """A revision unknown, or without a handshake, gets a counter-offer."""
     answer = await ask(server, Session("memory", LOCAL), request("initialize", {"protocolVersion": wanted}))
     assert answer["result"]["protocolVersion"] == "2025-11-25"
 
 
-async def test_discover_says_who_we_are(server: Server):
+async def test_discover_says_who_we_are(server: McpServer):
     """The modern opening: versions, capabilities, instructions, and how long that stays true."""
     answer = await ask(server, Session("memory", LOCAL), request("server/discover", {"_meta": MODERN}))
     result = answer["result"]
@@ -87,7 +87,7 @@ async def test_discover_says_who_we_are(server: Server):
     ],
 )
 async def test_a_list_holds_what_its_revision_knows(
-    server: Server, revision: str, absent: list[str], present: list[str]
+    server: McpServer, revision: str, absent: list[str], present: list[str]
 ):
     """Older clients aren't shown fields that came later."""
     listed = await ask(server, shaken(revision), request("tools/list"))
@@ -96,14 +96,14 @@ async def test_a_list_holds_what_its_revision_knows(
         assert set(present) <= set(tool)
 
 
-async def test_structured_content_is_for_revisions_that_know_it(server: Server):
+async def test_structured_content_is_for_revisions_that_know_it(server: McpServer):
     """Text alone before 2025-06-18."""
     call = request("tools/call", {"name": "hello_world"})
     assert "structuredContent" not in (await ask(server, shaken("2025-03-26"), call))["result"]
     assert "structuredContent" in (await ask(server, shaken("2025-06-18"), call))["result"]
 
 
-async def test_the_default_list_is_small_enough_for_a_model(server: Server):
+async def test_the_default_list_is_small_enough_for_a_model(server: McpServer):
     """Without output schemas, tools/list stays well below 24 KiB."""
     answer = await ask(server, shaken("2025-03-26"), request("tools/list"))
     assert len(msgspec.json.encode(answer)) < 24 * 1024 * len(TOOLS) / 24
@@ -132,7 +132,7 @@ async def test_the_default_list_is_small_enough_for_a_model(server: Server):
         (request("initialize", {"protocolVersion": 3}), wire.INVALID_PARAMS, "initialize"),
     ],
 )
-async def test_what_is_not_mcp_is_answered_with_its_error(server: Server, message: bytes, code: int, said: str):
+async def test_what_is_not_mcp_is_answered_with_its_error(server: McpServer, message: bytes, code: int, said: str):
     """Each kind of wrong message gets its JSON-RPC code and a sentence, and the next good one is answered."""
     session = shaken()
     answer = await ask(server, session, message)
@@ -141,7 +141,7 @@ async def test_what_is_not_mcp_is_answered_with_its_error(server: Server, messag
     assert (await ask(server, session, request("ping")))["result"] == {}
 
 
-async def test_the_id_comes_back_as_it_was_sent(server: Server):
+async def test_the_id_comes_back_as_it_was_sent(server: McpServer):
     """Strings, large and negative numbers are echoed to the letter."""
     for id in (b'"a b"', b"0", b"-7", b"123456789012345678901234567890"):
         reply = await server.answer(shaken(), b'{"jsonrpc":"2.0","id":' + id + b',"method":"ping"}')
@@ -159,7 +159,7 @@ async def test_the_id_comes_back_as_it_was_sent(server: Server):
         ({wire.VERSION_KEY: "2025-11-25", wire.CAPABILITIES_KEY: {}}, wire.UNSUPPORTED_VERSION),
     ],
 )
-async def test_a_request_needs_a_handshake_or_a_whole_envelope(server: Server, meta: dict[str, Any], code: int):
+async def test_a_request_needs_a_handshake_or_a_whole_envelope(server: McpServer, meta: dict[str, Any], code: int):
     """Without either, the error says what to carry; for an unknown revision it names what is supported."""
     answer = await ask(server, Session("memory", LOCAL), request("tools/list", {"_meta": meta}))
     assert answer["error"]["code"] == code
@@ -167,7 +167,7 @@ async def test_a_request_needs_a_handshake_or_a_whole_envelope(server: Server, m
         assert answer["error"]["data"] == {"supported": ["2026-07-28"], "requested": meta[wire.VERSION_KEY]}
 
 
-async def test_modern_requests_have_no_ping_and_lists_that_may_be_kept(server: Server):
+async def test_modern_requests_have_no_ping_and_lists_that_may_be_kept(server: McpServer):
     """What the modern era dropped is unknown there; its lists say how long they hold."""
     session = Session("memory", LOCAL)
     assert (await ask(server, session, request("ping", {"_meta": MODERN})))["error"]["code"] == wire.METHOD_NOT_FOUND
@@ -176,12 +176,12 @@ async def test_modern_requests_have_no_ping_and_lists_that_may_be_kept(server: S
     assert result["resultType"] == "complete"
 
 
-async def test_ping_is_answered_before_the_handshake(server: Server):
+async def test_ping_is_answered_before_the_handshake(server: McpServer):
     """A client may see whether anybody is there before it introduces itself."""
     assert (await ask(server, Session("memory", LOCAL), request("ping")))["result"] == {}
 
 
-async def test_batches_are_answered_where_the_revision_knows_them(server: Server):
+async def test_batches_are_answered_where_the_revision_knows_them(server: McpServer):
     """Requests are answered together and in order; notifications are owed nothing."""
     note = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
     batch = b"[" + b",".join([request("ping", id=1), note, b"7", request("ping", id=2)]) + b"]"
@@ -192,12 +192,12 @@ async def test_batches_are_answered_where_the_revision_knows_them(server: Server
 
 
 @pytest.mark.parametrize("body", [b"[]", b"[" + b",".join([b"1"] * 51) + b"]", b"[1"])
-async def test_a_batch_is_neither_empty_nor_endless(server: Server, body: bytes):
+async def test_a_batch_is_neither_empty_nor_endless(server: McpServer, body: bytes):
     """Nothing, too much and half an array are refused."""
     assert "error" in await ask(server, shaken("2025-03-26"), body)
 
 
-async def test_the_answers_to_a_batch_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch):
+async def test_the_answers_to_a_batch_are_bounded(server: McpServer, monkeypatch: pytest.MonkeyPatch):
     """What no longer fits is answered with an error and not carried out; notifications are still heard."""
     monkeypatch.setattr("chora.protocol.server.BATCH_BYTES", 100)
     session = shaken("2025-03-26")
@@ -207,10 +207,10 @@ async def test_the_answers_to_a_batch_are_bounded(server: Server, monkeypatch: p
     assert [answer["id"] for answer in answers] == [1, 2, 3]
     assert "result" in answers[0]
     assert all("by itself" in answer["error"]["message"] for answer in answers[1:])
-    assert session.level is None
+    assert session.log_level is None
 
 
-async def test_responses_and_unknown_notifications_are_owed_nothing(server: Server):
+async def test_responses_and_unknown_notifications_are_owed_nothing(server: McpServer):
     """We ask clients nothing, so whatever they answer goes nowhere; likewise what we don't know."""
     for message in (
         b'{"jsonrpc":"2.0","id":1,"result":{}}',
@@ -223,7 +223,7 @@ async def test_responses_and_unknown_notifications_are_owed_nothing(server: Serv
         assert await server.answer(shaken(), message) is None
 
 
-async def test_null_arguments_are_no_arguments(server: Server):
+async def test_null_arguments_are_no_arguments(server: McpServer):
     """Clients that send `arguments: null` mean none."""
     answer = await ask(server, shaken(), request("tools/call", {"name": "hello_world", "arguments": None}))
     assert "isError" not in answer["result"]
@@ -245,7 +245,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.005)
 
 
-async def test_a_cancelled_call_stops_and_is_not_answered(server: Server, slow: Project):
+async def test_a_cancelled_call_stops_and_is_not_answered(server: McpServer, slow: Project):
     """Its worker is killed, the metrics count it, and the same id may be used again."""
     session = shaken()
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "slow"}}, id=7)
@@ -266,7 +266,7 @@ async def test_a_cancelled_call_stops_and_is_not_answered(server: Server, slow: 
     assert not session.in_flight
 
 
-async def test_a_reader_may_not_write(server: Server):
+async def test_a_reader_may_not_write(server: McpServer):
     """A principal with the scope read calls what only reads; anything else is refused as a result."""
     reader = shaken(principal=Principal("reader", "read"))
     assert "isError" not in (await ask(server, reader, request("tools/call", {"name": "hello_world"})))["result"]
@@ -296,7 +296,7 @@ def modern(method: str, **params: Any) -> bytes:
     return request(method, {**params, "_meta": MODERN})
 
 
-async def test_capabilities_are_what_the_revision_knows(server: Server):
+async def test_capabilities_are_what_the_revision_knows(server: McpServer):
     """Completion is announced from 2025-03-26 on; everything else always."""
     for revision in wire.REVISIONS.values():
         if revision.era == "modern":
@@ -310,8 +310,8 @@ async def test_capabilities_are_what_the_revision_knows(server: Server):
         assert ("completions" in capabilities) is (revision.name != "2024-11-05")
 
 
-@pytest.mark.parametrize("revision", wire.HANDSHAKE)
-async def test_resources_are_listed_and_read_in_every_revision(server: Server, hello: Project, revision: str):
+@pytest.mark.parametrize("revision", wire.HANDSHAKE_REVISIONS)
+async def test_resources_are_listed_and_read_in_every_revision(server: McpServer, hello: Project, revision: str):
     """Times of change only where the revision has a place for them; the URI comes back as it was asked."""
     session = shaken(revision)
     listed = (await ask(server, session, request("resources/list")))["result"]
@@ -328,7 +328,7 @@ async def test_resources_are_listed_and_read_in_every_revision(server: Server, h
     assert "content://{content_id}/{version_id}" in [each["uriTemplate"] for each in templates]
 
 
-async def test_modern_results_say_how_long_they_hold(server: Server, hello: Project):
+async def test_modern_results_say_how_long_they_hold(server: McpServer, hello: Project):
     """What is fixed may be kept, what may change at once may not."""
     session = Session("memory", LOCAL)
     for method, params, lasts in (
@@ -345,7 +345,7 @@ async def test_modern_results_say_how_long_they_hold(server: Server, hello: Proj
         assert result["_meta"][wire.SERVER_KEY]["name"] == "chora"
 
 
-async def test_a_resource_that_is_not_there_is_an_error_of_its_era(server: Server, hello: Project):
+async def test_a_resource_that_is_not_there_is_an_error_of_its_era(server: McpServer, hello: Project):
     """-32002 with a handshake, -32602 without; the data names the URI and where to look."""
     for message, session, code in (
         (request("resources/read", {"uri": "content://nobody"}), shaken(), wire.RESOURCE_NOT_FOUND),
@@ -379,7 +379,7 @@ async def test_a_resource_that_is_not_there_is_an_error_of_its_era(server: Serve
         ("completion/complete", {"ref": {"type": "ref/resource", "uri": "x"}, "argument": {"name": "a", "value": ""}}),
     ],
 )
-async def test_wrong_parameters_are_refused(server: Server, method: str, params: Any):
+async def test_wrong_parameters_are_refused(server: McpServer, method: str, params: Any):
     """-32602, and the next request is answered."""
     session = shaken()
     answer = await ask(server, session, request(method, params))
@@ -387,7 +387,7 @@ async def test_wrong_parameters_are_refused(server: Server, method: str, params:
     assert (await ask(server, session, request("ping")))["result"] == {}
 
 
-async def test_a_broken_config_can_be_told_from_a_missing_one(server: Server, project: Project):
+async def test_a_broken_config_can_be_told_from_a_missing_one(server: McpServer, project: Project):
     """Its faults come with the error."""
     project.write("configs/content/broken.json", "{")
     error = (await ask(server, shaken(), request("resources/read", {"uri": "config://content/broken"})))["error"]
@@ -396,14 +396,14 @@ async def test_a_broken_config_can_be_told_from_a_missing_one(server: Server, pr
 
 
 async def test_a_bug_in_a_resource_is_an_id_in_the_log(
-    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: McpServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """Nothing but cancellation leaves the server, and no words of the exception do."""
 
-    def fail(resources: Resources, uri: str) -> None:
+    def fail(resources: ProjectResources, uri: str) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(Resources, "read", fail)
+    monkeypatch.setattr(ProjectResources, "read_resource", fail)
     error = (await ask(server, shaken(), request("resources/read", {"uri": "schema://content"})))["error"]
     assert error["code"] == wire.INTERNAL_ERROR
     assert "secret" not in str(error)
@@ -411,9 +411,9 @@ async def test_a_bug_in_a_resource_is_an_id_in_the_log(
     assert "secret" in caplog.text
 
 
-async def test_prompts_are_listed_and_got(server: Server, hello: Project):
+async def test_prompts_are_listed_and_got(server: McpServer, hello: Project):
     """Titles and links only where the revision knows them; an older one gets the link as a sentence."""
-    for revision in wire.HANDSHAKE:
+    for revision in wire.HANDSHAKE_REVISIONS:
         session = shaken(revision)
         knows = revision >= "2025-06-18"
         prompts = (await ask(server, session, request("prompts/list")))["result"]["prompts"]
@@ -426,7 +426,7 @@ async def test_prompts_are_listed_and_got(server: Server, hello: Project):
         assert "schema://content" in str(got["result"]["messages"][2])
 
 
-async def test_completion_offers_what_begins_so_first(server: Server, project: Project):
+async def test_completion_offers_what_begins_so_first(server: McpServer, project: Project):
     """Then what holds it; a hundred at most, with the number of all."""
     for name in ("beta-alpha", "alpha-1", "Alpha", "gamma"):
         project.save({**content("x"), "id": name.lower()})
@@ -448,7 +448,7 @@ async def test_completion_offers_what_begins_so_first(server: Server, project: P
     assert (len(many["values"]), many["total"], many["hasMore"]) == (100, 150, True)
 
 
-async def test_versions_are_completed_for_the_content_that_was_settled_on(server: Server, hello: Project):
+async def test_versions_are_completed_for_the_content_that_was_settled_on(server: McpServer, hello: Project):
     """The context of a completion is what stands in the other blanks."""
     session = shaken()
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "greeting"}})
@@ -470,44 +470,44 @@ async def hear(mailbox: NotificationQueue) -> Any:
         return msgspec.json.decode(await mailbox.wait_next())
 
 
-async def shake_hands(server: Server) -> Session:
+async def shake_hands(server: McpServer) -> Session:
     session = Session("memory", LOCAL)
     await ask(server, session, request("initialize", {"protocolVersion": "2025-11-25"}))
-    server.hub.subscribe(session.mailbox)
+    server.broadcaster.subscribe(session.notifications)
     return session
 
 
 @requirement("resources.notifications")
-async def test_a_subscriber_hears_of_its_resources_only(server: Server, engine: Engine, hello: Project):
+async def test_a_subscriber_hears_of_its_resources_only(server: McpServer, engine: Engine, hello: Project):
     """By the URI it used; after unsubscribing no more."""
     session = await shake_hands(server)
     uri = "choracompose://content/greeting"
     assert (await ask(server, session, request("resources/subscribe", {"uri": uri})))["result"] == {}
     missing = await ask(server, session, request("resources/subscribe", {"uri": "nope://x"}))
     assert missing["error"]["code"] == wire.RESOURCE_NOT_FOUND
-    server.changed("config://content/greeting")
-    engine.changes.subscribe(server.changed)
+    server.notify_resource_changed("config://content/greeting")
+    engine.changes.subscribe(server.notify_resource_changed)
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "greeting"}})
     await ask(server, session, call)
-    first, second = await hear(session.mailbox), await hear(session.mailbox)
+    first, second = await hear(session.notifications), await hear(session.notifications)
     assert (first["method"], first["params"]) == ("notifications/resources/updated", {"uri": uri})
     assert second["method"] == "notifications/resources/list_changed", "it is the first text of this content"
     assert (await ask(server, session, request("resources/unsubscribe", {"uri": uri})))["result"] == {}
-    server.changed("content://greeting")
-    server.list_changed("tools")
-    methods = [(await hear(session.mailbox))["method"] for _ in range(2)]
+    server.notify_resource_changed("content://greeting")
+    server.notify_list_changed("tools")
+    methods = [(await hear(session.notifications))["method"] for _ in range(2)]
     assert methods == ["notifications/resources/list_changed", "notifications/tools/list_changed"]
 
 
-async def test_the_list_of_versions_changes_with_the_text(server: Server):
+async def test_the_list_of_versions_changes_with_the_text(server: McpServer):
     """A new text is a new line in `content://…/versions`."""
     session = await shake_hands(server)
     await ask(server, session, request("resources/subscribe", {"uri": "content://note/versions"}))
-    server.changed("content://note")
-    assert (await hear(session.mailbox))["params"] == {"uri": "content://note/versions"}
+    server.notify_resource_changed("content://note")
+    assert (await hear(session.notifications))["params"] == {"uri": "content://note/versions"}
 
 
-async def test_a_session_subscribes_to_no_more_than_it_may(server: Server):
+async def test_a_session_subscribes_to_no_more_than_it_may(server: McpServer):
     """So that what a peer can make us remember is bounded; one it has already doesn't count twice."""
     session = await shake_hands(server)
     for number in range(SUBSCRIPTION_LIMIT):
@@ -517,7 +517,7 @@ async def test_a_session_subscribes_to_no_more_than_it_may(server: Server):
     assert more["error"]["code"] == wire.INVALID_REQUEST
 
 
-async def test_each_era_has_its_own_way_to_subscribe(server: Server):
+async def test_each_era_has_its_own_way_to_subscribe(server: McpServer):
     """subscribe and unsubscribe with a handshake, listen without; the other's is unknown."""
     for method in ("resources/subscribe", "resources/unsubscribe", "ping", "initialize"):
         answer = await ask(server, Session("memory", LOCAL), modern(method, uri="content://note"))
@@ -529,7 +529,7 @@ async def test_each_era_has_its_own_way_to_subscribe(server: Server):
 class Listening:
     """A `subscriptions/listen` in flight."""
 
-    def __init__(self, server: Server, session: Session, nursery: trio.Nursery, id: Any = "sub-1") -> None:
+    def __init__(self, server: McpServer, session: Session, nursery: trio.Nursery, id: Any = "sub-1") -> None:
         self.server, self.session, self.id = server, session, id
         self.reply: Any = None
         self.over = trio.Event()
@@ -559,7 +559,7 @@ class Listening:
 
 
 @pytest.mark.parametrize("id", ["sub-1", 7])
-async def test_listening_is_a_stream_of_what_was_asked_for(server: Server, id: Any):
+async def test_listening_is_a_stream_of_what_was_asked_for(server: McpServer, id: Any):
     """Acknowledged first, only asked-for kinds, each tagged with the request's id, answered when the server ends it."""
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -573,22 +573,22 @@ async def test_listening_is_a_stream_of_what_was_asked_for(server: Server, id: A
                 "resourcesListChanged": True,
                 "resourceSubscriptions": ["choracompose://config/content/note"],
             }
-            server.list_changed("tools")
-            server.changed("config://content/other")
-            server.changed("config://content/note")
-            server.list_changed("resources")
+            server.notify_list_changed("tools")
+            server.notify_resource_changed("config://content/other")
+            server.notify_resource_changed("config://content/note")
+            server.notify_list_changed("resources")
             assert (await one.next())["params"]["uri"] == "choracompose://config/content/note"
             assert (await one.next())["method"] == "notifications/resources/list_changed"
-            one.session.stop_listening()
+            one.session.close_subscriptions()
             await one.over.wait()
     assert one.reply["id"] == id
     assert one.reply["result"]["resultType"] == "complete"
     assert one.reply["result"]["_meta"][wire.SUBSCRIPTION_KEY] == id
-    assert server.hub.is_empty
+    assert server.broadcaster.is_empty
     assert not one.session.in_flight
 
 
-async def test_a_cancelled_subscription_is_owed_nothing(server: Server):
+async def test_a_cancelled_subscription_is_owed_nothing(server: McpServer):
     """notifications/cancelled ends it where streams share a channel."""
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -601,10 +601,10 @@ async def test_a_cancelled_subscription_is_owed_nothing(server: Server):
             await server.answer(one.session, cancel)
             await one.over.wait()
     assert one.reply is None
-    assert server.hub.is_empty
+    assert server.broadcaster.is_empty
 
 
-async def test_what_cannot_be_listened_to_is_refused(server: Server):
+async def test_what_cannot_be_listened_to_is_refused(server: McpServer):
     """Without a stream, without wishes, twice under one id, too many at a time, too many resources."""
     session = Session("memory", LOCAL)
 
@@ -622,21 +622,21 @@ async def test_what_cannot_be_listened_to_is_refused(server: Server):
     assert await refused(beyond, nowhere) == wire.INVALID_PARAMS
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            for number in range(STREAM_LIMIT):
+            for number in range(OPEN_SUBSCRIPTIONS_LIMIT):
                 await Listening(server, session, nursery, number).start()
             assert await refused(modern("subscriptions/listen", notifications={}), nowhere) == wire.INVALID_REQUEST
-            again = request("subscriptions/listen", {"notifications": {}, "_meta": MODERN}, STREAM_LIMIT)
+            again = request("subscriptions/listen", {"notifications": {}, "_meta": MODERN}, OPEN_SUBSCRIPTIONS_LIMIT)
             assert await refused(again, nowhere) == wire.INVALID_REQUEST
-            session.stop_listening()
+            session.close_subscriptions()
 
 
-async def test_a_broken_store_stops_no_news(server: Server, engine: Engine):
+async def test_a_broken_store_stops_no_news(server: McpServer, engine: Engine):
     """Whether a text is a content's first can't be known then; that it changed can."""
     session = await shake_hands(server)
     await ask(server, session, request("resources/subscribe", {"uri": "content://note"}))
     engine.store.close()
-    server.changed("content://note")
-    assert (await hear(session.mailbox))["params"] == {"uri": "content://note"}
+    server.notify_resource_changed("content://note")
+    assert (await hear(session.notifications))["params"] == {"uri": "content://note"}
 
 
 # -- traces, links ----------------------------------------------------------------------------------------------
@@ -660,7 +660,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     ],
 )
 async def test_events_belong_to_the_trace_of_their_request(
-    server: Server, hello: Project, meta: dict[str, Any], trace: str | None
+    server: McpServer, hello: Project, meta: dict[str, Any], trace: str | None
 ):
     """A W3C traceparent before a plain id; what is neither is no trace, and the next request has its own."""
     for parameters, expected in ((meta, trace), ({}, None)):
@@ -672,12 +672,12 @@ async def test_events_belong_to_the_trace_of_their_request(
         assert msgspec.json.decode(last)["trace_id"] == expected
 
 
-async def test_a_long_text_comes_as_its_head_and_a_link(server: Server, project: Project):
+async def test_a_long_text_comes_as_its_head_and_a_link(server: McpServer, project: Project):
     """The link leads to all of it; a revision that knows no links still has its URI in the answer."""
     long = "ü" * HEAD_LIMIT
     project.save(text("long", long))
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "long"}})
-    for revision in wire.HANDSHAKE:
+    for revision in wire.HANDSHAKE_REVISIONS:
         session = shaken(revision)
         result = (await ask(server, session, call))["result"]
         said = msgspec.json.decode(result["content"][0]["text"])

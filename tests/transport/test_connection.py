@@ -24,7 +24,7 @@ from hypercorn.config import Config, Sockets
 
 from chora.settings import LimitSettings
 from chora.transport import connection as connection_module
-from chora.transport.connection import Bounds, Disconnected, LifespanFailed, Server
+from chora.transport.connection import ConnectionLimits, Disconnected, HttpServer, LifespanFailed
 from tests.patience import PATIENCE
 
 Message = dict[str, Any]
@@ -112,7 +112,7 @@ class Peer:
 class Running(NamedTuple):
     """A server while it serves."""
 
-    server: Server
+    server: HttpServer
     urls: list[str]
     ended: trio.Event
 
@@ -133,7 +133,7 @@ class Running(NamedTuple):
 
     async def killed(self, reason: str) -> None:
         """Wait until a connection was ended for this reason, and its slot is free again."""
-        await eventually(lambda: self.server.statistics().killed.get(reason, 0) > 0)
+        await eventually(lambda: self.server.statistics().aborted.get(reason, 0) > 0)
 
 
 @asynccontextmanager
@@ -141,7 +141,7 @@ async def serving(
     app: App, *, config: Config | None = None, grace: float = 0.2, **bounds: Any
 ) -> AsyncGenerator[Running]:
     """A server on a free loopback port, stopped at the end; everything within ten seconds."""
-    server = Server(app, config or make_config(), Bounds(grace=grace, **bounds))
+    server = HttpServer(app, config or make_config(), ConnectionLimits(grace=grace, **bounds))
     ended = trio.Event()
 
     async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
@@ -594,7 +594,7 @@ async def test_refused_before_any_app(request_bytes: bytes, status: int, reason:
             assert parsedate_to_datetime(answer.headers["date"])
             assert await peer.rest() == b""
         await running.killed(reason)
-        assert running.server.statistics().killed == {reason: 1}
+        assert running.server.statistics().aborted == {reason: 1}
 
 
 async def test_a_refused_head_request_gets_no_body() -> None:
@@ -697,8 +697,8 @@ async def test_an_app_that_shields_itself_sees_the_peer_gone() -> None:
 
 def test_bounds_default_to_the_settings() -> None:
     """The defaults are those of `[limits]`."""
-    bounds, limits = Bounds(), LimitSettings()
-    assert all(getattr(bounds, field) == getattr(limits, field) for field in Bounds.__struct_fields__)
+    bounds, limits = ConnectionLimits(), LimitSettings()
+    assert all(getattr(bounds, field) == getattr(limits, field) for field in ConnectionLimits.__struct_fields__)
 
 
 async def dribble(peer: Peer, drop: bytes) -> None:
@@ -723,7 +723,7 @@ async def test_a_late_head_is_told_so() -> None:
         async with running.peer() as peer, running.peer() as silent:
             assert (await peer.ask(b"GET / HT")).status == 408
             assert await silent.rest() == b""
-        await eventually(lambda: running.server.statistics().killed == {"header_time": 2})
+        await eventually(lambda: running.server.statistics().aborted == {"header_time": 2})
 
 
 async def test_an_idle_connection_is_closed() -> None:
@@ -840,7 +840,7 @@ async def test_the_next_request_may_be_large(app_dawdles: bool) -> None:
             assert (await peer.ask()).body == b"fine"
             large = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(300_000)
             assert (await peer.ask(large)).body == b"300000"
-        assert running.server.statistics().killed == {}
+        assert running.server.statistics().aborted == {}
     assert requests == 6
 
 
@@ -940,7 +940,7 @@ async def test_a_failing_app_is_answered_with_500(app: App, caplog: pytest.LogCa
                 assert answer.status == 500
                 assert b"bug" not in answer.body
                 assert await peer.rest() == b""
-        await eventually(lambda: running.server.statistics().killed == {"crash": 2})
+        await eventually(lambda: running.server.statistics().aborted == {"crash": 2})
     records = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.getMessage() for record in records] == ["the app failed on GET /path"] * 2
     assert all(record.name == "chora.transport" and record.exc_info for record in records)
@@ -996,7 +996,7 @@ async def test_errors_while_being_cancelled_stay_inside(caplog: pytest.LogCaptur
             raise ValueError("while leaving")
 
     app = Recorder(run)
-    server = Server(app, make_config(), Bounds())
+    server = HttpServer(app, make_config(), ConnectionLimits())
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(lambda task_status: server.serve(task_status=task_status))
@@ -1096,9 +1096,9 @@ async def test_no_departure_is_reported_after_the_response() -> None:
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         scope["extensions"]["chora.on_disconnect"](lambda: self.seen.append("departed"))
         (accepted,) = running.server._connections
-        await eventually(lambda: accepted._watching and accepted._reading)
+        await eventually(lambda: accepted._reading_ahead and accepted._reading)
         await respond(send)
-        await eventually(lambda: accepted.gone)
+        await eventually(lambda: accepted.disconnected)
 
     app = Recorder(run)
     async with serving(app) as running:
@@ -1122,7 +1122,7 @@ async def test_a_departure_is_reported_once() -> None:
             await peer.send(GET)
             await app.entered.wait()
             (accepted,) = running.server._connections
-            await eventually(lambda: accepted._watching and accepted._reading)
+            await eventually(lambda: accepted._reading_ahead and accepted._reading)
             reset_when_closed(peer)
         await app.done.wait()
         await eventually(lambda: running.server.statistics().open == 0)
@@ -1144,11 +1144,11 @@ async def test_a_long_request_is_watched(ahead: bytes, reset: bool) -> None:
             await peer.send(GET)
             await app.entered.wait()
             (accepted,) = running.server._connections
-            await eventually(lambda: accepted._watching)
+            await eventually(lambda: accepted._reading_ahead)
             await peer.send(ahead)
             if reset:
                 reset_when_closed(peer)
-        await eventually(lambda: accepted.gone)
+        await eventually(lambda: accepted.disconnected)
         app.go.set()
         await app.done.wait()
         assert app.seen == [Disconnected]
@@ -1161,7 +1161,7 @@ async def test_a_watched_request_may_be_followed_by_others() -> None:
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         (accepted,) = running.server._connections
-        await eventually(lambda: accepted._watching)
+        await eventually(lambda: accepted._reading_ahead)
         await respond(send, await read_body(receive))
 
     async with serving(Recorder(run)) as running, running.peer() as peer:
@@ -1179,11 +1179,11 @@ async def test_every_long_request_is_watched() -> None:
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         (accepted,) = running.server._connections
         if scope["path"] == "/":
-            await eventually(lambda: accepted._watching)
+            await eventually(lambda: accepted._reading_ahead)
             await respond(send)
         else:
             await begin_stream(send)
-            await eventually(lambda: accepted.gone)
+            await eventually(lambda: accepted.disconnected)
             self.seen.append("noticed")
 
     app = Recorder(run)
@@ -1316,7 +1316,7 @@ async def test_idle_connections_end_at_once() -> None:
             assert await kept.rest() == b""
             assert await new.rest() == b""
             await running.ended.wait()
-        assert running.server.statistics().killed == {"draining": 2}
+        assert running.server.statistics().aborted == {"draining": 2}
         with pytest.raises(OSError, match="connect"):
             await trio.open_tcp_stream("127.0.0.1", running.port)
 
@@ -1338,7 +1338,7 @@ async def test_a_request_in_flight_is_answered() -> None:
         assert (answer.body, answer.headers["connection"]) == (b"fine", "close")
         assert await peer.rest() == b""
         await running.ended.wait()
-        assert running.server.statistics().killed == {}
+        assert running.server.statistics().aborted == {}
 
 
 async def test_a_stopping_server_takes_no_further_request() -> None:
@@ -1364,7 +1364,7 @@ async def test_a_half_sent_request_is_still_served() -> None:
     """A head that has begun to arrive when the server stops is a request in flight."""
     async with serving(fine, grace=5.0) as running, running.peer() as peer:
         await peer.send(GET[:10])
-        await eventually(lambda: [each.begun for each in running.server._connections] == [True])
+        await eventually(lambda: [each.head_begun for each in running.server._connections] == [True])
         running.server.stop()
         answer = await peer.ask(GET[10:])
         assert (answer.status, answer.headers["connection"]) == (200, "close")
@@ -1412,7 +1412,7 @@ async def test_what_outlives_the_grace_is_cut(
         with trio.fail_after(20):  # less than the time for last words: there is nothing to wait for
             await running.ended.wait()
         assert app.seen == [trio.Cancelled]
-        assert running.server.statistics().killed == {"grace": 1}
+        assert running.server.statistics().aborted == {"grace": 1}
 
 
 async def test_a_request_without_an_answer_gets_503_after_the_grace() -> None:
@@ -1470,7 +1470,7 @@ async def test_stopping_is_bounded_whatever_peers_do() -> None:
 async def test_cancelling_ends_at_once() -> None:
     """A cancelled `serve` doesn't drain: requests are cancelled and the port is free again."""
     app = Recorder(never_answer)
-    server = Server(app, make_config(), Bounds(grace=30.0))
+    server = HttpServer(app, make_config(), ConnectionLimits(grace=30.0))
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             (url,) = await nursery.start(lambda task_status: server.serve(task_status=task_status))
@@ -1488,7 +1488,7 @@ async def test_cancelling_ends_at_once() -> None:
 
 async def test_a_server_that_was_stopped_before_it_began_ends_at_once() -> None:
     """`stop` may come before `serve` listens."""
-    server = Server(fine, make_config(), Bounds())
+    server = HttpServer(fine, make_config(), ConnectionLimits())
     server.stop()
     with trio.fail_after(PATIENCE):
         await server.serve()
@@ -1560,7 +1560,7 @@ async def test_lifespan_surrounds_everything() -> None:
 @pytest.mark.parametrize("failure", [ValueError("no database"), "no database"])
 async def test_a_failed_start_up_is_an_error(failure: Exception | str) -> None:
     """An app that fails in start-up isn't taken for one without lifespan: `serve` raises, and nothing listens."""
-    server = Server(Living(startup=failure), make_config(), Bounds())
+    server = HttpServer(Living(startup=failure), make_config(), ConnectionLimits())
     started: list[object] = []
 
     class Status:
@@ -1579,7 +1579,7 @@ async def test_a_failed_start_up_is_an_error(failure: Exception | str) -> None:
 
 async def test_a_start_up_that_hangs_is_an_error() -> None:
     """An app has `startup_timeout` to start up."""
-    server = Server(Living(startup="hang"), make_config(startup_timeout=0.1), Bounds())
+    server = HttpServer(Living(startup="hang"), make_config(startup_timeout=0.1), ConnectionLimits())
     with trio.fail_after(PATIENCE), pytest.raises(LifespanFailed, match=r"within 0.1 seconds"):
         await server.serve()
 
@@ -1587,7 +1587,7 @@ async def test_a_start_up_that_hangs_is_an_error() -> None:
 @pytest.mark.parametrize("failure", [ValueError("unsaved"), "unsaved"])
 async def test_a_failed_shutdown_is_an_error(failure: Exception | str) -> None:
     """What goes wrong in the app's shutdown comes out of `serve`."""
-    server = Server(Living(shutdown=failure), make_config(), Bounds())
+    server = HttpServer(Living(shutdown=failure), make_config(), ConnectionLimits())
     server.stop()
     with trio.fail_after(PATIENCE), pytest.raises(LifespanFailed, match="in shutdown"):
         await server.serve()
@@ -1595,7 +1595,7 @@ async def test_a_failed_shutdown_is_an_error(failure: Exception | str) -> None:
 
 async def test_a_shutdown_that_hangs_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     """An app that doesn't come to an end is cut within two seconds after the grace, with a warning."""
-    server = Server(Living(shutdown="hang"), make_config(), Bounds(grace=0.0))
+    server = HttpServer(Living(shutdown="hang"), make_config(), ConnectionLimits(grace=0.0))
     server.stop()
     with trio.fail_after(PATIENCE):
         await server.serve()
@@ -1605,7 +1605,7 @@ async def test_a_shutdown_that_hangs_is_cut(caplog: pytest.LogCaptureFixture) ->
 async def test_a_lifespan_that_breaks_ends_the_server() -> None:
     """When the app's lifespan task fails in between, all that it held up is gone: the server ends in its error."""
     app = Living(serving="breaks")
-    server = Server(app, make_config(), Bounds())
+    server = HttpServer(app, make_config(), ConnectionLimits())
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
@@ -1630,7 +1630,7 @@ async def test_the_urls_name_what_was_bound() -> None:
             six.bind(("::1", 0))
     expected = ["http://127.0.0.1:%d", "http://[::1]:%d"]
     urls = [url % each.getsockname()[1] for url, each in zip(expected, bound, strict=False)]
-    server = Server(fine, make_config(), Bounds())
+    server = HttpServer(fine, make_config(), ConnectionLimits())
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             serve = partial(server.serve, sockets=Sockets([], bound, []))
@@ -1666,7 +1666,7 @@ async def test_an_address_in_use_is_an_os_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server = Server(app, make_config(bind=[f"127.0.0.1:{taken.getsockname()[1]}"]), Bounds())
+        server = HttpServer(app, make_config(bind=[f"127.0.0.1:{taken.getsockname()[1]}"]), ConnectionLimits())
         with pytest.raises(OSError, match=r"[Aa]ddress already in use"):
             await server.serve()
         gc.collect()
@@ -1796,7 +1796,7 @@ async def test_secure_sockets_are_never_served_in_the_clear() -> None:
     """Sockets handed over as secure ones need a certificate in the config."""
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
-    server = Server(fine, make_config(), Bounds())
+    server = HttpServer(fine, make_config(), ConnectionLimits())
     with pytest.raises(ExceptionGroup) as caught, trio.fail_after(PATIENCE):
         await server.serve(sockets=Sockets([bound], [], []))
     assert caught.group_contains(AssertionError, match="certificate")

@@ -14,8 +14,8 @@ import trio
 from chora.access import SCOPES, Principal, Tokens
 from chora.protocol import wire
 from chora.settings import tokens_folder
-from chora.transport import http
-from chora.transport.http import QUEUE_LIMIT
+from chora.transport.http import event_streams, legacy_sse, sessions
+from chora.transport.http.sessions import QUEUE_LIMIT, HttpSession
 from tests.conftest import Project, Visit, content, requirement
 from tests.http_client import BOTH, HELLO, MODERN, Visitor, message
 from tests.patience import PATIENCE
@@ -484,7 +484,7 @@ async def test_a_stream_that_is_not_read_is_dropped(visit: Visit):
 
 async def test_calls_over_the_old_transport_are_bounded(visit: Visit, monkeypatch: pytest.MonkeyPatch):
     """They hold no connection, so nothing else would bound them; what isn't one still passes."""
-    monkeypatch.setattr(http, "RUNNING_CALLS", 0)
+    monkeypatch.setattr(legacy_sse, "SESSION_CALLS_LIMIT", 0)
     async with visit() as visitor, sse(visitor) as (stream, place):
         refused = await visitor.http.post(place, json=message("tools/call", {"name": "hello_world"}, 1))
         assert refused.status_code == 503
@@ -530,15 +530,15 @@ async def test_a_session_hears_on_its_stream(visit: Visit):
         subscribed = await visitor.ask("resources/subscribe", {"uri": "config://content/greeting"})
         assert subscribed.json()["result"] == {}
         server = visitor.opened.server
-        server.changed("config://content/greeting")
+        server.notify_resource_changed("config://content/greeting")
         headers = {"accept": "text/event-stream", "mcp-session-id": visitor.session}
         async with visitor.http.stream("GET", "/mcp", headers=headers) as response:
             stream = Stream(visitor, response.aiter_text())
             heard = msgspec.json.decode((await stream.event())[1])
             assert heard["method"] == "notifications/resources/updated"
             assert heard["params"] == {"uri": "config://content/greeting"}
-            server.changed("config://artifact/hello")
-            server.list_changed("resources")
+            server.notify_resource_changed("config://artifact/hello")
+            server.notify_list_changed("resources")
             assert msgspec.json.decode((await stream.event())[1])["method"] == "notifications/resources/list_changed"
 
 
@@ -551,7 +551,7 @@ async def test_the_old_transport_hears_on_its_stream(visit: Visit):
         ):
             await visitor.http.post(place, json=body)
             assert "result" in msgspec.json.decode((await stream.event())[1])
-        visitor.opened.server.changed("config://content/greeting")
+        visitor.opened.server.notify_resource_changed("config://content/greeting")
         assert msgspec.json.decode((await stream.event())[1])["params"] == {"uri": "config://content/greeting"}
 
 
@@ -562,10 +562,10 @@ async def test_a_session_that_ended_hears_nothing(visit: Visit):
         await visitor.shake_hands()
         async with sse(visitor):
             await _until(visitor, "/metrics", lambda text: 'chora_sessions{transport="sse"} 1.0' in text)
-            assert not server.hub.is_empty
+            assert not server.broadcaster.is_empty
         await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
         with trio.fail_after(PATIENCE):
-            while not server.hub.is_empty:
+            while not server.broadcaster.is_empty:
                 await trio.sleep(0.02)
 
 
@@ -585,9 +585,9 @@ async def test_a_stream_that_is_not_read_is_ended(visit: Visit):
             with trio.fail_after(PATIENCE):
                 while True:
                     for uri in uris:
-                        visitor.opened.server.changed(uri)
+                        visitor.opened.server.notify_resource_changed(uri)
                     await trio.sleep(0.01)
-                    if visitor.opened.http.statistics().killed.get("write_stall"):
+                    if visitor.opened.http.statistics().aborted.get("write_stall"):
                         break
         assert (await visitor.ask("ping")).status_code == 200, "the session itself goes on"
 
@@ -611,13 +611,13 @@ async def test_a_modern_peer_listens_to_what_it_asks_for(visit: Visit):
     async with visit() as visitor:
         server = visitor.opened.server
         async with listening(visitor, resourceSubscriptions=["config://content/greeting"]) as stream:
-            server.list_changed("resources")
-            server.changed("config://content/greeting")
+            server.notify_list_changed("resources")
+            server.notify_resource_changed("config://content/greeting")
             heard = msgspec.json.decode((await stream.event())[1])
             assert heard["params"]["uri"] == "config://content/greeting"
             assert heard["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: "sub-1"}
         with trio.fail_after(PATIENCE):
-            while not server.hub.is_empty:
+            while not server.broadcaster.is_empty:
                 await trio.sleep(0.02)
 
 
@@ -635,10 +635,10 @@ async def test_a_subscription_is_answered_when_the_server_stops(visit: Visit):
 
 async def test_a_silent_subscription_is_kept_open(visit: Visit, monkeypatch: pytest.MonkeyPatch):
     """Comments between the events, so that no proxy takes it for dead."""
-    monkeypatch.setattr(http, "PING_INTERVAL", 0.05)
+    monkeypatch.setattr(event_streams, "PING_INTERVAL", 0.05)
     async with visit() as visitor, listening(visitor, resourcesListChanged=True) as stream:
         assert ": ping" in await anext(stream.chunks)
-        visitor.opened.server.list_changed("resources")
+        visitor.opened.server.notify_list_changed("resources")
         assert "list_changed" in (await stream.event())[1]
 
 
@@ -652,7 +652,7 @@ async def test_a_subscription_needs_a_stream(visit: Visit):
 
 async def test_files_that_change_on_disk_are_told(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
     """From the editor's save to the client's stream."""
-    monkeypatch.setattr("chora.watch.files.QUIET", 0.0)
+    monkeypatch.setattr("chora.watch.files.START_DELAY", 0.0)
     async with visit() as visitor, listening(visitor, resourceSubscriptions=["template://greeting.md.j2"]) as stream:
         with trio.fail_after(PATIENCE):
             heard = list[str]()
@@ -724,10 +724,10 @@ async def test_whoever_came_back_is_treated_as_if_they_had_stayed(visit: Visit, 
     async with visit() as visitor, trio.open_nursery() as nursery:
         await visitor.shake_hands()
         door: Any = visitor.opened.http.app
-        session = door._sessions[visitor.session]
+        session = door.sessions._sessions[visitor.session]
         params = {"name": "batch_generate", "arguments": {"content_ids": ["greeting", "slow"]}}
         nursery.start_soon(visitor.ask, "tools/call", {**params, "_meta": {"progressToken": "t"}}, 7)
-        while session.streams.find("1.1") is None:
+        while session.streams.find_event("1.1") is None:
             await trio.sleep(0.01)
         back = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": "1.1"}
         async with visitor.http.stream("GET", "/mcp", headers=back) as response:
@@ -765,14 +765,14 @@ async def test_a_session_that_ended_keeps_nothing(visit: Visit):
         await visitor.shake_hands()
         door: Any = visitor.opened.http.app
         await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
-        assert door._shelf.size > 0
+        assert door.sessions.replay_buffer.size > 0
         await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
-        assert door._shelf.size == 0
+        assert door.sessions.replay_buffer.size == 0
 
 
 async def test_a_session_has_so_many_streams_at_a_time(visit: Visit, monkeypatch: pytest.MonkeyPatch):
     """Further calls are answered all the same, as plain JSON."""
-    monkeypatch.setattr("chora.transport.http.RUNNING_CALLS", 0)
+    monkeypatch.setattr("chora.transport.http.streamable.SESSION_CALLS_LIMIT", 0)
     async with visit() as visitor:
         await visitor.shake_hands()
         answer = await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
@@ -787,13 +787,13 @@ async def test_whoever_waits_for_an_answer_does_not_make_room(visit: Visit, hell
         await visitor.shake_hands()
         door: Any = visitor.opened.http.app
         nursery.start_soon(partial(visitor.call, "generate_content", content_config_id="endless"))
-        while not door._sessions[visitor.session].in_flight:
+        while not door.sessions._sessions[visitor.session].in_flight:
             await trio.sleep(0.01)
         for _ in range(3):
             assert (await visitor.ask("initialize", HELLO, mcp_session_id="")).status_code == 200
-        assert visitor.session in door._sessions
+        assert visitor.session in door.sessions._sessions
         await _until(visitor, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
-        assert visitor.session in door._sessions
+        assert visitor.session in door.sessions._sessions
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
         assert (await visitor.post(note)).status_code == 202
 
@@ -831,15 +831,15 @@ async def test_news_that_were_sent_into_the_void_are_sent_again(visit: Visit, he
             async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 assert (await anext(pieces)).startswith(": chora")
-                server.list_changed("tools")
+                server.notify_list_changed("tools")
                 (first,) = events(await anext(pieces))
-                server.list_changed("prompts")
+                server.notify_list_changed("prompts")
                 (second,) = events(await anext(pieces))
             sent["last-event-id"] = first["id"]
             async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 assert events(await anext(pieces)) == [second]
-                server.list_changed("resources")
+                server.notify_list_changed("resources")
                 (third,) = events(await anext(pieces))
         assert "resources" in third["data"]
         assert int(third["id"].partition(".")[2]) == 3
@@ -891,14 +891,14 @@ async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
     async with visit(limits__sessions=6, limits__sessions_each=4) as visitor:
         door: Any = visitor.opened.http.app
         names = ["ann"] + ["bob"] * 4 + ["cy"]
-        opened = [http.HttpSession("http", Principal(name), float(number)) for number, name in enumerate(names)]
+        opened = [HttpSession("http", Principal(name), float(number)) for number, name in enumerate(names)]
         for session in opened:
-            door._admit(session)
-        door._admit(http.HttpSession("http", Principal("ann"), 9.0))
-        known = door._sessions
+            door.sessions.add(session)
+        door.sessions.add(HttpSession("http", Principal("ann"), 9.0))
+        known = door.sessions._sessions
         assert [each.id in known for each in opened] == [True, False, True, True, True, True]
         for number in range(4):
-            door._admit(http.HttpSession("http", Principal("cy"), 10.0 + number))
+            door.sessions.add(HttpSession("http", Principal("cy"), 10.0 + number))
         counts = [sum(each.principal.name == name for each in known.values()) for name in ("ann", "bob", "cy")]
         assert counts[2] <= 4
         assert sum(counts) <= 6
@@ -912,7 +912,9 @@ async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
 async def test_a_token_reaches_as_far_as_its_scope(visit: Visit, hello: Project):
     """read, write and admin; what is beyond is refused in a way that a model understands."""
     tokens = Tokens(tokens_folder(hello.root))
-    headers = {scope: {"authorization": f"Bearer {tokens.new(f'app-{scope}', scope)[0].reveal()}"} for scope in SCOPES}
+    headers = {
+        scope: {"authorization": f"Bearer {tokens.create_token(f'app-{scope}', scope)[0].reveal()}"} for scope in SCOPES
+    }
     asked = {"hello_world": {}, "draft_config": {"config_type": "content"}, "delete_content": {"content_id": "x"}}
     async with visit() as visitor:
         assert (await visitor.ask_modern("tools/list")).status_code == 401
@@ -931,9 +933,9 @@ async def test_a_token_reaches_as_far_as_its_scope(visit: Visit, hello: Project)
 @requirement("door.revoked")
 async def test_a_revoked_token_loses_its_sessions(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
     """Also what it holds open ends by itself, soon."""
-    monkeypatch.setattr(http, "SWEEP_INTERVAL", 0.05)
+    monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     tokens = Tokens(tokens_folder(hello.root))
-    secret, _ = tokens.new("app", "read")
+    secret, _ = tokens.create_token("app", "read")
     async with visit() as visitor:
         visitor.http.headers["authorization"] = f"Bearer {secret.reveal()}"
         await visitor.shake_hands()
@@ -942,26 +944,26 @@ async def test_a_revoked_token_loses_its_sessions(visit: Visit, hello: Project, 
             async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 await anext(pieces)
-                tokens.revoke("app")
+                tokens.revoke_token("app")
                 assert [piece async for piece in pieces if not piece.startswith(":")] == []
         assert (await visitor.ask("ping")).status_code == 401
 
 
 async def test_a_revoked_token_loses_its_subscriptions(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
     """Those of the modern era belong to no session, and end all the same; those of others go on."""
-    monkeypatch.setattr(http, "SWEEP_INTERVAL", 0.05)
+    monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     tokens = Tokens(tokens_folder(hello.root))
-    secret, _ = tokens.new("app", "read")
-    other, _ = tokens.new("other", "read")
+    secret, _ = tokens.create_token("app", "read")
+    other, _ = tokens.create_token("other", "read")
     async with visit() as visitor:
         visitor.http.headers["authorization"] = f"Bearer {other.reveal()}"
         async with listening(visitor, toolsListChanged=True) as stays:
             visitor.http.headers["authorization"] = f"Bearer {secret.reveal()}"
             async with listening(visitor, toolsListChanged=True) as goes:
-                tokens.revoke("app")
+                tokens.revoke_token("app")
                 with trio.fail_after(PATIENCE):
                     assert msgspec.json.decode((await goes.event())[1])["result"]["resultType"] == "complete"
-            visitor.opened.server.list_changed("tools")
+            visitor.opened.server.notify_list_changed("tools")
             assert "tools/list_changed" in (await stays.event())[1]
 
 
@@ -1002,7 +1004,7 @@ async def test_a_door_without_tokens_is_not_opened_by_a_proxy(
 
 async def test_a_token_is_good_through_any_proxy(visit: Visit, hello: Project):
     """It says by itself who sent it."""
-    secret, _ = Tokens(tokens_folder(hello.root)).new("app", "read")
+    secret, _ = Tokens(tokens_folder(hello.root)).create_token("app", "read")
     async with visit() as visitor:
         sent = {**PROXIED, "authorization": f"Bearer {secret.reveal()}"}
         assert (await visitor.ask_modern("server/discover", **sent)).status_code == 200

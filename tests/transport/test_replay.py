@@ -7,15 +7,15 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chora.transport import replay
-from chora.transport.replay import EventStream, EventStreams, ReplayBuffer, event
+from chora.transport.replay import EventStream, ReplayBuffer, SessionStreams, encode_event
 from tests.patience import PATIENCE
 
 
 def test_an_event_is_written_as_its_parts():
     """One without data has no kind: it only tells where to come back to, and when."""
-    assert event(b"{}") == b"event: message\r\ndata: {}\r\n\r\n"
-    assert event(b"/x", kind=b"endpoint") == b"event: endpoint\r\ndata: /x\r\n\r\n"
-    assert event(b"", identity="1.2", retry=0.5) == b"id: 1.2\r\nretry: 500\r\ndata: \r\n\r\n"
+    assert encode_event(b"{}") == b"event: message\r\ndata: {}\r\n\r\n"
+    assert encode_event(b"/x", kind=b"endpoint") == b"event: endpoint\r\ndata: /x\r\n\r\n"
+    assert encode_event(b"", identity="1.2", retry=0.5) == b"id: 1.2\r\nretry: 500\r\ndata: \r\n\r\n"
 
 
 class Connection:
@@ -36,7 +36,7 @@ async def test_what_is_put_is_written_before_put_returns():
     """Whoever sends is slowed down to what the peer takes."""
     stream, connection = EventStream("1"), Connection()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream.write, connection.write)
+        nursery.start_soon(stream.write_events, connection.write)
         await wait_all_tasks_blocked()
         await stream.put(b"a")
         assert connection.data == ["a"]
@@ -53,7 +53,7 @@ async def test_without_a_connection_nothing_waits():
         for each in (b"a", b"b", b"c"):
             await stream.put(each)
         stream.end()
-        assert await stream.write(connection.write, after=1) is True
+        assert await stream.write_events(connection.write, after=1) is True
     assert connection.data == ["b", "c"]
 
 
@@ -66,7 +66,7 @@ async def test_a_dropped_connection_lets_the_work_go_on():
         await trio.sleep_forever()
 
     async def write(after: int) -> None:
-        ended.append(await stream.write(stuck if not ended else second.write, after))
+        ended.append(await stream.write_events(stuck if not ended else second.write, after))
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -74,7 +74,7 @@ async def test_a_dropped_connection_lets_the_work_go_on():
             await wait_all_tasks_blocked()
             nursery.start_soon(stream.put, b"a")
             await wait_all_tasks_blocked()
-            stream.drop()
+            stream.disconnect()
             await wait_all_tasks_blocked()
             assert ended == [False]
             nursery.start_soon(write, 0)
@@ -93,7 +93,7 @@ async def test_a_new_connection_takes_over():
         await trio.sleep_forever()
 
     async def write(name: str, to: replay.Write) -> None:
-        await stream.write(to)
+        await stream.write_events(to)
         ended.append(name)
 
     with trio.fail_after(PATIENCE):
@@ -126,7 +126,7 @@ async def test_a_takeover_leaves_the_new_connection_in_charge():
     ended: list[bool] = []
 
     async def write(to: replay.Write) -> None:
-        ended.append(await stream.write(to))
+        ended.append(await stream.write_events(to))
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -137,7 +137,7 @@ async def test_a_takeover_leaves_the_new_connection_in_charge():
             nursery.start_soon(stream.put, b"a")
             await wait_all_tasks_blocked()
             assert len(nursery.child_tasks) == 2, "a write, and a put that waits for it"
-            stream.drop()
+            stream.disconnect()
             await wait_all_tasks_blocked()
             assert ended == [False, False]
             nursery.start_soon(write, slow)
@@ -151,25 +151,25 @@ async def test_a_takeover_leaves_the_new_connection_in_charge():
 def test_what_is_kept_is_bounded():
     """In number and in size; the newest is there in any case, because it may be the answer."""
     many = EventStream("1")
-    for number in range(replay.KEPT_EVENTS + 10):
+    for number in range(replay.STREAM_EVENTS_LIMIT + 10):
         many.add(b"%d" % number)
-    assert len(many.after(0)) == replay.KEPT_EVENTS
+    assert len(many.after(0)) == replay.STREAM_EVENTS_LIMIT
     large = EventStream("2")
     for _ in range(4):
-        large.add(b"x" * (replay.KEPT_BYTES // 2))
+        large.add(b"x" * (replay.STREAM_BYTES_LIMIT // 2))
     assert len(large.after(0)) == 1
-    large.add(b"y" * (2 * replay.KEPT_BYTES))
+    large.add(b"y" * (2 * replay.STREAM_BYTES_LIMIT))
     assert [each.number for each in large.after(0)] == [5]
 
 
 def test_a_stream_is_found_by_any_of_its_events():
     """And by nothing that isn't one."""
-    known = EventStreams()
-    stream = known.open()
+    known = SessionStreams()
+    stream = known.open_stream()
     for _ in range(7):
         stream.add(b"x")
-    assert known.find(f"{stream.name}.7") == (stream, 7)
-    assert known.find(f"{stream.name}.0") == (stream, 0)
+    assert known.find_event(f"{stream.name}.7") == (stream, 7)
+    assert known.find_event(f"{stream.name}.0") == (stream, 0)
     for odd in (
         "1.8",
         "1.999999999",
@@ -191,68 +191,70 @@ def test_a_stream_is_found_by_any_of_its_events():
         "..",
         "1.1.1",
     ):
-        assert known.find(odd) is None, odd
+        assert known.find_event(odd) is None, odd
 
 
 async def test_ended_streams_are_forgotten(mock_clock: MockClock):
     """Some of them after a while, the oldest of too many at once, and running ones never."""
-    known = EventStreams()
-    running = known.open()
+    known = SessionStreams()
+    running = known.open_stream()
     running.add(b"x")
-    ended = [known.open() for _ in range(replay.KEPT_STREAMS + 3)]
+    ended = [known.open_stream() for _ in range(replay.ENDED_STREAMS_LIMIT + 3)]
     for stream in ended:
         stream.add(b"x")
         stream.end()
-    known.forget()
-    assert [known.find(f"{each.name}.1") is not None for each in ended] == [False] * 3 + [True] * replay.KEPT_STREAMS
-    mock_clock.jump(replay.KEPT_TIME + 1)
-    known.forget()
-    assert not any(known.find(f"{each.name}.1") for each in ended)
-    assert known.find(f"{running.name}.1") is not None
+    known.remove_expired()
+    assert [known.find_event(f"{each.name}.1") is not None for each in ended] == [False] * 3 + [
+        True
+    ] * replay.ENDED_STREAMS_LIMIT
+    mock_clock.jump(replay.ENDED_STREAM_LIFETIME + 1)
+    known.remove_expired()
+    assert not any(known.find_event(f"{each.name}.1") for each in ended)
+    assert known.find_event(f"{running.name}.1") is not None
 
 
 async def test_an_unasked_stream_ends_when_nobody_reads_it(mock_clock: MockClock):
     """It is kept for who comes back soon, who takes over from the connection that may still be there."""
-    known = EventStreams()
-    stream = known.open(is_unasked=True)
+    known = SessionStreams()
+    stream = known.open_stream(is_standalone=True)
     for _ in range(2):
-        with stream.reading():
+        with stream.attach_connection():
             stream.add(b"news")
-            mock_clock.jump(replay.KEPT_TIME + 1)
-            known.forget()
-        known.forget()
-        assert known.find(f"{stream.name}.1") is not None
-    with stream.reading() as first:
-        with stream.reading():
+            mock_clock.jump(replay.ENDED_STREAM_LIFETIME + 1)
+            known.remove_expired()
+        known.remove_expired()
+        assert known.find_event(f"{stream.name}.1") is not None
+    with stream.attach_connection() as first:
+        with stream.attach_connection():
             assert first.cancel_called
         first.shield = True
-    mock_clock.jump(replay.KEPT_TIME + 1)
-    known.forget()
-    assert known.find(f"{stream.name}.1") is None
+    mock_clock.jump(replay.ENDED_STREAM_LIFETIME + 1)
+    known.remove_expired()
+    assert known.find_event(f"{stream.name}.1") is None
 
 
 async def test_the_stream_that_ended_last_is_forgotten_last(mock_clock: MockClock):
     """However early it began: a long call's answer is the one that somebody is likely to come back for."""
-    known = EventStreams()
-    long = known.open()
+    known = SessionStreams()
+    long = known.open_stream()
     long.add(b"answer")
-    for _ in range(replay.KEPT_STREAMS + 1):
+    for _ in range(replay.ENDED_STREAMS_LIMIT + 1):
         mock_clock.jump(1)
-        known.open().end()
+        known.open_stream().end()
     mock_clock.jump(1)
     long.end()
-    known.open()
-    assert known.find(f"{long.name}.1") == (long, 1)
+    known.open_stream()
+    assert known.find_event(f"{long.name}.1") == (long, 1)
 
 
 async def test_a_stream_that_nobody_began_to_read_is_forgotten(mock_clock: MockClock):
     """Whoever asks for one and is gone before its first byte leaves nothing behind."""
-    known = EventStreams()
-    for _ in range(3 * replay.KEPT_STREAMS):
-        known.open(is_unasked=True)
-    assert len(known._streams) <= replay.KEPT_STREAMS + 1
-    mock_clock.jump(replay.KEPT_TIME + 1)
-    known.forget()
+    known = SessionStreams()
+    for _ in range(3 * replay.ENDED_STREAMS_LIMIT):
+        known.open_stream(is_standalone=True)
+    assert len(known._streams) <= replay.ENDED_STREAMS_LIMIT + 1
+    mock_clock.jump(replay.ENDED_STREAM_LIFETIME + 1)
+    known.remove_expired()
     assert not known._streams
 
 
@@ -260,34 +262,34 @@ async def test_all_sessions_together_keep_so_much(monkeypatch: pytest.MonkeyPatc
     """The oldest of what has ended is forgotten first; what runs, and the newest answer, never."""
     monkeypatch.setattr(replay, "KEPT_IN_ALL", 5_000)
     shelf = ReplayBuffer()
-    sessions = [EventStreams(shelf) for _ in range(3)]
-    running = sessions[0].open()
+    sessions = [SessionStreams(shelf) for _ in range(3)]
+    running = sessions[0].open_stream()
     running.add(b"x" * 4_000)
-    ended = [sessions[number % 3].open() for number in range(6)]
+    ended = [sessions[number % 3].open_stream() for number in range(6)]
     for stream in ended:
         stream.add(b"x" * 2_000)
         stream.end()
-    assert [owner.find(f"{each.name}.1") is not None for owner, each in zip(sessions * 2, ended, strict=True)] == 4 * [
-        False
-    ] + [True, True]
-    assert sessions[0].find(f"{running.name}.1") is not None
+    assert [
+        owner.find_event(f"{each.name}.1") is not None for owner, each in zip(sessions * 2, ended, strict=True)
+    ] == 4 * [False] + [True, True]
+    assert sessions[0].find_event(f"{running.name}.1") is not None
     running.add(b"x" * 9_000)
     running.end()
-    assert sessions[0].find(f"{running.name}.1") is not None
-    assert sessions[1].find(f"{ended[4].name}.1") is None
+    assert sessions[0].find_event(f"{running.name}.1") is not None
+    assert sessions[1].find_event(f"{ended[4].name}.1") is None
     assert shelf.size == running.size
     sessions[0].clear()
     assert shelf.size == 0
-    late = sessions[0].open()
+    late = sessions[0].open_stream()
     late.add(b"x")
     sessions[0].clear()
     late.end()
     assert shelf.size == 0
-    news = sessions[1].open(is_unasked=True)
-    with news.reading():
+    news = sessions[1].open_stream(is_standalone=True)
+    with news.attach_connection():
         news.add(b"x" * 1_000)
     assert shelf.size == news.size
-    with news.reading():
+    with news.attach_connection():
         news.add(b"x" * 1_000)
     assert shelf.size == news.size
 
@@ -302,7 +304,7 @@ async def test_the_end_of_an_old_connection_is_not_that_of_the_new_one():
         await trio.sleep_forever()
 
     async def write(to: replay.Write) -> None:
-        ended.append(await stream.write(to, 0, leave.append))
+        ended.append(await stream.write_events(to, 0, leave.append))
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:

@@ -16,7 +16,7 @@ import trio
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol import wire
-from chora.protocol.server import Server
+from chora.protocol.server import McpServer
 from chora.provider import project_server
 from chora.tools import TOOLS
 from chora.transport import stdio
@@ -166,7 +166,7 @@ def test_a_file_as_input_works_too(hello: Project, tmp_path: Any):
 class Peer:
     """The other end of the pipes."""
 
-    def __init__(self, incoming: int, outgoing: int, server: Server) -> None:
+    def __init__(self, incoming: int, outgoing: int, server: McpServer) -> None:
         self.server = server
         self.sink = trio.lowlevel.FdStream(incoming)
         self.source = trio.lowlevel.FdStream(outgoing)
@@ -273,8 +273,8 @@ async def test_a_peer_hears_of_what_it_subscribed_to(engine: Engine):
     async with conversation(engine) as peer:
         await peer.say(line("initialize", HELLO, 1) + line("resources/subscribe", {"uri": "content://note"}, 2))
         assert [(await peer.hear())["id"] for _ in range(2)] == [1, 2]
-        peer.server.changed("content://other")
-        peer.server.changed("content://note")
+        peer.server.notify_resource_changed("content://other")
+        peer.server.notify_resource_changed("content://note")
         heard = await peer.hear()
         assert heard["method"] == "notifications/resources/list_changed"
         assert (await peer.hear())["params"] == {"uri": "content://note"}
@@ -290,16 +290,16 @@ async def test_subscriptions_of_the_modern_era_share_the_channel(engine: Engine)
             assert acknowledged["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: id}
         await peer.say(line("tools/list", {"_meta": MODERN}, 3))
         assert (await peer.hear())["id"] == 3, "a subscription holds up nobody"
-        peer.server.list_changed("resources")
+        peer.server.notify_list_changed("resources")
         heard = {(await peer.hear())["params"]["_meta"][wire.SUBSCRIPTION_KEY] for _ in range(2)}
         assert heard == {"a", "b"}
         await peer.say(line("notifications/cancelled", {"requestId": "a"}) + line("tools/list", {"_meta": MODERN}, 4))
         assert (await peer.hear())["id"] == 4
-        peer.server.list_changed("resources")
+        peer.server.notify_list_changed("resources")
         assert (await peer.hear())["params"]["_meta"][wire.SUBSCRIPTION_KEY] == "b"
         await peer.sink.aclose()
         assert (await peer.hear())["id"] == "b"
-    assert peer.server.hub.is_empty
+    assert peer.server.broadcaster.is_empty
 
 
 async def test_a_peer_that_does_not_read_costs_what_it_asked_for(engine: Engine):
@@ -311,14 +311,14 @@ async def test_a_peer_that_does_not_read_costs_what_it_asked_for(engine: Engine)
         for number in range(900):
             await peer.say(line("resources/subscribe", {"uri": f"config://content/{'x' * 200}-{number}"}, number))
             await peer.hear()
-        (mailbox,) = peer.server.hub._queues
+        (mailbox,) = peer.server.broadcaster._queues
         for _ in range(50):
             for number in range(900):
-                peer.server.changed(f"config://content/{'x' * 200}-{number}")
+                peer.server.notify_resource_changed(f"config://content/{'x' * 200}-{number}")
             await trio.lowlevel.checkpoint()
         assert len(mailbox._changes) <= 900
         stopping.set()
-    assert peer.server.hub.is_empty
+    assert peer.server.broadcaster.is_empty
 
 
 def test_files_that_change_on_disk_are_told(hello: Project):

@@ -15,8 +15,8 @@ import trio
 from chora.access import LOCAL
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
-from chora.protocol.broadcast import LISTS, UPDATED, Change
-from chora.protocol.server import Server
+from chora.protocol.broadcast import LIST_CHANGES, RESOURCE_UPDATED, ChangeNotification
+from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from chora.provider import project_server
 from chora.tools import TOOLS
@@ -31,36 +31,36 @@ LIST = "notifications/resources/list_changed"
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """No pause for the first conversation, and short ones between looks; set once it is known what is there."""
-    monkeypatch.setattr(files, "QUIET", 0.0)
-    monkeypatch.setattr(files, "STEP", 50)
+    monkeypatch.setattr(files, "START_DELAY", 0.0)
+    monkeypatch.setattr(files, "REPORT_INTERVAL", 50)
     monkeypatch.setattr(files, "POLL", 0.1)
-    looking, wait = threading.Event(), files.Watch.wait
+    looking, wait = threading.Event(), files.FileWatcher.wait_for_change
 
-    def begin(self: files.Watch, places: files.Places, known: files.Files) -> files.Files:
+    def begin(self: files.FileWatcher, places: files.WatchedPaths, known: files.Files) -> files.Files:
         looking.set()
         return wait(self, places, known)
 
-    monkeypatch.setattr(files.Watch, "wait", begin)
+    monkeypatch.setattr(files.FileWatcher, "wait_for_change", begin)
     return looking
 
 
 class Watched:
     """A project that is being watched, and somebody who hears everything."""
 
-    def __init__(self, engine: Engine, server: Server) -> None:
+    def __init__(self, engine: Engine, server: McpServer) -> None:
         self.engine, self.server = engine, server
         self.session = Session("memory", LOCAL)
-        self.session.mailbox.wanted[LISTS["resources"]] = ""
-        server.hub.subscribe(self.session.mailbox)
+        self.session.notifications.subscribed[LIST_CHANGES["resources"]] = ""
+        server.broadcaster.subscribe(self.session.notifications)
 
     def want(self, *uris: str) -> None:
         for uri in uris:
-            self.session.mailbox.wanted[Change(UPDATED, uri)] = uri
+            self.session.notifications.subscribed[ChangeNotification(RESOURCE_UPDATED, uri)] = uri
 
     async def hear(self) -> str:
         """The URI of the next resource that changed, or the list's method."""
         with trio.fail_after(PATIENCE):
-            message: dict[str, Any] = msgspec.json.decode(await self.session.mailbox.wait_next())
+            message: dict[str, Any] = msgspec.json.decode(await self.session.notifications.wait_next())
         return message["params"].get("uri") or message["method"]
 
     async def hear_until(self, wanted: set[str]) -> None:
@@ -84,7 +84,7 @@ async def watching(engine: Engine, looking: threading.Event) -> AsyncGenerator[W
     watched = Watched(engine, server)
     async with trio.open_nursery() as nursery:
         await nursery.start(files.serve, engine, server)
-        server.greeted.set()
+        server.first_request_answered.set()
         await _until(looking.is_set)
         yield watched
         nursery.cancel_scope.cancel()
@@ -214,17 +214,17 @@ async def test_many_changes_at_once_are_each_told(quick: threading.Event, projec
 
 async def test_it_waits_until_somebody_was_answered(project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """Nothing is looked at, and nothing imported, before; and from then on not at once."""
-    monkeypatch.setattr(files, "QUIET", 60.0)
+    monkeypatch.setattr(files, "START_DELAY", 60.0)
     looked = list[Any]()
-    look = files.Watch.look
-    monkeypatch.setattr(files.Watch, "look", lambda self, places: looked.append(1) or look(self, places))
+    look = files.FileWatcher.scan_files
+    monkeypatch.setattr(files.FileWatcher, "scan_files", lambda self, places: looked.append(1) or look(self, places))
     server = project_server(engine, TOOLS, Metrics())
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(files.serve, engine, server)
             await trio.sleep(0.1)
             assert looked == []
-            server.greeted.set()
+            server.first_request_answered.set()
             await _until(lambda: looked == [1])
             nursery.cancel_scope.cancel()
 
@@ -277,7 +277,7 @@ async def test_it_ends_promptly_and_leaves_no_thread(quick: threading.Event, pro
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await nursery.start(files.serve, engine, server)
-            server.greeted.set()
+            server.first_request_answered.set()
             await _until(quick.is_set)
             nursery.cancel_scope.cancel()
 
@@ -340,8 +340,8 @@ async def test_an_idle_watch_looks_at_nothing(
 ):
     """Looking at files must not be what wakes it."""
     project.save(text("note", "one"))
-    look, looks = files.Watch.look, list[int]()
-    monkeypatch.setattr(files.Watch, "look", lambda self, places: looks.append(1) or look(self, places))
+    look, looks = files.FileWatcher.scan_files, list[int]()
+    monkeypatch.setattr(files.FileWatcher, "scan_files", lambda self, places: looks.append(1) or look(self, places))
     async with watching(engine, quick):
         before = -1
         while before != len(looks):

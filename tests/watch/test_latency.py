@@ -11,7 +11,7 @@ from chora.metrics import Metrics
 from chora.secrets import Secret
 from chora.store import SqliteStore
 from chora.watch import latency
-from chora.watch.probe import Target
+from chora.watch.probe import ProbeTarget
 from tests.conftest import Project, Serve
 from tests.patience import PATIENCE
 
@@ -19,7 +19,7 @@ from tests.patience import PATIENCE
 async def test_a_round_gives_percentiles_and_lag(hello: Project, serve: Serve):
     """p50 ≤ p95 ≤ p99, in milliseconds, over as many calls as asked for."""
     async with serve(hello.root) as opened:
-        sample = await latency.measure(opened.target, 5)
+        sample = await latency.measure_latency(opened.target, 5)
     assert sample.ok
     assert 0 < sample.facts["p50"] <= sample.facts["p95"] <= sample.facts["p99"]
     assert sample.facts["loop_lag"] >= 0
@@ -28,7 +28,7 @@ async def test_a_round_gives_percentiles_and_lag(hello: Project, serve: Serve):
 
 async def test_a_round_that_fails_says_why():
     """Nobody there is a result, not an error."""
-    sample = await latency.measure(Target("http://127.0.0.1:1/mcp", Secret("x")), 5)
+    sample = await latency.measure_latency(ProbeTarget("http://127.0.0.1:1/mcp", Secret("x")), 5)
     assert not sample.ok
     assert "nobody answers" in sample.facts["reason"]
 

@@ -11,7 +11,7 @@ import trio
 import trustme
 
 from chora import this_process
-from chora.watch.mcp_client import CallFailed, connected, started
+from chora.watch.mcp_client import CallFailed, connect_http, start_process
 from tests.conftest import Project, Serve
 from tests.patience import PATIENCE
 
@@ -53,7 +53,7 @@ def http(body: bytes, kind: bytes = b"application/json", status: bytes = b"200 O
 async def test_what_is_no_answer_is_said_to_be_none(answer: bytes, reason: str):
     """Every way to answer wrongly ends in one sentence."""
     with trio.fail_after(PATIENCE):
-        async with answering(answer) as url, connected(url) as caller:
+        async with answering(answer) as url, connect_http(url) as caller:
             with pytest.raises(CallFailed, match=reason):
                 await caller.call("hello_world", {})
 
@@ -61,7 +61,7 @@ async def test_what_is_no_answer_is_said_to_be_none(answer: bytes, reason: str):
 async def test_an_answer_may_come_as_a_stream_or_as_text_alone():
     """The last event of a stream is the answer; without structured content the text is all there is."""
     stream = b'event: message\r\ndata: {"method":"x"}\r\n\r\ndata: {"result":{"content":[{"text":"hi"}]}}\r\n\r\n'
-    async with answering(http(stream, kind=b"text/event-stream; charset=utf-8")) as url, connected(url) as caller:
+    async with answering(http(stream, kind=b"text/event-stream; charset=utf-8")) as url, connect_http(url) as caller:
         answer = await caller.call("hello_world", {})
     assert answer.result == {"text": "hi"}
     assert not answer.is_error
@@ -70,7 +70,7 @@ async def test_an_answer_may_come_as_a_stream_or_as_text_alone():
 async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch):
     """Memory stays bounded, whoever answers."""
     monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", 1000)
-    async with answering(http(b"x" * 5000)) as url, connected(url) as caller:
+    async with answering(http(b"x" * 5000)) as url, connect_http(url) as caller:
         with pytest.raises(CallFailed, match="larger than"):
             await caller.call("hello_world", {})
 
@@ -79,7 +79,7 @@ async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch):
 async def test_an_address_without_a_server_is_named(url: str):
     """Wrong scheme, no address, nobody there."""
     with pytest.raises(CallFailed):
-        async with connected(url):
+        async with connect_http(url):
             pass
 
 
@@ -91,10 +91,10 @@ async def test_tls_is_believed_by_the_certificate_that_is_named(hello: Project, 
     issued.cert_chain_pems[0].write_to_path(cert)
     async with serve(hello.root, {"http.cert": str(cert), "http.key": str(key)}) as opened:
         assert opened.url.startswith("https://")
-        async with connected(opened.target.url, trust=str(cert)) as caller:
+        async with connect_http(opened.target.url, trust=str(cert)) as caller:
             assert (await caller.call("hello_world", {})).result["success"]
         with pytest.raises(CallFailed):
-            async with connected(opened.target.url) as caller:
+            async with connect_http(opened.target.url) as caller:
                 await caller.call("hello_world", {})
 
 
@@ -116,23 +116,23 @@ def python(code: str) -> list[str]:
 async def test_a_process_that_does_not_speak_mcp_is_named(code: str, reason: str):
     """It ends, it babbles, it refuses: each is one sentence."""
     with trio.fail_after(PATIENCE), pytest.raises(CallFailed, match=reason):
-        async with started(python(code), this_process.child_environment()):
+        async with start_process(python(code), this_process.child_environment()):
             pass
 
 
 async def test_a_process_that_cannot_be_started_is_named():
     """A command that isn't there."""
     with pytest.raises(CallFailed, match="can't be started"):
-        async with started(["/nonexistent/chora"], {}):
+        async with start_process(["/nonexistent/chora"], {}):
             pass
 
 
 async def test_a_process_that_will_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
     """After the farewell it is killed."""
-    monkeypatch.setattr("chora.watch.mcp_client.FAREWELL", 0.2)
+    monkeypatch.setattr("chora.watch.mcp_client.EXIT_TIMEOUT", 0.2)
     stubborn = 'import time\nprint(\'{"id":1,"result":{}}\', flush=True)\nwhile True: time.sleep(1)'
     with trio.fail_after(PATIENCE):
-        async with started(python(stubborn), this_process.child_environment()):
+        async with start_process(python(stubborn), this_process.child_environment()):
             pass
 
 
@@ -140,5 +140,7 @@ async def test_an_endless_line_is_cut(monkeypatch: pytest.MonkeyPatch):
     """A server that never ends its line doesn't fill our memory."""
     monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", 1000)
     with trio.fail_after(PATIENCE), pytest.raises(CallFailed, match="larger than"):
-        async with started(python("input(); print('x' * 5000, flush=True); input()"), this_process.child_environment()):
+        async with start_process(
+            python("input(); print('x' * 5000, flush=True); input()"), this_process.child_environment()
+        ):
             pass

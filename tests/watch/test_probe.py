@@ -9,7 +9,7 @@ from chora.secrets import Secret
 from chora.store import Sample, SqliteStore
 from chora.timestamps import now
 from chora.watch import probe
-from chora.watch.probe import Target
+from chora.watch.probe import ProbeTarget
 from tests.conftest import Project, Serve
 from tests.patience import PATIENCE
 
@@ -40,7 +40,7 @@ async def test_a_door_that_does_not_know_the_probe_is_down_too(
     """A refusal is an answer, but no service."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
     async with serve(hello.root) as opened:
-        sample = await probe.probe(Target(opened.target.url, Secret("wrong")))
+        sample = await probe.probe(ProbeTarget(opened.target.url, Secret("wrong")))
     assert not sample.ok
     assert "401" in sample.facts["reason"]
 
@@ -50,7 +50,7 @@ async def test_a_door_that_never_answers_is_down(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(probe, "DEADLINE", 0.1)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
-    sample = await probe.probe(Target(f"http://127.0.0.1:{port}/mcp", Secret("x")))
+    sample = await probe.probe(ProbeTarget(f"http://127.0.0.1:{port}/mcp", Secret("x")))
     await listener.aclose()
     assert not sample.ok
     assert sample.facts["reason"] == "no answer within 0.1 s"
@@ -89,7 +89,7 @@ async def test_the_service_keeps_what_it_finds(hello: Project, serve: Serve):
 async def test_five_minutes_are_six_probes(monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock):
     """The interval is kept by the clock, whatever a probe takes; nobody needs to wait for it here."""
 
-    async def knock(target: Target) -> Sample:
+    async def knock(target: ProbeTarget) -> Sample:
         await trio.sleep(0.5)
         return Sample(kind="probe", at=now(), ok=True, milliseconds=500.0)
 
@@ -97,7 +97,7 @@ async def test_five_minutes_are_six_probes(monkeypatch: pytest.MonkeyPatch, mock
     mock_clock.autojump_threshold = 0.2  # the store writes in a thread, which the clock can't see
     store = SqliteStore(None)
     with trio.move_on_after(301):
-        await probe.serve(Target("http://127.0.0.1:1/mcp", Secret("x")), store, Metrics(), interval=60)
+        await probe.serve(ProbeTarget("http://127.0.0.1:1/mcp", Secret("x")), store, Metrics(), interval=60)
     assert len(store.samples("probe")) == 6
     store.close()
 
@@ -106,6 +106,6 @@ async def test_a_store_that_refuses_does_not_stop_the_watching(caplog: pytest.Lo
     """The sample is lost and said to be; the service goes on."""
     store = SqliteStore(None)
     store.close()
-    sample = await probe.probe(Target("http://127.0.0.1:1/mcp", Secret("x")))
-    await probe.keep(store, sample)
+    sample = await probe.probe(ProbeTarget("http://127.0.0.1:1/mcp", Secret("x")))
+    await probe.store_sample(store, sample)
     assert "could not be stored" in caplog.text

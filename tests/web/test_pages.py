@@ -1,10 +1,10 @@
 """What monitors and people see."""
 
 from chora import __version__, settings
-from chora.app import HealthStatus
 from chora.engine.engine import open_engine
 from chora.metrics import Metrics
 from chora.store import Sample, SqliteStore
+from chora.web.health import HealthStatus
 from tests.conftest import Project, Visit
 
 
@@ -71,7 +71,7 @@ async def test_metrics_are_what_prometheus_scrapes(visit: Visit):
 async def test_a_draining_server_is_not_ready(hello: Project):
     """Whoever asks on a connection that is still open is told to go elsewhere."""
     async with open_engine(hello.root, settings.load(hello.root, {}).settings) as engine:
-        life = HealthStatus(engine, Metrics())
+        life = HealthStatus(engine.store, engine.folder.root, Metrics())
         assert (await life.status()).state == "starting"
         life.state = "draining"
         assert (await life.status()).reasons == ["The server is stopping."]

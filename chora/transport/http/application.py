@@ -1,0 +1,96 @@
+"""The ASGI app in front: whose request it is, and which endpoint answers it."""
+
+from __future__ import annotations
+
+import trio
+
+from chora.access import Authenticator
+from chora.errors import ChoraError, Unauthorized
+from chora.metrics import Metrics
+from chora.oauth import Issuer
+from chora.protocol import wire
+from chora.protocol.server import McpServer
+from chora.settings import HttpSettings, LimitSettings
+from chora.transport.http.asgi import PRINCIPAL, App, Receive, Scope, Send, error_body, send_json
+from chora.transport.http.legacy_sse import LegacySse
+from chora.transport.http.security import RequestSecurity
+from chora.transport.http.sessions import HttpSessions
+from chora.transport.http.streamable import StreamableHttp
+
+METADATA_PATHS = ("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp")
+"""Where clients find out which issuer's tokens are accepted, RFC 9728 §3.1."""
+ENDPOINTS = ("/mcp", "/sse", "/messages/")
+
+
+class HttpApplication:
+    """Routes requests to the endpoints of MCP, and all others to the web pages.
+
+    Host, Origin and token are checked before a byte of the body is read.
+
+    Args:
+        server: answers the messages.
+        authenticator: checks the tokens.
+        http, limits: their sections of the settings.
+        pages: the app for everything that isn't MCP.
+        metrics: where sessions are counted.
+        issuer: an external issuer of tokens.
+    """
+
+    def __init__(
+        self,
+        server: McpServer,
+        authenticator: Authenticator,
+        http: HttpSettings,
+        limits: LimitSettings,
+        pages: App,
+        metrics: Metrics,
+        issuer: Issuer | None = None,
+    ) -> None:
+        self.sessions = HttpSessions(server.broadcaster, authenticator, limits, metrics)
+        self._security = RequestSecurity(authenticator, http, issuer)
+        self._pages = pages
+        streamable = StreamableHttp(server, self.sessions)
+        self._routes: dict[tuple[str, str], App] = {
+            ("POST", "/mcp"): streamable.post,
+            ("GET", "/mcp"): streamable.get,
+            ("DELETE", "/mcp"): streamable.delete,
+        }
+        if http.sse:
+            legacy = LegacySse(server, self.sessions)
+            self._routes |= {("GET", "/sse"): legacy.get, ("POST", "/messages/"): legacy.post}
+
+    async def serve(
+        self, draining: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """A service: ends idle sessions, and all streams once `draining` is set."""
+        await self.sessions.serve(draining, task_status=task_status)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._pages(scope, receive, send)
+            return
+        security, path = self._security, scope["path"]
+        route = self._routes.get((scope["method"], path))
+        try:
+            is_local = security.resolve_proxy(scope)
+            security.check_host(scope)
+            if route is not None:
+                security.check_origin(scope)
+                scope[PRINCIPAL] = await security.authenticate(scope, is_local=is_local)
+                await route(scope, receive, send)
+            elif security.issuer is not None and path in METADATA_PATHS:
+                await send_json(send, 200, wire.encode(security.issuer.metadata))
+            elif path in ENDPOINTS:
+                methods = [method for method, endpoint in self._routes if endpoint == path]
+                allow = (b"allow", ", ".join(methods).encode())
+                error = error_body("This method has no meaning here.")
+                await send_json(send, 405 if methods else 404, error, [allow])
+            else:
+                if path not in ("/health", "/ready"):
+                    security.check_origin(scope)
+                    if security.authenticator.is_public or not is_local:
+                        await security.authenticate(scope, is_local=is_local)
+                await self._pages(scope, receive, send)
+        except ChoraError as error:
+            headers = [(b"www-authenticate", security.challenge)] if isinstance(error, Unauthorized) else None
+            await send_json(send, error.http_status, error_body(error.message, error.hint), headers)

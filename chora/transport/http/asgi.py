@@ -1,0 +1,60 @@
+"""Reading requests and sending responses of an ASGI app."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from chora.protocol import wire
+from chora.protocol.wire import RpcError
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Scope = dict[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PRINCIPAL = "chora.principal"
+"""The key of a scope with the principal of the request."""
+EXPIRES_AT = "chora.expires_at"
+"""The key of a scope with the time at which the request's token expires, if it does."""
+
+JSON = (b"content-type", b"application/json")
+
+
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """The values of all headers of this name, which is written in lower case."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def header_value(scope: Scope, name: bytes) -> str | None:
+    """The value of the first header of this name."""
+    return next(iter(header_values(scope, name)), None)
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    """The whole body, whose size and pace the connection bounds; None if the client disconnected."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [JSON, length, *(headers or ())]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_empty(send: Send, status: int) -> None:
+    headers = [] if status == 204 else [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def error_body(message: str, hint: str | None = None) -> bytes:
+    """A refusal of the transport itself, in the shape of a JSON-RPC error."""
+    return wire.error_response(None, RpcError(wire.INVALID_REQUEST, f"{message} {hint}" if hint else message))

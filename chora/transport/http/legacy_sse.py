@@ -1,0 +1,87 @@
+"""The 2024-11-05 transport: GET /sse stays open and carries the answers to what is posted to /messages/."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+import trio
+
+from chora.errors import Busy
+from chora.protocol import wire
+from chora.protocol.broadcast import QueueFull
+from chora.protocol.server import McpServer
+from chora.transport.http.asgi import (
+    EXPIRES_AT,
+    PRINCIPAL,
+    Receive,
+    Scope,
+    Send,
+    error_body,
+    read_body,
+    send_empty,
+    send_json,
+)
+from chora.transport.http.event_streams import send_notifications, start_response
+from chora.transport.http.sessions import HttpSessions, SseSession
+from chora.transport.replay import SESSION_CALLS_LIMIT, encode_event
+
+
+class LegacySse:
+    """The endpoints /sse and /messages/.
+
+    Args:
+        server: answers the messages.
+        sessions: the open sessions.
+    """
+
+    def __init__(self, server: McpServer, sessions: HttpSessions) -> None:
+        self._server = server
+        self._sessions = sessions
+
+    async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Open a session, which lasts as long as this response."""
+        session = SseSession(scope[PRINCIPAL], trio.current_time())
+        session.expires_at = scope.get(EXPIRES_AT)
+        self._sessions.add(session)
+        try:
+            await start_response(send)
+            endpoint = f"/messages/?session_id={session.id}".encode()
+            await send(
+                {"type": "http.response.body", "body": encode_event(endpoint, kind=b"endpoint"), "more_body": True}
+            )
+            await send_notifications(scope, send, self._sessions, session)
+        finally:
+            self._sessions.end(session, "closed")
+
+    async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a message; its answer comes on the session's stream."""
+        session_id = parse_qs(scope["query_string"].decode("ascii", "replace")).get("session_id", [""])[0]
+        session = self._sessions.find(session_id, "sse", scope[PRINCIPAL])
+        if session is None:
+            await send_json(send, 404, error_body("There is no such session.", "Open GET /sse again."))
+            return
+        body = await read_body(receive)
+        if body is None:
+            return
+        session.last_used, session.expires_at = trio.current_time(), scope.get(EXPIRES_AT)
+        # Messages that can't take long are answered in order, as on stdio.
+        is_long_running = any(word in body for word in wire.LONG_RUNNING)
+        if is_long_running and len(session.in_flight) >= SESSION_CALLS_LIMIT:
+            raise Busy(f"{SESSION_CALLS_LIMIT} calls of this session wait for their answers.", "Wait for some of them.")
+
+        async def push(message: bytes) -> None:
+            try:
+                session.notifications.put(message)
+            except QueueFull:
+                self._sessions.end(session, "not reading")
+
+        async def answer() -> None:
+            if not self._sessions.is_open(session):
+                return  # it ended before this began
+            reply = await self._server.answer(session, body, push)
+            if reply is not None:
+                await push(reply.body)
+
+        await send_empty(send, 202)
+        if not (is_long_running and self._sessions.start_call(answer)):
+            await answer()

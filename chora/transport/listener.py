@@ -1,0 +1,93 @@
+"""Binding the HTTP server: its address, its TLS files, and how many connections the process can afford."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+
+from chora.errors import UsageError
+from chora.settings import HttpSettings, LimitSettings
+from chora.transport.connection import ConnectionLimits, HttpServer
+
+log = logging.getLogger("chora")
+
+RESERVED_DESCRIPTORS = 160
+"""File descriptors that aren't for connections: the store, workers, watches, and refusals that are still sent."""
+
+
+def make_http_server(app: Any, http: HttpSettings, limits: LimitSettings) -> HttpServer:
+    """A server of an ASGI app, by the settings."""
+    return HttpServer(
+        app,
+        _hypercorn_config(http),
+        ConnectionLimits(
+            body=limits.body,
+            header_time=limits.header_time,
+            body_time=limits.body_time,
+            write_stall=limits.write_stall,
+            keep_alive=limits.keep_alive,
+            connections=affordable_connections(limits.connections),
+            grace=limits.grace,
+        ),
+    )
+
+
+async def start_listening(nursery: trio.Nursery, server: HttpServer, http: HttpSettings) -> str:
+    """Start the server in the nursery; returns its URL once it accepts connections.
+
+    Raises:
+        UsageError: the address can't be bound.
+    """
+    try:
+        urls: list[str] = await nursery.start(server.serve)
+    except OSError as error:
+        raise UsageError(
+            f"chora can't listen on {http.host}:{http.port}: {error.strerror or error}.",
+            "Choose another --port, or end what listens there.",
+            host=http.host,
+            port=http.port,
+        ) from error
+    return urls[0]
+
+
+def loopback_url(url: str) -> str:
+    """The URL by which this machine reaches a server that may be bound to all addresses."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def affordable_connections(connections: int) -> int:
+    """At most as many connections as there are descriptors for, with enough left for everything else.
+
+    A process that has used up its descriptors can't do anything any more, not even log that (CWE-770).
+    """
+    if sys.platform == "win32":
+        return connections
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + RESERVED_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    affordable = max(1, soft - RESERVED_DESCRIPTORS)
+    log.warning("limits.connections is lowered to %d: this process may have %d files open", affordable, soft)
+    return affordable
+
+
+def _hypercorn_config(http: HttpSettings) -> Config:
+    config = Config()
+    config.bind = [f"{f'[{http.host}]' if ':' in http.host else http.host}:{http.port}"]
+    config.certfile = http.cert or None
+    config.keyfile = http.key or None
+    config.accesslog = None
+    config.errorlog = logging.getLogger("chora.transport")
+    return config

@@ -1,0 +1,104 @@
+"""The health status of this process: what /health, /ready, /metrics and the status page show."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from chora import __version__, this_process
+from chora.errors import ChoraError
+from chora.watch.uptime import measure_uptime
+from chora.web.status import ServerState, ServerStatus
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chora.metrics import Metrics
+    from chora.store import Store
+    from chora.transport.connection import HttpServer
+
+WRITE_CHECK_INTERVAL = 2.0
+"""Seconds for which the last write answers whether the store can be written to."""
+
+
+class HealthStatus:
+    """Collects the status of one server process.
+
+    Args:
+        store: the store of the project.
+        root: the project folder, which public answers don't name.
+        metrics: where calls and sessions are counted.
+    """
+
+    def __init__(self, store: Store, root: Path, metrics: Metrics) -> None:
+        self._store = store
+        self._root = root
+        self._metrics = metrics
+        self._started = time.monotonic()
+        self.state: ServerState = "starting"
+        self.http_server: HttpServer | None = None
+
+    def exposition(self) -> bytes:
+        """All metrics in the text format of Prometheus."""
+        if self.http_server is not None:
+            connections = self.http_server.statistics()
+            self._metrics.connections.set(connections.open)
+            for reason, count in connections.aborted.items():
+                self._metrics.connections_killed.set(count, reason)
+        return self._metrics.exposition()
+
+    def uptime_seconds(self) -> float:
+        """Seconds since the process began."""
+        return time.monotonic() - self._started
+
+    async def status(self) -> ServerStatus:
+        """The status now; whether the store can be written to is tried."""
+        state, reasons = self.state, list[str]()
+        store: dict[str, Any] = {"path": str(self._store.path), "versions": 0, "drafts": 0, "outputs": 0}
+        uptime: dict[str, Any] = {"samples": 0, "up": 0, "percent": None, "last": None}
+        latency: dict[str, Any] = {}
+        if state == "draining":
+            reasons.append("The server is stopping.")
+        try:
+            store |= self._store.counts()
+            uptime = _probe_results(self._store)
+            latency = _last_benchmark(self._store)
+            await self._store.check(within=WRITE_CHECK_INTERVAL)
+        except ChoraError as error:
+            state = "failing" if state == "ready" else state
+            reasons.append(error.message.replace(f"{self._root}{os.sep}", ""))  # /ready needs no token
+        calls: dict[str, int] = {}
+        for (_, outcome), count in self._metrics.calls.values.items():
+            calls[outcome] = calls.get(outcome, 0) + int(count)
+        return ServerStatus(
+            version=__version__,
+            state=state,
+            reasons=reasons,
+            uptime_seconds=self.uptime_seconds(),
+            uptime=uptime,
+            latency=latency,
+            calls=calls,
+            sessions={labels[0]: int(count) for labels, count in self._metrics.sessions.values.items()},
+            store=store,
+            build={
+                "python": platform.python_version(),
+                "platform": sys.platform,
+                "frozen": this_process.is_frozen(),
+            },
+        )
+
+
+def _probe_results(store: Store) -> dict[str, Any]:
+    uptime = measure_uptime(store)
+    last = msgspec.to_builtins(uptime.last) if uptime.last else None
+    return {"samples": uptime.samples, "up": uptime.up, "percent": uptime.percent, "last": last}
+
+
+def _last_benchmark(store: Store) -> dict[str, Any]:
+    sample = store.last_sample("latency")
+    return {"at": sample.at, "ok": sample.ok, **sample.facts} if sample else {}
