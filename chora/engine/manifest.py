@@ -90,7 +90,7 @@ def read_manifest(engine: Engine, config: CollectionConfig, path: str) -> Manife
     except FileNotFoundError:
         pass
     except (ChoraError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        problem = f"the file there can't be read: {error}"
+        problem = f"the file there can't be read: {str(error).rstrip('.')}"
     raise ManifestNotFound(
         f"{config.id} has no manifest at {path}: {problem}.",
         "Build it with generate_collection.",

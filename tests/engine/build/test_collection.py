@@ -789,13 +789,13 @@ async def test_the_manifest_of_another_collection_is_replaced_with_a_warning(pro
     ("spoil", "problem"),
     [
         (lambda project: None, "it was never generated there"),
-        (lambda project: project.write("outputs/pack/manifest.json", "{"), "what stands there can't be read"),
-        (lambda project: project.write("outputs/pack/manifest.json", b"\xff"), "what stands there can't be read"),
-        (lambda project: project.write("outputs/pack/manifest.json", "[" * 5000), "what stands there can't be read"),
-        (lambda project: project.write("outputs/pack/manifest.json/x", ""), "what stands there can't be read"),
+        (lambda project: project.write("outputs/pack/manifest.json", "{"), "the file there can't be read"),
+        (lambda project: project.write("outputs/pack/manifest.json", b"\xff"), "the file there can't be read"),
+        (lambda project: project.write("outputs/pack/manifest.json", "[" * 5000), "the file there can't be read"),
+        (lambda project: project.write("outputs/pack/manifest.json/x", ""), "the file there can't be read"),
         (
             lambda project: project.write("outputs/pack/manifest.json", '{"collection_id": "x", "members": []}'),
-            "what stands there is not its manifest",
+            "the file there is not its manifest",
         ),
     ],
 )
@@ -948,7 +948,7 @@ async def test_a_fault_of_the_house_ends_the_run(
     assert told.pop("a") == ("success", False, None)
     assert set(told.values()) == {("skipped", False, code)}
     assert manifest(gauge)["members"][1]["error"]["message"].startswith(
-        "It wasn't built, because the work ended early: "
+        "It wasn't built, because the build ended early: "
     )
     assert manifest(gauge)["validation"]["rules_evaluated"] == 0
     assert generator.running == 0
@@ -1075,7 +1075,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
         "in": ["c would be built"],
         "gone": ["it fails"],
     }
-    another = "the context, the place or a setting is another one"
+    another = "the context, the location or a setting has changed"
     assert (await told(context={"x": 1}))["b"] == [another, "configs/content/b.json has changed"]
     assert (await told(force_members=frozenset("b")))["b"] == ["force was asked for"]
     assert (await told(output_path="elsewhere"))["a"] == [another, "word.txt has changed"]
@@ -1087,7 +1087,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
             "--- outputs/pack/b/b.md (on disk)\n+++ outputs/pack/b/b.md (chora)\n@@ -1 +1 @@\n-b\n+B",
         )
     ]
-    assert [file.action for each in plans[2].inner for file in each.files] == ["create"]
+    assert [file.action for each in plans[2].nested for file in each.files] == ["create"]
     assert plans[3].error is not None
     assert not any(each.files for each in await planned(engine, render=False))
     assert cached(await build(engine)) == []
@@ -1212,10 +1212,10 @@ BUILD = textwrap.dedent(
     import sys
     from pathlib import Path
     import trio
-    from chora import app
+    from chora.engine.engine import open_engine
     from chora import settings
     from chora.engine.build.collection import build_collection
-    from chora.engine.engine import Build
+    from chora.engine.build.build import Build
 
     async def main(root, context):
         async with open_engine(root, settings.load(root, {}).settings) as engine:
