@@ -36,7 +36,7 @@ SLOW = 2.0
 """Seconds; a test that takes longer on a quiet machine is marked `@pytest.mark.slow("reason")`."""
 
 # `just test` must not fail by chance: its inputs are always the same; what `just fuzz` finds becomes an `@example`.
-hypothesis.settings.register_profile("test", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("test", derandomize=True, max_examples=60, database=None, deadline=None)
 hypothesis.settings.register_profile("fuzz", database=None, deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("CHORA_HYPOTHESIS", "test"))
 
@@ -56,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(folder) for folder in ALONE):
             item.add_marker("stress")
+        if item.get_closest_marker("stress"):
+            item.user_properties.append(("slow", "stress"))
         if slow := item.get_closest_marker("slow"):
             item.user_properties.append(("slow", slow.args[0]))
 
@@ -77,7 +79,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + report.duration
                 if reason := dict(report.user_properties).get("slow"):
                     reasons[report.nodeid] = reason
-    slow = sorted(((taken, test) for test, taken in seconds.items() if taken > SLOW), reverse=True)
+    quick = {test for test, reason in reasons.items() if reason == "stress"}
+    slow = sorted(
+        ((taken, test) for test, taken in seconds.items() if taken > SLOW and test not in quick), reverse=True
+    )
     if slow:
         terminalreporter.section(f"tests over {SLOW:.0f} s")
     for taken, test in slow:

@@ -27,6 +27,8 @@ from chora.store import backup
 from tests.conftest import Project, Serve, content, requirement
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.slow("starts servers")
+
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
 

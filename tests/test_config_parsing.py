@@ -797,7 +797,7 @@ def _mangled(draw: st.DrawFn) -> tuple[Kind, Document]:
     return kind, document
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(_mangled() | st.tuples(st.sampled_from(KINDS), _ANYTHING))
 def test_anything_is_either_read_or_refused(case: tuple[Kind, Any]) -> None:
     """Every JSON value gives a config or a refusal with faults, both fit for JSON, and stays as it was."""
@@ -885,6 +885,7 @@ FULL: dict[str, tuple[Kind, Callable[[], dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("shape", FULL)
+@pytest.mark.slow("counts every function call while large files are read")
 def test_a_full_file_is_read_in_bounded_work(shape: str) -> None:
     """The largest file that doesn't fit costs a few hundred calls for each of its faults, and few for each value."""
     kind, part = FULL[shape]

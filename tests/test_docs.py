@@ -41,6 +41,7 @@ def test_the_readme_shows_the_two_commands():
 
 
 @pytest.mark.parametrize("page", [ROOT / "docs/tutorial/first-artifact.md"], ids=["first-artifact"])
+@pytest.mark.slow("runs a dozen commands")
 def test_a_tutorial_can_be_followed_to_the_letter(page: Path, tmp_path: Path):
     """Files are saved where it says, commands are run in order, and none of them fails."""
     run: list[str] = []
@@ -57,6 +58,7 @@ def test_a_tutorial_can_be_followed_to_the_letter(page: Path, tmp_path: Path):
     assert '"status": "skipped"' in run[-1]
 
 
+@pytest.mark.slow("runs several commands")
 def test_the_readme_session_says_what_happens(tmp_path: Path):
     """The console block is what a person sees."""
     (session,) = [text for kind, text in blocks(ROOT / "README.md") if kind == "console"]
@@ -103,6 +105,7 @@ def test_the_project_speaks_of_itself_alone():
     assert "://" not in (ROOT / "requirements.lock").read_text()
 
 
+@pytest.mark.slow("runs a dozen commands")
 def test_a_collection_can_be_built_to_the_letter(tmp_path: Path):
     """In the project that `init` makes: a plan with its reason, a build, and a second run with nothing to do."""
     _shell("chora init .", tmp_path)
@@ -123,6 +126,7 @@ def test_a_collection_can_be_built_to_the_letter(tmp_path: Path):
     assert "fresh" in freshness
 
 
+@pytest.mark.slow("builds the reference twice")
 def test_the_pages_are_built_once_and_then_only_what_changed(tmp_path: Path):
     """The documentation of this repository is a collection: a second build renders nothing, and a template that is
     touched rebuilds exactly what used it."""

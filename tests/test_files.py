@@ -441,6 +441,7 @@ def test_a_list_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch):
 
 
 @posix
+@pytest.mark.slow("makes folders as deep as the system allows")
 def test_folders_as_deep_as_they_go_are_listed(place: Place):
     """Neither the depth of calls nor the longest path of the system ends a listing."""
     place.put("a.txt")

@@ -427,6 +427,7 @@ async def two_processes(tmp_path: Path, **settings: Any) -> AsyncGenerator[tuple
 
 
 @requirement("jobs.same-call-joins")
+@pytest.mark.slow("time passes in steps of a poll, each when the threads have been idle")
 async def test_a_job_of_another_process_is_joined(tmp_path: Path, threshold: MockClock):
     """Its progress and its result come over the store; it isn't begun twice."""
     async with two_processes(tmp_path, call_budget=20) as (here, there):
@@ -483,6 +484,7 @@ async def test_a_wish_to_cancel_survives_a_sign_of_life_at_the_same_moment(tmp_p
                 await work.was_stopped.wait()
 
 
+@pytest.mark.slow("time passes in steps of a poll, each when the threads have been idle")
 async def test_whoever_waits_for_a_job_of_another_process_learns_that_it_was_stopped(
     tmp_path: Path, threshold: MockClock
 ):
@@ -501,6 +503,7 @@ async def test_whoever_waits_for_a_job_of_another_process_learns_that_it_was_sto
             await here.cancel(job.job_id)
 
 
+@pytest.mark.slow("time passes in steps of a poll, each when the threads have been idle")
 async def test_a_wish_that_nobody_hears_is_given_up_on(store: SqliteStore, threshold: MockClock):
     """The process may be gone; the job is shown as running until its silence tells."""
     await store.save_job(kept(updated_at=ago(0)))

@@ -60,6 +60,7 @@ async def failure(server: AnthropicServer, **changes: Any) -> GenerationFailed:
 # -- what is asked ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow("imports the model's SDK")
 async def test_an_answer_comes_with_its_cost():
     """The text of every text block, the tokens, and the price of both in US dollars."""
     blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]

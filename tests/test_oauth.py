@@ -449,6 +449,7 @@ async def test_the_door_tells_who_issues_its_tokens(authority: Authority, visit:
         assert (await visitor.ask_modern("tools/list", authorization=nothing)).status_code == 403
 
 
+@pytest.mark.slow("waits until a token expires")
 async def test_a_session_lasts_longer_than_what_its_token_holds_open(
     authority: Authority, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ):
@@ -470,6 +471,7 @@ async def test_a_session_lasts_longer_than_what_its_token_holds_open(
         assert (await visitor.ask("ping", **soon)).status_code == 401
 
 
+@pytest.mark.slow("waits until a token expires")
 async def test_a_subscription_ends_with_its_token(authority: Authority, visit: Visit, monkeypatch: pytest.MonkeyPatch):
     """There is no session that a later token could keep open."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)

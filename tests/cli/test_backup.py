@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chora.cli import program
+from tests.cli.test_doctor import fill
 from tests.conftest import Project
 
 
@@ -47,8 +48,7 @@ def test_what_was_backed_up_is_put_back(hello: Project):
 
 def test_the_advice_about_a_damaged_backup_can_be_followed(hello: Project, tmp_path: Path):
     """The hint names a command that there is, and what it saves can be restored."""
-    for number in range(60):
-        assert run(hello, "generate", "greeting", "-c", f"name={'x' * 3000}{number}").exit_code == 0
+    fill(hello, 60)
     backup = latest(hello)
     data = bytearray(backup.read_bytes())
     middle = len(data) // 2 // 4096 * 4096

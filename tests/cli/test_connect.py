@@ -21,6 +21,8 @@ from tests.patience import PATIENCE
 from tests.test_bridge import HELLO, MODERN, Peer, free_port
 from tests.upstream import http, playing
 
+pytestmark = pytest.mark.slow("starts servers and bridges")
+
 CONNECT = (sys.executable, "-m", "chora", "connect")
 SLOW = "{% for i in range(3000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
 SPY = (

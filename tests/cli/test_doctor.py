@@ -9,10 +9,13 @@ from typing import Any
 
 import apsw
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
+from chora import settings
 from chora.cli import program
-from tests.conftest import Project
+from chora.engine.engine import open_engine
+from tests.conftest import Asking, Project
 from tests.disks import small_disk
 
 
@@ -31,10 +34,22 @@ def database(project: Project) -> Path:
     return project.root / ".chora/storage.db"
 
 
+def fill(project: Project, count: int) -> None:
+    """Store so many long texts."""
+
+    async def generate() -> None:
+        async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
+            for number in range(count):
+                await Asking(engine)(
+                    "generate_content", content_config_id="greeting", context={"name": f"{'x' * 3000}{number}"}
+                )
+
+    trio.run(generate)
+
+
 def damage(project: Project) -> bytes:
     """A database with sixty texts, of which some pages are gone; returns it."""
-    for number in range(60):
-        assert run(project, "generate", "greeting", "-c", f"name={'x' * 3000}{number}").exit_code == 0
+    fill(project, 60)
     data = bytearray(database(project).read_bytes())
     middle = len(data) // 2 // 4096 * 4096
     data[middle : middle + 2 * 4096] = b"\xff" * (2 * 4096)

@@ -88,6 +88,7 @@ async def refused(purse: Budget, request: llm.Request) -> dict[str, Any]:
     return error.details
 
 
+@pytest.mark.slow("imports the model's SDK")
 async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
     """What really went over the wire: the text for the next time, the cost for the budgets, the sum for the run."""
     with pytest.MonkeyPatch.context() as patch:

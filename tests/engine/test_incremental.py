@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 import msgspec
+import pytest
 import trio
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
@@ -214,6 +215,7 @@ async def run_steps(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> Non
 
 
 @requirement("cache.incremental")
+@pytest.mark.slow("builds a few hundred collections, each twice")
 @hypothesis.settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([("move", ("a",)), ("rival", ("a", "one")), ("no_rival", ("a",)), ("move", ("a",))])
 @example([("text_of", ("a", "b")), ("data", ("b", "two")), ("template", ("b", "three", "c")), ("data", ("c", "one"))])

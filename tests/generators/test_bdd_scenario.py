@@ -532,14 +532,13 @@ def found_table(rows: list[Any]) -> list[list[str]]:
     return [[cell["value"] for cell in row["cells"]] for row in rows]
 
 
-PROPERTY = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+PROPERTY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @requirement("generators.bdd-scenario")
 @given(options=FEATURE)
 @PROPERTY
+@pytest.mark.slow("the official parser reads every example")
 async def test_the_official_parser_reads_what_was_asked_for(tmp_path: Path, options: dict[str, Any]):
     """Cells and texts of any characters, and every part of the structure in its place."""
     made = await write(tmp_path, options)
@@ -552,6 +551,7 @@ async def test_the_official_parser_reads_what_was_asked_for(tmp_path: Path, opti
     )
 )
 @PROPERTY
+@pytest.mark.slow("the official parser reads every example")
 async def test_no_value_changes_the_structure(tmp_path: Path, values: dict[str, Any]):
     """Whatever a value is, either it is refused, or the feature has the parts that the config gives it."""
     options = {

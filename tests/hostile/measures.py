@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="measures itself in /proc, and needs links and pipes")
 
-SETTINGS = f"[render]\nworkers = 1\nwall = 0.5\nmemory = {128 * MIB}\noutput = {MIB}\n"
+SETTINGS = f"[render]\nworkers = 1\nwall = 1.5\nmemory = {128 * MIB}\noutput = {MIB}\n"
 """One worker, so that a descriptor too many shows, and little patience, so that bombs end soon."""
 
 PROCESSOR_TIME = 30.0

@@ -185,9 +185,10 @@ async def test_an_endless_template_is_killed(fork: bool):
         assert await workers.render(HELLO) == GREETING
 
 
+@pytest.mark.slow("waits for two time limits")
 async def test_the_next_render_after_a_kill_works():
     """The same pool goes on."""
-    async with running(wall=0.3) as workers:
+    async with running(wall=0.9) as workers:
         for _ in range(2):
             with pytest.raises(LimitExceeded):
                 await workers.render(ENDLESS)
@@ -236,9 +237,10 @@ async def test_a_job_beyond_the_memory_is_not_even_sent():
         assert workers.statistics().workers == 0
 
 
+@pytest.mark.slow("waits for a time limit")
 async def test_too_many_waiting_jobs_are_busy():
     """Beyond the queue, and beyond one caller's half of it, the answer is immediate; those that wait get their turn."""
-    async with running(queue=4, wall=0.5) as workers:
+    async with running(queue=4, wall=1.8) as workers:
         await workers.warm()
         texts: list[str] = []
 
@@ -270,9 +272,10 @@ async def test_too_many_waiting_jobs_are_busy():
         assert texts == ["Hello you"] * 4
 
 
+@pytest.mark.slow("waits for a time limit")
 async def test_callers_take_turns():
     """One caller with many jobs makes another wait for one of them, not for all."""
-    async with running(wall=0.4) as workers:
+    async with running(wall=1.8) as workers:
         await workers.warm()
         done: list[str] = []
 

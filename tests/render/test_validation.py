@@ -329,7 +329,7 @@ async def test_a_worker_judges():
 )
 async def test_what_would_take_for_ever_is_killed(hostile: Match | Check | Compare):
     """And the next job is done all the same."""
-    async with running(wall=0.5) as pool:
+    async with running(wall=1.5) as pool:
         with pytest.raises((LimitExceeded, RenderFailed)):
             await (pool.match(hostile) if isinstance(hostile, Match) else pool.check(hostile))
         assert await pool.match(Match("b", "ab")) == Matched(1)

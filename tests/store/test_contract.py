@@ -326,6 +326,7 @@ async def test_a_deleted_version_is_gone_or_only_its_text(store: Store):
     assert store.versions("tides") == store.version_infos("tides") == store.content_ids() == []
 
 
+@pytest.mark.slow("writes thousands of files")
 async def test_thousands_of_versions_are_deleted_at_once(store: Store):
     """More than a database takes parameters, and others stay."""
     ids = [f"20260101T000000000Z-{number:04x}" for number in range(1500)]

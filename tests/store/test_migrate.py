@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chora.errors import MigrationFailed
@@ -272,8 +272,8 @@ RECORDS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(records=st.lists(RECORDS, max_size=25))
+@pytest.mark.slow("writes each example to three stores")
 def test_there_and_back_again_changes_nothing(records: list[Any]):
     """Whatever the records are: from the database into files and into a new database it is the same."""
 

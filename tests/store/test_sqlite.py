@@ -348,6 +348,7 @@ def go(writer: subprocess.Popen[str]) -> None:
 
 
 @requirement("storage.shared")
+@pytest.mark.slow("starts processes")
 async def test_two_processes_share_a_database(path: Path):
     """Both write as fast as they can while a third one reads: no error, nothing lost, no id twice."""
     writers = {name: start_writer(path, name, 150) for name in ("ebb", "flood")}
@@ -373,6 +374,7 @@ async def test_two_processes_share_a_database(path: Path):
             writer.wait()
 
 
+@pytest.mark.slow("starts four processes")
 def test_processes_make_a_database_at_once(path: Path):
     """Several that find none all open it: nobody takes a half-made one for a stranger's, or gives up on a lock."""
     program = (
@@ -404,6 +406,7 @@ def test_processes_make_a_database_at_once(path: Path):
 
 
 @requirement("storage.survives-kill")
+@pytest.mark.slow("starts processes")
 def test_what_was_acknowledged_survives_a_kill(path: Path):
     """SIGKILL at any moment of writing: every id that was printed is there, and at most one more."""
     acknowledged: list[str] = []

@@ -202,7 +202,7 @@ WRONG = {
 async def test_what_is_wrong_is_named(project: Project, ask: Asking, what: str):
     """The code of the reference, what is wrong in the message, a next step in the hint; and then all goes on."""
     wrong = WRONG[what]
-    ask.engine.templates.pool._settings = settings.RenderSettings(wall=0.5)
+    ask.engine.templates.pool._settings = settings.RenderSettings(wall=1.5)
     wrong.prepare(project)
     project.save(text("fine", "still here"))
     with unchanged(project):

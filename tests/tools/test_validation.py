@@ -132,7 +132,7 @@ async def test_a_rule_that_cannot_be_checked(project: Project, ask: Asking, engi
     """The error says which and why."""
     project.save(text("note", "a" * 5000))
     await ask("generate_content", content_config_id="note")
-    engine.templates.pool._settings = msgspec.structs.replace(engine.settings.render, wall=0.3)
+    engine.templates.pool._settings = msgspec.structs.replace(engine.settings.render, wall=1.5)
     error = await ask.refused(
         "validate_content",
         "validation_execution_failed",

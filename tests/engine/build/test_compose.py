@@ -20,7 +20,7 @@ from chora.errors import CompositionFailed, LimitExceeded
 from chora.model import ArtifactConfig
 from tests.conftest import Project, artifact, child, requirement
 
-quietly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+quietly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def configured(*outputs: dict[str, Any], **metadata: Any) -> ArtifactConfig:
