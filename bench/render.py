@@ -17,19 +17,19 @@ from bench.connect import CACHE
 from bench.measure import ROUNDS, Row
 from chora import settings
 from chora.errors import Busy, LimitExceeded
-from chora.render import Render
+from chora.render import RenderJob
 from chora.render.pool import RenderPool
-from chora.render.worker import CompiledTemplates
-from chora.render.worker import render as render_inline
+from chora.render.sandbox import CompiledTemplates
+from chora.render.sandbox import render_template as render_inline
 from chora.request_context import caller
 
-PAGE = Render(
+PAGE = RenderJob(
     template="# {{ title }}\n{% for row in rows %}- {{ row.name }}: {{ row.number * 2 }}\n{% endfor %}",
     name="page",
     context={"title": "Moorings", "rows": [{"name": f"berth {number}", "number": number} for number in range(50)]},
 )
-ENDLESS = Render("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "endless")
-LARGE = Render("{{ 'x' * 10**12 }}", "large")
+ENDLESS = RenderJob("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "endless")
+LARGE = RenderJob("{{ 'x' * 10**12 }}", "large")
 
 WALL = 0.2
 """Seconds a bomb may take: the storm is about how it is shared out, not about how patient the settings are."""
@@ -44,7 +44,7 @@ async def pooled(*, fork: bool = True, workers: int = 2) -> AsyncGenerator[Rende
     pool = RenderPool(settings.RenderSettings(workers=workers, wall=WALL), fork=fork)
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.serve)
-        await pool.warm()
+        await pool.warm_up()
         yield pool
         nursery.cancel_scope.cancel()
 
@@ -63,7 +63,7 @@ async def render(project: Path, calls: int) -> list[Row]:
     async with pooled() as pool:
         for _ in range(ROUNDS):
             for _ in range(max(20, calls // ROUNDS)):
-                times[0].append(await timed(lambda: pool.render(PAGE)))
+                times[0].append(await timed(lambda: pool.render_template(PAGE)))
                 began = time.perf_counter()
                 render_inline(PAGE, compiled, 4 * settings.MIB)
                 times[1].append((time.perf_counter() - began) * 1000)
@@ -77,7 +77,7 @@ async def parallel(project: Path, calls: int) -> list[Row]:
     command, ours, theirs = _parallel_peer(), list[float](), list[float]()
     async with pooled() as pool:
         for _ in range(ROUNDS):
-            ours += [await timed(lambda: pool.render(PAGE)) for _ in range(count)]
+            ours += [await timed(lambda: pool.render_template(PAGE)) for _ in range(count)]
             done = await trio.run_process(command, stdin=page, capture_stdout=True)
             theirs += json.loads(done.stdout)
     return [
@@ -103,8 +103,8 @@ async def respawn(project: Path, calls: int) -> list[Row]:
         async with pooled(fork=fork, workers=1) as pool:
             for _ in range(ROUNDS):
                 with suppress(LimitExceeded):
-                    await pool.render(ENDLESS)
-                times[fork].append(await timed(lambda: pool.render(PAGE)))
+                    await pool.render_template(ENDLESS)
+                times[fork].append(await timed(lambda: pool.render_template(PAGE)))
     return [
         Row(
             "render after a kill, forked next to started",
@@ -121,14 +121,14 @@ async def storm(project: Path, calls: int) -> list[Row]:
     for name, bomb in (("endless", ENDLESS), ("huge", LARGE)):
         async with pooled() as pool:
 
-            async def throw(bomb: Render = bomb, pool: RenderPool = pool) -> None:
+            async def throw(bomb: RenderJob = bomb, pool: RenderPool = pool) -> None:
                 caller.set("bomber")
                 while True:
                     with suppress(LimitExceeded, Busy):
-                        await pool.render(bomb)
+                        await pool.render_template(bomb)
 
             async def good(pool: RenderPool = pool) -> float:
-                return await timed(lambda: pool.render(PAGE))
+                return await timed(lambda: pool.render_template(PAGE))
 
             count = max(20, calls // 10)
             quiet = [await good() for _ in range(count)]

@@ -160,7 +160,7 @@ async def run_server(
 async def _warm_up(pool: RenderPool) -> None:
     """Start a template worker before the first render needs it; if that fails, the first render reports why."""
     with contextlib.suppress(ChoraError, RenderFailed):
-        await pool.warm()
+        await pool.warm_up()
 
 
 def _notify_systemd(state: str) -> None:

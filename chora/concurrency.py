@@ -1,4 +1,4 @@
-"""Bounded concurrency: work on the items of a list, several at once."""
+"""Bounded concurrency: work on the items of a list, and a semaphore that is fair among callers."""
 
 from __future__ import annotations
 
@@ -51,3 +51,53 @@ async def for_each_bounded(
     if failures:
         raise failures[0]
     return waiting[::-1]
+
+
+class FairSemaphore:
+    """A semaphore that serves the callers round-robin, and the waiting tasks of one caller in order.
+
+    So a caller with a hundred jobs makes another caller wait for a single job, not for all of them.
+
+    Args:
+        slots: how many tasks may hold it at once.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._waiting: dict[str, trio.lowlevel.ParkingLot] = {}
+
+    def waiting_count(self) -> int:
+        """The number of waiting tasks."""
+        return sum(len(lot) for lot in self._waiting.values())
+
+    def waiting_count_of(self, caller: str) -> int:
+        """The number of waiting tasks of one caller."""
+        return len(self._waiting.get(caller, ()))
+
+    def has_free_slot(self) -> bool:
+        return self._free > 0
+
+    async def acquire(self, caller: str) -> None:
+        """Wait for a slot; `release` returns it."""
+        if self._free:
+            self._free -= 1
+            return
+        lot = self._waiting.setdefault(caller, trio.lowlevel.ParkingLot())
+        try:
+            await lot.park()
+        except trio.Cancelled:
+            if not lot and self._waiting.get(caller) is lot:
+                del self._waiting[caller]
+            raise
+
+    def release(self) -> None:
+        """Pass the slot to the next waiting task, if there is one."""
+        while self._waiting:
+            caller = next(iter(self._waiting))
+            lot = self._waiting.pop(caller)
+            if lot:  # else all of them were cancelled, and haven't run since
+                lot.unpark()
+                if lot:
+                    self._waiting[caller] = lot
+                return
+        self._free += 1

@@ -21,8 +21,8 @@ from chora.nesting import (
     is_json_too_deep,
     is_too_deep,
 )
-from chora.render import Check, Checked, Evaluate, Render, Select, check_depth
-from chora.render.validation import check
+from chora.render import CheckJob, CheckResult, EvaluateJob, RenderJob, SelectJob, check_depth
+from chora.render.validation import check_text
 from chora.tools.tool import object_of
 from chora.tools.validation import rules_of
 
@@ -108,14 +108,14 @@ def test_every_place_refuses_the_same(levels: int, fits: bool):
         "source": (lambda: decode_text(text, "json", "a.json"), ValidationFailed),
         "argument": (lambda: object_of(f'{{"a": {text[1:-1]}}}', "context"), InvalidContext),
         "rules": (lambda: rules_of(text), InvalidInput),
-        "render": (lambda: check_depth(Render("", "page", context={"a": nested(levels - 1)})), NestedTooDeeply),
-        "condition": (lambda: check_depth(Evaluate("", context={"a": nested(levels - 1)})), NestedTooDeeply),
-        "selector": (lambda: check_depth(Select("$", nested(levels))), NestedTooDeeply),
+        "render": (lambda: check_depth(RenderJob("", "page", context={"a": nested(levels - 1)})), NestedTooDeeply),
+        "condition": (lambda: check_depth(EvaluateJob("", context={"a": nested(levels - 1)})), NestedTooDeeply),
+        "selector": (lambda: check_depth(SelectJob("$", nested(levels))), NestedTooDeeply),
     }
     for act, error in refusals.values():
         with contextlib.nullcontext() if fits else pytest.raises(error, match="nested too deeply"):
             act()
     assert parse_pairs([f"a={text}"]) == {"a": json.loads(text) if fits else text}
-    checked = check(Check("json", text))
-    assert isinstance(checked, Checked)
-    assert [flaw.message for flaw in checked.flaws] == ([] if fits else ["it is nested too deeply"])
+    checked = check_text(CheckJob("json", text))
+    assert isinstance(checked, CheckResult)
+    assert [problem.message for problem in checked.problems] == ([] if fits else ["it is nested too deeply"])

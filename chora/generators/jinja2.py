@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from chora.generators.generator import GeneratedText, GenerationJob
-from chora.render import Options, Render, RenderFailed
+from chora.render import RenderFailed, RenderJob, TemplateOptions
 
 NAME = "jinja2"
 VERSION = "1.0.0"
@@ -83,8 +83,8 @@ async def generate(job: GenerationJob) -> GeneratedText:
     if undefined not in ("strict", "lenient"):
         raise job.failed(NAME, f"generation_config.undefined is {undefined!r}", "Write strict or lenient.")
     try:
-        rendered = await job.templates.pool.render(
-            Render(
+        rendered = await job.templates.pool.render_template(
+            RenderJob(
                 template=None,
                 name=name,
                 sources=job.sources,
@@ -99,10 +99,10 @@ async def generate(job: GenerationJob) -> GeneratedText:
     return GeneratedText(rendered.text, warnings, None if name == INLINE else name)
 
 
-def _options(job: GenerationJob) -> Options:
-    wanted = {key: value for key in Options.__struct_fields__ if (value := job.option(key)) is not None}
+def _options(job: GenerationJob) -> TemplateOptions:
+    wanted = {key: value for key in TemplateOptions.__struct_fields__ if (value := job.option(key)) is not None}
     try:
-        return msgspec.convert(wanted, Options)
+        return msgspec.convert(wanted, TemplateOptions)
     except msgspec.ValidationError as error:
         raise job.failed(
             NAME,

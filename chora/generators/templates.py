@@ -12,7 +12,7 @@ from chora.catalog import OnRead
 from chora.errors import LimitExceeded, PermissionDenied
 from chora.files import CONFIG_LIMIT, Folder
 from chora.hashing import sha256
-from chora.render import Options, Scan, Scanned
+from chora.render import ScanJob, TemplateOptions, TemplateReferences
 from chora.render.pool import RenderPool
 
 ALL = "templates:"
@@ -37,7 +37,7 @@ class Templates:
         self.pool = pool
         self._folder = folder
         self._paths = tuple(path.rstrip("/") for path in paths)
-        self._scans: OrderedDict[tuple[Options, str], Scanned] = OrderedDict()
+        self._scans: OrderedDict[tuple[TemplateOptions, str], TemplateReferences] = OrderedDict()
 
     @staticmethod
     def is_inline(template: str) -> bool:
@@ -111,7 +111,7 @@ class Templates:
         """A hash of every template by its name."""
         return sha256(msgspec.json.encode(sorted(self.all().items())))
 
-    async def scan(self, name: str, text: str, options: Options) -> Scanned:
+    async def scan(self, name: str, text: str, options: TemplateOptions) -> TemplateReferences:
         """What a template refers to; remembered by the hash of its text.
 
         Raises:
@@ -119,7 +119,7 @@ class Templates:
         """
         key = options, hashlib.sha256(text.encode()).hexdigest()
         if (known := self._scans.get(key)) is None:
-            known = self._scans[key] = await self.pool.scan(Scan(source=text, name=name, options=options))
+            known = self._scans[key] = await self.pool.scan_template(ScanJob(source=text, name=name, options=options))
             if len(self._scans) > SCANS_KEPT:
                 self._scans.popitem(last=False)
         return known

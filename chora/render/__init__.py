@@ -1,10 +1,12 @@
-"""What the server and its template workers say to each other: jobs, outcomes and the frames they travel in.
+"""Rendering in killable worker processes; here: the messages between the server and its workers, and their framing.
 
-    pool.py     the server's side: keeps workers, gives them jobs, kills them in time
-    worker.py   the other side: renders in a sandbox and runs queries; alone in importing jinja2 and jsonpath
-    judge.py    the other side too: judges texts and data, which can be as hostile as any template
+    pool.py         server: keeps workers, gives them jobs, kills them when their time is up
+    processes.py    server: the worker processes, spawned or forked by a fork server
+    worker.py       worker process: the fork server, resource limits, the loop over jobs
+    sandbox.py      worker process: templates, expressions and queries; alone in importing jinja2 and jsonpath
+    validation.py   worker process: checks texts and data, which can be as hostile as any template
 
-Only plain data crosses: MessagePack of the Structs below, each message behind its length.
+Only plain data crosses: MessagePack of the Structs below, each message prefixed with its length.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from msgspec import Struct
 from chora import settings
 from chora.nesting import DECODING_LIMIT, NestedTooDeeply, is_too_deep
 
-Undefined = Literal["strict", "lenient"]
-Kind = Literal["syntax", "undefined", "template_not_found", "security", "runtime", "memory", "output", "recursion"]
+UndefinedMode = Literal["strict", "lenient"]
+FailureKind = Literal[
+    "syntax", "undefined", "template_not_found", "security", "runtime", "memory", "output", "recursion"
+]
 
 
-class Options(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a template is read, in jinja2's own names."""
+class TemplateOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a template is parsed, in jinja2's own names."""
 
     trim_blocks: bool = False
     lstrip_blocks: bool = False
@@ -32,47 +36,47 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     extensions: tuple[Literal["jinja2.ext.do", "jinja2.ext.loopcontrols"], ...] = ()
 
 
-class Render(Struct, frozen=True, tag=True, omit_defaults=True):
+class RenderJob(Struct, frozen=True, tag=True, omit_defaults=True):
     """Render one template.
 
-    `template` is the text of the template `name`; when None, the text is `sources[name]`. What it includes,
-    imports or extends comes from `sources` too. `context` holds plain data: what JSON can say.
+    `template` is the text of the template `name`; when None, the text is `sources[name]`. Included, imported and
+    extended templates come from `sources` too. `context` holds plain data: JSON values.
     """
 
     template: str | None
     name: str
     sources: dict[str, str] = {}
     context: dict[str, Any] = {}
-    undefined: Undefined = "strict"
-    options: Options = Options()
+    undefined: UndefinedMode = "strict"
+    options: TemplateOptions = TemplateOptions()
 
 
-class Scan(Struct, frozen=True, tag=True, omit_defaults=True):
-    """Find out what a template refers to, without rendering it."""
+class ScanJob(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Find the references of a template, without rendering it."""
 
     source: str
     name: str = "template"
-    options: Options = Options()
+    options: TemplateOptions = TemplateOptions()
 
 
-class Select(Struct, frozen=True, tag=True):
-    """Take the values that a JSONPath (RFC 9535) selects from plain data; `name` is how to call it in messages."""
+class SelectJob(Struct, frozen=True, tag=True):
+    """Select values from plain data by a JSONPath (RFC 9535); `name` names it in messages."""
 
     query: str
     data: Any
     name: str = "JSONPath"
 
 
-class Evaluate(Struct, frozen=True, tag=True, omit_defaults=True):
-    """Find out whether an expression is true of plain data; undefined names are empty."""
+class EvaluateJob(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Evaluate an expression over plain data as a condition; undefined names are empty."""
 
     expression: str
     context: dict[str, Any] = {}
     name: str = "condition"
 
 
-class Match(Struct, frozen=True, tag=True, omit_defaults=True):
-    """Find out where a regular expression first matches a text; `flags` are Python's letters, such as `im`."""
+class MatchJob(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Find the first match of a regular expression in a text; `flags` are Python's letters, such as `im`."""
 
     pattern: str
     text: str
@@ -80,57 +84,57 @@ class Match(Struct, frozen=True, tag=True, omit_defaults=True):
     name: str = "pattern"
 
 
-class Check(Struct, frozen=True, tag=True, omit_defaults=True):
-    """Find out whether a text is of a language, one of `judge.LANGUAGES`. Nothing of it is run or resolved."""
+class CheckJob(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Check the syntax of a text in a language, one of `validation.LANGUAGES`. Nothing in it is run or resolved."""
 
     language: str
     text: str
     name: str = "text"
 
 
-class Compare(Struct, frozen=True, tag=True, omit_defaults=True):
-    """Find out in what plain data doesn't fit a JSON Schema. References lead nowhere but into the schema."""
+class CompareJob(Struct, frozen=True, tag=True, omit_defaults=True):
+    """Validate plain data against a JSON Schema. References are only resolved inside the schema."""
 
     schema: Any
     data: Any
     name: str = "schema"
 
 
-class Rendered(Struct, frozen=True, tag=True):
-    """The text, and in lenient mode the distinct names that were used without being defined."""
+class RenderedText(Struct, frozen=True, tag=True):
+    """The text, and in lenient mode the distinct undefined names that it used."""
 
     text: str
     undefined_names: list[str]
 
 
-class Scanned(Struct, frozen=True, tag=True):
-    """The templates a source names, whether it may choose more while rendering, and the variables it expects."""
+class TemplateReferences(Struct, frozen=True, tag=True):
+    """The templates a source names, whether it may choose others while rendering, and the variables it uses."""
 
     references: list[str]
     dynamic: bool
     variables: list[str]
 
 
-class Selected(Struct, frozen=True, tag=True):
-    """The values that a query selected, in its order."""
+class SelectedValues(Struct, frozen=True, tag=True):
+    """The values that a query selected, in order."""
 
     values: list[Any]
 
 
-class Evaluated(Struct, frozen=True, tag=True):
-    """Whether the expression was true."""
+class EvaluatedCondition(Struct, frozen=True, tag=True):
+    """Whether the condition holds."""
 
     truth: bool
 
 
-class Matched(Struct, frozen=True, tag=True):
-    """The first character of the match, counted from 0, or None if nothing matches."""
+class MatchPosition(Struct, frozen=True, tag=True):
+    """The index of the first character of the match; None if nothing matches."""
 
     place: int | None
 
 
-class Flaw(Struct, frozen=True):
-    """What is wrong with a text or data, and where: a line and a column counted from 1, or a JSON path."""
+class TextProblem(Struct, frozen=True):
+    """What is wrong with a text or data, and where: line and column counted from 1, or a JSON path."""
 
     message: str
     line: int | None = None
@@ -138,43 +142,52 @@ class Flaw(Struct, frozen=True):
     path: str | None = None
 
 
-class Checked(Struct, frozen=True, tag=True):
-    """What is wrong, nothing if all is well."""
+class CheckResult(Struct, frozen=True, tag=True):
+    """The problems of a text or of data; empty if it is valid."""
 
-    flaws: list[Flaw]
+    problems: list[TextProblem]
 
 
-class Failed(Struct, frozen=True, tag=True):
-    """Why a job couldn't be done.
+class JobFailure(Struct, frozen=True, tag=True):
+    """Why a job failed.
 
     `template` and `line` say where; `variable` is the name that was undefined. For `template_not_found`,
-    `template` is the one that is missing.
+    `template` is the missing one.
     """
 
-    kind: Kind
+    kind: FailureKind
     message: str
     template: str | None = None
     line: int | None = None
     variable: str | None = None
 
 
-Job = Render | Scan | Select | Evaluate | Match | Check | Compare
-Outcome = Rendered | Scanned | Selected | Evaluated | Matched | Checked | Failed
+WorkerJob = RenderJob | ScanJob | SelectJob | EvaluateJob | MatchJob | CheckJob | CompareJob
+JobOutcome = (
+    RenderedText | TemplateReferences | SelectedValues | EvaluatedCondition | MatchPosition | CheckResult | JobFailure
+)
 
 
-class Answer(Struct, frozen=True):
-    """A worker's answer to one job; `last` says that it ends now and takes no other."""
+class WorkerAnswer(Struct, frozen=True):
+    """A worker's answer to one job; `last` says that the worker ends after it."""
 
-    outcome: Outcome
+    outcome: JobOutcome
     last: bool = False
 
 
 class RenderFailed(Exception):
-    """A template that can't be rendered, or a worker that broke; `failed` has the facts."""
+    """A template that can't be rendered, or a worker that broke; `failure` has the facts."""
 
-    def __init__(self, failed: Failed) -> None:
-        super().__init__(failed.message)
-        self.failed = failed
+    def __init__(self, failure: JobFailure) -> None:
+        super().__init__(failure.message)
+        self.failed = failure
+
+
+def check_depth(job: Struct) -> None:
+    """Raise `NestedTooDeeply` for a job whose data couldn't be encoded or decoded on every Python (CWE-674)."""
+    for name in ("context", "data", "schema"):
+        if is_too_deep(getattr(job, name, None), DECODING_LIMIT):
+            raise NestedTooDeeply
 
 
 # -- between the pool and a worker --
@@ -182,23 +195,16 @@ class RenderFailed(Exception):
 _LENGTH = struct.Struct("!I")
 
 
-def job_limit(rules: settings.RenderSettings) -> int:
-    """The most bytes a job may have; as objects it takes several times as many."""
-    return rules.memory // 8
+def job_size_limit(render_settings: settings.RenderSettings) -> int:
+    """The largest size of an encoded job, in bytes; decoded it takes several times as many."""
+    return render_settings.memory // 8
 
 
-def check_depth(job: Struct) -> None:
-    """Raises `NestedTooDeeply` for a job whose data couldn't be encoded or decoded on every Python."""
-    for name in ("context", "data", "schema"):
-        if is_too_deep(getattr(job, name, None), DECODING_LIMIT):
-            raise NestedTooDeeply
-
-
-def frame(message: Struct | None) -> bytearray:
-    """A message behind its length; None makes the empty frame, by which a worker says that it is ready.
+def encode_frame(message: Struct | None) -> bytearray:
+    """Encode a message with its length before it; None makes the empty frame that reports readiness.
 
     Raises:
-        TypeError, ValueError, OverflowError: a context holds what isn't plain data.
+        TypeError, ValueError, OverflowError: a context holds other than plain data.
     """
     framed = bytearray(_LENGTH.size)
     if message is not None:
@@ -207,15 +213,15 @@ def frame(message: Struct | None) -> bytearray:
     return framed
 
 
-class Unframer:
-    """Puts one frame together from the pieces it arrives in; `limit` bounds it, in bytes."""
+class FrameReader:
+    """Assembles one frame from the pieces it arrives in, up to `limit` bytes (CWE-770)."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._received = bytearray()
 
     def feed(self, piece: bytes | bytearray) -> memoryview | None:
-        """The message, once it is complete.
+        """Add a piece; returns the message once it is complete.
 
         Raises:
             ValueError: the frame is larger than the limit, or something follows it.
@@ -232,14 +238,14 @@ class Unframer:
 
 # -- between the pool and the fork server --
 
-DIRECT = "-"
-"""In place of a control descriptor: be a single worker, on stdin and stdout."""
+SINGLE_WORKER = "-"
+"""In place of a control descriptor: run as a single worker, on stdin and stdout."""
 
 COMMAND = struct.Struct("!cQ")
-"""What the pool says: fork or kill, and the number by which both know the worker. A fork brings its socket along."""
+"""A command of the pool: fork or kill, and the number of the worker. A fork passes its socket along (SCM_RIGHTS)."""
 
 FORK = b"F"
 KILL = b"K"
 
 REPORT = struct.Struct("!Qi")
-"""What the fork server says: the number of a worker that ended, and its exit status, negative for a signal."""
+"""A report of the fork server: the number of a worker that ended, and its exit status, negative for a signal."""

@@ -1,7 +1,7 @@
-"""What a worker judges: where a pattern matches, whether a text is of a language, whether data fits a schema.
+"""Checks in a worker: where a pattern matches, whether a text is valid in its language, whether data fits a schema.
 
-Every one of these can be made to take for ever, or to overflow a stack, by who writes the pattern, text or schema.
-So it happens where it can be killed. The libraries are imported by the job that needs them.
+The author of a pattern, text or schema can make each of these run for ever (CWE-1333, CWE-400) or overflow a stack
+(CWE-674), so they run in a process that can be killed. Libraries are imported by the job that needs them.
 """
 
 from __future__ import annotations
@@ -12,92 +12,92 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 from chora.nesting import NestedTooDeeply, check_json_depth
-from chora.render import Check, Checked, Compare, Failed, Flaw, Match, Matched
+from chora.render import CheckJob, CheckResult, CompareJob, JobFailure, MatchJob, MatchPosition, TextProblem
 
-MOST_FLAWS: Final = 100
+PROBLEMS_LIMIT: Final = 100
 MESSAGE_LENGTH: Final = 500
 NAME_LENGTH: Final = 200
 
 _FLAGS: Final = {"a": re.ASCII, "i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE}
 
 
-def match(job: Match) -> Matched | Failed:
-    """Where a regular expression first matches."""
+def match_pattern(job: MatchJob) -> MatchPosition | JobFailure:
+    """Find where a regular expression first matches."""
     flags = re.NOFLAG
     for letter in job.flags:
         if letter not in _FLAGS:
-            return _failed(job, f"{letter!r} is not a flag; write some of {''.join(_FLAGS)}")
+            return _failure(job, f"{letter!r} is not a flag; write some of {''.join(_FLAGS)}")
         flags |= _FLAGS[letter]
     try:
-        with warnings.catch_warnings(action="ignore"):  # of syntax that Python may read otherwise some day
+        with warnings.catch_warnings(action="ignore"):  # about syntax that a later Python may read differently
             found = re.compile(job.pattern, flags).search(job.text)
     except (re.error, RecursionError, OverflowError) as error:
-        return _failed(job, str(error))
-    return Matched(None if found is None else found.start())
+        return _failure(job, str(error))
+    return MatchPosition(None if found is None else found.start())
 
 
-def compare(job: Compare) -> Checked | Failed:
-    """In what data doesn't fit a schema."""
+def compare_with_schema(job: CompareJob) -> CheckResult | JobFailure:
+    """Validate data against a schema."""
     import jsonschema
     from jsonschema.validators import validator_for
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    # Of our own, because the usual registry fetches what a schema refers to, from wherever it says.
+    # An empty registry of our own: the default one fetches references from any URL (CWE-918, SSRF).
     registry = cast(Any, Registry())  # pyright: ignore[reportUnknownArgumentType]
-    flaws: list[Flaw] = []
+    flaws: list[TextProblem] = []
     try:
         kind: Any = validator_for(job.schema, default=jsonschema.Draft202012Validator)
         kind.check_schema(job.schema)
         for error in kind(job.schema, registry=registry).iter_errors(job.data):
-            flaws.append(Flaw(_short(error.message), path=error.json_path[:NAME_LENGTH]))
-            if len(flaws) == MOST_FLAWS:
+            flaws.append(TextProblem(_shorten(error.message), path=error.json_path[:NAME_LENGTH]))
+            if len(flaws) == PROBLEMS_LIMIT:
                 break
     except jsonschema.SchemaError as error:
-        return _failed(job, f"it is no JSON Schema: {error.message} (at {error.json_path})")
+        return _failure(job, f"it is not a JSON Schema: {error.message} (at {error.json_path})")
     except Unresolvable as error:
-        return _failed(job, f"it refers to {error.ref!r}, which isn't in it; other documents aren't looked up")
+        return _failure(job, f"it refers to {error.ref!r}, which isn't in it; other documents aren't looked up")
     except MemoryError:
         raise
-    except Exception as error:  # the library lets through whatever a strange schema makes of it
-        return _failed(job, f"it can't be applied: {type(error).__name__}: {error}")
-    return Checked(flaws)
+    except Exception as error:  # the library passes on any exception that an odd schema causes
+        return _failure(job, f"it can't be applied: {type(error).__name__}: {error}")
+    return CheckResult(flaws)
 
 
-def check(job: Check) -> Checked | Failed:
-    """What is wrong with a text, by its language."""
-    judge = LANGUAGES.get(job.language)
-    if judge is None:
-        return _failed(job, f"texts of {job.language!r} aren't checked; write one of {', '.join(LANGUAGES)}")
-    flaws: list[Flaw] = []
+def check_text(job: CheckJob) -> CheckResult | JobFailure:
+    """Check a text in its language."""
+    check_language = LANGUAGES.get(job.language)
+    if check_language is None:
+        return _failure(job, f"texts of {job.language!r} aren't checked; write one of {', '.join(LANGUAGES)}")
+    flaws: list[TextProblem] = []
     try:
-        for flaw in judge(job.text):
-            flaws.append(Flaw(_short(flaw.message), flaw.line, flaw.column))
-            if len(flaws) == MOST_FLAWS:
+        for flaw in check_language(job.text):
+            flaws.append(TextProblem(_shorten(flaw.message), flaw.line, flaw.column))
+            if len(flaws) == PROBLEMS_LIMIT:
                 break
     except RecursionError:
-        flaws.append(Flaw("it is nested too deeply"))
-    return Checked(flaws)
+        flaws.append(TextProblem("it is nested too deeply"))
+    return CheckResult(flaws)
 
 
-def _failed(job: Match | Check | Compare, message: str) -> Failed:
-    return Failed("syntax", _short(message), job.name[:NAME_LENGTH])
+def _failure(job: MatchJob | CheckJob | CompareJob, message: str) -> JobFailure:
+    return JobFailure("syntax", _shorten(message), job.name[:NAME_LENGTH])
 
 
-def _short(message: str) -> str:
+def _shorten(message: str) -> str:
     return message if len(message) <= MESSAGE_LENGTH else f"{message[: MESSAGE_LENGTH - 1]}…"
 
 
-# -- languages: what makes a text none of theirs ----------------------------------------------------------------
+# -- languages: yields the problems of a text -------------------------------------------------------------------
 
 
-def _check_json(text: str) -> Iterator[Flaw]:
+def _check_json(text: str) -> Iterator[TextProblem]:
     import json
 
     def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no value that JSON has")
+        raise ValueError(f"{word} is not a JSON value")
 
-    def once(pairs: list[tuple[str, Any]]) -> None:
+    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
@@ -106,79 +106,80 @@ def _check_json(text: str) -> Iterator[Flaw]:
 
     try:
         check_json_depth(text)
-        json.loads(text, parse_constant=refuse, parse_int=str, object_pairs_hook=once)
+        json.loads(text, parse_constant=refuse, parse_int=str, object_pairs_hook=refuse_duplicates)
     except json.JSONDecodeError as error:
-        yield Flaw(error.msg, error.lineno, error.colno)
+        yield TextProblem(error.msg, error.lineno, error.colno)
     except (ValueError, NestedTooDeeply) as error:
-        yield Flaw(str(error))
+        yield TextProblem(str(error))
 
 
-def _check_yaml(text: str) -> Iterator[Flaw]:
+def _check_yaml(text: str) -> Iterator[TextProblem]:
     import yaml
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # As nodes: aliases are looked up and nothing is made of tags, which are anybody's.
+        # Composed to nodes only: aliases stay references (CWE-776) and no tag constructs an object (CWE-502).
         for _ in yaml.compose_all(text, loader):
             pass
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = error.problem or error.context or "it can't be parsed"
-        yield Flaw(said, mark.line + 1, mark.column + 1) if mark else Flaw(said)
+        message = error.problem or error.context or "it can't be parsed"
+        yield TextProblem(message, mark.line + 1, mark.column + 1) if mark else TextProblem(message)
     except yaml.YAMLError as error:
-        yield Flaw(str(error).partition("\n")[0])
+        yield TextProblem(str(error).partition("\n")[0])
 
 
-def _check_toml(text: str) -> Iterator[Flaw]:
+def _check_toml(text: str) -> Iterator[TextProblem]:
     import tomllib
 
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         place = re.search(r" \(at line (\d+), column (\d+)\)$", said := str(error))
-        yield Flaw(said[: place.start()], int(place[1]), int(place[2])) if place else Flaw(said)
+        yield TextProblem(said[: place.start()], int(place[1]), int(place[2])) if place else TextProblem(said)
 
 
-def _check_xml(text: str) -> Iterator[Flaw]:
+def _check_xml(text: str) -> Iterator[TextProblem]:
     from xml.parsers import expat
 
     parser = expat.ParserCreate()
 
+    # No DOCTYPE, hence neither entity expansion (CWE-776) nor external entities (CWE-611).
     def refuse(*declared: object) -> None:
-        raise ValueError("it declares a document type; entities and other files aren't read")
+        raise ValueError("it declares a document type; entities and external files aren't read")
 
     parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(text.encode(), True)
     except expat.ExpatError as error:
-        yield Flaw(expat.ErrorString(error.code) or str(error), error.lineno, error.offset + 1)
+        yield TextProblem(expat.ErrorString(error.code) or str(error), error.lineno, error.offset + 1)
     except ValueError as error:
-        yield Flaw(str(error), parser.CurrentLineNumber, parser.CurrentColumnNumber + 1)
+        yield TextProblem(str(error), parser.CurrentLineNumber, parser.CurrentColumnNumber + 1)
 
 
-_VOID: Final = frozenset(
+_VOID_ELEMENTS: Final = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
 )
-_MAY_STAY_OPEN: Final = frozenset(
+_OPTIONAL_END_TAG: Final = frozenset(
     {"html", "head", "body", "p", "li", "dt", "dd", "rb", "rt", "rtc", "rp", "optgroup", "option", "colgroup"}
     | {"caption", "thead", "tbody", "tfoot", "tr", "td", "th"}
 )
 
 
-def _check_html(text: str) -> Iterator[Flaw]:
-    """Only what no reading of HTML allows: an element that isn't closed, or closed without being open."""
+def _check_html(text: str) -> Iterator[TextProblem]:
+    """Only what no version of HTML allows: an element that is never closed, or closed without being open."""
     from html.parser import HTMLParser
 
-    class Balance(HTMLParser):
+    class TagBalance(HTMLParser):
         def __init__(self) -> None:
             super().__init__()
             self.open: list[tuple[str, int, int]] = []
-            self.flaws: list[Flaw] = []
+            self.flaws: list[TextProblem] = []
             self.elements = 0
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             self.elements += 1
-            if tag not in _VOID:
+            if tag not in _VOID_ELEMENTS:
                 line, column = self.getpos()
                 self.open.append((tag, line, column + 1))
 
@@ -186,31 +187,31 @@ def _check_html(text: str) -> Iterator[Flaw]:
             self.elements += 1
 
         def handle_endtag(self, tag: str) -> None:
-            if tag in _VOID or tag == "p":  # </p> alone is an empty paragraph
+            if tag in _VOID_ELEMENTS or tag == "p":  # </p> alone is an empty paragraph
                 return
             if not any(name == tag for name, _, _ in self.open):
                 line, column = self.getpos()
-                self.flaws.append(Flaw(f"</{tag}> closes nothing", line, column + 1))
+                self.flaws.append(TextProblem(f"</{tag}> closes nothing", line, column + 1))
                 return
             while (last := self.open.pop())[0] != tag:
-                self.leave(last)
+                self.report_unclosed(last)
 
-        def leave(self, element: tuple[str, int, int]) -> None:
+        def report_unclosed(self, element: tuple[str, int, int]) -> None:
             tag, line, column = element
-            if tag not in _MAY_STAY_OPEN:
-                self.flaws.append(Flaw(f"<{tag}> is never closed", line, column))
+            if tag not in _OPTIONAL_END_TAG:
+                self.flaws.append(TextProblem(f"<{tag}> is never closed", line, column))
 
-    balance = Balance()
+    balance = TagBalance()
     balance.feed(text)
     balance.close()
     while balance.open:
-        balance.leave(balance.open.pop())
+        balance.report_unclosed(balance.open.pop())
     yield from sorted(balance.flaws, key=lambda flaw: (flaw.line or 0, flaw.column or 0))
     if not balance.elements:
-        yield Flaw("it has no element")
+        yield TextProblem("it has no element")
 
 
-def _check_csv(text: str) -> Iterator[Flaw]:
+def _check_csv(text: str) -> Iterator[TextProblem]:
     import csv
 
     rows = csv.reader(text.splitlines(keepends=True), strict=True)
@@ -221,26 +222,26 @@ def _check_csv(text: str) -> Iterator[Flaw]:
                 continue
             width = width or len(row)
             if len(row) != width:
-                yield Flaw(f"this row has {len(row)} cells, the first one {width}", rows.line_num)
+                yield TextProblem(f"this row has {len(row)} cells, the first one {width}", rows.line_num)
     except csv.Error as error:
-        yield Flaw(str(error), rows.line_num)
+        yield TextProblem(str(error), rows.line_num)
 
 
-def _check_python(text: str) -> Iterator[Flaw]:
+def _check_python(text: str) -> Iterator[TextProblem]:
     import ast
 
     try:
         with warnings.catch_warnings(action="ignore"):
             compile(text, "<text>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     except SyntaxError as error:
-        yield Flaw(error.msg, error.lineno, error.offset)
+        yield TextProblem(error.msg, error.lineno, error.offset)
     except ValueError as error:
-        yield Flaw(str(error))
-    except MemoryError:  # how the parser says that its own stack is full
-        yield Flaw("it is nested too deeply")
+        yield TextProblem(str(error))
+    except MemoryError:  # raised by the parser when its own stack overflows
+        yield TextProblem("it is nested too deeply")
 
 
-def _check_jinja2(text: str) -> Iterator[Flaw]:
+def _check_jinja2(text: str) -> Iterator[TextProblem]:
     from jinja2 import TemplateSyntaxError
     from jinja2.environment import Environment
 
@@ -248,11 +249,11 @@ def _check_jinja2(text: str) -> Iterator[Flaw]:
     try:
         Environment(extensions=extensions).parse(text)
     except TemplateSyntaxError as error:
-        yield Flaw(error.message or "it can't be parsed", error.lineno)
+        yield TextProblem(error.message or "it can't be parsed", error.lineno)
 
 
-def _check_markdown(text: str) -> Iterator[Flaw]:
-    """Any text is Markdown; but a block of code that never ends swallows the rest of it."""
+def _check_markdown(text: str) -> Iterator[TextProblem]:
+    """Any text is Markdown, but an unclosed code block swallows the rest of it."""
     fence, opened = "", 0
     for number, line in enumerate(text.splitlines(), 1):
         bare = line.strip()
@@ -265,20 +266,20 @@ def _check_markdown(text: str) -> Iterator[Flaw]:
         elif mark.startswith(fence) and bare == mark:
             fence = ""
     if fence:
-        yield Flaw(f"the block of code that {fence} opens is never closed", opened)
+        yield TextProblem(f"the code block that {fence} opens is never closed", opened)
 
 
-def _check_gherkin(text: str) -> Iterator[Flaw]:
-    """Only what is no feature at all; what its steps must look like depends on the language they are written in."""
-    spoken = re.match(r"\s*#\s*language\s*:\s*(\S+)", text)
-    is_english = spoken is None or spoken[1].startswith("en")
+def _check_gherkin(text: str) -> Iterator[TextProblem]:
+    """Only what is no feature at all; the keywords of steps depend on the spoken language."""
+    declared = re.match(r"\s*#\s*language\s*:\s*(\S+)", text)
+    is_english = declared is None or declared[1].startswith("en")
     if is_english and not re.search(r"^[ \t]*(?:Feature|Business Need|Ability):", text, re.MULTILINE):
-        yield Flaw("there is no line that begins with Feature:", 1)
+        yield TextProblem("there is no line that begins with Feature:", 1)
     elif not re.search(r"^[ \t]*[^\W\d_][^\n:]{0,40}:", text, re.MULTILINE):
-        yield Flaw("there is no line that begins with a keyword and a colon", 1)
+        yield TextProblem("there is no line that begins with a keyword and a colon", 1)
 
 
-LANGUAGES: Final[dict[str, Callable[[str], Iterator[Flaw]]]] = {
+LANGUAGES: Final[dict[str, Callable[[str], Iterator[TextProblem]]]] = {
     "json": _check_json,
     "yaml": _check_yaml,
     "toml": _check_toml,

@@ -20,7 +20,7 @@ import trio
 
 from chora.errors import InvalidContext, LimitExceeded
 from chora.nesting import DEPTH_LIMIT, decode_json, is_too_deep
-from chora.render import RenderFailed, Select
+from chora.render import RenderFailed, SelectJob
 from chora.render.pool import RenderPool
 from chora.sources.source import SourceFailed
 
@@ -84,7 +84,7 @@ async def _json_path(value: Any, selector: str, pool: RenderPool) -> Any:
         if is_too_deep(value):
             raise SourceFailed(f"{shown} needs data that is nested no more than {DEPTH_LIMIT} levels deep")
     try:
-        found = (await pool.select(Select(query=selector, data=value, name=shown))).values
+        found = (await pool.select_values(SelectJob(query=selector, data=value, name=shown))).values
     except RenderFailed as failure:
         raise SourceFailed(f"{shown} is not a JSONPath: {failure.failed.message.removesuffix('.')}") from None
     except (LimitExceeded, InvalidContext) as error:

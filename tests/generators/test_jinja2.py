@@ -14,7 +14,7 @@ from chora.files import CONFIG_LIMIT, Folder
 from chora.generators import jinja2, templates
 from chora.generators.generator import GeneratedText, GenerationJob
 from chora.generators.templates import Templates
-from chora.render import Options, RenderFailed
+from chora.render import RenderFailed, TemplateOptions
 from chora.render.pool import RenderPool
 from tests.conftest import Project, content, requirement
 
@@ -296,19 +296,19 @@ async def test_there_is_a_bound_to_how_many_templates_one_may_use(
 async def test_scans_are_remembered_by_text_and_options(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """The same text is scanned once; other options, or having been forgotten, make it new; failures aren't kept."""
     scan, rendered = engine.templates.scan, lambda: engine.templates.pool.statistics().rendered
-    first = await scan("a", "{% include 'x' %}", Options())
+    first = await scan("a", "{% include 'x' %}", TemplateOptions())
     assert first.references == ["x"]
     count = rendered()
-    assert await scan("b", "{% include 'x' %}", Options()) is first
+    assert await scan("b", "{% include 'x' %}", TemplateOptions()) is first
     assert rendered() == count
-    await scan("a", "{% include 'x' %}", Options(trim_blocks=True))
+    await scan("a", "{% include 'x' %}", TemplateOptions(trim_blocks=True))
     assert rendered() == count + 1
     monkeypatch.setattr(templates, "SCANS_KEPT", 2)
-    await scan("c", "{{ c }}", Options())
-    assert await scan("a", "{% include 'x' %}", Options()) is not first
+    await scan("c", "{{ c }}", TemplateOptions())
+    assert await scan("a", "{% include 'x' %}", TemplateOptions()) is not first
     for _ in range(2):
         with pytest.raises(RenderFailed):
-            await scan("bad", "{% if %}", Options())
+            await scan("bad", "{% if %}", TemplateOptions())
 
 
 def test_what_is_inline_is_told_by_its_marks():

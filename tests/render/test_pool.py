@@ -16,17 +16,30 @@ import pytest
 import trio
 
 from chora import settings
+from chora.concurrency import FairSemaphore
 from chora.errors import Busy, InvalidContext, LimitExceeded
-from chora.render import Answer, Failed, Render, Rendered, RenderFailed, Scan, Scanned, Select, frame, pool
-from chora.render.pool import FairSemaphore, RenderPool, RenderStatistics
+from chora.render import (
+    JobFailure,
+    RenderedText,
+    RenderFailed,
+    RenderJob,
+    ScanJob,
+    SelectJob,
+    TemplateReferences,
+    WorkerAnswer,
+    encode_frame,
+    pool,
+    processes,
+)
+from chora.render.pool import RenderPool, RenderStatistics
 from chora.request_context import caller
 from chora.settings import RenderSettings as RenderSettings
 from tests.patience import PATIENCE
 
 MIB = 1024 * 1024
-HELLO = Render("Hello {{ name }}", "hello", context={"name": "you"})
-GREETING = Rendered("Hello you", [])
-ENDLESS = Render("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "endless")
+HELLO = RenderJob("Hello {{ name }}", "hello", context={"name": "you"})
+GREETING = RenderedText("Hello you", [])
+ENDLESS = RenderJob("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "endless")
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks")
@@ -116,10 +129,12 @@ async def test_renders_and_scans(fork: bool):
     """One worker answers several jobs of both sorts, and the parent never imports jinja2 for it."""
     async with running(fork=fork) as workers:
         assert workers.statistics() == RenderStatistics(workers=0, idle=0, waiting=0, rendered=0, killed=0)
-        assert await workers.render(HELLO) == GREETING
-        job = Render(None, "page", {"page": "{% extends 'base' %}", "base": "[{% include 'part' %}]", "part": "x"})
-        assert await workers.render(job) == Rendered("[x]", [])
-        assert await workers.scan(Scan("{% include 'a' %}{{ b }}")) == Scanned(["a"], False, ["b"])
+        assert await workers.render_template(HELLO) == GREETING
+        job = RenderJob(None, "page", {"page": "{% extends 'base' %}", "base": "[{% include 'part' %}]", "part": "x"})
+        assert await workers.render_template(job) == RenderedText("[x]", [])
+        assert await workers.scan_template(ScanJob("{% include 'a' %}{{ b }}")) == TemplateReferences(
+            ["a"], False, ["b"]
+        )
         assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=3, killed=0)
 
 
@@ -132,17 +147,20 @@ def test_the_parent_does_without_jinja2():
 async def test_undefined_names_are_reported():
     """Lenient names come back with the text; strict ones name the variable."""
     async with running() as workers:
-        job = Render("[{{ event.data.tool_name }}]", "page", undefined="lenient")
-        assert await workers.render(job) == Rendered("[]", ["event"])
+        job = RenderJob("[{{ event.data.tool_name }}]", "page", undefined="lenient")
+        assert await workers.render_template(job) == RenderedText("[]", ["event"])
         with pytest.raises(RenderFailed, match="'event' is undefined") as caught:
-            await workers.render(Render("\n{{ event.data }}", "page"))
-        assert caught.value.failed == Failed("undefined", "'event' is undefined", "page", 2, "event")
+            await workers.render_template(RenderJob("\n{{ event.data }}", "page"))
+        assert caught.value.failed == JobFailure("undefined", "'event' is undefined", "page", 2, "event")
 
 
 async def test_syntax_errors_say_where():
     """Template and line come along, for rendering and for scanning, and the worker stays."""
     async with running() as workers:
-        for attempt in (workers.render(Render("\n{% if %}", "page")), workers.scan(Scan("\n{% if %}", "page"))):
+        for attempt in (
+            workers.render_template(RenderJob("\n{% if %}", "page")),
+            workers.scan_template(ScanJob("\n{% if %}", "page")),
+        ):
             with pytest.raises(RenderFailed) as caught:
                 await attempt
             failed = caught.value.failed
@@ -154,7 +172,7 @@ async def test_large_jobs_and_texts_cross():
     """Frames far beyond a socket's buffer arrive whole in both directions."""
     async with running() as workers:
         text = "ä" * (3 * MIB // 2)
-        assert (await workers.render(Render("{{ text }}", "page", context={"text": text}))).text == text
+        assert (await workers.render_template(RenderJob("{{ text }}", "page", context={"text": text}))).text == text
 
 
 @pytest.mark.parametrize("value", [object(), 2**70, "\ud800", pytest.param([[]], id="deep")])
@@ -165,7 +183,7 @@ async def test_a_context_must_be_plain_data(value: Any):
             value = [value]
     async with running() as workers:
         with pytest.raises(InvalidContext, match="context of page"):
-            await workers.render(Render("", "page", context={"value": value}))
+            await workers.render_template(RenderJob("", "page", context={"value": value}))
         assert workers.statistics().workers == 0
 
 
@@ -176,13 +194,13 @@ async def test_a_context_must_be_plain_data(value: Any):
 async def test_an_endless_template_is_killed(fork: bool):
     """At its wall the worker dies, and the next job gets a new one."""
     async with running(fork=fork, wall=0.3) as workers:
-        await workers.warm()
+        await workers.warm_up()
         with pytest.raises(LimitExceeded, match=r"endless took longer than 0\.3 s") as caught:
-            await workers.render(ENDLESS)
+            await workers.render_template(ENDLESS)
         assert caught.value.details == {"limit": "render.wall", "template": "endless"}
         assert workers.statistics() == RenderStatistics(workers=0, idle=0, waiting=0, rendered=0, killed=1)
     async with running(fork=fork) as workers:
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
 
 
 @pytest.mark.slow("waits for two time limits")
@@ -191,8 +209,8 @@ async def test_the_next_render_after_a_kill_works():
     async with running(wall=0.9) as workers:
         for _ in range(2):
             with pytest.raises(LimitExceeded):
-                await workers.render(ENDLESS)
-            assert await workers.render(HELLO) == GREETING
+                await workers.render_template(ENDLESS)
+            assert await workers.render_template(HELLO) == GREETING
         assert workers.statistics().killed == 2
 
 
@@ -206,24 +224,24 @@ async def test_a_memory_bomb_meets_its_limit(template: str):
     async with running(memory=96 * MIB, output=1024 * MIB) as workers:
         for _ in range(2):
             with pytest.raises(LimitExceeded) as caught:
-                await workers.render(Render(template, "bomb"))
+                await workers.render_template(RenderJob(template, "bomb"))
             assert caught.value.details == {"limit": "render.memory", "template": "bomb"}
             assert workers.statistics().idle == 0
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
 
 
 @needs_posix
 async def test_the_smallest_memory_suffices():
     """The least that the settings allow is enough for an ordinary template."""
     async with running(memory=64 * MIB) as workers:
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
 
 
 async def test_an_output_bomb_meets_its_limit():
     """Too much text is refused while it is rendered; the worker can go on."""
     async with running(output=100_000) as workers:
         with pytest.raises(LimitExceeded, match="100000 bytes") as caught:
-            await workers.render(Render("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "bomb"))
+            await workers.render_template(RenderJob("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "bomb"))
         assert caught.value.details == {"limit": "render.output", "template": "bomb"}
         assert workers.statistics().idle == 1
 
@@ -232,7 +250,7 @@ async def test_a_job_beyond_the_memory_is_not_even_sent():
     """Its size alone tells."""
     async with running(memory=64 * MIB) as workers:
         with pytest.raises(LimitExceeded) as caught:
-            await workers.render(Render("", "page", context={"text": "x" * 9 * MIB}))
+            await workers.render_template(RenderJob("", "page", context={"text": "x" * 9 * MIB}))
         assert caught.value.details["limit"] == "render.memory"
         assert workers.statistics().workers == 0
 
@@ -241,22 +259,22 @@ async def test_a_job_beyond_the_memory_is_not_even_sent():
 async def test_too_many_waiting_jobs_are_busy():
     """Beyond the queue, and beyond one caller's half of it, the answer is immediate; those that wait get their turn."""
     async with running(queue=4, wall=1.8) as workers:
-        await workers.warm()
+        await workers.warm_up()
         texts: list[str] = []
 
         async def wait_in_line(who: str) -> None:
             caller.set(who)
-            texts.append((await workers.render(HELLO)).text)
+            texts.append((await workers.render_template(HELLO)).text)
 
         async def take_long(who: str) -> None:
             caller.set(who)
             with pytest.raises(LimitExceeded):
-                await workers.render(ENDLESS)
+                await workers.render_template(ENDLESS)
 
         async def is_refused(who: str, message: str) -> None:
             caller.set(who)
             with pytest.raises(Busy, match=message):
-                await workers.render(HELLO)
+                await workers.render_template(HELLO)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take_long, "a")
@@ -276,13 +294,13 @@ async def test_too_many_waiting_jobs_are_busy():
 async def test_callers_take_turns():
     """One caller with many jobs makes another wait for one of them, not for all."""
     async with running(wall=1.8) as workers:
-        await workers.warm()
+        await workers.warm_up()
         done: list[str] = []
 
-        async def render(who: str, job: Render) -> None:
+        async def render(who: str, job: RenderJob) -> None:
             caller.set(who)
             with suppress(LimitExceeded):
-                await workers.render(job)
+                await workers.render_template(job)
             done.append(who)
 
         async with trio.open_nursery() as nursery:
@@ -309,11 +327,11 @@ async def test_turns_go_round():
         for who, number in [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("c", 1)]:
             nursery.start_soon(work, who, number)
             await trio.testing.wait_all_tasks_blocked()
-        assert (turns.waiting(), turns.waiting_of("a"), turns.waiting_of("x")) == (6, 3, 0)
+        assert (turns.waiting_count(), turns.waiting_count_of("a"), turns.waiting_count_of("x")) == (6, 3, 0)
         turns.release()
     assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
-    assert turns.is_free()
-    assert turns.waiting() == 0
+    assert turns.has_free_slot()
+    assert turns.waiting_count() == 0
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["before it notices", "after it noticed"])
@@ -331,15 +349,15 @@ async def test_a_turn_is_not_lost_on_the_cancelled(at_once: bool):
                 await trio.testing.wait_all_tasks_blocked()
             assert turns._waiting == {}
         turns.release()
-    assert turns.is_free()
+    assert turns.has_free_slot()
 
 
 async def test_jobs_run_at_once_on_several_workers():
     """One endless template doesn't hold up the others."""
     async with running(workers=2) as workers, trio.open_nursery() as nursery:
-        nursery.start_soon(workers.render, ENDLESS)
+        nursery.start_soon(workers.render_template, ENDLESS)
         await until(lambda: workers.statistics().workers == 1)
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
         assert workers.statistics().workers == 2
         nursery.cancel_scope.cancel()
 
@@ -348,12 +366,12 @@ async def test_jobs_run_at_once_on_several_workers():
 async def test_a_cancelled_caller_frees_its_worker(fork: bool):
     """Nobody waits for the text any more, so the worker is killed, and the cancellation goes on."""
     async with running(fork=fork) as workers:
-        await workers.warm()
+        await workers.warm_up()
         with trio.move_on_after(0.1) as scope:
-            await workers.render(ENDLESS)
+            await workers.render_template(ENDLESS)
         assert scope.cancelled_caught
         assert workers.statistics() == RenderStatistics(workers=0, idle=0, waiting=0, rendered=0, killed=1)
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
 
 
 @both_kinds
@@ -361,10 +379,10 @@ async def test_a_caller_cancelled_while_a_worker_starts_leaves_nothing(fork: boo
     """Not even the process that was on its way."""
     async with running(fork=fork) as workers:
         with trio.move_on_after(0.01) as scope:
-            await workers.render(HELLO)
+            await workers.render_template(HELLO)
         assert scope.cancelled_caught
         assert workers.statistics().workers == 0
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
 
 
 # -- deaths -----------------------------------------------------------------------------------------------------
@@ -376,11 +394,11 @@ async def test_an_idle_worker_that_was_killed_is_replaced(fork: bool):
     """The next job doesn't notice."""
     assert sys.platform != "win32"
     async with running(fork=fork) as workers:
-        await workers.render(HELLO)
+        await workers.render_template(HELLO)
         victim = only_worker()
         os.kill(victim, signal.SIGKILL)
         await until(lambda: not is_running(victim))
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
         await until(lambda: victim not in processes_below(os.getpid()))
         assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=2, killed=0)
 
@@ -391,11 +409,11 @@ async def test_a_busy_worker_that_was_killed_ran_out_of_memory(fork: bool):
     """SIGKILL from elsewhere is what the kernel does when memory is short; the job isn't tried again."""
     assert sys.platform != "win32"
     async with running(fork=fork) as workers, trio.open_nursery() as nursery:
-        await workers.warm()
+        await workers.warm_up()
 
         async def expect_failure() -> None:
             with pytest.raises(LimitExceeded, match="was killed") as caught:
-                await workers.render(ENDLESS)
+                await workers.render_template(ENDLESS)
             assert caught.value.details == {"limit": "render.memory", "template": "endless"}
 
         nursery.start_soon(expect_failure)
@@ -410,12 +428,12 @@ async def test_a_worker_killed_before_it_read_its_job_is_no_different(fork: bool
     """The connection is then reset rather than closed."""
     assert sys.platform != "win32"
     async with running(fork=fork) as workers, trio.open_nursery() as nursery:
-        await workers.warm()
+        await workers.warm_up()
         os.kill(only_worker(), signal.SIGSTOP)
 
         async def expect_failure() -> None:
             with pytest.raises(LimitExceeded, match="was killed"):
-                await workers.render(Render("", "page", context={"text": "x" * MIB}))
+                await workers.render_template(RenderJob("", "page", context={"text": "x" * MIB}))
 
         nursery.start_soon(expect_failure)
         await trio.testing.wait_all_tasks_blocked()
@@ -427,11 +445,11 @@ async def test_a_worker_killed_before_it_read_its_job_is_no_different(fork: bool
 async def test_a_busy_worker_that_crashed_is_a_failure(fork: bool):
     """Any other signal is told as it is."""
     async with running(fork=fork) as workers, trio.open_nursery() as nursery:
-        await workers.warm()
+        await workers.warm_up()
 
         async def expect_failure() -> None:
             with pytest.raises(RenderFailed, match="with status -11") as caught:
-                await workers.render(ENDLESS)
+                await workers.render_template(ENDLESS)
             assert (caught.value.failed.kind, caught.value.failed.template) == ("runtime", "endless")
 
         nursery.start_soon(expect_failure)
@@ -444,20 +462,20 @@ async def test_a_killed_fork_server_is_started_again():
     """Its workers are given up with it, idle and busy ones, and the next job works."""
     assert sys.platform != "win32"
     async with running(workers=2) as workers, trio.open_nursery() as nursery:
-        await workers.render(HELLO)
+        await workers.render_template(HELLO)
 
         async def expect_failure() -> None:
             with pytest.raises((RenderFailed, LimitExceeded)):
-                await workers.render(ENDLESS)
+                await workers.render_template(ENDLESS)
 
         nursery.start_soon(expect_failure)
         await trio.testing.wait_all_tasks_blocked()
-        await workers.warm()
+        await workers.warm_up()
         old = processes_below(os.getpid())
         assert len(old) == 3
         os.kill(fork_server(), signal.SIGKILL)
         await until(lambda: not any(is_running(process) for process in old))
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
         assert not set(old) & set(processes_below(os.getpid()))
 
 
@@ -465,9 +483,10 @@ async def test_a_killed_fork_server_is_started_again():
 async def test_a_fork_server_that_does_not_listen_is_killed_at_the_end(monkeypatch: pytest.MonkeyPatch):
     """Stopping doesn't wait for it for ever."""
     assert sys.platform != "win32"
-    monkeypatch.setattr(pool, "END_TIME", 0.2)
+    monkeypatch.setattr(pool, "END_TIMEOUT", 0.2)
+    monkeypatch.setattr(processes, "END_TIMEOUT", 0.2)
     async with running() as workers:
-        await workers.render(HELLO)
+        await workers.render_template(HELLO)
         os.kill(fork_server(), signal.SIGSTOP)
 
 
@@ -478,17 +497,17 @@ async def test_a_killed_parent_leaves_nothing_behind():
 import os
 import trio
 from chora import settings
-from chora.render import Render
+from chora.render import RenderJob
 from chora.render.pool import RenderPool
 
 async def main():
     workers = RenderPool(settings.RenderSettings(workers=2, wall=600))
     async with trio.open_nursery() as nursery:
         await nursery.start(workers.serve)
-        await workers.warm()
-        nursery.start_soon(workers.render, Render({ENDLESS.template!r}, "endless"))
+        await workers.warm_up()
+        nursery.start_soon(workers.render_template, RenderJob({ENDLESS.template!r}, "endless"))
         await trio.testing.wait_all_tasks_blocked()
-        await workers.warm()
+        await workers.warm_up()
         os.write(1, b"ready")
 
 import trio.testing
@@ -515,12 +534,12 @@ async def test_stopping_ends_jobs_in_flight(fork: bool):
 
     async def expect_busy() -> None:
         with pytest.raises(Busy, match="aren't running"):
-            await workers.render(ENDLESS)
+            await workers.render_template(ENDLESS)
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as jobs, trio.open_nursery() as services:
             await services.start(workers.serve)
-            await workers.warm()
+            await workers.warm_up()
             jobs.start_soon(expect_busy)
             await trio.testing.wait_all_tasks_blocked()
             services.cancel_scope.cancel()
@@ -534,24 +553,24 @@ async def test_an_answer_that_arrives_after_the_end_releases_its_worker():
     workers = RenderPool(settings.RenderSettings())
     async with trio.open_nursery() as services:
         await services.start(workers.serve)
-        await workers.warm()
+        await workers.warm_up()
         worker = workers._idle.pop()
         services.cancel_scope.cancel()
-    assert isinstance(worker, pool.ForkedWorker)
+    assert isinstance(worker, processes.ForkedWorker)
     assert worker._connection.fileno() != -1
-    workers._give_back(worker)
+    workers._return_worker(worker)
     assert worker._connection.fileno() == -1
     assert workers.statistics().idle == 0
 
 
 async def test_stopping_ends_workers_that_are_about_to_start(monkeypatch: pytest.MonkeyPatch):
     """Who waits for one is told to come back."""
-    monkeypatch.setattr(pool, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
     workers = RenderPool(settings.RenderSettings(), fork=False)
 
     async def expect_busy() -> None:
         with pytest.raises(Busy, match="aren't running"):
-            await workers.warm()
+            await workers.warm_up()
 
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as jobs, trio.open_nursery() as services:
@@ -564,10 +583,10 @@ async def test_stopping_ends_workers_that_are_about_to_start(monkeypatch: pytest
 async def test_a_worker_is_retired_after_enough_jobs():
     """The pool goes on with a fresh one and no job notices."""
     async with running() as workers:
-        await workers.render(HELLO)
+        await workers.render_template(HELLO)
         first = workers._idle[0]
         for _ in range(1000):
-            assert await workers.render(HELLO) == GREETING
+            assert await workers.render_template(HELLO) == GREETING
         assert workers._idle[0] is not first
 
 
@@ -575,10 +594,10 @@ async def test_a_worker_is_retired_after_enough_jobs():
 async def test_a_worker_that_grew_is_retired():
     """One that once took more than half of its memory makes room for a small one."""
     async with running(memory=128 * MIB) as workers:
-        big = Render("{{ ('x' * n) | length }}", "big", context={"n": 70 * MIB})
-        assert (await workers.render(big)).text == str(70 * MIB)
+        big = RenderJob("{{ ('x' * n) | length }}", "big", context={"n": 70 * MIB})
+        assert (await workers.render_template(big)).text == str(70 * MIB)
         assert workers.statistics().idle == 0
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
 
 
 # -- workers that don't do what they should -------------------------------------------------------------------------
@@ -588,21 +607,21 @@ async def test_a_worker_that_grew_is_retired():
 @both_kinds
 async def test_a_worker_that_cannot_start_is_a_failure(command: list[str], fork: bool, monkeypatch: pytest.MonkeyPatch):
     """Whether there is no such program or it ends at once, the job fails and the pool lives."""
-    monkeypatch.setattr(pool, "worker_command", lambda: command)
+    monkeypatch.setattr(processes, "worker_command", lambda: command)
     async with running(fork=fork) as workers:
         with pytest.raises(RenderFailed, match="No template worker can be started"):
-            await workers.render(HELLO)
+            await workers.render_template(HELLO)
         monkeypatch.undo()
-        assert await workers.render(HELLO) == GREETING
+        assert await workers.render_template(HELLO) == GREETING
 
 
 async def test_a_worker_that_never_gets_ready_is_given_up(monkeypatch: pytest.MonkeyPatch):
     """It is killed after the time a start may take."""
-    monkeypatch.setattr(pool, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
-    monkeypatch.setattr(pool, "START_TIME", 0.1)
+    monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
+    monkeypatch.setattr(pool, "START_TIMEOUT", 0.1)
     async with running(fork=False) as workers:
         with pytest.raises(RenderFailed, match="No template worker can be started"):
-            await workers.render(HELLO)
+            await workers.render_template(HELLO)
 
 
 @pytest.mark.parametrize(
@@ -611,16 +630,16 @@ async def test_a_worker_that_never_gets_ready_is_given_up(monkeypatch: pytest.Mo
         pytest.param(b"\0\0\0\1\xc1", id="no MessagePack"),
         pytest.param(b"\xff\xff\xff\xff", id="endless"),
         pytest.param(b"\0\0\0\0\0", id="too much"),
-        pytest.param(bytes(frame(Answer(Rendered("", [])))), id="to another question"),
+        pytest.param(bytes(encode_frame(WorkerAnswer(RenderedText("", [])))), id="to another question"),
     ],
 )
 async def test_an_answer_without_sense_is_a_failure(answer: bytes, monkeypatch: pytest.MonkeyPatch):
     """A worker that was taken over can't confuse the server, and isn't trusted again."""
     script = f"import os; os.write(1, bytes(4)); os.read(0, 65536); os.write(1, {answer!r}); os.read(0, 65536)"
-    monkeypatch.setattr(pool, "worker_command", lambda: [sys.executable, "-c", script])
+    monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, "-c", script])
     async with running(fork=False) as workers:
-        with pytest.raises(RenderFailed, match="makes no sense"):
-            await workers.scan(Scan(""))
+        with pytest.raises(RenderFailed, match="invalid answer"):
+            await workers.scan_template(ScanJob(""))
 
 
 @needs_posix
@@ -628,21 +647,21 @@ async def test_a_worker_that_speaks_out_of_turn_is_not_used():
     """What it says between two jobs could pass for the answer to the next."""
     assert sys.platform != "win32"
     async with running() as workers:
-        await workers.render(HELLO)
+        await workers.render_template(HELLO)
         assert workers._server is not None
         ours, theirs = socket.socketpair()
         with theirs:
-            worker = pool.ForkedWorker(workers._server, 0, ours)
+            worker = processes.ForkedWorker(workers._server, 0, ours)
             assert worker.is_usable()
             theirs.send(b"x")
             assert not worker.is_usable()
-            worker.release()
+            worker.discard()
 
 
 def test_the_frozen_binary_runs_itself(monkeypatch: pytest.MonkeyPatch):
     """It has no interpreter to start; its own flag leads to the worker."""
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert pool.worker_command() == [sys.executable, "--render-worker"]
+    assert processes.worker_command() == [sys.executable, "--render-worker"]
 
 
 # -- confinement ------------------------------------------------------------------------------------------------
@@ -656,7 +675,7 @@ async def test_a_worker_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with (tmp_path / "open").open("w") as inherited:
         os.set_inheritable(inherited.fileno(), True)
         async with running(memory=256 * MIB) as workers:
-            await workers.render(HELLO)
+            await workers.render_template(HELLO)
             server, worker = fork_server(), only_worker()
             assert server != worker
             for process in (server, worker):
@@ -692,7 +711,7 @@ async def test_the_sandbox_refuses(template: str):
     """Private attributes, format strings and changes of the context fail as data."""
     async with running() as workers:
         with pytest.raises(RenderFailed) as caught:
-            await workers.render(Render(template, "page", context={"data": {"items": []}}))
+            await workers.render_template(RenderJob(template, "page", context={"data": {"items": []}}))
         assert caught.value.failed.kind == "security"
 
 
@@ -701,10 +720,10 @@ async def test_jobs_leave_no_state():
     lib = "{% set n = namespace(i=0) %}{% macro up() %}{% set n.i = n.i + 1 %}{{ n.i }}{% endmacro %}"
     async with running() as workers:
         for _ in range(2):
-            job = Render("{% import 'lib' as lib %}{% set name = 'x' %}{{ lib.up() }}", "page", {"lib": lib})
-            assert (await workers.render(job)).text == "1"
+            job = RenderJob("{% import 'lib' as lib %}{% set name = 'x' %}{{ lib.up() }}", "page", {"lib": lib})
+            assert (await workers.render_template(job)).text == "1"
             assert (
-                await workers.render(Render("{{ name is defined }}{{ lib is defined }}", "page"))
+                await workers.render_template(RenderJob("{{ name is defined }}{{ lib is defined }}", "page"))
             ).text == "FalseFalse"
         assert workers.statistics().workers == 1
 
@@ -712,6 +731,6 @@ async def test_jobs_leave_no_state():
 async def test_a_query_runs_in_a_worker_too():
     """JSONPath is bounded like any template; a query that is none says so."""
     async with running() as pool:
-        assert (await pool.select(Select(query="$.a[*]", data={"a": [1, 2]}))).values == [1, 2]
+        assert (await pool.select_values(SelectJob(query="$.a[*]", data={"a": [1, 2]}))).values == [1, 2]
         with pytest.raises(RenderFailed):
-            await pool.select(Select(query="$[", data={}))
+            await pool.select_values(SelectJob(query="$[", data={}))

@@ -12,21 +12,21 @@ import trio
 
 from chora.errors import InvalidContext, LimitExceeded
 from chora.render import (
-    Check,
-    Checked,
-    Compare,
-    Evaluate,
-    Evaluated,
-    Failed,
-    Flaw,
-    Match,
-    Matched,
+    CheckJob,
+    CheckResult,
+    CompareJob,
+    EvaluatedCondition,
+    EvaluateJob,
+    JobFailure,
+    MatchJob,
+    MatchPosition,
     RenderFailed,
+    TextProblem,
+    sandbox,
     validation,
-    worker,
 )
 from chora.render.pool import RenderPool
-from chora.render.validation import LANGUAGES, MOST_FLAWS
+from chora.render.validation import LANGUAGES, PROBLEMS_LIMIT
 from chora.settings import RenderSettings as RenderSettings
 from tests.patience import PATIENCE
 
@@ -50,7 +50,7 @@ from tests.patience import PATIENCE
 )
 def test_a_pattern_matches_somewhere_or_not(pattern: str, flags: str, place: int | None):
     """The first place counts, in characters; flags have Python's meaning."""
-    assert validation.match(Match(pattern, "ab\ncd", flags)) == Matched(place)
+    assert validation.match_pattern(MatchJob(pattern, "ab\ncd", flags)) == MatchPosition(place)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_a_pattern_matches_somewhere_or_not(pattern: str, flags: str, place: int
 )
 def test_what_is_no_pattern_says_so(pattern: str, flags: str, problem: str):
     """Whatever is wrong with it comes back as data."""
-    failed = validation.match(Match(pattern, "a", flags, name="n" * 500))
-    assert isinstance(failed, Failed)
+    failed = validation.match_pattern(MatchJob(pattern, "a", flags, name="n" * 500))
+    assert isinstance(failed, JobFailure)
     assert failed.kind == "syntax"
     assert problem in failed.message
     assert len(failed.template or "") == validation.NAME_LENGTH
@@ -92,32 +92,32 @@ RIGHT = {
     "gherkin": ["Feature: x\n  Scenario: y\n", "# language: de\nFunktionalität: x\n", "@a\nAbility: x\n"],
 }
 WRONG = [
-    ("json", '{"a": 1,\n"b": }', Flaw("Expecting value", 2, 6)),
-    ("json", '{"a": 1,\n\n "a": 2}', Flaw("the key 'a' stands twice in one object")),
-    ("json", "[NaN]", Flaw("NaN is no value that JSON has")),
-    ("json", "[" * 100_000, Flaw("it is nested too deeply")),
-    ("json", "", Flaw("Expecting value", 1, 1)),
-    ("yaml", "a: [1\nb", Flaw("did not find expected ',' or ']'", 3, 1)),
-    ("yaml", "a: *b", Flaw("found undefined alias", 1, 4)),
-    ("yaml", "a: \x07", Flaw("unacceptable character #x0007: control characters are not allowed")),
-    ("toml", "a = 1\nb = \n", Flaw("Invalid value", 2, 5)),
-    ("toml", "a = 1\na = 2\n", Flaw("Cannot overwrite a value", 2, 6)),
-    ("toml", "a = [1", Flaw("Unclosed array (at end of document)")),
-    ("xml", "<a>\n<b></a>", Flaw("mismatched tag", 2, 6)),
-    ("xml", "<a>&b;</a>", Flaw("undefined entity", 1, 4)),
-    ("xml", "", Flaw("no element found", 1, 1)),
-    ("html", "<div>\n<b>x</div></i>", Flaw("<b> is never closed", 2, 1)),
-    ("html", "<div>", Flaw("<div> is never closed", 1, 1)),
-    ("html", "no element", Flaw("it has no element")),
-    ("csv", "a,b\n1\n", Flaw("this row has 1 cells, the first one 2", 2)),
-    ("csv", 'a\n"b\n', Flaw("unexpected end of data", 2)),
-    ("python", "x = 1\ndef f(:\n", Flaw("invalid syntax", 2, 7)),
-    ("python", "-" * 100_000 + "1", Flaw("it is nested too deeply")),
-    ("jinja2", "a\n{% if %}", Flaw("Expected an expression, got 'end of statement block'", 2)),
-    ("jinja2", "{% include 'a' %}{% end %}", Flaw("Encountered unknown tag 'end'.", 1)),
-    ("markdown", "a\n```\nb", Flaw("the block of code that ``` opens is never closed", 2)),
-    ("gherkin", "Scenario: x", Flaw("there is no line that begins with Feature:", 1)),
-    ("gherkin", "# language: de\nhallo", Flaw("there is no line that begins with a keyword and a colon", 1)),
+    ("json", '{"a": 1,\n"b": }', TextProblem("Expecting value", 2, 6)),
+    ("json", '{"a": 1,\n\n "a": 2}', TextProblem("the key 'a' stands twice in one object")),
+    ("json", "[NaN]", TextProblem("NaN is not a JSON value")),
+    ("json", "[" * 100_000, TextProblem("it is nested too deeply")),
+    ("json", "", TextProblem("Expecting value", 1, 1)),
+    ("yaml", "a: [1\nb", TextProblem("did not find expected ',' or ']'", 3, 1)),
+    ("yaml", "a: *b", TextProblem("found undefined alias", 1, 4)),
+    ("yaml", "a: \x07", TextProblem("unacceptable character #x0007: control characters are not allowed")),
+    ("toml", "a = 1\nb = \n", TextProblem("Invalid value", 2, 5)),
+    ("toml", "a = 1\na = 2\n", TextProblem("Cannot overwrite a value", 2, 6)),
+    ("toml", "a = [1", TextProblem("Unclosed array (at end of document)")),
+    ("xml", "<a>\n<b></a>", TextProblem("mismatched tag", 2, 6)),
+    ("xml", "<a>&b;</a>", TextProblem("undefined entity", 1, 4)),
+    ("xml", "", TextProblem("no element found", 1, 1)),
+    ("html", "<div>\n<b>x</div></i>", TextProblem("<b> is never closed", 2, 1)),
+    ("html", "<div>", TextProblem("<div> is never closed", 1, 1)),
+    ("html", "no element", TextProblem("it has no element")),
+    ("csv", "a,b\n1\n", TextProblem("this row has 1 cells, the first one 2", 2)),
+    ("csv", 'a\n"b\n', TextProblem("unexpected end of data", 2)),
+    ("python", "x = 1\ndef f(:\n", TextProblem("invalid syntax", 2, 7)),
+    ("python", "-" * 100_000 + "1", TextProblem("it is nested too deeply")),
+    ("jinja2", "a\n{% if %}", TextProblem("Expected an expression, got 'end of statement block'", 2)),
+    ("jinja2", "{% include 'a' %}{% end %}", TextProblem("Encountered unknown tag 'end'.", 1)),
+    ("markdown", "a\n```\nb", TextProblem("the code block that ``` opens is never closed", 2)),
+    ("gherkin", "Scenario: x", TextProblem("there is no line that begins with Feature:", 1)),
+    ("gherkin", "# language: de\nhallo", TextProblem("there is no line that begins with a keyword and a colon", 1)),
 ]
 
 
@@ -136,23 +136,23 @@ def test_every_language_has_rows():
 )
 def test_texts_of_a_language_are_found_right(language: str, text: str):
     """Nothing is found where nothing is wrong."""
-    assert validation.check(Check(language, text)) == Checked([])
+    assert validation.check_text(CheckJob(language, text)) == CheckResult([])
 
 
 @pytest.mark.parametrize(("language", "text", "flaw"), WRONG, ids=briefly)
-def test_texts_of_no_language_are_found_out(language: str, text: str, flaw: Flaw):
+def test_texts_of_no_language_are_found_out(language: str, text: str, flaw: TextProblem):
     """What is wrong is said first, with the place where it is known."""
-    checked = validation.check(Check(language, text))
-    assert isinstance(checked, Checked)
-    assert checked.flaws[0] == flaw
+    checked = validation.check_text(CheckJob(language, text))
+    assert isinstance(checked, CheckResult)
+    assert checked.problems[0] == flaw
 
 
 @pytest.mark.parametrize("text", ["x = 1\0", "x = '\\ud800'.encode()\nx = (" + "(" * 5000], ids=briefly)
 def test_python_that_its_parser_refuses_is_a_flaw(text: str):
     """Also when Python refuses it in a way of its own."""
-    checked = validation.check(Check("python", text))
-    assert isinstance(checked, Checked)
-    assert len(checked.flaws) == 1
+    checked = validation.check_text(CheckJob("python", text))
+    assert isinstance(checked, CheckResult)
+    assert len(checked.problems) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,35 +165,35 @@ def test_python_that_its_parser_refuses_is_a_flaw(text: str):
 )
 def test_xml_with_a_document_type_is_refused(text: str):
     """Before any entity is even declared."""
-    (flaw,) = validation.check(Check("xml", text)).flaws  # pyright: ignore[reportAttributeAccessIssue]
+    (flaw,) = validation.check_text(CheckJob("xml", text)).problems  # pyright: ignore[reportAttributeAccessIssue]
     assert flaw.message.startswith("it declares a document type")
     assert flaw.line == 1
 
 
 def test_nothing_of_a_text_is_run(capfd: pytest.CaptureFixture[str]):
     """Python is only parsed, and a YAML tag makes no object."""
-    validation.check(Check("python", "print('ran')\n"))
-    validation.check(Check("yaml", "!!python/object/apply:print [ran]"))
-    validation.check(Check("jinja2", "{{ cycler.__init__.__globals__.os.system('echo ran') }}"))
+    validation.check_text(CheckJob("python", "print('ran')\n"))
+    validation.check_text(CheckJob("yaml", "!!python/object/apply:print [ran]"))
+    validation.check_text(CheckJob("jinja2", "{{ cycler.__init__.__globals__.os.system('echo ran') }}"))
     assert "ran" not in capfd.readouterr().out
 
 
 def test_flaws_are_bounded():
     """A hundred are enough, and none is long."""
-    checked = validation.check(Check("csv", "a,b\n" + "1\n" * 200))
-    assert isinstance(checked, Checked)
-    assert len(checked.flaws) == MOST_FLAWS
-    (flaw,) = validation.check(Check("json", '{"' + "a" * 1000 + '":1,"' + "a" * 1000 + '":1}')).flaws  # pyright: ignore[reportAttributeAccessIssue]
+    checked = validation.check_text(CheckJob("csv", "a,b\n" + "1\n" * 200))
+    assert isinstance(checked, CheckResult)
+    assert len(checked.problems) == PROBLEMS_LIMIT
+    (flaw,) = validation.check_text(CheckJob("json", '{"' + "a" * 1000 + '":1,"' + "a" * 1000 + '":1}')).problems  # pyright: ignore[reportAttributeAccessIssue]
     assert len(flaw.message) == validation.MESSAGE_LENGTH
-    compared = validation.compare(Compare({"items": {"type": "integer"}}, ["x"] * 200))
-    assert isinstance(compared, Checked)
-    assert len(compared.flaws) == MOST_FLAWS
+    compared = validation.compare_with_schema(CompareJob({"items": {"type": "integer"}}, ["x"] * 200))
+    assert isinstance(compared, CheckResult)
+    assert len(compared.problems) == PROBLEMS_LIMIT
 
 
 def test_an_unknown_language_is_a_failure():
     """It names those that there are."""
-    failed = validation.check(Check("klingon", "x"))
-    assert isinstance(failed, Failed)
+    failed = validation.check_text(CheckJob("klingon", "x"))
+    assert isinstance(failed, JobFailure)
     assert "write one of json, yaml" in failed.message
 
 
@@ -215,16 +215,16 @@ def test_an_unknown_language_is_a_failure():
 )
 def test_data_is_compared_with_its_schema(schema: Any, data: Any, paths: list[str]):
     """Every place that doesn't fit is named."""
-    checked = validation.compare(Compare(schema, data))
-    assert isinstance(checked, Checked)
-    assert [flaw.path for flaw in checked.flaws] == paths
+    checked = validation.compare_with_schema(CompareJob(schema, data))
+    assert isinstance(checked, CheckResult)
+    assert [flaw.path for flaw in checked.problems] == paths
 
 
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
-        ({"type": "nope"}, "it is no JSON Schema: 'nope' is not valid"),
-        ({"pattern": "("}, "it is no JSON Schema"),
+        ({"type": "nope"}, "it is not a JSON Schema: 'nope' is not valid"),
+        ({"pattern": "("}, "it is not a JSON Schema"),
         ({"$ref": "http://127.0.0.1:9/a.json"}, "it refers to 'http://127.0.0.1:9/a.json', which isn't in it"),
         ({"$ref": "file:///etc/passwd"}, "it refers to 'file:///etc/passwd'"),
         ({"$ref": "#/$defs/a"}, "it refers to"),
@@ -234,8 +234,8 @@ def test_data_is_compared_with_its_schema(schema: Any, data: Any, paths: list[st
 )
 def test_what_is_no_schema_says_so(schema: Any, problem: str):
     """Nothing is fetched, and a schema that goes round in circles ends."""
-    failed = validation.compare(Compare(schema, "x"))
-    assert isinstance(failed, Failed)
+    failed = validation.compare_with_schema(CompareJob(schema, "x"))
+    assert isinstance(failed, JobFailure)
     assert failed.message.startswith(problem)
 
 
@@ -247,7 +247,7 @@ def test_running_out_of_memory_is_left_to_the_caller(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("jsonschema.validators.validator_for", exhausted)
     with pytest.raises(MemoryError):
-        validation.compare(Compare({}, 1))
+        validation.compare_with_schema(CompareJob({}, 1))
 
 
 # -- conditions -------------------------------------------------------------------------------------------------
@@ -269,8 +269,8 @@ def test_running_out_of_memory_is_left_to_the_caller(monkeypatch: pytest.MonkeyP
 )
 def test_a_condition_is_true_or_not(expression: str, truth: bool):
     """Over the context; what depends on an undefined name isn't true."""
-    job = Evaluate(expression, {"audience": "crew", "berths": 4})
-    assert worker.evaluate(job) == Evaluated(truth)
+    job = EvaluateJob(expression, {"audience": "crew", "berths": 4})
+    assert sandbox.evaluate_condition(job) == EvaluatedCondition(truth)
 
 
 @pytest.mark.parametrize(
@@ -279,15 +279,15 @@ def test_a_condition_is_true_or_not(expression: str, truth: bool):
 )
 def test_a_condition_that_is_none_says_so(expression: str, kind: str):
     """It runs in the sandbox that templates run in."""
-    failed = worker.evaluate(Evaluate(expression, {"audience": "crew"}))
-    assert isinstance(failed, Failed)
+    failed = sandbox.evaluate_condition(EvaluateJob(expression, {"audience": "crew"}))
+    assert isinstance(failed, JobFailure)
     assert failed.kind == kind
 
 
 def test_a_condition_without_memory_is_left_to_the_caller():
     """A worker without memory must end."""
     with pytest.raises(MemoryError):
-        worker.evaluate(Evaluate("'x' * n", {"n": sys.maxsize // 2}))
+        sandbox.evaluate_condition(EvaluateJob("'x' * n", {"n": sys.maxsize // 2}))
 
 
 # -- in a worker ------------------------------------------------------------------------------------------------
@@ -306,13 +306,17 @@ async def running(**settings: Any) -> AsyncGenerator[RenderPool]:
 async def test_a_worker_judges():
     """All three jobs cross to a worker and back, with what is wrong with them."""
     async with running() as pool:
-        assert await pool.match(Match("c", "abc")) == Matched(2)
-        assert await pool.evaluate(Evaluate("a", {"a": 1})) == Evaluated(True)
-        assert await pool.check(Check("json", "[")) == Checked([Flaw("Expecting value", 1, 2)])
-        assert await pool.check(Compare({"type": "string"}, 1)) == Checked(
-            [Flaw("1 is not of type 'string'", path="$")]
+        assert await pool.match_pattern(MatchJob("c", "abc")) == MatchPosition(2)
+        assert await pool.evaluate_condition(EvaluateJob("a", {"a": 1})) == EvaluatedCondition(True)
+        assert await pool.check_text(CheckJob("json", "[")) == CheckResult([TextProblem("Expecting value", 1, 2)])
+        assert await pool.check_text(CompareJob({"type": "string"}, 1)) == CheckResult(
+            [TextProblem("1 is not of type 'string'", path="$")]
         )
-        for wrong in (pool.match(Match("(", "a")), pool.check(Check("x", "a")), pool.check(Compare({"type": 1}, 1))):
+        for wrong in (
+            pool.match_pattern(MatchJob("(", "a")),
+            pool.check_text(CheckJob("x", "a")),
+            pool.check_text(CompareJob({"type": 1}, 1)),
+        ):
             with pytest.raises(RenderFailed) as failed:
                 await wrong
             assert failed.value.failed.kind == "syntax"
@@ -322,24 +326,24 @@ async def test_a_worker_judges():
 @pytest.mark.parametrize(
     "hostile",
     [
-        pytest.param(Match("(a+)+$", "a" * 5000 + "b"), id="pattern"),
-        pytest.param(Compare({"pattern": "(a+)+$"}, "a" * 5000 + "b"), id="schema"),
-        pytest.param(Check("yaml", "[" * 200_000), id="yaml"),
+        pytest.param(MatchJob("(a+)+$", "a" * 5000 + "b"), id="pattern"),
+        pytest.param(CompareJob({"pattern": "(a+)+$"}, "a" * 5000 + "b"), id="schema"),
+        pytest.param(CheckJob("yaml", "[" * 200_000), id="yaml"),
     ],
 )
-async def test_what_would_take_for_ever_is_killed(hostile: Match | Check | Compare):
+async def test_what_would_take_for_ever_is_killed(hostile: MatchJob | CheckJob | CompareJob):
     """And the next job is done all the same."""
     async with running(wall=1.5) as pool:
         with pytest.raises((LimitExceeded, RenderFailed)):
-            await (pool.match(hostile) if isinstance(hostile, Match) else pool.check(hostile))
-        assert await pool.match(Match("b", "ab")) == Matched(1)
+            await (pool.match_pattern(hostile) if isinstance(hostile, MatchJob) else pool.check_text(hostile))
+        assert await pool.match_pattern(MatchJob("b", "ab")) == MatchPosition(1)
 
 
 async def test_what_is_not_plain_data_is_refused():
     """Half a character can't be sent anywhere."""
     async with running() as pool:
         with pytest.raises(InvalidContext):
-            await pool.match(Match("a", "\ud800"))
+            await pool.match_pattern(MatchJob("a", "\ud800"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits")
@@ -347,5 +351,5 @@ async def test_a_text_that_breaks_its_worker_is_a_failure():
     """A parser that overflows its stack takes a worker with it and nothing else."""
     async with running(wall=2.0) as pool:
         with pytest.raises((LimitExceeded, RenderFailed)):
-            await pool.check(Check("yaml", "- " * 500_000))
-        assert await pool.match(Match("b", "ab")) == Matched(1)
+            await pool.check_text(CheckJob("yaml", "- " * 500_000))
+        assert await pool.match_pattern(MatchJob("b", "ab")) == MatchPosition(1)

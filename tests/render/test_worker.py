@@ -18,22 +18,23 @@ import pytest
 from chora import settings, this_process
 from chora.render import (
     COMMAND,
-    DIRECT,
     FORK,
     KILL,
     REPORT,
-    Answer,
-    Failed,
-    Job,
-    Options,
-    Render,
-    Rendered,
-    Scan,
-    Scanned,
-    Select,
-    Selected,
-    Unframer,
-    frame,
+    SINGLE_WORKER,
+    FrameReader,
+    JobFailure,
+    RenderedText,
+    RenderJob,
+    ScanJob,
+    SelectedValues,
+    SelectJob,
+    TemplateOptions,
+    TemplateReferences,
+    WorkerAnswer,
+    WorkerJob,
+    encode_frame,
+    sandbox,
     worker,
 )
 from tests.patience import PATIENCE
@@ -43,21 +44,23 @@ MIB = 1024 * 1024
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="forks, limits and socket pairs")
 
 
-def render(template: str, context: dict[str, Any] | None = None, *, output: int = MIB, **job: Any) -> Rendered | Failed:
-    return worker.render(
-        Render(template, job.pop("name", "page"), context=context or {}, **job), worker.CompiledTemplates(), output
+def render(
+    template: str, context: dict[str, Any] | None = None, *, output: int = MIB, **job: Any
+) -> RenderedText | JobFailure:
+    return sandbox.render_template(
+        RenderJob(template, job.pop("name", "page"), context=context or {}, **job), sandbox.CompiledTemplates(), output
     )
 
 
 def text_of(template: str, context: dict[str, Any] | None = None, **job: Any) -> str:
     outcome = render(template, context, **job)
-    assert isinstance(outcome, Rendered), outcome
+    assert isinstance(outcome, RenderedText), outcome
     return outcome.text
 
 
-def failure_of(template: str, context: dict[str, Any] | None = None, **job: Any) -> Failed:
+def failure_of(template: str, context: dict[str, Any] | None = None, **job: Any) -> JobFailure:
     outcome = render(template, context, **job)
-    assert isinstance(outcome, Failed), outcome
+    assert isinstance(outcome, JobFailure), outcome
     return outcome
 
 
@@ -85,22 +88,26 @@ def test_includes_imports_and_extends_sources():
 
 def test_takes_the_text_from_the_sources_when_there_is_none():
     """A job without text renders the source of its name."""
-    job = Render(None, "page", {"page": "from the sources"})
-    assert worker.render(job, worker.CompiledTemplates(), MIB) == Rendered("from the sources", [])
+    job = RenderJob(None, "page", {"page": "from the sources"})
+    assert sandbox.render_template(job, sandbox.CompiledTemplates(), MIB) == RenderedText("from the sources", [])
 
 
 @pytest.mark.parametrize(
     ("options", "template", "text"),
     [
-        (Options(), "{% if 1 %}\na\n{% endif %}\n", "\na\n"),
-        (Options(trim_blocks=True), "{% if 1 %}\na\n{% endif %}\n", "a\n"),
-        (Options(trim_blocks=True, lstrip_blocks=True), "  {% if 1 %}\na\n  {% endif %}\n", "a\n"),
-        (Options(keep_trailing_newline=True), "a\n", "a\n"),
-        (Options(autoescape=True), "{{ '<' }}", "&lt;"),
-        (Options(extensions=("jinja2.ext.loopcontrols",)), "{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}", "1"),
+        (TemplateOptions(), "{% if 1 %}\na\n{% endif %}\n", "\na\n"),
+        (TemplateOptions(trim_blocks=True), "{% if 1 %}\na\n{% endif %}\n", "a\n"),
+        (TemplateOptions(trim_blocks=True, lstrip_blocks=True), "  {% if 1 %}\na\n  {% endif %}\n", "a\n"),
+        (TemplateOptions(keep_trailing_newline=True), "a\n", "a\n"),
+        (TemplateOptions(autoescape=True), "{{ '<' }}", "&lt;"),
+        (
+            TemplateOptions(extensions=("jinja2.ext.loopcontrols",)),
+            "{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}",
+            "1",
+        ),
     ],
 )
-def test_options_have_jinja2s_meaning(options: Options, template: str, text: str):
+def test_options_have_jinja2s_meaning(options: TemplateOptions, template: str, text: str):
     """Each option reaches the environment."""
     assert text_of(template, options=options) == text
 
@@ -132,34 +139,34 @@ def test_memory_errors_are_left_to_the_caller():
 @pytest.mark.parametrize(
     ("template", "failed"),
     [
-        ("a\n{{ nmae }}", Failed("undefined", "'nmae' is undefined", "page", 2, "nmae")),
+        ("a\n{{ nmae }}", JobFailure("undefined", "'nmae' is undefined", "page", 2, "nmae")),
         (
             "{{ user.nmae }}",
-            Failed("undefined", "'dict object' has no attribute 'nmae'", "page", 1, "nmae"),
+            JobFailure("undefined", "'dict object' has no attribute 'nmae'", "page", 1, "nmae"),
         ),
-        ("{% if missing %}{% endif %}", Failed("undefined", "'missing' is undefined", "page", 1, "missing")),
-        ("{{ items[7] }}", Failed("undefined", "list object has no element 7", "page", 1, "7")),
-        ("{% include 'part' %}", Failed("undefined", "'gone' is undefined", "part", 3, "gone")),
-        ("\n{% if %}", Failed("syntax", "Expected an expression, got 'end of statement block'", "page", 2)),
-        ("{% include 'broken' %}", Failed("syntax", "unexpected 'end of template'", "broken", 2)),
-        ("{{ 1 | nofilter }}", Failed("syntax", "No filter named 'nofilter'.", "page", 1)),
+        ("{% if missing %}{% endif %}", JobFailure("undefined", "'missing' is undefined", "page", 1, "missing")),
+        ("{{ items[7] }}", JobFailure("undefined", "list object has no element 7", "page", 1, "7")),
+        ("{% include 'part' %}", JobFailure("undefined", "'gone' is undefined", "part", 3, "gone")),
+        ("\n{% if %}", JobFailure("syntax", "Expected an expression, got 'end of statement block'", "page", 2)),
+        ("{% include 'broken' %}", JobFailure("syntax", "unexpected 'end of template'", "broken", 2)),
+        ("{{ 1 | nofilter }}", JobFailure("syntax", "No filter named 'nofilter'.", "page", 1)),
         (
             "\n{% include 'nowhere' %}",
-            Failed(
+            JobFailure(
                 "template_not_found",
-                "The template nowhere, which page asks for in line 2, doesn't exist.",
+                "The template nowhere, which page refers to in line 2, doesn't exist.",
                 "nowhere",
             ),
         ),
-        ("{{ 1 // 0 }}", Failed("runtime", "ZeroDivisionError: integer division or modulo by zero", "page", 1)),
+        ("{{ 1 // 0 }}", JobFailure("runtime", "ZeroDivisionError: integer division or modulo by zero", "page", 1)),
         ("{{ user | join(1, 2, 3, 4) }}", "runtime"),
-        ("{{ [1] | map('nofilter') | list }}", Failed("runtime", "No filter named 'nofilter'.", "page", 1)),
+        ("{{ [1] | map('nofilter') | list }}", JobFailure("runtime", "No filter named 'nofilter'.", "page", 1)),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ("{{ '\\ud800' }}", "runtime"),
         ("{{ range(1000000) }}", "runtime"),
     ],
 )
-def test_failures_say_what_and_where(template: str, failed: Failed | str):
+def test_failures_say_what_and_where(template: str, failed: JobFailure | str):
     """Kind, sentence, template, line and variable come back as data."""
     sources = {"part": "\n\n{{ gone }}", "broken": "\n{{ 1 +"}
     outcome = failure_of(template, {"user": {}, "items": []}, sources=sources)
@@ -171,16 +178,16 @@ def test_failures_say_what_and_where(template: str, failed: Failed | str):
 
 def test_a_missing_main_template_is_named():
     """The template that was asked for itself may be the one that is missing."""
-    outcome = worker.render(Render(None, "page"), worker.CompiledTemplates(), MIB)
-    assert outcome == Failed("template_not_found", "The template page doesn't exist.", "page")
+    outcome = sandbox.render_template(RenderJob(None, "page"), sandbox.CompiledTemplates(), MIB)
+    assert outcome == JobFailure("template_not_found", "The template page doesn't exist.", "page")
 
 
 def test_messages_are_short():
     """However long a name or a message is, little of it crosses."""
     long = "x" * 5000
     outcome = failure_of("{{ " + long + " }}")
-    assert len(outcome.message) == worker.MESSAGE_LENGTH
-    assert outcome.variable == long[: worker.NAME_LENGTH]
+    assert len(outcome.message) == sandbox.MESSAGE_LENGTH
+    assert outcome.variable == long[: sandbox.NAME_LENGTH]
 
 
 # -- lenient ----------------------------------------------------------------------------------------------------
@@ -205,10 +212,10 @@ def test_messages_are_short():
 )
 def test_lenient_templates_render_undefined_names_empty(template: str, text: str, names: list[str]):
     """Undefined names are empty all the way down, and reported if something depended on them, cached or not."""
-    compiled = worker.CompiledTemplates()
-    job = Render(template, "page", context={"user": {"list": []}}, undefined="lenient")
+    compiled = sandbox.CompiledTemplates()
+    job = RenderJob(template, "page", context={"user": {"list": []}}, undefined="lenient")
     for _cold_then_warm in range(2):
-        assert worker.render(job, compiled, MIB) == Rendered(text, names)
+        assert sandbox.render_template(job, compiled, MIB) == RenderedText(text, names)
 
 
 def test_lenient_templates_fail_where_emptiness_makes_no_sense():
@@ -220,8 +227,8 @@ def test_lenient_templates_fail_where_emptiness_makes_no_sense():
 def test_lenient_reports_are_bounded():
     """A template can't flood the report with names it makes up."""
     outcome = render("{% for i in range(1000) %}{{ d['k' ~ i] }}{% endfor %}", {"d": {}}, undefined="lenient")
-    assert isinstance(outcome, Rendered)
-    assert len(outcome.undefined_names) == worker.NAMES
+    assert isinstance(outcome, RenderedText)
+    assert len(outcome.undefined_names) == sandbox.UNDEFINED_NAMES_LIMIT
 
 
 # -- the sandbox ------------------------------------------------------------------------------------------------
@@ -246,7 +253,7 @@ def test_lenient_reports_are_bounded():
 def test_private_attributes_are_refused(template: str, undefined: Any):
     """No spelling reaches what starts with an underscore or belongs to Python itself, in either mode."""
     outcome = render(template, {"text": "x"}, undefined=undefined)
-    assert isinstance(outcome, Failed), outcome
+    assert isinstance(outcome, JobFailure), outcome
     assert outcome.kind == "security"
 
 
@@ -268,13 +275,15 @@ def test_data_may_be_called_like_a_dangerous_method():
 
 def test_nothing_of_one_job_is_left_for_the_next():
     """Not even a counter in an imported module, which jinja2 would keep with its compiled template."""
-    compiled = worker.CompiledTemplates()
+    compiled = sandbox.CompiledTemplates()
     lib = "{% set count = namespace(n=0) %}{% macro bump() %}{% set count.n = count.n + 1 %}{{ count.n }}{% endmacro %}"
-    first = Render("{% set range = 5 %}{% import 'lib' as lib %}{{ lib.bump() }}{{ lib.bump() }}", "page", {"lib": lib})
-    second = Render("{{ range(2) | list }}{{ lib is defined }}", "other")
+    first = RenderJob(
+        "{% set range = 5 %}{% import 'lib' as lib %}{{ lib.bump() }}{{ lib.bump() }}", "page", {"lib": lib}
+    )
+    second = RenderJob("{{ range(2) | list }}{{ lib is defined }}", "other")
     for _ in range(2):
-        assert worker.render(first, compiled, MIB) == Rendered("12", [])
-        assert worker.render(second, compiled, MIB) == Rendered("[0, 1]False", [])
+        assert sandbox.render_template(first, compiled, MIB) == RenderedText("12", [])
+        assert sandbox.render_template(second, compiled, MIB) == RenderedText("[0, 1]False", [])
 
 
 # -- compiled templates -------------------------------------------------------------------------------------------
@@ -282,24 +291,24 @@ def test_nothing_of_one_job_is_left_for_the_next():
 
 def test_compiled_templates_are_kept_by_source_and_options():
     """The same source is compiled once; another source, name or option isn't mistaken for it."""
-    compiled = worker.CompiledTemplates()
-    code = compiled.find(Options(), "a", "text")
-    assert compiled.find(Options(), "a", "text") is code
-    assert compiled.find(Options(), "a", "other") is not code
-    assert compiled.find(Options(), "b", "text") is not code
-    assert compiled.find(Options(trim_blocks=True), "a", "text") is not code
+    compiled = sandbox.CompiledTemplates()
+    code = compiled.compile_template(TemplateOptions(), "a", "text")
+    assert compiled.compile_template(TemplateOptions(), "a", "text") is code
+    assert compiled.compile_template(TemplateOptions(), "a", "other") is not code
+    assert compiled.compile_template(TemplateOptions(), "b", "text") is not code
+    assert compiled.compile_template(TemplateOptions(trim_blocks=True), "a", "text") is not code
 
 
 def test_compiled_templates_are_bounded():
     """The one that wasn't used for longest makes room."""
-    compiled = worker.CompiledTemplates(bound=2)
-    first = compiled.find(Options(), "1", "")
-    compiled.find(Options(), "2", "")
-    assert compiled.find(Options(), "1", "") is first
-    third = compiled.find(Options(), "3", "")
+    compiled = sandbox.CompiledTemplates(bound=2)
+    first = compiled.compile_template(TemplateOptions(), "1", "")
+    compiled.compile_template(TemplateOptions(), "2", "")
+    assert compiled.compile_template(TemplateOptions(), "1", "") is first
+    third = compiled.compile_template(TemplateOptions(), "3", "")
     assert len(compiled) == 2
-    assert compiled.find(Options(), "1", "") is first
-    assert compiled.find(Options(), "3", "") is third
+    assert compiled.compile_template(TemplateOptions(), "1", "") is first
+    assert compiled.compile_template(TemplateOptions(), "3", "") is third
 
 
 # -- scanning ---------------------------------------------------------------------------------------------------
@@ -311,19 +320,24 @@ def test_scan_finds_references_and_variables():
         "{% extends 'base' %}{% include 'part' %}{% include 'part' %}{% import 'lib' as lib %}"
         "{% from 'forms' import field %}{% set mine = 1 %}{{ mine }}{{ title }}{{ range(author.age) }}"
     )
-    assert worker.scan(Scan(source)) == Scanned(["base", "part", "lib", "forms"], False, ["author", "title"])
+    assert sandbox.scan_template(ScanJob(source)) == TemplateReferences(
+        ["base", "part", "lib", "forms"], False, ["author", "title"]
+    )
 
 
 def test_scan_tells_that_a_reference_is_dynamic():
     """A name that is only known while rendering is marked, and the known ones still listed."""
-    assert worker.scan(Scan("{% include ['a', which] %}")) == Scanned(["a"], True, ["which"])
+    assert sandbox.scan_template(ScanJob("{% include ['a', which] %}")) == TemplateReferences(["a"], True, ["which"])
 
 
 def test_scan_understands_options():
     """A tag of an extension is no syntax error when the extension is on."""
     source = "{% for i in [1] %}{% break %}{% endfor %}"
-    assert isinstance(worker.scan(Scan(source, options=Options(extensions=("jinja2.ext.loopcontrols",)))), Scanned)
-    assert worker.scan(Scan(source, "page")) == Failed(
+    assert isinstance(
+        sandbox.scan_template(ScanJob(source, options=TemplateOptions(extensions=("jinja2.ext.loopcontrols",)))),
+        TemplateReferences,
+    )
+    assert sandbox.scan_template(ScanJob(source, "page")) == JobFailure(
         "syntax",
         "Encountered unknown tag 'break'. Jinja was looking for the following tags: 'endfor' or 'else'. "
         "The innermost block that needs to be closed is 'for'.",
@@ -338,9 +352,9 @@ def test_scan_leaves_memory_errors_to_the_caller(monkeypatch: pytest.MonkeyPatch
     def exhaust(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(worker.meta, "find_referenced_templates", exhaust)
+    monkeypatch.setattr(sandbox.meta, "find_referenced_templates", exhaust)
     with pytest.raises(MemoryError):
-        worker.scan(Scan(""))
+        sandbox.scan_template(ScanJob(""))
 
 
 # -- frames -----------------------------------------------------------------------------------------------------
@@ -348,20 +362,20 @@ def test_scan_leaves_memory_errors_to_the_caller(monkeypatch: pytest.MonkeyPatch
 
 def test_frames_survive_any_cut():
     """A frame comes together from single bytes."""
-    unframer = Unframer(1000)
-    framed = frame(Scan("x"))
+    unframer = FrameReader(1000)
+    framed = encode_frame(ScanJob("x"))
     pieces = [unframer.feed(framed[i : i + 1]) for i in range(len(framed))]
     assert pieces[:-1] == [None] * (len(framed) - 1)
     assert pieces[-1] is not None
-    assert msgspec.msgpack.decode(pieces[-1], type=Job) == Scan("x")
+    assert msgspec.msgpack.decode(pieces[-1], type=WorkerJob) == ScanJob("x")
 
 
 def test_frames_are_bounded():
     """A length beyond the limit, or anything behind the frame, is refused before it is gathered."""
     with pytest.raises(ValueError, match="1000 bytes"):
-        Unframer(999).feed((1000).to_bytes(4))
+        FrameReader(999).feed((1000).to_bytes(4))
     with pytest.raises(ValueError, match="fit the protocol"):
-        Unframer(999).feed(frame(None) + b"x")
+        FrameReader(999).feed(encode_frame(None) + b"x")
 
 
 # -- a conversation -----------------------------------------------------------------------------------------------
@@ -374,29 +388,29 @@ class Conversation:
         connection.settimeout(10)
         self._connection = connection
 
-    def send(self, job: Job | bytes) -> None:
-        self._connection.sendall(job if isinstance(job, bytes) else frame(job))
+    def send(self, job: WorkerJob | bytes) -> None:
+        self._connection.sendall(job if isinstance(job, bytes) else encode_frame(job))
 
     def receive(self) -> memoryview | None:
-        unframer = Unframer(MIB)
+        unframer = FrameReader(MIB)
         while piece := self._connection.recv(65536):
             if (message := unframer.feed(piece)) is not None:
                 return message
         return None
 
-    def ask(self, job: Job | bytes) -> Answer:
+    def ask(self, job: WorkerJob | bytes) -> WorkerAnswer:
         self.send(job)
         message = self.receive()
         assert message is not None
-        return msgspec.msgpack.decode(message, type=Answer)
+        return msgspec.msgpack.decode(message, type=WorkerAnswer)
 
 
 @contextmanager
-def conversation(rules: settings.RenderSettings) -> Generator[Conversation]:
+def conversation(render_settings: settings.RenderSettings) -> Generator[Conversation]:
     """Talk to `serve_jobs` running in a thread; afterwards it must have ended by itself."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        thread = threading.Thread(target=worker.serve_jobs, args=(theirs.fileno(), theirs.fileno(), rules))
+        thread = threading.Thread(target=worker.serve_jobs, args=(theirs.fileno(), theirs.fileno(), render_settings))
         thread.start()
         try:
             yield Conversation(ours)
@@ -409,7 +423,7 @@ def conversation(rules: settings.RenderSettings) -> Generator[Conversation]:
 @pytest.fixture
 def no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor limit would stay with the test process."""
-    monkeypatch.setattr(worker, "grant_time", lambda wall: None)
+    monkeypatch.setattr(worker, "set_cpu_limit", lambda wall: None)
     monkeypatch.setattr(worker, "peak_memory", lambda: 0)
 
 
@@ -418,17 +432,20 @@ def test_a_worker_answers_until_its_connection_closes():
     """It says that it is ready, renders, scans, and outlives a job that it can't read."""
     with conversation(settings.RenderSettings()) as talk:
         assert talk.receive() == b""
-        assert talk.ask(Render("{{ 1 + 1 }}", "page")) == Answer(Rendered("2", []))
-        assert talk.ask(Scan("{{ x }}")) == Answer(Scanned([], False, ["x"]))
+        assert talk.ask(RenderJob("{{ 1 + 1 }}", "page")) == WorkerAnswer(RenderedText("2", []))
+        assert talk.ask(ScanJob("{{ x }}")) == WorkerAnswer(TemplateReferences([], False, ["x"]))
         answer = talk.ask((1).to_bytes(4) + b"\xc1")
-        assert isinstance(answer.outcome, Failed)
+        assert isinstance(answer.outcome, JobFailure)
         assert answer.outcome.kind == "runtime"
-        for unsayable in (Render("{{ d['\\ud800'] }}", "page", context={"d": {}}), Scan("{% include '\\ud800' %}")):
+        for unsayable in (
+            RenderJob("{{ d['\\ud800'] }}", "page", context={"d": {}}),
+            ScanJob("{% include '\\ud800' %}"),
+        ):
             answer = talk.ask(unsayable)
-            assert isinstance(answer.outcome, Failed)
-            assert "isn't Unicode" in answer.outcome.message
+            assert isinstance(answer.outcome, JobFailure)
+            assert "isn't valid Unicode" in answer.outcome.message
         large = "x" * (MIB // 2)
-        assert talk.ask(Render(large, "page")) == Answer(Rendered(large, []))
+        assert talk.ask(RenderJob(large, "page")) == WorkerAnswer(RenderedText(large, []))
 
 
 @pytest.mark.usefixtures("no_time_limit")
@@ -436,9 +453,9 @@ def test_a_worker_without_memory_says_so_and_ends():
     """The answer was made in advance and is the last one."""
     with conversation(settings.RenderSettings()) as talk:
         talk.receive()
-        answer = talk.ask(Render("{{ 'x' * n }}", "page", context={"n": sys.maxsize // 2}))
+        answer = talk.ask(RenderJob("{{ 'x' * n }}", "page", context={"n": sys.maxsize // 2}))
         assert answer.last
-        assert isinstance(answer.outcome, Failed)
+        assert isinstance(answer.outcome, JobFailure)
         assert answer.outcome.kind == "memory"
 
 
@@ -448,26 +465,26 @@ def test_a_worker_ends_after_enough_jobs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(worker, "JOBS_PER_WORKER", 2)
     with conversation(settings.RenderSettings()) as talk:
         talk.receive()
-        assert [talk.ask(Render("x", "page")).last for _ in range(2)] == [False, True]
+        assert [talk.ask(RenderJob("x", "page")).last for _ in range(2)] == [False, True]
 
 
 @pytest.mark.usefixtures("no_time_limit")
 def test_a_worker_that_grew_ends(monkeypatch: pytest.MonkeyPatch):
     """Beyond half the memory it may have, a fresh worker is better; a peak it was born with doesn't count."""
-    rules = settings.RenderSettings()
-    peaks = [rules.memory, rules.memory, rules.memory + 1]
+    render_settings = settings.RenderSettings()
+    peaks = [render_settings.memory, render_settings.memory, render_settings.memory + 1]
     monkeypatch.setattr(worker, "peak_memory", lambda: peaks.pop(0))
-    with conversation(rules) as talk:
+    with conversation(render_settings) as talk:
         talk.receive()
-        assert [talk.ask(Render("x", "page")).last for _ in range(2)] == [False, True]
+        assert [talk.ask(RenderJob("x", "page")).last for _ in range(2)] == [False, True]
 
 
 def test_a_deep_job_is_a_failure_not_a_crash():
     """What can't be decoded for its depth comes back as data."""
     deep = b"\x81\xa1x" * 5000 + b"\xc0"
-    job = b"\x84\xa4type\xa6Render\xa8template\xa0\xa4name\xa4page\xa7context" + deep
-    outcome = worker._perform(memoryview(job), worker.CompiledTemplates(), MIB)
-    assert isinstance(outcome, Failed)
+    job = b"\x84\xa4type\xa9RenderJob\xa8template\xa0\xa4name\xa4page\xa7context" + deep
+    outcome = worker._perform_job(memoryview(job), sandbox.CompiledTemplates(), MIB)
+    assert isinstance(outcome, JobFailure)
     assert outcome.kind == "recursion"
 
 
@@ -482,7 +499,7 @@ def start(script: str, *arguments: str, **options: Any) -> subprocess.Popen[byte
     )
 
 
-UNLIMITED = "worker.limits_of = lambda rules: {}\nworker.main()"
+UNLIMITED = "worker.worker_limits = lambda render_settings: {}\nworker.main()"
 RULES = msgspec.json.encode(settings.RenderSettings()).decode()
 
 
@@ -492,13 +509,13 @@ def test_confinement_lasts():
     script = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_CORE, (4096, 4096))
-worker.confine({resource.RLIMIT_NOFILE: 64, resource.RLIMIT_CORE: 2**40})
+worker.apply_limits({resource.RLIMIT_NOFILE: 64, resource.RLIMIT_CORE: 2**40})
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (64, 64)
 assert resource.getrlimit(resource.RLIMIT_CORE) == (4096, 4096)
 resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
-worker.grant_time(30)
+worker.set_cpu_limit(30)
 assert 30 <= resource.getrlimit(resource.RLIMIT_CPU)[0] <= 60
-worker.grant_time(9999)
+worker.set_cpu_limit(9999)
 assert resource.getrlimit(resource.RLIMIT_CPU)[0] == 1000
 assert 2**20 < worker.peak_memory() < 2**33
 if sys.platform == "linux":
@@ -513,7 +530,7 @@ def test_the_limits_are_the_promised_ones():
     assert sys.platform != "win32"
     import resource
 
-    assert worker.limits_of(settings.RenderSettings(memory=64 * MIB)) == {
+    assert worker.worker_limits(settings.RenderSettings(memory=64 * MIB)) == {
         resource.RLIMIT_AS: 64 * MIB,
         resource.RLIMIT_NOFILE: 16,
         resource.RLIMIT_FSIZE: 0,
@@ -538,7 +555,7 @@ def test_the_fork_server_forks_kills_reaps_and_ends():
                 socket.send_fds(ours, [COMMAND.pack(FORK, number)], [far.fileno()])
             talk = Conversation(connection)
             assert talk.receive() == b""
-            assert talk.ask(Render("hello", "page")) == Answer(Rendered("hello", []))
+            assert talk.ask(RenderJob("hello", "page")) == WorkerAnswer(RenderedText("hello", []))
         ours.send(COMMAND.pack(KILL, 2))
         assert REPORT.unpack(ours.recv(REPORT.size)) == (2, -signal.SIGKILL)
         ours.send(COMMAND.pack(KILL, 2))  # gone already: nothing happens
@@ -585,11 +602,11 @@ def test_a_worker_does_not_outlive_a_server_that_ended_while_it_began():
 
 def test_a_direct_worker_speaks_over_stdin_and_stdout():
     """Without a control descriptor it is one worker, and nothing else reaches its stdout."""
-    process = start(UNLIMITED, DIRECT, RULES, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    framed = bytes(frame(Render("{{ 6 * 7 }}", "page")))
+    process = start(UNLIMITED, SINGLE_WORKER, RULES, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    framed = bytes(encode_frame(RenderJob("{{ 6 * 7 }}", "page")))
     output, _ = process.communicate(framed, timeout=PATIENCE)
     assert process.returncode == 0
-    assert output == frame(None) + frame(Answer(Rendered("42", [])))
+    assert output == encode_frame(None) + encode_frame(WorkerAnswer(RenderedText("42", [])))
 
 
 def test_reaping_without_a_pool_is_quiet():
@@ -602,7 +619,7 @@ def test_reaping_without_a_pool_is_quiet():
         child = subprocess.Popen([sys.executable, "-c", ""])
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         children = {child.pid: 1}
-        worker._reap(children, theirs)
+        worker._reap_children(children, theirs)
         assert children == {}
     child.wait()
 
@@ -621,19 +638,19 @@ def test_reaping_without_a_pool_is_quiet():
 def test_a_query_selects_values_in_its_order(query: str, values: list[Any]):
     """RFC 9535: names, filters, slices, descent, and nothing where there is nothing."""
     data = {"people": [{"name": "Ines", "age": 36}, {"name": "Per", "age": 41}]}
-    assert worker.query(Select(query=query, data=data)) == Selected(values)
+    assert sandbox.select_values(SelectJob(query=query, data=data)) == SelectedValues(values)
 
 
 @pytest.mark.parametrize("query", ["people", "$.[", "$[?", "$[?@.a ==]", "$" + "[" * 5000])
 def test_a_query_that_is_none_says_so(query: str):
     """Whatever is wrong with it comes back as data."""
-    failed = worker.query(Select(query=query, data={}))
-    assert isinstance(failed, Failed)
+    failed = sandbox.select_values(SelectJob(query=query, data={}))
+    assert isinstance(failed, JobFailure)
     assert failed.message
 
 
 @pytest.mark.parametrize(("query", "values"), [("$", ["[1]"]), ("$[0]", []), (" $ ", ["[1]"])])
 def test_a_text_is_a_scalar_to_a_query(query: str, values: list[Any]):
     """Text that looks like JSON isn't parsed behind our back."""
-    found = worker.query(Select(query=query, data="[1]"))
-    assert isinstance(found, Failed) or found == Selected(values)
+    found = sandbox.select_values(SelectJob(query=query, data="[1]"))
+    assert isinstance(found, JobFailure) or found == SelectedValues(values)

@@ -362,7 +362,7 @@ async def test_a_json_path_on_text_parses_it_first(engine: Engine):
         ("$.", {}, "$. is not a JSONPath: "),
         ("$[?nothing(@)]", {}, "$[?nothing(@)] is not a JSONPath: "),
         ("$[" + "9" * 5000 + "]", [1], "$[" + "9" * 77 + "… is not a JSONPath: "),
-        ("$.a", {"a": 10**30}, "The context of $.a holds something that can't be handed"),
+        ("$.a", {"a": 10**30}, "The context of $.a holds a value that can't be passed"),
         ("$" + "[*,*]" * 40, [[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]], "took longer than 1.5 s"),
         ("$[?search(@, '(a+)+$')]", ["a" * 40 + "b"], "took longer than 1.5 s"),
     ],

@@ -33,7 +33,7 @@ from chora.engine.outputs import check_output_path
 from chora.errors import ChoraError, CircularReference, CompositionFailed, MaxDepthExceeded, ValidationFailed
 from chora.hashing import digest_of
 from chora.model import CollectionConfig, Member
-from chora.render import Render, RenderFailed
+from chora.render import RenderFailed, RenderJob
 
 log = logging.getLogger("chora.engine")
 
@@ -310,9 +310,9 @@ async def _resolve_base_path(engine: Engine, config: CollectionConfig, context: 
     if "{" not in text:
         return text
     names = {**context, "collection_id": config.id, "collection_name": config.name}
-    job = Render(template=text, name=f"the base path of {config.id}", context=names, undefined="strict")
+    job = RenderJob(template=text, name=f"the base path of {config.id}", context=names, undefined="strict")
     try:
-        return (await engine.templates.pool.render(job)).text.strip()
+        return (await engine.templates.pool.render_template(job)).text.strip()
     except RenderFailed as failure:
         raise CompositionFailed(
             f"{config.id}: {job.name} can't be rendered: {failure.failed.message}.",

@@ -17,7 +17,7 @@ from chora.engine.retrieval import find_versions
 from chora.errors import ChoraError, CompositionFailed, ConfigNotFound, MissingContent
 from chora.llm import ModelNotAsked
 from chora.model import ArtifactChild, ArtifactConfig
-from chora.render import Evaluate, RenderFailed
+from chora.render import EvaluateJob, RenderFailed
 from chora.sources.source import NOT_THE_SOURCES_FAULT
 
 
@@ -100,7 +100,7 @@ async def _is_included(build: Build, config: ArtifactConfig, child: ArtifactChil
     names = {**caller.all_names, "content_id": child.id}
     name = f"the condition of {child.id}"
     try:
-        return (await build.engine.templates.pool.evaluate(Evaluate(child.conditions, names, name))).truth
+        return (await build.engine.templates.pool.evaluate_condition(EvaluateJob(child.conditions, names, name))).truth
     except RenderFailed as failure:
         raise CompositionFailed(
             f"{config.id}: {name} can't be evaluated: {failure.failed.message}.",

@@ -29,8 +29,8 @@ from chora.engine.validation import lint
 from chora.errors import ChoraError, ConfigNotFound, LimitExceeded, PermissionDenied, ValidationExecutionFailed
 from chora.generators.generator import lookup
 from chora.model import ArtifactChild, ArtifactConfig, ContentChild, ContentConfig, Severity
-from chora.render import Check, Compare, Match, RenderFailed
-from chora.render.validation import LANGUAGES, MOST_FLAWS
+from chora.render import CheckJob, CompareJob, MatchJob, RenderFailed
+from chora.render.validation import LANGUAGES, PROBLEMS_LIMIT
 from chora.sources.selectors import part_of
 from chora.sources.source import SourceFailed
 from chora.store import Version
@@ -289,7 +289,7 @@ async def _check_language(case: CheckCase, piece: CheckedText, code: str, names:
         return [Problem("format_not_checked", message, piece.at(), details, "info")]
     if language not in LANGUAGES:
         raise MalformedRule(f"{written[:80]!r} is no format; write one of {', '.join([*LANGUAGES, 'text'])}")
-    found = await case.subject.engine.templates.pool.check(Check(language, piece.text, f"a text of {language}"))
+    found = await case.subject.engine.templates.pool.check_text(CheckJob(language, piece.text, f"a text of {language}"))
     return [
         Problem(
             code,
@@ -297,7 +297,7 @@ async def _check_language(case: CheckCase, piece: CheckedText, code: str, names:
             piece.at(flaw.line),
             {**details, "line": flaw.line, "column": flaw.column},
         )
-        for flaw in found.flaws
+        for flaw in found.problems
     ]
 
 
@@ -307,8 +307,8 @@ async def check_regex(case: CheckCase, piece: CheckedText) -> list[Problem]:
     problems: list[Problem] = []
     for pattern, wanted in _patterns(case):
         try:
-            job = Match(pattern, piece.text, str(flags), f"the pattern {pattern[:80]}")
-            place = (await case.subject.engine.templates.pool.match(job)).place
+            job = MatchJob(pattern, piece.text, str(flags), f"the pattern {pattern[:80]}")
+            place = (await case.subject.engine.templates.pool.match_pattern(job)).place
         except RenderFailed as failure:
             if failure.failed.kind != "syntax":
                 raise
@@ -405,15 +405,15 @@ async def check_schema(case: CheckCase, piece: CheckedText) -> list[Problem]:
     except TargetMissing as error:
         return [Problem("format_mismatch", str(error), piece.at())]
     try:
-        job = Compare(cast("dict[str, Any] | bool", schema), data, "the schema")
-        found = await case.subject.engine.templates.pool.check(job)
+        job = CompareJob(cast("dict[str, Any] | bool", schema), data, "the schema")
+        found = await case.subject.engine.templates.pool.check_text(job)
     except RenderFailed as failure:
         if failure.failed.kind != "syntax":
             raise
         raise MalformedRule(f"the schema doesn't fit: {failure.failed.message}") from None
     return [
         Problem("schema_validation_failed", flaw.message, piece.at(path=flaw.path), {"path": flaw.path})
-        for flaw in found.flaws
+        for flaw in found.problems
     ]
 
 
@@ -446,7 +446,7 @@ async def check_lint(case: CheckCase, piece: CheckedText) -> list[Problem]:
             piece.at(remark.line),
             {"linter": name, "line": remark.line, "column": remark.column},
         )
-        for remark in remarks[:MOST_FLAWS]
+        for remark in remarks[:PROBLEMS_LIMIT]
     ]
 
 
@@ -497,7 +497,7 @@ def _broken_links(engine: Engine, piece: CheckedText, start: str) -> list[Proble
             code = "broken_anchor" if link.target.startswith("#") else "broken_link"
             details: dict[str, Any] = {"link": link.target, "line": link.line}
             problems.append(Problem(code, f"{link.target} {reason}", piece.at(link.line), details))
-            if len(problems) == MOST_FLAWS:
+            if len(problems) == PROBLEMS_LIMIT:
                 break
     return problems
 

@@ -433,7 +433,7 @@ async def test_a_worker_that_breaks_is_an_error_not_a_finding(
     engine: Engine, rule: ValidationRule, monkeypatch: pytest.MonkeyPatch
 ):
     """Whoever asked hears which rule it was."""
-    monkeypatch.setattr("chora.render.pool.worker_command", lambda: [sys.executable, "-c", "pass"])
+    monkeypatch.setattr("chora.render.processes.worker_command", lambda: [sys.executable, "-c", "pass"])
     with pytest.raises(ValidationExecutionFailed) as failed:
         await judged(engine, OBJECT, rule)
     assert failed.value.details["rule_type"] == rule.type
@@ -445,7 +445,7 @@ async def test_a_busy_house_is_no_finding(engine: Engine, monkeypatch: pytest.Mo
     async def busy(*given: object) -> None:
         raise Busy("wait")
 
-    monkeypatch.setattr(engine.templates.pool, "match", busy)
+    monkeypatch.setattr(engine.templates.pool, "match_pattern", busy)
     with pytest.raises(Busy):
         await judged(engine, TEXT, ValidationRule("regex", config={"pattern": "a"}))
 
@@ -1231,7 +1231,7 @@ async def test_a_busy_house_ends_the_look_at_a_source(pieces: Project, engine: E
     async def busy(*given: object) -> None:
         raise Busy("wait")
 
-    monkeypatch.setattr(engine.templates.pool, "select", busy)
+    monkeypatch.setattr(engine.templates.pool, "select_values", busy)
     with pytest.raises(Busy):
         await survey(engine, "pack")
 
