@@ -121,7 +121,7 @@ _ERROR_TYPES = {
 
 
 def _translated(job: GenerationJob, failure: RenderFailed, name: str) -> Exception:
-    failed = failure.failed
+    failed = failure.reason
     where = failed.template or name
     line = f" at {where}, line {failed.line}" if failed.line else f" in {where}"
     advice = job.templates.advice() if failed.kind == "template_not_found" else _ADVICE.get(failed.kind, _OTHERWISE)

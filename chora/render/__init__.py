@@ -176,11 +176,11 @@ class WorkerAnswer(Struct, frozen=True):
 
 
 class RenderFailed(Exception):
-    """A template that can't be rendered, or a worker that broke; `failure` has the facts."""
+    """A template that can't be rendered, or a worker that broke; `reason` has the facts."""
 
     def __init__(self, failure: JobFailure) -> None:
         super().__init__(failure.message)
-        self.failed = failure
+        self.reason = failure
 
 
 def check_depth(job: Struct) -> None:

@@ -86,7 +86,7 @@ async def _json_path(value: Any, selector: str, pool: RenderPool) -> Any:
     try:
         found = (await pool.select_values(SelectJob(query=selector, data=value, name=shown))).values
     except RenderFailed as failure:
-        raise SourceFailed(f"{shown} is not a JSONPath: {failure.failed.message.removesuffix('.')}") from None
+        raise SourceFailed(f"{shown} is not a JSONPath: {failure.reason.message.removesuffix('.')}") from None
     except (LimitExceeded, InvalidContext) as error:
         raise SourceFailed(error.message.removesuffix(".")) from None
     if not found:

@@ -151,7 +151,7 @@ async def test_undefined_names_are_reported():
         assert await workers.render_template(job) == RenderedText("[]", ["event"])
         with pytest.raises(RenderFailed, match="'event' is undefined") as caught:
             await workers.render_template(RenderJob("\n{{ event.data }}", "page"))
-        assert caught.value.failed == JobFailure("undefined", "'event' is undefined", "page", 2, "event")
+        assert caught.value.reason == JobFailure("undefined", "'event' is undefined", "page", 2, "event")
 
 
 async def test_syntax_errors_say_where():
@@ -163,7 +163,7 @@ async def test_syntax_errors_say_where():
         ):
             with pytest.raises(RenderFailed) as caught:
                 await attempt
-            failed = caught.value.failed
+            failed = caught.value.reason
             assert (failed.kind, failed.template, failed.line) == ("syntax", "page", 2)
         assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=2, killed=0)
 
@@ -450,7 +450,7 @@ async def test_a_busy_worker_that_crashed_is_a_failure(fork: bool):
         async def expect_failure() -> None:
             with pytest.raises(RenderFailed, match="with status -11") as caught:
                 await workers.render_template(ENDLESS)
-            assert (caught.value.failed.kind, caught.value.failed.template) == ("runtime", "endless")
+            assert (caught.value.reason.kind, caught.value.reason.template) == ("runtime", "endless")
 
         nursery.start_soon(expect_failure)
         await trio.testing.wait_all_tasks_blocked()
@@ -712,7 +712,7 @@ async def test_the_sandbox_refuses(template: str):
     async with running() as workers:
         with pytest.raises(RenderFailed) as caught:
             await workers.render_template(RenderJob(template, "page", context={"data": {"items": []}}))
-        assert caught.value.failed.kind == "security"
+        assert caught.value.reason.kind == "security"
 
 
 async def test_jobs_leave_no_state():

@@ -319,7 +319,7 @@ async def test_a_worker_judges():
         ):
             with pytest.raises(RenderFailed) as failed:
                 await wrong
-            assert failed.value.failed.kind == "syntax"
+            assert failed.value.reason.kind == "syntax"
         assert pool.statistics().workers == 1
 
 

@@ -315,7 +315,7 @@ async def _resolve_base_path(engine: Engine, config: CollectionConfig, context: 
         return (await engine.templates.pool.render_template(job)).text.strip()
     except RenderFailed as failure:
         raise CompositionFailed(
-            f"{config.id}: {job.name} can't be rendered: {failure.failed.message}.",
+            f"{config.id}: {job.name} can't be rendered: {failure.reason.message}.",
             "A base path knows collection_id, collection_name and the shared context.",
             composition_strategy="collection",
             error_type="InvalidBasePath",

@@ -103,7 +103,7 @@ async def _is_included(build: Build, config: ArtifactConfig, child: ArtifactChil
         return (await build.engine.templates.pool.evaluate_condition(EvaluateJob(child.conditions, names, name))).truth
     except RenderFailed as failure:
         raise CompositionFailed(
-            f"{config.id}: {name} can't be evaluated: {failure.failed.message}.",
+            f"{config.id}: {name} can't be evaluated: {failure.reason.message}.",
             'Write a Jinja2 expression over the context, such as audience == "crew".',
             composition_strategy=config.metadata.composition_strategy,
             error_type="InvalidCondition",

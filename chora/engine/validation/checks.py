@@ -310,9 +310,9 @@ async def check_regex(case: CheckCase, piece: CheckedText) -> list[Problem]:
             job = MatchJob(pattern, piece.text, str(flags), f"the pattern {pattern[:80]}")
             place = (await case.subject.engine.templates.pool.match_pattern(job)).place
         except RenderFailed as failure:
-            if failure.failed.kind != "syntax":
+            if failure.reason.kind != "syntax":
                 raise
-            raise MalformedRule(f"the pattern {pattern[:80]!r} doesn't fit: {failure.failed.message}") from None
+            raise MalformedRule(f"the pattern {pattern[:80]!r} doesn't fit: {failure.reason.message}") from None
         details: dict[str, Any] = {"pattern": pattern}
         if wanted and place is None:
             problems.append(Problem("pattern_not_found", f"{pattern[:80]!r} matches nothing", piece.at(), details))
@@ -408,9 +408,9 @@ async def check_schema(case: CheckCase, piece: CheckedText) -> list[Problem]:
         job = CompareJob(cast("dict[str, Any] | bool", schema), data, "the schema")
         found = await case.subject.engine.templates.pool.check_text(job)
     except RenderFailed as failure:
-        if failure.failed.kind != "syntax":
+        if failure.reason.kind != "syntax":
             raise
-        raise MalformedRule(f"the schema doesn't fit: {failure.failed.message}") from None
+        raise MalformedRule(f"the schema doesn't fit: {failure.reason.message}") from None
     return [
         Problem("schema_validation_failed", flaw.message, piece.at(path=flaw.path), {"path": flaw.path})
         for flaw in found.problems
@@ -737,7 +737,7 @@ async def run_rule(subject: ValidationSubject, rule: ValidationRule) -> list[Pro
     except ContentNotGenerated as error:
         return [Problem("not_generated", str(error), rule.target or None, {"rule_type": rule.type}, "warning")]
     except RenderFailed as failure:
-        raise cannot_run(rule, failure.failed.message) from None
+        raise cannot_run(rule, failure.reason.message) from None
     except LimitExceeded as error:
         raise cannot_run(rule, error.message) from None
 
