@@ -167,13 +167,13 @@ def _is_text(node: ast.BinOp) -> bool:
     return any(isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", None), str) for side in sides)
 
 
-def choose(count: int, seed: int, only: str) -> list[Mutant]:
+def choose(root: Path, count: int, seed: int, only: str) -> list[Mutant]:
     """So many mutants, from each package its share and at least one."""
     chance = random.Random(seed)
     packages: dict[str, list[Mutant]] = collections.defaultdict(list)
     for path in _tracked():
         if path.startswith(only) and path.endswith(".py"):
-            source = (ROOT / path).read_bytes()
+            source = (root / path).read_bytes()
             for mutant in mutants_of(path, source):
                 packages[mutant.package].append(mutant)
     total = sum(map(len, packages.values()))
@@ -207,6 +207,13 @@ class Checkout:
         packages = next((folder / ".venv" / "lib").glob("python*/site-packages"))
         installed = sysconfig.get_paths()["purelib"]
         (packages / "copy.pth").write_text(f"{folder}\nimport site; site.addsitedir({installed!r})\n")
+        programs = Path(sysconfig.get_path("scripts"))
+        for name in ("ruff", "uv", "ninja"):  # native ones: the others name their own Python
+            if (programs / name).exists():
+                (self.python.parent / name).symlink_to(programs / name)
+        entry = f"#!{self.python}\nfrom chora.__main__ import main\nmain()\n"
+        (self.python.parent / "chora").write_text(entry)
+        (self.python.parent / "chora").chmod(0o755)
         self._stamp = int(time.time())
 
     def write(self, path: str, source: bytes) -> None:
@@ -252,7 +259,7 @@ class Coverage:
             rows = db.execute(
                 "SELECT file.path, context.context, line_bits.numbits FROM line_bits"
                 " JOIN file ON file.id = line_bits.file_id JOIN context ON context.id = line_bits.context_id"
-                " WHERE context.context != ''"
+                " WHERE context.context LIKE 'tests/%'"
             )
             for path, context, bits in rows:
                 name = "chora/" + path.rpartition("/chora/")[2]
@@ -276,28 +283,36 @@ class Coverage:
         return [*first, *second, *third][: max(MOST_TESTS, min(len(first), 2 * MOST_TESTS))]
 
 
-def measure(data: Path) -> None:
+def measure(checkout: Checkout, data: Path) -> None:
     """Run the tests with coverage, noting which test executes what."""
     with tempfile.TemporaryDirectory(prefix="chora-coverage-") as place:
         config = Path(place) / "rc"
         options = ["source = chora", "parallel = true", "patch = subprocess, _exit", "sigterm = true"]
         config.write_text("\n".join(["[run]", *options, f"data_file = {place}/data"]))
-        command = [sys.executable, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest"]
-        subprocess.run(
-            [*command, "-n", "auto", "--dist", "worksteal", "-m", "not stress"],
-            cwd=ROOT,
+        command = [checkout.python, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest"]
+        done = subprocess.run(
+            [*command, "-n", "auto", "--dist", "worksteal", "-m", "not stress", "--tb=no"],
+            cwd=checkout.folder,
             env={**os.environ, "CHORA_COVERAGE_CONTEXTS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
             check=False,
         )
-        command = [sys.executable, "-m", "coverage", "combine", "-q", f"--rcfile={config}", f"--data-file={data}"]
-        subprocess.run([*command, place], cwd=ROOT, check=True)
+        failed = [line.split(" ", 2)[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        print(f"{len(failed)} tests fail without any change, and are left out: {failed}", flush=True)
+        command = [checkout.python, "-m", "coverage", "combine", "-q", f"--rcfile={config}"]
+        subprocess.run(command, cwd=checkout.folder, check=True)
+        with sqlite3.connect(Path(place) / "data") as db:
+            rows = [(f"failed {each}", each) for each in failed]
+            db.executemany("UPDATE context SET context = ? WHERE context = ?", rows)
+        shutil.move(Path(place) / "data", data)
 
 
 # -- trying them ------------------------------------------------------------------------------------------------
 
 
 def attempt(mutant: Mutant, checkout: Checkout, coverage: Coverage, seed: int) -> Outcome:
-    source = (ROOT / mutant.path).read_bytes()
+    source = (checkout.folder / mutant.path).read_bytes()
     changed = mutant.apply(source)
     before, after = (text.decode().splitlines() for text in (source, changed))
     diff = "\n".join(list(difflib.unified_diff(before, after, mutant.path, mutant.path, lineterm="", n=1))[2:])
@@ -325,18 +340,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="how many at a time")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "mutants.json", help="where the results go")
     options = parser.parse_args()
-    chosen = choose(options.count, options.seed, options.only)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     state = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     data = options.json.parent / f"coverage-by-test-{state.stdout.strip()[:12]}"
-    if not data.exists():
-        measure(data)
-    coverage = Coverage(data)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="chora-mutants-") as place:
+        checkouts = [Checkout(Path(place) / str(number)) for number in range(options.workers)]
+        chosen = choose(checkouts[0].folder, options.count, options.seed, options.only)
+        if not data.exists():
+            measure(checkouts[0], data)
+        coverage = Coverage(data)
         free: SimpleQueue[Checkout] = SimpleQueue()
-        for number in range(options.workers):
-            free.put(Checkout(Path(place) / str(number)))
+        for checkout in checkouts:
+            free.put(checkout)
 
         def one(mutant: Mutant) -> Outcome:
             checkout = free.get()

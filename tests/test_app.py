@@ -97,8 +97,8 @@ def test_sigterm_finishes_the_call_in_flight_and_exits_with_0(hello: Project):
         while 'chora_calls_in_flight{tool="generate_content"} 1.0' not in get(url, "/metrics"):
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        caller.join(20)
-        assert process.wait(20) == 0
+        caller.join(PATIENCE)
+        assert process.wait(PATIENCE) == 0
     assert answers[0]["content"] == "done"
 
 
@@ -128,8 +128,8 @@ def test_a_process_that_is_stuck_is_ended_all_the_same(hello: Project):
         while not (hello.root / "is-stuck").exists():
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 1
-        caller.join(20)
+        assert process.wait(PATIENCE) == 1
+        caller.join(PATIENCE)
         assert process.stderr is not None
         assert "not stopped after 2.2 s" in process.stderr.read()
 
@@ -177,7 +177,7 @@ def test_a_server_backs_its_store_up_by_itself(hello: Project):
     """Every so often, as the flag says; what it makes is whole."""
     with serving(hello, "--backup-every", "0.00005") as (_, process):
         folder = hello.root / ".chora" / "backups"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (made := sorted(folder.glob("*.db"))):
             assert process.poll() is None
             assert time.monotonic() < deadline, "no backup was made"
@@ -192,7 +192,7 @@ def test_open_streams_do_not_hold_the_end(hello: Project):
         stream = urllib.request.urlopen(url + "/sse", timeout=PATIENCE)
         assert b"endpoint" in stream.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
         stream.close()
 
 
@@ -305,4 +305,4 @@ def test_systemd_is_told_when_we_are_ready_and_when_we_stop(hello: Project, tmp_
             assert systemd.recv(100) == b"READY=1"
             process.send_signal(signal.SIGTERM)
             assert systemd.recv(100) == b"STOPPING=1"
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE) == 0

@@ -1263,6 +1263,30 @@ def sse_url(upstream: FakeUpstream) -> str:
     return upstream.url.replace("/mcp", "/sse")
 
 
+@pytest.mark.parametrize("hangs_up", ["request", "stream"])
+async def test_an_answer_on_the_stream_counts_when_its_request_breaks(hangs_up: str):
+    """A server that ends before it has accepted the request leaves one answer, not an error after it."""
+    server = SseServer()
+    reply = server.reply
+
+    async def answer_first(asked: Asked, peer: trio.abc.Stream, stream: trio.abc.Stream) -> None:
+        if asked.message["method"] != "tools/call":
+            return await reply(asked, peer, stream)
+        await stream.send_all(event(asked.answers({"answered": True}), event="message"))
+        if hangs_up == "stream":
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await server.end(1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await peer.aclose()
+
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
+        await peer.shake_hands()
+        server.reply = answer_first
+        assert (await peer.ask("tools/call", {"name": "x"}, 2))["result"] == {"answered": True}
+        await trio.sleep(0.3)
+        assert [message for message in await peer.rest() if "id" in message] == []
+
+
 @pytest.mark.parametrize("path", ["/sse", "/mcp"])
 async def test_the_older_transport_is_found_out(path: str):
     """By its path, or because POST is refused and GET says where to post; calls and cancellations go there."""

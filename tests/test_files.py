@@ -699,7 +699,7 @@ async def test_a_cancelled_write_is_whole_or_not_at_all(place: Place, monkeypatc
 
     def slow(*arguments: Any, **more: Any) -> None:
         token.run_sync_soon(begun.set)
-        assert go_on.wait(5)
+        assert go_on.wait(PATIENCE)
         real(*arguments, **more)
 
     monkeypatch.setattr(os, "replace", slow)

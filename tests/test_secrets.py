@@ -143,7 +143,7 @@ def test_a_keyring_that_asks_a_person_is_given_up(ring: Callable[[Ring], None]):
     answered = threading.Event()
 
     def ask() -> str:
-        answered.wait(120)
+        answered.wait(PATIENCE)
         return "too late"
 
     ring(Ring(ask))

@@ -317,7 +317,8 @@ class Bridge:
                         return
                     except CallFailure as failed:
                         if not (call.method == LISTEN and call.acknowledged and failed.retryable):
-                            if not call.cancelled:
+                            # The answer may have come on a stream while the response to its request was cut off.
+                            if not call.cancelled and call.answer is None:
                                 await self._send_failure(call, failed)
                             return
                     # A subscription outlives the server: the client only sees that things may have changed.

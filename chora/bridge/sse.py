@@ -126,7 +126,7 @@ class SseUpstream:
                 )
             except UpstreamUnreachable:  # the stream's end is on its way to us
                 stream.abandon()
-                return False
+                return call.answer is not None
             async with response:
                 if response.status in (404, 410):
                     stream.abandon()

@@ -403,7 +403,7 @@ class Careful:
             now += 1
             most = max(most, now)
         if SAFE:
-            meeting.wait(5)
+            meeting.wait(PATIENCE)
         with lock:
             now -= 1
         return "x"

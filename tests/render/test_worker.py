@@ -416,7 +416,7 @@ def conversation(render_settings: settings.RenderSettings) -> Generator[Conversa
             yield Conversation(ours)
         finally:
             ours.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
+            thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -521,7 +521,7 @@ assert 2**20 < worker.peak_memory() < 2**33
 if sys.platform == "linux":
     assert "NoNewPrivs:\\t1" in open("/proc/self/status").read()
 """
-    assert start(script).wait(20) == 0
+    assert start(script).wait(PATIENCE) == 0
 
 
 @needs_posix
@@ -564,7 +564,7 @@ def test_the_fork_server_forks_kills_reaps_and_ends():
         for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             server.send_signal(ignored)
         ours.shutdown(socket.SHUT_WR)
-        assert server.wait(10) == 0
+        assert server.wait(PATIENCE) == 0
         assert connections[2].recv(1) == b""
         for connection in connections:
             connection.close()
@@ -590,14 +590,14 @@ def test_a_fork_that_fails_is_reported():
         assert number == 1
         assert status > 0
         ours.shutdown(socket.SHUT_WR)
-        assert server.wait(10) == 0
+        assert server.wait(PATIENCE) == 0
 
 
 @needs_posix
 def test_a_worker_does_not_outlive_a_server_that_ended_while_it_began():
     """Between the fork and the request to die together, the server may already be gone."""
     script = "import os\nworker.die_with_parent(os.getppid() + 1)\nos._exit(7)"
-    assert start(script).wait(10) == (0 if sys.platform == "linux" else 7)
+    assert start(script).wait(PATIENCE) == (0 if sys.platform == "linux" else 7)
 
 
 def test_a_direct_worker_speaks_over_stdin_and_stdout():

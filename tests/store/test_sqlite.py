@@ -921,7 +921,7 @@ class Held:
         def commit(batch: list[Any]) -> None:
             self.batches.append(len(batch))
             token.run_sync_soon(self.begun.set)
-            assert self.go_on.wait(5)
+            assert self.go_on.wait(PATIENCE)
             real(batch)
 
         monkeypatch.setattr(store, "_commit", commit)
@@ -1085,7 +1085,7 @@ async def test_a_cancelled_write_is_stored_or_not(store: SqliteStore, monkeypatc
 
     def slow(db: apsw.Connection) -> str:
         token.run_sync_soon(begun.set)
-        assert go_on.wait(5)
+        assert go_on.wait(PATIENCE)
         return real(db)
 
     monkeypatch.setattr(sqlite, "_next_version_id", slow)

@@ -126,7 +126,7 @@ def test_calls_in_flight_are_finished_before_the_end(slow: Project, how: str):
         if how == "SIGTERM":
             process.send_signal(signal.SIGTERM)
             rest = process.stdout.read()
-            process.wait(30)
+            process.wait(PATIENCE)
         else:
             rest, _ = process.communicate(timeout=PATIENCE)
     (answer,) = answers(rest)
@@ -146,7 +146,7 @@ def test_a_client_that_vanishes_ends_us(hello: Project):
     process.stdout.close()
     process.stdin.write(line("ping", id=2) * 10)
     process.stdin.close()
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     process.stderr.close()
 
 
