@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from chora.config_parsing import ISSUES_LIMIT, Issue, ParsedConfig, describe_expected, parse_config
+from chora.config_parsing import ISSUES_LIMIT, Issue, ParsedConfig, check_expected_id, parse_config
 from chora.decoding import decode, duplicate_keys, schema_error
 from chora.errors import (
     ChoraError,
@@ -146,7 +146,7 @@ class Catalog:
             if noting:
                 noting(path)
             if parsed := self._read(kind, path):
-                return FoundConfig(path, describe_expected(parsed, config_id))
+                return FoundConfig(path, check_expected_id(parsed, config_id))
         if noting:
             noting(CONFIGS + kind)
         listing = self.all(kind)

@@ -15,6 +15,9 @@ DECODING_LIMIT = 256
 """Levels that are decoded at all, so that what has a few too many gets an answer that fits the place. Python 3.11 stops
 at 1000 levels of C and Python code together, and newer ones at many thousands."""
 
+SHARING_CHECK = 10_000
+"""Values of one level after which values that occur more than once are merged."""
+
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -38,19 +41,28 @@ def is_json_too_deep(text: str | bytes | msgspec.Raw, limit: int = DEPTH_LIMIT) 
 
 def is_too_deep(value: Any, limit: int = DEPTH_LIMIT) -> bool:
     """Whether data has more levels of lists and dicts than that, or contains itself."""
-    level = _nested([value])
+    exists = isinstance(value, dict | list)
+    level: list[Any] = [value]
     for _ in range(limit):
-        if not level:
+        if not exists:
             return False
-        below: dict[int, Any] = {}  # by identity: what is referred to many times is looked into once
-        for each in level.values():
-            below |= _nested(cast("dict[Any, Any]", each).values() if isinstance(each, dict) else each)
+        exists, next_check = False, SHARING_CHECK
+        below: list[Any] = []
+        for each in level:
+            for child in _children(each):
+                if isinstance(child, dict | list):
+                    exists = True
+                    if child:  # a message may hold a million empty lists
+                        below.append(cast(Any, child))
+            if len(below) > next_check:  # what is referred to many times is visited once (CWE-776)
+                below = list({id(child): child for child in below}.values())
+                next_check = 2 * len(below) + SHARING_CHECK
         level = below
-    return bool(level)
+    return exists
 
 
-def _nested(values: Iterable[Any]) -> dict[int, Any]:
-    return {id(value): value for value in values if isinstance(value, dict | list)}  # pyright: ignore[reportUnknownArgumentType]
+def _children(value: Any) -> Iterable[Any]:
+    return cast("dict[Any, Any]", value).values() if isinstance(value, dict) else cast("list[Any]", value)
 
 
 def decode_json(text: str | bytes | msgspec.Raw, type: Any = Any) -> Any:

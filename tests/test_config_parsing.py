@@ -15,17 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chora.config_parsing import (
-    DEPTH_LIMIT,
     ISSUES_LIMIT,
-    VALUES_LIMIT,
     Issue,
     ParsedConfig,
     parse_config,
 )
+from chora.config_parsing.plain_data import VALUES_LIMIT
 from chora.decoding import decode
 from chora.errors import LimitExceeded, ValidationFailed
 from chora.files import CONFIG_LIMIT
 from chora.model import KINDS, ArtifactConfig, CollectionConfig, ContentConfig, Kind, Source
+from chora.nesting import DEPTH_LIMIT
 from tests.conftest import requirement
 from tests.documents import LONG, WHOLE, Document, artifact, collection, content, objects_in, put
 from tests.hostile.measures import calls_in
@@ -267,7 +267,7 @@ def test_every_fault_is_named_at_once() -> None:
     paths = {fault["path"] for fault in error.details["schema_errors"]}
     assert paths == {"$.id", "$.metadata.version", "$.elements[0].format"}
     assert error.message.startswith('configs/content/x.json is not a content config: $.id is "X Y"; it must be')
-    assert error.message.endswith("There are 2 more faults.")
+    assert error.message.endswith("There are 2 more errors.")
     assert error.hint == 'Write "id": "x-y".'
     assert error.details["file"] == "configs/content/x.json"
     assert error.details["config_id"] == "X Y"
@@ -282,12 +282,12 @@ def test_a_refusal_also_tells_what_was_merely_odd() -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_config("content", document, where="x")
     assert [warning["path"] for warning in caught.value.details["warnings"]] == ["$.metadata.version"]
-    assert "one more fault" not in caught.value.message
+    assert "one more error" not in caught.value.message
 
 
 def test_two_faults_are_one_more() -> None:
     """The message counts in plain words."""
-    with pytest.raises(ValidationFailed, match=r"There is one more fault\.$"):
+    with pytest.raises(ValidationFailed, match=r"There is one more error\.$"):
         parse_config("content", put(put(content(), "id", "X"), "evolution.stage", "x"), where="x")
 
 

@@ -12,10 +12,11 @@ import pytest
 import chora.sources
 from chora import settings
 from chora.catalog import Catalog, FoundConfig
-from chora.config_parsing import DEPTH_LIMIT, parse_config
+from chora.config_parsing import parse_config
 from chora.errors import Busy, ChoraError, GenerationFailed, StorageFailed
 from chora.files import Folder
 from chora.model import Source
+from chora.nesting import DEPTH_LIMIT
 from chora.render.pool import RenderPool
 from chora.sources import BY_TYPE, SOURCES, content_config, inline_data
 from chora.sources.source import SourceAccess, SourceFailed
