@@ -46,7 +46,7 @@ class ProjectProvider:
         self.prompts = ProjectPrompts(self.resources)
 
     async def call_tool(self, name: str, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
-        return await self.tools[name].run(self._engine, arguments, call)
+        return await self.tools[name].run_tool(self._engine, arguments, call)
 
     def dependent_changes(self, uri: str) -> tuple[Iterable[str], bool]:
         scheme, _, content_id = uri.partition("://")

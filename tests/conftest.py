@@ -266,7 +266,7 @@ class Asking:
         return error
 
     async def answer(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        answer = await TOOLS[tool].run(self.engine, msgspec.json.encode(arguments), Call("test", len(TOOLS)))
+        answer = await TOOLS[tool].run_tool(self.engine, msgspec.json.encode(arguments), Call("test", len(TOOLS)))
         body = msgspec.json.decode(answer.body)
         answer_schema(tool).validate(body)
         assert answer.is_error is not body["success"]

@@ -582,7 +582,7 @@ async def test_a_tool_is_a_function_that_can_be_called(engine: Engine):
     from chora.protocol.types import Call
 
     tool = TOOLS["hello_world"]
-    answer: Any = await tool.function(engine, tool.decode(b"{}"), Call("test"))
+    answer: Any = await tool.function(engine, tool.decode_arguments(b"{}"), Call("test"))
     assert answer.message == "Hello, World! This is chora."
 
 

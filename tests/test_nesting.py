@@ -23,8 +23,8 @@ from chora.nesting import (
 )
 from chora.render import CheckJob, CheckResult, EvaluateJob, RenderJob, SelectJob, check_depth
 from chora.render.validation import check_text
-from chora.tools.tool import object_of
-from chora.tools.validation import rules_of
+from chora.tools.tool import parse_object
+from chora.tools.validation import parse_rules
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -106,8 +106,8 @@ def test_every_place_refuses_the_same(levels: int, fits: bool):
         "text": (lambda: check_json_depth(text), NestedTooDeeply),
         "decode": (lambda: decode_json(text), NestedTooDeeply),
         "source": (lambda: decode_text(text, "json", "a.json"), ValidationFailed),
-        "argument": (lambda: object_of(f'{{"a": {text[1:-1]}}}', "context"), InvalidContext),
-        "rules": (lambda: rules_of(text), InvalidInput),
+        "argument": (lambda: parse_object(f'{{"a": {text[1:-1]}}}', "context"), InvalidContext),
+        "rules": (lambda: parse_rules(text), InvalidInput),
         "render": (lambda: check_depth(RenderJob("", "page", context={"a": nested(levels - 1)})), NestedTooDeeply),
         "condition": (lambda: check_depth(EvaluateJob("", context={"a": nested(levels - 1)})), NestedTooDeeply),
         "selector": (lambda: check_depth(SelectJob("$", nested(levels))), NestedTooDeeply),

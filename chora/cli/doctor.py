@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from chora.store.repair import DatabaseCondition, RepairResult
 
 
-class Step(Struct, frozen=True):
+class DoctorStep(Struct, frozen=True):
     """One thing that was looked at: how it is, and what to do if it isn't as it should be."""
 
     name: str
@@ -56,11 +56,11 @@ class Case:
         )
 
 
-def look_at_access(case: Case) -> Step:
+def look_at_access(case: Case) -> DoctorStep:
     """Whether the store may be read and written."""
     name = "store access"
     if case.place is None:
-        return Step(name, True, "Nothing is remembered beyond a process: storage.backend is memory.")
+        return DoctorStep(name, True, "Nothing is remembered beyond a process: storage.backend is memory.")
     place = case.place
     while not os.path.lexists(place):
         place = place.parent
@@ -68,26 +68,26 @@ def look_at_access(case: Case) -> Step:
         wanted = os.R_OK | os.W_OK | (os.X_OK if each.is_dir() else 0)
         if not os.access(each, wanted):
             remedy = "Check its owner and permissions, and whether its disk is read-only."
-            return Step(name, False, f"{each} may not be read and written.", remedy)
-    return Step(name, True, f"{case.place} may be read and written.")
+            return DoctorStep(name, False, f"{each} may not be read and written.", remedy)
+    return DoctorStep(name, True, f"{case.place} may be read and written.")
 
 
-def look_at_room(case: Case) -> Step:
+def look_at_room(case: Case) -> DoctorStep:
     """Whether the disk has room."""
     from chora.disk import check_free_space
 
     try:
         check_free_space(case.place.parent if case.place and case.place.parent.is_dir() else case.root)
     except StorageError as error:
-        return Step("store room", False, error.message, error.hint)
-    return Step("store room", True, "The disk has room.")
+        return DoctorStep("store room", False, error.message, error.hint)
+    return DoctorStep("store room", True, "The disk has room.")
 
 
-def look_at_content(case: Case) -> Step:
+def look_at_content(case: Case) -> DoctorStep:
     """Whether everything that is remembered can be read."""
     name = "store content"
     if (condition := case.database) is not None:
-        return Step(name, condition.kind in ("whole", "missing"), condition.reason, condition.remedy)
+        return DoctorStep(name, condition.kind in ("whole", "missing"), condition.reason, condition.remedy)
     from chora.store import open_existing_store
 
     try:
@@ -95,26 +95,26 @@ def look_at_content(case: Case) -> Step:
         counts = store.counts()
         store.close()
     except StorageError as error:
-        return Step(name, False, error.message, error.hint)
-    return Step(name, True, f"{sum(counts.values()):,} records can be read.")
+        return DoctorStep(name, False, error.message, error.hint)
+    return DoctorStep(name, True, f"{sum(counts.values()):,} records can be read.")
 
 
-def look_at_leftovers(case: Case) -> Step:
+def look_at_leftovers(case: Case) -> DoctorStep:
     """Whether a process has it open, or was ended in the middle; neither is wrong."""
     from chora.store.database import has_wal
     from chora.store.repair import count_lost_pages
 
     name = "store leftovers"
     if case.database is None or case.place is None or not has_wal(case.place):
-        return Step(name, True, "Nothing was left unfinished.")
+        return DoctorStep(name, True, "Nothing was left unfinished.")
     if lost := count_lost_pages(case.place):
         reason = f"{lost:,} pages in {case.place}-wal lie behind a damaged one, and aren't read any more."
-        return Step(name, False, reason, "What they held is lost; restore a backup if anything is missing.")
+        return DoctorStep(name, False, reason, "What they held is lost; restore a backup if anything is missing.")
     reason = f"Changes wait in {case.place}-wal: a process has it open, or was ended; they count, so never remove it."
-    return Step(name, True, reason)
+    return DoctorStep(name, True, reason)
 
 
-STEPS: tuple[Callable[[Case], Step], ...] = (look_at_access, look_at_room, look_at_content, look_at_leftovers)
+STEPS: tuple[Callable[[Case], DoctorStep], ...] = (look_at_access, look_at_room, look_at_content, look_at_leftovers)
 """What is looked at, in this order."""
 
 

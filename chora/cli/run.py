@@ -137,7 +137,7 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
     async def run() -> ToolAnswer:
         async with open_engine(folder, loaded.settings) as engine:
             with _progress_bar(name) if progress and sys.stderr.isatty() else nullcontext() as tell:
-                return await tool.run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS), tell))
+                return await tool.run_tool(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS), tell))
 
     answer = trio.run(run)
     result = msgspec.json.decode(answer.body)

@@ -1,7 +1,4 @@
-"""The shelf of tools: what an agent can ask for. A tool is one function in its noun's file.
-
-Whatever those files define as a tool is on the shelf; nothing else names it.
-"""
+"""The registry of tools. A tool is one function in its noun's module; every tool in a module is registered."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from chora.engine.build.build import Build, CallerContext
 from chora.engine.engine import Engine
 from chora.model import ArtifactConfig
 from chora.protocol.types import Call
-from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, tool
+from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, tool
 
 
 class AssembleArtifact(ToolArguments):
@@ -20,7 +20,7 @@ class AssembleArtifact(ToolArguments):
     output_path: Annotated[str, Meta(description="File to write instead of the config's first output")] | None = None
     force: Annotated[bool, Meta(description="Generate every child again")] | None = False
     context: Context = None
-    dry_run: Annotated[bool, Meta(description="Only tell what would be written, and why")] | None = False
+    dry_run: Annotated[bool, Meta(description="Only report what would be written, and why")] | None = False
 
 
 class Component(Struct, frozen=True):
@@ -43,11 +43,11 @@ class AssemblyMetadata(Struct, frozen=True, kw_only=True):
     separator: str
     outputs: list[str]
     excluded_content: list[str]
-    """Children whose condition isn't true."""
+    """Children whose condition is false."""
     generated_at: str | None
     warnings: list[str]
     plan: list[PlannedFile]
-    """In a dry run, what would become of each file."""
+    """In a dry run, the planned action for each file."""
 
 
 class AssembledArtifact(ToolResult):
@@ -61,20 +61,20 @@ class AssembledArtifact(ToolResult):
 
 
 @tool(title="Assemble an artifact", category="Core generation", destructive=True, idempotent=True, long=True)
-async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -> AssembledArtifact:
+async def assemble_artifact(engine: Engine, arguments: AssembleArtifact, call: Call) -> AssembledArtifact:
     """Compose an artifact's contents in order and write its output files; missing contents are generated.
 
     Unchanged outputs are not written again (status `skipped`). A file edited by hand is never overwritten.
     """
     started = time.monotonic()
-    context = context_of(ask.context)
-    parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
-    if ask.dry_run:
-        build = Build(engine, force=bool(ask.force), dry=True)
-        planned = await plan_artifact(build, parsed, CallerContext(context), output_path=ask.output_path)
-        return _planned(parsed.config, planned, milliseconds_since(started))
-    build = Build(engine, force=bool(ask.force), progress=call.progress)
-    result = await build_artifact(build, parsed, CallerContext(context), output_path=ask.output_path)
+    context = parse_context(arguments.context)
+    parsed = engine.catalog.find("artifact", arguments.artifact_config_id).parsed
+    if arguments.dry_run:
+        build = Build(engine, force=bool(arguments.force), dry=True)
+        planned = await plan_artifact(build, parsed, CallerContext(context), output_path=arguments.output_path)
+        return _planned_artifact(parsed.config, planned, milliseconds_since(started))
+    build = Build(engine, force=bool(arguments.force), progress=call.progress)
+    result = await build_artifact(build, parsed, CallerContext(context), output_path=arguments.output_path)
     pieces = result.pieces
     return AssembledArtifact(
         artifact_id=result.artifact_id,
@@ -98,7 +98,7 @@ async def assemble_artifact(engine: Engine, ask: AssembleArtifact, call: Call) -
     )
 
 
-def _planned(config: ArtifactConfig, planned: list[PlannedOutput], duration_ms: int) -> AssembledArtifact:
+def _planned_artifact(config: ArtifactConfig, planned: list[PlannedOutput], duration_ms: int) -> AssembledArtifact:
     actions = {file.action for file in planned}
     return AssembledArtifact(
         artifact_id=config.id,
@@ -121,11 +121,11 @@ def _planned(config: ArtifactConfig, planned: list[PlannedOutput], duration_ms: 
             excluded_content=[],
             generated_at=None,
             warnings=[],
-            plan=[planned_file(file) for file in planned],
+            plan=[describe_planned_file(file) for file in planned],
         ),
     )
 
 
-def planned_file(file: PlannedOutput) -> PlannedFile:
-    """What would become of a file, as answers show it."""
+def describe_planned_file(file: PlannedOutput) -> PlannedFile:
+    """The planned action for a file, as in results."""
     return PlannedFile(path=file.path, action=file.action, reasons=file.reasons, diff=file.diff)

@@ -1,4 +1,4 @@
-"""The tool that makes many texts at once."""
+"""The tool that generates many contents at once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from chora.engine.build.context import deep_merge
 from chora.engine.engine import Engine
 from chora.errors import BatchFailed, ChoraError, InvalidContext, InvalidInput
 from chora.protocol.types import Call
-from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
+from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, parse_object, tool
 
-MOST = 50
+CONTENTS_LIMIT = 50
 """Contents in one batch."""
-MOST_AT_ONCE = 10
+CONCURRENCY_LIMIT = 10
 
 
 class BatchGenerate(ToolArguments):
@@ -35,11 +35,13 @@ class BatchGenerate(ToolArguments):
         | None
     ) = None
     force: bool | None = False
-    continue_on_error: Annotated[bool, Meta(description="False starts no further one after a failure")] | None = True
-    max_parallel: Annotated[int, Meta(description="How many at once, 1 to 10")] | None = 4
+    continue_on_error: Annotated[bool, Meta(description="False starts no further content after a failure")] | None = (
+        True
+    )
+    max_parallel: Annotated[int, Meta(description="How many are generated at once, 1 to 10")] | None = 4
 
 
-class BatchFault(Struct, frozen=True):
+class BatchItemError(Struct, frozen=True):
     code: str
     message: str
     hint: str | None = None
@@ -49,7 +51,7 @@ class BatchItem(Struct, frozen=True, kw_only=True):
     content_id: str
     success: bool
     status: Literal["generated", "skipped", "failed"]
-    error: BatchFault | None
+    error: BatchItemError | None
     version_id: str | None = None
     duration_ms: int = 0
 
@@ -79,26 +81,26 @@ class Batch(ToolResult):
 
 
 @tool(title="Generate many contents", category="Core generation", idempotent=True, long=True)
-async def batch_generate(engine: Engine, ask: BatchGenerate, call: Call) -> Batch:
-    """Generate and store up to 50 contents, several at once. One that fails is told in its result; the texts themselves
-    are read from content://ID.
+async def batch_generate(engine: Engine, arguments: BatchGenerate, call: Call) -> Batch:
+    """Generate and store up to 50 contents, several at once. A failure is reported in the result of its content; the
+    texts are read from content://ID.
     """
     started = time.monotonic()
-    ids, contexts, at_once = _checked(ask)
+    ids, contexts, concurrency = _check_arguments(arguments)
     results: dict[str, BatchItem] = {}
-    build = Build(engine, force=bool(ask.force))
+    build = Build(engine, force=bool(arguments.force))
     stopping = False
 
     async def generate_item(content_id: str) -> None:
         nonlocal stopping
-        results[content_id] = await _make(build, content_id, contexts[content_id])
-        if not results[content_id].success and ask.continue_on_error is False:
+        results[content_id] = await _generate_item(build, content_id, contexts[content_id])
+        if not results[content_id].success and arguments.continue_on_error is False:
             stopping = True
         if call.progress:
             await call.progress(len(results), len(ids), f"{content_id}: {results[content_id].status}")
 
-    for content_id in await for_each_bounded(ids, generate_item, limit=at_once, should_stop=lambda: stopping):
-        fault = BatchFault("not_run", "It wasn't started, because another one had failed.")
+    for content_id in await for_each_bounded(ids, generate_item, limit=concurrency, should_stop=lambda: stopping):
+        fault = BatchItemError("not_run", "It wasn't started, because another content had failed.")
         results[content_id] = BatchItem(content_id=content_id, success=False, status="failed", error=fault)
     items = [results[content_id] for content_id in ids]
     elapsed = time.monotonic() - started
@@ -107,12 +109,12 @@ async def batch_generate(engine: Engine, ask: BatchGenerate, call: Call) -> Batc
         first = failed[0].error
         assert first is not None
         raise BatchFailed(
-            f"None of the {len(items)} contents could be generated; the first one: {first.message}",
+            f"None of the {len(items)} contents could be generated; the first failure: {first.message}",
             first.hint or "The details say why each of them failed.",
             total=len(items),
             failed=len(items),
             results=items,
-            errors=[_error(item) for item in failed],
+            errors=[_batch_error(item) for item in failed],
         )
     return Batch(
         status="batch_partial" if failed else "batch_complete",
@@ -122,58 +124,58 @@ async def batch_generate(engine: Engine, ask: BatchGenerate, call: Call) -> Batc
         failed=len(failed),
         skipped=sum(item.status == "skipped" for item in items),
         results=items,
-        errors=[_error(item) for item in failed],
+        errors=[_batch_error(item) for item in failed],
         duration_ms=milliseconds_since(started),
         metadata=BatchMetadata(
-            parallel_executions=min(at_once, len(ids)),
+            parallel_executions=min(concurrency, len(ids)),
             parallel_efficiency=round(sum(item.duration_ms for item in items) / 1000 / max(elapsed, 0.001), 2),
         ),
     )
 
 
-def _checked(ask: BatchGenerate) -> tuple[list[str], dict[str, CallerContext], int]:
-    """The distinct ids in order, each one's context, and how many run at once.
+def _check_arguments(arguments: BatchGenerate) -> tuple[list[str], dict[str, CallerContext], int]:
+    """The distinct ids in order, the context of each, and how many run at once.
 
     Raises:
         InvalidInput, InvalidContext: an argument is out of bounds or of another type.
     """
-    ids = list(dict.fromkeys(ask.content_ids))
-    if not 0 < len(ids) <= MOST:
+    ids = list(dict.fromkeys(arguments.content_ids))
+    if not 0 < len(ids) <= CONTENTS_LIMIT:
         raise InvalidInput(
-            f"content_ids has {len(ids)} ids; 1 to {MOST} are allowed.",
+            f"content_ids has {len(ids)} ids; 1 to {CONTENTS_LIMIT} are allowed.",
             "list_content_configs names them; make several calls for more.",
             field="content_ids",
             received=len(ids),
-            constraint=f"1 to {MOST}",
+            constraint=f"1 to {CONTENTS_LIMIT}",
         )
-    at_once = 4 if ask.max_parallel is None else ask.max_parallel
-    if not 1 <= at_once <= MOST_AT_ONCE:
+    concurrency = 4 if arguments.max_parallel is None else arguments.max_parallel
+    if not 1 <= concurrency <= CONCURRENCY_LIMIT:
         raise InvalidInput(
-            f"max_parallel is {at_once}; 1 to {MOST_AT_ONCE} are allowed.",
+            f"max_parallel is {concurrency}; 1 to {CONCURRENCY_LIMIT} are allowed.",
             "Leave it out for 4.",
             field="max_parallel",
-            received=at_once,
-            constraint=f"1 to {MOST_AT_ONCE}",
+            received=concurrency,
+            constraint=f"1 to {CONCURRENCY_LIMIT}",
         )
-    shared = context_of(ask.shared_context)
-    individual = object_of(ask.individual_contexts, "individual_contexts")
+    shared = parse_context(arguments.shared_context)
+    individual = parse_object(arguments.individual_contexts, "individual_contexts")
     contexts: dict[str, CallerContext] = {}
     for content_id in ids:
         try:
-            own = context_of(individual.get(content_id))
+            own = parse_context(individual.get(content_id))
         except InvalidContext as error:
             error.details["content_id"] = content_id
             raise
         contexts[content_id] = CallerContext(deep_merge(shared, own))
-    return ids, contexts, at_once
+    return ids, contexts, concurrency
 
 
-async def _make(build: Build, content_id: str, caller: CallerContext) -> BatchItem:
+async def _generate_item(build: Build, content_id: str, caller: CallerContext) -> BatchItem:
     began = time.monotonic()
     try:
         made = await build_content(build, build.engine.catalog.find("content", content_id).parsed, caller)
     except ChoraError as error:
-        fault = BatchFault(error.code, error.message, error.hint)
+        fault = BatchItemError(error.code, error.message, error.hint)
         return BatchItem(
             content_id=content_id,
             success=False,
@@ -191,6 +193,6 @@ async def _make(build: Build, content_id: str, caller: CallerContext) -> BatchIt
     )
 
 
-def _error(item: BatchItem) -> BatchError:
+def _batch_error(item: BatchItem) -> BatchError:
     assert item.error is not None
     return BatchError(content_id=item.content_id, code=item.error.code, message=item.error.message)

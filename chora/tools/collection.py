@@ -1,4 +1,4 @@
-"""Tools that build collections, and look at what was built."""
+"""Tools that build collections, and inspect what was built."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from chora.errors import (
 )
 from chora.model import CollectionConfig
 from chora.protocol.types import Call, Link
-from chora.tools.artifact import PlannedFile, planned_file
-from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, tool
+from chora.tools.artifact import PlannedFile, describe_planned_file
+from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, tool
 
 MEMBERS_LISTED = 50_000
-"""Members of nested collections that can be listed; a few that contain one another many times come to any number."""
+"""Members that can be listed with nested ones; a few collections nested repeatedly can come to any number (CWE-770)."""
 MEMBERS_SHOWN = 1000
-"""Members that an answer lists; of a larger collection, those of which there is something to say."""
+"""Members in a result; of a larger collection, only those that were built or failed."""
 
 CollectionPath = Annotated[
     str, Meta(description="Id of a collection config, or its file, relative to configs/collection/")
@@ -44,7 +44,7 @@ def find_collection(engine: Engine, path: str) -> FoundConfig:
 
     Raises:
         InvalidConfigId: it leads outside the project.
-        ConfigNotFound, ValidationFailed: as the catalog says.
+        ConfigNotFound, ValidationFailed: as `Catalog.open`.
     """
     try:
         return engine.catalog.open("collection", path)
@@ -62,11 +62,11 @@ class GenerateCollection(ToolArguments):
     force_members: Annotated[list[str], Meta(description="Ids of members to build again")] | None = None
     output_path: BasePath | None = None
     context: Context = None
-    dry_run: Annotated[bool, Meta(description="Only tell what would be built, and why")] | None = False
+    dry_run: Annotated[bool, Meta(description="Only report what would be built, and why")] | None = False
     show_diff: Annotated[bool, Meta(description="In a dry run, also how each file would differ")] | None = False
 
 
-class MemberFault(Struct, frozen=True):
+class MemberFailure(Struct, frozen=True):
     code: str
     message: str
     hint: str | None = None
@@ -77,12 +77,12 @@ class MemberResult(Struct, frozen=True, kw_only=True):
     type: Literal["artifact", "collection"]
     status: Literal["success", "failed", "skipped"]
     cache_used: bool
-    error: MemberFault | None
+    error: MemberFailure | None
     output_path: str | None
     reasons: list[str] = []
     """In a dry run: why it would be built."""
     files: list[PlannedFile] = []
-    """In a dry run with show_diff: what would become of each file."""
+    """In a dry run with show_diff: the planned action for each file."""
 
 
 class CollectionMetadata(Struct, frozen=True, kw_only=True):
@@ -112,24 +112,24 @@ class GeneratedCollection(ToolResult):
 
 
 @tool(title="Generate a collection", category="Collections", destructive=True, idempotent=True, long=True)
-async def generate_collection(engine: Engine, ask: GenerateCollection, call: Call) -> GeneratedCollection:
+async def generate_collection(engine: Engine, arguments: GenerateCollection, call: Call) -> GeneratedCollection:
     """Build a collection's members with their shared context, and write manifest.json. Unchanged members are not built.
 
-    dry_run tells what would be built and why, without writing.
+    dry_run reports what would be built and why, without writing.
     """
     started = time.monotonic()
-    parsed = find_collection(engine, ask.collection_config_path).parsed
-    context = context_of(ask.context)
+    parsed = find_collection(engine, arguments.collection_config_path).parsed
+    context = parse_context(arguments.context)
     config: CollectionConfig = parsed.config
-    forced = frozenset(ask.force_members or ())
-    unknown = [f"{name} is no member that could be forced" for name in sorted(forced - _ids_of(config))]
-    if ask.dry_run:
-        build = Build(engine, force=bool(ask.force), dry=True)
-        render = bool(ask.show_diff)
+    forced = frozenset(arguments.force_members or ())
+    unknown = [f"{name} is not a member and can't be forced" for name in sorted(forced - _member_ids(config))]
+    if arguments.dry_run:
+        build = Build(engine, force=bool(arguments.force), dry=True)
+        render = bool(arguments.show_diff)
         plans = await collection.plan_collection(
-            build, parsed, context, output_path=ask.output_path, force_members=forced, render=render
+            build, parsed, context, output_path=arguments.output_path, force_members=forced, render=render
         )
-        shown = [_planned(plan) for plan in plans]
+        shown = [_planned_member(plan) for plan in plans]
         if call.transport != "cli":
             shown = [each for each in shown if len(shown) <= MEMBERS_SHOWN or not each.cache_used][:MEMBERS_SHOWN]
         manifest_path: str | None = None
@@ -137,19 +137,19 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
         total, made, warnings = len(plans), sum(bool(plan.reasons) for plan in plans), unknown
         cached, successful = total - made, total - failed
     else:
-        build = Build(engine, force=bool(ask.force), progress=call.progress)
+        build = Build(engine, force=bool(arguments.force), progress=call.progress)
         built = await collection.build_collection(
-            build, parsed, context, output_path=ask.output_path, force_members=forced
+            build, parsed, context, output_path=arguments.output_path, force_members=forced
         )
-        # Of a large collection most members are just as they were; making ten thousand rows to drop them takes longer
-        # than building it.
+        # Most members of a large collection are unchanged; creating ten thousand rows to drop them takes longer than
+        # building it.
         all_shown = call.transport == "cli" or len(built.members) <= MEMBERS_SHOWN
-        said = built.members if all_shown else [each for each in built.members if not each.cache_used][:MEMBERS_SHOWN]
-        shown = [_result(each) for each in said]
+        listed = built.members if all_shown else [each for each in built.members if not each.cache_used][:MEMBERS_SHOWN]
+        shown = [_member_result(each) for each in listed]
         manifest_path = built.manifest_path
         cached, failed, successful = built.cached, built.count("failed"), built.count("success")
         total, made = len(built.members), successful - cached
-        named = [f"{each.member.id}: {warning}" for each in said for warning in each.warnings]
+        named = [f"{each.member.id}: {warning}" for each in listed for warning in each.warnings]
         warnings = [*unknown, *built.warnings, *named][:MEMBERS_SHOWN]
     truncated = len(shown) < total
     return GeneratedCollection(
@@ -166,7 +166,7 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
             regenerated_members=made,
             propagation_mode=config.context.propagation,
             strategy=config.generation.strategy,
-            dry_run=bool(ask.dry_run),
+            dry_run=bool(arguments.dry_run),
             warnings=warnings,
         ),
         truncated=truncated,
@@ -174,31 +174,31 @@ async def generate_collection(engine: Engine, ask: GenerateCollection, call: Cal
     )
 
 
-def _ids_of(config: CollectionConfig) -> set[str]:
+def _member_ids(config: CollectionConfig) -> set[str]:
     return {member.id for member in config.members}
 
 
-def _result(built: BuiltMember) -> MemberResult:
+def _member_result(built: BuiltMember) -> MemberResult:
     return MemberResult(
         id=built.member.id,
         type=built.member.type,
         status=built.status,
         cache_used=built.cache_used,
-        error=MemberFault(*built.error) if built.error else None,
+        error=MemberFailure(*built.error) if built.error else None,
         output_path=built.outputs[0] if built.outputs else None,
     )
 
 
-def _planned(plan: PlannedMember) -> MemberResult:
+def _planned_member(plan: PlannedMember) -> MemberResult:
     return MemberResult(
         id=plan.member.id,
         type=plan.member.type,
         status="failed" if plan.error else "success",
         cache_used=not plan.reasons,
-        error=MemberFault(*plan.error) if plan.error else None,
+        error=MemberFailure(*plan.error) if plan.error else None,
         output_path=plan.files[0].path if plan.files else None,
         reasons=plan.reasons,
-        files=[planned_file(file) for file in _files_of(plan)],
+        files=[describe_planned_file(file) for file in _files_of(plan)],
     )
 
 
@@ -211,7 +211,7 @@ def _files_of(plan: PlannedMember) -> list[PlannedOutput]:
 
 class ListCollectionMembers(ToolArguments):
     collection_config_path: CollectionPath
-    check_status: Annotated[bool, Meta(description="Look whether each was generated")] | None = True
+    check_status: Annotated[bool, Meta(description="Also report whether each was generated")] | None = True
     recursive: Annotated[bool, Meta(description="Also the members of nested collections")] | None = False
 
 
@@ -236,13 +236,13 @@ class CollectionMembers(ToolResult):
 
 
 @tool(title="List a collection's members", category="Collections", read_only=True, idempotent=True)
-async def list_collection_members(engine: Engine, ask: ListCollectionMembers, call: Call) -> CollectionMembers:
-    """List what a collection is built from and what of it was generated."""
+async def list_collection_members(engine: Engine, arguments: ListCollectionMembers, call: Call) -> CollectionMembers:
+    """List the members of a collection and whether each was generated."""
     started = time.monotonic()
-    parsed = find_collection(engine, ask.collection_config_path).parsed
+    parsed = find_collection(engine, arguments.collection_config_path).parsed
     collection.check_nesting(engine, parsed)
     members: list[MemberInfo] = []
-    await _list_members(Build(engine, dry=True), parsed, ask, members)
+    await _list_members(Build(engine, dry=True), parsed, arguments, members)
     return CollectionMembers(
         collection_id=parsed.config.id,
         members=members,
@@ -255,7 +255,7 @@ async def list_collection_members(engine: Engine, ask: ListCollectionMembers, ca
 async def _list_members(
     build: Build,
     parsed: Any,
-    ask: ListCollectionMembers,
+    arguments: ListCollectionMembers,
     listed: list[MemberInfo],
     parent: str | None = None,
     base_path: str | None = None,
@@ -263,7 +263,7 @@ async def _list_members(
     config: CollectionConfig = parsed.config
     made: dict[str, ManifestMember] = {}
     path = ""
-    if ask.check_status is not False:
+    if arguments.check_status is not False:
         try:
             path = await collection.find_manifest_path(build, parsed, base_path)
             manifest = read_manifest(build.engine, config, path)
@@ -291,18 +291,18 @@ async def _list_members(
                 type=member.type,
                 title=title,
                 description=description,
-                generated=None if ask.check_status is False else known.status == "success",
+                generated=None if arguments.check_status is False else known.status == "success",
                 output_path=known.output_path,
                 member_count=count,
                 parent=parent,
                 error=error,
             )
         )
-        if ask.recursive and inner is not None and member.type == "collection":
+        if arguments.recursive and inner is not None and member.type == "collection":
             is_custom = config.output.structure == "custom"
             place = None if is_custom else f"{path.rpartition('/')[0] or '.'}/{member.id}"
             outer = config.id if parent is None else f"{parent}/{config.id}"
-            await _list_members(build, inner, ask, listed, outer, place)
+            await _list_members(build, inner, arguments, listed, outer, place)
         if len(listed) > MEMBERS_LISTED:
             raise LimitExceeded(
                 f"{parsed.config.id} is a part of more than {MEMBERS_LISTED:,} members.",
@@ -316,7 +316,7 @@ async def _list_members(
 
 class CheckCollectionCache(ToolArguments):
     collection_config_path: CollectionPath
-    check_member_cache: Annotated[bool, Meta(description="Look at every member")] | None = True
+    check_member_cache: Annotated[bool, Meta(description="Check every member")] | None = True
     output_path: BasePath | None = None
     context: Context = None
 
@@ -339,25 +339,25 @@ class CollectionCache(ToolResult):
 
 
 @tool(title="Check a collection's cache", category="Collections", read_only=True, idempotent=True)
-async def check_collection_cache(engine: Engine, ask: CheckCollectionCache, call: Call) -> CollectionCache:
-    """Tell which members generate_collection would build now and why, without building any."""
-    parsed = find_collection(engine, ask.collection_config_path).parsed
+async def check_collection_cache(engine: Engine, arguments: CheckCollectionCache, call: Call) -> CollectionCache:
+    """Report which members generate_collection would build now and why, without building any."""
+    parsed = find_collection(engine, arguments.collection_config_path).parsed
     build = Build(engine, dry=True)
     last_generated = None
     exists = True
     try:
-        path = await collection.find_manifest_path(build, parsed, ask.output_path)
+        path = await collection.find_manifest_path(build, parsed, arguments.output_path)
         manifest = read_manifest(engine, parsed.config, path)
         last_generated = manifest.generated_at
     except ManifestNotFound as error:
         exists, path = False, str(error.details["manifest_path"])
     members = [member.id for member in parsed.config.members]
     reasons: dict[str, list[str]] = {}
-    if ask.check_member_cache is False:
+    if arguments.check_member_cache is False:
         stale = [] if exists else members
     else:
         plans = await collection.plan_collection(
-            build, parsed, context_of(ask.context), output_path=ask.output_path, render=False
+            build, parsed, parse_context(arguments.context), output_path=arguments.output_path, render=False
         )
         reasons = {plan.member.id: plan.reasons for plan in plans if plan.reasons}
         stale = list(reasons)

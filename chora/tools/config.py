@@ -1,4 +1,4 @@
-"""Tools for a config's life: draft, test, save."""
+"""Tools for the lifecycle of a config: draft, test, save, modify."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chora.config_parsing import Issue
 from chora.engine import drafts
 from chora.engine.engine import Engine
 from chora.protocol.types import Call
-from chora.tools.tool import Context, ToolArguments, ToolResult, context_of, milliseconds_since, object_of, tool
+from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, parse_object, tool
 
 ConfigData = Annotated[
     Any,
@@ -26,7 +26,7 @@ DraftId = Annotated[str, Meta(description="The draft_id that draft_config return
 class DraftConfig(ToolArguments):
     config_type: Annotated[Literal["content", "artifact", "collection"], Meta(description="What kind of config")]
     config_data: ConfigData
-    description: Annotated[str, Meta(max_length=1000, description="A note for whoever finds the draft")] | None = None
+    description: Annotated[str, Meta(max_length=1000, description="A note about the draft")] | None = None
 
 
 class DraftedConfig(ToolResult):
@@ -40,24 +40,24 @@ class DraftedConfig(ToolResult):
 
 
 @tool(title="Draft a config", category="Config lifecycle")
-async def draft_config(engine: Engine, ask: DraftConfig, call: Call) -> DraftedConfig:
-    """Check a config and keep it as a draft, without writing a file. Next: test_config, then save_config."""
+async def draft_config(engine: Engine, arguments: DraftConfig, call: Call) -> DraftedConfig:
+    """Check a config and store it as a draft, without writing a file. Next: test_config, then save_config."""
     started = time.monotonic()
-    document = object_of(ask.config_data, "config_data")
-    draft, parsed = await drafts.make_draft(engine, ask.config_type, document, ask.description)
+    document = parse_object(arguments.config_data, "config_data")
+    draft, parsed = await drafts.make_draft(engine, arguments.config_type, document, arguments.description)
     return DraftedConfig(
         draft_id=draft.draft_id,
         config_type=draft.config_type,
         validation_status="valid",
         validation_issues=parsed.warnings,
-        preview_path=engine.catalog.where_to_save(ask.config_type, parsed.config.id),
+        preview_path=engine.catalog.where_to_save(arguments.config_type, parsed.config.id),
         created_at=draft.created_at,
         duration_ms=milliseconds_since(started),
     )
 
 
 class TestConfig(ToolArguments):
-    __test__ = False  # or pytest would collect it by its name
+    __test__ = False  # keeps pytest from collecting it
 
     draft_id: DraftId
     context: Context = None
@@ -78,17 +78,17 @@ class TestedConfig(ToolResult):
 
 
 @tool(title="Test a draft", category="Config lifecycle")
-async def test_config(engine: Engine, ask: TestConfig, call: Call) -> TestedConfig:
-    """Generate a draft's text to look at (the first 10,000 characters); an artifact draft is composed in memory."""
+async def test_config(engine: Engine, arguments: TestConfig, call: Call) -> TestedConfig:
+    """Generate a draft's text for inspection (the first 10,000 characters); an artifact draft is composed in memory."""
     started = time.monotonic()
     tested = await drafts.preview_draft(
-        engine, ask.draft_id, context_of(ask.context), store_output=ask.dry_run is False
+        engine, arguments.draft_id, parse_context(arguments.context), store_output=arguments.dry_run is False
     )
     shown = tested.text
     if len(shown) > drafts.PREVIEW_LIMIT:
         shown = f"{shown[: drafts.PREVIEW_LIMIT]}\n… ({len(tested.text):,} characters in all)"
     return TestedConfig(
-        draft_id=ask.draft_id,
+        draft_id=arguments.draft_id,
         preview_content=shown,
         content_length=len(tested.text),
         generator_used=tested.generator,
@@ -114,27 +114,29 @@ class SavedConfig(ToolResult):
 
 
 @tool(title="Save a draft", category="Config lifecycle", destructive=True)
-async def save_config(engine: Engine, ask: SaveConfig, call: Call) -> SavedConfig:
+async def save_config(engine: Engine, arguments: SaveConfig, call: Call) -> SavedConfig:
     """Write a draft into the project's configs under an id. An existing config is kept unless overwrite is true."""
     started = time.monotonic()
     try:
-        saved = await drafts.save_draft(engine, ask.draft_id, ask.config_id, overwrite=bool(ask.overwrite))
+        saved = await drafts.save_draft(
+            engine, arguments.draft_id, arguments.config_id, overwrite=bool(arguments.overwrite)
+        )
     except drafts.ConfigExists as error:
-        about = ["save_config", ask.draft_id, ask.config_id, error.replaced]
-        message = f"There is a config {ask.config_id} already. Replace it? A backup of it is kept."
+        about = ["save_config", arguments.draft_id, arguments.config_id, error.replaced]
+        message = f"There is a config {arguments.config_id} already. Replace it? A backup of it is kept."
         agreed = None if call.client is None else await call.client.confirm(message, about)
         if agreed is None:
             raise
         if not agreed:
             raise drafts.ConfigExists(
-                f"There is a config {ask.config_id} already, and the person at the client wants to keep it.",
+                f"There is a config {arguments.config_id} already, and the person at the client wants to keep it.",
                 "Save the draft under another id.",
                 **error.details,
             ) from None
-        saved = await drafts.save_draft(engine, ask.draft_id, ask.config_id, overwrite=error.replaced)
+        saved = await drafts.save_draft(engine, arguments.draft_id, arguments.config_id, overwrite=error.replaced)
     return SavedConfig(
         config_path=saved.path,
-        config_id=ask.config_id,
+        config_id=arguments.config_id,
         config_type=saved.kind,
         backup_path=saved.backup,
         duration_ms=milliseconds_since(started),
@@ -159,7 +161,7 @@ class ModifyConfig(ToolArguments):
     ) = None
 
 
-class ModifiedConfig(ToolResult):
+class ModifiedConfigResult(ToolResult):
     config_id: str
     config_type: str
     validation_status: Literal["valid"]
@@ -171,15 +173,19 @@ class ModifiedConfig(ToolResult):
 
 
 @tool(title="Modify a config", category="Config lifecycle", destructive=True, idempotent=True)
-async def modify_config(engine: Engine, ask: ModifyConfig, call: Call) -> ModifiedConfig:
+async def modify_config(engine: Engine, arguments: ModifyConfig, call: Call) -> ModifiedConfigResult:
     """Patch a draft or a saved config. A patch that leaves it invalid is refused, and nothing changes."""
     started = time.monotonic()
-    updates = object_of(ask.updates, "updates")
+    updates = parse_object(arguments.updates, "updates")
     modified = await drafts.modify_config(
-        engine, ask.config_id, updates, kind=ask.config_type, create_backup=ask.create_backup is not False
+        engine,
+        arguments.config_id,
+        updates,
+        kind=arguments.config_type,
+        create_backup=arguments.create_backup is not False,
     )
-    return ModifiedConfig(
-        config_id=ask.config_id,
+    return ModifiedConfigResult(
+        config_id=arguments.config_id,
         config_type=modified.kind,
         validation_status="valid",
         validation_issues=modified.issues,

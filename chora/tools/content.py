@@ -1,4 +1,4 @@
-"""Tools that make one text."""
+"""Tools that generate one content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chora.generators.generator import GeneratedText
 from chora.hashing import sha256
 from chora.llm import ModelNotAsked
 from chora.protocol.types import Call
-from chora.tools.tool import Context, LongText, ToolArguments, context_of, head_of, milliseconds_since, tool
+from chora.tools.tool import Context, TextResult, ToolArguments, milliseconds_since, parse_context, tool, truncate_text
 
 ContentConfigId = Annotated[str, Meta(description="Id of a content config, as list_content_configs shows it")]
 
@@ -26,7 +26,7 @@ ContentConfigId = Annotated[str, Meta(description="Id of a content config, as li
 class GenerateContent(ToolArguments):
     content_config_id: ContentConfigId
     context: Context = None
-    force: Annotated[bool, Meta(description="Make it again even if nothing changed")] | None = False
+    force: Annotated[bool, Meta(description="Generate it again even if nothing changed")] | None = False
 
 
 class GenerationMetadata(Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class GenerationMetadata(Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-class GeneratedContent(LongText):
+class GeneratedContent(TextResult):
     content_id: str
     status: Literal["generated", "skipped", "regenerated"]
     content: str
@@ -50,31 +50,31 @@ class GeneratedContent(LongText):
     metadata: GenerationMetadata
 
 
-async def _recall(engine: Engine, ask: GenerateContent, call: Call) -> GeneratedContent | None:
-    if ask.force:
+async def _recall_content(engine: Engine, arguments: GenerateContent, call: Call) -> GeneratedContent | None:
+    if arguments.force:
         return None
     started = time.monotonic()
-    parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    known = await recall_content(Build(engine), parsed, CallerContext(context_of(ask.context)))
-    return None if known is None else _generated(engine, known, call, started)
+    parsed = engine.catalog.find("content", arguments.content_config_id).parsed
+    known = await recall_content(Build(engine), parsed, CallerContext(parse_context(arguments.context)))
+    return None if known is None else _generated_content(engine, known, call, started)
 
 
-@tool(title="Generate content", category="Core generation", idempotent=True, long=True, quick=_recall)
-async def generate_content(engine: Engine, ask: GenerateContent, call: Call) -> GeneratedContent:
+@tool(title="Generate content", category="Core generation", idempotent=True, long=True, quick=_recall_content)
+async def generate_content(engine: Engine, arguments: GenerateContent, call: Call) -> GeneratedContent:
     """Generate the text of a content config and store it as a version.
 
     If config, context, templates and sources are unchanged, the stored text is returned (status `skipped`).
     """
     started = time.monotonic()
-    context = context_of(ask.context)
-    parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    result = await build_content(Build(engine, force=bool(ask.force)), parsed, CallerContext(context))
-    return _generated(engine, result, call, started)
+    context = parse_context(arguments.context)
+    parsed = engine.catalog.find("content", arguments.content_config_id).parsed
+    result = await build_content(Build(engine, force=bool(arguments.force)), parsed, CallerContext(context))
+    return _generated_content(engine, result, call, started)
 
 
-def _generated(engine: Engine, result: BuiltContent, call: Call, started: float) -> GeneratedContent:
+def _generated_content(engine: Engine, result: BuiltContent, call: Call, started: float) -> GeneratedContent:
     version = result.version
-    head = head_of(version.body, call, f"content://{version.content_id}/{version.version_id}")
+    head = truncate_text(version.body, call, f"content://{version.content_id}/{version.version_id}")
     return GeneratedContent(
         content_id=version.content_id,
         status=result.status,
@@ -101,9 +101,12 @@ def _generated(engine: Engine, result: BuiltContent, call: Call, started: float)
 class PreviewGeneration(ToolArguments):
     content_config_id: ContentConfigId
     context: Context = None
-    show_metadata: Annotated[bool, Meta(description="Also tell which variables and template were used")] | None = False
+    show_metadata: Annotated[bool, Meta(description="Also report which variables and template were used")] | None = (
+        False
+    )
     spend: (
-        Annotated[bool, Meta(description="Let a paid model be asked; else its prompt and price are shown")] | None
+        Annotated[bool, Meta(description="Allow a call of a paid model; otherwise its prompt and price are shown")]
+        | None
     ) = False
 
 
@@ -113,13 +116,13 @@ class PreviewMetadata(Struct, frozen=True, kw_only=True):
     template_hash: str | None
     generator_type: str
     variable_usage: dict[str, int]
-    """How often each variable is named in the template and what it includes."""
+    """How often each variable occurs in the template and its includes."""
     cost: dict[str, Any] | None
-    """What asking the language model would cost, and what is left to spend, in US dollars."""
+    """What the call of the language model would cost, and what is left of the budget, in US dollars."""
     warnings: list[str]
 
 
-class Preview(LongText):
+class Preview(TextResult):
     content_id: str
     preview_content: str
     content_hash: str
@@ -129,21 +132,23 @@ class Preview(LongText):
 
 
 @tool(title="Preview a generation", category="Core generation", read_only=True, idempotent=True)
-async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call) -> Preview:
-    """Generate the text of a content config without storing it. A paid model isn't asked unless spend is true: then its
-    prompt stands in for the text, and metadata.cost says what it would cost.
+async def preview_generation(engine: Engine, arguments: PreviewGeneration, call: Call) -> Preview:
+    """Generate the text of a content config without storing it. A paid model is only called if spend is true; otherwise
+    its prompt replaces the text, and metadata.cost says what it would cost.
     """
     started = time.monotonic()
-    context = context_of(ask.context)
-    parsed = engine.catalog.find("content", ask.content_config_id).parsed
-    prepared = await gather_content(Build(engine, dry=True, spend=bool(ask.spend)), parsed, CallerContext(context))
+    context = parse_context(arguments.context)
+    parsed = engine.catalog.find("content", arguments.content_config_id).parsed
+    prepared = await gather_content(
+        Build(engine, dry=True, spend=bool(arguments.spend)), parsed, CallerContext(context)
+    )
     cost = None
     try:
         made = await prepared.generate_text()
     except ModelNotAsked as error:
         cost = error.details["outlook"]
-        made = GeneratedText(error.details["request"].prompt, ["this is the prompt; the model wasn't asked"])
-    head = head_of(made.text, call)
+        made = GeneratedText(error.details["request"].prompt, ["this is the prompt; the model wasn't called"])
+    head = truncate_text(made.text, call)
     return Preview(
         content_id=prepared.job.config.id,
         preview_content=head.text,
@@ -151,12 +156,12 @@ async def preview_generation(engine: Engine, ask: PreviewGeneration, call: Call)
         content_length=head.length,
         content_hash=sha256(made.text.encode()),
         generator=prepared.generator.name,
-        metadata=_metadata(prepared, made, cost) if ask.show_metadata or cost else None,
+        metadata=_preview_metadata(prepared, made, cost) if arguments.show_metadata or cost else None,
         duration_ms=milliseconds_since(started),
     )
 
 
-def _metadata(prepared: GenerationInputs, made: GeneratedText, cost: dict[str, Any] | None) -> PreviewMetadata:
+def _preview_metadata(prepared: GenerationInputs, made: GeneratedText, cost: dict[str, Any] | None) -> PreviewMetadata:
     texts = list(prepared.job.sources.values())
     usage = {
         name: sum(len(re.findall(rf"\b{re.escape(name)}\b", text)) for text in texts) for name in prepared.variables
@@ -177,8 +182,8 @@ def _metadata(prepared: GenerationInputs, made: GeneratedText, cost: dict[str, A
 class RegenerateContent(ToolArguments):
     content_config_id: ContentConfigId
     context: Context = None
-    reason: Annotated[str, Meta(max_length=2000, description="Why; kept with the version")] | None = None
-    compare: Annotated[bool, Meta(description="Tell what changed since the last one")] | None = True
+    reason: Annotated[str, Meta(max_length=2000, description="Why; stored with the version")] | None = None
+    compare: Annotated[bool, Meta(description="Report what changed since the last version")] | None = True
 
 
 class PreviousVersion(Struct, frozen=True, kw_only=True):
@@ -188,7 +193,7 @@ class PreviousVersion(Struct, frozen=True, kw_only=True):
     version_id: str
 
 
-class LineChanges(Struct, frozen=True, kw_only=True):
+class TextChanges(Struct, frozen=True, kw_only=True):
     lines_added: int
     lines_removed: int
     lines_changed: int
@@ -203,36 +208,36 @@ class RegenerationMetadata(Struct, frozen=True, kw_only=True):
     warnings: list[str]
 
 
-class RegeneratedContent(LongText):
+class RegeneratedContent(TextResult):
     content_id: str
     status: Literal["regenerated"]
     content: str
     previous_version: PreviousVersion | None
-    changes: LineChanges | None
+    changes: TextChanges | None
     reason: str | None
     metadata: RegenerationMetadata
     duration_ms: int
 
 
 @tool(title="Regenerate content", category="Core generation", long=True)
-async def regenerate_content(engine: Engine, ask: RegenerateContent, call: Call) -> RegeneratedContent:
-    """Generate the text of a content config again, changed or not, store it, and tell how it differs from the last."""
+async def regenerate_content(engine: Engine, arguments: RegenerateContent, call: Call) -> RegeneratedContent:
+    """Generate the text of a content config again, changed or not, store it, and report the changes."""
     started = time.monotonic()
-    context = context_of(ask.context)
-    parsed = engine.catalog.find("content", ask.content_config_id).parsed
+    context = parse_context(arguments.context)
+    parsed = engine.catalog.find("content", arguments.content_config_id).parsed
     previous = engine.store.latest_version(parsed.config.id)
-    result = await build_content(Build(engine, force=True), parsed, CallerContext(context), reason=ask.reason)
+    result = await build_content(Build(engine, force=True), parsed, CallerContext(context), reason=arguments.reason)
     version = result.version
     changes = None
-    if previous is not None and ask.compare is not False:
+    if previous is not None and arguments.compare is not False:
         counted = await trio.to_thread.run_sync(count_changes, previous.body, version.body)
-        changes = LineChanges(
+        changes = TextChanges(
             lines_added=counted.added,
             lines_removed=counted.removed,
             lines_changed=counted.changed,
             diff_summary=counted.summary,
         )
-    head = head_of(version.body, call, f"content://{version.content_id}/{version.version_id}")
+    head = truncate_text(version.body, call, f"content://{version.content_id}/{version.version_id}")
     return RegeneratedContent(
         content_id=version.content_id,
         status="regenerated",
@@ -241,7 +246,7 @@ async def regenerate_content(engine: Engine, ask: RegenerateContent, call: Call)
         content_length=head.length,
         resource=head.resource,
         previous_version=PreviousVersion(
-            content=head_of(previous.body, call).text,
+            content=truncate_text(previous.body, call).text,
             hash=previous.sha256,
             generated_at=previous.generated_at,
             version_id=previous.version_id,
@@ -249,7 +254,7 @@ async def regenerate_content(engine: Engine, ask: RegenerateContent, call: Call)
         if previous
         else None,
         changes=changes,
-        reason=ask.reason,
+        reason=arguments.reason,
         metadata=RegenerationMetadata(
             hash_new=version.sha256,
             hash_old=previous.sha256 if previous else None,

@@ -1,4 +1,4 @@
-"""Tools that list what there is."""
+"""Tools that list generators, configs, contents and artifacts, and trace dependencies."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class Generators(ToolResult):
 
 
 @tool(title="List generators", category="Discovery", read_only=True, idempotent=True)
-async def list_generators(engine: Engine, ask: ListGenerators, call: Call) -> Generators:
+async def list_generators(engine: Engine, arguments: ListGenerators, call: Call) -> Generators:
     """List the generators that a content config can name in generation.patterns[0].type."""
     shown = [
         await _generator(engine, generator)
         for generator in engine.generators.list_generators()
-        if ask.generator_type in (None, generator.kind)
-        and (ask.include_plugins is not False or generator.kind == "builtin")
+        if arguments.generator_type in (None, generator.kind)
+        and (arguments.include_plugins is not False or generator.kind == "builtin")
     ]
     return Generators(
         generators=shown,
         total_count=len(shown),
-        filtered=ask.generator_type is not None or ask.include_plugins is False,
+        filtered=arguments.generator_type is not None or arguments.include_plugins is False,
     )
 
 
@@ -80,7 +80,7 @@ class ListConfigs(ToolArguments):
     filter_pattern: Pattern | None = None
 
 
-class InvalidConfig(Struct, frozen=True, kw_only=True):
+class InvalidConfigInfo(Struct, frozen=True, kw_only=True):
     file_path: str
     error: str
 
@@ -96,13 +96,13 @@ class ContentConfigInfo(Struct, frozen=True, kw_only=True):
 class ContentConfigs(ToolResult):
     total: int
     configs: list[ContentConfigInfo]
-    invalid: list[InvalidConfig]
+    invalid: list[InvalidConfigInfo]
     duration_ms: int
 
 
 @tool(title="List content configs", category="Discovery", read_only=True, idempotent=True)
-async def list_content_configs(engine: Engine, ask: ListConfigs, call: Call) -> ContentConfigs:
-    """List the content configs of the project; files that can't be read stand under `invalid` with the reason."""
+async def list_content_configs(engine: Engine, arguments: ListConfigs, call: Call) -> ContentConfigs:
+    """List the content configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
     listing = engine.catalog.all("content")
     configs = [
@@ -114,7 +114,7 @@ async def list_content_configs(engine: Engine, ask: ListConfigs, call: Call) -> 
             title=found.parsed.config.metadata.description[:50],
         )
         for found in listing.found
-        if _fits(found.parsed.config.id, ask.filter_pattern)
+        if _matches_pattern(found.parsed.config.id, arguments.filter_pattern)
     ]
     return ContentConfigs(
         total=len(configs), configs=configs, invalid=_invalid(listing), duration_ms=milliseconds_since(started)
@@ -132,13 +132,13 @@ class ArtifactConfigInfo(Struct, frozen=True, kw_only=True):
 class ArtifactConfigs(ToolResult):
     total: int
     configs: list[ArtifactConfigInfo]
-    invalid: list[InvalidConfig]
+    invalid: list[InvalidConfigInfo]
     duration_ms: int
 
 
 @tool(title="List artifact configs", category="Discovery", read_only=True, idempotent=True)
-async def list_artifact_configs(engine: Engine, ask: ListConfigs, call: Call) -> ArtifactConfigs:
-    """List the artifact configs of the project; files that can't be read stand under `invalid` with the reason."""
+async def list_artifact_configs(engine: Engine, arguments: ListConfigs, call: Call) -> ArtifactConfigs:
+    """List the artifact configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
     listing = engine.catalog.all("artifact")
     configs = [
@@ -150,19 +150,19 @@ async def list_artifact_configs(engine: Engine, ask: ListConfigs, call: Call) ->
             component_count=len(found.parsed.config.content.children),
         )
         for found in listing.found
-        if _fits(found.parsed.config.id, ask.filter_pattern)
+        if _matches_pattern(found.parsed.config.id, arguments.filter_pattern)
     ]
     return ArtifactConfigs(
         total=len(configs), configs=configs, invalid=_invalid(listing), duration_ms=milliseconds_since(started)
     )
 
 
-def _fits(config_id: str, pattern: str | None) -> bool:
+def _matches_pattern(config_id: str, pattern: str | None) -> bool:
     return not pattern or fnmatch.fnmatchcase(config_id, pattern)
 
 
-def _invalid(listing: Listing) -> list[InvalidConfig]:
-    return [InvalidConfig(file_path=broken.path, error=broken.error) for broken in listing.invalid]
+def _invalid(listing: Listing) -> list[InvalidConfigInfo]:
+    return [InvalidConfigInfo(file_path=broken.path, error=broken.error) for broken in listing.invalid]
 
 
 # -- contents ---------------------------------------------------------------------------------------------------
@@ -194,20 +194,20 @@ class ContentInfo(Struct, frozen=True, kw_only=True):
     versions_available: int
 
 
-class Contents(ToolResult):
+class ContentList(ToolResult):
     total: int
     returned: int
     content: list[ContentInfo]
-    invalid: list[InvalidConfig]
+    invalid: list[InvalidConfigInfo]
     duration_ms: int
 
 
 @tool(title="List contents", category="Discovery", read_only=True, idempotent=True)
-async def list_content(engine: Engine, ask: ListContent, call: Call) -> Contents:
-    """List contents with what is stored of each."""
+async def list_content(engine: Engine, arguments: ListContent, call: Call) -> ContentList:
+    """List contents with the state of their stored versions."""
     started = time.monotonic()
-    limit = _limit(ask.limit)
-    wanted = ask.filter or ContentFilter()
+    limit = _limit(arguments.limit)
+    wanted = arguments.filter or ContentFilter()
     listing = engine.catalog.all("content")
     rows: list[tuple[ContentInfo, str]] = []
     for found in listing.found:
@@ -231,7 +231,7 @@ async def list_content(engine: Engine, ask: ListContent, call: Call) -> Contents
             versions_available=len(infos),
         )
         rows.append((info, found.path))
-    match ask.sort:
+    match arguments.sort:
         case "title":
             rows.sort(key=lambda row: row[0].title.casefold())
         case "generator":
@@ -240,7 +240,7 @@ async def list_content(engine: Engine, ask: ListContent, call: Call) -> Contents
             rows.sort(key=lambda row: -engine.folder.modified(row[1]))
         case _:
             pass
-    return Contents(
+    return ContentList(
         total=len(rows),
         returned=min(len(rows), limit),
         content=[info for info, _ in rows[:limit]],
@@ -250,7 +250,7 @@ async def list_content(engine: Engine, ask: ListContent, call: Call) -> Contents
 
 
 def _limit(limit: int | None) -> int:
-    """The number of rows wanted.
+    """The requested number of rows.
 
     Raises:
         InvalidInput: it is out of bounds.
@@ -300,16 +300,16 @@ class Artifacts(ToolResult):
     total: int
     returned: int
     artifacts: list[ArtifactInfo]
-    invalid: list[InvalidConfig]
+    invalid: list[InvalidConfigInfo]
     duration_ms: int
 
 
 @tool(title="List artifacts", category="Discovery", read_only=True, idempotent=True)
-async def list_artifacts(engine: Engine, ask: ListArtifacts, call: Call) -> Artifacts:
+async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -> Artifacts:
     """List artifacts with their files; one is assembled when its first output exists."""
     started = time.monotonic()
-    limit = _limit(ask.limit)
-    wanted = ask.filter or ArtifactFilter()
+    limit = _limit(arguments.limit)
+    wanted = arguments.filter or ArtifactFilter()
     listing = engine.catalog.all("artifact")
     rows: list[tuple[ArtifactInfo, str]] = []
     for found in listing.found:
@@ -338,7 +338,7 @@ async def list_artifacts(engine: Engine, ask: ListArtifacts, call: Call) -> Arti
             output_path=output,
         )
         rows.append((info, found.path))
-    match ask.sort:
+    match arguments.sort:
         case "title":
             rows.sort(key=lambda row: row[0].title.casefold())
         case "assembled":
@@ -361,8 +361,12 @@ async def list_artifacts(engine: Engine, ask: ListArtifacts, call: Call) -> Arti
 
 class TraceDependencies(ToolArguments):
     artifact_config_id: Annotated[str, Meta(description="Id of an artifact config")]
-    check_status: Annotated[bool, Meta(description="Look what is stored, and what has changed since")] | None = True
-    show_metadata: Annotated[bool, Meta(description="Also generator, versions and inputs of each")] | None = False
+    check_status: Annotated[bool, Meta(description="Also report what is stored, and what has changed since")] | None = (
+        True
+    )
+    show_metadata: Annotated[bool, Meta(description="Also report generator, versions and inputs of each")] | None = (
+        False
+    )
 
 
 class DependencyMetadata(Struct, frozen=True, kw_only=True):
@@ -370,7 +374,7 @@ class DependencyMetadata(Struct, frozen=True, kw_only=True):
     last_generated: str | None
     versions_available: int
     inputs: list[str]
-    """What the newest text was made from."""
+    """The inputs of the newest version."""
 
 
 class DependencyInfo(Struct, frozen=True, kw_only=True):
@@ -399,14 +403,14 @@ class Dependencies(ToolResult):
 
 
 @tool(title="Trace an artifact's dependencies", category="Discovery", read_only=True, idempotent=True)
-async def trace_dependencies(engine: Engine, ask: TraceDependencies, call: Call) -> Dependencies:
-    """Tell what an artifact is assembled from, what of it is stored, and why its files are stale, if they are."""
+async def trace_dependencies(engine: Engine, arguments: TraceDependencies, call: Call) -> Dependencies:
+    """Report what an artifact is assembled from, what of it is stored, and why its files are stale, if they are."""
     started = time.monotonic()
-    parsed = engine.catalog.find("artifact", ask.artifact_config_id).parsed
-    check = ask.check_status is not False
+    parsed = engine.catalog.find("artifact", arguments.artifact_config_id).parsed
+    check = arguments.check_status is not False
     build = Build(engine, dry=True)
     children = sorted(parsed.config.content.children, key=lambda child: child.order)
-    dependencies = [await _dependency(build, child, check, bool(ask.show_metadata)) for child in children]
+    dependencies = [await _dependency(build, child, check, bool(arguments.show_metadata)) for child in children]
     missing = [each for each in dependencies if each.status == "missing"]
     if not check:
         status = "unknown"
@@ -435,7 +439,7 @@ async def _dependency(build: Build, child: ArtifactChild, check: bool, metadata:
     known = None
     try:
         found = find_child(engine, child)
-        # The path decides: the config there may go by another id, and that is the one to generate.
+        # The path decides: the config there may have another id, and that content is generated.
         content_id, path, generator = found.parsed.config.id, found.path, generator_name(found.parsed.config)
         known = engine.traces.latest_trace(trace_subject(found.path), ContentTrace)
         if check and known:

@@ -1,4 +1,4 @@
-"""Tools that remove stored texts."""
+"""Tools that delete stored versions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from chora.engine.build.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import ContentNotFound, DeletionFailed, InvalidRetention, ReferencedByArtifacts, StorageError
 from chora.protocol.types import Call
-from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, object_of, object_schema, tool
+from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, object_schema, parse_object, tool
 
 Days = Annotated[int, Meta(ge=0)]
 
 
 class Retention(Struct, forbid_unknown_fields=True):
-    keep_versions: Annotated[int, Meta(ge=0, description="So many of the newest stay")] = 3
-    keep_days: Annotated[int, Meta(ge=0, description="Those of the last days stay; 0: age keeps none")] = 7
-    keep_latest: Annotated[bool, Meta(description="The newest one stays")] = True
+    keep_versions: Annotated[int, Meta(ge=0, description="How many of the newest versions stay")] = 3
+    keep_days: Annotated[
+        int, Meta(ge=0, description="Versions of the last days stay; 0: none stays because of its age")
+    ] = 7
+    keep_latest: Annotated[bool, Meta(description="The newest version stays")] = True
 
 
 RETENTION_SCHEMA = {**object_schema(Retention), "type": ["object", "string", "null"]}
@@ -35,10 +37,10 @@ class CleanupFilter(Struct, forbid_unknown_fields=True):
 class CleanupEphemeral(ToolArguments):
     retention: Annotated[Any, Meta(description="What to keep", extra_json_schema=RETENTION_SCHEMA)] = None
     filter: CleanupFilter | None = None
-    dry_run: Annotated[bool, Meta(description="Only tell what would go")] | None = False
+    dry_run: Annotated[bool, Meta(description="Only report what would be deleted")] | None = False
 
 
-class CleanedContent(Struct, frozen=True, kw_only=True):
+class ContentCleanup(Struct, frozen=True, kw_only=True):
     content_id: str
     versions_before: int
     versions_after: int
@@ -53,21 +55,21 @@ class Cleanup(ToolResult):
     total_content_checked: int
     total_versions_deleted: int
     bytes_freed: int
-    content_cleaned: list[CleanedContent]
+    content_cleaned: list[ContentCleanup]
     drafts_deleted: int
     dry_run: bool
     duration_ms: int
 
 
 @tool(title="Clean up stored texts", category="Storage", destructive=True, idempotent=True, scope="admin")
-async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -> Cleanup:
-    """Delete old stored texts. A version stays that is the latest, among the newest keep_versions, or younger than
-    keep_days. Drafts that were kept long enough go too.
+async def cleanup_ephemeral(engine: Engine, arguments: CleanupEphemeral, call: Call) -> Cleanup:
+    """Delete old stored versions. A version stays that is the latest, among the newest keep_versions, or younger than
+    keep_days. Old drafts are deleted, too.
     """
     started = time.monotonic()
-    wanted = ask.filter or CleanupFilter()
-    rules = _rules(ask.retention, wanted.older_than_days)
-    dry_run = bool(ask.dry_run)
+    wanted = arguments.filter or CleanupFilter()
+    rules = _parse_retention(arguments.retention, wanted.older_than_days)
+    dry_run = bool(arguments.dry_run)
     checked, cleaned = await retention.clean_content(engine, rules, content_ids=wanted.content_ids, dry_run=dry_run)
     drafts = 0 if wanted.content_ids is not None else await retention.drop_old_drafts(engine, dry_run=dry_run)
     return Cleanup(
@@ -76,7 +78,7 @@ async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -
         total_versions_deleted=sum(len(each.gone) for each in cleaned),
         bytes_freed=sum(each.bytes_freed for each in cleaned),
         content_cleaned=[
-            CleanedContent(
+            ContentCleanup(
                 content_id=each.content_id,
                 versions_before=each.before,
                 versions_after=each.before - len(each.gone),
@@ -93,13 +95,13 @@ async def cleanup_ephemeral(engine: Engine, ask: CleanupEphemeral, call: Call) -
     )
 
 
-def _rules(given: Any, older_than_days: int | None) -> retention.RetentionRules:
-    """The retention that was asked for.
+def _parse_retention(given: Any, older_than_days: int | None) -> retention.RetentionRules:
+    """The requested retention.
 
     Raises:
-        InvalidRetention: a rule is out of bounds; details name it.
+        InvalidRetention: a rule is out of bounds; the details name it.
     """
-    rules = object_of(given, "retention")
+    rules = parse_object(given, "retention")
     for field in msgspec.structs.fields(Retention):
         value = rules.get(field.name, field.default)
         kind = bool if field.name == "keep_latest" else int
@@ -127,11 +129,9 @@ def _rules(given: Any, older_than_days: int | None) -> retention.RetentionRules:
 
 
 class DeleteContent(ToolArguments):
-    content_id: Annotated[str, Meta(description="Id of a content of which something is stored, or of a draft")]
-    preserve_metadata: Annotated[bool, Meta(description="Delete the texts and keep what is known of them")] | None = (
-        False
-    )
-    force: Annotated[bool, Meta(description="Also if artifacts are assembled from it")] | None = False
+    content_id: Annotated[str, Meta(description="Id of a content with stored versions, or of a draft")]
+    preserve_metadata: Annotated[bool, Meta(description="Delete the texts and keep their metadata")] | None = False
+    force: Annotated[bool, Meta(description="Delete even if artifacts are assembled from it")] | None = False
 
 
 class References(Struct, frozen=True):
@@ -150,60 +150,60 @@ class DeletedContent(ToolResult):
     duration_ms: int
 
 
-async def _agreed(call: Call, content_id: str, users: list[str]) -> bool:
-    """Whether the person at the client, if one can be asked, wants it deleted although artifacts use it."""
+async def _confirm_deletion(call: Call, content_id: str, users: list[str]) -> bool:
+    """Whether the user, if the client supports elicitation, confirms deleting a content that artifacts use."""
     if call.client is None:
         return False
     named = ", ".join(users[:10]) + (f" and {len(users) - 10} more" if len(users) > 10 else "")
-    message = f"{content_id} is a part of {named}. Delete its texts all the same?"
+    message = f"{content_id} is a part of {named}. Delete its texts anyway?"
     return bool(await call.client.confirm(message, ["delete_content", content_id, users]))
 
 
 @tool(title="Delete a content's texts", category="Storage", destructive=True, scope="admin")
-async def delete_content(engine: Engine, ask: DeleteContent, call: Call) -> DeletedContent:
-    """Delete every stored text of a content; its config stays. Refused while artifacts use it, unless forced.
+async def delete_content(engine: Engine, arguments: DeleteContent, call: Call) -> DeletedContent:
+    """Delete every stored version of a content; its config stays. Refused while artifacts use it, unless forced.
 
     With the id of a draft, the draft is discarded.
     """
     started = time.monotonic()
-    engine.catalog.check_id(ask.content_id)
-    draft = engine.store.draft(ask.content_id)
-    infos = engine.store.version_infos(ask.content_id)
+    engine.catalog.check_id(arguments.content_id)
+    draft = engine.store.draft(arguments.content_id)
+    infos = engine.store.version_infos(arguments.content_id)
     texts = [info for info in infos if not info.deleted]
-    if draft is None and not (texts if ask.preserve_metadata else infos):
+    if draft is None and not (texts if arguments.preserve_metadata else infos):
         raise ContentNotFound(
-            f"Nothing is stored of {ask.content_id!r}.",
+            f"Nothing is stored of {arguments.content_id!r}.",
             "list_content shows what is stored.",
-            content_id=ask.content_id,
+            content_id=arguments.content_id,
         )
-    users = retention.referring_artifacts(engine, ask.content_id)
-    if users and not ask.force and not await _agreed(call, ask.content_id, users):
+    users = retention.referring_artifacts(engine, arguments.content_id)
+    if users and not arguments.force and not await _confirm_deletion(call, arguments.content_id, users):
         raise ReferencedByArtifacts(
-            f"{ask.content_id} is a part of {', '.join(users[:10])}.",
+            f"{arguments.content_id} is a part of {', '.join(users[:10])}.",
             "Take it out of them first, or pass force: true; they will generate it again.",
-            content_id=ask.content_id,
+            content_id=arguments.content_id,
             artifact_ids=users,
         )
-    doomed = texts if ask.preserve_metadata else infos
+    deleted = texts if arguments.preserve_metadata else infos
     try:
         await engine.store.delete_versions(
-            [info.version_id for info in doomed], keep_metadata=bool(ask.preserve_metadata)
+            [info.version_id for info in deleted], keep_metadata=bool(arguments.preserve_metadata)
         )
-        await engine.store.delete_draft(ask.content_id)
+        await engine.store.delete_draft(arguments.content_id)
     except StorageError as error:
         raise DeletionFailed(
-            f"{ask.content_id} couldn't be deleted: {error.message}",
+            f"{arguments.content_id} couldn't be deleted: {error.message}",
             error.hint,
-            content_id=ask.content_id,
+            content_id=arguments.content_id,
             **error.details,
         ) from error
-    engine.changes.publish(f"content://{ask.content_id}")
+    engine.changes.publish(f"content://{arguments.content_id}")
     return DeletedContent(
         status="deleted",
-        content_id=ask.content_id,
+        content_id=arguments.content_id,
         versions_deleted=len(texts),
         bytes_freed=sum(info.size for info in texts),
-        metadata_preserved=bool(ask.preserve_metadata),
+        metadata_preserved=bool(arguments.preserve_metadata),
         references=References(users, len(users)),
         warnings=[f"{user} is assembled from it and will generate it again" for user in users],
         duration_ms=milliseconds_since(started),

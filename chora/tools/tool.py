@@ -1,11 +1,11 @@
-"""What a tool is: a function whose annotations say everything an agent must know.
+"""A tool: a function whose annotations describe it to an agent.
 
     @tool(title="Say hello", category="Utility", read_only=True)
-    async def hello_world(engine: Engine, ask: HelloWorld, call: Call) -> Hello:
+    async def hello_world(engine: Engine, arguments: HelloWorld, call: Call) -> Hello:
         '''Answers with a greeting …'''
 
-The name, the docstring and the two Structs become name, description, input and output schema. `Tool.run` decodes
-the arguments, runs the function and encodes the answer; every way of calling a tool goes through it.
+The name, the docstring and the two Structs become name, description, input and output schema. `Tool.run_tool`
+decodes the arguments, calls the function and encodes the result, for MCP as for the command line.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ Context = Annotated[
 ]
 """A context as clients send it: some can only send objects as strings."""
 
-
 HEAD_LIMIT = 256 * 1024
-"""Bytes of a text that an answer holds; of a longer one the head, and a link to the rest."""
+"""The largest text in a result, in bytes; a longer one is truncated, with a link to the whole text."""
 
 
 class ToolArguments(Struct, forbid_unknown_fields=True):
@@ -54,17 +53,17 @@ class ToolArguments(Struct, forbid_unknown_fields=True):
 
 
 class ToolResult(Struct, kw_only=True):
-    """What a tool answers when it succeeds."""
+    """The result of a tool that succeeds."""
 
     success: Literal[True] = True
 
     def links(self) -> Sequence[Link]:
-        """The resources it points to."""
+        """The resources that the result links to."""
         return ()
 
 
-class LongText(ToolResult, kw_only=True):
-    """An answer that holds a text of any length: `head_of` gives what belongs into these fields."""
+class TextResult(ToolResult, kw_only=True):
+    """A result with a text of any length; `truncate_text` gives the values of these fields."""
 
     truncated: bool = False
     content_length: int
@@ -74,15 +73,15 @@ class LongText(ToolResult, kw_only=True):
         return () if self.resource is None else (Link(self.resource, self.resource.partition("://")[2]),)
 
 
-class Head(NamedTuple):
-    """What an answer holds of a text."""
+class TextHead(NamedTuple):
+    """The part of a text in a result."""
 
     text: str
     truncated: bool
     length: int
-    """Of the whole text, in characters."""
+    """The length of the whole text, in characters."""
     resource: str | None
-    """Where the whole text can be read, when this isn't all of it."""
+    """The URI of the whole text, if this is only the head."""
 
 
 FAILURE_SCHEMA: dict[str, Any] = {
@@ -116,7 +115,7 @@ RUNNING_SCHEMA: dict[str, Any] = {
     },
     "required": ["success", "status", "job", "progress"],
 }
-"""What a call answers whose work goes on: the same call again joins it or gets its result."""
+"""The result of a call whose work continues as a job: the same call again joins it or gets its result."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -155,13 +154,13 @@ class Tool:
             "idempotentHint": idempotent,
             "openWorldHint": False,
         }
-        self.ask = cast("type[ToolArguments]", hints["ask"])
-        self.input_schema = object_schema(self.ask)
-        self.output_schema = _answer_schema(hints["return"], long)
-        self._decoder = msgspec.json.Decoder(self.ask)
+        self.arguments_type = cast("type[ToolArguments]", hints["arguments"])
+        self.input_schema = object_schema(self.arguments_type)
+        self.output_schema = _output_schema(hints["return"], long)
+        self._decoder = msgspec.json.Decoder(self.arguments_type)
 
     def describe(self) -> dict[str, Any]:
-        """The tool as `tools/list` shows it."""
+        """The tool as in `tools/list`."""
         return {
             "name": self.name,
             "title": self.title,
@@ -172,18 +171,18 @@ class Tool:
             "_meta": {"chora/category": self.category},
         }
 
-    def decode(self, arguments: bytes | msgspec.Raw) -> ToolArguments:
-        """The arguments as the tool's Struct.
+    def decode_arguments(self, encoded: bytes | msgspec.Raw) -> ToolArguments:
+        """Decode the arguments into the tool's Struct.
 
         Raises:
-            InvalidInput: they don't fit; the details name the path and what was expected.
+            InvalidInput: they don't fit; the details name the path and the expectation.
         """
         try:
-            check_json_depth(arguments)
+            check_json_depth(encoded)
             try:
-                return self._decoder.decode(arguments)
+                return self._decoder.decode(encoded)
             except msgspec.ValidationError:
-                if (unpacked := _unpacked(arguments)) is None:
+                if (unpacked := _unpack_strings(encoded)) is None:
                     raise
                 return self._decoder.decode(unpacked)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -203,20 +202,20 @@ class Tool:
         optional = [f"[{name}]" for name in self.input_schema.get("properties", {}) if name not in required]
         return ", ".join([*required, *optional]) or "none"
 
-    async def run(self, engine: Engine, arguments: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
-        """Run the tool and encode what it answers; a failure is an answer too."""
+    async def run_tool(self, engine: Engine, encoded: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
+        """Run the tool and encode its result; a failure is a result, too."""
         started = time.perf_counter()
         try:
-            ask = self.decode(arguments)
-            # The command line waits as long as it takes, and ends the work by ending itself.
-            if (known := await self._recall(engine, ask, call)) is not None:
+            arguments = self.decode_arguments(encoded)
+            # The command line waits without limit, and its end ends the work; so it needs no job.
+            if (known := await self._answer_quickly(engine, arguments, call)) is not None:
                 answer = known
                 if engine.jobs.has_results:
-                    await engine.jobs.give_up_result(self._key_of(_arguments_of(ask), call))
+                    await engine.jobs.give_up_result(self._key_of(_normalized_arguments(arguments), call))
             elif self.long and call.transport != "cli":
-                answer = await self._run_as_job(engine, ask, call)
+                answer = await self._run_as_job(engine, arguments, call)
             else:
-                answer = await self._do(engine, ask, call)
+                answer = await self._run_function(engine, arguments, call)
         except ChoraError as error:
             answer = _failure(error)
         level = logging.DEBUG if call.routine else logging.INFO
@@ -224,49 +223,49 @@ class Tool:
         log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, elapsed)
         return answer
 
-    async def _recall(self, engine: Engine, ask: ToolArguments, call: Call) -> ToolAnswer | None:
-        """The answer if it can be had without any work; a job of its own would cost more than that."""
+    async def _answer_quickly(self, engine: Engine, arguments: ToolArguments, call: Call) -> ToolAnswer | None:
+        """The result, if it takes no work; a job would cost more."""
         if self._quick is None:
             return None
-        return await self._attempt(self._quick, engine, ask, call)
+        return await self._call_function(self._quick, engine, arguments, call)
 
-    async def _do(self, engine: Engine, ask: ToolArguments, call: Call) -> ToolAnswer:
-        answer = await self._attempt(self.function, engine, ask, call)
+    async def _run_function(self, engine: Engine, arguments: ToolArguments, call: Call) -> ToolAnswer:
+        answer = await self._call_function(self.function, engine, arguments, call)
         assert answer is not None
         return answer
 
-    async def _attempt(
+    async def _call_function(
         self,
         function: Callable[[Engine, Any, Call], Awaitable[ToolResult | None]],
         engine: Engine,
-        ask: ToolArguments,
+        arguments: ToolArguments,
         call: Call,
     ) -> ToolAnswer | None:
         try:
             try:
-                result = await function(engine, ask, call)
+                result = await function(engine, arguments, call)
             except ChoraError as error:
-                return _failure(error)  # what can't be encoded is a bug too
+                return _failure(error)  # outside this try, a result that can't be encoded is a bug
             return None if result is None else ToolAnswer(_encode(result), False, links=tuple(result.links()))
         except InputRequired:
             raise
-        except Exception as error:  # a bug: told to the log in full, and to the caller as an id
+        except Exception as error:  # a bug: the log gets the traceback, the caller an incident id (CWE-209)
             incident = Internal(error, where=self.name)
             log.exception("incident %s in %s", incident.incident, self.name)
             return ToolAnswer(_encode(incident.as_dict()), True, incident.code, CATEGORIES["internal"].exit_code)
 
     def _key_of(self, arguments: dict[str, Any], call: Call) -> str:
-        """Tells the same call from another."""
+        """The key of a job: equal for equal calls."""
         return digest_of([self.name, arguments, call.principal])
 
-    async def _run_as_job(self, engine: Engine, ask: ToolArguments, call: Call) -> ToolAnswer:
-        arguments = _arguments_of(ask)
+    async def _run_as_job(self, engine: Engine, arguments: ToolArguments, call: Call) -> ToolAnswer:
+        values = _normalized_arguments(arguments)
 
         async def work(report: Progress) -> ToolAnswer:
-            return await self._do(engine, ask, call._replace(progress=report))
+            return await self._run_function(engine, arguments, call._replace(progress=report))
 
-        key = self._key_of(arguments, call)
-        outcome = await engine.jobs.run(key, self.name, arguments, call.principal, work, call.progress)
+        key = self._key_of(values, call)
+        outcome = await engine.jobs.run(key, self.name, values, call.principal, work, call.progress)
         if isinstance(outcome, ToolAnswer):
             return outcome._replace(links=tuple(Link(*link) for link in outcome.links))  # lists, if they were stored
         progress = {name: value for name, value in outcome.job.progress.items() if name in ("done", "total", "message")}
@@ -280,12 +279,12 @@ class Tool:
         return ToolAnswer(_encode(running), False, "running")
 
 
-def _unpacked(arguments: bytes | msgspec.Raw) -> bytes | None:
-    """The arguments with objects and lists in the place of strings that hold their JSON; None if there are none.
+def _unpack_strings(encoded: bytes | msgspec.Raw) -> bytes | None:
+    """The arguments with strings of JSON objects and arrays decoded; None if there are none.
 
-    Some clients can send nothing but strings.
+    Some clients can only send strings.
     """
-    given = msgspec.json.decode(arguments)
+    given = msgspec.json.decode(encoded)
     if not isinstance(given, dict):
         return None
     found: dict[str, Any] = {}
@@ -297,17 +296,17 @@ def _unpacked(arguments: bytes | msgspec.Raw) -> bytes | None:
 
 
 def _failure(error: ChoraError) -> ToolAnswer:
-    # Nothing that fails knows a secret; should one get into a message all the same, it doesn't leave the house.
+    # No error holds a secret by design; if one does all the same, it is redacted (CWE-532, CWE-209).
     body = redact(_encode(error.as_dict()).decode()).encode()
     return ToolAnswer(body, True, error.code, error.exit_code)
 
 
-def _arguments_of(ask: ToolArguments) -> dict[str, Any]:
-    return {name: _normalised(value) for name, value in msgspec.structs.asdict(ask).items()}
+def _normalized_arguments(arguments: ToolArguments) -> dict[str, Any]:
+    return {name: _normalize(value) for name, value in msgspec.structs.asdict(arguments).items()}
 
 
-def _normalised(value: Any) -> Any:
-    """An argument as it would be had it not been sent as a string."""
+def _normalize(value: Any) -> Any:
+    """An argument in the form it has if it isn't sent as a string."""
     if isinstance(value, str) and value.lstrip()[:1] == "{":
         with contextlib.suppress(msgspec.DecodeError):
             return decode_json(value)
@@ -327,8 +326,8 @@ def tool(
 ) -> Callable[[Callable[[Engine, Any, Call], Awaitable[ToolResult]]], Tool]:
     """Make a function a tool; the flags become its annotations.
 
-    A long one may outlive its call as a job. `scope` is what a token needs, where that isn't `read` for a tool that
-    changes nothing and `write` for any other; `quick` gives its answer when that takes no work, else None.
+    A `long` tool may outlive its call as a job. `scope` is the required scope of a token; by default `read` for a
+    read-only tool and `write` for others. `quick` returns the result if it takes no work, else None.
     """
 
     def make(function: Callable[[Engine, Any, Call], Awaitable[ToolResult]]) -> Tool:
@@ -348,9 +347,9 @@ def tool(
 
 
 def object_schema(struct: type[Struct]) -> dict[str, Any]:
-    """The JSON Schema of a Struct with `type: object` at its root, as MCP wants it.
+    """The JSON Schema of a Struct with `type: object` at its root, as MCP requires.
 
-    msgspec puts a `$ref` there, and its docstrings as descriptions, which say nothing to a model.
+    msgspec puts a `$ref` there, and docstrings as descriptions, which are no help to a model.
     """
     (root,), components = msgspec.json.schema_components([struct], ref_template="#/$defs/{name}")
     name = root["$ref"].rpartition("/")[2]
@@ -363,8 +362,8 @@ def object_schema(struct: type[Struct]) -> dict[str, Any]:
     return schema
 
 
-def _answer_schema(result: type[Struct], long: bool) -> dict[str, Any]:
-    """What a call may answer: the result, that it is running, or a failure. Some clients check failures too."""
+def _output_schema(result: type[Struct], long: bool) -> dict[str, Any]:
+    """The schema of what a call may return: its result, the running job, or a failure, which some clients check."""
     success = object_schema(result)
     definitions = success.pop("$defs", None)  # references are resolved from the root
     success["required"] = ["success", *success["required"]]
@@ -372,27 +371,27 @@ def _answer_schema(result: type[Struct], long: bool) -> dict[str, Any]:
     return answer | {"$defs": definitions} if definitions else answer
 
 
-def head_of(text: str, call: Call, uri: str | None = None) -> Head:
-    """The text, or its head when it is too long for an answer; the command line always gets all of it.
+def truncate_text(text: str, call: Call, uri: str | None = None) -> TextHead:
+    """Truncate a text that is too long for a result; the command line always gets the whole text.
 
     Args:
-        text: all of it.
-        call: who asks.
-        uri: where all of it can be read, if it can.
+        text: the whole text.
+        call: the call, for its transport.
+        uri: the resource with the whole text, if there is one.
     """
-    # No character has more than four bytes, so most texts needn't be encoded to know that they fit.
+    # A character has at most four bytes in UTF-8 (RFC 3629), so most texts needn't be encoded to know that they fit.
     if call.transport == "cli" or len(text) <= HEAD_LIMIT // 4 or len(data := text.encode()) <= HEAD_LIMIT:
-        return Head(text, False, len(text), None)
-    return Head(data[:HEAD_LIMIT].decode(errors="ignore"), True, len(text), uri)
+        return TextHead(text, False, len(text), None)
+    return TextHead(data[:HEAD_LIMIT].decode(errors="ignore"), True, len(text), uri)
 
 
-def context_of(value: Any) -> dict[str, Any]:
-    """A context argument as an object.
+def parse_context(value: Any) -> dict[str, Any]:
+    """Parse a context argument into an object.
 
     Raises:
         InvalidContext: as `object_of`, or it is nested too deeply.
     """
-    context = object_of(value, "context")
+    context = parse_object(value, "context")
     if is_too_deep(context):
         raise InvalidContext(
             f"context is nested more than {DEPTH_LIMIT} levels deep.",
@@ -404,11 +403,11 @@ def context_of(value: Any) -> dict[str, Any]:
     return context
 
 
-def object_of(value: Any, parameter: str) -> dict[str, Any]:
-    """An argument as an object: an object as it is, a JSON string parsed, nothing and null as `{}`.
+def parse_object(value: Any, parameter: str) -> dict[str, Any]:
+    """Parse an argument into an object: an object is unchanged, a JSON string parsed, nothing and null are `{}`.
 
     Raises:
-        InvalidContext: it is something else, or a string that isn't an object's JSON.
+        InvalidContext: it is something else, or a string that isn't the JSON of an object.
     """
     if isinstance(value, str):
         try:

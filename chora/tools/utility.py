@@ -13,7 +13,7 @@ from chora.tools.tool import ToolArguments, ToolResult, tool
 
 
 class HelloWorld(ToolArguments):
-    name: Annotated[str, Meta(max_length=1000, description="Whom to greet")] | None = "World"
+    name: Annotated[str, Meta(max_length=1000, description="The name in the greeting")] | None = "World"
 
 
 class Hello(ToolResult):
@@ -25,11 +25,11 @@ class Hello(ToolResult):
 
 
 @tool(title="Say hello", category="Utility", read_only=True, idempotent=True)
-async def hello_world(engine: Engine, ask: HelloWorld, call: Call) -> Hello:
+async def hello_world(engine: Engine, arguments: HelloWorld, call: Call) -> Hello:
     """Check that the server answers. Returns its version, the number of tools and the transport in use."""
     await engine.store.check()
     return Hello(
-        message=f"Hello, {ask.name or 'World'}! This is chora.",
+        message=f"Hello, {arguments.name or 'World'}! This is chora.",
         version=__version__,
         tools_available=call.tools_available,
         status="operational",

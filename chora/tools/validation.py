@@ -1,4 +1,4 @@
-"""Tools that judge: what a config or a text is worth, and how old a collection is."""
+"""Tools that validate configs and texts, and check how old a collection is."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from chora.nesting import decode_json
 from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
 from chora.tools.collection import BasePath, CollectionPath, find_collection
-from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, object_of, tool
+from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, parse_object, tool
 
 RULES_LIMIT = 100
-"""Rules that one call may bring."""
+"""Rules in one call."""
 ISSUES_SHOWN = 500
-"""Issues that an answer lists, the worst first; the command line gets all of them."""
+"""Issues in a result, the most severe first; the command line gets all of them."""
 
 T = TypeVar("T", findings.Finding, findings.MemberFinding)
 
-Rules = Annotated[
+ValidationRules = Annotated[
     Any,
     Meta(
         description="Rules {type, severity, target, config} besides the config's own; types: presence, length, format, "
@@ -44,10 +44,10 @@ Rules = Annotated[
 
 class ValidateContent(ToolArguments):
     content_or_config_id: Annotated[str, Meta(description="Id of a content, an artifact or a draft")]
-    validation_rules: Rules = None
+    validation_rules: ValidationRules = None
 
 
-class Issue(Struct, frozen=True, kw_only=True):
+class ValidationIssue(Struct, frozen=True, kw_only=True):
     severity: Severity
     code: str
     message: str
@@ -58,7 +58,7 @@ class Issue(Struct, frozen=True, kw_only=True):
 class ValidatedContent(ToolResult):
     content_or_config_id: str
     valid: bool
-    issues: list[Issue]
+    issues: list[ValidationIssue]
     error_count: int
     warning_count: int
     info_count: int
@@ -68,16 +68,16 @@ class ValidatedContent(ToolResult):
 
 
 @tool(title="Validate content", category="Validation", read_only=True, idempotent=True, long=True)
-async def validate_content(engine: Engine, ask: ValidateContent, call: Call) -> ValidatedContent:
+async def validate_content(engine: Engine, arguments: ValidateContent, call: Call) -> ValidatedContent:
     """Check a stored text and the config it is made from; `valid` means that no issue is an error."""
     started = time.monotonic()
-    rules, malformed = rules_of(ask.validation_rules)
-    found = await findings.validate(Build(engine, dry=True), ask.content_or_config_id, rules, malformed)
-    shown = _worst(found.issues, call)
+    rules, malformed = parse_rules(arguments.validation_rules)
+    found = await findings.validate(Build(engine, dry=True), arguments.content_or_config_id, rules, malformed)
+    shown = _most_severe(found.issues, call)
     return ValidatedContent(
         content_or_config_id=found.name,
         valid=found.valid,
-        issues=[Issue(**issue._asdict()) for issue in shown],
+        issues=[ValidationIssue(**issue._asdict()) for issue in shown],
         error_count=found.count("error"),
         warning_count=found.count("warning"),
         info_count=found.count("info"),
@@ -87,41 +87,41 @@ async def validate_content(engine: Engine, ask: ValidateContent, call: Call) -> 
     )
 
 
-def _worst(issues: Sequence[T], call: Call) -> Sequence[T]:
-    """All issues, or of very many the worst."""
+def _most_severe(issues: Sequence[T], call: Call) -> Sequence[T]:
+    """All issues, or the most severe ones of very many."""
     if call.transport == "cli" or len(issues) <= ISSUES_SHOWN:
         return issues
     return sorted(issues, key=lambda issue: get_args(Severity).index(issue.severity))[:ISSUES_SHOWN]
 
 
-def rules_of(value: Any) -> tuple[list[ValidationRule], list[Problem]]:
-    """The rules of a call, and what is wrong with those that are none.
+def parse_rules(value: Any) -> tuple[list[ValidationRule], list[Problem]]:
+    """The rules of a call, and the problems of invalid ones.
 
     Raises:
-        InvalidInput: they are no list, or too many.
+        InvalidInput: they aren't a list, or too many.
     """
     if isinstance(value, str):
         try:
             value = decode_json(value) if value.strip() else []
         except msgspec.DecodeError as error:
-            raise _not_rules(f"is a string that is not JSON: {error}") from None
+            raise _invalid_rules(f"is a string that is not JSON: {error}") from None
     listed = [] if value is None else cast("list[object]", value)
     if not isinstance(listed, list):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise _not_rules("is no list")
+        raise _invalid_rules("is not a list")
     if len(listed) > RULES_LIMIT:
-        raise _not_rules(f"has {len(listed)} rules, and {RULES_LIMIT} are allowed")
+        raise _invalid_rules(f"has {len(listed)} rules, and {RULES_LIMIT} are allowed")
     rules: list[ValidationRule] = []
     malformed: list[Problem] = []
     for index, written in enumerate(listed):
         try:
-            rules.append(_rule_of(written))
+            rules.append(_parse_rule(written))
         except ValueError as error:
-            message = f"validation_rules[{index}] is no rule: {error}"
+            message = f"validation_rules[{index}] is not a rule: {error}"
             malformed.append(Problem("invalid_rule", message, f"validation_rules[{index}]"))
     return rules, malformed
 
 
-def _not_rules(problem: str) -> InvalidInput:
+def _invalid_rules(problem: str) -> InvalidInput:
     return InvalidInput(
         f"validation_rules {problem}.",
         'Pass a list such as [{"type": "length", "config": {"min": 100}}].',
@@ -129,10 +129,10 @@ def _not_rules(problem: str) -> InvalidInput:
     )
 
 
-def _rule_of(written: object) -> ValidationRule:
-    """A rule, as a call or as a config spells it; its options may also stand beside its type."""
+def _parse_rule(written: object) -> ValidationRule:
+    """Parse a rule in the form of a call or of a config; its options may also stand beside its type."""
     if not isinstance(written, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     beside = dict(cast("dict[str, Any]", written))
     kind = beside.pop("type", None) or beside.pop("check_type", None)
     severity = beside.pop("severity", None) or "error"
@@ -143,9 +143,9 @@ def _rule_of(written: object) -> ValidationRule:
     if severity not in get_args(Severity):
         raise ValueError(f"its severity is none of {', '.join(get_args(Severity))}")
     if not isinstance(target, str):
-        raise ValueError("its target is no text")
+        raise ValueError("its target is not a string")
     try:
-        options = object_of(beside.pop("config", None) or beside.pop("check_config", None), "config")
+        options = parse_object(beside.pop("config", None) or beside.pop("check_config", None), "config")
     except InvalidContext as error:
         raise ValueError(error.message.removesuffix(".")) from None
     return ValidationRule(kind, target, {**beside, **options}, severity)
@@ -156,7 +156,7 @@ def _rule_of(written: object) -> ValidationRule:
 
 class ValidateCollectionConfig(ToolArguments):
     collection_config_path: CollectionPath
-    check_member_configs: Annotated[bool, Meta(description="Also open the members' configs")] | None = True
+    check_member_configs: Annotated[bool, Meta(description="Also check the configs of the members")] | None = True
 
 
 class MemberIssue(Struct, frozen=True, kw_only=True):
@@ -183,12 +183,14 @@ class ValidatedCollection(ToolResult):
 
 
 @tool(title="Validate a collection config", category="Collections", read_only=True, idempotent=True, long=True)
-async def validate_collection_config(engine: Engine, ask: ValidateCollectionConfig, call: Call) -> ValidatedCollection:
+async def validate_collection_config(
+    engine: Engine, arguments: ValidateCollectionConfig, call: Call
+) -> ValidatedCollection:
     """Check a collection config and the configs of its members, nested ones too, without building anything."""
-    parsed = find_collection(engine, ask.collection_config_path).parsed
-    check_members = ask.check_member_configs is not False
+    parsed = find_collection(engine, arguments.collection_config_path).parsed
+    check_members = arguments.check_member_configs is not False
     found = await findings.validate_collection(Build(engine, dry=True), parsed, check_members=check_members)
-    shown = _worst(found.issues, call)
+    shown = _most_severe(found.issues, call)
     return ValidatedCollection(
         collection_id=parsed.config.id,
         valid=not found.count("error"),
@@ -219,7 +221,7 @@ class MemberAge(Struct, frozen=True, kw_only=True):
     max_age_days: float
     freshness_status: Literal["fresh", "stale", "expired"]
     expires_at: str | None
-    threshold_percentage: Annotated[float, Meta(description="Age in per cent of the greatest age")] | None
+    threshold_percentage: Annotated[float, Meta(description="Age in per cent of the maximum age")] | None
     expires_in_days: float | None
     expired_by_days: float | None
 
@@ -246,17 +248,17 @@ class CollectionFreshness(ToolResult):
 
 
 @tool(title="Check a collection's freshness", category="Validation", read_only=True, idempotent=True)
-async def check_freshness(engine: Engine, ask: CheckFreshness, call: Call) -> CollectionFreshness:
-    """Tell how old a collection's members are against how old they may get. Whether inputs changed is
-    check_collection_cache's matter.
+async def check_freshness(engine: Engine, arguments: CheckFreshness, call: Call) -> CollectionFreshness:
+    """Report the age of a collection's members against their maximum age. Whether inputs changed is reported by
+    check_collection_cache.
     """
-    parsed = find_collection(engine, ask.collection_config_path).parsed
+    parsed = find_collection(engine, arguments.collection_config_path).parsed
     config: CollectionConfig = parsed.config
     moment = datetime.now(UTC)
     ages: list[freshness.Age] = []
     manifest_path = None
     if config.freshness.enabled:
-        manifest_path = await collection.find_manifest_path(Build(engine, dry=True), parsed, ask.output_path)
+        manifest_path = await collection.find_manifest_path(Build(engine, dry=True), parsed, arguments.output_path)
         ages = freshness.ages(config, read_manifest(engine, config, manifest_path), moment)
     counts = {band: sum(age.band == band for age in ages) for band in ("fresh", "stale", "expired")}
     worst: Literal["fresh", "stale", "expired"] = (
@@ -267,7 +269,7 @@ async def check_freshness(engine: Engine, ask: CheckFreshness, call: Call) -> Co
         collection_id=config.id,
         freshness_enabled=config.freshness.enabled,
         overall_status=worst,
-        members=[_shown(age) for age in ages],
+        members=[_member_age(age) for age in ages],
         fresh_count=counts["fresh"],
         stale_count=counts["stale"],
         expired_count=counts["expired"],
@@ -283,7 +285,7 @@ async def check_freshness(engine: Engine, ask: CheckFreshness, call: Call) -> Co
     )
 
 
-def _shown(age: freshness.Age) -> MemberAge:
+def _member_age(age: freshness.Age) -> MemberAge:
     left = None if age.age_days is None else age.max_age_days - age.age_days
     return MemberAge(
         member_id=age.member_id,

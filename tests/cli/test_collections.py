@@ -269,7 +269,7 @@ def test_json_is_exactly_what_the_tool_answers(run: Run, harbour: Project):
 def _answer(project: Project, name: str, arguments: dict[str, Any]) -> Any:
     async def ask() -> Any:
         async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
-            answer = await TOOLS[name].run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
+            answer = await TOOLS[name].run_tool(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
             return msgspec.json.decode(answer.body)
 
     return trio.run(ask)
@@ -405,7 +405,7 @@ def job(harbour: Project, monkeypatch: pytest.MonkeyPatch) -> str:
         loaded = settings.load(harbour.root, {}, {"jobs.call_budget": 0.05})
         async with open_engine(harbour.root, loaded.settings) as engine:
             arguments = msgspec.json.encode({"content_config_id": "word", "context": {"day": "Monday"}})
-            answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
+            answer = await TOOLS["regenerate_content"].run_tool(engine, arguments, Call("http"))
             return msgspec.json.decode(answer.body)["job"]
 
     async def never(*arguments: Any) -> Any:
@@ -446,7 +446,7 @@ def test_a_finished_job_shows_its_result(run: Run, harbour: Project):
             harbour.root, settings.load(harbour.root, {}, {"jobs.call_budget": 1e-9}).settings
         ) as engine:
             asked = msgspec.json.encode({"content_config_id": "word"})
-            answer = await TOOLS["regenerate_content"].run(engine, asked, Call("http"))
+            answer = await TOOLS["regenerate_content"].run_tool(engine, asked, Call("http"))
             job_id = msgspec.json.decode(answer.body)["job"]
             while engine.jobs.find(job_id).status == "running":
                 await trio.sleep(0.01)

@@ -346,7 +346,7 @@ async def test_half_characters_in_arguments(project: Project, ask: Asking, tool:
     project.save(text("note", "x"), artifact("notice", [child("note")]))
     await is_well(ask)
     async with bounded(project):
-        answer = await TOOLS[tool].run(ask.engine, body, Call("test", len(TOOLS)))
+        answer = await TOOLS[tool].run_tool(ask.engine, body, Call("test", len(TOOLS)))
         assert answer.code != "internal_error", answer
         answer.body.decode()
         await is_well(ask)

@@ -102,7 +102,7 @@ async def fuzz(values: st.SearchStrategy[Any], attempt: Callable[[Any], Awaitabl
 
 async def use(engine: Engine, tool: str, arguments: bytes) -> dict[str, Any]:
     """Call a tool with whatever bytes; its answer is of the shape it published, and its code is known."""
-    answer = await TOOLS[tool].run(engine, arguments, Call("test", len(TOOLS)))
+    answer = await TOOLS[tool].run_tool(engine, arguments, Call("test", len(TOOLS)))
     body = msgspec.json.decode(answer.body)
     answer_schema(tool).validate(body)
     assert body["success"] or body["error"]["code"] in KNOWN, (tool, arguments[:2000], body)

@@ -19,7 +19,7 @@ from chora.errors import CATEGORIES, ChoraError, GenerationFailed, Internal, Inv
 from chora.nesting import DEPTH_LIMIT
 from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
-from chora.tools.tool import Tool, ToolArguments, ToolResult, context_of, object_of, tool
+from chora.tools.tool import Tool, ToolArguments, ToolResult, parse_context, parse_object, tool
 from tests.conftest import answer_schema, requirement
 
 CALL = Call("test")
@@ -182,22 +182,22 @@ class Done(ToolResult):
 
 
 @tool(title="Work", category="Utility")
-async def work(engine: Engine, ask: Work, call: Call) -> Done:
+async def work(engine: Engine, arguments: Work, call: Call) -> Done:
     """Do as it is told."""
-    if ask.what == "fail":
+    if arguments.what == "fail":
         raise GenerationFailed("It failed.", "Try again.", why=[1, "x"])
-    if ask.what == "bug":
+    if arguments.what == "bug":
         raise ZeroDivisionError("secret details")
-    if ask.what == "unspeakable failure":
+    if arguments.what == "unspeakable failure":
         raise GenerationFailed("It failed.", "Try again.", why=object())
-    if ask.what == "unspeakable answer":
-        return Done(what=ask.what, number=1, data=object())
-    return Done(what=ask.what, number=ask.number, data=ask.data)
+    if arguments.what == "unspeakable answer":
+        return Done(what=arguments.what, number=1, data=object())
+    return Done(what=arguments.what, number=arguments.number, data=arguments.data)
 
 
 async def run(engine: Engine, arguments: Any) -> Any:
     raw = arguments if isinstance(arguments, bytes) else msgspec.json.encode(arguments)
-    return await work.run(engine, raw, CALL)
+    return await work.run_tool(engine, raw, CALL)
 
 
 @requirement("tools.envelope.success")
@@ -283,16 +283,16 @@ def test_a_tool_without_arguments_says_so():
     class Nothing(ToolArguments):
         pass
 
-    async def idle(engine: Engine, ask: Nothing, call: Call) -> ToolResult:
+    async def idle(engine: Engine, arguments: Nothing, call: Call) -> ToolResult:
         """Do nothing."""
         return ToolResult()
 
-    idle.__annotations__ = {"engine": Engine, "ask": Nothing, "call": Call, "return": ToolResult}
+    idle.__annotations__ = {"engine": Engine, "arguments": Nothing, "call": Call, "return": ToolResult}
     made = Tool(idle, title="Idle", category="Utility")
     assert made.signature() == "none"
     assert made.describe()["description"] == "Do nothing."
     with pytest.raises(InvalidInput, match=r"The arguments of idle don't fit at \$"):
-        made.decode(b'{"a": 1}')
+        made.decode_arguments(b'{"a": 1}')
 
 
 # -- contexts ---------------------------------------------------------------------------------------------------
@@ -314,8 +314,8 @@ def test_a_tool_without_arguments_says_so():
 )
 def test_a_context_is_an_object_or_its_json(value: Any, context: dict[str, Any]):
     """Some clients can only send strings; nothing means an empty one."""
-    assert context_of(value) == context
-    assert object_of(value, "config_data") == context
+    assert parse_context(value) == context
+    assert parse_object(value, "config_data") == context
 
 
 @requirement("tools.error.invalid-context")
@@ -340,7 +340,7 @@ def test_a_context_is_an_object_or_its_json(value: Any, context: dict[str, Any])
 def test_a_context_that_is_no_object_is_refused(value: Any, received: str, parse_error: bool):
     """With what it was, what was expected, and of a long one only the beginning."""
     with pytest.raises(InvalidContext) as failed:
-        context_of(value)
+        parse_context(value)
     error = failed.value
     assert error.details["parameter"] == "context"
     assert error.details["received_type"] == received
@@ -355,16 +355,16 @@ def test_a_context_that_is_no_object_is_refused(value: Any, received: str, parse
 def test_a_context_has_a_largest_depth():
     """As a config has; beyond it, hashing and rendering would fail in ways of their own."""
     deepest = {"a": json.loads("[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1))}
-    assert context_of(deepest) is deepest
+    assert parse_context(deepest) is deepest
     for deeper in ({"a": deepest}, json.dumps({"a": deepest})):
         with pytest.raises(InvalidContext, match="nested more than 64 levels deep") as failed:
-            context_of(deeper)
+            parse_context(deeper)
         assert failed.value.hint
-    assert object_of({"a": deepest}, "config_data") == {"a": deepest}
+    assert parse_object({"a": deepest}, "config_data") == {"a": deepest}
 
 
 @requirement("tools.context.object-or-string")
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=4))
 def test_an_object_and_its_json_are_the_same_context(data: dict[str, Any]):
     """However the client sends it."""
-    assert context_of(json.dumps(data)) == context_of(data) == data
+    assert parse_context(json.dumps(data)) == parse_context(data) == data

@@ -129,7 +129,7 @@ async def test_assemble_artifact_reports_its_progress(greeting: Project, engine:
         told.append((done, total, what))
 
     arguments = msgspec.json.encode({"artifact_config_id": "sheet", "context": {"name": "x"}})
-    await TOOLS["assemble_artifact"].run(engine, arguments, Call("cli", progress=progress))
+    await TOOLS["assemble_artifact"].run_tool(engine, arguments, Call("cli", progress=progress))
     assert told == [(1, 1, "greeting")]
 
 

@@ -216,7 +216,7 @@ async def test_a_batch_tells_its_progress(three: Project, engine: Engine):
     arguments = msgspec.json.encode(
         {"content_ids": ["a", "gone"], "shared_context": {"word": "x", "name": "y"}, "max_parallel": 1}
     )
-    await TOOLS["batch_generate"].run(engine, arguments, Call("cli", progress=progress))
+    await TOOLS["batch_generate"].run_tool(engine, arguments, Call("cli", progress=progress))
     assert told == [(1, 2, "a: generated"), (2, 2, "gone: failed")]
-    quiet = await TOOLS["batch_generate"].run(engine, arguments, Call("cli"))
+    quiet = await TOOLS["batch_generate"].run_tool(engine, arguments, Call("cli"))
     assert msgspec.json.decode(quiet.body)["skipped"] == 1

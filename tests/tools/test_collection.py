@@ -131,7 +131,7 @@ async def test_members_can_be_forced(ask: Asking, harbour: Project, arguments: d
     assert [each["cache_used"] for each in planned["members"]] == cached
     forced = await ask("generate_collection", **PACK, **arguments)
     assert [each["cache_used"] for each in forced["members"]] == cached
-    slip = ["nobody is no member that could be forced"] if "nobody" in str(arguments) else []
+    slip = ["nobody is not a member and can't be forced"] if "nobody" in str(arguments) else []
     assert forced["metadata"]["warnings"] == planned["metadata"]["warnings"] == slip
 
 
@@ -547,7 +547,7 @@ async def test_a_collection_tells_its_progress(harbour: Project, engine: Engine)
     async def progress(done: float, total: float, what: str) -> None:
         told.append((done, total))
 
-    await TOOLS["generate_collection"].run(engine, msgspec.json.encode(PACK), Call("cli", progress=progress))
+    await TOOLS["generate_collection"].run_tool(engine, msgspec.json.encode(PACK), Call("cli", progress=progress))
     assert told[-1] == (2, 2)
 
 
@@ -589,11 +589,11 @@ async def test_a_large_collection_is_told_in_part(
     project.save(artifact("m4", [child("other")]))
     plan = await ask("generate_collection", **PACK, dry_run=True)
     assert ([each["id"] for each in plan["members"]], plan["truncated"], plan["resource"]) == (["m4"], True, None)
-    answer = await TOOLS["generate_collection"].run(engine, msgspec.json.encode(PACK), Call("http"))
+    answer = await TOOLS["generate_collection"].run_tool(engine, msgspec.json.encode(PACK), Call("http"))
     assert [each["id"] for each in msgspec.json.decode(answer.body)["members"]] == ["m4"]
     (link,) = answer.links
     assert (link.uri, link.mime_type) == ("manifest://pack", "application/json")
-    whole = await TOOLS["generate_collection"].run(engine, msgspec.json.encode(PACK), Call("cli"))
+    whole = await TOOLS["generate_collection"].run_tool(engine, msgspec.json.encode(PACK), Call("cli"))
     assert len(msgspec.json.decode(whole.body)["members"]) == 5
     assert whole.links == ()
 

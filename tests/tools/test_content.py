@@ -250,7 +250,7 @@ async def test_preview_generation_asks_no_paid_model(ask: Asking, project: Proje
     assert "Sort berths" in shown["preview_content"]
     assert shown["generator"] == "code_generation"
     assert shown["metadata"]["cost"]["estimated_usd"] > 0
-    assert "this is the prompt; the model wasn't asked" in shown["metadata"]["warnings"]
+    assert "this is the prompt; the model wasn't called" in shown["metadata"]["warnings"]
     asked = await ask.refused(
         "preview_generation", "generation_failed", content_config_id="code", context={"what": 1}, spend=True
     )

@@ -14,7 +14,7 @@ from chora.engine.engine import Engine, open_engine
 from chora.generators.registry import Generator
 from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
-from chora.tools.tool import HEAD_LIMIT, Tool, ToolArguments, ToolResult, head_of, tool
+from chora.tools.tool import HEAD_LIMIT, Tool, ToolArguments, ToolResult, tool, truncate_text
 from tests.conftest import Asking, Project, artifact, child, requirement, text
 from tests.patience import PATIENCE
 
@@ -23,7 +23,7 @@ CALL = Call("test", len(TOOLS))
 
 async def run(engine: Engine, name: str, /, **arguments: Any) -> Any:
     """The answer of a tool, checked against its own output schema."""
-    answer = await TOOLS[name].run(engine, msgspec.json.encode(arguments), CALL)
+    answer = await TOOLS[name].run_tool(engine, msgspec.json.encode(arguments), CALL)
     body = json.loads(answer.body)
     jsonschema.validate(body, TOOLS[name].output_schema)
     assert body["success"] is not answer.is_error
@@ -54,7 +54,7 @@ def test_the_shelf_is_what_the_files_define():
 @pytest.mark.parametrize("arguments", [b"[]", b"7", b"{", b"\xff", b'{"no_such_argument": 1}', b"[" * 2000])
 async def test_arguments_that_do_not_fit_are_named(engine: Engine, each: Tool, arguments: bytes):
     """invalid_input, with the path, the problem and the arguments there are."""
-    answer = await each.run(engine, arguments, CALL)
+    answer = await each.run_tool(engine, arguments, CALL)
     error = json.loads(answer.body)["error"]
     assert (answer.is_error, error["code"], answer.exit_code) == (True, "invalid_input", 2)
     assert error["details"]["tool"] == each.name
@@ -66,7 +66,7 @@ async def test_arguments_that_do_not_fit_are_named(engine: Engine, each: Tool, a
 async def test_null_is_as_good_as_absent_for_what_is_optional(engine: Engine, each: Tool):
     """Clients send explicit nulls; only required arguments are missed."""
     optional = set(each.input_schema["properties"]) - set(each.input_schema.get("required", []))
-    answer = await each.run(engine, msgspec.json.encode(dict.fromkeys(optional)), CALL)
+    answer = await each.run_tool(engine, msgspec.json.encode(dict.fromkeys(optional)), CALL)
     if each.input_schema.get("required"):
         assert "missing required" in json.loads(answer.body)["error"]["message"]
     else:
@@ -81,11 +81,11 @@ async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, 
         pass
 
     @tool(title="Break", category="Utility")
-    async def broken(engine: Engine, ask: Nothing, call: Call) -> ToolResult:
+    async def broken(engine: Engine, arguments: Nothing, call: Call) -> ToolResult:
         """Fails in a way that nobody meant."""
         raise ZeroDivisionError("the secret of the house")
 
-    answer = await broken.run(engine, b"{}", CALL)
+    answer = await broken.run_tool(engine, b"{}", CALL)
     error = json.loads(answer.body)["error"]
     assert error["code"] == "internal_error"
     assert error["details"]["error_type"] == "ZeroDivisionError"
@@ -97,8 +97,8 @@ async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, 
 async def test_a_call_is_one_line_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture):
     """Transport, tool, outcome, time; the probe's routine calls only when debugging."""
     caplog.set_level(logging.INFO, logger="chora")
-    await TOOLS["hello_world"].run(engine, b"{}", CALL)
-    await TOOLS["hello_world"].run(engine, b"{}", CALL._replace(routine=True))
+    await TOOLS["hello_world"].run_tool(engine, b"{}", CALL)
+    await TOOLS["hello_world"].run_tool(engine, b"{}", CALL._replace(routine=True))
     lines = [record.message for record in caplog.records if record.name == "chora.tools"]
     assert len(lines) == 1
     assert lines[0].startswith("test hello_world ok ")
@@ -156,7 +156,7 @@ async def test_listings_name_what_is_broken(engine: Engine, project: Project):
 )
 def test_a_text_that_fits_is_whole(body: str):
     """Up to 256 KiB, counted as bytes."""
-    assert head_of(body, Call("http"), "content://x") == (body, False, len(body), None)
+    assert truncate_text(body, Call("http"), "content://x") == (body, False, len(body), None)
 
 
 @requirement("tools.long-texts")
@@ -164,18 +164,18 @@ def test_a_text_that_fits_is_whole(body: str):
 def test_a_longer_text_is_its_head_and_where_the_rest_is(character: str):
     """Cut at a character, never within one; the length is that of all of it."""
     body = "y" + character * HEAD_LIMIT
-    head = head_of(body, Call("stdio"), "content://x/1")
+    head = truncate_text(body, Call("stdio"), "content://x/1")
     assert head.truncated
     assert (head.length, head.resource) == (len(body), "content://x/1")
     assert body.startswith(head.text)
     assert HEAD_LIMIT - 4 < len(head.text.encode()) <= HEAD_LIMIT
-    assert head_of(body, Call("stdio")).resource is None
+    assert truncate_text(body, Call("stdio")).resource is None
 
 
 def test_the_command_line_gets_all_of_it():
     """A person redirects it into a file."""
     body = "x" * (HEAD_LIMIT + 1)
-    assert head_of(body, Call("cli"), "content://x") == (body, False, len(body), None)
+    assert truncate_text(body, Call("cli"), "content://x") == (body, False, len(body), None)
 
 
 @requirement("tools.long-texts")
@@ -197,11 +197,11 @@ async def test_an_answer_points_to_what_it_cut(ask: Asking, project: Project):
     """Doors that know links show them beside the text."""
     project.save(text("long", "x" * (HEAD_LIMIT + 1)))
     arguments = b'{"content_config_id": "long"}'
-    answer = await TOOLS["generate_content"].run(ask.engine, arguments, Call("http"))
+    answer = await TOOLS["generate_content"].run_tool(ask.engine, arguments, Call("http"))
     (link,) = answer.links
     assert (link.uri[:15], link.name[:5], link.mime_type) == ("content://long/", "long/", "text/plain")
-    assert (await TOOLS["generate_content"].run(ask.engine, arguments, Call("cli"))).links == ()
-    assert (await TOOLS["hello_world"].run(ask.engine, b"{}", Call("http"))).links == ()
+    assert (await TOOLS["generate_content"].run_tool(ask.engine, arguments, Call("cli"))).links == ()
+    assert (await TOOLS["hello_world"].run_tool(ask.engine, b"{}", Call("http"))).links == ()
 
 
 # -- what clients send ------------------------------------------------------------------------------------------
@@ -274,9 +274,9 @@ async def test_the_link_of_a_job_is_the_links_of_its_answer(project: Project):
     with trio.fail_after(PATIENCE):
         async with open_engine(project.root, loaded.settings) as engine:
             arguments = b'{"content_config_id": "long"}'
-            answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
+            answer = await TOOLS["regenerate_content"].run_tool(engine, arguments, Call("http"))
             while answer.code == "running":
                 await trio.sleep(0.01)
-                answer = await TOOLS["regenerate_content"].run(engine, arguments, Call("http"))
+                answer = await TOOLS["regenerate_content"].run_tool(engine, arguments, Call("http"))
     (link,) = answer.links
     assert link.uri.startswith("content://long/")

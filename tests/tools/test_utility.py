@@ -38,7 +38,7 @@ async def test_hello_world(ask: Asking, arguments: dict[str, Any], name: str):
 @pytest.mark.parametrize(("transport", "count"), [("stdio", 24), ("http", 7), ("cli", 0)])
 async def test_hello_world_says_what_the_call_says(engine: Engine, transport: str, count: int):
     """Neither the transport nor the number of tools is a constant."""
-    answer = await TOOLS["hello_world"].run(engine, b"{}", Call(transport, count))
+    answer = await TOOLS["hello_world"].run_tool(engine, b"{}", Call(transport, count))
     body = msgspec.json.decode(answer.body)
     assert (body["transport"], body["tools_available"]) == (transport, count)
 

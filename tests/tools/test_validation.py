@@ -88,12 +88,12 @@ async def test_no_rules_are_fine(project: Project, ask: Asking, rules: Any):
 @pytest.mark.parametrize(
     ("rule", "problem"),
     [
-        ("length", "it is no object"),
+        ("length", "it is not an object"),
         ({}, "it has no type"),
         ({"type": 5}, "it has no type"),
         ({"type": "length", "severity": "fatal"}, "its severity is none of error, warning, info"),
         ({"type": "length", "severity": ["error"]}, "its severity is none of"),
-        ({"type": "length", "target": 5}, "its target is no text"),
+        ({"type": "length", "target": 5}, "its target is not a string"),
         ({"type": "length", "config": 5}, "config is of type number"),
         ({"type": "length", "config": "{"}, "config is a string that is not JSON"),
     ],
@@ -105,7 +105,7 @@ async def test_what_is_no_rule_is_an_issue(project: Project, ask: Asking, rule: 
     assert [issue["code"] for issue in found["issues"]] == ["unknown_rule_type", "invalid_rule"]
     issue = found["issues"][1]
     assert (issue["severity"], issue["location"]) == ("error", "validation_rules[1]")
-    assert f"is no rule: {problem}" in issue["message"]
+    assert f"is not a rule: {problem}" in issue["message"]
     assert (found["valid"], found["rule_count"]) == (False, 2)
 
 
@@ -154,7 +154,7 @@ async def test_of_very_many_issues_the_worst_are_shown(project: Project, engine:
     assert len(found["issues"]) == ISSUES_SHOWN
     assert {issue["severity"] for issue in found["issues"]} == {"error"}
     assert (found["truncated"], found["error_count"], found["warning_count"]) == (True, 500, 60)
-    answer = await TOOLS["validate_content"].run(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
+    answer = await TOOLS["validate_content"].run_tool(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS)))
     assert len(msgspec.json.decode(answer.body)["issues"]) == 560
 
 
