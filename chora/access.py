@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, scopes, principals, and proxies that may speak for others."""
+"""Access control: bearer tokens, scopes, principals, and trusted proxies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("chora.access")
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""What a token is good for: what changes nothing, also what makes things, also what destroys them."""
+"""What a token allows: reading; also creating and changing; also deleting."""
 
 TOKEN_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 TOKEN_LIMIT = 1000
@@ -36,25 +36,25 @@ TOKEN_LIMIT = 1000
 FILE_LIMIT = 4096
 """Bytes of a token's file."""
 RESERVED_NAMES = ("local", "token", "probe")
-"""Names of principals that no token may bear."""
+"""Names of principals that no token may have."""
 NAMED_KEY_PREFIX = "token "
-"""How the keys of named tokens begin."""
+"""The prefix of the keys of named tokens."""
 MTIME_STEP = 2.0
-"""Seconds after which a folder that changed is known to look changed: file systems count time in steps."""
+"""Seconds after a change within which another one may leave the modification time as it is."""
 
 
 class Principal(NamedTuple):
-    """Whoever is speaking, as far as we know."""
+    """Who makes a request: a token's name and scope."""
 
     name: str
     scope: Scope = "admin"
     routine: bool = False
-    """Calls all the time and by itself; the log mentions it only when debugging."""
+    """Calls regularly and automatically; logged at debug level only."""
     key: str = ""
-    """Tells a token from another one that had its name before."""
+    """Distinguishes a token from an earlier one of the same name."""
 
     def has_scope(self, scope: Scope) -> bool:
-        """Whether what takes this scope is within reach."""
+        """Whether the principal has this scope, which higher scopes include."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
@@ -79,14 +79,14 @@ def authorize(principal: Principal, tool: str, scope: Scope) -> None:
 
 
 LOCAL = Principal("local")
-"""Whoever started us on stdio, or reaches a loopback door that has no token."""
+"""The client on stdio, and any client of a loopback server without tokens."""
 
 
 # -- named tokens -----------------------------------------------------------------------------------------------
 
 
 class Token(msgspec.Struct, frozen=True):
-    """A named token as it is kept: what it is good for, and the hash by which it is recognised."""
+    """A named token as it is stored: its scope, and the hash by which it is recognised."""
 
     name: str
     scope: Scope
@@ -104,10 +104,10 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class Tokens:
-    """The named tokens of a project: a folder with a file for each, so that making and revoking one is one step.
+    """The named tokens of a project: a folder with a file for each, so that creating and revoking one is atomic.
 
     Args:
-        folder: made with the first token. Once it is there, nobody comes in without a token.
+        folder: created with the first token. Once it exists, every request needs a token.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,20 +118,20 @@ class Tokens:
 
     @property
     def in_use(self) -> bool:
-        """Whether a token was ever made here."""
+        """Whether a token was ever created here."""
         return self._folder.is_dir()
 
     def create_token(self, name: str, scope: Scope, *, lasts: timedelta | None = None) -> tuple[Secret, Token]:
-        """Make a token; what is returned is the only copy of its text.
+        """Create a token; the returned secret is the only copy of its text.
 
         Args:
             name: by which it is listed and revoked.
-            scope: what it is good for.
-            lasts: after which it expires; None lasts until it is revoked.
+            scope: what it allows.
+            lasts: how long it is valid; None until it is revoked.
 
         Raises:
-            InvalidInput: the name can't be one, or there are too many tokens.
-            SaveFailed: there is a token of this name, or it can't be written.
+            InvalidInput: the name isn't valid, or there are too many tokens.
+            SaveFailed: there is a token of this name, or its file can't be written.
         """
         if not TOKEN_NAME.fullmatch(name) or name in RESERVED_NAMES:
             raise InvalidInput(
@@ -140,7 +140,7 @@ class Tokens:
                 field="name",
             )
         if len(self.list_tokens()) >= TOKEN_LIMIT:
-            raise InvalidInput(f"There are {TOKEN_LIMIT:,} tokens already.", "Revoke those that nobody uses.")
+            raise InvalidInput(f"There are {TOKEN_LIMIT:,} tokens already.", "Revoke those that aren't used.")
         secret = Secret(f"chora_{secrets.token_urlsafe(32)}")
         expires = None if lasts is None else format_timestamp(datetime.now(UTC) + lasts)
         token = Token(name, scope, _digest(secret.reveal()).hex(), now(), expires)
@@ -154,13 +154,13 @@ class Tokens:
                     f"There is a token {name} already.", f"Choose another name, or first: chora token revoke {name}"
                 ) from None
             raise SaveFailed(
-                f"The token {name} can't be kept: {error.strerror or error}.",
+                f"The token {name} can't be stored: {error.strerror or error}.",
                 "See that .chora/tokens is a folder that can be written to.",
             ) from error
         return secret, token
 
     def list_tokens(self) -> list[Token]:
-        """The tokens there are, by name; a file that is none is passed over."""
+        """All tokens, by name; files that aren't tokens are skipped."""
         found: list[Token] = []
         for path in sorted(self._folder.glob("[a-z]*.json")) if self.in_use else ():
             try:
@@ -172,7 +172,7 @@ class Tokens:
         return found
 
     def revoke_token(self, name: str) -> None:
-        """Make a token worthless, at once and for good.
+        """Revoke a token, at once and for good.
 
         Raises:
             TokenNotFound: there is none of this name.
@@ -194,13 +194,13 @@ class Tokens:
         return None if token is None or token.is_expired else token
 
     def is_valid(self, principal: Principal) -> bool:
-        """Whether there is still the token that somebody came in with."""
+        """Whether the token of a principal still exists and hasn't expired."""
         self._refresh()
         token = self._principals.get(principal)
         return token is not None and not token.is_expired
 
     def _refresh(self) -> None:
-        """Notice tokens that came or went, for the price of one look at the folder."""
+        """Read the tokens again if the folder has changed; costs one stat otherwise."""
         try:
             changed = self._folder.stat().st_mtime_ns
         except OSError:
@@ -214,15 +214,15 @@ class Tokens:
 
 
 def _read_token(path: Path) -> bytes:
-    """What a token's file holds; of one that is too long, too little to be a token.
+    """The content of a token's file; of one that is too long, too little to be a token.
 
-    Opened so that what lies there in a file's place, such as a pipe that nobody writes to, holds up nobody.
+    Opened without blocking, in case it is a pipe without a writer.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         if sys.platform != "win32" and os.fstat(descriptor).st_mode & 0o077:
-            # A checkout can't make a file that only its owner reads: somebody else's token may have come with it.
-            log.warning("the token in %s is passed over: others may read it. If it is yours: chmod 600", path)
+            # Git can't check out a file that only its owner reads: this one may be an attacker's token (CWE-732).
+            log.warning("the token in %s is ignored: others may read it. If it is yours: chmod 600", path)
             raise PermissionError(errno.EPERM, "others may read it", str(path))
         return os.read(descriptor, FILE_LIMIT)
     finally:
@@ -230,20 +230,20 @@ def _read_token(path: Path) -> bytes:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """Write a file that wasn't there, whole or not at all.
+    """Create a file, whole or not at all.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: it exists.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     aside = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         _write_whole(os.open(aside, flags, 0o600), data)
         try:
-            os.link(aside, path)  # unlike a rename, it fails when the name is taken
+            os.link(aside, path)  # unlike a rename, this fails when the name is taken
         except FileExistsError:
             raise
-        except OSError:  # a file system without links; half a token's file is none
+        except OSError:  # a file system without links; half a token's file isn't a token
             _write_whole(os.open(path, flags, 0o600), data)
     finally:
         aside.unlink(missing_ok=True)
@@ -256,24 +256,24 @@ def _write_whole(descriptor: int, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-# -- the door ---------------------------------------------------------------------------------------------------
+# -- HTTP requests------------------------------------------------------------------------------------------------
 
 
 class Authenticator:
-    """Checks the tokens at the HTTP door.
+    """Checks the tokens of HTTP requests.
 
-    Only hashes are kept. They are looked up or compared in constant time: what could be learnt from the time of a
-    look-up is a piece of the hash of what was sent, which says nothing of the tokens there are.
+    Only hashes are stored. They are looked up, or compared in constant time (CWE-208): the time of a look-up could at
+    most tell a piece of the hash of what was sent, which says nothing about the valid tokens.
 
     Args:
-        host: the address the door is bound to.
-        token: one that everybody may share; None when there is none.
-        tokens: the named ones.
-        trusted_proxies: addresses and networks of proxies that say truly for whom they speak.
-        elsewhere: whether somebody else issues tokens too.
+        host: the address that the server is bound to.
+        token: a token that all clients may share; None when there is none.
+        tokens: the named tokens.
+        trusted_proxies: addresses and networks of proxies whose forwarding headers are believed.
+        has_issuer: whether an external issuer issues tokens too.
 
     Raises:
-        UsageError: a door beyond loopback without a token, or a proxy that is no address.
+        UsageError: the server is bound beyond loopback without a token, or a proxy is no address.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ class Authenticator:
         self._needs_token = token is not None or has_issuer
         if self.is_public and not (self._needs_token or (tokens is not None and tokens.in_use)):
             raise UsageError(
-                f"chora won't listen on {host} without a token: whoever reaches it could read and write the project.",
+                f"chora won't listen on {host} without a token: any client could read and write the project.",
                 "Make one with `chora token new NAME`, give one in CHORA_TOKEN_FILE or as the secret chora_token, or "
                 "bind 127.0.0.1.",
                 host=host,
@@ -302,19 +302,19 @@ class Authenticator:
 
     @property
     def _requires_token(self) -> bool:
-        """Whether nobody comes in without a token; beyond loopback also when the folder of tokens has vanished."""
+        """Whether every request needs a token; beyond loopback also when the folder of tokens has vanished."""
         return self.is_public or self._needs_token or (self._tokens is not None and self._tokens.in_use)
 
     def add_token(self, token: Secret, principal: Principal) -> None:
-        """Let a token in for as long as this process lives."""
+        """Accept a token for as long as this process lives."""
         self._principals[_digest(token.reveal())] = principal
 
     def authenticate(self, authorization: str | None, *, is_local: bool = True) -> Principal:
-        """Whom an Authorization header stands for.
+        """The principal of an Authorization header.
 
         Args:
             authorization: the header.
-            is_local: whether whoever sent it is on this machine.
+            is_local: whether the client is on this machine.
 
         Raises:
             Unauthorized: a token is needed and none, or a wrong one, was given.
@@ -331,7 +331,7 @@ class Authenticator:
             return LOCAL
         if not self._requires_token:
             raise Unauthorized(
-                "This server has no token, so only this machine may use it, and a proxy speaks for somebody else.",
+                "This server has no token, so only this machine may use it, and a proxy forwards for other machines.",
                 "Make one with `chora token new NAME`, and name the proxy in the setting http.trusted_proxies.",
             )
         if authorization is None:
@@ -339,7 +339,7 @@ class Authenticator:
         raise Unauthorized("The token is not valid here.", "Send a valid one as `Authorization: Bearer …`.")
 
     def is_still_valid(self, principal: Principal) -> bool:
-        """Whether what let somebody in would still do so."""
+        """Whether the token of a principal is still accepted."""
         if principal == LOCAL:
             return not self._requires_token
         if principal.key.startswith(NAMED_KEY_PREFIX) and self._tokens is not None:
@@ -347,14 +347,14 @@ class Authenticator:
         return True
 
     def is_trusted_proxy(self, address: str) -> bool:
-        """Whether a peer at this address may say for whom it speaks."""
+        """Whether the forwarding headers of a proxy at this address are believed."""
         return _is_in(address, self._proxies)
 
     def client_address(self, forwarded: Sequence[str]) -> str:
-        """The last of the addresses a request came through that is no trusted proxy; empty if that is no address.
+        """The client: the last forwarding address that isn't a trusted proxy; empty if it is no address.
 
         Args:
-            forwarded: the `X-Forwarded-For` headers of a trusted proxy, whose entries were added from left to right.
+            forwarded: the `X-Forwarded-For` headers of a trusted proxy, whose entries are appended from left to right.
         """
         for address in reversed(",".join(forwarded).split(",")):
             if not self.is_trusted_proxy(address.strip()):

@@ -36,7 +36,7 @@ from chora.transport import stdio
 from chora.transport.pipes import Pipes
 
 if TYPE_CHECKING:
-    from chora.transport.connection import HttpServer
+    from chora.transport.http_server import HttpServer
     from chora.watch.probe import ProbeTarget
 
 log = logging.getLogger("chora")

@@ -1,4 +1,4 @@
-"""For other programs: a connected MCP client of the official SDK, whatever the server is reached by.
+"""For other programs: a connected MCP client of the official SDK, over any transport.
 
     async with connect("http://127.0.0.1:8000/mcp") as chora:
         answer = await chora.call_tool("hello_world", {"name": "Ada"})
@@ -28,9 +28,9 @@ async def connect(
 
     Args:
         target: the address of a `/mcp` or `/sse` endpoint, or the command line of a stdio server.
-        token: a bearer token, for an HTTP server that wants one.
-        mode: `auto` asks for the modern era first, `legacy` shakes hands, a revision's name insists on it.
-        options: what else the SDK's client takes, such as the callback that asks its person, `elicitation_callback`.
+        token: a bearer token, for an HTTP server that needs one.
+        mode: `auto` tries the modern era first, `legacy` does the handshake, a revision's name insists on it.
+        options: other arguments of the SDK's client, such as `elicitation_callback`.
 
     Raises:
         OSError: the server can't be started or reached.

@@ -1,9 +1,9 @@
-"""HTTP/1.1 as a client: requests to one server over kept connections, with a bound on everything it may send.
+"""An HTTP/1.1 client: requests to one server over pooled connections, with a limit on everything it may send.
 
-Answers are read by hand: h11 takes 90 µs more for a short call, a third of what a whole bridge adds to it.
+Responses are parsed here: h11 takes 90 µs more for a short call, a third of what the whole bridge adds to it.
 
-Pool            the connections to one server
- └─ Response    the answer to one request: its head, then its body in pieces, whole, or as events
+ConnectionPool      the connections to one server
+ └─ HttpResponse    the response to one request: its head, then its body in pieces, whole, or as events
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LINE_LIMIT = 16 * 1024  # bytes of a line between the chunks of a body
 INTERIM_LIMIT = 20  # responses of the 1xx kind before the real one
 CONNECT_TIMEOUT = 10.0  # seconds to connect, TLS included
 IDLE_LIMIT = 8  # idle connections
-IDLE_TIME = 30.0  # seconds that an idle connection is worth keeping, unless the server says less
-DRAIN_LIMIT = 64 * 1024  # bytes of an answer nobody wants that are read for the connection's sake
+IDLE_TIME = 30.0  # seconds for which an idle connection is kept, unless the server says less
+DRAIN_LIMIT = 64 * 1024  # bytes of an unwanted response that are read to keep its connection
 
 Headers = Sequence[tuple[str, str]]
 
@@ -34,7 +34,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9a-f.]*:[0-9a-f:.]*(%[A-Za-z0-9._~%-]+)?
 
 
 class FetchFailed(Exception):
-    """There is no answer, or none that is HTTP; the sentence says why. The request may have been carried out."""
+    """There is no response, or none that is HTTP; the message says why. The request may have been carried out."""
 
 
 class ConnectFailed(FetchFailed):
@@ -42,23 +42,23 @@ class ConnectFailed(FetchFailed):
 
 
 class CertificateRejected(ConnectFailed):
-    """It was reached, but can't prove to be who it should be; asking again won't help."""
+    """The server was reached, but its certificate isn't trusted; another attempt won't help."""
 
 
 class ConnectionBroken(FetchFailed):
-    """The connection ended before the answer did."""
+    """The connection ended before the response did."""
 
 
 class StaleConnection(ConnectionBroken):
-    """A kept connection ended without a word, most likely just before the request was on its way."""
+    """A pooled connection ended without a response, most likely just before the request was sent."""
 
 
 class ResponseTooLarge(FetchFailed):
-    """The answer is beyond a bound."""
+    """The response exceeds a limit."""
 
 
 class Origin(NamedTuple):
-    """A server, as an address names it."""
+    """A server: scheme, host and port of an address."""
 
     scheme: str
     host: str
@@ -75,30 +75,30 @@ class Origin(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where a request goes."""
+    """The address of a request."""
 
     origin: Origin
     target: str
     """Path and query."""
 
     def __str__(self) -> str:
-        """For people; without the query, which may hold a secret."""
+        """For messages and logs; without the query, which may hold a secret."""
         return f"{self.origin}{self.target.partition('?')[0]}"
 
     def join(self, reference: str) -> Address:
-        """The address that a reference from here leads to.
+        """The address of a reference, relative to this one.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it isn't an address.
         """
         return parse_address(urljoin(f"{self.origin}{self.target}", reference))
 
 
 def parse_address(url: str) -> Address:
-    """Take an address apart.
+    """Parse an address.
 
     Raises:
-        ValueError: it isn't one of a server that speaks HTTP; the sentence says why.
+        ValueError: it isn't the address of an HTTP server; the message says why.
     """
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -112,7 +112,7 @@ def parse_address(url: str) -> Address:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not all("!" <= letter <= "~" for letter in target):
         raise ValueError("it holds characters that an address must escape")
-    # What stands before or behind an address in brackets was passed over above.
+    # urlsplit ignores what stands before or behind an address in brackets.
     if not _NETLOC.fullmatch(parts.netloc) or not _HOST.fullmatch(host):
         raise ValueError("its host is no name")
     port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
@@ -124,8 +124,8 @@ class ConnectionPool:
 
     Args:
         origin: the server.
-        trust: a PEM file whose certificates are believed besides the system's.
-        any_name: believe them alone, whatever name they bear.
+        trust: a PEM file whose certificates are trusted besides the system's.
+        any_name: trust only these, whatever name they have.
     """
 
     def __init__(self, origin: Origin, *, trust: str = "", any_name: bool = False) -> None:
@@ -136,12 +136,12 @@ class ConnectionPool:
         self._idle: list[ClientConnection] = []
 
     async def request(self, method: str, target: str, headers: Headers = (), body: bytes = b"") -> HttpResponse:
-        """Send a request; the head of its answer is there, and its body is read within `async with`.
+        """Send a request; returns the response after its head, its body is read within `async with`.
 
         Raises:
-            NobodyThere: no connection; nothing was sent.
-            Stale: a kept connection was ended meanwhile.
-            FetchFailed: no answer that is HTTP.
+            ConnectFailed: no connection; nothing was sent.
+            StaleConnection: a pooled connection was ended meanwhile.
+            FetchFailed: no response that is HTTP.
         """
         connection = self._take_idle() or await self.connect()
         try:
@@ -151,10 +151,10 @@ class ConnectionPool:
             raise
 
     async def connect(self) -> ClientConnection:
-        """A new connection, ready for a request.
+        """Open a new connection.
 
         Raises:
-            NobodyThere: there is none to be had.
+            ConnectFailed: the server can't be reached.
         """
         host, port = self.origin.host, self.origin.port
         try:
@@ -169,11 +169,11 @@ class ConnectionPool:
                     bare.socket.close()
                     raise
         except trio.TooSlowError:
-            raise ConnectFailed(f"nobody answers at {self.origin} within {CONNECT_TIMEOUT:g} s") from None
+            raise ConnectFailed(f"{self.origin} doesn't answer within {CONNECT_TIMEOUT:g} s") from None
         except socket.gaierror as error:
             raise ConnectFailed(f"the name {host} is not known: {error.strerror or error}") from error
         except OSError as error:
-            raise ConnectFailed(f"nobody answers at {self.origin}: {_reason(error)}") from error
+            raise ConnectFailed(f"{self.origin} doesn't answer: {_reason(error)}") from error
 
     async def _start_tls(self, bare: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
         if self._context is None:
@@ -197,21 +197,21 @@ class ConnectionPool:
         now = trio.current_time()
         while self._idle:
             connection = self._idle.pop()
-            # What can be read between two requests is an end, or something nobody asked for.
+            # What can be read between two requests is the end, or an unrequested response (CWE-444).
             if connection.usable_until > now and not connection.socket_stream.socket.is_readable():
                 return connection
             connection.close()
         return None
 
     def return_connection(self, connection: ClientConnection, seconds: float = IDLE_TIME) -> None:
-        """Take back a connection that can be used again, for so long."""
+        """Keep a connection that can be used again, for a number of seconds."""
         connection.usable_until = trio.current_time() + seconds
         self._idle.append(connection)
         if len(self._idle) > IDLE_LIMIT:
             self._idle.pop(0).close()
 
     def close(self) -> None:
-        """End the connections that wait for work."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
@@ -228,7 +228,7 @@ class ClientConnection:
         self._used = False
 
     async def send_request(self, method: str, target: str, headers: Headers, body: bytes) -> HttpResponse:
-        """Send a request and wait for the head of its answer."""
+        """Send a request and wait for the head of its response."""
         lines = [f"{method} {target} HTTP/1.1", f"host: {self.pool.origin.netloc}"]
         if body or method == "POST":
             lines.append(f"content-length: {len(body)}")
@@ -236,7 +236,7 @@ class ClientConnection:
         head = "\r\n".join(lines)
         if not head.isascii() or "\0" in head or not (head.count("\r") == len(lines) - 1 == head.count("\n")):
             raise ValueError("a header holds what no header can")
-        # A server that refuses a long body answers and hangs up: then the answer may be there nevertheless.
+        # A server that refuses a long body responds and closes: the response may be there nevertheless.
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._stream.send_all(f"{head}\r\n\r\n".encode() + body)
         for _ in range(INTERIM_LIMIT):
@@ -245,8 +245,8 @@ class ClientConnection:
                 self._used = True
                 return HttpResponse(self, head)
             if head.status == 101:
-                raise FetchFailed("the server changes to a protocol that nobody asked for")
-        raise FetchFailed("the server sends one interim response after the other")
+                raise FetchFailed("the server changes to a protocol that wasn't requested")
+        raise FetchFailed("the server sends too many interim responses")
 
     async def _read_head(self) -> bytes:
         searched = 0
@@ -276,16 +276,16 @@ class ClientConnection:
         return self.take_bytes(end, 2)
 
     async def read_some(self, most: int) -> bytes:
-        """At most so many bytes of the body; nothing at the end of the connection."""
+        """At most this many bytes of the body; nothing at the end of the connection."""
         if not self._buffer and not await self.fill():
             return b""
         return self.take_bytes(min(most, len(self._buffer)), 0)
 
     async def fill(self) -> bool:
-        """Wait for more bytes; false at the end of the connection.
+        """Read more bytes; returns False at the end of the connection.
 
         Raises:
-            Broken: it ended badly.
+            ConnectionBroken: it ended with an error.
         """
         try:
             received = await self._stream.receive_some(READ_BYTES)
@@ -295,7 +295,7 @@ class ClientConnection:
         return bool(received)
 
     def take_bytes(self, length: int, end: int) -> bytes:
-        """Bytes that have arrived, without the end that marks them."""
+        """Take bytes that have arrived, without the delimiter behind them."""
         if length + end == len(self._buffer):
             taken, self._buffer = bytes(self._buffer[:length]) if end else bytes(self._buffer), bytearray()
             return taken
@@ -305,20 +305,20 @@ class ClientConnection:
 
     @property
     def buffered(self) -> int:
-        """How many bytes have arrived and weren't taken."""
+        """Bytes that have arrived and weren't taken."""
         return len(self._buffer)
 
     def close(self) -> None:
-        """End it at once."""
+        """Close it at once."""
         self.socket_stream.socket.close()
 
 
 class ResponseHead(NamedTuple):
-    """The head of an answer."""
+    """The head of a response."""
 
     status: int
     headers: dict[bytes, bytes]
-    """Names in lower case; of several headers of a name, the first, but for the two that are lists and matter."""
+    """By name in lower case; of several with one name the first, except of the two lists that matter."""
     length: int
     """Bytes of the body; or `CHUNKED`, or `TO_THE_END` of the connection."""
     keep_alive: bool
@@ -332,7 +332,8 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;.*)?")
 
 
 def _parse_head(head: bytes) -> ResponseHead:
-    """Take the head of an answer apart; whatever could be understood in two ways is refused."""
+    """Parse the head of a response. What proxies and servers could read in two ways is refused (CWE-444): other line
+    ends and folded lines (RFC 9112 §2.2, §5.2), and two lengths (§6.3)."""
     first, *lines = head.split(b"\r\n")
     if (found := _STATUS.fullmatch(first)) is None:
         raise FetchFailed("the answer is not HTTP/1.1")
@@ -354,7 +355,7 @@ def _parse_head(head: bytes) -> ResponseHead:
         return ResponseHead(status, headers, 0, keeps)
     if (coding := headers.get(b"transfer-encoding")) is not None:
         if coding.lower() != b"chunked":
-            raise FetchFailed("the answer comes in a transfer coding that nobody asked for")
+            raise FetchFailed("the answer comes in a transfer coding that wasn't requested")
         return ResponseHead(status, headers, CHUNKED, keeps and b"content-length" not in headers)
     if (length := headers.get(b"content-length")) is not None:
         if not length.isdigit() or len(length) > 15:
@@ -364,7 +365,7 @@ def _parse_head(head: bytes) -> ResponseHead:
 
 
 class HttpResponse:
-    """The answer to one request: `async with` gives its connection back."""
+    """The response to one request: `async with` returns its connection to the pool."""
 
     def __init__(self, connection: ClientConnection, head: ResponseHead) -> None:
         self._connection = connection
@@ -380,7 +381,7 @@ class HttpResponse:
         """The media type, without its parameters."""
         if head.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             connection.close()
-            raise FetchFailed("the answer is compressed, which nobody asked for")
+            raise FetchFailed("the answer is compressed, which wasn't requested")
 
     async def __aenter__(self) -> HttpResponse:
         return self
@@ -388,7 +389,7 @@ class HttpResponse:
     async def __aexit__(self, *exc: object) -> None:
         connection = self._connection
         if not self._complete and not self._is_chunked and 0 < self._bytes_left <= connection.buffered:
-            connection.take_bytes(self._bytes_left, 0)  # nobody wants it, and it is here already
+            connection.take_bytes(self._bytes_left, 0)  # not wanted, and it has arrived already
             self._complete = True
         if not (self._complete and self._keep_alive) or connection.buffered:
             connection.close()
@@ -406,7 +407,7 @@ class HttpResponse:
         return None if value is None else value.decode("latin-1")
 
     async def receive(self) -> bytes:
-        """A piece of the body; nothing once it is over.
+        """A piece of the body; nothing at its end.
 
         Raises:
             FetchFailed: it can't be read, or broke off.
@@ -448,7 +449,7 @@ class HttpResponse:
         """The whole body, of at most `limit` bytes.
 
         Raises:
-            TooLarge: it is longer.
+            ResponseTooLarge: it is longer.
             FetchFailed: it can't be read, or broke off.
         """
         first = await self.receive()
@@ -462,7 +463,7 @@ class HttpResponse:
         raise ResponseTooLarge(f"the answer is larger than {limit:,} bytes")
 
     async def drain(self) -> None:
-        """Read what is left, if it isn't much, so that the connection can be kept."""
+        """Read the rest, if it isn't much, so that the connection can be kept."""
         left = DRAIN_LIMIT
         while left > 0 and (piece := await self.receive()):
             left -= len(piece)
@@ -474,7 +475,7 @@ class ServerSentEvent(NamedTuple):
     type: str
     data: bytes
     id: str | None
-    """What to resume after; None when it says nothing of it."""
+    """The id to resume after; None when the event has none."""
 
 
 class EventReader:
@@ -494,13 +495,13 @@ class EventReader:
         self._after_return = False
         self._began = False
         self.retry: float | None = None
-        """Seconds that the server wants a client to wait before it comes back, once it said so."""
+        """Seconds after which the server wants the client to reconnect, once it said so."""
 
     async def receive(self) -> ServerSentEvent | None:
         """The next event that has data or an id; None when the stream is over.
 
         Raises:
-            TooLarge: it is longer than the limit.
+            ResponseTooLarge: it is longer than the limit.
             FetchFailed: the stream can't be read, or broke off.
         """
         kind, data, id, size = "message", list[bytes](), None, 0
@@ -520,7 +521,7 @@ class EventReader:
                 id = value.decode("utf-8", "replace")
             elif name == b"retry" and value.isdigit():
                 self.retry = int(value[:9]) / 1000
-            if name:  # a comment keeps the connection open and counts for nothing
+            if name:  # a comment only keeps the connection open and doesn't count
                 size += len(line) + 64
         return None
 
@@ -550,7 +551,7 @@ class EventReader:
                 raise self._too_large()
             piece = await self._response.receive()
             if not piece:
-                return None  # what no empty line ended is no event
+                return None  # an event without an empty line at its end is dropped
             buffer += piece
 
     def _too_large(self) -> ResponseTooLarge:
@@ -567,7 +568,7 @@ def _make_context(trust: str, *, any_name: bool) -> ssl.SSLContext:
 
 
 def _enable_tcp_keepalive(sock: trio.socket.SocketType) -> None:
-    """Have the system notice a server that vanished without a word, in about a minute."""
+    """Have the system notice a server that vanished, in about a minute."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
         if (option := getattr(socket, name, None)) is not None:
@@ -575,7 +576,7 @@ def _enable_tcp_keepalive(sock: trio.socket.SocketType) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system says; several attempts at once come as a group behind the error."""
+    """The system's reason; several attempts at once come as a group behind the error."""
     cause: BaseException | None = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]

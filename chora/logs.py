@@ -14,7 +14,7 @@ from chora.timestamps import now, printable
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people, its traceback below it; secrets are blotted out of both."""
+    """A line for people, its traceback below it; secrets are redacted in both."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
@@ -32,7 +32,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonLinesFormatter(logging.Formatter):
-    """One JSON object per record; secrets are blotted out."""
+    """One JSON object per record; secrets are redacted."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {"at": now(), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
@@ -42,13 +42,13 @@ class JsonLinesFormatter(logging.Formatter):
 
 
 def start_logging(settings: LogSettings) -> None:
-    """Send what chora logs to stderr; other libraries keep quiet below WARNING."""
+    """Send what chora logs to stderr; those of other libraries from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.format == "json":
         handler.setFormatter(JsonLinesFormatter())
     else:
         handler.setFormatter(TextFormatter())
-    # No line shows these, and to find them out takes longer than all of the rest.
+    # No line shows these, and collecting them takes longer than all of the rest.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

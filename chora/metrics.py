@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Counter:
-    """Counts things, apart by labels."""
+    """A counter, one per combination of labels."""
 
     def __init__(self, name: str, meaning: str, *labels: str) -> None:
         self.name = name
@@ -24,14 +24,14 @@ class Counter:
 
 
 class Gauge(Counter):
-    """A number that goes up and down."""
+    """A value that goes up and down."""
 
     def set(self, value: float, *labels: str) -> None:
         self.values[labels] = value
 
 
 class Histogram:
-    """Durations in seconds, in buckets, apart by labels."""
+    """Durations in seconds, in buckets, one histogram per combination of labels."""
 
     BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
@@ -48,7 +48,7 @@ class Histogram:
 
 
 class Metrics:
-    """What one process counts."""
+    """The metrics of one process."""
 
     def __init__(self) -> None:
         self.calls = Counter("chora_calls", "Tool calls by outcome: ok, or an error's code", "tool", "outcome")
@@ -57,8 +57,10 @@ class Metrics:
         self.sessions = Gauge("chora_sessions", "Open MCP sessions", "transport")
         self.sessions_ended = Counter("chora_sessions_ended", "MCP sessions ended, by reason", "reason")
         self.connections = Gauge("chora_connections", "Open HTTP connections")
-        self.connections_killed = Gauge("chora_connections_killed", "HTTP connections ended by us, by reason", "reason")
-        self.probe_up = Gauge("chora_probe_up", "Whether the last probe through the public door succeeded")
+        self.connections_killed = Gauge(
+            "chora_connections_killed", "HTTP connections ended by the server, by reason", "reason"
+        )
+        self.probe_up = Gauge("chora_probe_up", "Whether the last uptime probe succeeded")
         self.loop_lag = Gauge("chora_loop_lag_seconds", "How late the event loop woke in the last benchmark round")
 
     def all(self) -> list[Counter | Histogram]:

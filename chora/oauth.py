@@ -1,7 +1,7 @@
-"""Tokens that somebody else issues: chora as the resource server of an OAuth 2.1 authorization server.
+"""Access tokens of an external issuer: chora as the resource server of an OAuth 2.1 authorization server.
 
-The issuer's keys are fetched when they are first needed, and again when a token names one that isn't known; the
-tokens themselves are checked here, without asking the issuer.
+The issuer's keys are fetched when they are first needed, and again when a token names an unknown one. Tokens are
+validated here, as RFC 8725 (best practices for JSON Web Tokens) demands, without a request to the issuer.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from chora.settings import OauthSettings
 log = logging.getLogger("chora.oauth")
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Signatures that only the issuer can make; secrets that would be shared with it, and none, aren't among them."""
+"""Asymmetric signatures only, which the issuer alone can make: no shared secrets and no `none` (RFC 8725 §3.1)."""
 LEEWAY = 30
-"""Seconds that the issuer's clock may be off."""
+"""Seconds by which the issuer's clock may be off."""
 TOKEN_LIMIT = 16 * 1024
 """Characters of a token."""
 KEYS_LIMIT = 512 * 1024
 """Bytes of the issuer's metadata, and of its keys."""
 FETCH_TIMEOUT = 10.0
-"""Seconds that the issuer may take to show its keys."""
+"""Seconds in which the issuer must send its keys."""
 FETCH_INTERVAL = 30.0
-"""Seconds between two askings for keys: unknown key ids cost whoever makes them up nothing."""
+"""Seconds between two fetches of keys: anybody can send tokens with invented key ids (CWE-770)."""
 METADATA_PATHS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 
 
 class IssuedIdentity(NamedTuple):
-    """Whom a token lets in, and until when, seconds since 1970."""
+    """The principal of a token, and when it expires, in seconds since 1970."""
 
     principal: Principal
     expires_at: float
 
 
 class Issuer:
-    """An authorization server whose tokens are believed.
+    """An authorization server whose tokens are accepted.
 
     Args:
-        settings: which one, and for what its tokens have to be meant.
+        settings: its URL, and the resource that its tokens must be issued for.
 
     Raises:
         UsageError: the settings don't fit together.
@@ -65,13 +65,13 @@ class Issuer:
 
     @property
     def metadata_url(self) -> str:
-        """Where clients learn who issues tokens for us, RFC 9728."""
+        """The URL of our protected resource metadata, RFC 9728 §3.1."""
         parts = urlsplit(self.resource)
         return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path.rstrip('/')}"
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What is told there."""
+        """Our protected resource metadata, RFC 9728 §2."""
         return {
             "resource": self.resource,
             "authorization_servers": [self.url],
@@ -82,18 +82,18 @@ class Issuer:
 
     @property
     def challenge(self) -> bytes:
-        """The `WWW-Authenticate` header for whoever has no token."""
+        """The `WWW-Authenticate` header for requests without a valid token, RFC 9728 §5.1."""
         scope = self._settings.scopes + SCOPES[0]
         return f'Bearer realm="chora", resource_metadata="{self.metadata_url}", scope="{scope}"'.encode()
 
     async def identify(self, token: str) -> IssuedIdentity:
-        """Whom a token stands for.
+        """Validate a token and find its principal.
 
         Raises:
-            Unauthorized: it isn't one of the issuer's, isn't meant for us, or has expired.
+            Unauthorized: it isn't one of the issuer's, isn't issued for us, or has expired.
             Forbidden: it has none of our scopes.
         """
-        import jwt  # takes 100 ms, and only who has an issuer needs it
+        import jwt  # the import takes 100 ms and is needed with an issuer only
 
         try:
             if len(token) > TOKEN_LIMIT:
@@ -108,14 +108,14 @@ class Issuer:
                 token,
                 key,
                 algorithms=[head["alg"]],
-                audience=self.resource,
-                issuer=self.url,
+                audience=self.resource,  # a token for another resource isn't ours: RFC 8707, RFC 8725 §3.9
+                issuer=self.url,  # RFC 8725 §3.8
                 leeway=LEEWAY,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
             until = float(claims["exp"]) + LEEWAY
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            # The client is told that it is of no use, the operator why.
+            # The reason goes to the log only: it would help an attacker more than the client.
             log.info("a token was refused: %s", str(error)[:200])
             raise Unauthorized("The token is not valid here.", f"Get a new one from {self.url}.") from None
         return IssuedIdentity(self._principal(claims), until)
@@ -129,7 +129,7 @@ class Issuer:
                 "The token has none of the scopes of this server.",
                 f"Ask {self.url} for one of {', '.join(self.metadata['scopes_supported'])}.",
             )
-        # The name ends up in places that hold one line; the key tells apart whose names are cut to the same.
+        # The name appears in logs, so it has no line breaks (CWE-117); the key tells subjects with one name apart.
         subject: str = claims["sub"]
         name = "".join(letter if letter.isprintable() else "?" for letter in subject[:200])
         return Principal(f"{name} at {urlsplit(self.url).hostname}", held[-1], key=f"subject {subject}")
@@ -137,7 +137,7 @@ class Issuer:
     # -- keys -----------------------------------------------------------------------------------------------
 
     async def _get_key(self, name: str | None) -> Any:
-        """The issuer's key of this id; without one, the only key there is."""
+        """The issuer's key of this id; without an id, its only key."""
         if self._find_key(name) is None:
             async with self._fetching:
                 waited = self._fetched_at is None or trio.current_time() >= self._fetched_at + FETCH_INTERVAL
@@ -172,18 +172,18 @@ class Issuer:
             TypeError,
             RecursionError,
         ) as error:
-            log.warning("the keys of %s can't be had: %s", self.url, error or type(error).__name__)
+            log.warning("the keys of %s can't be fetched: %s", self.url, error or type(error).__name__)
 
     async def _find_keys_url(self) -> str:
-        """Where the issuer says that its keys are.
+        """The URL of the issuer's keys, from its metadata.
 
         Raises:
-            FetchFailed, ValueError: it doesn't say.
+            FetchFailed, ValueError: it has no valid metadata.
         """
         parts = urlsplit(self.url)
         failure: Exception | None = None
         for place in METADATA_PATHS:
-            # RFC 8414 puts the issuer's path behind the well-known one, OpenID before it.
+            # RFC 8414 §3.1 puts the issuer's path behind the well-known one, OpenID Connect Discovery before it.
             path = parts.path.rstrip("/")
             for target in dict.fromkeys((f"{place}{path}", f"{path}{place}")):
                 try:
@@ -191,6 +191,7 @@ class Issuer:
                 except (fetch.FetchFailed, ValueError) as error:
                     failure = error
                     continue
+                # RFC 8414 §3.3: metadata that name another issuer must not be used.
                 if metadata.get("issuer") == self.url and isinstance(metadata.get("jwks_uri"), str):
                     return _check_url("its jwks_uri", metadata["jwks_uri"])
         raise failure or ValueError("its metadata are those of another issuer")
@@ -209,7 +210,7 @@ async def _fetch(url: str) -> dict[str, Any]:
 
 
 def _check_url(key: str, url: str) -> str:
-    """Tokens are only as true as the way on which their keys came.
+    """Check a URL of the issuer: keys that come over plain HTTP can be replaced on the way (CWE-319).
 
     Raises:
         UsageError: it is no https URL, nor one of this machine.
@@ -219,5 +220,5 @@ def _check_url(key: str, url: str) -> str:
     except ValueError as error:
         raise UsageError(f"{key} is {url!r}, which is no URL: {error}.", "Write it in full.", setting=key) from None
     if origin.scheme != "https" and not is_loopback(origin.host):
-        raise UsageError(f"{key} is {url}, which anybody on the way could forge.", "Use https.", setting=key)
+        raise UsageError(f"{key} is {url}, over which keys could be forged on the way.", "Use https.", setting=key)
     return url

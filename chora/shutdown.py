@@ -1,6 +1,6 @@
-"""How a process comes to its end: a signal, a parent that is gone, and a thread for when neither is heard.
+"""How a process ends: on a signal, with its parent, or by a watchdog thread when the event loop is stuck.
 
-What decides is an event; whoever serves waits for it, finishes what is under way and returns.
+Signals and the parent set an event; the servers wait for it, finish what is in flight and return.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import trio
 log = logging.getLogger("chora")
 
 FORCED_EXIT_DELAY = 2.0
-"""Seconds after the grace in which everything has to be closed."""
+"""Seconds after the grace until the process is ended by force."""
 PARENT_INTERVAL = 2.0
-"""Seconds between two looks whether our parent process is still there."""
+"""Seconds between two checks whether the parent process still runs."""
 
 
 @asynccontextmanager
 async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
-    """An event that a signal sets; a second signal ends the process the hard way.
+    """An event that a signal sets; a second signal raises KeyboardInterrupt.
 
     Args:
-        grace: seconds that calls in flight get. A process that hasn't ended `OVERTIME` later is ended by a thread,
-            which works also when the event loop doesn't.
+        grace: seconds that calls in flight get. A process that hasn't ended `FORCED_EXIT_DELAY` later is ended by a
+            thread, which works even when the event loop is stuck.
     """
     stopping = trio.Event()
     wanted = [signal.SIGTERM, signal.SIGINT]
-    # Plain locks, and a thread that runs already: a signal may come while this very thread starts another one.
+    # Plain locks, and a thread started in advance: a signal handler may interrupt the start of a thread.
     asked, ended = threading.Lock(), threading.Lock()
     asked.acquire()
     ended.acquire()
@@ -64,7 +64,7 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
 
     async def listen(*, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(*wanted) as signals:
-            # A loop that is stuck never hears of the signal, but the interpreter does.
+            # A stuck event loop never gets the signal, but the interpreter's handlers run.
             for number in wanted:
                 if callable(handle := signal.getsignal(number)):
                     signal.signal(number, arm_first(handle))
@@ -89,7 +89,7 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
 
 
 def _exit_now(seconds: float) -> None:
-    """End the process as a power cut would, which costs nothing that was acknowledged."""
+    """End the process at once, as a power cut would; nothing that was acknowledged is lost."""
     log.error("not stopped after %g s; ending at once", seconds)
     os._exit(1)
 
@@ -97,16 +97,16 @@ def _exit_now(seconds: float) -> None:
 async def end_with_parent(
     stopping: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """A service: notices that whoever started us is gone, although somebody still holds the other end of stdin.
+    """A service: sets `stopping` when the parent process has ended, although stdin may still be open.
 
-    Only for a process that somebody's client started: one that is meant to outlive its parent doesn't run it. Whoever
-    has no parent any more when it begins, or lies directly beneath the first process, has nobody to end with.
+    Only for a process that a client started; one that is meant to outlive its parent doesn't run it. A process without
+    a parent at its start, or directly below the init process, is left alone.
     """
     parent = 1 if sys.platform == "win32" else os.getppid()
-    task_status.started()  # who starts this knows from now on that its parent was seen
+    task_status.started()  # from now on the parent is known
     if parent == 1:
         return
-    while os.getppid() == parent:  # noqa: ASYNC110 (nobody tells, one can only look)
+    while os.getppid() == parent:  # noqa: ASYNC110 (there is no notification of it)
         await trio.sleep(PARENT_INTERVAL)
     log.info("the process that started us has ended")
     stopping.set()

@@ -306,7 +306,7 @@ def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
     """It is said why, and nobody is given a text that is worth nothing."""
     (tmp_path / ".chora").mkdir()
     (tmp_path / ".chora" / "tokens").write_text("in the way")
-    with pytest.raises(SaveFailed, match="can't be kept"):
+    with pytest.raises(SaveFailed, match="can't be stored"):
         tokens.create_token("app", "read")
     assert not tokens.in_use
 

@@ -13,7 +13,7 @@ import os, signal, sys, time
 import trio
 from chora import shutdown
 
-shutdown.OVERTIME, shutdown.PARENT_INTERVAL = 0.1, 0.05
+shutdown.FORCED_EXIT_DELAY, shutdown.PARENT_INTERVAL = 0.1, 0.05
 
 async def main():
     async with shutdown.stop_on_signals(0.1) as stopping:

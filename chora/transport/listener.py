@@ -12,7 +12,8 @@ from hypercorn.config import Config
 
 from chora.errors import UsageError
 from chora.settings import HttpSettings, LimitSettings
-from chora.transport.connection import ConnectionLimits, HttpServer
+from chora.transport.connection import ConnectionLimits
+from chora.transport.http_server import HttpServer
 
 log = logging.getLogger("chora")
 

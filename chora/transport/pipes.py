@@ -1,7 +1,7 @@
-"""The two ends of a conversation by lines: taking stdin and stdout over, waiting for them, cutting lines.
+"""Stdin and stdout for the protocol: taking them over, waiting for them, reading lines.
 
-stdout belongs to the protocol. The descriptor is taken away before anything else runs and its number pointed at
-stderr, so that a stray print of any library can't break the conversation.
+stdout belongs to the protocol. Its descriptor is duplicated before anything else runs, and its number pointed at
+stderr, so that a stray print of any library can't corrupt the messages.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ READ_BYTES = 64 * 1024
 
 
 class Pipes(NamedTuple):
-    """The two ends of a conversation, as descriptors of our own."""
+    """Stdin and stdout, as descriptors of our own."""
 
     incoming: int
     outgoing: int
 
 
 def take_stdio() -> Pipes:
-    """Take stdin and stdout for the protocol; whoever reads or prints from now on gets nothing and stderr."""
+    """Take stdin and stdout for the protocol; from now on reading stdin gives nothing, and prints go to stderr."""
     sys.stdout.flush()
     pipes = Pipes(os.dup(0), os.dup(1))
     os.dup2(2, 1)
@@ -40,7 +40,7 @@ class LineTooLong(Exception):
 
 
 class LineReader:
-    """Cuts what a stream receives into lines of at most `limit` bytes."""
+    """Cuts what a stream receives into lines of at most `limit` bytes (CWE-770)."""
 
     def __init__(self, source: trio.abc.ReceiveStream, limit: int) -> None:
         self._source = source
@@ -51,7 +51,7 @@ class LineReader:
         self._ended = False
 
     async def receive_line(self) -> bytes | None:
-        """The next line, without its end; None when there is none any more.
+        """The next line, without its end; None at the end of the stream.
 
         Raises:
             LineTooLong: the next line is too long; the one after it may be received.
@@ -91,7 +91,7 @@ class PolledPipe(trio.abc.Stream):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._is_drained = False
-        """Whether the last read took all there was, so that trying the next one at once would be in vain."""
+        """Whether the last read took all there was, so that the next one has to wait."""
         if sys.platform != "win32":
             os.set_blocking(descriptor, False)
 
@@ -110,7 +110,7 @@ class PolledPipe(trio.abc.Stream):
                 raise trio.BrokenResourceError(str(error)) from error
             else:
                 self._is_drained = len(received) < most
-                if not waited:  # a peer that never pauses lets the others have their turn
+                if not waited:  # other tasks run, even if the other side never pauses
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return received
 
@@ -122,7 +122,7 @@ class PolledPipe(trio.abc.Stream):
             view = view[self.send_now(view) :]
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
-        """Write as much as fits without waiting; how many bytes that was."""
+        """Write as much as fits without waiting; returns the number of bytes."""
         try:
             return os.write(self._open_descriptor(), data)
         except BlockingIOError:

@@ -1,7 +1,7 @@
 """Event streams that survive their connection.
 
-What is sent for a request of a session is kept for a while under numbers that the client gets to know, so that one
-whose connection broke, or was dropped on purpose, can come back for the rest.
+The events of a session's requests are recorded for a while, under ids that the client gets with them. A client whose
+connection broke, or was dropped on purpose, resumes the stream after the last id it saw.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ Write = Callable[[bytes], Awaitable[None]]
 
 STREAM_EVENTS_LIMIT = 256
 STREAM_BYTES_LIMIT = 1024 * 1024
-"""Of one stream; the newest are kept, and the very newest in any case."""
+"""Bytes of one stream; the newest events are recorded, and the very newest in any case."""
 ENDED_STREAMS_LIMIT = 8
-"""Streams of one session that have ended."""
+"""Ended streams that are recorded of one session."""
 ENDED_STREAM_LIFETIME = 300.0
-"""Seconds that a stream is kept after it ended."""
+"""Seconds for which a stream is recorded after it ended."""
 REPLAY_BYTES_LIMIT = 64 * 1024 * 1024
-"""Bytes of streams that have ended, in all sessions; beyond it the oldest are forgotten before their time."""
+"""Bytes of ended streams of all sessions (CWE-770); beyond that the oldest are removed before their time."""
 SESSION_CALLS_LIMIT = 64
-"""Calls of one session that hold a stream at a time. The answers to further ones come as plain JSON; where all
-answers come on one stream, further calls are refused."""
+"""Calls of one session that may hold a stream at a time. Further calls are answered with plain JSON, or refused where
+all answers come on one stream."""
 
 
 def encode_event(data: bytes, *, identity: str = "", kind: bytes = b"message", retry: float | None = None) -> bytes:
-    """One event as it is written.
+    """One event as it is sent.
 
     Args:
-        data: one line; an empty one tells the client nothing but the identity.
-        identity: that the client can come back with.
-        kind: of event.
-        retry: seconds after which it is to come back when the connection ends.
+        data: one line; an empty one only brings the id.
+        identity: the id after which a client can resume.
+        kind: the event's type.
+        retry: seconds after which the client is to reconnect when the connection ends.
     """
     head = b"id: " + identity.encode() + b"\r\n" if identity else b""
     if retry is not None:
@@ -47,7 +47,7 @@ def encode_event(data: bytes, *, identity: str = "", kind: bytes = b"message", r
 
 
 class RecordedEvent(NamedTuple):
-    """An event that was, or is to be, sent."""
+    """An event that was sent, or will be."""
 
     number: int
     frame: bytes
@@ -57,8 +57,8 @@ class EventStream:
     """The events of one stream.
 
     Args:
-        name: tells it from the other streams of its session.
-        is_unasked: it holds what belongs to no request; such a one ends whenever nobody reads it.
+        name: unique among the streams of its session.
+        is_standalone: it has what belongs to no request; such a stream ends with its connection.
     """
 
     def __init__(self, name: str, *, is_standalone: bool = False) -> None:
@@ -66,9 +66,9 @@ class EventStream:
         self.is_standalone = is_standalone
         self.ended_at: float | None = trio.current_time() if is_standalone else None
         self.size = 0
-        """Bytes that are kept."""
+        """Bytes of the recorded events."""
         self.on_end: Callable[[], None] | None = None
-        """Told when nothing more comes in."""
+        """Called when the stream ends."""
         self._events: deque[RecordedEvent] = deque()
         self.last = 0
         """The number of the newest event."""
@@ -79,40 +79,40 @@ class EventStream:
     def add(self, data: bytes, *, retry: float | None = None) -> RecordedEvent:
         """Add an event; never waits."""
         self.last += 1
-        kept = RecordedEvent(self.last, encode_event(data, identity=f"{self.name}.{self.last}", retry=retry))
-        self._events.append(kept)
-        self.size += len(kept.frame)
+        recorded = RecordedEvent(self.last, encode_event(data, identity=f"{self.name}.{self.last}", retry=retry))
+        self._events.append(recorded)
+        self.size += len(recorded.frame)
         while len(self._events) > 1 and (len(self._events) > STREAM_EVENTS_LIMIT or self.size > STREAM_BYTES_LIMIT):
             self.size -= len(self._events.popleft().frame)
         self._wake()
-        return kept
+        return recorded
 
     async def put(self, data: bytes, *, retry: float | None = None) -> None:
-        """Add an event, and wait until it was written if there is a connection to write it to."""
+        """Add an event, and wait until it was sent if there is a connection."""
         number = self.add(data, retry=retry).number
         await trio.lowlevel.checkpoint()
         while self._connection is not None and self._sent < number:
             await self._changed.wait()
 
     def after(self, number: int) -> list[RecordedEvent]:
-        """What is still known of the events after one."""
+        """The recorded events after a number."""
         return [each for each in self._events if each.number > number]
 
     def end(self) -> None:
-        """Let nothing more in; what there is can still be had."""
+        """End the stream; its recorded events can still be read."""
         self.ended_at = trio.current_time()
         self._wake()
         if self.on_end is not None:
             self.on_end()
 
     def disconnect(self) -> None:
-        """Stop writing to the connection there is; the client may come back on another one."""
+        """Stop writing to the current connection; the client may resume on another one."""
         if self._connection is not None:
             self._connection.cancel()
 
     @contextmanager
     def attach_connection(self) -> Generator[trio.CancelScope]:
-        """Be the connection that this is written to, until somebody else is; then what is inside is cancelled."""
+        """Make this the stream's connection; when another one takes over, what is inside is cancelled."""
         self.disconnect()
         with trio.CancelScope() as scope:
             self._connection = scope
@@ -120,7 +120,7 @@ class EventStream:
             try:
                 yield scope
             finally:
-                if self._connection is scope:  # not if somebody took over
+                if self._connection is scope:  # not if another connection took over
                     self._connection = None
                     self._wake()
                     if self.is_standalone:
@@ -131,15 +131,15 @@ class EventStream:
     ) -> bool:
         """Write the events after a number as they come.
 
-        A connection that was written to before is dropped: its client is here now.
+        An earlier connection is dropped: the client has reconnected.
 
         Args:
             write: to the connection.
             after: the number.
-            on_disconnect: is given what to call when this connection breaks.
+            on_disconnect: registers a callback for the end of this connection.
 
         Returns:
-            Whether the stream ended; otherwise it was dropped.
+            Whether the stream ended; if not, the connection was dropped.
         """
         with self.attach_connection() as scope:
             if on_disconnect is not None:
@@ -147,9 +147,9 @@ class EventStream:
             self._sent = after
             while True:
                 news = self._changed
-                for kept in self.after(self._sent):
-                    await write(kept.frame)
-                    self._sent = kept.number
+                for recorded in self.after(self._sent):
+                    await write(recorded.frame)
+                    self._sent = recorded.number
                     self._wake()
                 if self.ended_at is not None and self._sent >= self.last:
                     return True
@@ -162,7 +162,7 @@ class EventStream:
 
 
 class ReplayBuffer:
-    """The streams of all sessions that have ended, as far as their memory goes."""
+    """Bounds the memory of the ended streams of all sessions."""
 
     def __init__(self) -> None:
         self._ended: dict[EventStream, tuple[SessionStreams, int]] = {}
@@ -170,7 +170,7 @@ class ReplayBuffer:
         """Bytes."""
 
     def put(self, stream: EventStream, owner: SessionStreams) -> None:
-        """Take note that a stream has ended; the oldest are forgotten when there is too much."""
+        """Add an ended stream; removes the oldest ones when there are too many bytes."""
         self.remove(stream)
         self._ended[stream] = owner, stream.size
         self.size += stream.size
@@ -179,7 +179,7 @@ class ReplayBuffer:
             self._ended[oldest][0].remove_stream(oldest)
 
     def remove(self, stream: EventStream) -> None:
-        """Take note that a stream is forgotten."""
+        """Count a stream no longer."""
         _, size = self._ended.pop(stream, (None, 0))
         self.size -= size
 
@@ -188,7 +188,7 @@ class SessionStreams:
     """The streams of one session.
 
     Args:
-        shelf: what bounds the memory of all sessions together.
+        replay_buffer: bounds the memory of all sessions together.
     """
 
     def __init__(self, replay_buffer: ReplayBuffer | None = None) -> None:
@@ -197,7 +197,7 @@ class SessionStreams:
         self._count = 0
 
     def open_stream(self, *, is_standalone: bool = False) -> EventStream:
-        """A new stream."""
+        """Open a new stream."""
         self.remove_expired()
         self._count += 1
         stream = self._streams[str(self._count)] = EventStream(str(self._count), is_standalone=is_standalone)
@@ -205,11 +205,11 @@ class SessionStreams:
         return stream
 
     def _add_to_replay_buffer(self, stream: EventStream) -> None:
-        if stream.name in self._streams:  # not when the session has ended meanwhile
+        if stream.name in self._streams:  # not if the session has ended meanwhile
             self._replay_buffer.put(stream, self)
 
     def find_event(self, last_event: str) -> tuple[EventStream, int] | None:
-        """The stream that an event belongs to, and the event's number; None if it isn't known (any more)."""
+        """The stream of an event id, and the event's number; None if it isn't known (any more)."""
         name, _, number = last_event.partition(".")
         stream = self._streams.get(name)
         if stream is None or not (number.isascii() and number.isdecimal() and len(number) <= 9):
@@ -217,7 +217,7 @@ class SessionStreams:
         return (stream, int(number)) if int(number) <= stream.last else None
 
     def remove_expired(self) -> None:
-        """Forget streams that ended long ago, and of too many those that ended first."""
+        """Remove streams that ended long ago, and the oldest where there are too many."""
         ended = [(each.ended_at, each) for each in self._streams.values() if each.ended_at is not None]
         ended.sort(key=lambda each: each[0])
         for number, (when, stream) in enumerate(ended, ENDED_STREAMS_LIMIT - len(ended)):
@@ -225,11 +225,11 @@ class SessionStreams:
                 self.remove_stream(stream)
 
     def remove_stream(self, stream: EventStream) -> None:
-        """Forget one stream."""
+        """Remove one stream."""
         self._streams.pop(stream.name, None)
         self._replay_buffer.remove(stream)
 
     def clear(self) -> None:
-        """Forget all: the session has ended."""
+        """Remove all streams: the session has ended."""
         for stream in list(self._streams.values()):
             self.remove_stream(stream)

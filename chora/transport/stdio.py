@@ -19,14 +19,14 @@ log = logging.getLogger("chora.stdio")
 
 
 async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, stopping: trio.Event) -> None:
-    """Answer messages until the peer closes its end or `stopping` is set; then finish the calls in flight.
+    """Answer messages until the client closes its end or `stopping` is set; then finish the calls in flight.
 
     Args:
-        server: who answers.
-        pipes: where from and where to.
+        server: answers the messages.
+        pipes: stdin and stdout.
         limit: the longest line accepted, bytes; a longer one is answered with an error and skipped.
-        grace: seconds that calls in flight get to finish once the conversation is over.
-        stopping: set when the process is asked to end; set here when the peer has closed its end.
+        grace: seconds that calls in flight get to finish at the end.
+        stopping: set when the process is asked to end; set here when the client has closed its end.
     """
     session = Session("stdio", LOCAL)
     server.broadcaster.subscribe(session.notifications)
@@ -35,7 +35,7 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
 
         async def send(message: bytes) -> None:
             try:
-                sending.acquire_nowait()  # to wait for a lock, even a free one, is to wait for everybody's turn
+                sending.acquire_nowait()  # acquire() is a checkpoint: all other tasks would run first
             except trio.WouldBlock:
                 await sending.acquire()
             try:
@@ -48,7 +48,7 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
             if reply is not None:
                 await send(reply.body)
 
-        async def tell() -> None:
+        async def send_notifications() -> None:
             with contextlib.suppress(QueueClosed):
                 while True:
                     await send(await session.notifications.wait_next())
@@ -59,7 +59,7 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
 
         try:
             async with trio.open_nursery() as calls:
-                calls.start_soon(tell)
+                calls.start_soon(send_notifications)
                 async with trio.open_nursery() as reading:
                     reading.start_soon(stop)
                     lines = LineReader(source, limit)
@@ -71,8 +71,8 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
                             continue
                         if line is None:
                             break
-                        # Everything but what may take long is answered at once and in order, so that a client
-                        # which sends its handshake and its first call in one breath is understood.
+                        # Messages that can't take long are answered at once and in order, so that a client may send
+                        # its handshake and its first call in one write.
                         if any(word in line for word in wire.LONG_RUNNING):
                             calls.start_soon(answer, line)
                         elif line.strip():

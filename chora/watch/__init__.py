@@ -1,1 +1,2 @@
-"""Watching ourselves from outside: an uptime probe and a latency benchmarker that come in through the public door."""
+"""Monitoring and watching: an uptime probe and a latency benchmarker, which call the server as any client does, and
+a watcher of the project's files."""

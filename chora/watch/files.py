@@ -1,7 +1,7 @@
-"""The file watcher: whoever subscribed is told when configs, templates and manifests change on disk.
+"""The file watcher: notifies subscribers when configs, templates and manifests change on disk.
 
-What the system reports only wakes us; what changed is found by comparing two looks at the files. So nothing is missed
-while a watch is set up, when folders appear, are moved or vanish, or when reports are lost.
+The system's reports only wake the watcher; what changed is found by comparing two scans of the files. So nothing is
+missed while a watch is set up, when folders appear, are moved or vanish, or when reports are lost.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("chora.watch")
 
 START_DELAY = 1.0
-"""Seconds after the first answer before the watching begins: what it imports isn't to delay a short conversation."""
+"""Seconds after the first answer until watching begins: its imports must not delay a short session."""
 REPORT_INTERVAL = 100
-"""Milliseconds without a further report after which a change counts as done, and between two looks for an end."""
+"""Milliseconds without a further report after which a change counts as done, and between two checks for the end."""
 DEBOUNCE = 1000
 """Milliseconds for which reports are gathered at most."""
 POLL = 5.0
-"""Seconds between two looks at the files where the system can't report changes."""
+"""Seconds between two scans where the system can't report changes."""
 
 Files = dict[str, FileStamp]
 
 
 class WatchedPaths(NamedTuple):
-    """What is watched, project-relative."""
+    """The watched paths, project-relative."""
 
     configs: dict[str, Kind]
     """Folders of config files."""
@@ -51,27 +51,27 @@ class WatchedPaths(NamedTuple):
     """Files, and the id of the collection each belongs to."""
 
     def folders(self) -> list[str]:
-        """The folders that are watched with all that is in them."""
+        """The folders that are watched with everything in them."""
         return [*self.configs, *self.templates]
 
 
 async def serve(
     engine: Engine, server: McpServer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Watch the project until cancelled, and have the server tell what changed."""
+    """Watch the project until cancelled, and have the server notify its subscribers of changes."""
     task_status.started()
     await server.first_request_answered.wait()
     ids: dict[str, str] = {}
     watch = FileWatcher(str(engine.folder.root))
-    known, _ = await trio.to_thread.run_sync(watch.scan_files, places := _watched_paths(engine))
+    known, _ = await trio.to_thread.run_sync(watch.scan_files, paths := _watched_paths(engine))
     await trio.sleep(START_DELAY)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.end_when_cancelled)
         while True:
             # The thread ends by itself soon after a cancellation; one left behind would outlive the interpreter.
-            found = await trio.to_thread.run_sync(watch.wait_for_change, places, known)
-            await _publish_changes(engine, server, ids, places, known, found)
-            known, places = found, _watched_paths(engine)
+            found = await trio.to_thread.run_sync(watch.wait_for_change, paths, known)
+            await _publish_changes(engine, server, ids, paths, known, found)
+            known, paths = found, _watched_paths(engine)
 
 
 def _watched_paths(engine: Engine) -> WatchedPaths:
@@ -92,16 +92,16 @@ def _watched_paths(engine: Engine) -> WatchedPaths:
     return WatchedPaths(configs, templates, manifests)
 
 
-# -- what to tell -----------------------------------------------------------------------------------------------
+# -- notifications -----------------------------------------------------------------------------------------------
 
 
 async def _publish_changes(
-    engine: Engine, server: McpServer, ids: dict[str, str], places: WatchedPaths, known: Files, found: Files
+    engine: Engine, server: McpServer, ids: dict[str, str], paths: WatchedPaths, known: Files, found: Files
 ) -> None:
-    """Publish the difference between two looks.
+    """Publish the difference between two scans.
 
     Args:
-        ids: the config ids by path as far as they were told of; a file that is gone can't be asked any more.
+        ids: the config ids by path, as they were last published: a deleted file can't be read any more.
     """
     listed = False
     for path in sorted(known.keys() | found.keys()):
@@ -109,7 +109,7 @@ async def _publish_changes(
             continue
         await trio.lowlevel.checkpoint()  # a whole checkout may have changed
         before = ids.get(path)
-        for uri in _resource_uris(engine, ids, places, path, present=path in found):
+        for uri in _resource_uris(engine, ids, paths, path, present=path in found):
             server.notify_resource_changed(uri)
             listed = listed or path not in known or path not in found or ids.get(path) != (before or ids.get(path))
     if listed:
@@ -117,18 +117,18 @@ async def _publish_changes(
 
 
 def _resource_uris(
-    engine: Engine, ids: dict[str, str], places: WatchedPaths, path: str, *, present: bool
+    engine: Engine, ids: dict[str, str], paths: WatchedPaths, path: str, *, present: bool
 ) -> Iterator[str]:
-    """The resources that a file is."""
-    if path in places.manifests:
-        yield manifest_uri(places.manifests[path])
-    for folder in places.templates:
+    """The URIs of the resources that a file is."""
+    if path in paths.manifests:
+        yield manifest_uri(paths.manifests[path])
+    for folder in paths.templates:
         if path.startswith(f"{folder}/"):
             yield template_uri(path.removeprefix(f"{folder}/"))
             break
     if not path.endswith(SUFFIXES):
         return
-    for folder, kind in places.configs.items():
+    for folder, kind in paths.configs.items():
         if path.startswith(f"{folder}/"):
             before = ids.pop(path, None)
             guess = PurePosixPath(path).stem.removesuffix(f"-{kind}")
@@ -140,11 +140,11 @@ def _resource_uris(
             yield from (config_uri(kind, each) for each in dict.fromkeys((before, ids.get(path, guess))) if each)
 
 
-# -- looking ----------------------------------------------------------------------------------------------------
+# -- scanning ----------------------------------------------------------------------------------------------------
 
 
 class FileWatcher:
-    """Looks at the files of a project; everything but its end happens in a thread.
+    """Scans the files of a project; everything but its end runs in a thread.
 
     Args:
         root: the project folder, its links resolved.
@@ -156,19 +156,19 @@ class FileWatcher:
         self._warned = False
 
     async def end_when_cancelled(self) -> None:
-        """Have the thread end when this is cancelled."""
+        """End the thread when this is cancelled."""
         try:
             await trio.sleep_forever()
         finally:
             self._ended.set()
 
-    def scan_files(self, places: WatchedPaths) -> tuple[Files, set[str]]:
-        """The watched files with what tells a changed one from an unchanged one, and the folders they may be in."""
+    def scan_files(self, paths: WatchedPaths) -> tuple[Files, set[str]]:
+        """The watched files with their stamps, and the folders that contain them."""
         files: Files = {}
         folders: set[str] = set()
-        for place in places.folders():
+        for place in paths.folders():
             self._add_folder(place, files, folders)
-        for path in places.manifests:
+        for path in paths.manifests:
             folders.add(self._nearest_folder(path))
             try:
                 files[path] = FileStamp.of(os.stat(self._real(path)))  # noqa: PTH116
@@ -176,34 +176,34 @@ class FileWatcher:
                 continue
         return files, folders
 
-    def wait_for_change(self, places: WatchedPaths, known: Files) -> Files:
-        """Look until something differs from what is known, or the end has come."""
+    def wait_for_change(self, paths: WatchedPaths, known: Files) -> Files:
+        """Scan until something differs from what is known, or the watcher ends."""
         from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
         while not self._ended.is_set():
-            _, folders = self.scan_files(places)
+            _, folders = self.scan_files(paths)
             try:
                 with RustNotify(sorted(folders), False, False, 0, False, False) as notify:
-                    # Whatever happened before the watch was set up is seen now, and what happens later is reported.
-                    found, again = self.scan_files(places)
+                    # What changed before the watch was set up is seen now, and what changes later is reported.
+                    found, again = self.scan_files(paths)
                     if found != known:
                         return found
                     if again == folders:
-                        self._wait_for_report(notify, places)
+                        self._wait_for_report(notify, paths)
             except FileNotFoundError:
                 continue  # a folder vanished since it was seen; watchfiles says so only when told to ignore nothing
             except (OSError, WatchfilesRustInternalError) as error:
                 if not self._warned:
-                    log.warning("files are looked at every %g s, because they can't be watched: %s", POLL, error)
+                    log.warning("files are scanned every %g s, because they can't be watched: %s", POLL, error)
                 self._warned = True
                 self._ended.wait(POLL)
-                if (found := self.scan_files(places)[0]) != known:
+                if (found := self.scan_files(paths)[0]) != known:
                     return found
         return known
 
-    def _wait_for_report(self, notify: RustNotify, places: WatchedPaths) -> None:
-        within = tuple(self._real(path) for path in places.folders())
-        alone = {self._real(path) for path in places.manifests}
+    def _wait_for_report(self, notify: RustNotify, paths: WatchedPaths) -> None:
+        within = tuple(self._real(path) for path in paths.folders())
+        alone = {self._real(path) for path in paths.manifests}
         above = {str(parent) for path in (*within, *alone) for parent in PurePath(path).parents}
         inside = tuple(path + os.sep for path in within)
         while True:
@@ -217,7 +217,7 @@ class FileWatcher:
         return os.path.normpath(os.path.join(self._root, path))
 
     def _add_folder(self, place: str, files: Files, folders: set[str]) -> None:
-        """Add what is in a folder, at any depth; hidden files and folders are none of ours."""
+        """Add what is in a folder, at any depth; hidden files and folders are skipped."""
         waiting = [place]
         while waiting:
             current = waiting.pop()
@@ -236,7 +236,7 @@ class FileWatcher:
                 folders.add(self._real(current))
 
     def _nearest_folder(self, path: str) -> str:
-        """The innermost folder above a path that is there."""
+        """The innermost existing folder above a path."""
         for parent in PurePosixPath(path).parents:
             if os.path.isdir(where := self._real(str(parent))):  # noqa: PTH112
                 return where

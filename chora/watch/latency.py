@@ -17,7 +17,7 @@ from chora.watch.probe import TIMEOUT, ProbeTarget, store_sample
 WARM_UP_CALLS = 2
 """Calls before the first one that counts."""
 LAG_SLEEP = 0.01
-"""Seconds of the sleeps whose overshoot is the loop's lag."""
+"""Seconds of the sleeps whose delay is the loop's lag."""
 
 
 async def serve(
@@ -46,10 +46,10 @@ async def measure_latency(target: ProbeTarget, calls: int) -> Sample:
     reason = f"no answer within {TIMEOUT:g} s"
     with trio.move_on_after(TIMEOUT):
         try:
-            async with connect_http(target.url, target.token, trust=target.trust) as caller:
+            async with connect_http(target.url, target.token, trust=target.trust) as client:
                 for number in range(WARM_UP_CALLS + calls):
                     started = time.perf_counter()
-                    await caller.call("hello_world", {"name": "benchmark"})
+                    await client.call("hello_world", {"name": "benchmark"})
                     if number >= WARM_UP_CALLS:
                         times.append((time.perf_counter() - started) * 1000)
                     before = trio.current_time()

@@ -1,6 +1,6 @@
 """A small MCP client: one connection, one call at a time; over HTTP in the modern era, over pipes with a handshake.
 
-Small because it has to be: the SDK's client takes longer to import than a probe may take in all.
+Its own, because the SDK's client takes longer to import than a whole probe may take.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from chora.protocol import wire
 from chora.secrets import Secret
 
 ANSWER_LIMIT = 8 * 1024 * 1024
-"""The largest answer accepted, bytes."""
+"""Bytes of the largest answer accepted."""
 
 
 EXIT_TIMEOUT = 10.0
-"""Seconds a server process gets to end after its stdin was closed."""
+"""Seconds in which a server process has to end after its stdin was closed."""
 
 
 class CallFailed(Exception):
-    """The server couldn't be reached or gave no proper answer; the sentence says which."""
+    """The server couldn't be reached or gave no proper answer; the message says which."""
 
 
 class CallResult(NamedTuple):
@@ -110,7 +110,7 @@ class HttpMcpClient(McpClient):
 
 
 class PipeMcpClient(McpClient):
-    """A conversation with a server process over its stdin and stdout."""
+    """A connection to a server process over its stdin and stdout."""
 
     def __init__(self, process: trio.Process) -> None:
         assert process.stdin is not None
@@ -120,10 +120,10 @@ class PipeMcpClient(McpClient):
         self._count = 0
 
     async def open(self) -> dict[str, Any]:
-        """Shake hands; returns what the server says of itself."""
+        """Do the handshake; returns the result of `initialize`."""
         client = {"name": "chora", "version": __version__}
-        offer = {"protocolVersion": wire.HANDSHAKE_REVISIONS[-1], "capabilities": {}, "clientInfo": client}
-        answer = await self.request("initialize", offer)
+        params = {"protocolVersion": wire.HANDSHAKE_REVISIONS[-1], "capabilities": {}, "clientInfo": client}
+        answer = await self.request("initialize", params)
         await self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return answer
 
@@ -132,7 +132,7 @@ class PipeMcpClient(McpClient):
         await self._send({"jsonrpc": "2.0", "id": self._count, "method": method, "params": params})
         while True:
             line = await self._read_line()
-            if b'"id"' in line:  # what has none is a notification, such as progress
+            if b'"id"' in line:  # notifications, such as progress, have none
                 return _result(line)
 
     async def _send(self, message: dict[str, Any]) -> None:
@@ -160,10 +160,10 @@ async def connect_http(url: str, token: Secret | None = None, *, trust: str = ""
 
     Args:
         token: sent as a bearer token.
-        trust: a PEM file whose certificate is believed besides the system's, whatever name it bears.
+        trust: a PEM file whose certificate is trusted besides the system's, whatever name it has.
 
     Raises:
-        CallFailed: nobody answers there.
+        CallFailed: the server can't be reached.
     """
     try:
         address = parse_address(url)
@@ -182,7 +182,7 @@ async def connect_http(url: str, token: Secret | None = None, *, trust: str = ""
 
 @asynccontextmanager
 async def start_process(command: list[str], environment: dict[str, str]) -> AsyncGenerator[PipeMcpClient]:
-    """Start a server process and shake hands; it is asked to end by closing its stdin.
+    """Start a server process and do the handshake; at the end its stdin is closed.
 
     Raises:
         CallFailed: it can't be started, or doesn't speak MCP.
@@ -194,9 +194,9 @@ async def start_process(command: list[str], environment: dict[str, str]) -> Asyn
     except OSError as error:
         raise CallFailed(f"{command[0]} can't be started: {error.strerror}") from error
     try:
-        caller = PipeMcpClient(process)
-        await caller.open()
-        yield caller
+        client = PipeMcpClient(process)
+        await client.open()
+        yield client
     finally:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""The uptime probe: one real tool call through the public door, every so often, and the result kept.
+"""The uptime probe: calls a tool through the server's own HTTP endpoint at an interval, and stores the result.
 
 A failed probe is a result, not an error: it is stored like any other, with its reason.
 """
@@ -20,16 +20,16 @@ from chora.watch.mcp_client import CallFailed, connect_http
 log = logging.getLogger("chora.probe")
 
 TIMEOUT = 10.0
-"""Seconds after which a door that hasn't answered counts as closed."""
+"""Seconds after which a server that hasn't answered counts as down."""
 
 
 class ProbeTarget:
-    """Where and as whom to knock.
+    """The endpoint to call, and the token for it.
 
     Args:
         url: the MCP endpoint.
         token: a read token.
-        trust: our own certificate, when the door speaks TLS.
+        trust: the server's own certificate, when it speaks TLS.
     """
 
     def __init__(self, url: str, token: Secret, trust: str = "") -> None:
@@ -53,14 +53,14 @@ async def serve(
         sample = await probe(target)
         metrics.probe_up.set(1 if sample.ok else 0)
         if not sample.ok:
-            log.warning("the probe found the door closed: %s", sample.facts["reason"])
+            log.warning("the uptime probe failed: %s", sample.facts["reason"])
         await store_sample(store, sample)
         due = max(due + interval, trio.current_time())
         await trio.sleep_until(due)
 
 
 async def probe(target: ProbeTarget) -> Sample:
-    """Knock once."""
+    """Call the endpoint once."""
     started = time.perf_counter()
     reason = await _check_endpoint(target)
     return Sample(
@@ -73,11 +73,11 @@ async def probe(target: ProbeTarget) -> Sample:
 
 
 async def _check_endpoint(target: ProbeTarget) -> str | None:
-    """Why the door is not open, or None."""
+    """Why the endpoint doesn't serve calls, or None if it does."""
     with trio.move_on_after(TIMEOUT):
         try:
-            async with connect_http(target.url, target.token, trust=target.trust) as caller:
-                answer = await caller.call("hello_world", {"name": "probe"})
+            async with connect_http(target.url, target.token, trust=target.trust) as client:
+                answer = await client.call("hello_world", {"name": "probe"})
         except CallFailed as failed:
             return str(failed)
         return str(answer.result.get("error", "the call failed")) if answer.is_error else None
@@ -85,7 +85,7 @@ async def _check_endpoint(target: ProbeTarget) -> str | None:
 
 
 async def store_sample(store: Store, sample: Sample) -> None:
-    """Store a sample; when the store itself is what's broken, say so and go on watching."""
+    """Store a sample; when the store fails, log it and go on probing."""
     try:
         await store.add_sample(sample)
     except StorageError as error:

@@ -1,1 +1,1 @@
-"""What people and monitors look at in a browser: health, metrics, the status page."""
+"""The web pages: health, metrics and the status page."""

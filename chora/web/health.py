@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from chora.metrics import Metrics
     from chora.store import Store
-    from chora.transport.connection import HttpServer
+    from chora.transport.http_server import HttpServer
 
 WRITE_CHECK_INTERVAL = 2.0
 """Seconds for which the last write answers whether the store can be written to."""

@@ -18,9 +18,9 @@ def make_pages(
     """The ASGI app of the pages.
 
     Args:
-        status: looks at the server, anew for every page.
-        uptime: seconds since it began.
-        exposition: counts everything, for Prometheus.
+        status: returns the status, called for every page.
+        uptime: returns the seconds since the process began.
+        exposition: returns all metrics in the text format of Prometheus.
     """
     pages = QuartTrio("chora.web", root_path=str(_folder()))
 
@@ -51,7 +51,7 @@ def make_pages(
 
 
 def _folder() -> str:
-    """Where the templates lie, in a checkout, a wheel and the frozen binary alike."""
+    """The folder of the templates, in a checkout, a wheel and the frozen binary alike."""
     from importlib.resources import files
 
     return str(files("chora.web"))

@@ -1,4 +1,4 @@
-"""What the server knows of its own condition."""
+"""The status of a server, as the pages show it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ ServerState = Literal["starting", "ready", "draining", "failing"]
 
 
 class ServerStatus(Struct, frozen=True, kw_only=True):
-    """A snapshot, taken when somebody asks."""
+    """A snapshot of the status."""
 
     version: str
     state: ServerState
     reasons: list[str]
     uptime_seconds: float
     uptime: dict[str, Any]
-    """The probe: samples, how many were up, the last one."""
+    """The probe of the last seven days: samples, how many were up, the percentage, the last sample."""
     latency: dict[str, Any]
     """The benchmarker: p50, p95 and p99 of its last round in milliseconds, and loop lag."""
     calls: dict[str, int]

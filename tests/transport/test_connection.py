@@ -24,7 +24,10 @@ from hypercorn.config import Config, Sockets
 
 from chora.settings import LimitSettings
 from chora.transport import connection as connection_module
-from chora.transport.connection import ConnectionLimits, Disconnected, HttpServer, LifespanFailed
+from chora.transport import http_server
+from chora.transport.connection import ConnectionLimits, Disconnected
+from chora.transport.http_server import HttpServer
+from chora.transport.lifespan import LifespanFailed
 from tests.patience import PATIENCE
 
 Message = dict[str, Any]
@@ -861,7 +864,7 @@ async def test_connections_beyond_the_cap_are_refused() -> None:
 
 async def test_refusing_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers beyond the cap that don't go away after their 503 can't pile up either."""
-    monkeypatch.setattr(connection_module, "REFUSALS", 1)
+    monkeypatch.setattr(http_server, "CONCURRENT_REFUSALS", 1)
     async with serving(fine, connections=1) as running, running.peer() as first:
         await first.ask()
         async with running.peer() as second, running.peer() as third:
@@ -872,7 +875,7 @@ async def test_refusing_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_lingering_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused peer that neither reads nor leaves is closed after a while."""
-    monkeypatch.setattr(connection_module, "LINGER", 0.1)
+    monkeypatch.setattr(connection_module, "LINGER_TIME", 0.1)
     async with serving(fine) as running, running.peer() as peer:
         await peer.send(b"nonsense\r\n\r\n")
         await running.killed("malformed")
@@ -1402,7 +1405,7 @@ async def test_what_outlives_the_grace_is_cut(
         await send({"type": "http.response.body", "body": b"first", "more_body": True})
         await trio.sleep_forever()
 
-    monkeypatch.setattr(connection_module, "LAST_WORDS", 60.0)
+    monkeypatch.setattr(http_server, "FINAL_WRITE_TIME", 60.0)
     app = Recorder(run)
     async with serving(app, grace=0.1) as running, running.peer() as peer:
         await peer.send(GET)

@@ -735,7 +735,7 @@ async def test_whoever_came_back_is_treated_as_if_they_had_stayed(visit: Visit, 
             if end == "stop":
                 visitor.opened.http.stop()
             else:
-                session.close()
+                session.close_streams()
             seen = "".join([piece async for piece in response.aiter_text()])
         assert ('"id":7' in seen) is (end == "stop")
         nursery.cancel_scope.cancel()

@@ -260,7 +260,7 @@ async def test_a_stream_that_nobody_began_to_read_is_forgotten(mock_clock: MockC
 
 async def test_all_sessions_together_keep_so_much(monkeypatch: pytest.MonkeyPatch):
     """The oldest of what has ended is forgotten first; what runs, and the newest answer, never."""
-    monkeypatch.setattr(replay, "KEPT_IN_ALL", 5_000)
+    monkeypatch.setattr(replay, "REPLAY_BYTES_LIMIT", 5_000)
     shelf = ReplayBuffer()
     sessions = [SessionStreams(shelf) for _ in range(3)]
     running = sessions[0].open_stream()

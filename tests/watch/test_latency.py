@@ -30,7 +30,7 @@ async def test_a_round_that_fails_says_why():
     """Nobody there is a result, not an error."""
     sample = await latency.measure_latency(ProbeTarget("http://127.0.0.1:1/mcp", Secret("x")), 5)
     assert not sample.ok
-    assert "nobody answers" in sample.facts["reason"]
+    assert "doesn't answer" in sample.facts["reason"]
 
 
 async def test_the_service_measures_at_once_and_again(hello: Project, serve: Serve):

@@ -31,7 +31,7 @@ async def test_a_closed_listener_makes_the_probe_report_down(hello: Project, ser
         with trio.fail_after(PATIENCE):
             while (sample := await probe.probe(opened.target)).ok:
                 await trio.sleep(0.02)
-        assert "nobody answers" in sample.facts["reason"] or "connection" in sample.facts["reason"]
+        assert "doesn't answer" in sample.facts["reason"] or "connection" in sample.facts["reason"]
 
 
 async def test_a_door_that_does_not_know_the_probe_is_down_too(
@@ -47,7 +47,7 @@ async def test_a_door_that_does_not_know_the_probe_is_down_too(
 
 async def test_a_door_that_never_answers_is_down(monkeypatch: pytest.MonkeyPatch):
     """After the deadline the silence is the result."""
-    monkeypatch.setattr(probe, "DEADLINE", 0.1)
+    monkeypatch.setattr(probe, "TIMEOUT", 0.1)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     sample = await probe.probe(ProbeTarget(f"http://127.0.0.1:{port}/mcp", Secret("x")))
