@@ -16,7 +16,8 @@ from chora.engine.build.build import Build
 from chora.engine.engine import Engine
 from chora.engine.manifest import read_manifest
 from chora.engine.validation import findings
-from chora.engine.validation.checks import Problem, ValidationRule
+from chora.engine.validation.collections import MemberFinding, validate_collection
+from chora.engine.validation.rules import Problem, ValidationRule
 from chora.errors import InvalidContext, InvalidInput
 from chora.model import CollectionConfig, Severity
 from chora.nesting import decode_json
@@ -30,7 +31,7 @@ RULES_LIMIT = 100
 ISSUES_SHOWN = 500
 """Issues in a result, the most severe first; the command line gets all of them."""
 
-T = TypeVar("T", findings.Finding, findings.MemberFinding)
+T = TypeVar("T", findings.Finding, MemberFinding)
 
 ValidationRules = Annotated[
     Any,
@@ -189,7 +190,7 @@ async def validate_collection_config(
     """Check a collection config and the configs of its members, nested ones too, without building anything."""
     parsed = find_collection(engine, arguments.collection_config_path).parsed
     check_members = arguments.check_member_configs is not False
-    found = await findings.validate_collection(Build(engine, dry=True), parsed, check_members=check_members)
+    found = await validate_collection(Build(engine, dry=True), parsed, check_members=check_members)
     shown = _most_severe(found.issues, call)
     return ValidatedCollection(
         collection_id=parsed.config.id,

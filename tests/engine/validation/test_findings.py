@@ -16,9 +16,11 @@ from chora.engine.build.build import Build, CallerContext
 from chora.engine.build.content import build_content
 from chora.engine.drafts import make_draft
 from chora.engine.engine import Engine, open_engine
-from chora.engine.validation import checks, lint
-from chora.engine.validation.checks import CHECKS, ValidationRule
-from chora.engine.validation.findings import Finding, Findings, validate, validate_collection
+from chora.engine.validation import lint
+from chora.engine.validation.checks import CHECKS
+from chora.engine.validation.collections import validate_collection
+from chora.engine.validation.findings import Finding, Findings, validate
+from chora.engine.validation.rules import INLINE_LENGTH, ValidationRule
 from chora.errors import Busy, ConfigNotFound, InvalidConfigId, ValidationExecutionFailed
 from chora.hashing import sha256
 from chora.model import ArtifactRule, ContentRule
@@ -1279,4 +1281,4 @@ async def hello_engine(hello: Project) -> AsyncGenerator[Engine]:
 
 def test_the_inline_limit_is_a_small_text():
     """What is looked through at once can't hold anybody up."""
-    assert checks.INLINE_LENGTH <= 64 * 1024
+    assert INLINE_LENGTH <= 64 * 1024

@@ -1,0 +1,102 @@
+"""Checks of data: required fields, and JSON Schemas."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from chora.decoding import decode_text
+from chora.engine.validation.rules import (
+    GENERATED,
+    CheckCase,
+    CheckedText,
+    ContentNotGenerated,
+    MalformedRule,
+    Problem,
+    TargetMissing,
+    _file,
+    run_in_thread_if_long,
+)
+from chora.errors import ChoraError
+from chora.generators.generator import lookup
+from chora.render import CompareJob, RenderFailed
+
+
+async def check_required_fields(case: CheckCase) -> list[Problem]:
+    """Every one of `fields`, dotted names, has a value: in a text that is JSON or YAML, else in the config."""
+    fields = case.option("fields")
+    names = cast("list[object]", fields if isinstance(fields, list) else [fields])
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise MalformedRule("fields isn't a list of names such as metadata.version")
+    problems: list[Problem] = []
+    for piece in await _data_pieces(case):
+        try:
+            record = await _data_of(piece)
+        except TargetMissing as error:
+            problems.append(Problem("format_mismatch", str(error), piece.at()))
+            continue
+        for name in cast("list[str]", names):
+            if lookup(cast("dict[str, Any]", record), name) is None:
+                message = f"{name} has no value in {piece.where or 'the text'}"
+                problems.append(Problem("missing_required_field", message, piece.at(), {"field": name}))
+    return problems
+
+
+async def _data_pieces(case: CheckCase) -> list[CheckedText]:
+    """The texts of a rule that are data; if none is, and the rule names no other, the config."""
+    if case.rule.target not in GENERATED:
+        return await case.pieces()
+    try:
+        found = [piece for piece in await case.pieces() if _is_data(piece)]
+    except ContentNotGenerated:
+        found = []
+    return found or [case.config_piece()]
+
+
+def _is_data(piece: CheckedText) -> bool:
+    if piece.format is None:
+        return piece.text.lstrip()[:1] in ("{", "[")
+    return piece.format in ("json", "yaml", "yml")
+
+
+async def _data_of(piece: CheckedText) -> Any:
+    """The document that a text holds.
+
+    Raises:
+        NoTarget: it holds none.
+    """
+    looks_like_json = piece.text.lstrip()[:1] in ("{", "[")
+    is_json = piece.format == "json" or (piece.format not in ("yaml", "yml") and looks_like_json)
+    language: Literal["json", "yaml"] = "json" if is_json else "yaml"
+    try:
+        return await run_in_thread_if_long(
+            len(piece.text), decode_text, piece.text, language, piece.where or "the text"
+        )
+    except ChoraError as error:
+        raise TargetMissing(error.message.removesuffix(".")) from None
+
+
+async def check_schema(case: CheckCase, piece: CheckedText) -> list[Problem]:
+    """The text, JSON or YAML, fits `schema`: a JSON Schema, or a file of the project that holds one."""
+    schema = case.option("schema", "schema_file")
+    if isinstance(schema, str):
+        try:
+            schema = await _data_of(_file(case.subject.engine, schema))
+        except TargetMissing as error:
+            raise MalformedRule(f"the schema can't be read: {error}") from None
+    if not isinstance(schema, dict | bool):
+        raise MalformedRule("schema is neither a JSON Schema nor the path of a file that holds one")
+    try:
+        data = await _data_of(piece)
+    except TargetMissing as error:
+        return [Problem("format_mismatch", str(error), piece.at())]
+    try:
+        job = CompareJob(cast("dict[str, Any] | bool", schema), data, "the schema")
+        found = await case.subject.engine.templates.pool.check_text(job)
+    except RenderFailed as failure:
+        if failure.reason.kind != "syntax":
+            raise
+        raise MalformedRule(f"the schema doesn't fit: {failure.reason.message}") from None
+    return [
+        Problem("schema_validation_failed", flaw.message, piece.at(path=flaw.path), {"path": flaw.path})
+        for flaw in found.problems
+    ]

@@ -1,0 +1,175 @@
+"""Checks of a text: presence, length, format, syntax, patterns, linters."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from chora.engine.validation import lint
+from chora.engine.validation.rules import CheckCase, CheckedText, MalformedRule, Problem, cannot_run
+from chora.render import CheckJob, MatchJob, RenderFailed
+from chora.render.validation import LANGUAGES, PROBLEMS_LIMIT
+
+_OTHER_NAMES = {
+    "bdd": "gherkin",
+    "feature": "gherkin",
+    "htm": "html",
+    "j2": "jinja2",
+    "jinja": "jinja2",
+    "md": "markdown",
+    "py": "python",
+    "yml": "yaml",
+}
+_ANYTHING = frozenset({"text", "txt", "section", "plain"})
+"""Formats that every text is of."""
+_UNCHECKED = frozenset({"javascript", "typescript", "js", "ts", "code", "binary", "test_results"})
+"""Formats that can't be told without running something."""
+
+
+TextCheck = Callable[[CheckCase, CheckedText], Awaitable[list[Problem]]]
+
+
+async def check_presence(case: CheckCase, piece: CheckedText) -> list[Problem]:
+    """There is something."""
+    if piece.text.strip():
+        return []
+    return [Problem("content_missing", f"{piece.where or case.subject.name} is empty", piece.at())]
+
+
+async def check_length(case: CheckCase, piece: CheckedText) -> list[Problem]:
+    """`min` and `max` characters, also spelt `min_length` and `max_length`."""
+    least, most = (_whole_number(case, *names) for names in (("min", "min_length"), ("max", "max_length")))
+    if least is None and most is None:
+        raise MalformedRule("neither min nor max says how long the text is to be")
+    if least is not None and most is not None and least > most:
+        raise MalformedRule(f"min is {least}, and max is {most}")
+    actual = len(piece.text)
+    if least is not None and actual < least:
+        message = f"it has {actual} characters, and {least} are required"
+        return [Problem("content_too_short", message, piece.at(), {"actual": actual, "required": least})]
+    if most is not None and actual > most:
+        message = f"it has {actual} characters, and {most} are allowed"
+        return [Problem("content_too_long", message, piece.at(), {"actual": actual, "limit": most})]
+    return []
+
+
+def _whole_number(case: CheckCase, *names: str) -> int | None:
+    value = case.option(*names)
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise MalformedRule(f"{names[0]} is {_shown(value)}, and not a whole number from 0 on")
+    return value
+
+
+async def check_format(case: CheckCase, piece: CheckedText) -> list[Problem]:
+    """The text is of its format: `format`, else the one that the config declares."""
+    return await _check_language(case, piece, "format_mismatch", ("format", "language"))
+
+
+async def check_syntax(case: CheckCase, piece: CheckedText) -> list[Problem]:
+    """The text can be parsed: `language`, else the format that the config declares."""
+    return await _check_language(case, piece, "syntax_error", ("language", "format"))
+
+
+async def _check_language(case: CheckCase, piece: CheckedText, code: str, names: tuple[str, ...]) -> list[Problem]:
+    written = case.option(*names) or piece.format
+    if not isinstance(written, str):
+        raise MalformedRule(f"{names[0]} isn't given, and the config declares none")
+    word = written.strip().lower()
+    language = _OTHER_NAMES.get(word, word)
+    details: dict[str, Any] = {"format": language}
+    if language in _ANYTHING:
+        return []
+    if language in _UNCHECKED:
+        message = f"texts of the format {language} aren't checked"
+        return [Problem("format_not_checked", message, piece.at(), details, "info")]
+    if language not in LANGUAGES:
+        raise MalformedRule(f"{written[:80]!r} is no format; write one of {', '.join([*LANGUAGES, 'text'])}")
+    found = await case.subject.engine.templates.pool.check_text(CheckJob(language, piece.text, f"a text of {language}"))
+    return [
+        Problem(
+            code,
+            f"it is not {language}: {flaw.message}",
+            piece.at(flaw.line),
+            {**details, "line": flaw.line, "column": flaw.column},
+        )
+        for flaw in found.problems
+    ]
+
+
+async def check_regex(case: CheckCase, piece: CheckedText) -> list[Problem]:
+    """`pattern` occurs, or with `must_not_match` doesn't; `flags` are some of `aimsx`."""
+    flags = case.option("flags") or ""
+    problems: list[Problem] = []
+    for pattern, wanted in _patterns(case):
+        try:
+            job = MatchJob(pattern, piece.text, str(flags), f"the pattern {pattern[:80]}")
+            place = (await case.subject.engine.templates.pool.match_pattern(job)).place
+        except RenderFailed as failure:
+            if failure.reason.kind != "syntax":
+                raise
+            raise MalformedRule(f"the pattern {pattern[:80]!r} doesn't fit: {failure.reason.message}") from None
+        details: dict[str, Any] = {"pattern": pattern}
+        if wanted and place is None:
+            problems.append(Problem("pattern_not_found", f"{pattern[:80]!r} matches nothing", piece.at(), details))
+        elif not wanted and place is not None:
+            line = piece.text.count("\n", 0, place) + 1
+            message = f"{pattern[:80]!r} matches, and must not"
+            problems.append(Problem("pattern_found", message, piece.at(line), {**details, "line": line}))
+    return problems
+
+
+def _patterns(case: CheckCase) -> Iterator[tuple[str, bool]]:
+    """The patterns of a rule, and whether each is to match."""
+    caller = case.rule.config
+    must, must_not = caller.get("must_match"), caller.get("must_not_match")
+    wanted = must is not False and must_not is not True
+    found = [
+        (pattern, is_wanted)
+        for pattern, is_wanted in ((caller.get("pattern"), wanted), (must, True), (must_not, False))
+        if isinstance(pattern, str) and pattern
+    ]
+    if not found:
+        raise MalformedRule("pattern isn't a regular expression, and neither is must_match or must_not_match")
+    return iter(found)
+
+
+async def check_lint(case: CheckCase, piece: CheckedText) -> list[Problem]:
+    """A linter finds nothing: `linter`, with `options`, told that the text is a file called `filename`."""
+    name, filename = case.option("linter"), case.option("filename")
+    if not isinstance(name, str):
+        raise MalformedRule("linter says no program")
+    settings = case.subject.engine.settings.validation
+    if name not in settings.linters:
+        message = f"the linter {name[:80]!r} isn't one of those that the setting validation.linters names"
+        return [Problem("linter_not_allowed", message, piece.at(), {"linter": name[:80]}, "error")]
+    if (program := lint.find_linter(name)) is None:
+        message = f"{name} isn't on PATH, so nothing was linted"
+        return [Problem("linter_unavailable", message, piece.at(), {"linter": name}, "warning")]
+    try:
+        options = lint.read_options(name, case.rule.config.get("options"))
+        usual = PurePosixPath(piece.where).name if "/" in piece.where else "text.py" if name == "ruff" else "text"
+        remarks = await lint.run_linter(
+            name, program, options, piece.text, settings.lint_time, usual if filename is None else str(filename)
+        )
+    except lint.OptionsRefused as error:
+        raise MalformedRule(str(error)) from None
+    except lint.LinterFailed as error:
+        raise cannot_run(case.rule, str(error)) from None
+    return [
+        Problem(
+            "lint_finding",
+            remark.message,
+            piece.at(remark.line),
+            {"linter": name, "line": remark.line, "column": remark.column},
+        )
+        for remark in remarks[:PROBLEMS_LIMIT]
+    ]
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
