@@ -402,8 +402,10 @@ class Careful:
         with lock:
             now += 1
             most = max(most, now)
-        if SAFE:
-            meeting.wait(PATIENCE)
+        try:  # two that may overlap meet; of two that may not, each gives the other time to come
+            meeting.wait(60 if SAFE else 0.3)
+        except threading.BrokenBarrierError:
+            pass
         with lock:
             now -= 1
         return "x"
