@@ -1216,6 +1216,26 @@ async def test_a_token_that_changes_is_read_again():
     assert searched == [False, True, True, True]
 
 
+async def test_a_token_refused_for_the_stream_is_read_again():
+    """The call that wanted the stream says that it is refused; the next one has the new token, and is answered."""
+    server = SseServer()
+    current = "old-token"
+
+    def find(wanted: bool) -> FoundSecret | None:
+        return FoundSecret(Secret(current), "file /run/token")
+
+    def play(asked: Asked) -> Answer:
+        good = asked.headers["authorization"] == "Bearer new-token"
+        return server(asked) if good else http(b"", "401 Unauthorized")
+
+    async with playing(play) as upstream, bridged(sse_url(upstream), token=find) as peer:
+        refused = await peer.ask("initialize", HELLO, "hello")
+        assert "refuses the access token (file /run/token" in refused["error"]["message"]
+        current = "new-token"
+        await peer.shake_hands()
+        assert (await peer.ask("tools/call", {"name": "x"}, 2))["result"]["method"] == "tools/call"
+
+
 # -- SSE, 2024-11-05 ------------------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ class Authority:
             "/.well-known/oauth-authorization-server": {"issuer": url, "jwks_uri": f"{url}/keys"}
         }
         self.stuck = False
+        self.status = b"200 OK"
         self.add("first", rsa.generate_private_key(65537, 2048), "RS256")
 
     def add(self, name: str, key: Any, algorithm: str) -> None:
@@ -73,7 +74,7 @@ class Authority:
             await trio.sleep_forever()
         found = self.documents.get(path)
         body = found if isinstance(found, bytes) else msgspec.json.encode(found)
-        status = b"404 Not Found" if found is None else b"200 OK"
+        status = b"404 Not Found" if found is None else self.status
         head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
         await stream.send_all(head % (status, len(body)) + body)
         await stream.aclose()
@@ -387,6 +388,20 @@ async def test_an_issuer_that_shows_no_keys_lets_nobody_in(
             await issuer.identify(authority.token())
         assert "can't be fetched" in caplog.text
         authority.documents = own
+        issuer._fetched_at = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
+        assert (await issuer.identify(authority.token())).principal.scope == "write"
+
+
+@pytest.mark.parametrize("status", [b"500 Internal Server Error", b"503 Service Unavailable", b"403 Forbidden"])
+async def test_keys_of_a_failed_request_are_none(authority: Authority, status: bytes, caplog: pytest.LogCaptureFixture):
+    """Whatever JSON comes with it; when the issuer is well again, so is the token."""
+    authority.status = status
+    issuer = Issuer(authority.settings())
+    with trio.fail_after(PATIENCE):
+        with pytest.raises(Unauthorized):
+            await issuer.identify(authority.token())
+        assert "can't be had" in caplog.text
+        authority.status = b"200 OK"
         issuer._fetched_at = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
         assert (await issuer.identify(authority.token())).principal.scope == "write"
 

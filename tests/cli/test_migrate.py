@@ -55,6 +55,17 @@ def test_a_dry_run_makes_no_files(run: Run, hello: Project):
     assert {kind: moved["copied"] for kind, moved in again["kinds"].items() if moved["copied"]} == {}
 
 
+def test_a_dry_run_says_would(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """On a terminal the column says whether anything was copied, or only would be."""
+    headings: list[tuple[str, ...]] = []
+    monkeypatch.setattr("chora.cli.migrate.print_table", lambda names, rows: headings.append(names))
+    run("generate", "greeting")
+    run("migrate", "--to", "filesystem", "--dry-run")
+    run("migrate", "--to", "filesystem")
+    assert [names[1] for names in headings] == ["Would copy", "Copied"]
+    assert json.loads(run("migrate", "--to", "filesystem", "--json").stdout)["dry_run"] is False
+
+
 def test_where_it_is_already_it_can_t_go(run: Run, hello: Project):
     """Nor does memory keep anything."""
     assert "sqlite already" in run("migrate", "--to", "sqlite", code=2).stderr

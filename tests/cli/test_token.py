@@ -1,6 +1,7 @@
 """`chora token`, and what servers offer to whom."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -47,6 +48,32 @@ def test_tokens_as_json(project: Project, capsys: pytest.CaptureFixture[str]):
     assert run(project, "token", "revoke", "app", "--json") == 0
     assert msgspec.json.decode(capsys.readouterr().out) == {"success": True, "name": "app"}
     assert Tokens(tokens_folder(project.root)).list_tokens() == []
+
+
+@pytest.mark.parametrize(
+    ("expires", "lasts"),
+    [
+        ("45m", timedelta(minutes=45)),
+        ("12h", timedelta(hours=12)),
+        ("30d", timedelta(days=30)),
+        ("8w", timedelta(weeks=8)),
+    ],
+)
+def test_a_token_expires_when_it_was_said(
+    project: Project, expires: str, lasts: timedelta, capsys: pytest.CaptureFixture[str]
+):
+    """The time is shown when it is made and in the list, and kept with the token."""
+    before = datetime.now(UTC)
+    assert run(project, "token", "new", "app", "--expires", expires) == 0
+    after = datetime.now(UTC)
+    (token,) = Tokens(tokens_folder(project.root)).list_tokens()
+    assert token.expires is not None
+    assert before + lasts - timedelta(seconds=1) <= datetime.fromisoformat(token.expires) <= after + lasts
+    assert f"Its scope is read until {token.expires}." in capsys.readouterr().err
+    assert run(project, "token", "list") == 0
+    assert capsys.readouterr().out == f"app\tread\t{token.created}\t{token.expires}\n"
+    assert run(project, "token", "list", "--json") == 0
+    assert msgspec.json.decode(capsys.readouterr().out)["tokens"][0]["expires"] == token.expires
 
 
 @pytest.mark.parametrize(

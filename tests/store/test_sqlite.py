@@ -1065,11 +1065,14 @@ async def test_who_is_cancelled_on_the_way_to_disk_waits_for_the_end(store: Sqli
                 for body in ("second", "third"):
                     others.start_soon(add, body)
                     await trio.testing.wait_all_tasks_blocked()
-                held.begun = trio.Event()
-                held.go_on.set()
-                while len(held.batches) < 2:
-                    await trio.lowlevel.checkpoint()
+                held.begun, first, held.go_on = trio.Event(), held.go_on, threading.Event()
+                first.set()
+                await held.begun.wait()
                 others.cancel_scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                left_early = {*gone} - {"first"}
+                held.go_on.set()
+            assert left_early == set()
             assert {"second", "third"} <= set(gone)
             assert {each.body for each in store.versions("tides")} == {"first", "second", "third"}
     assert held.batches == [1, 2]
@@ -1088,16 +1091,29 @@ async def test_a_cancelled_write_is_stored_or_not(store: SqliteStore, monkeypatc
         assert go_on.wait(PATIENCE)
         return real(db)
 
+    ended: list[str] = []
+    ended_early: list[str] = []
+
+    async def add(body: str) -> None:
+        try:
+            await store.add_version(version(body=body))
+        finally:
+            ended.append(body)
+
     monkeypatch.setattr(sqlite, "_next_version_id", slow)
     with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.add_version, version(body="under way"))
+            nursery.start_soon(add, "under way")
             await begun.wait()
-            nursery.start_soon(store.add_version, version(body="waiting"))
+            nursery.start_soon(add, "waiting")
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+                ended_early = [*ended]
             go_on.set()
     assert scope.cancelled_caught
+    assert ended_early == ["waiting"], "the one under way is waited for"
     assert [each.body for each in store.versions("tides")] == ["under way"]
     await store.add_version(version(body="afterwards"))
     assert [each.body for each in store.versions("tides")] == ["under way", "afterwards"]

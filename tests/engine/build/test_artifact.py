@@ -54,6 +54,7 @@ from chora.render.pool import RenderPool
 from chora.store import Output, SqliteStore
 from chora.timestamps import now
 from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
+from tests.engine.build.test_content import Model
 from tests.patience import PATIENCE
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")
@@ -1477,3 +1478,28 @@ async def test_two_artifacts_with_the_same_files_in_opposite_order(project: Proj
                 nursery.start_soon(run, engine, "a")
                 nursery.start_soon(run, engine, "b")
     assert project.read("x.md") == project.read("y.md")
+
+
+async def test_an_artifact_of_a_fallback_is_built_again(project: Project, engine: Engine):
+    """As soon as the model answers, in all outputs; until then each call tries. Nobody has edited the fallback."""
+    model = Model()
+    engine.budgets.anthropic = cast(Any, model)
+    options = {"prompt": "Write.", "model": "claude-sonnet-5", "fallback_template": "nothing yet"}
+    outputs = [out("outputs/sheet.md"), out("outputs/sheet.txt", "text")]
+    project.save(
+        content("code", pattern={"type": "code_generation", "generation_config": options}),
+        artifact("sheet", [child("code")], *outputs),
+    )
+    model.fails = True
+    for turn in (1, 2):
+        await run(engine)
+        assert model.asked == turn
+        for each in outputs:
+            assert project.read(each["file"]).strip() == "nothing yet"
+    model.fails = False
+    assert (await run(engine)).status != "skipped"
+    assert model.asked == 3
+    for each in outputs:
+        assert project.read(each["file"]).strip() == "answer 3"
+    assert (await run(engine)).status == "skipped"
+    assert model.asked == 3
