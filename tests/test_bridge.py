@@ -613,7 +613,7 @@ async def test_a_server_that_forgets_at_once_is_not_asked_for_ever():
         answer = await peer.ask("ping")
         while "id" not in answer:
             answer = await peer.read()
-        assert "forgets every session" in answer["error"]["message"]
+        assert "drops every new session" in answer["error"]["message"]
         assert upstream.methods().count("POST initialize") <= 3
 
 
@@ -857,7 +857,7 @@ async def test_a_server_that_goes_for_good_leaves_errors():
         (http(b"", "307 Temporary Redirect", location="http://127.0.0.1:1/mcp"), "another server"),
         (http(b"", "302 Found", location="/other"), "can't follow"),
         (http(b"", "307 Temporary Redirect", location="/mcp"), "in a circle"),
-        (http(b"", "307 Temporary Redirect", location="http://[::"), "no address"),
+        (http(b"", "307 Temporary Redirect", location="http://[::"), "invalid address"),
         (http(b"", "300 Multiple Choices"), "HTTP 300"),
     ],
 )

@@ -1,16 +1,18 @@
 """MCP on stdin and stdout in front of a remote server.
 
-    client        the client's side: its lines, its calls in flight, the one way out
-    streamable    the server's side: Streamable HTTP in both eras, sessions that outlive a restart
-    sse           the server's side: the 2024-11-05 transport
-    link          requests that find their way: token, redirects, patience
-    mirrors       what of a message is repeated in headers
-    messages      messages, calls and failures
+    client             the client's side: its messages, its calls in flight, and all output to it
+    interfaces         what the client's side and the transports know of each other
+    streamable         the server's side: Streamable HTTP in both eras, sessions that outlive a restart
+    sse                the server's side: the 2024-11-05 transport
+    upstream           HTTP requests to the server: token, redirects, retries
+    parameter_headers  the parts of a message that are repeated in headers
+    messages           messages, pending calls and failures
 
-What either side says is passed on as it was said. The bridge itself speaks when there is no answer to be had, and when
-a restarted server has to be told what the old one knew.
+Messages are passed on as they came. The bridge answers itself only when the server doesn't, and sends requests of its
+own only to bring a restarted server into the state that the old one had.
 """
 
-from chora.bridge.client import BridgeOptions, run_bridge
+from chora.bridge.client import run_bridge
+from chora.bridge.options import BridgeOptions
 
 __all__ = ["BridgeOptions", "run_bridge"]

@@ -1,14 +1,15 @@
-"""The client's side: reads its lines, keeps its calls in flight, and is the one way out to it."""
+"""The client's side: reads its messages, keeps its calls in flight, and writes everything that it gets."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import trio
 from msgspec import UNSET, Raw, Struct
 
+from chora.bridge.interfaces import UpstreamTransport
 from chora.bridge.messages import (
     ACKNOWLEDGED,
     CANCELLED,
@@ -26,58 +27,26 @@ from chora.bridge.messages import (
     one_line,
     split_messages,
 )
+from chora.bridge.options import BridgeOptions
 from chora.bridge.sse import SseUpstream
 from chora.bridge.streamable import StreamableUpstream
-from chora.bridge.upstream import FindToken, Upstream
-from chora.fetch import Address
+from chora.bridge.upstream import Upstream
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
-from chora.settings import LimitSettings
 from chora.shutdown import end_with_parent, stop_on_signals
 from chora.transport.pipes import LineReader, LineTooLong, Pipes, PolledPipe, open_pipe
 
 log = logging.getLogger("chora.bridge")
 
-NOTIFICATION_QUEUE_LIMIT = 64  # messages without an answer that may wait to be passed on
-CANCELLED_CALL_TIMEOUT = (
-    5.0  # seconds that a cancelled call's answer is waited for, in case the server isn't done with it
-)
+NOTIFICATION_QUEUE_LIMIT = 64  # notifications that may wait to be passed on
+CANCELLED_CALL_TIMEOUT = 5.0  # seconds for which the answer to a cancelled call is awaited
 SESSION_END_TIMEOUT = 2.0  # seconds to end the session with the server
 OPENING_METHODS = ("initialize", "server/discover")
 
 
-class BridgeOptions(Struct, frozen=True):
-    """How to reach the server, and what either side may take.
-
-    Args:
-        address: where the server is.
-        token: finds the access token; see `FindToken`.
-        headers: sent with every request.
-        trust: a PEM file that is believed besides the system's certificates.
-        transport: `auto` finds out which one the server speaks.
-        wait: seconds that a first message waits for a server that isn't there yet.
-        patience: seconds that any other one does.
-        line_limit, answer_limit: the longest message of the client and of the server, bytes.
-        calls: how many may be in flight at once.
-        grace: seconds that calls in flight get once the client has closed its end.
-    """
-
-    address: Address
-    token: FindToken
-    headers: tuple[tuple[str, str], ...] = ()
-    trust: str = ""
-    transport: Literal["auto", "http", "sse"] = "auto"
-    startup_time: float = 50.0
-    retry_time: float = 5.0
-    line_limit: int = LimitSettings().body
-    answer_limit: int = 64 * 1024 * 1024
-    calls: int = 256
-    grace: float = LimitSettings().grace
-
-
 async def run_bridge(options: BridgeOptions, pipes: Pipes) -> None:
     """Pass messages between the pipes and the server until the client, or a signal, ends it."""
-    link = Upstream(options.address, options.token, options.headers, options.trust)
+    upstream = Upstream(options.address, options.token, options.headers, options.trust)
     async with (
         stop_on_signals(options.grace + SESSION_END_TIMEOUT) as stopping,
         open_pipe(pipes.outgoing) as sink,
@@ -86,7 +55,7 @@ async def run_bridge(options: BridgeOptions, pipes: Pipes) -> None:
         bridge: Bridge | None = None
         try:
             async with trio.open_nursery() as services:
-                bridge = Bridge(options, link, sink, services)
+                bridge = Bridge(options, upstream, sink, services)
                 await services.start(end_with_parent, stopping)
                 await bridge.serve(source, stopping)
                 stopping.set()
@@ -95,17 +64,17 @@ async def run_bridge(options: BridgeOptions, pipes: Pipes) -> None:
             log.info("the client closed its end")
         if bridge is not None:
             await bridge.end_session()
-    link.close()
+    upstream.close()
 
 
 class Bridge:
-    """What both sides share: the calls in flight and the way to the client.
+    """The client's side of the bridge, which the transports use as a `ClientSide`.
 
     Args:
-        options: how to behave.
-        link: the way to the server.
-        sink: where the client reads.
-        services: where what runs beside the calls is started.
+        options: how to reach the server, and the limits.
+        upstream: sends requests to the server.
+        sink: the stream that the client reads.
+        services: the nursery for what runs beside the calls.
     """
 
     def __init__(
@@ -125,42 +94,40 @@ class Bridge:
         self._handshake_done.set()
         self._streamable, self._sse = StreamableUpstream(self, upstream), SseUpstream(self, upstream)
         self._detecting = trio.Lock()
-        self._transport: StreamableUpstream | SseUpstream | None = {"http": self._streamable, "sse": self._sse}.get(
-            options.transport
-        )
+        self._transport: UpstreamTransport | None = {"http": self._streamable, "sse": self._sse}.get(options.transport)
 
-    # -- what the server's side needs -------------------------------------------------------------------------
+    # -- for the transports -------------------------------------------------------------------------
 
     @property
     def transport_known(self) -> bool:
         """Whether it is known which transport the server speaks."""
         return self._transport is not None
 
-    def use_transport(self, transport: StreamableUpstream) -> None:
-        """The server has answered over this transport."""
+    def use_transport(self, transport: UpstreamTransport) -> None:
+        """Use the transport from now on: the server has answered over it."""
         self._transport = self._transport or transport
 
     def wait_time(self, call: PendingCall) -> float:
-        """Seconds that a call waits for a server that isn't there: at the start it may be on its way."""
+        """Seconds for which a call waits for an unreachable server: longer at first, when it may still be starting."""
         starting = call.method in OPENING_METHODS or not self._upstream.reached
         return self.options.startup_time if starting and not call.internal else self.options.retry_time
 
     async def deliver(
         self, line: bytes, message: BridgedMessage, calls: Mapping[Key, PendingCall], owner: PendingCall | None = None
     ) -> None:
-        """Pass on what the server says.
+        """Pass on a message of the server.
 
         Args:
-            line, message: what it says.
-            calls: those that it may answer here.
-            owner: the call that it belongs to, if that is sure.
+            line, message: the message.
+            calls: those that it may answer.
+            owner: the call that it belongs to, if that is certain.
         """
         if message.method is not UNSET:
             if message.method == ACKNOWLEDGED and owner is not None:
                 if owner.resumed:
                     owner.resumed = False
-                    for news in _missed_notifications(owner, message):
-                        await self.send(news)
+                    for missed in _missed_notifications(owner, message):
+                        await self.send(missed)
                     return
                 owner.acknowledged = True
             await self.send(line)
@@ -168,10 +135,10 @@ class Bridge:
         key = key_of(message.id)
         call = owner if owner is not None and key == owner.key else None if key is None else calls.get(key)
         if key is None and owner is not None and message.error is not UNSET:
-            call = owner  # it was refused before its id was read
+            call = owner  # the server refused it before reading its id
             line = b'{"jsonrpc":"2.0","id":' + owner.id + b',"error":' + bytes(message.error) + b"}"
         if call is None or call.answer is not None:
-            log.warning("%s answers what nobody asked", self._upstream.address)
+            log.warning("%s answers an unknown request", self._upstream.address)
             return
         try:
             if call.on_answer is not None:
@@ -194,7 +161,7 @@ class Bridge:
             written = self._client_stream.send_now(data)
         if written == len(data):
             return
-        # Half a line would garble all that follows: once begun, only the end of the process cuts it off.
+        # Half a line would corrupt all that follows: a line that was begun is finished, unless the process ends.
         with trio.CancelScope(shield=written > 0, deadline=self._deadline) as scope:
             async with self._sending:
                 scope.shield = True
@@ -248,7 +215,7 @@ class Bridge:
         except NotJson as error:
             await self.send(wire.error_response(None, RpcError(wire.PARSE_ERROR, f"Not a message: {error}")))
             return
-        # The messages of a batch go their own ways: a server of a later revision wouldn't know what it is.
+        # The messages of a batch are sent one by one: servers of later revisions don't know batches.
         for line, message in messages:
             if message.method is UNSET or message.id is UNSET:
                 if message.method != CANCELLED or self._cancel(message):
@@ -279,7 +246,7 @@ class Bridge:
         return None
 
     def _handshake_events(self, closing: bool) -> tuple[trio.Event, trio.Event | None]:
-        """What a message has to wait for: an opening before it. An opening closes the gate behind itself."""
+        """The event that a message waits for, the end of the handshake before it; a handshake gets its own to set."""
         before = self._handshake_done
         if not closing:
             return before, None
@@ -287,14 +254,14 @@ class Bridge:
         return before, self._handshake_done
 
     def _cancel(self, message: BridgedMessage) -> bool:
-        """Cancel a call; true if the server is to be told in so many words."""
+        """Cancel a call; returns whether the server needs the notification for it."""
         try:
             cancelled = wire.decode_cancelled(b"{}" if message.params is UNSET else message.params)
         except wire.DECODE_ERRORS:
             return False
         key = key_of(cancelled.request_id)
         call = None if key is None else self.calls.get(key)
-        if call is None:  # its answer was faster
+        if call is None:  # it was answered already
             return False
         transport = self._transport or self._streamable
         if not call.sent or transport.cancels_by_closing(call):
@@ -305,7 +272,7 @@ class Bridge:
         return True
 
     async def _run_call(self, call: PendingCall, before: trio.Event | None, opened: trio.Event | None) -> None:
-        """Have one call answered, by the server or in its place."""
+        """Have one call answered, by the server or with a failure."""
         pause = Backoff()
         try:
             with call.scope:
@@ -321,7 +288,7 @@ class Bridge:
                             if not call.cancelled and call.answer is None:
                                 await self._send_failure(call, failed)
                             return
-                    # A subscription outlives the server: the client only sees that things may have changed.
+                    # A subscription outlives the server: it is opened again, and missed changes are announced.
                     call.resumed = True
                     await trio.sleep(pause.next_pause())
         finally:
@@ -346,7 +313,7 @@ class Bridge:
                 await self._detect_transport(call, refused)
 
     async def _detect_transport(self, call: PendingCall, refused: TransportNotFound | None) -> None:
-        """Look for the older transport; a call that the newer one has refused is carried by whichever it is."""
+        """Try the older transport; then forward a call that the newer one has refused over the one that works."""
         async with self._detecting:
             if self._transport is None:
                 try:
@@ -363,7 +330,7 @@ class Bridge:
         await self._transport.forward_call(call)
 
     async def _forward_notifications(self, notices: trio.MemoryReceiveChannel[_QueuedNotification]) -> None:
-        """Pass on what has no answer, in order."""
+        """A task: pass on notifications and responses, in order."""
         async for notice in notices:
             await notice.before.wait()
             transport = self._transport or self._streamable
@@ -380,7 +347,7 @@ class Bridge:
 
 
 class _QueuedNotification(Struct, frozen=True):
-    """A message that has no answer, what it waits for and what waits for it."""
+    """A message without an answer, the event it waits for, and the one it sets."""
 
     line: bytes
     message: BridgedMessage
@@ -389,19 +356,21 @@ class _QueuedNotification(Struct, frozen=True):
 
 
 def _missed_notifications(call: PendingCall, acknowledgement: BridgedMessage) -> list[bytes]:
-    """What may have changed while a subscription was interrupted."""
+    """Notifications of everything that may have changed while a subscription was interrupted."""
     try:
-        wishes = wire.decode_listen(b"{}" if acknowledgement.params is UNSET else acknowledgement.params).notifications
+        accepted = wire.decode_listen(
+            b"{}" if acknowledgement.params is UNSET else acknowledgement.params
+        ).notifications
     except wire.DECODE_ERRORS:
         return []
     meta = {wire.SUBSCRIPTION_KEY: Raw(call.id)}
     lists = {
-        "tools": wishes.tools_list_changed,
-        "prompts": wishes.prompts_list_changed,
-        "resources": wishes.resources_list_changed,
+        "tools": accepted.tools_list_changed,
+        "prompts": accepted.prompts_list_changed,
+        "resources": accepted.resources_list_changed,
     }
     found: list[tuple[str, dict[str, Any]]] = [
         (f"notifications/{name}/list_changed", {}) for name, asked in lists.items() if asked
     ]
-    found += [("notifications/resources/updated", {"uri": uri}) for uri in wishes.resource_subscriptions or ()]
+    found += [("notifications/resources/updated", {"uri": uri}) for uri in accepted.resource_subscriptions or ()]
     return [wire.notification(method, {**params, "_meta": meta}) for method, params in found]

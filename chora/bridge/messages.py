@@ -1,4 +1,4 @@
-"""Messages as they pass through, calls that wait for their answer, and failures in the server's place."""
+"""Messages that pass through the bridge, calls that wait for their answer, and failures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 import trio
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from chora.fetch import ResponseTooLarge
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
 from chora.secrets import redact
@@ -18,21 +19,21 @@ from chora.secrets import redact
 log = logging.getLogger("chora.bridge")
 
 BRIDGE_ERROR = -32000
-"""The code of every failure that is the bridge's own word: the server gave no answer."""
+"""The JSON-RPC code of the bridge's own errors: the server gave no answer."""
 LISTEN = "subscriptions/listen"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 CANCELLED = "notifications/cancelled"
 INITIALIZED = "notifications/initialized"
 
 REPEATABLE_PREFIXES = ("initialize", "ping", "server", "resources", "prompts", "completion", "logging", "subscriptions")
-"""What methods that do no harm when they are carried out twice begin with; listing tools doesn't either."""
+"""The beginnings of methods that may be carried out twice without harm, as may `tools/list`."""
 
 Key = tuple[bool, Any]
-"""An id by its value: `1` and `1.0` are the same one, `"1"` is another."""
+"""An id by its value: `1` and `1.0` are equal, `"1"` is another id."""
 
 
 class BridgedMessage(Struct, frozen=True):
-    """What the bridge reads of a message; it passes on the bytes that it came in."""
+    """The parts of a message that the bridge reads; it passes on the original bytes."""
 
     id: Raw | UnsetType = UNSET
     method: str | UnsetType = UNSET
@@ -42,7 +43,7 @@ class BridgedMessage(Struct, frozen=True):
 
 
 class InitializeResult(Struct, frozen=True, rename="camel"):
-    """What of the answer to `initialize` the bridge has to know."""
+    """The parts of the answer to `initialize` that the bridge reads."""
 
     protocol_version: str
     capabilities: dict[str, Any] = {}
@@ -57,10 +58,10 @@ class NotJson(ValueError):
 
 
 def split_messages(data: bytes) -> list[tuple[bytes, BridgedMessage]]:
-    """The messages in a piece of JSON, each with its own bytes: one, or those of a batch.
+    """The messages in a JSON text, each with its own bytes: one, or those of a batch.
 
     Raises:
-        NotJson: there is something else.
+        NotJson: it is something else.
     """
     try:
         if not data.isascii():
@@ -85,7 +86,7 @@ def key_of(id: Raw | UnsetType) -> Key | None:
         return None
     try:
         value = msgspec.json.decode(id)
-    except wire.DECODE_ERRORS:  # a number beyond all numbers
+    except wire.DECODE_ERRORS:  # a number that is out of range
         return None
     return isinstance(value, str), value
 
@@ -120,12 +121,12 @@ def read_initialize_result(message: BridgedMessage) -> InitializeResult:
 
 
 class CallFailure(Exception):
-    """There is no answer; the client is told why, and what to do.
+    """There is no answer; the client gets an error that says why, and what to do.
 
     Args:
         message, hint: sentences.
-        again: the same may succeed at another time.
-        carried_out: whether the server may have done what it was asked for.
+        retryable: the same call may succeed later.
+        carried_out: whether the server may have carried out the request.
     """
 
     def __init__(self, message: str, hint: str = "", *, retryable: bool = False, carried_out: bool = False) -> None:
@@ -136,13 +137,13 @@ class CallFailure(Exception):
         self.carried_out = carried_out
 
     def error_response(self, id: bytes) -> bytes:
-        """What the client gets in the place of an answer."""
+        """The JSON-RPC error that the client gets instead of an answer."""
         text = f"{self.message} {self.hint}".strip()
         return wire.error_response(id, RpcError(BRIDGE_ERROR, text, {"mayHaveBeenCarriedOut": self.carried_out}))
 
 
 class UpstreamUnreachable(CallFailure):
-    """The server isn't there; nothing was carried out."""
+    """The server can't be reached; nothing was carried out."""
 
 
 class ConnectionLost(CallFailure):
@@ -150,7 +151,7 @@ class ConnectionLost(CallFailure):
 
     def __init__(self, where: object, why: object) -> None:
         super().__init__(
-            f"The connection to {where} broke before the answer was there: {why}.",
+            f"The connection to {where} broke before the answer was complete: {why}.",
             "Make the call again, but know that this one may have been carried out.",
             retryable=True,
             carried_out=True,
@@ -161,7 +162,7 @@ class TransportNotFound(CallFailure):
     """The server doesn't speak this transport at this address.
 
     Args:
-        said: what it says itself, if that is a JSON-RPC error.
+        error: the server's own answer, if that is a JSON-RPC error.
     """
 
     def __init__(self, message: str, hint: str, error: tuple[bytes, BridgedMessage] | None = None) -> None:
@@ -169,12 +170,28 @@ class TransportNotFound(CallFailure):
         self.error = error
 
 
+def too_large(failed: ResponseTooLarge) -> CallFailure:
+    """The failure of a call whose answer is too long."""
+    hint = "Ask for less at once, or allow more with --limit. It was carried out."
+    return CallFailure(f"The answer can't be passed on: {failed}.", hint, carried_out=True)
+
+
+def not_mcp(where: object, kind: str, data: bytes) -> CallFailure:
+    """The failure of a call whose answer is no message."""
+    if kind in ("text/html", "application/xhtml+xml") or data.lstrip()[:1] == b"<":
+        what = "a web page"
+    else:
+        what = f"something that is no message of MCP ({kind[:60] or 'of no type'})"
+    hint = "Check the address: it should be the server's MCP endpoint, often /mcp or /sse."
+    return CallFailure(f"{where} answers with {what}.", hint, carried_out=True)
+
+
 class PendingCall:
-    """A request, and what has become of it.
+    """A request, its state and its answer.
 
     Args:
         line: the message as it is sent.
-        quiet: asked by the bridge itself, so that the answer isn't for the client.
+        internal: sent by the bridge itself, so that the answer isn't for the client.
     """
 
     def __init__(self, line: bytes, message: BridgedMessage, *, internal: bool = False) -> None:
@@ -187,34 +204,34 @@ class PendingCall:
         self.internal = internal
         self.scope = trio.CancelScope()
         self.sent = False
-        """Whether the server may have heard of it."""
+        """Whether the server may have received it."""
         self.cancelled = False
-        """Whether the client has lost interest."""
+        """Whether the client cancelled it."""
         self.answer: BridgedMessage | None = None
         self.failure: CallFailure | None = None
         self.ended = trio.Event()
         """Set with the answer, and with the failure where the answer comes another way than the request went."""
         self.on_answer: Callable[[BridgedMessage], None] | None = None
-        """Told of the answer before the client is."""
+        """Called with the answer before the client gets it."""
         self.acknowledged = False
-        """Whether a subscription has begun."""
+        """Whether the server has acknowledged the subscription."""
         self.resumed = False
-        """Whether a subscription was begun again and not yet acknowledged again."""
+        """Whether the subscription was opened again and isn't acknowledged again yet."""
         try:
             self.params = wire.RequestParams() if message.params is UNSET else wire.decode_params(message.params)
-        except wire.DECODE_ERRORS:  # the server will say what is wrong with them
+        except wire.DECODE_ERRORS:  # the server's error will say what is wrong
             self.params = wire.RequestParams()
         self.repeatable = self.method == "tools/list" or self.method.partition("/")[0] in REPEATABLE_PREFIXES
         self.version = _version(self.params)
         """The revision that a request of the modern era names; None in the handshake era."""
 
     def succeed(self, answer: BridgedMessage) -> None:
-        """Take note of the answer."""
+        """Record the answer."""
         self.answer = answer
         self.ended.set()
 
     def fail(self, failure: CallFailure) -> None:
-        """Take note that there will be none."""
+        """Record that there will be no answer."""
         self.failure = failure
         self.ended.set()
 
@@ -229,7 +246,7 @@ def _version(params: wire.RequestParams) -> str | None:
 
 
 class SessionMemory:
-    """What a server that starts anew has to be told before it is the same to the client."""
+    """The requests that bring a restarted server into the state that the client expects."""
 
     def __init__(self) -> None:
         self.initialize_line: bytes | None = None
@@ -241,7 +258,7 @@ class SessionMemory:
         self.initialize_result: InitializeResult | None = None
 
     def remember(self, call: PendingCall, answer: BridgedMessage) -> None:
-        """Remember what changes the server's state."""
+        """Remember a request that changed the server's state."""
         if answer.result is UNSET:
             return
         match call.method:
@@ -268,7 +285,7 @@ class SessionMemory:
         before, self.initialize_result = self.initialize_result, now
         if before is not None and before.protocol_version != now.protocol_version:
             log.warning(
-                "the server spoke %s and now speaks %s; reconnect the client if it gets confused",
+                "the server spoke %s and now speaks %s; reconnect the client if it behaves oddly",
                 before.protocol_version,
                 now.protocol_version,
             )
@@ -276,17 +293,17 @@ class SessionMemory:
             log.warning("the server's capabilities have changed; reconnect the client to make it see them")
 
     def replayed_requests(self) -> list[PendingCall]:
-        """What to ask again after the handshake."""
+        """The requests to repeat after the handshake."""
         lines = [*([self.log_level_line] if self.log_level_line else []), *self.subscriptions.values()]
         return [PendingCall(line, _decode_message(line), internal=True) for line in lines]
 
     def replayed_initialize(self) -> PendingCall:
-        """The handshake's request, to be sent again."""
+        """The `initialize` request, to be sent again."""
         assert self.initialize_line is not None
         return PendingCall(self.initialize_line, _decode_message(self.initialize_line), internal=True)
 
     def change_notifications(self) -> list[bytes]:
-        """What may have changed while nobody told us: what the client should look at again."""
+        """Notifications of everything that may have changed while the server was away."""
         capabilities = self.initialize_result.capabilities if self.initialize_result else {}
         changed = [
             wire.notification(f"notifications/{name}/list_changed", {})
@@ -299,7 +316,7 @@ class SessionMemory:
 
 
 class Backoff:
-    """Growing pauses between attempts, 0.1 s to 5 s, each a little random; half a minute of quiet starts them anew."""
+    """Growing pauses between attempts, 0.1 s to 5 s, with jitter; they start anew after 30 s without an attempt."""
 
     LONGEST_PAUSE = 5.0
 
@@ -314,4 +331,4 @@ class Backoff:
             self._pause = 0.1
         pause, self._last = self._pause, now
         self._pause = min(pause * 2, self.LONGEST_PAUSE)
-        return pause * random.uniform(0.5, 1)  # noqa: S311 - many bridges shouldn't come back at once, that is all
+        return pause * random.uniform(0.5, 1)  # noqa: S311 - keeps many bridges from reconnecting at once

@@ -1,4 +1,4 @@
-"""What of a message is repeated in HTTP headers, so that those on the way needn't read the body."""
+"""The parts of a message that are repeated in HTTP headers, so that proxies needn't read the body."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANNOTATION = "x-mcp-header"
 """The key in a parameter's schema that asks for a header, and names it."""
 
 TOOLS_LIMIT = 10_000  # tools whose headers are remembered
-HEADERS_LIMIT = 100  # of one tool: what is repeated has to fit into the head of a request
+HEADERS_LIMIT = 100  # of one tool: they have to fit into the head of a request
 
 Path = tuple[str, ...]
 
@@ -29,18 +29,16 @@ _DATA = ("default", "examples", "const", "enum")
 
 
 class ParameterHeaders:
-    """The headers of requests in the modern era; learns from `tools/list` which parameters tools want repeated."""
+    """The headers of requests in the modern era; learns from `tools/list` which parameters tools repeat in headers."""
 
     def __init__(self) -> None:
         self._tools: dict[str, dict[Path, str]] = {}
 
     def request_headers(self, call: PendingCall) -> list[tuple[str, str]]:
-        """The headers that repeat what a request says."""
+        """The headers that repeat parts of a request."""
         found: list[tuple[str, str]] = []
         for name, value in (("mcp-protocol-version", call.version or ""), ("mcp-method", call.method)):
-            if wire.PLAIN_HEADER_VALUE.fullmatch(
-                value
-            ):  # any other can't be right, and the server says so better than we
+            if wire.PLAIN_HEADER_VALUE.fullmatch(value):  # the server's error for any other value is better than ours
                 found.append((name, value))
         params = call.params
         target = {"name": params.name, "uri": params.uri}.get(wire.NAME_PARAMETERS.get(call.method, ""), UNSET)
@@ -50,7 +48,7 @@ class ParameterHeaders:
         if wanted and params.arguments is not UNSET:
             try:
                 arguments = msgspec.json.decode(params.arguments)
-            except wire.DECODE_ERRORS:  # a number beyond all numbers
+            except wire.DECODE_ERRORS:  # a number that is out of range
                 return found
             for path, header in wanted.items():
                 if (text := _header_text(_value_at(arguments, path))) is not None:
@@ -58,7 +56,7 @@ class ParameterHeaders:
         return found
 
     def learn_tools(self, line: bytes, answer: BridgedMessage) -> bytes:
-        """Take note of the tools in an answer to `tools/list`; the answer without those whose headers can't be."""
+        """Learn the headers of listed tools; returns the answer without the tools whose headers are invalid."""
         if ANNOTATION.encode() not in line and not self._tools:
             return line
         try:
@@ -83,10 +81,10 @@ class ParameterHeaders:
 
 
 def find_parameter_headers(schema: Any) -> dict[Path, str]:
-    """Which parameters a tool wants repeated: where they stand in the arguments → the header's name.
+    """The parameters that a tool repeats in headers: their path in the arguments → the header's name.
 
     Raises:
-        ValueError: it asks for what can't be; the sentence says which.
+        ValueError: an annotation is invalid; the message says which.
     """
     found: dict[Path, str] = {}
     taken: set[str] = set()
@@ -95,7 +93,7 @@ def find_parameter_headers(schema: Any) -> dict[Path, str]:
         if ANNOTATION not in part:
             continue
         if not path:
-            raise ValueError(f"{ANNOTATION} stands where no argument is sure to be")
+            raise ValueError(f"{ANNOTATION} stands where there may be no argument")
         where = ".".join(path)
         if not isinstance(header, str) or not _TOKEN.fullmatch(header):
             raise ValueError(f"{ANNOTATION} of {where} can't be the name of a header")
@@ -111,7 +109,7 @@ def find_parameter_headers(schema: Any) -> dict[Path, str]:
 
 
 def _schemas(root: Any) -> Iterator[tuple[Path | None, dict[str, Any]]]:
-    """Every schema within one, with the path of its argument; None where that isn't plainly a property's property."""
+    """Every schema within one, with the path of its argument; None where that isn't certain."""
     waiting: list[tuple[Path | None, Any]] = [((), root)]
     while waiting:
         path, node = waiting.pop()

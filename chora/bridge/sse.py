@@ -1,12 +1,12 @@
-"""The server's side over the 2024-11-05 transport: one stream for all that it says, POSTs for what it is told."""
+"""The server's side over the 2024-11-05 transport: one stream with all its messages, a POST for each message to it."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import trio
 
+from chora.bridge.interfaces import ClientSide
 from chora.bridge.messages import (
     ACKNOWLEDGED,
     LISTEN,
@@ -20,17 +20,15 @@ from chora.bridge.messages import (
     UpstreamUnreachable,
     split_messages,
     subscription_of,
+    too_large,
 )
-from chora.bridge.streamable import NEW_SESSION_TIMEOUT, NOTIFICATION_TIMEOUT, too_large
+from chora.bridge.timeouts import NEW_SESSION_TIMEOUT, NOTIFICATION_TIMEOUT
 from chora.bridge.upstream import Upstream
 from chora.fetch import Address, EventReader, FetchFailed, HttpResponse, ResponseTooLarge
 
-if TYPE_CHECKING:
-    from chora.bridge.client import Bridge
-
 log = logging.getLogger("chora.bridge")
 
-ENDPOINT_TIMEOUT = 5.0  # seconds for the stream to say where messages are posted
+ENDPOINT_TIMEOUT = 5.0  # seconds for the stream to name the endpoint for messages
 POST_HEADERS = [("content-type", "application/json"), ("accept", "application/json, text/event-stream")]
 
 
@@ -44,7 +42,7 @@ class SseConnection:
         self.ended = False
 
     def abandon(self) -> None:
-        """Make no more use of it."""
+        """Stop using the stream."""
         self.ended = True
         self.scope.cancel()
 
@@ -53,34 +51,34 @@ class SseUpstream:
     """A server reached over the 2024-11-05 transport.
 
     Args:
-        bridge: who gets what the server says.
-        link: the way to it.
+        bridge: the client's side, which gets the server's messages.
+        upstream: sends requests to the server.
     """
 
-    def __init__(self, bridge: Bridge, upstream: Upstream) -> None:
+    def __init__(self, bridge: ClientSide, upstream: Upstream) -> None:
         self._bridge = bridge
         self._upstream = upstream
         self._stream: SseConnection | None = None
         self._opening = trio.Lock()
 
     def cancels_by_closing(self, call: PendingCall) -> bool:
-        """Never: the stream is everybody's."""
+        """Never: all calls share the stream."""
         return False
 
-    async def open_stream(self, patience: float) -> None:
-        """See whether there is such a stream.
+    async def open_stream(self, retry_time: float) -> None:
+        """Try to open the stream.
 
         Raises:
-            NotHere: there is none.
-            Failed: nobody can tell.
+            TransportNotFound: there is none.
+            CallFailure: the server can't be reached, or refuses.
         """
-        await self._open_or_renew(patience, fresh=False)
+        await self._open_or_renew(retry_time, fresh=False)
 
     async def forward_call(self, call: PendingCall) -> None:
         """Have a call answered.
 
         Raises:
-            Failed: it won't be.
+            CallFailure: it wasn't.
         """
         assert call.key is not None
         fresh = call.method == "initialize"
@@ -88,12 +86,10 @@ class SseUpstream:
             stream = await self._open_or_renew(self._bridge.wait_time(call), fresh=fresh)
             if await self._post_call(stream, call):
                 return
-        raise CallFailure(
-            f"{self._upstream.address} forgets every session at once.", "Its log may say why.", retryable=True
-        )
+        raise CallFailure(f"{self._upstream.address} drops every new session.", "Its log may say why.", retryable=True)
 
     async def forward_notification(self, line: bytes) -> None:
-        """Pass on a message that has no answer; what becomes of it only the log says."""
+        """Pass on a message that has no answer; a failure is logged."""
         with trio.move_on_after(NOTIFICATION_TIMEOUT) as limit:
             try:
                 await self._post_notification(
@@ -105,17 +101,17 @@ class SseUpstream:
             log.warning("a message was not delivered: %s doesn't accept it", self._upstream.address)
 
     def start_listening(self) -> None:
-        """There is a stream already."""
+        """Nothing to do: the stream is open already."""
 
     async def end_session(self) -> None:
-        """End the session, which the stream is."""
+        """End the session, by closing its stream."""
         if self._stream is not None:
             self._stream.scope.cancel()
 
     # -- messages -------------------------------------------------------------------------------------------
 
     async def _post_call(self, stream: SseConnection, call: PendingCall) -> bool:
-        """Post a call and wait for its answer on the stream; false if the stream is no more and nothing was done."""
+        """Post a call and wait for its answer on the stream; returns False if the stream ended and nothing was done."""
         assert call.key is not None
         call.sent = True
         stream.calls[call.key] = call
@@ -124,7 +120,7 @@ class SseUpstream:
                 response = await self._upstream.send_request(
                     "POST", POST_HEADERS, call.line, address=stream.endpoint, repeatable=call.repeatable
                 )
-            except UpstreamUnreachable:  # the stream's end is on its way to us
+            except UpstreamUnreachable:  # the stream is about to end
                 stream.abandon()
                 return call.answer is not None
             async with response:
@@ -140,7 +136,7 @@ class SseUpstream:
             await call.ended.wait()
             if call.failure is not None:
                 failure, call.failure = call.failure, None
-                call.ended = trio.Event()  # a subscription is asked for again
+                call.ended = trio.Event()  # a subscription is opened again
                 raise failure
             return True
         finally:
@@ -155,11 +151,11 @@ class SseUpstream:
 
     # -- the stream -----------------------------------------------------------------------------------------
 
-    async def _open_or_renew(self, patience: float, *, fresh: bool) -> SseConnection:
-        """The open stream, or else a new one that has been told what the old one knew.
+    async def _open_or_renew(self, retry_time: float, *, fresh: bool) -> SseConnection:
+        """The open stream, or a new one with the session of the old one.
 
         Args:
-            patience: seconds to go on trying while nobody is there.
+            retry_time: seconds to go on trying while the server can't be reached.
             fresh: for a new handshake.
         """
         memory = self._bridge.memory
@@ -172,7 +168,7 @@ class SseUpstream:
             renewing = memory.initialize_line is not None and not fresh
             if renewing:
                 log.warning("the stream of %s ended; opening a new one", self._upstream.address)
-            stream = await self._bridge.services.start(self._read_stream, patience)
+            stream = await self._bridge.services.start(self._read_stream, retry_time)
             if renewing:
                 await self._replay_session(stream)
             self._stream = stream
@@ -182,7 +178,7 @@ class SseUpstream:
         return stream
 
     async def _replay_session(self, stream: SseConnection) -> None:
-        """Tell a new session what the old one knew."""
+        """Repeat in a new session the requests that made the state of the old one."""
         memory = self._bridge.memory
         with trio.move_on_after(NEW_SESSION_TIMEOUT) as limit:
             if await self._post_call(stream, memory.replayed_initialize()):
@@ -196,12 +192,12 @@ class SseUpstream:
                 f"{self._upstream.address} doesn't open a new session.", "Make the call again.", retryable=True
             )
 
-    async def _read_stream(self, patience: float, *, task_status: trio.TaskStatus[SseConnection]) -> None:
-        """A service: read a stream to its end, then see to it that there is another one."""
+    async def _read_stream(self, retry_time: float, *, task_status: trio.TaskStatus[SseConnection]) -> None:
+        """A service: read a stream to its end, then open another one."""
         accept = [("accept", "text/event-stream")]
         try:
-            with trio.fail_after(patience + NEW_SESSION_TIMEOUT):
-                response = await self._upstream.send_request("GET", accept, retry_time=patience)
+            with trio.fail_after(retry_time + NEW_SESSION_TIMEOUT):
+                response = await self._upstream.send_request("GET", accept, retry_time=retry_time)
         except trio.TooSlowError:
             raise UpstreamUnreachable(
                 f"{self._upstream.address} doesn't open a stream.", "Make the call again.", retryable=True
@@ -234,11 +230,11 @@ class SseUpstream:
             await self._reconnect()
 
     async def _read_endpoint(self, events: EventReader, response: HttpResponse) -> Address:
-        """Where messages are posted; the stream's first event says so.
+        """The endpoint for messages, which the stream's first event names.
 
         Raises:
-            NotHere: it doesn't.
-            Failed: it leads to another server.
+            TransportNotFound: it doesn't.
+            CallFailure: it is at another server.
         """
         event = None
         with trio.move_on_after(ENDPOINT_TIMEOUT):
@@ -257,6 +253,7 @@ class SseUpstream:
             endpoint = self._upstream.address.join(event.data.decode())
         except ValueError:
             raise CallFailure(f"{self._upstream.address} says to post messages to what is no address.") from None
+        # The access token must not go to another origin (CWE-522).
         if endpoint.origin != self._upstream.address.origin:
             raise CallFailure(
                 f"{self._upstream.address} says to post messages to {endpoint}.",
@@ -268,14 +265,14 @@ class SseUpstream:
         try:
             messages = split_messages(data)
         except ValueError:
-            log.warning("%s sends what is no message of MCP", self._upstream.address)
+            log.warning("%s sends something that is no MCP message", self._upstream.address)
             return
         for line, message in messages:
             owner = _acknowledged_call(message, stream) if message.method == ACKNOWLEDGED else None
             await self._bridge.deliver(line, message, stream.calls, owner)
 
     async def _reconnect(self) -> None:
-        """Open a new stream as soon as there is one to be had."""
+        """Open a new stream as soon as the server allows."""
         if self._bridge.memory.initialize_line is None:
             return
         pause = Backoff()
@@ -291,7 +288,7 @@ class SseUpstream:
 
 
 def _acknowledged_call(message: BridgedMessage, stream: SseConnection) -> PendingCall | None:
-    """Whose subscription an acknowledgement is about."""
+    """The call whose subscription an acknowledgement belongs to."""
     key = subscription_of(message)
     call = None if key is None else stream.calls.get(key)
     return call if call is not None and call.method == LISTEN else None

@@ -1,19 +1,20 @@
 """The server's side over Streamable HTTP: one POST a message, in both eras.
 
-In the handshake era there is a session, which the bridge keeps: it opens the GET stream, resumes streams that break,
-and when the server has forgotten the session it opens another one and tells it what the old one knew.
+In the handshake era there is a session, which the bridge keeps alive: it opens the GET stream, resumes streams that
+break, and when the server no longer knows the session it opens another one and repeats the requests that made its
+state.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 from msgspec import Raw
 
+from chora.bridge.interfaces import ClientSide
 from chora.bridge.messages import (
     Backoff,
     BridgedMessage,
@@ -22,44 +23,42 @@ from chora.bridge.messages import (
     PendingCall,
     TransportNotFound,
     UpstreamUnreachable,
+    not_mcp,
     read_initialize_result,
     split_messages,
+    too_large,
 )
 from chora.bridge.parameter_headers import ParameterHeaders
+from chora.bridge.timeouts import NEW_SESSION_TIMEOUT, NOTIFICATION_TIMEOUT
 from chora.bridge.upstream import Upstream, code_of
 from chora.fetch import EventReader, FetchFailed, HttpResponse, ResponseTooLarge
 from chora.protocol import wire
-
-if TYPE_CHECKING:
-    from chora.bridge.client import Bridge
 
 log = logging.getLogger("chora.bridge")
 
 POST_HEADERS = [("content-type", "application/json"), ("accept", "application/json, text/event-stream")]
 STREAM_HEADERS = [("accept", "text/event-stream")]
-NEW_SESSION_TIMEOUT = 30.0  # seconds for a server to open a new session in the place of one that it has forgotten
 SESSION_END_TIMEOUT = 2.0  # seconds for a server to end a session
-NOTIFICATION_TIMEOUT = 30.0  # seconds for the server to accept a notification
-STREAM_END_TIMEOUT = 1.0  # seconds that a stream may take to end after the answer
-SHORTEST_RETRY, LONGEST_RETRY = 0.1, 30.0  # seconds that a server may have us wait before we resume a stream
+STREAM_END_TIMEOUT = 1.0  # seconds in which a stream has to end after the answer
+SHORTEST_RETRY, LONGEST_RETRY = 0.1, 30.0  # bounds of the seconds that a server's `retry` field may ask for
 TOOL_PAGES_LIMIT = 20  # of a list of tools
 MODERN_ERRORS = {wire.HEADER_MISMATCH, -32021, wire.UNSUPPORTED_VERSION, wire.METHOD_NOT_FOUND, wire.INVALID_PARAMS}
-"""What a refusal in the modern era can say; whoever says so speaks Streamable HTTP."""
+"""Codes of refusals in the modern era; a server that sends one speaks Streamable HTTP."""
 
 _VISIBLE_ASCII = re.compile(r"[!-~]{1,1024}")
 _UNKNOWN_SESSION = re.compile(r"session|not initialized", re.IGNORECASE)
 
 
 class UpstreamSession:
-    """What the handshake led to."""
+    """A session with the server."""
 
     def __init__(self, id: str | None, version: str) -> None:
         self.id = id
         self.version = version
         self.expired = False
-        """Whether the server knows it no more."""
+        """Whether the server no longer knows it."""
         self.listen_scope: trio.CancelScope | None = None
-        """What its own stream is read in, once it is."""
+        """The scope in which its own stream is read, once it is open."""
 
     def stop_listening(self) -> None:
         """Close its own stream."""
@@ -68,13 +67,13 @@ class UpstreamSession:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """What every message within the session bears."""
+        """The headers of every message within the session."""
         version = [("mcp-protocol-version", self.version)] if _VISIBLE_ASCII.fullmatch(self.version) else []
         return version + ([("mcp-session-id", self.id)] if self.id else [])
 
 
 class StreamPosition:
-    """How far a stream was read, and when to come back to it."""
+    """How far a stream was read, and when to resume it."""
 
     def __init__(self) -> None:
         self.last_event_id: str | None = None
@@ -85,11 +84,11 @@ class StreamableUpstream:
     """A server reached over Streamable HTTP.
 
     Args:
-        bridge: who gets what the server says.
-        link: the way to it.
+        bridge: the client's side, which gets the server's messages.
+        upstream: sends requests to the server.
     """
 
-    def __init__(self, bridge: Bridge, upstream: Upstream) -> None:
+    def __init__(self, bridge: ClientSide, upstream: Upstream) -> None:
         self._bridge = bridge
         self._upstream = upstream
         self._parameter_headers = ParameterHeaders()
@@ -97,7 +96,7 @@ class StreamableUpstream:
         self._new_session: UpstreamSession | None = None
         self._renewing = trio.Lock()
         self._offers_streams = False
-        """Whether it ever offered a session a stream; one that never did may say 404 for that alone."""
+        """Whether the server ever opened a session's stream; a server without them may answer 404 for that alone."""
 
     def cancels_by_closing(self, call: PendingCall) -> bool:
         """Whether the server learns that a call is cancelled from the end of its connection."""
@@ -107,7 +106,7 @@ class StreamableUpstream:
         """Have a call answered.
 
         Raises:
-            Failed: it won't be.
+            CallFailure: it wasn't.
         """
         opening = call.method == "initialize"
         if opening:
@@ -116,12 +115,10 @@ class StreamableUpstream:
             session = None if call.version or opening else await self._current_session()
             if not await self._exchange(call, session):
                 return
-        raise CallFailure(
-            f"{self._upstream.address} forgets every session at once.", "Its log may say why.", retryable=True
-        )
+        raise CallFailure(f"{self._upstream.address} drops every new session.", "Its log may say why.", retryable=True)
 
     async def forward_notification(self, line: bytes) -> None:
-        """Pass on a message that has no answer; what becomes of it only the log says."""
+        """Pass on a message that has no answer; a failure is logged."""
         with trio.move_on_after(NOTIFICATION_TIMEOUT) as limit:
             try:
                 for _ in range(2):
@@ -146,9 +143,9 @@ class StreamableUpstream:
         while True:
             mirrored = self._parameter_headers.request_headers(call) if call.version else []
             headers = [*POST_HEADERS, *(session.headers if session else []), *mirrored]
-            patience = self._bridge.wait_time(call)
+            retry_time = self._bridge.wait_time(call)
             response = await self._upstream.send_request(
-                "POST", headers, call.line, retry_time=patience, repeatable=call.repeatable
+                "POST", headers, call.line, retry_time=retry_time, repeatable=call.repeatable
             )
             async with response:
                 if 200 <= response.status < 300:
@@ -161,7 +158,7 @@ class StreamableUpstream:
                     return True
                 code = 0 if error is None else code_of(error)
                 if code == wire.HEADER_MISMATCH and call.version and call.method == "tools/call" and not relisted:
-                    relisted = True  # perhaps for want of parameters in the headers: that stands in the list of tools
+                    relisted = True  # perhaps parameters were missing in the headers: the list of tools names them
                 else:
                     await self._pass_on_refusal(call, response, body, error, code)
                     return False
@@ -172,7 +169,7 @@ class StreamableUpstream:
     ) -> None:
         refused = self._upstream.describe_refusal(response)
         if not self._bridge.transport_known and response.status in (400, 404, 405) and code not in MODERN_ERRORS:
-            # An error of JSON-RPC comes from a server of another era as well; its client will try `initialize` next.
+            # A server of the older transport may send a JSON-RPC error too; the client then tries `initialize`.
             if error is None or call.method == "initialize":
                 raise TransportNotFound(refused.message, refused.hint, error=(body, error) if error else None)
         elif error is not None:
@@ -222,15 +219,15 @@ class StreamableUpstream:
     async def _read_until_answer(
         self, call: PendingCall, response: HttpResponse, session: UpstreamSession | None
     ) -> None:
-        """Pass on a stream until it has brought the answer, resuming it where it breaks if that can be done."""
-        trail = StreamPosition()
-        why = await self._read_stream(response, trail, call)
+        """Pass on a stream until it has brought the answer, resuming it where it breaks if possible."""
+        position = StreamPosition()
+        why = await self._read_stream(response, position, call)
         pause = Backoff()
         while why is not None and not call.cancelled:
-            if session is None or trail.last_event_id is None:
+            if session is None or position.last_event_id is None:
                 raise ConnectionLost(self._upstream.address, why)
-            await trio.sleep(pause.next_pause() if trail.retry is None else trail.retry)
-            headers = [*STREAM_HEADERS, *session.headers, ("last-event-id", trail.last_event_id)]
+            await trio.sleep(pause.next_pause() if position.retry is None else position.retry)
+            headers = [*STREAM_HEADERS, *session.headers, ("last-event-id", position.last_event_id)]
             try:
                 again = await self._upstream.send_request("GET", headers, retry_time=self._bridge.options.retry_time)
             except CallFailure:
@@ -238,15 +235,17 @@ class StreamableUpstream:
             async with again:
                 if again.status != 200 or again.media_type != "text/event-stream":
                     raise ConnectionLost(self._upstream.address, why)
-                why = await self._read_stream(again, trail, call)
+                why = await self._read_stream(again, position, call)
 
-    async def _read_stream(self, response: HttpResponse, trail: StreamPosition, call: PendingCall | None) -> str | None:
-        """Pass on what a stream brings; why it ended before it brought the call's answer, or None."""
+    async def _read_stream(
+        self, response: HttpResponse, position: StreamPosition, call: PendingCall | None
+    ) -> str | None:
+        """Pass on the messages of a stream; returns why it ended before the call's answer, or None."""
         events = EventReader(response, self._bridge.options.answer_limit)
         try:
             while (event := await events.receive()) is not None:
                 if event.id is not None:
-                    trail.last_event_id = event.id if re.fullmatch(r"[ -~]{1,1024}", event.id) else None
+                    position.last_event_id = event.id if re.fullmatch(r"[ -~]{1,1024}", event.id) else None
                 if event.data and event.type == "message":
                     if call is None:
                         await self._deliver_unsolicited(event.data)
@@ -262,26 +261,26 @@ class StreamableUpstream:
             return str(failed) if call is None or call.answer is None else None
         finally:
             if events.retry is not None:
-                trail.retry = max(SHORTEST_RETRY, min(events.retry, LONGEST_RETRY))
+                position.retry = max(SHORTEST_RETRY, min(events.retry, LONGEST_RETRY))
         return "the server ended the stream"
 
     async def _deliver_unsolicited(self, data: bytes) -> None:
-        """Pass on what the server says of itself; what can't be understood there costs nobody an answer."""
+        """Pass on messages that belong to no call; malformed ones are logged."""
         try:
             for line, message in split_messages(data):
                 await self._bridge.deliver(line, message, self._bridge.calls)
         except ValueError:
-            log.warning("%s sends what is no message of MCP", self._upstream.address)
+            log.warning("%s sends something that is no MCP message", self._upstream.address)
 
     async def _listen(self, session: UpstreamSession, scope: trio.CancelScope) -> None:
-        """A service: keep the GET stream of a session open, and notice when the server has forgotten it."""
-        trail, pause = StreamPosition(), Backoff()
+        """A service: keep the GET stream of a session open, and notice when the server no longer knows the session."""
+        position, pause = StreamPosition(), Backoff()
         with scope:
             while True:
                 headers = [
                     *STREAM_HEADERS,
                     *session.headers,
-                    *([("last-event-id", trail.last_event_id)] if trail.last_event_id else []),
+                    *([("last-event-id", position.last_event_id)] if position.last_event_id else []),
                 ]
                 try:
                     if not session.expired:
@@ -289,7 +288,7 @@ class StreamableUpstream:
                         async with response:
                             if response.status == 200 and response.media_type == "text/event-stream":
                                 self._offers_streams = True
-                                why = await self._read_stream(response, trail, None)
+                                why = await self._read_stream(response, position, None)
                                 log.debug("the stream of the session ended: %s", why)
                             elif self._offers_streams and _is_session_unknown(response.status, session, None):
                                 session.expired = True
@@ -304,7 +303,7 @@ class StreamableUpstream:
                 except CallFailure as failed:
                     log.warning("the stream of the session was given up: %s", failed)
                     return
-                await trio.sleep(max(pause.next_pause(), trail.retry or 0.0))
+                await trio.sleep(max(pause.next_pause(), position.retry or 0.0))
 
     # -- sessions -------------------------------------------------------------------------------------------
 
@@ -313,10 +312,10 @@ class StreamableUpstream:
             return
         id = response.header("mcp-session-id")
         if id is not None and not _VISIBLE_ASCII.fullmatch(id):
-            log.warning("the server's session id is none; going on without")
+            log.warning("the server's session id isn't valid; going on without it")
             id = None
         session = UpstreamSession(id, read_initialize_result(answer).protocol_version)
-        if call.internal:  # it isn't everybody's before it knows everything
+        if call.internal:  # calls use it only once its state is complete
             self._new_session = session
         else:
             self._session = session
@@ -326,12 +325,12 @@ class StreamableUpstream:
         return await self._renew_session(session) if session is not None and session.expired else session
 
     async def _renew_session(self, old: UpstreamSession) -> UpstreamSession | None:
-        """Open a new session in the place of one that the server has forgotten."""
+        """Open a new session in place of one that the server no longer knows."""
         memory = self._bridge.memory
         async with self._renewing:
             if self._session is not old:
                 return self._session
-            log.warning("%s has forgotten our session; opening a new one", self._upstream.address)
+            log.warning("%s no longer knows our session; opening a new one", self._upstream.address)
             with trio.move_on_after(NEW_SESSION_TIMEOUT):
                 self._session = await self._open_new_session()
             if self._session is old:
@@ -347,10 +346,10 @@ class StreamableUpstream:
         return session
 
     async def _open_new_session(self) -> UpstreamSession:
-        """A new session that has been told what the old one knew."""
+        """Open a new session with the state of the old one."""
         memory = self._bridge.memory
-        greeting = memory.replayed_initialize()
-        await self._exchange(greeting, None)
+        initialize = memory.replayed_initialize()
+        await self._exchange(initialize, None)
         session, self._new_session = self._new_session, None
         if session is None:
             raise CallFailure(
@@ -363,7 +362,7 @@ class StreamableUpstream:
         return session
 
     async def _post_notification(self, line: bytes, session: UpstreamSession | None) -> bool:
-        """Post a message without an answer; true if the server has forgotten the session."""
+        """Post a message without an answer; returns whether the server no longer knows the session."""
         headers = [*POST_HEADERS, *(session.headers if session else [])]
         response = await self._upstream.send_request("POST", headers, line, retry_time=self._bridge.options.retry_time)
         async with response:
@@ -398,7 +397,7 @@ class StreamableUpstream:
     # -- tools that want parameters repeated in headers --------------------------------------------------------
 
     async def _list_tools(self, call: PendingCall) -> None:
-        """Ask for the tools in the name of a call, to learn what headers they want."""
+        """List the tools with the envelope of a call, to learn which headers they need."""
         whole = msgspec.json.decode(call.line, type=dict[str, Raw])
         envelope = msgspec.json.decode(whole["params"], type=dict[str, Raw])["_meta"]
         cursor: str | None = None
@@ -406,12 +405,12 @@ class StreamableUpstream:
             params = {"_meta": envelope, **({"cursor": cursor} if cursor is not None else {})}
             line = wire.encode({"jsonrpc": "2.0", "id": f"chora-{page}", "method": "tools/list", "params": params})
             ((_, message),) = split_messages(line)
-            asked = PendingCall(line, message, internal=True)
-            await self._exchange(asked, None)
-            if asked.answer is None or asked.answer.result is msgspec.UNSET:
+            listing = PendingCall(line, message, internal=True)
+            await self._exchange(listing, None)
+            if listing.answer is None or listing.answer.result is msgspec.UNSET:
                 return
             try:
-                cursor = msgspec.json.decode(asked.answer.result, type=_Page).next_cursor
+                cursor = msgspec.json.decode(listing.answer.result, type=_Page).next_cursor
             except wire.DECODE_ERRORS:
                 return
             if cursor is None:
@@ -423,24 +422,8 @@ class _Page(msgspec.Struct, rename="camel"):
 
 
 def _is_session_unknown(status: int, session: UpstreamSession, error: BridgedMessage | None) -> bool:
-    """Whether an answer says that there is no such session; some servers say so with 400 and words."""
+    """Whether a response says that there is no such session; some servers do that with 400 and a sentence."""
     if session.id is None:
         return False
     words = b"" if error is None or error.error is msgspec.UNSET else bytes(error.error)
     return status == 404 or (status == 400 and _UNKNOWN_SESSION.search(words.decode("utf-8", "replace")) is not None)
-
-
-def too_large(failed: ResponseTooLarge) -> CallFailure:
-    """What a client is told of an answer that is too long."""
-    hint = "Ask for less at once, or allow more with --limit. It was carried out."
-    return CallFailure(f"The answer can't be passed on: {failed}.", hint, carried_out=True)
-
-
-def not_mcp(where: object, kind: str, data: bytes) -> CallFailure:
-    """What a client is told of an answer that is no message."""
-    if kind in ("text/html", "application/xhtml+xml") or data.lstrip()[:1] == b"<":
-        what = "a web page"
-    else:
-        what = f"something that is no message of MCP ({kind[:60] or 'of no type'})"
-    hint = "Check the address: it should be the server's MCP endpoint, often /mcp or /sse."
-    return CallFailure(f"{where} answers with {what}.", hint, carried_out=True)

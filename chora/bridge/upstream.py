@@ -1,4 +1,4 @@
-"""Requests that find their way to the server: with the token, along redirects, and with patience while it restarts."""
+"""HTTP requests to the server: with the access token, along redirects, and with retries while it restarts."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from chora.secrets import FoundSecret
 log = logging.getLogger("chora.bridge")
 
 REDIRECT_LIMIT = 3  # that a request may follow
-REFUSAL_LIMIT = 1024 * 1024  # bytes that are read of what comes with a refusal
+REFUSAL_LIMIT = 1024 * 1024  # bytes that are read of the body of a refusal
 REFUSAL_TIMEOUT = 10.0  # seconds to read it
 PERMANENT_REDIRECTS = (301, 308)
 """Redirects that hold for all further requests, whatever the method."""
 UNAVAILABLE = (502, 503, 504)
-"""What a proxy, or a server that starts or stops, says when nobody is there to answer."""
+"""The statuses of a proxy without its server, and of a server that starts or stops."""
 
 
 FindToken = Callable[[bool], FoundSecret | None]
-"""Finds the access token; told whether the server wants one, which makes a longer search worth while."""
+"""Finds the access token; the argument is whether the server has demanded one, which justifies a longer search."""
 
 
 class Upstream:
-    """The way to the server.
+    """Sends requests to the server.
 
     Args:
         address: where it is.
         token: finds the access token.
         headers: sent with every request.
-        trust: a PEM file with a CA, or the server's own certificate, that is believed besides the system's.
+        trust: a PEM file with a CA, or the server's own certificate, that is trusted besides the system's.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Upstream:
     ) -> None:
         self.address = address
         self.reached = False
-        """Whether there ever was an answer."""
+        """Whether the server has ever answered."""
         self._find_token = token
         self._token = token(False)
         self._trust = trust
@@ -74,24 +74,24 @@ class Upstream:
         retry_time: float = 0.0,
         repeatable: bool = True,
     ) -> HttpResponse:
-        """Send a request; its answer's head is there.
+        """Send a request; returns the response after its head.
 
         Args:
             method, headers, body: the request.
             address: where to, if not to the server's address.
-            patience: seconds to go on trying while nobody is there.
+            retry_time: seconds to go on trying while the server can't be reached.
             repeatable: it does no harm if it is carried out twice.
 
         Raises:
-            Unreachable: nobody was there; nothing was carried out.
-            Lost: it may have been carried out.
-            Failed: the server asks for what can't be done.
+            UpstreamUnreachable: the server can't be reached; nothing was carried out.
+            ConnectionLost: the request may have been carried out.
+            CallFailure: the server refuses, or redirects elsewhere.
         """
         until = trio.current_time() + retry_time
         pause, redirects, renewed = Backoff(), 0, False
-        astray: Address | None = None  # where this request was sent on to, and no other
+        redirected: Address | None = None  # where this request alone was redirected to
         while True:
-            there = astray or address or self.address
+            there = redirected or address or self.address
             try:
                 response = await self._pool.request(method, there.target, self._with_token(headers), body)
             except fetch.CertificateRejected as refused:
@@ -124,7 +124,9 @@ class Upstream:
             if 300 <= status < 400 and (location := response.header("location")) is not None:
                 await self._discard(response)
                 redirects += 1
-                astray = self._follow_redirect(there, location, method, status, redirects, chosen=address is not None)
+                redirected = self._follow_redirect(
+                    there, location, method, status, redirects, chosen=address is not None
+                )
                 continue
             if status == 401 and not renewed and await self._renew_token():
                 await self._discard(response)
@@ -133,16 +135,16 @@ class Upstream:
             return response
 
     def close(self) -> None:
-        """End the connections that wait for work."""
+        """Close the idle connections."""
         self._pool.close()
 
     def describe_refusal(self, response: HttpResponse) -> CallFailure:
-        """What to tell a client whose message was refused without an answer of MCP."""
+        """The failure of a message that was refused without a JSON-RPC error."""
         status, there = response.status, self.address
         match status:
             case 401 if "resource_metadata" in (response.header("www-authenticate") or "") and not self._token:
                 hint = (
-                    "It wants somebody to sign in, which `chora connect` can't do; "
+                    "It wants a sign-in by a person, which `chora connect` can't do; "
                     "have it give out an access token and name it with --token keyring:NAME, file:PATH or env:NAME."
                 )
                 return CallFailure(f"{there} wants a sign-in (HTTP 401).", hint)
@@ -168,13 +170,13 @@ class Upstream:
                 )
             case _ if status in UNAVAILABLE:
                 hint = "It may be starting or stopping; make the call again in a moment."
-                return CallFailure(f"{there} isn't well (HTTP {status}).", hint, retryable=True, carried_out=True)
+                return CallFailure(f"{there} isn't available (HTTP {status}).", hint, retryable=True, carried_out=True)
             case _:
                 hint = "Its log may say why."
                 return CallFailure(f"{there} failed (HTTP {status}).", hint, carried_out=status >= 500)
 
     async def read_refusal(self, response: HttpResponse) -> tuple[bytes, BridgedMessage | None]:
-        """What came with a refusal, and the JSON-RPC error in it, if it is one."""
+        """The body of a refusal, and the JSON-RPC error in it, if it is one."""
         with trio.move_on_after(REFUSAL_TIMEOUT):
             try:
                 body = await response.read(REFUSAL_LIMIT)
@@ -184,14 +186,14 @@ class Upstream:
             return (body, message) if message.error is not UNSET and message.method is UNSET else (b"", None)
         return b"", None
 
-    # -- on the way -----------------------------------------------------------------------------------------
+    # -- tokens and redirects -----------------------------------------------------------------------------
 
     def _with_token(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         token = [] if self._token is None else [("authorization", f"Bearer {self._token.secret.reveal()}")]
         return [*self._headers, *headers, *token]
 
     async def _renew_token(self) -> bool:
-        """Look the token up anew, for it may have been changed meanwhile; whether it was."""
+        """Look the token up again, as it may have been changed; returns whether it was."""
         before = self._token
         found = await trio.to_thread.run_sync(self._find_token_again, abandon_on_cancel=True)
         if found is None or (before is not None and found.secret.reveal() == before.secret.reveal()):
@@ -203,25 +205,27 @@ class Upstream:
     def _find_token_again(self) -> FoundSecret | None:
         try:
             return self._find_token(True)
-        except UsageError:  # it was there when we started; the server's refusal says enough
+        except UsageError:  # it was found at the start; the server's refusal says enough
             return None
 
     def _follow_redirect(
         self, there: Address, location: str, method: str, status: int, count: int, *, chosen: bool
     ) -> Address | None:
-        """Go where the server sends us, if that is the same server and keeps the request what it is.
+        """Follow a redirect, if it leads to the same server and keeps the request as it is.
+
+        Credentials never follow a redirect to another origin (RFC 9110 §15.4; CVE-2018-18074), nor from https to http.
 
         Returns:
-            Where this request goes, and no other; None if all go there from now on. A GET may be sent elsewhere for
-            once, say to a page where somebody signs in.
+            The address for this request alone; None if all requests go there from now on. A GET may be redirected
+            once, for example to a sign-in page.
 
         Raises:
-            Failed: it isn't followed.
+            CallFailure: the redirect isn't followed.
         """
         try:
             new = there.join(location)
         except ValueError:
-            raise CallFailure(f"{there} redirects to what is no address (HTTP {status}).", _CHECK_ADDRESS) from None
+            raise CallFailure(f"{there} redirects to an invalid address (HTTP {status}).", _CHECK_ADDRESS) from None
         plain = there.origin._replace(scheme="http", port=80)
         secured = there.origin._replace(scheme="https", port=443)
         is_same = new.origin == there.origin or (there.origin == plain and new.origin == secured)
@@ -245,7 +249,7 @@ class Upstream:
         return None
 
     async def _discard(self, response: HttpResponse) -> None:
-        """Let an answer go by, keeping its connection if it is short."""
+        """Discard a response, keeping its connection if it is short."""
         async with response:
             with trio.move_on_after(REFUSAL_TIMEOUT):
                 try:

@@ -251,7 +251,7 @@ class RequestingClient:
             return None
         return answer.get("action") == "accept" and answer.get("content") == {"confirm": True}
 
-    # -- log messages --------------------------------------------------------------------------------------------
+    # -- log messages -------------------------------------------------------------------------------------
 
     def log(self, level: str, data: Any, logger: str = "chora") -> None:
         """Queue a log message, if the client gets messages of this level. Never waits."""
