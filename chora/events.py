@@ -1,7 +1,7 @@
-"""What happened, as JSON lines and as rows of the store.
+"""Events, as JSON lines in a file and as rows in the store.
 
-Telling must never fail the work, so a full disk, a missing folder or a broken store is said once in the log and no
-more. The line is written at once; the row follows in the background, together with others.
+An event must never fail the work that emits it, so a full disk, a missing folder or a failing store is logged once. The
+line is written at once; the row is stored in the background, in batches.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from chora.timestamps import now, printable
 log = logging.getLogger("chora.events")
 
 SCHEMA_VERSION = "1.0"
-"""Of the lines; the first number changes when a reader of the old ones would misunderstand."""
+"""The version of the lines; the first number changes when readers of older lines would break."""
 
 ROWS_LIMIT = 10_000
-"""Rows that may wait for the store; the file has those that don't fit."""
-BATCH = 500
-PAUSE = 0.2
-"""Seconds for which rows are gathered before they are stored together."""
-PATIENCE = 5.0
-"""Seconds that the store may take for a batch."""
+"""Rows that may wait for the store; others are in the file only."""
+BATCH_ROWS = 500
+BATCH_INTERVAL = 0.2
+"""Seconds for which rows are collected before they are stored together."""
+STORE_TIMEOUT = 5.0
+"""Seconds until storing a batch is given up."""
 
-# Never waits: whoever sends events to a pipe that nobody reads loses them.
+# Non-blocking: events to a pipe without a reader are lost instead of blocking the process.
 _APPEND = os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -46,27 +46,27 @@ class Events:
     """The events of one project.
 
     Args:
-        path: their file; None writes none.
+        path: the event file; None writes none.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.dropped = 0
-        """Rows that the store never got."""
+        """The number of rows that weren't stored."""
         self._path = path
-        self._complained = False
-        self._may_be_torn = True  # a process killed, or a disk full, in the middle of a line left no end of it
+        self._file_failing = False
+        self._may_be_torn = True  # a killed process or a full disk may have left an incomplete line
         self._rows: deque[Event] = deque()
-        self._arrived: trio.Event | None = None
-        self._rows_complained = False
+        self._rows_arrived: trio.Event | None = None
+        self._store_failing = False
 
-    def emit(self, kind: str, status: str, **facts: Any) -> None:
-        """Tell of one event, `chora.<kind>`, with the time and the trace it belongs to.
+    def emit_event(self, kind: str, status: str, **facts: Any) -> None:
+        """Emit the event `chora.<kind>` with the time and the trace id.
 
-        The trace is the fact `trace_id` if there is one, else the request's, else `CHORA_TRACE_ID`. Of a fact
-        `context` only what is no secret is told.
+        The trace id is the fact `trace_id`, else that of the request, else `CHORA_TRACE_ID`. In a fact `context`,
+        secrets are redacted (CWE-532).
         """
         if "context" in facts:
-            facts["context"] = redacted(facts["context"])
+            facts["context"] = redact_secrets(facts["context"])
         event = {
             "timestamp": now(),
             "trace_id": trace_id.get() or this_process.trace_id(),
@@ -76,26 +76,26 @@ class Events:
             **facts,
         }
         plain = {key: printable(redact(value)) if isinstance(value, str) else value for key, value in event.items()}
-        if (hear := event_listener.get()) is not None:
-            hear(plain)
+        if (listener := event_listener.get()) is not None:
+            listener(plain)
         if self._path is not None:
-            self._write(self._path, msgspec.json.encode(plain) + b"\n")
-        if self._arrived is not None:
-            self._keep(plain, list(facts))
+            self._write_line(self._path, msgspec.json.encode(plain) + b"\n")
+        if self._rows_arrived is not None:
+            self._queue_row(plain, list(facts))
 
     # -- lines ----------------------------------------------------------------------------------------------
 
-    def _write(self, path: Path, line: bytes) -> None:
+    def _write_line(self, path: Path, line: bytes) -> None:
         try:
-            self._append(path, line)
+            self._append_line(path, line)
         except OSError as error:
-            if not self._complained:
+            if not self._file_failing:
                 log.warning("events are not being written to %s: %s", path, error.strerror)
-            self._complained = True
+            self._file_failing = True
         else:
-            self._complained = False
+            self._file_failing = False
 
-    def _append(self, path: Path, line: bytes) -> None:
+    def _append_line(self, path: Path, line: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, _APPEND | (os.O_RDWR if self._may_be_torn else os.O_WRONLY), 0o644)
         try:
@@ -103,7 +103,7 @@ class Events:
                 os.lseek(descriptor, -1, os.SEEK_END)
                 if os.read(descriptor, 1) != b"\n":
                     line = b"\n" + line
-            # One write on an appending descriptor: lines of several processes don't mix.
+            # One write(2) with O_APPEND: lines of several processes don't interleave.
             self._may_be_torn = os.write(descriptor, line) < len(line)
             if self._may_be_torn:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -113,23 +113,23 @@ class Events:
     # -- rows -----------------------------------------------------------------------------------------------
 
     async def serve(self, store: Store, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """A service: stores what is told from now on; when cancelled, first what is waiting."""
-        self._arrived = trio.Event()
+        """A service: stores the events emitted from now on, and the waiting ones when it is cancelled."""
+        self._rows_arrived = trio.Event()
         task_status.started()
         try:
             while True:
-                await self._arrived.wait()
-                await trio.sleep(PAUSE)
-                self._arrived = trio.Event()
+                await self._rows_arrived.wait()
+                await trio.sleep(BATCH_INTERVAL)
+                self._rows_arrived = trio.Event()
                 await self._store_rows(store)
         finally:
-            self._arrived = None
+            self._rows_arrived = None
             await self._store_rows(store)
 
-    def _keep(self, plain: dict[str, Any], facts: list[str]) -> None:
-        assert self._arrived is not None
+    def _queue_row(self, plain: dict[str, Any], facts: list[str]) -> None:
+        assert self._rows_arrived is not None
         if len(self._rows) >= ROWS_LIMIT:
-            self._drop(1, "too many wait to be stored")
+            self._count_dropped(1, "too many are waiting to be stored")
             return
         row = Event(
             at=plain["timestamp"],
@@ -139,34 +139,34 @@ class Events:
             facts={key: plain[key] for key in facts if key != "trace_id"},
         )
         self._rows.append(row)
-        self._arrived.set()
+        self._rows_arrived.set()
 
     async def _store_rows(self, store: Store) -> None:
         while self._rows:
-            batch = [self._rows.popleft() for _ in range(min(BATCH, len(self._rows)))]
-            # Shielded, or a batch under way when everything ends would be neither here nor there.
-            with trio.move_on_after(PATIENCE, shield=True) as patience:
+            batch = [self._rows.popleft() for _ in range(min(BATCH_ROWS, len(self._rows)))]
+            # Shielded, or the batch being stored at shutdown would be lost.
+            with trio.move_on_after(STORE_TIMEOUT, shield=True) as timeout:
                 try:
                     await store.add_events(batch)
                 except StorageError as error:
-                    self._drop(len(batch), error.message)
+                    self._count_dropped(len(batch), error.message)
                 else:
-                    self._rows_complained = False
-            if patience.cancelled_caught:
-                self._drop(len(batch) + len(self._rows), "the store takes too long")
+                    self._store_failing = False
+            if timeout.cancelled_caught:
+                self._count_dropped(len(batch) + len(self._rows), "the store takes too long")
                 self._rows.clear()
 
-    def _drop(self, count: int, reason: str) -> None:
+    def _count_dropped(self, count: int, reason: str) -> None:
         self.dropped += count
-        if not self._rows_complained:
+        if not self._store_failing:
             log.warning("events are missing from the store: %s", reason)
-        self._rows_complained = True
+        self._store_failing = True
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------
 
-HIDDEN = "***"
-DEEPEST = 64
+REDACTED_VALUE = "***"
+DEPTH_LIMIT = 64
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET = re.compile(
     r"(api|access|auth|private|secret|signing|encryption)?keys?|(access|auth|refresh|bearer|id)?tokens?"
@@ -174,25 +174,30 @@ _SECRET = re.compile(
 )
 
 
-def redacted(data: Any, depth: int = 0) -> Any:
-    """The same data with `***` for every value whose key says that it is a secret, at any depth.
+def redact_secrets(data: Any, depth: int = 0) -> Any:
+    """The data with `***` for every value whose key names a secret, at any depth.
 
-    A key says so by one of its words: `api_key`, `accessToken`, `DB-PASSWORD`, and not `monkey`. Numbers under
-    plurals, such as `max_tokens`, are counts and stay. What lies deeper than 64 levels is hidden too.
+    One word of the key decides: `api_key`, `accessToken`, `DB-PASSWORD`, but not `monkey`. Numbers under plurals, such
+    as `max_tokens`, are counts and stay. Values deeper than 64 levels are redacted, too.
     """
     if isinstance(data, dict):
-        if depth >= DEEPEST:
-            return HIDDEN
+        if depth >= DEPTH_LIMIT:
+            return REDACTED_VALUE
         record = cast("dict[Any, Any]", data)
         return {
-            key: HIDDEN if _is_secret(str(key), value) else redacted(value, depth + 1) for key, value in record.items()
+            key: REDACTED_VALUE if _is_secret_key(str(key), value) else redact_secrets(value, depth + 1)
+            for key, value in record.items()
         }
     if isinstance(data, list | tuple):
-        return HIDDEN if depth >= DEEPEST else [redacted(each, depth + 1) for each in cast("list[Any]", data)]
+        return (
+            REDACTED_VALUE
+            if depth >= DEPTH_LIMIT
+            else [redact_secrets(each, depth + 1) for each in cast("list[Any]", data)]
+        )
     return data
 
 
-def _is_secret(key: str, value: Any) -> bool:
+def _is_secret_key(key: str, value: Any) -> bool:
     found = [word for word in (part.lower() for part in _WORDS.findall(key)) if _SECRET.fullmatch(word)]
     counted = isinstance(value, int | float) and not isinstance(value, bool)
     return any(not (counted and word.endswith("s")) for word in found)

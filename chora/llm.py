@@ -1,4 +1,4 @@
-"""Asking a language model: what a request is, what it may cost, and the Messages API that answers it."""
+"""Requests to a language model, their prices, and a client of Anthropic's Messages API."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     import anthropic
     import httpx2
 
-SECRET = "ANTHROPIC_API_KEY"  # noqa: S105  (the name of the secret, not the secret)
-RETRIED = frozenset({429, 500, 502, 503, 529})
-"""HTTP statuses that another try can mend."""
+API_KEY_SECRET = "ANTHROPIC_API_KEY"  # noqa: S105  (the name of the secret, not the secret)
+RETRIED_STATUSES = frozenset({429, 500, 502, 503, 529})
+"""HTTP statuses after which a retry may succeed."""
 RETRY_AFTER_LIMIT = 60.0
-"""Seconds that the API may ask us to wait; beyond it the caller hears of it at once."""
+"""The longest Retry-After that is waited for, in seconds; beyond it the request fails at once."""
 REPLY_LIMIT = 16 * 1024 * 1024
-"""Bytes of an answer."""
+"""The largest answer, in bytes."""
 
 log = logging.getLogger("chora.llm")
 
 
-class Request(Struct, frozen=True, kw_only=True):
-    """One question to a model, and how long to try."""
+class ModelRequest(Struct, frozen=True, kw_only=True):
+    """A request to a model, with timeout and retries."""
 
     model: str
     prompt: str
     system: str = ""
     temperature: float | None = None
-    """None leaves it to the model; the reasoning ones take none."""
+    """None for the model's default; reasoning models accept none."""
     max_tokens: int = 4096
     timeout: float = 30.0
     """Seconds for one attempt."""
@@ -51,32 +51,32 @@ class Request(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """SHA-256 over all that decides the answer."""
+        """A hash of everything that determines the answer."""
         parts = (self.model, self.system, self.prompt, self.temperature, self.max_tokens)
         return sha256(msgspec.json.encode(parts))
 
 
-class Reply(Struct, frozen=True, kw_only=True):
-    """A model's answer, and what it took."""
+class ModelReply(Struct, frozen=True, kw_only=True):
+    """A model's answer, with tokens and cost."""
 
     text: str
     input_tokens: int
     output_tokens: int
     model: str
     cached: bool = False
-    """It was answered before, and cost nothing now."""
+    """Whether it is a stored answer, which cost nothing now."""
     usd: float | None = None
-    """US dollars; None for a model whose price isn't known."""
+    """US dollars; None for a model of unknown price."""
 
 
-# -- what it costs ----------------------------------------------------------------------------------------------
+# -- prices ----------------------------------------------------------------------------------------------------
 
 
 class ModelNotAsked(GenerationFailed):
     """An answer that isn't known yet, where nothing may be spent; `request` and `outlook` are in the details."""
 
 
-class Price(NamedTuple):
+class ModelPrice(NamedTuple):
     """US dollars per million tokens; a prompt of more than `LONG_PROMPT` tokens costs `long_times` as much."""
 
     input: float
@@ -86,29 +86,29 @@ class Price(NamedTuple):
 
 LONG_PROMPT = 100_000
 
-PRICES: dict[str, Price] = {
-    "claude-3-opus": Price(15, 75),
-    "claude-opus-4-0": Price(15, 75),
-    "claude-opus-4-1": Price(15, 75),
-    "claude-opus-4-2025": Price(15, 75),
-    "claude-opus-4-5": Price(5, 25),
-    "claude-opus-4-6": Price(5, 25),
-    "claude-opus-4-7": Price(5, 25),
-    "claude-opus-4-8": Price(5, 25),
-    "claude-opus-5": Price(5, 25),
-    "claude-opus-5-5": Price(4, 20),
-    "claude-3-sonnet": Price(3, 15),
-    "claude-3-5-sonnet": Price(3, 15),
-    "claude-3-7-sonnet": Price(3, 15),
-    "claude-sonnet-4": Price(3, 15),
-    "claude-sonnet-5": Price(2, 10),
-    "claude-3-haiku": Price(0.25, 1.25),
-    "claude-3-5-haiku": Price(0.8, 4),
-    "claude-haiku-4": Price(1, 5),
-    "claude-haiku-5-5": Price(0.1, 0.5, 5),
-    "claude-fable-5": Price(10, 50),
+PRICES: dict[str, ModelPrice] = {
+    "claude-3-opus": ModelPrice(15, 75),
+    "claude-opus-4-0": ModelPrice(15, 75),
+    "claude-opus-4-1": ModelPrice(15, 75),
+    "claude-opus-4-2025": ModelPrice(15, 75),
+    "claude-opus-4-5": ModelPrice(5, 25),
+    "claude-opus-4-6": ModelPrice(5, 25),
+    "claude-opus-4-7": ModelPrice(5, 25),
+    "claude-opus-4-8": ModelPrice(5, 25),
+    "claude-opus-5": ModelPrice(5, 25),
+    "claude-opus-5-5": ModelPrice(4, 20),
+    "claude-3-sonnet": ModelPrice(3, 15),
+    "claude-3-5-sonnet": ModelPrice(3, 15),
+    "claude-3-7-sonnet": ModelPrice(3, 15),
+    "claude-sonnet-4": ModelPrice(3, 15),
+    "claude-sonnet-5": ModelPrice(2, 10),
+    "claude-3-haiku": ModelPrice(0.25, 1.25),
+    "claude-3-5-haiku": ModelPrice(0.8, 4),
+    "claude-haiku-4": ModelPrice(1, 5),
+    "claude-haiku-5-5": ModelPrice(0.1, 0.5, 5),
+    "claude-fable-5": ModelPrice(10, 50),
 }
-"""By the beginning of the model's name, the longest match wins. A name beyond them has no known price."""
+"""Prices by prefix of the model's name; the longest match wins. Other models have no known price."""
 
 _SAMPLING = (
     "claude-3",
@@ -122,58 +122,58 @@ _SAMPLING = (
 )
 
 
-def reasons(model: str) -> bool:
-    """Whether a model thinks before it answers: it refuses a temperature, and its thoughts count as output."""
+def is_reasoning_model(model: str) -> bool:
+    """Whether a model reasons before it answers: it rejects a temperature, and its reasoning counts as output."""
     return model.startswith("claude-") and not model.startswith(_SAMPLING)
 
 
-def price_of(model: str) -> Price | None:
+def price_of(model: str) -> ModelPrice | None:
     """The price of a model, if it is known."""
     return PRICES.get(max((name for name in PRICES if model.startswith(name)), key=len, default=""))
 
 
-def cost(model: str, input_tokens: int, output_tokens: int) -> tuple[float, float] | None:
-    """US dollars for what went in and what came out, or None for a model whose price isn't known."""
+def cost_of(model: str, input_tokens: int, output_tokens: int) -> tuple[float, float] | None:
+    """US dollars for input and output, or None for a model of unknown price."""
     if (price := price_of(model)) is None:
         return None
     times = price.long_times if input_tokens > LONG_PROMPT else 1.0
     return price.input * times * input_tokens / 1e6, price.output * times * output_tokens / 1e6
 
 
-def estimate(request: Request) -> float | None:
-    """The most that one answer should cost, in US dollars; None for a model whose price isn't known.
+def estimate_cost(request: ModelRequest) -> float | None:
+    """The estimated maximum cost of an answer, in US dollars; None for a model of unknown price.
 
-    A token is taken for three bytes: the tokenizers make longer ones of most text, and a letter of a script that
-    they cut finer has as many bytes.
+    A token counts as three bytes: tokens of most text are longer, and in scripts with shorter tokens, a letter has
+    about three bytes.
     """
     tokens = math.ceil(len((request.system + request.prompt).encode("utf-8", "replace")) / 3)
-    dollars = cost(request.model, tokens, request.max_tokens)
+    dollars = cost_of(request.model, tokens, request.max_tokens)
     return None if dollars is None else sum(dollars)
 
 
-# -- asking -----------------------------------------------------------------------------------------------------
+# -- requests ---------------------------------------------------------------------------------------------------
 
 
-class _Usage(Struct):
+class _TokenUsage(Struct):
     input_tokens: int
     output_tokens: int
 
 
-class _Block(Struct):
+class _ContentBlock(Struct):
     type: str
     text: str = ""
 
 
-class _Message(Struct):
-    """The part of the API's answer that is looked at."""
+class _ApiMessage(Struct):
+    """The used part of the API's answer."""
 
-    content: list[_Block]
+    content: list[_ContentBlock]
     stop_reason: str | None
-    usage: _Usage
+    usage: _TokenUsage
 
 
 class _Failure(NamedTuple):
-    """Why an attempt came to nothing."""
+    """Why an attempt failed."""
 
     error_type: str
     reason: str
@@ -181,36 +181,36 @@ class _Failure(NamedTuple):
     hint: str
     status: int | None = None
     again: bool = False
-    """Whether another attempt can help."""
+    """Whether a retry may succeed."""
     wait: float | None = None
-    """Seconds the API asked us to wait."""
-    usage: _Usage | None = None
-    """An answer that was paid for and can't be used."""
+    """Seconds to wait, as the API requests."""
+    usage: _TokenUsage | None = None
+    """The tokens of an answer that was paid for and can't be used."""
 
 
-_CUT_OFF = "Raise generation_config.max_tokens, or ask for less at once."
-_STOPPED = {
-    "max_tokens": ("was cut off after {limit} tokens", _CUT_OFF),
+_TRUNCATED_HINT = "Raise generation_config.max_tokens, or request less at once."
+_STOP_REASONS = {
+    "max_tokens": ("was cut off after {limit} tokens", _TRUNCATED_HINT),
     "model_context_window_exceeded": ("was cut off where the model's window ended", "Shorten the prompt."),
     "refusal": ("is a refusal", "Word the prompt differently, or choose another model."),
 }
-_LATER = "Try again later; nothing was stored."
+_RETRY_HINT = "Try again later; nothing was stored."
 
 
 class Anthropic:
-    """Asks Anthropic's Messages API. The key is looked up anew for every request.
+    """A client of Anthropic's Messages API. The key is looked up for every request.
 
     Args:
-        settings: the model and where the API is.
+        settings: the model and the address of the API.
     """
 
     def __init__(self, settings: settings.LlmSettings) -> None:
         self._settings = settings
 
-    def unavailable(self) -> str | None:
-        """Why no model can be asked, and what to do about it; None if one can.
+    def why_unavailable(self) -> str | None:
+        """Why no model can be used, and what to do about it; None if one can.
 
-        It may ask the OS keyring, which takes a moment: where others wait, call it in a thread.
+        It may query the OS keyring, which can be slow: call it in a thread.
         """
         failure = _missing_package() if importlib.util.find_spec("anthropic") is None else None
         if failure is None:
@@ -218,36 +218,38 @@ class Anthropic:
             failure = None if isinstance(key, FoundSecret) else key
         return None if failure is None else f"{failure.reason}. {failure.hint}"
 
-    async def complete(self, request: Request) -> Reply:
-        """The model's answer. What another attempt can mend is attempted again; a cancelled call ends its request.
+    async def complete_request(self, request: ModelRequest) -> ModelReply:
+        """Send a request, with retries; cancellation ends the HTTP request.
 
         Raises:
-            GenerationFailed: there is none; `details.error_type` says why: MissingPackage, MissingApiKey,
+            GenerationFailed: there is no answer; `details.error_type` says why: MissingPackage, MissingApiKey,
                 AuthenticationError, RateLimitError, APIStatusError, APITimeoutError, APIConnectionError or
                 BrokenAnswer, which has `input_tokens` and `output_tokens` when it was paid for.
         """
-        # The keyring may ask a person, and importing the SDK takes seconds: neither may stop the others.
+        # The keyring may prompt the user, and importing the SDK takes seconds: neither may block the event loop.
         key = await trio.to_thread.run_sync(_find_key, self._settings.api_key)
         if not isinstance(key, FoundSecret):
             raise _error(key, request, 0)
-        client = await trio.to_thread.run_sync(_open, self._settings.base_url, key.secret)
+        client = await trio.to_thread.run_sync(_open_client, self._settings.base_url, key.secret)
         if client is None:
             raise _error(_missing_package(), request, 0)
         async with client:
-            return await self._persist(client, key.secret, request)
+            return await self._send_with_retries(client, key.secret, request)
 
-    async def _persist(self, client: anthropic.AsyncAnthropic, key: Secret, request: Request) -> Reply:
+    async def _send_with_retries(
+        self, client: anthropic.AsyncAnthropic, key: Secret, request: ModelRequest
+    ) -> ModelReply:
         delay = request.retry_delay
         attempt = 1
         while True:
-            outcome = await _attempt(client, key, request)
-            if isinstance(outcome, Reply):
+            outcome = await _send_request(client, key, request)
+            if isinstance(outcome, ModelReply):
                 return outcome
             wait = min(delay, RETRY_AFTER_LIMIT) if outcome.wait is None else outcome.wait
             if not outcome.again or attempt > request.retries or wait > RETRY_AFTER_LIMIT:
                 raise _error(outcome, request, attempt)
             log.warning(
-                "%s: %s; attempt %d of %d, the next in %.1f s",
+                "%s: %s; attempt %d of %d, next one in %.1f s",
                 request.model,
                 outcome.reason,
                 attempt,
@@ -259,7 +261,7 @@ class Anthropic:
             attempt += 1
 
 
-async def _attempt(client: anthropic.AsyncAnthropic, key: Secret, request: Request) -> Reply | _Failure:
+async def _send_request(client: anthropic.AsyncAnthropic, key: Secret, request: ModelRequest) -> ModelReply | _Failure:
     import anthropic
     import httpx2
 
@@ -276,34 +278,38 @@ async def _attempt(client: anthropic.AsyncAnthropic, key: Secret, request: Reque
         try:
             response = await client.post("/v1/messages", cast_to=httpx2.Response, body=body)
         except anthropic.APIStatusError as error:
-            return _refused(error, key)
+            return _status_failure(error, key)
         except anthropic.APIConnectionError as error:
             cause = type(error.__cause__ or error).__name__
-            return _Failure("APIConnectionError", f"the model's API can't be reached ({cause})", _LATER, again=True)
-        return _read(response.content, request)
+            return _Failure(
+                "APIConnectionError", f"the model's API can't be reached ({cause})", _RETRY_HINT, again=True
+            )
+        return _parse_answer(response.content, request)
     return _Failure(
         "APITimeoutError",
         f"the model didn't answer within {request.timeout:g} s",
-        "Raise generation_config.timeout, or ask for less at once.",
+        "Raise generation_config.timeout, or request less at once.",
     )
 
 
-def _read(answer: bytes, request: Request) -> Reply | _Failure:
-    """The API's answer as a reply, if it is a whole one."""
+def _parse_answer(answer: bytes, request: ModelRequest) -> ModelReply | _Failure:
+    """Parse the API's answer; incomplete ones are failures."""
     try:
-        message = msgspec.json.decode(answer, type=_Message)
+        message = msgspec.json.decode(answer, type=_ApiMessage)
     except msgspec.DecodeError:
-        hint = "Check llm.base_url: something else than the Messages API seems to answer there."
+        hint = "Check llm.base_url: something other than the Messages API seems to answer there."
         return _Failure("BrokenAnswer", "the answer is not a message of the API", hint, 200)
     text = "".join(block.text for block in message.content if block.type == "text")
     if message.stop_reason not in ("end_turn", "stop_sequence"):
-        reason, hint = _STOPPED.get(str(message.stop_reason), (f"stopped for {message.stop_reason!r}", _LATER))
+        reason, hint = _STOP_REASONS.get(
+            str(message.stop_reason), (f"stopped for {message.stop_reason!r}", _RETRY_HINT)
+        )
         reason = reason.format(limit=request.max_tokens)
         return _Failure("BrokenAnswer", f"the answer {reason}", hint, 200, usage=message.usage)
     if not text.strip():
         return _Failure("BrokenAnswer", "the answer is empty", "Word the prompt differently.", 200, usage=message.usage)
-    dollars = cost(request.model, message.usage.input_tokens, message.usage.output_tokens)
-    return Reply(
+    dollars = cost_of(request.model, message.usage.input_tokens, message.usage.output_tokens)
+    return ModelReply(
         text=text,
         input_tokens=message.usage.input_tokens,
         output_tokens=message.usage.output_tokens,
@@ -312,27 +318,34 @@ def _read(answer: bytes, request: Request) -> Reply | _Failure:
     )
 
 
-def _refused(error: anthropic.APIStatusError, key: Secret) -> _Failure:
-    """What a status other than success means."""
+def _status_failure(error: anthropic.APIStatusError, key: Secret) -> _Failure:
+    """The failure for an HTTP status other than success."""
     status = error.status_code
-    said = str(error.api_message or "").replace(key.reveal(), "***")[:300].rstrip(".")
-    heard = f": {said}" if said else ""
+    message = str(error.api_message or "").replace(key.reveal(), "***")[:300].rstrip(".")
+    detail = f": {message}" if message else ""
     match status:
         case 401:
             hint = f"Check the key: {_search_order()}"
-            return _Failure("AuthenticationError", f"the model's API refused the key{heard}", hint, status)
+            return _Failure("AuthenticationError", f"the model's API refused the key{detail}", hint, status)
         case 429:
-            wait = _seconds(error.response.headers.get("retry-after"))
-            return _Failure("RateLimitError", f"the model's API is asked too much{heard}", _LATER, status, True, wait)
-        case _:
-            hint = _LATER if status >= 500 else "Check generation_config, above all model, and llm.base_url."
+            wait = _parse_retry_after(error.response.headers.get("retry-after"))
             return _Failure(
-                "APIStatusError", f"the model's API answered {status}{heard}", hint, status, status in RETRIED
+                "RateLimitError",
+                f"the model's API limits the rate of requests{detail}",
+                _RETRY_HINT,
+                status,
+                True,
+                wait,
+            )
+        case _:
+            hint = _RETRY_HINT if status >= 500 else "Check generation_config, above all model, and llm.base_url."
+            return _Failure(
+                "APIStatusError", f"the model's API answered {status}{detail}", hint, status, status in RETRIED_STATUSES
             )
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """What a Retry-After header asks for: seconds, or a date."""
+def _parse_retry_after(retry_after: str | None) -> float | None:
+    """The seconds of a Retry-After header: a number, or a date (RFC 9110, 10.2.3)."""
     if not retry_after:
         return None
     try:
@@ -345,7 +358,7 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-def _error(failure: _Failure, request: Request, attempts: int) -> GenerationFailed:
+def _error(failure: _Failure, request: ModelRequest, attempts: int) -> GenerationFailed:
     paid: dict[str, Any] = msgspec.to_builtins(failure.usage) if failure.usage else {}
     return GenerationFailed(
         f"{failure.reason[:1].upper()}{failure.reason[1:]}.",
@@ -369,28 +382,28 @@ def _missing_package() -> _Failure:
 
 def _find_key(reference: str) -> FoundSecret | _Failure:
     try:
-        found = find_secret(SECRET, reference=reference)
+        found = find_secret(API_KEY_SECRET, reference=reference)
     except UsageError as error:
         return _Failure("MissingApiKey", error.message.rstrip("."), _search_order())
     if found is None:
         return _Failure("MissingApiKey", "there is no API key for the language model", _search_order())
     if not all("!" <= character <= "~" for character in found.secret.reveal()):
-        reason = f"the API key ({found.origin}) has characters in it that no key has"
+        reason = f"the API key ({found.origin}) holds characters that no key has"
         return _Failure("MissingApiKey", reason, "Copy it once more, without quotes or line breaks.")
     return found
 
 
 def _search_order() -> str:
     return (
-        f"chora looks for it in the file that {SECRET}_FILE names, in /run/secrets and $CREDENTIALS_DIRECTORY "
-        f"({SECRET.lower()}), in the OS keyring (chora, {SECRET.lower()}) and in {SECRET}."
+        f"chora looks for it in the file that {API_KEY_SECRET}_FILE names, in /run/secrets and $CREDENTIALS_DIRECTORY "
+        f"({API_KEY_SECRET.lower()}), in the OS keyring (chora, {API_KEY_SECRET.lower()}) and in {API_KEY_SECRET}."
     )
 
 
-def _open(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
+def _open_client(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
     """A client for one request and its retries, or None without the package.
 
-    It knows our settings and our key, and nothing of the environment.
+    It uses our settings and our key, and nothing from the environment.
     """
     try:
         import anthropic
@@ -398,17 +411,17 @@ def _open(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
     except ImportError:
         return None
 
-    class Bounded(httpx2.AsyncByteStream):
-        """An answer's bytes, up to a limit."""
+    class BoundedStream(httpx2.AsyncByteStream):
+        """The bytes of an answer, up to a limit (CWE-770)."""
 
         def __init__(self, stream: httpx2.AsyncByteStream) -> None:
             self._stream = stream
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            room = REPLY_LIMIT
+            left = REPLY_LIMIT
             async for part in self._stream:
-                room -= len(part)
-                if room < 0:
+                left -= len(part)
+                if left < 0:
                     raise httpx2.RemoteProtocolError("the answer is too large")
                 yield part
 
@@ -416,7 +429,7 @@ def _open(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
             await self._stream.aclose()
 
     async def bound(response: httpx2.Response) -> None:
-        response.stream = Bounded(response.stream)  # pyright: ignore[reportArgumentType]
+        response.stream = BoundedStream(response.stream)  # pyright: ignore[reportArgumentType]
 
     client = anthropic.AsyncAnthropic(
         api_key=key.reveal(),
@@ -426,5 +439,5 @@ def _open(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
         open_telemetry=False,
         http_client=httpx2.AsyncClient(trust_env=False, timeout=None, event_hooks={"response": [bound]}),
     )
-    client._custom_headers = {}  # what the SDK read from ANTHROPIC_CUSTOM_HEADERS could replace the key
+    client._custom_headers = {}  # headers that the SDK read from ANTHROPIC_CUSTOM_HEADERS could replace the key
     return client

@@ -34,7 +34,7 @@ from chora.errors import (
     PermissionDenied,
     ResourceNotFound,
 )
-from chora.events import redacted
+from chora.events import redact_secrets
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT
 from chora.generators.registry import Generator
 from chora.metrics import Metrics
@@ -572,7 +572,7 @@ def _read_job(resources: ProjectResources, arguments: Arguments) -> str:
         )
     record: dict[str, Any] = msgspec.to_builtins(job)
     result = None if job.result is None else msgspec.json.decode(job.result)
-    return _json(record | {"arguments": redacted(job.arguments), "result": result})
+    return _json(record | {"arguments": redact_secrets(job.arguments), "result": result})
 
 
 def _job_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:

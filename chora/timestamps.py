@@ -1,4 +1,4 @@
-"""How times, hashes and odd texts are written everywhere."""
+"""How times are written everywhere, and texts that aren't valid Unicode."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 
 def now() -> str:
-    """This moment, as every record spells it: `2026-11-22T10:15:30.123Z`."""
+    """The current time in the form of all records, ISO 8601: `2026-11-22T10:15:30.123Z`."""
     return format_timestamp(datetime.now(UTC))
 
 
 def format_timestamp(moment: datetime) -> str:
-    """A moment as every record spells it."""
+    """A moment in the form of all records."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def days_before_now(days: float, moment: datetime | None = None) -> str:
-    """So many days before now, or before a moment; the beginning of time, if that is not so long ago."""
+    """The time `days` days before now, or before a moment; the earliest possible time, if that is out of range."""
     try:
         return format_timestamp((moment or datetime.now(UTC)) - timedelta(days=days))
     except OverflowError:
@@ -24,5 +24,6 @@ def days_before_now(days: float, moment: datetime | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with escapes for what UTF-8, and so JSON, can't hold: bytes of a file name that aren't text."""
+    """The text with lone surrogates escaped, such as undecodable bytes of a file name (PEP 383): UTF-8 and JSON can't
+    hold them."""
     return text.encode("utf-8", "backslashreplace").decode()

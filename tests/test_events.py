@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from chora import events as module
 from chora.errors import StorageError
-from chora.events import BATCH, ROWS_LIMIT, Events, redacted
+from chora.events import BATCH_ROWS, ROWS_LIMIT, Events, redact_secrets
 from chora.request_context import trace_id
 from chora.store import SqliteStore
 from chora.store.records import Event
@@ -42,7 +42,9 @@ def path(tmp_path: Path) -> Path:
 @requirement("events.lines")
 def test_an_event_is_a_line(path: Path):
     """Time, trace, type, version and outcome come first, then the facts; the folder is made."""
-    Events(path).emit("content_generated", "success", content_config_id="tides", duration_ms=3, error_message=None)
+    Events(path).emit_event(
+        "content_generated", "success", content_config_id="tides", duration_ms=3, error_message=None
+    )
     (event,) = lines(path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event.pop("timestamp"))
     assert list(event.items()) == [
@@ -62,14 +64,14 @@ def test_events_are_appended(path: Path):
     path.parent.mkdir(parents=True)
     path.write_text('{"event_type":"chora.old"}\n')
     events = Events(path)
-    events.emit("one", "success")
-    events.emit("two", "error", error_message="first line\nsecond line")
+    events.emit_event("one", "success")
+    events.emit_event("two", "error", error_message="first line\nsecond line")
     assert [event["event_type"] for event in lines(path)] == ["chora.old", "chora.one", "chora.two"]
 
 
 def test_nobody_is_told_without_a_file():
     """A project without an event file costs nothing and fails nothing."""
-    Events(None).emit("one", "success")
+    Events(None).emit_event("one", "success")
 
 
 def test_the_trace_is_the_one_of_the_moment(path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -77,7 +79,7 @@ def test_the_trace_is_the_one_of_the_moment(path: Path, monkeypatch: pytest.Monk
     events = Events(path)
     for named in ("first", "second", ""):
         monkeypatch.setenv("CHORA_TRACE_ID", named)
-        events.emit("one", "success")
+        events.emit_event("one", "success")
     assert [event["trace_id"] for event in lines(path)] == ["first", "second", None]
 
 
@@ -87,17 +89,17 @@ def test_a_request_has_a_trace_of_its_own(path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CHORA_TRACE_ID", "environment")
     events = Events(path)
     token = trace_id.set("request")
-    events.emit("one", "success", trace_id="fact")
-    events.emit("one", "success")
+    events.emit_event("one", "success", trace_id="fact")
+    events.emit_event("one", "success")
     trace_id.reset(token)
-    events.emit("one", "success")
+    events.emit_event("one", "success")
     assert [event["trace_id"] for event in lines(path)] == ["fact", "request", "environment"]
 
 
 def test_what_isn_t_text_is_escaped(path: Path, monkeypatch: pytest.MonkeyPatch):
     """Bytes that no text has, in the environment or in a message, don't fail the work that is told of."""
     monkeypatch.setenv("CHORA_TRACE_ID", "run-\udcff")
-    Events(path).emit("one", "error", error_message="no file \udcfe.md")
+    Events(path).emit_event("one", "error", error_message="no file \udcfe.md")
     (event,) = lines(path)
     assert (event["trace_id"], event["error_message"]) == ("run-\\udcff", "no file \\udcfe.md")
 
@@ -108,8 +110,8 @@ def test_half_a_line_of_a_crash_swallows_nothing(path: Path, torn: str):
     path.parent.mkdir(parents=True)
     path.write_text(torn)
     events = Events(path)
-    events.emit("one", "success")
-    events.emit("two", "success")
+    events.emit_event("one", "success")
+    events.emit_event("two", "success")
     first, *rest = path.read_text().splitlines()
     assert first == torn
     assert [json.loads(line)["event_type"] for line in rest] == ["chora.one", "chora.two"]
@@ -121,11 +123,11 @@ def test_a_line_that_fits_only_half_is_a_failure(path: Path, monkeypatch: pytest
     write = os.write
     with monkeypatch.context() as full:
         full.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:20]))
-        events.emit("lost", "success")
+        events.emit_event("lost", "success")
     assert [record.getMessage() for record in caplog.records] == [
         f"events are not being written to {path}: {os.strerror(errno.ENOSPC)}"
     ]
-    events.emit("kept", "success")
+    events.emit_event("kept", "success")
     torn, kept = path.read_text().splitlines()
     assert len(torn) == 20
     assert json.loads(kept)["event_type"] == "chora.kept"
@@ -136,17 +138,17 @@ def test_a_failing_file_is_complained_of_once(path: Path, caplog: Log):
     path.mkdir(parents=True)
     events = Events(path)
     for _ in range(3):
-        events.emit("lost", "success")
+        events.emit_event("lost", "success")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert str(path) in caplog.text
     path.rmdir()
-    events.emit("kept", "success")
+    events.emit_event("kept", "success")
     assert [event["event_type"] for event in lines(path)] == ["chora.kept"]
     assert len(caplog.records) == 1
     path.unlink()
     path.mkdir()
     for _ in range(3):
-        events.emit("lost", "success")
+        events.emit_event("lost", "success")
     assert len(caplog.records) == 2
 
 
@@ -154,7 +156,7 @@ def test_a_failing_file_is_complained_of_once(path: Path, caplog: Log):
 def test_a_file_where_a_folder_should_be_fails_nothing(path: Path, caplog: Log):
     """The way to the event file may be blocked; the work doesn't hear of it."""
     path.parent.parent.write_text("not a folder")
-    Events(path).emit("lost", "success")
+    Events(path).emit_event("lost", "success")
     assert len(caplog.records) == 1
 
 
@@ -167,7 +169,7 @@ async def test_a_pipe_that_nobody_reads_stalls_nothing(path: Path, caplog: Log):
 
     def emit() -> None:
         for _ in range(3):
-            events.emit("one", "success", text="x" * 70_000)  # more than a pipe holds
+            events.emit_event("one", "success", text="x" * 70_000)  # more than a pipe holds
 
     with trio.fail_after(PATIENCE):
         await trio.to_thread.run_sync(emit, abandon_on_cancel=True)
@@ -179,7 +181,7 @@ def test_processes_don_t_mix_their_lines(path: Path):
     program = (
         "import sys; from pathlib import Path; from chora.events import Events\n"
         "events = Events(Path(sys.argv[1])); sys.stdin.read(1)\n"
-        "for number in range(300): events.emit('told', 'success', by=sys.argv[2], number=number, text='x' * 500)\n"
+        "for number in range(300): events.emit_event('told', 'success', by=sys.argv[2], number=number, text='x' * 500)\n"
     )
     told = [subprocess.Popen([sys.executable, "-c", program, path, name], stdin=subprocess.PIPE) for name in ("a", "b")]
     for process in told:
@@ -230,7 +232,7 @@ async def test_an_event_is_also_a_row(path: Path):
     events, store = Events(path), SqliteStore(None)
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
-        events.emit("content_generated", "success", content_config_id="tides", trace_id="t-1")
+        events.emit_event("content_generated", "success", content_config_id="tides", trace_id="t-1")
         (row,) = await stored(store, 1)
         (line,) = lines(path)
         assert (row.at, row.kind, row.status) == (line["timestamp"], line["event_type"], "success")
@@ -244,7 +246,7 @@ async def test_rows_are_kept_without_a_file():
     events, store = Events(None), SqliteStore(None)
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
-        events.emit("one", "success")
+        events.emit_event("one", "success")
         nursery.cancel_scope.cancel()
     assert len(store.events()) == 1
     store.close()
@@ -255,12 +257,12 @@ async def test_the_last_rows_are_stored_before_the_end(path: Path):
     events, store = Events(None), Slow()
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
-        for number in range(BATCH * 2 + 1):
-            events.emit("one", "success", number=number)
+        for number in range(BATCH_ROWS * 2 + 1):
+            events.emit_event("one", "success", number=number)
         nursery.cancel_scope.cancel()
-    assert store.batches == [BATCH, BATCH, 1]
-    assert sorted(row.facts["number"] for row in store.events(limit=10_000)) == list(range(BATCH * 2 + 1))
-    events.emit("late", "success")
+    assert store.batches == [BATCH_ROWS, BATCH_ROWS, 1]
+    assert sorted(row.facts["number"] for row in store.events(limit=10_000)) == list(range(BATCH_ROWS * 2 + 1))
+    events.emit_event("late", "success")
     assert events.dropped == 0
     store.close()
 
@@ -288,7 +290,7 @@ async def test_a_store_that_fails_fails_nothing(caplog: Log):
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
         for round in range(1, 3):
-            events.emit("lost", "success")
+            events.emit_event("lost", "success")
             with trio.fail_after(PATIENCE):
                 while events.dropped < round:
                     await trio.sleep(0.02)
@@ -296,7 +298,7 @@ async def test_a_store_that_fails_fails_nothing(caplog: Log):
             "events are missing from the store: The disk is full."
         ]
         store.broken = False
-        events.emit("kept", "success")
+        events.emit_event("kept", "success")
         (row,) = await stored(store, 1)
         assert row.kind == "chora.kept"
         nursery.cancel_scope.cancel()
@@ -310,7 +312,7 @@ async def test_more_rows_than_may_wait_are_dropped_and_counted(path: Path, caplo
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
         for _ in range(ROWS_LIMIT + 7):
-            events.emit("one", "success")
+            events.emit_event("one", "success")
         assert events.dropped == 7
         store.gate.set()
         nursery.cancel_scope.cancel()
@@ -322,16 +324,16 @@ async def test_more_rows_than_may_wait_are_dropped_and_counted(path: Path, caplo
 
 async def test_a_store_that_hangs_does_not_hold_the_end(caplog: Log, monkeypatch: pytest.MonkeyPatch):
     """After a while the rows are given up."""
-    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    monkeypatch.setattr(module, "STORE_TIMEOUT", 0.1)
     events, store = Events(None), Slow()
     store.gate = trio.Event()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await serving(events, store, nursery)
-            for _ in range(BATCH + 1):
-                events.emit("one", "success")
+            for _ in range(BATCH_ROWS + 1):
+                events.emit_event("one", "success")
             nursery.cancel_scope.cancel()
-    assert events.dropped == BATCH + 1
+    assert events.dropped == BATCH_ROWS + 1
     assert "too long" in caplog.text
     store.close()
 
@@ -362,9 +364,9 @@ async def test_a_store_that_hangs_does_not_hold_the_end(caplog: Log, monkeypatch
 )
 def test_values_under_secret_names_are_hidden(key: str):
     """At any depth, whatever the value is."""
-    assert redacted({key: "sk-1"}) == {key: "***"}
-    assert redacted([{"a": ({key: {"deep": ["x"]}},)}]) == [{"a": [{key: "***"}]}]
-    assert redacted({key: None}) == {key: "***"}
+    assert redact_secrets({key: "sk-1"}) == {key: "***"}
+    assert redact_secrets([{"a": ({key: {"deep": ["x"]}},)}]) == [{"a": [{key: "***"}]}]
+    assert redact_secrets({key: None}) == {key: "***"}
 
 
 @pytest.mark.parametrize(
@@ -372,13 +374,13 @@ def test_values_under_secret_names_are_hidden(key: str):
 )
 def test_words_that_only_hold_one_are_not_secrets(key: str):
     """`monkey` is an animal."""
-    assert redacted({key: "Ada"}) == {key: "Ada"}
+    assert redact_secrets({key: "Ada"}) == {key: "Ada"}
 
 
 def test_counts_are_no_secrets():
     """How many tokens a model took is worth knowing; a number under a singular is a PIN."""
-    assert redacted({"input_tokens": 12, "max_tokens": 0.5}) == {"input_tokens": 12, "max_tokens": 0.5}
-    assert redacted({"password": 1234, "tokens": True}) == {"password": "***", "tokens": "***"}
+    assert redact_secrets({"input_tokens": 12, "max_tokens": 0.5}) == {"input_tokens": 12, "max_tokens": 0.5}
+    assert redact_secrets({"password": 1234, "tokens": True}) == {"password": "***", "tokens": "***"}
 
 
 def test_what_lies_too_deep_is_hidden():
@@ -386,8 +388,8 @@ def test_what_lies_too_deep_is_hidden():
     deep: Any = "x"
     for level in range(1000):
         deep = {"a": deep} if level % 2 else [deep]
-    assert "***" in str(redacted(deep))
-    assert "x" not in str(redacted(deep))
+    assert "***" in str(redact_secrets(deep))
+    assert "x" not in str(redact_secrets(deep))
 
 
 _values = st.recursive(
@@ -401,7 +403,7 @@ _values = st.recursive(
 def test_redaction_changes_nothing_else(value: Any):
     """Without such keys the data is what it was; the original never changes."""
     before = json.dumps(value)
-    result = redacted(value)
+    result = redact_secrets(value)
     assert json.dumps(value) == before
     if not re.search(r"key|token|secret|password|credential|authorization", before, re.IGNORECASE):
         assert result == value
@@ -410,6 +412,6 @@ def test_redaction_changes_nothing_else(value: Any):
 @requirement("events.redacted")
 def test_an_events_context_has_no_secrets(path: Path):
     """Whoever tells of a context tells only what may be told."""
-    Events(path).emit("one", "success", context={"title": "Tides", "api_key": "sk-1"})
+    Events(path).emit_event("one", "success", context={"title": "Tides", "api_key": "sk-1"})
     (event,) = lines(path)
     assert event["context"] == {"title": "Tides", "api_key": "***"}

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 from chora import jobs as module
 from chora import settings
 from chora.errors import Busy, ContentNotFound, JobCancelled, JobNotFound, StorageError
-from chora.jobs import Jobs, Pending
+from chora.jobs import Jobs, PendingJob
 from chora.protocol.types import Progress, ToolAnswer
 from chora.settings import JobSettings as JobSettings
 from chora.store import Job, SqliteStore
@@ -75,14 +75,14 @@ async def working(store: SqliteStore, **settings: Any) -> AsyncGenerator[Jobs]:
         nursery.cancel_scope.cancel()
 
 
-async def call(jobs: Jobs, work: Callable[[Progress], Any], key: str = "key", **rest: Any) -> ToolAnswer | Pending:
-    return await jobs.run(key, "some_tool", {"a": 1}, "somebody", work, **rest)
+async def call(jobs: Jobs, work: Callable[[Progress], Any], key: str = "key", **rest: Any) -> ToolAnswer | PendingJob:
+    return await jobs.run_job(key, "some_tool", {"a": 1}, "somebody", work, **rest)
 
 
 async def pending(jobs: Jobs, work: Callable[[Progress], Any], **rest: Any) -> Job:
     """The job of a call whose work takes longer than it waits."""
     outcome = await call(jobs, work, **rest)
-    assert isinstance(outcome, Pending)
+    assert isinstance(outcome, PendingJob)
     return outcome.job
 
 
@@ -152,7 +152,7 @@ async def test_a_call_beyond_its_budget_becomes_a_job_whose_result_is_given_once
         assert (work.begun, other.begun) == (1, 1)
         work.may_end.set()
         assert await call(jobs, work) == DONE
-        await until(lambda: jobs.find(job.job_id).status == "done")
+        await until(lambda: jobs.find_job(job.job_id).status == "done")
         assert await call(jobs, work) == DONE
         assert work.begun == 2
         settled = store.job(job.job_id)
@@ -167,7 +167,7 @@ async def test_a_result_waits_for_its_call(store: SqliteStore):
         work = Work(DONE._replace(links=(("content://a", "a", "text/plain"),)))
         job = await pending(jobs, work)
         work.may_end.set()
-        await until(lambda: jobs.find(job.job_id).status == "done")
+        await until(lambda: jobs.find_job(job.job_id).status == "done")
         answer = await call(jobs, work)
         assert isinstance(answer, ToolAnswer)
         assert (answer.body, answer.is_error, answer.code) == (DONE.body, False, "ok")
@@ -184,7 +184,7 @@ async def test_a_failure_is_handed_out_as_one(store: SqliteStore):
         work = Work(ToolAnswer(msgspec.json.encode(error.as_dict()), True, error.code, error.exit_code))
         job = await pending(jobs, work)
         work.may_end.set()
-        await until(lambda: jobs.find(job.job_id).status == "failed")
+        await until(lambda: jobs.find_job(job.job_id).status == "failed")
         assert await call(jobs, work) == work.answer
         assert work.begun == 1
         await call(jobs, work)
@@ -193,13 +193,13 @@ async def test_a_failure_is_handed_out_as_one(store: SqliteStore):
 
 async def test_a_result_of_another_day_is_not_handed_out(store: SqliteStore):
     """The call is meant for what is there now; the old result can still be looked up."""
-    old = kept(status="done", result='{"success":true}', updated_at=ago(module.AWAITED + 5))
+    old = kept(status="done", result='{"success":true}', updated_at=ago(module.RESULT_LIFETIME + 5))
     await store.save_job(old)
     async with working(store, call_budget=30) as jobs:
         work = Work(DONE._replace(body=b"{}"))
         work.may_end.set()
         assert await call(jobs, work) == work.answer
-        assert jobs.find(old.job_id) == old
+        assert jobs.find_job(old.job_id) == old
 
 
 async def test_work_that_ends_while_it_is_being_stored_is_answered_with_its_result(store: SqliteStore):
@@ -232,7 +232,7 @@ async def test_the_end_of_a_job_is_not_overwritten_by_its_being_handed_out(store
                     nursery.start_soon(call, jobs, work, str(turn))
                 await trio.testing.wait_all_tasks_blocked()
                 work.may_end.set()
-            await until(lambda job=job: jobs.find(job.job_id).status == "done")
+            await until(lambda job=job: jobs.find_job(job.job_id).status == "done")
             await trio.sleep(0.05)
             settled = store.job(job.job_id)
             assert settled is not None
@@ -336,7 +336,7 @@ async def test_cancelling_the_call_of_a_job_does_not_stop_it(store: SqliteStore)
             await call(jobs, work)
         await trio.testing.wait_all_tasks_blocked()
         assert not work.was_stopped.is_set()
-        assert jobs.find(job.job_id).status == "running"
+        assert jobs.find_job(job.job_id).status == "running"
 
 
 async def test_a_call_right_after_a_cancelled_one_starts_anew(store: SqliteStore):
@@ -390,11 +390,11 @@ async def test_a_job_is_cancelled_on_request(store: SqliteStore):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
-            ended = await jobs.cancel(job.job_id)
+            ended = await jobs.cancel_job(job.job_id)
         assert (ended.job_id, ended.status, ended.result) == (job.job_id, "cancelled", None)
-        assert told == ["Call it again to start anew."]
-        await until(lambda: jobs.find(job.job_id).status == "cancelled")
-        assert (await jobs.cancel(job.job_id)).status == "cancelled", "it stays as it is"
+        assert told == ["Call it again to start over."]
+        await until(lambda: jobs.find_job(job.job_id).status == "cancelled")
+        assert (await jobs.cancel_job(job.job_id)).status == "cancelled", "it stays as it is"
         work.may_end.set()
         assert await call(jobs, work) == DONE
         assert work.begun == 2
@@ -405,8 +405,8 @@ async def test_a_job_that_is_done_is_not_cancelled_any_more(store: SqliteStore):
     done = kept(status="done", result="{}")
     await store.save_job(done)
     async with working(store) as jobs:
-        assert await jobs.cancel(done.job_id) == done
-        for what in (jobs.cancel("job-0"), jobs.cancel("x" * 999)):
+        assert await jobs.cancel_job(done.job_id) == done
+        for what in (jobs.cancel_job("job-0"), jobs.cancel_job("x" * 999)):
             with pytest.raises(JobNotFound) as missing:
                 await what
             assert missing.value.hint
@@ -442,13 +442,13 @@ async def test_a_job_of_another_process_is_joined(tmp_path: Path, threshold: Moc
             nursery.start_soon(join)
             await trio.sleep(1)
             await work.report(4, 7, "four")
-            await trio.sleep(2 * module.HEARTBEAT)
-            assert there.list()[0].progress["message"] == "four"
+            await trio.sleep(2 * module.HEARTBEAT_INTERVAL)
+            assert there.list_jobs()[0].progress["message"] == "four"
             work.may_end.set()
         assert answers == [DONE]
         assert listener.heard == [(4, 7, "four")]
         assert work.begun == 1
-        assert there.find(job.job_id).status == "done"
+        assert there.find_job(job.job_id).status == "done"
 
 
 async def test_a_call_waits_for_another_process_only_as_long_as_a_call_may(tmp_path: Path):
@@ -464,11 +464,11 @@ async def test_a_job_is_cancelled_from_another_process(tmp_path: Path, threshold
     async with two_processes(tmp_path, call_budget=1) as (here, there):
         work = Work()
         job = await pending(here, work)
-        assert (await there.cancel(job.job_id)).status == "cancelled"
+        assert (await there.cancel_job(job.job_id)).status == "cancelled"
         assert work.was_stopped.is_set()
-        assert here.find(job.job_id).status == there.find(job.job_id).status == "cancelled"
+        assert here.find_job(job.job_id).status == there.find_job(job.job_id).status == "cancelled"
         with pytest.raises(JobNotFound):
-            await there.cancel("job-0")
+            await there.cancel_job("job-0")
 
 
 async def test_a_wish_to_cancel_survives_a_sign_of_life_at_the_same_moment(tmp_path: Path, threshold: MockClock):
@@ -477,10 +477,10 @@ async def test_a_wish_to_cancel_survives_a_sign_of_life_at_the_same_moment(tmp_p
         work = Work()
         job = await pending(here, work)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(there.cancel, job.job_id)
-            await trio.sleep(module.POLL / 2)
+            nursery.start_soon(there.cancel_job, job.job_id)
+            await trio.sleep(module.POLL_INTERVAL / 2)
             await here._store.save_job(job)  # pyright: ignore[reportPrivateUsage]
-            with trio.fail_after(3 * module.HEARTBEAT):
+            with trio.fail_after(3 * module.HEARTBEAT_INTERVAL):
                 await work.was_stopped.wait()
 
 
@@ -500,7 +500,7 @@ async def test_whoever_waits_for_a_job_of_another_process_learns_that_it_was_sto
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.sleep(1)
-            await here.cancel(job.job_id)
+            await here.cancel_job(job.job_id)
 
 
 @pytest.mark.slow("time passes in steps of a poll, each when the threads have been idle")
@@ -508,7 +508,7 @@ async def test_a_wish_that_nobody_hears_is_given_up_on(store: SqliteStore, thres
     """The process may be gone; the job is shown as running until its silence tells."""
     await store.save_job(kept(updated_at=ago(0)))
     async with working(store) as jobs:
-        assert (await jobs.cancel("job-1")).status == "running"
+        assert (await jobs.cancel_job("job-1")).status == "running"
 
 
 # -- processes that end -----------------------------------------------------------------------------------------
@@ -517,16 +517,16 @@ async def test_a_wish_that_nobody_hears_is_given_up_on(store: SqliteStore, thres
 @requirement("jobs.interrupted")
 async def test_a_job_whose_process_died_is_interrupted(store: SqliteStore):
     """It gives no sign of life any more; the same call starts it again, and it can be looked up."""
-    await store.save_job(kept(updated_at=ago(module.SILENCE + 5)))
-    await store.save_job(kept("job-2", key="other", updated_at=ago(module.SILENCE - 5)))
+    await store.save_job(kept(updated_at=ago(module.HEARTBEAT_TIMEOUT + 5)))
+    await store.save_job(kept("job-2", key="other", updated_at=ago(module.HEARTBEAT_TIMEOUT - 5)))
     async with working(store) as jobs:
-        assert {job.job_id: job.status for job in jobs.list()} == {"job-1": "interrupted", "job-2": "running"}
-        assert jobs.find("job-1").status == "interrupted"
-        assert (await jobs.cancel("job-1")).status == "interrupted"
+        assert {job.job_id: job.status for job in jobs.list_jobs()} == {"job-1": "interrupted", "job-2": "running"}
+        assert jobs.find_job("job-1").status == "interrupted"
+        assert (await jobs.cancel_job("job-1")).status == "interrupted"
         work = Work()
         work.may_end.set()
         assert await call(jobs, work) == DONE
-        assert isinstance(await call(jobs, work, key="other"), Pending)
+        assert isinstance(await call(jobs, work, key="other"), PendingJob)
         assert work.begun == 1
 
 
@@ -560,7 +560,7 @@ async def test_a_running_job_gives_signs_of_life(store: SqliteStore, threshold: 
     async with working(store, call_budget=1) as jobs:
         job = await pending(jobs, Work())
         before = job.updated_at
-        await until(lambda: jobs.find(job.job_id).updated_at > before, 1)
+        await until(lambda: jobs.find_job(job.job_id).updated_at > before, 1)
         await until(lambda: (store.job(job.job_id) or job).updated_at > before, 1)
 
 
@@ -643,7 +643,7 @@ async def test_a_store_that_fails_at_a_sign_of_life_ends_nothing(
         work = Work()
         job = await pending(jobs, work)
         refusing.refuses = True
-        silence = "couldn't say that it is running"
+        silence = "couldn't be stored"
         await until(lambda: any(silence in record.getMessage() for record in caplog.records), 1)
         refusing.refuses = False
         await until(lambda: (refusing.job(job.job_id) or job).updated_at > job.updated_at, 1)
@@ -658,11 +658,11 @@ async def test_old_jobs_are_forgotten(store: SqliteStore):
     ):
         await store.save_job(kept(f"job-{number}", status=status, updated_at=ago(age * days)))
     async with working(store) as jobs:
-        assert await jobs.forget_old() == 5
-        assert sorted(job.job_id for job in jobs.list()) == ["job-5", "job-6"]
-        assert await jobs.forget_old() == 0
+        assert await jobs.delete_old_jobs() == 5
+        assert sorted(job.job_id for job in jobs.list_jobs()) == ["job-5", "job-6"]
+        assert await jobs.delete_old_jobs() == 0
         jobs._settings = settings.JobSettings(keep_days=1e9)  # pyright: ignore[reportPrivateUsage]
-        assert await jobs.forget_old() == 0, "for ever, more or less"
+        assert await jobs.delete_old_jobs() == 0, "for ever, more or less"
 
 
 # -- through the door -------------------------------------------------------------------------------------------
@@ -705,7 +705,7 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
         assert again["job"] == running["job"]
         slow.may_end.set()
         engine = visitor.opened.engine
-        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
         response = await visitor.call("generate_content", content_config_id="tides")
         made = structured(response)
         assert (made["status"], made["content_length"], made["truncated"]) == ("skipped", 600_000, True)
@@ -716,7 +716,7 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
         failing = {"content_config_id": "tides", "context": {"fail": True}}
         running = structured(await visitor.call("generate_content", **failing))
         slow.may_end.set()
-        await until(lambda: engine.jobs.find(running["job"]).status == "failed")
+        await until(lambda: engine.jobs.find_job(running["job"]).status == "failed")
         failed = structured(await visitor.call("generate_content", **failing))
         assert failed["error"]["code"] == "generation_failed"
         assert failed["error"]["details"]["generator_type"] == "slow"
@@ -750,7 +750,7 @@ async def test_a_call_that_is_cancelled_ends_the_work_that_nobody_else_waits_for
             else:
                 nursery.cancel_scope.cancel()
         await until(lambda: not jobs._running)  # pyright: ignore[reportPrivateUsage]
-        assert jobs.list() == []
+        assert jobs.list_jobs() == []
 
 
 async def test_a_result_that_was_overtaken_is_not_handed_out_later(hello: Project, visit: Visit):
@@ -764,7 +764,7 @@ async def test_a_result_that_was_overtaken_is_not_handed_out_later(hello: Projec
         slow = engine.generators.by_name["slow"].module
         running = structured(await visitor.call("generate_content", content_config_id="tides"))
         slow.may_end.set()
-        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
         assert structured(await visitor.call("generate_content", content_config_id="tides"))["status"] == "skipped"
         hello.save({**content("tides", pattern={"type": "slow"}), "instructions": {"global": "Another one"}})
         made = structured(await visitor.call("generate_content", content_config_id="tides"))
@@ -782,7 +782,7 @@ async def test_the_result_of_a_tool_that_always_works_comes_whole(hello: Project
         slow = engine.generators.by_name["slow"].module
         running = structured(await visitor.call(name, content_config_id="tides"), name)
         slow.may_end.set()
-        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
         response = await visitor.call(name, content_config_id="tides")
         made = structured(response, name)
         assert (made["status"], made["content_length"], made["truncated"]) == ("regenerated", 600_000, True)

@@ -35,11 +35,11 @@ def sdk() -> None:
     assert anthropic.AsyncAnthropic
 
 
-def asking(**changes: Any) -> llm.Request:
+def asking(**changes: Any) -> llm.ModelRequest:
     """A request that tries again at once."""
     given: dict[str, Any] = {"model": "claude-sonnet-5", "prompt": "Say hi", "retry_delay": 0.0, "timeout": 5.0}
     given.update(changes)
-    return msgspec.convert(given, llm.Request)
+    return msgspec.convert(given, llm.ModelRequest)
 
 
 def client(server: AnthropicServer) -> llm.Anthropic:
@@ -49,7 +49,7 @@ def client(server: AnthropicServer) -> llm.Anthropic:
 async def failure(server: AnthropicServer, **changes: Any) -> GenerationFailed:
     """The error of a request that must fail."""
     with trio.fail_after(PATIENCE), pytest.raises(GenerationFailed) as failed:
-        await client(server).complete(asking(**changes))
+        await client(server).complete_request(asking(**changes))
     error = failed.value
     assert error.message.endswith((".", "…"))
     assert error.hint
@@ -66,8 +66,8 @@ async def test_an_answer_comes_with_its_cost():
     blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     async with serving(message("", content=blocks)) as server:
         with trio.fail_after(PATIENCE):
-            reply = await client(server).complete(asking(system="Be brief", max_tokens=77))
-    assert reply == llm.Reply(
+            reply = await client(server).complete_request(asking(system="Be brief", max_tokens=77))
+    assert reply == llm.ModelReply(
         text="ab", input_tokens=1000, output_tokens=500, model="claude-sonnet-5", usd=0.002 + 0.005
     )
     (asked,) = server.asked
@@ -88,7 +88,7 @@ async def test_a_temperature_is_sent_only_where_there_is_one(temperature: float 
     """None leaves the field out: the newer models refuse it."""
     async with serving(message("hi")) as server:
         with trio.fail_after(PATIENCE):
-            await client(server).complete(asking(temperature=temperature))
+            await client(server).complete_request(asking(temperature=temperature))
     assert {name: value for name, value in server.asked[0].body.items() if name == "temperature"} == sent
     assert "system" not in server.asked[0].body
 
@@ -101,7 +101,7 @@ async def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "other")
     async with serving(message("hi")) as server:
         with trio.fail_after(PATIENCE):
-            assert (await client(server).complete(asking())).text == "hi"
+            assert (await client(server).complete_request(asking())).text == "hi"
     headers = server.asked[0].headers
     assert "x-odd" not in headers
     assert "other" not in " ".join(headers.values())
@@ -113,10 +113,10 @@ async def test_the_key_is_looked_up_for_every_request(monkeypatch: pytest.Monkey
     async with serving(message("hi")) as server:
         asks = client(server)
         with trio.fail_after(PATIENCE):
-            await asks.complete(asking())
+            await asks.complete_request(asking())
             (tmp_path / "key").write_text("sk-second\n")
             monkeypatch.setenv("ANTHROPIC_API_KEY_FILE", str(tmp_path / "key"))
-            await asks.complete(asking())
+            await asks.complete_request(asking())
     assert KEY in " ".join(server.asked[0].headers.values())
     assert "sk-second" in " ".join(server.asked[1].headers.values())
 
@@ -126,7 +126,7 @@ async def test_without_a_key_no_one_is_asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     async with serving(message("hi")) as server:
         error = await failure(server)
-        assert client(server).unavailable() == f"There is no API key for the language model. {error.hint}".replace(
+        assert client(server).why_unavailable() == f"There is no API key for the language model. {error.hint}".replace(
             "There is", "there is"
         )
     assert server.asked == []
@@ -141,7 +141,7 @@ async def test_a_key_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("ANTHROPIC_API_KEY_FILE", str(tmp_path / "gone"))
     async with serving(message("hi")) as server:
         error = await failure(server)
-        assert str(tmp_path / "gone") in str(client(server).unavailable())
+        assert str(tmp_path / "gone") in str(client(server).why_unavailable())
     assert error.details["error_type"] == "MissingApiKey"
     assert str(tmp_path / "gone") in error.message
 
@@ -152,7 +152,7 @@ async def test_a_key_that_is_none_is_not_sent(monkeypatch: pytest.MonkeyPatch, o
     monkeypatch.setenv("ANTHROPIC_API_KEY", odd)
     async with serving(message("hi")) as server:
         error = await failure(server)
-        assert "no key has" in str(client(server).unavailable())
+        assert "no key has" in str(client(server).why_unavailable())
     assert server.asked == []
     assert (error.details["error_type"], error.details["attempts"]) == ("MissingApiKey", 0)
     assert "environment ANTHROPIC_API_KEY" in error.message
@@ -162,11 +162,11 @@ async def test_a_key_that_is_none_is_not_sent(monkeypatch: pytest.MonkeyPatch, o
 async def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     """The SDK is an extra."""
     async with serving(message("hi")) as server:
-        assert client(server).unavailable() is None
+        assert client(server).why_unavailable() is None
         monkeypatch.setitem(sys.modules, "anthropic", None)
         error = await failure(server)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert "pip install 'chora[llm]'" in str(client(server).unavailable())
+        assert "pip install 'chora[llm]'" in str(client(server).why_unavailable())
     assert error.details["error_type"] == "MissingPackage"
     assert "pip install 'chora[llm]'" in str(error.hint)
 
@@ -180,7 +180,7 @@ async def test_what_passes_is_tried_again(status: int):
     """A server in trouble is asked again, with the same words."""
     async with serving(refusal(status), refusal(status), message("hi")) as server:
         with trio.fail_after(PATIENCE):
-            assert (await client(server).complete(asking())).text == "hi"
+            assert (await client(server).complete_request(asking())).text == "hi"
     assert server.prompts == ["Say hi"] * 3
 
 
@@ -226,7 +226,7 @@ async def test_a_rate_limit_is_waited_for(autojump_clock: trio.testing.MockClock
         llm._Failure("RateLimitError", "slow", "later", 429, True, 7.0),
         llm._Failure("RateLimitError", "slow", "later", 429, True),
         llm._Failure("RateLimitError", "slow", "later", 429, True),
-        llm.Reply(text="hi", input_tokens=1, output_tokens=1, model="m"),
+        llm.ModelReply(text="hi", input_tokens=1, output_tokens=1, model="m"),
     )
     assert waits == [0.0, 7.0, 7.0 + 5.0, 7.0 + 5.0 + 10.0]
 
@@ -241,10 +241,10 @@ async def _waits(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> list[float]
         moments.append(round(trio.current_time() - start, 3))
         return script.pop(0)
 
-    monkeypatch.setattr(llm, "_attempt", attempt)
+    monkeypatch.setattr(llm, "_send_request", attempt)
     secret: Any = Secret("x")
     none: Any = None
-    await llm.Anthropic(settings.LlmSettings())._persist(none, secret, asking(retry_delay=2.5))
+    await llm.Anthropic(settings.LlmSettings())._send_with_retries(none, secret, asking(retry_delay=2.5))
     return moments
 
 
@@ -252,11 +252,11 @@ async def test_a_retry_after_header_is_heard():
     """In seconds or as a date; one that asks for more than a minute ends the trying."""
     async with serving(refusal(429, "slow", retry_after="0"), message("hi")) as server:
         with trio.fail_after(PATIENCE):
-            assert (await client(server).complete(asking(retry_delay=60.0))).text == "hi"
+            assert (await client(server).complete_request(asking(retry_delay=60.0))).text == "hi"
     past = format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)
     async with serving(refusal(429, "slow", retry_after=past), message("hi")) as server:
         with trio.fail_after(PATIENCE):
-            assert (await client(server).complete(asking(retry_delay=60.0))).text == "hi"
+            assert (await client(server).complete_request(asking(retry_delay=60.0))).text == "hi"
     async with serving(refusal(429, "slow", retry_after="3600")) as server:
         error = await failure(server)
     assert len(server.asked) == 1
@@ -264,14 +264,14 @@ async def test_a_retry_after_header_is_heard():
     assert error.details["retry_after"] == 3600.0
     async with serving(refusal(429, "slow", retry_after="soon"), message("hi")) as server:
         with trio.fail_after(PATIENCE):
-            assert (await client(server).complete(asking())).text == "hi"
+            assert (await client(server).complete_request(asking())).text == "hi"
 
 
 async def test_a_lost_connection_is_tried_again():
     """Whether it ends in the middle of an answer or nobody is there at all."""
     async with serving(Answer(body=b'{"content"', closes_early=True), message("hi")) as server:
         with trio.fail_after(PATIENCE):
-            assert (await client(server).complete(asking())).text == "hi"
+            assert (await client(server).complete_request(asking())).text == "hi"
     error = await failure(server, retries=1)  # it no longer listens
     assert error.details["error_type"] == "APIConnectionError"
     assert (error.details["status"], error.details["attempts"]) == (None, 2)
@@ -292,7 +292,7 @@ async def test_a_cancelled_call_ends_its_request():
     """The server sees its client go."""
     async with serving(Answer(never=True)) as server, trio.open_nursery() as nursery:
         with trio.fail_after(PATIENCE):
-            nursery.start_soon(client(server).complete, asking(timeout=60.0))
+            nursery.start_soon(client(server).complete_request, asking(timeout=60.0))
             while not server.asked:
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
@@ -381,27 +381,27 @@ async def test_the_key_is_never_told(answer: Answer, caplog: pytest.LogCaptureFi
 def test_prices_go_by_the_model(model: str, price: tuple[float, float]):
     """US dollars per million tokens, by the longest name that fits."""
     assert llm.price_of(model) is not None
-    assert llm.cost(model, 100_000, 100_000) == pytest.approx((price[0] / 10, price[1] / 10))
+    assert llm.cost_of(model, 100_000, 100_000) == pytest.approx((price[0] / 10, price[1] / 10))
 
 
 def test_a_long_prompt_may_cost_more():
     """Where a model has two prices, the length of the prompt decides."""
-    assert llm.cost("claude-haiku-5-5", 1_000_000, 0) == (0.5, 0.0)
-    assert llm.cost("claude-sonnet-5", 1_000_000, 0) == (2.0, 0.0)
+    assert llm.cost_of("claude-haiku-5-5", 1_000_000, 0) == (0.5, 0.0)
+    assert llm.cost_of("claude-sonnet-5", 1_000_000, 0) == (2.0, 0.0)
 
 
 @requirement("generators.code-generation.cost")
 def test_a_model_nobody_knows_has_no_price():
     """Not a wrong one."""
-    assert llm.cost("gpt-5", 1, 1) is None
-    assert llm.estimate(asking(model="claude-next")) is None
+    assert llm.cost_of("gpt-5", 1, 1) is None
+    assert llm.estimate_cost(asking(model="claude-next")) is None
 
 
 def test_an_estimate_is_what_it_may_cost_at_most():
     """Three bytes a token going in, all that is allowed coming out."""
-    assert llm.estimate(asking(prompt="x" * 4, system="yy", max_tokens=1000)) == pytest.approx(2 * 2e-6 + 0.01)
-    assert llm.estimate(asking(prompt="x" * 4, max_tokens=1)) == pytest.approx(2 * 2e-6 + 1e-5)
-    assert llm.estimate(asking(prompt="漢字", max_tokens=1)) == pytest.approx(2 * 2e-6 + 1e-5)
+    assert llm.estimate_cost(asking(prompt="x" * 4, system="yy", max_tokens=1000)) == pytest.approx(2 * 2e-6 + 0.01)
+    assert llm.estimate_cost(asking(prompt="x" * 4, max_tokens=1)) == pytest.approx(2 * 2e-6 + 1e-5)
+    assert llm.estimate_cost(asking(prompt="漢字", max_tokens=1)) == pytest.approx(2 * 2e-6 + 1e-5)
 
 
 def test_a_key_covers_what_decides_the_answer():
@@ -422,8 +422,8 @@ def test_a_key_covers_what_decides_the_answer():
 
 def test_reasoning_models_are_known():
     """They take no temperature; models of other makers do as far as we know."""
-    assert llm.reasons("claude-sonnet-5")
-    assert llm.reasons("claude-opus-4-7")
-    assert not llm.reasons("claude-sonnet-4-5")
-    assert not llm.reasons("claude-3-5-sonnet-20241022")
-    assert not llm.reasons("llama-4")
+    assert llm.is_reasoning_model("claude-sonnet-5")
+    assert llm.is_reasoning_model("claude-opus-4-7")
+    assert not llm.is_reasoning_model("claude-sonnet-4-5")
+    assert not llm.is_reasoning_model("claude-3-5-sonnet-20241022")
+    assert not llm.is_reasoning_model("llama-4")

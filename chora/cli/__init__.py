@@ -1,4 +1,4 @@
-"""The command line: one file per command, each imported only when it is asked for."""
+"""The command line: one module per command, each imported only when it is used."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ COMMANDS = (
     "doctor",
     "version",
 )
-"""Every command, in the order that help shows them; each is the file of its name."""
+"""Every command, in the order of `--help`; each is the module of its name."""
 
 
-class Commands(click.Group):
-    """Looks commands up in their files, so that `chora stdio` doesn't pay for all the others."""
+class LazyCommands(click.Group):
+    """A group that imports a command on first use, so that `chora stdio` doesn't import all others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -57,7 +57,7 @@ class Commands(click.Group):
 
 
 @click.group(
-    "chora", cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+    "chora", cls=LazyCommands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.option("--project", metavar="DIR", help="The project folder; else CHORA_PROJECT, else the nearest one upward.")
 @click.version_option(__version__, prog_name="chora")
@@ -78,11 +78,11 @@ def program(context: click.Context, project: str | None) -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a Windows console may not speak UTF-8 by itself
+        if isinstance(stream, io.TextIOWrapper):  # a Windows console may not use UTF-8 by default
             stream.reconfigure(encoding="utf-8", errors="replace")
     given = sys.argv[1:] if arguments is None else arguments
     if odd := [argument for argument in given if printable(argument) != argument]:
-        # JSON and the store hold Unicode; bytes of a terminal that are none would fail somewhere further in.
+        # JSON and the store hold Unicode; undecodable bytes (surrogate escapes, PEP 383) would fail somewhere later.
         click.secho(f"error: the argument {printable(odd[0])} is not UTF-8 text", fg="red", err=True)
         sys.exit(2)
     return program.main(given, prog_name="chora")

@@ -13,8 +13,8 @@ from chora.cli.run import (
     json_option,
     parse_context,
     print_json,
-    print_plan,
-    reporting,
+    print_planned_files,
+    report_errors,
 )
 
 
@@ -22,13 +22,13 @@ from chora.cli.run import (
 @click.argument("artifact_id")
 @context_option
 @click.option("--output", "-o", metavar="PATH", help="File to write instead of the config's first output.")
-@click.option("--force", is_flag=True, help="Generate every child again; an edited file is left alone all the same.")
-@click.option("--plan", is_flag=True, help="Only say what would be written, and why.")
+@click.option("--force", is_flag=True, help="Generate every child again; an edited file is kept anyway.")
+@click.option("--plan", is_flag=True, help="Only print what would be written, and why.")
 @click.option("--diff", is_flag=True, help="Only show how the files would differ.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(
     project: str | None,
     artifact_id: str,
@@ -41,7 +41,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Assemble an artifact and write its output files."""
-    looking = plan or diff or check
+    dry_run = plan or diff or check
     result = call_tool(
         project,
         "assemble_artifact",
@@ -50,15 +50,15 @@ def command(
             "context": parse_context(context),
             "output_path": output,
             "force": force,
-            "dry_run": looking,
+            "dry_run": dry_run,
         },
         progress=True,
     )
     metadata = result["metadata"]
     if as_json:
         print_json(result)
-    elif looking:
-        print_plan(metadata["plan"], diff=diff)
+    elif dry_run:
+        print_planned_files(metadata["plan"], diff=diff)
     else:
         for path in metadata["outputs"]:
             click.echo(f"Generated artifact: {path}")

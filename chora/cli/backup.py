@@ -1,4 +1,4 @@
-"""`chora backup`: everything that is remembered, in one file."""
+"""`chora backup`: everything in the store, in one file."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 import click
 
-from chora.cli.run import json_option, opened_settings, print_json, reporting, run_async
+from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
 
 
 @click.command("backup")
 @click.option("--to", "folder", metavar="DIR", help="Folder to write into; else the setting backup.folder.")
-@click.option("--keep", type=click.IntRange(1), help="Afterwards remove all but so many of the newest backups.")
+@click.option("--keep", type=click.IntRange(1), help="Afterwards delete all but this many of the newest backups.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, folder: str | None, keep: int | None, as_json: bool) -> None:
-    """Make a backup while others read and write. It appears under its name only when it is whole and verified."""
+    """Make a backup while other processes read and write. It appears only when it is complete and verified."""
     import contextlib
 
     from chora.store import open_store
     from chora.store.backup import delete_old_backups, make_backup
 
-    root, loaded = opened_settings(project)
+    root, loaded = load_settings(project)
     target = Path(folder).absolute() if folder else root / loaded.settings.backup.folder
     with contextlib.closing(open_store(root, loaded.settings.storage)) as store:
         made = run_async(partial(make_backup, store, target))

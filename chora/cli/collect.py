@@ -14,8 +14,8 @@ from chora.cli.run import (
     json_option,
     parse_context,
     print_json,
-    print_plan,
-    reporting,
+    print_planned_files,
+    report_errors,
 )
 
 
@@ -23,14 +23,14 @@ from chora.cli.run import (
 @click.argument("collection")
 @context_option
 @click.option("--output", "-o", metavar="DIR", help="Folder to use instead of the config's base path.")
-@click.option("--force", is_flag=True, help="Build every member again; an edited file is left alone all the same.")
+@click.option("--force", is_flag=True, help="Build every member again; an edited file is kept anyway.")
 @click.option("--member", "members", multiple=True, metavar="ID", help="Build this member again; may be repeated.")
-@click.option("--plan", is_flag=True, help="Only say what would be built, and why.")
+@click.option("--plan", is_flag=True, help="Only print what would be built, and why.")
 @click.option("--diff", is_flag=True, help="Only show how the files would differ.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is stale or edited.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(
     project: str | None,
     collection: str,
@@ -43,53 +43,53 @@ def command(
     check: bool,
     as_json: bool,
 ) -> None:
-    """Build a collection: every member that isn't what it would be now, and manifest.json."""
-    looking = plan or diff or check
+    """Build a collection: every member that is out of date, and manifest.json."""
+    dry_run = plan or diff or check
     arguments = {
         "collection_config_path": collection,
         "context": parse_context(context),
         "output_path": output,
         "force": force,
         "force_members": list(members),
-        "dry_run": looking,
+        "dry_run": dry_run,
         "show_diff": diff or check,
     }
     try:
         result = call_tool(project, "generate_collection", arguments, progress=True)
-    except ToolFailed as failure:  # what was built all the same is told in the same words
+    except ToolFailed as failure:  # the members that were built are reported in the same form
         if not as_json and "cached_members" in failure.details:
             _print_totals(failure.details, failure.details["cached_members"])
         raise
     if as_json:
         print_json(result)
-    elif looking:
-        _print_plan(result, diff=diff)
+    elif dry_run:
+        _print_planned_members(result, diff=diff)
     else:
         _print_built(result)
     failed = [member for member in result["members"] if member["status"] == "failed"]
     stale = [file for member in result["members"] for file in member["files"] if is_stale(file)]
-    if looking and (failed or (check and stale)):
+    if dry_run and (failed or (check and stale)):
         sys.exit(1)
 
 
 def is_stale(file: dict[str, Any]) -> bool:
-    """Whether a file isn't what chora would write."""
+    """Whether a file differs from what chora would write."""
     return file["action"] not in ("unchanged", "adopt")
 
 
-def _print_plan(result: dict[str, Any], *, diff: bool) -> None:
+def _print_planned_members(result: dict[str, Any], *, diff: bool) -> None:
     for member in result["members"]:
         if member["error"]:
             click.secho(f"{member['id']}: {member['error']['message']}", fg="red")
         elif member["reasons"]:
             click.echo(f"{member['id']}: {'; '.join(member['reasons'])}")
-        print_plan(member["files"], diff=diff)
+        print_planned_files(member["files"], diff=diff)
     metadata = result["metadata"]
     click.echo(f"{metadata['regenerated_members']} of {result['total_members']} members would be built")
 
 
 def _print_built(result: dict[str, Any]) -> None:
-    """The lines that workflows of chora-compose look for, on stdout; everything else on stderr."""
+    """Print the lines that workflows of chora-compose parse on stdout, everything else on stderr."""
     for member in result["members"]:
         if member["error"]:
             click.secho(f"{member['id']} {member['status']}: {member['error']['message']}", fg="red", err=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import click
 
 from chora import settings
-from chora.cli.run import json_option, opened_settings, print_json, print_table, reporting
+from chora.cli.run import json_option, load_settings, print_json, print_table, report_errors
 
 
 @click.command("config")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, as_json: bool) -> None:
     """Show every setting with its value and its origin."""
-    folder, loaded = opened_settings(project)
+    folder, loaded = load_settings(project)
     table = settings.as_table(loaded)
     if as_json:
         print_json({"success": True, "project": str(folder), "settings": table, "warnings": loaded.warnings})

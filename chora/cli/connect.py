@@ -9,14 +9,22 @@ from typing import Literal
 import click
 import trio
 
-from chora.cli.run import json_option, reporting
+from chora.cli.run import json_option, report_errors
 from chora.errors import UsageError
 from chora.secrets import FoundSecret, find_secret
 from chora.transport.pipes import take_stdio
 
 REFERENCE = re.compile(r"(keyring:|file:|env:\w).+", re.DOTALL)
-OURS = {"host", "connection", "content-length", "content-type", "transfer-encoding", "accept", "accept-encoding"}
-"""Headers that belong to the conversation itself, as all that begin with `mcp-` do."""
+CONNECTION_HEADERS = {
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "accept",
+    "accept-encoding",
+}
+"""Headers that the bridge itself sets, like all that begin with `mcp-`."""
 
 
 @click.command("connect")
@@ -32,7 +40,7 @@ OURS = {"host", "connection", "content-length", "content-type", "transfer-encodi
     "--transport",
     type=click.Choice(["auto", "http", "sse"]),
     default="auto",
-    help="Streamable HTTP, the older SSE transport, or whichever the server speaks.",
+    help="Streamable HTTP, the older SSE transport, or whichever the server supports.",
 )
 @click.option(
     "--header",
@@ -41,7 +49,7 @@ OURS = {"host", "connection", "content-length", "content-type", "transfer-encodi
     metavar="'K: V'",
     help="Sent with every request; V may be a secret as in --token.",
 )
-@click.option("--trust", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="A CA of your own, as PEM.")
+@click.option("--trust", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="A CA to trust, as PEM.")
 @click.option(
     "--wait",
     type=click.FloatRange(0, 3600),
@@ -54,7 +62,7 @@ OURS = {"host", "connection", "content-length", "content-type", "transfer-encodi
 )
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(
     project: str | None,
     url: str,
@@ -68,8 +76,8 @@ def command(
 ) -> None:
     """Speak MCP on stdin and stdout in front of the server at URL.
 
-    For clients that only start programs. Messages pass through as they are. A server that isn't there yet is waited
-    for, and one that restarts is greeted anew without the client noticing.
+    For clients that only start programs. Messages pass through unchanged. A server that isn't running yet is waited
+    for; after a restart of the server, its session is initialized again without the client noticing.
     """
     from chora import settings
     from chora.bridge import BridgeOptions, run_bridge
@@ -80,8 +88,8 @@ def command(
     try:
         address = parse_address(url)
     except ValueError as error:
-        raise UsageError(f"The URL is no address of a server: {error}.", _ADDRESS) from None
-    # No project is needed; one that is named may have settings for the log and the limits.
+        raise UsageError(f"The URL is not the address of a server: {error}.", _ADDRESS) from None
+    # No project is needed; a named one may have settings for the log and the limits.
     loaded = settings.load(settings.find_project(project) if project else Path("/nonexistent"))
     start_logging(loaded.settings.log)
     is_safe = address.origin.scheme == "https" or _is_loopback(address.origin.host)
@@ -112,21 +120,20 @@ def command(
 
 
 def _parse_header(text: str) -> tuple[str, str]:
-    """A header as the command line gives it; a value that is a reference is replaced by the secret."""
-
+    """Parse a header of the command line; a reference as value is replaced by the secret."""
     name, colon, value = (part.strip() for part in text.partition(":"))
     if not colon or not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", name):
         raise UsageError(f"{name[:40]!r} is not a header.", "Write --header 'Name: value'.")
-    if name.lower() in OURS or name.lower().startswith("mcp-"):
-        raise UsageError(f"The header {name} belongs to the conversation itself.", "Leave it out.")
+    if name.lower() in CONNECTION_HEADERS or name.lower().startswith("mcp-"):
+        raise UsageError(f"The header {name} is set by chora itself.", "Leave it out.")
     if REFERENCE.fullmatch(value):
         found = find_secret(name, reference=value)
         value = "" if found is None else found.secret.reveal()
     elif name.lower() == "authorization":
         hint = "Use --token REF, or write --header 'Authorization: file:PATH' with all of the value in the file."
-        raise UsageError("A secret on the command line can be read by everybody on this machine.", hint)
+        raise UsageError("A secret on the command line can be read by every user of this machine.", hint)
     if not re.fullmatch(r"[ -~]*", value):
-        raise UsageError(f"The value of {name} holds characters that no header can.", "Use those of ASCII.")
+        raise UsageError(f"The value of {name} holds characters that no header may have.", "Use printable ASCII.")
     return name, value
 
 

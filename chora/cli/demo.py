@@ -1,4 +1,4 @@
-"""`chora demo`: a sample project, driven over real MCP as an agent would drive it."""
+"""`chora demo`: a sample project, driven over MCP as by an agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from chora import this_process
-from chora.cli.run import json_option, print_json, reporting, run_async
+from chora.cli.run import json_option, print_json, report_errors, run_async
 from chora.cli.samples import DEMO, write_sample
 from chora.errors import SaveFailed, Unreachable
 
@@ -110,14 +110,14 @@ WEEK = {
 @click.command("demo")
 @click.argument("folder", required=False, metavar="[DIR]")
 @json_option
-@reporting
+@report_errors
 def command(folder: str | None, as_json: bool) -> None:
-    """Make a sample project and drive it over MCP: draft, test, save, assemble, and a collection that notices changes.
+    """Create a sample project and drive it over MCP: draft, test, save, assemble, and build a collection.
 
-    DIR must be new or empty; without one, chora-demo is made here.
+    DIR must be new or empty; without it, chora-demo is created here.
     """
     root = _new_folder(folder)
-    steps = run_async(_drive, root, as_json)
+    steps = run_async(_run_demo, root, as_json)
     output = root / "outputs" / "week" / "weekly-notice" / "weekly-notice.md"
     server = this_process.own_command("--project", str(root), "stdio")
     if as_json:
@@ -144,34 +144,34 @@ def _new_folder(folder: str | None) -> Path:
     return root.resolve()
 
 
-async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
-    """Talk to a `chora stdio` of our own about the new project; returns every step and what came of it."""
+async def _run_demo(root: Path, quiet: bool) -> list[dict[str, Any]]:
+    """Drive a `chora stdio` of the new project; returns every step with its outcome."""
     from chora.watch.mcp_client import CallFailed, start_process
 
     steps: list[dict[str, Any]] = []
 
-    def tell(step: str, outcome: str, began: float) -> None:
+    def report(step: str, outcome: str, began: float) -> None:
         steps.append({"step": step, "outcome": outcome, "milliseconds": round((time.perf_counter() - began) * 1000, 1)})
         if not quiet:
             click.echo(f"{click.style('✓', fg='green')} {step:<44} {outcome} ({steps[-1]['milliseconds']} ms)")
 
     began = time.perf_counter()
-    tell("sample project", f"{len(write_sample(root, DEMO))} files in {root}", began)
+    report("sample project", f"{len(write_sample(root, DEMO))} files in {root}", began)
     server_command = this_process.own_command("--project", str(root), "stdio")
     environment = {**this_process.child_environment(), "CHORA_LOG_LEVEL": "WARNING"}
     began = time.perf_counter()
     try:
         async with start_process(server_command, environment) as server:
-            tell("chora stdio", "answered initialize", began)
+            report("chora stdio", "answered initialize", began)
 
             async def call(tool: str, arguments: dict[str, Any], said: str, step: str) -> dict[str, Any]:
                 before = time.perf_counter()
                 answer = await server.call(tool, arguments)
                 if answer.is_error:
                     raise CallFailed(f"{tool} answered: {answer.result['error']['message']}")
-                if answer.result.get("status") == "running":  # on a very slow machine; asking again waits for it
+                if answer.result.get("status") == "running":  # on a very slow machine; the same call waits for it
                     return await call(tool, arguments, said, step)
-                tell(step, said.format(**answer.result), before)
+                report(step, said.format(**answer.result), before)
                 return answer.result
 
             for document in (WELCOME, HOURS, EVENINGS, NOTICE, SIGN, SIGNS, WEEK):
@@ -205,7 +205,7 @@ async def _drive(root: Path, quiet: bool) -> list[dict[str, Any]]:
             await call("check_collection_cache", week, stale, "check_collection_cache, an evening renamed")
             await call("generate_collection", week, f"{built}, the other from the cache", "generate_collection week")
     except CallFailed as failed:
-        raise Unreachable(f"The demo's own server failed: {failed}", "Its log stands above.") from None
+        raise Unreachable(f"The demo's own server failed: {failed}", "Its log is above.") from None
     return steps
 
 

@@ -1,4 +1,4 @@
-"""`chora doctor`: what is wrong with a project, and what can be done about it."""
+"""`chora doctor`: what is wrong with a project, and how to fix it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 import msgspec
 from msgspec import Struct
 
-from chora.cli.run import json_option, opened_settings, print_json, reporting
+from chora.cli.run import json_option, load_settings, print_json, report_errors
 from chora.errors import StorageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DoctorStep(Struct, frozen=True):
-    """One thing that was looked at: how it is, and what to do if it isn't as it should be."""
+    """The result of one check, and how to fix what is wrong."""
 
     name: str
     ok: bool
@@ -32,21 +32,21 @@ class DoctorStep(Struct, frozen=True):
 
 
 @dataclass
-class Case:
-    """What the steps look at, each thing once."""
+class Diagnosis:
+    """The project that the steps check; what several of them need is read once."""
 
     root: Path
     settings: Settings
 
     @property
     def place(self) -> Path | None:
-        """The database, or the folder, that things are remembered in; None for memory."""
+        """The database or folder of the store; None in memory."""
         storage = self.settings.storage
         return {"sqlite": self.root / storage.path, "filesystem": self.root / storage.folder}.get(storage.backend)
 
     @cached_property
     def database(self) -> DatabaseCondition | None:
-        """How the database is; None where there is none."""
+        """The condition of the database; None for other backends."""
         from chora.store.repair import examine_database
 
         return (
@@ -56,12 +56,12 @@ class Case:
         )
 
 
-def look_at_access(case: Case) -> DoctorStep:
+def check_store_access(diagnosis: Diagnosis) -> DoctorStep:
     """Whether the store may be read and written."""
     name = "store access"
-    if case.place is None:
-        return DoctorStep(name, True, "Nothing is remembered beyond a process: storage.backend is memory.")
-    place = case.place
+    if diagnosis.place is None:
+        return DoctorStep(name, True, "Nothing is stored beyond a process: storage.backend is memory.")
+    place = diagnosis.place
     while not os.path.lexists(place):
         place = place.parent
     for each in dict.fromkeys((place, place if place.is_dir() else place.parent)):
@@ -69,29 +69,31 @@ def look_at_access(case: Case) -> DoctorStep:
         if not os.access(each, wanted):
             remedy = "Check its owner and permissions, and whether its disk is read-only."
             return DoctorStep(name, False, f"{each} may not be read and written.", remedy)
-    return DoctorStep(name, True, f"{case.place} may be read and written.")
+    return DoctorStep(name, True, f"{diagnosis.place} may be read and written.")
 
 
-def look_at_room(case: Case) -> DoctorStep:
+def check_store_space(diagnosis: Diagnosis) -> DoctorStep:
     """Whether the disk has room."""
     from chora.disk import check_free_space
 
     try:
-        check_free_space(case.place.parent if case.place and case.place.parent.is_dir() else case.root)
+        check_free_space(
+            diagnosis.place.parent if diagnosis.place and diagnosis.place.parent.is_dir() else diagnosis.root
+        )
     except StorageError as error:
-        return DoctorStep("store room", False, error.message, error.hint)
-    return DoctorStep("store room", True, "The disk has room.")
+        return DoctorStep("store space", False, error.message, error.hint)
+    return DoctorStep("store space", True, "The disk has free space.")
 
 
-def look_at_content(case: Case) -> DoctorStep:
-    """Whether everything that is remembered can be read."""
+def check_store_content(diagnosis: Diagnosis) -> DoctorStep:
+    """Whether every record in the store can be read."""
     name = "store content"
-    if (condition := case.database) is not None:
+    if (condition := diagnosis.database) is not None:
         return DoctorStep(name, condition.kind in ("whole", "missing"), condition.reason, condition.remedy)
     from chora.store import open_existing_store
 
     try:
-        store = open_existing_store(case.root, case.settings.storage)
+        store = open_existing_store(diagnosis.root, diagnosis.settings.storage)
         counts = store.counts()
         store.close()
     except StorageError as error:
@@ -99,45 +101,50 @@ def look_at_content(case: Case) -> DoctorStep:
     return DoctorStep(name, True, f"{sum(counts.values()):,} records can be read.")
 
 
-def look_at_leftovers(case: Case) -> DoctorStep:
-    """Whether a process has it open, or was ended in the middle; neither is wrong."""
+def check_store_leftovers(diagnosis: Diagnosis) -> DoctorStep:
+    """Whether the WAL holds changes: a process has the database open, or was killed; neither is wrong."""
     from chora.store.database import has_wal
     from chora.store.repair import count_lost_pages
 
     name = "store leftovers"
-    if case.database is None or case.place is None or not has_wal(case.place):
+    if diagnosis.database is None or diagnosis.place is None or not has_wal(diagnosis.place):
         return DoctorStep(name, True, "Nothing was left unfinished.")
-    if lost := count_lost_pages(case.place):
-        reason = f"{lost:,} pages in {case.place}-wal lie behind a damaged one, and aren't read any more."
-        return DoctorStep(name, False, reason, "What they held is lost; restore a backup if anything is missing.")
-    reason = f"Changes wait in {case.place}-wal: a process has it open, or was ended; they count, so never remove it."
+    if lost := count_lost_pages(diagnosis.place):
+        reason = f"{lost:,} pages in {diagnosis.place}-wal follow a damaged one and are ignored."
+        return DoctorStep(name, False, reason, "Their changes are lost; restore a backup if anything is missing.")
+    reason = f"{diagnosis.place}-wal holds changes: a process has the database open, or was killed; never delete it."
     return DoctorStep(name, True, reason)
 
 
-STEPS: tuple[Callable[[Case], DoctorStep], ...] = (look_at_access, look_at_room, look_at_content, look_at_leftovers)
-"""What is looked at, in this order."""
+STEPS: tuple[Callable[[Diagnosis], DoctorStep], ...] = (
+    check_store_access,
+    check_store_space,
+    check_store_content,
+    check_store_leftovers,
+)
+"""The checks, in this order."""
 
 
 @click.command("doctor")
-@click.option("--repair", "repairing", is_flag=True, help="Put what can be read of a damaged database in its place.")
+@click.option("--repair", "repairing", is_flag=True, help="Replace a damaged database by what can be read of it.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, repairing: bool, as_json: bool) -> None:
-    """Look whether everything is as it should be, and say what to do where it isn't.
+    """Check the project, and print what to do about each problem.
 
-    Without --repair nothing is changed. With it, a damaged database is replaced by a whole one with everything that
-    can be read of it, and kept under a dated name; a newer one, and one of another program, is never touched.
+    Without --repair nothing is changed. With it, a damaged database is replaced by a new one with everything that
+    can be read of it, and kept under a dated name; a newer one, and one of another program, is never changed.
     """
     from chora.store.repair import describe_salvage, repair_database
 
-    root, loaded = opened_settings(project)
-    case = Case(root, loaded.settings)
+    root, loaded = load_settings(project)
+    diagnosis = Diagnosis(root, loaded.settings)
     repaired: RepairResult | None = None
-    if repairing and case.database is not None and case.database.kind == "damaged":
+    if repairing and diagnosis.database is not None and diagnosis.database.kind == "damaged":
         repaired = repair_database(root / loaded.settings.storage.path)
-        case = Case(root, loaded.settings)
-    steps = [look(case) for look in STEPS]
+        diagnosis = Diagnosis(root, loaded.settings)
+    steps = [check(diagnosis) for check in STEPS]
     if as_json:
         answer: dict[str, Any] = {"success": all(step.ok for step in steps), "steps": msgspec.to_builtins(steps)}
         if repaired is not None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from chora.cli.run import call_tool, json_option, print_json, print_table, reporting
+from chora.cli.run import call_tool, json_option, print_json, print_table, report_errors
 
 COLORS = {"fresh": "green", "stale": "yellow", "expired": "red"}
 
 
 @click.command("freshness")
 @click.argument("collection")
-@click.option("--output", "-o", metavar="DIR", help="Folder to look in instead of the config's base path.")
+@click.option("--output", "-o", metavar="DIR", help="Folder to use instead of the config's base path.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, collection: str, output: str | None, as_json: bool) -> None:
-    """Show the age of a collection's members against how old they may get."""
+    """Show the age of a collection's members against their maximum age."""
     result = call_tool(project, "check_freshness", {"collection_config_path": collection, "output_path": output})
     if as_json:
         print_json(result)
@@ -35,6 +35,6 @@ def command(project: str | None, collection: str, output: str | None, as_json: b
 
 
 def _bar(per_cent: float | None) -> str:
-    """The share of the greatest age, drawn."""
+    """A bar of the share of the maximum age."""
     filled = 20 if per_cent is None else min(20, round(per_cent / 5))
     return "█" * filled + "░" * (20 - filled)

@@ -1,26 +1,26 @@
-"""`chora gc`: forget what is old."""
+"""`chora gc`: delete what is old."""
 
 from __future__ import annotations
 
 import click
 
-from chora.cli.run import json_option, opened_settings, print_json, reporting, run_async
+from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
 
 
 @click.command("gc")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be deleted.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, dry_run: bool, as_json: bool) -> None:
-    """Remove drafts, stored texts, jobs and events older than storage.retention_days.
+    """Delete drafts, stored texts, jobs and events older than storage.retention_days.
 
-    The newest three texts of a content stay, and the newest approved one. The server does the same by itself.
+    The newest three texts of a content stay, and the newest approved one. The server does the same regularly.
     """
     from chora.engine.engine import open_engine
     from chora.engine.retention import Swept, sweep
 
-    folder, loaded = opened_settings(project)
+    folder, loaded = load_settings(project)
 
     async def run() -> Swept:
         async with open_engine(folder, loaded.settings) as engine:
@@ -30,7 +30,7 @@ def command(project: str | None, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({"success": True, "dry_run": dry_run, **swept._asdict()})
         return
-    verb = "would go" if dry_run else "went"
+    verb = "would be deleted" if dry_run else "deleted"
     click.echo(
         f"{swept.versions} texts ({swept.bytes_freed:,} bytes), {swept.drafts} drafts, {swept.jobs} jobs and "
         f"{swept.rows} rows of events and measurements {verb}"

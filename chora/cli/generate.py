@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
-from chora.cli.run import call_tool, context_option, json_option, parse_context, print_json, reporting
+from chora.cli.run import call_tool, context_option, json_option, parse_context, print_json, report_errors
 
 
 @click.command("generate")
 @click.argument("content_id")
 @context_option
-@click.option("--force", is_flag=True, help="Make it again even if nothing changed.")
+@click.option("--force", is_flag=True, help="Generate it again even if nothing changed.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, content_id: str, context: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """Generate a content and print its text; what was done goes to stderr."""
+    """Generate a content and print its text; the status goes to stderr."""
     result = call_tool(
         project,
         "generate_content",

@@ -1,4 +1,4 @@
-"""`chora import`: a chora-compose project, with its history, becomes this project's."""
+"""`chora import`: import a chora-compose project with its history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from chora.cli.run import json_option, opened_settings, print_json, reporting, run_async
+from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
 from chora.engine.legacy.project_import import Imported, import_project
 from chora.files import Folder
 from chora.store import open_existing_store, open_store
@@ -17,17 +17,17 @@ from chora.store import open_existing_store, open_store
 
 @click.command("import")
 @click.argument("source", metavar="DIR")
-@click.option("--convert", "to_convert", is_flag=True, help="Convert configs of other dialects, and say what changes.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--convert", "to_convert", is_flag=True, help="Convert configs of other dialects, and print the changes.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, source: str, to_convert: bool, dry_run: bool, as_json: bool) -> None:
-    """Bring a chora-compose project in: configs, templates and history. Nothing that is there is overwritten.
+    """Import a chora-compose project: configs, templates and history. Nothing existing is overwritten.
 
-    DIR may be this project itself: then only its history is brought into the store.
+    DIR may be this project itself: then only its history is imported into the store.
     """
-    folder, loaded = opened_settings(project)
+    folder, loaded = load_settings(project)
     settings = loaded.settings
     with contextlib.closing((open_existing_store if dry_run else open_store)(folder, settings.storage)) as store:
         done = run_async(
@@ -45,10 +45,10 @@ def command(project: str | None, source: str, to_convert: bool, dry_run: bool, a
     if as_json:
         print_json({"success": True, **msgspec.to_builtins(done)})
     else:
-        _show(done)
+        _print_result(done)
 
 
-def _show(done: Imported) -> None:
+def _print_result(done: Imported) -> None:
     would = "would be " if done.dry_run else ""
     for path in done.copied:
         click.echo(f"{would}copied {path}")
@@ -57,7 +57,7 @@ def _show(done: Imported) -> None:
         for change in config.changes:
             click.echo(f"  {change}")
         for left in config.left:
-            click.echo(f"  has no place: {left}")
+            click.echo(f"  can't be converted: {left}")
     for kind, brought in (("versions", done.versions), ("drafts", done.drafts)):
         if brought.imported or brought.already_there:
             click.echo(f"{kind}: {brought.imported} {would}imported, {brought.already_there} already there")

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from chora.cli.run import json_option, print_json, reporting
+from chora.cli.run import json_option, print_json, report_errors
 from chora.cli.samples import INIT, write_sample
 
 
 @click.command("init")
 @click.argument("folder", default=".", metavar="[DIR]")
 @json_option
-@reporting
+@report_errors
 def command(folder: str, as_json: bool) -> None:
-    """Make a project with one working example. Existing files are left alone."""
+    """Create a project with one working example. Existing files are kept."""
     root = Path(folder)
     written = write_sample(root, INIT)
     if as_json:
@@ -24,5 +24,5 @@ def command(folder: str, as_json: bool) -> None:
     for path in written:
         click.echo(f"wrote {path}")
     if not written:
-        click.echo("everything was there already")
+        click.echo("every file exists already")
     click.echo(f"\nTry it:\n  chora --project {folder} assemble hello")

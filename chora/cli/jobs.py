@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from chora.cli.run import json_option, opened_settings, print_json, print_table, reporting, run_async
+from chora.cli.run import json_option, load_settings, print_json, print_table, report_errors, run_async
 from chora.store.records import Job
 
 
@@ -16,23 +16,23 @@ from chora.store.records import Job
 @click.option("--cancel", is_flag=True, help="Stop the job; another process notices within seconds.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, job_id: str | None, cancel: bool, as_json: bool) -> None:
     """List jobs, show one with its result, or cancel one."""
     from chora.engine.engine import open_engine
 
     if cancel and job_id is None:
         raise click.UsageError("--cancel needs the id of a job.")
-    folder, loaded = opened_settings(project)
+    folder, loaded = load_settings(project)
 
     async def run() -> list[Job]:
         async with open_engine(folder, loaded.settings) as engine:
             if job_id is None:
-                return engine.jobs.list()
-            return [await engine.jobs.cancel(job_id) if cancel else engine.jobs.find(job_id)]
+                return engine.jobs.list_jobs()
+            return [await engine.jobs.cancel_job(job_id) if cancel else engine.jobs.find_job(job_id)]
 
     jobs = run_async(run)
-    shown = [describe(job) for job in jobs]
+    shown = [describe_job(job) for job in jobs]
     if as_json:
         print_json({"success": True, "jobs": shown} if job_id is None else {"success": True, **shown[0]})
     elif job_id is not None and jobs[0].result and not cancel:
@@ -41,8 +41,8 @@ def command(project: str | None, job_id: str | None, cancel: bool, as_json: bool
         print_table(("Job", "Tool", "Is", "Progress", "Since"), [_row(job) for job in jobs])
 
 
-def describe(job: Job) -> dict[str, Any]:
-    """A job as --json shows it, its result decoded."""
+def describe_job(job: Job) -> dict[str, Any]:
+    """A job as in --json, with its result decoded."""
     facts: dict[str, Any] = msgspec.to_builtins(job)
     facts["result"] = None if job.result is None else msgspec.json.decode(job.result)
     del facts["key"]
@@ -51,5 +51,5 @@ def describe(job: Job) -> dict[str, Any]:
 
 def _row(job: Job) -> tuple[str, ...]:
     progress = job.progress
-    how_far = f"{progress['done']:g}/{progress['total']:g} {progress['message']}" if "done" in progress else ""
-    return job.job_id, job.tool, job.status, how_far, job.created_at
+    done = f"{progress['done']:g}/{progress['total']:g} {progress['message']}" if "done" in progress else ""
+    return job.job_id, job.tool, job.status, done, job.created_at

@@ -1,4 +1,4 @@
-"""`chora ls`: what there is in the project."""
+"""`chora ls`: list contents, artifacts, configs or generators."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from chora.cli.run import call_tool, json_option, print_json, print_table, reporting
+from chora.cli.run import call_tool, json_option, print_json, print_table, report_errors
 
 TABLES: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
     "content": ("list_content", {"limit": 500}, "content", ("id", "generator_type", "generated", "last_generated")),
@@ -14,14 +14,14 @@ TABLES: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
     "configs": ("list_content_configs", {}, "configs", ("id", "generator_type", "file_path", "title")),
     "generators": ("list_generators", {}, "generators", ("name", "type", "status", "version", "description")),
 }
-"""What can be listed: the tool, its arguments, where its rows are, and the columns."""
+"""What can be listed: the tool, its arguments, the field with the rows, and the columns."""
 
 
 @click.command("ls")
 @click.argument("what", type=click.Choice(list(TABLES)), default="artifacts")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, what: str, as_json: bool) -> None:
     """List contents, artifacts, content configs or generators."""
     tool, arguments, rows, columns = TABLES[what]

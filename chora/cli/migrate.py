@@ -1,4 +1,4 @@
-"""`chora migrate`: everything that is remembered, into another backend."""
+"""`chora migrate`: copy the store to another backend."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from functools import partial
 import click
 import msgspec
 
-from chora.cli.run import json_option, opened_settings, print_json, print_table, reporting, run_async
+from chora.cli.run import json_option, load_settings, print_json, print_table, report_errors, run_async
 from chora.errors import UsageError
 from chora.store import open_existing_store, open_store
 from chora.store.migrate import MigrationResult, migrate_store
 
 
 @click.command("migrate")
-@click.option("--to", "backend", required=True, type=click.Choice(["sqlite", "filesystem"]), help="Where to.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be copied.")
+@click.option("--to", "backend", required=True, type=click.Choice(["sqlite", "filesystem"]), help="The target.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be copied.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, backend: str, dry_run: bool, as_json: bool) -> None:
-    """Copy versions, drafts and all else to the other backend, and compare both. What is there stays there."""
-    folder, loaded = opened_settings(project)
+    """Copy versions, drafts and all other records to another backend, and compare both. The source stays unchanged."""
+    folder, loaded = load_settings(project)
     here = loaded.settings.storage
     if here.backend in (backend, "memory"):
         raise UsageError(
-            f"The project keeps its data in the backend {here.backend} already."
+            f"The project stores its data in the backend {here.backend} already."
             if here.backend == backend
-            else "The backend memory keeps nothing that could be moved.",
+            else "The backend memory stores nothing that could be copied.",
             "The setting storage.backend says where the data is now.",
             backend=here.backend,
         )
@@ -44,9 +44,9 @@ def command(project: str | None, backend: str, dry_run: bool, as_json: bool) -> 
     if as_json:
         print_json({"success": True, "from": here.backend, "to": backend, "write": lines, **msgspec.to_builtins(done)})
     else:
-        _show(done)
+        _print_result(done)
         if not dry_run:
-            click.echo("\nEverything is there. Write into chora.toml, and restart what runs:\n", err=True)
+            click.echo("\nEverything is copied. Write this into chora.toml, and restart running processes:\n", err=True)
             click.echo(lines, err=True, nl=False)
 
 
@@ -54,7 +54,7 @@ def _show_progress(kind: str, done: int, total: int) -> None:
     click.echo(f"\r\x1b[K{kind} {done:,} of {total:,}", nl=done >= total, err=True)
 
 
-def _show(done: MigrationResult) -> None:
+def _print_result(done: MigrationResult) -> None:
     said = "would copy" if done.dry_run else "copied"
     rows = [(kind, moved.copied, moved.already_there) for kind, moved in done.kinds.items() if moved.total]
     print_table(("Kind", said.capitalize(), "Already there"), rows)

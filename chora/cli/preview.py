@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from chora.cli.run import call_tool, context_option, json_option, parse_context, print_json, reporting
+from chora.cli.run import call_tool, context_option, json_option, parse_context, print_json, report_errors
 
 
 @click.command("preview")
@@ -12,9 +12,9 @@ from chora.cli.run import call_tool, context_option, json_option, parse_context,
 @context_option
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, content_id: str, context: tuple[str, ...], as_json: bool) -> None:
-    """Make a content's text and print it; nothing is stored."""
+    """Generate a content and print its text, without storing it."""
     arguments = {"content_config_id": content_id, "context": parse_context(context), "show_metadata": True}
     result = call_tool(project, "preview_generation", arguments)
     if as_json:

@@ -1,4 +1,4 @@
-"""`chora restore`: what a backup holds, in the place of what is there."""
+"""`chora restore`: replace the store by a backup."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 
 import click
 
-from chora.cli.run import json_option, opened_settings, print_json, reporting, run_async
+from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
 
 
 @click.command("restore")
 @click.argument("backup", type=click.Path(path_type=Path))
-@click.option("--verify", "only_verify", is_flag=True, help="Only make sure that the backup is whole.")
+@click.option("--verify", "only_verify", is_flag=True, help="Only verify that the backup is intact.")
 @click.option("--salvage", metavar="FILE", help="Only save what can be read of a damaged database into a new FILE.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, backup: Path, only_verify: bool, salvage: str | None, as_json: bool) -> None:
-    """Verify BACKUP and put it in the place of what is remembered now, which is kept as a backup too.
+    """Verify BACKUP and replace the store by it; the replaced store is kept as a backup, too.
 
-    Outputs and configs are files of the project and stay as they are.
+    Outputs and configs are files of the project and stay unchanged.
     """
     from chora.store.backup import RestoreResult, restore_backup, verify_backup
 
-    root, loaded = opened_settings(project)
+    root, loaded = load_settings(project)
     if salvage is not None:
         _salvage(backup, Path(salvage), as_json)
         return
@@ -40,7 +40,7 @@ def command(project: str | None, backup: Path, only_verify: bool, salvage: str |
     verb = "holds" if only_verify else "restored"
     click.echo(f"{verb} {', '.join(f'{count:,} {kind}' for kind, count in done.counts.items() if count) or 'nothing'}")
     if done.replaced:
-        click.echo(f"what was there is kept in {done.replaced}", err=True)
+        click.echo(f"the replaced store is kept in {done.replaced}", err=True)
 
 
 def _salvage(damaged: Path, target: Path, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What commands share: running work in a project, printing what came of it, and exiting with the right code."""
+"""What commands share: running tools in a project, printing results, and exiting with the right code."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def toolset_options(function: Function) -> Function:
 
 
 def toolset_flags(read_only: bool | None, toolset: tuple[str, ...]) -> dict[str, Any]:
-    """What those options set."""
+    """The settings of those options."""
     return {"mcp.read_only": read_only, "mcp.toolsets": toolset or None}
 
 
-def reporting(function: Function) -> Function:
+def report_errors(function: Function) -> Function:
     """Turn a ChoraError into its message (or, with --json, its JSON) and its exit code."""
 
     @functools.wraps(function)
@@ -60,14 +60,14 @@ def reporting(function: Function) -> Function:
             known, other = group.split(ChoraError)
             if other is not None or known is None:
                 raise
-            fail(_first(known), bool(kwargs.get("as_json")))
+            exit_with_error(_first_error(known), bool(kwargs.get("as_json")))
         except ChoraError as error:
-            fail(error, bool(kwargs.get("as_json")))
+            exit_with_error(error, bool(kwargs.get("as_json")))
 
     return wrapper
 
 
-def _first(group: BaseExceptionGroup[ChoraError]) -> ChoraError:
+def _first_error(group: BaseExceptionGroup[ChoraError]) -> ChoraError:
     inner: BaseException = group
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
@@ -75,17 +75,17 @@ def _first(group: BaseExceptionGroup[ChoraError]) -> ChoraError:
     return inner
 
 
-def fail(error: ChoraError, as_json: bool) -> NoReturn:
-    """Say what went wrong and exit with the error's code."""
+def exit_with_error(error: ChoraError, as_json: bool) -> NoReturn:
+    """Print an error and exit with its code."""
     if as_json:
         print_json(error.as_dict())
     else:
-        complain(error.message, error.hint, error.details)
+        print_error(error.message, error.hint, error.details)
     sys.exit(error.exit_code)
 
 
-def complain(message: str, hint: str | None, details: dict[str, Any]) -> None:
-    """A failure for people, on stderr."""
+def print_error(message: str, hint: str | None, details: dict[str, Any]) -> None:
+    """Print an error for people, on stderr."""
     click.secho(f"error: {message}", fg="red", err=True)
     for fault in details.get("schema_errors", []):
         click.echo(f"  {fault['path']}: {fault['message']}", err=True)
@@ -97,13 +97,13 @@ def complain(message: str, hint: str | None, details: dict[str, Any]) -> None:
         click.echo(f"  {hint}", err=True)
 
 
-def opened_settings(
+def load_settings(
     project: str | None, flags: dict[str, Any] | None = None, *, quiet: bool = True
 ) -> tuple[Path, settings.LoadedSettings]:
     """The project folder and its settings; warnings about them go to the log.
 
     Args:
-        quiet: for commands that print a result: log only what is wrong.
+        quiet: for commands that print a result: log warnings and errors only.
     """
     folder = settings.find_project(project)
     loaded = settings.load(folder, flags=flags)
@@ -118,8 +118,8 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
     """Run a tool in the project, without a server in between.
 
     Args:
-        project, name, arguments: what to call.
-        progress: show on a terminal how far long work is.
+        project, name, arguments: the project, the tool and its arguments.
+        progress: show a progress bar on a terminal.
 
     Raises:
         InvalidInput: there is no such tool.
@@ -132,12 +132,14 @@ def call_tool(project: str | None, name: str, arguments: dict[str, Any], *, prog
     tool = TOOLS.get(name)
     if tool is None:
         raise InvalidInput(f"There is no tool {name}.", f"There are {', '.join(TOOLS)}.", tool=name)
-    folder, loaded = opened_settings(project)
+    folder, loaded = load_settings(project)
 
     async def run() -> ToolAnswer:
         async with open_engine(folder, loaded.settings) as engine:
-            with _progress_bar(name) if progress and sys.stderr.isatty() else nullcontext() as tell:
-                return await tool.run_tool(engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS), tell))
+            with _progress_bar(name) if progress and sys.stderr.isatty() else nullcontext() as report_progress:
+                return await tool.run_tool(
+                    engine, msgspec.json.encode(arguments), Call("cli", len(TOOLS), report_progress)
+                )
 
     answer = trio.run(run)
     result = msgspec.json.decode(answer.body)
@@ -155,14 +157,14 @@ def _progress_bar(what: str) -> Generator[Callable[[float, float, str], Awaitabl
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
-        async def tell(done: float, total: float, message: str) -> None:
+        async def report_progress(done: float, total: float, message: str) -> None:
             bar.update(task, completed=done, total=total, description=message[:60])
 
-        yield tell
+        yield report_progress
 
 
 class ToolFailed(ChoraError):
-    """A failure that a tool has already put into words."""
+    """A failure that a tool has already encoded."""
 
     def __init__(self, result: dict[str, Any], exit_code: int) -> None:
         error = result.get("error", {})
@@ -179,12 +181,12 @@ class ToolFailed(ChoraError):
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, indented."""
+    """Print one JSON document on stdout, indented."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table: drawn on a terminal, tab-separated elsewhere."""
+    """Print a table: formatted on a terminal, tab-separated elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -198,8 +200,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
             click.echo("\t".join(str(cell) for cell in row))
 
 
-def print_plan(files: Iterable[dict[str, Any]], *, diff: bool) -> None:
-    """What would become of each file, and on request how it would differ."""
+def print_planned_files(files: Iterable[dict[str, Any]], *, diff: bool) -> None:
+    """Print the planned action for each file, and optionally the diff."""
     for file in files:
         because = f" ({'; '.join(file['reasons'])})" if file["reasons"] else ""
         click.echo(f"{file['action']}: {file['path']}{because}")
@@ -208,7 +210,7 @@ def print_plan(files: Iterable[dict[str, Any]], *, diff: bool) -> None:
 
 
 def parse_context(given: Sequence[str]) -> dict[str, Any]:
-    """Put `k=v` pairs, JSON objects and `@file` references together; a later one wins.
+    """Merge `k=v` pairs, JSON objects and `@file` references; a later one wins.
 
     Raises:
         InvalidInput: one of them is none of these.
@@ -221,14 +223,14 @@ def parse_context(given: Sequence[str]) -> dict[str, Any]:
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidInput(f"{part[1:]} can't be read: {error}.", None, field="context") from None
         if part.lstrip().startswith("{"):
-            context |= _object(part)
+            context |= _parse_object(part)
         else:
             context |= parse_pairs([part])
     return context
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """`k=v` pairs as an object; a value that is JSON is taken as such, any other is a string."""
+    """Parse `k=v` pairs into an object; a value that is JSON is parsed, any other is a string."""
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -242,7 +244,7 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _object(text: str) -> dict[str, Any]:
+def _parse_object(text: str) -> dict[str, Any]:
     try:
         return decode_json(text, dict[str, Any])
     except msgspec.DecodeError as error:

@@ -18,7 +18,7 @@ GREETING = {
     "type": "content",
     "id": "greeting",
     "schemaRef": {"id": "content-schema", "version": "3.1"},
-    "metadata": {"description": "Greets whoever is named in the context", "version": "1.0.0"},
+    "metadata": {"description": "Greets the name in the context", "version": "1.0.0"},
     "generation": {
         "patterns": [
             {
@@ -76,11 +76,11 @@ hours:
 {{ seats }} seats in all.
 """,
 }
-"""What the demo finds in place: data and a template. The configs it drafts itself, as an agent would."""
+"""The files of the demo: data and a template. The configs are drafted over MCP, as by an agent."""
 
 
 def write_sample(root: Path, files: dict[str, str | dict[str, Any]]) -> list[str]:
-    """Write the files that aren't there yet; returns their paths, relative to `root`."""
+    """Write the files that don't exist yet; returns their paths, relative to `root`."""
     written: list[str] = []
     for path, content in files.items():
         target = root / path

@@ -7,18 +7,18 @@ from functools import partial
 import click
 import trio
 
-from chora.cli.run import json_option, opened_settings, reporting, toolset_flags, toolset_options
+from chora.cli.run import json_option, load_settings, report_errors, toolset_flags, toolset_options
 
 
 @click.command("serve")
 @click.option("--host", metavar="ADDRESS", help="Address to bind; beyond loopback a token is needed.")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0 takes a free one.")
 @toolset_options
-@click.option("--backup-every", type=click.FloatRange(0), metavar="HOURS", help="Back the store up every so often.")
+@click.option("--backup-every", type=click.FloatRange(0), metavar="HOURS", help="Hours between two backups.")
 @click.option("--stdio", "with_stdio", is_flag=True, help="Also speak MCP on stdin and stdout; ends when stdin does.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(
     project: str | None,
     host: str | None,
@@ -37,7 +37,7 @@ def command(
     from chora.transport.pipes import take_stdio
 
     flags = {"http.host": host, "http.port": port, "backup.every": backup_every, **toolset_flags(read_only, toolset)}
-    folder, loaded = opened_settings(project, flags, quiet=False)
+    folder, loaded = load_settings(project, flags, quiet=False)
     pipes = take_stdio() if with_stdio else None
 
     async def run() -> None:

@@ -7,21 +7,21 @@ import gc
 import click
 import trio
 
-from chora.cli.run import json_option, opened_settings, reporting, toolset_flags, toolset_options
+from chora.cli.run import json_option, load_settings, report_errors, toolset_flags, toolset_options
 
 
 @click.command("stdio")
 @toolset_options
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, read_only: bool | None, toolset: tuple[str, ...], as_json: bool) -> None:
     """Speak MCP on stdin and stdout, for Claude Desktop and Claude Code."""
-    gc.disable()  # what is imported isn't garbage, and to look for some takes a tenth of the start
+    gc.disable()  # imported modules aren't garbage, and looking for some takes a tenth of the start
     from chora import app
     from chora.transport.pipes import take_stdio
 
     gc.freeze()
     gc.enable()
-    folder, loaded = opened_settings(project, toolset_flags(read_only, toolset), quiet=False)
+    folder, loaded = load_settings(project, toolset_flags(read_only, toolset), quiet=False)
     trio.run(app.run_stdio, folder, loaded, take_stdio())

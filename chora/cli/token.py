@@ -1,4 +1,4 @@
-"""`chora token`: who may come in over HTTP."""
+"""`chora token`: the access tokens for HTTP."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import msgspec
 
 from chora import settings
 from chora.access import SCOPES, Scope, Tokens
-from chora.cli.run import json_option, print_json, print_table, reporting
+from chora.cli.run import json_option, print_json, print_table, report_errors
 from chora.errors import InvalidInput
 
-_LENGTHS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @click.group("token")
 def command() -> None:
-    """Make, list and revoke access tokens for `chora serve`."""
+    """Create, list and revoke access tokens for `chora serve`."""
 
 
 @command.command("new")
 @click.argument("name")
-@click.option("--scope", type=click.Choice(SCOPES), default="read", show_default=True, help="What it is good for.")
+@click.option("--scope", type=click.Choice(SCOPES), default="read", show_default=True, help="What it allows.")
 @click.option("--expires", metavar="30d", help="When it expires: minutes (m), hours (h), days (d) or weeks (w).")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def new(project: str | None, name: str, scope: Scope, expires: str | None, as_json: bool) -> None:
-    """Make a token and show it, once; only its hash is kept.
+    """Create a token and print it, once; only its hash is stored.
 
-    read: tools that change nothing, resources, prompts. write: also tools that make things. admin: also tools that
-    destroy what is stored.
+    read: read-only tools, resources, prompts. write: also tools that write. admin: also tools that delete what is
+    stored.
     """
-    lasts = None if expires is None else _length(expires)
+    lasts = None if expires is None else _parse_duration(expires)
     secret, token = Tokens(settings.tokens_folder(settings.find_project(project))).create_token(
         name, scope, lasts=lasts
     )
     if as_json:
-        print_json({"success": True, "token": secret.reveal(), **_shown(token)})
+        print_json({"success": True, "token": secret.reveal(), **_token_facts(token)})
         return
     click.echo(secret.reveal())
     until = "" if token.expires is None else f" until {token.expires}"
@@ -49,12 +49,12 @@ def new(project: str | None, name: str, scope: Scope, expires: str | None, as_js
 @command.command("list")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def list_tokens(project: str | None, as_json: bool) -> None:
-    """Show the tokens there are, not their texts."""
+    """List the tokens, without their secrets."""
     tokens = Tokens(settings.tokens_folder(settings.find_project(project))).list_tokens()
     if as_json:
-        print_json({"success": True, "tokens": [_shown(token) for token in tokens]})
+        print_json({"success": True, "tokens": [_token_facts(token) for token in tokens]})
         return
     rows = [
         (each.name, each.scope, each.created, f"{each.expires} (expired)" if each.is_expired else each.expires or "-")
@@ -67,9 +67,9 @@ def list_tokens(project: str | None, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def revoke(project: str | None, name: str, as_json: bool) -> None:
-    """Make a token worthless, at once; sessions that it opened end within seconds."""
+    """Revoke a token at once; sessions opened with it end within seconds."""
     Tokens(settings.tokens_folder(settings.find_project(project))).revoke_token(name)
     if as_json:
         print_json({"success": True, "name": name})
@@ -77,14 +77,14 @@ def revoke(project: str | None, name: str, as_json: bool) -> None:
         click.echo(f"{name} is revoked.")
 
 
-def _shown(token: msgspec.Struct) -> dict[str, object]:
+def _token_facts(token: msgspec.Struct) -> dict[str, object]:
     facts = msgspec.to_builtins(token)
     del facts["sha256"]
     return facts
 
 
-def _length(text: str) -> timedelta:
+def _parse_duration(text: str) -> timedelta:
     if not (found := re.fullmatch(r"([1-9]\d{0,5})([mhdw])", text)):
-        message = f"{text[:40]!r} is not a length of time."
+        message = f"{text[:40]!r} is not a duration."
         raise InvalidInput(message, "Write for example 12h, 30d or 8w.", field="expires")
-    return timedelta(**{_LENGTHS[found[2]]: int(found[1])})
+    return timedelta(**{_DURATION_UNITS[found[2]]: int(found[1])})

@@ -1,4 +1,4 @@
-"""`chora tools`: what an agent can ask for."""
+"""`chora tools`: list the tools."""
 
 from __future__ import annotations
 

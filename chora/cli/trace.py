@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from chora.cli.run import call_tool, json_option, print_json, print_table, reporting
+from chora.cli.run import call_tool, json_option, print_json, print_table, report_errors
 
 
 @click.command("trace")
 @click.argument("artifact_id")
-@click.option("--inputs", is_flag=True, help="Also list everything each text was made from.")
+@click.option("--inputs", is_flag=True, help="Also list the inputs of each text.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, artifact_id: str, inputs: bool, as_json: bool) -> None:
     """Show an artifact's dependencies, what is stored of each, and what has changed since."""
     result = call_tool(

@@ -1,4 +1,4 @@
-"""`chora validate`: what is wrong with a config or a text."""
+"""`chora validate`: check a config or a text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from chora.cli.run import call_tool, json_option, print_json, reporting
+from chora.cli.run import call_tool, json_option, print_json, report_errors
 
 COLORS = {"error": "red", "warning": "yellow", "info": "blue"}
 
@@ -17,7 +17,7 @@ COLORS = {"error": "red", "warning": "yellow", "info": "blue"}
 @click.option("--rules", metavar="JSON", help="Rules to check besides those of the config.")
 @json_option
 @click.pass_obj
-@reporting
+@report_errors
 def command(project: str | None, name: str, collection: bool, rules: str | None, as_json: bool) -> None:
     """Check a content or artifact config, its stored text, or a collection config. Exits 1 if there are errors."""
     if collection:

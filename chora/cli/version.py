@@ -1,4 +1,4 @@
-"""`chora version`: what this is."""
+"""`chora version`: the version."""
 
 from __future__ import annotations
 

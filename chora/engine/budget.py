@@ -51,14 +51,14 @@ class Budgets:
         """The money for one run: everything that one tool call asks."""
         return Budget(self)
 
-    def outlook(self, request: llm.Request) -> dict[str, Any]:
+    def outlook(self, request: llm.ModelRequest) -> dict[str, Any]:
         """What asking would cost and what is left to spend, in US dollars; nothing is asked.
 
         `estimated_usd` is the most it should cost, None for a model whose price isn't known; `would_exceed` is the
         budget that stands in the way, if one does; `warning` says when no budget can hold the model.
         """
         cached = self.store.completion(request.key) is not None
-        estimated = 0.0 if cached else llm.estimate(request)
+        estimated = 0.0 if cached else llm.estimate_cost(request)
         budgets = self.budgets(0.0, 0.0)
         exceeded = _exceeded(budgets, estimated or 0.0)
         unheld = estimated is None and any(budget.limit for budget in budgets)
@@ -97,7 +97,7 @@ class Budget:
         """US dollars this run has spent."""
         self._in_flight = 0.0
 
-    async def complete(self, content_id: str, request: llm.Request, *, fresh: bool = False) -> llm.Reply:
+    async def complete(self, content_id: str, request: llm.ModelRequest, *, fresh: bool = False) -> llm.ModelReply:
         """The model's answer: the one it gave to the same request before, or a new one if the budgets allow it.
 
         The same request at the same time is asked once.
@@ -121,7 +121,7 @@ class Budget:
             await under_way.wait()
         with self._reserve(request), _announced(spending.asked, request.key):
             try:
-                reply = await spending.anthropic.complete(request)
+                reply = await spending.anthropic.complete_request(request)
             except GenerationFailed as error:
                 if error.details.get("output_tokens") is not None:
                     await self._keep_broken(content_id, request, error.details)
@@ -129,7 +129,7 @@ class Budget:
             await self._keep(content_id, request.key, reply)
             return reply
 
-    async def recall(self, request: llm.Request) -> llm.Reply:
+    async def recall(self, request: llm.ModelRequest) -> llm.ModelReply:
         """The answer that the model gave to this request before.
 
         Raises:
@@ -146,11 +146,11 @@ class Budget:
             )
         return known
 
-    def _known(self, request: llm.Request) -> llm.Reply | None:
+    def _known(self, request: llm.ModelRequest) -> llm.ModelReply | None:
         known = self._spending.store.completion(request.key)
         if known is None:
             return None
-        return llm.Reply(
+        return llm.ModelReply(
             text=known.text,
             input_tokens=known.input_tokens,
             output_tokens=known.output_tokens,
@@ -160,9 +160,9 @@ class Budget:
         )
 
     @contextmanager
-    def _reserve(self, request: llm.Request) -> Generator[None]:
+    def _reserve(self, request: llm.ModelRequest) -> Generator[None]:
         """Hold the most the call may cost back from the budgets until it is over."""
-        estimated = llm.estimate(request) or 0.0
+        estimated = llm.estimate_cost(request) or 0.0
         budget = _exceeded(self._spending.budgets(self.spent, self._in_flight), estimated)
         if budget is not None:
             setting = f"llm.budget_{budget.name}"
@@ -185,7 +185,7 @@ class Budget:
             self._in_flight -= estimated
             self._spending.in_flight -= estimated
 
-    async def _keep(self, content_id: str, key: str, reply: llm.Reply) -> None:
+    async def _keep(self, content_id: str, key: str, reply: llm.ModelReply) -> None:
         """Keep an answer and its cost; it was paid for, so a caller who leaves now changes nothing."""
         self.spent += reply.usd or 0.0
         moment = now()
@@ -208,11 +208,11 @@ class Budget:
         with trio.CancelScope(shield=True):
             await self._spending.store.add_completion(completion, cost)
 
-    async def _keep_broken(self, content_id: str, request: llm.Request, details: dict[str, Any]) -> None:
+    async def _keep_broken(self, content_id: str, request: llm.ModelRequest, details: dict[str, Any]) -> None:
         """Keep the cost of an answer that can't be used, under a key that nobody asks for."""
         tokens: tuple[int, int] = details["input_tokens"], details["output_tokens"]
-        dollars = llm.cost(request.model, *tokens)
-        reply = llm.Reply(
+        dollars = llm.cost_of(request.model, *tokens)
+        reply = llm.ModelReply(
             text="",
             input_tokens=tokens[0],
             output_tokens=tokens[1],

@@ -22,7 +22,7 @@ from chora.errors import (
     WriteFailed,
     io_details,
 )
-from chora.events import redacted
+from chora.events import redact_secrets
 from chora.hashing import digest_of, sha256
 from chora.model import CollectionConfig
 from chora.nesting import decode_json
@@ -198,7 +198,7 @@ def manifest_document(
             }
             for each in members
         ],
-        "context": {"shared": redacted(scope.shared), "propagation_mode": config.context.propagation},
+        "context": {"shared": redact_secrets(scope.shared), "propagation_mode": config.context.propagation},
         "validation": {
             "passed": all(rule.passed for rule in built.rules if rule.required),
             "rules_evaluated": len(built.rules),

@@ -143,7 +143,7 @@ async def sweep(engine: Engine, *, dry_run: bool = False) -> Swept:
     versions, freed = sum(len(each.gone) for each in cleaned), sum(each.bytes_freed for each in cleaned)
     if dry_run:
         return Swept(drafts, versions, freed, 0, 0)
-    jobs = await engine.jobs.forget_old()
+    jobs = await engine.jobs.delete_old_jobs()
     rows = await engine.store.delete_before(days_before_now(days))
     return Swept(drafts, versions, freed, jobs, rows)
 

@@ -78,7 +78,7 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
     return found
 
 
-def request_of(job: GenerationJob, default_model: str) -> llm.Request:
+def request_of(job: GenerationJob, default_model: str) -> llm.ModelRequest:
     """What the model will be asked, so that a preview can show it and its cost.
 
     Args:
@@ -93,12 +93,12 @@ def request_of(job: GenerationJob, default_model: str) -> llm.Request:
 
 def unavailable(settings: settings.LlmSettings) -> str | None:
     """Why no model can be asked, and what to do about it; None if one can. It may take a moment."""
-    return llm.Anthropic(settings).unavailable()
+    return llm.Anthropic(settings).why_unavailable()
 
 
 def estimate(job: GenerationJob, settings: settings.LlmSettings) -> float | None:
     """The most that this job should cost, in US dollars; None for a model whose price isn't known."""
-    return llm.estimate(request_of(job, settings.model))
+    return llm.estimate_cost(request_of(job, settings.model))
 
 
 async def generate(job: GenerationJob) -> GeneratedText:
@@ -183,7 +183,7 @@ def _values(job: GenerationJob, options: Options) -> dict[str, Any]:
     return {"language": options.language or None, **job.context}
 
 
-def _request(job: GenerationJob, default_model: str) -> tuple[llm.Request, list[str]]:
+def _request(job: GenerationJob, default_model: str) -> tuple[llm.ModelRequest, list[str]]:
     options = _options(job)
     model = options.model or default_model
     behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
@@ -197,7 +197,7 @@ def _request(job: GenerationJob, default_model: str) -> tuple[llm.Request, list[
     ]
     instructions = job.config.instructions
     system = [options.system_prompt or instructions.system_prompt or _SYSTEM, instructions.general or ""]
-    reasons = llm.reasons(model)
+    reasons = llm.is_reasoning_model(model)
     temperature = options.temperature
     if reasons and temperature is not None:
         warnings.append(f"{model} takes no temperature, so it was left out")
@@ -205,7 +205,7 @@ def _request(job: GenerationJob, default_model: str) -> tuple[llm.Request, list[
     elif not reasons and temperature is None:
         temperature = 0.0
     # A model that reasons needs room and time for its thoughts before the code begins.
-    return llm.Request(
+    return llm.ModelRequest(
         model=model,
         prompt="\n\n".join(filter(None, parts)),
         system="\n\n".join(filter(None, system)),
@@ -296,9 +296,9 @@ async def _check_python(job: GenerationJob, code: str) -> list[str]:
     return []
 
 
-def usage_of(reply: llm.Reply) -> dict[str, Any]:
+def usage_of(reply: llm.ModelReply) -> dict[str, Any]:
     """What a reply took, as results and metadata show it; costs are None where the price isn't known."""
-    parts = (0.0, 0.0) if reply.cached else llm.cost(reply.model, reply.input_tokens, reply.output_tokens)
+    parts = (0.0, 0.0) if reply.cached else llm.cost_of(reply.model, reply.input_tokens, reply.output_tokens)
     into, out = (None, None) if parts is None else (round(parts[0], 6), round(parts[1], 6))
     return {
         "model": reply.model,

@@ -12,7 +12,7 @@ from chora.catalog import OnRead
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.files import SOURCE_LIMIT
 from chora.generators.templates import Templates
-from chora.llm import Reply, Request
+from chora.llm import ModelReply, ModelRequest
 from chora.model import ContentConfig, Pattern
 
 
@@ -32,7 +32,7 @@ class GenerationJob(NamedTuple):
     """What `ingredients` returned, by name."""
     on_read: OnRead | None = None
     """Hears of every file that is looked for; whoever reads one goes through `read`."""
-    llm: Callable[[Request], Awaitable[Reply]] | None = None
+    llm: Callable[[ModelRequest], Awaitable[ModelReply]] | None = None
     """Asks a language model, within the budgets; None where nothing may be spent."""
     model: str = ""
     """The language model for configs that name none."""

@@ -210,8 +210,8 @@ class Tool:
             # The command line waits without limit, and its end ends the work; so it needs no job.
             if (known := await self._answer_quickly(engine, arguments, call)) is not None:
                 answer = known
-                if engine.jobs.has_results:
-                    await engine.jobs.give_up_result(self._key_of(_normalized_arguments(arguments), call))
+                if engine.jobs.has_undelivered_results:
+                    await engine.jobs.discard_result(self._key_of(_normalized_arguments(arguments), call))
             elif self.long and call.transport != "cli":
                 answer = await self._run_as_job(engine, arguments, call)
             else:
@@ -265,7 +265,7 @@ class Tool:
             return await self._run_function(engine, arguments, call._replace(progress=report))
 
         key = self._key_of(values, call)
-        outcome = await engine.jobs.run(key, self.name, values, call.principal, work, call.progress)
+        outcome = await engine.jobs.run_job(key, self.name, values, call.principal, work, call.progress)
         if isinstance(outcome, ToolAnswer):
             return outcome._replace(links=tuple(Link(*link) for link in outcome.links))  # lists, if they were stored
         progress = {name: value for name, value in outcome.job.progress.items() if name in ("done", "total", "message")}

@@ -448,7 +448,7 @@ def test_a_finished_job_shows_its_result(run: Run, harbour: Project):
             asked = msgspec.json.encode({"content_config_id": "word"})
             answer = await TOOLS["regenerate_content"].run_tool(engine, asked, Call("http"))
             job_id = msgspec.json.decode(answer.body)["job"]
-            while engine.jobs.find(job_id).status == "running":
+            while engine.jobs.find_job(job_id).status == "running":
                 await trio.sleep(0.01)
             return job_id
 
@@ -501,7 +501,7 @@ def test_gc_removes_what_is_old(run: Run, harbour: Project):
 
     trio.run(fill)
     told = run("gc", "--dry-run").stdout
-    assert told == "2 texts (20 bytes), 0 drafts, 0 jobs and 0 rows of events and measurements would go\n"
+    assert told == "2 texts (20 bytes), 0 drafts, 0 jobs and 0 rows of events and measurements would be deleted\n"
     assert loads(run("gc", "--dry-run", "--json"))["versions"] == 2
     done = loads(run("gc", "--json"))
     assert {name: done[name] for name in ("success", "dry_run", "versions", "bytes_freed", "drafts")} == {

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from chora import __main__, __version__
 from chora.cli import COMMANDS, main, program
-from chora.cli.run import parse_context, reporting
+from chora.cli.run import parse_context, report_errors
 from chora.errors import InvalidInput
 from chora.tools import TOOLS
 from tests.conftest import Project, Serve, content, requirement, unchanged
@@ -218,7 +218,7 @@ def test_init_makes_a_project_that_works(tmp_path: Path):
     assert CliRunner().invoke(program, ["--project", str(root), "assemble", "hello"]).exit_code == 0
     (root / "chora.toml").write_text("# mine\n")
     second = CliRunner().invoke(program, ["init", str(root)])
-    assert "everything was there already" in second.output
+    assert "every file exists already" in second.output
     assert (root / "chora.toml").read_text() == "# mine\n"
     third = CliRunner().invoke(program, ["init", str(root), "--json"])
     assert json.loads(third.stdout)["written"] == []
@@ -336,7 +336,7 @@ def test_a_failure_is_told_and_a_bug_is_not_dressed_up(where: str, capsys: pytes
     """Also when it comes out of a nursery; a group that holds anything else leaves as it is."""
     problem = InvalidInput("It doesn't fit.", "Mend it.", schema_errors=[{"path": "$", "message": "It is odd."}])
 
-    @reporting
+    @report_errors
     def work() -> None:
         if where == "alone":
             raise problem

@@ -67,7 +67,7 @@ def test_a_project_in_order_passes_every_step(hello: Project, backend: str):
     assert run(hello, "generate", "greeting").exit_code == 0
     before = sorted(hello.root.rglob("*"))
     looked = steps(run(hello, "doctor", "--json"))
-    assert list(looked) == ["store access", "store room", "store content", "store leftovers"]
+    assert list(looked) == ["store access", "store space", "store content", "store leftovers"]
     assert all(set(step) == {"name", "ok", "reason", "remedy"} and step["ok"] for step in looked.values())
     if backend != "filesystem":  # whose lock anybody who looks may take
         assert sorted(hello.root.rglob("*")) == before
@@ -132,9 +132,9 @@ def test_what_isn_t_ours_is_never_repaired(hello: Project, owner: str):
 def test_a_full_disk_is_told(hello: Project):
     """Before anything fails for it."""
     with small_disk(hello.root / ".chora", "1m") as disk:
-        assert steps(run(hello, "doctor", "--json"))["store room"]["ok"]
+        assert steps(run(hello, "doctor", "--json"))["store space"]["ok"]
         disk.fill()
-        step = steps(run(hello, "doctor", "--json"))["store room"]
+        step = steps(run(hello, "doctor", "--json"))["store space"]
         assert (step["ok"], "is full" in step["reason"]) == (False, True)
         assert step["remedy"]
 
@@ -156,7 +156,7 @@ def test_changes_that_wait_are_no_fault(hello: Project):
     for number in range(5):
         db.execute("INSERT INTO costs VALUES (?, 'a', 'b', 1, 1, 1.0)", (str(number),))
     step = steps(run(hello, "doctor", "--json"))["store leftovers"]
-    assert (step["ok"], "never remove it" in step["reason"]) == (True, True)
+    assert (step["ok"], "never delete it" in step["reason"]) == (True, True)
     log = database(hello).with_name("storage.db-wal")
     kept = {file: bytearray(file.read_bytes()) for file in (database(hello), log)}
     db.close()
@@ -164,7 +164,7 @@ def test_changes_that_wait_are_no_fault(hello: Project):
     for file, body in kept.items():
         file.write_bytes(body)
     step = steps(run(hello, "doctor", "--json"))["store leftovers"]
-    assert (step["ok"], "behind a damaged one" in step["reason"]) == (False, True)
+    assert (step["ok"], "follow a damaged one" in step["reason"]) == (False, True)
 
 
 def test_a_store_of_files_that_can_t_be_read_is_told(hello: Project):

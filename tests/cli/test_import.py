@@ -84,7 +84,7 @@ def test_what_a_conversion_changes_is_said(run: Run, old: Path):
     )
     result = run("import", str(old), "--convert")
     assert "  id: \"other-one\" instead of 'other_one'" in result.stdout
-    assert "  has no place: composition.glue" in result.stdout
+    assert "  can't be converted: composition.glue" in result.stdout
     assert json.loads(run("generate", "note", "--json").stdout)["success"] is True
 
 

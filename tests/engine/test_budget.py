@@ -28,20 +28,20 @@ class Model:
     """Answers when it is told to; a failure is raised instead."""
 
     def __init__(self) -> None:
-        self.asked: list[llm.Request] = []
+        self.asked: list[llm.ModelRequest] = []
         self.may_answer = trio.Event()
         self.may_answer.set()
         self.failures: list[GenerationFailed] = []
 
-    async def complete(self, request: llm.Request) -> llm.Reply:
+    async def complete(self, request: llm.ModelRequest) -> llm.ModelReply:
         self.asked.append(request)
         number = len(self.asked)
         await self.may_answer.wait()
         await trio.lowlevel.checkpoint()
         if self.failures:
             raise self.failures.pop(0)
-        dollars = llm.cost(request.model, 0, 500)
-        return llm.Reply(
+        dollars = llm.cost_of(request.model, 0, 500)
+        return llm.ModelReply(
             text=f"answer {number}",
             input_tokens=0,
             output_tokens=500,
@@ -66,8 +66,8 @@ def spending(store: SqliteStore, model: Any, run: float = 0.0, day: float = 0.0,
     return Budgets(store, model, settings.LlmSettings(budget_run=run, budget_day=day, budget_project=project))
 
 
-def asking(prompt: str = "x", model: str = "claude-sonnet-5") -> llm.Request:
-    return llm.Request(model=model, prompt=prompt, max_tokens=1000)
+def asking(prompt: str = "x", model: str = "claude-sonnet-5") -> llm.ModelRequest:
+    return llm.ModelRequest(model=model, prompt=prompt, max_tokens=1000)
 
 
 async def spent(store: SqliteStore, usd: float, hours_ago: float) -> None:
@@ -78,7 +78,7 @@ async def spent(store: SqliteStore, usd: float, hours_ago: float) -> None:
     await store.add_completion(completion, cost)
 
 
-async def refused(purse: Budget, request: llm.Request) -> dict[str, Any]:
+async def refused(purse: Budget, request: llm.ModelRequest) -> dict[str, Any]:
     """The details of a request that no budget allows."""
     with pytest.raises(BudgetExceeded) as exceeded:
         await purse.complete("note", request)
@@ -101,7 +101,7 @@ async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
                 again = await purse.complete("other", asking())
     assert len(server.asked) == 1
     assert (first.cached, first.usd) == (False, pytest.approx(0.007))
-    assert again == llm.Reply(
+    assert again == llm.ModelReply(
         text="hi", input_tokens=1000, output_tokens=500, model="claude-sonnet-5", cached=True, usd=0.0
     )
     (cost,) = store.costs()
@@ -182,7 +182,7 @@ async def test_the_same_question_is_asked_once(store: SqliteStore, model: Model)
     """Members that want the same at the same time share the answer."""
     opened = spending(store, model)
     model.may_answer = trio.Event()
-    replies: list[llm.Reply] = []
+    replies: list[llm.ModelReply] = []
 
     async def ask(content_id: str) -> None:
         replies.append(await opened.budget().complete(content_id, asking()))
@@ -202,7 +202,7 @@ async def test_if_the_first_fails_the_next_one_asks(store: SqliteStore, model: M
     opened = spending(store, model)
     model.may_answer = trio.Event()
     model.failures = [GenerationFailed("No.", "Later.", error_type="APIConnectionError")]
-    replies: list[llm.Reply] = []
+    replies: list[llm.ModelReply] = []
     failures: list[GenerationFailed] = []
 
     async def ask() -> None:
@@ -267,7 +267,7 @@ async def test_what_was_paid_for_is_kept_although_the_caller_left(store: SqliteS
     with trio.CancelScope() as scope:
         original = model.complete
 
-        async def complete_and_leave(request: llm.Request) -> llm.Reply:
+        async def complete_and_leave(request: llm.ModelRequest) -> llm.ModelReply:
             reply = await original(request)
             scope.cancel()
             return reply

@@ -313,7 +313,7 @@ async def test_housekeeping_comes_round(
         return await really(engine)
 
     monkeypatch.setattr(retention, "sweep", count)
-    monkeypatch.setattr(jobs, "HEARTBEAT", 1e9)  # or time would pass in steps of two seconds
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 1e9)  # or time would pass in steps of two seconds
     caplog.set_level("INFO", "chora.engine")
     await litter(engine)
     async with trio.open_nursery() as nursery:

@@ -30,13 +30,13 @@ class Model:
     def __init__(self, answer: str | Exception = "```python\nx = 1\n```", cached: bool = False) -> None:
         self.answer = answer
         self.cached = cached
-        self.asked: list[llm.Request] = []
+        self.asked: list[llm.ModelRequest] = []
 
-    async def __call__(self, request: llm.Request) -> llm.Reply:
+    async def __call__(self, request: llm.ModelRequest) -> llm.ModelReply:
         self.asked.append(request)
         if isinstance(self.answer, Exception):
             raise self.answer
-        return llm.Reply(
+        return llm.ModelReply(
             text=self.answer, input_tokens=1000, output_tokens=500, model=request.model, cached=self.cached
         )
 
@@ -57,7 +57,7 @@ def job(
     return job_of(root, pattern, context, **rest)._replace(llm=model, model=default_model)
 
 
-async def request(root: Path, options: dict[str, Any], *rest: Any, **more: Any) -> llm.Request:
+async def request(root: Path, options: dict[str, Any], *rest: Any, **more: Any) -> llm.ModelRequest:
     """What the model is asked; the preview shows the same."""
     model = Model()
     asked = job(root, options, *rest, answer=model, **more)
@@ -121,7 +121,7 @@ async def test_every_option_is_heard(tmp_path: Path):
     asked = await request(tmp_path, options)
     assert "- one" in asked.prompt
     assert "language" not in asked.prompt
-    assert asked == llm.Request(
+    assert asked == llm.ModelRequest(
         model="claude-3-haiku",
         prompt=asked.prompt,
         system="Be odd",
@@ -390,7 +390,7 @@ async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert again.usage["cached"] is True
     assert code_generation.unavailable(limits) is None
     ready = asked._replace(sources=await code_generation.ingredients(asked))
-    assert code_generation.estimate(ready, limits) == llm.estimate(code_generation.request_of(ready, limits.model))
+    assert code_generation.estimate(ready, limits) == llm.estimate_cost(code_generation.request_of(ready, limits.model))
 
 
 def test_it_says_why_it_can_not_be_used():

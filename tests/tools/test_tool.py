@@ -261,7 +261,7 @@ async def test_a_call_past_its_budget_becomes_a_job(
             while ended.get("status") == "running":
                 ended = await ask(name, **arguments)
             assert "job" not in ended
-            (job,) = engine.jobs.list()
+            (job,) = engine.jobs.list_jobs()
             assert (job.job_id, job.tool, job.status) == (started["job"], name, "done")
             assert len(engine.store.versions("note")) == 1
 

@@ -298,7 +298,7 @@ def _recorded_size(engine: Engine, output: ArtifactOutput) -> int:
 def _emit_event(
     engine: Engine, config: ArtifactConfig, started: float, path: str | None, error: ChoraError | None
 ) -> None:
-    engine.events.emit(
+    engine.events.emit_event(
         "artifact_assembled",
         "error" if error else "success",
         artifact_config_id=config.id,

@@ -59,7 +59,7 @@ class Build:
         """A recorder for what one part of this build reads."""
         return InputRecorder(self.snapshot.digest, self.engine.folder.root)
 
-    def model_for(self, content_id: str) -> Callable[[llm.Request], Awaitable[llm.Reply]]:
+    def model_for(self, content_id: str) -> Callable[[llm.ModelRequest], Awaitable[llm.ModelReply]]:
         """How a content asks a language model: within the budgets, or only for answers that are known already."""
         if self.spend:
             return partial(self.budget.complete, content_id, fresh=self.force)

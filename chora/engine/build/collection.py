@@ -385,7 +385,7 @@ def _raise_failures(built: BuiltCollection) -> None:
 def _emit_event(
     engine: Engine, config: CollectionConfig, started: float, built: BuiltCollection | None, error: ChoraError | None
 ) -> None:
-    engine.events.emit(
+    engine.events.emit_event(
         "collection_generated",
         "error" if error else "success",
         collection_id=config.id,

@@ -210,7 +210,7 @@ async def _store_version(
 def _emit_event(
     engine: Engine, content_id: str, generator: str | None, started: float, error: ChoraError | None
 ) -> None:
-    engine.events.emit(
+    engine.events.emit_event(
         "content_generated",
         "error" if error else "success",
         content_config_id=content_id,

@@ -102,7 +102,7 @@ async def validate(
         error_message = error.message
         raise
     finally:
-        engine.events.emit(
+        engine.events.emit_event(
             "validation_completed",
             "success" if findings else "error",
             content_config_id=name,

@@ -625,11 +625,11 @@ class Model:
         self.asked = 0
         self.fails = False
 
-    async def complete(self, request: llm.Request) -> llm.Reply:
+    async def complete(self, request: llm.ModelRequest) -> llm.ModelReply:
         self.asked += 1
         if self.fails:
             raise GenerationFailed("The model is overloaded.", "Try again later.", error_type="Overloaded")
-        return llm.Reply(
+        return llm.ModelReply(
             text=f"answer {self.asked}", input_tokens=1000, output_tokens=500, model=request.model, usd=0.0105
         )
 
