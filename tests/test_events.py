@@ -181,7 +181,8 @@ def test_processes_don_t_mix_their_lines(path: Path):
     program = (
         "import sys; from pathlib import Path; from chora.events import Events\n"
         "events = Events(Path(sys.argv[1])); sys.stdin.read(1)\n"
-        "for number in range(300): events.emit_event('told', 'success', by=sys.argv[2], number=number, text='x' * 500)\n"
+        "for number in range(300):\n"
+        "    events.emit_event('told', 'success', by=sys.argv[2], number=number, text='x' * 500)\n"
     )
     told = [subprocess.Popen([sys.executable, "-c", program, path, name], stdin=subprocess.PIPE) for name in ("a", "b")]
     for process in told:
