@@ -1,7 +1,7 @@
-"""What can be read by URI: configs, schemas, stored texts, templates, manifests, jobs, and what the server can do.
+"""The resources of a project: configs, schemas, stored texts, templates, manifests, jobs, and what the server can do.
 
-A family of resources is one row of `FAMILIES`: how its URIs look, how one is read, which ones there are, and which
-values its parameters may have. Every URI may also be written `choracompose://<scheme>/<rest>`.
+A family of resources is one row of `FAMILIES`: its URI template, how one of its resources is read, how they are listed,
+and the values of its parameters. Every URI may also be written `choracompose://<scheme>/<rest>`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 NAMESPACE = "choracompose"
 JSON = "application/json"
 TEXT = "text/plain"
-PAGE = 100
-JOBS_LISTED = 100
+PAGE_SIZE = 100
+LISTED_JOBS_LIMIT = 100
 """The newest jobs are listed; any can be read."""
 EXAMPLES = 2
 TOPICS = ("server", "tools", "resources", "generators")
@@ -58,7 +58,7 @@ Arguments = dict[str, str]
 
 
 class Parameter(NamedTuple):
-    """A blank in a URI template: what belongs there, and which values there are."""
+    """A parameter of a URI template, and its possible values."""
 
     description: str
     values: Callable[[ProjectResources, Arguments], Iterable[str]]
@@ -75,9 +75,9 @@ class Family(NamedTuple):
     mime_type: str
     parameters: dict[str, Parameter]
     read: Callable[[ProjectResources, Arguments], str]
-    found: Callable[[ProjectResources], Iterable[Resource]]
-    old: tuple[str, ...] = ()
-    """Templates by which chora-compose knew them."""
+    list_resources: Callable[[ProjectResources], Iterable[Resource]]
+    old_templates: tuple[str, ...] = ()
+    """The templates of chora-compose."""
     fixed: bool = False
 
 
@@ -86,9 +86,9 @@ class ProjectResources:
 
     Args:
         engine: the project.
-        tools: what is offered besides, by name.
-        metrics: what is known of how long calls take.
-        revisions: the protocol's revisions that are spoken, oldest first.
+        tools: the tools of the server, by name.
+        metrics: the durations of calls.
+        revisions: the supported revisions of the protocol, oldest first.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ProjectResources:
         self.revisions = revisions
 
     def read_resource(self, uri: str) -> ResourceContents:
-        """What the resource of a URI says.
+        """Read the resource of a URI.
 
         Raises:
             ResourceNotFound, and other errors of the category missing: there is none.
@@ -111,7 +111,7 @@ class ProjectResources:
         family, _, text = self._locate(uri)
         if len(text) > SOURCE_LIMIT or len(text.encode()) > SOURCE_LIMIT:
             raise LimitExceeded(
-                f"The resource {_shown(uri)} is larger than {SOURCE_LIMIT:,} bytes.",
+                f"The resource {_shorten(uri)} is larger than {SOURCE_LIMIT:,} bytes.",
                 "Read what it was made from, or a smaller part of it.",
                 limit="resource.size",
                 bytes=SOURCE_LIMIT,
@@ -119,14 +119,14 @@ class ProjectResources:
         return ResourceContents(text, family.mime_type, family.fixed)
 
     def canonical_uri(self, uri: str) -> str:
-        """The spelling under which changes of a resource are told, whether it exists by now or not.
+        """The spelling of a URI under which changes of the resource are published, whether it exists or not.
 
         Raises:
             ResourceNotFound: no resource could have this URI.
             InvalidConfigId: an id in it can't be one.
         """
-        matching = list(_matching(uri))
-        if len(matching) == 1:  # then nothing has to be read to know which, and who subscribes names many
+        matching = list(_matching_families(uri))
+        if len(matching) == 1:  # then nothing has to be read; subscriptions name many URIs
             family, arguments = matching[0]
         else:
             try:
@@ -135,11 +135,11 @@ class ProjectResources:
                 if not matching:
                     raise
                 family, arguments = matching[0]
-        return _spelled(family.template, arguments)
+        return _fill_template(family.template, arguments)
 
     def _locate(self, uri: str) -> tuple[Family, Arguments, str]:
         missing: ChoraError | None = None
-        for family, arguments in _matching(uri):
+        for family, arguments in _matching_families(uri):
             try:
                 return family, arguments, family.read(self, arguments)
             except ChoraError as error:
@@ -147,7 +147,7 @@ class ProjectResources:
                     raise
                 missing = missing or error
         raise missing or ResourceNotFound(
-            f"There is no resource {_shown(uri)}.", "resources/list and resources/templates/list show what there is."
+            f"There is no resource {_shorten(uri)}.", "resources/list and resources/templates/list show what there is."
         )
 
     def list_resources(self, cursor: str | None = None) -> ResourcePage:
@@ -157,10 +157,10 @@ class ProjectResources:
             InvalidInput: the cursor isn't one of ours.
         """
         after = "" if cursor is None else _decode_cursor(cursor)
-        rest = [each for family in FAMILIES for each in family.found(self) if each.uri > after]
+        rest = [each for family in FAMILIES for each in family.list_resources(self) if each.uri > after]
         rest.sort(key=lambda each: each.uri)
-        shown = rest[:PAGE]
-        return ResourcePage(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE else None)
+        shown = rest[:PAGE_SIZE]
+        return ResourcePage(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE_SIZE else None)
 
     def list_templates(self) -> list[dict[str, Any]]:
         """The URI templates as `resources/templates/list` shows them."""
@@ -180,17 +180,17 @@ class ProjectResources:
         Raises:
             ResourceNotFound: there is no such template.
         """
-        wanted = _parts(template)
+        wanted = _uri_parts(template)
         for family in FAMILIES:
-            if wanted in (_parts(each) for each in (family.template, *family.old)):
-                blank = family.parameters.get(parameter)
-                return [] if blank is None else list(blank.values(self, arguments))
+            if wanted in (_uri_parts(each) for each in (family.template, *family.old_templates)):
+                found = family.parameters.get(parameter)
+                return [] if found is None else list(found.values(self, arguments))
         raise ResourceNotFound(
-            f"There is no resource template {_shown(template)}.", "resources/templates/list shows them all."
+            f"There is no resource template {_shorten(template)}.", "resources/templates/list shows them all."
         )
 
 
-# -- spelling ---------------------------------------------------------------------------------------------------
+# -- URIs -------------------------------------------------------------------------------------------------------
 
 
 def config_uri(kind: Kind, config_id: str) -> str:
@@ -209,13 +209,13 @@ def manifest_uri(collection_id: str) -> str:
     return f"manifest://{quote(collection_id, safe='')}"
 
 
-def _spelled(template: str, arguments: Arguments) -> str:
+def _fill_template(template: str, arguments: Arguments) -> str:
     for name, value in arguments.items():
         template = template.replace("{" + name + "}", quote(value, safe=""))
     return template
 
 
-def _parts(uri: str) -> list[str]:
+def _uri_parts(uri: str) -> list[str]:
     """Scheme and segments of a URI, without the namespace and a slash at the end."""
     scheme, _, rest = uri.partition("://")
     if scheme.lower() == NAMESPACE:
@@ -223,25 +223,27 @@ def _parts(uri: str) -> list[str]:
     return [scheme.lower(), *rest.removesuffix("/").split("/")]
 
 
-def _matching(uri: str) -> Iterator[tuple[Family, Arguments]]:
-    """The families a URI fits and what it says in their blanks: today's spellings before the old ones."""
-    parts = _parts(uri)
+def _matching_families(uri: str) -> Iterator[tuple[Family, Arguments]]:
+    """The families that a URI matches, with its arguments: today's templates before the old ones."""
+    parts = _uri_parts(uri)
     spellings = [(family, family.template) for family in FAMILIES]
-    spellings += [(family, old) for family in FAMILIES for old in family.old]
+    spellings += [(family, old) for family in FAMILIES for old in family.old_templates]
     for family, template in spellings:
-        pattern = _parts(template)
+        pattern = _uri_parts(template)
         if len(pattern) == len(parts) and all(
             wanted == part or wanted[:1] == "{" for wanted, part in zip(pattern, parts, strict=True)
         ):
-            blanks = {wanted[1:-1]: part for wanted, part in zip(pattern, parts, strict=True) if wanted[:1] == "{"}
-            yield family, {name: _decoded(family.parameters[name], part) for name, part in blanks.items()}
+            values = {wanted[1:-1]: part for wanted, part in zip(pattern, parts, strict=True) if wanted[:1] == "{"}
+            yield family, {name: _decode_part(family.parameters[name], part) for name, part in values.items()}
 
 
-def _decoded(parameter: Parameter, part: str) -> str:
+def _decode_part(parameter: Parameter, part: str) -> str:
     try:
         value = unquote(part, errors="strict")
     except UnicodeDecodeError:
-        raise InvalidConfigId(f"{_shown(part)} is not UTF-8.", "Percent-encode UTF-8 text.", id=_shown(part)) from None
+        raise InvalidConfigId(
+            f"{_shorten(part)} is not UTF-8.", "Percent-encode UTF-8 text.", id=_shorten(part)
+        ) from None
     if parameter.is_id:
         Catalog.check_id(value)
     return value
@@ -256,20 +258,20 @@ def _decode_cursor(cursor: str) -> str:
         return bytes.fromhex(cursor).decode()
     except ValueError:
         raise InvalidInput(
-            "The cursor is none that this list gave.", "List from the beginning, without a cursor.", field="cursor"
+            "The cursor isn't one of this list.", "List from the beginning, without a cursor.", field="cursor"
         ) from None
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
-def _json(value: Any) -> str:
+def _format_json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def _file_stat(resources: ProjectResources, path: str, *, sized: bool) -> Callable[[], ResourceStat]:
-    def look() -> ResourceStat:
+    def stat() -> ResourceStat:
         try:
             status = (resources.engine.folder.root / path).stat()
         except OSError:
@@ -277,7 +279,7 @@ def _file_stat(resources: ProjectResources, path: str, *, sized: bool) -> Callab
         modified = format_timestamp(datetime.fromtimestamp(status.st_mtime, UTC))
         return ResourceStat(status.st_size if sized else None, modified)
 
-    return look
+    return stat
 
 
 # -- configs ----------------------------------------------------------------------------------------------------
@@ -287,7 +289,7 @@ def _config_family(kind: Kind) -> Family:
     parameter = f"{kind}_id"
 
     def read(resources: ProjectResources, arguments: Arguments) -> str:
-        return _json(resources.engine.catalog.find(kind, arguments[parameter]).parsed.raw)
+        return _format_json(resources.engine.catalog.find(kind, arguments[parameter]).parsed.raw)
 
     def ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
         return [found.parsed.config.id for found in resources.engine.catalog.all(kind).found]
@@ -297,7 +299,7 @@ def _config_family(kind: Kind) -> Family:
             yield Resource(
                 config_uri(kind, each.parsed.config.id),
                 each.parsed.config.id,
-                _about(each),
+                _describe_config(each),
                 JSON,
                 _file_stat(resources, each.path, sized=False),
             )
@@ -314,7 +316,7 @@ def _config_family(kind: Kind) -> Family:
     )
 
 
-def _about(found: FoundConfig) -> str:
+def _describe_config(found: FoundConfig) -> str:
     match found.parsed.kind:
         case "content":
             return f"Content config: {found.parsed.config.metadata.description}"
@@ -330,16 +332,16 @@ def _about(found: FoundConfig) -> str:
 def _read_schema(resources: ProjectResources, arguments: Arguments) -> str:
     for kind in KINDS:
         if kind == arguments["schema_name"]:
-            return _json(schema(kind))
+            return _format_json(schema(kind))
     name = arguments["schema_name"]
     raise ResourceNotFound(f"There is no schema {name!r}.", f"There are {', '.join(KINDS)}.")
 
 
-def _kinds(resources: ProjectResources, arguments: Arguments) -> tuple[str, ...]:
+def _schema_names(resources: ProjectResources, arguments: Arguments) -> tuple[str, ...]:
     return KINDS
 
 
-def _found_schemas(resources: ProjectResources) -> Iterator[Resource]:
+def _list_schemas(resources: ProjectResources) -> Iterator[Resource]:
     for kind in KINDS:
         yield Resource(f"schema://{kind}", f"{kind} schema", f"The JSON Schema of {kind} configs", JSON)
 
@@ -350,7 +352,7 @@ def _found_schemas(resources: ProjectResources) -> Iterator[Resource]:
 def _read_content(resources: ProjectResources, arguments: Arguments) -> str:
     version = resources.engine.store.latest_version(arguments["content_id"])
     if version is None:
-        raise _no_content(arguments["content_id"])
+        raise _content_not_found(arguments["content_id"])
     return version.body
 
 
@@ -371,7 +373,7 @@ def _read_versions(resources: ProjectResources, arguments: Arguments) -> str:
     content_id = arguments["content_id"]
     infos = resources.engine.store.version_infos(content_id)
     if not infos:
-        raise _no_content(content_id)
+        raise _content_not_found(content_id)
     latest = next((info.version_id for info in reversed(infos) if not info.deleted), None)
     versions = [
         {
@@ -387,10 +389,10 @@ def _read_versions(resources: ProjectResources, arguments: Arguments) -> str:
         }
         for info in infos
     ]
-    return _json({"content_id": content_id, "total_versions": len(versions), "versions": versions})
+    return _format_json({"content_id": content_id, "total_versions": len(versions), "versions": versions})
 
 
-def _no_content(content_id: str) -> ContentNotFound:
+def _content_not_found(content_id: str) -> ContentNotFound:
     return ContentNotFound(
         f"No text of {content_id!r} is stored.",
         "Make one with generate_content; resources/list shows what is stored.",
@@ -398,17 +400,17 @@ def _no_content(content_id: str) -> ContentNotFound:
     )
 
 
-def _found_contents(resources: ProjectResources) -> Iterator[Resource]:
+def _list_contents(resources: ProjectResources) -> Iterator[Resource]:
     for content_id in _stored_ids(resources, {}):
 
-        def look(content_id: str = content_id) -> ResourceStat:
+        def stat(content_id: str = content_id) -> ResourceStat:
             kept = [info for info in resources.engine.store.version_infos(content_id) if not info.deleted]
             return ResourceStat(kept[-1].size, kept[-1].generated_at) if kept else ResourceStat()
 
-        yield Resource(content_uri(content_id), content_id, f"The newest text of {content_id}", TEXT, look)
+        yield Resource(content_uri(content_id), content_id, f"The newest text of {content_id}", TEXT, stat)
 
 
-def _none_found(resources: ProjectResources) -> tuple[Resource, ...]:
+def _list_none(resources: ProjectResources) -> tuple[Resource, ...]:
     """Of versions only the newest is listed, as the content's text; their list is a resource of its own."""
     return ()
 
@@ -432,12 +434,12 @@ _VERSION_ID = Parameter("Id of a stored text", _version_ids)
 def _read_generator(resources: ProjectResources, arguments: Arguments) -> str:
     name, registry = arguments["generator_type"], resources.engine.generators
     if (generator := registry.by_name.get(name)) is not None:
-        return _json(_generator(resources, generator))
+        return _format_json(_describe_generator(resources, generator))
     # How chora-compose listed them.
     wanted = {"list": ("builtin", "plugin"), "builtin": ("builtin",), "plugins": ("plugin",)}.get(name)
     if wanted is not None:
-        shown = [_generator(resources, each) for each in registry.list_generators() if each.kind in wanted]
-        return _json({"generators": shown, "total_count": len(shown)})
+        shown = [_describe_generator(resources, each) for each in registry.list_generators() if each.kind in wanted]
+        return _format_json({"generators": shown, "total_count": len(shown)})
     names = [each.name for each in registry.list_generators()]
     raise GeneratorNotFound(
         f"There is no generator {name!r}.",
@@ -447,7 +449,7 @@ def _read_generator(resources: ProjectResources, arguments: Arguments) -> str:
     )
 
 
-def _generator(resources: ProjectResources, generator: Generator) -> dict[str, Any]:
+def _describe_generator(resources: ProjectResources, generator: Generator) -> dict[str, Any]:
     return {
         "type": generator.name,
         "name": generator.name,
@@ -464,7 +466,7 @@ def _generator_names(resources: ProjectResources, arguments: Arguments) -> list[
     return sorted(resources.engine.generators.by_name)
 
 
-def _found_generators(resources: ProjectResources) -> Iterator[Resource]:
+def _list_generators(resources: ProjectResources) -> Iterator[Resource]:
     for generator in resources.engine.generators.list_generators():
         yield Resource(f"generator://{generator.name}", generator.name, generator.description, JSON)
 
@@ -493,14 +495,14 @@ def _read_template(resources: ProjectResources, arguments: Arguments) -> str:
             pass
         except UnicodeDecodeError:
             raise InvalidInput(f"The template {name!r} is not UTF-8 text.", "Save the file as UTF-8.") from None
-    raise ResourceNotFound(f"There is no template {_shown(name)!r}.", resources.engine.templates.advice())
+    raise ResourceNotFound(f"There is no template {_shorten(name)!r}.", resources.engine.templates.advice())
 
 
 def _template_names(resources: ProjectResources, arguments: Arguments) -> list[str]:
     return sorted(template_files(resources))
 
 
-def _found_templates(resources: ProjectResources) -> Iterator[Resource]:
+def _list_templates(resources: ProjectResources) -> Iterator[Resource]:
     for name, path in template_files(resources).items():
         yield Resource(template_uri(name), name, f"Template {path}", TEXT, _file_stat(resources, path, sized=True))
 
@@ -523,7 +525,7 @@ def _manifest_path(engine: Engine, found: FoundConfig) -> str:
     """Where a collection's manifest is; raises ManifestNotFound if that depends on the context of a build."""
     path = fixed_manifest_path(engine, found.parsed.config)
     if path is None:
-        raise _no_manifest(found.parsed.config.id)
+        raise _manifest_not_found(found.parsed.config.id)
     return path
 
 
@@ -532,10 +534,10 @@ def _read_manifest(resources: ProjectResources, arguments: Arguments) -> str:
     try:
         return resources.engine.folder.read_text(_manifest_path(resources.engine, found))
     except (FileNotFoundError, UnicodeDecodeError):
-        raise _no_manifest(found.parsed.config.id) from None
+        raise _manifest_not_found(found.parsed.config.id) from None
 
 
-def _no_manifest(collection_id: str) -> ManifestNotFound:
+def _manifest_not_found(collection_id: str) -> ManifestNotFound:
     return ManifestNotFound(
         f"The collection {collection_id} has no manifest yet.",
         "Make it with generate_collection; resources/list shows which collections have one.",
@@ -547,7 +549,7 @@ def _collection_ids(resources: ProjectResources, arguments: Arguments) -> list[s
     return [found.parsed.config.id for found in resources.engine.catalog.all("collection").found]
 
 
-def _found_manifests(resources: ProjectResources) -> Iterator[Resource]:
+def _list_manifests(resources: ProjectResources) -> Iterator[Resource]:
     for collection_id, path in manifest_files(resources.engine).items():
         if resources.engine.folder.is_file(path):
             yield Resource(
@@ -572,18 +574,18 @@ def _read_job(resources: ProjectResources, arguments: Arguments) -> str:
         )
     record: dict[str, Any] = msgspec.to_builtins(job)
     result = None if job.result is None else msgspec.json.decode(job.result)
-    return _json(record | {"arguments": redact_secrets(job.arguments), "result": result})
+    return _format_json(record | {"arguments": redact_secrets(job.arguments), "result": result})
 
 
 def _job_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
     return [job.job_id for job in resources.engine.store.jobs()]
 
 
-def _found_jobs(resources: ProjectResources) -> Iterator[Resource]:
-    for job in islice(resources.engine.store.jobs(), JOBS_LISTED):
-        measure = ResourceStat(modified=job.updated_at)
+def _list_jobs(resources: ProjectResources) -> Iterator[Resource]:
+    for job in islice(resources.engine.store.jobs(), LISTED_JOBS_LIMIT):
+        stat = ResourceStat(modified=job.updated_at)
         about = f"{job.tool}, {job.status}"
-        yield Resource(f"job://{quote(job.job_id, safe='')}", job.job_id, about, JSON, lambda known=measure: known)
+        yield Resource(f"job://{quote(job.job_id, safe='')}", job.job_id, about, JSON, lambda known=stat: known)
 
 
 # -- capabilities -----------------------------------------------------------------------------------------------
@@ -592,13 +594,13 @@ def _found_jobs(resources: ProjectResources) -> Iterator[Resource]:
 def _read_capabilities(resources: ProjectResources, arguments: Arguments) -> str:
     match arguments["topic"]:
         case "server":
-            return _json(_server(resources))
+            return _format_json(_describe_server(resources))
         case "tools":
-            return _json(_tools(resources))
+            return _format_json(_describe_tools(resources))
         case "resources":
-            return _json(_families(resources))
+            return _format_json(_describe_families(resources))
         case "generators":
-            return _json(_generators(resources))
+            return _format_json(_describe_generators(resources))
         case other:
             raise ResourceNotFound(f"There are no capabilities called {other!r}.", f"There are {', '.join(TOPICS)}.")
 
@@ -607,13 +609,13 @@ def _topics(resources: ProjectResources, arguments: Arguments) -> tuple[str, ...
     return TOPICS
 
 
-def _found_capabilities(resources: ProjectResources) -> Iterator[Resource]:
+def _list_capabilities(resources: ProjectResources) -> Iterator[Resource]:
     for topic in TOPICS:
         about = "What the server can do" if topic == "server" else f"What the {topic} can do"
         yield Resource(f"capabilities://{topic}", f"{topic} capabilities", about, JSON)
 
 
-def _server(resources: ProjectResources) -> dict[str, Any]:
+def _describe_server(resources: ProjectResources) -> dict[str, Any]:
     tools, settings = resources.tools, resources.engine.settings
     components = msgspec.json.schema(STRUCTS["artifact"])["$defs"]["ArtifactContent"]["properties"]["children"]
     batch: dict[str, Any] = tools["batch_generate"].input_schema["properties"] if "batch_generate" in tools else {}
@@ -651,7 +653,7 @@ def _server(resources: ProjectResources) -> dict[str, Any]:
         "runtime": {"python": platform.python_version(), "fastmcp": None, "platform": sys.platform},
         "upstream_dependencies": [],
         "tool_count": len(tools),
-        "resource_count": sum(1 for family in FAMILIES for _ in family.found(resources)),
+        "resource_count": sum(1 for family in FAMILIES for _ in family.list_resources(resources)),
         "generator_count": len(resources.engine.generators.list_generators()),
     }
 
@@ -663,10 +665,10 @@ _FAILURES: dict[str, type[ChoraError]] = {
     "collection_config_path": ConfigNotFound,
     "content_id": ContentNotFound,
 }
-"""What a call may fail with because of an argument."""
+"""The errors that an argument of a call may cause."""
 
 
-def _tools(resources: ProjectResources) -> dict[str, Any]:
+def _describe_tools(resources: ProjectResources) -> dict[str, Any]:
     by_category: dict[str, list[dict[str, Any]]] = {}
     for tool in resources.tools.values():
         arguments: Iterable[str] = tool.input_schema.get("properties", {})
@@ -680,9 +682,9 @@ def _tools(resources: ProjectResources) -> dict[str, Any]:
                 "input_schema": tool.input_schema,
                 "output_schema": tool.output_schema,
                 "examples": [],
-                "common_errors": [{"code": each.code, "message": _summary(each)} for each in failures],
+                "common_errors": [{"code": each.code, "message": _error_summary(each)} for each in failures],
                 "performance": {
-                    "typical_ms": _typical(resources.metrics, tool.name),
+                    "typical_ms": _mean_milliseconds(resources.metrics, tool.name),
                     "timeout_ms": round(resources.engine.settings.jobs.call_budget * 1000),
                 },
             }
@@ -693,37 +695,37 @@ def _tools(resources: ProjectResources) -> dict[str, Any]:
     }
 
 
-def _summary(error: type[ChoraError]) -> str:
+def _error_summary(error: type[ChoraError]) -> str:
     return (error.__doc__ or error.code.replace("_", " ").capitalize()).partition("\n")[0]
 
 
-def _typical(metrics: Metrics, tool: str) -> float | None:
+def _mean_milliseconds(metrics: Metrics, tool: str) -> float | None:
     """The mean time of a tool's calls so far, in milliseconds; None before the first."""
     counts = metrics.call_seconds.counts.get((tool,))
     return round(metrics.call_seconds.sums[tool,] / sum(counts) * 1000, 3) if counts else None
 
 
-def _families(resources: ProjectResources) -> dict[str, Any]:
+def _describe_families(resources: ProjectResources) -> dict[str, Any]:
     shown: dict[str, dict[str, Any]] = {}
     for family in FAMILIES:
         one = shown.setdefault(
             family.scheme,
             {"patterns": [], "mime_type": family.mime_type, "description": "", "parameters": {}, "examples": []},
         )
-        one["patterns"] += [family.template, *family.old]
+        one["patterns"] += [family.template, *family.old_templates]
         one["description"] = "; ".join(part for part in (one["description"], family.description) if part)
         one["parameters"] |= {name: parameter.description for name, parameter in family.parameters.items()}
-        one["examples"] += [each.uri for each in islice(family.found(resources), EXAMPLES)]
+        one["examples"] += [each.uri for each in islice(family.list_resources(resources), EXAMPLES)]
     return {"resources": shown, "metadata": {"namespace": f"{NAMESPACE}://", "total_count": len(shown)}}
 
 
-def _generators(resources: ProjectResources) -> dict[str, Any]:
+def _describe_generators(resources: ProjectResources) -> dict[str, Any]:
     registry = resources.engine.generators
     shown: dict[str, Any] = {}
     for generator in registry.list_generators():
         names = [name for name, each in registry.by_name.items() if each is generator]
         shown[generator.name] = {
-            **_generator(resources, generator),
+            **_describe_generator(resources, generator),
             "plugin_path": generator.module.__name__ if generator.is_plugin else None,
             "status": "beta" if generator.version.startswith("0.") else "stable",
             "indicators": {"config_field": "generation.patterns[0].type", "config_values": names, "confidence": 1.0},
@@ -760,9 +762,9 @@ FAMILIES: tuple[Family, ...] = (
         "Config schema",
         "The JSON Schema of a config format",
         JSON,
-        {"schema_name": Parameter("content, artifact or collection", _kinds)},
+        {"schema_name": Parameter("content, artifact or collection", _schema_names)},
         _read_schema,
-        _found_schemas,
+        _list_schemas,
         fixed=True,
     ),
     Family(
@@ -773,8 +775,8 @@ FAMILIES: tuple[Family, ...] = (
         TEXT,
         {"content_id": _CONTENT_ID},
         _read_content,
-        _found_contents,
-        old=("content://generated/{content_id}",),
+        _list_contents,
+        old_templates=("content://generated/{content_id}",),
     ),
     Family(
         "content",
@@ -784,8 +786,8 @@ FAMILIES: tuple[Family, ...] = (
         JSON,
         {"content_id": _CONTENT_ID},
         _read_versions,
-        _none_found,
-        old=("content://generated/{content_id}/versions",),
+        _list_none,
+        old_templates=("content://generated/{content_id}/versions",),
     ),
     Family(
         "content",
@@ -795,8 +797,8 @@ FAMILIES: tuple[Family, ...] = (
         TEXT,
         {"content_id": _CONTENT_ID, "version_id": _VERSION_ID},
         _read_version,
-        _none_found,
-        old=("content://{content_id}/v/{version_id}", "content://generated/{content_id}/v/{version_id}"),
+        _list_none,
+        old_templates=("content://{content_id}/v/{version_id}", "content://generated/{content_id}/v/{version_id}"),
     ),
     Family(
         "generator",
@@ -806,7 +808,7 @@ FAMILIES: tuple[Family, ...] = (
         JSON,
         {"generator_type": Parameter("Name of a generator", _generator_names)},
         _read_generator,
-        _found_generators,
+        _list_generators,
         fixed=True,
     ),
     Family(
@@ -817,7 +819,7 @@ FAMILIES: tuple[Family, ...] = (
         JSON,
         {"topic": Parameter(", ".join(TOPICS), _topics)},
         _read_capabilities,
-        _found_capabilities,
+        _list_capabilities,
     ),
     Family(
         "manifest",
@@ -827,7 +829,7 @@ FAMILIES: tuple[Family, ...] = (
         JSON,
         {"collection_id": Parameter("Id of a collection", _collection_ids)},
         _read_manifest,
-        _found_manifests,
+        _list_manifests,
     ),
     Family(
         "template",
@@ -837,7 +839,7 @@ FAMILIES: tuple[Family, ...] = (
         TEXT,
         {"name": Parameter("Name of a template", _template_names, is_id=False)},
         _read_template,
-        _found_templates,
+        _list_templates,
     ),
     Family(
         "job",
@@ -847,7 +849,7 @@ FAMILIES: tuple[Family, ...] = (
         JSON,
         {"job_id": Parameter("Id of a job", _job_ids)},
         _read_job,
-        _found_jobs,
+        _list_jobs,
     ),
 )
-"""Every family; of two that a URI fits, the first one counts."""
+"""Every family; of two that a URI matches, the first one counts."""

@@ -61,7 +61,7 @@ def gather(check: bool) -> dict[str, Any]:
                     "uri": family.template,
                     "mime_type": family.mime_type,
                     "description": family.description,
-                    "old": list(family.old),
+                    "old": list(family.old_templates),
                 }
                 for family in FAMILIES
             ],

@@ -27,7 +27,7 @@ from chora.hashing import sha256
 from chora.metrics import Metrics
 from chora.model import KINDS
 from chora.protocol.types import ResourceStat
-from chora.resources import FAMILIES, PAGE, ProjectResources
+from chora.resources import FAMILIES, PAGE_SIZE, ProjectResources
 from chora.store import Version
 from chora.store.records import Job
 from chora.tools import TOOLS
@@ -341,7 +341,7 @@ async def test_an_id_in_a_uri_is_held_to_what_ids_are(shelf: ProjectResources, p
 def test_no_uri_breaks_the_parser(rest: str, scheme: str):
     """Whatever stands in it, it fits a family or none, or is refused as an error that callers can act on."""
     try:
-        for family, arguments in resources._matching(f"{scheme}://{rest}"):
+        for family, arguments in resources._matching_families(f"{scheme}://{rest}"):
             assert set(arguments) == set(family.parameters)
     except InvalidConfigId:
         pass
@@ -411,12 +411,12 @@ async def test_pages_hold_everything_once_while_things_come_and_go(shelf: Projec
     seen: list[str] = []
     page = shelf.list_resources()
     seen += [each.uri for each in page.resources]
-    assert len(seen) == PAGE
+    assert len(seen) == PAGE_SIZE
     project.save(text("note-000a", "x"))
     (project.root / "configs/content/note-001.json").unlink()
     while page.cursor is not None:
         page = shelf.list_resources(page.cursor)
-        assert 0 < len(page.resources) <= PAGE
+        assert 0 < len(page.resources) <= PAGE_SIZE
         seen += [each.uri for each in page.resources]
     assert len(seen) == len(set(seen))
     assert {f"config://content/note-{number:03}" for number in range(250)} <= set(seen)
