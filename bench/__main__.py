@@ -1,9 +1,9 @@
-"""`just bench`: chora next to its peers, always in one run, reported as ratios.
+"""`just bench`: chora next to comparable programs, always in one run, reported as ratios.
 
 stdio, http: p50 of one sequential `tools/call`, and the CPU time the server spent per call, next to the SDKs. start:
 from exec to the answered `tools/list`. sse: the memory of idle sessions. connect: what a bridge adds to a call. cache:
 `generate_content` with nothing changed against `force`. render, parallel, respawn, storm: what the template workers
-cost, and what bombs cost the others. collection: next to ninja.
+cost, and what hostile templates cost other calls. collection: next to ninja.
 Names of scenarios on the command line choose among them. Linux only: CPU time is read from /proc.
 """
 
@@ -18,7 +18,7 @@ import trio
 
 from bench.collection import collection
 from bench.connect import connect
-from bench.doors import http, sse, start, stdio
+from bench.servers import http, sse, start, stdio
 from bench.measure import Row, chora, piped
 from bench.render import parallel, render, respawn, storm
 from chora.cli.run import print_table

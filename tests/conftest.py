@@ -22,7 +22,7 @@ from chora.cli.samples import INIT, write_sample
 from chora.engine.engine import Engine, open_engine
 from chora.protocol.types import Call
 from chora.tools import TOOLS
-from tests.http_client import Visitor
+from tests.http_client import HttpTestClient
 from tests.patience import PATIENCE
 
 requirement = pytest.mark.requirement
@@ -209,24 +209,24 @@ def serve() -> Serve:
     return start
 
 
-Visit = Callable[..., AbstractAsyncContextManager[Visitor]]
+OpenHttpClient = Callable[..., AbstractAsyncContextManager[HttpTestClient]]
 
 
 @pytest.fixture
-def visit(hello: Project, serve: Serve) -> Visit:
-    """Open the door of the sample project and stand before it; settings as `section__key=value`."""
+def http_client(hello: Project, serve: Serve) -> OpenHttpClient:
+    """Serve the sample project over HTTP and connect a client to it; settings as `section__key=value`."""
 
     @asynccontextmanager
-    async def stand(**flags: Any) -> AsyncGenerator[Visitor]:
+    async def start(**flags: Any) -> AsyncGenerator[HttpTestClient]:
         settings = {name.replace("__", "."): value for name, value in flags.items()}
         with trio.fail_after(PATIENCE):
             async with (
                 serve(hello.root, settings) as opened,
                 httpx2.AsyncClient(base_url=opened.url, timeout=PATIENCE) as http,
             ):
-                yield Visitor(http, opened)
+                yield HttpTestClient(http, opened)
 
-    return stand
+    return start
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""An HTTP client at the door, for the tests that come in through it."""
+"""An HTTP client for tests of a running server."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
 BOTH = "application/json, text/event-stream"
 
 
-class Visitor:
-    """An HTTP client at the door."""
+class HttpTestClient:
+    """An HTTP client of a running server."""
 
-    def __init__(self, http: httpx2.AsyncClient, opened: RunningServer) -> None:
+    def __init__(self, http: httpx2.AsyncClient, running: RunningServer) -> None:
         self.http = http
-        self.opened = opened
+        self.running = running
         self.session = ""
 
     async def post(self, body: Any, **headers: str) -> httpx2.Response:
@@ -32,7 +32,7 @@ class Visitor:
         """A request within the session."""
         return await self.post(message(method, params, id), **headers)
 
-    async def shake_hands(self) -> None:
+    async def initialize(self) -> None:
         response = await self.ask("initialize", HELLO)
         assert response.status_code == 200, response.text
         self.session = response.headers["mcp-session-id"]

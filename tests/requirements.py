@@ -549,36 +549,36 @@ DEFECTS = {
     "traps.stdout-is-protocol": "stdout of stdio carries nothing but protocol.",
 }
 
-DOOR = {
-    "door.conformance": "Every check of the official conformance suite passes, and none of them hollow.",
-    "door.one-core": "One core answers in all revisions, on every transport.",
-    "door.elicitation": "A person is asked before a config is replaced or a referenced text deleted, where one can be.",
-    "door.elicitation.bound": "A yes is to exactly what was asked about, by whom it was asked, and for a while.",
-    "door.logging": "Clients hear the events of their calls from the level on that they set, and nothing unasked.",
-    "door.resume": "An answer whose connection broke can be fetched by its session, and by nobody else.",
-    "door.hosts": "Names and origins that aren't ours are refused.",
-    "door.loopback": "Without a token only this machine comes in, and a door beyond it doesn't open.",
-    "door.proxies": "What came through a proxy that isn't trusted is never taken for this machine.",
-    "door.tokens": "Tokens are named, scoped, expiring and revocable, and only their hashes are kept.",
-    "door.scopes": "A scope that doesn't reach is refused in a way that a model understands.",
-    "door.revoked": "A revoked token loses its sessions and streams.",
-    "door.oauth": (
-        "Tokens of an authorization server are believed if they are signed by it, meant for us and valid now."
+SERVER = {
+    "server.conformance": "Every check of the official conformance suite passes, each with a real call.",
+    "server.one-core": "One protocol server answers in all revisions, on every transport.",
+    "server.elicitation": "The user is asked before a config is replaced or a referenced text deleted, where possible.",
+    "server.elicitation.bound": "A yes is to exactly what was asked about, by whom it was asked, and for a while.",
+    "server.logging": "Clients get the events of their calls as log messages from their level on, and no others.",
+    "server.resume": "An answer whose connection broke can be fetched by its session only.",
+    "server.hosts": "Requests with a foreign Host or Origin are refused.",
+    "server.loopback": "Without a token only this machine is served, and no address beyond loopback is bound.",
+    "server.proxies": "A request through a proxy that isn't trusted never counts as local.",
+    "server.tokens": "Tokens are named, scoped, expiring and revocable, and only their hashes are stored.",
+    "server.scopes": "A call without the scope it needs is refused in a way that a model understands.",
+    "server.revoked": "A revoked token loses its sessions and streams.",
+    "server.oauth": (
+        "Tokens of an authorization server are accepted if it signed them, for this server, and they are valid now."
     ),
-    "door.toolsets": "Tools that are left out are neither listed nor called.",
-    "door.sessions": "Sessions are bounded in all and for each, and whoever has the most makes room.",
-    "door.streams": "Thousands of idle streams are cheap, and a listener who never reads loses its own.",
-    "door.descriptors": "More connections than descriptors end nothing.",
-    "door.any-bytes": "No bytes harm the server.",
-    "door.watchdog": "A process that is asked to end ends, whatever hangs in it.",
-    "door.parent": "stdio ends with whoever started it.",
-    "connect.untouched": "The bridge passes messages on as the bytes they are.",
-    "connect.restart": "When the server restarts, the bridge opens its session anew, unnoticed.",
+    "server.toolsets": "Tools that are left out are neither listed nor called.",
+    "server.sessions": "Sessions are limited, in all and per principal, and the principal with the most loses one.",
+    "server.streams": "Thousands of idle streams are cheap, and a client that never reads loses its own.",
+    "server.descriptors": "More connections than descriptors do no harm.",
+    "server.any-bytes": "No bytes harm the server.",
+    "server.watchdog": "A process that is asked to end ends, whatever is stuck in it.",
+    "server.parent": "`chora stdio` ends with the process that started it.",
+    "connect.untouched": "The bridge passes messages on byte by byte.",
+    "connect.restart": "When the server restarts, the bridge opens a new session, unnoticed by the client.",
     "connect.in-flight": (
         "Calls in flight fail at once when the connection breaks, saying that they may have been carried out."
     ),
     "connect.absent": "The bridge starts before its server does.",
-    "connect.origin": "The bridge takes its token to the server it was given and nowhere else.",
+    "connect.origin": "The bridge sends its token to the configured server only.",
 }
 
 REQUIREMENTS: dict[str, str] = {
@@ -591,6 +591,6 @@ REQUIREMENTS: dict[str, str] = {
     **COMMAND_LINE,
     **RULINGS,
     **DEFECTS,
-    **DOOR,
+    **SERVER,
 }
 """Every promise by its id, in one sentence."""

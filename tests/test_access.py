@@ -50,7 +50,7 @@ def test_a_loopback_door_needs_no_token():
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
-@requirement("door.loopback")
+@requirement("server.loopback")
 def test_a_public_door_without_a_token_is_refused(host: str):
     """It doesn't open at all, and says how to give a token."""
     with pytest.raises(UsageError) as caught:
@@ -142,7 +142,7 @@ def test_a_named_token_stands_for_its_name_and_scope(tokens: Tokens):
         assert [principal.has_scope(each) for each in SCOPES] == [True] * (number + 1) + [False] * (2 - number)
 
 
-@requirement("door.tokens")
+@requirement("server.tokens")
 def test_only_the_hash_of_a_token_is_kept(tokens: Tokens, tmp_path: Path):
     """In files that only their owner can read, and nothing else stays behind."""
     secret, token = tokens.create_token("app", "read")

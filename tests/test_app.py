@@ -116,7 +116,7 @@ async def generate(job):
 """
 
 
-@requirement("door.watchdog")
+@requirement("server.watchdog")
 def test_a_process_that_is_stuck_is_ended_all_the_same(hello: Project):
     """By a thread, when the grace and a little more are over, with an exit code that tells it from an orderly end."""
     hello.write("plugins/stuck.py", STUCK.replace("PLACE", str(hello.root / "is-stuck")))
@@ -140,7 +140,7 @@ def _call_and_forget(url: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="who started a process is not asked there")
-@requirement("door.parent")
+@requirement("server.parent")
 def test_stdio_ends_with_who_started_it(hello: Project):
     """Also when somebody else still holds the other end of its stdin."""
     command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]

@@ -67,7 +67,7 @@ class Peer:
     async def ask_modern(self, method: str, params: Any = None, id: Any = 1) -> Any:
         return await self.ask(method, {**(params or {}), "_meta": MODERN}, id)
 
-    async def shake_hands(self) -> Any:
+    async def initialize(self) -> Any:
         answer = await self.ask("initialize", HELLO, "hello")
         assert "result" in answer, answer
         await self.send("notifications/initialized")
@@ -180,7 +180,7 @@ async def test_bytes_pass_through_untouched():
     server = Server()
     server.answers["tools/call"] = http(ODD_ANSWER)
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await peer.write(ODD)
         assert await peer.read_line() == ODD_ANSWER
         assert upstream.asked[-1].body == ODD
@@ -202,7 +202,7 @@ async def test_what_comes_on_streams_passes_through_in_order():
     server = Server()
     server.answers["tools/call"] = lambda _: stream
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await peer.send("tools/call", {"name": "x"}, 7)
         assert await peer.read_line() == progress
         assert await peer.read_line() == wanted
@@ -241,8 +241,8 @@ async def test_a_second_handshake_begins_a_second_session():
     """The first one is ended."""
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
-        await peer.shake_hands()
+        await peer.initialize()
+        await peer.initialize()
         assert server.sessions == {"session-2"}
         assert (await peer.ask("ping"))["result"]["session"] == "session-2"
 
@@ -264,7 +264,7 @@ async def test_twenty_calls_at_once_get_their_own_answers():
     server = Server()
     server.answers["tools/call"] = hold
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         for number in range(20):
             await peer.send("tools/call", {"name": f"tool-{number}"}, f"id-{number}")
         await everybody.wait()
@@ -281,7 +281,7 @@ async def test_batches_are_taken_apart():
     server = Server()
     server.answers["ping"] = http(pair)
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await peer.write(b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]')
         assert (await peer.read())["method"] == "notifications/message"
         assert (await peer.read())["id"] == 1
@@ -293,7 +293,7 @@ async def test_what_the_client_sends_is_bounded_and_checked():
     server = Server()
     server.answers["tools/call"] = lambda _: _forever
     async with playing(server) as upstream, bridged(upstream.url, line_limit=1000, calls=3) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         for line, code in (
             (b"x" * 5000, wire.INVALID_REQUEST),
             (b"garbage", wire.PARSE_ERROR),
@@ -515,7 +515,7 @@ async def test_a_forgotten_session_is_opened_anew_unnoticed():
     """The client's own handshake, level and subscriptions are repeated; it only hears what may have changed."""
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await peer.ask("logging/setLevel", {"level": "info"}, 2)
         await peer.ask("resources/subscribe", {"uri": "chora://a"}, 3)
         await peer.ask("resources/subscribe", {"uri": "chora://b"}, 4)
@@ -546,7 +546,7 @@ async def test_many_calls_share_one_new_session():
     """Whoever finds out first opens it, the others wait for it."""
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         server.sessions.clear()
         for number in range(10):
             await peer.send("tools/call", {"name": "x"}, number)
@@ -561,7 +561,7 @@ async def test_a_notification_finds_the_new_session_too():
     server = Server()
     server.gone = http(b'{"jsonrpc":"2.0","error":{"code":-32000,"message":"No valid session ID"}}', "400 Bad")
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await upstream.wait_for("initialized")
         server.sessions.clear()
         await peer.send("notifications/roots/list_changed")
@@ -574,7 +574,7 @@ async def test_a_changed_server_is_said_aloud(caplog: pytest.LogCaptureFixture):
     """Another revision or other capabilities can't be hidden; the log says so, and the new revision is spoken."""
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         server.sessions.clear()
         server.version, server.capabilities = "2025-06-18", {}
         assert (await peer.ask("ping"))["result"]["session"] == "session-2"
@@ -588,7 +588,7 @@ async def test_a_server_that_refuses_a_new_session_is_no_end():
     server = Server()
     refused = http(b"full", "429 Too Many Requests", "text/plain", retry_after="3")
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         server.sessions.clear()
         server.answers["initialize"] = refused
         answer = await peer.ask("ping")
@@ -609,7 +609,7 @@ async def test_a_server_that_forgets_at_once_is_not_asked_for_ever():
     server = Server()
     server.answers["ping"] = http(b"", "404 Not Found")
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         answer = await peer.ask("ping")
         while "id" not in answer:
             answer = await peer.read()
@@ -629,7 +629,7 @@ async def test_a_call_whose_connection_breaks_fails_at_once():
         server = Server()
         server.answers["tools/call"] = lambda _, answer=break_off: answer
         async with playing(server) as upstream, bridged(upstream.url) as peer:
-            await peer.shake_hands()
+            await peer.initialize()
             error = (await peer.ask("tools/call", {"name": "x"}, 4))["error"]
             assert error["code"] == -32000
             assert "may have been carried out" in error["message"]
@@ -652,7 +652,7 @@ async def test_what_does_no_harm_twice_is_asked_twice():
     answers: list[Answer] = [None, http(b"", "502 Bad Gateway"), http(b'{"jsonrpc":"2.0","id":1,"result":{}}')]
     server.answers["tools/list"] = lambda _: answers.pop(0)
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         assert "result" in await peer.ask("tools/list")
         assert upstream.methods().count("POST tools/list") == 3
 
@@ -682,7 +682,7 @@ async def test_a_stream_with_event_ids_is_resumed():
     server = Resumable()
     server.answers["tools/call"] = lambda _: begin
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await peer.send("tools/call", {"name": "x"}, 1)
         assert [await peer.read_line() for _ in range(2)] == [first, second]
         assert (await peer.read())["id"] == 1
@@ -702,7 +702,7 @@ async def test_a_stream_that_cannot_be_resumed_fails_the_call(refusal: Answer):
     server = Forgetful()
     server.answers["tools/call"] = lambda _: _cut(STREAM + chunk(b"id: 1\nretry: 0\ndata:\n\n"))
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         answer = await peer.ask("tools/call", {"name": "x"}, 1)
         assert "may have been carried out" in answer["error"]["message"]
 
@@ -712,7 +712,7 @@ async def test_the_stream_of_a_session_brings_what_the_server_says_of_itself():
     server = Server(streams=True)
     note = wire.notification(UPDATED, {"uri": "chora://x"})
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await upstream.wait_for("GET")
         await _until(lambda: len(server.streaming) == 1)
         await server.streaming[0].send_all(chunk(b"junk\n\ndata: junk\n\n") + event(note, id="n-1"))
@@ -740,7 +740,7 @@ async def test_an_answer_may_come_on_the_stream_of_the_session():
     server = Server(streams=True)
     server.answers["tools/call"] = lambda _: _forever
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await _until(lambda: len(server.streaming) == 1)
         await peer.send("tools/call", {"name": "x"}, 3)
         await upstream.wait_for("tools/call")
@@ -766,7 +766,7 @@ async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_in_words(monke
 
     server.answers["tools/call"] = late
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         for id in (1, 2):
             await peer.send("tools/call", {"name": "x"}, id)
             await upstream.wait_for("tools/call", id)
@@ -817,7 +817,7 @@ async def test_a_server_that_goes_for_good_leaves_errors():
     async with bridged(f"http://127.0.0.1:{port}/mcp", retry_time=0.2) as peer:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1"))
-            await peer.shake_hands()
+            await peer.initialize()
             await upstream.wait_for("initialized")
             nursery.cancel_scope.cancel()
         for id in (1, 2):
@@ -973,7 +973,7 @@ async def test_a_stream_that_is_sent_to_a_login_page_takes_nothing_else_there():
         return server(asked)
 
     async with playing(play) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await _until(lambda: any(asked.target == "/login" for asked in upstream.asked))
         assert "result" in await peer.ask("ping")
         assert upstream.asked[-1].target == "/mcp"
@@ -1008,7 +1008,7 @@ async def test_a_stream_that_breaks_at_once_is_not_resumed_in_a_rush():
         return resume(asked) if asked.method == "GET" and "last-event-id" in asked.headers else server(asked)
 
     async with playing(play) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         assert "result" in await peer.ask("slow")
     assert all(later - earlier >= 0.09 for earlier, later in pairwise(times))
 
@@ -1057,7 +1057,7 @@ async def test_a_server_that_stalls_is_not_waited_for_for_ever(
     server.answers |= {"ping": lambda _: stall, "pong": lambda asked: cut if asked.target == "/mcp" else http(b"{")}
     server.answers["notifications/roots/list_changed"] = lambda _: _forever
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         assert "HTTP 400" in (await peer.ask("ping"))["error"]["message"]
         assert "no message of MCP" in (await peer.ask("pong"))["error"]["message"]
         await peer.send("notifications/roots/list_changed")
@@ -1073,7 +1073,7 @@ async def test_what_a_server_says_of_a_handshake_reaches_the_client():
         assert (await peer.ask("initialize", HELLO))["error"]["message"] == "Not you"
         assert (await peer.ask("ping", id=2))["error"]
         del server.answers["initialize"]
-        assert "result" in await peer.shake_hands()
+        assert "result" in await peer.initialize()
 
 
 async def test_a_server_without_a_stream_may_say_so_with_404():
@@ -1084,7 +1084,7 @@ async def test_a_server_without_a_stream_may_say_so_with_404():
             return http(b"", "404 Not Found") if asked.method == "GET" else super().__call__(asked)
 
     async with playing(NoStream()) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await upstream.wait_for("GET")
         for id in range(5):
             assert (await peer.ask("ping", id=id))["result"]["session"] == "session-1"
@@ -1101,7 +1101,7 @@ async def test_the_stream_of_a_session_is_given_up_when_it_leads_elsewhere(caplo
             return super().__call__(asked)
 
     async with playing(Elsewhere()) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await _until(lambda: "was given up" in caplog.text)
         assert "result" in await peer.ask("ping")
 
@@ -1112,7 +1112,7 @@ async def test_a_greeting_without_an_answer_is_given_up(monkeypatch: pytest.Monk
     monkeypatch.setattr(sse, "NEW_SESSION_TIMEOUT", 0.3)
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         server.sessions.clear()
         server.answers["initialize"] = lambda _: _forever
         assert "doesn't open a new session" in (await peer.ask("ping"))["error"]["message"]
@@ -1121,7 +1121,7 @@ async def test_a_greeting_without_an_answer_is_given_up(monkeypatch: pytest.Monk
         assert {(await peer.read()).get("id") for _ in range(2)} == {None, 2}
     old = SseServer()
     async with playing(old) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await upstream.wait_for("initialized")
         old.silent.add("initialize")
         await old.end(1)
@@ -1232,7 +1232,7 @@ async def test_a_token_refused_for_the_stream_is_read_again():
         refused = await peer.ask("initialize", HELLO, "hello")
         assert "refuses the access token (file /run/token" in refused["error"]["message"]
         current = "new-token"
-        await peer.shake_hands()
+        await peer.initialize()
         assert (await peer.ask("tools/call", {"name": "x"}, 2))["result"]["method"] == "tools/call"
 
 
@@ -1300,7 +1300,7 @@ async def test_an_answer_on_the_stream_counts_when_its_request_breaks(hangs_up: 
         await peer.aclose()
 
     async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         server.reply = answer_first
         assert (await peer.ask("tools/call", {"name": "x"}, 2))["result"] == {"answered": True}
         await trio.sleep(0.3)
@@ -1312,7 +1312,7 @@ async def test_the_older_transport_is_found_out(path: str):
     """By its path, or because POST is refused and GET says where to post; calls and cancellations go there."""
     server = SseServer()
     async with playing(server) as upstream, bridged(upstream.url.replace("/mcp", path)) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         answer = await peer.ask("tools/call", {"name": "x"}, 2)
         assert answer["result"] == {"method": "tools/call", "stream": "/messages?session=1"}
         server.silent.add("slow")
@@ -1329,7 +1329,7 @@ async def test_the_older_transport_survives_its_server():
     """The stream ends: calls in flight fail, a new stream is opened, greeted and subscribed, the client hears news."""
     server = SseServer()
     async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await peer.ask("resources/subscribe", {"uri": "chora://a"}, 2)
         server.silent.add("tools/call")
         await peer.send("tools/call", {"name": "x"}, 3)
@@ -1347,13 +1347,13 @@ async def test_a_session_that_the_older_transport_has_lost_is_opened_anew():
     """POST says 404 although the stream is open: the call is made on a new one."""
     server = SseServer()
     async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await upstream.wait_for("initialized")
         server.streams.clear()
         await peer.send("tools/call", {"name": "x"}, 3)
         assert (await peer.read())["method"] == "notifications/tools/list_changed"
         assert (await peer.read())["result"]["stream"] == "/messages?session=2"
-        await peer.shake_hands()
+        await peer.initialize()
         assert server.count == 3, "a new handshake has a new stream"
 
 
@@ -1388,7 +1388,7 @@ async def test_the_older_transport_with_nobody_to_post_to(monkeypatch: pytest.Mo
             serve = partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1", handler_nursery=handlers)
             await listening.start(serve)
             server.accepted = http(b"Accepted", "202 Accepted", "text/plain", connection="close")
-            await peer.shake_hands()
+            await peer.initialize()
             await upstream.wait_for("initialized")
             listening.cancel_scope.cancel()
         answer = await peer.ask("tools/call", {"name": "x"}, 3)
@@ -1403,7 +1403,7 @@ async def test_an_event_too_long_ends_the_stream_of_the_older_transport():
     server = SseServer()
     server.silent.add("tools/call")
     async with playing(server) as upstream, bridged(sse_url(upstream), answer_limit=2000) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await peer.send("tools/call", {"name": "x"}, 3)
         await upstream.wait_for("tools/call")
         await server.streams["1"].send_all(event(b"x" * 5000))
@@ -1464,7 +1464,7 @@ async def test_refusals_of_the_older_transport_reach_the_client():
     """As JSON-RPC errors of the server's, or in the bridge's words; what has no answer leaves a line in the log."""
     server = SseServer()
     async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await upstream.wait_for("initialized")
         server.accepted = http(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no"}}', "400 Bad")
         assert (await peer.ask("ping", id=2))["error"]["message"] == "no"
@@ -1521,7 +1521,7 @@ async def test_a_client_that_is_gone_ends_the_bridge():
             async with PolledPipe(to_bridge) as sink, trio.open_nursery() as nursery:
                 nursery.start_soon(bridge.run_bridge, options, Pipes(incoming, outgoing))
                 async with PolledPipe(from_bridge) as source:
-                    await Peer(sink, source).shake_hands()
+                    await Peer(sink, source).initialize()
                     await _until(lambda: len(server.streaming) == 1)
                 await server.streaming[0].send_all(event(note) * 3)
         assert upstream.methods()[-1] == "DELETE"

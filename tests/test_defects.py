@@ -25,7 +25,7 @@ from chora.resources import ProjectResources
 from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
 from tests import http_client
-from tests.conftest import Asking, Project, Visit, artifact, child, content, requirement, text, unchanged
+from tests.conftest import Asking, OpenHttpClient, Project, artifact, child, content, requirement, text, unchanged
 from tests.patience import PATIENCE
 
 
@@ -440,9 +440,9 @@ def test_there_is_a_command_line_and_a_version():
 
 
 @requirement("defects.health-404")
-async def test_health_is_there(visit: Visit):
+async def test_health_is_there(http_client: OpenHttpClient):
     """/health was documented and answered 404; it and /ready need no token."""
-    async with visit() as client:
+    async with http_client() as client:
         health = await client.http.get("/health")
         assert (health.status_code, health.json()["status"]) == (200, "alive")
         ready = await client.http.get("/ready")
@@ -450,10 +450,10 @@ async def test_health_is_there(visit: Visit):
 
 
 @requirement("defects.hello-hard-coded")
-async def test_hello_counts_tools_and_knows_its_transport(visit: Visit):
+async def test_hello_counts_tools_and_knows_its_transport(http_client: OpenHttpClient):
     """hello_world always said four tools and stdio."""
-    async with visit() as client:
-        await client.shake_hands()
+    async with http_client() as client:
+        await client.initialize()
         said = (await client.call("hello_world")).json()["result"]["structuredContent"]
     assert (said["tools_available"], said["transport"]) == (24, "http")
 
@@ -557,10 +557,10 @@ async def test_a_git_reference_is_a_file_as_a_commit_has_it(ask: Asking, project
 
 
 @requirement("traps.streamable-http")
-async def test_both_ways_over_http_are_there(visit: Visit):
+async def test_both_ways_over_http_are_there(http_client: OpenHttpClient):
     """/sse is a legacy transport; /mcp speaks the one that replaced it."""
-    async with visit() as client:
-        await client.shake_hands()
+    async with http_client() as client:
+        await client.initialize()
         async with client.http.stream("GET", "/sse") as response:
             assert response.status_code == 200
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -594,10 +594,10 @@ async def test_a_parameter_may_be_called_filter(ask: Asking, project: Project):
 
 
 @requirement("traps.is-error-and-envelope")
-async def test_a_failure_is_an_error_and_an_envelope(visit: Visit):
+async def test_a_failure_is_an_error_and_an_envelope(http_client: OpenHttpClient):
     """Clients that look at isError and those that look at `success` learn the same; the text is the same JSON."""
-    async with visit() as client:
-        await client.shake_hands()
+    async with http_client() as client:
+        await client.initialize()
         failed = (await client.call("generate_content", content_config_id="gone")).json()["result"]
         fine = (await client.call("hello_world")).json()["result"]
     assert failed["isError"] is True
@@ -610,10 +610,10 @@ async def test_a_failure_is_an_error_and_an_envelope(visit: Visit):
 
 @requirement("traps.other-spellings", "rulings.c2", "rulings.c31")
 @pytest.mark.parametrize("name", ["hello_world", "choracompose:hello_world", "choracompose__hello_world"])
-async def test_names_are_bare_and_the_old_ones_are_understood(visit: Visit, name: str):
+async def test_names_are_bare_and_the_old_ones_are_understood(http_client: OpenHttpClient, name: str):
     """A colon isn't allowed in a tool's name everywhere, and prompts of old still use it."""
-    async with visit() as client:
-        await client.shake_hands()
+    async with http_client() as client:
+        await client.initialize()
         called = (await client.ask("tools/call", {"name": name, "arguments": {}})).json()["result"]
         assert called["structuredContent"]["success"] is True
         listed = (await client.ask("tools/list")).json()["result"]["tools"]
@@ -622,11 +622,11 @@ async def test_names_are_bare_and_the_old_ones_are_understood(visit: Visit, name
 
 
 @requirement("defects.concurrent-traces", "events.trace-id")
-async def test_two_requests_at_once_keep_their_traces_apart(visit: Visit, hello: Project):
+async def test_two_requests_at_once_keep_their_traces_apart(http_client: OpenHttpClient, hello: Project):
     """An environment variable was the only place for a trace, so that one server could have but one."""
     hello.save(text("a", "x"), text("b", "y"))
-    async with visit() as client:
-        await client.shake_hands()
+    async with http_client() as client:
+        await client.initialize()
 
         async def generate_as(content_id: str) -> None:
             meta = {"traceparent": f"00-{content_id * 32}-{'1' * 16}-01"}

@@ -23,7 +23,7 @@ from chora.settings import JobSettings as JobSettings
 from chora.store import Job, SqliteStore
 from chora.timestamps import format_timestamp
 from chora.tools import TOOLS
-from tests.conftest import Project, Visit, content, requirement
+from tests.conftest import OpenHttpClient, Project, content, requirement
 from tests.patience import PATIENCE
 
 DONE = ToolAnswer(b'{"success":true}', False)
@@ -690,23 +690,29 @@ def structured(response: Any, tool: str = "generate_content") -> dict[str, Any]:
     return result["structuredContent"]
 
 
-async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: Project, visit: Visit):
+async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: Project, http_client: OpenHttpClient):
     """That it is running; the same call gets what came of it, be it a text or a failure."""
     hello.write("slow.py", SLOW)
     hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
     hello.save(content("tides", pattern={"type": "slow"}))
-    async with visit(jobs__call_budget=0.2) as visitor:
-        await visitor.shake_hands()
-        slow = visitor.opened.engine.generators.by_name["slow"].module
-        running = structured(await visitor.call("generate_content", content_config_id="tides"))
+    async with http_client(jobs__call_budget=0.2) as client:
+        await client.initialize()
+        slow = client.running.engine.generators.by_name["slow"].module
+        running = structured(await client.call("generate_content", content_config_id="tides"))
         assert (running["status"], running["success"]) == ("running", True)
         assert running["hint"]
-        again = structured(await visitor.call("generate_content", content_config_id="tides", force=None))
+        again = structured(await client.call("generate_content", content_config_id="tides", force=None))
         assert again["job"] == running["job"]
         slow.may_end.set()
+<<<<<<< HEAD
         engine = visitor.opened.engine
         await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
         response = await visitor.call("generate_content", content_config_id="tides")
+=======
+        engine = client.running.engine
+        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        response = await client.call("generate_content", content_config_id="tides")
+>>>>>>> fed5e62 (tests, protocol: call a client a client, and a server a server)
         made = structured(response)
         assert (made["status"], made["content_length"], made["truncated"]) == ("skipped", 600_000, True)
         (link,) = [part for part in response.json()["result"]["content"] if part["type"] == "resource_link"]
@@ -714,80 +720,95 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
         assert slow.made == 1
         slow.__dict__["may_end"] = trio.Event()
         failing = {"content_config_id": "tides", "context": {"fail": True}}
-        running = structured(await visitor.call("generate_content", **failing))
+        running = structured(await client.call("generate_content", **failing))
         slow.may_end.set()
+<<<<<<< HEAD
         await until(lambda: engine.jobs.find_job(running["job"]).status == "failed")
         failed = structured(await visitor.call("generate_content", **failing))
+=======
+        await until(lambda: engine.jobs.find(running["job"]).status == "failed")
+        failed = structured(await client.call("generate_content", **failing))
+>>>>>>> fed5e62 (tests, protocol: call a client a client, and a server a server)
         assert failed["error"]["code"] == "generation_failed"
         assert failed["error"]["details"]["generator_type"] == "slow"
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 async def test_a_call_that_is_cancelled_ends_the_work_that_nobody_else_waits_for(
-    hello: Project, visit: Visit, era: str
+    hello: Project, http_client: OpenHttpClient, era: str
 ):
     """By a notification, or in the modern era by hanging up: within the budget the work is theirs alone."""
     hello.write("slow.py", SLOW)
     hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
     hello.save(content("tides", pattern={"type": "slow"}))
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        jobs = visitor.opened.engine.jobs
+    async with http_client() as client:
+        await client.initialize()
+        jobs = client.running.engine.jobs
         call = {"name": "generate_content", "arguments": {"content_config_id": "tides"}}
 
         async def wait() -> None:
             if era == "modern":
-                await visitor.ask_modern("tools/call", call)
+                await client.ask_modern("tools/call", call)
             else:
-                await visitor.ask("tools/call", call, id=7)
+                await client.ask("tools/call", call, id=7)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await until(lambda: jobs._running)  # pyright: ignore[reportPrivateUsage]
             if era == "legacy":
                 gone = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
-                await visitor.post(gone)
+                await client.post(gone)
             else:
                 nursery.cancel_scope.cancel()
         await until(lambda: not jobs._running)  # pyright: ignore[reportPrivateUsage]
         assert jobs.list_jobs() == []
 
 
-async def test_a_result_that_was_overtaken_is_not_handed_out_later(hello: Project, visit: Visit):
+async def test_a_result_that_was_overtaken_is_not_handed_out_later(hello: Project, http_client: OpenHttpClient):
     """The same call was answered without work; once the config has changed, it is about the new text."""
     hello.write("slow.py", SLOW)
     hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
     hello.save(content("tides", pattern={"type": "slow"}))
-    async with visit(jobs__call_budget=0.2) as visitor:
-        await visitor.shake_hands()
-        engine = visitor.opened.engine
+    async with http_client(jobs__call_budget=0.2) as client:
+        await client.initialize()
+        engine = client.running.engine
         slow = engine.generators.by_name["slow"].module
-        running = structured(await visitor.call("generate_content", content_config_id="tides"))
+        running = structured(await client.call("generate_content", content_config_id="tides"))
         slow.may_end.set()
+<<<<<<< HEAD
         await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
         assert structured(await visitor.call("generate_content", content_config_id="tides"))["status"] == "skipped"
+=======
+        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        assert structured(await client.call("generate_content", content_config_id="tides"))["status"] == "skipped"
+>>>>>>> fed5e62 (tests, protocol: call a client a client, and a server a server)
         hello.save({**content("tides", pattern={"type": "slow"}), "instructions": {"global": "Another one"}})
-        made = structured(await visitor.call("generate_content", content_config_id="tides"))
+        made = structured(await client.call("generate_content", content_config_id="tides"))
         assert (made["status"], slow.made) == ("regenerated", 2)
 
 
-async def test_the_result_of_a_tool_that_always_works_comes_whole(hello: Project, visit: Visit):
+async def test_the_result_of_a_tool_that_always_works_comes_whole(hello: Project, http_client: OpenHttpClient):
     """With its links, from the store, and once."""
     hello.write("slow.py", SLOW)
     hello.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
     hello.save(content("tides", pattern={"type": "slow"}))
-    async with visit(jobs__call_budget=0.2) as visitor:
-        await visitor.shake_hands()
-        engine, name = visitor.opened.engine, "regenerate_content"
+    async with http_client(jobs__call_budget=0.2) as client:
+        await client.initialize()
+        engine, name = client.running.engine, "regenerate_content"
         slow = engine.generators.by_name["slow"].module
-        running = structured(await visitor.call(name, content_config_id="tides"), name)
+        running = structured(await client.call(name, content_config_id="tides"), name)
         slow.may_end.set()
+<<<<<<< HEAD
         await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
         response = await visitor.call(name, content_config_id="tides")
+=======
+        await until(lambda: engine.jobs.find(running["job"]).status == "done")
+        response = await client.call(name, content_config_id="tides")
+>>>>>>> fed5e62 (tests, protocol: call a client a client, and a server a server)
         made = structured(response, name)
         assert (made["status"], made["content_length"], made["truncated"]) == ("regenerated", 600_000, True)
         (link,) = [part for part in response.json()["result"]["content"] if part["type"] == "resource_link"]
         assert link["uri"] == made["resource"]
         assert slow.made == 1
-        assert structured(await visitor.call(name, content_config_id="tides"), name)["previous_version"]
+        assert structured(await client.call(name, content_config_id="tides"), name)["previous_version"]
         assert slow.made == 2

@@ -19,7 +19,7 @@ from chora.errors import Forbidden, Unauthorized, UsageError
 from chora.oauth import Issuer
 from chora.settings import OauthSettings
 from chora.transport.http import sessions
-from tests.conftest import Visit, requirement
+from tests.conftest import OpenHttpClient, requirement
 from tests.http_client import BOTH, MODERN, message
 from tests.patience import PATIENCE
 
@@ -152,7 +152,7 @@ async def test_a_token_for_somebody_else_stays_outside(authority: Authority, cla
     assert authority.url in str(caught.value.hint)
 
 
-@requirement("door.oauth")
+@requirement("server.oauth")
 async def test_a_signature_that_anybody_could_make_is_none(authority: Authority):
     """No signature, a secret that is our own public key, another key under the right name, a changed claim."""
     issuer = Issuer(authority.settings())
@@ -400,7 +400,7 @@ async def test_keys_of_a_failed_request_are_none(authority: Authority, status: b
     with trio.fail_after(PATIENCE):
         with pytest.raises(Unauthorized):
             await issuer.identify(authority.token())
-        assert "can't be had" in caplog.text
+        assert "can't be fetched" in caplog.text
         authority.status = b"200 OK"
         issuer._fetched_at = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
         assert (await issuer.identify(authority.token())).principal.scope == "write"
@@ -443,59 +443,61 @@ def test_settings_that_could_be_forged_are_refused(settings: dict[str, Any], sai
         Issuer(OauthSettings(**{"resource": RESOURCE, **settings}))
 
 
-async def test_the_door_tells_who_issues_its_tokens(authority: Authority, visit: Visit):
+async def test_the_door_tells_who_issues_its_tokens(authority: Authority, http_client: OpenHttpClient):
     """RFC 9728: the refusal says where to ask, and the answer there names the issuer; then a token opens the door."""
-    async with visit(oauth__issuer=authority.url, oauth__resource=RESOURCE) as visitor:
-        refused = await visitor.ask_modern("tools/list")
+    async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:
+        refused = await client.ask_modern("tools/list")
         assert refused.status_code == 401
         challenge = refused.headers["www-authenticate"]
         assert 'resource_metadata="https://docs.example/.well-known/oauth-protected-resource/mcp"' in challenge
         assert 'scope="chora:read"' in challenge
         for path in ("/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource"):
-            told = (await visitor.http.get(path)).json()
+            told = (await client.http.get(path)).json()
             assert told["resource"] == RESOURCE
             assert told["authorization_servers"] == [authority.url]
         token = f"Bearer {authority.token(scope='chora:read')}"
-        assert (await visitor.ask_modern("tools/list", authorization=token)).status_code == 200
-        drafted = await visitor.ask_modern("tools/call", {"name": "draft_config", "arguments": {}}, authorization=token)
+        assert (await client.ask_modern("tools/list", authorization=token)).status_code == 200
+        drafted = await client.ask_modern("tools/call", {"name": "draft_config", "arguments": {}}, authorization=token)
         error = drafted.json()["result"]["structuredContent"]["error"]
         assert (error["code"], error["details"]["scope"]) == ("forbidden", "write")
         nothing = f"Bearer {authority.token(scope='openid')}"
-        assert (await visitor.ask_modern("tools/list", authorization=nothing)).status_code == 403
+        assert (await client.ask_modern("tools/list", authorization=nothing)).status_code == 403
 
 
 @pytest.mark.slow("waits until a token expires")
 async def test_a_session_lasts_longer_than_what_its_token_holds_open(
-    authority: Authority, visit: Visit, monkeypatch: pytest.MonkeyPatch
+    authority: Authority, http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
     """Streams end with the token; with a new one the session goes on."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     monkeypatch.setattr(oauth, "LEEWAY", 0)
-    async with visit(oauth__issuer=authority.url, oauth__resource=RESOURCE) as visitor:
-        visitor.http.headers["authorization"] = f"Bearer {authority.token()}"
-        await visitor.shake_hands()
+    async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:
+        client.http.headers["authorization"] = f"Bearer {authority.token()}"
+        await client.initialize()
         soon = {"authorization": f"Bearer {authority.token(exp=int(time.time()) + 3)}"}
-        sent = {"accept": BOTH, "mcp-session-id": visitor.session, **soon}
+        sent = {"accept": BOTH, "mcp-session-id": client.session, **soon}
         with trio.fail_after(PATIENCE):
-            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+            async with client.http.stream("GET", "/mcp", headers=sent) as stream:
                 assert stream.status_code == 200
                 pieces = stream.aiter_text()
                 await anext(pieces)
                 assert [piece async for piece in pieces if not piece.startswith(":")] == []
-        assert (await visitor.ask("ping")).status_code == 200
-        assert (await visitor.ask("ping", **soon)).status_code == 401
+        assert (await client.ask("ping")).status_code == 200
+        assert (await client.ask("ping", **soon)).status_code == 401
 
 
 @pytest.mark.slow("waits until a token expires")
-async def test_a_subscription_ends_with_its_token(authority: Authority, visit: Visit, monkeypatch: pytest.MonkeyPatch):
+async def test_a_subscription_ends_with_its_token(
+    authority: Authority, http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
+):
     """There is no session that a later token could keep open."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     monkeypatch.setattr(oauth, "LEEWAY", 0)
-    async with visit(oauth__issuer=authority.url, oauth__resource=RESOURCE) as visitor:
-        visitor.http.headers["authorization"] = f"Bearer {authority.token(exp=int(time.time()) + 3)}"
+    async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:
+        client.http.headers["authorization"] = f"Bearer {authority.token(exp=int(time.time()) + 3)}"
         body = message("subscriptions/listen", {"notifications": {"toolsListChanged": True}, "_meta": MODERN}, 1)
         sent = {"accept": BOTH, "mcp-protocol-version": "2026-07-28", "mcp-method": "subscriptions/listen"}
         with trio.fail_after(PATIENCE):
-            response = await visitor.http.post("/mcp", json=body, headers=sent)
+            response = await client.http.post("/mcp", json=body, headers=sent)
         assert response.status_code == 200
         assert '"resultType":"complete"' in response.text

@@ -45,7 +45,7 @@ def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
     ],
     ids=["orderly", "signal", "event", "signal-after-event", "second-signal", "stuck", "slow", "stuck-after-event"],
 )
-@requirement("door.watchdog")
+@requirement("server.watchdog")
 def test_a_process_ends_one_way_or_the_other(steps: list[str], code: int, said: bytes):
     """A first signal asks, a second one insists; a process that is stuck is ended, one that isn't is let be."""
     ended = run(*steps)

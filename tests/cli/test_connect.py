@@ -117,7 +117,7 @@ async def call(peer: Peer, tool: str, id: Any, **arguments: Any) -> Any:
 async def test_a_whole_conversation_passes(served: Served, hello: Project, path: str):
     """Handshake, tools, progress, subscription and news of a changed file, cancellation, in the handshake era."""
     async with connected(served.url + path) as peer:
-        assert (await peer.shake_hands())["result"]["serverInfo"]["name"] == "chora"
+        assert (await peer.initialize())["result"]["serverInfo"]["name"] == "chora"
         assert len((await peer.ask("tools/list", {}, 1))["result"]["tools"]) == 24
         assert (await call(peer, "hello_world", 2, name="Ada"))["result"]["structuredContent"]["success"] is True
         params = {"name": "assemble_artifact", "arguments": {"artifact_config_id": "hello"}}
@@ -200,7 +200,7 @@ async def test_the_official_client_hears_of_changes(served: Served, path: str):
 async def test_a_server_that_is_killed_while_idle_is_not_missed(served: Served, path: str):
     """Five times; each time the next call is answered, as if nothing had been."""
     async with connected(served.url + path) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         for number in range(5):
             assert "result" in await call(peer, "hello_world", f"before-{number}")
             await served.restart()
@@ -211,7 +211,7 @@ async def test_a_server_that_is_killed_while_idle_is_not_missed(served: Served, 
 async def test_calls_in_flight_fail_at_once_when_the_server_is_killed(served: Served, path: str):
     """With what may have happened and what to do; after the restart calls are answered again."""
     async with connected(served.url + path) as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         arguments = {"name": "generate_content", "arguments": {"content_config_id": "slow"}}
         await peer.send("tools/call", arguments, "slow")
         assert (await peer.ask("ping", id="under-way"))["id"] == "under-way"
@@ -239,7 +239,7 @@ async def test_a_server_may_be_started_after_its_bridge(served: Served, path: st
 async def test_a_signal_ends_it_after_the_calls_in_flight(served: Served):
     """Exit 0; what is answered within the grace still reaches the client."""
     async with connected(served.url + "/mcp") as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         await peer.send("tools/call", {"name": "hello_world", "arguments": {}}, 1)
         assert (await peer.read())["id"] == 1
         peer.process.send_signal(signal.SIGTERM)
@@ -273,7 +273,7 @@ async def test_a_parent_that_is_gone_ends_it():
 async def test_twenty_calls_at_once_through_processes(served: Served):
     """Each gets its own answer."""
     async with connected(served.url + "/mcp") as peer:
-        await peer.shake_hands()
+        await peer.initialize()
         for number in range(20):
             await peer.send("tools/call", {"name": "hello_world", "arguments": {"name": f"N{number}"}}, f"id-{number}")
         for _ in range(20):

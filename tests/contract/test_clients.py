@@ -91,7 +91,7 @@ def connect(request: pytest.FixtureRequest, hello: Project, engine: Engine, serv
     return connected
 
 
-@requirement("door.one-core")
+@requirement("server.one-core")
 async def test_the_client_settles_on_the_era_it_asked_for(connect: Connect, mode: str):
     """`auto` finds the modern era everywhere, `legacy` shakes hands on the newest revision that has hands."""
     async with connect() as one:

@@ -72,7 +72,7 @@ def test_a_leg_that_gives_what_it_must_has_no_faults():
         ({"simple": [check("SUCCESS")] * 2}, {"a_tool": 0}, "hollow, a_tool was used 0 times"),
     ],
 )
-@requirement("door.conformance")
+@requirement("server.conformance")
 def test_everything_less_is_a_fault(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int], fault: str):
     """Failures, warnings, fewer passes, scenarios lost or new, and passes without the fixture's doing."""
     faults = judged(verdicts, calls)

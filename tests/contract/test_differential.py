@@ -19,7 +19,7 @@ from tests.contract.oracle import OFFERED, oracle
 from tests.patience import PATIENCE
 
 MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
-VISITOR = {"name": "visitor", "version": "1"}
+CLIENT_INFO = {"name": "client", "version": "1"}
 
 
 class Case(NamedTuple):
@@ -43,7 +43,7 @@ def note(method: str, params: Any = ...) -> bytes:
 
 
 def hello(version: Any, **rest: Any) -> bytes:
-    return call("initialize", {"protocolVersion": version, "capabilities": {}, "clientInfo": VISITOR} | rest, id=0)
+    return call("initialize", {"protocolVersion": version, "capabilities": {}, "clientInfo": CLIENT_INFO} | rest, id=0)
 
 
 def modern(method: str, params: Any = None, meta: dict[str, Any] | None = None) -> bytes:
@@ -60,8 +60,8 @@ OPENINGS = {
     "initialize, empty revision": hello(""),
     "initialize, revision is a number": hello(5),
     "initialize, revision is null": hello(None),
-    "initialize, no revision": call("initialize", {"capabilities": {}, "clientInfo": VISITOR}),
-    "initialize, no capabilities": call("initialize", {"protocolVersion": "2025-11-25", "clientInfo": VISITOR}),
+    "initialize, no revision": call("initialize", {"capabilities": {}, "clientInfo": CLIENT_INFO}),
+    "initialize, no capabilities": call("initialize", {"protocolVersion": "2025-11-25", "clientInfo": CLIENT_INFO}),
     "initialize, no clientInfo": call("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}}),
     "initialize, capabilities are a list": hello("2025-11-25", capabilities=[]),
     "initialize, clientInfo without version": hello("2025-11-25", clientInfo={"name": "x"}),
@@ -183,9 +183,11 @@ FRAMED = {
 
 ENVELOPED = {
     "server/discover": modern("server/discover"),
-    "server/discover, with clientInfo": modern("server/discover", meta={"io.modelcontextprotocol/clientInfo": VISITOR}),
+    "server/discover, with clientInfo": modern(
+        "server/discover", meta={"io.modelcontextprotocol/clientInfo": CLIENT_INFO}
+    ),
     "server/discover, clientInfo is a text": modern(
-        "server/discover", meta={"io.modelcontextprotocol/clientInfo": "visitor"}
+        "server/discover", meta={"io.modelcontextprotocol/clientInfo": "client"}
     ),
     "no version": modern("tools/list", meta={wire.VERSION_KEY: None}),
     "no capabilities": modern("tools/list", meta={wire.CAPABILITIES_KEY: None}),

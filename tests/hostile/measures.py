@@ -17,7 +17,7 @@ import trio
 
 from chora import this_process
 from tests.conftest import Asking, Project, content
-from tests.http_client import Visitor
+from tests.http_client import HttpTestClient
 from tests.patience import PATIENCE
 
 MIB = 1024 * 1024
@@ -191,7 +191,7 @@ async def process(project: Project, *command: str, **pipes: Any) -> AsyncGenerat
 
 
 @asynccontextmanager
-async def serving(project: Project) -> AsyncGenerator[tuple[trio.Process, Visitor]]:
+async def serving(project: Project) -> AsyncGenerator[tuple[trio.Process, HttpTestClient]]:
     """A server on a free port, and somebody at its door who has shaken hands."""
     port = free_port()
     async with (
@@ -205,9 +205,9 @@ async def serving(project: Project) -> AsyncGenerator[tuple[trio.Process, Visito
                         break
                 except httpx2.TransportError:
                     await trio.sleep(0.05)
-        visitor = Visitor(http, None)  # pyright: ignore[reportArgumentType] (only its requests are used)
-        await visitor.shake_hands()
-        yield server, visitor
+        client = HttpTestClient(http, None)  # pyright: ignore[reportArgumentType] (only its requests are used)
+        await client.initialize()
+        yield server, client
 
 
 def workers_memory(server: int) -> int:

@@ -342,18 +342,18 @@ MESSAGES: dict[str, bytes] = {
 
 async def test_messages_over_http(project: Project):
     """A real server answers each with a status of its own, and the next call as if nothing had been."""
-    async with serving(project) as (server, visitor):
-        await visitor.shake_hands()
+    async with serving(project) as (server, client):
+        await client.initialize()
 
         async def is_well() -> None:
-            answer = await visitor.post(GOOD_CALL)
+            answer = await client.post(GOOD_CALL)
             assert answer.json()["result"]["structuredContent"]["success"] is True, answer.text
 
         await is_well()
         await settled(server)
         for kind, body in MESSAGES.items():
             async with bounded(project, server.pid, memory=150 * MIB):
-                answer = await visitor.post(body)
+                answer = await client.post(body)
                 assert answer.status_code in (200, 202, 400, 413), (kind, answer)
                 assert len(answer.content) < len(body) + 100_000, kind  # an id comes back, whatever its length
                 assert "Traceback" not in answer.text

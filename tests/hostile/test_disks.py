@@ -22,7 +22,7 @@ from chora.store.sqlite import FAILURE_REUSE_TIME
 from tests.conftest import Asking, Project, artifact, child, content, text
 from tests.disks import Disk, small_disk
 from tests.hostile.measures import linux, prepare, serving
-from tests.http_client import Visitor
+from tests.http_client import HttpTestClient
 from tests.patience import PATIENCE
 
 pytestmark = linux
@@ -38,20 +38,20 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         yield disk
 
 
-async def call(visitor: Visitor, tool: str, **arguments: Any) -> dict[str, Any]:
+async def call(client: HttpTestClient, tool: str, **arguments: Any) -> dict[str, Any]:
     with trio.fail_after(PATIENCE):
-        answer = (await visitor.call(tool, **arguments)).json()
+        answer = (await client.call(tool, **arguments)).json()
     return answer["result"]["structuredContent"]
 
 
-async def readiness(visitor: Visitor) -> tuple[int, str]:
-    answer = await visitor.http.get("/ready")
+async def readiness(client: HttpTestClient) -> tuple[int, str]:
+    answer = await client.http.get("/ready")
     return answer.status_code, " ".join(answer.json()["reasons"])
 
 
-async def wait_ready(visitor: Visitor) -> None:
+async def wait_ready(client: HttpTestClient) -> None:
     with trio.fail_after(PATIENCE):
-        while (await readiness(visitor))[0] != 200:
+        while (await readiness(client))[0] != 200:
             await trio.sleep(0.1)
 
 
@@ -75,12 +75,12 @@ async def test_a_server_on_a_disk_that_fills_up(disk: Disk, backend: Any):
         project.write("chora.toml", f'[storage]\nbackend = "{backend}"\n')
     acknowledged: dict[str, str] = {}
     written = ""
-    async with serving(project) as (_, visitor):
+    async with serving(project) as (_, client):
 
         async def save(size: int) -> str:
             """Returns what became of it."""
             body = secrets.token_hex(size // 2)
-            made = await call(visitor, "generate_content", content_config_id="large", context={"body": body})
+            made = await call(client, "generate_content", content_config_id="large", context={"body": body})
             if not made["success"]:
                 return made["error"]["code"]
             acknowledged[made["metadata"]["version_id"]] = sha256(body.encode())
@@ -88,15 +88,15 @@ async def test_a_server_on_a_disk_that_fills_up(disk: Disk, backend: Any):
 
         async def assemble() -> dict[str, Any]:
             context = {"body": secrets.token_hex(5_000)}
-            return await call(visitor, "assemble_artifact", artifact_config_id="note", context=context, force=True)
+            return await call(client, "assemble_artifact", artifact_config_id="note", context=context, force=True)
 
         for _ in range(ROUNDS):
-            await wait_ready(visitor)
+            await wait_ready(client)
             assert await save(100_000) == "ok"
             assert (await assemble())["success"]
             written = project.read("outputs/note.md")
             filler = disk.fill()
-            status, reason = await readiness(visitor)
+            status, reason = await readiness(client)
             assert (status, "full" in reason, str(disk.root / "x")[:-1] in reason) == (503, True, False), reason
             codes = [await save(size) for size in (200_000, 100, 400_000, 3_000)]
             assert set(codes) <= {*FULL, "ok"}, codes
@@ -105,13 +105,13 @@ async def test_a_server_on_a_disk_that_fills_up(disk: Disk, backend: Any):
             if not made["success"]:
                 assert made["error"]["code"] in FULL, made
                 assert project.read("outputs/note.md") == written
-            drafted = await call(visitor, "draft_config", config_type="content", config_data=text("new", "x" * 200_000))
+            drafted = await call(client, "draft_config", config_type="content", config_data=text("new", "x" * 200_000))
             assert drafted["error"]["code"] in FULL, drafted
-            assert (await visitor.http.get("/health")).status_code == 200
-            assert (await readiness(visitor))[0] == 503
+            assert (await client.http.get("/health")).status_code == 200
+            assert (await readiness(client))[0] == 503
             assert not list(disk.root.rglob("*.tmp"))
             filler.unlink()
-            await wait_ready(visitor)
+            await wait_ready(client)
         assert await save(100_000) == "ok"
         assert (await assemble())["success"]
     store = open_store(disk.root, StorageSettings(backend=backend))
@@ -175,23 +175,23 @@ async def test_files_that_may_not_grow(project: Project):
     """A quota rather than a full disk: there is room, and still nothing can be written."""
     prepare(project)
     project.save(content("large", pattern={"type": "jinja2", "template": "{{ body }}"}))
-    async with serving(project) as (server, visitor):
+    async with serving(project) as (server, client):
         context = {"body": "x" * 10_000}
-        assert (await call(visitor, "generate_content", content_config_id="large", context=context))["success"]
-        await wait_ready(visitor)
+        assert (await call(client, "generate_content", content_config_id="large", context=context))["success"]
+        await wait_ready(client)
         # Only how far files may reach: what is within stays writable, as under a quota.
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         context = {"body": "y" * 900_000}
-        failed = await call(visitor, "generate_content", content_config_id="large", context=context)
+        failed = await call(client, "generate_content", content_config_id="large", context=context)
         assert failed["error"]["code"] in FULL, failed
-        assert (await readiness(visitor))[0] == 503
+        assert (await readiness(client))[0] == 503
         await trio.sleep(
             FAILURE_REUSE_TIME + 0.1
         )  # from now on the failure speaks no longer for itself: it is tried again
-        assert (await readiness(visitor))[0] == 503
+        assert (await readiness(client))[0] == 503
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        await wait_ready(visitor)
-        assert (await call(visitor, "generate_content", content_config_id="large", context=context))["success"]
+        await wait_ready(client)
+        assert (await call(client, "generate_content", content_config_id="large", context=context))["success"]
 
 
 async def test_a_disk_that_is_read_only(disk: Disk):
@@ -214,15 +214,15 @@ async def test_a_database_that_is_taken_away(project: Project):
     """A server whose database was moved says so, refuses to write where nobody would look, and takes it back."""
     prepare(project)
     database = project.root / ".chora/storage.db"
-    async with serving(project) as (_, visitor):
+    async with serving(project) as (_, client):
         generate = {"content_config_id": "good", "force": True}
-        assert (await call(visitor, "generate_content", **generate))["success"]
+        assert (await call(client, "generate_content", **generate))["success"]
         database.rename(aside := database.with_name("aside"))
-        status, reason = await readiness(visitor)
+        status, reason = await readiness(client)
         assert (status, "moved, removed or replaced" in reason) == (503, True), reason
-        assert (await call(visitor, "generate_content", **generate))["error"]["code"] in FULL
+        assert (await call(client, "generate_content", **generate))["error"]["code"] in FULL
         aside.rename(database)
-        await wait_ready(visitor)
-        assert (await call(visitor, "generate_content", **generate))["success"]
+        await wait_ready(client)
+        assert (await call(client, "generate_content", **generate))["success"]
     with contextlib.closing(open_store(project.root, StorageSettings())) as store:
         assert store.counts()["versions"] == 2

@@ -70,7 +70,7 @@ async def test_a_server_a_pipe_and_commands_share_a_project(project: Project):
         return result
 
     async with (
-        serving(project) as (_, visitor),
+        serving(project) as (_, client),
         process(project, "stdio", stdin=-1, stdout=-1) as piped,
     ):
         assert piped.stdin is not None
@@ -78,7 +78,7 @@ async def test_a_server_a_pipe_and_commands_share_a_project(project: Project):
         received = bytearray()
 
         async def over_http(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-            answer = (await visitor.call(tool, **arguments)).json()
+            answer = (await client.call(tool, **arguments)).json()
             return note(tool, arguments, answer["result"]["structuredContent"])
 
         async def over_pipes(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +123,7 @@ async def test_a_server_a_pipe_and_commands_share_a_project(project: Project):
                 nursery.start_soon(write, "pipes", over_pipes)
                 for number in range(COMMANDS):
                     nursery.start_soon(command, number)
-        assert (await visitor.http.get("/ready")).status_code == 200
+        assert (await client.http.get("/ready")).status_code == 200
 
     assert len(ids) == len(set(ids)) == 2 * (2 * ROUNDS + COMMANDS)
     with contextlib.closing(SqliteStore(project.root / ".chora/storage.db")) as store:

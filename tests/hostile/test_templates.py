@@ -266,13 +266,13 @@ async def test_a_storm_of_bombs_on_a_server(project: Project):
     """A real server stays as large as it was, its workers within their limit, and answers the next call."""
     kinds = [*SIZE.values()][:8] + [*TIME.values()][:2]
     project.save(*(content(f"bomb{n}", pattern={"type": "jinja2", "template": each}) for n, each in enumerate(kinds)))
-    async with serving(project) as (server, visitor):
+    async with serving(project) as (server, client):
         codes: list[str] = []
         memory: list[int] = []
 
         async def throw(number: int) -> None:
             asked = {"name": "preview_generation", "arguments": {"content_config_id": f"bomb{number}"}}
-            answer = (await visitor.ask("tools/call", asked, id=number + 2)).json()
+            answer = (await client.ask("tools/call", asked, id=number + 2)).json()
             codes.append(answer["result"]["structuredContent"]["error"]["code"])
 
         async def watch() -> None:
@@ -281,7 +281,7 @@ async def test_a_storm_of_bombs_on_a_server(project: Project):
                 await trio.sleep(0.02)
 
         async def is_fine() -> None:
-            answer = (await visitor.call("generate_content", content_config_id="good", force=True)).json()
+            answer = (await client.call("generate_content", content_config_id="good", force=True)).json()
             assert answer["result"]["structuredContent"]["content"].startswith("Hello you"), answer
 
         await is_fine()
@@ -294,7 +294,7 @@ async def test_a_storm_of_bombs_on_a_server(project: Project):
                         storm.start_soon(throw, number)
                 await is_fine()
                 watching.cancel_scope.cancel()
-            await visitor.http.aclose()
+            await client.http.aclose()
         assert len(codes) == len(kinds)
         assert set(codes) <= {"limit_exceeded", "generation_failed"}, codes
         # The fork server, and one worker within its 128 MiB of addresses; a killed one may overlap with the next.

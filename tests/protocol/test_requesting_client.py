@@ -100,7 +100,7 @@ NO: list[dict[str, Any]] = [
 # -- the one place where it helps people -------------------------------------------------------------------------
 
 
-@requirement("door.elicitation")
+@requirement("server.elicitation")
 async def test_a_person_may_allow_a_config_to_be_replaced(server: McpServer, ask: Asking, project: Project):
     """With a handshake the question is a request, and the call goes on with the answer."""
     project.save(text("note", "old"))
@@ -156,7 +156,7 @@ async def test_who_cannot_be_asked_gets_the_way_out(
     assert client.heard == []
 
 
-@requirement("door.elicitation.bound")
+@requirement("server.elicitation.bound")
 async def test_the_modern_question_is_a_result(server: McpServer, ask: Asking, project: Project):
     """The call is made again with the answer; what was asked about must not have changed meanwhile."""
     project.save(text("note", "old"))
@@ -463,7 +463,7 @@ def test_an_old_state_is_refused(monkeypatch: pytest.MonkeyPatch):
 # -- log messages ------------------------------------------------------------------------------------------------
 
 
-@requirement("door.logging")
+@requirement("server.logging")
 async def test_a_client_hears_what_it_asked_to_hear(server: McpServer, hello: Project):
     """Each event of a call is a log message, from the level on that was set, before the answer."""
     client = Client(server, "2025-11-25")

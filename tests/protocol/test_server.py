@@ -470,7 +470,7 @@ async def hear(mailbox: NotificationQueue) -> Any:
         return msgspec.json.decode(await mailbox.wait_next())
 
 
-async def shake_hands(server: McpServer) -> Session:
+async def initialize(server: McpServer) -> Session:
     session = Session("memory", LOCAL)
     await ask(server, session, request("initialize", {"protocolVersion": "2025-11-25"}))
     server.broadcaster.subscribe(session.notifications)
@@ -480,7 +480,7 @@ async def shake_hands(server: McpServer) -> Session:
 @requirement("resources.notifications")
 async def test_a_subscriber_hears_of_its_resources_only(server: McpServer, engine: Engine, hello: Project):
     """By the URI it used; after unsubscribing no more."""
-    session = await shake_hands(server)
+    session = await initialize(server)
     uri = "choracompose://content/greeting"
     assert (await ask(server, session, request("resources/subscribe", {"uri": uri})))["result"] == {}
     missing = await ask(server, session, request("resources/subscribe", {"uri": "nope://x"}))
@@ -501,7 +501,7 @@ async def test_a_subscriber_hears_of_its_resources_only(server: McpServer, engin
 
 async def test_the_list_of_versions_changes_with_the_text(server: McpServer):
     """A new text is a new line in `content://…/versions`."""
-    session = await shake_hands(server)
+    session = await initialize(server)
     await ask(server, session, request("resources/subscribe", {"uri": "content://note/versions"}))
     server.notify_resource_changed("content://note")
     assert (await hear(session.notifications))["params"] == {"uri": "content://note/versions"}
@@ -509,7 +509,7 @@ async def test_the_list_of_versions_changes_with_the_text(server: McpServer):
 
 async def test_a_session_subscribes_to_no_more_than_it_may(server: McpServer):
     """So that what a peer can make us remember is bounded; one it has already doesn't count twice."""
-    session = await shake_hands(server)
+    session = await initialize(server)
     for number in range(SUBSCRIPTION_LIMIT):
         assert "result" in await ask(server, session, request("resources/subscribe", {"uri": f"content://n-{number}"}))
     assert "result" in await ask(server, session, request("resources/subscribe", {"uri": "content://n-1"}))
@@ -632,7 +632,7 @@ async def test_what_cannot_be_listened_to_is_refused(server: McpServer):
 
 async def test_a_broken_store_stops_no_news(server: McpServer, engine: Engine):
     """Whether a text is a content's first can't be known then; that it changed can."""
-    session = await shake_hands(server)
+    session = await initialize(server)
     await ask(server, session, request("resources/subscribe", {"uri": "content://note"}))
     engine.store.close()
     server.notify_resource_changed("content://note")

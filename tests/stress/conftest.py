@@ -1,4 +1,4 @@
-"""A real `chora serve` for everybody who knocks, and raw sockets to knock with."""
+"""A real `chora serve` for everybody who knocks, and raw sockets to connect with."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tests.hostile.measures import free_port
 from tests.patience import PATIENCE
 
 MIB = 1024 * 1024
-HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "crowd", "version": "1"}}
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "stress", "version": "1"}}
 MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and sets limits of processes")
 
 
-class Gone(Exception):
+class ConnectionClosed(Exception):
     """The server closed the connection."""
 
 
-class Knocker:
+class RawConnection:
     """One connection, by hand."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -47,7 +47,7 @@ class Knocker:
         while end not in self.buffer:
             piece = await self.stream.receive_some(65536)
             if not piece:
-                raise Gone
+                raise ConnectionClosed
             self.buffer += piece
         found, _, self.buffer = self.buffer.partition(end)
         return found + end
@@ -68,7 +68,7 @@ class Knocker:
         while len(self.buffer) < length:
             piece = await self.stream.receive_some(65536)
             if not piece:
-                raise Gone
+                raise ConnectionClosed
             self.buffer += piece
         body, self.buffer = self.buffer[:length], self.buffer[length:]
         return int(first.split(" ")[1]), headers, body
@@ -98,7 +98,7 @@ def post(path: str, message: Any, **headers: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-class House:
+class ServerProcess:
     """A server that runs."""
 
     def __init__(self, process: trio.Process, port: int, log: Path) -> None:
@@ -107,23 +107,23 @@ class House:
         self.log = log
 
     @asynccontextmanager
-    async def knock(self) -> AsyncGenerator[Knocker]:
+    async def connect(self) -> AsyncGenerator[RawConnection]:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with stream:
-            yield Knocker(stream)
+            yield RawConnection(stream)
 
-    async def is_well(self) -> None:
+    async def check_serves(self) -> None:
         """Somebody who comes now is served, and really: a text is made and stored."""
-        async with self.knock() as visitor:
-            made = await visitor.call("generate_content", content_config_id="greeting", force=True)
+        async with self.connect() as connection:
+            made = await connection.call("generate_content", content_config_id="greeting", force=True)
             assert made["success"] is True
-            assert (await visitor.call("hello_world"))["status"] == "operational"
+            assert (await connection.call("hello_world"))["status"] == "operational"
 
     async def metric(self, name: str) -> float:
         """A line of /metrics."""
-        async with self.knock() as visitor:
-            await visitor.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            page = (await visitor.rest()).decode()
+        async with self.connect() as connection:
+            await connection.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            page = (await connection.rest()).decode()
         found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
@@ -138,15 +138,15 @@ class House:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
 
-Open = Callable[..., AbstractAsyncContextManager[House]]
+StartServer = Callable[..., AbstractAsyncContextManager[ServerProcess]]
 
 
 @pytest.fixture
-def open_house(hello: Project, tmp_path: Path) -> Open:
+def start_server(hello: Project, tmp_path: Path) -> StartServer:
     """Start a server with these limits; at the end it has to be there still, end in order and have logged no fault."""
 
     @asynccontextmanager
-    async def start(limits: str = "", *, files: int = 0) -> AsyncGenerator[House]:
+    async def start(limits: str = "", *, files: int = 0) -> AsyncGenerator[ServerProcess]:
         hello.write("chora.toml", f"[limits]\n{limits}\n[render]\nworkers = 1\n")
         port, log = free_port(), tmp_path / "log"
         command = this_process.own_command("--project", str(hello.root), "serve", "--port", str(port))
@@ -157,17 +157,17 @@ def open_house(hello: Project, tmp_path: Path) -> Open:
             process = await trio.lowlevel.open_process(
                 command, env={**os.environ, **quiet}, stderr=errors, stdout=errors
             )
-        house = House(process, port, log)
+        server = ServerProcess(process, port, log)
         try:
             with trio.fail_after(PATIENCE):
                 while True:
                     try:
-                        await house.is_well()
+                        await server.check_serves()
                         break
                     except OSError:
                         await trio.sleep(0.05)
             with trio.fail_after(300):
-                yield house
+                yield server
             assert process.poll() is None, log.read_text()[-2000:]
             process.terminate()
             with trio.fail_after(PATIENCE):

@@ -16,8 +16,8 @@ from chora.protocol import wire
 from chora.settings import tokens_folder
 from chora.transport.http import event_streams, legacy_sse, sessions
 from chora.transport.http.sessions import QUEUE_LIMIT, HttpSession
-from tests.conftest import Project, Visit, content, requirement
-from tests.http_client import BOTH, HELLO, MODERN, Visitor, message
+from tests.conftest import OpenHttpClient, Project, content, requirement
+from tests.http_client import BOTH, HELLO, MODERN, HttpTestClient, message
 from tests.patience import PATIENCE
 
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
@@ -49,11 +49,11 @@ ENDLESS = SLOW.replace("1500", "90000")
         ("", 403),
     ],
 )
-@requirement("door.hosts")
-async def test_only_our_own_names_are_answered(visit: Visit, host: str, status: int):
+@requirement("server.hosts")
+async def test_only_our_own_names_are_answered(http_client: OpenHttpClient, host: str, status: int):
     """A page that rebinds its name to our address sends its own name, and that isn't ours."""
-    async with visit(http__allowed_hosts=("docs.example",)) as visitor:
-        response = await visitor.http.get("/health", headers={"host": host})
+    async with http_client(http__allowed_hosts=("docs.example",)) as client:
+        response = await client.http.get("/health", headers={"host": host})
         assert response.status_code == status
         if status == 403:
             assert "allowed_hosts" in response.json()["error"]["message"]
@@ -75,36 +75,40 @@ async def test_only_our_own_names_are_answered(visit: Visit, host: str, status: 
         ("tauri://localhost", 200),
     ],
 )
-async def test_only_our_own_origins_may_talk_to_us(visit: Visit, origin: str, status: int):
+async def test_only_our_own_origins_may_talk_to_us(http_client: OpenHttpClient, origin: str, status: int):
     """A foreign web page in somebody's browser gets nothing, before its body is read."""
-    async with visit(http__allowed_origins=("https://n8n.example",)) as visitor:
-        assert (await visitor.ask("initialize", HELLO, origin=origin)).status_code == status
-        assert (await visitor.http.get("/status.json", headers={"origin": origin})).status_code == status
-        assert (await visitor.http.get("/health", headers={"origin": origin})).status_code == 200
+    async with http_client(http__allowed_origins=("https://n8n.example",)) as client:
+        assert (await client.ask("initialize", HELLO, origin=origin)).status_code == status
+        assert (await client.http.get("/status.json", headers={"origin": origin})).status_code == status
+        assert (await client.http.get("/health", headers={"origin": origin})).status_code == 200
 
 
-async def test_a_token_is_asked_for_where_there_is_one(visit: Visit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+async def test_a_token_is_asked_for_where_there_is_one(
+    http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     """401 with a challenge without it, an answer with it; health needs none."""
     secret = tmp_path / "token"
     secret.write_text("open sesame\n")
     monkeypatch.setenv("CHORA_TOKEN_FILE", str(secret))
-    async with visit() as visitor:
+    async with http_client() as client:
         for given in ("", "Bearer wrong", "Basic open sesame", "Bearer"):
-            response = await visitor.ask("initialize", HELLO, authorization=given)
+            response = await client.ask("initialize", HELLO, authorization=given)
             assert response.status_code == 401
             assert response.headers["www-authenticate"].startswith("Bearer")
             assert "open sesame" not in response.text
-        assert (await visitor.ask("initialize", HELLO, authorization="Bearer open sesame")).status_code == 200
-        assert (await visitor.http.get("/health")).status_code == 200
+        assert (await client.ask("initialize", HELLO, authorization="Bearer open sesame")).status_code == 200
+        assert (await client.http.get("/health")).status_code == 200
         twice = [("authorization", "Bearer open sesame"), ("authorization", "Bearer open sesame")]
-        assert (await visitor.http.post("/mcp", headers=twice)).status_code == 401
+        assert (await client.http.post("/mcp", headers=twice)).status_code == 401
 
 
-async def test_beyond_loopback_the_status_needs_the_token_too(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+async def test_beyond_loopback_the_status_needs_the_token_too(
+    http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
+):
     """Bound to everything, only health and readiness are for everybody."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
-    async with visit(http__host="0.0.0.0") as visitor:
-        url = visitor.opened.url.replace("0.0.0.0", "127.0.0.1")
+    async with http_client(http__host="0.0.0.0") as client:
+        url = client.running.url.replace("0.0.0.0", "127.0.0.1")
         async with httpx2.AsyncClient(base_url=url) as http:
             for path in ("/health", "/ready"):
                 assert (await http.get(path)).status_code == 200, path
@@ -115,36 +119,36 @@ async def test_beyond_loopback_the_status_needs_the_token_too(visit: Visit, monk
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-async def test_what_a_form_could_post_is_refused(visit: Visit, kind: str):
+async def test_what_a_form_could_post_is_refused(http_client: OpenHttpClient, kind: str):
     """Only JSON by name is read: everything else a page may send without asking."""
-    async with visit() as visitor:
-        response = await visitor.post(message("initialize", HELLO, 1), content_type=kind)
+    async with http_client() as client:
+        response = await client.post(message("initialize", HELLO, 1), content_type=kind)
         assert response.status_code == 415
 
 
-async def test_a_client_must_take_what_we_can_give(visit: Visit):
+async def test_a_client_must_take_what_we_can_give(http_client: OpenHttpClient):
     """406 for one that accepts neither JSON nor anything."""
-    async with visit() as visitor:
-        assert (await visitor.ask("initialize", HELLO, accept="text/html")).status_code == 406
-        assert (await visitor.ask("initialize", HELLO, accept="*/*")).status_code == 200
+    async with http_client() as client:
+        assert (await client.ask("initialize", HELLO, accept="text/html")).status_code == 406
+        assert (await client.ask("initialize", HELLO, accept="*/*")).status_code == 200
 
 
-async def test_other_methods_and_paths_are_named(visit: Visit):
+async def test_other_methods_and_paths_are_named(http_client: OpenHttpClient):
     """405 with what is allowed, 404 for what isn't there."""
-    async with visit() as visitor:
-        put = await visitor.http.put("/mcp")
+    async with http_client() as client:
+        put = await client.http.put("/mcp")
         assert put.status_code == 405
         assert set(put.headers["allow"].split(", ")) == {"POST", "GET", "DELETE"}
-        assert (await visitor.http.get("/nowhere")).status_code == 404
+        assert (await client.http.get("/nowhere")).status_code == 404
 
 
 # -- the modern era -----------------------------------------------------------------------------------------
 
 
-async def test_a_modern_request_needs_no_session(visit: Visit):
+async def test_a_modern_request_needs_no_session(http_client: OpenHttpClient):
     """One POST, one JSON answer, and no session id."""
-    async with visit() as visitor:
-        response = await visitor.ask_modern("tools/call", {"name": "hello_world", "arguments": {}})
+    async with http_client() as client:
+        response = await client.ask_modern("tools/call", {"name": "hello_world", "arguments": {}})
         assert response.status_code == 200
         assert response.headers["content-type"] == "application/json"
         assert "mcp-session-id" not in response.headers
@@ -169,18 +173,18 @@ async def test_a_modern_request_needs_no_session(visit: Visit):
     ],
 )
 async def test_routing_headers_must_say_what_the_body_says(
-    visit: Visit, headers: dict[str, str], status: int, code: int | None
+    http_client: OpenHttpClient, headers: dict[str, str], status: int, code: int | None
 ):
     """Nobody on the way may be told another story than we are."""
-    async with visit() as visitor:
-        response = await visitor.ask_modern("tools/call", {"name": "hello_world", "arguments": {}}, **headers)
+    async with http_client() as client:
+        response = await client.ask_modern("tools/call", {"name": "hello_world", "arguments": {}}, **headers)
         assert response.status_code == status, response.text
         assert response.json().get("error", {}).get("code") == code
 
 
-async def test_a_routing_header_stands_once(visit: Visit):
+async def test_a_routing_header_stands_once(http_client: OpenHttpClient):
     """Two of them could be read differently by two readers."""
-    async with visit() as visitor:
+    async with http_client() as client:
         body = msgspec.json.encode(message("tools/list", {"_meta": MODERN}, 1))
         headers = [
             ("content-type", "application/json"),
@@ -189,7 +193,7 @@ async def test_a_routing_header_stands_once(visit: Visit):
             ("mcp-method", "tools/list"),
             ("mcp-method", "tools/list"),
         ]
-        response = await visitor.http.post("/mcp", content=body, headers=headers)
+        response = await client.http.post("/mcp", content=body, headers=headers)
         assert response.json()["error"]["code"] == wire.HEADER_MISMATCH
 
 
@@ -204,21 +208,21 @@ async def test_a_routing_header_stands_once(visit: Visit):
     ],
 )
 async def test_wrong_modern_bodies_are_refused_and_the_server_goes_on(
-    visit: Visit, body: bytes, status: int, code: int
+    http_client: OpenHttpClient, body: bytes, status: int, code: int
 ):
     """Each gets its code and status, and the next good request is answered."""
-    async with visit() as visitor:
-        response = await visitor.post(body, mcp_protocol_version="2026-07-28", mcp_method="tools/list")
+    async with http_client() as client:
+        response = await client.post(body, mcp_protocol_version="2026-07-28", mcp_method="tools/list")
         assert response.status_code == status
         assert response.json()["error"]["code"] == code
-        assert (await visitor.ask_modern("tools/list")).status_code == 200
+        assert (await client.ask_modern("tools/list")).status_code == 200
 
 
-async def test_modern_errors_carry_their_status(visit: Visit):
+async def test_modern_errors_carry_their_status(http_client: OpenHttpClient):
     """404 for an unknown method, 400 with the choice for an unknown revision, 202 for a notification."""
-    async with visit() as visitor:
-        assert (await visitor.ask_modern("no/such")).status_code == 404
-        unknown = await visitor.post(
+    async with http_client() as client:
+        assert (await client.ask_modern("no/such")).status_code == 404
+        unknown = await client.post(
             message("tools/list", {"_meta": {**MODERN, wire.VERSION_KEY: "2031-01-01"}}, 1),
             mcp_protocol_version="2031-01-01",
             mcp_method="tools/list",
@@ -226,182 +230,182 @@ async def test_modern_errors_carry_their_status(visit: Visit):
         assert unknown.status_code == 400
         assert unknown.json()["error"]["data"]["supported"] == ["2026-07-28"]
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
-        heard = await visitor.post(note, mcp_protocol_version="2026-07-28")
+        heard = await client.post(note, mcp_protocol_version="2026-07-28")
         assert (heard.status_code, heard.content) == (202, b"")
-        assert (await visitor.post(note, mcp_protocol_version="2031-01-01")).status_code == 400
+        assert (await client.post(note, mcp_protocol_version="2031-01-01")).status_code == 400
 
 
-async def test_an_answer_becomes_a_stream_when_there_is_progress_to_tell(visit: Visit):
+async def test_an_answer_becomes_a_stream_when_there_is_progress_to_tell(http_client: OpenHttpClient):
     """JSON when nobody listens for events; progress and then the answer when somebody does."""
-    async with visit() as visitor:
+    async with http_client() as client:
         arguments = {"artifact_config_id": "hello"}
         call = {"name": "assemble_artifact", "arguments": arguments, "_meta": {"progressToken": 5}}
-        response = await visitor.ask_modern("tools/call", call)
+        response = await client.ask_modern("tools/call", call)
         assert response.headers["content-type"] == "text/event-stream"
         assert response.headers["x-accel-buffering"] == "no"
         first, last = _events(response.text)
         assert first["params"]["progressToken"] == 5
         assert last["result"]["structuredContent"]["status"] == "assembled"
-        plain = await visitor.ask_modern("tools/call", call, accept="application/json")
+        plain = await client.ask_modern("tools/call", call, accept="application/json")
         assert plain.json()["result"]["structuredContent"]["status"] == "skipped"
 
 
-async def test_leaving_is_how_a_modern_request_is_cancelled(visit: Visit, hello: Project):
+async def test_leaving_is_how_a_modern_request_is_cancelled(http_client: OpenHttpClient, hello: Project):
     """The work stops when its requester hangs up."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
-    async with visit() as visitor:
+    async with http_client() as client:
         call = {"name": "generate_content", "arguments": {"content_config_id": "endless"}}
         with trio.move_on_after(0.5):
-            await visitor.ask_modern("tools/call", call)
-        await _until_counted(visitor, "cancelled")
+            await client.ask_modern("tools/call", call)
+        await _until_counted(client, "cancelled")
 
 
 # -- the handshake era --------------------------------------------------------------------------------------
 
 
-async def test_a_session_is_opened_used_and_ended(visit: Visit):
+async def test_a_session_is_opened_used_and_ended(http_client: OpenHttpClient):
     """initialize gives an id; with it calls are answered; after DELETE it is unknown."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        response = await visitor.call("hello_world", name="Ada")
+    async with http_client() as client:
+        await client.initialize()
+        response = await client.call("hello_world", name="Ada")
         assert response.json()["result"]["structuredContent"]["message"].startswith("Hello, Ada!")
-        status = (await visitor.http.get("/status.json")).json()
+        status = (await client.http.get("/status.json")).json()
         assert status["sessions"]["http"] == 1
-        ended = await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
+        ended = await client.http.delete("/mcp", headers={"mcp-session-id": client.session})
         assert ended.status_code == 204
-        assert (await visitor.call("hello_world")).status_code == 404
-        assert (await visitor.http.delete("/mcp")).status_code == 400
+        assert (await client.call("hello_world")).status_code == 404
+        assert (await client.http.delete("/mcp")).status_code == 400
 
 
-async def test_without_a_session_there_is_nothing_but_initialize(visit: Visit):
+async def test_without_a_session_there_is_nothing_but_initialize(http_client: OpenHttpClient):
     """400 without the id, 404 for one that isn't known."""
-    async with visit() as visitor:
-        assert (await visitor.ask("tools/list")).status_code == 400
-        assert (await visitor.ask("tools/list", mcp_session_id="made-up")).status_code == 404
-        assert (await visitor.ask("initialize", {"protocolVersion": 1})).status_code == 400
+    async with http_client() as client:
+        assert (await client.ask("tools/list")).status_code == 400
+        assert (await client.ask("tools/list", mcp_session_id="made-up")).status_code == 404
+        assert (await client.ask("initialize", {"protocolVersion": 1})).status_code == 400
 
 
 @pytest.mark.parametrize("body", [b"{", b'{"jsonrpc":"2.0","id":null,"method":"ping"}', b"\xff", b'"text"'])
-async def test_malformed_json_is_answered_and_the_session_goes_on(visit: Visit, body: bytes):
+async def test_malformed_json_is_answered_and_the_session_goes_on(http_client: OpenHttpClient, body: bytes):
     """400 with a JSON-RPC error; nothing else changes."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        response = await visitor.post(body)
+    async with http_client() as client:
+        await client.initialize()
+        response = await client.post(body)
         assert response.status_code == 400
         assert response.json()["error"]["code"] in (wire.PARSE_ERROR, wire.INVALID_REQUEST)
-        assert (await visitor.call("hello_world")).status_code == 200
+        assert (await client.call("hello_world")).status_code == 200
 
 
-async def test_batches_work_where_the_revision_knows_them(visit: Visit):
+async def test_batches_work_where_the_revision_knows_them(http_client: OpenHttpClient):
     """2025-03-26 had batches: answered as one array, or with 202 when nothing is owed."""
-    async with visit() as visitor:
-        response = await visitor.ask("initialize", {**HELLO, "protocolVersion": "2025-03-26"})
-        visitor.session = response.headers["mcp-session-id"]
-        answers = await visitor.post([message("ping", None, 1), message("ping", None, 2)])
+    async with http_client() as client:
+        response = await client.ask("initialize", {**HELLO, "protocolVersion": "2025-03-26"})
+        client.session = response.headers["mcp-session-id"]
+        answers = await client.post([message("ping", None, 1), message("ping", None, 2)])
         assert [each["id"] for each in answers.json()] == [1, 2]
         note = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-        assert (await visitor.post([note])).status_code == 202
+        assert (await client.post([note])).status_code == 202
 
 
-async def test_a_cancelled_call_ends_without_an_answer(visit: Visit, hello: Project):
+async def test_a_cancelled_call_ends_without_an_answer(http_client: OpenHttpClient, hello: Project):
     """notifications/cancelled names a request of the session; its POST ends empty."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
-    async with visit() as visitor:
-        await visitor.shake_hands()
+    async with http_client() as client:
+        await client.initialize()
         ended: list[int] = []
 
         async def call() -> None:
-            ended.append((await visitor.call("generate_content", content_config_id="endless")).status_code)
+            ended.append((await client.call("generate_content", content_config_id="endless")).status_code)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call)
             await trio.sleep(0.3)
             note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
-            assert (await visitor.post(note)).status_code == 202
+            assert (await client.post(note)).status_code == 202
         assert ended == [202]
-        await _until_counted(visitor, "cancelled")
+        await _until_counted(client, "cancelled")
 
 
-async def test_ending_a_session_stops_its_calls(visit: Visit, hello: Project):
+async def test_ending_a_session_stops_its_calls(http_client: OpenHttpClient, hello: Project):
     """Nobody is left to hear the answer, so nobody goes on working for it."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
-    async with visit() as visitor:
-        await visitor.shake_hands()
+    async with http_client() as client:
+        await client.initialize()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(visitor.call, "generate_content", content_config_id="endless"))
+            nursery.start_soon(partial(client.call, "generate_content", content_config_id="endless"))
             busy = 'chora_calls_in_flight{tool="generate_content"} 1.0'
-            await _until(visitor, "/metrics", lambda text: busy in text)
-            await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
-            await _until_counted(visitor, "cancelled")
+            await _until(client, "/metrics", lambda text: busy in text)
+            await client.http.delete("/mcp", headers={"mcp-session-id": client.session})
+            await _until_counted(client, "cancelled")
 
 
-async def test_a_session_has_a_stream_until_it_ends(visit: Visit):
+async def test_a_session_has_a_stream_until_it_ends(http_client: OpenHttpClient):
     """GET opens it, DELETE closes it; without a session or the right Accept there is none."""
-    async with visit() as visitor:
-        assert (await visitor.http.get("/mcp", headers={"accept": "text/event-stream"})).status_code == 405
-        assert (await visitor.http.get("/mcp", headers={"accept": "application/json"})).status_code == 406
-        await visitor.shake_hands()
-        headers = {"accept": "text/event-stream", "mcp-session-id": visitor.session}
-        async with visitor.http.stream("GET", "/mcp", headers=headers) as stream:
+    async with http_client() as client:
+        assert (await client.http.get("/mcp", headers={"accept": "text/event-stream"})).status_code == 405
+        assert (await client.http.get("/mcp", headers={"accept": "application/json"})).status_code == 406
+        await client.initialize()
+        headers = {"accept": "text/event-stream", "mcp-session-id": client.session}
+        async with client.http.stream("GET", "/mcp", headers=headers) as stream:
             assert stream.status_code == 200
             chunks = stream.aiter_text()
             assert (await anext(chunks)).startswith(":")
-            await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
+            await client.http.delete("/mcp", headers={"mcp-session-id": client.session})
             assert [chunk async for chunk in chunks] == []
         headers["mcp-session-id"] = "made-up"
-        assert (await visitor.http.get("/mcp", headers=headers)).status_code == 404
+        assert (await client.http.get("/mcp", headers=headers)).status_code == 404
 
 
-async def test_the_longest_idle_session_makes_room(visit: Visit):
+async def test_the_longest_idle_session_makes_room(http_client: OpenHttpClient):
     """At the cap a new session evicts the one that was silent longest."""
-    async with visit(limits__sessions=2) as visitor:
+    async with http_client(limits__sessions=2) as client:
         ids: list[str] = []
         for _ in range(3):
-            await visitor.shake_hands()
-            ids.append(visitor.session)
-            visitor.session = ""
+            await client.initialize()
+            ids.append(client.session)
+            client.session = ""
         for id, status in zip(ids, (404, 200, 200), strict=True):
-            assert (await visitor.ask("ping", mcp_session_id=id)).status_code == status
-        metrics = (await visitor.http.get("/metrics")).text
+            assert (await client.ask("ping", mcp_session_id=id)).status_code == status
+        metrics = (await client.http.get("/metrics")).text
         assert 'chora_sessions_ended_total{reason="evicted"} 1.0' in metrics
 
 
-async def test_an_unused_session_expires(visit: Visit):
+async def test_an_unused_session_expires(http_client: OpenHttpClient):
     """After `limits.idle` it is unknown, and counted as idle."""
-    async with visit(limits__idle=0.3) as visitor:
-        await visitor.shake_hands()
-        await _until(visitor, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
-        assert (await visitor.ask("ping")).status_code == 404
+    async with http_client(limits__idle=0.3) as client:
+        await client.initialize()
+        await _until(client, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
+        assert (await client.ask("ping")).status_code == 404
 
 
-async def test_a_session_belongs_to_whoever_opened_it(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+async def test_a_session_belongs_to_whoever_opened_it(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
     """Somebody else who learns the id gets the same 404 as for one that doesn't exist."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
-    async with visit() as visitor:
-        response = await visitor.ask("initialize", HELLO, authorization="Bearer sesame")
+    async with http_client() as client:
+        response = await client.ask("initialize", HELLO, authorization="Bearer sesame")
         id = response.headers["mcp-session-id"]
-        probe = f"Bearer {visitor.opened.target.token.reveal()}"
-        assert (await visitor.ask("ping", mcp_session_id=id, authorization=probe)).status_code == 404
-        assert (await visitor.ask("ping", mcp_session_id=id, authorization="Bearer sesame")).status_code == 200
+        probe = f"Bearer {client.running.target.token.reveal()}"
+        assert (await client.ask("ping", mcp_session_id=id, authorization=probe)).status_code == 404
+        assert (await client.ask("ping", mcp_session_id=id, authorization="Bearer sesame")).status_code == 200
 
 
 async def test_a_conversation_of_the_old_transport_belongs_to_whoever_opened_it(
-    visit: Visit, monkeypatch: pytest.MonkeyPatch
+    http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
     """Nobody else posts into it, and its id is none of Streamable HTTP."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
-    async with visit() as visitor:
-        probe = {"authorization": f"Bearer {visitor.opened.target.token.reveal()}"}
-        visitor.http.headers["authorization"] = "Bearer sesame"
-        async with sse(visitor) as (_, place):
+    async with http_client() as client:
+        probe = {"authorization": f"Bearer {client.running.target.token.reveal()}"}
+        client.http.headers["authorization"] = "Bearer sesame"
+        async with sse(client) as (_, place):
             body = message("ping", None, 1)
-            assert (await visitor.http.post(place, json=body, headers=probe)).status_code == 404
-            assert (await visitor.http.post(place, json=body)).status_code == 202
+            assert (await client.http.post(place, json=body, headers=probe)).status_code == 404
+            assert (await client.http.post(place, json=body)).status_code == 202
             id = place.partition("session_id=")[2]
-            assert (await visitor.ask("ping", mcp_session_id=id)).status_code == 404
-            assert (await visitor.http.delete("/mcp", headers={"mcp-session-id": id})).status_code == 404
+            assert (await client.ask("ping", mcp_session_id=id)).status_code == 404
+            assert (await client.http.delete("/mcp", headers={"mcp-session-id": id})).status_code == 404
             sent = {"accept": BOTH, "mcp-session-id": id}
-            assert (await visitor.http.get("/mcp", headers=sent)).status_code == 404
+            assert (await client.http.get("/mcp", headers=sent)).status_code == 404
 
 
 # -- SSE, 2024-11-05 ----------------------------------------------------------------------------------------
@@ -410,8 +414,8 @@ async def test_a_conversation_of_the_old_transport_belongs_to_whoever_opened_it(
 class Stream:
     """An open GET /sse."""
 
-    def __init__(self, visitor: Visitor, chunks: Any) -> None:
-        self._visitor = visitor
+    def __init__(self, client: HttpTestClient, chunks: Any) -> None:
+        self._visitor = client
         self.chunks = chunks
         self._rest = ""
 
@@ -427,46 +431,46 @@ class Stream:
 
 
 @asynccontextmanager
-async def sse(visitor: Visitor) -> AsyncGenerator[tuple[Stream, str]]:
-    async with visitor.http.stream("GET", "/sse", headers={"accept": "text/event-stream"}) as response:
+async def sse(client: HttpTestClient) -> AsyncGenerator[tuple[Stream, str]]:
+    async with client.http.stream("GET", "/sse", headers={"accept": "text/event-stream"}) as response:
         assert response.headers["content-type"] == "text/event-stream"
-        stream = Stream(visitor, response.aiter_text())
+        stream = Stream(client, response.aiter_text())
         kind, place = await stream.event()
         assert kind == "endpoint"
         yield stream, place
 
 
-async def test_the_old_transport_answers_on_its_stream(visit: Visit):
+async def test_the_old_transport_answers_on_its_stream(http_client: OpenHttpClient):
     """The endpoint comes first, posts are acknowledged with 202, answers come as events and in order."""
-    async with visit() as visitor, sse(visitor) as (stream, place):
+    async with http_client() as client, sse(client) as (stream, place):
         for body, id in (
             (message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1), 1),
             (message("tools/call", {"name": "hello_world"}, 2), 2),
         ):
-            posted = await visitor.http.post(place, json=body)
+            posted = await client.http.post(place, json=body)
             assert (posted.status_code, posted.content) == (202, b"")
             kind, data = await stream.event()
             assert (kind, msgspec.json.decode(data)["id"]) == ("message", id)
         assert msgspec.json.decode(data)["result"]["content"][0]["type"] == "text"
-        assert (await visitor.http.post(place, content=b"garbage")).status_code == 202
+        assert (await client.http.post(place, content=b"garbage")).status_code == 202
         assert msgspec.json.decode((await stream.event())[1])["error"]["code"] == wire.PARSE_ERROR
 
 
-async def test_a_message_needs_its_stream(visit: Visit):
+async def test_a_message_needs_its_stream(http_client: OpenHttpClient):
     """404 for a session that isn't one, or whose stream is gone."""
-    async with visit() as visitor:
-        assert (await visitor.http.post("/messages/?session_id=x", content=b"{}")).status_code == 404
-        assert (await visitor.http.post("/messages/", content=b"{}")).status_code == 404
-        async with sse(visitor) as (_, place):
-            assert (await visitor.http.post(place, json=message("ping", None, 1))).status_code == 202
-        await _until(visitor, "/metrics", lambda text: 'reason="closed"} 1.0' in text)
-        assert (await visitor.http.post(place, json=message("ping", None, 1))).status_code == 404
+    async with http_client() as client:
+        assert (await client.http.post("/messages/?session_id=x", content=b"{}")).status_code == 404
+        assert (await client.http.post("/messages/", content=b"{}")).status_code == 404
+        async with sse(client) as (_, place):
+            assert (await client.http.post(place, json=message("ping", None, 1))).status_code == 202
+        await _until(client, "/metrics", lambda text: 'reason="closed"} 1.0' in text)
+        assert (await client.http.post(place, json=message("ping", None, 1))).status_code == 404
 
 
-async def test_a_stream_that_is_not_read_is_dropped(visit: Visit):
+async def test_a_stream_that_is_not_read_is_dropped(http_client: OpenHttpClient):
     """More than the queue holds, and the session ends instead of growing."""
-    async with visit() as visitor:
-        address = visitor.opened.url.removeprefix("http://").split(":")
+    async with http_client() as client:
+        address = client.running.url.removeprefix("http://").split(":")
         deaf = await trio.open_tcp_stream(address[0], int(address[1]))
         async with deaf:
             await deaf.send_all(b"GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -476,32 +480,32 @@ async def test_a_stream_that_is_not_read_is_dropped(visit: Visit):
             place = head.partition(b"data: ")[2].split(b"\r\n")[0].decode()
             big = "x" * 1_000_000  # an id comes back as it was sent, so this fills the buffers of the way back
             for _ in range(QUEUE_LIMIT + 50):
-                response = await visitor.http.post(place, json=message("ping", None, big))
+                response = await client.http.post(place, json=message("ping", None, big))
                 if response.status_code == 404:
                     break
-            await _until(visitor, "/metrics", lambda text: 'reason="not reading"} 1.0' in text)
+            await _until(client, "/metrics", lambda text: 'reason="not reading"} 1.0' in text)
 
 
-async def test_calls_over_the_old_transport_are_bounded(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+async def test_calls_over_the_old_transport_are_bounded(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
     """They hold no connection, so nothing else would bound them; what isn't one still passes."""
     monkeypatch.setattr(legacy_sse, "SESSION_CALLS_LIMIT", 0)
-    async with visit() as visitor, sse(visitor) as (stream, place):
-        refused = await visitor.http.post(place, json=message("tools/call", {"name": "hello_world"}, 1))
+    async with http_client() as client, sse(client) as (stream, place):
+        refused = await client.http.post(place, json=message("tools/call", {"name": "hello_world"}, 1))
         assert refused.status_code == 503
-        assert (await visitor.http.post(place, json=message("initialize", HELLO, 2))).status_code == 202
+        assert (await client.http.post(place, json=message("initialize", HELLO, 2))).status_code == 202
         assert msgspec.json.decode((await stream.event())[1])["id"] == 2
 
 
-async def test_the_old_transport_can_be_turned_off(visit: Visit):
+async def test_the_old_transport_can_be_turned_off(http_client: OpenHttpClient):
     """Without `http.sse` there is nothing at /sse."""
-    async with visit(http__sse=False) as visitor:
-        assert (await visitor.http.get("/sse")).status_code == 404
+    async with http_client(http__sse=False) as client:
+        assert (await client.http.get("/sse")).status_code == 404
 
 
-async def test_streams_end_properly_when_the_server_stops(visit: Visit):
+async def test_streams_end_properly_when_the_server_stops(http_client: OpenHttpClient):
     """Draining ends an open stream with its last chunk, well within the grace."""
-    async with visit(limits__grace=60.0) as visitor, sse(visitor) as (stream, _):
-        visitor.opened.http.stop()
+    async with http_client(limits__grace=60.0) as client, sse(client) as (stream, _):
+        client.running.http.stop()
         with trio.fail_after(PATIENCE), pytest.raises(StopAsyncIteration):
             await stream.event()
 
@@ -510,30 +514,30 @@ def _events(text: str) -> list[Any]:
     return [msgspec.json.decode(block.partition("data: ")[2]) for block in text.split("\r\n\r\n") if block]
 
 
-async def _until(visitor: Visitor, path: str, condition: Callable[[str], bool]) -> None:
+async def _until(client: HttpTestClient, path: str, condition: Callable[[str], bool]) -> None:
     with trio.fail_after(PATIENCE):
-        while not condition((await visitor.http.get(path)).text):
+        while not condition((await client.http.get(path)).text):
             await trio.sleep(0.02)
 
 
-async def _until_counted(visitor: Visitor, outcome: str) -> None:
-    await _until(visitor, "/status.json", lambda text: msgspec.json.decode(text)["calls"].get(outcome) == 1)
+async def _until_counted(client: HttpTestClient, outcome: str) -> None:
+    await _until(client, "/status.json", lambda text: msgspec.json.decode(text)["calls"].get(outcome) == 1)
 
 
 # -- what the server says of itself -------------------------------------------------------------------------------
 
 
-async def test_a_session_hears_on_its_stream(visit: Visit):
+async def test_a_session_hears_on_its_stream(http_client: OpenHttpClient):
     """GET /mcp carries what the session subscribed to, also what happened while nobody was listening."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        subscribed = await visitor.ask("resources/subscribe", {"uri": "config://content/greeting"})
+    async with http_client() as client:
+        await client.initialize()
+        subscribed = await client.ask("resources/subscribe", {"uri": "config://content/greeting"})
         assert subscribed.json()["result"] == {}
-        server = visitor.opened.server
+        server = client.running.server
         server.notify_resource_changed("config://content/greeting")
-        headers = {"accept": "text/event-stream", "mcp-session-id": visitor.session}
-        async with visitor.http.stream("GET", "/mcp", headers=headers) as response:
-            stream = Stream(visitor, response.aiter_text())
+        headers = {"accept": "text/event-stream", "mcp-session-id": client.session}
+        async with client.http.stream("GET", "/mcp", headers=headers) as response:
+            stream = Stream(client, response.aiter_text())
             heard = msgspec.json.decode((await stream.event())[1])
             assert heard["method"] == "notifications/resources/updated"
             assert heard["params"] == {"uri": "config://content/greeting"}
@@ -542,75 +546,75 @@ async def test_a_session_hears_on_its_stream(visit: Visit):
             assert msgspec.json.decode((await stream.event())[1])["method"] == "notifications/resources/list_changed"
 
 
-async def test_the_old_transport_hears_on_its_stream(visit: Visit):
+async def test_the_old_transport_hears_on_its_stream(http_client: OpenHttpClient):
     """Notifications come between the answers."""
-    async with visit() as visitor, sse(visitor) as (stream, place):
+    async with http_client() as client, sse(client) as (stream, place):
         for body in (
             message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1),
             message("resources/subscribe", {"uri": "config://content/greeting"}, 2),
         ):
-            await visitor.http.post(place, json=body)
+            await client.http.post(place, json=body)
             assert "result" in msgspec.json.decode((await stream.event())[1])
-        visitor.opened.server.notify_resource_changed("config://content/greeting")
+        client.running.server.notify_resource_changed("config://content/greeting")
         assert msgspec.json.decode((await stream.event())[1])["params"] == {"uri": "config://content/greeting"}
 
 
-async def test_a_session_that_ended_hears_nothing(visit: Visit):
+async def test_a_session_that_ended_hears_nothing(http_client: OpenHttpClient):
     """Whatever ends it, the hub forgets it."""
-    async with visit() as visitor:
-        server = visitor.opened.server
-        await visitor.shake_hands()
-        async with sse(visitor):
-            await _until(visitor, "/metrics", lambda text: 'chora_sessions{transport="sse"} 1.0' in text)
+    async with http_client() as client:
+        server = client.running.server
+        await client.initialize()
+        async with sse(client):
+            await _until(client, "/metrics", lambda text: 'chora_sessions{transport="sse"} 1.0' in text)
             assert not server.broadcaster.is_empty
-        await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
+        await client.http.delete("/mcp", headers={"mcp-session-id": client.session})
         with trio.fail_after(PATIENCE):
             while not server.broadcaster.is_empty:
                 await trio.sleep(0.02)
 
 
-async def test_a_stream_that_is_not_read_is_ended(visit: Visit):
+async def test_a_stream_that_is_not_read_is_ended(http_client: OpenHttpClient):
     """Nothing piles up for it: the write stalls, the connection is cut, and the metrics say so."""
-    async with visit(limits__write_stall=0.3) as visitor:
-        await visitor.shake_hands()
+    async with http_client(limits__write_stall=0.3) as client:
+        await client.initialize()
         uris = [f"config://content/{'x' * 200}-{number}" for number in range(900)]
         for uri in uris:
-            await visitor.ask("resources/subscribe", {"uri": uri})
-        address = visitor.opened.url.removeprefix("http://").split(":")
+            await client.ask("resources/subscribe", {"uri": uri})
+        address = client.running.url.removeprefix("http://").split(":")
         deaf = await trio.open_tcp_stream(address[0], int(address[1]))
         deaf.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
         async with deaf:
-            head = f"GET /mcp HTTP/1.1\r\nHost: localhost\r\nMcp-Session-Id: {visitor.session}\r\n"
+            head = f"GET /mcp HTTP/1.1\r\nHost: localhost\r\nMcp-Session-Id: {client.session}\r\n"
             await deaf.send_all(head.encode() + b"Accept: text/event-stream\r\n\r\n")
             with trio.fail_after(PATIENCE):
                 while True:
                     for uri in uris:
-                        visitor.opened.server.notify_resource_changed(uri)
+                        client.running.server.notify_resource_changed(uri)
                     await trio.sleep(0.01)
-                    if visitor.opened.http.statistics().aborted.get("write_stall"):
+                    if client.running.http.statistics().aborted.get("write_stall"):
                         break
-        assert (await visitor.ask("ping")).status_code == 200, "the session itself goes on"
+        assert (await client.ask("ping")).status_code == 200, "the session itself goes on"
 
 
 @asynccontextmanager
-async def listening(visitor: Visitor, **wishes: Any) -> AsyncGenerator[Stream]:
+async def listening(client: HttpTestClient, **wishes: Any) -> AsyncGenerator[Stream]:
     """An open `subscriptions/listen`, acknowledged."""
     body = message("subscriptions/listen", {"notifications": wishes, "_meta": MODERN}, "sub-1")
     headers = {"accept": BOTH, "mcp-protocol-version": "2026-07-28", "mcp-method": "subscriptions/listen"}
-    async with visitor.http.stream("POST", "/mcp", json=body, headers=headers) as response:
+    async with client.http.stream("POST", "/mcp", json=body, headers=headers) as response:
         assert response.status_code == 200
         assert response.headers["content-type"] == "text/event-stream"
-        stream = Stream(visitor, response.aiter_text())
+        stream = Stream(client, response.aiter_text())
         acknowledged = msgspec.json.decode((await stream.event())[1])
         assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
         yield stream
 
 
-async def test_a_modern_peer_listens_to_what_it_asks_for(visit: Visit):
+async def test_a_modern_peer_listens_to_what_it_asks_for(http_client: OpenHttpClient):
     """The response is the stream; leaving ends the subscription."""
-    async with visit() as visitor:
-        server = visitor.opened.server
-        async with listening(visitor, resourceSubscriptions=["config://content/greeting"]) as stream:
+    async with http_client() as client:
+        server = client.running.server
+        async with listening(client, resourceSubscriptions=["config://content/greeting"]) as stream:
             server.notify_list_changed("resources")
             server.notify_resource_changed("config://content/greeting")
             heard = msgspec.json.decode((await stream.event())[1])
@@ -621,10 +625,10 @@ async def test_a_modern_peer_listens_to_what_it_asks_for(visit: Visit):
                 await trio.sleep(0.02)
 
 
-async def test_a_subscription_is_answered_when_the_server_stops(visit: Visit):
+async def test_a_subscription_is_answered_when_the_server_stops(http_client: OpenHttpClient):
     """The last frame is its result, so the peer knows that nothing broke."""
-    async with visit(limits__grace=60.0) as visitor, listening(visitor, resourcesListChanged=True) as stream:
-        visitor.opened.http.stop()
+    async with http_client(limits__grace=60.0) as client, listening(client, resourcesListChanged=True) as stream:
+        client.running.http.stop()
         with trio.fail_after(PATIENCE):
             last = msgspec.json.decode((await stream.event())[1])
             assert last["id"] == "sub-1"
@@ -633,27 +637,32 @@ async def test_a_subscription_is_answered_when_the_server_stops(visit: Visit):
                 await stream.event()
 
 
-async def test_a_silent_subscription_is_kept_open(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+async def test_a_silent_subscription_is_kept_open(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
     """Comments between the events, so that no proxy takes it for dead."""
     monkeypatch.setattr(event_streams, "PING_INTERVAL", 0.05)
-    async with visit() as visitor, listening(visitor, resourcesListChanged=True) as stream:
+    async with http_client() as client, listening(client, resourcesListChanged=True) as stream:
         assert ": ping" in await anext(stream.chunks)
-        visitor.opened.server.notify_list_changed("resources")
+        client.running.server.notify_list_changed("resources")
         assert "list_changed" in (await stream.event())[1]
 
 
-async def test_a_subscription_needs_a_stream(visit: Visit):
+async def test_a_subscription_needs_a_stream(http_client: OpenHttpClient):
     """A peer that takes only JSON is told what to accept."""
-    async with visit() as visitor:
-        answer = await visitor.ask_modern("subscriptions/listen", {"notifications": {}}, accept="application/json")
+    async with http_client() as client:
+        answer = await client.ask_modern("subscriptions/listen", {"notifications": {}}, accept="application/json")
         assert answer.status_code == 400
         assert "text/event-stream" in answer.json()["error"]["message"]
 
 
-async def test_files_that_change_on_disk_are_told(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
+async def test_files_that_change_on_disk_are_told(
+    http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
+):
     """From the editor's save to the client's stream."""
     monkeypatch.setattr("chora.watch.files.START_DELAY", 0.0)
-    async with visit() as visitor, listening(visitor, resourceSubscriptions=["template://greeting.md.j2"]) as stream:
+    async with (
+        http_client() as client,
+        listening(client, resourceSubscriptions=["template://greeting.md.j2"]) as stream,
+    ):
         with trio.fail_after(PATIENCE):
             heard = list[str]()
 
@@ -679,21 +688,21 @@ def events(body: str) -> list[dict[str, str]]:
     return [dict(line.split(": ", 1) for line in block.split("\r\n")) for block in blocks]
 
 
-@requirement("door.resume")
-async def test_an_answer_whose_connection_broke_can_be_had_again(visit: Visit, hello: Project):
+@requirement("server.resume")
+async def test_an_answer_whose_connection_broke_can_be_had_again(http_client: OpenHttpClient, hello: Project):
     """The call goes on without its peer, who comes back with the last event that arrived."""
     hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
-    async with visit() as visitor:
-        await visitor.shake_hands()
+    async with http_client() as client:
+        await client.initialize()
         params = {
             "name": "batch_generate",
             "arguments": {"content_ids": ["greeting", "slow"]},
             "_meta": {"progressToken": "t"},
         }
-        sent = {"content-type": "application/json", "accept": BOTH, "mcp-session-id": visitor.session}
+        sent = {"content-type": "application/json", "accept": BOTH, "mcp-session-id": client.session}
         body = msgspec.json.encode(message("tools/call", params, 7))
         with trio.fail_after(PATIENCE):
-            async with visitor.http.stream("POST", "/mcp", content=body, headers=sent) as response:
+            async with client.http.stream("POST", "/mcp", content=body, headers=sent) as response:
                 assert response.headers["content-type"] == "text/event-stream"
                 seen = ""
                 async for piece in response.aiter_text():
@@ -704,9 +713,9 @@ async def test_an_answer_whose_connection_broke_can_be_had_again(visit: Visit, h
             assert first["data"] == ""
             assert first["retry"] == "1000"
             assert "event" not in first
-            back = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": first["id"]}
-            rest = await visitor.http.get("/mcp", headers=back)
-            again = await visitor.http.get("/mcp", headers=back)
+            back = {"accept": BOTH, "mcp-session-id": client.session, "last-event-id": first["id"]}
+            rest = await client.http.get("/mcp", headers=back)
+            again = await client.http.get("/mcp", headers=back)
         assert rest.status_code == 200
         last = msgspec.json.decode(events(rest.text)[-1]["data"])
         assert last["id"] == 7
@@ -717,23 +726,25 @@ async def test_an_answer_whose_connection_broke_can_be_had_again(visit: Visit, h
 
 
 @pytest.mark.parametrize("end", ["stop", "expire"])
-async def test_whoever_came_back_is_treated_as_if_they_had_stayed(visit: Visit, hello: Project, end: str):
+async def test_whoever_came_back_is_treated_as_if_they_had_stayed(
+    http_client: OpenHttpClient, hello: Project, end: str
+):
     """A server that stops finishes their call within the grace; a token that expires closes what it holds open."""
     template = SLOW if end == "stop" else ENDLESS
     hello.save(content("slow", pattern={"type": "jinja2", "template": template}))
-    async with visit() as visitor, trio.open_nursery() as nursery:
-        await visitor.shake_hands()
-        door: Any = visitor.opened.http.app
-        session = door.sessions._sessions[visitor.session]
+    async with http_client() as client, trio.open_nursery() as nursery:
+        await client.initialize()
+        application: Any = client.running.http.app
+        session = application.sessions._sessions[client.session]
         params = {"name": "batch_generate", "arguments": {"content_ids": ["greeting", "slow"]}}
-        nursery.start_soon(visitor.ask, "tools/call", {**params, "_meta": {"progressToken": "t"}}, 7)
+        nursery.start_soon(client.ask, "tools/call", {**params, "_meta": {"progressToken": "t"}}, 7)
         while session.streams.find_event("1.1") is None:
             await trio.sleep(0.01)
-        back = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": "1.1"}
-        async with visitor.http.stream("GET", "/mcp", headers=back) as response:
+        back = {"accept": BOTH, "mcp-session-id": client.session, "last-event-id": "1.1"}
+        async with client.http.stream("GET", "/mcp", headers=back) as response:
             assert response.status_code == 200
             if end == "stop":
-                visitor.opened.http.stop()
+                client.running.http.stop()
             else:
                 session.close_streams()
             seen = "".join([piece async for piece in response.aiter_text()])
@@ -741,94 +752,94 @@ async def test_whoever_came_back_is_treated_as_if_they_had_stayed(visit: Visit, 
         nursery.cancel_scope.cancel()
 
 
-async def test_older_revisions_get_no_empty_event(visit: Visit, hello: Project):
+async def test_older_revisions_get_no_empty_event(http_client: OpenHttpClient, hello: Project):
     """Before 2025-11-25 an event without data was no event."""
-    async with visit() as visitor:
+    async with http_client() as client:
         hello_ = {**HELLO, "protocolVersion": "2025-06-18"}
-        visitor.session = (await visitor.ask("initialize", hello_)).headers["mcp-session-id"]
-        answer = await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+        client.session = (await client.ask("initialize", hello_)).headers["mcp-session-id"]
+        answer = await client.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
         assert all(each["data"] for each in events(answer.text))
 
 
-async def test_a_handshake_that_wants_no_answer_gets_none(visit: Visit):
+async def test_a_handshake_that_wants_no_answer_gets_none(http_client: OpenHttpClient):
     """Without an id it is a notification, and opens no session."""
-    async with visit() as visitor:
-        response = await visitor.post({"jsonrpc": "2.0", "method": "initialize", "params": HELLO})
+    async with http_client() as client:
+        response = await client.post({"jsonrpc": "2.0", "method": "initialize", "params": HELLO})
         assert (response.status_code, response.content) == (202, b"")
         assert "mcp-session-id" not in response.headers
-        assert (await visitor.ask("initialize", HELLO)).status_code == 200
+        assert (await client.ask("initialize", HELLO)).status_code == 200
 
 
-async def test_a_session_that_ended_keeps_nothing(visit: Visit):
+async def test_a_session_that_ended_keeps_nothing(http_client: OpenHttpClient):
     """Nobody can come back for what it was told."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        door: Any = visitor.opened.http.app
-        await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
-        assert door.sessions.replay_buffer.size > 0
-        await visitor.http.delete("/mcp", headers={"mcp-session-id": visitor.session})
-        assert door.sessions.replay_buffer.size == 0
+    async with http_client() as client:
+        await client.initialize()
+        application: Any = client.running.http.app
+        await client.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+        assert application.sessions.replay_buffer.size > 0
+        await client.http.delete("/mcp", headers={"mcp-session-id": client.session})
+        assert application.sessions.replay_buffer.size == 0
 
 
-async def test_a_session_has_so_many_streams_at_a_time(visit: Visit, monkeypatch: pytest.MonkeyPatch):
+async def test_a_session_has_so_many_streams_at_a_time(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
     """Further calls are answered all the same, as plain JSON."""
     monkeypatch.setattr("chora.transport.http.streamable.SESSION_CALLS_LIMIT", 0)
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        answer = await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+    async with http_client() as client:
+        await client.initialize()
+        answer = await client.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
         assert answer.headers["content-type"] == "application/json"
         assert answer.json()["result"]["structuredContent"]["success"] is True
 
 
-async def test_whoever_waits_for_an_answer_does_not_make_room(visit: Visit, hello: Project):
+async def test_whoever_waits_for_an_answer_does_not_make_room(http_client: OpenHttpClient, hello: Project):
     """A session whose call is under way isn't idle, however long ago that was made."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
-    async with visit(limits__sessions=2, limits__idle=0.4) as visitor, trio.open_nursery() as nursery:
-        await visitor.shake_hands()
-        door: Any = visitor.opened.http.app
-        nursery.start_soon(partial(visitor.call, "generate_content", content_config_id="endless"))
-        while not door.sessions._sessions[visitor.session].in_flight:
+    async with http_client(limits__sessions=2, limits__idle=0.4) as client, trio.open_nursery() as nursery:
+        await client.initialize()
+        application: Any = client.running.http.app
+        nursery.start_soon(partial(client.call, "generate_content", content_config_id="endless"))
+        while not application.sessions._sessions[client.session].in_flight:
             await trio.sleep(0.01)
         for _ in range(3):
-            assert (await visitor.ask("initialize", HELLO, mcp_session_id="")).status_code == 200
-        assert visitor.session in door.sessions._sessions
-        await _until(visitor, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
-        assert visitor.session in door.sessions._sessions
+            assert (await client.ask("initialize", HELLO, mcp_session_id="")).status_code == 200
+        assert client.session in application.sessions._sessions
+        await _until(client, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
+        assert client.session in application.sessions._sessions
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
-        assert (await visitor.post(note)).status_code == 202
+        assert (await client.post(note)).status_code == 202
 
 
 @pytest.mark.parametrize("last", ["9.1", "nonsense", "1", "-1.0", "", "1.999"])
-async def test_a_stream_that_is_not_known_is_said_to_be_gone(visit: Visit, last: str):
+async def test_a_stream_that_is_not_known_is_said_to_be_gone(http_client: OpenHttpClient, last: str):
     """A client that waited for the rest of it would wait for ever."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        sent = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": last}
-        response = await visitor.http.get("/mcp", headers=sent)
+    async with http_client() as client:
+        await client.initialize()
+        sent = {"accept": BOTH, "mcp-session-id": client.session, "last-event-id": last}
+        response = await client.http.get("/mcp", headers=sent)
         assert response.status_code == 400
         assert "Make the request again" in response.text
 
 
-async def test_streams_belong_to_their_session(visit: Visit):
+async def test_streams_belong_to_their_session(http_client: OpenHttpClient):
     """Another session's event numbers lead nowhere."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        answer = await visitor.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+    async with http_client() as client:
+        await client.initialize()
+        answer = await client.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
         last = events(answer.text)[0]["id"]
-        visitor.session = ""
-        await visitor.shake_hands()
-        sent = {"accept": BOTH, "mcp-session-id": visitor.session, "last-event-id": last}
-        assert (await visitor.http.get("/mcp", headers=sent)).status_code == 400
+        client.session = ""
+        await client.initialize()
+        sent = {"accept": BOTH, "mcp-session-id": client.session, "last-event-id": last}
+        assert (await client.http.get("/mcp", headers=sent)).status_code == 400
 
 
-async def test_news_that_were_sent_into_the_void_are_sent_again(visit: Visit, hello: Project):
+async def test_news_that_were_sent_into_the_void_are_sent_again(http_client: OpenHttpClient, hello: Project):
     """The stream of what belongs to no request is resumed like any other, and goes on."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        server = visitor.opened.server
-        sent = {"accept": BOTH, "mcp-session-id": visitor.session}
+    async with http_client() as client:
+        await client.initialize()
+        server = client.running.server
+        sent = {"accept": BOTH, "mcp-session-id": client.session}
         with trio.fail_after(PATIENCE):
-            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+            async with client.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 assert (await anext(pieces)).startswith(": chora")
                 server.notify_list_changed("tools")
@@ -836,7 +847,7 @@ async def test_news_that_were_sent_into_the_void_are_sent_again(visit: Visit, he
                 server.notify_list_changed("prompts")
                 (second,) = events(await anext(pieces))
             sent["last-event-id"] = first["id"]
-            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+            async with client.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 assert events(await anext(pieces)) == [second]
                 server.notify_list_changed("resources")
@@ -845,60 +856,60 @@ async def test_news_that_were_sent_into_the_void_are_sent_again(visit: Visit, he
         assert int(third["id"].partition(".")[2]) == 3
 
 
-async def test_the_end_of_a_session_ends_its_streams(visit: Visit):
+async def test_the_end_of_a_session_ends_its_streams(http_client: OpenHttpClient):
     """A stream of a deleted session has nothing to say any more."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        sent = {"accept": BOTH, "mcp-session-id": visitor.session}
+    async with http_client() as client:
+        await client.initialize()
+        sent = {"accept": BOTH, "mcp-session-id": client.session}
         with trio.fail_after(PATIENCE):
-            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+            async with client.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 await anext(pieces)
-                assert (await visitor.http.delete("/mcp", headers=sent)).status_code == 204
+                assert (await client.http.delete("/mcp", headers=sent)).status_code == 204
                 assert [piece async for piece in pieces] == []
 
 
-async def test_a_question_is_asked_on_the_stream_of_its_call(visit: Visit, hello: Project):
+async def test_a_question_is_asked_on_the_stream_of_its_call(http_client: OpenHttpClient, hello: Project):
     """And answered with a post of its own."""
     hello.save(content("note", pattern={"type": "jinja2", "template": "old"}))
-    async with visit() as visitor:
+    async with http_client() as client:
         able = {**HELLO, "capabilities": {"elicitation": {}}}
-        visitor.session = (await visitor.ask("initialize", able)).headers["mcp-session-id"]
+        client.session = (await client.ask("initialize", able)).headers["mcp-session-id"]
         document = content("note", pattern={"type": "jinja2", "template": "new"})
-        drafted = await visitor.call("draft_config", config_type="content", config_data=document)
+        drafted = await client.call("draft_config", config_type="content", config_data=document)
         draft_id = drafted.json()["result"]["structuredContent"]["draft_id"]
         params = {"name": "save_config", "arguments": {"draft_id": draft_id, "config_id": "note"}}
-        sent = {"content-type": "application/json", "accept": BOTH, "mcp-session-id": visitor.session}
+        sent = {"content-type": "application/json", "accept": BOTH, "mcp-session-id": client.session}
         body = msgspec.json.encode(message("tools/call", params, 7))
         seen = ""
         with trio.fail_after(PATIENCE):
-            async with visitor.http.stream("POST", "/mcp", content=body, headers=sent) as response:
+            async with client.http.stream("POST", "/mcp", content=body, headers=sent) as response:
                 async for piece in response.aiter_text():
                     seen += piece
                     if "elicitation/create" in piece:
                         question = msgspec.json.decode(events(seen)[-1]["data"])
                         yes = {"action": "accept", "content": {"confirm": True}}
-                        told = await visitor.post({"jsonrpc": "2.0", "id": question["id"], "result": yes})
+                        told = await client.post({"jsonrpc": "2.0", "id": question["id"], "result": yes})
                         assert told.status_code == 202
         answer = msgspec.json.decode(events(seen)[-1]["data"])
         assert answer["result"]["structuredContent"]["success"] is True
         assert "new" in hello.read("configs/content/note.json")
 
 
-@requirement("door.sessions")
-async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
+@requirement("server.sessions")
+async def test_whoever_has_the_most_sessions_makes_room(http_client: OpenHttpClient):
     """So nobody can drive out the others; and nobody has more than their share."""
-    async with visit(limits__sessions=6, limits__sessions_each=4) as visitor:
-        door: Any = visitor.opened.http.app
+    async with http_client(limits__sessions=6, limits__sessions_each=4) as client:
+        application: Any = client.running.http.app
         names = ["ann"] + ["bob"] * 4 + ["cy"]
         opened = [HttpSession("http", Principal(name), float(number)) for number, name in enumerate(names)]
         for session in opened:
-            door.sessions.add(session)
-        door.sessions.add(HttpSession("http", Principal("ann"), 9.0))
-        known = door.sessions._sessions
+            application.sessions.add(session)
+        application.sessions.add(HttpSession("http", Principal("ann"), 9.0))
+        known = application.sessions._sessions
         assert [each.id in known for each in opened] == [True, False, True, True, True, True]
         for number in range(4):
-            door.sessions.add(HttpSession("http", Principal("cy"), 10.0 + number))
+            application.sessions.add(HttpSession("http", Principal("cy"), 10.0 + number))
         counts = [sum(each.principal.name == name for each in known.values()) for name in ("ann", "bob", "cy")]
         assert counts[2] <= 4
         assert sum(counts) <= 6
@@ -908,20 +919,20 @@ async def test_whoever_has_the_most_sessions_makes_room(visit: Visit):
 # -- tokens and proxies -------------------------------------------------------------------------------------
 
 
-@requirement("door.scopes")
-async def test_a_token_reaches_as_far_as_its_scope(visit: Visit, hello: Project):
+@requirement("server.scopes")
+async def test_a_token_reaches_as_far_as_its_scope(http_client: OpenHttpClient, hello: Project):
     """read, write and admin; what is beyond is refused in a way that a model understands."""
     tokens = Tokens(tokens_folder(hello.root))
     headers = {
         scope: {"authorization": f"Bearer {tokens.create_token(f'app-{scope}', scope)[0].reveal()}"} for scope in SCOPES
     }
     asked = {"hello_world": {}, "draft_config": {"config_type": "content"}, "delete_content": {"content_id": "x"}}
-    async with visit() as visitor:
-        assert (await visitor.ask_modern("tools/list")).status_code == 401
+    async with http_client() as client:
+        assert (await client.ask_modern("tools/list")).status_code == 401
         allowed: dict[str, list[str]] = {scope: [] for scope in SCOPES}
         for scope, sent in headers.items():
             for tool, arguments in asked.items():
-                answer = await visitor.ask_modern("tools/call", {"name": tool, "arguments": arguments}, **sent)
+                answer = await client.ask_modern("tools/call", {"name": tool, "arguments": arguments}, **sent)
                 error = answer.json()["result"]["structuredContent"].get("error", {})
                 if error.get("code") != "forbidden":
                     allowed[scope].append(tool)
@@ -930,40 +941,44 @@ async def test_a_token_reaches_as_far_as_its_scope(visit: Visit, hello: Project)
         assert allowed == {scope: list(asked)[: number + 1] for number, scope in enumerate(SCOPES)}
 
 
-@requirement("door.revoked")
-async def test_a_revoked_token_loses_its_sessions(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
+@requirement("server.revoked")
+async def test_a_revoked_token_loses_its_sessions(
+    http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
+):
     """Also what it holds open ends by itself, soon."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     tokens = Tokens(tokens_folder(hello.root))
     secret, _ = tokens.create_token("app", "read")
-    async with visit() as visitor:
-        visitor.http.headers["authorization"] = f"Bearer {secret.reveal()}"
-        await visitor.shake_hands()
-        sent = {"accept": BOTH, "mcp-session-id": visitor.session}
+    async with http_client() as client:
+        client.http.headers["authorization"] = f"Bearer {secret.reveal()}"
+        await client.initialize()
+        sent = {"accept": BOTH, "mcp-session-id": client.session}
         with trio.fail_after(PATIENCE):
-            async with visitor.http.stream("GET", "/mcp", headers=sent) as stream:
+            async with client.http.stream("GET", "/mcp", headers=sent) as stream:
                 pieces = stream.aiter_text()
                 await anext(pieces)
                 tokens.revoke_token("app")
                 assert [piece async for piece in pieces if not piece.startswith(":")] == []
-        assert (await visitor.ask("ping")).status_code == 401
+        assert (await client.ask("ping")).status_code == 401
 
 
-async def test_a_revoked_token_loses_its_subscriptions(visit: Visit, hello: Project, monkeypatch: pytest.MonkeyPatch):
+async def test_a_revoked_token_loses_its_subscriptions(
+    http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
+):
     """Those of the modern era belong to no session, and end all the same; those of others go on."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     tokens = Tokens(tokens_folder(hello.root))
     secret, _ = tokens.create_token("app", "read")
     other, _ = tokens.create_token("other", "read")
-    async with visit() as visitor:
-        visitor.http.headers["authorization"] = f"Bearer {other.reveal()}"
-        async with listening(visitor, toolsListChanged=True) as stays:
-            visitor.http.headers["authorization"] = f"Bearer {secret.reveal()}"
-            async with listening(visitor, toolsListChanged=True) as goes:
+    async with http_client() as client:
+        client.http.headers["authorization"] = f"Bearer {other.reveal()}"
+        async with listening(client, toolsListChanged=True) as stays:
+            client.http.headers["authorization"] = f"Bearer {secret.reveal()}"
+            async with listening(client, toolsListChanged=True) as goes:
                 tokens.revoke_token("app")
                 with trio.fail_after(PATIENCE):
                     assert msgspec.json.decode((await goes.event())[1])["result"]["resultType"] == "complete"
-            visitor.opened.server.notify_list_changed("tools")
+            client.running.server.notify_list_changed("tools")
             assert "tools/list_changed" in (await stays.event())[1]
 
 
@@ -989,25 +1004,25 @@ PROXIED = {"x-forwarded-for": "203.0.113.9"}
         ((), {"x-forwarded-host": "docs.example"}, 401),
     ],
 )
-@requirement("door.proxies")
+@requirement("server.proxies")
 async def test_a_door_without_tokens_is_not_opened_by_a_proxy(
-    visit: Visit, proxies: tuple[str, ...], headers: dict[str, str], status: int
+    http_client: OpenHttpClient, proxies: tuple[str, ...], headers: dict[str, str], status: int
 ):
     """Whoever stands behind one isn't this machine, unless a proxy that is trusted says so."""
-    async with visit(http__trusted_proxies=proxies, http__allowed_hosts=("docs.example",)) as visitor:
-        assert (await visitor.ask_modern("server/discover", **headers)).status_code == status
-        pages = await visitor.http.get("/status.json", headers=headers)
+    async with http_client(http__trusted_proxies=proxies, http__allowed_hosts=("docs.example",)) as client:
+        assert (await client.ask_modern("server/discover", **headers)).status_code == status
+        pages = await client.http.get("/status.json", headers=headers)
         assert pages.status_code == status
-        alive = await visitor.http.get("/health", headers=headers)
+        alive = await client.http.get("/health", headers=headers)
         assert alive.status_code == (403 if status == 403 else 200)
 
 
-async def test_a_token_is_good_through_any_proxy(visit: Visit, hello: Project):
+async def test_a_token_is_good_through_any_proxy(http_client: OpenHttpClient, hello: Project):
     """It says by itself who sent it."""
     secret, _ = Tokens(tokens_folder(hello.root)).create_token("app", "read")
-    async with visit() as visitor:
+    async with http_client() as client:
         sent = {**PROXIED, "authorization": f"Bearer {secret.reveal()}"}
-        assert (await visitor.ask_modern("server/discover", **sent)).status_code == 200
+        assert (await client.ask_modern("server/discover", **sent)).status_code == 200
 
 
 # -- what is offered ----------------------------------------------------------------------------------------
@@ -1021,20 +1036,20 @@ async def test_a_token_is_good_through_any_proxy(visit: Visit, hello: Project):
         ({"mcp__toolsets": ("storage",), "mcp__read_only": True}, None, "delete_content"),
     ],
 )
-@requirement("door.toolsets")
+@requirement("server.toolsets")
 async def test_tools_that_are_left_out_are_neither_listed_nor_called(
-    visit: Visit, settings: dict[str, Any], listed: str | None, withheld: str
+    http_client: OpenHttpClient, settings: dict[str, Any], listed: str | None, withheld: str
 ):
     """Whoever calls one all the same is told why, instead of that there is none."""
-    async with visit(**settings) as visitor:
-        tools = [each["name"] for each in (await visitor.ask_modern("tools/list")).json()["result"]["tools"]]
+    async with http_client(**settings) as client:
+        tools = [each["name"] for each in (await client.ask_modern("tools/list")).json()["result"]["tools"]]
         assert tools if listed else not tools
         assert listed is None or listed in tools
         assert withheld not in tools
         for name in (withheld, f"choracompose:{withheld}"):
-            answer = await visitor.ask_modern("tools/call", {"name": name, "arguments": {}})
+            answer = await client.ask_modern("tools/call", {"name": name, "arguments": {}})
             error = answer.json()["result"]["structuredContent"]["error"]
             assert error["code"] == "forbidden"
             assert "mcp." in error["message"]
-        unknown = await visitor.ask_modern("tools/call", {"name": "nothing", "arguments": {}})
+        unknown = await client.ask_modern("tools/call", {"name": "nothing", "arguments": {}})
         assert unknown.json()["error"]["code"] == wire.INVALID_PARAMS

@@ -5,39 +5,39 @@ from chora.engine.engine import open_engine
 from chora.metrics import Metrics
 from chora.store import Sample, SqliteStore
 from chora.web.health import HealthStatus
-from tests.conftest import Project, Visit
+from tests.conftest import OpenHttpClient, Project
 
 
-async def test_health_says_only_that_it_is_alive(visit: Visit):
+async def test_health_says_only_that_it_is_alive(http_client: OpenHttpClient):
     """200, the version and for how long; nothing of the project."""
-    async with visit() as visitor:
-        body = (await visitor.http.get("/health")).json()
+    async with http_client() as client:
+        body = (await client.http.get("/health")).json()
     assert set(body) == {"status", "version", "uptime_seconds"}
     assert body["status"] == "alive"
     assert body["version"] == __version__
 
 
-async def test_ready_turns_to_failing_with_the_reason(visit: Visit):
+async def test_ready_turns_to_failing_with_the_reason(http_client: OpenHttpClient):
     """A store that stops working shows as 503, while health stays alive."""
-    async with visit() as visitor:
-        assert (await visitor.http.get("/ready")).json() == {"status": "ready", "reasons": []}
-        store = visitor.opened.engine.store
+    async with http_client() as client:
+        assert (await client.http.get("/ready")).json() == {"status": "ready", "reasons": []}
+        store = client.running.engine.store
         assert isinstance(store, SqliteStore)
         store._reader.close()
-        response = await visitor.http.get("/ready")
+        response = await client.http.get("/ready")
         assert response.status_code == 503
         assert response.json()["status"] == "failing"
         assert "storage.db" in response.json()["reasons"][0]
-        assert (await visitor.http.get("/health")).status_code == 200
+        assert (await client.http.get("/health")).status_code == 200
 
 
-async def test_status_counts_what_happened(visit: Visit):
+async def test_status_counts_what_happened(http_client: OpenHttpClient):
     """Calls by outcome, the probe's samples, the benchmark, sessions, the store."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        await visitor.call("generate_content", content_config_id="greeting")
-        await visitor.call("generate_content", content_config_id="nobody")
-        status = (await visitor.http.get("/status.json")).json()
+    async with http_client() as client:
+        await client.initialize()
+        await client.call("generate_content", content_config_id="greeting")
+        await client.call("generate_content", content_config_id="nobody")
+        status = (await client.http.get("/status.json")).json()
     assert set(status) == {
         *("version", "state", "reasons", "uptime_seconds", "uptime", "latency", "calls", "sessions", "store", "build"),
     }
@@ -48,21 +48,21 @@ async def test_status_counts_what_happened(visit: Visit):
     assert status["build"]["frozen"] is False
 
 
-async def test_the_page_shows_the_state_and_the_measurements(visit: Visit):
+async def test_the_page_shows_the_state_and_the_measurements(http_client: OpenHttpClient):
     """A person sees at a glance whether it works."""
-    async with visit() as visitor:
-        page = await visitor.http.get("/")
+    async with http_client() as client:
+        page = await client.http.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert 'class="ready"' in page.text
     assert __version__ in page.text
 
 
-async def test_metrics_are_what_prometheus_scrapes(visit: Visit):
+async def test_metrics_are_what_prometheus_scrapes(http_client: OpenHttpClient):
     """Calls with their tool and outcome, in the text format."""
-    async with visit() as visitor:
-        await visitor.shake_hands()
-        await visitor.call("list_generators")
-        response = await visitor.http.get("/metrics")
+    async with http_client() as client:
+        await client.initialize()
+        await client.call("list_generators")
+        response = await client.http.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'chora_calls_total{outcome="ok",tool="list_generators"} 1.0' in response.text
     assert 'chora_call_seconds_bucket{le="+Inf",tool="list_generators"} 1.0' in response.text
@@ -77,11 +77,11 @@ async def test_a_draining_server_is_not_ready(hello: Project):
         assert (await life.status()).reasons == ["The server is stopping."]
 
 
-async def test_a_failed_benchmark_is_shown_with_its_reason(visit: Visit):
+async def test_a_failed_benchmark_is_shown_with_its_reason(http_client: OpenHttpClient):
     """Not as percentiles that nobody measured."""
-    async with visit() as visitor:
+    async with http_client() as client:
         failed = Sample(kind="latency", at="9999", ok=False, milliseconds=0.0, facts={"reason": "nobody answers"})
-        await visitor.opened.engine.store.add_sample(failed)
-        page = (await visitor.http.get("/")).text
+        await client.running.engine.store.add_sample(failed)
+        page = (await client.http.get("/")).text
     assert "nobody answers" in page
     assert "p50" not in page

@@ -1,7 +1,7 @@
-"""The doors next to those of the SDKs: calls over stdio and HTTP, starting, and idle SSE sessions.
+"""The transports next to those of the SDKs: calls over stdio and HTTP, starting, and idle SSE sessions.
 
-The client is as little as can be, so that it is the servers that are measured: blocking reads and writes of bytes
-that were made before.
+The client does as little as possible, so that the servers are measured: blocking reads and writes of bytes
+that were prepared before.
 """
 
 import functools
@@ -33,7 +33,7 @@ CLIENT = {"name": "bench", "version": "1"}
 
 
 class Side(NamedTuple):
-    """A server, and how it is asked for one call."""
+    """A server, and a function that makes one call."""
 
     process: subprocess.Popen[bytes]
     call: Callable[[], bytes]
@@ -86,7 +86,7 @@ def request(method: str, params: dict[str, Any]) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n"
 
 
-def shake_hands(process: subprocess.Popen[bytes]) -> None:
+def initialize(process: subprocess.Popen[bytes]) -> None:
     """Open the conversation over pipes."""
     hello = {"protocolVersion": wire.HANDSHAKE_REVISIONS[-1], "capabilities": {}, "clientInfo": CLIENT}
     ask(process, request("initialize", hello))
@@ -139,7 +139,7 @@ async def stdio(project: Path, calls: int) -> list[Row]:
         sides: dict[str, Side] = {}
         for name, command in commands(project, "stdio").items():
             process = stack.enter_context(running(command))
-            shake_hands(process)
+            initialize(process)
             sides[name] = Side(process, lambda process=process: ask(process, message))
         return compare("stdio tools/call", sides, calls)
 
@@ -183,7 +183,7 @@ async def start(project: Path, calls: int) -> list[Row]:
         for name, command in commands(project, "stdio").items():
             began = time.perf_counter()
             with running(command) as process:
-                shake_hands(process)
+                initialize(process)
                 answer = ask(process, request("tools/list", {}))
                 times.setdefault(name, []).append((time.perf_counter() - began) * 1000)
                 assert b"hello_world" in answer, f"{name} answered {answer!r}"
