@@ -704,15 +704,9 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
         again = structured(await client.call("generate_content", content_config_id="tides", force=None))
         assert again["job"] == running["job"]
         slow.may_end.set()
-<<<<<<< HEAD
-        engine = visitor.opened.engine
+        engine = client.opened.engine
         await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
-        response = await visitor.call("generate_content", content_config_id="tides")
-=======
-        engine = client.running.engine
-        await until(lambda: engine.jobs.find(running["job"]).status == "done")
         response = await client.call("generate_content", content_config_id="tides")
->>>>>>> fed5e62 (tests, protocol: call a client a client, and a server a server)
         made = structured(response)
         assert (made["status"], made["content_length"], made["truncated"]) == ("skipped", 600_000, True)
         (link,) = [part for part in response.json()["result"]["content"] if part["type"] == "resource_link"]
@@ -722,13 +716,8 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
         failing = {"content_config_id": "tides", "context": {"fail": True}}
         running = structured(await client.call("generate_content", **failing))
         slow.may_end.set()
-<<<<<<< HEAD
         await until(lambda: engine.jobs.find_job(running["job"]).status == "failed")
-        failed = structured(await visitor.call("generate_content", **failing))
-=======
-        await until(lambda: engine.jobs.find(running["job"]).status == "failed")
         failed = structured(await client.call("generate_content", **failing))
->>>>>>> fed5e62 (tests, protocol: call a client a client, and a server a server)
         assert failed["error"]["code"] == "generation_failed"
         assert failed["error"]["details"]["generator_type"] == "slow"
 
@@ -775,13 +764,8 @@ async def test_a_result_that_was_overtaken_is_not_handed_out_later(hello: Projec
         slow = engine.generators.by_name["slow"].module
         running = structured(await client.call("generate_content", content_config_id="tides"))
         slow.may_end.set()
-<<<<<<< HEAD
         await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
-        assert structured(await visitor.call("generate_content", content_config_id="tides"))["status"] == "skipped"
-=======
-        await until(lambda: engine.jobs.find(running["job"]).status == "done")
         assert structured(await client.call("generate_content", content_config_id="tides"))["status"] == "skipped"
->>>>>>> fed5e62 (tests, protocol: call a client a client, and a server a server)
         hello.save({**content("tides", pattern={"type": "slow"}), "instructions": {"global": "Another one"}})
         made = structured(await client.call("generate_content", content_config_id="tides"))
         assert (made["status"], slow.made) == ("regenerated", 2)
@@ -798,13 +782,8 @@ async def test_the_result_of_a_tool_that_always_works_comes_whole(hello: Project
         slow = engine.generators.by_name["slow"].module
         running = structured(await client.call(name, content_config_id="tides"), name)
         slow.may_end.set()
-<<<<<<< HEAD
         await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
-        response = await visitor.call(name, content_config_id="tides")
-=======
-        await until(lambda: engine.jobs.find(running["job"]).status == "done")
         response = await client.call(name, content_config_id="tides")
->>>>>>> fed5e62 (tests, protocol: call a client a client, and a server a server)
         made = structured(response, name)
         assert (made["status"], made["content_length"], made["truncated"]) == ("regenerated", 600_000, True)
         (link,) = [part for part in response.json()["result"]["content"] if part["type"] == "resource_link"]
