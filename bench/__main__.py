@@ -18,9 +18,9 @@ import trio
 
 from bench.collection import collection
 from bench.connect import connect
-from bench.servers import http, sse, start, stdio
 from bench.measure import Row, chora, piped
 from bench.render import parallel, render, respawn, storm
+from bench.servers import http, sse, start, stdio
 from chora.cli.run import print_table
 from chora.cli.samples import INIT, write_sample
 
