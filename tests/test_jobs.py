@@ -704,7 +704,7 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
         again = structured(await client.call("generate_content", content_config_id="tides", force=None))
         assert again["job"] == running["job"]
         slow.may_end.set()
-        engine = client.opened.engine
+        engine = client.running.engine
         await until(lambda: engine.jobs.find_job(running["job"]).status == "done")
         response = await client.call("generate_content", content_config_id="tides")
         made = structured(response)

@@ -415,7 +415,7 @@ class Stream:
     """An open GET /sse."""
 
     def __init__(self, client: HttpTestClient, chunks: Any) -> None:
-        self._visitor = client
+        self._client = client
         self.chunks = chunks
         self._rest = ""
 
