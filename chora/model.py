@@ -56,11 +56,11 @@ OutputFormat = Literal[
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """Where a piece of context comes from; both written spellings become this one."""
+    """Where a piece of context comes from; both spellings in configs become this one."""
 
     type: SourceType
     id: str = ""
-    """The context name the result lands under; empty: the keys of an object land one by one."""
+    """The context name of the value; if empty, the value is an object whose keys are merged."""
     locator: str = ""
     """A path, an id, `ref:path` for git; for inline data its JSON, or the text that isn't JSON."""
     selector: str = ""
@@ -74,7 +74,7 @@ class Source(Struct, frozen=True, kw_only=True):
 
 
 class LongSource(Struct, frozen=True, kw_only=True):
-    """A context source as content configs spell it."""
+    """A context source as content configs write it."""
 
     id: Annotated[Name, Meta(description="Context name the result lands under", examples=["readings"])]
     source_type: Annotated[SourceType, Meta(description="What kind of thing the locator names")]
@@ -99,7 +99,7 @@ class LongSource(Struct, frozen=True, kw_only=True):
 
 
 class ShortSource(Struct, frozen=True, kw_only=True):
-    """A context source as collection configs spell it: one key per type instead of a locator."""
+    """A context source as collection configs write it: one key per type instead of a locator."""
 
     type: Annotated[SourceType, Meta(description="What kind of source this is")]
     id: Annotated[
@@ -124,7 +124,7 @@ class ShortSource(Struct, frozen=True, kw_only=True):
 
 
 class Sources(Struct, frozen=True, kw_only=True):
-    """Context that is looked up before anything is generated."""
+    """Sources of context that are read before anything is generated."""
 
     sources: Annotated[tuple[Source, ...], Meta(description="Looked up in this order; a later one wins")] = ()
 
@@ -149,7 +149,7 @@ class ArtifactSchemaRef(Struct, frozen=True, kw_only=True):
 
 
 class Tracking(Struct, frozen=True, kw_only=True):
-    """What to keep track of; for people and tools outside chora."""
+    """What to track; for people and other tools."""
 
     history: Annotated[bool, Meta(description="Keep a history")] = False
     versioning: Annotated[bool, Meta(description="Keep versions")] = False
@@ -171,7 +171,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 class Evolution(Struct, frozen=True, kw_only=True):
-    """Where a config stands in its life."""
+    """The stage and history of a config."""
 
     stage: Annotated[Stage, Meta(description="Workflow stage; approved_only retrieval looks at it")] = "draft"
     history: Annotated[tuple[Change, ...], Meta(description="What happened so far")] = ()
@@ -336,7 +336,7 @@ class ContentConfig(
     generation: Annotated[Generation, Meta(description="How the text is made")] = Generation()
     validation: Annotated[ContentValidation, Meta(description="Checks on the text")] = ContentValidation()
     state: Annotated[State, Meta(description="Workflow flags")] = State()
-    evolution: Annotated[Evolution, Meta(description="Where it stands in its life")] = Evolution()
+    evolution: Annotated[Evolution, Meta(description="Its stage and history")] = Evolution()
 
 
 # -- artifact -----------------------------------------------------------------------------------------------
@@ -348,13 +348,16 @@ class ArtifactOutput(Struct, frozen=True, kw_only=True):
     file: Annotated[NotEmpty, Meta(description="Path, relative to the project", examples=["outputs/my-artifact.md"])]
     format: Annotated[
         Literal["markdown", "code", "binary", "bdd", "test_results", "json", "yaml", "text", "html", "xml"],
-        Meta(description="What the file holds; json and yaml are parsed and written anew", examples=["markdown"]),
+        Meta(
+            description="What the file holds; json and yaml are parsed and written in canonical form",
+            examples=["markdown"],
+        ),
     ]
     language_dialect: Annotated[str | None, Meta(description="More exact format, e.g. python or gherkin")] = None
     encoding: Annotated[str, Meta(description="Text encoding")] = "utf-8"
-    generated: Annotated[
-        bool, Meta(description="Nobody is meant to edit the file: overwrite it even if somebody did")
-    ] = False
+    generated: Annotated[bool, Meta(description="The file isn't meant to be edited: overwrite it even if it was")] = (
+        False
+    )
 
 
 class CompositionConfig(
@@ -363,7 +366,7 @@ class CompositionConfig(
     kw_only=True,
     rename={"duplicate_headings": "duplicateHeaders", "blank_lines": "blankLines"},
 ):
-    """How the strategy puts the pieces together."""
+    """Options of the composition strategy."""
 
     separator: Annotated[str, Meta(max_length=10_000, description="What stands between two pieces (concat)")] = "\n\n"
     duplicate_headings: Annotated[
@@ -444,7 +447,7 @@ class ArtifactContent(Struct, frozen=True, kw_only=True):
 
 
 class Dependency(Struct, frozen=True, kw_only=True):
-    """Something an artifact has to do with; for people, never looked up."""
+    """Something that an artifact is related to; for people, never read."""
 
     id: Annotated[NotEmpty, Meta(description="Names it", examples=["api-reference"])]
     type: Annotated[
@@ -487,7 +490,7 @@ class ArtifactConfig(Struct, frozen=True, kw_only=True, rename={"schema_ref": "s
     dependencies: Annotated[tuple[Dependency, ...], Meta(description="What it has to do with; for people")] = ()
     validation: Annotated[ArtifactValidation, Meta(description="Checks on the artifact")] = ArtifactValidation()
     state: Annotated[State, Meta(description="Workflow flags")] = State()
-    evolution: Annotated[Evolution, Meta(description="Where it stands in its life")] = Evolution()
+    evolution: Annotated[Evolution, Meta(description="Its stage and history")] = Evolution()
 
 
 # -- collection ---------------------------------------------------------------------------------------------
@@ -601,13 +604,13 @@ STRUCTS: dict[Kind, type[Struct]] = {
     "artifact": ArtifactConfig,
     "collection": CollectionConfig,
 }
-"""What each kind of config is read into."""
+"""The Struct of each kind of config."""
 
 # -- declared variables -------------------------------------------------------------------------------------
 
 
 class Declaration(Struct, frozen=True):
-    """A variable that whoever asks for a text is expected to give."""
+    """A variable that the caller is expected to give."""
 
     name: str
     required: bool = False
@@ -636,11 +639,11 @@ VALUE_TYPES = {
     "object": "object",
     "dict": "object",
 }
-"""The words a declaration may use for a type, and the one each means."""
+"""The names that a declaration may use for a type, and the type each means."""
 
 
 def split_context(context: Mapping[str, Any]) -> tuple[dict[str, Any], list[Declaration]]:
-    """Part a pattern's context into data and declarations, the values shaped `{"source": "runtime", …}`.
+    """Split a pattern's context into data and declarations, the values shaped `{"source": "runtime", …}`.
 
     Values shaped `{"source": "file", "path": …}` are data: the engine reads the file.
     """
@@ -674,14 +677,14 @@ _TITLES: dict[Kind, str] = {
 
 
 def schema(kind: Kind) -> dict[str, Any]:
-    """The JSON Schema 2020-12 of a format, as it should be written.
+    """The JSON Schema 2020-12 of a format as it should be written.
 
     Keys it doesn't name are allowed. Nothing in it is shared: the caller may change it.
     """
     (root, *_), components = msgspec.json.schema_components(
         [STRUCTS[kind], LongSource, ShortSource], ref_template="#/$defs/{name}"
     )
-    # What the house sees is one `Source`; what people write is one of its two spellings.
+    # The code has one `Source`; configs have one of its two spellings.
     components["Source"] = {
         "title": "Source",
         "description": "A context source, in either spelling.",

@@ -1,1 +1,1 @@
-"""The work itself: gather a context, generate a text, assemble pieces into files, keep drafts."""
+"""The work itself: build contents, artifacts and collections; validate, draft and retain them."""

@@ -1,7 +1,8 @@
-"""Spending on language models: what was answered before is free, and what would exceed a budget isn't asked.
+"""Budgets for language models: known answers are free, and a request that would exceed a budget isn't sent.
 
-A model whose price isn't known is asked all the same, or a new model could not be used before chora knows it; its calls
-count as nothing, which previews and results say. What other processes have in flight isn't seen, only what they spent.
+A model whose price isn't known is asked all the same, or a new model could not be used before chora knows its price;
+its calls count as free, which previews and results say. Of other processes only what they have spent counts, not what
+they have in flight.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class _Budget(NamedTuple):
 
 
 class Budgets:
-    """What one project spends.
+    """The budgets of one project.
 
     Args:
         store: where answers and costs are kept.
-        anthropic: who is asked.
+        anthropic: the client of the language model.
         settings: the budgets.
     """
 
@@ -48,14 +49,14 @@ class Budgets:
         """Requests under way, by key; the event says that there is an answer, or won't be."""
 
     def budget(self) -> Budget:
-        """The money for one run: everything that one tool call asks."""
+        """The budget of one run: everything that one tool call requests."""
         return Budget(self)
 
     def outlook(self, request: llm.ModelRequest) -> dict[str, Any]:
         """What asking would cost and what is left to spend, in US dollars; nothing is asked.
 
         `estimated_usd` is the most it should cost, None for a model whose price isn't known; `would_exceed` is the
-        budget that stands in the way, if one does; `warning` says when no budget can hold the model.
+        budget that would be exceeded, if any; `warning` says when no budget can limit the model.
         """
         cached = self.store.completion(request.key) is not None
         estimated = 0.0 if cached else llm.estimate_cost(request)
@@ -70,7 +71,7 @@ class Budgets:
             "spent_project_usd": round(budgets[2].spent, 6),
             **{f"budget_{budget.name}_usd": budget.limit for budget in budgets},
             "would_exceed": exceeded.name if exceeded else None,
-            "warning": f"What {request.model} costs isn't known, so the budgets can't hold it" if unheld else None,
+            "warning": f"What {request.model} costs isn't known, so the budgets can't limit it" if unheld else None,
         }
 
     def budgets(self, run_spent: float, run_in_flight: float) -> list[_Budget]:
@@ -103,9 +104,9 @@ class Budget:
         The same request at the same time is asked once.
 
         Args:
-            content_id: for whom; the cost is put down to it.
+            content_id: the content that the cost is recorded for.
             request: what to ask.
-            fresh: ask in any case, although the answer may be known.
+            fresh: ask even if the answer is known.
 
         Raises:
             BudgetExceeded: it could cost more than is left; nothing was spent.
@@ -161,7 +162,7 @@ class Budget:
 
     @contextmanager
     def _reserve(self, request: llm.ModelRequest) -> Generator[None]:
-        """Hold the most the call may cost back from the budgets until it is over."""
+        """Reserve the most that the call may cost until it is over."""
         estimated = llm.estimate_cost(request) or 0.0
         budget = _exceeded(self._spending.budgets(self.spent, self._in_flight), estimated)
         if budget is not None:
@@ -186,7 +187,7 @@ class Budget:
             self._spending.in_flight -= estimated
 
     async def _keep(self, content_id: str, key: str, reply: llm.ModelReply) -> None:
-        """Keep an answer and its cost; it was paid for, so a caller who leaves now changes nothing."""
+        """Keep an answer and its cost; it was paid for, so it is kept even if the caller cancels now."""
         self.spent += reply.usd or 0.0
         moment = now()
         completion = Completion(
@@ -209,7 +210,7 @@ class Budget:
             await self._spending.store.add_completion(completion, cost)
 
     async def _keep_broken(self, content_id: str, request: llm.ModelRequest, details: dict[str, Any]) -> None:
-        """Keep the cost of an answer that can't be used, under a key that nobody asks for."""
+        """Keep the cost of an answer that can't be used, under a key that no request has."""
         tokens: tuple[int, int] = details["input_tokens"], details["output_tokens"]
         dollars = llm.cost_of(request.model, *tokens)
         reply = llm.ModelReply(
@@ -236,7 +237,7 @@ def _exceeded(budgets: list[_Budget], estimated: float) -> _Budget | None:
 
 @contextmanager
 def _announced(asked: dict[str, trio.Event], key: str) -> Generator[None]:
-    """Let others know that this request is under way, unless it already is."""
+    """Register this request as under way, unless it already is."""
     if key in asked:
         yield
         return

@@ -1,4 +1,4 @@
-"""Drafts: configs on their way. Draft → test → save, each step checked, nothing overwritten by accident."""
+"""Drafts of configs: draft → test → save, each step checked, nothing overwritten by accident."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ from chora.timestamps import now
 
 PREVIEW_LIMIT = 10_000  # characters
 DRAFT_ID = re.compile(r"draft-\d{8}T\d{6}-[0-9a-f]{6}")
-"""How a draft is called; no config can be, for the capital letter."""
+"""The form of a draft's id; the capital letter keeps it apart from config ids."""
 CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
 COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,254}")
 MOST_DRAFTS = 100
 OLDEST_SHOWN = 10
-"""Drafts that there may be at once, and those that whoever wants one more is told of."""
+"""How many drafts there may be, and how many of the oldest the error for one more names."""
 NAME_LIMIT = 255
-"""Bytes that a file's name may have nearly everywhere."""
+"""Bytes that a file name may have on nearly every file system."""
 
 
 class DraftPreview(NamedTuple):
@@ -69,7 +69,7 @@ class DraftPreview(NamedTuple):
 
 
 class SavedDraft(NamedTuple):
-    """Where a config was written, and where the one before it went."""
+    """Where a config was written, and where its predecessor was backed up."""
 
     path: str
     kind: str
@@ -119,7 +119,7 @@ def _check_size(document: dict[str, Any]) -> None:
 
 
 def _check_room(engine: Engine) -> None:
-    """Refuse one draft too many; which of the others can go, only their authors know."""
+    """Refuse one draft too many: only their authors know which of the others can go."""
     if engine.store.counts()["drafts"] < MOST_DRAFTS:
         return
     oldest = [
@@ -148,7 +148,7 @@ async def preview_draft(
         DraftNotFound: there is no such draft.
         TestFailed: the draft can't be tested.
         TestExecutionFailed: its generator failed; `details.error` is the code of the failure.
-        InvalidContext, Busy, StorageError: it is not the draft's fault.
+        InvalidContext, Busy, StorageError: the draft is not at fault.
     """
     kept = find_draft(engine, draft_id)
     try:
@@ -182,7 +182,7 @@ async def _text_of(
     engine: Engine, parsed: ParsedConfig, caller: dict[str, Any]
 ) -> tuple[str, str, list[str], float | None]:
     config = parsed.config
-    # Testing a draft is meant to show what the model makes of it, so it is asked; the same text later costs nothing.
+    # A test should show what the model answers, so it is asked; the same text later costs nothing.
     build = Build(engine, dry=True, spend=True)
     if isinstance(config, ContentConfig):
         inputs = await gather_content(build, parsed, CallerContext(caller))
@@ -201,14 +201,14 @@ async def _text_of(
 
 
 class ConfigExists(SaveFailed):
-    """A save under the id of a config that there is."""
+    """A save under the id of an existing config."""
 
     replaced: bytes = b""
-    """What would be written over."""
+    """What would be overwritten."""
 
 
 async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite: bool | bytes = False) -> SavedDraft:
-    """Write a draft to the config folder under an id, and forget the draft.
+    """Write a draft to the config folder under an id, and delete the draft.
 
     Args:
         overwrite: whether an existing config is replaced, or only if it is exactly this; a copy is kept.
@@ -218,7 +218,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
         SaveFailed: the id is not one.
         ConfigExists: a config of this id exists and isn't to be replaced.
         ValidationError: the config doesn't fit its format.
-        SaveExecutionFailed: the disk refused; whatever was there still is.
+        SaveExecutionFailed: the disk refused; the previous file is unchanged.
     """
     kept = find_draft(engine, draft_id)
     kind = cast(Kind, kept.config_type)
@@ -228,7 +228,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
             "Use lower-case letters, digits and hyphens, beginning with a letter, at most 255 of them.",
             config_id=config_id[:80],
         )
-    # The id inside the file is the one it is saved under, whatever the draft said.
+    # The file has the id that it is saved under, whatever the draft says.
     document = {**kept.config_data, "id": config_id}
     _read(kind, document, draft_id)
     async with engine.write_locks(f"{kind}:{config_id}"):
@@ -273,7 +273,7 @@ def _current(engine: Engine, path: str) -> bytes | None:
         return None
 
 
-# -- changing what there is -------------------------------------------------------------------------------------
+# -- changing drafts and configs -------------------------------------------------------------------------------------
 
 
 class ModifiedConfig(NamedTuple):
@@ -306,9 +306,9 @@ async def modify_config(
 
     Raises:
         DraftNotFound, ConfigNotFound: there is no such draft or config.
-        InvalidInput: configs of several kinds go by this id, and no kind was named.
-        ModificationFailed: the patched config doesn't fit its format, or would go by another id.
-        ModificationExecutionFailed: the disk or the store refused; what was there still is.
+        InvalidInput: configs of several kinds have this id, and no kind was given.
+        ModificationFailed: the patched config doesn't fit its format, or would have another id.
+        ModificationExecutionFailed: the disk or the store refused; the previous one is unchanged.
     """
     if is_too_deep(updates):
         raise ModificationFailed(
@@ -372,7 +372,7 @@ async def _modify_saved(
     if parsed.config.id != found.parsed.config.id:
         raise ModificationFailed(
             f"{found.path} would go by another id, {parsed.config.id}, and nothing that names it would find it.",
-            "Draft it anew and save it under the other id.",
+            "Draft it again and save it under the other id.",
             reason="the id would change",
             field="$.id",
         )

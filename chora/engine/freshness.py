@@ -1,4 +1,4 @@
-"""How old the members of a collection are, against how old they may get; their inputs don't matter here."""
+"""Freshness: how old the members of a collection are against their greatest age, whatever their inputs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from chora.timestamps import format_timestamp
 Band = Literal["fresh", "stale", "expired"]
 
 STALE_FROM = 0.8
-"""Share of its greatest age from which on a member counts as stale."""
+"""Share of its greatest age from which a member counts as stale."""
 DAY = 86_400
 
 
 class Age(NamedTuple):
-    """One member's age in days; of one that was never made it isn't known."""
+    """One member's age in days; unknown if it was never generated."""
 
     member_id: str
     generated_at: str | None
@@ -28,7 +28,7 @@ class Age(NamedTuple):
 
 
 def ages(config: CollectionConfig, manifest: Manifest, moment: datetime) -> list[Age]:
-    """The age of every member of a config, by what the manifest says of it."""
+    """The age of every member of a config, by its manifest."""
     made = {member.id: member.generated_at for member in manifest.members if member.status == "success"}
     return [
         _age(

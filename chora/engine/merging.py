@@ -1,4 +1,4 @@
-"""Telling people's edits apart from our own: differences of two texts, and a three-way merge."""
+"""Comparing and merging texts: line differences, and a three-way merge of a person's edit with a new text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 DIFF_LINES = 60
 DIFF_WINDOW = 500
-"""Lines from the first difference on that are compared; difflib takes cubic time for what has nothing in common."""
+"""Lines from the first difference on that are compared; difflib takes cubic time for unrelated texts."""
 MERGE_LINES = 5000
 """Lines that the three texts of a merge may have between what they have in common at both ends."""
 
@@ -80,18 +80,18 @@ def _trimmed(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
 
 
 class MergedText(NamedTuple):
-    """The text with both sides' changes, and how many of them stood against each other."""
+    """The text with both sides' changes, and how many of them conflicted."""
 
     text: str
     conflicts: int
 
 
 def merge_texts(base: str, edited: str, ours: str) -> MergedText | None:
-    """Lay our change of `base` and an edit of it over one another; None if the texts are too long for that.
+    """Merge a person's edit of `base` with the new text; None if the texts are too long for that.
 
-    What only one side changed is taken from it. Where both changed the same lines, both stand in the text between
+    A change that only one side made is taken. Where both changed the same lines, the text has both between
     conflict marks, unless they made the same change. Marks that an earlier merge left in the edit are opened first, so
-    that no conflict ever stands in another one.
+    that conflicts are never nested.
     """
     if edited in (base, ours):
         return MergedText(ours, 0)
@@ -119,7 +119,7 @@ def merge_texts(base: str, edited: str, ours: str) -> MergedText | None:
 
 
 def _opened(lines: list[str]) -> list[str]:
-    """The lines with the edited side of each conflict in its place; marks that somebody took apart stay."""
+    """The lines with the edited side of each conflict in its place; incomplete marks stay."""
     found: list[str] = []
     start = middle = None
     for line in lines:
@@ -164,7 +164,7 @@ def _anchors(old: list[str], mine: list[str], theirs: list[str]) -> list[_Anchor
 
 
 def _pairs(old: list[str], new: list[str]) -> list[tuple[int, int]]:
-    """Which lines of `old` stand where in `new`."""
+    """Which lines of `old` are where in `new`."""
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     return [(block.a + at, block.b + at) for block in matcher.get_matching_blocks() for at in range(block.size)]
 

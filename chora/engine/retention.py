@@ -1,4 +1,4 @@
-"""Forgetting: which stored texts may go, deleting a content, and the housekeeping that runs by itself."""
+"""Retention: which stored texts may be deleted, and the housekeeping that runs by itself."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ INTERVAL = 6 * 3600.0
 
 
 class RetentionRules(NamedTuple):
-    """What is kept: a version stays that any of these speaks for."""
+    """What is kept: a version stays if any of these rules keeps it."""
 
     keep_versions: int = 3
-    """So many of the newest ones."""
+    """How many of the newest versions are kept."""
     keep_days: int = 7
-    """Those of the last days; 0 keeps none for its age."""
+    """How many days versions are kept; 0 keeps none for its age."""
     keep_latest: bool = True
     older_than_days: int | None = None
-    """If given, what is younger than this stays in any case."""
+    """If given, younger versions are kept in any case."""
 
 
 class CleanedContent(NamedTuple):
-    """One content, of which versions went."""
+    """A content of which versions were deleted."""
 
     content_id: str
     before: int
@@ -50,7 +50,7 @@ class CleanedContent(NamedTuple):
 def choose_versions(infos: list[VersionInfo], rules: RetentionRules, moment: datetime) -> list[VersionInfo]:
     """The versions of one content that may go; `infos` are oldest first.
 
-    The newest approved one stays whatever the rules say: artifacts may ask for it, and it can't be made again.
+    The newest approved one stays whatever the rules say: artifacts may need it, and it can't be generated again.
     """
     kept = [info for info in infos if not info.deleted]
     approved = next((info for info in reversed(kept) if info.approved), None)
@@ -66,10 +66,10 @@ def choose_versions(infos: list[VersionInfo], rules: RetentionRules, moment: dat
 async def clean_content(
     engine: Engine, rules: RetentionRules, *, content_ids: list[str] | None = None, dry_run: bool = False
 ) -> tuple[int, list[CleanedContent]]:
-    """Delete what the rules leave nobody to speak for.
+    """Delete the versions that no rule keeps.
 
     Returns:
-        How many contents were looked at, and those of which something went (or, in a dry run, would go).
+        How many contents were examined, and those of which versions were (or, in a dry run, would be) deleted.
     """
     store, moment = engine.store, datetime.now(UTC)
     ids = store.content_ids() if content_ids is None else list(dict.fromkeys(content_ids))
@@ -91,7 +91,7 @@ async def clean_content(
 
 
 async def drop_old_drafts(engine: Engine, *, dry_run: bool = False) -> int:
-    """Delete drafts that nobody touched for as long as drafts are kept, with their test outputs; how many."""
+    """Delete drafts that are older than drafts are kept, with their test outputs; returns how many."""
     days = engine.settings.storage.retention_days
     if not days:
         return 0
@@ -106,7 +106,7 @@ async def drop_old_drafts(engine: Engine, *, dry_run: bool = False) -> int:
 
 
 def referring_artifacts(engine: Engine, content_id: str) -> list[str]:
-    """The artifacts that are assembled from a content, whatever they call it."""
+    """The artifacts that are assembled from a content, under whatever id."""
     return [
         found.parsed.config.id
         for found in engine.catalog.all("artifact").found
@@ -149,7 +149,7 @@ async def sweep(engine: Engine, *, dry_run: bool = False) -> Swept:
 
 
 async def serve(engine: Engine, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """A service: sweeps every now and then."""
+    """A service: does a round of housekeeping from time to time."""
     task_status.started()
     await trio.sleep(FIRST_ROUND)
     while True:

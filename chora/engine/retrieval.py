@@ -1,12 +1,12 @@
-"""Which stored texts of a content are wanted.
+"""Retrieval strategies: which stored texts of a content are selected.
 
 | strategy | takes |
 |---|---|
 | `latest` | the newest |
 | `all` | every one, oldest first |
-| `version:X.Y.Z` | those made while the config had this version |
+| `version:X.Y.Z` | those generated while the config had this version |
 | `timestamp:PREFIX` | those whose time, or version id, begins so |
-| `approved_only` | the newest made when the config, or all of its elements, were approved |
+| `approved_only` | the newest generated while the config, or all of its elements, were approved |
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STRATEGIES = ("latest", "all", "version:X.Y.Z", "timestamp:PREFIX", "approved_on
 
 
 def find_version_infos(store: Store, content_id: str, strategy: str) -> list[VersionInfo]:
-    """The versions that a strategy names, oldest first, without their texts.
+    """The versions that a strategy selects, oldest first, without their texts.
 
     Raises:
         InvalidInput: there is no such strategy.
@@ -47,12 +47,12 @@ def find_version_infos(store: Store, content_id: str, strategy: str) -> list[Ver
 
 
 def find_version_ids(store: Store, content_id: str, strategy: str) -> list[str]:
-    """The ids of the versions that a strategy names, oldest first."""
+    """The ids of the versions that a strategy selects, oldest first."""
     return [info.version_id for info in find_version_infos(store, content_id, strategy)]
 
 
 def find_versions(store: Store, content_id: str, strategy: str) -> list[Version]:
-    """The versions that a strategy names, oldest first."""
+    """The versions that a strategy selects, oldest first."""
     if strategy == "latest":
         newest = store.latest_version(content_id)
         return [newest] if newest else []

@@ -21,7 +21,7 @@ CAPABILITIES = ("testing", "gherkin")
 
 
 class Language(NamedTuple):
-    """The words of a language of Gherkin; of several that mean the same, the first one is written."""
+    """The keywords of a language in Gherkin; of several with the same meaning, the first one is written."""
 
     feature: tuple[str, ...]
     background: tuple[str, ...]
@@ -135,7 +135,7 @@ Row = tuple[Cell, ...]
 
 
 class Described(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What has a name, words about it, and tags."""
+    """What has a title, a description and tags."""
 
     title: str = ""
     description: str = ""
@@ -186,11 +186,11 @@ class Rule(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Feature(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
     language: str = "en"
     rules: tuple[Rule, ...] = ()
-    """Its rules may stand here or beside it."""
+    """Rules may be given here or beside the feature."""
 
 
 class Options(Struct, frozen=True):
-    """What `generation_config` may say."""
+    """The options in `generation_config`."""
 
     feature: Feature | None = None
     background: Steps = ()
@@ -203,12 +203,12 @@ class Options(Struct, frozen=True):
 
 
 async def generate(job: GenerationJob) -> GeneratedText:
-    """The feature. Values stay values: none can begin a step, end a text or widen a table.
+    """The feature. Values are escaped: none can begin a step, end a text or widen a table.
 
     `generation_config.undefined_behavior` says whether a name without a value is an `error`, or its place is kept.
 
     Raises:
-        GenerationFailed: something is missing, misspelt, without a value, or can't be said in Gherkin.
+        GenerationFailed: something is missing, misspelt, without a value, or can't be written in Gherkin.
         LimitExceeded: the text would be too large.
     """
     given = {
@@ -400,7 +400,7 @@ class _Writer:
         text = "\n".join(_lines_of(self._filled(content)))
         for delimiter, escaped in ('"""', '\\"\\"\\"'), ("```", "\\`\\`\\`"):
             inside = text.replace(delimiter, escaped)
-            # A text that has the escaped form in it would come out changed.
+            # A text that contains the escaped form would be changed.
             if inside.replace(escaped, delimiter) == text:
                 break
         else:

@@ -38,7 +38,7 @@ _SYSTEM = "You are a careful software developer. You write clear, complete code 
 
 
 class Options(Struct, frozen=True):
-    """What `generation_config` may say; what it leaves out depends on the model."""
+    """The options in `generation_config`; defaults depend on the model."""
 
     prompt: str = ""
     model: str = ""
@@ -104,7 +104,7 @@ def estimate(job: GenerationJob, settings: settings.LlmSettings) -> float | None
 async def generate(job: GenerationJob) -> GeneratedText:
     """The code that the model wrote: the first fenced block of the language, else the first one, else all it said.
 
-    With a `fallback_template` there is always a text: what went wrong is then a warning, and the text provisional.
+    With a `fallback_template` there is always a text: the failure is then a warning, and the text provisional.
 
     Raises:
         GenerationFailed: the model can't be asked, gave no usable answer, or wrote Python that doesn't parse.
@@ -157,7 +157,7 @@ def _with_job_details(job: GenerationJob, error: GenerationFailed) -> Generation
 
 
 def _text(job: GenerationJob, words: str) -> str:
-    """A text that may stand in a file."""
+    """A text that may be given as a file."""
     text = file_text(job, NAME, words)
     return words if text is None else text
 
@@ -179,7 +179,7 @@ def _options(job: GenerationJob) -> Options:
 
 
 def _values(job: GenerationJob, options: Options) -> dict[str, Any]:
-    """What the places in a prompt may name: the context, and the language that the config says anyway."""
+    """The names that a prompt may use: the context, and the language."""
     return {"language": options.language or None, **job.context}
 
 
@@ -204,7 +204,7 @@ def _request(job: GenerationJob, default_model: str) -> tuple[llm.ModelRequest, 
         temperature = None
     elif not reasons and temperature is None:
         temperature = 0.0
-    # A model that reasons needs room and time for its thoughts before the code begins.
+    # A model that reasons needs tokens and time for that before the code begins.
     return llm.ModelRequest(
         model=model,
         prompt="\n\n".join(filter(None, parts)),
@@ -237,7 +237,7 @@ _GROUPS = (
     "gherkin feature",
 )
 _NAMES = {name: set(group.split()) for group in _GROUPS for name in group.split()}
-"""What a language may be called behind a fence."""
+"""Names of a language after a code fence."""
 
 
 def extract(answer: str, language: str) -> str:
@@ -250,9 +250,9 @@ def extract(answer: str, language: str) -> str:
 
 
 def _blocks(answer: str) -> list[tuple[str, str]]:
-    """The fenced blocks: what stands behind the fence, and the text. One that isn't closed reaches to the end.
+    """The fenced blocks: the word after the fence, and the text. One that isn't closed reaches to the end.
 
-    Models put fenced examples into fenced documents, so a fence with a word behind it opens a block within the block.
+    Models put fenced examples into fenced documents, so a fence with a word after it opens a nested block.
     """
     found: list[tuple[str, str]] = []
     lines: list[str] = []
@@ -275,7 +275,7 @@ def _blocks(answer: str) -> list[tuple[str, str]]:
 
 
 async def _check_python(job: GenerationJob, code: str) -> list[str]:
-    """Refuse Python that doesn't parse; what is too large or deep to tell is a warning."""
+    """Refuse Python that doesn't parse; what is too large or nested too deeply to check is a warning."""
     if len(code) > PARSED_LIMIT:
         return [f"The code was not checked: it has more than {PARSED_LIMIT:,} characters"]
     try:
@@ -297,7 +297,7 @@ async def _check_python(job: GenerationJob, code: str) -> list[str]:
 
 
 def usage_of(reply: llm.ModelReply) -> dict[str, Any]:
-    """What a reply took, as results and metadata show it; costs are None where the price isn't known."""
+    """What a reply used, as results and metadata show it; costs are None where the price isn't known."""
     parts = (0.0, 0.0) if reply.cached else llm.cost_of(reply.model, reply.input_tokens, reply.output_tokens)
     into, out = (None, None) if parts is None else (round(parts[0], 6), round(parts[1], 6))
     return {

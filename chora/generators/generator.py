@@ -31,7 +31,7 @@ class GenerationJob(NamedTuple):
     sources: dict[str, str]
     """What `ingredients` returned, by name."""
     on_read: OnRead | None = None
-    """Hears of every file that is looked for; whoever reads one goes through `read`."""
+    """Called with every file that is looked up; read files with `read`."""
     llm: Callable[[ModelRequest], Awaitable[ModelReply]] | None = None
     """Asks a language model, within the budgets; None where nothing may be spent."""
     model: str = ""
@@ -43,7 +43,7 @@ class GenerationJob(NamedTuple):
         return self.pattern.template or None if self.pattern else None
 
     def option(self, name: str, default: Any = None) -> Any:
-        """A value of the pattern's `generation_config`; null is as good as absent."""
+        """A value of the pattern's `generation_config`; null counts as absent."""
         value = None if self.pattern is None else self.pattern.generation_config.get(name)
         return default if value is None else value
 
@@ -99,19 +99,19 @@ class GenerationJob(NamedTuple):
 
 
 class GeneratedText(NamedTuple):
-    """A text, and what its reader should know about how it came to be."""
+    """A text, and what its reader should know about its generation."""
 
     text: str
     warnings: Sequence[str] = ()
     template: str | None = None
     usage: dict[str, Any] | None = None
-    """What a language model took for it: model, tokens and US dollars."""
+    """What a language model used for it: model, tokens and US dollars."""
     provisional: bool = False
-    """It stands in for what couldn't be made, so next time it is to be tried again."""
+    """It replaces a text that couldn't be generated, so the next build tries again."""
 
 
 def template_file(job: GenerationJob, generator: str) -> dict[str, str]:
-    """The text of the template by its name, when the template is a file; nothing when it is the text itself.
+    """The text of the template by its name, if the template is a file; empty if it is the text itself.
 
     Raises:
         GenerationFailed: there is no such file.
@@ -122,9 +122,9 @@ def template_file(job: GenerationJob, generator: str) -> dict[str, str]:
 
 
 def file_text(job: GenerationJob, generator: str, name: str) -> str | None:
-    """The text of the file that a config names; None when what it says is the text itself.
+    """The text of the file that a config names; None if what it says is the text itself.
 
-    What looks like the name of a file is one. Other words are taken for the text they are.
+    What looks like a file name must be a file; anything else is text.
 
     Raises:
         GenerationFailed: there is no such file.
@@ -152,18 +152,18 @@ def fill(
         template: the template's text.
         places: what a place looks like.
         value_at: the value of a place; it is literal.
-        unescape: resolves the escapes in what stands between the places.
+        unescape: resolves the escapes between the places.
 
     Raises:
-        LimitExceeded: the text would be too large; a short template can ask for a great deal of it.
+        LimitExceeded: the text would be too large; a short template can ask for a long text.
     """
     parts: list[str] = []
-    end, room = 0, SOURCE_LIMIT
+    end, remaining = 0, SOURCE_LIMIT
     for place in places.finditer(template):
         parts += [unescape(template[end : place.start()]), value_at(place)]
         end = place.end()
-        room -= len(parts[-2]) + len(parts[-1])
-        if room < 0:
+        remaining -= len(parts[-2]) + len(parts[-1])
+        if remaining < 0:
             raise LimitExceeded(
                 f"{job.config.id}: the text would be larger than {SOURCE_LIMIT:,} characters.",
                 "Use fewer or shorter values.",
@@ -178,10 +178,10 @@ PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.]*)\s*\}\}")
 
 
 def undefined_behavior(job: GenerationJob, generator: str, *, lenient: str, allowed: Sequence[str]) -> str:
-    """What a name without a value does: the config's word, else an error, or `lenient` in a lenient project.
+    """What a name without a value does: as the config says, else an error, or `lenient` in a lenient project.
 
     Raises:
-        GenerationFailed: the config's word is none of those allowed.
+        GenerationFailed: the config says something that isn't allowed.
     """
     behavior = job.option("undefined_behavior", "error" if job.undefined == "strict" else lenient)
     if behavior == "strict":
@@ -205,11 +205,11 @@ def fill_names(
 
     Args:
         job: the text to make.
-        generator: who makes it.
+        generator: the generator's name.
         template: the template's text.
         behavior: what a name without a value does: `error`, `keep` its place, or `empty`.
         context: where the values are; the job's when None.
-        unescape: resolves the escapes in what stands between the places.
+        unescape: resolves the escapes between the places.
 
     Raises:
         GenerationFailed: a name has no value, under `error`.
@@ -251,11 +251,11 @@ def lookup(context: dict[str, Any], dotted: str) -> Any:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a sentence, no more and no longer than can be read."""
+    """Names for a sentence, limited in number and length."""
     shown = ", ".join(name if len(name) <= 80 else f"{name[:79]}…" for name in names[:10])
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
 def as_text(value: Any) -> str:
-    """How a value reads inside a text: strings as they are, everything else as JSON."""
+    """A value inside a text: strings as they are, everything else as JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

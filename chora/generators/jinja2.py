@@ -13,14 +13,14 @@ DESCRIPTION = "Renders a Jinja2 template (file or inline) with loops, conditions
 CAPABILITIES = ("template", "conditionals", "loops", "filters")
 
 INLINE = "<inline>"
-"""The name an inline template goes by in errors and among the ingredients."""
+"""The name of an inline template in errors and among the ingredients."""
 
 FOUND_LIMIT = 5000
 """Names of templates that one may refer to; every file has up to three."""
 
 _ADVICE = {
     "undefined": "Pass it in context, add a source for it, or set generation_config.undefined to lenient.",
-    "syntax": "Mend the template at the named line; test_config and preview_generation render without storing.",
+    "syntax": "Fix the template at the named line; test_config and preview_generation render without storing.",
     "security": "Templates see plain data only: no private attributes, no changing of values.",
 }
 _OTHERWISE = "Try the template in smaller parts with preview_generation."
@@ -29,7 +29,7 @@ _OTHERWISE = "Try the template in smaller parts with preview_generation."
 async def ingredients(job: GenerationJob) -> dict[str, str]:
     """The template and every template it includes, imports or extends, by name.
 
-    An include whose name is computed could be any template, so then all of them are ingredients.
+    An include whose name is computed could be any template, so all of them are ingredients then.
 
     Raises:
         GenerationFailed: no template, a missing one, or one that doesn't parse.
@@ -58,11 +58,11 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
         except RenderFailed as failure:
             if current == top:
                 raise _translated(job, failure, current) from None
-            continue  # it may stand behind an `if`, or nobody asks for it; the render decides
+            continue  # it may be behind an `if` or unused; the render decides
         wanted = {name: job.read(NAME, name) for name in scanned.references if name not in found}
         if scanned.dynamic:
             wanted.update({name: text for name, text in job.templates.all(job.on_read).items() if name not in found})
-        # One that is missing may stand behind `ignore missing` or an `if`; the render decides.
+        # A missing one may be behind `ignore missing` or an `if`; the render decides.
         fresh = {name: text for name, text in wanted.items() if text is not None}
         found.update(fresh)
         waiting += fresh
@@ -74,8 +74,8 @@ async def generate(job: GenerationJob) -> GeneratedText:
 
     Raises:
         GenerationFailed: the template is wrong or a variable is undefined; details name line and variable.
-        LimitExceeded: it took too long, too much memory or wrote too much; the worker is gone.
-        InvalidContext: the context holds what a template can't be handed.
+        LimitExceeded: it took too long or too much memory, or wrote too much; the worker was killed.
+        InvalidContext: the context holds data that can't be passed to a template.
         Busy: too many renders are waiting.
     """
     name = next(iter(job.sources))

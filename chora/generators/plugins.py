@@ -39,7 +39,7 @@ def load_generator(spec: str, folder: Folder) -> ModuleType:
 
 
 def load_composers(specs: Sequence[str], folder: Folder) -> dict[str, ModuleType]:
-    """The composers that `plugins.composers` names, by their names.
+    """The composers in `plugins.composers`, by name.
 
     A composer is a module with `NAME` and
     `async def compose(pieces: list[dict], context: dict, options: dict) -> str`.
@@ -57,7 +57,7 @@ def load_composers(specs: Sequence[str], folder: Folder) -> dict[str, ModuleType
 
 
 def source_digest(module: ModuleType) -> str:
-    """SHA-256 of a plugin's source, so that what an edited one makes is made anew; empty for what isn't a plugin."""
+    """SHA-256 of a plugin's source, so that an edited plugin's texts are generated again; empty for other modules."""
     return getattr(module, _DIGEST, "")
 
 
@@ -80,7 +80,7 @@ def _load(kind: str, spec: str, folder: Folder, check: Check) -> ModuleType:
         if (error.name or "").startswith("chora_compose"):
             hint = "Leave out the import and the base class: any class with a generate method will do."
         raise _broken(kind, spec, f"it can't be imported: {error}", hint) from error
-    except (Exception, SystemExit) as error:  # whatever the code of a plugin does while it is imported
+    except (Exception, SystemExit) as error:  # a plugin's code may do anything while it is imported
         raise _broken(kind, spec, f"it can't be imported: {type(error).__name__}: {error}") from error
     checked = check(spec, module)
     checked.__dict__[_DIGEST] = hashlib.sha256(source).hexdigest()
@@ -153,7 +153,7 @@ def _check_async(kind: str, spec: str, module: ModuleType, function: str, parame
 def _broken(kind: str, spec: str, what: str, hint: str = "") -> UsageError:
     return UsageError(
         f"The {kind} {spec} can't be used: {what}.",
-        hint or f"Mend it, or take it out of the setting plugins.{kind}s.",
+        hint or f"Fix it, or remove it from the setting plugins.{kind}s.",
         setting=f"plugins.{kind}s",
         plugin=spec,
     )
@@ -163,7 +163,7 @@ def _broken(kind: str, spec: str, what: str, hint: str = "") -> UsageError:
 
 
 def _class_of(spec: str, module: ModuleType) -> type | None:
-    """The class with a `generate` method that a module defines; a base of another one doesn't count."""
+    """The class with a `generate` method that a module defines; base classes of another one don't count."""
     defined: list[type] = [
         each
         for each in vars(module).values()
@@ -228,9 +228,9 @@ def _adapt(spec: str, module: ModuleType, maker: type) -> ModuleType:
 
 
 def _arguments(spec: str, function: Callable[..., Any]) -> Callable[[GenerationJob], tuple[list[Any], dict[str, Any]]]:
-    """What to call a `generate` with that takes some of config, context and template, in whichever order.
+    """The arguments for a `generate` that takes some of config, context and template, in whichever order.
 
-    A config annotated as a dict is the plain document, else the typed one; both are the caller's to change.
+    A config annotated as a dict is the plain document, else the typed one; both are copies.
     """
     import inspect
 
@@ -265,7 +265,7 @@ def _arguments(spec: str, function: Callable[..., Any]) -> Callable[[GenerationJ
 
 
 def _check_context(job: GenerationJob, name: str, instance: Any) -> None:
-    """Hold the context to what the class asks of it."""
+    """Check that the context has what the class requires."""
     keys: Any = getattr(instance, "required_context_keys", None) or getattr(instance, "get_required_context_keys", ())
     wanted = cast("Iterable[str]", keys() if callable(keys) else keys)
     missing = [key for key in wanted if key not in job.context]

@@ -16,7 +16,7 @@ from chora.render import ScanJob, TemplateOptions, TemplateReferences
 from chora.render.pool import RenderPool
 
 ALL = "templates:"
-"""How a look at every template is noted."""
+"""The name under which the set of all templates is recorded as an input."""
 
 SCANS_KEPT = 1024
 TEMPLATES_LIMIT = 1000
@@ -45,7 +45,7 @@ class Templates:
         return "\n" in template or "{{" in template or "{%" in template or "{#" in template
 
     def places(self, name: str) -> list[str]:
-        """Every path a template of this name may be at, most wanted first."""
+        """Every path where a template of this name may be, in the order of the search."""
         return [name, *(f"{path}/{name}" for path in self._paths)]
 
     def advice(self) -> str:
@@ -55,7 +55,7 @@ class Templates:
     def read(self, name: str, noting: OnRead | None = None) -> str | None:
         """The text of a template file, or None if there is none of this name.
 
-        `noting` hears of every path that was looked at, whether something was there or not.
+        `on_read` is called with every path that was looked up, whether there was a file or not.
 
         Raises:
             PermissionDenied: the name leads outside the project, or to what can't be read.
@@ -77,7 +77,7 @@ class Templates:
     def all(self, noting: OnRead | None = None) -> dict[str, str]:
         """Every template by each name that finds it, for includes that only a render can name.
 
-        `noting` hears of `ALL`, not of each of them.
+        `on_read` is called with `ALL`, not with each of them.
 
         Files that are no templates, because they are too large or not text, are left out.
 

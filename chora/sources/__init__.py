@@ -1,8 +1,10 @@
-"""The shelf of context sources: where a value may come from, one file each.
+"""The context sources: where a value may come from, one file each.
 
-A source is a module with a `TYPE` and `async def fetch(source, reach)`, and with `SELECTORS` if there are any that
-it applies itself. It reads through its `Reach`, which notes what was read. What it returns is data: nothing of it is
-ever rendered, opened or run.
+A source is a module with a `TYPE` and `async def fetch(source, access)`, and with `SELECTORS` if it applies some
+selectors itself. It reads through its `SourceAccess`, which records what was read. It returns data, which is never
+rendered, opened or run.
+
+A new source is one module here, its name in `SOURCES` and in the independence contract of `pyproject.toml`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file of the project, parsed by its ending: json, yaml, toml and csv become data, the rest is text."""
+"""A file of the project, parsed by its extension: json, yaml, toml and csv become data, the rest is text."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from chora.sources.source import SourceAccess, SourceFailed
 TYPE = "external_file"
 
 INLINE_BYTES = 64 * 1024
-"""Files up to this size are parsed at once; the others in a thread, so that nothing else waits for them."""
+"""Files up to this size are parsed at once; larger ones in a thread."""
 
 CELLS_LIMIT = 500_000
-"""Cells a CSV file may come to; in memory a cell takes up to a hundred times its bytes."""
+"""Cells that a CSV file may have; in memory a cell takes up to a hundred times its bytes."""
 
 _BARE, _QUOTED = r"[\w-]++", r"""(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
 _DOT = re.compile(r"(?<![ \t])[ \t]*+\.[ \t]*+")
@@ -38,7 +38,7 @@ async def fetch(source: Source, reach: SourceAccess) -> Any:
     """The file's content.
 
     Raises:
-        SourceFailed: it is missing, outside the project, too large, not UTF-8 or not what its ending says.
+        SourceFailed: it is missing, outside the project, too large, not UTF-8 or not what its extension says.
     """
     path = source.locator
     try:
@@ -55,10 +55,10 @@ async def fetch(source: Source, reach: SourceAccess) -> Any:
 
 
 def parse(path: str, text: str) -> Any:
-    """Turn a file's text into data, by the ending of its name.
+    """Turn a file's text into data, by its file extension.
 
     Raises:
-        SourceFailed: the text isn't what the ending promises, or nested too deeply.
+        SourceFailed: the text isn't what the extension says, or is nested too deeply.
     """
     ending = path.lower().rpartition(".")[2]
     language = "yaml" if ending == "yml" else ending
@@ -74,7 +74,7 @@ def parse(path: str, text: str) -> Any:
                 return text
         if is_too_deep(value):
             raise ValueError(f"it is nested more than {DEPTH_LIMIT} levels deep")
-        # What JSON can't say, only YAML and TOML can.
+        # YAML and TOML have values that JSON doesn't.
         return _plain(value) if language in ("yaml", "toml") else value
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None
@@ -109,7 +109,7 @@ def _decode_csv(text: str) -> list[dict[str, str | None]]:
 
 
 def _plain(value: Any) -> Any:
-    """The data as JSON would say it: keys and times as text, no infinite numbers."""
+    """The data as JSON has it: keys and times as text, no infinite numbers."""
     match value:
         case dict():
             plain: dict[str, Any] = {}

@@ -1,9 +1,9 @@
 """A file as a git commit has it: `ref:path`, such as `main:docs/safety.md`.
 
-A repository comes from strangers as often as not. Only plumbing is run, what a config names goes to git on stdin
-and never among its arguments, no configuration but the repository's own is read and none of it runs a program,
-nothing is fetched, and a deadline ends it. A repository must keep its objects itself: one that borrows them, by
-whatever of git's ways or by a link, would open every other repository on the disk.
+A repository may be hostile (CVE-2022-24765, CVE-2022-39253). Only plumbing commands run; what a config names goes to
+git on stdin and never among its arguments (CWE-88); no configuration but the repository's own is read and none of it
+runs a program; nothing is fetched, and a deadline ends it. A repository must hold its objects itself: one that borrows
+them, by alternates or by links, could read every other repository on the disk.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ DEADLINE = 10.0
 MEMORY_LIMIT = 1024 * 1024 * 1024
 """Bytes of memory that git may take: beside what it unpacks, up to a hundred million for what others refer to."""
 COMPLAINT_LIMIT = 4096
-"""Bytes that it may say on why it failed."""
+"""Bytes of git's error output that are read."""
 
 _REF = re.compile(r"(?!-)(?!.*(?:\^\{/|@\{\D))[^\s\x00-\x20\x7f:?*\[\\]{1,250}")
 """What names a commit: no options, no searches through history, nothing that asks for the reflog by date."""
 _FOUND = re.compile(rb"([0-9a-f]{40,64}) (\w+) ([0-9]+)\n")
-"""How git says what a name stands for; a name that stands for nothing comes back as it was sent."""
+"""How git answers for a name that it can resolve; others come back as they were sent."""
 
 
 class Repository(NamedTuple):
-    """A repository, and where the folder that a config meant stands in it."""
+    """A repository, and where in it the folder is that a config names."""
 
     git_folder: Path
     objects: Path
@@ -50,7 +50,7 @@ class Repository(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """What a commit holds at a path."""
+    """The blob of a commit at a path."""
 
     id: str
     size: int
@@ -83,7 +83,7 @@ MISSING = "missing"
 
 
 async def identify(folder: Folder, key: str) -> str:
-    """What `fetch` noted for a source, as it is now: the blob's id, or `MISSING`."""
+    """The current digest of what `fetch` recorded: the blob's id, or `MISSING`."""
     repository, _, locator = key.partition(":")[2].partition("\0")
     try:
         return (await find_blob(find_repository(folder, repository), locator)).id
@@ -95,7 +95,7 @@ def find_repository(folder: Folder, path: str) -> Repository:
     """The repository that a folder of the project belongs to, looked for upward as git does.
 
     Raises:
-        SourceFailed: there is none, or it keeps its objects where the project has no business.
+        SourceFailed: there is none, or its objects are outside of it.
     """
     try:
         start = folder.resolve(path)
@@ -163,7 +163,7 @@ def _first_line(file: Path) -> str | None:
 
 
 def _has_links(objects: Path) -> bool:
-    """Whether anything that holds objects is a link; single ones are looked at when they are wanted."""
+    """Whether anything that holds objects is a link; single objects are checked when they are read."""
     if objects.is_symlink():
         return True
     for folder in (objects, objects / "pack"):
@@ -179,7 +179,7 @@ def _has_links(objects: Path) -> bool:
 
 
 async def find_blob(repository: Repository, locator: str) -> Blob:
-    """The blob that `ref:path` names; only paths inside the folder that was meant count.
+    """The blob that `ref:path` names; only paths inside the named folder count.
 
     Raises:
         SourceFailed: there is none.
@@ -288,7 +288,7 @@ async def _give(pipe: trio.abc.SendStream, data: bytes) -> None:
 
 
 async def _take(pipe: trio.abc.ReceiveStream, into: bytearray, limit: int) -> None:
-    """Read to the end, or to one piece beyond the limit; closing the pipe then ends whoever writes."""
+    """Read to the end, or to one piece beyond the limit; closing the pipe then ends the writer."""
     async with pipe:
         while len(into) <= limit and (piece := await pipe.receive_some(65536)):
             into += piece

@@ -11,5 +11,5 @@ TYPE = "inline_data"
 
 
 async def fetch(source: Source, reach: SourceAccess) -> Any:
-    """The data, as the config's reader left it."""
+    """The data, as the config was parsed."""
     return source.data

@@ -1,4 +1,4 @@
-"""Selectors: taking a part of what a source gave.
+"""Selectors: a part of a source's value.
 
 | selector | takes |
 |---|---|
@@ -25,7 +25,7 @@ from chora.render.pool import RenderPool
 from chora.sources.source import SourceFailed
 
 INLINE_LENGTH = 64 * 1024
-"""Texts up to this length are searched at once; the others in a thread, so that nothing else waits for them."""
+"""Texts up to this length are searched at once; larger ones in a thread."""
 
 _LINES = re.compile(r"([0-9]{0,15})(?::|(?<=[0-9])-(?=[0-9]))([0-9]{0,15})")
 
@@ -105,7 +105,7 @@ class _Heading(NamedTuple):
 def _heading(line: str) -> _Heading | None:
     """What a line heads, if it is a heading with number signs.
 
-    Plain string methods, because a pattern would take cubic time for a line of blanks.
+    Plain string methods, because a pattern would take cubic time for a line of spaces.
     """
     text = line.strip()
     title = text.lstrip("#")
@@ -172,7 +172,7 @@ def _end_of(lines: list[str], first: int) -> int:
                 break
             if line[0] == "}":  # JavaScript ends with a brace at the level of the first line
                 return end + 1
-            # Else it goes on with what closes the parameters, or with a brace on a line of its own.
+            # Otherwise the closing of the parameters follows, or a brace on a line of its own.
         end += 1
     return end
 
@@ -185,7 +185,7 @@ def _indent(line: str) -> int:
 
 
 def _line_range(text: str, first: int, last: int | None, shown: str) -> str:
-    # Lines as editors count them: unlike splitlines, this doesn't break at form feeds and their like.
+    # Lines as editors count them: unlike splitlines, this doesn't break at form feeds and the like.
     lines = list(io.StringIO(text, newline=""))[max(first, 1) - 1 : last]
     if not lines or (last is not None and last < first):
         raise SourceFailed(f"the lines {shown} hold nothing")

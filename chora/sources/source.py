@@ -1,4 +1,4 @@
-"""What a source may reach, how it fails, and what counts as plain data."""
+"""What a source may use, and how it fails."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from chora.model import Kind
 from chora.render.pool import RenderPool
 
 NOT_THE_SOURCES_FAULT = (Busy, StorageError, StorageFailed)
-"""Failures of the house while a source is read; they end the call and never count as a missing value."""
+"""Failures of the server, not of a source: they end the call and never count as a missing value."""
 
 
 class SourceFailed(Exception):
-    """A source has no value to give; the sentence says why. The engine decides whether that matters."""
+    """A source has no value; the message says why. The engine decides whether that matters."""
 
 
 class SourceAccess(NamedTuple):
-    """The parts of the house a source may use. Whatever it reads is noted, so that a change of it is noticed."""
+    """What a source may use. Everything it reads is recorded, so that a change is noticed."""
 
     folder: Folder
     catalog: Catalog
     pool: RenderPool
-    """Runs what could take long in processes that can be killed."""
+    """Runs work of unknown length in processes that can be killed."""
     generate: Callable[[FoundConfig], Awaitable[str]]
     """Generates a content and returns its text."""
     stored: Callable[[str, str], list[str]]
-    """The stored texts of a content that a strategy names, oldest first."""
+    """The stored texts of a content that a strategy selects, oldest first."""
     on_read: Callable[[str], None]
-    """Hears of every path before it is read."""
+    """Called with every path before it is read."""
     on_other_input: Callable[[str, str], None]
-    """Hears of every input that isn't a file of the project, and its digest."""
+    """Called with every input that isn't a file of the project, and its digest."""
 
     def read_text(self, path: str) -> str:
         """A file of the project; raises what `Folder.read_text` raises."""
@@ -41,7 +41,7 @@ class SourceAccess(NamedTuple):
         return self.folder.read_text(path)
 
     def config(self, kind: Kind, name: str) -> FoundConfig:
-        """The config that an id or a path names; raises what the catalog raises."""
+        """The config of an id or at a path; raises what the catalog raises."""
         if "/" in name or name.endswith((".json", ".yaml", ".yml")):
             return self.catalog.open(kind, name, self.on_read)
         return self.catalog.find(kind, name, self.on_read)

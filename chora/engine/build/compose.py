@@ -70,7 +70,7 @@ async def compose(
 
 
 async def _concat(it: Composition) -> str:
-    # Each piece's own last newline goes, or the joint would be three lines high; the text's last one stays.
+    # Each piece's last newline goes, or the gap would be three lines high; the text's last one stays.
     separator = it.config.metadata.composition_config.separator
     text = separator.join(piece.text.removesuffix("\n") for piece in it.pieces)
     return text + "\n" if it.pieces and it.pieces[-1].text.endswith("\n") else text
@@ -80,7 +80,7 @@ async def _concat(it: Composition) -> str:
 
 
 async def _merge(it: Composition) -> str:
-    """Documents as data, if every piece is an object; else texts, section by section."""
+    """Merge as data if every piece is an object, else as Markdown, section by section."""
     if sum(len(piece.text) for piece in it.pieces) > INLINE_LENGTH:
         return await trio.to_thread.run_sync(_merged, it)
     return _merged(it)
@@ -99,7 +99,7 @@ def _merged(it: Composition) -> str:
     whole: dict[str, Any] = {}
     for piece, document in zip(it.pieces, documents, strict=True):
         _lay_over(it, whole, document, "$", piece.content_id)
-    # As YAML the text is valid too; whoever writes the output writes it anew in its own format.
+    # JSON is valid YAML; encoding writes it in the format of the output.
     return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n"
 
 
@@ -165,7 +165,7 @@ _HEADING = re.compile(r" {0,3}#{1,6}[ \t]")
 
 
 def merge_sections(texts: list[str], *, keep_all: bool = False, normalize: bool = True) -> str:
-    """Markdown texts as one: what stands below a heading that was there before moves below the first one.
+    """Markdown texts as one: what is below a repeated heading moves below its first occurrence.
 
     Lines in fenced code are no headings. With `keep_all` nothing moves; with `normalize` no two blank lines follow
     each other outside of code.
@@ -235,7 +235,7 @@ def _normalized(text: str) -> str:
 
 
 async def _template(it: Composition) -> str:
-    """A Jinja2 template that sees `pieces` (with `id` and `text`), `by_id`, and the context that was given."""
+    """A Jinja2 template that sees `pieces` (with `id` and `text`), `by_id`, and the caller's context."""
     template = it.config.metadata.composition_config.template
     if not template:
         raise it.failed(
@@ -249,8 +249,8 @@ async def _template(it: Composition) -> str:
         "pieces": [{"id": piece.content_id, "text": piece.text} for piece in it.pieces],
         "by_id": {piece.content_id: piece.text for piece in it.pieces},
     }
-    # Rendered as any content is, so that includes, limits and errors are the same.
-    stand_in = ContentConfig(
+    # Rendered as a content is, so that includes, limits and errors are the same.
+    placeholder = ContentConfig(
         type="content",
         id=it.config.id,
         schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
@@ -258,7 +258,7 @@ async def _template(it: Composition) -> str:
     )
     pattern = Pattern(id="compose", type=jinja2.NAME, template=template)
     undefined = engine.settings.templates.undefined
-    job = GenerationJob(stand_in, pattern, context, engine.templates, undefined, {}, it.on_read)
+    job = GenerationJob(placeholder, pattern, context, engine.templates, undefined, {}, it.on_read)
     try:
         made = await jinja2.generate(job._replace(sources=await jinja2.ingredients(job)))
     except GenerationFailed as error:
@@ -295,18 +295,18 @@ async def _custom(it: Composition) -> str:
         text: object = await composer.compose(pieces=pieces, context=it.context, options=options.options)
     except (CompositionFailed, *NOT_THE_SOURCES_FAULT):
         raise
-    except Exception as error:  # somebody else's code can raise anything
+    except Exception as error:  # a composer can raise anything
         _blame(it, composer.NAME, error)
     if not isinstance(text, str):
         raise it.failed(
-            f"the composer {composer.NAME} returned {type(text).__name__}, not text.", "Mend the composer.", "NotText"
+            f"the composer {composer.NAME} returned {type(text).__name__}, not text.", "Fix the composer.", "NotText"
         )
     return text
 
 
 def _blame(it: Composition, name: str, error: Exception) -> NoReturn:
     raise it.failed(
-        f"the composer {name} failed: {type(error).__name__}: {error}.", "Mend the composer.", type(error).__name__
+        f"the composer {name} failed: {type(error).__name__}: {error}.", "Fix the composer.", type(error).__name__
     ) from error
 
 

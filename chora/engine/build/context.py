@@ -35,7 +35,7 @@ class GatheredContext(NamedTuple):
     context: dict[str, Any]
     warnings: list[str]
     lent: list[str]
-    """The reserved names in it that nothing else goes by."""
+    """The reserved names in it, which nothing else defines."""
     complete: bool
     """Whether every source had a value."""
 
@@ -53,7 +53,7 @@ def deep_merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
 
 
 def json_type(value: Any) -> str:
-    """What JSON calls the type of a value."""
+    """The JSON name of a value's type."""
     match value:
         case None:
             return "null"
@@ -81,14 +81,14 @@ async def gather_context(
     Args:
         config: the content config.
         generator: the name of the generator that will use the context.
-        caller: context from whoever asks.
+        caller: the caller's context.
         reach: what sources may use.
-        reserved: names for which these values stand unless something else goes by them.
+        reserved: values for names that nothing else defines.
 
     Raises:
-        GenerationFailed: a required source has no value, or the caller owes a declared variable.
-        LimitExceeded: the sources hold too much.
-        Busy, StorageError, StorageFailed: a source couldn't be read for a reason that isn't its own.
+        GenerationFailed: a required source has no value, or a declared variable is missing.
+        LimitExceeded: the sources have too much data.
+        Busy, StorageError, StorageFailed: the server, not a source, is at fault.
     """
     return await _Gathering(config, generator, reach).run(caller, reserved or {})
 
@@ -97,23 +97,23 @@ async def gather_shared_context(name: str, sources: Sources, reach: SourceAccess
     """Resolve sources that belong to no content; returns the context, and warnings.
 
     Raises:
-        as `gather`; the error calls whoever wants them by `name`.
+        as `gather_context`; `name` is whose they are, for the error.
     """
     if not sources.sources:
         return {}, []
-    stand_in = ContentConfig(
+    placeholder = ContentConfig(
         type="content",
         id=name,
         schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
         metadata=ContentMetadata(description=name, version="1.0.0"),
         inputs=sources,
     )
-    gathered = await gather_context(stand_in, "", {}, reach)
+    gathered = await gather_context(placeholder, "", {}, reach)
     return {key: value for key, value in gathered.context.items() if key != "content_id"}, gathered.warnings
 
 
 class _Gathering:
-    """The gathering of one context."""
+    """Gathers one context."""
 
     def __init__(self, config: ContentConfig, generator: str, reach: SourceAccess) -> None:
         self._config = config
@@ -142,7 +142,7 @@ class _Gathering:
         return GatheredContext(self._context, self._warnings, lent, not self._warnings)
 
     async def _add(self, source: Source) -> None:
-        """Merge one source: its value under its id, or, without an id, an object's own names."""
+        """Merge the value of one source under its id; without an id, merge the object itself."""
         try:
             added = await self._value_of(source)
         except SourceFailed as failed:
@@ -150,7 +150,7 @@ class _Gathering:
             if source.required:
                 raise self._failed(
                     f"the source {name} has no value: {failed}.",
-                    "Mend the source, or mark it `required: false`.",
+                    "Fix the source, or mark it `required: false`.",
                     error_type="SourceFailed",
                     source_id=name,
                     source_type=source.type,
@@ -161,7 +161,7 @@ class _Gathering:
         self._room -= len(msgspec.json.encode(added))
         if self._room < 0:
             raise LimitExceeded(
-                f"{self._config.id}: its sources hold more than {SOURCES_LIMIT:,} bytes together.",
+                f"{self._config.id}: its sources have more than {SOURCES_LIMIT:,} bytes together.",
                 "Take the parts that are needed with selectors.",
                 limit="content.sources",
                 content_config_id=self._config.id,
@@ -176,11 +176,11 @@ class _Gathering:
         if source.id:
             return {source.id: value}
         if not isinstance(value, dict):
-            raise SourceFailed("its value is not an object, so it needs an `output_as` or `id` to go by")
+            raise SourceFailed("its value is not an object, so it needs an `output_as` or `id`")
         return cast("dict[str, Any]", value)
 
     def _settle(self, declaration: Declaration) -> None:
-        """Hold the caller to a declared variable: its value, else the default, else an error if it is required."""
+        """Check a declared variable: it has a value of its type, else the default, else it is an error if required."""
         name = declaration.name
         if name not in self._context:
             if declaration.has_default:

@@ -1,1 +1,1 @@
-"""."""
+"""Importing chora-compose projects, and converting configs of its other dialects."""

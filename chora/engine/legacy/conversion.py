@@ -1,8 +1,8 @@
 """Configs of other chora-compose dialects, turned into the ones that chora reads.
 
-What the manuals, releases and consumers of chora-compose wrote differs in where things stand and how they are
-called. What has an equal is moved there and told; what has none is left as it is and told too. Whether the result
-is a config is for `chora.config_parsing` to say.
+The manuals, releases and users of chora-compose put the same things in other places and under other names. What has an
+equivalent is moved there and listed as a change; what has none is left as it is and listed too. Whether the result is a
+valid config is decided by `chora.config_parsing`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMATS = {
     ".txt": "text",
     ".feature": "bdd",
 }
-"""What an output's format is by its ending; others are code."""
+"""The format of an output by its file extension; others are code."""
 
 ELEMENT_FORMATS = ("markdown", "code", "text", "json", "yaml", "gherkin", "section")
 _OTHER_FORMATS = {
@@ -36,11 +36,11 @@ _OTHER_FORMATS = {
     "feature": "gherkin",
 }
 _PEOPLE = {"user_input", "human", "manual"}
-"""What elements called a generator where a person was to write them."""
+"""Names that elements gave as generator for texts that a person writes."""
 
 
 class Conversion(NamedTuple):
-    """A document in our dialect, what was changed for that, and what has no place in it."""
+    """A document in the dialect that chora reads, what was changed for that, and what has no place in it."""
 
     kind: Kind
     document: dict[str, Any]
@@ -49,7 +49,7 @@ class Conversion(NamedTuple):
 
 
 def kind_of(document: dict[str, Any]) -> Kind | None:
-    """What a document is a config of, in whichever dialect; None if it is none."""
+    """The kind of config that a document is, in whichever dialect; None if it is none."""
     word = str(document.get("type", "")).removesuffix("_config").removesuffix("_element")
     if word in KINDS:
         return word
@@ -64,14 +64,14 @@ _MARKS: dict[Kind, tuple[str, ...]] = {
     "artifact": ("artifact_config", "artifact_id", "composition"),
     "content": ("content_config", "content_id", "content_elements", "content_element", "generator_type"),
 }
-"""Keys by which a config is known where it doesn't say what it is; what contains others is looked for first."""
+"""Keys that show the kind of a config that doesn't state it; the kinds that contain others come first."""
 
 
 def convert(kind: Kind, document: dict[str, Any], path: str) -> Conversion:
     """Convert a document; it is left as it is.
 
     Args:
-        kind: what it is a config of.
+        kind: its kind.
         document: the document.
         path: of its file, which gives what else is missing, such as an id.
     """
@@ -106,7 +106,7 @@ class _Conversion:
                 self._convert_outputs()
             case "collection":
                 self._convert_collection()
-        # The keys of the file begin with what it is, as everywhere.
+        # The file begins with its type and id, as all configs do.
         first = {
             key: self.document[key] for key in ("type", "id", "schemaRef", "name", "metadata") if key in self.document
         }
@@ -141,7 +141,7 @@ class _Conversion:
             self.changes.append(f"schemaRef: {right['id']} {right['version']}")
 
     def _describe(self, key: str, longest: int) -> None:
-        """Give the metadata what every config of the kind says about itself."""
+        """Fill in the metadata that every config of the kind has."""
         metadata = _object(self.document.get("metadata")) or {}
         self.document["metadata"] = metadata
         for name in ("description", "version", "title", "purpose", "output_format"):
@@ -361,7 +361,7 @@ class _Conversion:
             self.changes.append(f"output.base_path: {document['output']['base_path']!r}")
 
     def _take(self, key: str) -> Any:
-        """The value of a key, which is left out from now on."""
+        """Remove a key and return its value."""
         return self.document.pop(key, None)
 
 

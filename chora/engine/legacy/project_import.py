@@ -1,7 +1,7 @@
-"""Bringing a chora-compose project in: its configs and templates as files, its history into the store.
+"""Importing a chora-compose project: its configs and templates as files, its history into the store.
 
-Nothing that is there is overwritten, nothing in the old project changes, and repeating it changes nothing. What
-isn't understood is listed with the reason.
+Nothing is overwritten, nothing in the old project changes, and repeating the import changes nothing. What isn't
+understood is listed with the reason.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _FOLDERS: dict[str, Kind] = {
 }
 _TEMPLATES = ("templates/", *(f"{root}/templates/" for root in ROOTS))
 _REFERENCES = ("source_locator", "path", "file", "template", "template_file")
-"""Keys whose value may be a file that a config reads."""
+"""Keys whose value may be the path of a file that a config reads."""
 _OWN = re.compile(r"(\.lock|last-version-id|deleting\.json|[a-z]+\.jsonl)")
 _TIME = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)[T_ -]?(\d\d)[:-]?(\d\d)[:-]?(\d\d)(?:[.,_-]?(\d{1,6}))?(?:\d*)(?:Z|[+-]00[:-]?00)?",
@@ -60,24 +60,24 @@ _TIME = re.compile(
 
 
 class Skipped(Struct, frozen=True):
-    """A file of the old project that stays out, and why."""
+    """A file of the old project that isn't imported, and why."""
 
     path: str
     reason: str
 
 
 class Converted(Struct, frozen=True):
-    """A config that was written in our dialect."""
+    """A config that was converted to the dialect that chora reads."""
 
     path: str
     source: str
     changes: list[str]
     left: list[str]
-    """What has no place in our dialect; it has no effect any more."""
+    """What has no place in that dialect and so has no effect any more."""
 
 
 class Brought(Struct, frozen=True):
-    """How many records came into the store."""
+    """How many records were imported, and how many were stored already."""
 
     imported: int = 0
     already_there: int = 0
@@ -110,7 +110,7 @@ async def import_project(
     to_convert: bool = False,
     dry_run: bool = False,
 ) -> Imported:
-    """Bring a chora-compose project into one of ours.
+    """Import a chora-compose project into a chora project.
 
     Args:
         source: the old project; it may be the new one itself, which then only gets its history and settings.
@@ -119,11 +119,11 @@ async def import_project(
         configs: the new project's config folder, if its settings name one.
         is_strict: whether undefined names in templates are errors there.
         to_convert: convert configs of other dialects.
-        dry_run: only find out what there is to do.
+        dry_run: only report what would be done.
 
     Raises:
         InvalidInput: there is no chora-compose project at `source`.
-        WriteFailed, StorageError, OSError: something can't be written; repeat it then.
+        WriteFailed, StorageError, OSError: something can't be written; the import can be repeated.
     """
     try:
         old = Folder(source)
@@ -144,7 +144,7 @@ async def import_project(
 
 
 class _Config(NamedTuple):
-    """A config of the old project on its way."""
+    """A config of the old project while it is imported."""
 
     path: str
     target: str
@@ -160,7 +160,7 @@ class _Import:
         self._dry_run = dry_run
         present = (root for root in ROOTS if (new.root / root).is_dir())
         self._root = configs or next(present, "")
-        """Where our configs are; empty where there are none yet."""
+        """The project's config folder; empty if there is none yet."""
         self._copied: list[str] = []
         self._converted: list[Converted] = []
         self._unchanged = 0
@@ -242,7 +242,7 @@ class _Import:
         return [path for path in self._old.files(folder, ("",)) if not PurePosixPath(path).name.startswith(".")]
 
     def _sort(self, path: str, configs: dict[Kind, list[_Config]], others: list[str]) -> None:
-        """Find out what a file of the config folder is."""
+        """Classify a file of the config folder."""
         if not path.endswith(SUFFIXES):
             others.append(path)
             return
@@ -263,7 +263,7 @@ class _Import:
             others.append(path)
 
     async def _bring_config(self, kind: Kind, config: _Config, to_convert: bool) -> dict[str, Any] | None:
-        """Copy or convert a config; returns what it is now, or None if it stays out."""
+        """Copy or convert a config; returns what it is now, or None if it isn't imported."""
         try:
             parsed = parse_config(kind, config.document, where="It")
         except ValidationFailed as error:
@@ -335,7 +335,7 @@ class _Import:
         except OSError as error:
             raise WriteFailed(
                 f"{target} can't be written: {error.strerror}.",
-                "Nothing that was written is lost; mend the disk and import again.",
+                "Nothing that was written is lost; fix the disk and import again.",
                 **io_details(error, path=target),
             ) from error
         return True
@@ -343,7 +343,7 @@ class _Import:
     # -- history --------------------------------------------------------------------------------------------
 
     async def bring_history(self) -> None:
-        """Put what was generated and drafted into the store."""
+        """Import generated texts and drafts into the store."""
         versions: list[_Old] = []
         drafts: list[Draft] = []
         about = {path for path in self._files(HISTORY) if path.endswith(".meta.json") and path.count("/") == 2}
@@ -362,7 +362,7 @@ class _Import:
                 unread.discard(beside or "")
                 versions += self._old_text(path, parts[1], beside)
             elif not (len(parts) == 2 and _OWN.fullmatch(parts[1])):
-                self._skip(path, "It lies where chora-compose kept no texts.")
+                self._skip(path, "It is where chora-compose kept no texts.")
         for path in sorted(unread):
             self._skip(path, "There is no text beside it.")
         for path in self._files("drafts"):
@@ -399,8 +399,8 @@ class _Import:
         yield _Old(moment, path, _version(path, str(document.get("content_id") or content_id), body, document, moment))
 
     def _old_text(self, path: str, content_id: str, beside: str | None) -> Iterator[_Old]:
-        """A text of the layout `{id}/{time}.{ext}`, beside which stands what is known of it."""
-        if PurePosixPath(path).name.partition(".")[0] == "latest":  # a link to the newest one
+        """A text of the layout `{id}/{time}.{ext}`, with its metadata beside it."""
+        if PurePosixPath(path).name.partition(".")[0] == "latest":  # links to the newest one
             return
         about = (self._document(beside) if beside else None) or {}
         times = (about.get(key) for key in ("generated_at", "timestamp", "created_at"))
@@ -476,7 +476,7 @@ class _Import:
             await self._store.add_records(records[first : first + BATCH])
 
 
-_NO_TIME = "Neither its name nor what stands in it tells when it was made."
+_NO_TIME = "Neither its name nor its content says when it was generated."
 
 
 class _Old(NamedTuple):
@@ -488,7 +488,7 @@ class _Old(NamedTuple):
 
 
 class _Known:
-    """What the store has already, and which ids are taken."""
+    """The versions that are stored already, and the ids that are taken."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -527,7 +527,7 @@ def _version(path: str, content_id: str, body: str, about: dict[str, Any], momen
         content_id=content_id,
         body=body,
         sha256=sha256(body.encode()),
-        # One that no text of ours has: what it was made from isn't known well enough to skip making it.
+        # A fingerprint that no text of chora has: its inputs aren't known well enough to skip generating it.
         fingerprint=f"imported {hashed}",
         generator=str(about.get("generator_type") or about.get("generator") or "unknown"),
         generator_version=str(metadata.get("generator_version") or about.get("generator_version") or ""),
@@ -575,7 +575,7 @@ def _usable(moment: datetime) -> datetime | None:
 
 
 def _names_beside(path: str) -> tuple[str, str]:
-    """Where what is known of a text may stand."""
+    """Where the metadata of a text may be."""
     return f"{path.rpartition('.')[0]}.meta.json", f"{path}.meta.json"
 
 

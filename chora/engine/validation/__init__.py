@@ -1,1 +1,1 @@
-"""."""
+"""Validating: rules and checks for texts and configs, and what they find."""

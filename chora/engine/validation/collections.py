@@ -45,7 +45,7 @@ class MemberFinding(NamedTuple):
     code: str
     message: str
     member_id: str | None
-    """Its ids from the outermost collection on, with slashes between them."""
+    """The member's path of ids from the outermost collection, separated by slashes."""
 
 
 class CollectionFindings(NamedTuple):
@@ -53,11 +53,11 @@ class CollectionFindings(NamedTuple):
 
     issues: list[MemberFinding]
     missing: list[str]
-    """The members, by their ids, whose configs aren't there."""
+    """The ids of members whose configs are missing."""
     total: int
     """The collection's own members."""
     depth: int
-    """How many collections deep it goes."""
+    """How many levels of collections it has."""
 
     def count(self, severity: Severity) -> int:
         return sum(issue.severity == severity for issue in self.issues)
@@ -67,7 +67,7 @@ async def validate_collection(build: Build, parsed: ParsedConfig, *, check_membe
     """Check a collection config, and the configs of its members and theirs.
 
     Args:
-        work: dry work.
+        build: a dry build.
         parsed: the config.
         check_members: also open the members' configs.
 
@@ -80,7 +80,7 @@ async def validate_collection(build: Build, parsed: ParsedConfig, *, check_membe
 
 
 class _CollectionValidation:
-    """One validation of a collection. A collection that is a member in several places is looked at once."""
+    """One validation of a collection. A collection that is a member in several places is validated once."""
 
     def __init__(self, build: Build, check_members: bool) -> None:
         self.issues: list[MemberFinding] = []
@@ -92,7 +92,7 @@ class _CollectionValidation:
         self._seen = 0
 
     async def look_at(self, parsed: ParsedConfig, chain: tuple[tuple[str, ParsedConfig], ...]) -> int:
-        """Check a collection; `chain` has the collections it is in, each with the member id that leads on."""
+        """Check a collection; `chain` has the collections it is in, each with the id of the member that leads here."""
         config: CollectionConfig = parsed.config
         within = "/".join(member_id for member_id, _ in chain)
         named = {f"$.members[{index}]": member.id for index, member in enumerate(config.members)}
@@ -144,7 +144,7 @@ class _CollectionValidation:
         except NOT_THE_SOURCES_FAULT:
             raise
         except ConfigNotFound as error:
-            await trio.lowlevel.checkpoint()  # it was searched for among all there are
+            await trio.lowlevel.checkpoint()  # the whole folder was searched
             self.missing.append("/".join(filter(None, [within, member.id])))
             self._note(severity, "missing_config", error.message, within, member.id)
             return None
@@ -187,7 +187,7 @@ class _CollectionValidation:
                     self._note("warning", "source_failed", warning, within, member_id)
 
     async def _base_path(self, parsed: ParsedConfig, within: str) -> str | None:
-        """Where the collection's files go, if that can be told."""
+        """Where the collection's files go, if that is known."""
         try:
             return str(PurePosixPath(await collection.find_manifest_path(self._build, parsed)).parent)
         except SharedContextFailed:
@@ -201,7 +201,7 @@ class _CollectionValidation:
     def _check_files(
         self, parsed: ParsedConfig, inner: list[FoundConfig | None], base: str | None, within: str
     ) -> None:
-        """No two members write one file."""
+        """Check that no two members write the same file."""
         config: CollectionConfig = parsed.config
         if base is None:
             return

@@ -62,7 +62,7 @@ async def _data_of(piece: CheckedText) -> Any:
     """The document that a text holds.
 
     Raises:
-        NoTarget: it holds none.
+        TargetMissing: it holds none.
     """
     looks_like_json = piece.text.lstrip()[:1] in ("{", "[")
     is_json = piece.format == "json" or (piece.format not in ("yaml", "yml") and looks_like_json)

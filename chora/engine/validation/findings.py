@@ -1,6 +1,6 @@
-"""Validating: what is wrong with a text, with the config it was made from, or with a collection and its members.
+"""Validating a text, the config it was generated from, or a collection and its members.
 
-Nothing is generated and nothing is written. What is wrong is a finding; only what can't be looked at is an error.
+Nothing is generated and nothing is written. What is wrong is a finding; only what can't be validated is an error.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHORT_TEXT = 10
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong, and how much that matters."""
+    """One problem, and its severity."""
 
     severity: Severity
     code: str
@@ -50,7 +50,7 @@ class Finding(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """All that is wrong with something."""
+    """Everything that is wrong with one subject."""
 
     name: str
     issues: list[Finding]
@@ -70,16 +70,16 @@ class Findings(NamedTuple):
 async def validate(
     build: Build, name: str, rules: Sequence[ValidationRule] = (), malformed: Sequence[Problem] = ()
 ) -> Findings:
-    """Check what goes by a name: the stored text and its config, else a config, else a draft.
+    """Validate what has a name: the stored text and its config, else a config, else a draft.
 
     Args:
-        work: dry work.
+        build: a dry build.
         name: the id of a content, artifact or collection config, or of a draft.
         rules: checked besides those that the config declares.
-        malformed: what was wrong with further rules; found and told with the rest.
+        malformed: what is wrong with further rules; reported with the rest.
 
     Raises:
-        InvalidConfigId, ConfigNotFound: nothing goes by this name.
+        InvalidConfigId, ConfigNotFound: nothing has this name.
         ValidationExecutionFailed: a rule can't be checked at all.
         Busy, StorageError: the server is at fault.
     """
@@ -114,7 +114,7 @@ async def validate(
 
 
 def _find(build: Build, name: str) -> tuple[ValidationSubject, ChoraError | None]:
-    """What goes by a name, and why its config can't be read if it can't."""
+    """What has a name, and why its config can't be parsed if it can't."""
     engine = build.engine
     engine.catalog.check_id(name)
     version = engine.store.latest_version(name)
@@ -189,7 +189,7 @@ def _of_remark(remark: Issue) -> Finding:
 
 
 def _schema_findings(error: ChoraError) -> list[Finding]:
-    """What is wrong with a config that can't be read, fault by fault."""
+    """The findings for a config that can't be parsed."""
     faults: list[dict[str, Any]] = error.details.get("schema_errors") or [{"message": error.message}]
     return [
         Finding(
@@ -219,7 +219,7 @@ def check_text(version: Version) -> Iterator[Problem]:
 
 
 async def _check_generator(subject: ValidationSubject, config: ContentConfig) -> list[Problem]:
-    """Whether a content can be generated, as far as that can be told without its context."""
+    """Whether a content can be generated, as far as that is known without its context."""
     engine = subject.engine
     name = generator_name(config)
     available = [each.name for each in engine.generators.list_generators()]

@@ -1,4 +1,4 @@
-"""Running a linter over a text: a program of somebody else's, told as little and allowed as little as it needs.
+"""Running a linter over a text: a foreign program, with as few options and permissions as it needs.
 
 The text goes in on stdin and findings come out on stdout. No option names a file or runs code, the environment is
 empty but for PATH, and time and output are bounded.
@@ -22,23 +22,23 @@ from chora.decoding import decode_text
 from chora.errors import ChoraError
 
 OUTPUT_LIMIT = 256 * 1024
-"""Bytes of its output that are read; whoever finds more than that has said enough."""
+"""Bytes of its output that are read."""
 END_TIME = 2.0
-"""Seconds to wait for a linter to be gone after it was killed."""
+"""Seconds to wait for a linter to end after it was killed."""
 
 _FINDING = re.compile(r"[^:\n]*:(\d{1,9}):(?:(\d{1,9}):)?[ \t]*(\S[^\n]*)")
-"""`file:line:column: message`, as nearly every linter can say it."""
+"""`file:line:column: message`, as nearly every linter writes it."""
 _FILENAME = re.compile(r"\w[\w.-]{0,100}", re.ASCII)
 _RULES = re.compile(r"[A-Za-z0-9,]{1,500}")
 _NUMBER = re.compile(r"\d{1,4}")
 
 
 class OptionsRefused(Exception):
-    """Options that a linter isn't given; the sentence says which and why."""
+    """Options that a linter isn't given; the message says which and why."""
 
 
 class LinterFailed(Exception):
-    """A linter that didn't do its work."""
+    """A linter that failed or took too long."""
 
 
 class Linter(NamedTuple):
@@ -146,11 +146,11 @@ async def run_linter(
 
     Args:
         name: the linter.
-        program: where `find` found it.
-        options: what `read_options` let pass.
+        program: its path, from `find_linter`.
+        options: as accepted by `read_options`.
         text: goes to it on stdin.
         seconds: how long it may take.
-        filename: how it is to call the text, if it can be told.
+        filename: the file name for the text, if the linter takes one.
 
     Raises:
         OptionsRefused: the file name isn't a plain one.
@@ -184,7 +184,7 @@ class _Ran(NamedTuple):
     output: bytes
     complaint: bytes
     status: int | None
-    """None if it was ended for saying too much."""
+    """None if it was killed for too much output."""
 
 
 async def _run(command: list[str], given: bytes, folder: str) -> _Ran:
@@ -209,22 +209,22 @@ async def _run(command: list[str], given: bytes, folder: str) -> _Ran:
             await stdin.send_all(given)
             await stdin.aclose()
         except trio.BrokenResourceError:
-            pass  # it has heard enough
+            pass  # the output is complete or too long
 
-    async def hear(stream: trio.abc.ReceiveStream, heard: bytearray) -> None:
-        while len(heard) < OUTPUT_LIMIT:
+    async def read_stream(stream: trio.abc.ReceiveStream, received: bytearray) -> None:
+        while len(received) < OUTPUT_LIMIT:
             piece = await stream.receive_some(65536)
             if not piece:
                 return
-            heard += piece
+            received += piece
         nursery.cancel_scope.cancel()
 
     status = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed)
-            nursery.start_soon(hear, stdout, output)
-            nursery.start_soon(hear, stderr, complaint)
+            nursery.start_soon(read_stream, stdout, output)
+            nursery.start_soon(read_stream, stderr, complaint)
         if not nursery.cancel_scope.cancelled_caught:
             status = await process.wait()
     finally:
@@ -234,6 +234,6 @@ async def _run(command: list[str], given: bytes, folder: str) -> _Ran:
                 await stream.aclose()
             with trio.move_on_after(END_TIME):
                 await process.wait()
-    # What was cut off in the middle of a line isn't one.
+    # A line that was cut off doesn't count.
     whole = output if status is not None else output[: output.rfind(b"\n") + 1]
     return _Ran(bytes(whole), bytes(complaint), status)

@@ -24,7 +24,7 @@ _OTHER_NAMES = {
 _ANYTHING = frozenset({"text", "txt", "section", "plain"})
 """Formats that every text is of."""
 _UNCHECKED = frozenset({"javascript", "typescript", "js", "ts", "code", "binary", "test_results"})
-"""Formats that can't be told without running something."""
+"""Formats that can't be checked without running something."""
 
 
 TextCheck = Callable[[CheckCase, CheckedText], Awaitable[list[Problem]]]
@@ -38,7 +38,7 @@ async def check_presence(case: CheckCase, piece: CheckedText) -> list[Problem]:
 
 
 async def check_length(case: CheckCase, piece: CheckedText) -> list[Problem]:
-    """`min` and `max` characters, also spelt `min_length` and `max_length`."""
+    """`min` and `max` characters, or `min_length` and `max_length`."""
     least, most = (_whole_number(case, *names) for names in (("min", "min_length"), ("max", "max_length")))
     if least is None and most is None:
         raise MalformedRule("neither min nor max says how long the text is to be")
@@ -139,7 +139,7 @@ def _patterns(case: CheckCase) -> Iterator[tuple[str, bool]]:
 
 
 async def check_lint(case: CheckCase, piece: CheckedText) -> list[Problem]:
-    """A linter finds nothing: `linter`, with `options`, told that the text is a file called `filename`."""
+    """A linter finds nothing: `linter`, with `options`, with `filename` as the name of the text."""
     name, filename = case.option("linter"), case.option("filename")
     if not isinstance(name, str):
         raise MalformedRule("linter says no program")

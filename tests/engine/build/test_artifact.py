@@ -958,7 +958,7 @@ async def test_an_edit_can_be_written_over(lines: Project, engine: Engine):
     lines.write(SHEET, "edited")
     made = await run(engine)
     assert lines.read(SHEET).startswith("one ")
-    assert made.pieces.warnings == [f"{SHEET} was edited by hand; it was written over"]
+    assert made.pieces.warnings == [f"{SHEET} was edited by hand; it was overwritten"]
     assert (await run(engine)).pieces.warnings == []
 
 
