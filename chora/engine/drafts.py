@@ -12,11 +12,11 @@ import msgspec
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import Issue, ParsedConfig, parse_config
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.compose import compose
-from chora.engine.build.content import gather_content
-from chora.engine.build.encode import encode_text
-from chora.engine.build.pieces import gather_pieces
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.compose import compose
+from chora.engine.building.content import gather_content
+from chora.engine.building.encode import encode_text
+from chora.engine.building.pieces import gather_pieces
 from chora.engine.engine import Engine
 from chora.errors import (
     ChoraError,

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from chora.engine.build.build import Build
-from chora.engine.build.members import BuiltCollection, CollectionScope, MemberError
+from chora.engine.building.build import Build
+from chora.engine.building.members import BuiltCollection, CollectionScope, MemberError
 from chora.engine.engine import Engine
 from chora.engine.traces import TraceKey
 from chora.errors import (

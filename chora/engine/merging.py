@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 DIFF_LINES = 60
 DIFF_WINDOW = 500
@@ -90,15 +90,19 @@ def merge_texts(base: str, edited: str, ours: str) -> MergedText | None:
     """Merge a person's edit of `base` with the new text; None if the texts are too long for that.
 
     A change that only one side made is taken. Where both changed the same lines, the text has both between
-    conflict marks, unless they made the same change. Marks that an earlier merge left in the edit are opened first, so
-    that conflicts are never nested.
+    conflict marks, unless they made the same change. Conflict marks of an earlier merge are resolved to the edited side
+    first, so that conflicts are never nested; if that merge had all of the new text already, the edit stays as it is.
     """
     if edited in (base, ours):
         return MergedText(ours, 0)
     if ours == base:
         return MergedText(edited, 0)
     old, mine, theirs = (text.splitlines(keepends=True) for text in (base, edited, ours))
-    mine = _opened(mine)
+    if (resolved := _resolve_conflicts(mine, keep="edited")) != mine:
+        with_ours = "".join(_resolve_conflicts(mine, keep="new"))
+        if merge_texts(base, with_ours, ours) == MergedText(with_ours, 0):
+            return MergedText(edited, sum(line.rstrip("\r\n") == YOURS for line in mine))
+        mine = resolved
     if max(len(part) for part in (*_trimmed(old, mine), *_trimmed(old, theirs))) > MERGE_LINES:
         return None
     parts: list[str] = []
@@ -118,24 +122,24 @@ def merge_texts(base: str, edited: str, ours: str) -> MergedText | None:
     return MergedText("".join(parts), conflicts)
 
 
-def _opened(lines: list[str]) -> list[str]:
-    """The lines with the edited side of each conflict in its place; incomplete marks stay."""
-    found: list[str] = []
+def _resolve_conflicts(lines: list[str], *, keep: Literal["edited", "new"]) -> list[str]:
+    """The lines with one side of each conflict in its place; incomplete marks stay."""
+    resolved: list[str] = []
     start = middle = None
     for line in lines:
         match line.rstrip("\r\n"):
-            case edits if edits == YOURS:
-                start, middle = len(found), None
-            case ours if ours == OURS and start is not None and middle is None:
-                middle = len(found)
-            case end if end == END and start is not None and middle is not None:
-                found[start:] = found[start + 1 : middle]
+            case mark if mark == YOURS:
+                start, middle = len(resolved), None
+            case mark if mark == OURS and start is not None and middle is None:
+                middle = len(resolved)
+            case mark if mark == END and start is not None and middle is not None:
+                resolved[start:] = resolved[start + 1 : middle] if keep == "edited" else resolved[middle + 1 :]
                 start = middle = None
                 continue
             case _:
                 pass
-        found.append(line)
-    return found
+        resolved.append(line)
+    return resolved
 
 
 class _Anchor(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import trio
 
-from chora.engine.build.pieces import find_child
+from chora.engine.building.pieces import find_child
 from chora.engine.engine import Engine
 from chora.errors import ChoraError
 from chora.model import ArtifactChild

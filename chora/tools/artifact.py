@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from chora.engine.build.artifact import PlannedOutput, build_artifact, plan_artifact
-from chora.engine.build.build import Build, CallerContext
+from chora.engine.building.artifact import PlannedOutput, build_artifact, plan_artifact
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.engine import Engine
 from chora.model import ArtifactConfig
 from chora.protocol.types import Call

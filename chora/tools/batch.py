@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from chora.concurrency import for_each_bounded
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import build_content
-from chora.engine.build.context import deep_merge
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import build_content
+from chora.engine.building.context import deep_merge
 from chora.engine.engine import Engine
 from chora.errors import BatchFailed, ChoraError, InvalidContext, InvalidInput
 from chora.protocol.types import Call

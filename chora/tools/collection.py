@@ -9,10 +9,10 @@ import trio
 from msgspec import Meta, Struct, field
 
 from chora.catalog import FoundConfig
-from chora.engine.build import collection
-from chora.engine.build.artifact import PlannedOutput
-from chora.engine.build.build import Build
-from chora.engine.build.members import BuiltMember, PlannedMember, open_member
+from chora.engine.building import collection
+from chora.engine.building.artifact import PlannedOutput
+from chora.engine.building.build import Build
+from chora.engine.building.members import BuiltMember, PlannedMember, open_member
 from chora.engine.engine import Engine
 from chora.engine.manifest import ManifestMember, read_manifest
 from chora.errors import (

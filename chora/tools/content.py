@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import trio
 from msgspec import Meta, Struct
 
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import BuiltContent, build_content, gather_content, recall_content
-from chora.engine.build.gather import GenerationInputs
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import BuiltContent, build_content, gather_content, recall_content
+from chora.engine.building.gather import GenerationInputs
 from chora.engine.engine import Engine
 from chora.engine.merging import count_changes
 from chora.generators.generator import GeneratedText

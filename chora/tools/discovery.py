@@ -10,11 +10,11 @@ import trio
 from msgspec import Meta, Struct
 
 from chora.catalog import Listing
-from chora.engine.build.artifact import explain_stale_artifact
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import ContentTrace, trace_subject
-from chora.engine.build.gather import generator_name
-from chora.engine.build.pieces import find_child
+from chora.engine.building.artifact import explain_stale_artifact
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import ContentTrace, trace_subject
+from chora.engine.building.gather import generator_name
+from chora.engine.building.pieces import find_child
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, InvalidInput
 from chora.generators.registry import Generator

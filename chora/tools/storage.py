@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.engine import retention
-from chora.engine.build.context import json_type
+from chora.engine.building.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import ContentNotFound, DeletionFailed, InvalidRetention, ReferencedByArtifacts, StorageError
 from chora.protocol.types import Call

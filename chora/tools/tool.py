@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.access import Scope
-from chora.engine.build.context import json_type
+from chora.engine.building.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
 from chora.hashing import digest_of

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.engine import freshness
-from chora.engine.build import collection
-from chora.engine.build.build import Build
+from chora.engine.building import collection
+from chora.engine.building.build import Build
 from chora.engine.engine import Engine
 from chora.engine.manifest import read_manifest
 from chora.engine.validation import findings

@@ -20,8 +20,8 @@ import apsw
 import trio
 
 from chora import settings
-from chora.engine.build.artifact import build_artifact
-from chora.engine.build.build import Build, CallerContext
+from chora.engine.building.artifact import build_artifact
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.engine import open_engine
 
 

@@ -284,7 +284,7 @@ async def test_a_model_nobody_knows_may_be_asked(store: SqliteStore, model: Mode
     request = asking(model="somebody-elses")
     outlook = opened.outlook(request)
     assert (outlook["estimated_usd"], outlook["would_exceed"]) == (None, None)
-    assert outlook["warning"] == "What somebody-elses costs isn't known, so the budgets can't hold it"
+    assert outlook["warning"] == "What somebody-elses costs isn't known, so the budgets can't limit it"
     assert spending(store, model).outlook(request)["warning"] is None
     reply = await opened.budget().complete("note", request)
     assert reply.usd is None

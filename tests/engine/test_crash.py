@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chora.engine.build.artifact import build_artifact
-from chora.engine.build.build import Build, CallerContext
+from chora.engine.building.artifact import build_artifact
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.engine import Engine
 from tests.conftest import Project, artifact, child, requirement, text
 

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from chora import settings
-from chora.engine.build.build import Build
-from chora.engine.build.collection import build_collection
+from chora.engine.building.build import Build
+from chora.engine.building.collection import build_collection
 from chora.engine.engine import Engine, open_engine
 from chora.errors import ChoraError
 from chora.events import Events

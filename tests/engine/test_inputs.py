@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from chora import settings
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import ContentTrace, build_content
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import ContentTrace, build_content
 from chora.engine.engine import Engine, open_engine
 from chora.engine.file_digests import ABSENT, UNREADABLE
 from chora.engine.inputs import InputChange, InputRecorder

@@ -12,8 +12,8 @@ import trio
 
 from chora import settings
 from chora.engine import traces as traces_module
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import build_content
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import build_content
 from chora.engine.engine import Engine, open_engine
 from chora.engine.file_digests import ABSENT, FileDigests
 from chora.engine.traces import TraceKey, Traces

@@ -17,8 +17,8 @@ from typing import Any
 import trio
 
 from chora import settings
-from chora.engine.build.artifact import build_artifact
-from chora.engine.build.build import Build, CallerContext
+from chora.engine.building.artifact import build_artifact
+from chora.engine.building.build import Build, CallerContext
 from chora.engine.engine import Engine, open_engine
 from chora.hashing import sha256
 from chora.store import SqliteStore, Version

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from chora.engine import retrieval
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import build_content
-from chora.engine.build.gather import source_access
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import build_content
+from chora.engine.building.gather import source_access
 from chora.engine.engine import Engine
 from chora.errors import Busy, ChoraError, StorageError
 from chora.model import Source

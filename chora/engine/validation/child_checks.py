@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import TypeVar, cast
 
 from chora.engine import retrieval
-from chora.engine.build.content import is_approved
-from chora.engine.build.gather import generator_name
-from chora.engine.build.pieces import find_child
+from chora.engine.building.content import is_approved
+from chora.engine.building.gather import generator_name
+from chora.engine.building.pieces import find_child
 from chora.engine.engine import Engine
 from chora.engine.outputs import check_output_path
 from chora.engine.validation.rules import CheckCase, MalformedRule, Problem

@@ -9,11 +9,11 @@ import trio
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import ParsedConfig
-from chora.engine.build import collection
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import gather_content
-from chora.engine.build.context import gather_shared_context
-from chora.engine.build.members import SharedContextFailed, open_member, output_location, shared_source_access
+from chora.engine.building import collection
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import gather_content
+from chora.engine.building.context import gather_shared_context
+from chora.engine.building.members import SharedContextFailed, open_member, output_location, shared_source_access
 from chora.engine.engine import Engine
 from chora.engine.manifest import manifest_path
 from chora.engine.outputs import check_output_path

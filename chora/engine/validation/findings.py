@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 from chora.config_parsing import Issue, parse_config
-from chora.engine.build.build import Build
-from chora.engine.build.gather import generator_name
+from chora.engine.building.build import Build
+from chora.engine.building.gather import generator_name
 from chora.engine.validation.checks import run_rule
 from chora.engine.validation.collections import validate_collection
 from chora.engine.validation.rules import Problem, ValidationRule, ValidationSubject

@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from chora.config_parsing import ParsedConfig
-from chora.engine.build.build import Build
+from chora.engine.building.build import Build
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, ValidationExecutionFailed
 from chora.model import ArtifactConfig, ContentConfig, Severity

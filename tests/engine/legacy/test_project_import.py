@@ -257,7 +257,7 @@ async def test_what_isn_t_understood_is_listed_with_the_reason(old: Path, new: P
     assert "no config names it" in said["configs/content/note.txt"]
     assert "larger than" in said["configs/odd/large.json"]
     assert "time of its making" not in said["ephemeral/content/a/v1/sometime.json"]
-    assert "when it was made" in said["ephemeral/content/a/v1/sometime.json"]
+    assert "when it was generated" in said["ephemeral/content/a/v1/sometime.json"]
     assert "no text beside it" in said["ephemeral/a/2025-10-15T10-16-00.meta.json"]
     assert all(reason.endswith(".") for reason in said.values())
 

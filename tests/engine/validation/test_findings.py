@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from chora import settings
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import build_content
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import build_content
 from chora.engine.drafts import make_draft
 from chora.engine.engine import Engine, open_engine
 from chora.engine.validation import lint

@@ -20,10 +20,10 @@ from trio.testing import MockClock
 
 from chora import locks, settings
 from chora.disk import make_folder
-from chora.engine.build import collection as module
-from chora.engine.build.build import Build
-from chora.engine.build.collection import build_collection, check_nesting, plan_collection
-from chora.engine.build.members import BuiltCollection
+from chora.engine.building import collection as module
+from chora.engine.building.build import Build
+from chora.engine.building.collection import build_collection, check_nesting, plan_collection
+from chora.engine.building.members import BuiltCollection
 from chora.engine.engine import Engine, open_engine
 from chora.engine.manifest import read_manifest
 from chora.errors import (
@@ -1214,8 +1214,8 @@ BUILD = textwrap.dedent(
     import trio
     from chora.engine.engine import open_engine
     from chora import settings
-    from chora.engine.build.collection import build_collection
-    from chora.engine.build.build import Build
+    from chora.engine.building.collection import build_collection
+    from chora.engine.building.build import Build
 
     async def main(root, context):
         async with open_engine(root, settings.load(root, {}).settings) as engine:

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from chora import llm
-from chora.engine.build.fingerprint import salt_of
-from chora.engine.build.source_texts import SourceTexts
+from chora.engine.building.fingerprint import salt_of
+from chora.engine.building.source_texts import SourceTexts
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
 from chora.hashing import digest_of

@@ -10,12 +10,12 @@ import msgspec
 from msgspec import Struct
 
 from chora.config_parsing import ParsedConfig
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.compose import compose
-from chora.engine.build.encode import encode_text
-from chora.engine.build.fingerprint import artifact_fingerprint
-from chora.engine.build.pieces import GatheredPieces, Piece, gather_pieces
-from chora.engine.build.recall import confirm_inputs, explain_stale, keep_trace, recall_trace
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.compose import compose
+from chora.engine.building.encode import encode_text
+from chora.engine.building.fingerprint import artifact_fingerprint
+from chora.engine.building.pieces import GatheredPieces, Piece, gather_pieces
+from chora.engine.building.recall import confirm_inputs, explain_stale, keep_trace, recall_trace
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
 from chora.engine.outputs import Action, check_output_path, diff_output, examine_output, write_outputs

@@ -13,24 +13,23 @@ import msgspec
 import pytest
 import trio
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chora import settings
 from chora.config_parsing import parse_config
 from chora.engine import merging
-from chora.engine.build import artifact as module
-from chora.engine.build.artifact import (
+from chora.engine.building.artifact import (
     BuiltArtifact,
     PlannedOutput,
     build_artifact,
     explain_stale_artifact,
     plan_artifact,
 )
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import build_content
-from chora.engine.build.encode import INLINE_LENGTH, encode_output
-from chora.engine.build.pieces import gather_pieces
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import build_content
+from chora.engine.building.encode import INLINE_LENGTH, encode_output
+from chora.engine.building.pieces import gather_pieces
 from chora.engine.engine import Engine, open_engine
 from chora.engine.outputs import OUTPUT_LIMIT
 from chora.errors import (
@@ -54,7 +53,7 @@ from chora.render.pool import RenderPool
 from chora.store import Output, SqliteStore
 from chora.timestamps import now
 from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
-from tests.engine.build.test_content import Model
+from tests.engine.building.test_content import Model
 from tests.patience import PATIENCE
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions and links")
@@ -240,7 +239,7 @@ async def test_a_child_is_found_by_its_path_or_else_by_its_id(project: Project, 
     project.save(artifact("sheet", children))
     made = await run(engine)
     assert project.read("outputs/sheet.md") == "by path\n\nby id"
-    assert made.pieces.warnings == ["content/deep/a.json holds inner, not a; it was taken all the same"]
+    assert made.pieces.warnings == ["content/deep/a.json holds inner, not a; it was used all the same"]
     assert [piece.content_id for piece in made.pieces.pieces] == ["a", "b"]
 
 
@@ -273,7 +272,8 @@ async def test_a_dry_gathering_stores_nothing(sheet: Project, engine: Engine):
 
 async def test_an_artifact_has_a_largest_size(sheet: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """By its pieces while they are gathered, and by the bytes of a file in its encoding."""
-    monkeypatch.setattr(module, "OUTPUT_LIMIT", 9)
+    monkeypatch.setattr("chora.engine.building.encode.OUTPUT_LIMIT", 9)
+    monkeypatch.setattr("chora.engine.building.pieces.OUTPUT_LIMIT", 9)
     await run(engine)
     sheet.save(text("two", "Longer\n"))
     with unchanged(sheet), pytest.raises(LimitExceeded) as failed:
@@ -1026,6 +1026,8 @@ words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=6).map(lambda f
 
 
 @given(words, words, words)
+@example("b\na\n", "b\n", "b\nb\na\na\n")
+@example("b\na\nb\na\n", "a\na\nb\na\n", "a\n")
 def test_merging_what_was_merged_changes_nothing(base: str, edited: str, ours: str):
     """Neither with the old text to tell by (as after a crash) nor with the new one, and no marks stand in marks."""
     merged = merging.merge_texts(base, edited, ours)
@@ -1157,8 +1159,12 @@ async def test_only_an_approved_text_can_be_taken(sheet: Project, engine: Engine
 @pytest.mark.parametrize(
     ("options", "error", "problem"),
     [
-        ({"retrievalStrategy": "approved_only"}, MissingContent, "Nothing is stored of one that is approved_only"),
-        ({"retrievalStrategy": "version", "version": "9.0.0"}, MissingContent, "that is version 9.0.0"),
+        ({"retrievalStrategy": "approved_only"}, MissingContent, "No stored text of one is approved_only"),
+        (
+            {"retrievalStrategy": "version", "version": "9.0.0"},
+            MissingContent,
+            "No stored text of one is version 9.0.0",
+        ),
         ({"retrievalStrategy": "version"}, CompositionFailed, "wants a version and doesn't say which"),
     ],
 )
@@ -1201,7 +1207,7 @@ async def test_warnings_are_the_same_when_nothing_has_changed(sheet: Project, en
     fresh = await run(engine)
     lasting = [
         "empty: x has no value and was left empty",
-        "configs/content/inner.json holds inner, not a; it was taken all the same",
+        "configs/content/inner.json holds inner, not a; it was used all the same",
         "two asks for a review, and neither it nor all of its elements are approved",
     ]
     assert fresh.pieces.warnings == [*lasting, f"{SHEET} was written by the artifact other before"]
@@ -1305,7 +1311,7 @@ async def test_what_is_stale_says_why(sheet: Project, engine: Engine):
     assert await why(engine) == ["it was never assembled"]
     await run(engine)
     assert await why(engine) == []
-    another = "the context, the place or a setting is another one"
+    another = "the context, the location or a setting has changed"
     assert await why(engine, {"x": 1}) == [another]
     assert await why(engine, output_path="else.md") == [another]
     sheet.write("data.json", "2")
@@ -1321,9 +1327,7 @@ async def test_what_is_made_of_too_little_is_always_looked_into(sheet: Project, 
     """An optional part was missing, and may be there any time: the reason isn't that it was never assembled."""
     sheet.save(artifact("sheet", [child("one"), child("three", required=False)]))
     assert (await run(engine)).status == "assembled"
-    assert await why(engine) == [
-        "a part of it was missing or provisional the last time, or nobody remembers what it was made from"
-    ]
+    assert await why(engine) == ["a part of it was missing or provisional last time, or no trace of its inputs is left"]
     assert (await run(engine)).status == "skipped"
     sheet.save(text("three", "Three\n"))
     assert (await run(engine)).status == "reassembled"

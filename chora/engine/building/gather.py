@@ -9,10 +9,10 @@ import msgspec
 
 from chora.catalog import FoundConfig
 from chora.engine import retrieval
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.context import gather_context
-from chora.engine.build.fingerprint import content_fingerprint
-from chora.engine.build.source_texts import SourceText
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.context import gather_context
+from chora.engine.building.fingerprint import content_fingerprint
+from chora.engine.building.source_texts import SourceText
 from chora.engine.engine import Engine
 from chora.engine.inputs import GENERATOR, STORED, InputRecorder
 from chora.errors import GenerationFailed, GeneratorNotFound

@@ -12,12 +12,12 @@ from msgspec import Struct
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import ParsedConfig
-from chora.engine.build.artifact import Locate, PlannedOutput, build_artifact, explain_stale_artifact, plan_artifact
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import build_content, gather_content
-from chora.engine.build.context import deep_merge, gather_shared_context
-from chora.engine.build.gather import source_access
-from chora.engine.build.recall import keep_trace, recall_trace
+from chora.engine.building.artifact import Locate, PlannedOutput, build_artifact, explain_stale_artifact, plan_artifact
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import build_content, gather_content
+from chora.engine.building.context import deep_merge, gather_shared_context
+from chora.engine.building.gather import source_access
+from chora.engine.building.recall import keep_trace, recall_trace
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
 from chora.engine.outputs import check_output_path

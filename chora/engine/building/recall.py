@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from chora.engine.build.build import Build
+from chora.engine.building.build import Build
 from chora.engine.inputs import InputRecorder
 from chora.engine.traces import KnownTrace, TraceKey
 from chora.store.records import Version

@@ -10,10 +10,10 @@ from msgspec import Struct
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import ParsedConfig
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.gather import GenerationInputs, gather_inputs, generator_name
-from chora.engine.build.recall import confirm_inputs, keep_trace, recall_trace, recall_version
-from chora.engine.build.source_texts import SourceText
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.gather import GenerationInputs, gather_inputs, generator_name
+from chora.engine.building.recall import confirm_inputs, keep_trace, recall_trace, recall_version
+from chora.engine.building.source_texts import SourceText
 from chora.engine.engine import Engine
 from chora.engine.traces import TraceKey
 from chora.errors import ChoraError, StorageError, StorageFailed

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import ParsedConfig
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import build_content, gather_content, is_approved
-from chora.engine.build.encode import too_large
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import build_content, gather_content, is_approved
+from chora.engine.building.encode import too_large
 from chora.engine.engine import Engine
 from chora.engine.inputs import STORED, InputRecorder
 from chora.engine.outputs import OUTPUT_LIMIT

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import parse_config
-from chora.engine.build import context as module
-from chora.engine.build.context import GatheredContext, deep_merge, gather_context, json_type
+from chora.engine.building import context as module
+from chora.engine.building.context import GatheredContext, deep_merge, gather_context, json_type
 from chora.engine.engine import Engine
 from chora.errors import Busy, ChoraError, GenerationFailed, LimitExceeded
 from chora.sources.source import SourceAccess

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chora.config_parsing import parse_config
-from chora.engine.build.build import CallerContext
-from chora.engine.build.collection import scope_digest
-from chora.engine.build.members import CollectionScope, MemberBuilder
+from chora.engine.building.build import CallerContext
+from chora.engine.building.collection import scope_digest
+from chora.engine.building.members import CollectionScope, MemberBuilder
 from chora.engine.traces import TraceKey
 from chora.hashing import digest_of
 from chora.model import Member

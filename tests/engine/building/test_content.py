@@ -12,9 +12,9 @@ import trio
 
 from chora import llm, settings
 from chora.config_parsing import parse_config
-from chora.engine.build.build import Build, CallerContext
-from chora.engine.build.content import BuiltContent, build_content, gather_content
-from chora.engine.build.gather import generator_name
+from chora.engine.building.build import Build, CallerContext
+from chora.engine.building.content import BuiltContent, build_content, gather_content
+from chora.engine.building.gather import generator_name
 from chora.engine.engine import Engine, open_engine
 from chora.errors import (
     Busy,

@@ -11,8 +11,8 @@ import trio
 
 from chora.catalog import OnRead
 from chora.decoding import decode_text
-from chora.engine.build.context import json_type
-from chora.engine.build.pieces import Piece
+from chora.engine.building.context import json_type
+from chora.engine.building.pieces import Piece
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, CompositionFailed, GenerationFailed
 from chora.generators import jinja2

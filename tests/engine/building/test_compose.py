@@ -12,9 +12,9 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from chora.config_parsing import parse_config
-from chora.engine.build.build import Build
-from chora.engine.build.compose import compose, merge_sections
-from chora.engine.build.pieces import Piece
+from chora.engine.building.build import Build
+from chora.engine.building.compose import compose, merge_sections
+from chora.engine.building.pieces import Piece
 from chora.engine.engine import Engine
 from chora.errors import CompositionFailed, LimitExceeded
 from chora.model import ArtifactConfig

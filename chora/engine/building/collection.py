@@ -14,9 +14,9 @@ import trio
 
 from chora.concurrency import for_each_bounded
 from chora.config_parsing import ParsedConfig
-from chora.engine.build.build import Build
-from chora.engine.build.context import deep_merge
-from chora.engine.build.members import (
+from chora.engine.building.build import Build
+from chora.engine.building.context import deep_merge
+from chora.engine.building.members import (
     BuiltCollection,
     BuiltMember,
     CollectionScope,
