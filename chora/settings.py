@@ -187,7 +187,7 @@ class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ProbeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The uptime probe and the latency benchmarker, started by `chora serve`."""
 
-    interval: Annotated[Positive, Meta(description="Seconds between probes through the public door")] = 60.0
+    interval: Annotated[Positive, Meta(description="Seconds between two calls of the uptime probe")] = 60.0
     latency_interval: Annotated[Positive, Meta(description="Seconds between benchmark rounds")] = 300.0
     latency_calls: Annotated[Count, Meta(description="Calls in a benchmark round")] = 10
 
