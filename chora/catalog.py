@@ -1,7 +1,7 @@
-"""Finding and reading the config files of a project, in the folder layouts that chora-compose had.
+"""Finding and reading the config files of a project, in the folder layouts of chora-compose.
 
-A config is found by its file's name, in any of the layouts, and as a last resort by the id inside. Files are
-read anew only when they changed; a file that can't be read stands in its listing with the reason.
+A config is found by the name of its file, in any of the layouts, and otherwise by the id inside. Files are read again
+only when they changed; a file that can't be read is listed with the reason.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".json", ".yaml", ".yml")
 ROOTS = ("configs", "chora-configs")
 CACHE_LIMIT = 16 * 1024 * 1024
-"""Bytes of files whose parsed form is kept; in memory it takes up to ten times as much."""
+"""The total size of files that are cached; parsed, they take up to ten times as much memory."""
 CONFIGS = "configs:"
-"""How a search through all files of a kind is noted."""
+"""The prefix under which a search through all files of a kind is recorded."""
 
 OnRead = Callable[[str], None]
 
@@ -51,10 +51,10 @@ _PARAMETERS: dict[Kind, str] = {
     "artifact": "artifact_config_id",
     "collection": "collection_config_path",
 }
-_LISTS: dict[Kind, str] = {
+_LIST_HINTS: dict[Kind, str] = {
     "content": "list_content_configs shows every content config.",
     "artifact": "list_artifact_configs shows every artifact config.",
-    "collection": "Collection configs stand in the collection folder of the configs.",
+    "collection": "Collection configs are in the folder collection of the configs.",
 }
 
 
@@ -66,15 +66,15 @@ class FoundConfig(NamedTuple):
 
 
 class InvalidConfigFile(NamedTuple):
-    """A file that is no config, why in a sentence, and the error itself."""
+    """A file that isn't a valid config, with the error as a sentence and as an exception."""
 
     path: str
     error: str
-    fault: ChoraError
+    cause: ChoraError
 
 
-class Listing(NamedTuple):
-    """All files of a kind: configs by id, and what isn't one by path."""
+class ConfigListing(NamedTuple):
+    """All files of a kind: configs by id, and invalid ones by path."""
 
     found: list[FoundConfig]
     invalid: list[InvalidConfigFile]
@@ -90,29 +90,29 @@ class Catalog:
 
     Args:
         folder: the project folder.
-        configs: the config folder in it; empty takes `configs`, else `chora-configs`, whichever is there.
+        configs: the config folder in it; if empty, `configs` or else `chora-configs`, whichever exists.
     """
 
     def __init__(self, folder: Folder, configs: str = "") -> None:
         self._folder = folder
         self._prefix = f"{folder.root}{os.sep}"
         self._configs = folder.relative(configs) if configs else ""
-        self._kept: dict[tuple[Kind, str], _CacheEntry] = {}
-        self._kept_bytes = 0
+        self._cached: dict[tuple[Kind, str], _CacheEntry] = {}
+        self._cached_bytes = 0
 
     @property
     def root(self) -> str:
         """The config folder, relative to the project."""
-        # Asked for with every lookup, and a third of the cost of a Path's.
+        # Used by every lookup; a third of the cost of Path.is_dir.
         present = (root for root in ROOTS if os.path.isdir(self._prefix + root))  # noqa: PTH112
         return self._configs or next(present, ROOTS[0])
 
     @staticmethod
     def check_id(config_id: str) -> None:
-        """Refuse what can't be an id because it is empty, too long, or a path in disguise.
+        """Refuse an id that is empty, too long, or could be a path (CWE-22).
 
         Raises:
-            InvalidConfigId: it is one of these.
+            InvalidConfigId: the id is invalid.
         """
         if not config_id.strip():
             problem = "is empty"
@@ -129,72 +129,72 @@ class Catalog:
             id=shown,
         )
 
-    def find(self, kind: Kind, config_id: str, noting: OnRead | None = None) -> FoundConfig:
-        """The config of this id: by its file's name, in the order of the layouts, else by the id inside.
+    def find_config(self, kind: Kind, config_id: str, noting: OnRead | None = None) -> FoundConfig:
+        """Find a config by id: by the name of its file, in the order of the layouts, else by the id inside.
 
-        `noting` hears of every path that was looked at, whether something was there or not; and, when no name
-        led to the config, of the folder that had to be searched, by its kind behind `CONFIGS`.
+        `noting` is called with every path that was tried, whether a file exists or not; and, when no name led to the
+        config, with `CONFIGS` and the kind whose folder was searched.
 
         Raises:
-            InvalidConfigId: it can't be an id.
-            ConfigNotFound: there is none; the hint names ids that are near.
+            InvalidConfigId: the id is invalid.
+            ConfigNotFound: there is none; the hint names similar ids.
             ValidationFailed: its file doesn't fit the format.
             LimitExceeded, PermissionDenied, StorageError: its file can't be read.
         """
         self.check_id(config_id)
-        for path in self._named(kind, config_id):
+        for path in self._candidate_paths(kind, config_id):
             if noting:
                 noting(path)
-            if parsed := self._read(kind, path):
+            if parsed := self._read_config(kind, path):
                 return FoundConfig(path, check_expected_id(parsed, config_id))
         if noting:
             noting(CONFIGS + kind)
-        listing = self.all(kind)
+        listing = self.list_configs(kind)
         for found in listing.found:
             if found.parsed.config.id == config_id:
                 if noting:
                     noting(found.path)
                 return found
         for broken in listing.invalid:
-            if broken.fault.details.get("config_id") == config_id:
-                raise _again(broken.fault)
+            if broken.cause.details.get("config_id") == config_id:
+                raise _copy_error(broken.cause)
         near = difflib.get_close_matches(config_id, [found.parsed.config.id for found in listing.found])
-        searched = [*self._named(kind, config_id), *(f"{at}/**" for at in self._folders(kind))]
+        searched = [*self._candidate_paths(kind, config_id), *(f"{at}/**" for at in self._kind_folders(kind))]
         raise ConfigNotFound(
             f"There is no {kind} config {config_id!r}.",
-            f"Did you mean {' or '.join(near)}?" if near else _LISTS[kind],
+            f"Did you mean {' or '.join(near)}?" if near else _LIST_HINTS[kind],
             **{_PARAMETERS[kind]: config_id, "searched_paths": searched},
         )
 
-    def open(self, kind: Kind, path: str, noting: OnRead | None = None) -> FoundConfig:
-        """The config at a path: as it is given, else under the config folder, else under the folder of its kind.
+    def open_config(self, kind: Kind, path: str, noting: OnRead | None = None) -> FoundConfig:
+        """Open the config at a path: relative to project, config folder or folder of its kind.
 
-        A path without a suffix is tried with each of them, and a mere name is an id in the end. An absolute path
-        must lie inside the project.
+        A path without a suffix is tried with each of them, and a bare name finally as an id. An absolute path must lie
+        inside the project.
 
         Raises:
             InvalidConfigId: the path is empty or holds control characters.
             PermissionDenied: the path leads outside the project.
-            ConfigNotFound: nothing is there.
+            ConfigNotFound: no file exists.
             ValidationFailed: its file doesn't fit the format.
             LimitExceeded, StorageError: its file can't be read.
         """
         if not path.strip() or re.search(r"[\x00-\x1f\x7f]", path):
             raise InvalidConfigId(f"The path {path!r} is empty or holds control characters.", id=path)
-        if (kind, path) in self._kept:
+        if (kind, path) in self._cached:
             if noting:
                 noting(path)
-            if parsed := self._read(kind, path):
+            if parsed := self._read_config(kind, path):
                 return FoundConfig(path, parsed)
         outside: PermissionDenied | None = None
         searched: list[str] = []
-        for base in ("", self.root, *self._folders(kind)):
+        for base in ("", self.root, *self._kind_folders(kind)):
             for suffix in ("",) if path.endswith(SUFFIXES) else SUFFIXES:
                 try:
-                    searched.append(where := self._clean(base, path + suffix))
+                    searched.append(where := self._normalize_path(base, path + suffix))
                     if noting:
                         noting(where)
-                    if parsed := self._read(kind, where):
+                    if parsed := self._read_config(kind, where):
                         return FoundConfig(where, parsed)
                 except PermissionDenied as error:
                     outside = outside or error
@@ -203,84 +203,84 @@ class Catalog:
         if outside:
             raise outside
         if "/" not in path and not path.endswith(SUFFIXES):
-            return self.find(kind, path, noting)
+            return self.find_config(kind, path, noting)
         raise ConfigNotFound(
             f"There is no {kind} config at {path!r}.",
-            _LISTS[kind],
+            _LIST_HINTS[kind],
             **{_PARAMETERS[kind]: path, "searched_paths": list(dict.fromkeys(searched))},
         )
 
-    def all(self, kind: Kind) -> Listing:
-        """Every file of a kind. Of two with one id the one that `find` takes counts; the other is invalid."""
+    def list_configs(self, kind: Kind) -> ConfigListing:
+        """List the files of a kind. Of two with the same id, the one that `find` takes counts; the other is invalid."""
         found: dict[str, list[FoundConfig]] = {}
         invalid: list[InvalidConfigFile] = []
-        for path in self._files(kind):
+        for path in self._list_files(kind):
             try:
-                parsed = self._read(kind, path)
+                parsed = self._read_config(kind, path)
             except ChoraError as error:
                 invalid.append(InvalidConfigFile(path, error.message, error))
             else:
-                if parsed:  # it may have been removed since the folder was read
+                if parsed:  # it may have been deleted since the folder was listed
                     found.setdefault(parsed.config.id, []).append(FoundConfig(path, parsed))
         chosen: list[FoundConfig] = []
         for config_id, rivals in sorted(found.items()):
             if len(rivals) > 1:
-                ranks = {path: rank for rank, path in enumerate(self._named(kind, config_id))}
+                ranks = {path: rank for rank, path in enumerate(self._candidate_paths(kind, config_id))}
                 rivals.sort(key=lambda rival: (ranks.get(rival.path, len(ranks)), rival.path))
             chosen.append(rivals[0])
-            invalid += [_shadowed(rival, rivals[0]) for rival in rivals[1:]]
-        return Listing(chosen, sorted(invalid, key=lambda broken: broken.path))
+            invalid += [_shadowed_config(rival, rivals[0]) for rival in rivals[1:]]
+        return ConfigListing(chosen, sorted(invalid, key=lambda broken: broken.path))
 
     def digest(self, kind: Kind) -> str:
-        """A hash that changes when a file of a kind appears, vanishes or goes by another id."""
-        listing = self.all(kind)
+        """A hash that changes when a file of a kind is added, removed or changes its id."""
+        listing = self.list_configs(kind)
         names = [(found.path, found.parsed.config.id) for found in listing.found]
         return sha256(msgspec.json.encode([names, [broken.path for broken in listing.invalid]]))
 
-    def where_to_save(self, kind: Kind, config_id: str) -> str:
-        """Where the config already is, else where a new one belongs, project-relative.
+    def path_to_save(self, kind: Kind, config_id: str) -> str:
+        """The path of an existing config, else that of a new one, project-relative.
 
         Raises:
-            InvalidConfigId: it can't be an id.
+            InvalidConfigId: the id is invalid.
         """
         self.check_id(config_id)
-        listing = self.all(kind)
+        listing = self.list_configs(kind)
         for found in listing.found:
             if found.parsed.config.id == config_id:
                 return found.path
         for broken in listing.invalid:
-            if broken.fault.details.get("config_id") == config_id:
+            if broken.cause.details.get("config_id") == config_id:
                 return broken.path
         shape = "{id}" if kind == "collection" else "{id}/{id}-{kind}"
-        usual = f"{self._folders(kind)[0]}/{shape.format(id=config_id, kind=kind)}.json"
-        # A file of this name that holds another id isn't this config, and isn't to be replaced by it.
-        free = (path for path in (usual, *self._named(kind, config_id)) if self._stamp(path) is None)
+        usual = f"{self._kind_folders(kind)[0]}/{shape.format(id=config_id, kind=kind)}.json"
+        # A file of this name with another id isn't this config, and must not be replaced by it.
+        free = (path for path in (usual, *self._candidate_paths(kind, config_id)) if self._stamp_of(path) is None)
         return next(free, usual)
 
-    # -- places --
+    # -- paths --
 
-    def _folders(self, kind: Kind) -> tuple[str, str]:
+    def _kind_folders(self, kind: Kind) -> tuple[str, str]:
         at = "" if (root := self.root) == "." else f"{root}/"
         return f"{at}{kind}", f"{at}{kind}s"
 
-    def _named(self, kind: Kind, config_id: str) -> Iterator[str]:
-        """Where a config of this id may be by its name, in the order of search."""
-        for at in self._folders(kind):
+    def _candidate_paths(self, kind: Kind, config_id: str) -> Iterator[str]:
+        """The possible paths of a config of this id, in search order."""
+        for at in self._kind_folders(kind):
             for shape in _SHAPES:
                 name = f"{at}/{shape.format(id=config_id, kind=kind)}"
                 yield from (name + suffix for suffix in SUFFIXES)
 
-    def _files(self, kind: Kind) -> Iterator[str]:
-        """The files of a kind; one that stands in both folders under the same name only once."""
+    def _list_files(self, kind: Kind) -> Iterator[str]:
+        """The files of a kind; one with the same name in both folders only once."""
         seen: set[str] = set()
-        for at in self._folders(kind):
-            for path in self._folder.files(at, SUFFIXES):
+        for at in self._kind_folders(kind):
+            for path in self._folder.list_files(at, SUFFIXES):
                 if (name := path.removeprefix(f"{at}/")) not in seen:
                     seen.add(name)
                     yield path
 
-    def _clean(self, base: str, path: str) -> str:
-        """A path as the cache knows it: project-relative, forward slashes, without `.` and `..`."""
+    def _normalize_path(self, base: str, path: str) -> str:
+        """A path in the form of the cache's keys: project-relative, forward slashes, without `.` and `..`."""
         joined = PurePosixPath(base, path)
         if joined.is_absolute() or ".." in joined.parts or Path(path).is_absolute():
             return self._folder.relative(str(joined))
@@ -288,10 +288,10 @@ class Catalog:
 
     # -- reading --
 
-    def _stamp(self, path: str) -> FileStamp | None:
-        """The file's stamp, None if no regular file is there. Reading goes through the folder, which checks more."""
+    def _stamp_of(self, path: str) -> FileStamp | None:
+        """The file's stamp, None if no regular file exists. Reading goes through `Folder`, which checks more."""
         try:
-            # A third of the cost of a Path's, and it is nearly all that finding an unchanged config costs.
+            # A third of the cost of Path.stat, and nearly the whole cost of finding an unchanged config.
             status = os.stat(self._prefix + path)  # noqa: PTH116
         except (OSError, ValueError):
             return None
@@ -299,29 +299,29 @@ class Catalog:
             return None
         return FileStamp.of(status)
 
-    def _read(self, kind: Kind, path: str) -> ParsedConfig | None:
+    def _read_config(self, kind: Kind, path: str) -> ParsedConfig | None:
         """What the file holds, None if there is none. Raises what `find` raises for a file that is no config."""
-        if (stamp := self._stamp(path)) is None:
-            self._forget((kind, path))
+        if (stamp := self._stamp_of(path)) is None:
+            self._uncache((kind, path))
             return None
         key = (kind, path)
-        if (kept := self._kept.get(key)) and kept.stamp == stamp:
-            self._kept[key] = self._kept.pop(key)  # the least recently used one stays first
+        if (kept := self._cached.get(key)) and kept.stamp == stamp:
+            self._cached[key] = self._cached.pop(key)  # keeps the least recently used one first
             result = kept.result
         else:
             started = time.time_ns()
             try:
-                result = self._parse(kind, path)
+                result = self._parse_file(kind, path)
             except FileNotFoundError:
                 return None
-            self._forget(key)
-            if stamp.is_at_rest(started) and self._stamp(path) == stamp:
-                self._keep(key, _CacheEntry(stamp, result))
+            self._uncache(key)
+            if stamp.is_at_rest(started) and self._stamp_of(path) == stamp:
+                self._cache(key, _CacheEntry(stamp, result))
         if isinstance(result, ChoraError):
-            raise _again(result)
+            raise _copy_error(result)
         return result
 
-    def _parse(self, kind: Kind, path: str) -> ParsedConfig | ChoraError:
+    def _parse_file(self, kind: Kind, path: str) -> ParsedConfig | ChoraError:
         try:
             data = self._folder.read_bytes(path, limit=CONFIG_LIMIT)
             parsed = parse_config(kind, decode(data, path), where=path)
@@ -333,28 +333,28 @@ class Catalog:
             details = io_details(error, path=path)
             return StorageError(f"{path} can't be read: {error.strerror}.", "Check the disk.", **details)
         except ChoraError as error:
-            return _again(error)
+            return _copy_error(error)
 
-    def _keep(self, key: tuple[Kind, str], kept: _CacheEntry) -> None:
-        self._kept[key] = kept
-        self._kept_bytes += kept.stamp.size
-        while self._kept_bytes > CACHE_LIMIT:
-            self._forget(next(iter(self._kept)))
+    def _cache(self, key: tuple[Kind, str], kept: _CacheEntry) -> None:
+        self._cached[key] = kept
+        self._cached_bytes += kept.stamp.size
+        while self._cached_bytes > CACHE_LIMIT:
+            self._uncache(next(iter(self._cached)))
 
-    def _forget(self, key: tuple[Kind, str]) -> None:
-        if kept := self._kept.pop(key, None):
-            self._kept_bytes -= kept.stamp.size
+    def _uncache(self, key: tuple[Kind, str]) -> None:
+        if kept := self._cached.pop(key, None):
+            self._cached_bytes -= kept.stamp.size
 
 
-def _again(error: ChoraError) -> ChoraError:
-    """The same error without where it was raised, which would keep the file's content in memory."""
+def _copy_error(error: ChoraError) -> ChoraError:
+    """A copy of an error without its traceback, which would keep the file's content in memory."""
     return type(error)(error.message, error.hint, **error.details)
 
 
-def _shadowed(rival: FoundConfig, chosen: FoundConfig) -> InvalidConfigFile:
+def _shadowed_config(rival: FoundConfig, chosen: FoundConfig) -> InvalidConfigFile:
     config_id = rival.parsed.config.id
     fault = ValidationFailed(
-        f"{rival.path} has the id {config_id}, and so has {chosen.path}, which is the one that counts.",
+        f"{rival.path} has the id {config_id}, and so has {chosen.path}, which is used.",
         "Give one of them another id, or remove it.",
         file=rival.path,
         schema_errors=[

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 YAML_VALUES = 100_000
 YAML_CONFIG_VALUES = 20_000
-"""Values that a YAML text may hold, and a YAML config: PyYAML takes longer for each than all that follows."""
+"""The most values in a YAML text, and in a YAML config: PyYAML takes longer for each than all later steps (CWE-400)."""
 ALIASED_VALUES = 10_000
-"""Values that a YAML text may come to when its aliases are written out."""
+"""The most values of a YAML text with its aliases expanded: an alias bomb, CWE-776, has millions."""
 NUMBER_LENGTH = 100
-"""Characters that a number in a YAML file may have."""
+"""The most characters of a number in YAML."""
 
 
 def decode(data: bytes, path: str) -> object:
-    """The document in a config file, JSON or YAML by the ending of its name.
+    """Decode a config file, JSON or YAML by the suffix of its name.
 
     Raises:
         ValidationFailed: it is neither; with line and column where they are known.
-        LimitExceeded: a YAML file whose values or aliases come to too much.
+        LimitExceeded: a YAML file has too many values, or too many with its aliases expanded.
     """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _undecodable(
+        raise _decoding_error(
             path, "UTF-8 text", f"byte {error.start} is {data[error.start]:#04x}", "Save the file as UTF-8."
         ) from None
     language = "yaml" if path.endswith((".yaml", ".yml")) else "json"
@@ -43,24 +43,24 @@ def decode(data: bytes, path: str) -> object:
 
 
 def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most_values: int = YAML_VALUES) -> object:
-    """The document that a text holds.
+    """Decode a text.
 
     Args:
-        text: what to read.
-        language: how it is written.
-        name: how to call the text in messages.
-        most_values: how many values YAML may hold.
+        text: the text.
+        language: its language.
+        name: its name in messages.
+        most_values: the most values in YAML.
 
     Raises:
         ValidationFailed: it is not of the language; with line and column where they are known.
-        LimitExceeded: YAML whose values or aliases come to too much.
+        LimitExceeded: YAML has too many values, or too many with its aliases expanded.
     """
     if language == "yaml":
         return _decode_yaml(text, name, most_values)
     try:
         return decode_json(text)
     except NestedTooDeeply as error:
-        raise _undecodable(name, "JSON", str(error), "Write it in fewer levels.") from None
+        raise _decoding_error(name, "JSON", str(error), "Write it in fewer levels.") from None
     except msgspec.MsgspecError as error:
         raise _explain_json(text, name, error) from None
 
@@ -83,17 +83,17 @@ def duplicate_keys(data: bytes) -> list[str]:
 
 def _explain_json(text: str, path: str, error: msgspec.MsgspecError) -> ValidationFailed:
     if not text.strip():
-        return _undecodable(path, "JSON", "it is empty", "Write a config into the file, or remove it.")
+        return _decoding_error(path, "JSON", "it is empty", "Write a config into the file, or remove it.")
     problem = str(error).removeprefix("JSON is malformed: ")
     data = text.encode()
     if place := re.search(r" \(byte (\d+)\)$", problem):
         problem = problem[: place.start()]
-        # Of what follows the end, msgspec names the second byte.
+        # For trailing characters, msgspec names the second byte.
         offset = int(place[1]) - (problem == "trailing characters")
     elif problem == "Input data was truncated":
         offset = len(data)
     else:
-        return _undecodable(path, "JSON", problem.partition(" - at")[0].lower(), "Write a value that JSON has.")
+        return _decoding_error(path, "JSON", problem.partition(" - at")[0].lower(), "Write a value that JSON has.")
     before = data[:offset].decode(errors="replace")
     rest = text[len(before) :]
     if not rest:
@@ -103,11 +103,11 @@ def _explain_json(text: str, path: str, error: msgspec.MsgspecError) -> Validati
     else:
         problem = f"{rest[0]!r} doesn't belong there" + (f", {problem}" if "expected" in problem else "")
     line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-    return _undecodable(path, "JSON", problem, _json_advice(before.rstrip(), rest), line, column)
+    return _decoding_error(path, "JSON", problem, _json_advice(before.rstrip(), rest), line, column)
 
 
 def _json_advice(before: str, rest: str) -> str:
-    """The likely cause of a character that doesn't belong where it stands."""
+    """Advice for the likely cause of a misplaced character."""
     match rest[:1]:
         case "":
             return "Close the brackets and quotes that are open."
@@ -129,7 +129,7 @@ def _json_advice(before: str, rest: str) -> str:
             return "Check the commas, brackets and double quotes around it."
 
 
-def _undecodable(
+def _decoding_error(
     path: str, language: str, problem: str, hint: str, line: int | None = None, column: int | None = None
 ) -> ValidationFailed:
     place = f" in line {line}, column {column}" if line else ""
@@ -153,14 +153,14 @@ def _decode_yaml(text: str, path: str, most_values: int) -> object:
     import yaml
 
     try:
-        with contextlib.closing(_events(text)) as events:
-            _survey(events, path, most_values)
+        with contextlib.closing(_parse_events(text)) as events:
+            _check_events(events, path, most_values)
         loader: Any = _yaml_loader()(text)
         try:
             node = loader.get_single_node()
             if node is None:
-                raise _undecodable(path, "YAML", "it is empty", "Write a config into the file, or remove it.")
-            _measure(node, {}, path)
+                raise _decoding_error(path, "YAML", "it is empty", "Write a config into the file, or remove it.")
+            _count_values(node, {}, path)
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -168,28 +168,28 @@ def _decode_yaml(text: str, path: str, most_values: int) -> object:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
         problem = error.problem or error.context or "it can't be parsed"
-        raise _undecodable(path, "YAML", problem, "Check indentation and quotes there.", line, column) from None
+        raise _decoding_error(path, "YAML", problem, "Check indentation and quotes there.", line, column) from None
     except yaml.YAMLError as error:
-        raise _undecodable(path, "YAML", str(error).replace("\n", " "), "Save the file as plain text.") from None
+        raise _decoding_error(path, "YAML", str(error).replace("\n", " "), "Save the file as plain text.") from None
     except ValueError as error:
-        raise _undecodable(path, "YAML", str(error), "Put the value in quotes.") from None
+        raise _decoding_error(path, "YAML", str(error), "Put the value in quotes.") from None
 
 
 @functools.cache
 def _yaml_loader() -> Any:
-    """PyYAML's safe loader, in C where it is compiled in, with dates read as ISO 8601 text."""
+    """PyYAML's safe loader (CWE-502), in C where it is available, with dates as ISO 8601 text."""
     import yaml
 
     safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     loader: Any = type("Loader", (safe,), {})
 
     def iso(constructor: Any, node: yaml.ScalarNode) -> str:
-        with contextlib.suppress(ValueError):  # 2026-02-30 has the form of a date; as text it is what it was
+        with contextlib.suppress(ValueError):  # 2026-02-30 has the form of a date but is none: it stays text
             return constructor.construct_yaml_timestamp(node).isoformat()
         return node.value
 
     def short(constructor: Any, node: yaml.ScalarNode) -> Any:
-        if len(node.value) > NUMBER_LENGTH:  # 1:59:59:… counts in sixties, in quadratic time
+        if len(node.value) > NUMBER_LENGTH:  # 1:59:59:… is sexagesimal and takes quadratic time
             raise ValueError(f"a number has more than {NUMBER_LENGTH} characters")
         kind = node.tag.rpartition(":")[2]
         return getattr(constructor, f"construct_yaml_{kind}")(node)
@@ -200,7 +200,7 @@ def _yaml_loader() -> Any:
     return loader
 
 
-def _events(text: str) -> Generator[Any]:
+def _parse_events(text: str) -> Generator[Any]:
     loader: Any = _yaml_loader()(text)
     try:
         while loader.check_event():
@@ -209,8 +209,8 @@ def _events(text: str) -> Generator[Any]:
         loader.dispose()
 
 
-def _survey(events: Iterable[Any], path: str, most_values: int) -> None:
-    """Go over a YAML file before anything is built of it: the parser itself takes any depth, at quadratic cost."""
+def _check_events(events: Iterable[Any], path: str, most_values: int) -> None:
+    """Check the events of YAML before it is composed: the composer accepts any depth, at quadratic cost (CWE-674)."""
     import yaml
 
     depth = values = 0
@@ -227,24 +227,24 @@ def _survey(events: Iterable[Any], path: str, most_values: int) -> None:
                 limit="config.values",
                 path=path,
             )
-        if (tag := getattr(event, "tag", None)) not in (None, "!", *_TAGS):
+        if (tag := getattr(event, "tag", None)) not in (None, "!", *_ALLOWED_TAGS):
             problem = f"the tag {tag} isn't read"
-            raise _undecodable(path, "plain YAML", problem, "Remove the tag.", at.line + 1, at.column + 1)
+            raise _decoding_error(path, "plain YAML", problem, "Remove the tag.", at.line + 1, at.column + 1)
         if isinstance(event, yaml.CollectionStartEvent) and (depth := depth + 1) > DEPTH_LIMIT:
             problem = f"it is nested more than {DEPTH_LIMIT} levels deep"
-            raise _undecodable(path, "YAML", problem, "Write it in fewer levels.", at.line + 1, at.column + 1)
+            raise _decoding_error(path, "YAML", problem, "Write it in fewer levels.", at.line + 1, at.column + 1)
 
 
-_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_ALLOWED_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
-def _measure(node: Any, sizes: dict[int, int], path: str) -> int:
-    """How many values a node comes to with its aliases written out; keys that stand twice are refused."""
+def _count_values(node: Any, sizes: dict[int, int], path: str) -> int:
+    """Count the values of a node with its aliases expanded; duplicate keys are refused."""
     import yaml
 
     if (known := sizes.get(id(node))) is not None:
         if not known:
-            raise _undecodable(path, "YAML", "an alias stands inside what it names", "Write the value out.")
+            raise _decoding_error(path, "YAML", "an alias stands inside what it names", "Write the value out.")
         return known
     sizes[id(node)] = 0
     size = 1
@@ -255,14 +255,14 @@ def _measure(node: Any, sizes: dict[int, int], path: str) -> int:
                 if key.value in seen and key.value != "<<":
                     at = key.start_mark
                     problem = f"the key {key.value!r} stands twice"
-                    raise _undecodable(path, "YAML", problem, "Keep one of them.", at.line + 1, at.column + 1)
+                    raise _decoding_error(path, "YAML", problem, "Keep one of them.", at.line + 1, at.column + 1)
                 seen.add(key.value)
-            size += _measure(key, sizes, path) + _measure(value, sizes, path)
+            size += _count_values(key, sizes, path) + _count_values(value, sizes, path)
     elif isinstance(node, yaml.SequenceNode):
-        size += sum(_measure(each, sizes, path) for each in node.value)
+        size += sum(_count_values(each, sizes, path) for each in node.value)
     if size > ALIASED_VALUES and size > len(sizes):
         raise LimitExceeded(
-            f"{path} comes to more than {ALIASED_VALUES:,} values when its aliases are written out.",
+            f"{path} has more than {ALIASED_VALUES:,} values with its aliases expanded.",
             "Write the values out instead of using aliases.",
             limit="config.aliases",
             path=path,

@@ -1,10 +1,11 @@
-"""Reading and writing beneath folders that no path leaves.
+"""Reading and writing beneath a root folder that no path can leave (CWE-22, path traversal).
 
-Where the kernel can open beneath a folder, it does (Linux: openat2). Else, and to say what is wrong, a path is resolved
-(so that links inside the folder work), checked to lie beneath the root, and then walked again component by component
-without following links: a link swapped in between fails instead of leading out.
-Writes go to a temporary file beside the target, are synced, renamed over it, and the folder is synced: whoever
-reads sees the old file or the new one, and what `write` acknowledged survives a power cut.
+Where the kernel supports it, it opens beneath the folder: openat2(2) with RESOLVE_BENEATH on Linux. Otherwise, and to
+explain errors, a path is resolved (so that links inside the folder work), checked to lie beneath the root, and then
+walked again component by component without following links: a link swapped in between (CWE-59, CWE-367) fails instead
+of leading out.
+Writes go to a temporary file beside the target, which is synced and renamed over it, and the folder is synced: readers
+see the old file or the new one, and what `write_file` acknowledged survives a power cut.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ CONFIG_LIMIT = 1024 * 1024
 SOURCE_LIMIT = 10_000_000
 FILES_LIMIT = 100_000
 PATH_LIMIT = 4096
-"""Characters of a path; going from folder to folder, we would come further than any other program follows."""
+"""Maximum length of a path, PATH_MAX of Linux; walking component by component would allow longer ones."""
 DEPTH_LIMIT = 100
-"""Folders, one in the other, that a write may make or go through below the root."""
+"""Maximum depth of folders below the root that a write may create or pass."""
 
 # Windows opens neither folders nor files relative to a descriptor; there the checked path is used as it is.
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
@@ -44,7 +45,7 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 class Folder:
-    """A folder that no path leaves, neither by `..`, nor by an absolute path, nor through a link.
+    """A folder that no path can leave: neither by `..`, nor as an absolute path, nor through a link.
 
     Args:
         root: the folder; it must exist.
@@ -55,14 +56,14 @@ class Folder:
         self.root = root.resolve(strict=True)
         self._prefix = f"{str(self.root).rstrip('/')}/"
         self._writable = writable
-        self._tidied: set[Path] = set()
-        """The folders that were written to, in which nothing is left of those who were ended while they wrote."""
+        self._cleaned: set[Path] = set()
+        """The folders in which temporary files of killed processes were already deleted."""
 
     def resolve(self, path: str | Path) -> Path:
-        """The real, absolute path that `path` means.
+        """Resolve a path to a real, absolute one.
 
         Raises:
-            PermissionDenied: it lies outside the folder, or isn't a path at all.
+            PermissionDenied: it lies outside the folder, or isn't a valid path.
         """
         text = str(path)
         if not text or "\0" in text:
@@ -71,7 +72,7 @@ class Folder:
             raise PermissionDenied(
                 f"A path has {len(text):,} characters; {PATH_LIMIT:,} are allowed.", path=f"{printable(text[:80])}…"
             )
-        if (plain := self._plain(text)) is not None:
+        if (plain := self._resolve_plain(text)) is not None:
             return plain
         try:
             real = Path(os.path.realpath(self.root / text))
@@ -85,10 +86,10 @@ class Folder:
             )
         return real
 
-    def _plain(self, text: str) -> Path | None:
-        """What a relative path means that holds no `..` and meets no link; None for any other.
+    def _resolve_plain(self, text: str) -> Path | None:
+        """Resolve a relative path without `..` and links; None for any other.
 
-        Most paths are such, and asking only about what lies below the root takes a third of the time.
+        Most paths are such, and checking only components below the root takes a third of the time.
         """
         if os.sep != "/" or text[0] == "/":
             return None
@@ -101,7 +102,7 @@ class Folder:
                 if stat.S_ISLNK(os.lstat(place).st_mode):
                     return None
             except (FileNotFoundError, NotADirectoryError):
-                pass  # what isn't there is no link; what lies below it isn't there either
+                pass  # neither it nor anything below it exists, so there is no link
             except (OSError, ValueError):
                 return None
             place += "/"
@@ -112,14 +113,14 @@ class Folder:
         return self.resolve(path).relative_to(self.root).as_posix()
 
     def is_file(self, path: str | Path) -> bool:
-        """Whether a regular file is there; False for anything outside the folder."""
+        """Whether a regular file exists at a path; False outside the folder."""
         try:
             return stat.S_ISREG(self.resolve(path).stat().st_mode)
         except (OSError, PermissionDenied):
             return False
 
-    def modified(self, path: str | Path) -> float:
-        """When a file was last written, in seconds; 0 for one that isn't there."""
+    def modified_time(self, path: str | Path) -> float:
+        """The modification time of a file, in seconds since 1970; 0 for one that doesn't exist."""
         try:
             return self.resolve(path).stat().st_mtime
         except (OSError, PermissionDenied):
@@ -130,10 +131,10 @@ class Folder:
 
         Args:
             path: relative to the folder, or absolute inside it.
-            limit: the most bytes to accept.
+            limit: the most bytes to read (CWE-770).
 
         Raises:
-            FileNotFoundError: nothing is there.
+            FileNotFoundError: no file exists.
             PermissionDenied: outside the folder, unreadable, or not a regular file.
             LimitExceeded: larger than `limit`.
             OSError: the disk failed.
@@ -146,7 +147,7 @@ class Folder:
             if not stat.S_ISREG(status.st_mode):
                 raise PermissionDenied(f"{shown} is not a regular file.", path=shown)
             parts: list[bytes] = []
-            # A file may grow while it is read, so the bytes that arrive are counted, not the size it claimed.
+            # A file may grow while it is read, so the bytes read are counted, not the size in its status.
             left = limit + 1
             while left > 0 and (part := os.read(descriptor, min(left, 1 << 20))):
                 parts.append(part)
@@ -168,14 +169,14 @@ class Folder:
             raise PermissionDenied(f"{shown} can't be read: {error.strerror}.", path=shown) from None
 
     def _open_beneath(self, text: str, flags: int) -> int | None:
-        """Have the kernel open a path that it won't let leave the folder.
+        """Open a path with openat2(2), which refuses to leave the folder.
 
-        None when it can't, for whatever reason: the checked way finds out why, and what to say.
+        None if that fails: `_open_checked` then tries again, or raises a specific error.
 
         Raises:
             FileNotFoundError: there is certainly no such file.
         """
-        if (open_beneath := _beneath()) is None or "\0" in text or len(text) > PATH_LIMIT:
+        if (open_beneath := _find_openat2()) is None or "\0" in text or len(text) > PATH_LIMIT:
             return None
         try:
             root = os.open(self.root, _DIRECTORY)
@@ -184,7 +185,7 @@ class Folder:
             finally:
                 os.close(root)
         except FileNotFoundError:
-            # Where no dots lead back from what isn't there, this is the whole answer; asking again takes twice as long.
+            # Without `..` this is certain, and trying again would take twice as long.
             if text and ".." not in text and flags == _READ:
                 raise FileNotFoundError(errno.ENOENT, "No such file", printable(text)) from None
             return None
@@ -195,11 +196,11 @@ class Folder:
         """Read a UTF-8 file; raises UnicodeDecodeError besides what `read_bytes` raises."""
         return self.read_bytes(path, limit=limit).decode("utf-8-sig")
 
-    def files(self, path: str | Path, suffixes: tuple[str, ...]) -> list[str]:
-        """The regular files beneath a sub-folder whose names end so, project-relative and sorted.
+    def list_files(self, path: str | Path, suffixes: tuple[str, ...]) -> list[str]:
+        """The regular files beneath a sub-folder with one of the suffixes, project-relative and sorted.
 
         A missing sub-folder has none. Links to folders are not followed, hidden folders not entered, and names that
-        aren't text left out: no one could ask for them.
+        aren't valid Unicode left out, because no caller could name them.
         """
         try:
             start = self.resolve(path)
@@ -214,7 +215,7 @@ class Folder:
             try:
                 with os.scandir(waiting.pop()) as found:
                     entries = list(found)
-            except OSError:  # gone, no folder, or closed to us
+            except OSError:  # gone, not a folder, or not accessible
                 continue
             for entry in entries:
                 if (seen := seen + 1) > FILES_LIMIT:
@@ -222,17 +223,17 @@ class Folder:
                 if printable(entry.name) != entry.name:
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    if not entry.name.startswith(".") and _is_real(entry):
+                    if not entry.name.startswith(".") and _is_real_folder(entry):
                         waiting.append(entry.path)
-                # No link led here, so only for a link it has to be asked whether it leads outside.
+                # No link led here, so only an entry that is a link itself can lead outside.
                 elif entry.name.endswith(suffixes) and (
                     self.is_file(entry.path) if entry.is_symlink() else entry.is_file()
                 ):
-                    # It lies below the root, or it wouldn't be here; a Path takes longer than all the rest.
+                    # It lies below the root; Path.relative_to would take longer than all the rest.
                     yield entry.path[len(self._prefix) :].replace(os.sep, "/")
 
     def check_writable(self, path: str | Path) -> Path:
-        """The real path a write would go to.
+        """Resolve the path of a write.
 
         Raises:
             PermissionDenied: outside the folder or outside its writable parts, or too deep in it.
@@ -250,32 +251,31 @@ class Folder:
             raise PermissionDenied(f"{shown}… lies more than {DEPTH_LIMIT} folders deep.", path=f"{shown}…")
         return real
 
-    async def write(self, path: str | Path, data: bytes) -> None:
-        """Put `data` at `path`, all of it or none: temporary file, sync, rename, sync of the folder.
+    async def write_file(self, path: str | Path, data: bytes) -> None:
+        """Write a file atomically: temporary file, fsync, rename, fsync of the folder.
 
-        Folders on the way are made. An existing file keeps its permissions. Once begun, it isn't cancelled.
+        Missing folders are created. An existing file keeps its permissions. Once begun, the write isn't cancelled.
 
         Raises:
             PermissionDenied: outside the folder or its writable parts, or the target is not a regular file.
-            OSError: the disk is full, read-only or broken; whatever was at `path` still is, unless it was the last
-                sync that failed.
+            OSError: the disk is full, read-only or broken; the old file is unchanged, unless only the last sync failed.
         """
         real = self.check_writable(path)
-        # A half-done rename can't be abandoned: a cancelled caller waits the few milliseconds it takes.
+        # Not abandoned on cancellation: a cancelled caller waits the few milliseconds it takes.
         await trio.to_thread.run_sync(self._write, real, data)
 
     def _write(self, real: Path, data: bytes) -> None:
         with self._opened_parent(real, make=True) as (parent, name):
-            if real.parent not in self._tidied:
-                self._tidied.add(real.parent)
-                drop_leftovers(real.parent if parent is None else parent)
+            if real.parent not in self._cleaned:
+                self._cleaned.add(real.parent)
+                delete_leftovers(real.parent if parent is None else parent)
             kept: int | None = None
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode):
                     raise PermissionDenied(f"{real} exists and is not a regular file.", path=str(real))
                 kept = stat.S_IMODE(status.st_mode)
-            temporary = _sibling(name)
+            temporary = _temporary_name(name)
             mode = 0o666 if kept is None else kept
             descriptor = os.open(temporary, _CREATE | _NOFOLLOW, mode, dir_fd=parent)
             try:
@@ -298,9 +298,10 @@ class Folder:
 
     @contextlib.contextmanager
     def _opened_parent(self, real: Path, *, make: bool = False) -> Generator[tuple[int | None, str]]:
-        """Open the folder that holds `real`, step by step from the root, following no link and making what is missing.
+        """Open the parent folder of `real`, component by component from the root, following no link (CWE-59).
 
-        Yields its descriptor and the last name; without descriptor support, None and the whole path.
+        With `make`, missing folders are created. Yields the descriptor and the last name; without descriptor support,
+        None and the whole path.
         """
         if not _BY_DESCRIPTOR:
             if make:
@@ -308,7 +309,7 @@ class Folder:
             yield None, str(real)
             return
         *folders, name = real.relative_to(self.root).parts or (".",)
-        # It was resolved, so a link on the way is one that was swapped in.
+        # The path was resolved, so a link on the way was swapped in since (CWE-367).
         opened = self._open_beneath("/".join(folders), _DIRECTORY | _NOFOLLOW) if make and folders else None
         if opened is not None:
             folders = []
@@ -326,24 +327,24 @@ class Folder:
 
 
 _OPENAT2 = 437
-_HOW = struct.Struct("QQQ")
-_WITHIN = 0x08 | 0x02
-"""RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS: no way out, be it `..`, an absolute link or one of /proc."""
+_OPEN_HOW = struct.Struct("QQQ")
+_RESOLVE_FLAGS = 0x08 | 0x02
+"""RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS, openat2(2): no `..`, absolute link or /proc link leads outside."""
 
 
 @functools.cache
-def _beneath() -> Callable[[int, bytes, int], int] | None:
-    """Opens a path beneath a folder, by descriptor, path and flags; None where the kernel doesn't do that."""
+def _find_openat2() -> Callable[[int, bytes, int], int] | None:
+    """A function that opens a path beneath a folder, by descriptor, path and flags; None without kernel support."""
     if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
         return None
-    import ctypes  # on first use: whoever only starts doesn't pay for it
+    import ctypes  # imported on first use, to start faster
 
     call = ctypes.CDLL(None, use_errno=True).syscall
     call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
     call.restype = ctypes.c_long
 
     def open_beneath(folder: int, path: bytes, flags: int) -> int:
-        descriptor = call(_OPENAT2, folder, path, _HOW.pack(flags, 0, _WITHIN), _HOW.size)
+        descriptor = call(_OPENAT2, folder, path, _OPEN_HOW.pack(flags, 0, _RESOLVE_FLAGS), _OPEN_HOW.size)
         if descriptor < 0:
             raise OSError(number := ctypes.get_errno(), os.strerror(number))
         return descriptor
@@ -351,15 +352,15 @@ def _beneath() -> Callable[[int, bytes, int], int] | None:
     root = os.open("/", _DIRECTORY)
     try:
         os.close(open_beneath(root, b".", _DIRECTORY))
-    except OSError:  # a kernel before 5.6 doesn't know it, and some containers forbid it
+    except OSError:  # kernels before 5.6 lack it, and some seccomp profiles forbid it
         return None
     finally:
         os.close(root)
     return open_beneath
 
 
-def _is_real(folder: os.DirEntry[str]) -> bool:
-    """Whether it is still there, and not a junction, the link of Windows that doesn't look like one."""
+def _is_real_folder(folder: os.DirEntry[str]) -> bool:
+    """Whether a folder still exists and isn't a junction, which on Windows isn't reported as a link."""
     try:
         return not getattr(folder.stat(follow_symlinks=False), "st_reparse_tag", 0)
     except OSError:
@@ -378,12 +379,12 @@ def _sync_folder(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # what network file systems say that can't sync folders
+        if error.errno != errno.EINVAL:  # network file systems that can't sync folders
             raise
 
 
 def _restore_mode(descriptor: int, mode: int) -> None:
-    """Give the file the permissions that the umask took from it; where that can't be done, it stays stricter."""
+    """Restore the permissions that the umask removed; where that fails, the file stays stricter."""
     if os.chmod in os.supports_fd and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
         with contextlib.suppress(PermissionError):
             os.chmod(descriptor, mode)
@@ -391,13 +392,13 @@ def _restore_mode(descriptor: int, mode: int) -> None:
 
 _LEFTOVER = re.compile(r"\..{1,40}\.[0-9a-f]{12}\.tmp", re.DOTALL)
 _LEFTOVER_AGE = 3600.0
-"""Seconds after which nobody can be at work on a temporary file any more."""
+"""Seconds after which a temporary file is no longer being written."""
 
 
-def drop_leftovers(folder: int | Path, form: re.Pattern[str] = _LEFTOVER) -> None:
-    """Remove the temporary files of those who were ended before they could rename them.
+def delete_leftovers(folder: int | Path, form: re.Pattern[str] = _LEFTOVER) -> None:
+    """Delete temporary files of processes that were killed before they renamed them.
 
-    Only what is certainly such a thing goes: by its name, a regular file of our own user, untouched for an hour.
+    Only certain ones are deleted: by name, regular files of our own user, unchanged for an hour.
     """
     at = {"dir_fd": folder} if isinstance(folder, int) else {}
     with contextlib.suppress(OSError), os.scandir(folder) as found:
@@ -411,7 +412,7 @@ def drop_leftovers(folder: int | Path, form: re.Pattern[str] = _LEFTOVER) -> Non
                     os.unlink(entry.name if at else entry.path, **at)
 
 
-def _sibling(name: str) -> str:
-    """A name for the temporary file: beside the target, hidden, unguessable, and short enough for any disk."""
+def _temporary_name(name: str) -> str:
+    """A name for a temporary file: beside the target, hidden, unguessable (CWE-377), and short enough for any disk."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return str(path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp"))  # disks count up to 255 bytes
+    return str(path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp"))  # NAME_MAX is 255 bytes

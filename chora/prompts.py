@@ -204,7 +204,7 @@ def _anything(resources: ProjectResources) -> Iterable[str]:
 
 
 def _refresh_stale(resources: ProjectResources, arguments: Arguments) -> list[Message]:
-    found = resources.engine.catalog.open("collection", arguments["collection"])
+    found = resources.engine.catalog.open_config("collection", arguments["collection"])
     collection_id = found.parsed.config.id
     path = msgspec.json.encode(found.path).decode()
     return [
@@ -231,7 +231,7 @@ def _pretty(found: FoundConfig) -> str:
 
 
 def _collections(resources: ProjectResources) -> Iterable[str]:
-    return [found.parsed.config.id for found in resources.engine.catalog.all("collection").found]
+    return [found.parsed.config.id for found in resources.engine.catalog.list_configs("collection").found]
 
 
 # -- review-content ---------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def _review_content(resources: ProjectResources, arguments: Arguments) -> list[M
 def _guidance(resources: ProjectResources, content_id: str) -> str:
     """What a content's config says about how its text should be; nothing when there is no such config."""
     try:
-        config = resources.engine.catalog.find("content", content_id).parsed.config
+        config = resources.engine.catalog.find_config("content", content_id).parsed.config
     except ChoraError:
         return ""
     shown: dict[str, Any] = {

@@ -289,13 +289,13 @@ def _config_family(kind: Kind) -> Family:
     parameter = f"{kind}_id"
 
     def read(resources: ProjectResources, arguments: Arguments) -> str:
-        return _format_json(resources.engine.catalog.find(kind, arguments[parameter]).parsed.raw)
+        return _format_json(resources.engine.catalog.find_config(kind, arguments[parameter]).parsed.raw)
 
     def ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
-        return [found.parsed.config.id for found in resources.engine.catalog.all(kind).found]
+        return [found.parsed.config.id for found in resources.engine.catalog.list_configs(kind).found]
 
     def found(resources: ProjectResources) -> Iterator[Resource]:
-        for each in resources.engine.catalog.all(kind).found:
+        for each in resources.engine.catalog.list_configs(kind).found:
             yield Resource(
                 config_uri(kind, each.parsed.config.id),
                 each.parsed.config.id,
@@ -479,7 +479,7 @@ def template_files(resources: ProjectResources) -> dict[str, str]:
     found: dict[str, str] = {}
     folder = resources.engine.folder
     for place in resources.engine.settings.paths.templates:
-        for path in folder.files(place, ("",)):
+        for path in folder.list_files(place, ("",)):
             found.setdefault(path.removeprefix(f"{folder.relative(place)}/"), path)
     return found
 
@@ -513,7 +513,7 @@ def _list_templates(resources: ProjectResources) -> Iterator[Resource]:
 def manifest_files(engine: Engine) -> dict[str, str]:
     """Where the manifest of each collection is, or would be, project-relative, by the collection's id."""
     found: dict[str, str] = {}
-    for each in engine.catalog.all("collection").found:
+    for each in engine.catalog.list_configs("collection").found:
         try:
             found[each.parsed.config.id] = _manifest_path(engine, each)
         except (ManifestNotFound, PermissionDenied):
@@ -530,7 +530,7 @@ def _manifest_path(engine: Engine, found: FoundConfig) -> str:
 
 
 def _read_manifest(resources: ProjectResources, arguments: Arguments) -> str:
-    found = resources.engine.catalog.find("collection", arguments["collection_id"])
+    found = resources.engine.catalog.find_config("collection", arguments["collection_id"])
     try:
         return resources.engine.folder.read_text(_manifest_path(resources.engine, found))
     except (FileNotFoundError, UnicodeDecodeError):
@@ -546,7 +546,7 @@ def _manifest_not_found(collection_id: str) -> ManifestNotFound:
 
 
 def _collection_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
-    return [found.parsed.config.id for found in resources.engine.catalog.all("collection").found]
+    return [found.parsed.config.id for found in resources.engine.catalog.list_configs("collection").found]
 
 
 def _list_manifests(resources: ProjectResources) -> Iterator[Resource]:

@@ -15,12 +15,12 @@ from chora.errors import UsageError, why_unreadable
 
 
 class Secret:
-    """A value that doesn't print itself; `reveal` hands it out at the place of use, and `blot` knows it everywhere."""
+    """A value that never prints itself; `reveal` returns it at the place of use, and `redact` finds it in texts."""
 
     __slots__ = ("__weakref__", "_value")
 
     held: ClassVar[weakref.WeakSet[Secret]] = weakref.WeakSet()
-    """Every secret that the process has now."""
+    """Every secret in the process."""
 
     def __init__(self, value: str) -> None:
         self._value = value
@@ -39,26 +39,28 @@ class Secret:
 
 
 REDACTED = "***"
-SHORTEST_REDACTED = 6
-"""Characters that a secret needs for its every appearance to be blotted out; shorter ones stand in ordinary words."""
+REDACTED_LENGTH_MINIMUM = 6
+"""Minimum length of a secret that is redacted everywhere; shorter ones occur in ordinary words."""
 
-_LOOKS_SECRET = re.compile(r"(\bBearer\s+|\bsk-ant-)[\w.~+/=-]{6,}")
+_SECRET_PATTERN = re.compile(r"(\bBearer\s+|\bsk-ant-)[\w.~+/=-]{6,}")
 
 
 def redact(text: str) -> str:
-    """The text with `***` in the place of every secret that the process holds, and of what looks like one.
+    """Replace every secret in the process, and what looks like one, by `***`.
 
-    The last line of defence: what is said aloud (logs, events, errors) goes through it.
+    The last line of defence for logs, events and errors (CWE-532).
     """
     for secret in list(Secret.held):
         value = secret.reveal()
-        if len(value) >= SHORTEST_REDACTED and value in text:
+        if len(value) >= REDACTED_LENGTH_MINIMUM and value in text:
             text = text.replace(value, REDACTED)
-    return _LOOKS_SECRET.sub(lambda found: found[1] + REDACTED, text) if "Bearer" in text or "sk-ant-" in text else text
+    return (
+        _SECRET_PATTERN.sub(lambda found: found[1] + REDACTED, text) if "Bearer" in text or "sk-ant-" in text else text
+    )
 
 
 class FoundSecret(NamedTuple):
-    """A secret and where it was, which may be said aloud."""
+    """A secret and where it was found, which may be logged."""
 
     secret: Secret
     origin: str
@@ -72,20 +74,20 @@ def find_secret(
     run_secrets: Path = Path("/run/secrets"),
     keyring: bool = True,
 ) -> FoundSecret | None:
-    """Look a secret up; the first hit wins.
+    """Look up a secret; the first hit wins.
 
     `NAME_FILE` → `/run/secrets/name` → `$CREDENTIALS_DIRECTORY/name` → the OS keyring (service `chora`) → `NAME`.
 
     A reference from the settings (`keyring:x`, `file:/…`, `env:X`) replaces the search.
 
-    White space around it is dropped. What is empty isn't a secret: as a token it would let everybody in.
+    Surrounding white space is stripped. An empty value isn't a secret: as a token it would admit every client.
 
     Raises:
-        UsageError: `NAME_FILE`, or the reference, names something that isn't there, can't be read or is empty.
+        UsageError: `NAME_FILE`, or the reference, names something that doesn't exist, can't be read or is empty.
     """
     env = os.environ if env is None else env
     if reference:
-        return _follow(reference, env)
+        return _resolve_reference(reference, env)
     if path := env.get(f"{name}_FILE"):
         try:
             value = Path(path).read_text("utf-8-sig").strip()
@@ -103,7 +105,7 @@ def find_secret(
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if value := file.read_text("utf-8-sig").strip():
                 return FoundSecret(Secret(value), f"file {file}")
-    if keyring and (value := _from_keyring(name.lower()).strip()):
+    if keyring and (value := _read_keyring(name.lower()).strip()):
         return FoundSecret(Secret(value), "keyring")
     if value := env.get(name, "").strip():
         return FoundSecret(Secret(value), f"environment {name}")
@@ -113,22 +115,22 @@ def find_secret(
 def find_token(
     env: Mapping[str, str] | None = None, *, reference: str = "", keyring: bool = True
 ) -> FoundSecret | None:
-    """The access token of the HTTP door, looked up as any secret.
+    """Look up the access token for HTTP, as any secret.
 
     Raises:
-        UsageError: as `find_secret`, or it holds what no header can.
+        UsageError: as `find_secret`, or it holds characters that no HTTP header may have.
     """
     found = find_secret("CHORA_TOKEN", env, reference=reference, keyring=keyring)
     if found is not None and not re.fullmatch(r"[ -~]+", found.secret.reveal()):
         raise UsageError(
-            f"The access token ({found.origin}) holds characters that no HTTP header can.",
+            f"The access token ({found.origin}) holds characters that no HTTP header may have.",
             "Use letters, digits and punctuation of ASCII.",
         )
     return found
 
 
-def _follow(reference: str, env: Mapping[str, str]) -> FoundSecret:
-    """The secret that a reference names."""
+def _resolve_reference(reference: str, env: Mapping[str, str]) -> FoundSecret:
+    """Resolve a reference to a secret."""
     kind, _, name = reference.partition(":")
     match kind:
         case "file":
@@ -137,20 +139,20 @@ def _follow(reference: str, env: Mapping[str, str]) -> FoundSecret:
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"The secret {reference} can't be read: {why_unreadable(error)}.", file=name) from None
         case "keyring":
-            value = _from_keyring(name)
+            value = _read_keyring(name)
         case _:
             value = env.get(name, "")
     if not value.strip():
         raise UsageError(
-            f"The secret {reference} is empty, or isn't there.",
-            "Put it there, or leave the setting out to have it searched for.",
+            f"The secret {reference} is empty, or doesn't exist.",
+            "Store it there, or leave the setting out to search for it.",
             reference=reference,
         )
     return FoundSecret(Secret(value.strip()), reference)
 
 
-def _from_keyring(name: str, timeout: float = 2.0) -> str:
-    """Ask the OS keyring in a daemon thread: a locked one with a display asks a person and may never return."""
+def _read_keyring(name: str, timeout: float = 2.0) -> str:
+    """Query the OS keyring in a daemon thread: a locked one prompts the user and may never return."""
     answer: list[str] = []
 
     def ask() -> None:
@@ -158,7 +160,7 @@ def _from_keyring(name: str, timeout: float = 2.0) -> str:
             import keyring
 
             answer.append(keyring.get_password("chora", name) or "")
-        except Exception:  # every backend fails in a way of its own; none of them may stop a start
+        except Exception:  # each backend has its own exceptions; none may stop the start
             answer.append("")
 
     thread = threading.Thread(target=ask, daemon=True)

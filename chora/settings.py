@@ -1,7 +1,7 @@
-"""Settings and secrets enter here, once.
+"""The settings: their schema, and where their values come from.
 
-`load` merges defaults < `chora.toml` < old environment names < `CHORA_<SECTION>_<KEY>` < flags and remembers
-where every value came from. The rest of the house gets its section, never the environment.
+`load` merges defaults < `chora.toml` < old environment names < `CHORA_<SECTION>_<KEY>` < flags and records
+the origin of every value. Other modules get their section, never the environment.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SecretReference = Annotated[str, Meta(pattern=r"^(keyring:.+|file:.+|env:\w+)?$"
 
 
 class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the HTTP server listens, and whom it believes."""
+    """Where the HTTP server listens, and whom it trusts."""
 
-    host: Annotated[str, Meta(description="Address to bind; anything beyond loopback needs a token")] = "127.0.0.1"
+    host: Annotated[str, Meta(description="Address to bind; other than loopback needs a token")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8000
     allowed_hosts: Annotated[
         tuple[str, ...], Meta(description="Host names accepted besides loopback ones and `host`")
@@ -38,61 +38,65 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Web origins accepted besides loopback ones, e.g. https://n8n.example"),
     ] = ()
     trusted_proxies: Annotated[
-        tuple[str, ...], Meta(description="Addresses or networks of proxies whose X-Forwarded headers are believed")
+        tuple[str, ...], Meta(description="Addresses or networks of proxies whose X-Forwarded headers are trusted")
     ] = ()
     cert: Annotated[str, Meta(description="TLS certificate chain, a PEM file")] = ""
     key: Annotated[str, Meta(description="TLS private key, a PEM file")] = ""
     token: Annotated[
         SecretReference,
-        Meta(description="Where the access token is: keyring:NAME, file:PATH or env:NAME; empty searches for it"),
+        Meta(description="Where the access token is: keyring:NAME, file:PATH or env:NAME; if empty, it is looked up"),
     ] = ""
     sse: Annotated[bool, Meta(description="Serve the 2024-11-05 SSE transport at /sse")] = True
 
 
 class OauthSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Tokens that an authorization server issues, OAuth 2.1; besides those that chora knows itself."""
+    """Tokens of an authorization server, OAuth 2.1, besides those that chora issues itself."""
 
-    issuer: Annotated[str, Meta(description="Its issuer URL, e.g. https://id.example; empty takes no such tokens")] = ""
-    resource: Annotated[
-        str, Meta(description="The public URL of /mcp, which tokens must be meant for, e.g. https://docs.example/mcp")
+    issuer: Annotated[
+        str, Meta(description="Its issuer URL, e.g. https://id.example; if empty, no such tokens are accepted")
     ] = ""
-    keys: Annotated[str, Meta(description="URL of its keys (JWKS); empty asks the issuer's metadata")] = ""
-    scopes: Annotated[str, Meta(description="What stands before read, write and admin in the scopes of its tokens")] = (
+    resource: Annotated[
+        str, Meta(description="The public URL of /mcp, the audience of the tokens, e.g. https://docs.example/mcp")
+    ] = ""
+    keys: Annotated[str, Meta(description="URL of its keys (JWKS); if empty, from the issuer's metadata")] = ""
+    scopes: Annotated[str, Meta(description="The prefix of read, write and admin in the scopes of its tokens")] = (
         "chora:"
     )
 
 
 class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What one peer may take."""
+    """Limits for one peer."""
 
     body: Annotated[int, Meta(ge=1024, description="Largest request body or stdio line, bytes")] = 4 * MIB
     header_time: Annotated[Positive, Meta(description="Seconds to receive a request head")] = 10.0
-    body_time: Annotated[Positive, Meta(description="Seconds to receive a request body, in all")] = 30.0
-    write_stall: Annotated[Positive, Meta(description="Seconds a peer may not read while we write")] = 30.0
+    body_time: Annotated[Positive, Meta(description="Seconds to receive a whole request body")] = 30.0
+    write_stall: Annotated[Positive, Meta(description="Seconds a write may wait for a peer that doesn't read")] = 30.0
     keep_alive: Annotated[Positive, Meta(description="Seconds an idle connection stays open")] = 10.0
     connections: Annotated[Count, Meta(description="Open connections at once")] = 4096
-    sessions: Annotated[Count, Meta(description="MCP sessions at once; the longest idle one makes room")] = 1024
+    sessions: Annotated[Count, Meta(description="MCP sessions at once; beyond it the longest idle one ends")] = 1024
     sessions_each: Annotated[Count, Meta(description="MCP sessions of one token at once")] = 1024
     idle: Annotated[Positive, Meta(description="Seconds after which an unused MCP session ends")] = 1800.0
-    grace: Annotated[Positive, Meta(description="Seconds that calls in flight get at shutdown")] = 5.0
+    grace: Annotated[Positive, Meta(description="Seconds for calls in flight at shutdown")] = 5.0
 
 
 class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where versions, drafts and outputs are remembered."""
+    """Where versions, drafts and records of outputs are stored."""
 
     backend: Annotated[
         Literal["sqlite", "filesystem", "memory"],
-        Meta(description="A database, files readable by hand, or nothing beyond this process"),
+        Meta(description="A database, readable files, or the memory of this process"),
     ] = "sqlite"
     path: Annotated[str, Meta(description="SQLite database, relative to the project")] = ".chora/storage.db"
     folder: Annotated[str, Meta(description="Folder of the filesystem backend, relative to the project")] = "ephemeral"
-    retention_days: Annotated[int, Meta(ge=0, description="Days that drafts and old texts are kept; 0 for ever")] = 30
+    retention_days: Annotated[
+        int, Meta(ge=0, description="Days that drafts and old texts are kept; 0 keeps them for ever")
+    ] = 30
 
 
 class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Where files live, relative to the project."""
 
-    configs: Annotated[str, Meta(description="Config folder; empty looks for configs/ then chora-configs/")] = ""
+    configs: Annotated[str, Meta(description="Config folder; if empty, configs/ or else chora-configs/")] = ""
     templates: Annotated[tuple[str, ...], Meta(description="Template folders, in order, after the project root")] = (
         "templates",
         "configs/templates",
@@ -105,7 +109,7 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TemplateSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How templates behave."""
+    """How templates are rendered."""
 
     undefined: Annotated[
         Literal["strict", "lenient"],
@@ -114,39 +118,39 @@ class TemplateSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RenderSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What one template may take; beyond it the worker process is killed."""
+    """Limits for one template; beyond them the worker process is killed."""
 
     workers: Annotated[Count, Meta(description="Template worker processes")] = 2
     wall: Annotated[Positive, Meta(description="Seconds per render")] = 5.0
     memory: Annotated[int, Meta(ge=64 * MIB, description="Address space of a worker, bytes")] = 512 * MIB
     output: Annotated[int, Meta(ge=1024, description="Largest rendered text, bytes")] = 4 * MIB
     queue: Annotated[
-        Count, Meta(description="Renders that may wait, half of them of one caller; beyond it the answer is `busy`")
+        Count, Meta(description="Waiting renders, at most half of them of one caller; beyond it the error is `busy`")
     ] = 256
 
 
 class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Backups that `chora serve` makes by itself."""
+    """Regular backups by `chora serve`."""
 
     every: Annotated[float, Meta(ge=0, description="Hours between two backups; 0 makes none")] = 0.0
-    keep: Annotated[Count, Meta(description="Backups kept; older ones are removed")] = 7
-    folder: Annotated[str, Meta(description="Where they go, relative to the project or absolute")] = ".chora/backups"
+    keep: Annotated[Count, Meta(description="Backups kept; older ones are deleted")] = 7
+    folder: Annotated[str, Meta(description="Their folder, relative to the project or absolute")] = ".chora/backups"
 
 
 class OutputSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What happens to files that are written."""
+    """How output files are written."""
 
     on_edit: Annotated[
         Literal["refuse", "merge", "overwrite"],
-        Meta(description="When somebody edited an output: leave it with an error, merge both, or write over it"),
+        Meta(description="When a person edited an output: keep it and fail, merge both, or overwrite it"),
     ] = "refuse"
 
 
 class JobSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Work that takes longer than its caller waits."""
+    """Work that takes longer than its call."""
 
-    call_budget: Annotated[Positive, Meta(description="Seconds after which a call answers `running`")] = 45.0
-    running: Annotated[Count, Meta(description="Jobs at once; beyond it the answer is `busy`")] = 8
+    call_budget: Annotated[Positive, Meta(description="Seconds after which a call returns `running`")] = 45.0
+    running: Annotated[Count, Meta(description="Jobs at once; beyond it the error is `busy`")] = 8
     keep_days: Annotated[Positive, Meta(description="Days that a finished job's result is kept")] = 7.0
 
 
@@ -156,9 +160,9 @@ class LlmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(min_length=1, description="Model, unless the config names one")] = "claude-sonnet-5"
     api_key: Annotated[
         SecretReference,
-        Meta(description="Where the key is: keyring:NAME, file:PATH or env:NAME; empty searches for it"),
+        Meta(description="Where the key is: keyring:NAME, file:PATH or env:NAME; if empty, it is looked up"),
     ] = ""
-    base_url: Annotated[str, Meta(description="Where the Messages API is; empty is Anthropic's own")] = ""
+    base_url: Annotated[str, Meta(description="Address of the Messages API; if empty, Anthropic's own")] = ""
     budget_run: Annotated[float, Meta(ge=0, description="Most US dollars one call may spend; 0 is no limit")] = 1.0
     budget_day: Annotated[float, Meta(ge=0, description="Most US dollars in 24 hours; 0 is no limit")] = 10.0
     budget_project: Annotated[float, Meta(ge=0, description="Most US dollars in all; 0 is no limit")] = 0.0
@@ -174,7 +178,7 @@ class ValidationSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Code of the project's own; nothing is loaded that isn't named here."""
+    """Code of the project; nothing is loaded that isn't named here."""
 
     generators: Annotated[
         tuple[str, ...], Meta(description="Modules to import, or files relative to the project, one generator each")
@@ -196,9 +200,9 @@ Toolset = Literal["core-generation", "config-lifecycle", "storage", "discovery",
 
 
 class McpSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is offered to agents."""
+    """What the server offers to agents."""
 
-    toolsets: Annotated[tuple[Toolset, ...], Meta(description="Tools that are offered; empty offers all")] = ()
+    toolsets: Annotated[tuple[Toolset, ...], Meta(description="Tools that are offered; if empty, all")] = ()
     read_only: Annotated[bool, Meta(description="Offer only the tools that change nothing")] = False
 
 
@@ -206,7 +210,7 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The log, always on stderr."""
 
     level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Least level shown")] = "INFO"
-    format: Annotated[Literal["text", "json"], Meta(description="For people or for collectors")] = "text"
+    format: Annotated[Literal["text", "json"], Meta(description="For people or for log collectors")] = "text"
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -243,14 +247,14 @@ OLD_NAMES: dict[str, str] = {
     "CHORA_EPHEMERAL_PATH": "storage.folder",
     "CHORA_RETENTION_DAYS": "storage.retention_days",
 }
-"""Environment names of chora-compose that still work; a later row wins over an earlier one."""
+"""Environment names of chora-compose that still work; a later row overrides an earlier one."""
 
 OTHER_NAMES = {"CHORA_PROJECT", "CHORA_BASE_PATH", "CHORA_TRACE_ID", "CHORA_TOKEN", "CHORA_TOKEN_FILE"}
 """`CHORA_*` names that aren't settings; any other one is a misspelling worth a warning."""
 
 
 class LoadedSettings(NamedTuple):
-    """The settings in force, where each came from (`section.key` → origin), and what looked wrong."""
+    """The effective settings, the origin of each (`section.key` → origin), and warnings."""
 
     settings: Settings
     origins: dict[str, str]
@@ -270,7 +274,7 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
     """
     env = os.environ if env is None else env
     values: dict[str, Any] = {}
-    origins: dict[str, str] = dict.fromkeys(_keys(), "default")
+    origins: dict[str, str] = dict.fromkeys(_setting_fields(), "default")
     warnings: list[str] = []
 
     toml = project / "chora.toml"
@@ -295,7 +299,7 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
         if (key := f"{section}.{field}") in origins:
             values[key], origins[key] = _from_text(key, text, name), name
         else:
-            warnings.append(f"The environment variable {name} means nothing to chora; is it misspelt?")
+            warnings.append(f"The environment variable {name} is unknown to chora; is it misspelt?")
     for key, value in (flags or {}).items():
         if value is not None:
             values[key], origins[key] = value, "--" + key.partition(".")[2].replace("_", "-")
@@ -311,14 +315,14 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
         key = path.rstrip("`").partition("[")[0]
         raise UsageError(
             f"The setting {key} doesn't fit: {problem[:1].lower()}{problem[1:]} (from {origins.get(key, '?')}).",
-            _advice(key),
+            _hint_for(key),
             setting=key,
             origin=origins.get(key),
         ) from None
 
 
-def as_table(loaded: LoadedSettings) -> list[dict[str, Any]]:
-    """One row per setting: key, value, default, origin and meaning."""
+def settings_table(loaded: LoadedSettings) -> list[dict[str, Any]]:
+    """One row per setting: key, value, default, origin and description."""
     values = msgspec.to_builtins(loaded.settings)
     return [
         {
@@ -326,13 +330,13 @@ def as_table(loaded: LoadedSettings) -> list[dict[str, Any]]:
             "value": values[section.encode_name][field.encode_name],
             "default": msgspec.to_builtins(field.default),
             "origin": loaded.origins[key],
-            "meaning": _meaning(field),
+            "meaning": _description(field),
         }
-        for key, (section, field) in _keys().items()
+        for key, (section, field) in _setting_fields().items()
     ]
 
 
-def _keys() -> dict[str, tuple[msgspec.structs.FieldInfo, msgspec.structs.FieldInfo]]:
+def _setting_fields() -> dict[str, tuple[msgspec.structs.FieldInfo, msgspec.structs.FieldInfo]]:
     return {
         f"{section.name}.{field.name}": (section, field)
         for section in msgspec.structs.fields(Settings)
@@ -340,28 +344,28 @@ def _keys() -> dict[str, tuple[msgspec.structs.FieldInfo, msgspec.structs.FieldI
     }
 
 
-def _meaning(field: msgspec.structs.FieldInfo) -> str:
+def _description(field: msgspec.structs.FieldInfo) -> str:
     notes: tuple[Any, ...] = getattr(field.type, "__metadata__", ())
     return next((note.description for note in reversed(notes) if getattr(note, "description", None)), "")
 
 
-def _advice(key: str) -> str:
-    """What to do about a value that doesn't fit."""
-    kind: Any = _keys()[key][1].type
+def _hint_for(key: str) -> str:
+    """The hint for an invalid value."""
+    kind: Any = _setting_fields()[key][1].type
     if get_origin(choice := kind.__origin__) is Literal:
         return f"Write one of {', '.join(get_args(choice))}."
     return "`chora config` shows every setting, its value and where it comes from."
 
 
 def _from_text(key: str, text: str, name: str) -> Any:
-    kind: Any = _keys()[key][1].type
+    kind: Any = _setting_fields()[key][1].type
     if get_origin(kind.__origin__) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
         return msgspec.convert(text.upper() if key == "log.level" else text, kind, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(
-            f"{name}={text!r} doesn't fit {key}: {error}.", _advice(key), setting=key, origin=name
+            f"{name}={text!r} doesn't fit {key}: {error}.", _hint_for(key), setting=key, origin=name
         ) from None
 
 
@@ -370,21 +374,21 @@ def _parse_toml(file: Path, text: str) -> list[tuple[str, Any, int]]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file} is not TOML: {error}.", file=str(file)) from None
-    keys = _keys()
+    keys = _setting_fields()
     sections = {key.partition(".")[0] for key in keys}
     found: list[tuple[str, Any, int]] = []
     for section, fields in document.items():
         if section not in sections or not isinstance(fields, dict):
-            raise _unknown(file, section, _line_of(text, section), keys if section in sections else sections)
+            raise _unknown_key(file, section, _find_line(text, section), keys if section in sections else sections)
         for field, value in cast("dict[str, Any]", fields).items():
-            key, line = f"{section}.{field}", _line_of(text, section, field)
+            key, line = f"{section}.{field}", _find_line(text, section, field)
             if key not in keys:
-                raise _unknown(file, key, line, keys)
+                raise _unknown_key(file, key, line, keys)
             found.append((key, value, line))
     return found
 
 
-def _unknown(file: Path, key: str, line: int, known: Iterable[str]) -> UsageError:
+def _unknown_key(file: Path, key: str, line: int, known: Iterable[str]) -> UsageError:
     import difflib
 
     elsewhere = [each for each in known if each.partition(".")[2] == key.partition(".")[2]] if "." in key else []
@@ -398,15 +402,15 @@ def _unknown(file: Path, key: str, line: int, known: Iterable[str]) -> UsageErro
     )
 
 
-def _line_of(text: str, *key: str) -> int:
-    """Where a key, or else what holds it, stands; tomllib parses without positions."""
+def _find_line(text: str, *key: str) -> int:
+    """The line of a key, or else of its table; tomllib parses without positions."""
     table: tuple[str, ...] = ()
     nearest = 1
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[+([^\]]+)\]", line):
-            here = table = _parts(header[1])
+            here = table = _split_key(header[1])
         elif assignment := re.match(r"([\w\s.\"'-]+)=", line):
-            here = (*table, *_parts(assignment[1]))
+            here = (*table, *_split_key(assignment[1]))
         else:
             continue
         if here == key:
@@ -416,7 +420,7 @@ def _line_of(text: str, *key: str) -> int:
     return nearest
 
 
-def _parts(dotted: str) -> tuple[str, ...]:
+def _split_key(dotted: str) -> tuple[str, ...]:
     return tuple(part.strip(" \t\"'") for part in dotted.split("."))
 
 
@@ -439,11 +443,11 @@ def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None
             try:
                 path = Path(named).expanduser().resolve()
                 is_folder = path.is_dir()
-            except (OSError, RuntimeError) as error:  # a closed folder on the way, an unknown ~user, links in a circle
+            except (OSError, RuntimeError) as error:  # an inaccessible folder, an unknown ~user, a loop of links
                 raise ProjectNotFound(f"{origin} names {named}, which can't be reached: {error}.") from None
             if not is_folder:
                 raise ProjectNotFound(
-                    f"{origin} names {path}, which is not a folder.", "Make it with: chora init " + str(path)
+                    f"{origin} names {path}, which is not a folder.", "Create it with: chora init " + str(path)
                 )
             return path
     try:
@@ -452,7 +456,7 @@ def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None
         raise ProjectNotFound("The current folder is gone.", "Go to one that exists.") from None
     for marks in (("chora.toml",), ("configs", "chora-configs", ".chora")):
         for candidate in (here, *here.parents):
-            if any(_is_there(candidate / mark) for mark in marks):
+            if any(_exists(candidate / mark) for mark in marks):
                 return candidate
     raise ProjectNotFound(
         f"There is no chora project in {here} or above it.",
@@ -461,13 +465,13 @@ def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None
     )
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # it lies in a folder above us that we may not look into
+    except OSError:  # a folder above that we may not access
         return False
 
 
 def tokens_folder(project: Path) -> Path:
-    """Where the named access tokens of a project are kept."""
+    """The folder of the named access tokens of a project."""
     return project / ".chora" / "tokens"

@@ -12,15 +12,15 @@ def is_frozen() -> bool:
 
 
 def own_command(*arguments: str) -> list[str]:
-    """The command line that runs this very chora again, frozen or not."""
+    """The command line that runs this same chora again, frozen or not."""
     if is_frozen():
         return [sys.executable, *arguments]
-    # -P: without it whatever lies in the current folder would be imported in the place of our libraries.
+    # -P: modules in the current folder must not be imported instead of our libraries (CWE-427).
     return [sys.executable, "-P", "-m", "chora", *arguments]
 
 
 def trace_id() -> str | None:
-    """`CHORA_TRACE_ID`, read when asked, so that a wrapper script can set it per run."""
+    """`CHORA_TRACE_ID`, read on each call, so that a wrapper script can set it per run."""
     return os.environ.get("CHORA_TRACE_ID") or None
 
 
@@ -30,12 +30,12 @@ def default_transport() -> str | None:
 
 
 def notify_socket() -> str | None:
-    """Where systemd wants to hear that we are ready, if it started us with `Type=notify`."""
+    """The socket for sd_notify(3), if systemd started the process with `Type=notify`."""
     return os.environ.get("NOTIFY_SOCKET") or None
 
 
 def child_environment() -> dict[str, str]:
-    """What a child process may know: how to find programs and speak, no secret and no setting."""
+    """The environment of a child process: how to find programs, and locales; no secret and no setting."""
     keep = (
         "PATH",
         "HOME",

@@ -49,7 +49,7 @@ def gather(check: bool) -> dict[str, Any]:
             "commands": [each for name in COMMANDS for each in describe_command(name)],
             "options": describe_options(program),
         },
-        "settings": {"settings": settings.as_table(settings.load(DATA, {}))},
+        "settings": {"settings": settings.settings_table(settings.load(DATA, {}))},
         "errors": {
             "errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == "chora.errors"]
         },

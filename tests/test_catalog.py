@@ -105,7 +105,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_config_is_found_in_every_layout(project: Project, kind: Kind, layout: str, suffix: str) -> None:
     """Flat and nested, singular and plural, JSON and YAML: each place a config may have is searched."""
     path = project.put(f"configs/{layout.format(kind=kind)}{suffix}", kind)
-    found = project.catalog().find(kind, "note")
+    found = project.catalog().find_config(kind, "note")
     assert found.path == path
     assert found.parsed.config.id == "note"
     assert found.parsed.warnings == []
@@ -124,7 +124,7 @@ def test_the_layouts_have_an_order(project: Project) -> None:
     for path in places:
         project.put(path, "artifact")
     for path in places:
-        assert project.catalog().find("artifact", "note").path == path
+        assert project.catalog().find_config("artifact", "note").path == path
         (project.root / path).unlink()
 
 
@@ -132,24 +132,24 @@ def test_the_layouts_have_an_order(project: Project) -> None:
 def test_the_id_inside_finds_a_file_of_another_name(project: Project) -> None:
     """As a last resort the id inside the file counts."""
     path = project.put("configs/content/deep/er/whatever.json")
-    assert project.catalog().find("content", "note") == FoundConfig(
-        path, project.catalog().open("content", path).parsed
+    assert project.catalog().find_config("content", "note") == FoundConfig(
+        path, project.catalog().open_config("content", path).parsed
     )
 
 
 def test_a_file_named_after_another_id_is_found_with_a_warning(project: Project) -> None:
     """A file's name wins over the id inside, which is told."""
     project.put("configs/content/intro.json", config_id="note")
-    (warning,) = project.catalog().find("content", "intro").parsed.warnings
+    (warning,) = project.catalog().find_config("content", "intro").parsed.warnings
     assert (warning.code, warning.write) == ("id_mismatch", '"id": "intro"')
-    assert project.catalog().find("content", "note").parsed.warnings == []
+    assert project.catalog().find_config("content", "note").parsed.warnings == []
 
 
 def test_a_missing_config_says_where_it_was_sought(project: Project) -> None:
     """The error names the id under its tool's parameter, every place searched, and ids that are near."""
     project.put("configs/content/note.json")
     with pytest.raises(ConfigNotFound) as caught:
-        project.catalog().find("content", "notes")
+        project.catalog().find_config("content", "notes")
     error = caught.value
     assert "'notes'" in error.message
     assert error.hint == "Did you mean note?"
@@ -164,17 +164,17 @@ def test_a_missing_config_says_where_it_was_sought(project: Project) -> None:
     [
         ("content", "content_config_id", "list_content_configs"),
         ("artifact", "artifact_config_id", "list_artifact_configs"),
-        ("collection", "collection_config_path", "collection folder"),
+        ("collection", "collection_config_path", "in the folder collection"),
     ],
 )
 def test_without_near_ids_the_hint_names_the_list(project: Project, kind: Kind, parameter: str, hint: str) -> None:
     """In an empty project the hint says how to see what there is."""
     with pytest.raises(ConfigNotFound) as caught:
-        project.catalog().find(kind, "note")
+        project.catalog().find_config(kind, "note")
     assert caught.value.details[parameter] == "note"
     assert hint in str(caught.value.hint)
     with pytest.raises(ConfigNotFound) as caught:
-        project.catalog().open(kind, "sub/note.json")
+        project.catalog().open_config(kind, "sub/note.json")
     assert caught.value.details[parameter] == "sub/note.json"
     assert caught.value.details["searched_paths"] == [
         "sub/note.json",
@@ -190,15 +190,15 @@ def test_the_config_folder_is_the_one_that_is_there(project: Project) -> None:
     assert catalog.root == "configs"
     project.put("chora-configs/content/note.json")
     assert catalog.root == "chora-configs"
-    assert catalog.find("content", "note").path == "chora-configs/content/note.json"
-    assert catalog.where_to_save("content", "new") == "chora-configs/content/new/new-content.json"
+    assert catalog.find_config("content", "note").path == "chora-configs/content/note.json"
+    assert catalog.path_to_save("content", "new") == "chora-configs/content/new/new-content.json"
     project.put("configs/content/note.json")
-    assert catalog.find("content", "note").path == "configs/content/note.json"
+    assert catalog.find_config("content", "note").path == "configs/content/note.json"
     project.put("etc/content/note.json")
     for setting in ("etc", "./etc/", str(project.root / "etc")):
-        assert project.catalog(setting).find("content", "note").path == "etc/content/note.json"
+        assert project.catalog(setting).find_config("content", "note").path == "etc/content/note.json"
     project.put("content/note.json")
-    assert project.catalog(".").find("content", "note").path == "content/note.json"
+    assert project.catalog(".").find_config("content", "note").path == "content/note.json"
     with pytest.raises(PermissionDenied):
         project.catalog("../elsewhere")
 
@@ -223,9 +223,9 @@ def test_a_path_is_tried_from_three_folders(project: Project, path: str) -> None
     """Children name files from the project root, the config folder or the folder of their kind, suffix or not."""
     where = project.put("configs/artifact/note.json", "artifact")
     catalog = project.catalog()
-    assert catalog.open("artifact", path).path == where
-    assert catalog.open("artifact", path).path == where
-    assert catalog.open("artifact", str(project.root / where)).path == where
+    assert catalog.open_config("artifact", path).path == where
+    assert catalog.open_config("artifact", path).path == where
+    assert catalog.open_config("artifact", str(project.root / where)).path == where
 
 
 def test_the_nearest_meaning_of_a_path_wins(project: Project) -> None:
@@ -234,16 +234,16 @@ def test_the_nearest_meaning_of_a_path_wins(project: Project) -> None:
     for path in paths:
         project.put(path)
     for path in paths:
-        assert project.catalog().open("content", "note.json").path == path
+        assert project.catalog().open_config("content", "note.json").path == path
         (project.root / path).unlink()
 
 
 def test_a_mere_name_is_an_id_in_the_end(project: Project) -> None:
     """A collection may be named by its id alone, wherever its file is."""
     path = project.put("configs/collection/deep/packs.json", "collection", "season-pack")
-    assert project.catalog().open("collection", "season-pack").path == path
+    assert project.catalog().open_config("collection", "season-pack").path == path
     with pytest.raises(ConfigNotFound) as caught:
-        project.catalog().open("collection", "season-pak")
+        project.catalog().open_config("collection", "season-pak")
     assert caught.value.hint == "Did you mean season-pack?"
 
 
@@ -258,28 +258,32 @@ def test_a_path_that_leaves_the_project_is_denied(tmp_path: Path, path: str) -> 
     project = Project(tmp_path / "project")
     (project.root / "link").symlink_to(tmp_path / "other", target_is_directory=True)
     with pytest.raises(PermissionDenied):
-        project.catalog().open("content", path)
+        project.catalog().open_config("content", path)
 
 
 def test_dots_that_stay_inside_are_fine(project: Project) -> None:
     """A path relative to the config folder may go up, as long as it stays in the project."""
     project.put("common/note.json")
     project.put("configs/content/other.json", config_id="other")
-    assert project.catalog().open("content", "../common/note.json").path == "common/note.json"
+    assert project.catalog().open_config("content", "../common/note.json").path == "common/note.json"
 
 
 @pytest.mark.parametrize("path", ["", "  ", "a\0b", "a\nb.json"])
 def test_a_path_that_is_none_is_refused(project: Project, path: str) -> None:
     """Empty paths and control characters are refused before the disk is asked."""
     with pytest.raises(InvalidConfigId):
-        project.catalog().open("content", path)
+        project.catalog().open_config("content", path)
 
 
 @pytest.mark.parametrize("config_id", ["", "   ", "a" * 256, "..", "a..b", "a/b", "a\\b", "a\nb", "a\0", "\x7f"])
 def test_an_id_that_is_none_is_refused(project: Project, config_id: str) -> None:
     """Empty, endless and path-like ids are refused wherever an id goes in."""
     catalog = project.catalog()
-    for use in (catalog.check_id, lambda i: catalog.find("content", i), lambda i: catalog.where_to_save("content", i)):
+    for use in (
+        catalog.check_id,
+        lambda i: catalog.find_config("content", i),
+        lambda i: catalog.path_to_save("content", i),
+    ):
         with pytest.raises(InvalidConfigId) as caught:
             use(config_id)
         assert len(caught.value.message) < 250
@@ -302,7 +306,7 @@ def test_a_listing_has_every_file_sorted_by_id(project: Project) -> None:
     project.write("configs/content/data.json", "[1, 2]")
     project.put("configs/contents/sheet.json", "artifact", "sheet")
     project.write("configs/content/readme.md", "# Not a config")
-    listing = project.catalog().all("content")
+    listing = project.catalog().list_configs("content")
     assert [(found.parsed.config.id, found.path) for found in listing.found] == [
         ("alpha", "configs/content/z.json"),
         ("beta", "configs/content/sub/a.yaml"),
@@ -313,16 +317,16 @@ def test_a_listing_has_every_file_sorted_by_id(project: Project) -> None:
         "configs/contents/sheet.json",
     ]
     assert "ends too soon" in listing.invalid[0].error
-    assert listing.invalid[1].fault.code == "validation_failed"
+    assert listing.invalid[1].cause.code == "validation_failed"
     assert "This is an artifact config" in listing.invalid[2].error
-    assert project.catalog().all("collection") == ([], [])
+    assert project.catalog().list_configs("collection") == ([], [])
 
 
 def test_a_file_in_both_folders_counts_once(project: Project) -> None:
     """The same name under the singular and the plural folder is one config, the singular's."""
     project.put("configs/artifact/sub/x.json", "artifact")
     project.put("configs/artifacts/sub/x.json", "artifact")
-    listing = project.catalog().all("artifact")
+    listing = project.catalog().list_configs("artifact")
     assert [found.path for found in listing.found] == ["configs/artifact/sub/x.json"]
     assert listing.invalid == []
 
@@ -333,9 +337,9 @@ def test_of_two_files_with_one_id_the_found_one_counts(project: Project) -> None
     project.put("configs/content/b.json")
     project.put("configs/content/note/note.json")
     catalog = project.catalog()
-    listing = catalog.all("content")
+    listing = catalog.list_configs("content")
     assert [found.path for found in listing.found] == ["configs/content/note/note.json"]
-    assert catalog.find("content", "note").path == "configs/content/note/note.json"
+    assert catalog.find_config("content", "note").path == "configs/content/note/note.json"
     assert [broken.path for broken in listing.invalid] == ["configs/content/a.json", "configs/content/b.json"]
     assert "configs/content/note/note.json" in listing.invalid[0].error
 
@@ -346,9 +350,9 @@ def test_a_broken_file_says_so_when_its_id_is_asked_for(project: Project) -> Non
     project.write("configs/content/other.json", json.dumps(broken))
     for config_id in ("note", "other"):
         with pytest.raises(ValidationFailed) as caught:
-            project.catalog().find("content", config_id)
+            project.catalog().find_config("content", config_id)
         assert caught.value.details["file"] == "configs/content/other.json"
-    assert project.catalog().where_to_save("content", "note") == "configs/content/other.json"
+    assert project.catalog().path_to_save("content", "note") == "configs/content/other.json"
 
 
 # -- saving -----------------------------------------------------------------------------------------------------
@@ -358,9 +362,9 @@ def test_a_broken_file_says_so_when_its_id_is_asked_for(project: Project) -> Non
 def test_a_new_config_goes_into_the_nested_layout(project: Project) -> None:
     """New contents and artifacts get a folder each, collections a file."""
     catalog = project.catalog()
-    assert catalog.where_to_save("content", "note") == "configs/content/note/note-content.json"
-    assert catalog.where_to_save("artifact", "note") == "configs/artifact/note/note-artifact.json"
-    assert catalog.where_to_save("collection", "note") == "configs/collection/note.json"
+    assert catalog.path_to_save("content", "note") == "configs/content/note/note-content.json"
+    assert catalog.path_to_save("artifact", "note") == "configs/artifact/note/note-artifact.json"
+    assert catalog.path_to_save("collection", "note") == "configs/collection/note.json"
 
 
 @requirement("layouts.save-nested")
@@ -368,13 +372,13 @@ def test_a_new_config_goes_into_the_nested_layout(project: Project) -> None:
 def test_a_config_is_saved_where_it_is(project: Project, path: str) -> None:
     """An existing config keeps its place, whatever its layout."""
     project.put(path)
-    assert project.catalog().where_to_save("content", "note") == path
+    assert project.catalog().path_to_save("content", "note") == path
 
 
 def test_a_config_is_not_saved_over_another_one(project: Project) -> None:
     """A file of the right name that holds another id is left alone."""
     project.put("configs/content/intro/intro-content.json", config_id="intro-content")
-    assert project.catalog().where_to_save("content", "intro") == "configs/content/intro.json"
+    assert project.catalog().path_to_save("content", "intro") == "configs/content/intro.json"
 
 
 # -- reading once -----------------------------------------------------------------------------------------------
@@ -398,14 +402,14 @@ def test_an_unchanged_file_is_read_once(project: Project) -> None:
     path = project.put("configs/content/note.json")
     folder = Counting(project.root)
     catalog = Catalog(folder)
-    first = catalog.find("content", "note").parsed
-    assert catalog.open("content", path).parsed is first
-    assert catalog.all("content").found[0].parsed is first
+    first = catalog.find_config("content", "note").parsed
+    assert catalog.open_config("content", path).parsed is first
+    assert catalog.list_configs("content").found[0].parsed is first
     assert folder.reads == [path]
     document = config("content", "note")
     document["metadata"]["description"] = "Another"
     project.write(path, json.dumps(document))
-    assert catalog.find("content", "note").parsed.config.metadata.description == "Another"
+    assert catalog.find_config("content", "note").parsed.config.metadata.description == "Another"
     assert len(folder.reads) == 2
 
 
@@ -414,11 +418,11 @@ def test_the_times_of_a_file_may_be_set_back(project: Project) -> None:
     """A change of the same size under the old modification time is still seen."""
     path = project.put("configs/content/note.json")
     catalog = project.catalog()
-    catalog.find("content", "note")
+    catalog.find_config("content", "note")
     status = (project.root / path).stat()
     project.write(path, json.dumps(config("content", "note")).replace("A note", "B note"))
     os.utime(project.root / path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert catalog.find("content", "note").parsed.config.metadata.description == "B note"
+    assert catalog.find_config("content", "note").parsed.config.metadata.description == "B note"
 
 
 def test_a_file_just_written_is_not_remembered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,8 +431,8 @@ def test_a_file_just_written_is_not_remembered(project: Project, monkeypatch: py
     project.put("configs/content/note.json")
     folder = Counting(project.root)
     catalog = Catalog(folder)
-    catalog.find("content", "note")
-    catalog.find("content", "note")
+    catalog.find_config("content", "note")
+    catalog.find_config("content", "note")
     assert len(folder.reads) == 2
 
 
@@ -445,8 +449,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(project: Project
 
     folder = Racing(project.root)
     catalog = Catalog(folder)
-    catalog.find("content", "note")
-    catalog.find("content", "note")
+    catalog.find_config("content", "note")
+    catalog.find_config("content", "note")
     assert folder.reads == [path, path]
 
 
@@ -459,7 +463,7 @@ def test_a_refusal_is_remembered_too(project: Project) -> None:
     errors: list[ValidationFailed] = []
     for _ in range(2):
         with pytest.raises(ValidationFailed) as caught:
-            catalog.find("content", "note")
+            catalog.find_config("content", "note")
         errors.append(caught.value)
     assert errors[0] is not errors[1]
     assert errors[0].as_dict() == errors[1].as_dict()
@@ -475,14 +479,14 @@ def test_what_is_remembered_is_bounded(project: Project, monkeypatch: pytest.Mon
     folder = Counting(project.root)
     catalog = Catalog(folder)
     for name in ("n0", "n1", "n0", "n2", "n0", "n1"):
-        catalog.find("content", name)
+        catalog.find_config("content", name)
     assert folder.reads == [paths[0], paths[1], paths[2], paths[1]]
     (project.root / paths[0]).unlink()
     (project.root / paths[1]).unlink()
     with pytest.raises(ConfigNotFound):
-        catalog.find("content", "n1")
+        catalog.find_config("content", "n1")
     with pytest.raises(ConfigNotFound):
-        catalog.open("content", paths[1])
+        catalog.open_config("content", paths[1])
 
 
 def test_a_file_that_goes_away_is_simply_not_there(project: Project) -> None:
@@ -497,8 +501,8 @@ def test_a_file_that_goes_away_is_simply_not_there(project: Project) -> None:
             return super().read_bytes(path, limit=limit)
 
     catalog = Catalog(Vanishing(project.root))
-    assert catalog.find("content", "note").path == "configs/content/note-content.json"
-    assert [found.path for found in catalog.all("content").found] == ["configs/content/note-content.json"]
+    assert catalog.find_config("content", "note").path == "configs/content/note-content.json"
+    assert [found.path for found in catalog.list_configs("content").found] == ["configs/content/note-content.json"]
 
 
 def test_a_failing_disk_is_a_storage_error(project: Project) -> None:
@@ -511,17 +515,17 @@ def test_a_failing_disk_is_a_storage_error(project: Project) -> None:
 
     catalog = Catalog(Failing(project.root))
     with pytest.raises(StorageError, match=r"note\.json can't be read: Input/output error") as caught:
-        catalog.find("content", "note")
+        catalog.find_config("content", "note")
     assert caught.value.details == {"path": "configs/content/note.json", "error_type": "OSError", "errno": 5}
-    assert catalog.all("content").invalid[0].path == "configs/content/note.json"
+    assert catalog.list_configs("content").invalid[0].path == "configs/content/note.json"
 
 
 def test_a_huge_file_is_refused(project: Project) -> None:
     """A config beyond the limit isn't read, and says so in the listing."""
     project.write("configs/content/note.json", b" " * (CONFIG_LIMIT + 1))
     with pytest.raises(LimitExceeded):
-        project.catalog().find("content", "note")
-    assert "larger than" in project.catalog().all("content").invalid[0].error
+        project.catalog().find_config("content", "note")
+    assert "larger than" in project.catalog().list_configs("content").invalid[0].error
 
 
 @requirement("layouts.inside-project")
@@ -534,10 +538,10 @@ def test_a_link_out_of_the_project_is_denied(tmp_path: Path) -> None:
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "outside.json")
     with pytest.raises(PermissionDenied):
-        project.catalog().find("content", "note")
+        project.catalog().find_config("content", "note")
     (project.root / "configs/content/folder.json").mkdir()
     with pytest.raises(ConfigNotFound):
-        project.catalog().find("content", "folder")
+        project.catalog().find_config("content", "folder")
 
 
 # -- JSON and YAML ----------------------------------------------------------------------------------------------
@@ -547,7 +551,7 @@ def test_a_link_out_of_the_project_is_denied(tmp_path: Path) -> None:
 def test_yaml_reads_as_the_same_config(project: Project) -> None:
     """A YAML config with dates and blocks is what its JSON would be."""
     project.write("configs/content/tides.yaml", YAML)
-    parsed = project.catalog().find("content", "tides").parsed
+    parsed = project.catalog().find_config("content", "tides").parsed
     assert parsed.warnings == []
     assert parsed.config.metadata.description == "Weekly tides\n"
     assert parsed.config.evolution.history[0].date == "2026-03-01"
@@ -558,34 +562,36 @@ def test_values_of_yaml_that_json_hasn_t_are_refused_by_the_format(project: Proj
     """Keys that aren't text and numbers without end are refused at their place."""
     project.write("configs/content/tides.yaml", YAML + "on: 1\n")
     with pytest.raises(ValidationFailed, match="the key True"):
-        project.catalog().find("content", "tides")
+        project.catalog().find_config("content", "tides")
     project.write("configs/content/tides.yaml", YAML + "extra: .inf\n")
     with pytest.raises(ValidationFailed, match=r"\$\.extra is inf"):
-        project.catalog().find("content", "tides")
+        project.catalog().find_config("content", "tides")
 
 
 def test_keys_that_stand_twice_are_told(project: Project) -> None:
     """JSON lets the last one count, as every reader of it does, and whoever wrote both is told; YAML refuses."""
     plain = json.dumps(config("content", "tides"))
     project.write("configs/content/tides.json", plain)
-    before = project.catalog().find("content", "tides").parsed.warnings
+    before = project.catalog().find_config("content", "tides").parsed.warnings
     twice = (
         plain.replace('"metadata": {', '"metadata": {"version": "0.0.1", "version": "0.0.2", ')[:-1]
         + ', "x": 1, "x": [2]}'
     )
     project.write("configs/content/tides.json", twice)
-    parsed = project.catalog().find("content", "tides").parsed
+    parsed = project.catalog().find_config("content", "tides").parsed
     assert parsed.raw["x"] == [2]
     told = [issue for issue in parsed.warnings if issue not in before]
     assert [(issue.code, issue.severity) for issue in told[:2]] == [("duplicate_key", "warning")] * 2
     assert {issue.found for issue in told if issue.code == "duplicate_key"} == {"'version'", "'x'"}
     many = plain[:-1] + "".join(f', "k{number}": 1, "k{number}": 2' for number in range(1000)) + "}"
     project.write("configs/content/tides.json", many)
-    remarks = project.catalog().find("content", "tides").parsed.warnings
+    remarks = project.catalog().find_config("content", "tides").parsed.warnings
     assert sum(issue.code == "duplicate_key" for issue in remarks) == 100
     project.write(
         "configs/content/tides.json", plain[:-1] + ', "deep": ' + "[" * 60 + "]" * 60 + ', "n": 1' + "0" * 280 + "}"
     )
     assert not [
-        each for each in project.catalog().find("content", "tides").parsed.warnings if each.code == "duplicate_key"
+        each
+        for each in project.catalog().find_config("content", "tides").parsed.warnings
+        if each.code == "duplicate_key"
     ]

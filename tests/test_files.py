@@ -56,10 +56,10 @@ class Place(NamedTuple):
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """The folder: held by the kernel, with descriptors and, as on Windows, without."""
     if request.param == "by kernel":
-        if files._beneath() is None:
+        if files._find_openat2() is None:
             pytest.skip("this kernel can't open beneath a folder")
     else:
-        monkeypatch.setattr(files, "_beneath", lambda: None)
+        monkeypatch.setattr(files, "_find_openat2", lambda: None)
     if request.param == "by path":
         monkeypatch.setattr(files, "_BY_DESCRIPTOR", False)
     elif not files._BY_DESCRIPTOR:
@@ -205,9 +205,9 @@ async def test_no_path_leads_outside(links: Place, escape: Callable[[Place], str
         assert caught.value.details["path"] == path
         assert "hunter2" not in str(caught.value)
     with pytest.raises(PermissionDenied):
-        await links.folder.write(path, b"mine")
+        await links.folder.write_file(path, b"mine")
     assert not links.folder.is_file(path)
-    assert links.folder.files(path, (".txt",)) == []
+    assert links.folder.list_files(path, (".txt",)) == []
     assert links.everything() == before
 
 
@@ -219,7 +219,7 @@ async def test_a_circle_of_links_ends(place: Place):
     with pytest.raises((PermissionDenied, FileNotFoundError)):
         place.folder.read_bytes("a")
     with pytest.raises((PermissionDenied, OSError)):
-        await place.folder.write("a/c.txt", b"x")
+        await place.folder.write_file("a/c.txt", b"x")
     assert not place.folder.is_file("a")
 
 
@@ -244,7 +244,7 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
     links.put("plain.txt", "plain")
     (links.outside / "inner").mkdir()
     (links.outside / "inner" / "secret.txt").write_text("hunter2")
-    real, kernel = Folder.resolve, files._beneath()
+    real, kernel = Folder.resolve, files._find_openat2()
 
     def swap() -> None:
         if not (links.root / "inner").is_symlink():
@@ -271,7 +271,7 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
 
     monkeypatch.setattr(Folder, "resolve", swapping)
     if kernel is not None:
-        monkeypatch.setattr(files, "_beneath", lambda: swapping_first)
+        monkeypatch.setattr(files, "_find_openat2", lambda: swapping_first)
     outside = {path: text for path, text in links.everything().items() if path.startswith("outside")}
     for path in ("inner/secret.txt", "plain.txt"):
         with pytest.raises((PermissionDenied, FileNotFoundError)):
@@ -279,7 +279,7 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
         restore()
     for path in ("inner/secret.txt", "inner/deep/down/new.txt", "plain.txt"):
         with pytest.raises((PermissionDenied, OSError)):
-            await links.folder.write(path, b"mine")
+            await links.folder.write_file(path, b"mine")
         restore()
     assert {path: text for path, text in links.everything().items() if path.startswith("outside")} == outside
 
@@ -288,8 +288,8 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
 @pytest.mark.parametrize("lack", ["machine", "kernel"])
 def test_without_openat2_there_is_the_checked_way(monkeypatch: pytest.MonkeyPatch, lack: str):
     """Neither a machine whose calls we don't know nor a kernel that refuses is asked twice."""
-    probe = cast(Any, files._beneath).__wrapped__
-    assert probe() is not None or files._beneath() is None
+    probe = cast(Any, files._find_openat2).__wrapped__
+    assert probe() is not None or files._find_openat2() is None
     if lack == "machine":
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="pdp11"))
     else:
@@ -305,10 +305,10 @@ async def test_paths_too_long_or_deep_for_others(place: Place):
         with pytest.raises(PermissionDenied, match="4,096 are allowed"):
             place.folder.read_bytes(path)
         with pytest.raises(PermissionDenied, match="4,096 are allowed"):
-            await place.folder.write(path, b"")
-    await place.folder.write("x/" * 99 + "y", b"deep")
+            await place.folder.write_file(path, b"")
+    await place.folder.write_file("x/" * 99 + "y", b"deep")
     with pytest.raises(PermissionDenied, match="100 folders deep"):
-        await place.folder.write("x/" * 100 + "y", b"")
+        await place.folder.write_file("x/" * 100 + "y", b"")
     assert place.folder.read_bytes("x/" * 99 + "y") == b"deep"
 
 
@@ -339,10 +339,10 @@ async def test_what_isn_t_a_plain_file_is_refused(place: Place, make: Callable[[
     with trio.fail_after(PATIENCE), pytest.raises(PermissionDenied):
         await trio.to_thread.run_sync(place.folder.read_bytes, "odd.txt", abandon_on_cancel=True)
     with trio.fail_after(PATIENCE), pytest.raises(PermissionDenied, match="not a regular file"):
-        await place.folder.write("odd.txt", b"x")
+        await place.folder.write_file("odd.txt", b"x")
     assert stat.S_IFMT((place.root / "odd.txt").lstat().st_mode) == kind
     assert not place.folder.is_file("odd.txt")
-    assert place.folder.files(".", (".txt",)) == []
+    assert place.folder.list_files(".", (".txt",)) == []
     assert names(place.root) == ["odd.txt"]
 
 
@@ -353,11 +353,11 @@ async def test_names_too_long_for_the_disk_are_an_error(place: Place):
         with pytest.raises((PermissionDenied, FileNotFoundError)):
             place.folder.read_bytes(path)
         assert not place.folder.is_file(path)
-        assert place.folder.files(path, (".txt",)) == []
+        assert place.folder.list_files(path, (".txt",)) == []
     before = place.everything()
     for path in ("x" * 300, "x" * 300 + "/a.txt"):
         with pytest.raises(OSError, match="too long"):
-            await place.folder.write(path, b"x")
+            await place.folder.write_file(path, b"x")
     assert place.everything() == before
 
 
@@ -365,7 +365,7 @@ async def test_names_too_long_for_the_disk_are_an_error(place: Place):
 @pytest.mark.parametrize("name", ["x" * 255, "ø" * 127, "漢" * 85, "🌊" * 63])
 async def test_the_longest_names_can_be_written(place: Place, name: str):
     """A name as long as the disk takes it has room for a temporary file beside it, whatever its letters."""
-    await place.folder.write(name, b"text")
+    await place.folder.write_file(name, b"text")
     assert place.folder.read_bytes(name) == b"text"
     assert names(place.root) == [name]
 
@@ -378,10 +378,10 @@ def test_files_are_listed_by_their_ending(place: Place):
     for path in ("c/z.json", "c/a.yaml", "c/b/x.json", "c/.git/no.json", "c/.json", "c/no.txt", "d/no.json"):
         place.put(path)
     (place.root / "c" / "folder.json").mkdir()
-    assert place.folder.files("c", (".json", ".yaml")) == ["c/.json", "c/a.yaml", "c/b/x.json", "c/z.json"]
-    assert place.folder.files("c/b/", (".json",)) == ["c/b/x.json"]
-    assert place.folder.files("nowhere", (".json",)) == []
-    assert place.folder.files("c/no.txt", (".json",)) == []
+    assert place.folder.list_files("c", (".json", ".yaml")) == ["c/.json", "c/a.yaml", "c/b/x.json", "c/z.json"]
+    assert place.folder.list_files("c/b/", (".json",)) == ["c/b/x.json"]
+    assert place.folder.list_files("nowhere", (".json",)) == []
+    assert place.folder.list_files("c/no.txt", (".json",)) == []
 
 
 def test_links_are_listed_if_they_stay_inside(place: Place):
@@ -393,7 +393,7 @@ def test_links_are_listed_if_they_stay_inside(place: Place):
     (place.root / "c" / "dangling.txt").symlink_to("nothing.txt")
     (place.root / "c" / "folder").symlink_to("../d")
     (place.root / "c" / "folder.txt").symlink_to("../d")
-    assert place.folder.files("c", (".txt",)) == ["c/a.txt", "c/inside.txt"]
+    assert place.folder.list_files("c", (".txt",)) == ["c/a.txt", "c/inside.txt"]
 
 
 def test_a_junction_isn_t_entered(place: Place, monkeypatch: pytest.MonkeyPatch):
@@ -416,7 +416,7 @@ def test_a_junction_isn_t_entered(place: Place, monkeypatch: pytest.MonkeyPatch)
             return contextlib.nullcontext([Junction() if entry.name == "junction" else entry for entry in found])
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert place.folder.files(".", (".txt",)) == ["a.txt"]
+    assert place.folder.list_files(".", (".txt",)) == ["a.txt"]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="there every name is text")
@@ -426,7 +426,7 @@ def test_names_that_aren_t_text_are_left_out(place: Place):
     (place.root / os.fsdecode(b"\xff.txt")).write_text("")
     (place.root / os.fsdecode(b"\xfe")).mkdir()
     (place.root / os.fsdecode(b"\xfe") / "b.txt").write_text("")
-    assert place.folder.files(".", (".txt",)) == ["a.txt"]
+    assert place.folder.list_files(".", (".txt",)) == ["a.txt"]
 
 
 def test_a_list_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch):
@@ -435,9 +435,9 @@ def test_a_list_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch):
     for path in ("a.txt", "b.md", "c/d.txt"):
         place.put(path)
     with pytest.raises(LimitExceeded) as caught:
-        place.folder.files(".", (".txt",))
+        place.folder.list_files(".", (".txt",))
     assert caught.value.details["limit"] == "files"
-    assert place.folder.files("c", (".txt",)) == ["c/d.txt"]
+    assert place.folder.list_files("c", (".txt",)) == ["c/d.txt"]
 
 
 @posix
@@ -453,7 +453,7 @@ def test_folders_as_deep_as_they_go_are_listed(place: Place):
         current = below
     os.close(current)
     try:
-        assert place.folder.files(".", (".txt",)) == ["a.txt"]
+        assert place.folder.list_files(".", (".txt",)) == ["a.txt"]
     finally:
         _remove_deep(place.root / "d")
 
@@ -480,7 +480,7 @@ def test_a_folder_that_is_closed_is_passed_over(place: Place, monkeypatch: pytes
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert place.folder.files(".", (".txt",)) == ["b/two.txt"]
+    assert place.folder.list_files(".", (".txt",)) == ["b/two.txt"]
 
 
 # -- writing ----------------------------------------------------------------------------------------------------
@@ -489,10 +489,10 @@ def test_a_folder_that_is_closed_is_passed_over(place: Place, monkeypatch: pytes
 async def test_what_is_written_can_be_read(place: Place):
     """A new file, a file in new folders, over an old file, and nothing at all."""
     for path, data in (("a.txt", b"one"), ("x/y/z.txt", b"deep"), ("a.txt", b"two\0\r\n"), ("empty", b"")):
-        await place.folder.write(path, data)
+        await place.folder.write_file(path, data)
         assert place.folder.read_bytes(path) == data
     big = os.urandom(3_000_000)
-    await place.folder.write("big", big)
+    await place.folder.write_file("big", big)
     assert place.folder.read_bytes("big") == big
     assert names(place.root) == ["a.txt", "big", "empty", "x"]
 
@@ -501,7 +501,7 @@ async def test_a_link_inside_is_written_through(place: Place):
     """The file that a link means is replaced, and the link stays one."""
     place.put("real/a.txt", "old")
     (place.root / "link.txt").symlink_to("real/a.txt")
-    await place.folder.write("link.txt", b"new")
+    await place.folder.write_file("link.txt", b"new")
     assert (place.root / "real/a.txt").read_bytes() == b"new"
     assert (place.root / "link.txt").is_symlink()
 
@@ -511,10 +511,10 @@ async def test_a_file_in_the_place_of_a_folder_stays(place: Place):
     place.put("a", "a file")
     before = place.everything()
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
-        await place.folder.write("a/b.txt", b"x")
+        await place.folder.write_file("a/b.txt", b"x")
     (place.root / "folder").mkdir()
     with pytest.raises(PermissionDenied, match="not a regular file"):
-        await place.folder.write("folder", b"x")
+        await place.folder.write_file("folder", b"x")
     (place.root / "folder").rmdir()
     assert place.everything() == before
 
@@ -523,7 +523,7 @@ async def test_the_disk_may_take_it_in_pieces(place: Place, monkeypatch: pytest.
     """A write that takes less than it was given is gone on with."""
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:7]))
-    await place.folder.write("a.txt", b"a text of several pieces")
+    await place.folder.write_file("a.txt", b"a text of several pieces")
     assert (place.root / "a.txt").read_bytes() == b"a text of several pieces"
 
 
@@ -569,7 +569,7 @@ async def test_a_write_that_fails_leaves_what_was(
             place.folder._write(place.root / "a.txt", b"the new text")
     assert caught.value.errno == number
     assert place.everything() == before
-    await place.folder.write("a.txt", b"the new text")
+    await place.folder.write_file("a.txt", b"the new text")
     assert (place.root / "a.txt").read_bytes() == b"the new text"
 
 
@@ -594,10 +594,10 @@ async def test_what_can_sync_folders_does(tmp_path: Path, monkeypatch: pytest.Mo
         synced.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
 
     monkeypatch.setattr(os, "fsync", record)
-    await Folder(tmp_path).write("new/newer/a.txt", b"x")
+    await Folder(tmp_path).write_file("new/newer/a.txt", b"x")
     assert synced == ["folder", "folder", "file", "folder"]
     synced.clear()
-    await Folder(tmp_path).write("new/newer/a.txt", b"y")
+    await Folder(tmp_path).write_file("new/newer/a.txt", b"y")
     assert synced == ["file", "folder"]
 
 
@@ -635,7 +635,7 @@ async def test_an_old_file_keeps_its_permissions(place: Place, monkeypatch: pyte
     monkeypatch.setattr(os, "write", write)
     before = os.umask(umask)
     try:
-        await place.folder.write("a.txt", b"new")
+        await place.folder.write_file("a.txt", b"new")
     finally:
         os.umask(before)
     assert stat.S_IMODE(target.stat().st_mode) == mode
@@ -665,7 +665,7 @@ async def test_a_new_file_has_what_the_umask_leaves(place: Place, umask: int, mo
     """Who starts chora decides who may read what it makes."""
     before = os.umask(umask)
     try:
-        await place.folder.write("a.txt", b"x")
+        await place.folder.write_file("a.txt", b"x")
     finally:
         os.umask(before)
     assert stat.S_IMODE((place.root / "a.txt").stat().st_mode) == mode
@@ -674,12 +674,12 @@ async def test_a_new_file_has_what_the_umask_leaves(place: Place, umask: int, mo
 async def test_two_writers_don_t_mix(place: Place):
     """Whoever renames last wins; readers see one text or the other, always whole."""
     texts = {letter.encode() * 200_000 for letter in "abcdef"}
-    await place.folder.write("a.txt", min(texts))
+    await place.folder.write_file("a.txt", min(texts))
     seen: set[bytes] = set()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for text in texts:
-                nursery.start_soon(place.folder.write, "a.txt", text)
+                nursery.start_soon(place.folder.write_file, "a.txt", text)
             for _ in range(20):
                 seen.add(await trio.to_thread.run_sync(place.folder.read_bytes, "a.txt"))
     assert seen <= texts
@@ -690,7 +690,7 @@ async def test_a_cancelled_write_is_whole_or_not_at_all(place: Place, monkeypatc
     """One that hasn't begun doesn't, one that has goes through, and the file says which."""
     with trio.CancelScope() as scope:
         scope.cancel()
-        await place.folder.write("a.txt", b"never")
+        await place.folder.write_file("a.txt", b"never")
     assert scope.cancelled_caught
     assert names(place.root) == []
 
@@ -705,7 +705,7 @@ async def test_a_cancelled_write_is_whole_or_not_at_all(place: Place, monkeypatc
     monkeypatch.setattr(os, "replace", slow)
     with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(place.folder.write, "a.txt", b"all of it")
+            nursery.start_soon(place.folder.write_file, "a.txt", b"all of it")
             await begun.wait()
             scope.cancel()
             go_on.set()
@@ -722,14 +722,14 @@ async def test_only_writable_folders_are_written_to(place: Place):
     place.put("configs/a.json", "{}")
     for path in ("outputs/a.md", "outputs/deep/er/a.md", "docs/reference/a.md", place.root / "outputs" / "b.md"):
         assert folder.check_writable(path) == place.root / path
-        await folder.write(path, b"x")
+        await folder.write_file(path, b"x")
     before = place.everything()
     for path in ("a.md", "outputs", "docs/a.md", "outputs-not/a.md", "outputs/../a.md", "configs/a.json", "."):
         with pytest.raises(PermissionDenied) as caught:
             folder.check_writable(path)
         assert "paths.outputs" in str(caught.value.hint)
         with pytest.raises(PermissionDenied):
-            await folder.write(path, b"x")
+            await folder.write_file(path, b"x")
     assert place.everything() == before
     assert folder.read_bytes("configs/a.json") == b"{}"
 
@@ -739,11 +739,11 @@ async def test_a_writable_folder_may_be_a_link(place: Place):
     (place.root / "build").mkdir()
     (place.root / "outputs").symlink_to("build")
     folder = Folder(place.root, ("outputs", "away"))
-    await folder.write("outputs/a.md", b"x")
+    await folder.write_file("outputs/a.md", b"x")
     assert (place.root / "build" / "a.md").read_bytes() == b"x"
     (place.root / "away").symlink_to(place.outside)
     with pytest.raises(PermissionDenied):
-        await folder.write("away/a.md", b"x")
+        await folder.write_file("away/a.md", b"x")
     assert names(place.outside) == ["secret.txt"]
 
 
@@ -825,9 +825,9 @@ async def test_what_was_left_of_others_goes(tmp_path: Path):
         os.chown(tmp_path / kept[-1], 12345, 12345)
     kept += [".fresh.0123456789ab.tmp", ".folder.0123456789ab.tmp", ".link.0123456789ab.tmp", "elsewhere", "deeper"]
     folder = Folder(tmp_path)
-    await folder.write("note.md", b"whole")
+    await folder.write_file("note.md", b"whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "note.md"])
-    await folder.write("deeper/other.md", b"whole")
+    await folder.write_file("deeper/other.md", b"whole")
     assert [path.name for path in (tmp_path / "deeper").iterdir()] == ["other.md"]
 
 
@@ -844,5 +844,5 @@ async def test_a_folder_is_tidied_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "scandir", count)
     for number in range(5):
-        await folder.write(f"a/{number}.md", b"x")
+        await folder.write_file(f"a/{number}.md", b"x")
     assert looked == 1

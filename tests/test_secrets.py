@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from chora.errors import UsageError
-from chora.secrets import FoundSecret, Secret, _from_keyring, find_secret
+from chora.secrets import FoundSecret, Secret, _read_keyring, find_secret
 from tests.conftest import requirement
 from tests.patience import PATIENCE
 
@@ -147,7 +147,7 @@ def test_a_keyring_that_asks_a_person_is_given_up(ring: Callable[[Ring], None]):
         return "too late"
 
     ring(Ring(ask))
-    assert _from_keyring("api_key", timeout=0.05) == ""
+    assert _read_keyring("api_key", timeout=0.05) == ""
     answered.set()
 
 
@@ -165,7 +165,7 @@ def test_a_hanging_keyring_holds_no_process_up(tmp_path: Path):
     )
     program = (
         "from chora import secrets\n"
-        "secrets._from_keyring.__defaults__ = (0.5,)\n"
+        "secrets._read_keyring.__defaults__ = (0.5,)\n"
         "found = secrets.find_secret('CHORA_TOKEN', {'CHORA_TOKEN': 'x'})\n"
         "print(found.secret.reveal(), found.origin)\n"
     )

@@ -300,7 +300,7 @@ def test_a_file_that_can_t_be_read_is_refused(tmp_path: Path):
 def test_every_setting_has_a_row_with_its_meaning(tmp_path: Path):
     """What `chora config` and the reference show: value, default, origin and meaning of each, fit for JSON."""
     loaded = load(toml(tmp_path, "[http]\nport = 81\n[paths]\noutputs = ['docs']"), {})
-    rows = {row["key"]: row for row in settings.as_table(loaded)}
+    rows = {row["key"]: row for row in settings.settings_table(loaded)}
     assert set(rows) == set(loaded.origins)
     assert all(row["meaning"] for row in rows.values())
     assert rows["http.port"]["meaning"] == "TCP port; 0 takes a free one"
@@ -385,7 +385,7 @@ def test_a_named_project_that_isn_t_there_is_an_error(tmp_path: Path, below: Pat
     with pytest.raises(ProjectNotFound) as caught:
         find_project(wrong if origin == "--project" else None, {origin: wrong})
     assert caught.value.message == f"{origin} names {wrong}, which is not a folder."
-    assert caught.value.hint == f"Make it with: chora init {wrong}"
+    assert caught.value.hint == f"Create it with: chora init {wrong}"
     (tmp_path / "wrong").write_text("a file")
     with pytest.raises(ProjectNotFound):
         find_project(wrong, {})

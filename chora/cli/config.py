@@ -15,7 +15,7 @@ from chora.cli.run import json_option, load_settings, print_json, print_table, r
 def command(project: str | None, as_json: bool) -> None:
     """Show every setting with its value and its origin."""
     folder, loaded = load_settings(project)
-    table = settings.as_table(loaded)
+    table = settings.settings_table(loaded)
     if as_json:
         print_json({"success": True, "project": str(folder), "settings": table, "warnings": loaded.warnings})
     else:

@@ -232,7 +232,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
     document = {**kept.config_data, "id": config_id}
     _read(kind, document, draft_id)
     async with engine.write_locks(f"{kind}:{config_id}"):
-        path = engine.catalog.where_to_save(kind, config_id)
+        path = engine.catalog.path_to_save(kind, config_id)
         backup = backup_name(path)
         if len(PurePosixPath(backup).name) > NAME_LIMIT:
             raise SaveFailed(
@@ -253,8 +253,8 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
                     )
                     exists.replaced = before
                     raise exists
-                await engine.project_folder.write(backup, before)
-            await engine.project_folder.write(path, _encoded(path, document))
+                await engine.project_folder.write_file(backup, before)
+            await engine.project_folder.write_file(path, _encoded(path, document))
         except OSError as error:
             raise SaveExecutionFailed(
                 f"{path} couldn't be written: {error.strerror}.",
@@ -322,7 +322,7 @@ async def modify_config(
             return await _modify_draft(engine, find_draft(engine, config_id), updates)
     found_kind, found = _find_saved(engine, config_id, kind)
     async with engine.write_locks(f"{found_kind}:{found.parsed.config.id}"):
-        found = engine.catalog.open(found_kind, found.path)
+        found = engine.catalog.open_config(found_kind, found.path)
         return await _modify_saved(engine, found_kind, found, updates, create_backup)
 
 
@@ -331,7 +331,7 @@ def _find_saved(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind
     searched: list[str] = []
     for each in (kind,) if kind else KINDS:
         try:
-            found[each] = engine.catalog.find(each, config_id)
+            found[each] = engine.catalog.find_config(each, config_id)
         except ConfigNotFound as error:
             searched += error.details["searched_paths"]
     if not found:
@@ -381,8 +381,8 @@ async def _modify_saved(
         before = _current(engine, found.path)
         if create_backup and before is not None:
             backup = backup_name(found.path)
-            await engine.project_folder.write(backup, before)
-        await engine.project_folder.write(found.path, _encoded(found.path, document))
+            await engine.project_folder.write_file(backup, before)
+        await engine.project_folder.write_file(found.path, _encoded(found.path, document))
     except OSError as error:
         raise ModificationExecutionFailed(
             f"{found.path} couldn't be written: {error.strerror}.",

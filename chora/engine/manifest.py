@@ -152,7 +152,7 @@ async def write_manifest(
     document = manifest_document(built, scope, ended_by)
     data = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
     try:
-        await engine.folder.write(path, data)
+        await engine.folder.write_file(path, data)
     except OSError as error:
         raise WriteFailed(
             f"The manifest {path} couldn't be written: {error.strerror}.",

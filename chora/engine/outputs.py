@@ -229,7 +229,7 @@ async def _write_changed(
         await engine.store.save_outputs([record(state, written=False) for state in changed])
     for state in changed:
         try:
-            await engine.folder.write(state.path, state.final)
+            await engine.folder.write_file(state.path, state.final)
         except OSError as error:
             raise WriteFailed(
                 f"{state.path} couldn't be written: {error.strerror}; it still holds its old text.",

@@ -109,7 +109,7 @@ def referring_artifacts(engine: Engine, content_id: str) -> list[str]:
     """The artifacts that are assembled from a content, under whatever id."""
     return [
         found.parsed.config.id
-        for found in engine.catalog.all("artifact").found
+        for found in engine.catalog.list_configs("artifact").found
         if any(content_id in _names_of(engine, child) for child in found.parsed.config.content.children)
     ]
 

@@ -89,7 +89,7 @@ class Templates:
         found: dict[str, str] = {}
         size = files = 0
         for path in self._paths:
-            for file in self._folder.files(path, ("",)):
+            for file in self._folder.list_files(path, ("",)):
                 try:
                     text = self._folder.read_text(file, limit=CONFIG_LIMIT)
                 except (OSError, UnicodeDecodeError, PermissionDenied, LimitExceeded):

@@ -23,7 +23,7 @@ import apsw
 import trio
 
 from chora.errors import ChoraError, StorageError, UsageError, io_details
-from chora.files import drop_leftovers
+from chora.files import delete_leftovers
 from chora.settings import StorageSettings
 from chora.store import BACKENDS, SqliteStore, Store, open_store
 from chora.store.database import APPLICATION_ID, TABLES, migrations, translate_errors
@@ -59,7 +59,7 @@ async def make_backup(store: Store, folder: Path, *, prefix: str = "storage") ->
     target, temporary = folder / name, folder / f".{name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        drop_leftovers(folder, BACKUP_LEFTOVERS)
+        delete_leftovers(folder, BACKUP_LEFTOVERS)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             if isinstance(store, SqliteStore):

@@ -68,7 +68,7 @@ async def assemble_artifact(engine: Engine, arguments: AssembleArtifact, call: C
     """
     started = time.monotonic()
     context = parse_context(arguments.context)
-    parsed = engine.catalog.find("artifact", arguments.artifact_config_id).parsed
+    parsed = engine.catalog.find_config("artifact", arguments.artifact_config_id).parsed
     if arguments.dry_run:
         build = Build(engine, force=bool(arguments.force), dry=True)
         planned = await plan_artifact(build, parsed, CallerContext(context), output_path=arguments.output_path)

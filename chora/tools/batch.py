@@ -173,7 +173,7 @@ def _check_arguments(arguments: BatchGenerate) -> tuple[list[str], dict[str, Cal
 async def _generate_item(build: Build, content_id: str, caller: CallerContext) -> BatchItem:
     began = time.monotonic()
     try:
-        made = await build_content(build, build.engine.catalog.find("content", content_id).parsed, caller)
+        made = await build_content(build, build.engine.catalog.find_config("content", content_id).parsed, caller)
     except ChoraError as error:
         fault = BatchItemError(error.code, error.message, error.hint)
         return BatchItem(

@@ -47,7 +47,7 @@ def find_collection(engine: Engine, path: str) -> FoundConfig:
         ConfigNotFound, ValidationFailed: as `Catalog.open`.
     """
     try:
-        return engine.catalog.open("collection", path)
+        return engine.catalog.open_config("collection", path)
     except (PermissionDenied, InvalidConfigId) as error:
         hint = error.hint or "Name a collection config of the project by its id or its file."
         raise InvalidConfigId(error.message, hint, config_path=path, **error.details) from None

@@ -50,7 +50,7 @@ async def draft_config(engine: Engine, arguments: DraftConfig, call: Call) -> Dr
         config_type=draft.config_type,
         validation_status="valid",
         validation_issues=parsed.warnings,
-        preview_path=engine.catalog.where_to_save(arguments.config_type, parsed.config.id),
+        preview_path=engine.catalog.path_to_save(arguments.config_type, parsed.config.id),
         created_at=draft.created_at,
         duration_ms=milliseconds_since(started),
     )

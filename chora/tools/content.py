@@ -54,7 +54,7 @@ async def _recall_content(engine: Engine, arguments: GenerateContent, call: Call
     if arguments.force:
         return None
     started = time.monotonic()
-    parsed = engine.catalog.find("content", arguments.content_config_id).parsed
+    parsed = engine.catalog.find_config("content", arguments.content_config_id).parsed
     known = await recall_content(Build(engine), parsed, CallerContext(parse_context(arguments.context)))
     return None if known is None else _generated_content(engine, known, call, started)
 
@@ -67,7 +67,7 @@ async def generate_content(engine: Engine, arguments: GenerateContent, call: Cal
     """
     started = time.monotonic()
     context = parse_context(arguments.context)
-    parsed = engine.catalog.find("content", arguments.content_config_id).parsed
+    parsed = engine.catalog.find_config("content", arguments.content_config_id).parsed
     result = await build_content(Build(engine, force=bool(arguments.force)), parsed, CallerContext(context))
     return _generated_content(engine, result, call, started)
 
@@ -138,7 +138,7 @@ async def preview_generation(engine: Engine, arguments: PreviewGeneration, call:
     """
     started = time.monotonic()
     context = parse_context(arguments.context)
-    parsed = engine.catalog.find("content", arguments.content_config_id).parsed
+    parsed = engine.catalog.find_config("content", arguments.content_config_id).parsed
     prepared = await gather_content(
         Build(engine, dry=True, spend=bool(arguments.spend)), parsed, CallerContext(context)
     )
@@ -224,7 +224,7 @@ async def regenerate_content(engine: Engine, arguments: RegenerateContent, call:
     """Generate the text of a content config again, changed or not, store it, and report the changes."""
     started = time.monotonic()
     context = parse_context(arguments.context)
-    parsed = engine.catalog.find("content", arguments.content_config_id).parsed
+    parsed = engine.catalog.find_config("content", arguments.content_config_id).parsed
     previous = engine.store.latest_version(parsed.config.id)
     result = await build_content(Build(engine, force=True), parsed, CallerContext(context), reason=arguments.reason)
     version = result.version

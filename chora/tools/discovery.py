@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import trio
 from msgspec import Meta, Struct
 
-from chora.catalog import Listing
+from chora.catalog import ConfigListing
 from chora.engine.building.artifact import explain_stale_artifact
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.content import ContentTrace, trace_subject
@@ -104,7 +104,7 @@ class ContentConfigs(ToolResult):
 async def list_content_configs(engine: Engine, arguments: ListConfigs, call: Call) -> ContentConfigs:
     """List the content configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
-    listing = engine.catalog.all("content")
+    listing = engine.catalog.list_configs("content")
     configs = [
         ContentConfigInfo(
             id=found.parsed.config.id,
@@ -140,7 +140,7 @@ class ArtifactConfigs(ToolResult):
 async def list_artifact_configs(engine: Engine, arguments: ListConfigs, call: Call) -> ArtifactConfigs:
     """List the artifact configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
-    listing = engine.catalog.all("artifact")
+    listing = engine.catalog.list_configs("artifact")
     configs = [
         ArtifactConfigInfo(
             id=found.parsed.config.id,
@@ -161,7 +161,7 @@ def _matches_pattern(config_id: str, pattern: str | None) -> bool:
     return not pattern or fnmatch.fnmatchcase(config_id, pattern)
 
 
-def _invalid(listing: Listing) -> list[InvalidConfigInfo]:
+def _invalid(listing: ConfigListing) -> list[InvalidConfigInfo]:
     return [InvalidConfigInfo(file_path=broken.path, error=broken.error) for broken in listing.invalid]
 
 
@@ -208,7 +208,7 @@ async def list_content(engine: Engine, arguments: ListContent, call: Call) -> Co
     started = time.monotonic()
     limit = _limit(arguments.limit)
     wanted = arguments.filter or ContentFilter()
-    listing = engine.catalog.all("content")
+    listing = engine.catalog.list_configs("content")
     rows: list[tuple[ContentInfo, str]] = []
     for found in listing.found:
         config = found.parsed.config
@@ -237,7 +237,7 @@ async def list_content(engine: Engine, arguments: ListContent, call: Call) -> Co
         case "generator":
             rows.sort(key=lambda row: row[0].generator_type or "")
         case "modified":
-            rows.sort(key=lambda row: -engine.folder.modified(row[1]))
+            rows.sort(key=lambda row: -engine.folder.modified_time(row[1]))
         case _:
             pass
     return ContentList(
@@ -310,7 +310,7 @@ async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -
     started = time.monotonic()
     limit = _limit(arguments.limit)
     wanted = arguments.filter or ArtifactFilter()
-    listing = engine.catalog.all("artifact")
+    listing = engine.catalog.list_configs("artifact")
     rows: list[tuple[ArtifactInfo, str]] = []
     for found in listing.found:
         config = found.parsed.config
@@ -344,7 +344,7 @@ async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -
         case "assembled":
             rows.sort(key=lambda row: row[0].last_assembled or "", reverse=True)
         case "modified":
-            rows.sort(key=lambda row: -engine.folder.modified(row[1]))
+            rows.sort(key=lambda row: -engine.folder.modified_time(row[1]))
         case _:
             pass
     return Artifacts(
@@ -406,7 +406,7 @@ class Dependencies(ToolResult):
 async def trace_dependencies(engine: Engine, arguments: TraceDependencies, call: Call) -> Dependencies:
     """Report what an artifact is assembled from, what of it is stored, and why its files are stale, if they are."""
     started = time.monotonic()
-    parsed = engine.catalog.find("artifact", arguments.artifact_config_id).parsed
+    parsed = engine.catalog.find_config("artifact", arguments.artifact_config_id).parsed
     check = arguments.check_status is not False
     build = Build(engine, dry=True)
     children = sorted(parsed.config.content.children, key=lambda child: child.order)

@@ -134,7 +134,7 @@ def _resource_uris(
             guess = PurePosixPath(path).stem.removesuffix(f"-{kind}")
             if present:
                 try:
-                    ids[path] = engine.catalog.open(kind, path).parsed.config.id
+                    ids[path] = engine.catalog.open_config(kind, path).parsed.config.id
                 except ChoraError:
                     ids[path] = before or guess
             yield from (config_uri(kind, each) for each in dict.fromkeys((before, ids.get(path, guess))) if each)

@@ -99,7 +99,9 @@ def run_assemble(root: Path) -> str:
     async def run() -> str:
         async with open_engine(root, settings.load(root, {}).settings) as engine:
             return (
-                await build_artifact(Build(engine), engine.catalog.find("artifact", "note").parsed, CallerContext({}))
+                await build_artifact(
+                    Build(engine), engine.catalog.find_config("artifact", "note").parsed, CallerContext({})
+                )
             ).status
 
     return trio.run(run)

@@ -23,7 +23,7 @@ async def test_a_kill_at_any_point_leaves_the_old_file_or_the_new_one(project: P
     """Never a part of either; and the next assembly goes through, knowing the file for its own."""
     project.save(text("body", OLD), artifact("note", [child("body")]))
     assert (
-        await build_artifact(Build(engine), engine.catalog.find("artifact", "note").parsed, CallerContext({}))
+        await build_artifact(Build(engine), engine.catalog.find_config("artifact", "note").parsed, CallerContext({}))
     ).status == "assembled"
     project.save(text("body", NEW))
 

@@ -269,7 +269,7 @@ async def test_a_new_config_goes_to_the_nested_layout(
     assert list(msgspec.json.decode(project.read(path)).items()) == list(
         {**document, "unknown": [1.0, "ü"], "id": "saved"}.items()
     )
-    found = engine.catalog.find(document["type"], "saved")
+    found = engine.catalog.find_config(document["type"], "saved")
     assert (found.path, found.parsed.config.id) == (path, "saved")
     with pytest.raises(DraftNotFound):
         find_draft(engine, draft_id)
@@ -295,11 +295,11 @@ async def test_a_config_is_replaced_where_it_is(project: Project, engine: Engine
     project.write(path, before)
     saved = await save_draft(engine, await draft(engine, text("note", "new: ü")), "note", overwrite=True)
     assert saved.path == path
-    assert engine.catalog.find("content", "note").parsed.raw == text("note", "new: ü")
+    assert engine.catalog.find_config("content", "note").parsed.raw == text("note", "new: ü")
     assert saved.backup is not None
     assert re.fullmatch(re.escape(path) + r"\.\d{8}T\d{12}Z\.backup", saved.backup)
     assert (project.root / saved.backup).read_bytes() == before
-    assert engine.catalog.all("content").invalid == []
+    assert engine.catalog.list_configs("content").invalid == []
     again = await save_draft(engine, await draft(engine, text("note", "newer")), "note", overwrite=True)
     assert again.backup != saved.backup
     assert len(project.files()) == 4, "settings, config, and a backup each time"
@@ -401,7 +401,7 @@ async def test_a_config_too_large_for_a_file_is_no_draft(project: Project, engin
     with pytest.raises(LimitExceeded):
         await modify_config(engine, kept, {"more": "x" * 3_000})
     saved = await save_draft(engine, kept, "note")
-    assert engine.catalog.find("content", "note").path == saved.path
+    assert engine.catalog.find_config("content", "note").path == saved.path
     with unchanged(project), pytest.raises(LimitExceeded):
         await modify_config(engine, "note", {"more": "x" * 3_000})
 
@@ -555,8 +555,8 @@ async def test_a_saved_config_is_patched_where_it_is(project: Project, engine: E
     written = msgspec.json.decode(project.read(path))
     assert list(written) == [*msgspec.json.decode(old), "evolution"]
     assert written["unknown"] == {"a": [None], "c": 2}
-    assert engine.catalog.find("content", "note").parsed.config.evolution.stage == "approved"
-    assert [broken.path for broken in engine.catalog.all("content").invalid] == []
+    assert engine.catalog.find_config("content", "note").parsed.config.evolution.stage == "approved"
+    assert [broken.path for broken in engine.catalog.list_configs("content").invalid] == []
     again = await modify_config(engine, "note", {"evolution": None}, create_backup=False)
     assert again.backup is None
     assert len(project.files()) == 3, "settings, config, and one backup"
@@ -655,7 +655,7 @@ async def test_a_disk_that_refuses_a_patch_leaves_the_config(
     """Whether the backup or the config can't be written; at worst there is a backup too many."""
     project.save(text("note", "x"))
     before = project.read("configs/content/note.json")
-    really, turns = engine.project_folder.write, 0
+    really, turns = engine.project_folder.write_file, 0
 
     async def refuse(path: str, data: bytes) -> None:
         nonlocal turns
@@ -671,7 +671,7 @@ async def test_a_disk_that_refuses_a_patch_leaves_the_config(
     assert failed.value.hint
     assert project.read("configs/content/note.json") == before
     assert len(project.files()) == 1 + fails_at
-    assert engine.catalog.all("content").invalid == []
+    assert engine.catalog.list_configs("content").invalid == []
 
 
 async def test_a_store_that_refuses_a_patch_leaves_the_draft(engine: Engine, tmp_path: Path):

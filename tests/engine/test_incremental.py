@@ -173,7 +173,7 @@ changes = st.one_of(
 async def build_outer(engine: Engine, output_path: str | None) -> str | None:
     """Build the collection `outer`; returns the code of the failure, if it fails."""
     try:
-        parsed = engine.catalog.open("collection", "outer").parsed
+        parsed = engine.catalog.open_config("collection", "outer").parsed
         await build_collection(Build(engine), parsed, {}, output_path=output_path)
     except ChoraError as error:
         return error.code

@@ -68,7 +68,7 @@ def test_a_change_is_told_in_words(change: InputChange, reason: str):
 
 async def reasons(engine: Engine, content_id: str = "note") -> list[str]:
     """Why the content isn't what it would be now, by its newest trace."""
-    parsed = engine.catalog.find("content", content_id).parsed
+    parsed = engine.catalog.find_config("content", content_id).parsed
     known = engine.traces.latest_trace(f"content:{parsed.origin}", ContentTrace)
     assert known is not None
     snapshot = Build(engine).snapshot
@@ -78,7 +78,7 @@ async def reasons(engine: Engine, content_id: str = "note") -> list[str]:
 
 
 async def make(engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any) -> str:
-    parsed = engine.catalog.find("content", content_id).parsed
+    parsed = engine.catalog.find_config("content", content_id).parsed
     return (await build_content(Build(engine, **rest), parsed, CallerContext(context or {}))).status
 
 
@@ -172,7 +172,7 @@ async def test_a_file_that_changes_while_a_text_is_made_leaves_no_trace(project:
         build = Build(engine)
         build.snapshot.digest("word.txt")  # as another member of the same run had done
         project.write("word.txt", "two")
-        parsed = engine.catalog.find("content", "note").parsed
+        parsed = engine.catalog.find_config("content", "note").parsed
         made = await build_content(build, parsed, CallerContext({}))
         assert made.version.body == "two"
         project.write("word.txt", "one")

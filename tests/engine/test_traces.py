@@ -32,7 +32,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 async def make(engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any) -> str:
-    parsed = engine.catalog.find("content", content_id).parsed
+    parsed = engine.catalog.find_config("content", content_id).parsed
     return (await build_content(Build(engine, **rest), parsed, CallerContext(context or {}))).status
 
 

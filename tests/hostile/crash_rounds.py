@@ -56,8 +56,8 @@ async def write_files(engine: Engine, name: str, channel: int) -> None:
         document = json.loads(config_file.read_text())
         body = f"{name} {number} begins\n" + "line\n" * random.randrange(2000) + f"{name} {number} ends\n"
         document["elements"][0]["example_output"] = body
-        await engine.project_folder.write(f"configs/content/{name}.json", json.dumps(document).encode())
-        await build_artifact(Build(engine), engine.catalog.find("artifact", name).parsed, CallerContext({}))
+        await engine.project_folder.write_file(f"configs/content/{name}.json", json.dumps(document).encode())
+        await build_artifact(Build(engine), engine.catalog.find_config("artifact", name).parsed, CallerContext({}))
         tell(channel, output=f"outputs/{name}.md", number=number)
 
 

@@ -121,7 +121,9 @@ async def test_a_text_is_made_again_once_the_stored_one_is_another(project: Proj
     )
 
     async def made() -> tuple[str, str]:
-        done = await build_content(Build(engine), engine.catalog.find("content", "quote").parsed, CallerContext({}))
+        done = await build_content(
+            Build(engine), engine.catalog.find_config("content", "quote").parsed, CallerContext({})
+        )
         return done.version.body, done.status
 
     await store(engine, "note", "first", approved=True)
@@ -143,7 +145,7 @@ async def test_a_stored_text_is_never_rendered(project: Project, engine: Engine)
             pattern={"type": "jinja2", "template": "{{ said }}"},
         )
     )
-    done = await build_content(Build(engine), engine.catalog.find("content", "quote").parsed, CallerContext({}))
+    done = await build_content(Build(engine), engine.catalog.find_config("content", "quote").parsed, CallerContext({}))
     assert done.version.body == "{{ 1 + 1 }}"
 
 

@@ -121,7 +121,7 @@ async def gather_content(
     recorder = build.new_recorder()
     recorder.record(parsed.origin)
     if not build.dry:  # read again, now that its digest is recorded: a change in between must show
-        parsed = build.engine.catalog.open("content", parsed.origin).parsed
+        parsed = build.engine.catalog.open_config("content", parsed.origin).parsed
     config: ContentConfig = parsed.config
     build.source_texts.check_chain(config.id, generator_name(config), dependents)
     chain = (*dependents, config.id)

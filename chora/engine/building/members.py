@@ -326,11 +326,11 @@ class MemberBuilder:
 def open_member(engine: Engine, member: Member, on_read: Callable[[str], None] | None = None) -> FoundConfig:
     """A member's config: at its path, else by its id; raises what the catalog raises."""
     try:
-        return engine.catalog.open(member.type, member.path, on_read)
+        return engine.catalog.open_config(member.type, member.path, on_read)
     except ConfigNotFound:
         try:
             engine.catalog.check_id(member.id)
-            return engine.catalog.find(member.type, member.id, on_read)
+            return engine.catalog.find_config(member.type, member.id, on_read)
         except ChoraError:
             pass
         raise

@@ -88,9 +88,9 @@ async def gather_pieces(
 def find_child(engine: Engine, child: ArtifactChild, on_read: Callable[[str], None] | None = None) -> FoundConfig:
     """A child's config: at its path, else by its id; raises what the catalog raises."""
     try:
-        return engine.catalog.open("content", child.path, on_read)
+        return engine.catalog.open_config("content", child.path, on_read)
     except ConfigNotFound:
-        return engine.catalog.find("content", child.id, on_read)
+        return engine.catalog.find_config("content", child.id, on_read)
 
 
 async def _is_included(build: Build, config: ArtifactConfig, child: ArtifactChild, caller: CallerContext) -> bool:
@@ -202,7 +202,7 @@ def _child_failed(engine: Engine, config: ArtifactConfig, child: ArtifactChild, 
             "Write it with draft_config and save_config, correct the child's path, or mark it `required: false`.",
             artifact_config_id=config.id,
             missing_content_ids=missing,
-            available_content_ids=[found.parsed.config.id for found in engine.catalog.all("content").found],
+            available_content_ids=[found.parsed.config.id for found in engine.catalog.list_configs("content").found],
         )
     error.details.setdefault("artifact_config_id", config.id)
     error.details.setdefault("content_id", child.id)

@@ -188,7 +188,7 @@ class _Import:
             self._skip("chora.toml", "Settings aren't taken over; compare the two with `chora config`.")
         has_settings = (self._new.root / "chora.toml").exists()
         if not has_settings and not self._dry_run:
-            await self._new.write("chora.toml", SETTINGS.encode())
+            await self._new.write_file("chora.toml", SETTINGS.encode())
         if has_settings and is_strict and is_another:
             warnings.append(
                 "The settings of this project make undefined names in templates errors, which they weren't: "
@@ -239,7 +239,7 @@ class _Import:
 
     def _files(self, folder: str) -> list[str]:
         """The files beneath a folder, but for those that are hidden."""
-        return [path for path in self._old.files(folder, ("",)) if not PurePosixPath(path).name.startswith(".")]
+        return [path for path in self._old.list_files(folder, ("",)) if not PurePosixPath(path).name.startswith(".")]
 
     def _sort(self, path: str, configs: dict[Kind, list[_Config]], others: list[str]) -> None:
         """Classify a file of the config folder."""
@@ -331,7 +331,7 @@ class _Import:
             return False
         try:
             if not self._dry_run:
-                await self._new.write(target, data)
+                await self._new.write_file(target, data)
         except OSError as error:
             raise WriteFailed(
                 f"{target} can't be written: {error.strerror}.",

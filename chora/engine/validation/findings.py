@@ -121,7 +121,7 @@ def _find(build: Build, name: str) -> tuple[ValidationSubject, ChoraError | None
     searched: list[str] = []
     for kind in KINDS:
         try:
-            return ValidationSubject(build, name, version, engine.catalog.find(kind, name).parsed), None
+            return ValidationSubject(build, name, version, engine.catalog.find_config(kind, name).parsed), None
         except ConfigNotFound as error:
             searched += error.details["searched_paths"]
         except NOT_THE_SOURCES_FAULT:

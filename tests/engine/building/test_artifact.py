@@ -64,7 +64,7 @@ async def run(
     engine: Engine, artifact_id: str = "sheet", context: dict[str, Any] | None = None, **rest: Any
 ) -> BuiltArtifact:
     options = {name: rest.pop(name) for name in ("force", "dry", "progress") if name in rest}
-    parsed = engine.catalog.find("artifact", artifact_id).parsed
+    parsed = engine.catalog.find_config("artifact", artifact_id).parsed
     return await build_artifact(Build(engine, **options), parsed, CallerContext(context or {}), **rest)
 
 
@@ -262,7 +262,7 @@ async def test_warnings_of_children_name_the_child(project: Project, engine: Eng
 
 async def test_a_dry_gathering_stores_nothing(sheet: Project, engine: Engine):
     """The pieces are made in memory."""
-    parsed = engine.catalog.find("artifact", "sheet").parsed
+    parsed = engine.catalog.find_config("artifact", "sheet").parsed
     with unchanged(sheet):
         build = Build(engine, dry=True)
         pieces = await gather_pieces(build, parsed.config, CallerContext({}), build.new_recorder())
@@ -814,9 +814,9 @@ async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Projec
     project.save(text("one", "first"), text("two", "second"))
     shared = out("outputs/shared.md")
     project.save(artifact("a", [child("one")], shared), artifact("b", [child("two")], shared))
-    first = await build_artifact(Build(engine), engine.catalog.find("artifact", "a").parsed, CallerContext({}))
-    second = await build_artifact(Build(engine), engine.catalog.find("artifact", "b").parsed, CallerContext({}))
-    again = await build_artifact(Build(engine), engine.catalog.find("artifact", "b").parsed, CallerContext({}))
+    first = await build_artifact(Build(engine), engine.catalog.find_config("artifact", "a").parsed, CallerContext({}))
+    second = await build_artifact(Build(engine), engine.catalog.find_config("artifact", "b").parsed, CallerContext({}))
+    again = await build_artifact(Build(engine), engine.catalog.find_config("artifact", "b").parsed, CallerContext({}))
     assert first.pieces.warnings == again.pieces.warnings == []
     assert second.pieces.warnings == ["outputs/shared.md was written by the artifact a before"]
 
@@ -826,7 +826,7 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
 ):
     """What lies on disk when a write begins is remembered, whichever earlier write had put it there."""
     project.save(text("one", "first"), artifact("note", [child("one")]))
-    parsed = engine.catalog.find("artifact", "note").parsed
+    parsed = engine.catalog.find_config("artifact", "note").parsed
     await build_artifact(Build(engine), parsed, CallerContext({}))
     # A kill right after the rename: the file is new, and the store still calls it pending.
     before = known(engine, "outputs/note.md")
@@ -838,7 +838,7 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
 
     project.save(text("one", "third"))
     with monkeypatch.context() as full_disk:
-        full_disk.setattr(engine.folder, "write", refuse)
+        full_disk.setattr(engine.folder, "write_file", refuse)
         with pytest.raises(WriteFailed):
             await build_artifact(Build(engine), parsed, CallerContext({}))
     assert project.read("outputs/note.md") == "second"
@@ -998,7 +998,7 @@ async def test_a_crash_in_a_merge_loses_no_edit(
     on_edit(engine, "merge")
     await run(engine)
     lines.write(SHEET, edit)
-    really = engine.folder.write
+    really = engine.folder.write_file
 
     async def die(path: str, data: bytes) -> None:
         if when == "written":
@@ -1006,7 +1006,7 @@ async def test_a_crash_in_a_merge_loses_no_edit(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.folder, "write", die)
+        patch.setattr(engine.folder, "write_file", die)
         with pytest.raises(Killed):
             await run(engine, context={"a": "A"})
     after_crash = lines.read(SHEET)
@@ -1110,7 +1110,7 @@ def versioned(body: str, version: str = "1.0.0", stage: str = "draft") -> dict[s
 async def store_text(engine: Engine, project: Project, document: dict[str, Any]) -> None:
     """Generate a content as it is now."""
     project.save(document)
-    await build_content(Build(engine), engine.catalog.find("content", document["id"]).parsed, CallerContext({}))
+    await build_content(Build(engine), engine.catalog.find_config("content", document["id"]).parsed, CallerContext({}))
 
 
 async def test_all_stored_texts_can_be_taken(sheet: Project, engine: Engine):
@@ -1219,7 +1219,7 @@ async def test_warnings_are_the_same_when_nothing_has_changed(sheet: Project, en
 
 async def planned(engine: Engine, **rest: Any) -> PlannedOutput:
     """What an assembly would do to the first file; nothing is changed by asking."""
-    parsed = engine.catalog.find("artifact", "sheet").parsed
+    parsed = engine.catalog.find_config("artifact", "sheet").parsed
     context = rest.pop("context", {})
     (first, *_) = await plan_artifact(
         Build(engine, dry=True, force=rest.pop("force", False)), parsed, CallerContext(context), **rest
@@ -1228,7 +1228,7 @@ async def planned(engine: Engine, **rest: Any) -> PlannedOutput:
 
 
 async def why(engine: Engine, context: dict[str, Any] | None = None, **rest: Any) -> list[str]:
-    parsed = engine.catalog.find("artifact", "sheet").parsed
+    parsed = engine.catalog.find_config("artifact", "sheet").parsed
     return await explain_stale_artifact(Build(engine, dry=True), parsed, CallerContext(context or {}), **rest)
 
 

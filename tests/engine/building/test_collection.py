@@ -108,13 +108,13 @@ async def build(
     engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any
 ) -> BuiltCollection:
     options = {name: rest.pop(name) for name in ("force", "progress") if name in rest}
-    parsed = engine.catalog.open("collection", id).parsed
+    parsed = engine.catalog.open_config("collection", id).parsed
     with trio.fail_after(PATIENCE):
         return await build_collection(Build(engine, **options), parsed, context or {}, **rest)
 
 
 async def planned(engine: Engine, id: str = "pack", context: dict[str, Any] | None = None, **rest: Any) -> Any:
-    parsed = engine.catalog.open("collection", id).parsed
+    parsed = engine.catalog.open_config("collection", id).parsed
     return await plan_collection(Build(engine, dry=True, force=rest.pop("force", False)), parsed, context or {}, **rest)
 
 
@@ -168,7 +168,7 @@ async def test_ten_collections_may_be_nested(project: Project, engine: Engine):
     """Each in a folder of its own below the one around it."""
     nest(project, 10)
     made = await build(engine, "c1")
-    assert check_nesting(engine, engine.catalog.open("collection", "c1").parsed) == 10
+    assert check_nesting(engine, engine.catalog.open_config("collection", "c1").parsed) == 10
     path = "outputs/c1" + "/m0" * 9
     assert project.read(f"{path}/leaf/leaf.md") == "leaf\n"
     assert manifest(project, path)["collection_id"] == "c10"
@@ -192,7 +192,7 @@ async def test_too_deep_is_noticed_behind_what_was_looked_into_already(project: 
     nest(project, 10)
     project.save(pack([nested("direct", "c10"), nested("deep", "c1")], "outer"))
     with pytest.raises(MaxDepthExceeded) as failed:
-        check_nesting(engine, engine.catalog.open("collection", "outer").parsed)
+        check_nesting(engine, engine.catalog.open_config("collection", "outer").parsed)
     assert failed.value.details["chain"] == ["outer", *(f"c{level}" for level in range(1, 11))]
 
 
@@ -202,7 +202,7 @@ async def test_collections_that_fan_out_are_looked_into_once(
     """Else ten levels of nine would take until tomorrow; listing all of them is refused."""
     nest(project, 10, width=9)
     opened = 0
-    really = engine.catalog.open
+    really = engine.catalog.open_config
 
     def count(*arguments: Any) -> Any:
         nonlocal opened
@@ -210,7 +210,7 @@ async def test_collections_that_fan_out_are_looked_into_once(
         assert opened < 5000, "it would go on until tomorrow"
         return really(*arguments)
 
-    monkeypatch.setattr(engine.catalog, "open", count)
+    monkeypatch.setattr(engine.catalog, "open_config", count)
     assert check_nesting(engine, really("collection", "c1").parsed) == 10
     assert opened == 9 * 9
     monkeypatch.setattr(tools, "MEMBERS_LISTED", 500)
@@ -266,7 +266,7 @@ async def test_a_member_that_cannot_be_opened_is_no_collection(project: Project,
     """It fails on its own; what is nested beside it is looked into all the same."""
     project.save(*sheet("leaf", "x\n"), pack([member("leaf")], "inner"))
     project.save(pack([nested("gone", required=False), nested("inner")]))
-    assert check_nesting(engine, engine.catalog.open("collection", "pack").parsed) == 2
+    assert check_nesting(engine, engine.catalog.open_config("collection", "pack").parsed) == 2
     made = await build(engine)
     assert [(built.status, built.error and built.error.code) for built in made.members] == [
         ("skipped", "config_not_found"),
@@ -535,7 +535,7 @@ async def test_the_base_path_is_a_template(project: Project, engine: Engine):
     assert made.base_path == "outputs/pack/norrvik/2026"
     assert made.manifest_path == "outputs/pack/norrvik/2026/manifest.json"
     assert project.read("outputs/pack/norrvik/2026/one/one.md") == "x"
-    parsed = engine.catalog.open("collection", "pack").parsed
+    parsed = engine.catalog.open_config("collection", "pack").parsed
     assert await module.find_manifest_path(Build(engine, dry=True), parsed) == "outputs/pack/norrvik/2025/manifest.json"
     for broken in ("outputs/{{ nobody }}", "outputs/{{ 1 +", "outputs/{% if %}"):
         project.save(pack([member("one")], output={"base_path": broken}))
@@ -805,7 +805,7 @@ async def test_a_manifest_that_cannot_be_used_is_as_good_as_none(
     """The error says what is wrong with it, and what to do."""
     spoil(project)
     project.save(*sheet("one", "x"), pack([member("one")]))
-    parsed = engine.catalog.open("collection", "pack").parsed
+    parsed = engine.catalog.open_config("collection", "pack").parsed
     path = await module.find_manifest_path(Build(engine, dry=True), parsed)
     with pytest.raises(ManifestNotFound, match=problem) as failed:
         read_manifest(engine, parsed.config, path)
@@ -963,7 +963,7 @@ async def test_a_manifest_that_cannot_be_written_is_a_failure(
     gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
     """What was built is there, and isn't built a second time."""
-    really = engine.folder.write
+    really = engine.folder.write_file
 
     async def refuse(path: str, data: bytes) -> None:
         if path.endswith("manifest.json"):
@@ -971,7 +971,7 @@ async def test_a_manifest_that_cannot_be_written_is_a_failure(
         await really(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.folder, "write", refuse)
+        patch.setattr(engine.folder, "write_file", refuse)
         with pytest.raises(WriteFailed) as failed:
             await build(engine)
         assert failed.value.details == {
@@ -1179,7 +1179,7 @@ async def test_a_cancelled_run_stays_cancelled_when_its_manifest_cannot_be_writt
     async def refuse(path: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine.folder, "write", refuse)
+    monkeypatch.setattr(engine.folder, "write_file", refuse)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(build, engine)
@@ -1221,7 +1221,7 @@ BUILD = textwrap.dedent(
         async with open_engine(root, settings.load(root, {}).settings) as engine:
             async def progress(done, total, what):
                 print(done, flush=True)
-            parsed = engine.catalog.open("collection", "pack").parsed
+            parsed = engine.catalog.open_config("collection", "pack").parsed
             await build_collection(Build(engine, progress=progress), parsed, {"word": context})
 
     trio.run(main, Path(sys.argv[1]), sys.argv[2])

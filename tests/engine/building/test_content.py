@@ -36,7 +36,7 @@ INCLUDING = {"type": "jinja2", "template": "page.j2", "generation_config": {"con
 async def run(
     engine: Engine, content_id: str = "note", context: dict[str, Any] | None = None, **rest: Any
 ) -> BuiltContent:
-    parsed = engine.catalog.find("content", content_id).parsed
+    parsed = engine.catalog.find_config("content", content_id).parsed
     return await build_content(Build(engine, **rest), parsed, CallerContext(context or {}))
 
 
@@ -306,7 +306,7 @@ async def test_a_dry_run_makes_everything_in_memory(project: Project, engine: En
     )
     with unchanged(project):
         prepared = await gather_content(
-            Build(engine, dry=True), engine.catalog.find("content", "note").parsed, CallerContext({"x": 1})
+            Build(engine, dry=True), engine.catalog.find_config("content", "note").parsed, CallerContext({"x": 1})
         )
         assert (await prepared.generate_text()).text == "<one>"
     assert prepared.variables == ["other", "x"]
@@ -353,7 +353,7 @@ async def test_contents_that_wait_for_one_another_fail(project: Project, engine:
         await run(engine, "self")
     with pytest.raises(GenerationFailed) as failed:
         await gather_content(
-            Build(engine), engine.catalog.find("content", "a").parsed, CallerContext({}), dependents=("a", "b")
+            Build(engine), engine.catalog.find_config("content", "a").parsed, CallerContext({}), dependents=("a", "b")
         )
     assert failed.value.details["cycle"] == ["a", "b", "a"]
     assert failed.value.details["error_type"] == "CircularReference"
@@ -375,7 +375,7 @@ async def test_a_chain_has_a_largest_length(project: Project, engine: Engine):
         await run(engine, "t10")
     with pytest.raises(LimitExceeded) as failed:
         await gather_content(
-            Build(engine), engine.catalog.find("content", "t0").parsed, CallerContext({}), dependents=("x",) * 10
+            Build(engine), engine.catalog.find_config("content", "t0").parsed, CallerContext({}), dependents=("x",) * 10
         )
     assert failed.value.details["limit"] == "content.chain"
     assert failed.value.hint
@@ -398,7 +398,7 @@ async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engin
         with pytest.raises(GenerationFailed, match="u8: no value for nothing"):
             await run(engine, "u8")
         prepared = await gather_content(
-            Build(engine, dry=True), engine.catalog.find("content", "t3").parsed, CallerContext({})
+            Build(engine, dry=True), engine.catalog.find_config("content", "t3").parsed, CallerContext({})
         )
         assert len((await prepared.generate_text()).text) == many**3
 
@@ -478,7 +478,7 @@ async def test_reserved_names_are_lent_where_they_are_mentioned(project: Project
     pattern["generation_config"] = {"undefined_behavior": "empty", **pattern.get("generation_config", {})}
     project.save(content("note", pattern=pattern))
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
-        parsed = engine.catalog.find("content", "note").parsed
+        parsed = engine.catalog.find_config("content", "note").parsed
         for member in ("one", "two"):
             made = await build_content(
                 Build(engine), parsed, CallerContext({}).with_reserved(member_id=member, collection_id="pack")
@@ -519,14 +519,14 @@ async def test_where_a_circle_is_cut_says_nothing_about_others(project: Project,
     for first in ("a", "b"):
         build = Build(engine)
         for content_id in (first, "c", "a", "b"):
-            parsed = engine.catalog.find("content", content_id).parsed
+            parsed = engine.catalog.find_config("content", content_id).parsed
             assert (await build_content(build, parsed, CallerContext({}))).version.body == ""
     project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
     build = Build(engine)
     with pytest.raises(GenerationFailed, match="more than 10 deep"):
-        await build_content(build, engine.catalog.find("content", "t11").parsed, CallerContext({}))
+        await build_content(build, engine.catalog.find_config("content", "t11").parsed, CallerContext({}))
     assert (
-        await build_content(build, engine.catalog.find("content", "t5").parsed, CallerContext({}))
+        await build_content(build, engine.catalog.find_config("content", "t5").parsed, CallerContext({}))
     ).version.body == "x"
 
 
@@ -537,7 +537,7 @@ async def test_contents_that_all_want_one_another_are_made_in_bounded_time(proje
     build = Build(engine)
     with trio.fail_after(PATIENCE):
         for name in names:
-            await build_content(build, engine.catalog.find("content", name).parsed, CallerContext({}))
+            await build_content(build, engine.catalog.find_config("content", name).parsed, CallerContext({}))
     assert sum(len(engine.store.versions(name)) for name in names) <= 9 * 9
 
 
@@ -580,10 +580,10 @@ async def test_force_makes_each_text_again_once_a_call(project: Project, engine:
     project.save(text("part", "x"), taking("one", "part"), taking("two", "part"), taking("three", "one", "two"))
     await run(engine, "three")
     build = Build(engine)
-    await build_content(build, engine.catalog.find("content", "one").parsed, CallerContext({}))
+    await build_content(build, engine.catalog.find_config("content", "one").parsed, CallerContext({}))
     for content_id in ("three", "one", "part"):
         await build_content(
-            build.derive(force=True), engine.catalog.find("content", content_id).parsed, CallerContext({})
+            build.derive(force=True), engine.catalog.find_config("content", content_id).parsed, CallerContext({})
         )
     assert [len(engine.store.versions(each)) for each in ("part", "one", "two", "three")] == [2, 2, 2, 2]
 
@@ -607,7 +607,7 @@ async def test_calls_at_once_make_one_text(project: Project, engine: Engine):
 async def test_a_reason_is_kept_with_the_text(project: Project, engine: Engine):
     """Of who made it again."""
     project.save(text("note", "x"))
-    parsed = engine.catalog.find("content", "note").parsed
+    parsed = engine.catalog.find_config("content", "note").parsed
     made = await build_content(Build(engine, force=True), parsed, CallerContext({}), reason="The tide turned")
     assert made.version.metadata["reason"] == "The tide turned"
     kept = engine.store.latest_version("note")
@@ -693,7 +693,7 @@ async def test_dry_work_spends_and_stores_nothing(project: Project, engine: Engi
     document = msgspec.json.decode(project.read("configs/content/code.json"))
     del document["generation"]["patterns"][0]["generation_config"]["fallback_template"]
     project.save(document, taking("outer", "code"))
-    parsed = engine.catalog.find("content", "code").parsed
+    parsed = engine.catalog.find_config("content", "code").parsed
     with unchanged(project), pytest.raises(GenerationFailed) as failed:
         await (await gather_content(Build(engine, dry=True), parsed, CallerContext(TOPIC))).generate_text()
     assert failed.value.details["error_type"] == "NotAsked"

@@ -129,8 +129,13 @@ async def test_configs_templates_and_what_they_read_come_in(old: Path, new: Path
     assert sorted(done.copied) == sorted(expected)
     assert (done.skipped, done.converted, done.warnings, done.unchanged) == ([], [], [], 0)
     catalog = Catalog(Folder(new))
-    assert [found.parsed.config.id for found in catalog.all("content").found] == ["flat", "nested", "season", "y"]
-    assert [found.parsed.config.id for found in catalog.all("artifact").found] == ["a"]
+    assert [found.parsed.config.id for found in catalog.list_configs("content").found] == [
+        "flat",
+        "nested",
+        "season",
+        "y",
+    ]
+    assert [found.parsed.config.id for found in catalog.list_configs("artifact").found] == ["a"]
 
 
 async def test_repeating_it_changes_nothing(old: Path, new: Path, store: Store, put: Put):
@@ -219,7 +224,7 @@ async def test_the_other_config_folder_is_found(old: Path, new: Path, store: Sto
     assert json.loads((other / "configs/artifact/b.json").read_text())["content"]["children"] == [
         {"id": "a", "path": "configs/content/a.json"}
     ]
-    assert len(Catalog(Folder(other)).all("artifact").found) == 1
+    assert len(Catalog(Folder(other)).list_configs("artifact").found) == 1
 
 
 async def test_what_isn_t_understood_is_listed_with_the_reason(old: Path, new: Path, store: Store, put: Put):
@@ -739,11 +744,11 @@ async def test_converted_configs_are_followed(old: Path, new: Path, store: Store
     assert list(reasons(done)) == ["configs/content/hopeless.json"]
     assert "can't be converted" in reasons(done)["configs/content/hopeless.json"]
     catalog = Catalog(Folder(new))
-    [found] = catalog.all("artifact").found
+    [found] = catalog.list_configs("artifact").found
     assert [(child.id, child.path) for child in found.parsed.config.content.children] == [
         ("daily-report", "configs/content/daily-report/daily-report-content.json")
     ]
-    [found] = catalog.all("collection").found
+    [found] = catalog.list_configs("collection").found
     [member] = found.parsed.config.members
     assert (member.id, member.path) == ("all-parts", "configs/artifact/all-parts/all-parts-artifact.json")
     assert (await bring(old, new, store, to_convert=True)).converted == []

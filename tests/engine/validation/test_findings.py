@@ -717,7 +717,7 @@ async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
 async def test_required_fields_of_a_config(project: Project, engine: Engine):
     """The config's fields, when the text is no data or the rule says so."""
     project.save(text("note", "Everything is well.") | {"owner": {"name": "Ines"}})
-    await build_content(Build(engine), engine.catalog.find("content", "note").parsed, CallerContext({}))
+    await build_content(Build(engine), engine.catalog.find_config("content", "note").parsed, CallerContext({}))
     for target in ("", "config"):
         found = await look(
             engine,
@@ -966,12 +966,12 @@ async def test_a_failing_disk_is_no_finding(project: Project, engine: Engine, mo
     def busy(*given: object) -> None:
         raise Busy("wait")
 
-    monkeypatch.setattr(engine.catalog, "find", busy)
+    monkeypatch.setattr(engine.catalog, "find_config", busy)
     with pytest.raises(Busy):
         await look(engine, "a")
     project.save(collection("x", "a"), artifact("a", [child("a")]))
-    parsed = engine.catalog.open("collection", "x.json").parsed
-    monkeypatch.setattr(engine.catalog, "open", busy)
+    parsed = engine.catalog.open_config("collection", "x.json").parsed
+    monkeypatch.setattr(engine.catalog, "open_config", busy)
     with pytest.raises(Busy):
         await validate_collection(Build(engine, dry=True), parsed)
 
@@ -1031,7 +1031,7 @@ def pieces(project: Project) -> Project:
 
 
 async def survey(engine: Engine, name: str, *, check_members: bool = True) -> tuple[list[Any], list[str], int]:
-    parsed = engine.catalog.open("collection", name).parsed
+    parsed = engine.catalog.open_config("collection", name).parsed
     with trio.fail_after(PATIENCE):
         found = await validate_collection(Build(engine, dry=True), parsed, check_members=check_members)
     issues = [(issue.severity, issue.code, issue.member_id) for issue in found.issues]
