@@ -33,7 +33,7 @@ class Model:
         self.may_answer.set()
         self.failures: list[GenerationFailed] = []
 
-    async def complete(self, request: llm.ModelRequest) -> llm.ModelReply:
+    async def complete_request(self, request: llm.ModelRequest) -> llm.ModelReply:
         self.asked.append(request)
         number = len(self.asked)
         await self.may_answer.wait()
@@ -265,14 +265,14 @@ async def test_what_was_paid_for_is_kept_although_the_caller_left(store: SqliteS
     """Between the answer and its being stored there is no way out."""
     purse = spending(store, model).budget()
     with trio.CancelScope() as scope:
-        original = model.complete
+        original = model.complete_request
 
         async def complete_and_leave(request: llm.ModelRequest) -> llm.ModelReply:
             reply = await original(request)
             scope.cancel()
             return reply
 
-        model.complete = complete_and_leave
+        model.complete_request = complete_and_leave
         await purse.complete("note", asking())
     assert store.completion(asking().key) is not None
     assert len(store.costs()) == 1

@@ -625,7 +625,7 @@ class Model:
         self.asked = 0
         self.fails = False
 
-    async def complete(self, request: llm.ModelRequest) -> llm.ModelReply:
+    async def complete_request(self, request: llm.ModelRequest) -> llm.ModelReply:
         self.asked += 1
         if self.fails:
             raise GenerationFailed("The model is overloaded.", "Try again later.", error_type="Overloaded")
