@@ -1,4 +1,4 @@
-"""Builds dist/chora, the one-folder binary, and says how large it is."""
+"""Builds dist/chora, the one-folder binary, and prints its size."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
-"""Drives a built chora the way people will: version, demo, stdio, serve. Usage: smoke.py PATH-TO-CHORA.
+"""Drives a built chora as users do: version, demo, stdio, serve. Usage: smoke.py PATH-TO-CHORA.
 
-Faults that only a frozen program has show here: modules that no static import names, data files left behind,
-children that need to find the program again. Runs in a clean environment and an empty home.
+It finds faults that only a frozen program has: modules without a static import, missing data files, child processes
+that need to find the program again. Runs in a clean environment and an empty home.
 """
 
 import json
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def version(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """It starts at all, and knows that it is frozen."""
+    """It starts, and knows that it is frozen."""
     answer = json.loads(run(program, environment, home, "version", "--json"))
     assert answer["frozen"] is True, answer
     return answer["version"]
@@ -50,7 +50,7 @@ def demo(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 
 def undefined(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """A refusal comes with its code, its exit status and its next step."""
+    """An error has its code and its exit status."""
     done = subprocess.run(
         [program, "--project", home / "demo", "generate", "nothing", "--json"],
         env=environment,
@@ -64,7 +64,7 @@ def undefined(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 
 def collection(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """What was built is recalled by another process, and moves to the other backend and back."""
+    """What was built is found up to date by another process, and is copied to the other backend."""
     project = ("--project", str(home / "demo"))
     again = json.loads(run(program, environment, home, *project, "collect", "week", "--json"))
     assert again["metadata"]["cached_members"] == again["total_members"] == 2, again
@@ -74,7 +74,7 @@ def collection(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 
 def plugin(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """A generator of the project's own is loaded from its file."""
+    """A generator of the project is loaded from its file."""
     root = home / "plugins"
     run(program, environment, home, "init", str(root))
     (root / "shout.py").write_text(
@@ -91,7 +91,7 @@ def plugin(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 
 def model(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """The language model's library came along: without a server it can't connect, and says so."""
+    """The language model's library is in the binary: without a server, it reports that it can't connect."""
     root = home / "plugins"
     config = json.loads((root / "configs/content/greeting.json").read_text("utf-8"))
     options = {"prompt": "Write a function.", "model": "claude-3-haiku-20240307", "retry_count": 0}
@@ -110,7 +110,7 @@ def model(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 
 def stdio(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """It shakes hands over its pipes, answers a call, and ends with its input."""
+    """It initializes over its pipes, answers a call, and ends with its input."""
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "smoke", "version": "1"}}
     messages: list[dict[str, Any]] = [
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello},
@@ -134,7 +134,7 @@ def stdio(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 
 def serve(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """It listens, says it is ready, renders its page, answers a call from another chora, and stops when asked."""
+    """It listens, is ready, renders its page, answers a call from another chora, and stops on SIGTERM."""
     with serving(program, home, environment) as (url, process):
         assert get(url, "/ready")["status"] == "ready"
         assert b"chora is" in urllib.request.urlopen(url + "/", timeout=DEADLINE).read()
@@ -142,7 +142,7 @@ def serve(program: Path, home: Path, environment: dict[str, str]) -> str:
         assert json.loads(called)["transport"] == "http", called
         deadline = time.monotonic() + DEADLINE
         while not get(url, "/status.json")["uptime"]["up"]:
-            assert time.monotonic() < deadline, "the probe never came in through the door"
+            assert time.monotonic() < deadline, "the probe never succeeded"
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0, process.returncode
@@ -150,8 +150,8 @@ def serve(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 
 def connect(program: Path, home: Path, environment: dict[str, str]) -> str:
-    """A token lets in, nobody else comes in, and stdio in front of the server speaks as the server does."""
-    # An issuer that isn't there: whoever sends a token that could be its own is refused, which takes its libraries.
+    """A token is accepted, others are refused, and stdio in front of the server answers as the server does."""
+    # An issuer that can't be reached: a token that could be its own is refused, which needs its libraries.
     oauth = {"CHORA_OAUTH_ISSUER": "http://127.0.0.1:9", "CHORA_OAUTH_RESOURCE": "https://docs.example/mcp"}
     made = run(program, environment, home, "--project", str(home / "demo"), "token", "new", "smoke", "--json")
     token = json.loads(made)["token"]
@@ -172,11 +172,11 @@ def connect(program: Path, home: Path, environment: dict[str, str]) -> str:
         assert done.returncode == 0, done.stderr
         name = json.loads(done.stdout)["result"]["serverInfo"]["name"]
         assert name == "chora", done.stdout
-    return "3 refused, 1 let in"
+    return "3 refused, 1 accepted"
 
 
 def refusal(url: str, token: str | None) -> int:
-    """The status with which somebody with a token is refused; 0 if they aren't."""
+    """The HTTP status with which a token is refused; 0 if it is accepted."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
         urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=DEADLINE).close()
