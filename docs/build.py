@@ -1,8 +1,8 @@
-"""Builds docs/reference and the changelog with chora itself: what the code says of itself becomes data in build/docs,
-and the collection `docs` in configs/ makes pages of it.
+"""Builds docs/reference with chora itself: descriptions of tools, commands, settings and so on become data in
+build/docs, and the collection `docs` in configs/ composes pages of it.
 
-`build.py` writes the pages that aren't what they would be now; `build.py --check` fails when there are any, and
-`build.py --gather` only writes the data.
+`build.py` writes the pages that have changed; `build.py --check` fails if there are any, and `build.py --gather` only
+writes the data.
 """
 
 import inspect
@@ -30,19 +30,19 @@ DATA = ROOT / "build" / "docs"
 def main() -> None:
     check = "--check" in sys.argv[1:]
     DATA.mkdir(parents=True, exist_ok=True)
-    for name, facts in gather(check).items():
+    for name, facts in gather().items():
         (DATA / f"{name}.json").write_text(json.dumps(facts, indent=1), "utf-8")
     if "--gather" in sys.argv[1:]:
         return
     options = ["--check", "--diff"] if check else []
     done = subprocess.run([sys.executable, "-m", "chora", "--project", ROOT, "collect", "docs", *options])
     if check and done.returncode:
-        sys.exit("\nThese pages are stale; write them anew with `just docs`.")
+        sys.exit("\nThese pages are stale; update them with `just docs`.")
     sys.exit(done.returncode)
 
 
-def gather(check: bool) -> dict[str, Any]:
-    """Everything that the code says of itself, as data for the templates."""
+def gather() -> dict[str, Any]:
+    """The descriptions that the code contains, as data for the templates."""
     return {
         "tools": {"tools": [{**tool.describe(), "signature": tool.signature()} for tool in TOOLS.values()]},
         "cli": {
@@ -74,32 +74,12 @@ def gather(check: bool) -> dict[str, Any]:
                 for prompt in PROMPTS
             ],
         },
-        "history": {"changes": history(check)},
         **{f"{kind}.schema": model.schema(kind) for kind in model.KINDS},
     }
 
 
-def history(check: bool) -> list[dict[str, str]]:
-    """The subject of every commit, newest first.
-
-    A commit can't stand in a changelog that is part of it. So a check looks only at the commits up to the newest one
-    that the committed changelog has.
-    """
-    command = ["git", "log", "--no-merges", "--format=%as%x1f%s"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"The changelog is made from the history of the repository, and git can't read it: {done.stderr}")
-    lines = (line.partition("\x1f") for line in done.stdout.splitlines())
-    changes = [{"date": date, "subject": subject} for date, _, subject in lines]
-    if check:
-        written = (ROOT / "docs" / "changelog.md").read_text("utf-8").splitlines()
-        known = next((at for at, each in enumerate(changes) if f"- {each['date']} {each['subject']}" in written), None)
-        changes = changes[known:]
-    return changes
-
-
 def describe_command(name: str, group: click.Group = program) -> Iterator[dict[str, Any]]:
-    """A command, and those below it."""
+    """A command and its subcommands."""
     command = group.get_command(click.Context(group), name.rpartition(" ")[2])
     assert command is not None
     context = click.Context(command, info_name=f"chora {name}")
@@ -116,7 +96,7 @@ def describe_command(name: str, group: click.Group = program) -> Iterator[dict[s
 
 def describe_options(command: click.Command) -> list[dict[str, str]]:
     records = [option.get_help_record(click.Context(command)) for option in command.params]
-    # Arguments stand in the usage line already, and have no help of their own.
+    # Arguments are in the usage line and have no help of their own.
     return [{"flags": record[0], "help": record[1]} for record in records if record is not None and record[1]]
 
 

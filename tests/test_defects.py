@@ -455,7 +455,7 @@ async def test_hello_counts_tools_and_knows_its_transport(http_client: OpenHttpC
     async with http_client() as client:
         await client.initialize()
         said = (await client.call("hello_world")).json()["result"]["structuredContent"]
-    assert (said["tools_available"], said["transport"]) == (24, "http")
+    assert (said["tools_available"], said["transport"]) == (len(TOOLS), "http")
 
 
 @requirement("defects.conditions-unused", "assembly.conditions")

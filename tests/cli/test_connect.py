@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from chora import client
 from chora.cli import program
+from chora.tools import TOOLS
 from tests.conftest import Project, content
 from tests.patience import PATIENCE
 from tests.test_bridge import HELLO, MODERN, Peer, free_port
@@ -118,7 +119,7 @@ async def test_a_whole_conversation_passes(served: Served, hello: Project, path:
     """Handshake, tools, progress, subscription and news of a changed file, cancellation, in the handshake era."""
     async with connected(served.url + path) as peer:
         assert (await peer.initialize())["result"]["serverInfo"]["name"] == "chora"
-        assert len((await peer.ask("tools/list", {}, 1))["result"]["tools"]) == 24
+        assert len((await peer.ask("tools/list", {}, 1))["result"]["tools"]) == len(TOOLS)
         assert (await call(peer, "hello_world", 2, name="Ada"))["result"]["structuredContent"]["success"] is True
         params = {"name": "assemble_artifact", "arguments": {"artifact_config_id": "hello"}}
         await peer.send("tools/call", {**params, "_meta": {"progressToken": "p"}}, 3)
@@ -152,7 +153,7 @@ async def test_the_official_client_is_content(served: Served, hello: Project, pa
     with trio.fail_after(PATIENCE):
         async with client.connect(command, mode=mode) as one:
             assert one.protocol_version == {"auto": "2026-07-28", "legacy": "2025-11-25"}[mode]
-            assert len((await one.list_tools()).tools) == 24
+            assert len((await one.list_tools()).tools) == len(TOOLS)
             seen: list[float] = []
 
             async def note(progress: float, total: float | None, message: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The shelf of sources, data written in a config, and other contents as context."""
+"""The registry of sources, data written in a config, and other contents as context."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.conftest import Project, content, requirement, text
 PARTS = {"selectors", "source"}
 
 
-def test_every_source_is_on_the_shelf():
+def test_every_source_is_registered():
     """A file in the room that isn't a part of the furniture is a source, and has what a source needs."""
     found = {module.name for module in pkgutil.iter_modules(chora.sources.__path__)} - PARTS
     assert found == {source.__name__.rpartition(".")[2] for source in SOURCES}

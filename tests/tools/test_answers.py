@@ -75,7 +75,7 @@ CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
     ),
     "hello_world": ("Utility", READS, [], ["name"]),
 }
-"""What every tool is, in the words of its interface: category, hints, required and optional arguments."""
+"""Every tool's category, hints, required and optional arguments."""
 
 LONG = {
     "generate_content",
@@ -91,11 +91,11 @@ LONG = {
 
 @requirement("tools.exactly-24")
 def test_the_catalogue_is_complete():
-    """A tool is there when it stands in the table above; a module in the room that is no furniture is on the shelf."""
+    """Every tool has a row in the table above, and every module of the package with tools is registered."""
     found = {module.name for module in pkgutil.iter_modules(chora.tools.__path__)} - {"tool"}
     assert found == {module.__name__.rpartition(".")[2] for module in MODULES}
     assert set(TOOLS) == set(CATALOGUE)
-    assert len(CATALOGUE) == 24
+    assert len(CATALOGUE) == 24, "a new tool changes this number, the promise tools.exactly-24 and the README"
 
 
 @requirement("tools.small-list")

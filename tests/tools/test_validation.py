@@ -387,13 +387,6 @@ def test_the_command_checks_collections(project: Project):
     assert (answer["success"], answer["valid"]) == (True, False)
 
 
-def test_the_tools_are_described_in_little_room():
-    """What every client reads at its start stays within 24 KiB."""
-    shown = [{key: value for key, value in tool.describe().items() if key != "outputSchema"} for tool in TOOLS.values()]
-    assert len(TOOLS) == 24
-    assert len(msgspec.json.encode(shown)) <= 24 * 1024
-
-
 def test_the_project_folder_is_all_it_needs(tmp_path: Path):
     """A folder that is no project is an error for people too."""
     assert CliRunner().invoke(cli_validate.command, ["x"], obj=str(tmp_path / "nowhere")).exit_code == 3
