@@ -57,7 +57,7 @@ def refusal(status: int, reason: str = "no", **headers: str) -> Answer:
 
 
 class AnthropicServer:
-    """Gives the answers of its script in turn, the last one for ever."""
+    """Gives the answers of its script one after the other, the last one for ever."""
 
     def __init__(self, *script: Answer) -> None:
         self.script = list(script)

@@ -568,8 +568,8 @@ def test_values_of_yaml_that_json_hasn_t_are_refused_by_the_format(project: Proj
         project.catalog().find_config("content", "tides")
 
 
-def test_keys_that_stand_twice_are_told(project: Project) -> None:
-    """JSON lets the last one count, as every reader of it does, and whoever wrote both is told; YAML refuses."""
+def test_keys_that_stand_twice_are_reported(project: Project) -> None:
+    """In JSON the last one counts, as in every reader, with a warning; YAML refuses them."""
     plain = json.dumps(config("content", "tides"))
     project.write("configs/content/tides.json", plain)
     before = project.catalog().find_config("content", "tides").parsed.warnings

@@ -69,7 +69,7 @@ def test_events_are_appended(path: Path):
     assert [event["event_type"] for event in lines(path)] == ["chora.old", "chora.one", "chora.two"]
 
 
-def test_nobody_is_told_without_a_file():
+def test_without_a_file_nothing_is_written():
     """A project without an event file costs nothing and fails nothing."""
     Events(None).emit_event("one", "success")
 
@@ -154,14 +154,14 @@ def test_a_failing_file_is_complained_of_once(path: Path, caplog: Log):
 
 @requirement("events.never-fail")
 def test_a_file_where_a_folder_should_be_fails_nothing(path: Path, caplog: Log):
-    """The way to the event file may be blocked; the work doesn't hear of it."""
+    """The event file may be unwritable; the work isn't affected."""
     path.parent.parent.write_text("not a folder")
     Events(path).emit_event("lost", "success")
     assert len(caplog.records) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
-async def test_a_pipe_that_nobody_reads_stalls_nothing(path: Path, caplog: Log):
+async def test_a_pipe_without_a_reader_stalls_nothing(path: Path, caplog: Log):
     """Events sent to a pipe never wait for its reader; what doesn't fit is lost, and complained of once."""
     path.parent.mkdir(parents=True)
     os.mkfifo(path)
@@ -254,7 +254,7 @@ async def test_rows_are_kept_without_a_file():
 
 
 async def test_the_last_rows_are_stored_before_the_end(path: Path):
-    """Whoever runs one command and exits keeps its events, all of them and in few steps."""
+    """A process that runs one command and exits stores all its events, in few transactions."""
     events, store = Events(None), Slow()
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
@@ -412,7 +412,7 @@ def test_redaction_changes_nothing_else(value: Any):
 
 @requirement("events.redacted")
 def test_an_events_context_has_no_secrets(path: Path):
-    """Whoever tells of a context tells only what may be told."""
+    """Of a context, only what isn't secret is in an event."""
     Events(path).emit_event("one", "success", context={"title": "Tides", "api_key": "sk-1"})
     (event,) = lines(path)
     assert event["context"] == {"title": "Tides", "api_key": "***"}

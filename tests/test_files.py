@@ -140,7 +140,7 @@ def test_a_file_that_grows_is_bounded_too(place: Place, monkeypatch: pytest.Monk
 
 
 def test_a_disk_that_fails_is_no_permission(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """An error while reading isn't taken for the end of the file, nor for a closed door."""
+    """An error while reading isn't taken for the end of the file, nor for a permission error."""
     place.put("a.txt", "x")
 
     def fail(descriptor: int, size: int) -> bytes:
@@ -224,7 +224,7 @@ async def test_a_circle_of_links_ends(place: Place):
 
 
 @posix
-def test_odd_letters_are_told_in_json(place: Place):
+def test_odd_letters_are_reported_in_json(place: Place):
     """A path of bytes that no text has is refused or missing like any other, in words that JSON can hold."""
     with pytest.raises(FileNotFoundError) as missing:
         place.folder.read_bytes("a\udcff.txt")
@@ -237,7 +237,7 @@ def test_odd_letters_are_told_in_json(place: Place):
 
 @posix
 async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch: pytest.MonkeyPatch):
-    """Whoever turns a file or folder into a link between check and opening wins nothing."""
+    """Replacing a file or folder by a link between check and opening gains nothing (CWE-367)."""
     if not files._BY_DESCRIPTOR:
         pytest.skip("without descriptors a folder can be swapped: what Windows can't prevent")
     links.put("inner/secret.txt", "inner")
@@ -573,7 +573,7 @@ async def test_a_write_that_fails_leaves_what_was(
     assert (place.root / "a.txt").read_bytes() == b"the new text"
 
 
-async def test_a_write_that_fails_twice_tells_the_first(place: Place, monkeypatch: pytest.MonkeyPatch):
+async def test_a_write_that_fails_twice_reports_the_first(place: Place, monkeypatch: pytest.MonkeyPatch):
     """Where even the temporary file can't be removed, the error is still the one that counts."""
     with monkeypatch.context() as broken:
         broken.setattr(os, "replace", failing(errno.EIO))
@@ -662,7 +662,7 @@ async def test_permissions_that_can_t_be_restored_stay_stricter(place: Place, mo
 @posix
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 async def test_a_new_file_has_what_the_umask_leaves(place: Place, umask: int, mode: int):
-    """Who starts chora decides who may read what it makes."""
+    """The umask of the process decides who may read new files."""
     before = os.umask(umask)
     try:
         await place.folder.write_file("a.txt", b"x")
@@ -672,7 +672,7 @@ async def test_a_new_file_has_what_the_umask_leaves(place: Place, umask: int, mo
 
 
 async def test_two_writers_don_t_mix(place: Place):
-    """Whoever renames last wins; readers see one text or the other, always whole."""
+    """The last rename wins; readers see one text or the other, always complete."""
     texts = {letter.encode() * 200_000 for letter in "abcdef"}
     await place.folder.write_file("a.txt", min(texts))
     seen: set[bytes] = set()

@@ -52,11 +52,11 @@ class Work:
 
 
 async def nowhere(done: float, total: float, message: str) -> None:
-    """Nobody listens."""
+    """No listener."""
 
 
 class Listener:
-    """Somebody who wants to know how far it is."""
+    """A listener of progress."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[float, float, str]] = []
@@ -129,7 +129,7 @@ def kept(job_id: str = "job-1", **rest: Any) -> Job:
 
 
 async def test_work_within_the_budget_is_never_stored(store: SqliteStore):
-    """Its call gets the answer, and nobody else hears of it."""
+    """Its call gets the result, and nothing is stored."""
     async with working(store, call_budget=30) as jobs:
         work = Work()
         work.may_end.set()
@@ -162,7 +162,7 @@ async def test_a_call_beyond_its_budget_becomes_a_job_whose_result_is_given_once
 
 
 async def test_a_result_waits_for_its_call(store: SqliteStore):
-    """Work that ended while nobody waited: the same call gets the result at once, from the store, and only once."""
+    """Work that ended while no call waited: the same call gets the result at once, from the store, and only once."""
     async with working(store) as jobs:
         work = Work(DONE._replace(links=(("content://a", "a", "text/plain"),)))
         job = await pending(jobs, work)
@@ -222,7 +222,7 @@ async def test_work_that_ends_while_it_is_being_stored_is_answered_with_its_resu
 
 
 async def test_the_end_of_a_job_is_not_overwritten_by_its_being_handed_out(store: SqliteStore):
-    """Whoever waits is told before the store knows; both are written, and the result stays readable."""
+    """A waiting call gets the result before it is stored; both are written, and the result stays readable."""
     async with working(store) as jobs:
         for turn in range(5):
             work = Work()
@@ -267,7 +267,7 @@ async def test_progress_reaches_every_waiter(store: SqliteStore):
         assert (await pending(jobs, work)).progress == {"done": 5, "total": 9, "message": "five"}
 
 
-async def test_a_listener_who_is_slow_misses_steps_and_holds_up_nothing(store: SqliteStore):
+async def test_a_slow_listener_misses_steps_and_holds_up_nothing(store: SqliteStore):
     """The work goes on at its own pace, and the last step is told."""
     async with working(store, call_budget=30) as jobs:
         work, heard = Work(), list[float]()
@@ -293,7 +293,7 @@ async def test_a_listener_who_is_slow_misses_steps_and_holds_up_nothing(store: S
 
 
 async def test_cancelling_the_only_waiter_stops_the_work(store: SqliteStore):
-    """Nobody would ever see what it comes to."""
+    """No call would ever get its result."""
     async with working(store, call_budget=30) as jobs:
         work = Work()
         async with trio.open_nursery() as nursery:
@@ -375,7 +375,7 @@ async def test_a_call_right_after_a_cancelled_one_starts_anew(store: SqliteStore
 
 @requirement("jobs.cancel")
 async def test_a_job_is_cancelled_on_request(store: SqliteStore):
-    """The store says so, whoever waits is told, and the same call starts anew."""
+    """The store says so, a waiting call gets an error, and the same call starts over."""
     async with working(store) as jobs:
         work = Work()
         job = await pending(jobs, work)
@@ -460,7 +460,7 @@ async def test_a_call_waits_for_another_process_only_as_long_as_a_call_may(tmp_p
 
 @requirement("jobs.cancel")
 async def test_a_job_is_cancelled_from_another_process(tmp_path: Path, threshold: MockClock):
-    """It notices within seconds, and whoever asked for it learns that it has ended."""
+    """It notices within seconds, and the caller gets its final state."""
     async with two_processes(tmp_path, call_budget=1) as (here, there):
         work = Work()
         job = await pending(here, work)
@@ -471,8 +471,8 @@ async def test_a_job_is_cancelled_from_another_process(tmp_path: Path, threshold
             await there.cancel_job("job-0")
 
 
-async def test_a_wish_to_cancel_survives_a_sign_of_life_at_the_same_moment(tmp_path: Path, threshold: MockClock):
-    """The job's own process may write its state over the wish; then it is wished again."""
+async def test_a_cancel_request_survives_a_heartbeat_at_the_same_moment(tmp_path: Path, threshold: MockClock):
+    """The job's own process may overwrite the request; then it is repeated."""
     async with two_processes(tmp_path, call_budget=1) as (here, there):
         work = Work()
         job = await pending(here, work)
@@ -485,7 +485,7 @@ async def test_a_wish_to_cancel_survives_a_sign_of_life_at_the_same_moment(tmp_p
 
 
 @pytest.mark.slow("time passes in steps of a poll, each when the threads have been idle")
-async def test_whoever_waits_for_a_job_of_another_process_learns_that_it_was_stopped(
+async def test_a_call_waiting_for_a_job_of_another_process_learns_that_it_was_cancelled(
     tmp_path: Path, threshold: MockClock
 ):
     """As if it were its own."""
@@ -504,7 +504,7 @@ async def test_whoever_waits_for_a_job_of_another_process_learns_that_it_was_sto
 
 
 @pytest.mark.slow("time passes in steps of a poll, each when the threads have been idle")
-async def test_a_wish_that_nobody_hears_is_given_up_on(store: SqliteStore, threshold: MockClock):
+async def test_a_cancel_request_without_a_process_times_out(store: SqliteStore, threshold: MockClock):
     """The process may be gone; the job is shown as running until its silence tells."""
     await store.save_job(kept(updated_at=ago(0)))
     async with working(store) as jobs:
@@ -516,7 +516,7 @@ async def test_a_wish_that_nobody_hears_is_given_up_on(store: SqliteStore, thres
 
 @requirement("jobs.interrupted")
 async def test_a_job_whose_process_died_is_interrupted(store: SqliteStore):
-    """It gives no sign of life any more; the same call starts it again, and it can be looked up."""
+    """It has no heartbeat any more; the same call starts it again, and it can be looked up."""
     await store.save_job(kept(updated_at=ago(module.HEARTBEAT_TIMEOUT + 5)))
     await store.save_job(kept("job-2", key="other", updated_at=ago(module.HEARTBEAT_TIMEOUT - 5)))
     async with working(store) as jobs:
@@ -604,7 +604,7 @@ async def refusing() -> AsyncGenerator[Refusing]:
 async def test_a_store_that_fails_while_a_job_ends_loses_no_result(
     refusing: Refusing, caplog: pytest.LogCaptureFixture
 ):
-    """Whoever waits gets it; the log says what the store doesn't know, and the process lives on."""
+    """A waiting call gets it; the log names what isn't stored, and the process lives on."""
     async with working(refusing) as jobs:
         work = Work()
         await pending(jobs, work)
@@ -635,7 +635,7 @@ async def test_a_store_that_fails_when_a_call_gives_up_waiting_fails_the_call(re
         assert work.begun == 1
 
 
-async def test_a_store_that_fails_at_a_sign_of_life_ends_nothing(
+async def test_a_store_that_fails_at_a_heartbeat_ends_nothing(
     refusing: Refusing, caplog: pytest.LogCaptureFixture, threshold: MockClock
 ):
     """The log has it, and the next one goes through."""
@@ -723,7 +723,7 @@ async def test_a_call_over_http_that_takes_too_long_is_answered_in_time(hello: P
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
-async def test_a_call_that_is_cancelled_ends_the_work_that_nobody_else_waits_for(
+async def test_a_call_that_is_cancelled_ends_work_that_no_other_call_waits_for(
     hello: Project, http_client: OpenHttpClient, era: str
 ):
     """By a notification, or in the modern era by hanging up: within the budget the work is theirs alone."""

@@ -137,7 +137,7 @@ async def test_without_a_key_no_one_is_asked(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_a_key_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Whoever named a file meant it: nothing else is tried."""
+    """A named file is required: nothing else is tried."""
     monkeypatch.setenv("ANTHROPIC_API_KEY_FILE", str(tmp_path / "gone"))
     async with serving(message("hi")) as server:
         error = await failure(server)
@@ -186,7 +186,7 @@ async def test_what_passes_is_tried_again(status: int):
 
 @requirement("generators.code-generation.retries")
 async def test_there_is_an_end_to_trying():
-    """So many retries, and the failure says how many attempts were made."""
+    """The given number of retries, and the failure says how many attempts were made."""
     async with serving(refusal(529, "overloaded")) as server:
         error = await failure(server, retries=2)
     assert len(server.asked) == 3
@@ -209,7 +209,7 @@ async def test_what_will_not_pass_is_asked_once(status: int, error_type: str, mo
 
 
 async def test_a_redirect_is_not_followed():
-    """The key goes to nobody but the address in the settings."""
+    """The key is only sent to the address in the settings."""
     async with (
         serving(message("hi")) as other,
         serving(refusal(307, "go", location=f"{other.url}/v1/messages")) as server,
@@ -248,7 +248,7 @@ async def _waits(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> list[float]
     return moments
 
 
-async def test_a_retry_after_header_is_heard():
+async def test_a_retry_after_header_is_honored():
     """In seconds or as a date; one that asks for more than a minute ends the trying."""
     async with serving(refusal(429, "slow", retry_after="0"), message("hi")) as server:
         with trio.fail_after(PATIENCE):
@@ -268,7 +268,7 @@ async def test_a_retry_after_header_is_heard():
 
 
 async def test_a_lost_connection_is_tried_again():
-    """Whether it ends in the middle of an answer or nobody is there at all."""
+    """Whether it ends in the middle of an answer or doesn't listen at all."""
     async with serving(Answer(body=b'{"content"', closes_early=True), message("hi")) as server:
         with trio.fail_after(PATIENCE):
             assert (await client(server).complete_request(asking())).text == "hi"
@@ -344,7 +344,7 @@ async def test_an_endless_answer_is_not_taken_in(monkeypatch: pytest.MonkeyPatch
     [refusal(401, f"bad key {KEY}"), refusal(500, f"oh {KEY}"), Answer(closes_early=True), message("x", "refusal")],
     ids=["401", "500", "closed", "refusal"],
 )
-async def test_the_key_is_never_told(answer: Answer, caplog: pytest.LogCaptureFixture):
+async def test_the_key_is_never_shown(answer: Answer, caplog: pytest.LogCaptureFixture):
     """Neither the error nor its traceback nor a log at its most talkative has it, even if the API says it."""
     caplog.set_level(logging.DEBUG)
     for name in ("anthropic", "httpx2", "httpcore2", "chora"):
@@ -391,7 +391,7 @@ def test_a_long_prompt_may_cost_more():
 
 
 @requirement("generators.code-generation.cost")
-def test_a_model_nobody_knows_has_no_price():
+def test_an_unknown_model_has_no_price():
     """Not a wrong one."""
     assert llm.cost_of("gpt-5", 1, 1) is None
     assert llm.estimate_cost(asking(model="claude-next")) is None

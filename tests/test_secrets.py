@@ -88,7 +88,7 @@ def test_the_first_place_wins(tmp_path: Path, places: Environment, ring: Callabl
 
 
 def test_the_own_environment_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Who gives no environment gets that of the process."""
+    """Without an environment, that of the process is used."""
     monkeypatch.setenv("API_KEY", "mine")
     found = find_secret("API_KEY", run_secrets=tmp_path)
     assert found is not None
@@ -113,7 +113,7 @@ def test_a_file_that_was_named_must_hold_the_secret(tmp_path: Path, places: Envi
 
 @pytest.mark.parametrize("content", ["", " \n"])
 def test_nothing_is_no_secret(tmp_path: Path, places: Environment, ring: Callable[[Ring], None], content: str):
-    """An empty secret would be a password that everybody knows: every place that holds one is passed over."""
+    """An empty secret would be a password known to all: every place with one is skipped."""
     del places["API_KEY_FILE"]
     for folder in ("run", "credentials"):
         (tmp_path / folder / "api_key").write_text(content)

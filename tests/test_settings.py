@@ -141,7 +141,7 @@ def test_the_environment_is_read_by_type(tmp_path: Path, name: str, text: str, e
 
 
 def test_the_own_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Who gives no environment gets that of the process."""
+    """Without an environment, that of the process is used."""
     monkeypatch.setenv("CHORA_HTTP_PORT", "4321")
     assert load(tmp_path).settings.http.port == 4321
 
@@ -231,7 +231,7 @@ def test_a_value_that_doesn_t_fit_is_refused(tmp_path: Path, text: str, key: str
     assert error.hint
 
 
-def test_a_wrong_word_is_told_the_right_ones(tmp_path: Path):
+def test_a_wrong_word_is_reported_the_right_ones(tmp_path: Path):
     """Where a setting takes one of a few words, the refusal lists them."""
     assert refused(toml(tmp_path, "[log]\nlevel = 'info'")).hint == "Write one of DEBUG, INFO, WARNING, ERROR."
     assert refused(toml(tmp_path, ""), {"CHORA_LOG_FORMAT": "xml"}).hint == "Write one of text, json."
@@ -364,7 +364,7 @@ def test_chora_toml_above_comes_before_folders_here(tmp_path: Path, below: Path)
 
 @pytest.mark.usefixtures("below")
 def test_the_own_environment_names_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Who gives no environment gets that of the process, and a relative name starts at the current folder."""
+    """Without an environment, that of the process is used, and a relative name starts at the current folder."""
     monkeypatch.setenv("CHORA_PROJECT", "../..")
     assert find_project() == tmp_path
 
@@ -392,7 +392,7 @@ def test_a_named_project_that_isn_t_there_is_an_error(tmp_path: Path, below: Pat
 
 
 def test_a_project_that_can_t_be_reached_is_an_error(tmp_path: Path):
-    """The home of nobody we know, and names no disk has, are refused in a sentence."""
+    """The home of an unknown user, and names too long for a disk, are refused in a sentence."""
     for wrong in ("~nobody-of-this-name/x", str(tmp_path / ("x" * 300))):
         with pytest.raises(ProjectNotFound):
             find_project(wrong, {})

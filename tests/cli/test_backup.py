@@ -68,7 +68,7 @@ def test_the_advice_about_a_damaged_backup_can_be_followed(hello: Project, tmp_p
 
 
 @pytest.mark.parametrize("option", [[], ["--verify"], ["--salvage", "new.db"]])
-def test_a_backup_that_is_not_there_is_said(hello: Project, option: list[str]):
+def test_a_backup_that_is_not_there_is_reported(hello: Project, option: list[str]):
     """And nothing is made in its place."""
     done = run(hello, "restore", *option, str(hello.root / "none.db"))
     assert (done.exit_code, "There is no file" in done.output) == (1, True)

@@ -94,7 +94,7 @@ def test_collect_prints_the_lines_that_workflows_look_for(run: Run, harbour: Pro
 
 
 @requirement("cli.collect.lines")
-def test_collect_tells_of_optional_members_that_failed(run: Run, harbour: Project):
+def test_collect_reports_of_optional_members_that_failed(run: Run, harbour: Project):
     """On stderr; the lines count them, and the command succeeds."""
     harbour.save(pack("pack", [member("notice"), member("gone", required=False), member("bad", required=False)]))
     harbour.save(artifact("bad", [child("nothing")]))

@@ -262,7 +262,7 @@ def test_demo_says_so_when_its_server_fails(tmp_path: Path, monkeypatch: pytest.
     assert "error: The demo's own server failed" in result.stderr
 
 
-def test_serve_refuses_a_public_door_without_a_token(run: Run):
+def test_serve_refuses_a_non_loopback_address_without_a_token(run: Run):
     """Exit 2 and what to do, whatever nursery it was noticed in."""
     failure = loads(run("serve", "--host", "0.0.0.0", "--port", "0", "--json", code=2))
     assert failure["error"]["code"] == "usage_error"
@@ -306,7 +306,7 @@ def test_main_exits_with_the_code_of_the_command(monkeypatch: pytest.MonkeyPatch
         main(["version"])
 
 
-def test_arguments_that_are_not_text_are_refused_at_the_door(capsys: pytest.CaptureFixture[str]):
+def test_arguments_that_are_not_text_are_refused_at_once(capsys: pytest.CaptureFixture[str]):
     """A terminal can send any bytes; JSON can't hold them."""
     with pytest.raises(SystemExit) as caught:
         main(["generate", "caf\udce9"])
@@ -332,7 +332,7 @@ def test_a_bug_is_not_dressed_up(run: Run, monkeypatch: pytest.MonkeyPatch, hell
 
 
 @pytest.mark.parametrize("where", ["alone", "in a group", "among others"])
-def test_a_failure_is_told_and_a_bug_is_not_dressed_up(where: str, capsys: pytest.CaptureFixture[str]):
+def test_a_failure_is_reported_and_a_bug_is_not_dressed_up(where: str, capsys: pytest.CaptureFixture[str]):
     """Also when it comes out of a nursery; a group that holds anything else leaves as it is."""
     problem = InvalidInput("It doesn't fit.", "Mend it.", schema_errors=[{"path": "$", "message": "It is odd."}])
 

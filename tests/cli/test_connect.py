@@ -184,7 +184,7 @@ async def test_a_modern_subscription_passes_and_outlives_the_server(served: Serv
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
-async def test_the_official_client_hears_of_changes(served: Served, path: str):
+async def test_the_official_client_is_notified_of_changes(served: Served, path: str):
     """Its own subscription, through the bridge; also of what changed while the server was away."""
     with trio.fail_after(PATIENCE):
         async with (
@@ -249,7 +249,7 @@ async def test_a_signal_ends_it_after_the_calls_in_flight(served: Served):
 
 
 async def test_a_parent_that_is_gone_ends_it():
-    """Although somebody else still holds the other end of its input, and nobody ever closes it."""
+    """Although another process still holds the other end of its input and never closes it."""
     incoming, outgoing = os.pipe()
     line = [*CONNECT, "http://127.0.0.1:1/mcp", "--wait", "0"]
     start = f"import subprocess; subprocess.Popen({line!r}, stdin={incoming}); input()"
@@ -321,7 +321,7 @@ def test_little_is_imported(tmp_path: Path):
         (("https://host/mcp", "--transport", "pigeon"), "pigeon"),
     ],
 )
-def test_wrong_use_is_said_before_anything_starts(arguments: tuple[str, ...], said: str):
+def test_wrong_use_is_reported_before_anything_starts(arguments: tuple[str, ...], said: str):
     """Exit 2 and a sentence; a secret that stood there isn't repeated."""
     result = CliRunner().invoke(program, ["connect", *arguments])
     assert result.exit_code == 2, result.output
@@ -361,7 +361,7 @@ async def test_the_token_comes_from_secrets(tmp_path: Path):
         ((), {}, ""),
     ],
 )
-def test_a_token_is_not_sent_in_clear_without_being_told_to(
+def test_a_token_is_not_sent_in_clear_without_a_warning_to(
     tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], said: str
 ):
     """Over http to another machine, one that was merely found stays here; one that was named goes with a warning."""

@@ -35,7 +35,7 @@ def database(project: Project) -> Path:
 
 
 def fill(project: Project, count: int) -> None:
-    """Store so many long texts."""
+    """Store `count` long texts."""
 
     async def generate() -> None:
         async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
@@ -75,7 +75,7 @@ def test_a_project_in_order_passes_every_step(hello: Project, backend: str):
     assert (told.exit_code, told.output.count("ok "), "FAILED" in told.output) == (0, 4, False)
 
 
-def test_a_damaged_database_is_told_and_repaired(hello: Project):
+def test_a_damaged_database_is_reported_and_repaired(hello: Project):
     """Every other command refuses it in one line, doctor says what can be saved, and with --repair saves it."""
     damaged = damage(hello)
     refused = run(hello, "generate", "greeting", "--json")
@@ -129,7 +129,7 @@ def test_what_isn_t_ours_is_never_repaired(hello: Project, owner: str):
     assert database(hello).read_bytes() == before
 
 
-def test_a_full_disk_is_told(hello: Project):
+def test_a_full_disk_is_reported(hello: Project):
     """Before anything fails for it."""
     with small_disk(hello.root / ".chora", "1m") as disk:
         assert steps(run(hello, "doctor", "--json"))["store space"]["ok"]
@@ -139,7 +139,7 @@ def test_a_full_disk_is_told(hello: Project):
         assert step["remedy"]
 
 
-def test_what_may_not_be_written_is_told(hello: Project):
+def test_what_may_not_be_written_is_reported(hello: Project):
     """A disk that is read-only, for one."""
     with small_disk(hello.root / ".chora", "1m") as disk:
         assert run(hello, "generate", "greeting").exit_code == 0
@@ -167,7 +167,7 @@ def test_changes_that_wait_are_no_fault(hello: Project):
     assert (step["ok"], "follow a damaged one" in step["reason"]) == (False, True)
 
 
-def test_a_store_of_files_that_can_t_be_read_is_told(hello: Project):
+def test_a_store_of_files_that_can_t_be_read_is_reported(hello: Project):
     """With the reason that using it would give."""
     hello.write("chora.toml", '[storage]\nbackend = "filesystem"\n')
     hello.write("ephemeral", "a file")

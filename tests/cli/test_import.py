@@ -76,7 +76,7 @@ def test_a_dry_run_writes_nothing(run: Run, old: Path, tmp_path: Path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_what_a_conversion_changes_is_said(run: Run, old: Path):
+def test_what_a_conversion_changes_is_reported(run: Run, old: Path):
     """Every change, and what has no place."""
     (old / "configs/artifact").mkdir()
     (old / "configs/artifact/a.json").write_text(

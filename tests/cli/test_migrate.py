@@ -25,7 +25,7 @@ def run(hello: Project) -> Run:
     return invoke
 
 
-def test_everything_moves_and_the_line_to_write_is_said(run: Run, hello: Project):
+def test_everything_moves_and_the_line_to_write_is_reported(run: Run, hello: Project):
     """Afterwards the project works on with the other backend, from where it was."""
     run("assemble", "hello")
     result = run("migrate", "--to", "filesystem")

@@ -59,7 +59,7 @@ def test_tokens_as_json(project: Project, capsys: pytest.CaptureFixture[str]):
         ("8w", timedelta(weeks=8)),
     ],
 )
-def test_a_token_expires_when_it_was_said(
+def test_a_token_expires_at_the_given_time(
     project: Project, expires: str, lasts: timedelta, capsys: pytest.CaptureFixture[str]
 ):
     """The time is shown when it is made and in the list, and kept with the token."""
@@ -97,7 +97,7 @@ def test_what_goes_wrong_with_tokens(
     assert capsys.readouterr().err
 
 
-def test_a_revoked_token_is_said_to_be(project: Project, capsys: pytest.CaptureFixture[str]):
+def test_a_revoked_token_is_reported_to_be(project: Project, capsys: pytest.CaptureFixture[str]):
     """And an expired one is listed as such."""
     Tokens(tokens_folder(project.root)).create_token("app", "read")
     assert run(project, "token", "revoke", "app") == 0

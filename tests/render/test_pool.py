@@ -291,7 +291,7 @@ async def test_too_many_waiting_jobs_are_busy():
 
 
 @pytest.mark.slow("waits for a time limit")
-async def test_callers_take_turns():
+async def test_callers_are_served_round_robin():
     """One caller with many jobs makes another wait for one of them, not for all."""
     async with running(wall=1.8) as workers:
         await workers.warm_up()
@@ -335,8 +335,8 @@ async def test_turns_go_round():
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["before it notices", "after it noticed"])
-async def test_a_turn_is_not_lost_on_the_cancelled(at_once: bool):
-    """Who was cancelled while waiting is passed over, even when the turn comes in the same moment."""
+async def test_a_slot_is_not_given_to_a_cancelled_task(at_once: bool):
+    """A waiting task that was cancelled is skipped, even if its slot comes in the same moment."""
     turns = FairSemaphore(1)
     await turns.acquire("x")
     async with trio.open_nursery() as nursery:
@@ -364,7 +364,7 @@ async def test_jobs_run_at_once_on_several_workers():
 
 @both_kinds
 async def test_a_cancelled_caller_frees_its_worker(fork: bool):
-    """Nobody waits for the text any more, so the worker is killed, and the cancellation goes on."""
+    """No caller waits for the text any more, so the worker is killed, and the cancellation goes on."""
     async with running(fork=fork) as workers:
         await workers.warm_up()
         with trio.move_on_after(0.1) as scope:
@@ -548,7 +548,7 @@ async def test_stopping_ends_jobs_in_flight(fork: bool):
 
 @needs_posix
 async def test_an_answer_that_arrives_after_the_end_releases_its_worker():
-    """Nobody would come to use it again."""
+    """It would never be used again."""
     assert sys.platform != "win32"
     workers = RenderPool(settings.RenderSettings())
     async with trio.open_nursery() as services:
@@ -564,7 +564,7 @@ async def test_an_answer_that_arrives_after_the_end_releases_its_worker():
 
 
 async def test_stopping_ends_workers_that_are_about_to_start(monkeypatch: pytest.MonkeyPatch):
-    """Who waits for one is told to come back."""
+    """A waiting caller gets busy."""
     monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
     workers = RenderPool(settings.RenderSettings(), fork=False)
 
@@ -633,7 +633,7 @@ async def test_a_worker_that_never_gets_ready_is_given_up(monkeypatch: pytest.Mo
         pytest.param(bytes(encode_frame(WorkerAnswer(RenderedText("", [])))), id="to another question"),
     ],
 )
-async def test_an_answer_without_sense_is_a_failure(answer: bytes, monkeypatch: pytest.MonkeyPatch):
+async def test_an_invalid_answer_is_a_failure(answer: bytes, monkeypatch: pytest.MonkeyPatch):
     """A worker that was taken over can't confuse the server, and isn't trusted again."""
     script = f"import os; os.write(1, bytes(4)); os.read(0, 65536); os.write(1, {answer!r}); os.read(0, 65536)"
     monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, "-c", script])
@@ -643,7 +643,7 @@ async def test_an_answer_without_sense_is_a_failure(answer: bytes, monkeypatch: 
 
 
 @needs_posix
-async def test_a_worker_that_speaks_out_of_turn_is_not_used():
+async def test_a_worker_that_sends_without_a_job_is_not_used():
     """What it says between two jobs could pass for the answer to the next."""
     assert sys.platform != "win32"
     async with running() as workers:

@@ -303,7 +303,7 @@ async def running(**settings: Any) -> AsyncGenerator[RenderPool]:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_worker_judges():
+async def test_a_worker_checks():
     """All three jobs cross to a worker and back, with what is wrong with them."""
     async with running() as pool:
         assert await pool.match_pattern(MatchJob("c", "abc")) == MatchPosition(2)

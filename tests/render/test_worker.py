@@ -325,7 +325,7 @@ def test_scan_finds_references_and_variables():
     )
 
 
-def test_scan_tells_that_a_reference_is_dynamic():
+def test_scan_reports_that_a_reference_is_dynamic():
     """A name that is only known while rendering is marked, and the known ones still listed."""
     assert sandbox.scan_template(ScanJob("{% include ['a', which] %}")) == TemplateReferences(["a"], True, ["which"])
 
@@ -610,7 +610,7 @@ def test_a_direct_worker_speaks_over_stdin_and_stdout():
 
 
 def test_reaping_without_a_pool_is_quiet():
-    """A report that nobody can receive any more is dropped."""
+    """A report without a receiver is dropped."""
     if sys.platform != "linux":
         pytest.skip("looks at a process that has ended without reaping it")
     ours, theirs = socket.socketpair()

@@ -126,7 +126,7 @@ async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
 
 
 async def test_what_was_left_of_a_backup_goes(tmp_path: Path):
-    """One whose making was killed leaves a hidden file, which the next one removes once nobody can be at it."""
+    """A killed backup leaves a hidden file, which a later one deletes when it is old enough."""
     folder, old = tmp_path / "backups", time.time() - 7200
     folder.mkdir()
     left = ".storage-20260101T000000000Z.db.tmp"
@@ -154,7 +154,7 @@ async def test_old_backups_are_removed_and_nothing_else(tmp_path: Path):
 
 
 async def test_backups_are_made_again_and_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """At the interval, so many kept; one that fails is said in the log and doesn't end the service."""
+    """At the interval, with the newest kept; a failure is logged and doesn't end the service."""
     folder = tmp_path / "backups"
     folder.write_text("in the way")
     with trio.fail_after(PATIENCE), contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:

@@ -307,7 +307,7 @@ async def test_what_is_no_id_is_refused(store: Store, odd: str):
 
 
 async def test_a_deleted_version_is_gone_or_only_its_text(store: Store):
-    """With its metadata kept it still stands in lists, but is nobody's answer."""
+    """With its metadata kept it is still listed, but never found as a text."""
     first = await store.add_version(version(body="one", fingerprint="a"))
     second = await store.add_version(version(body="two", fingerprint="b", config_version="2.0.0", metadata={"k": 1}))
     third = await store.add_version(version(body="three", fingerprint="c"))

@@ -147,7 +147,7 @@ async def test_drafts_and_records_are_files_too(root: Path):
 
 
 async def test_empty_folders_go(root: Path):
-    """With the last version its folder goes, unless somebody else's file is in it."""
+    """With the last version its folder is deleted, unless it holds a foreign file."""
     store = FilesystemStore(root)
     saved = [await store.add_version(version(name, config_version=v)) for name in "ab" for v in ("1", "2")]
     (root / "content" / "b" / "v1" / "notes.txt").write_text("mine")
@@ -452,7 +452,7 @@ async def test_an_end_between_writing_and_renaming_leaves_nothing_half(root: Pat
 
 
 async def test_a_deletion_that_was_cut_off_is_finished(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """By whoever opens the store next, or writes next."""
+    """By the next process that opens the store or writes."""
     store = FilesystemStore(root)
     other = FilesystemStore(root)
     ids = [(await store.add_version(version(config_version=str(number)))).version_id for number in range(6)]
@@ -476,7 +476,7 @@ async def test_a_deletion_that_was_cut_off_is_finished(root: Path, monkeypatch: 
     assert (root / "deleting.json").read_bytes() == b"not ours"
 
 
-async def test_who_holds_the_folder_for_long_is_told_of(root: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_lock_held_for_long_is_an_error_of(root: Path, monkeypatch: pytest.MonkeyPatch):
     """A lock that isn't given back in time is an error that says so; reading goes on, and writing too afterwards."""
     monkeypatch.setattr(locks, "FILE_LOCK_TIMEOUT", 0.05)
     store = FilesystemStore(root)
@@ -507,7 +507,7 @@ async def test_a_cancelled_write_is_stored_in_whole(root: Path):
 # -- the disk ---------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_can_t_be_made_is_told(tmp_path: Path):
+def test_a_folder_that_can_t_be_made_is_reported(tmp_path: Path):
     """A file where the folder should be: the error says which, and what to check."""
     (tmp_path / "ephemeral").write_text("a file")
     with pytest.raises(StorageError, match="ephemeral") as caught:

@@ -217,7 +217,7 @@ def pages_without_log(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["torn", "cut", "damaged in the middle", "none"])
-def test_what_is_left_of_the_log_is_judged(path: Path, how: str):
+def test_what_is_left_of_the_log_is_checked(path: Path, how: str):
     """A last change that wasn't finished is nothing; changes behind a damaged one were acknowledged, and are missed."""
     store = SqliteStore(path)
     for number in range(5):
@@ -356,7 +356,7 @@ def test_ids_of_deleted_texts_are_not_given_again(path: Path):
         assert trio.run(store.add_version, text("new")).version_id > high.version_id
 
 
-def test_a_repair_that_finds_no_room_leaves_everything(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_repair_that_finds_no_space_leaves_everything(path: Path, monkeypatch: pytest.MonkeyPatch):
     """The damaged one stays in its place, and nothing lies beside it."""
     _index(path)
     before = path.read_bytes()
@@ -371,8 +371,8 @@ def test_a_repair_that_finds_no_room_leaves_everything(path: Path, monkeypatch: 
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_database_without_a_name_is_judged_by_what_is_in_it(tmp_path: Path):
-    """One that nobody has marked is somebody else's if it holds anything, and may become ours if it doesn't."""
+def test_a_database_without_a_name_is_checked_by_what_is_in_it(tmp_path: Path):
+    """One without an application id is foreign if it holds anything, and may become ours if it is empty."""
     path = tmp_path / "some.db"
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute("CREATE TABLE notes (a)")
@@ -382,8 +382,8 @@ def test_a_database_without_a_name_is_judged_by_what_is_in_it(tmp_path: Path):
     assert examine_database(path).kind == "missing"
 
 
-def test_a_database_that_is_kept_from_everybody_is_not_judged(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whoever holds it will be done in a while."""
+def test_a_database_that_is_locked_by_another_process_is_not_diagnosed(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The process that holds it will release it."""
     monkeypatch.setattr(repairing, "BUSY_TIMEOUT", 50)
     holder = apsw.Connection(str(path))
     holder.execute("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; DELETE FROM drafts; COMMIT").fetchall()
@@ -404,7 +404,7 @@ def test_rows_that_are_no_records_are_not_saved(path: Path, tmp_path: Path):
     assert len(texts(tmp_path / "saved.db")) == COUNT - 3
 
 
-def test_what_is_saved_needs_room(path: Path, tmp_path: Path):
+def test_what_is_saved_needs_free_space(path: Path, tmp_path: Path):
     """On a disk without any, nothing is left of the attempt."""
     with small_disk(tmp_path / "disk", "1m") as disk:
         with pytest.raises(StorageError, match=r"full|No space left"):

@@ -194,7 +194,7 @@ async def test_a_reopened_store_has_it_all(path: Path):
     store.close()
 
 
-async def test_stores_in_memory_are_strangers():
+async def test_stores_in_memory_are_independent():
     """Two of them share nothing, and a file of that name isn't made."""
     one, other = SqliteStore(None), SqliteStore(None)
     await one.add_version(version())
@@ -376,7 +376,7 @@ async def test_two_processes_share_a_database(path: Path):
 
 @pytest.mark.slow("starts four processes")
 def test_processes_make_a_database_at_once(path: Path):
-    """Several that find none all open it: nobody takes a half-made one for a stranger's, or gives up on a lock."""
+    """Several that find none all open it: none takes an incomplete one for a foreign one, or gives up on a lock."""
     program = (
         "import sys; from pathlib import Path; from chora.store import SqliteStore\n"
         "base = Path(sys.argv[1])\n"
@@ -495,7 +495,7 @@ def test_what_isn_t_ours_is_left_alone(path: Path, make: Callable[[Path], None],
     assert {file: file.is_file() and file.read_bytes() for file in path.parent.rglob("*")} == before
 
 
-def test_a_folder_that_can_t_be_made_is_told(path: Path):
+def test_a_folder_that_can_t_be_made_is_reported(path: Path):
     """A file where the folder should be: the error says which folder, and what to do."""
     path.parent.write_text("a file")
     with pytest.raises(StorageError, match="can't be created") as caught:
@@ -549,7 +549,7 @@ def test_a_database_is_not_made_on_a_full_disk(disk: Disk):
     SqliteStore(disk.root / "storage.db").close()
 
 
-async def test_a_disk_that_turns_read_only_is_told(disk: Disk):
+async def test_a_disk_that_turns_read_only_is_reported(disk: Disk):
     """Neither a new database nor a write into an old one is possible, and both say what to check."""
     store = SqliteStore(disk.root / "storage.db")
     saved = await store.add_version(version())
@@ -569,7 +569,7 @@ async def test_a_disk_that_turns_read_only_is_told(disk: Disk):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere, Windows has other rights")
-def test_a_folder_that_may_not_be_written_is_told(path: Path):
+def test_a_folder_that_may_not_be_written_is_reported(path: Path):
     """Without the right to make the file, the error says what to check."""
     path.parent.mkdir()
     path.parent.chmod(0o500)
@@ -581,7 +581,7 @@ def test_a_folder_that_may_not_be_written_is_told(path: Path):
     assert "may be written" in str(caught.value.hint)
 
 
-async def test_a_database_that_others_hold_is_told(path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_database_that_others_hold_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch):
     """A lock that isn't given back in time is an error that says so, and the store works on afterwards."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     store = SqliteStore(path)
@@ -599,7 +599,7 @@ async def test_a_database_that_others_hold_is_told(path: Path, monkeypatch: pyte
 
 
 def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """While somebody keeps the file to himself opening it waits, for as long as writing would, and not longer."""
+    """While another process holds the file exclusively, opening it waits as long as writing would."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 200)
     path.parent.mkdir()
     holder = apsw.Connection(str(path))
@@ -620,7 +620,7 @@ def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: 
 
 
 async def test_whether_it_can_be_written_is_tried(disk: Disk):
-    """A file that nobody may write any more looks fine until it is written to, so that a check does so."""
+    """A file that can't be written any more looks fine until it is written to, so a check writes."""
     path = disk.root / "storage.db"
     SqliteStore(path).close()
     subprocess.run(["mount", "--bind", path, path], check=True)
@@ -640,7 +640,7 @@ async def test_whether_it_can_be_written_is_tried(disk: Disk):
     store.close()
 
 
-async def test_a_disk_without_room_is_told_before_anything_fails(disk: Disk):
+async def test_a_full_disk_is_reported_before_anything_fails(disk: Disk):
     """What the WAL has taken already would still take a little."""
     store = SqliteStore(disk.root / "storage.db")
     await store.add_version(version(body="x" * 50_000))
@@ -654,7 +654,7 @@ async def test_a_disk_without_room_is_told_before_anything_fails(disk: Disk):
 
 
 async def test_a_check_writes_no_more_often_than_it_must(store: SqliteStore):
-    """Whoever asks while one is on its way, or soon after, is answered by the same write."""
+    """Concurrent checks, and those soon after, share one write."""
     writes = 0
 
     def count(_: object) -> bool:
@@ -677,7 +677,7 @@ async def test_a_check_writes_no_more_often_than_it_must(store: SqliteStore):
 @pytest.mark.skipif(os.name == "nt", reason="Windows doesn't let go of a file that is open")
 @pytest.mark.parametrize("how", ["moved", "replaced"])
 async def test_a_file_that_is_no_longer_there_takes_no_writes(path: Path, how: str):
-    """SQLite would go on writing into a file that nobody finds again; put back, it is used as before."""
+    """SQLite would go on writing to a lost file; once it is put back, it is used as before."""
     store = SqliteStore(path)
     saved = await store.add_version(version())
     aside = path.with_name("aside")
@@ -770,7 +770,7 @@ async def test_a_store_that_is_closed_says_so(store: SqliteStore):
         await store.add_version(version())
 
 
-async def test_a_file_that_is_damaged_beneath_us_is_told(path: Path):
+async def test_a_file_that_is_damaged_beneath_us_is_reported(path: Path):
     """The health check notices, and the advice is a backup."""
     store = SqliteStore(path)
     await store.add_version(version())
@@ -808,7 +808,7 @@ def test_migrations_are_numbered_without_a_gap():
 
 @requirement("storage.schema-migrations")
 def test_each_migration_is_one_transaction(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """One that fails leaves the database as the one before it did; mended, it goes on from there."""
+    """One that fails leaves the database as before; once repaired, it continues from there."""
     first = database.migrations()
     broken = [*first, (len(first) + 1, "CREATE TABLE more (x TEXT) STRICT; INSERT INTO nowhere VALUES (1)")]
     monkeypatch.setattr(database, "migrations", lambda: broken)
@@ -818,8 +818,8 @@ def test_each_migration_is_one_transaction(path: Path, monkeypatch: pytest.Monke
     assert db.execute("PRAGMA user_version").fetchone() == (len(first),)
     assert db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'more'").fetchall() == []
     db.close()
-    mended = [*first, (len(first) + 1, "CREATE TABLE more (x TEXT) STRICT")]
-    monkeypatch.setattr(database, "migrations", lambda: mended)
+    repaired = [*first, (len(first) + 1, "CREATE TABLE more (x TEXT) STRICT")]
+    monkeypatch.setattr(database, "migrations", lambda: repaired)
     store = SqliteStore(path)
     assert store._query("PRAGMA user_version") == [(len(first) + 1,)]
     assert store._query("SELECT count(*) FROM more") == [(0,)]
@@ -827,7 +827,7 @@ def test_each_migration_is_one_transaction(path: Path, monkeypatch: pytest.Monke
 
 
 async def test_another_process_may_migrate_first(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Who finds the work done after waiting for the lock doesn't do it again."""
+    """A process that finds the schema migrated after waiting for the lock doesn't migrate it again."""
     real, others = database._enable_wal, list[SqliteStore]()
 
     def overtaken(db: apsw.Connection) -> None:
@@ -851,7 +851,7 @@ def schema_of(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
 
 
 def test_schema_sql_is_what_the_migrations_lead_to(path: Path):
-    """Whoever reads schema.sql reads the truth: tables, indexes, application id and version."""
+    """schema.sql is the resulting schema: tables, indexes, application id and version."""
     SqliteStore(path).close()
     migrated, written = sqlite3.connect(path), sqlite3.connect(":memory:")
     written.executescript((resources.files("chora.store") / "schema.sql").read_text("utf-8"))

@@ -12,7 +12,7 @@ from tests.conftest import Asking, Project, artifact, child, content
 
 @pytest.fixture
 def greeting(project: Project) -> Project:
-    """`greeting` greets whoever the context names, `sheet` is an artifact of it."""
+    """`greeting` greets the name in the context, `sheet` is an artifact of it."""
     pattern = {"type": "template_fill", "template": "Hello {{ name }}!"}
     project.save(content("greeting", pattern=pattern), artifact("sheet", [child("greeting")]))
     return project

@@ -87,7 +87,7 @@ async def test_output_path_replaces_the_first_output_only(ask: Asking, greeting:
 
 
 @requirement("tools.assemble-artifact.dry-run")
-async def test_a_dry_run_tells_what_would_be_written(ask: Asking, greeting: Project, engine: Engine):
+async def test_a_dry_run_reports_what_would_be_written(ask: Asking, greeting: Project, engine: Engine):
     """File by file with the action, the reasons and the difference; nothing is written or stored."""
     with unchanged(greeting):
         planned = taken(await ask("assemble_artifact", **SHEET, dry_run=True), *ASSEMBLED)
@@ -122,7 +122,7 @@ async def test_a_dry_run_tells_what_would_be_written(ask: Asking, greeting: Proj
 
 @requirement("tools.progress")
 async def test_assemble_artifact_reports_its_progress(greeting: Project, engine: Engine):
-    """To whoever asked for it."""
+    """To the caller."""
     told: list[tuple[float, float, str]] = []
 
     async def progress(done: float, total: float, what: str) -> None:

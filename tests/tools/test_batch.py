@@ -97,7 +97,7 @@ async def test_a_batch_skips_what_is_unchanged(ask: Asking, three: Project):
 
 
 @requirement("tools.batch-generate.partial")
-async def test_a_failure_among_successes_is_told_with_its_content(ask: Asking, three: Project):
+async def test_a_failure_among_successes_is_reported_with_its_content(ask: Asking, three: Project):
     """The call succeeds, and the others are made."""
     arguments: dict[str, Any] = {"shared_context": {"word": "x", "name": "y"}}
     result = await ask("batch_generate", content_ids=["broken", "a", "gone", "../a"], **arguments)
@@ -206,7 +206,7 @@ async def test_a_wrong_context_names_its_content(ask: Asking, three: Project):
 
 
 @requirement("tools.progress")
-async def test_a_batch_tells_its_progress(three: Project, engine: Engine):
+async def test_a_batch_reports_its_progress(three: Project, engine: Engine):
     """Content by content."""
     told: list[tuple[float, float, str]] = []
 

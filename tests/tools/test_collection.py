@@ -154,7 +154,7 @@ async def test_a_collection_can_go_elsewhere(ask: Asking, harbour: Project):
 
 
 @requirement("tools.generate-collection.dry-run")
-async def test_a_dry_run_of_a_collection_tells_why(ask: Asking, harbour: Project, engine: Engine):
+async def test_a_dry_run_of_a_collection_reports_why(ask: Asking, harbour: Project, engine: Engine):
     """Member by member with reasons, and with `show_diff` file by file; nothing is written."""
     with unchanged(harbour):
         plan = taken(await ask("generate_collection", **PACK, dry_run=True), *COLLECTED)
@@ -180,7 +180,7 @@ async def test_a_dry_run_of_a_collection_tells_why(ask: Asking, harbour: Project
 
 
 @requirement("tools.generate-collection.dry-run")
-async def test_a_dry_run_tells_of_members_that_would_fail(ask: Asking, harbour: Project):
+async def test_a_dry_run_reports_of_members_that_would_fail(ask: Asking, harbour: Project):
     """It is no failure of the call."""
     harbour.save(pack("pack", [member("gone"), member("notice")]))
     plan = await ask("generate_collection", **PACK, dry_run=True)
@@ -298,7 +298,7 @@ async def test_the_structure_says_where_files_go(ask: Asking, project: Project, 
 
 @requirement("collection.duplicate-outputs")
 async def test_two_members_cannot_write_one_file(ask: Asking, project: Project):
-    """The second one fails, and says who was first."""
+    """The second one fails, and names the first."""
     file = {"file": "same.md", "format": "markdown"}
     project.save(
         text("note", "x"),
@@ -347,7 +347,7 @@ async def test_the_base_path_is_a_template(ask: Asking, project: Project):
         ("ISOLATE", ["-/-", "-/closed", "-/shut"]),
     ],
 )
-async def test_shared_context_propagates_as_told(ask: Asking, project: Project, mode: str, texts: list[str]):
+async def test_shared_context_propagates_as_configured(ask: Asking, project: Project, mode: str, texts: list[str]):
     """merge: shared below the member's own; override: the own instead, if there is any; isolate: the own only."""
     template = "{{ port | default('-') }}/{{ word | default('-') }}"
     project.save(
@@ -540,7 +540,7 @@ async def test_shared_context_comes_from_sources(ask: Asking, project: Project):
 
 
 @requirement("tools.progress")
-async def test_a_collection_tells_its_progress(harbour: Project, engine: Engine):
+async def test_a_collection_reports_its_progress(harbour: Project, engine: Engine):
     """Member by member; the last word says that all are done."""
     told: list[tuple[float, float]] = []
 
@@ -552,7 +552,7 @@ async def test_a_collection_tells_its_progress(harbour: Project, engine: Engine)
 
 
 @requirement("events.collection-generated")
-async def test_a_collection_is_told_as_an_event(ask: Asking, harbour: Project):
+async def test_a_collection_is_reported_as_an_event(ask: Asking, harbour: Project):
     """Once for each, the nested one too; and once with the reason, if it failed."""
     await ask("generate_collection", **PACK)
     harbour.save(pack("pack", [member("gone")]))
@@ -571,7 +571,7 @@ async def test_a_collection_is_told_as_an_event(ask: Asking, harbour: Project):
 
 
 @requirement("tools.generate-collection.truncated")
-async def test_a_large_collection_is_told_in_part(
+async def test_a_large_collection_is_reported_in_part(
     ask: Asking, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
     """Those members of which there is something to say, and a link to the manifest; the command line gets all."""
@@ -756,7 +756,7 @@ AGED = (
 
 
 def write_manifest(project: Project, ages: dict[str, float | None], base: str = "outputs/pack") -> None:
-    """A manifest whose members are so many days old; None is one that failed."""
+    """A manifest whose members are that many days old; None is a failed one."""
     members = [
         {
             "id": id,
@@ -828,7 +828,7 @@ async def test_the_worst_member_decides(ask: Asking, project: Project):
 
 
 @requirement("freshness.disabled")
-async def test_where_age_does_not_matter_nothing_is_told(ask: Asking, project: Project):
+async def test_where_age_does_not_matter_nothing_is_reported(ask: Asking, project: Project):
     """Neither members nor a manifest are needed."""
     project.save(pack("pack", [member("a")], freshness={"enabled": False}))
     result = await ask("check_freshness", **PACK)
@@ -839,7 +839,7 @@ async def test_where_age_does_not_matter_nothing_is_told(ask: Asking, project: P
 
 
 @requirement("freshness.age-only", "collection.cache.keeps-generated-at")
-async def test_a_cache_hit_makes_nobody_younger(ask: Asking, harbour: Project):
+async def test_a_cache_hit_makes_no_member_younger(ask: Asking, harbour: Project):
     """Freshness is age; whether inputs changed is another matter."""
     await ask("generate_collection", **PACK)
     first = await ask("check_freshness", **PACK)

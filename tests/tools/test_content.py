@@ -107,7 +107,7 @@ async def test_a_text_that_cannot_be_stored_is_a_storage_failure(
     engine.store.close()
 
 
-async def test_a_busy_house_says_so(ask: Asking, project: Project, engine: Engine):
+async def test_a_busy_server_says_so(ask: Asking, project: Project, engine: Engine):
     """The same call may succeed in a moment."""
     project.save(content("note", pattern={"type": "jinja2", "template": "{{ 1 }}"}))
     engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
@@ -298,7 +298,7 @@ async def test_regenerate_content_the_first_time(
 
 
 @requirement("tools.regenerate-content.previous", "tools.regenerate-content.reason", "tools.regenerate-content.changes")
-async def test_regenerate_content_tells_what_changed(ask: Asking, project: Project, engine: Engine):
+async def test_regenerate_content_reports_what_changed(ask: Asking, project: Project, engine: Engine):
     """Against the last stored text, with a real sequence diff and the reason in the version's metadata."""
     project.save(content("note", pattern={"type": "template_fill", "template": "a\n{{ b }}\nc\nd\n"}))
     first = await ask("generate_content", content_config_id="note", context={"b": "b"})

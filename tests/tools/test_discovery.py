@@ -282,7 +282,7 @@ async def test_a_limit_cuts_and_total_counts_all(ask: Asking, project: Project, 
 
 @pytest.fixture
 async def assembled(ask: Asking, project: Project) -> Project:
-    """Three artifacts, of which `a` was assembled, and then `b`; `c` has a file of somebody else's."""
+    """Three artifacts, of which `a` was assembled, and then `b`; `c` has a foreign file."""
     project.save(
         text("note", "x"),
         artifact("b", [child("note")], type="report", title="apples"),

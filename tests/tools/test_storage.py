@@ -23,7 +23,7 @@ CLEANED = (
 
 
 async def store(engine: Engine, content_id: str, *ages: float, **facts: Any) -> None:
-    """Store texts of a content, made so many days ago, oldest first; each has ten bytes."""
+    """Store texts of a content, generated that many days ago, oldest first; each has ten bytes."""
     for age in ages:
         moment = format_timestamp(datetime.now(UTC) - timedelta(days=age))
         await engine.store.add_version(
@@ -103,7 +103,7 @@ async def test_a_version_stays_that_any_rule_speaks_for(ask: Asking, engine: Eng
 
 @requirement("tools.cleanup-ephemeral.filter")
 async def test_a_filter_narrows_what_goes(ask: Asking, engine: Engine):
-    """To some contents, and to what is older than so many days besides the rules."""
+    """To some contents, and to versions older than a number of days besides the rules."""
     nothing = {"keep_versions": 0, "keep_days": 0, "keep_latest": False}
     await store(engine, "a", 50, 20)
     await store(engine, "b", 50, 20)
@@ -115,7 +115,7 @@ async def test_a_filter_narrows_what_goes(ask: Asking, engine: Engine):
 
 
 @requirement("tools.cleanup-ephemeral.dry-run")
-async def test_a_dry_run_tells_and_keeps(ask: Asking, engine: Engine):
+async def test_a_dry_run_reports_and_keeps(ask: Asking, engine: Engine):
     """The same numbers, and nothing is gone."""
     await store(engine, "note", 50, 40, 30, 20, 10)
     told = await ask("cleanup_ephemeral", dry_run=True)
@@ -127,7 +127,7 @@ async def test_a_dry_run_tells_and_keeps(ask: Asking, engine: Engine):
 
 @requirement("tools.cleanup-ephemeral.drafts", "storage.drafts-expire")
 async def test_old_drafts_go_too(ask: Asking, engine: Engine, drafted: Any):
-    """Those that nobody touched for thirty days, with their test outputs; a filtered clean-up leaves them."""
+    """Drafts unchanged for thirty days, with their test outputs; a filtered clean-up leaves them."""
     old, young = await drafted(text("old", "x")), await drafted(text("young", "x"))
     await ask("test_config", draft_id=old, dry_run=False)
     draft = engine.store.draft(old)

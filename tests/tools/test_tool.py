@@ -74,7 +74,7 @@ async def test_null_is_as_good_as_absent_for_what_is_optional(engine: Engine, ea
 
 
 @requirement("tools.error.internal-error")
-async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, caplog: pytest.LogCaptureFixture):
+async def test_a_bug_is_reported_to_the_log_and_an_id_to_the_caller(engine: Engine, caplog: pytest.LogCaptureFixture):
     """Nothing of the exception leaves but its type; the incident id leads to the traceback."""
 
     class Nothing(ToolArguments):
@@ -82,7 +82,7 @@ async def test_a_bug_is_told_to_the_log_and_an_id_to_the_caller(engine: Engine, 
 
     @tool(title="Break", category="Utility")
     async def broken(engine: Engine, arguments: Nothing, call: Call) -> ToolResult:
-        """Fails in a way that nobody meant."""
+        """Fails with an unexpected exception."""
         raise ZeroDivisionError("the secret of the house")
 
     answer = await broken.run_tool(engine, b"{}", CALL)
@@ -194,7 +194,7 @@ async def test_both_ways_of_making_a_text_are_cut(ask: Asking, project: Project)
 
 
 async def test_an_answer_points_to_what_it_cut(ask: Asking, project: Project):
-    """Doors that know links show them beside the text."""
+    """Transports with links show them beside the text."""
     project.save(text("long", "x" * (HEAD_LIMIT + 1)))
     arguments = b'{"content_config_id": "long"}'
     answer = await TOOLS["generate_content"].run_tool(ask.engine, arguments, Call("http"))

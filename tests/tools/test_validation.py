@@ -1,4 +1,4 @@
-"""The tools that judge: validate_content, validate_collection_config and check_freshness, asked as a client would."""
+"""The tools that validate: validate_content, validate_collection_config and check_freshness, called as by a client."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ class Moment(datetime):
 
 @pytest.fixture
 def manifest(project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Write a manifest in which each member was made so many days ago."""
+    """Write a manifest in which each member was built that many days ago."""
     monkeypatch.setattr(validation, "datetime", Moment)
 
     def write(path: str, collection_id: str, ages: dict[str, Any]) -> None:
@@ -297,7 +297,7 @@ async def test_the_worst_member_decides(
     assert [member["max_age_days"] for member in found["members"]] == [7.0, 7.0]
 
 
-async def test_ages_that_cannot_be_told(project: Project, ask: Asking, manifest: Any):
+async def test_ages_that_cannot_be_known(project: Project, ask: Asking, manifest: Any):
     """No time, one that isn't one, a member that failed: expired, without an age. Without a zone it is UTC."""
     project.save(dated("pack", 1, 1, 1, 1e9))
     manifest("out/pack/manifest.json", "pack", {"m0": None, "m1": "yesterday", "m3": "2026-11-22T00:00:00"})
@@ -311,7 +311,7 @@ async def test_ages_that_cannot_be_told(project: Project, ask: Asking, manifest:
     assert found["metadata"]["average_age_days"] is None
 
 
-async def test_freshness_that_nobody_wants(project: Project, ask: Asking):
+async def test_freshness_that_is_disabled(project: Project, ask: Asking):
     """Switched off, everything is fresh, and no manifest is needed."""
     project.save(dated("pack", 1, freshness={"enabled": False}))
     found = await ask("check_freshness", collection_config_path="pack")
@@ -321,7 +321,7 @@ async def test_freshness_that_nobody_wants(project: Project, ask: Asking):
 
 @pytest.mark.parametrize("body", [None, "{", '{"collection_id": "other", "members": []}', "[" * 5000, b"\xff"])
 async def test_no_manifest_of_this_collection(project: Project, ask: Asking, body: Any):
-    """None, none that can be read, or somebody else's."""
+    """None, an unreadable one, or a foreign one."""
     project.save(dated("pack", 1))
     if body is not None:
         project.write("out/pack/manifest.json", body)
