@@ -322,7 +322,7 @@ async def test_a_config_goes_by_the_id_it_is_saved_under(ask: Asking, project: P
 def test_no_hook_for_tests_is_a_parameter(name: str):
     """Parameters that began with an underscore stood in public signatures, for tests to inject things by."""
     assert not [each for each in TOOLS[name].input_schema["properties"] if each.startswith("_")]
-    assert list(inspect.signature(TOOLS[name].function).parameters) == ["engine", "ask", "call"]
+    assert list(inspect.signature(TOOLS[name].function).parameters) == ["engine", "arguments", "call"]
 
 
 @requirement("defects.llm-key-read-once")

@@ -366,7 +366,7 @@ BILLION = "\n".join(
         ("[" * 65 + "]" * 65, "json", "can't be written anew: it has more than 64 levels"),
         ("a: [", "yaml", "is not YAML"),
         ("a: 1\na: 2", "yaml", "the key 'a' stands twice"),
-        (BILLION, "yaml", "when its aliases are written out"),
+        (BILLION, "yaml", "with its aliases expanded"),
         ("a: !!python/name:os.system x", "yaml", "the tag"),
         ("a: 2026-02-30", "yaml", "can't be written anew: day is out of range for month"),
     ],
