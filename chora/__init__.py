@@ -17,8 +17,10 @@ Layers, from top to bottom; a module imports only from layers below its own:
     protocol                    MCP: messages, sessions, and the types that tools and resources answer with
     oauth                       access tokens of an external issuer
     access metrics logs         tokens and scopes; counters; the log
+      decoding                  JSON and YAML text into plain data
     files config_parsing locks  safe file access; raw documents into configs; locks between tasks and processes
-    settings model timestamps   settings and secrets; the config formats; how times are written
+    settings model timestamps   the settings; the config formats; how times are written
+      secrets this_process      looking up and redacting secrets; the command line and environment of chora itself
       hashing request_context   how hashes are written; the caller and the trace of a request
       fetch shutdown disk       the HTTP client; how a process ends; durable writes
       file_stamps concurrency   telling a changed file from an unchanged one; bounded concurrency

@@ -321,7 +321,7 @@ async def test_a_saved_config_that_cannot_be_written_stays(
     async def full(path: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine.project_folder, "write", full)
+    monkeypatch.setattr(engine.project_folder, "write_file", full)
     with unchanged(project):
         failed = await ask.refused("modify_config", "modification_execution_failed", config_id="note", updates={"a": 1})
     assert failed["details"] == {"config_path": "configs/content/note.json", "error_type": "OSError", "errno": 28}
