@@ -664,7 +664,7 @@ async def test_a_disk_that_refuses_a_patch_leaves_the_config(
             raise OSError(28, "No space left on device")
         await really(path, data)
 
-    monkeypatch.setattr(engine.project_folder, "write", refuse)
+    monkeypatch.setattr(engine.project_folder, "write_file", refuse)
     with pytest.raises(ModificationExecutionFailed) as failed:
         await modify_config(engine, "note", {"more": 1})
     assert failed.value.details["errno"] == 28
