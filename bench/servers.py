@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from bench.measure import ROUNDS, TICK, Row, chora, cpu_seconds, free_port
 from chora import this_process
 from chora.protocol import wire
-from tests.contract import judging
+from tests.contract import installation
 
 OURS, PYTHON, TYPESCRIPT = "chora", "the Python SDK", "the TypeScript SDK"
 SESSIONS = 1000
@@ -48,8 +48,8 @@ def commands(project: Path, transport: str, port: int = 0) -> dict[str, list[str
     else:
         tell_missing(PYTHON, "It is a development dependency.")
     try:
-        found[TYPESCRIPT] = [judging.node(), str(Path(__file__).with_name("typescript_server.mjs")), *place]
-    except judging.NotInstalled as error:
+        found[TYPESCRIPT] = [installation.find_node(), str(Path(__file__).with_name("typescript_server.mjs")), *place]
+    except installation.ToolsNotInstalled as error:
         tell_missing(TYPESCRIPT, str(error))
     return found
 

@@ -31,7 +31,7 @@ KEYS_LIMIT = 512 * 1024
 FETCH_TIMEOUT = 10.0
 """Seconds in which the issuer must send its keys."""
 FETCH_INTERVAL = 30.0
-"""Seconds between two fetches of keys: anybody can send tokens with invented key ids (CWE-770)."""
+"""Seconds between two fetches of keys: any client can send tokens with invented key ids (CWE-770)."""
 METADATA_PATHS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 
 

@@ -1,4 +1,4 @@
-"""Who comes through the HTTP door."""
+"""Tokens, scopes, and how HTTP requests are authenticated."""
 
 import hmac
 import os
@@ -39,19 +39,19 @@ def test_anything_else_is_public(host: str):
     assert not is_loopback(host)
 
 
-def test_a_loopback_door_needs_no_token():
-    """Without a token everybody on this machine is the local user, whatever header they send."""
-    gate = Authenticator("127.0.0.1", None)
-    assert not gate.is_public
+def test_a_loopback_server_needs_no_token():
+    """Without a token every client on this machine is the local user, whatever header it sends."""
+    authenticator = Authenticator("127.0.0.1", None)
+    assert not authenticator.is_public
     for header in (None, "Bearer anything", "Basic eDp5", ""):
-        assert gate.authenticate(header) is LOCAL
+        assert authenticator.authenticate(header) is LOCAL
     assert LOCAL.has_scope("read")
     assert LOCAL.has_scope("write")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
 @requirement("server.loopback")
-def test_a_public_door_without_a_token_is_refused(host: str):
+def test_a_public_server_without_a_token_is_refused(host: str):
     """It doesn't open at all, and says how to give a token."""
     with pytest.raises(UsageError) as caught:
         Authenticator(host, None)
@@ -62,7 +62,7 @@ def test_a_public_door_without_a_token_is_refused(host: str):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
-def test_the_right_token_comes_in(host: str, scheme: str):
+def test_the_right_token_is_accepted(host: str, scheme: str):
     """The scheme's letters may be of any size, and more than one space may follow."""
     principal = Authenticator(host, Secret(TOKEN)).authenticate(f"{scheme} {TOKEN}")
     assert principal == Principal("token")
@@ -80,27 +80,27 @@ def test_the_right_token_comes_in(host: str, scheme: str):
 )
 def test_any_other_header_stays_outside(host: str, header: str | None):
     """A missing, wrong or mangled token is refused, and the refusal doesn't repeat it."""
-    gate = Authenticator(host, Secret(TOKEN))
+    authenticator = Authenticator(host, Secret(TOKEN))
     with pytest.raises(Unauthorized) as caught:
-        gate.authenticate(header)
+        authenticator.authenticate(header)
     assert TOKEN not in str(caught.value.as_dict())
     assert "Authorization: Bearer" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("token", [None, Secret(TOKEN)])
-def test_a_token_can_be_let_in_later(token: Secret | None):
-    """An admitted token stands for its principal beside the door's own, and on a door that needs none."""
-    gate = Authenticator("127.0.0.1", token)
+def test_a_token_can_be_added_later(token: Secret | None):
+    """An added token identifies its principal beside the server's own, and on a server that needs none."""
+    authenticator = Authenticator("127.0.0.1", token)
     probe = Principal("probe", "read", routine=True)
-    gate.add_token(Secret("probe-token"), probe)
-    assert gate.authenticate("Bearer probe-token") is probe
+    authenticator.add_token(Secret("probe-token"), probe)
+    assert authenticator.authenticate("Bearer probe-token") is probe
     assert probe.has_scope("read")
     assert not probe.has_scope("write")
-    assert gate.authenticate(f"Bearer {TOKEN}").name == ("local" if token is None else "token")
+    assert authenticator.authenticate(f"Bearer {TOKEN}").name == ("local" if token is None else "token")
 
 
 def test_tokens_are_compared_in_constant_time_and_kept_as_hashes(monkeypatch: pytest.MonkeyPatch):
-    """How long a refusal takes says nothing of how near the guess was, and the gate doesn't hold the token."""
+    """How long a refusal takes says nothing of how near the guess was, and the authenticator doesn't hold the token."""
     compared: list[tuple[bytes, bytes]] = []
 
     class Watched:
@@ -110,12 +110,12 @@ def test_tokens_are_compared_in_constant_time_and_kept_as_hashes(monkeypatch: py
             return hmac.compare_digest(known, given)
 
     monkeypatch.setattr(access, "hmac", Watched)
-    gate = Authenticator("0.0.0.0", Secret(TOKEN))
+    authenticator = Authenticator("0.0.0.0", Secret(TOKEN))
     with pytest.raises(Unauthorized):
-        gate.authenticate("Bearer short")
-    gate.authenticate(f"Bearer {TOKEN}")
+        authenticator.authenticate("Bearer short")
+    authenticator.authenticate(f"Bearer {TOKEN}")
     assert [(len(known), len(given)) for known, given in compared] == [(32, 32), (32, 32)]
-    held: list[Any] = list(vars(gate).values())
+    held: list[Any] = list(vars(authenticator).values())
     assert TOKEN not in str(held)
 
 
@@ -133,10 +133,10 @@ def header(secret: Secret) -> str:
 
 def test_a_named_token_stands_for_its_name_and_scope(tokens: Tokens):
     """Each scope holds those before it."""
-    gate = Authenticator("127.0.0.1", None, tokens)
+    authenticator = Authenticator("127.0.0.1", None, tokens)
     for number, scope in enumerate(SCOPES):
         secret, token = tokens.create_token(f"app-{scope}", scope)
-        principal = gate.authenticate(header(secret))
+        principal = authenticator.authenticate(header(secret))
         assert (principal.name, principal.scope) == (f"app-{scope}", scope)
         assert principal == token.principal
         assert [principal.has_scope(each) for each in SCOPES] == [True] * (number + 1) + [False] * (2 - number)
@@ -156,24 +156,24 @@ def test_only_the_hash_of_a_token_is_kept(tokens: Tokens, tmp_path: Path):
         assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_first_token_closes_the_door(tokens: Tokens):
+def test_from_the_first_token_on_every_request_needs_one(tokens: Tokens):
     """Also that of a server which runs, and it stays closed when the last token is revoked."""
-    gate = Authenticator("127.0.0.1", None, tokens)
-    assert gate.authenticate(None) is LOCAL
-    assert gate.is_still_valid(LOCAL)
+    authenticator = Authenticator("127.0.0.1", None, tokens)
+    assert authenticator.authenticate(None) is LOCAL
+    assert authenticator.is_still_valid(LOCAL)
     secret, token = tokens.create_token("app", "write")
     with pytest.raises(Unauthorized):
-        gate.authenticate(None)
-    assert not gate.is_still_valid(LOCAL)
-    assert gate.authenticate(header(secret)) == token.principal
+        authenticator.authenticate(None)
+    assert not authenticator.is_still_valid(LOCAL)
+    assert authenticator.authenticate(header(secret)) == token.principal
     tokens.revoke_token("app")
     with pytest.raises(Unauthorized):
-        gate.authenticate(header(secret))
+        authenticator.authenticate(header(secret))
     with pytest.raises(Unauthorized):
-        gate.authenticate(None)
+        authenticator.authenticate(None)
 
 
-def test_a_named_token_opens_a_door_beyond_this_machine(tokens: Tokens):
+def test_a_named_token_allows_binding_beyond_loopback(tokens: Tokens):
     """As long as one was ever made."""
     with pytest.raises(UsageError, match="without a token"):
         Authenticator("0.0.0.0", None, tokens)
@@ -181,31 +181,31 @@ def test_a_named_token_opens_a_door_beyond_this_machine(tokens: Tokens):
     assert Authenticator("0.0.0.0", None, tokens).is_public
 
 
-def test_what_was_let_in_is_let_out_again(tokens: Tokens):
+def test_an_accepted_token_can_be_revoked(tokens: Tokens):
     """A session's principal is known no more once its token is revoked, nor when another bears its name."""
-    gate = Authenticator("127.0.0.1", Secret(TOKEN), tokens)
+    authenticator = Authenticator("127.0.0.1", Secret(TOKEN), tokens)
     first, _ = tokens.create_token("app", "read")
-    principal = gate.authenticate(header(first))
-    assert gate.is_still_valid(principal)
+    principal = authenticator.authenticate(header(first))
+    assert authenticator.is_still_valid(principal)
     tokens.revoke_token("app")
-    assert not gate.is_still_valid(principal)
+    assert not authenticator.is_still_valid(principal)
     second, _ = tokens.create_token("app", "read")
-    assert gate.authenticate(header(second)) != principal
-    assert not gate.is_still_valid(principal)
-    assert gate.is_still_valid(gate.authenticate(f"Bearer {TOKEN}"))
+    assert authenticator.authenticate(header(second)) != principal
+    assert not authenticator.is_still_valid(principal)
+    assert authenticator.is_still_valid(authenticator.authenticate(f"Bearer {TOKEN}"))
 
 
 def test_an_expired_token_is_worth_nothing(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     """From the moment on that it names; the list still shows it."""
-    gate = Authenticator("127.0.0.1", None, tokens)
+    authenticator = Authenticator("127.0.0.1", None, tokens)
     secret, token = tokens.create_token("app", "read", lasts=timedelta(hours=1))
-    principal = gate.authenticate(header(secret))
-    assert gate.is_still_valid(principal)
+    principal = authenticator.authenticate(header(secret))
+    assert authenticator.is_still_valid(principal)
     assert token.expires is not None
     monkeypatch.setattr(access, "now", lambda: token.expires)
     with pytest.raises(Unauthorized):
-        gate.authenticate(header(secret))
-    assert not gate.is_still_valid(principal)
+        authenticator.authenticate(header(secret))
+    assert not authenticator.is_still_valid(principal)
     assert [each.is_expired for each in tokens.list_tokens()] == [True]
 
 
@@ -230,7 +230,7 @@ def test_a_name_is_taken_once(tokens: Tokens):
     assert Authenticator("127.0.0.1", None, tokens).authenticate(header(secret)).scope == "read"
 
 
-def test_there_are_only_so_many_tokens(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+def test_the_number_of_tokens_is_limited(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     """Each of them is looked at when they change."""
     monkeypatch.setattr(access, "TOKEN_LIMIT", 2)
     tokens.create_token("a", "read")
@@ -259,7 +259,7 @@ def test_there_are_only_so_many_tokens(tokens: Tokens, monkeypatch: pytest.Monke
     ],
     ids=range(12),
 )
-def test_a_file_that_is_no_token_lets_nobody_in(tokens: Tokens, tmp_path: Path, text: str):
+def test_a_file_that_is_no_token_authenticates_no_request(tokens: Tokens, tmp_path: Path, text: str):
     """A damaged one is passed over, and those beside it still work."""
     secret, token = tokens.create_token("app", "read")
     odd = tmp_path / ".chora" / "tokens" / "odd.json"
@@ -270,8 +270,8 @@ def test_a_file_that_is_no_token_lets_nobody_in(tokens: Tokens, tmp_path: Path, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes that bear a name in a folder")
-def test_what_lies_in_the_place_of_a_file_holds_up_nobody(tokens: Tokens, tmp_path: Path):
-    """A pipe that nobody writes to, a folder, a loop, a device without end; and no descriptor is left open."""
+def test_a_pipe_in_place_of_a_token_file_blocks_nothing(tokens: Tokens, tmp_path: Path):
+    """A pipe without a writer, a folder, a loop, a device without end; and no descriptor is left open."""
     secret, token = tokens.create_token("app", "read")
     folder = tmp_path / ".chora" / "tokens"
     if sys.platform != "win32":
@@ -303,7 +303,7 @@ def test_a_file_system_without_links_keeps_tokens_too(tokens: Tokens, monkeypatc
 
 
 def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
-    """It is said why, and nobody is given a text that is worth nothing."""
+    """The error says why, and no useless token is returned."""
     (tmp_path / ".chora").mkdir()
     (tmp_path / ".chora" / "tokens").write_text("in the way")
     with pytest.raises(SaveFailed, match="can't be stored"):
@@ -311,50 +311,50 @@ def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
     assert not tokens.in_use
 
 
-def test_a_door_beyond_this_machine_stays_closed_when_the_tokens_vanish(tokens: Tokens, tmp_path: Path):
-    """Whoever removes the folder, or whatever it was mounted on, lets nobody in by that."""
+def test_a_public_server_needs_a_token_even_when_the_tokens_vanish(tokens: Tokens, tmp_path: Path):
+    """Removing the folder, or the volume it was on, gives no access."""
     tokens.create_token("app", "admin")
-    gate = Authenticator("0.0.0.0", None, tokens)
+    authenticator = Authenticator("0.0.0.0", None, tokens)
     shutil.rmtree(tmp_path / ".chora")
     with pytest.raises(Unauthorized):
-        gate.authenticate(None)
-    assert not gate.is_still_valid(LOCAL)
+        authenticator.authenticate(None)
+    assert not authenticator.is_still_valid(LOCAL)
 
 
 def test_a_look_for_revoked_tokens_reads_the_folder_once(tokens: Tokens, tmp_path: Path):
     """However many sessions there are: each is asked about every few seconds."""
-    gate = Authenticator("127.0.0.1", None, tokens)
+    authenticator = Authenticator("127.0.0.1", None, tokens)
     principals = [tokens.create_token(f"app-{number}", "read")[1].principal for number in range(3)]
     os.utime(tmp_path / ".chora" / "tokens", (1_700_000_000, 1_700_000_000))
-    assert gate.is_still_valid(principals[0])
+    assert authenticator.is_still_valid(principals[0])
     reads: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tokens, "list_tokens", lambda tokens: reads.append(1) or [])
-        assert all(gate.is_still_valid(each) for each in principals)
+        assert all(authenticator.is_still_valid(each) for each in principals)
     assert not reads
 
 
 def test_a_change_within_one_tick_of_the_clock_is_seen(tokens: Tokens, tmp_path: Path):
     """File systems count time in steps; a folder that changed just now is looked at again."""
-    gate = Authenticator("127.0.0.1", None, tokens)
+    authenticator = Authenticator("127.0.0.1", None, tokens)
     secrets = [tokens.create_token(f"app-{number}", "read")[0] for number in range(2)]
     folder = tmp_path / ".chora" / "tokens"
     before = folder.stat()
-    assert gate.authenticate(header(secrets[0]))
+    assert authenticator.authenticate(header(secrets[0]))
     secrets.append(tokens.create_token("late", "read")[0])
     os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert gate.authenticate(header(secrets[2])).name == "late"
+    assert authenticator.authenticate(header(secrets[2])).name == "late"
 
 
 def test_a_folder_at_rest_is_not_read_again(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One look at it tells that nothing changed."""
-    gate = Authenticator("127.0.0.1", None, tokens)
+    authenticator = Authenticator("127.0.0.1", None, tokens)
     secret, _ = tokens.create_token("app", "read")
     folder = tmp_path / ".chora" / "tokens"
     os.utime(folder, (1_700_000_000, 1_700_000_000))
-    assert gate.authenticate(header(secret))
+    assert authenticator.authenticate(header(secret))
     monkeypatch.setattr(Tokens, "list_tokens", lambda tokens: pytest.fail("the folder was read"))
-    assert gate.authenticate(header(secret))
+    assert authenticator.authenticate(header(secret))
 
 
 # -- proxies ----------------------------------------------------------------------------------------------------
@@ -362,16 +362,16 @@ def test_a_folder_at_rest_is_not_read_again(tokens: Tokens, tmp_path: Path, monk
 
 def test_only_named_proxies_are_trusted():
     """By address or by network, in both families, also an IPv4 address in an IPv6 coat."""
-    gate = Authenticator("127.0.0.1", None, trusted_proxies=["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
+    authenticator = Authenticator("127.0.0.1", None, trusted_proxies=["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
     for address in ("127.0.0.1", "10.1.2.3", "fd00::1", "::ffff:10.0.0.1"):
-        assert gate.is_trusted_proxy(address), address
+        assert authenticator.is_trusted_proxy(address), address
     for address in ("127.0.0.2", "11.0.0.1", "fe80::1", "", "localhost", "10.0.0.0/8", "unix:"):
-        assert not gate.is_trusted_proxy(address), address
+        assert not authenticator.is_trusted_proxy(address), address
 
 
 @pytest.mark.parametrize("proxy", ["localhost", "10.0.0.1/8", "", "*", "10.0.0"])
 def test_a_proxy_is_an_address(proxy: str):
-    """A name could be anybody's, and a network with host bits is likely to be a slip."""
+    """A name can point anywhere, and a network with host bits is likely to be a mistake."""
     with pytest.raises(UsageError, match="trusted_proxies"):
         Authenticator("127.0.0.1", None, trusted_proxies=[proxy])
 
@@ -394,33 +394,31 @@ def test_a_proxy_is_an_address(proxy: str):
         (["::1"], "::1"),
     ],
 )
-def test_a_client_is_who_the_outermost_trusted_proxy_saw(forwarded: list[str], client: str):
-    """What stands further left was written by whoever wanted to."""
+def test_the_client_is_the_address_that_the_outermost_trusted_proxy_saw(forwarded: list[str], client: str):
+    """Entries further left can be forged."""
     assert Authenticator("127.0.0.1", None, trusted_proxies=["10.0.0.0/8"]).client_address(forwarded) == client
 
 
 def test_who_comes_from_afar_needs_a_token(tokens: Tokens):
-    """A door without tokens is only for this machine, and it says how to change that."""
-    gate = Authenticator("127.0.0.1", None, tokens)
+    """A server without tokens serves this machine only, and the error says how to change that."""
+    authenticator = Authenticator("127.0.0.1", None, tokens)
     with pytest.raises(Unauthorized, match="proxy") as caught:
-        gate.authenticate(None, is_local=False)
+        authenticator.authenticate(None, is_local=False)
     assert "trusted_proxies" in str(caught.value.hint)
     secret, token = tokens.create_token("app", "read")
-    assert gate.authenticate(header(secret), is_local=False) == token.principal
+    assert authenticator.authenticate(header(secret), is_local=False) == token.principal
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no mode there")
-def test_a_token_that_came_with_a_checkout_lets_nobody_in(
-    tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    """A stranger's project can bring files, but none that only their owner can read."""
+def test_a_token_that_came_with_a_checkout_is_ignored(tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A foreign project can bring files, but none that only their owner can read."""
     secret, token = tokens.create_token("stranger", "admin")
     path = tmp_path / ".chora" / "tokens" / "stranger.json"
     path.chmod(0o644)
-    gate = Authenticator("127.0.0.1", None, tokens)
+    authenticator = Authenticator("127.0.0.1", None, tokens)
     with pytest.raises(Unauthorized):
-        gate.authenticate(header(secret))
+        authenticator.authenticate(header(secret))
     assert "chmod 600" in caplog.text
     path.chmod(0o600)
     os.utime(path.parent)
-    assert gate.authenticate(header(secret)) == token.principal
+    assert authenticator.authenticate(header(secret)) == token.principal

@@ -86,7 +86,7 @@ def get(url: str, path: str) -> str:
 
 
 def test_sigterm_finishes_the_call_in_flight_and_exits_with_0(hello: Project):
-    """The door closes first, the call is answered, then the process ends."""
+    """The listener closes first, the call is answered, then the process ends."""
     hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
     answers: list[Any] = []
     with serving(hello) as (url, process):
@@ -141,8 +141,8 @@ def _call_and_forget(url: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="who started a process is not asked there")
 @requirement("server.parent")
-def test_stdio_ends_with_who_started_it(hello: Project):
-    """Also when somebody else still holds the other end of its stdin."""
+def test_stdio_ends_with_the_process_that_started_it(hello: Project):
+    """Also when another process still holds the other end of its stdin."""
     command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]
     starter = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(600)"
     source, sink = os.pipe()
@@ -197,7 +197,7 @@ def test_open_streams_do_not_hold_the_end(hello: Project):
 
 
 def test_serve_with_stdio_speaks_on_both_and_ends_with_its_input(hello: Project):
-    """One process, one store: pipes for the parent, HTTP for everybody else."""
+    """One process, one store: pipes for the parent, HTTP for all other clients."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -295,7 +295,7 @@ async def test_several_processes_share_a_project(hello: Project, serve: Serve):
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="systemd is told over a Unix socket")
-def test_systemd_is_told_when_we_are_ready_and_when_we_stop(hello: Project, tmp_path: Path):
+def test_systemd_is_notified_of_readiness_and_of_stopping(hello: Project, tmp_path: Path):
     """READY=1 once a call would be served, STOPPING=1 when asked to end."""
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

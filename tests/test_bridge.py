@@ -33,7 +33,7 @@ MODERN = {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}
 UPDATED = "notifications/resources/updated"
 
 
-class Peer:
+class BridgeClient:
     """The client: writes lines, reads lines."""
 
     process: trio.Process
@@ -83,7 +83,7 @@ class Peer:
 
 
 @asynccontextmanager
-async def bridged(url: str, **options: Any) -> AsyncGenerator[Peer]:
+async def bridged(url: str, **options: Any) -> AsyncGenerator[BridgeClient]:
     """A client of a bridge that runs in this process."""
     incoming, to_bridge = os.pipe()
     from_bridge, outgoing = os.pipe()
@@ -100,7 +100,7 @@ async def bridged(url: str, **options: Any) -> AsyncGenerator[Peer]:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bridge.run_bridge, given, Pipes(incoming, outgoing))
                 try:
-                    yield Peer(sink, source)
+                    yield BridgeClient(sink, source)
                 except Exception as error:
                     failure = error
                 await sink.aclose()
@@ -179,14 +179,14 @@ async def test_bytes_pass_through_untouched():
     """Spaces, spellings of numbers and ids, escapes and unknown fields are the same at the other end."""
     server = Server()
     server.answers["tools/call"] = http(ODD_ANSWER)
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        await peer.write(ODD)
-        assert await peer.read_line() == ODD_ANSWER
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        await client.write(ODD)
+        assert await client.read_line() == ODD_ANSWER
         assert upstream.asked[-1].body == ODD
         server.answers["tools/call"] = http(b'{"jsonrpc":"2.0",\r\n "id": 2,\n "result": {}\n}\n')
-        await peer.send("tools/call", id=2)
-        assert await peer.read_line() == b'{"jsonrpc":"2.0",   "id": 2,  "result": {} }', "in one line"
+        await client.send("tools/call", id=2)
+        assert await client.read_line() == b'{"jsonrpc":"2.0",   "id": 2,  "result": {} }', "in one line"
 
 
 async def test_what_comes_on_streams_passes_through_in_order():
@@ -194,24 +194,24 @@ async def test_what_comes_on_streams_passes_through_in_order():
     progress = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1.50}}'
     wanted = b'{"jsonrpc":"2.0","id":"s-1","method":"sampling/createMessage","params":{}}'
 
-    async def stream(peer: trio.abc.Stream) -> None:
-        await peer.send_all(STREAM + chunk(b": hi\n\n") + event(progress, event="message") + event(wanted))
+    async def stream(client: trio.abc.Stream) -> None:
+        await client.send_all(STREAM + chunk(b": hi\n\n") + event(progress, event="message") + event(wanted))
         await upstream.wait_for("POST", 4)
-        await peer.send_all(chunk(b'data: {"jsonrpc":"2.0","id":7,\r\ndata: "result":{}}\r\n\r\n') + END)
+        await client.send_all(chunk(b'data: {"jsonrpc":"2.0","id":7,\r\ndata: "result":{}}\r\n\r\n') + END)
 
     server = Server()
     server.answers["tools/call"] = lambda _: stream
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        await peer.send("tools/call", {"name": "x"}, 7)
-        assert await peer.read_line() == progress
-        assert await peer.read_line() == wanted
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        await client.send("tools/call", {"name": "x"}, 7)
+        assert await client.read_line() == progress
+        assert await client.read_line() == wanted
         response = b'{"jsonrpc":"2.0","id":"s-1","result":{"model":"m"}}'
-        await peer.write(response)
-        assert await peer.read_line() == b'{"jsonrpc":"2.0","id":7, "result":{}}'
+        await client.write(response)
+        assert await client.read_line() == b'{"jsonrpc":"2.0","id":7, "result":{}}'
         assert upstream.asked[-1].body == response
         connections = upstream.connections
-        assert (await peer.ask("tools/list", id=8))["result"]["session"] == "session-1"
+        assert (await client.ask("tools/list", id=8))["result"]["session"] == "session-1"
         assert upstream.connections == connections, "they are kept"
 
 
@@ -219,12 +219,12 @@ async def test_a_session_is_opened_used_and_ended():
     """Its id and revision come with every message after initialize; DELETE ends it when the client goes."""
     server = Server(version="2025-06-18")
     async with playing(server) as upstream:
-        async with bridged(upstream.url) as peer:
-            await peer.send("initialize", HELLO, 0)
-            await peer.send("notifications/initialized")
-            await peer.send("tools/list", id=1)
-            assert [(await peer.read())["id"] for _ in range(2)] == [0, 1], "in one breath, yet in order"
-            assert await peer.rest() == []
+        async with bridged(upstream.url) as client:
+            await client.send("initialize", HELLO, 0)
+            await client.send("notifications/initialized")
+            await client.send("tools/list", id=1)
+            assert [(await client.read())["id"] for _ in range(2)] == [0, 1], "in one breath, yet in order"
+            assert await client.rest() == []
         first, *others = upstream.asked
         assert "mcp-session-id" not in first.headers
         assert "mcp-protocol-version" not in first.headers
@@ -240,38 +240,38 @@ async def test_a_session_is_opened_used_and_ended():
 async def test_a_second_handshake_begins_a_second_session():
     """The first one is ended."""
     server = Server()
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        await client.initialize()
         assert server.sessions == {"session-2"}
-        assert (await peer.ask("ping"))["result"]["session"] == "session-2"
+        assert (await client.ask("ping"))["result"]["session"] == "session-2"
 
 
 async def test_twenty_calls_at_once_get_their_own_answers():
     """Answers come crossed, in the reverse order of the calls."""
     waiting: list[tuple[trio.abc.Stream, Asked]] = []
-    everybody = trio.Event()
+    all_arrived = trio.Event()
 
     def hold(asked: Asked) -> Answer:
         async def answer(stream: trio.abc.Stream) -> None:
             waiting.append((stream, asked))
             if len(waiting) == 20:
-                everybody.set()
+                all_arrived.set()
             await trio.sleep_forever()
 
         return answer
 
     server = Server()
     server.answers["tools/call"] = hold
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         for number in range(20):
-            await peer.send("tools/call", {"name": f"tool-{number}"}, f"id-{number}")
-        await everybody.wait()
+            await client.send("tools/call", {"name": f"tool-{number}"}, f"id-{number}")
+        await all_arrived.wait()
         for stream, asked in reversed(waiting):
             await stream.send_all(http(asked.answers({"name": asked.message["params"]["name"]})))
         for _ in range(20):
-            answer = await peer.read()
+            answer = await client.read()
             assert answer["result"]["name"] == answer["id"].replace("id", "tool")
 
 
@@ -280,11 +280,11 @@ async def test_batches_are_taken_apart():
     pair = b'[{"jsonrpc":"2.0","method":"notifications/message"},{"jsonrpc":"2.0","id":1,"result":{}}]'
     server = Server()
     server.answers["ping"] = http(pair)
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        await peer.write(b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]')
-        assert (await peer.read())["method"] == "notifications/message"
-        assert (await peer.read())["id"] == 1
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        await client.write(b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]')
+        assert (await client.read())["method"] == "notifications/message"
+        assert (await client.read())["id"] == 1
         await upstream.wait_for("ping")
 
 
@@ -292,8 +292,8 @@ async def test_what_the_client_sends_is_bounded_and_checked():
     """Long lines, garbage, empty lines, impossible ids, ids in use and too many calls cost one error each."""
     server = Server()
     server.answers["tools/call"] = lambda _: _forever
-    async with playing(server) as upstream, bridged(upstream.url, line_limit=1000, calls=3) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url, line_limit=1000, calls=3) as client:
+        await client.initialize()
         for line, code in (
             (b"x" * 5000, wire.INVALID_REQUEST),
             (b"garbage", wire.PARSE_ERROR),
@@ -302,12 +302,12 @@ async def test_what_the_client_sends_is_bounded_and_checked():
             (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', wire.INVALID_REQUEST),
             (b'{"jsonrpc":"2.0","id":{},"method":"ping"}', wire.INVALID_REQUEST),
         ):
-            await peer.write(b"", b"  ", line)
-            assert (await peer.read())["error"]["code"] == code
+            await client.write(b"", b"  ", line)
+            assert (await client.read())["error"]["code"] == code
         for number in range(3):
-            await peer.send("tools/call", id=number)
-        assert "waits for its answer already" in (await peer.ask("ping", id=1))["error"]["message"]
-        assert "Make this one again" in (await peer.ask("ping", id=9))["error"]["message"]
+            await client.send("tools/call", id=number)
+        assert "waits for its answer already" in (await client.ask("ping", id=1))["error"]["message"]
+        assert "Make this one again" in (await client.ask("ping", id=9))["error"]["message"]
         assert upstream.methods().count("POST tools/call") <= 3
 
 
@@ -320,19 +320,19 @@ async def _forever(stream: trio.abc.Stream) -> None:
 
 async def test_a_modern_request_bears_what_it_says_in_headers():
     """Revision, method and name; what no header can hold is wrapped. No session, no GET, no DELETE."""
-    async with playing(lambda asked: http(asked.answers())) as upstream, bridged(upstream.url) as peer:
+    async with playing(lambda asked: http(asked.answers())) as upstream, bridged(upstream.url) as client:
         for name in ("plain", " padded ", "Größe", "=?base64?x?="):
-            await peer.ask_modern("tools/call", {"name": name})
+            await client.ask_modern("tools/call", {"name": name})
             headers = upstream.asked[-1].headers
             assert headers["mcp-protocol-version"] == "2026-07-28"
             assert headers["mcp-method"] == "tools/call"
             assert headers["mcp-name"] == wire.encode_header(name)
             assert headers["accept"] == "application/json, text/event-stream"
-        await peer.ask_modern("resources/read", {"uri": "chora://x"})
+        await client.ask_modern("resources/read", {"uri": "chora://x"})
         assert upstream.asked[-1].headers["mcp-name"] == "chora://x"
-        await peer.ask_modern("odd\nmethod")
+        await client.ask_modern("odd\nmethod")
         assert "mcp-method" not in upstream.asked[-1].headers
-        assert await peer.rest() == []
+        assert await client.rest() == []
         assert {asked.method for asked in upstream.asked} == {"POST"}
         assert not any("mcp-session-id" in asked.headers for asked in upstream.asked)
 
@@ -358,15 +358,15 @@ async def test_cancelling_a_modern_call_closes_its_connection():
     def play(asked: Asked) -> Answer:
         return wait if asked.message["method"] == "tools/call" else http(asked.answers())
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
-        await peer.send("tools/call", {"name": "x", "_meta": MODERN}, 5)
+    async with playing(play) as upstream, bridged(upstream.url) as client:
+        await client.send("tools/call", {"name": "x", "_meta": MODERN}, 5)
         await upstream.wait_for("tools/call")
-        await peer.send("notifications/cancelled", {"requestId": 5})
+        await client.send("notifications/cancelled", {"requestId": 5})
         await closed.wait()
-        await peer.send("notifications/cancelled", {"requestId": 5})
-        await peer.send("notifications/cancelled", {})
-        await peer.send("notifications/cancelled", [])
-        assert (await peer.ask_modern("tools/list", id=6))["id"] == 6
+        await client.send("notifications/cancelled", {"requestId": 5})
+        await client.send("notifications/cancelled", {})
+        await client.send("notifications/cancelled", [])
+        assert (await client.ask_modern("tools/list", id=6))["id"] == 6
         assert "POST notifications/cancelled" not in upstream.methods()
 
 
@@ -377,11 +377,11 @@ async def test_errors_of_a_refusal_reach_the_client_under_its_id():
         http(b'{"jsonrpc":"2.0","id":null,"error":{"code": -32601,"message":"what?"}}', "404 Not Found"),
         http(b'{"jsonrpc":"2.0","error":{"code":-32600,"message":"own"}}', "400 Bad"),
     ]
-    async with playing(lambda _: bodies.pop(0)) as upstream, bridged(upstream.url) as peer:
-        assert (await peer.ask_modern("server/discover"))["error"]["data"] == {"supported": ["a"]}
-        answer = await peer.ask_modern("nope", id="x")
+    async with playing(lambda _: bodies.pop(0)) as upstream, bridged(upstream.url) as client:
+        assert (await client.ask_modern("server/discover"))["error"]["data"] == {"supported": ["a"]}
+        answer = await client.ask_modern("nope", id="x")
         assert (answer["id"], answer["error"]["code"]) == ("x", -32601)
-        assert (await peer.ask_modern("nope", id=3))["error"]["message"] == "own"
+        assert (await client.ask_modern("nope", id=3))["error"]["message"] == "own"
 
 
 SCHEMA = {
@@ -425,11 +425,11 @@ async def test_parameters_are_repeated_where_tools_want_it():
     def play(asked: Asked) -> Answer:
         return http(asked.answers({"tools": tools} if asked.message["method"] == "tools/list" else {}))
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
-        listed = await peer.ask_modern("tools/list")
+    async with playing(play) as upstream, bridged(upstream.url) as client:
+        listed = await client.ask_modern("tools/list")
         assert [tool["name"] for tool in listed["result"]["tools"]] == ["sql"]
         arguments = {"region": "Zürich", "options": {"deep": 42.0}, "dry": False, "other": 1}
-        await peer.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
+        await client.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
         found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
         assert found == {
             "mcp-param-region": wire.encode_header("Zürich"),
@@ -437,12 +437,12 @@ async def test_parameters_are_repeated_where_tools_want_it():
             "mcp-param-dry": "false",
         }
         for odd in ({"region": None, "options": []}, {"dry": 1.5, "options": {"deep": -7}}, []):
-            await peer.ask_modern("tools/call", {"name": "sql", "arguments": odd})
+            await client.ask_modern("tools/call", {"name": "sql", "arguments": odd})
             found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
             assert found == ({"mcp-param-deep": "-7"} if "dry" in odd else {})
         tools.pop(0)
-        await peer.ask_modern("tools/list")
-        await peer.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
+        await client.ask_modern("tools/list")
+        await client.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
         assert "mcp-param-region" in upstream.asked[-1].headers, "what isn't listed any more is still known"
 
 
@@ -461,19 +461,19 @@ async def test_a_client_that_never_listed_the_tools_is_helped_out():
         mismatch = {"code": wire.HEADER_MISMATCH, "message": "no Region"}
         return http(msgspec.json.encode({"jsonrpc": "2.0", "id": message["id"], "error": mismatch}), "400 Bad")
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
-        answer = await peer.ask_modern("tools/call", {"name": "sql", "arguments": {"region": "x"}})
+    async with playing(play) as upstream, bridged(upstream.url) as client:
+        answer = await client.ask_modern("tools/call", {"name": "sql", "arguments": {"region": "x"}})
         assert answer["result"] == {"done": True}
         assert upstream.methods() == ["POST tools/call", "POST tools/list", "POST tools/list", "POST tools/call"]
-        answer = await peer.ask_modern("tools/call", {"name": "sql", "arguments": {}})
+        answer = await client.ask_modern("tools/call", {"name": "sql", "arguments": {}})
         assert answer["error"]["code"] == wire.HEADER_MISMATCH, "once is enough"
 
 
 async def test_a_subscription_outlives_its_server():
     """The stream breaks: it is asked for again, the client sees what may have changed and no second beginning."""
-    wishes = {"toolsListChanged": True, "resourceSubscriptions": ["chora://a"]}
+    filters = {"toolsListChanged": True, "resourceSubscriptions": ["chora://a"]}
     mark = {wire.SUBSCRIPTION_KEY: "sub"}
-    begun = wire.notification("notifications/subscriptions/acknowledged", {"notifications": wishes, "_meta": mark})
+    begun = wire.notification("notifications/subscriptions/acknowledged", {"notifications": filters, "_meta": mark})
     changed = wire.notification("notifications/tools/list_changed", {"_meta": mark})
     streams: list[trio.abc.Stream] = []
 
@@ -483,27 +483,27 @@ async def test_a_subscription_outlives_its_server():
         await trio.sleep_forever()
 
     answers: list[Answer] = [listen, http(b"", "503 Service Unavailable"), listen]
-    async with playing(lambda _: answers.pop(0)) as upstream, bridged(upstream.url) as peer:
-        assert await peer.ask_modern("subscriptions/listen", {"notifications": wishes}, "sub") == (
+    async with playing(lambda _: answers.pop(0)) as upstream, bridged(upstream.url) as client:
+        assert await client.ask_modern("subscriptions/listen", {"notifications": filters}, "sub") == (
             msgspec.json.decode(begun)
         )
         await _until(lambda: len(streams) == 1)
         await streams[0].send_all(event(changed))
-        assert await peer.read_line() == changed
+        assert await client.read_line() == changed
         await streams[0].aclose()
-        assert await peer.read_line() == changed
-        assert (await peer.read())["params"] == {"uri": "chora://a", "_meta": mark}
+        assert await client.read_line() == changed
+        assert (await client.read())["params"] == {"uri": "chora://a", "_meta": mark}
         end = b'{"jsonrpc":"2.0","id":"sub","result":{}}'
         await _until(lambda: len(streams) == 2)
         await streams[1].send_all(event(end) + END)
-        assert await peer.read_line() == end, "the server's own end is one"
+        assert await client.read_line() == end, "the server's own end is one"
         assert len(upstream.asked) == 3
 
 
 async def test_a_subscription_that_never_began_fails():
     """There is nothing to begin again."""
-    async with playing(lambda _: None) as upstream, bridged(upstream.url, startup_time=0.2) as peer:
-        answer = await peer.ask_modern("subscriptions/listen", {"notifications": {}})
+    async with playing(lambda _: None) as upstream, bridged(upstream.url, startup_time=0.2) as client:
+        answer = await client.ask_modern("subscriptions/listen", {"notifications": {}})
         assert "broke before" in answer["error"]["message"]
 
 
@@ -514,19 +514,19 @@ async def test_a_subscription_that_never_began_fails():
 async def test_a_forgotten_session_is_opened_anew_unnoticed():
     """The client's own handshake, level and subscriptions are repeated; it only hears what may have changed."""
     server = Server()
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        await peer.ask("logging/setLevel", {"level": "info"}, 2)
-        await peer.ask("resources/subscribe", {"uri": "chora://a"}, 3)
-        await peer.ask("resources/subscribe", {"uri": "chora://b"}, 4)
-        await peer.ask("resources/unsubscribe", {"uri": "chora://a"}, 5)
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        await client.ask("logging/setLevel", {"level": "info"}, 2)
+        await client.ask("resources/subscribe", {"uri": "chora://a"}, 3)
+        await client.ask("resources/subscribe", {"uri": "chora://b"}, 4)
+        await client.ask("resources/unsubscribe", {"uri": "chora://a"}, 5)
         before = len(upstream.asked)
         server.sessions.clear()
-        await peer.send("tools/call", {"name": "x"}, 6)
-        assert (await peer.read())["method"] == "notifications/tools/list_changed"
-        news = await peer.read()
+        await client.send("tools/call", {"name": "x"}, 6)
+        assert (await client.read())["method"] == "notifications/tools/list_changed"
+        news = await client.read()
         assert (news["method"], news["params"]) == (UPDATED, {"uri": "chora://b"})
-        answer = await peer.read()
+        answer = await client.read()
         assert (answer["id"], answer["result"]["session"]) == (6, "session-2")
         again = [each.split()[1] for each in upstream.methods()[before:] if each.startswith("POST")]
         assert again == [
@@ -545,12 +545,12 @@ async def test_a_forgotten_session_is_opened_anew_unnoticed():
 async def test_many_calls_share_one_new_session():
     """Whoever finds out first opens it, the others wait for it."""
     server = Server()
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         server.sessions.clear()
         for number in range(10):
-            await peer.send("tools/call", {"name": "x"}, number)
-        answers = [answer for answer in [await peer.read() for _ in range(11)] if "id" in answer]
+            await client.send("tools/call", {"name": "x"}, number)
+        answers = [answer for answer in [await client.read() for _ in range(11)] if "id" in answer]
         assert {answer["result"]["session"] for answer in answers} == {"session-2"}
         assert sorted(answer["id"] for answer in answers) == list(range(10))
         assert upstream.methods().count("POST initialize") == 2
@@ -560,59 +560,59 @@ async def test_a_notification_finds_the_new_session_too():
     """Also what has no answer is sent again; and a session that some servers deny with 400."""
     server = Server()
     server.gone = http(b'{"jsonrpc":"2.0","error":{"code":-32000,"message":"No valid session ID"}}', "400 Bad")
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         await upstream.wait_for("initialized")
         server.sessions.clear()
-        await peer.send("notifications/roots/list_changed")
-        assert (await peer.read())["method"] == "notifications/tools/list_changed"
+        await client.send("notifications/roots/list_changed")
+        assert (await client.read())["method"] == "notifications/tools/list_changed"
         await upstream.wait_for("roots", 2)
         assert upstream.asked[-1].headers["mcp-session-id"] == "session-2"
 
 
-async def test_a_changed_server_is_said_aloud(caplog: pytest.LogCaptureFixture):
+async def test_a_changed_server_is_logged(caplog: pytest.LogCaptureFixture):
     """Another revision or other capabilities can't be hidden; the log says so, and the new revision is spoken."""
     server = Server()
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         server.sessions.clear()
         server.version, server.capabilities = "2025-06-18", {}
-        assert (await peer.ask("ping"))["result"]["session"] == "session-2"
+        assert (await client.ask("ping"))["result"]["session"] == "session-2"
         assert upstream.asked[-1].headers["mcp-protocol-version"] == "2025-06-18"
     assert "now speaks 2025-06-18" in caplog.text
     assert "capabilities have changed" in caplog.text
 
 
-async def test_a_server_that_refuses_a_new_session_is_no_end():
+async def test_a_server_that_refuses_a_new_session_fails_only_the_call():
     """The call fails with what to do; the next one tries again."""
     server = Server()
     refused = http(b"full", "429 Too Many Requests", "text/plain", retry_after="3")
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         server.sessions.clear()
         server.answers["initialize"] = refused
-        answer = await peer.ask("ping")
+        answer = await client.ask("ping")
         assert "in 3 s" in answer["error"]["message"]
         server.answers["initialize"] = lambda asked: http(
             b'{"jsonrpc":"2.0","id":%s,"error":{"code":-32000,"message":"no"}}' % msgspec.json.encode("hello")
         )
-        assert "refuses a new session" in (await peer.ask("ping"))["error"]["message"]
+        assert "refuses a new session" in (await client.ask("ping"))["error"]["message"]
         server.answers["initialize"] = http(b'{"jsonrpc":"2.0","id":"hello","result":{}}')
-        assert "names no revision" in (await peer.ask("ping"))["error"]["message"]
+        assert "names no revision" in (await client.ask("ping"))["error"]["message"]
         server.answers.clear()
-        await peer.send("ping", id=2)
-        assert {(await peer.read()).get("id") for _ in range(2)} == {None, 2}
+        await client.send("ping", id=2)
+        assert {(await client.read()).get("id") for _ in range(2)} == {None, 2}
 
 
 async def test_a_server_that_forgets_at_once_is_not_asked_for_ever():
     """Two sessions, then an error."""
     server = Server()
     server.answers["ping"] = http(b"", "404 Not Found")
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        answer = await peer.ask("ping")
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        answer = await client.ask("ping")
         while "id" not in answer:
-            answer = await peer.read()
+            answer = await client.read()
         assert "drops every new session" in answer["error"]["message"]
         assert upstream.methods().count("POST initialize") <= 3
 
@@ -628,14 +628,14 @@ async def test_a_call_whose_connection_breaks_fails_at_once():
     ):
         server = Server()
         server.answers["tools/call"] = lambda _, answer=break_off: answer
-        async with playing(server) as upstream, bridged(upstream.url) as peer:
-            await peer.initialize()
-            error = (await peer.ask("tools/call", {"name": "x"}, 4))["error"]
+        async with playing(server) as upstream, bridged(upstream.url) as client:
+            await client.initialize()
+            error = (await client.ask("tools/call", {"name": "x"}, 4))["error"]
             assert error["code"] == -32000
             assert "may have been carried out" in error["message"]
             assert error["data"] == {"mayHaveBeenCarriedOut": True}
             assert upstream.methods().count("POST tools/call") == 1
-            assert "result" in await peer.ask("ping", id=5)
+            assert "result" in await client.ask("ping", id=5)
 
 
 def _cut(answer: bytes) -> Answer:
@@ -651,9 +651,9 @@ async def test_what_does_no_harm_twice_is_asked_twice():
     server = Server()
     answers: list[Answer] = [None, http(b"", "502 Bad Gateway"), http(b'{"jsonrpc":"2.0","id":1,"result":{}}')]
     server.answers["tools/list"] = lambda _: answers.pop(0)
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        assert "result" in await peer.ask("tools/list")
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        assert "result" in await client.ask("tools/list")
         assert upstream.methods().count("POST tools/list") == 3
 
 
@@ -681,11 +681,11 @@ async def test_a_stream_with_event_ids_is_resumed():
 
     server = Resumable()
     server.answers["tools/call"] = lambda _: begin
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        await peer.send("tools/call", {"name": "x"}, 1)
-        assert [await peer.read_line() for _ in range(2)] == [first, second]
-        assert (await peer.read())["id"] == 1
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        await client.send("tools/call", {"name": "x"}, 1)
+        assert [await client.read_line() for _ in range(2)] == [first, second]
+        assert (await client.read())["id"] == 1
         resumed = [each.headers.get("last-event-id") for each in upstream.asked if each.method == "GET"]
         assert [each for each in resumed if each] == ["e-1", "e-2"]
         assert upstream.methods().count("POST tools/call") == 1
@@ -701,9 +701,9 @@ async def test_a_stream_that_cannot_be_resumed_fails_the_call(refusal: Answer):
 
     server = Forgetful()
     server.answers["tools/call"] = lambda _: _cut(STREAM + chunk(b"id: 1\nretry: 0\ndata:\n\n"))
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        answer = await peer.ask("tools/call", {"name": "x"}, 1)
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        answer = await client.ask("tools/call", {"name": "x"}, 1)
         assert "may have been carried out" in answer["error"]["message"]
 
 
@@ -711,19 +711,19 @@ async def test_the_stream_of_a_session_brings_what_the_server_says_of_itself():
     """It is opened after the handshake and again when it breaks, and finds out that the session is forgotten."""
     server = Server(streams=True)
     note = wire.notification(UPDATED, {"uri": "chora://x"})
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         await upstream.wait_for("GET")
         await _until(lambda: len(server.streaming) == 1)
         await server.streaming[0].send_all(chunk(b"junk\n\ndata: junk\n\n") + event(note, id="n-1"))
-        assert await peer.read_line() == note
+        assert await client.read_line() == note
         await server.streaming[0].aclose()
         await upstream.wait_for("GET", 2)
         assert upstream.asked[-1].headers["last-event-id"] == "n-1"
         server.sessions.clear()
         await _until(lambda: len(server.streaming) == 2)
         await server.streaming[1].aclose()
-        assert (await peer.read())["method"] == "notifications/tools/list_changed", "before any call"
+        assert (await client.read())["method"] == "notifications/tools/list_changed", "before any call"
         await upstream.wait_for("GET", 4)
         assert upstream.asked[-1].headers["mcp-session-id"] == "session-2"
         assert "last-event-id" not in upstream.asked[-1].headers
@@ -736,16 +736,16 @@ async def _until(condition: Any) -> None:
 
 
 async def test_an_answer_may_come_on_the_stream_of_the_session():
-    """Some servers answer there; whoever waits for it elsewhere stops waiting."""
+    """Some servers answer there; a call that waits for it elsewhere stops waiting."""
     server = Server(streams=True)
     server.answers["tools/call"] = lambda _: _forever
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         await _until(lambda: len(server.streaming) == 1)
-        await peer.send("tools/call", {"name": "x"}, 3)
+        await client.send("tools/call", {"name": "x"}, 3)
         await upstream.wait_for("tools/call")
         await server.streaming[0].send_all(event(b'{"jsonrpc":"2.0","id":3,"result":{}}'))
-        assert (await peer.read())["id"] == 3
+        assert (await client.read())["id"] == 3
 
 
 async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_in_words(monkeypatch: pytest.MonkeyPatch):
@@ -765,17 +765,17 @@ async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_in_words(monke
         return answer
 
     server.answers["tools/call"] = late
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         for id in (1, 2):
-            await peer.send("tools/call", {"name": "x"}, id)
+            await client.send("tools/call", {"name": "x"}, id)
             await upstream.wait_for("tools/call", id)
-            await peer.send("notifications/cancelled", {"requestId": id, "reason": "bored"})
+            await client.send("notifications/cancelled", {"requestId": id, "reason": "bored"})
             await upstream.wait_for("cancelled", id)
             hold.set()
-        assert (await peer.ask("ping", id=3))["id"] == 3
+        assert (await client.ask("ping", id=3))["id"] == 3
         server.answers["tools/call"] = lambda _: http(b"", "202 Accepted", "")
-        answer = await peer.ask("tools/call", {"name": "x"}, 4)
+        answer = await client.ask("tools/call", {"name": "x"}, 4)
         assert "without answering" in answer["error"]["message"]
 
 
@@ -794,19 +794,19 @@ async def test_a_server_may_come_later_than_its_client():
     port = await free_port()
     upstream = FakeUpstream(Server())
     async with (
-        bridged(f"http://127.0.0.1:{port}/mcp", startup_time=0.5, retry_time=0.2) as peer,
+        bridged(f"http://127.0.0.1:{port}/mcp", startup_time=0.5, retry_time=0.2) as client,
         trio.open_nursery() as nursery,
     ):
-        answer = await peer.ask("initialize", HELLO, 0)
+        answer = await client.ask("initialize", HELLO, 0)
         assert "can't be reached" in answer["error"]["message"]
         assert "Nothing was carried out" in answer["error"]["message"]
         assert answer["error"]["data"] == {"mayHaveBeenCarriedOut": False}
-        await peer.send("initialize", HELLO, 1)
+        await client.send("initialize", HELLO, 1)
         await trio.sleep(0.1)
         await nursery.start(partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1"))
-        assert "result" in await peer.read()
-        await peer.send("notifications/initialized")
-        assert "result" in await peer.ask("ping")
+        assert "result" in await client.read()
+        await client.send("notifications/initialized")
+        assert "result" in await client.ask("ping")
         nursery.cancel_scope.cancel()
 
 
@@ -814,17 +814,17 @@ async def test_a_server_that_goes_for_good_leaves_errors():
     """Calls fail after a short while, each with what to do; the bridge stays."""
     port = await free_port()
     upstream = FakeUpstream(Server())
-    async with bridged(f"http://127.0.0.1:{port}/mcp", retry_time=0.2) as peer:
+    async with bridged(f"http://127.0.0.1:{port}/mcp", retry_time=0.2) as client:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1"))
-            await peer.initialize()
+            await client.initialize()
             await upstream.wait_for("initialized")
             nursery.cancel_scope.cancel()
         for id in (1, 2):
-            answer = await peer.ask("tools/call", {"name": "x"}, id)
+            answer = await client.ask("tools/call", {"name": "x"}, id)
             assert re.search("broke before|can't be reached", answer["error"]["message"]), answer
-        await peer.send("notifications/roots/list_changed")
-        assert await peer.rest() == []
+        await client.send("notifications/roots/list_changed")
+        assert await client.rest() == []
 
 
 # -- servers that aren't MCP --------------------------------------------------------------------------------------
@@ -863,11 +863,11 @@ async def test_a_server_that_goes_for_good_leaves_errors():
 )
 async def test_a_hostile_or_mistaken_server_costs_one_clear_error(answer: bytes, said: str):
     """Whatever it sends, the client gets one JSON-RPC error that says what is wrong, and nothing else."""
-    async with playing(lambda _: answer) as upstream, bridged(upstream.url, answer_limit=5000) as peer:
-        error = (await peer.ask("initialize", HELLO))["error"]
+    async with playing(lambda _: answer) as upstream, bridged(upstream.url, answer_limit=5000) as client:
+        error = (await client.ask("initialize", HELLO))["error"]
         assert said in error["message"], error
         assert error["code"] == -32000
-        assert await peer.rest() == []
+        assert await client.rest() == []
 
 
 async def test_an_endless_answer_is_cut():
@@ -878,8 +878,8 @@ async def test_an_endless_answer_is_cut():
         while True:
             await stream.send_all(chunk(b"data: " + b"x" * 1000 + b"\n"))
 
-    async with playing(lambda _: flood) as upstream, bridged(upstream.url, answer_limit=100_000) as peer:
-        assert "can't be passed on" in (await peer.ask("initialize", HELLO))["error"]["message"]
+    async with playing(lambda _: flood) as upstream, bridged(upstream.url, answer_limit=100_000) as client:
+        assert "can't be passed on" in (await client.ask("initialize", HELLO))["error"]["message"]
 
 
 async def test_a_client_that_does_not_read_holds_the_server_up():
@@ -894,14 +894,14 @@ async def test_a_client_that_does_not_read_holds_the_server_up():
             await stream.send_all(event(line))
             sent += 1
 
-    async with playing(lambda _: pour) as upstream, bridged(upstream.url, grace=0.2) as peer:
-        await peer.send("tools/call", {"name": "x", "_meta": MODERN}, 1)
+    async with playing(lambda _: pour) as upstream, bridged(upstream.url, grace=0.2) as client:
+        await client.send("tools/call", {"name": "x", "_meta": MODERN}, 1)
         before = -1
         while sent != before:
             before = sent
             await trio.sleep(0.3)
         assert sent < 500
-        assert await peer.read_line() == line
+        assert await client.read_line() == line
 
 
 async def test_a_line_that_was_begun_is_written_to_its_end():
@@ -911,14 +911,14 @@ async def test_a_line_that_was_begun_is_written_to_its_end():
     def play(asked: Asked) -> Answer:
         return long if asked.message["id"] == 1 else http(asked.answers())
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
-        await peer.send("tools/call", {"name": "x", "_meta": MODERN}, 1)
+    async with playing(play) as upstream, bridged(upstream.url) as client:
+        await client.send("tools/call", {"name": "x", "_meta": MODERN}, 1)
         await upstream.wait_for("tools/call")
         await trio.sleep(0.2)
-        await peer.send("notifications/cancelled", {"requestId": 1})
-        await peer.send("tools/call", {"name": "x", "_meta": MODERN}, 2)
+        await client.send("notifications/cancelled", {"requestId": 1})
+        await client.send("tools/call", {"name": "x", "_meta": MODERN}, 2)
         await upstream.wait_for("tools/call", 2)
-        assert {(await peer.read())["id"] for _ in range(2)} == {1, 2}
+        assert {(await client.read())["id"] for _ in range(2)} == {1, 2}
 
 
 async def test_redirects_within_the_server_are_followed():
@@ -929,9 +929,9 @@ async def test_redirects_within_the_server_are_followed():
             return http(b"moved", "307 Temporary Redirect", "text/plain", location="/mcp/?x=1")
         return http(asked.answers({"target": asked.target}))
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
+    async with playing(play) as upstream, bridged(upstream.url) as client:
         for id in (1, 2):
-            assert (await peer.ask_modern("tools/list", id=id))["result"]["target"] == "/mcp/?x=1"
+            assert (await client.ask_modern("tools/list", id=id))["result"]["target"] == "/mcp/?x=1"
         assert [asked.target for asked in upstream.asked] == ["/mcp", "/mcp/?x=1", "/mcp/?x=1"]
 
 
@@ -972,22 +972,22 @@ async def test_a_stream_that_is_sent_to_a_login_page_takes_nothing_else_there():
             return http(b"", "302 Found", location="/login")
         return server(asked)
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(play) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         await _until(lambda: any(asked.target == "/login" for asked in upstream.asked))
-        assert "result" in await peer.ask("ping")
+        assert "result" in await client.ask("ping")
         assert upstream.asked[-1].target == "/mcp"
 
 
 async def test_a_server_that_never_opens_its_stream_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    """Whoever waits for that stream is told, and everybody behind them is served."""
+    """Calls that wait for that stream fail, and those behind them are served."""
     monkeypatch.setattr("chora.bridge.sse.NEW_SESSION_TIMEOUT", 0.2)
     async with (
         playing(lambda _: _forever) as upstream,
-        bridged(upstream.url.replace("/mcp", "/sse"), startup_time=0.1) as peer,
+        bridged(upstream.url.replace("/mcp", "/sse"), startup_time=0.1) as client,
     ):
         for id in (1, 2):
-            assert "doesn't open a stream" in (await peer.ask("initialize", HELLO, id))["error"]["message"]
+            assert "doesn't open a stream" in (await client.ask("initialize", HELLO, id))["error"]["message"]
 
 
 async def test_a_stream_that_breaks_at_once_is_not_resumed_in_a_rush():
@@ -1007,9 +1007,9 @@ async def test_a_stream_that_breaks_at_once_is_not_resumed_in_a_rush():
     def play(asked: Asked) -> Answer:
         return resume(asked) if asked.method == "GET" and "last-event-id" in asked.headers else server(asked)
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        assert "result" in await peer.ask("slow")
+    async with playing(play) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        assert "result" in await client.ask("slow")
     assert all(later - earlier >= 0.09 for earlier, later in pairwise(times))
 
 
@@ -1021,7 +1021,7 @@ def test_a_tool_that_wants_endless_headers_is_refused():
         find_parameter_headers({"type": "object", "properties": properties})
 
 
-async def test_tls_is_for_those_who_can_prove_themselves(hello: Project, serve: Serve, tmp_path: Path):
+async def test_tls_needs_a_trusted_certificate(hello: Project, serve: Serve, tmp_path: Path):
     """A CA of one's own is named by --trust; without it the client is told to."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
@@ -1030,10 +1030,10 @@ async def test_tls_is_for_those_who_can_prove_themselves(hello: Project, serve: 
     issued.cert_chain_pems[0].write_to_path(cert)
     authority.cert_pem.write_to_path(trust)
     async with serve(hello.root, {"http.cert": str(cert), "http.key": str(key)}) as opened:
-        async with bridged(opened.url + "/mcp", trust=str(trust)) as peer:
-            assert "result" in await peer.ask_modern("tools/call", {"name": "hello_world", "arguments": {}})
-        async with bridged(opened.url + "/mcp") as peer:
-            error = (await peer.ask("initialize", HELLO))["error"]["message"]
+        async with bridged(opened.url + "/mcp", trust=str(trust)) as client:
+            assert "result" in await client.ask_modern("tools/call", {"name": "hello_world", "arguments": {}})
+        async with bridged(opened.url + "/mcp") as client:
+            error = (await client.ask("initialize", HELLO))["error"]["message"]
             assert "isn't trusted" in error
             assert "--trust" in error
 
@@ -1056,11 +1056,11 @@ async def test_a_server_that_stalls_is_not_waited_for_for_ever(
     server = Server()
     server.answers |= {"ping": lambda _: stall, "pong": lambda asked: cut if asked.target == "/mcp" else http(b"{")}
     server.answers["notifications/roots/list_changed"] = lambda _: _forever
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
-        assert "HTTP 400" in (await peer.ask("ping"))["error"]["message"]
-        assert "no message of MCP" in (await peer.ask("pong"))["error"]["message"]
-        await peer.send("notifications/roots/list_changed")
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
+        assert "HTTP 400" in (await client.ask("ping"))["error"]["message"]
+        assert "no message of MCP" in (await client.ask("pong"))["error"]["message"]
+        await client.send("notifications/roots/list_changed")
         await _until(lambda: "doesn't accept it" in caplog.text)
 
 
@@ -1069,11 +1069,11 @@ async def test_what_a_server_says_of_a_handshake_reaches_the_client():
     refusal = http(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"Not you"}}', "400 Bad Request")
     server = Server()
     server.answers["initialize"] = refusal
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        assert (await peer.ask("initialize", HELLO))["error"]["message"] == "Not you"
-        assert (await peer.ask("ping", id=2))["error"]
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        assert (await client.ask("initialize", HELLO))["error"]["message"] == "Not you"
+        assert (await client.ask("ping", id=2))["error"]
         del server.answers["initialize"]
-        assert "result" in await peer.initialize()
+        assert "result" in await client.initialize()
 
 
 async def test_a_server_without_a_stream_may_say_so_with_404():
@@ -1083,11 +1083,11 @@ async def test_a_server_without_a_stream_may_say_so_with_404():
         def __call__(self, asked: Asked) -> Answer:
             return http(b"", "404 Not Found") if asked.method == "GET" else super().__call__(asked)
 
-    async with playing(NoStream()) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(NoStream()) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         await upstream.wait_for("GET")
         for id in range(5):
-            assert (await peer.ask("ping", id=id))["result"]["session"] == "session-1"
+            assert (await client.ask("ping", id=id))["result"]["session"] == "session-1"
         assert upstream.methods().count("GET") == 1
 
 
@@ -1100,10 +1100,10 @@ async def test_the_stream_of_a_session_is_given_up_when_it_leads_elsewhere(caplo
                 return http(b"", "302 Found", location="http://evil.example/")
             return super().__call__(asked)
 
-    async with playing(Elsewhere()) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(Elsewhere()) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         await _until(lambda: "was given up" in caplog.text)
-        assert "result" in await peer.ask("ping")
+        assert "result" in await client.ask("ping")
 
 
 async def test_a_greeting_without_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatch):
@@ -1111,21 +1111,21 @@ async def test_a_greeting_without_an_answer_is_given_up(monkeypatch: pytest.Monk
     monkeypatch.setattr(streamable, "NEW_SESSION_TIMEOUT", 0.3)
     monkeypatch.setattr(sse, "NEW_SESSION_TIMEOUT", 0.3)
     server = Server()
-    async with playing(server) as upstream, bridged(upstream.url) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(upstream.url) as client:
+        await client.initialize()
         server.sessions.clear()
         server.answers["initialize"] = lambda _: _forever
-        assert "doesn't open a new session" in (await peer.ask("ping"))["error"]["message"]
+        assert "doesn't open a new session" in (await client.ask("ping"))["error"]["message"]
         del server.answers["initialize"]
-        await peer.send("ping", id=2)
-        assert {(await peer.read()).get("id") for _ in range(2)} == {None, 2}
+        await client.send("ping", id=2)
+        assert {(await client.read()).get("id") for _ in range(2)} == {None, 2}
     old = SseServer()
-    async with playing(old) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.initialize()
+    async with playing(old) as upstream, bridged(sse_url(upstream)) as client:
+        await client.initialize()
         await upstream.wait_for("initialized")
         old.silent.add("initialize")
         await old.end(1)
-        answer = await peer.ask("ping", id=3)
+        answer = await client.ask("ping", id=3)
         assert "doesn't open a new session" in answer["error"]["message"]
 
 
@@ -1137,15 +1137,15 @@ async def test_a_session_id_that_no_header_can_hold_is_none(caplog: pytest.LogCa
         http(opening, mcp_session_id="a b"),
         http(b'{"jsonrpc":"2.0","id":1,"result":{}}'),
     ]
-    async with playing(lambda _: answers.pop(0)) as upstream, bridged(upstream.url) as peer:
-        assert "names no revision" in (await peer.ask("initialize", HELLO))["error"]["message"]
-        assert "result" in await peer.ask("initialize", HELLO)
-        assert "result" in await peer.ask("ping")
+    async with playing(lambda _: answers.pop(0)) as upstream, bridged(upstream.url) as client:
+        assert "names no revision" in (await client.ask("initialize", HELLO))["error"]["message"]
+        assert "result" in await client.ask("initialize", HELLO)
+        assert "result" in await client.ask("ping")
         assert "mcp-session-id" not in upstream.asked[-1].headers
     assert "going on without" in caplog.text
 
 
-async def test_numbers_beyond_all_numbers_are_nobodys():
+async def test_ids_that_are_out_of_range_belong_to_no_call():
     """As an id, a revision or an argument: what can't be read is passed on or refused, and nothing falls over."""
     tools = [{"name": "sql", "inputSchema": SCHEMA}]
 
@@ -1154,19 +1154,19 @@ async def test_numbers_beyond_all_numbers_are_nobodys():
             return http(asked.answers({"tools": tools}))
         return STREAM + event(b'{"jsonrpc":"2.0","id":1e999,"result":{}}') + event(b'{"id":1,"result":{}}') + END
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
-        assert "result" in await peer.ask_modern("tools/list")
+    async with playing(play) as upstream, bridged(upstream.url) as client:
+        assert "result" in await client.ask_modern("tools/list")
         meta = msgspec.json.encode(MODERN)
         call = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"sql","arguments":{"region":1e999}'
-        await peer.write(call + b',"_meta":' + meta + b"}}")
-        assert (await peer.read())["id"] == 1
+        await client.write(call + b',"_meta":' + meta + b"}}")
+        assert (await client.read())["id"] == 1
         assert "mcp-param-region" not in upstream.asked[-1].headers
-        await peer.write(call + b',"_meta":{"io.modelcontextprotocol/protocolVersion":1e999}}}')
-        assert (await peer.read())["id"] == 1
+        await client.write(call + b',"_meta":{"io.modelcontextprotocol/protocolVersion":1e999}}}')
+        assert (await client.read())["id"] == 1
         assert "mcp-protocol-version" not in upstream.asked[-1].headers
-        await peer.write(b'{"jsonrpc":"2.0","id":1e999,"method":"ping"}')
-        assert b'"id":1e999,"error":{"code":-32600' in (await peer.read_line() or b"")
-        await peer.ask("ping", [1], 1)
+        await client.write(b'{"jsonrpc":"2.0","id":1e999,"method":"ping"}')
+        assert b'"id":1e999,"error":{"code":-32600' in (await client.read_line() or b"")
+        await client.ask("ping", [1], 1)
         assert upstream.asked[-1].message["params"] == [1]
 
 
@@ -1180,9 +1180,9 @@ async def test_tools_that_cannot_be_listed_leave_the_refusal_as_it_is():
             return http(lists.pop(0))
         return http(b'{"jsonrpc":"2.0","id":1,"error":{"code":%d,"message":"m"}}' % wire.HEADER_MISMATCH, "400 Bad")
 
-    async with playing(play) as upstream, bridged(upstream.url) as peer:
+    async with playing(play) as upstream, bridged(upstream.url) as client:
         for _ in range(3):
-            assert (await peer.ask_modern("tools/call", {"name": "x"}))["error"]["code"] == wire.HEADER_MISMATCH
+            assert (await client.ask_modern("tools/call", {"name": "x"}))["error"]["code"] == wire.HEADER_MISMATCH
         assert lists == []
 
 
@@ -1204,14 +1204,14 @@ async def test_a_token_that_changes_is_read_again():
         good = asked.headers["authorization"] == "Bearer new-token"
         return http(asked.answers()) if good else http(b"", "401 Unauthorized")
 
-    async with playing(play) as upstream, bridged(upstream.url, token=find, headers=(("X-Key", "k"),)) as peer:
-        answer = await peer.ask_modern("tools/call", {"name": "x"})
+    async with playing(play) as upstream, bridged(upstream.url, token=find, headers=(("X-Key", "k"),)) as client:
+        answer = await client.ask_modern("tools/call", {"name": "x"})
         assert "refuses the access token (file /run/token" in answer["error"]["message"]
         assert "old-token" not in msgspec.json.encode(answer).decode()
         current = "gone"
-        assert "refuses" in (await peer.ask_modern("tools/call", {"name": "x"}))["error"]["message"]
+        assert "refuses" in (await client.ask_modern("tools/call", {"name": "x"}))["error"]["message"]
         current = "new-token"
-        assert "result" in await peer.ask_modern("tools/call", {"name": "x"})
+        assert "result" in await client.ask_modern("tools/call", {"name": "x"})
         assert upstream.asked[-1].headers["x-key"] == "k"
     assert searched == [False, True, True, True]
 
@@ -1228,12 +1228,12 @@ async def test_a_token_refused_for_the_stream_is_read_again():
         good = asked.headers["authorization"] == "Bearer new-token"
         return server(asked) if good else http(b"", "401 Unauthorized")
 
-    async with playing(play) as upstream, bridged(sse_url(upstream), token=find) as peer:
-        refused = await peer.ask("initialize", HELLO, "hello")
+    async with playing(play) as upstream, bridged(sse_url(upstream), token=find) as client:
+        refused = await client.ask("initialize", HELLO, "hello")
         assert "refuses the access token (file /run/token" in refused["error"]["message"]
         current = "new-token"
-        await peer.initialize()
-        assert (await peer.ask("tools/call", {"name": "x"}, 2))["result"]["method"] == "tools/call"
+        await client.initialize()
+        assert (await client.ask("tools/call", {"name": "x"}, 2))["result"]["method"] == "tools/call"
 
 
 # -- SSE, 2024-11-05 ------------------------------------------------------------------------------------------------
@@ -1254,7 +1254,7 @@ class SseServer:
             return self.stream
         if asked.target.startswith("/messages"):
             stream = self.streams.get(asked.target.partition("=")[2])
-            return http(b"", "404 Not Found") if stream is None else lambda peer: self.reply(asked, peer, stream)
+            return http(b"", "404 Not Found") if stream is None else lambda client: self.reply(asked, client, stream)
         return http(b"Cannot POST", "404 Not Found", "text/html")
 
     async def stream(self, stream: trio.abc.Stream) -> None:
@@ -1264,8 +1264,8 @@ class SseServer:
         await stream.send_all(STREAM + event(place, event="endpoint"))
         await trio.sleep_forever()
 
-    async def reply(self, asked: Asked, peer: trio.abc.Stream, stream: trio.abc.Stream) -> None:
-        await peer.send_all(self.accepted)
+    async def reply(self, asked: Asked, client: trio.abc.Stream, stream: trio.abc.Stream) -> None:
+        await client.send_all(self.accepted)
         message = asked.message
         method = message.get("method")
         if "id" not in message or method in self.silent or not self.accepted.startswith(b"HTTP/1.1 202"):
@@ -1289,56 +1289,56 @@ async def test_an_answer_on_the_stream_counts_when_its_request_breaks(hangs_up: 
     server = SseServer()
     reply = server.reply
 
-    async def answer_first(asked: Asked, peer: trio.abc.Stream, stream: trio.abc.Stream) -> None:
+    async def answer_first(asked: Asked, client: trio.abc.Stream, stream: trio.abc.Stream) -> None:
         if asked.message["method"] != "tools/call":
-            return await reply(asked, peer, stream)
+            return await reply(asked, client, stream)
         await stream.send_all(event(asked.answers({"answered": True}), event="message"))
         if hangs_up == "stream":
             await trio.testing.wait_all_tasks_blocked(0.05)
             await server.end(1)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        await peer.aclose()
+        await client.aclose()
 
-    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
+        await client.initialize()
         server.reply = answer_first
-        assert (await peer.ask("tools/call", {"name": "x"}, 2))["result"] == {"answered": True}
+        assert (await client.ask("tools/call", {"name": "x"}, 2))["result"] == {"answered": True}
         await trio.sleep(0.3)
-        assert [message for message in await peer.rest() if "id" in message] == []
+        assert [message for message in await client.rest() if "id" in message] == []
 
 
 @pytest.mark.parametrize("path", ["/sse", "/mcp"])
 async def test_the_older_transport_is_found_out(path: str):
     """By its path, or because POST is refused and GET says where to post; calls and cancellations go there."""
     server = SseServer()
-    async with playing(server) as upstream, bridged(upstream.url.replace("/mcp", path)) as peer:
-        await peer.initialize()
-        answer = await peer.ask("tools/call", {"name": "x"}, 2)
+    async with playing(server) as upstream, bridged(upstream.url.replace("/mcp", path)) as client:
+        await client.initialize()
+        answer = await client.ask("tools/call", {"name": "x"}, 2)
         assert answer["result"] == {"method": "tools/call", "stream": "/messages?session=1"}
         server.silent.add("slow")
-        await peer.send("slow", id=3)
+        await client.send("slow", id=3)
         await upstream.wait_for("slow")
-        await peer.send("notifications/cancelled", {"requestId": 3})
+        await client.send("notifications/cancelled", {"requestId": 3})
         await upstream.wait_for("cancelled")
         await server.streams["1"].send_all(event(b'{"jsonrpc":"2.0","id":77,"result":{}}') + event(b"junk"))
-        assert (await peer.ask("ping", id=4))["id"] == 4
+        assert (await client.ask("ping", id=4))["id"] == 4
         assert server.count == 1
 
 
 async def test_the_older_transport_survives_its_server():
     """The stream ends: calls in flight fail, a new stream is opened, greeted and subscribed, the client hears news."""
     server = SseServer()
-    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.initialize()
-        await peer.ask("resources/subscribe", {"uri": "chora://a"}, 2)
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
+        await client.initialize()
+        await client.ask("resources/subscribe", {"uri": "chora://a"}, 2)
         server.silent.add("tools/call")
-        await peer.send("tools/call", {"name": "x"}, 3)
+        await client.send("tools/call", {"name": "x"}, 3)
         await upstream.wait_for("tools/call")
         await server.end(1)
-        assert "may have been carried out" in (await peer.read())["error"]["message"]
-        assert (await peer.read())["method"] == "notifications/tools/list_changed"
-        assert (await peer.read())["params"] == {"uri": "chora://a"}
-        assert (await peer.ask("ping", id=4))["result"]["stream"] == "/messages?session=2"
+        assert "may have been carried out" in (await client.read())["error"]["message"]
+        assert (await client.read())["method"] == "notifications/tools/list_changed"
+        assert (await client.read())["params"] == {"uri": "chora://a"}
+        assert (await client.ask("ping", id=4))["result"]["stream"] == "/messages?session=2"
         assert upstream.methods().count("POST initialize") == 2
         assert upstream.methods().count("POST resources/subscribe") == 2
 
@@ -1346,55 +1346,55 @@ async def test_the_older_transport_survives_its_server():
 async def test_a_session_that_the_older_transport_has_lost_is_opened_anew():
     """POST says 404 although the stream is open: the call is made on a new one."""
     server = SseServer()
-    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
+        await client.initialize()
         await upstream.wait_for("initialized")
         server.streams.clear()
-        await peer.send("tools/call", {"name": "x"}, 3)
-        assert (await peer.read())["method"] == "notifications/tools/list_changed"
-        assert (await peer.read())["result"]["stream"] == "/messages?session=2"
-        await peer.initialize()
+        await client.send("tools/call", {"name": "x"}, 3)
+        assert (await client.read())["method"] == "notifications/tools/list_changed"
+        assert (await client.read())["result"]["stream"] == "/messages?session=2"
+        await client.initialize()
         assert server.count == 3, "a new handshake has a new stream"
 
 
 async def test_a_modern_subscription_works_over_the_older_transport():
-    """Its stream is everybody's; when it ends the subscription is asked for again."""
+    """All calls share its stream; when it ends the subscription is asked for again."""
     server = SseServer()
     server.silent.add("subscriptions/listen")
     mark = {wire.SUBSCRIPTION_KEY: 5}
-    wishes = {"promptsListChanged": True}
-    begun = wire.notification("notifications/subscriptions/acknowledged", {"notifications": wishes, "_meta": mark})
-    stray = wire.notification("notifications/subscriptions/acknowledged", {"notifications": wishes})
-    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.send("subscriptions/listen", {"notifications": wishes, "_meta": MODERN}, 5)
+    filters = {"promptsListChanged": True}
+    begun = wire.notification("notifications/subscriptions/acknowledged", {"notifications": filters, "_meta": mark})
+    stray = wire.notification("notifications/subscriptions/acknowledged", {"notifications": filters})
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
+        await client.send("subscriptions/listen", {"notifications": filters, "_meta": MODERN}, 5)
         await upstream.wait_for("listen")
         await server.streams["1"].send_all(event(begun) + event(stray))
-        assert [await peer.read_line() for _ in range(2)] == [begun, stray]
+        assert [await client.read_line() for _ in range(2)] == [begun, stray]
         await server.end(1)
         await upstream.wait_for("listen", 2)
         await server.streams["2"].send_all(event(begun))
-        assert await peer.read() == msgspec.json.decode(
+        assert await client.read() == msgspec.json.decode(
             wire.notification("notifications/prompts/list_changed", {"_meta": mark})
         )
 
 
-async def test_the_older_transport_with_nobody_to_post_to(monkeypatch: pytest.MonkeyPatch):
+async def test_the_older_transport_without_an_endpoint_to_post_to(monkeypatch: pytest.MonkeyPatch):
     """The stream is open and its server takes no more connections: the call waits for another stream, in vain."""
     monkeypatch.setattr(sse, "NOTIFICATION_TIMEOUT", 0.5)
     server, port = SseServer(), await free_port()
     upstream = FakeUpstream(server)
-    async with bridged(f"http://127.0.0.1:{port}/sse", retry_time=0.2) as peer, trio.open_nursery() as handlers:
+    async with bridged(f"http://127.0.0.1:{port}/sse", retry_time=0.2) as client, trio.open_nursery() as handlers:
         async with trio.open_nursery() as listening:
             serve = partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1", handler_nursery=handlers)
             await listening.start(serve)
             server.accepted = http(b"Accepted", "202 Accepted", "text/plain", connection="close")
-            await peer.initialize()
+            await client.initialize()
             await upstream.wait_for("initialized")
             listening.cancel_scope.cancel()
-        answer = await peer.ask("tools/call", {"name": "x"}, 3)
+        answer = await client.ask("tools/call", {"name": "x"}, 3)
         assert "can't be reached" in answer["error"]["message"]
         assert answer["error"]["data"] == {"mayHaveBeenCarriedOut": False}
-        await peer.send("notifications/roots/list_changed")
+        await client.send("notifications/roots/list_changed")
         handlers.cancel_scope.cancel()
 
 
@@ -1402,25 +1402,25 @@ async def test_an_event_too_long_ends_the_stream_of_the_older_transport():
     """Whoever waits is told why; the next call has a new stream."""
     server = SseServer()
     server.silent.add("tools/call")
-    async with playing(server) as upstream, bridged(sse_url(upstream), answer_limit=2000) as peer:
-        await peer.initialize()
-        await peer.send("tools/call", {"name": "x"}, 3)
+    async with playing(server) as upstream, bridged(sse_url(upstream), answer_limit=2000) as client:
+        await client.initialize()
+        await client.send("tools/call", {"name": "x"}, 3)
         await upstream.wait_for("tools/call")
         await server.streams["1"].send_all(event(b"x" * 5000))
-        assert "larger than" in (await peer.read())["error"]["message"]
-        await peer.send("ping", id=4)
-        assert {(await peer.read()).get("id") for _ in range(2)} == {None, 4}
+        assert "larger than" in (await client.read())["error"]["message"]
+        await client.send("ping", id=4)
+        assert {(await client.read()).get("id") for _ in range(2)} == {None, 4}
 
 
 async def test_a_handshake_of_the_older_transport_without_a_revision_fails():
     """Its answer can't be understood, so nothing is remembered of it."""
     server = SseServer()
     server.silent.add("initialize")
-    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.send("initialize", HELLO, 0)
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
+        await client.send("initialize", HELLO, 0)
         await upstream.wait_for("initialize")
         await server.streams["1"].send_all(event(b'{"jsonrpc":"2.0","id":0,"result":{}}'))
-        assert "names no revision" in (await peer.read())["error"]["message"]
+        assert "names no revision" in (await client.read())["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -1436,8 +1436,8 @@ async def test_a_handshake_of_the_older_transport_without_a_revision_fails():
 @requirement("connect.origin")
 async def test_messages_are_posted_to_the_same_server_only(endpoint: str, said: str):
     """An endpoint elsewhere would be given the token."""
-    async with playing(SseServer(endpoint)) as upstream, bridged(sse_url(upstream)) as peer:
-        answer = await peer.ask("initialize", HELLO)
+    async with playing(SseServer(endpoint)) as upstream, bridged(sse_url(upstream)) as client:
+        answer = await client.ask("initialize", HELLO)
         assert said in answer["error"]["message"] if said else "result" in answer
 
 
@@ -1455,25 +1455,25 @@ async def test_messages_are_posted_to_the_same_server_only(endpoint: str, said: 
 )
 async def test_a_stream_that_is_none_is_refused(stream: bytes, said: str):
     """Whoever insists on the older transport is told what is wrong with it."""
-    async with playing(lambda _: stream) as upstream, bridged(sse_url(upstream), transport="sse") as peer:
-        answer = await peer.ask("initialize", HELLO)
+    async with playing(lambda _: stream) as upstream, bridged(sse_url(upstream), transport="sse") as client:
+        answer = await client.ask("initialize", HELLO)
         assert said in answer["error"]["message"], answer
 
 
 async def test_refusals_of_the_older_transport_reach_the_client():
     """As JSON-RPC errors of the server's, or in the bridge's words; what has no answer leaves a line in the log."""
     server = SseServer()
-    async with playing(server) as upstream, bridged(sse_url(upstream)) as peer:
-        await peer.initialize()
+    async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
+        await client.initialize()
         await upstream.wait_for("initialized")
         server.accepted = http(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no"}}', "400 Bad")
-        assert (await peer.ask("ping", id=2))["error"]["message"] == "no"
+        assert (await client.ask("ping", id=2))["error"]["message"] == "no"
         server.accepted = http(b"", "403 Forbidden")
-        assert "forbids" in (await peer.ask("ping", id=3))["error"]["message"]
-        await peer.send("notifications/roots/list_changed")
+        assert "forbids" in (await client.ask("ping", id=3))["error"]["message"]
+        await client.send("notifications/roots/list_changed")
         await upstream.wait_for("roots")
         server.accepted = http(b"", "202 Accepted")
-        assert "result" in await peer.ask("ping", id=4)
+        assert "result" in await client.ask("ping", id=4)
 
 
 async def test_a_path_may_lie():
@@ -1482,8 +1482,8 @@ async def test_a_path_may_lie():
     def play(asked: Asked) -> Answer:
         return http(b"", "405 Method Not Allowed") if asked.method == "GET" else http(asked.answers())
 
-    async with playing(play) as upstream, bridged(sse_url(upstream)) as peer:
-        assert "result" in await peer.ask_modern("tools/list")
+    async with playing(play) as upstream, bridged(sse_url(upstream)) as client:
+        assert "result" in await client.ask_modern("tools/list")
 
 
 # -- the end ------------------------------------------------------------------------------------------------------
@@ -1500,13 +1500,13 @@ async def test_the_end_of_the_input_leaves_calls_a_grace():
 
         return soon if asked.message["params"].get("name") == "soon" else _forever
 
-    async with playing(play) as upstream, bridged(upstream.url, grace=0.5) as peer:
-        await peer.send("subscriptions/listen", {"notifications": {}, "_meta": MODERN}, 1)
-        await peer.send("tools/call", {"name": "soon", "_meta": MODERN}, 2)
-        await peer.send("tools/call", {"name": "never", "_meta": MODERN}, 3)
+    async with playing(play) as upstream, bridged(upstream.url, grace=0.5) as client:
+        await client.send("subscriptions/listen", {"notifications": {}, "_meta": MODERN}, 1)
+        await client.send("tools/call", {"name": "soon", "_meta": MODERN}, 2)
+        await client.send("tools/call", {"name": "never", "_meta": MODERN}, 3)
         await upstream.wait_for("POST", 3)
         release.set()
-        assert [answer["id"] for answer in await peer.rest()] == [2]
+        assert [answer["id"] for answer in await client.rest()] == [2]
 
 
 async def test_a_client_that_is_gone_ends_the_bridge():
@@ -1521,7 +1521,7 @@ async def test_a_client_that_is_gone_ends_the_bridge():
             async with PolledPipe(to_bridge) as sink, trio.open_nursery() as nursery:
                 nursery.start_soon(bridge.run_bridge, options, Pipes(incoming, outgoing))
                 async with PolledPipe(from_bridge) as source:
-                    await Peer(sink, source).initialize()
+                    await BridgeClient(sink, source).initialize()
                     await _until(lambda: len(server.streaming) == 1)
                 await server.streaming[0].send_all(event(note) * 3)
         assert upstream.methods()[-1] == "DELETE"

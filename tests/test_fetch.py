@@ -144,7 +144,7 @@ async def test_a_connection_is_kept_as_long_as_the_server_wants(head: bytes, con
     ],
 )
 async def test_a_connection_whose_server_may_see_it_otherwise_is_not_kept(answer: bytes):
-    """An old server closes it; where two lengths are told, the next answer may begin elsewhere for somebody."""
+    """An old server closes it; with two lengths, a proxy may take another point for the start of the next response."""
     with trio.fail_after(PATIENCE):
         async with playing(lambda _: answer) as upstream, pool(upstream.url) as there:
             for _ in range(2):
@@ -164,7 +164,7 @@ async def test_what_follows_an_answer_is_not_the_next_one():
             assert upstream.connections == 2
 
 
-async def test_a_kept_connection_that_ends_without_a_word_is_told_apart():
+async def test_a_pooled_connection_that_ends_is_an_error_of_its_own():
     """Whoever asked may ask again where that does no harm; on a new connection it is just broken."""
     answers: list[Answer] = [http(b"1"), None, None]
     with trio.fail_after(PATIENCE):
@@ -344,7 +344,7 @@ async def test_no_header_can_smuggle_another():
         assert upstream.asked == []
 
 
-async def test_nobody_there_is_known_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch):
+async def test_an_unreachable_server_is_known_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch):
     """Refused, unknown, or silent: nothing was carried out."""
     monkeypatch.setattr(fetch, "CONNECT_TIMEOUT", 0.2)
     with trio.fail_after(PATIENCE):
@@ -381,7 +381,7 @@ async def test_tls_is_believed_by_the_names_it_bears(hello: Project, serve: Serv
                 await ConnectionPool(parse_address(url).origin, trust=given).request("GET", "/health")
 
 
-async def test_a_server_without_tls_is_told_apart():
+async def test_a_server_without_tls_is_an_error_of_its_own():
     """https to a server of http."""
 
     async def babble(stream: trio.abc.Stream) -> None:

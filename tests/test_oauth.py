@@ -97,7 +97,7 @@ async def authority() -> AsyncGenerator[Authority]:
         yield here
 
 
-async def test_a_token_of_the_issuer_comes_in(authority: Authority):
+async def test_a_token_of_the_issuer_is_accepted(authority: Authority):
     """As its subject, with the greatest of our scopes that it has; the keys are fetched once."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
@@ -145,7 +145,7 @@ async def test_other_signatures_of_the_issuer_are_believed(authority: Authority,
         {"sub": 7},
     ],
 )
-async def test_a_token_for_somebody_else_stays_outside(authority: Authority, claims: dict[str, Any]):
+async def test_a_token_for_another_resource_is_refused(authority: Authority, claims: dict[str, Any]):
     """Meant for another server, by another issuer, for another time, or saying none of these."""
     with trio.fail_after(PATIENCE), pytest.raises(Unauthorized) as caught:
         await Issuer(authority.settings()).identify(authority.token(**claims))
@@ -153,7 +153,7 @@ async def test_a_token_for_somebody_else_stays_outside(authority: Authority, cla
 
 
 @requirement("server.oauth")
-async def test_a_signature_that_anybody_could_make_is_none(authority: Authority):
+async def test_a_signature_that_anyone_could_make_is_refused(authority: Authority):
     """No signature, a secret that is our own public key, another key under the right name, a changed claim."""
     issuer = Issuer(authority.settings())
     good = authority.token()
@@ -212,7 +212,7 @@ async def test_a_token_without_our_scopes_is_refused_by_name(authority: Authorit
 
 
 async def test_a_secret_among_the_public_keys_signs_nothing(authority: Authority):
-    """Everybody can read it there, so everybody could sign with it."""
+    """The key is public, so anyone could sign with it."""
     secret = b"shared between two and shown to all"
     shown = {"kty": "oct", "k": base64.urlsafe_b64encode(secret).rstrip(b"=").decode(), "kid": "shared"}
     authority.documents["/keys"]["keys"].append(shown)
@@ -371,7 +371,7 @@ async def test_a_token_that_names_no_key_is_checked_with_the_only_one(authority:
         {"/keys": b'{"keys": "' + b"x" * oauth.KEYS_LIMIT + b'"}'},
     ],
 )
-async def test_an_issuer_that_shows_no_keys_lets_nobody_in(
+async def test_without_the_issuers_keys_no_token_is_accepted(
     authority: Authority, documents: dict[str, Any], caplog: pytest.LogCaptureFixture
 ):
     """The operator learns why from the log; the next asking may go well again."""
@@ -443,8 +443,8 @@ def test_settings_that_could_be_forged_are_refused(settings: dict[str, Any], sai
         Issuer(OauthSettings(**{"resource": RESOURCE, **settings}))
 
 
-async def test_the_door_tells_who_issues_its_tokens(authority: Authority, http_client: OpenHttpClient):
-    """RFC 9728: the refusal says where to ask, and the answer there names the issuer; then a token opens the door."""
+async def test_the_server_publishes_the_issuer_of_its_tokens(authority: Authority, http_client: OpenHttpClient):
+    """RFC 9728: the refusal says where to ask, and the answer there names the issuer; then a token is accepted."""
     async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:
         refused = await client.ask_modern("tools/list")
         assert refused.status_code == 401

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora import __version__, resources, settings
+from chora import __version__, settings
 from chora.engine.engine import Engine, open_engine
 from chora.errors import (
     ChoraError,
@@ -27,7 +27,7 @@ from chora.hashing import sha256
 from chora.metrics import Metrics
 from chora.model import KINDS
 from chora.protocol.types import ResourceStat
-from chora.resources import FAMILIES, PAGE_SIZE, ProjectResources
+from chora.resources import FAMILIES, PAGE_SIZE, ProjectResources, _matching_families  # pyright: ignore[reportPrivateUsage]
 from chora.store import Version
 from chora.store.records import Job
 from chora.tools import TOOLS
@@ -36,13 +36,13 @@ from tests.documents import collection
 
 
 @pytest.fixture
-async def shelf(engine: Engine) -> ProjectResources:
+async def resources(engine: Engine) -> ProjectResources:
     return ProjectResources(engine, TOOLS, Metrics(), ("2024-11-05", "2026-07-28"))
 
 
-def read(shelf: ProjectResources, uri: str) -> Any:
+def read(resources: ProjectResources, uri: str) -> Any:
     """A resource's JSON."""
-    contents = shelf.read_resource(uri)
+    contents = resources.read_resource(uri)
     assert contents.mime_type == "application/json"
     return json.loads(contents.text)
 
@@ -59,165 +59,167 @@ def stored(body: str, content_id: str = "note") -> Version:
     )
 
 
-def uris(shelf: ProjectResources) -> list[str]:
-    return [each.uri for each in shelf.list_resources().resources]
+def uris(resources: ProjectResources) -> list[str]:
+    return [each.uri for each in resources.list_resources().resources]
 
 
 # -- families ---------------------------------------------------------------------------------------------------
 
 
 @requirement("resources.config", "resources.namespaced")
-async def test_configs_are_read_as_they_are_written(shelf: ProjectResources, project: Project):
+async def test_configs_are_read_as_they_are_written(resources: ProjectResources, project: Project):
     """All three kinds, with keys that chora doesn't know, and from YAML as JSON too."""
     project.save({**text("note", "Closed."), "x-mine": 1}, artifact("sheet", [child("note")]))
     project.write("configs/collection/pack.yaml", json.dumps(collection(id="pack")))
-    assert read(shelf, "config://content/note")["x-mine"] == 1
-    assert read(shelf, "config://artifact/sheet")["content"]["children"][0]["id"] == "note"
-    assert read(shelf, "config://collection/pack")["name"] == "Season pack"
+    assert read(resources, "config://content/note")["x-mine"] == 1
+    assert read(resources, "config://artifact/sheet")["content"]["children"][0]["id"] == "note"
+    assert read(resources, "config://collection/pack")["name"] == "Season pack"
     with pytest.raises(ConfigNotFound) as caught:
-        shelf.read_resource("config://content/nots")
+        resources.read_resource("config://content/nots")
     assert "note" in str(caught.value.hint)
 
 
 @requirement("resources.schema")
 @pytest.mark.parametrize("kind", KINDS)
-async def test_schemas_are_read_by_kind(shelf: ProjectResources, kind: str):
+async def test_schemas_are_read_by_kind(resources: ProjectResources, kind: str):
     """What an author needs to write a config."""
-    assert kind in read(shelf, f"schema://{kind}")["title"]
-    assert shelf.read_resource(f"schema://{kind}").fixed
+    assert kind in read(resources, f"schema://{kind}")["title"]
+    assert resources.read_resource(f"schema://{kind}").fixed
     with pytest.raises(ResourceNotFound):
-        shelf.read_resource("schema://novel")
+        resources.read_resource("schema://novel")
 
 
 @requirement("resources.content")
-async def test_texts_are_read_by_content_and_by_version(shelf: ProjectResources, engine: Engine):
+async def test_texts_are_read_by_content_and_by_version(resources: ProjectResources, engine: Engine):
     """The newest without a version, each by its own, and a list of them; old spellings mean the same."""
     first = await engine.store.add_version(stored("one"))
     second = await engine.store.add_version(stored("zwei ü"))
     for spelling in ("content://note", "content://generated/note", "choracompose://content/note", "CONTENT://note/"):
-        assert shelf.read_resource(spelling).text == "zwei ü"
+        assert resources.read_resource(spelling).text == "zwei ü"
     for spelling in ("content://note/{}", "content://note/v/{}", "content://generated/note/v/{}"):
-        assert shelf.read_resource(spelling.format(first.version_id)).text == "one"
+        assert resources.read_resource(spelling.format(first.version_id)).text == "one"
     for spelling in ("content://note/versions", "content://generated/note/versions"):
-        listed = read(shelf, spelling)
+        listed = read(resources, spelling)
         assert listed["total_versions"] == 2
         assert [each["version"] for each in listed["versions"]] == [first.version_id, second.version_id]
         assert [each["is_latest"] for each in listed["versions"]] == [False, True]
         assert listed["versions"][1]["size_bytes"] == 7
     with pytest.raises(ContentNotFound):
-        shelf.read_resource("content://nobody")
+        resources.read_resource("content://nobody")
     with pytest.raises(ContentNotFound):
-        shelf.read_resource("content://nobody/versions")
+        resources.read_resource("content://nobody/versions")
     with pytest.raises(ContentNotFound) as caught:
-        shelf.read_resource("content://note/20200101T000000000Z-0000")
+        resources.read_resource("content://note/20200101T000000000Z-0000")
     assert "content://note/versions" in str(caught.value.hint)
 
 
-async def test_a_content_may_be_called_like_an_old_spelling(shelf: ProjectResources, engine: Engine):
+async def test_a_content_may_be_called_like_an_old_spelling(resources: ProjectResources, engine: Engine):
     """`generated` is a fine id: what exists under today's spelling wins over the old one's meaning."""
     version = await engine.store.add_version(stored("mine", "generated"))
     await engine.store.add_version(stored("other", "note"))
-    assert shelf.read_resource(f"content://generated/{version.version_id}").text == "mine"
-    assert shelf.read_resource("content://generated").text == "mine"
-    assert shelf.read_resource("content://generated/note").text == "other"
+    assert resources.read_resource(f"content://generated/{version.version_id}").text == "mine"
+    assert resources.read_resource("content://generated").text == "mine"
+    assert resources.read_resource("content://generated/note").text == "other"
 
 
-async def test_a_deleted_text_is_listed_and_not_read(shelf: ProjectResources, engine: Engine):
+async def test_a_deleted_text_is_listed_and_not_read(resources: ProjectResources, engine: Engine):
     """Its metadata may be kept, its words are gone."""
     gone = await engine.store.add_version(stored("gone"))
     await engine.store.delete_versions([gone.version_id], keep_metadata=True)
     with pytest.raises(ContentNotFound):
-        shelf.read_resource(f"content://note/{gone.version_id}")
+        resources.read_resource(f"content://note/{gone.version_id}")
     with pytest.raises(ContentNotFound):
-        shelf.read_resource("content://note")
-    (only,) = read(shelf, "content://note/versions")["versions"]
+        resources.read_resource("content://note")
+    (only,) = read(resources, "content://note/versions")["versions"]
     assert (only["deleted"], only["is_latest"], only["size_bytes"]) == (True, False, 0)
-    listed = {each.uri: each for each in shelf.list_resources().resources}
+    listed = {each.uri: each for each in resources.list_resources().resources}
     if known := listed.get("content://note"):
         assert known.stat is not None
         assert known.stat().size is None
 
 
-async def test_a_text_beyond_ten_megabytes_is_refused(shelf: ProjectResources, engine: Engine):
+async def test_a_text_beyond_ten_megabytes_is_refused(resources: ProjectResources, engine: Engine):
     """A client would choke on it; the error says how much is allowed."""
     await engine.store.add_version(stored("ü" * (SOURCE_LIMIT // 2) + "x"))
     with pytest.raises(LimitExceeded) as caught:
-        shelf.read_resource("content://note")
+        resources.read_resource("content://note")
     assert caught.value.details["bytes"] == SOURCE_LIMIT
     assert caught.value.hint
 
 
 @requirement("resources.generator")
 @pytest.mark.parametrize("generator", GENERATORS, ids=lambda module: module.NAME)
-async def test_generators_are_described(shelf: ProjectResources, generator: Any):
+async def test_generators_are_described(resources: ProjectResources, generator: Any):
     """Each by its name, from what its module says of itself."""
-    shown = read(shelf, f"generator://{generator.NAME}")
+    shown = read(resources, f"generator://{generator.NAME}")
     assert shown["version"] == generator.VERSION
     assert shown["capabilities"] == list(generator.CAPABILITIES)
     assert shown["module"] == generator.__name__
 
 
-async def test_generators_are_listed_as_they_used_to_be(shelf: ProjectResources):
+async def test_generators_are_listed_as_they_used_to_be(resources: ProjectResources):
     """`list`, `builtin` and `plugins` were how chora-compose listed them."""
     for name in ("list", "builtin"):
-        assert read(shelf, f"generator://{name}")["total_count"] == len(GENERATORS)
-    assert read(shelf, "generator://plugins")["generators"] == []
+        assert read(resources, f"generator://{name}")["total_count"] == len(GENERATORS)
+    assert read(resources, "generator://plugins")["generators"] == []
     with pytest.raises(GeneratorNotFound):
-        shelf.read_resource("generator://magic")
+        resources.read_resource("generator://magic")
 
 
-async def test_templates_are_read_by_their_encoded_name(shelf: ProjectResources, project: Project):
+async def test_templates_are_read_by_their_encoded_name(resources: ProjectResources, project: Project):
     """Slashes are percent-encoded, and decoded once."""
     project.write("configs/templates/parts/head 100%.j2", "# {{ title }}")
-    assert "template://parts%2Fhead%20100%25.j2" in uris(shelf)
-    assert shelf.read_resource("template://parts%2Fhead%20100%25.j2").text == "# {{ title }}"
-    assert shelf.read_resource("choracompose://template/parts%2Fhead%20100%25.j2").text == "# {{ title }}"
+    assert "template://parts%2Fhead%20100%25.j2" in uris(resources)
+    assert resources.read_resource("template://parts%2Fhead%20100%25.j2").text == "# {{ title }}"
+    assert resources.read_resource("choracompose://template/parts%2Fhead%20100%25.j2").text == "# {{ title }}"
     for uri in ("template://parts%252Fhead%20100%25.j2", "template://parts/head%20100%25.j2", "template://x.j2"):
         with pytest.raises(ResourceNotFound):
-            shelf.read_resource(uri)
+            resources.read_resource(uri)
 
 
 @pytest.mark.parametrize("name", ["..%2F..%2Fchora.toml", "chora.toml", ".env", "%2Fetc%2Fpasswd", "..", "", "a%00b"])
-async def test_nothing_but_templates_is_read_as_one(shelf: ProjectResources, project: Project, name: str):
+async def test_nothing_but_templates_is_read_as_one(resources: ProjectResources, project: Project, name: str):
     """A template may stand anywhere in the project; by URI only those in the template folders are shown."""
     project.write(".env", "KEY=1")
     project.write("configs/templates/a.j2", "a")
     with pytest.raises(ResourceNotFound):
-        shelf.read_resource(f"template://{name}")
+        resources.read_resource(f"template://{name}")
 
 
-async def test_a_template_that_is_no_text_is_refused(shelf: ProjectResources, project: Project):
+async def test_a_template_that_is_no_text_is_refused(resources: ProjectResources, project: Project):
     """With what to do about it."""
     project.write("templates/logo.png", b"\x89PNG\xff")
     with pytest.raises(InvalidInput) as caught:
-        shelf.read_resource("template://logo.png")
+        resources.read_resource("template://logo.png")
     assert "UTF-8" in caught.value.message
 
 
 @requirement("resources.manifest")
 @pytest.mark.parametrize("base", ["outputs/pack", "outputs/{{ collection_id }}", "outputs/{{collection_id}}"])
-async def test_a_manifest_is_read_where_its_collection_puts_it(shelf: ProjectResources, project: Project, base: str):
+async def test_a_manifest_is_read_where_its_collection_puts_it(
+    resources: ProjectResources, project: Project, base: str
+):
     """Listed once it is there."""
     project.save(collection(id="pack", output={"base_path": base}))
     with pytest.raises(ManifestNotFound) as caught:
-        shelf.read_resource("manifest://pack")
+        resources.read_resource("manifest://pack")
     assert "generate_collection" in str(caught.value.hint)
-    assert "manifest://pack" not in uris(shelf)
+    assert "manifest://pack" not in uris(resources)
     project.write("outputs/pack/manifest.json", '{"collection_id": "pack"}')
-    assert read(shelf, "manifest://pack") == {"collection_id": "pack"}
-    assert "manifest://pack" in uris(shelf)
+    assert read(resources, "manifest://pack") == {"collection_id": "pack"}
+    assert "manifest://pack" in uris(resources)
 
 
 @pytest.mark.parametrize("base", ["outputs/{{ day }}", "outputs/{% if x %}a{% endif %}", "../elsewhere"])
-async def test_a_manifest_whose_place_is_nowhere_is_not_there(shelf: ProjectResources, project: Project, base: str):
+async def test_a_manifest_whose_place_is_nowhere_is_not_there(resources: ProjectResources, project: Project, base: str):
     """A place that depends on a build's context, or lies outside the project, breaks no list."""
     project.save(collection(id="pack", output={"base_path": base}))
-    assert "manifest://pack" not in uris(shelf)
+    assert "manifest://pack" not in uris(resources)
     with pytest.raises(ChoraError):
-        shelf.read_resource("manifest://pack")
+        resources.read_resource("manifest://pack")
 
 
-async def test_jobs_are_read_without_their_secrets(shelf: ProjectResources, engine: Engine):
+async def test_jobs_are_read_without_their_secrets(resources: ProjectResources, engine: Engine):
     """State, progress and result; values under keys that name secrets are hidden."""
     await engine.store.save_job(
         Job(
@@ -233,28 +235,28 @@ async def test_jobs_are_read_without_their_secrets(shelf: ProjectResources, engi
             result='{"success": true}',
         )
     )
-    shown = read(shelf, "job://job-1")
+    shown = read(resources, "job://job-1")
     assert shown["arguments"] == {"context": {"api_key": "***", "monkey": "Ada"}}
     assert shown["result"] == {"success": True}
-    (listed,) = [each for each in shelf.list_resources().resources if each.uri == "job://job-1"]
+    (listed,) = [each for each in resources.list_resources().resources if each.uri == "job://job-1"]
     assert listed.stat is not None
     assert listed.stat().modified == "2026-11-22T10:16:30.123Z"
     with pytest.raises(JobNotFound):
-        shelf.read_resource("job://job-2")
+        resources.read_resource("job://job-2")
 
 
 # -- capabilities -----------------------------------------------------------------------------------------------
 
 
 @requirement("resources.capabilities.server")
-async def test_the_servers_capabilities_are_its_own(shelf: ProjectResources, engine: Engine):
+async def test_the_servers_capabilities_are_its_own(resources: ProjectResources, engine: Engine):
     """Version, limits and counts are those of the code and the settings."""
-    shown = read(shelf, "capabilities://server")
+    shown = read(resources, "capabilities://server")
     assert shown["version"] == __version__
     assert shown["mcp_version"] == "2026-07-28"
     assert shown["tool_count"] == len(TOOLS)
     assert shown["generator_count"] == len(GENERATORS)
-    assert shown["resource_count"] == len(shelf.list_resources().resources)
+    assert shown["resource_count"] == len(resources.list_resources().resources)
     assert shown["limits"]["max_content_size_bytes"] == SOURCE_LIMIT
     assert shown["limits"]["max_artifact_components"] == 100
     assert shown["limits"]["ephemeral_retention_days"] == engine.settings.storage.retention_days
@@ -269,9 +271,9 @@ async def test_the_servers_capabilities_are_its_own(shelf: ProjectResources, eng
 
 
 @requirement("resources.capabilities.tools")
-async def test_the_tools_capabilities_are_the_shelf(shelf: ProjectResources):
+async def test_the_tools_capabilities_are_the_shelf(resources: ProjectResources):
     """Every tool in its category, with both schemas, and the time calls took."""
-    shown = read(shelf, "capabilities://tools")
+    shown = read(resources, "capabilities://tools")
     assert shown["metadata"]["total_count"] == len(TOOLS)
     by_name = {tool["name"]: tool for tools in shown["tools_by_category"].values() for tool in tools}
     assert set(by_name) == set(TOOLS)
@@ -284,34 +286,34 @@ async def test_the_tools_capabilities_are_the_shelf(shelf: ProjectResources):
     codes = [error["code"] for error in by_name["generate_content"]["common_errors"]]
     assert codes == ["invalid_input", "config_not_found", "invalid_context"]
     assert by_name["generate_content"]["performance"]["typical_ms"] is None
-    shelf.metrics.call_seconds.observe(0.010, "generate_content")
-    shelf.metrics.call_seconds.observe(0.030, "generate_content")
-    again = read(shelf, "capabilities://tools")["tools_by_category"]["Core generation"]
+    resources.metrics.call_seconds.observe(0.010, "generate_content")
+    resources.metrics.call_seconds.observe(0.030, "generate_content")
+    again = read(resources, "capabilities://tools")["tools_by_category"]["Core generation"]
     assert {tool["name"]: tool for tool in again}["generate_content"]["performance"]["typical_ms"] == 20.0
 
 
 @requirement("resources.capabilities.resources")
-async def test_the_resources_capabilities_are_the_families(shelf: ProjectResources, project: Project):
+async def test_the_resources_capabilities_are_the_families(resources: ProjectResources, project: Project):
     """Patterns, parameters and examples that really exist."""
     project.save(text("note", "Closed."))
-    shown = read(shelf, "capabilities://resources")["resources"]
+    shown = read(resources, "capabilities://resources")["resources"]
     assert set(shown) == {family.scheme for family in FAMILIES}
     assert "content://{content_id}/{version_id}" in shown["content"]["patterns"]
     assert "content_id" in shown["config"]["parameters"]
     for scheme in shown.values():
         for example in scheme["examples"]:
-            shelf.read_resource(example)
+            resources.read_resource(example)
 
 
 @requirement("resources.capabilities.generators")
-async def test_the_generators_capabilities_are_theirs(shelf: ProjectResources):
+async def test_the_generators_capabilities_are_theirs(resources: ProjectResources):
     """How one is chosen, and which there are."""
-    shown = read(shelf, "capabilities://generators")
+    shown = read(resources, "capabilities://generators")
     assert list(shown["generators"]) == [generator.NAME for generator in GENERATORS]
     assert shown["metadata"]["generator_count"] == len(GENERATORS)
     assert shown["selection_strategy"]["fallback"] == "demonstration"
     with pytest.raises(ResourceNotFound):
-        shelf.read_resource("capabilities://magic")
+        resources.read_resource("capabilities://magic")
 
 
 # -- URIs -------------------------------------------------------------------------------------------------------
@@ -321,61 +323,61 @@ async def test_the_generators_capabilities_are_theirs(shelf: ProjectResources):
 @pytest.mark.parametrize(
     "uri", ["", "x", "nope://x", "content:note", "config://content/a/b/c", "choracompose://", "://"]
 )
-async def test_what_is_no_resource_is_not_found(shelf: ProjectResources, uri: str):
+async def test_what_is_no_resource_is_not_found(resources: ProjectResources, uri: str):
     """With where to look."""
     with pytest.raises(ResourceNotFound) as caught:
-        shelf.read_resource(uri)
+        resources.read_resource(uri)
     assert "resources/list" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("part", ["..", "a%2Fb", "a%5Cb", "%00", "%0A", "%20", "%FF", "a" * 256])
-async def test_an_id_in_a_uri_is_held_to_what_ids_are(shelf: ProjectResources, part: str):
+async def test_an_id_in_a_uri_is_held_to_what_ids_are(resources: ProjectResources, part: str):
     """Decoded once, then checked: no path comes in as an id."""
     with pytest.raises(InvalidConfigId):
-        shelf.read_resource(f"config://content/{part}")
+        resources.read_resource(f"config://content/{part}")
     with pytest.raises(InvalidConfigId):
-        shelf.read_resource(f"content://note/{part}")
+        resources.read_resource(f"content://note/{part}")
 
 
 @given(st.text(max_size=60), st.sampled_from([family.scheme for family in FAMILIES]))
 def test_no_uri_breaks_the_parser(rest: str, scheme: str):
     """Whatever stands in it, it fits a family or none, or is refused as an error that callers can act on."""
     try:
-        for family, arguments in resources._matching_families(f"{scheme}://{rest}"):
+        for family, arguments in _matching_families(f"{scheme}://{rest}"):
             assert set(arguments) == set(family.parameters)
     except InvalidConfigId:
         pass
 
 
-async def test_changes_are_told_under_one_spelling(shelf: ProjectResources, engine: Engine):
+async def test_changes_are_published_under_one_spelling(resources: ProjectResources, engine: Engine):
     """However a client spells a resource, and whether it exists or not."""
     await engine.store.add_version(stored("one"))
-    assert shelf.canonical_uri("choracompose://config/content/note") == "config://content/note"
-    assert shelf.canonical_uri("content://generated/note") == "content://note"
-    assert shelf.canonical_uri("content://generated/nobody") == "content://generated/nobody"
-    assert shelf.canonical_uri("template://a%2Fb.j2") == "template://a%2Fb.j2"
-    assert shelf.canonical_uri("config://content/%6Eote") == "config://content/note"
+    assert resources.canonical_uri("choracompose://config/content/note") == "config://content/note"
+    assert resources.canonical_uri("content://generated/note") == "content://note"
+    assert resources.canonical_uri("content://generated/nobody") == "content://generated/nobody"
+    assert resources.canonical_uri("template://a%2Fb.j2") == "template://a%2Fb.j2"
+    assert resources.canonical_uri("config://content/%6Eote") == "config://content/note"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ProjectResources, "_locate", lambda shelf, uri: pytest.fail("something was read"))
-        assert shelf.canonical_uri("content://note/%76ersion") == "content://note/version"
+        patch.setattr(ProjectResources, "_locate", lambda resources, uri: pytest.fail("something was read"))
+        assert resources.canonical_uri("content://note/%76ersion") == "content://note/version"
     with pytest.raises(ResourceNotFound):
-        shelf.canonical_uri("nope://x")
+        resources.canonical_uri("nope://x")
 
 
 # -- the list ---------------------------------------------------------------------------------------------------
 
 
-async def test_everything_listed_can_be_read(shelf: ProjectResources, project: Project, ask: Asking):
+async def test_everything_listed_can_be_read(resources: ProjectResources, project: Project, ask: Asking):
     """And has a name, a description, and the type and size it turns out to have."""
     project.save(text("note", "Closed."), artifact("sheet", [child("note")]), collection(id="pack"))
     project.write("configs/templates/a.j2", "ä")
     await ask("generate_content", content_config_id="note")
-    listed = shelf.list_resources().resources
+    listed = resources.list_resources().resources
     assert {"config://content/note", "content://note", "config://collection/pack", "template://a.j2"} <= {
         each.uri for each in listed
     }
     for each in listed:
-        contents = shelf.read_resource(each.uri)
+        contents = resources.read_resource(each.uri)
         assert each.name
         assert each.description
         assert each.mime_type == contents.mime_type
@@ -388,34 +390,34 @@ async def test_everything_listed_can_be_read(shelf: ProjectResources, project: P
     assert measured["config://content/note"].modified is not None
 
 
-async def test_a_file_that_vanishes_while_it_is_listed_has_no_measure(shelf: ProjectResources, project: Project):
+async def test_a_file_that_vanishes_while_it_is_listed_has_no_measure(resources: ProjectResources, project: Project):
     """The list was right when it was made."""
     project.save(text("note", "Closed."))
-    (listed,) = [each for each in shelf.list_resources().resources if each.uri == "config://content/note"]
+    (listed,) = [each for each in resources.list_resources().resources if each.uri == "config://content/note"]
     (project.root / "configs/content/note.json").unlink()
     assert listed.stat is not None
     assert listed.stat() == ResourceStat()
 
 
-async def test_a_broken_config_is_not_listed(shelf: ProjectResources, project: Project):
+async def test_a_broken_config_is_not_listed(resources: ProjectResources, project: Project):
     """And hides no other."""
     project.save(text("note", "Closed."))
     project.write("configs/content/broken.json", "{")
-    assert [uri for uri in uris(shelf) if uri.startswith("config://content")] == ["config://content/note"]
+    assert [uri for uri in uris(resources) if uri.startswith("config://content")] == ["config://content/note"]
 
 
-async def test_pages_hold_everything_once_while_things_come_and_go(shelf: ProjectResources, project: Project):
+async def test_pages_hold_everything_once_while_things_come_and_go(resources: ProjectResources, project: Project):
     """A cursor says after which resource to go on, so additions and removals shift nothing."""
     for number in range(250):
         project.save(text(f"note-{number:03}", "x"))
     seen: list[str] = []
-    page = shelf.list_resources()
+    page = resources.list_resources()
     seen += [each.uri for each in page.resources]
     assert len(seen) == PAGE_SIZE
     project.save(text("note-000a", "x"))
     (project.root / "configs/content/note-001.json").unlink()
     while page.cursor is not None:
-        page = shelf.list_resources(page.cursor)
+        page = resources.list_resources(page.cursor)
         assert 0 < len(page.resources) <= PAGE_SIZE
         seen += [each.uri for each in page.resources]
     assert len(seen) == len(set(seen))
@@ -424,43 +426,43 @@ async def test_pages_hold_everything_once_while_things_come_and_go(shelf: Projec
 
 
 @pytest.mark.parametrize("cursor", ["x", "ü", "abc", "ff"])
-async def test_a_made_up_cursor_is_refused(shelf: ProjectResources, cursor: str):
+async def test_a_made_up_cursor_is_refused(resources: ProjectResources, cursor: str):
     """With how to begin anew."""
     with pytest.raises(InvalidInput):
-        shelf.list_resources(cursor)
+        resources.list_resources(cursor)
 
 
 # -- completion -------------------------------------------------------------------------------------------------
 
 
-async def test_every_parameter_has_its_values(shelf: ProjectResources, project: Project, engine: Engine):
+async def test_every_parameter_has_its_values(resources: ProjectResources, project: Project, engine: Engine):
     """From what exists; a version's from the content that was settled on."""
     project.save(text("note", "x"), artifact("sheet", [child("note")]), collection(id="pack"))
     project.write("templates/parts/a.j2", "a")
     version = await engine.store.add_version(stored("one"))
-    assert shelf.complete("config://content/{content_id}", "content_id", {}) == ["note"]
-    assert shelf.complete("config://artifact/{artifact_id}", "artifact_id", {}) == ["sheet"]
-    assert shelf.complete("choracompose://manifest/{collection_id}", "collection_id", {}) == ["pack"]
-    assert shelf.complete("content://{content_id}", "content_id", {}) == ["note"]
+    assert resources.complete("config://content/{content_id}", "content_id", {}) == ["note"]
+    assert resources.complete("config://artifact/{artifact_id}", "artifact_id", {}) == ["sheet"]
+    assert resources.complete("choracompose://manifest/{collection_id}", "collection_id", {}) == ["pack"]
+    assert resources.complete("content://{content_id}", "content_id", {}) == ["note"]
     versions = "content://{content_id}/{version_id}"
-    assert shelf.complete(versions, "version_id", {"content_id": "note"}) == [version.version_id]
-    assert shelf.complete(versions, "version_id", {}) == []
-    assert "jinja2" in shelf.complete("generator://{generator_type}", "generator_type", {})
-    assert shelf.complete("template://{name}", "name", {}) == ["parts/a.j2"]
-    assert shelf.complete("schema://{schema_name}", "schema_name", {}) == list(KINDS)
-    assert "tools" in shelf.complete("capabilities://{topic}", "topic", {})
-    assert shelf.complete("job://{job_id}", "job_id", {}) == []
-    assert shelf.complete("job://{job_id}", "other", {}) == []
+    assert resources.complete(versions, "version_id", {"content_id": "note"}) == [version.version_id]
+    assert resources.complete(versions, "version_id", {}) == []
+    assert "jinja2" in resources.complete("generator://{generator_type}", "generator_type", {})
+    assert resources.complete("template://{name}", "name", {}) == ["parts/a.j2"]
+    assert resources.complete("schema://{schema_name}", "schema_name", {}) == list(KINDS)
+    assert "tools" in resources.complete("capabilities://{topic}", "topic", {})
+    assert resources.complete("job://{job_id}", "job_id", {}) == []
+    assert resources.complete("job://{job_id}", "other", {}) == []
     with pytest.raises(ResourceNotFound):
-        shelf.complete("nope://{x}", "x", {})
+        resources.complete("nope://{x}", "x", {})
 
 
-async def test_every_template_can_be_completed(shelf: ProjectResources):
+async def test_every_template_can_be_completed(resources: ProjectResources):
     """No family has a blank that completion doesn't know."""
     for family in FAMILIES:
         for parameter in family.parameters:
             assert "{" + parameter + "}" in family.template
-            shelf.complete(family.template, parameter, {})
+            resources.complete(family.template, parameter, {})
 
 
 async def test_a_projects_own_generators_are_shown_as_such(project: Project):
@@ -472,11 +474,11 @@ async def test_a_projects_own_generators_are_shown_as_such(project: Project):
         'async def generate(job):\n    return "HELLO"\n',
     )
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
-        shelf = ProjectResources(engine, TOOLS, Metrics())
-        assert read(shelf, "generator://shout")["source"] == "plugin"
-        assert [each["name"] for each in read(shelf, "generator://plugins")["generators"]] == ["shout"]
-        assert "generator://shout" in uris(shelf)
-        assert "shout" in shelf.complete("generator://{generator_type}", "generator_type", {})
-        shown = read(shelf, "capabilities://generators")
+        resources = ProjectResources(engine, TOOLS, Metrics())
+        assert read(resources, "generator://shout")["source"] == "plugin"
+        assert [each["name"] for each in read(resources, "generator://plugins")["generators"]] == ["shout"]
+        assert "generator://shout" in uris(resources)
+        assert "shout" in resources.complete("generator://{generator_type}", "generator_type", {})
+        shown = read(resources, "capabilities://generators")
         assert (shown["metadata"]["plugin_count"], shown["generators"]["shout"]["status"]) == (1, "beta")
-        assert read(shelf, "capabilities://server")["features"]["generator_plugins"] is True
+        assert read(resources, "capabilities://server")["features"]["generator_plugins"] is True

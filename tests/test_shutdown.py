@@ -54,8 +54,8 @@ def test_a_process_ends_one_way_or_the_other(steps: list[str], code: int, said: 
     assert said or not ended.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="nobody there inherits a process whose parent is gone")
-def test_whoever_has_lost_its_parent_is_told():
+@pytest.mark.skipif(sys.platform == "win32", reason="there a process without its parent gets no other one")
+def test_a_process_that_lost_its_parent_is_stopped():
     """A process whose starter goes away ends in order."""
     child = PROGRAM.format(
         steps="        async with trio.open_nursery() as services:\n"

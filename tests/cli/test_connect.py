@@ -19,7 +19,7 @@ from chora.cli import program
 from chora.tools import TOOLS
 from tests.conftest import Project, content
 from tests.patience import PATIENCE
-from tests.test_bridge import HELLO, MODERN, Peer, free_port
+from tests.test_bridge import HELLO, MODERN, BridgeClient, free_port
 from tests.upstream import http, playing
 
 pytestmark = pytest.mark.slow("starts servers and bridges")
@@ -83,18 +83,18 @@ async def served(hello: Project) -> AsyncGenerator[Served]:
 
 
 @asynccontextmanager
-async def connected(url: str, *options: str, env: dict[str, str] | None = None) -> AsyncGenerator[Peer]:
+async def connected(url: str, *options: str, env: dict[str, str] | None = None) -> AsyncGenerator[BridgeClient]:
     """A client of `chora connect`; in the end it leaves, and the process ends well by itself."""
     process = await trio.lowlevel.open_process(
         [*CONNECT, url, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **(env or {})}
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    peer = Peer(process.stdin, process.stdout)
-    peer.process = process
+    client = BridgeClient(process.stdin, process.stdout)
+    client.process = process
     try:
         with trio.fail_after(PATIENCE):
-            yield peer
+            yield client
             await process.stdin.aclose()
             assert await process.wait() == 0
     finally:
@@ -106,10 +106,10 @@ async def connected(url: str, *options: str, env: dict[str, str] | None = None) 
         await process.stdout.aclose()
 
 
-async def call(peer: Peer, tool: str, id: Any, **arguments: Any) -> Any:
+async def call(client: BridgeClient, tool: str, id: Any, **arguments: Any) -> Any:
     """The answer to a tool call, whatever news comes before it."""
-    await peer.send("tools/call", {"name": tool, "arguments": arguments}, id)
-    while (message := await peer.read()).get("id") != id:
+    await client.send("tools/call", {"name": tool, "arguments": arguments}, id)
+    while (message := await client.read()).get("id") != id:
         assert "method" in message, message
     return message
 
@@ -117,31 +117,31 @@ async def call(peer: Peer, tool: str, id: Any, **arguments: Any) -> Any:
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_a_whole_conversation_passes(served: Served, hello: Project, path: str):
     """Handshake, tools, progress, subscription and news of a changed file, cancellation, in the handshake era."""
-    async with connected(served.url + path) as peer:
-        assert (await peer.initialize())["result"]["serverInfo"]["name"] == "chora"
-        assert len((await peer.ask("tools/list", {}, 1))["result"]["tools"]) == len(TOOLS)
-        assert (await call(peer, "hello_world", 2, name="Ada"))["result"]["structuredContent"]["success"] is True
+    async with connected(served.url + path) as client:
+        assert (await client.initialize())["result"]["serverInfo"]["name"] == "chora"
+        assert len((await client.ask("tools/list", {}, 1))["result"]["tools"]) == len(TOOLS)
+        assert (await call(client, "hello_world", 2, name="Ada"))["result"]["structuredContent"]["success"] is True
         params = {"name": "assemble_artifact", "arguments": {"artifact_config_id": "hello"}}
-        await peer.send("tools/call", {**params, "_meta": {"progressToken": "p"}}, 3)
-        messages = [await peer.read()]
+        await client.send("tools/call", {**params, "_meta": {"progressToken": "p"}}, 3)
+        messages = [await client.read()]
         while messages[-1].get("id") != 3:
-            messages.append(await peer.read())
+            messages.append(await client.read())
         progress = [each["params"] for each in messages if each.get("method") == "notifications/progress"]
         assert [each["progressToken"] for each in progress] == ["p"]
-        uri = await first_resource(peer)
-        assert "result" in await peer.ask("resources/subscribe", {"uri": uri}, 5)
+        uri = await first_resource(client)
+        assert "result" in await client.ask("resources/subscribe", {"uri": uri}, 5)
         hello.save(content("greeting", pattern={"type": "jinja2", "template": "Changed"}))
-        while (news := await peer.read()).get("method") != "notifications/resources/updated":
+        while (news := await client.read()).get("method") != "notifications/resources/updated":
             assert "method" in news
         assert news["params"]["uri"] == uri
-        await peer.send("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "slow"}}, 6)
-        await peer.send("notifications/cancelled", {"requestId": 6})
-        assert (await call(peer, "hello_world", 7))["id"] == 7
+        await client.send("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "slow"}}, 6)
+        await client.send("notifications/cancelled", {"requestId": 6})
+        assert (await call(client, "hello_world", 7))["id"] == 7
 
 
-async def first_resource(peer: Peer) -> str:
+async def first_resource(client: BridgeClient) -> str:
     """The resource of the content that the sample has."""
-    listed = (await peer.ask("resources/list", {}, 4))["result"]["resources"]
+    listed = (await client.ask("resources/list", {}, 4))["result"]["resources"]
     return next(each["uri"] for each in listed if "greeting" in each["uri"])
 
 
@@ -169,18 +169,18 @@ async def test_the_official_client_is_content(served: Served, hello: Project, pa
 
 async def test_a_modern_subscription_passes_and_outlives_the_server(served: Served, hello: Project):
     """Its news come through; the server is killed and started again, and they still do."""
-    async with connected(served.url + "/mcp") as peer:
+    async with connected(served.url + "/mcp") as client:
         wishes = {"resourcesListChanged": True}
-        begun = await peer.ask_modern("subscriptions/listen", {"notifications": wishes}, "sub")
+        begun = await client.ask_modern("subscriptions/listen", {"notifications": wishes}, "sub")
         assert begun["method"] == "notifications/subscriptions/acknowledged"
         hello.save(content("second"))
-        assert (await peer.read())["method"] == "notifications/resources/list_changed"
+        assert (await client.read())["method"] == "notifications/resources/list_changed"
         await served.restart()
-        assert (await peer.read())["method"] == "notifications/resources/list_changed", "something may have changed"
+        assert (await client.read())["method"] == "notifications/resources/list_changed", "something may have changed"
         hello.save(content("third"))
-        assert (await peer.read())["method"] == "notifications/resources/list_changed"
-        await peer.send("notifications/cancelled", {"requestId": "sub"})
-        assert (await peer.ask_modern("server/discover", {}, 2))["id"] == 2
+        assert (await client.read())["method"] == "notifications/resources/list_changed"
+        await client.send("notifications/cancelled", {"requestId": "sub"})
+        assert (await client.ask_modern("server/discover", {}, 2))["id"] == 2
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
@@ -200,52 +200,52 @@ async def test_the_official_client_is_notified_of_changes(served: Served, path: 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_a_server_that_is_killed_while_idle_is_not_missed(served: Served, path: str):
     """Five times; each time the next call is answered, as if nothing had been."""
-    async with connected(served.url + path) as peer:
-        await peer.initialize()
+    async with connected(served.url + path) as client:
+        await client.initialize()
         for number in range(5):
-            assert "result" in await call(peer, "hello_world", f"before-{number}")
+            assert "result" in await call(client, "hello_world", f"before-{number}")
             await served.restart()
-            assert "result" in await call(peer, "hello_world", f"after-{number}")
+            assert "result" in await call(client, "hello_world", f"after-{number}")
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_calls_in_flight_fail_at_once_when_the_server_is_killed(served: Served, path: str):
     """With what may have happened and what to do; after the restart calls are answered again."""
-    async with connected(served.url + path) as peer:
-        await peer.initialize()
+    async with connected(served.url + path) as client:
+        await client.initialize()
         arguments = {"name": "generate_content", "arguments": {"content_config_id": "slow"}}
-        await peer.send("tools/call", arguments, "slow")
-        assert (await peer.ask("ping", id="under-way"))["id"] == "under-way"
+        await client.send("tools/call", arguments, "slow")
+        assert (await client.ask("ping", id="under-way"))["id"] == "under-way"
         await served.kill()
-        error = await peer.read()
+        error = await client.read()
         assert error["id"] == "slow"
         assert "may have been carried out" in error["error"]["message"]
         await served.start()
-        assert "result" in await call(peer, "hello_world", 3)
+        assert "result" in await call(client, "hello_world", 3)
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_a_server_may_be_started_after_its_bridge(served: Served, path: str):
     """The client's initialize waits for it."""
     await served.kill()
-    async with connected(served.url + path) as peer:
-        await peer.send("initialize", HELLO, 0)
+    async with connected(served.url + path) as client:
+        await client.send("initialize", HELLO, 0)
         await trio.sleep(0.5)
         await served.start()
-        assert "result" in await peer.read()
-        await peer.send("notifications/initialized")
-        assert "result" in await call(peer, "hello_world", 1)
+        assert "result" in await client.read()
+        await client.send("notifications/initialized")
+        assert "result" in await call(client, "hello_world", 1)
 
 
 async def test_a_signal_ends_it_after_the_calls_in_flight(served: Served):
     """Exit 0; what is answered within the grace still reaches the client."""
-    async with connected(served.url + "/mcp") as peer:
-        await peer.initialize()
-        await peer.send("tools/call", {"name": "hello_world", "arguments": {}}, 1)
-        assert (await peer.read())["id"] == 1
-        peer.process.send_signal(signal.SIGTERM)
-        assert await peer.read() is None
-        assert await peer.process.wait() == 0
+    async with connected(served.url + "/mcp") as client:
+        await client.initialize()
+        await client.send("tools/call", {"name": "hello_world", "arguments": {}}, 1)
+        assert (await client.read())["id"] == 1
+        client.process.send_signal(signal.SIGTERM)
+        assert await client.read() is None
+        assert await client.process.wait() == 0
 
 
 async def test_a_parent_that_is_gone_ends_it():
@@ -273,12 +273,14 @@ async def test_a_parent_that_is_gone_ends_it():
 
 async def test_twenty_calls_at_once_through_processes(served: Served):
     """Each gets its own answer."""
-    async with connected(served.url + "/mcp") as peer:
-        await peer.initialize()
+    async with connected(served.url + "/mcp") as client:
+        await client.initialize()
         for number in range(20):
-            await peer.send("tools/call", {"name": "hello_world", "arguments": {"name": f"N{number}"}}, f"id-{number}")
+            await client.send(
+                "tools/call", {"name": "hello_world", "arguments": {"name": f"N{number}"}}, f"id-{number}"
+            )
         for _ in range(20):
-            answer = await peer.read()
+            answer = await client.read()
             name = answer["id"].replace("id-", "N")
             assert answer["result"]["structuredContent"]["message"].startswith(f"Hello, {name}!")
 
@@ -333,9 +335,9 @@ async def headers_of(*options: str, env: dict[str, str] | None = None) -> dict[s
     """The headers of a message that the server gets."""
     async with (
         playing(lambda asked: http(asked.answers())) as upstream,
-        connected(upstream.url, *options, env=env) as peer,
+        connected(upstream.url, *options, env=env) as client,
     ):
-        assert "result" in await peer.ask("ping", {"_meta": MODERN})
+        assert "result" in await client.ask("ping", {"_meta": MODERN})
         return upstream.asked[-1].headers
 
 

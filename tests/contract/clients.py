@@ -21,7 +21,15 @@ import trio
 from chora.cli.run import print_table
 from chora.protocol import wire
 from chora.tools import TOOLS
-from tests.contract.judging import HERE, PACKAGES, NotInstalled, Product, node, product, report
+from tests.contract.installation import (
+    HERE,
+    PACKAGES,
+    RunningChora,
+    ToolsNotInstalled,
+    find_node,
+    print_report,
+    serve_chora,
+)
 
 INSPECTOR = PACKAGES / "@modelcontextprotocol" / "inspector" / "clients" / "launcher" / "build" / "index.js"
 TRANSPORTS = ("http", "sse", "stdio", "connect")
@@ -93,10 +101,10 @@ async def run(command: list[str], environment: dict[str, str]) -> tuple[int, str
     return finished.returncode, finished.stdout.decode(), finished.stderr.decode()
 
 
-async def ask_program(client: Client, task: dict[str, Any], python: Path, served: Product) -> dict[str, Any]:
+async def ask_program(client: Client, task: dict[str, Any], python: Path, served: RunningChora) -> dict[str, Any]:
     """What a client of `clients/` was told."""
     script = str(HERE / "clients" / client.program)
-    starters = {"mjs": node(), "py": str(python) if client.program == "fastmcp_client.py" else sys.executable}
+    starters = {"mjs": find_node(), "py": str(python) if client.program == "fastmcp_client.py" else sys.executable}
     code, out, err = await run(
         [starters[client.program.rpartition(".")[2]], script, json.dumps(task)], served.environment
     )
@@ -105,14 +113,14 @@ async def ask_program(client: Client, task: dict[str, Any], python: Path, served
     return json.loads(out)
 
 
-async def ask_inspector(client: Client, task: dict[str, Any], served: Product) -> dict[str, Any]:
+async def ask_inspector(client: Client, task: dict[str, Any], served: RunningChora) -> dict[str, Any]:
     """What the Inspector's command line was told; each answer is a process of its own."""
     url = task["url"]
     target = ["--", *task["command"]] if url is None else ["--transport", task["transport"], "--server-url", url]
 
     async def ask(method: str, *words: str) -> tuple[int, dict[str, Any]]:
         options = ["--protocol-era", client.mode, "--format", "json", "--quiet", "--method", method, *words]
-        code, out, err = await run([node(), str(INSPECTOR), "--cli", *options, *target], served.environment)
+        code, out, err = await run([find_node(), str(INSPECTOR), "--cli", *options, *target], served.environment)
         if code not in (0, 5):
             raise RuntimeError(f"{method} ended with {code}: {err.strip()[-600:]}")
         return code, json.loads(out)["result"] if out.strip() else {}
@@ -140,7 +148,7 @@ async def ask_inspector(client: Client, task: dict[str, Any], served: Product) -
     }
 
 
-async def visit(client: Client, transport: str, python: Path, served: Product) -> Visit:
+async def visit(client: Client, transport: str, python: Path, served: RunningChora) -> Visit:
     """One client over one transport."""
     name = f"{client.name} over {transport}"
     urls = {"http": f"{served.url}/mcp", "sse": f"{served.url}/sse"}
@@ -173,7 +181,7 @@ async def visit(client: Client, transport: str, python: Path, served: Product) -
 
 
 async def visit_all(clients: list[Client], python: Path, *, as_json: bool) -> int:
-    async with product() as served:
+    async with serve_chora() as served:
         visits = [await visit(client, transport, python, served) for client in clients for transport in TRANSPORTS]
     if not as_json:
         print_table(
@@ -183,7 +191,7 @@ async def visit_all(clients: list[Client], python: Path, *, as_json: bool) -> in
     faults = [
         f"{each.client} over {each.transport}: {key}: {said}" for each in visits for key, said in each.faults.items()
     ]
-    return report({"visits": [each._asdict() for each in visits]}, faults, as_json=as_json)
+    return print_report({"visits": [each._asdict() for each in visits]}, faults, as_json=as_json)
 
 
 def main() -> None:
@@ -194,8 +202,8 @@ def main() -> None:
     given = parser.parse_args()
     chosen = [each for each in CLIENTS if not given.only or any(part in each.name for part in given.only)]
     try:
-        node()
-    except NotInstalled as error:
+        find_node()
+    except ToolsNotInstalled as error:
         sys.exit(str(error))
     sys.exit(trio.run(lambda: visit_all(chosen, given.fastmcp, as_json=given.json)))
 

@@ -29,8 +29,8 @@ import trio
 from chora import this_process
 from chora.cli.run import print_table
 from tests.contract import fixture_server
-from tests.contract.front import fronted
-from tests.contract.judging import HERE, PACKAGES, NotInstalled, node, product, report
+from tests.contract.installation import HERE, PACKAGES, ToolsNotInstalled, find_node, print_report, serve_chora
+from tests.contract.stdio_gateway import serve_stdio_programs
 
 LEGS = ("2025-06-18", "2025-11-25", "2026-07-28")
 WAYS = ("http", "stdio", "connect", "connect-sse")
@@ -121,7 +121,7 @@ def marks_of(leg: str, way: str, scenarios: Mapping[str, Scenario]) -> dict[str,
     return marks
 
 
-def judge(
+def find_faults(
     leg: str, way: str, scenarios: Mapping[str, Scenario], verdicts: Mapping[str, Verdict], calls: Mapping[str, int]
 ) -> list[str]:
     """What is wrong with a leg; nothing when it is as it must be.
@@ -154,7 +154,19 @@ def judge(
 
 async def run_suite(url: str, leg: str, folder: Path) -> None:
     """Let the suite ask a server everything it asks in this leg."""
-    command = [node(), str(SUITE), "server", "--url", url, "--suite", "all", "--spec-version", leg, "-o", str(folder)]
+    command = [
+        find_node(),
+        str(SUITE),
+        "server",
+        "--url",
+        url,
+        "--suite",
+        "all",
+        "--spec-version",
+        leg,
+        "-o",
+        str(folder),
+    ]
     with trio.fail_after(LEG_LIMIT):
         # Its exit code says whether a check failed, which its files say better; that it ran is seen by them too.
         await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
@@ -167,7 +179,7 @@ async def fixtures(way: str, folder: Path) -> AsyncGenerator[fixture_server.Fixt
         counts = folder / "calls.jsonl"
         calls = Counter[str]()
         command = [sys.executable, "-m", "tests.contract.fixture_server", "--stdio", "--calls", str(counts)]
-        async with fronted(command) as url:
+        async with serve_stdio_programs(command) as url:
             yield fixture_server.Fixtures(url, calls)
         for line in counts.read_bytes().splitlines():
             calls.update(json.loads(line))
@@ -178,7 +190,7 @@ async def fixtures(way: str, folder: Path) -> AsyncGenerator[fixture_server.Fixt
             yield server
         else:
             path = "/sse" if way == "connect-sse" else "/mcp"
-            async with fronted(this_process.own_command("connect", server.url + path)) as url:
+            async with serve_stdio_programs(this_process.own_command("connect", server.url + path)) as url:
                 yield fixture_server.Fixtures(url, server.calls)
         nursery.cancel_scope.cancel()
 
@@ -195,7 +207,7 @@ async def run_leg(leg: str, way: str, scenarios: Mapping[str, Scenario]) -> dict
         "way": way,
         **tabulate(verdicts, marks_of(leg, way, scenarios)),
         "calls": dict(sorted(server.calls.items())),
-        "faults": judge(leg, way, scenarios, verdicts, server.calls),
+        "faults": find_faults(leg, way, scenarios, verdicts, server.calls),
     }
 
 
@@ -204,7 +216,7 @@ async def run_product(leg: str, url: str, scenarios: Mapping[str, Scenario]) -> 
     with tempfile.TemporaryDirectory(prefix="chora-conformance-") as folder:
         await run_suite(f"{url}/mcp", leg, Path(folder))
         verdicts = read_results(Path(folder), scenarios, fixtures=False)
-    faults = judge(leg, "product", scenarios, verdicts, {})
+    faults = find_faults(leg, "product", scenarios, verdicts, {})
     return {"leg": leg, "way": "product", **tabulate(verdicts, marks_of(leg, "product", scenarios)), "faults": faults}
 
 
@@ -247,11 +259,11 @@ async def run(legs: list[str], ways: list[str], *, as_json: bool) -> int:
         for leg in legs:
             tell(await run_leg(leg, way, scenarios))
     if "http" in ways:
-        async with product() as served:
+        async with serve_chora() as served:
             for leg in legs:
                 tell(await run_product(leg, served.url, scenarios))
     faults = [fault for outcome in outcomes for fault in outcome.pop("faults")]
-    return report({"legs": outcomes}, faults, as_json=as_json)
+    return print_report({"legs": outcomes}, faults, as_json=as_json)
 
 
 def main() -> None:
@@ -261,8 +273,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     given = parser.parse_args()
     try:
-        node()
-    except NotInstalled as error:
+        find_node()
+    except ToolsNotInstalled as error:
         sys.exit(str(error))
     sys.exit(trio.run(lambda: run(given.leg or list(LEGS), given.way or list(WAYS), as_json=given.json)))
 

@@ -69,7 +69,7 @@ TOOLS: dict[str, Fixture] = {}
 
 
 def tool(description: str, **schema: Any) -> Callable[[Run], Run]:
-    """Put a tool on the shelf, under the name of its function; the schema takes no arguments unless it says so."""
+    """Register a tool under the name of its function; it takes no arguments unless a schema says so."""
 
     def shelve(run: Run) -> Run:
         name = run.__name__
@@ -216,7 +216,7 @@ async def test_tool_with_progress(fixture: Fixture, client: RequestingClient, ar
     return [text("Tool with progress executed successfully")]
 
 
-@tool("Drops the connection before it is done; its answer is for whoever comes back")
+@tool("Drops the connection before it is done; its answer comes on the resumed stream")
 async def test_reconnection(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     await client.drop_connection(PAUSE)
     await trio.sleep(4 * PAUSE)

@@ -163,7 +163,7 @@ async def oracle() -> AsyncGenerator[tuple[Say, list[Any]]]:
 
 @asynccontextmanager
 async def oracle_over_http() -> AsyncGenerator[httpx2.AsyncClient]:
-    """A client at the door of the SDK's server, Streamable HTTP with answers in JSON."""
+    """A client of the SDK's server, Streamable HTTP with answers in JSON."""
     app = make_oracle().streamable_http_app(json_response=True)
     async with (
         app.router.lifespan_context(app),

@@ -100,7 +100,7 @@ async def test_the_client_settles_on_the_era_it_asked_for(connect: Connect, mode
 
 @requirement("tools.category", "tools.hints")
 async def test_every_tool_is_listed_with_schemas_and_hints(connect: Connect):
-    """tools/list shows exactly the shelf, each with object schemas, a title, hints and its category."""
+    """tools/list shows exactly the registry, each with object schemas, a title, hints and its category."""
     async with connect() as one:
         listed = (await one.list_tools()).tools
     assert [tool.name for tool in listed] == list(TOOLS)
@@ -162,7 +162,7 @@ async def test_a_failure_reaches_the_model_as_a_result_it_can_act_on(connect: Co
     assert "greeting" in error["hint"]
 
 
-async def test_progress_is_told_to_whoever_asks(connect: Connect):
+async def test_progress_is_reported_to_clients_that_ask_for_it(connect: Connect):
     """assemble_artifact reports each child to a caller that sent a progress token."""
     seen: list[tuple[float, float | None, str | None]] = []
 
@@ -247,7 +247,7 @@ async def test_arguments_are_completed(connect: Connect):
         assert (ids.completion.values, ids.completion.total, ids.completion.has_more) == (["greeting"], 1, False)
 
 
-async def test_a_subscriber_is_told_of_a_new_text(connect: Connect, mode: str):
+async def test_a_subscriber_is_notified_of_a_new_text(connect: Connect, mode: str):
     """In either era by its own way; the newest text is then the one that is read."""
     if mode == "legacy":
         heard = trio.Event()

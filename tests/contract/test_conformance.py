@@ -1,4 +1,4 @@
-"""The judges of the protocol judge rightly, and the server of fixtures is what they take it for."""
+"""The conformance runner finds faults, and the fixture server serves what the suite expects."""
 
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -16,7 +16,7 @@ from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from tests.conftest import requirement
 from tests.contract import conformance, fixture_server
-from tests.contract.conformance import LEGS, Scenario, expected, judge, read_verdict
+from tests.contract.conformance import LEGS, Scenario, expected, find_faults, read_verdict
 from tests.http_client import BOTH, HELLO, MODERN, message
 from tests.patience import PATIENCE
 
@@ -34,7 +34,7 @@ def test_the_marks_add_up_to_those_of_the_sdks_example_server():
 
 
 def test_every_fixture_that_a_scenario_needs_is_there():
-    """Names in the table are those of the shelf, so that a count can't stay zero for a slip of the pen."""
+    """Names in the table are those of the registry, so that a count can't stay zero for a slip of the pen."""
     prompts = fixture_server.FixturePrompts.ARGUMENTS
     for scenario in expected().values():
         for name in scenario.calls:
@@ -50,15 +50,15 @@ def test_checks_are_counted_by_what_became_of_them():
     assert (verdict.against(2), verdict.against(3), verdict.against(9)) == (2, 3, 3)
 
 
-def judged(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int]) -> list[str]:
+def faults_of(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int]) -> list[str]:
     scenarios = {"simple": Scenario([2, 0, 0], {"a_tool": 1}), "other": Scenario([0, 2, 0])}
     read = {name: read_verdict(checks) for name, checks in verdicts.items()}
-    return judge(LEG, "http", scenarios, read, calls)
+    return find_faults(LEG, "http", scenarios, read, calls)
 
 
 def test_a_leg_that_gives_what_it_must_has_no_faults():
     """Scenarios of other legs aren't missed."""
-    assert judged({"simple": [check("SUCCESS")] * 2}, {"a_tool": 1}) == []
+    assert faults_of({"simple": [check("SUCCESS")] * 2}, {"a_tool": 1}) == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_leg_that_gives_what_it_must_has_no_faults():
 @requirement("server.conformance")
 def test_everything_less_is_a_fault(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int], fault: str):
     """Failures, warnings, fewer passes, scenarios lost or new, and passes without the fixture's doing."""
-    faults = judged(verdicts, calls)
+    faults = faults_of(verdicts, calls)
     assert len(faults) == 1
     assert fault in faults[0]
 
@@ -84,18 +84,18 @@ def test_the_product_is_held_to_what_needs_no_fixtures():
     """Checks that need fixtures are left out, the others must pass."""
     scenarios = {"mixed": Scenario([2, 0, 0], product=True, needing=["fixture"]), "fixed": Scenario([2, 0, 0])}
     without = read_verdict([check("SUCCESS"), check("FAILURE", "fixture")], needing=frozenset({"fixture"}))
-    assert judge(LEG, "product", scenarios, {"mixed": without}, {}) == []
+    assert find_faults(LEG, "product", scenarios, {"mixed": without}, {}) == []
     failing = read_verdict([check("FAILURE")])
-    assert len(judge(LEG, "product", scenarios, {"mixed": failing}, {})) == 2
-    assert judge(LEG, "product", scenarios, {}, {}) == [f"{LEG} product mixed: the suite didn't run it"]
+    assert len(find_faults(LEG, "product", scenarios, {"mixed": failing}, {})) == 2
+    assert find_faults(LEG, "product", scenarios, {}, {}) == [f"{LEG} product mixed: the suite didn't run it"]
 
 
 def test_scenarios_about_http_mean_nothing_elsewhere():
     """Over stdio, what gives nothing there isn't asked for."""
     scenarios = {"door": Scenario([2, 0, 0], http=True)}
     verdicts = {"door": read_verdict([check("FAILURE")])}
-    assert judge(LEG, "stdio", scenarios, verdicts, {}) == []
-    assert len(judge(LEG, "http", scenarios, verdicts, {})) == 2
+    assert find_faults(LEG, "stdio", scenarios, verdicts, {}) == []
+    assert len(find_faults(LEG, "http", scenarios, verdicts, {})) == 2
 
 
 # -- the fixtures -----------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ async def call(http: httpx2.AsyncClient, tool: str, **meta: Any) -> httpx2.Respo
     return await http.post("/mcp", json=message("tools/call", params, 1), headers=headers)
 
 
-async def test_fixtures_come_over_the_products_own_door(http: httpx2.AsyncClient):
+async def test_fixtures_are_served_by_choras_own_http_application(http: httpx2.AsyncClient):
     """A handshake, and the list of tools with a schema given out as it was written."""
     opened = await http.post("/mcp", json=message("initialize", HELLO, 1))
     session = {"mcp-session-id": opened.headers["mcp-session-id"]}
@@ -187,10 +187,10 @@ async def test_asking_and_logging_go_together(tool: str, outcome: Any):
     assert outcome(msgspec.json.decode(reply.body)), reply.body
 
 
-def test_a_machine_without_the_judges_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
+def test_a_missing_conformance_suite_is_reported_with_the_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
     """The runner ends with a sentence rather than with a trace."""
-    from tests.contract import judging
+    from tests.contract import installation
 
-    monkeypatch.setattr(judging, "PACKAGES", tmp_path / "nothing")
-    with pytest.raises(judging.NotInstalled, match="just conformance"):
-        conformance.node()
+    monkeypatch.setattr(installation, "PACKAGES", tmp_path / "nothing")
+    with pytest.raises(installation.ToolsNotInstalled, match="just conformance"):
+        conformance.find_node()

@@ -1,4 +1,4 @@
-"""The same requests to the door of the Python SDK's server and to ours: the same status, or there is a reason."""
+"""The same requests to the Python SDK's server and to ours: the same status, or there is a reason."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ from tests.patience import PATIENCE
 SESSION, MODERN_HEADER = "2025-11-25", "2026-07-28"
 
 
-class Knock(NamedTuple):
+class RawRequest(NamedTuple):
     """One request; `{session}` in a header is the session's id, and an empty header is left out."""
 
     method: str = "POST"
@@ -38,19 +38,19 @@ PING = message("ping", None, 1)
 IN_SESSION = {"mcp-session-id": "{session}", "mcp-protocol-version": SESSION}
 
 
-def inside(body: Any = PING, method: str = "POST", **headers: str) -> Knock:
+def inside(body: Any = PING, method: str = "POST", **headers: str) -> RawRequest:
     """A request in a session."""
-    return Knock(method, body, IN_SESSION | {key.replace("_", "-"): value for key, value in headers.items()})
+    return RawRequest(method, body, IN_SESSION | {key.replace("_", "-"): value for key, value in headers.items()})
 
 
-def outside(body: Any = None, method: str = "POST", **headers: str) -> Knock:
+def outside(body: Any = None, method: str = "POST", **headers: str) -> RawRequest:
     """A request without one."""
-    return Knock(method, body, {key.replace("_", "-"): value for key, value in headers.items()}, opened=False)
+    return RawRequest(method, body, {key.replace("_", "-"): value for key, value in headers.items()}, opened=False)
 
 
 def modern(
     method: str, params: dict[str, Any] | None = None, meta: dict[str, Any] | None = None, **headers: str
-) -> Knock:
+) -> RawRequest:
     """A request of the modern era, with its envelope and its routing headers."""
     params = {**(params or {}), "_meta": {**MODERN, **(meta or {})}}
     routing = {"mcp_protocol_version": MODERN_HEADER, "mcp_method": method}
@@ -68,7 +68,7 @@ def wrapped(value: str) -> str:
     return f"=?base64?{base64.b64encode(value.encode()).decode()}?="
 
 
-KNOCKS = {
+REQUESTS = {
     "initialize": outside(message("initialize", HELLO, 1)),
     "initialize, unknown revision": outside(message("initialize", {**HELLO, "protocolVersion": "1999-01-01"}, 1)),
     "initialize, no params": outside(message("initialize", None, 1)),
@@ -163,7 +163,7 @@ KNOCKS = {
     "modern answer": outside(
         {"jsonrpc": "2.0", "id": 1, "result": {}}, mcp_protocol_version=MODERN_HEADER, mcp_method="x"
     ),
-    "modern, with somebody's session": modern("tools/list", mcp_session_id="nobody"),
+    "modern, with another session's id": modern("tools/list", mcp_session_id="nobody"),
     "modern GET": outside(method="GET", accept="text/event-stream", mcp_protocol_version=MODERN_HEADER),
     "modern DELETE": outside(method="DELETE", mcp_protocol_version=MODERN_HEADER),
     "modern, accepts JSON": modern("tools/list", accept="application/json"),
@@ -173,7 +173,7 @@ KNOCKS = {
 
 @asynccontextmanager
 async def ours() -> AsyncGenerator[httpx2.AsyncClient]:
-    """A client at our door, behind which there is what the oracle offers."""
+    """A client of our server, which serves the same as the oracle."""
     offer = fixture_server.FixtureProvider(lambda name: None)
     offer.tools = {name: fixture_server.TOOLS[name] for name in OFFERED}
     async with trio.open_nursery() as nursery:
@@ -183,9 +183,9 @@ async def ours() -> AsyncGenerator[httpx2.AsyncClient]:
         nursery.cancel_scope.cancel()
 
 
-async def knock(door: Any, request: Knock) -> tuple[int, int | None]:
+async def send_request(connect: Any, request: RawRequest) -> tuple[int, int | None]:
     """The status of the answer, and the code of the error in it, if there is one."""
-    async with door() as client:
+    async with connect() as client:
         session = ""
 
         async def send(method: str, body: Any, headers: Mapping[str, str]) -> httpx2.Response:
@@ -216,7 +216,7 @@ ON_PURPOSE = {
     "a form": MEDIA,
     "no content type": MEDIA,
     "content type in capitals": "Media types are the same in capitals.",
-    "accepts nothing in particular": "To HTTP, whoever names nothing takes anything.",
+    "accepts nothing in particular": "In HTTP, a request without Accept takes anything.",
     "GET, no session": "405 is how clients see that there is no stream without a session; they go on without one.",
     "DELETE": "There is nothing to say when a session has ended: 204.",
     "foreign host": "403, as for a foreign origin.",
@@ -224,14 +224,14 @@ ON_PURPOSE = {
     "modern, no header of the version": "Header and envelope differ, and the code for that is -32020.",
     "modern, plain text": MEDIA,
 }
-"""Where our door differs, and why."""
+"""Where our server differs, and why."""
 
 
-@pytest.mark.parametrize("name", KNOCKS)
-async def test_both_doors_answer_the_same_or_there_is_a_reason(name: str):
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_both_servers_answer_the_same_or_there_is_a_reason(name: str):
     """The status is the same, and so is the code of the error, if the SDK tells one."""
     with trio.fail_after(PATIENCE):
-        theirs, mine = await knock(oracle_over_http, KNOCKS[name]), await knock(ours, KNOCKS[name])
+        theirs, mine = await send_request(oracle_over_http, REQUESTS[name]), await send_request(ours, REQUESTS[name])
     if theirs[1] is None:
         theirs = theirs[0], mine[1]
     if name in ON_PURPOSE:
@@ -240,6 +240,6 @@ async def test_both_doors_answer_the_same_or_there_is_a_reason(name: str):
         assert mine == theirs
 
 
-def test_the_reasons_are_about_knocks():
+def test_the_reasons_are_about_requests_in_the_table():
     """A reason whose case is gone has nothing to say."""
-    assert set(ON_PURPOSE) <= set(KNOCKS)
+    assert set(ON_PURPOSE) <= set(REQUESTS)

@@ -171,7 +171,7 @@ async def test_the_modern_question_is_a_result(server: McpServer, ask: Asking, p
     unsealed = await client.call("save_config", arguments, inputResponses={"confirm": YES})
     assert unsealed["result"]["resultType"] == "input_required", "a yes to nothing in particular is none"
 
-    project.save(text("note", "changed by somebody else"))
+    project.save(text("note", "changed by another process"))
     again = (await client.call("save_config", arguments, **answered))["result"]
     assert again["resultType"] == "input_required", "the yes was to replacing another file"
 
@@ -204,7 +204,7 @@ async def test_a_person_may_allow_a_referenced_text_to_be_deleted(
     assert structured(said)["status"] == "deleted"
 
 
-async def test_a_refused_answer_leaves_the_call_as_if_nobody_could_be_asked(
+async def test_a_refused_answer_is_treated_like_a_client_that_cannot_be_asked(
     server: McpServer, ask: Asking, project: Project
 ):
     """A client that fails to ask its person is no person who said no."""
@@ -272,10 +272,10 @@ async def test_the_first_answer_counts(server: McpServer, ask: Asking, project: 
 async def test_only_the_session_that_was_asked_can_answer(server: McpServer, ask: Asking, project: Project):
     """A number that another session guessed is an answer to nothing, nor is one of another type."""
     project.save(text("note", "old"))
-    client, stranger = Client(server, "2025-11-25", FORMS), Client(server, "2025-11-25", FORMS)
+    client, other = Client(server, "2025-11-25", FORMS), Client(server, "2025-11-25", FORMS)
 
     async def reply(question: dict[str, Any]) -> None:
-        await stranger.send({"id": question["id"], "result": YES})
+        await other.send({"id": question["id"], "result": YES})
         await client.send({"id": int(question["id"].removeprefix("chora-")), "result": YES})
         await client.send({"id": question["id"], "result": NO[0]})
 
@@ -302,7 +302,7 @@ async def test_nothing_else_waits_for_the_person(server: McpServer, ask: Asking,
 
 
 async def test_a_cancelled_call_withdraws_its_question():
-    """The person isn't left with a form that nobody waits for."""
+    """The user isn't left with a form that is no longer needed."""
     sent: list[dict[str, Any]] = []
     session = Session("memory", LOCAL)
     session.capabilities = {"roots": {}}
@@ -318,7 +318,7 @@ async def test_a_cancelled_call_withdraws_its_question():
     assert session.pending_requests == {}
 
 
-async def test_answers_nobody_waits_for_are_dropped(server: McpServer):
+async def test_responses_to_no_request_are_dropped(server: McpServer):
     """Unknown numbers, no numbers, no results: none of them is worth a word."""
     client = Client(server, "2025-11-25")
     for odd in (
@@ -396,9 +396,9 @@ def test_capabilities_are_an_object():
 
 def test_a_state_comes_back_as_it_was():
     """Whatever JSON it is, for the purpose that it was given for."""
-    seal = StateSigner(b"key")
+    signer = StateSigner(b"key")
     for state in ("x", {"round": 2}, [1, None], "ü"):
-        assert seal.verify("tools/call a", seal.sign("tools/call a", state)) == state
+        assert signer.verify("tools/call a", signer.sign("tools/call a", state)) == state
 
 
 @pytest.mark.parametrize(
@@ -416,22 +416,22 @@ def test_a_state_comes_back_as_it_was():
 )
 def test_a_state_that_was_touched_is_refused(spoil: Callable[[str], str]):
     """In every spelling of every byte, and so is one of another server."""
-    seal = StateSigner(b"key")
+    signer = StateSigner(b"key")
     with pytest.raises(RpcError) as caught:
-        seal.verify("tools/call a", spoil(seal.sign("tools/call a", 1)))
+        signer.verify("tools/call a", spoil(signer.sign("tools/call a", 1)))
     assert caught.value.code == wire.INVALID_PARAMS
 
 
 def test_a_state_has_one_spelling():
     """The bits that base64 leaves over say nothing, so they have to be those that we wrote."""
-    seal = StateSigner(b"k")
-    text = next(text for size in range(4) if (text := seal.sign("x", "y" * size)).endswith("="))
+    signer = StateSigner(b"k")
+    text = next(text for size in range(4) if (text := signer.sign("x", "y" * size)).endswith("="))
     last = text.rstrip("=")[-1]
     again = text.replace(f"{last}=", f"{chr(ord(last) + 1)}=")
     assert base64.urlsafe_b64decode(again) == base64.urlsafe_b64decode(text)
-    assert seal.verify("x", text) is not None
+    assert signer.verify("x", text) is not None
     with pytest.raises(RpcError):
-        seal.verify("x", again)
+        signer.verify("x", again)
 
 
 def test_a_state_is_for_one_purpose_and_one_principal():
@@ -445,26 +445,26 @@ def test_a_state_is_for_one_purpose_and_one_principal():
             {"_meta": {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: {}}, "requestState": state}
         )
     )
-    stranger = Session("memory", Principal("stranger"))
+    other = Session("memory", Principal("other"))
     with pytest.raises(RpcError):
-        RequestingClient(stranger, wire.REVISIONS["2026-07-28"], decoded, "tools/call x", None, None, StateSigner(b"k"))
+        RequestingClient(other, wire.REVISIONS["2026-07-28"], decoded, "tools/call x", None, None, StateSigner(b"k"))
 
 
 def test_an_old_state_is_refused(monkeypatch: pytest.MonkeyPatch):
     """A question isn't answered a day later."""
-    seal = StateSigner(b"key")
-    state = seal.sign("a", 1)
+    signer = StateSigner(b"key")
+    state = signer.sign("a", 1)
     later = requesting_client.time.time() + requesting_client.STATE_LIFETIME + 1
     monkeypatch.setattr(requesting_client.time, "time", lambda: later)
     with pytest.raises(RpcError):
-        seal.verify("a", state)
+        signer.verify("a", state)
 
 
 # -- log messages ------------------------------------------------------------------------------------------------
 
 
 @requirement("server.logging")
-async def test_a_client_hears_what_it_asked_to_hear(server: McpServer, hello: Project):
+async def test_a_client_gets_the_log_messages_of_its_level(server: McpServer, hello: Project):
     """Each event of a call is a log message, from the level on that was set, before the answer."""
     client = Client(server, "2025-11-25")
     arguments = {"content_config_id": "greeting", "force": True}
@@ -518,7 +518,7 @@ async def test_a_loud_call_may_ask_too(server: McpServer, ask: Asking, project: 
     assert asked["result"]["resultType"] == "input_required"
 
 
-def test_log_messages_that_nobody_takes_are_bounded():
+def test_log_messages_that_are_not_sent_are_limited():
     """The oldest make room."""
 
     async def notify(message: bytes) -> None: ...

@@ -66,7 +66,7 @@ async def test_initialize_offers_the_newest_handshake_for_any_other(server: McpS
     assert answer["result"]["protocolVersion"] == "2025-11-25"
 
 
-async def test_discover_says_who_we_are(server: McpServer):
+async def test_discover_names_the_server(server: McpServer):
     """The modern opening: versions, capabilities, instructions, and how long that stays true."""
     answer = await ask(server, Session("memory", LOCAL), request("server/discover", {"_meta": MODERN}))
     result = answer["result"]
@@ -177,7 +177,7 @@ async def test_modern_requests_have_no_ping_and_lists_that_may_be_kept(server: M
 
 
 async def test_ping_is_answered_before_the_handshake(server: McpServer):
-    """A client may see whether anybody is there before it introduces itself."""
+    """A client may check for a server before its handshake."""
     assert (await ask(server, Session("memory", LOCAL), request("ping")))["result"] == {}
 
 
@@ -278,7 +278,7 @@ async def test_a_reader_may_not_write(server: McpServer):
 
 
 async def test_a_tool_that_is_gone_is_gone_everywhere(engine: Engine):
-    """The list, the count and the call all follow the shelf."""
+    """The list, the count and the call all follow the registry."""
     fewer: dict[str, Tool] = {name: tool for name, tool in TOOLS.items() if name != "list_generators"}
     server = project_server(engine, fewer, Metrics())
     listed = await ask(server, shaken(), request("tools/list"))
@@ -465,9 +465,9 @@ async def test_versions_are_completed_for_the_content_that_was_settled_on(server
 # -- what the server says of itself ----------------------------------------------------------------------------
 
 
-async def hear(mailbox: NotificationQueue) -> Any:
+async def next_notification(queue: NotificationQueue) -> Any:
     with trio.fail_after(PATIENCE):
-        return msgspec.json.decode(await mailbox.wait_next())
+        return msgspec.json.decode(await queue.wait_next())
 
 
 async def initialize(server: McpServer) -> Session:
@@ -478,7 +478,7 @@ async def initialize(server: McpServer) -> Session:
 
 
 @requirement("resources.notifications")
-async def test_a_subscriber_hears_of_its_resources_only(server: McpServer, engine: Engine, hello: Project):
+async def test_a_subscriber_is_notified_of_its_resources_only(server: McpServer, engine: Engine, hello: Project):
     """By the URI it used; after unsubscribing no more."""
     session = await initialize(server)
     uri = "choracompose://content/greeting"
@@ -489,13 +489,13 @@ async def test_a_subscriber_hears_of_its_resources_only(server: McpServer, engin
     engine.changes.subscribe(server.notify_resource_changed)
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "greeting"}})
     await ask(server, session, call)
-    first, second = await hear(session.notifications), await hear(session.notifications)
+    first, second = await next_notification(session.notifications), await next_notification(session.notifications)
     assert (first["method"], first["params"]) == ("notifications/resources/updated", {"uri": uri})
     assert second["method"] == "notifications/resources/list_changed", "it is the first text of this content"
     assert (await ask(server, session, request("resources/unsubscribe", {"uri": uri})))["result"] == {}
     server.notify_resource_changed("content://greeting")
     server.notify_list_changed("tools")
-    methods = [(await hear(session.notifications))["method"] for _ in range(2)]
+    methods = [(await next_notification(session.notifications))["method"] for _ in range(2)]
     assert methods == ["notifications/resources/list_changed", "notifications/tools/list_changed"]
 
 
@@ -504,7 +504,7 @@ async def test_the_list_of_versions_changes_with_the_text(server: McpServer):
     session = await initialize(server)
     await ask(server, session, request("resources/subscribe", {"uri": "content://note/versions"}))
     server.notify_resource_changed("content://note")
-    assert (await hear(session.notifications))["params"] == {"uri": "content://note/versions"}
+    assert (await next_notification(session.notifications))["params"] == {"uri": "content://note/versions"}
 
 
 async def test_a_session_subscribes_to_no_more_than_it_may(server: McpServer):
@@ -536,9 +536,9 @@ class Listening:
         self._sending, self._heard = trio.open_memory_channel[Any](100)
         self._nursery = nursery
 
-    async def start(self, **wishes: Any) -> Any:
+    async def start(self, **filters: Any) -> Any:
         """Returns what is acknowledged."""
-        message = request("subscriptions/listen", {"notifications": wishes, "_meta": MODERN}, self.id)
+        message = request("subscriptions/listen", {"notifications": filters, "_meta": MODERN}, self.id)
         self._nursery.start_soon(self._run, message)
         acknowledged = await self.next()
         assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
@@ -605,7 +605,7 @@ async def test_a_cancelled_subscription_is_owed_nothing(server: McpServer):
 
 
 async def test_what_cannot_be_listened_to_is_refused(server: McpServer):
-    """Without a stream, without wishes, twice under one id, too many at a time, too many resources."""
+    """Without a stream, without filters, twice under one id, too many at a time, too many resources."""
     session = Session("memory", LOCAL)
 
     async def refused(message: bytes, notify: Any) -> int:
@@ -636,7 +636,7 @@ async def test_a_broken_store_stops_no_news(server: McpServer, engine: Engine):
     await ask(server, session, request("resources/subscribe", {"uri": "content://note"}))
     engine.store.close()
     server.notify_resource_changed("content://note")
-    assert (await hear(session.notifications))["params"] == {"uri": "content://note"}
+    assert (await next_notification(session.notifications))["params"] == {"uri": "content://note"}
 
 
 # -- traces, links ----------------------------------------------------------------------------------------------

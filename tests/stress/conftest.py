@@ -1,4 +1,4 @@
-"""A real `chora serve` for everybody who knocks, and raw sockets to connect with."""
+"""A real `chora serve` process, and raw connections to it."""
 
 from __future__ import annotations
 

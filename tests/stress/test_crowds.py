@@ -1,4 +1,4 @@
-"""Many at the door at once: who waits, who forgets to leave, who never listens."""
+"""Many clients at once: idle ones, ones that abandon their sessions, ones that never read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def eventually(server: ServerProcess, metric: str, value: float) -> None:
 @linux
 @requirement("server.streams")
 async def test_two_thousand_idle_streams_are_cheap(start_server: StartServer):
-    """They cost little, hinder nobody, and leave nothing behind."""
+    """They cost little, disturb no other client, and leave nothing behind."""
     count = 2000
     async with start_server("sessions = 3000\nsessions_each = 3000") as server:
         before, opened = server.memory, server.descriptors
@@ -153,8 +153,8 @@ async def test_fifty_clients_with_the_same_ids_get_their_own_answers(start_serve
 
 
 @linux
-async def test_a_listener_who_never_reads_loses_the_stream(start_server: StartServer):
-    """What waits for it is bounded, it is counted, and nobody else notices."""
+async def test_a_client_that_never_reads_loses_its_stream(start_server: StartServer):
+    """What waits for it is bounded, it is counted, and no other client notices."""
     async with start_server("write_stall = 600") as server:
         before = server.memory
         async with server.connect() as listener, server.connect() as poster:
@@ -177,7 +177,7 @@ BOUNDS = ("write_stall", "read_ahead")
 
 @linux
 async def test_who_takes_no_answer_is_cut(start_server: StartServer):
-    """Requests without end whose answers nobody reads: it doesn't read, or asks for too much ahead."""
+    """Endless requests whose responses aren't read: the client doesn't read, or pipelines too much."""
     async with start_server("write_stall = 0.5") as server:
         before = server.memory
         async with server.connect() as connection:
@@ -194,7 +194,7 @@ async def test_who_takes_no_answer_is_cut(start_server: StartServer):
 FORGED = ["", "x", "0" * 32, "../../etc/passwd", "%00", "a" * 8000, "' OR 1=1 --", "é"]
 
 
-async def test_a_session_id_is_guessed_by_nobody(start_server: StartServer):
+async def test_a_session_id_cannot_be_guessed(start_server: StartServer):
     """Made-up ones, another transport's, one that ended, one with a letter changed: none opens anything."""
     async with start_server() as server, server.connect() as connection, server.connect() as listener:
         _, headers, _ = await connection.post("/mcp", request("initialize", HELLO))

@@ -49,7 +49,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Peer:
+class RawClient:
     """A client that says exactly the bytes it is told to."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -124,15 +124,15 @@ class Running(NamedTuple):
         return int(self.urls[0].rsplit(":", 1)[1])
 
     @asynccontextmanager
-    async def peer(self, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Peer]:
+    async def client(self, tls: ssl.SSLContext | None = None) -> AsyncGenerator[RawClient]:
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         if tls is None:
             async with stream:
-                yield Peer(stream)
+                yield RawClient(stream)
         else:
             secure = trio.SSLStream(stream, tls, server_hostname="localhost", https_compatible=True)
             async with secure:
-                yield Peer(secure)
+                yield RawClient(secure)
 
     async def killed(self, reason: str) -> None:
         """Wait until a connection was ended for this reason, and its slot is free again."""
@@ -258,11 +258,11 @@ async def test_scope_says_all_that_asgi_wants() -> None:
         scopes.append(scope)
         await respond(send)
 
-    async with serving(app) as running, running.peer() as peer:
-        await peer.ask(b"PUT /a%20b/%C3%A9?q=%20&r HTTP/1.1\r\nHost: x\r\nX-Mixed-Case: Value\r\n\r\n")
+    async with serving(app) as running, running.client() as client:
+        await client.ask(b"PUT /a%20b/%C3%A9?q=%20&r HTTP/1.1\r\nHost: x\r\nX-Mixed-Case: Value\r\n\r\n")
         (scope,) = scopes
-        assert isinstance(peer.stream, trio.SocketStream)
-        mine = peer.stream.socket.getsockname()
+        assert isinstance(client.stream, trio.SocketStream)
+        mine = client.stream.socket.getsockname()
         extensions = scope.pop("extensions")
         assert extensions.pop("chora.draining") is running.server.draining
         assert list(extensions) == ["chora.on_disconnect"]
@@ -285,9 +285,9 @@ async def test_scope_says_all_that_asgi_wants() -> None:
 
 async def test_a_response_with_content_length_keeps_the_connection() -> None:
     """Sequential requests share a connection, and each response is dated once."""
-    async with serving(echo) as running, running.peer() as peer:
+    async with serving(echo) as running, running.client() as client:
         for body in (b"one", b"two", b""):
-            answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            answer = await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
             assert (answer.status, answer.body) == (200, body)
             assert parsedate_to_datetime(answer.headers["date"])
             assert "connection" not in answer.headers
@@ -301,9 +301,9 @@ async def test_an_apps_own_date_is_kept() -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         await respond(send, b"", 200, [(b"content-length", b"0"), (b"date", b"yesterday")])
 
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(GET)
-        head = await peer.until(b"\r\n\r\n")
+    async with serving(app) as running, running.client() as client:
+        await client.send(GET)
+        head = await client.until(b"\r\n\r\n")
         assert head.lower().count(b"date:") == 1
         assert b"date: yesterday\r\n" in head
 
@@ -318,14 +318,14 @@ async def test_head_and_first_body_travel_together() -> None:
         await send({"type": "http.response.body", "body": b"together"})
 
     app = Recorder(run)
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(GET)
+    async with serving(app) as running, running.client() as client:
+        await client.send(GET)
         await eventually(lambda: bool(app.seen))
         with trio.move_on_after(0.05) as nothing:
-            await peer.stream.receive_some()
+            await client.stream.receive_some()
         assert nothing.cancelled_caught
         app.go.set()
-        assert b"together" in await peer.stream.receive_some()
+        assert b"together" in await client.stream.receive_some()
 
 
 async def test_an_empty_body_message_sends_the_head() -> None:
@@ -339,11 +339,11 @@ async def test_an_empty_body_message_sends_the_head() -> None:
         await send({"type": "http.response.body"})
 
     app = Recorder(run)
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(GET)
-        assert b"200 OK" in await peer.until(b"\r\n\r\n")
+    async with serving(app) as running, running.client() as client:
+        await client.send(GET)
+        assert b"200 OK" in await client.until(b"\r\n\r\n")
         app.go.set()
-        assert await peer.until(b"0\r\n\r\n") == b"0\r\n\r\n"
+        assert await client.until(b"0\r\n\r\n") == b"0\r\n\r\n"
 
 
 async def test_a_response_without_length_is_chunked() -> None:
@@ -355,9 +355,9 @@ async def test_a_response_without_length_is_chunked() -> None:
         await send({"type": "http.response.body", "body": b"second", "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async with serving(app) as running, running.peer() as peer:
+    async with serving(app) as running, running.client() as client:
         for _ in range(2):
-            answer = await peer.ask()
+            answer = await client.ask()
             assert answer.headers["transfer-encoding"] == "chunked"
             assert answer.body == b"firstsecond"
 
@@ -370,28 +370,28 @@ async def test_a_status_without_body_has_none(status: int) -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         await respond(send, b"too much", status, [])
 
-    async with serving(app) as running, running.peer() as peer:
+    async with serving(app) as running, running.client() as client:
         for _ in range(2):
-            answer = await peer.ask()
+            answer = await client.ask()
             assert answer.status == status
             assert "transfer-encoding" not in answer.headers
 
 
 async def test_head_gets_the_head_alone() -> None:
     """HEAD is answered with the length of the body but not the body."""
-    async with serving(fine) as running, running.peer() as peer:
+    async with serving(fine) as running, running.client() as client:
         for _ in range(2):
-            answer = await peer.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", bare=True)
+            answer = await client.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", bare=True)
             assert answer.headers["content-length"] == "4"
-        assert (await peer.ask()).body == b"fine"
+        assert (await client.ask()).body == b"fine"
 
 
 async def test_connection_close_is_honoured() -> None:
     """After a request with `Connection: close` the server says so too, and closes."""
-    async with serving(fine) as running, running.peer() as peer:
-        answer = await peer.ask(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    async with serving(fine) as running, running.client() as client:
+        answer = await client.ask(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert answer.headers["connection"] == "close"
-        assert await peer.rest() == b""
+        assert await client.rest() == b""
 
 
 async def test_http_1_0_gets_a_body_that_ends_with_the_connection() -> None:
@@ -403,8 +403,8 @@ async def test_http_1_0_gets_a_body_that_ends_with_the_connection() -> None:
         await begin_stream(send)
         await send({"type": "http.response.body", "body": b" last"})
 
-    async with serving(app) as running, running.peer() as peer:
-        answer = await peer.ask(b"GET / HTTP/1.0\r\n\r\n")
+    async with serving(app) as running, running.client() as client:
+        answer = await client.ask(b"GET / HTTP/1.0\r\n\r\n")
         assert "transfer-encoding" not in answer.headers
         assert answer.body == b"first last"
 
@@ -417,14 +417,14 @@ async def test_a_large_response_arrives_whole() -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         await respond(send, body, headers=[])
 
-    async with serving(app) as running, running.peer() as peer:
-        assert (await peer.ask()).body == body
+    async with serving(app) as running, running.client() as client:
+        assert (await client.ask()).body == body
 
 
 async def test_small_packets_are_not_held_back() -> None:
     """Nagle's algorithm is off on accepted connections, or it would delay small events."""
-    async with serving(fine) as running, running.peer() as peer:
-        await peer.ask()
+    async with serving(fine) as running, running.client() as client:
+        await client.ask()
         (accepted,) = running.server._connections
         assert isinstance(accepted._stream, trio.SocketStream)
         assert accepted._stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
@@ -432,20 +432,20 @@ async def test_small_packets_are_not_held_back() -> None:
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
     """Requests sent in one packet get their responses one after the other, bodies told apart."""
-    async with serving(echo) as running, running.peer() as peer:
-        await peer.send(
+    async with serving(echo) as running, running.client() as client:
+        await client.send(
             b"".join(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n%d" % digit for digit in range(9))
         )
-        assert [(await peer.answer()).body for _ in range(9)] == [b"%d" % digit for digit in range(9)]
+        assert [(await client.answer()).body for _ in range(9)] == [b"%d" % digit for digit in range(9)]
 
 
 async def test_a_request_may_dribble_in() -> None:
     """Head and body arrive byte by byte, a pipelined one included, and are understood."""
-    async with serving(echo) as running, running.peer() as peer:
+    async with serving(echo) as running, running.client() as client:
         for byte in b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET /":
-            await peer.send(bytes([byte]))
-        assert (await peer.answer()).body == b"abc"
-        assert (await peer.ask(b" HTTP/1.1\r\nHost: x\r\n\r\n")).body == b""
+            await client.send(bytes([byte]))
+        assert (await client.answer()).body == b"abc"
+        assert (await client.ask(b" HTTP/1.1\r\nHost: x\r\n\r\n")).body == b""
 
 
 async def test_a_whole_body_comes_in_one_message() -> None:
@@ -457,8 +457,8 @@ async def test_a_whole_body_comes_in_one_message() -> None:
         messages.append(await receive())
         await respond(send)
 
-    async with serving(app) as running, running.peer() as peer:
-        await peer.ask(
+    async with serving(app) as running, running.client() as client:
+        await client.ask(
             b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"
         )
         assert messages == [{"type": "http.request", "body": b"abc", "more_body": False}]
@@ -473,26 +473,26 @@ async def test_100_continue_is_sent_when_the_app_wants_the_body() -> None:
 
     app = Recorder(run)
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(head)
+    async with serving(app) as running, running.client() as client:
+        await client.send(head)
         await app.entered.wait()
         with trio.move_on_after(0.05) as nothing:
-            await peer.stream.receive_some()
+            await client.stream.receive_some()
         assert nothing.cancelled_caught
         app.go.set()
-        assert (await peer.answer()).status == 100
-        await peer.send(b"bo")
-        await peer.send(b"dy")
-        assert (await peer.answer()).body == b"body"
-        assert (await peer.ask()).status == 200
+        assert (await client.answer()).status == 100
+        await client.send(b"bo")
+        await client.send(b"dy")
+        assert (await client.answer()).body == b"body"
+        assert (await client.ask()).status == 200
 
 
 async def test_100_continue_is_not_sent_before_a_final_answer() -> None:
     """An app that answers without reading spares the client its body; the connection closes, as it may come anyway."""
-    async with serving(fine) as running, running.peer() as peer:
-        answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+    async with serving(fine) as running, running.client() as client:
+        answer = await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
         assert (answer.status, answer.headers["connection"]) == (200, "close")
-        assert await peer.rest() == b""
+        assert await client.rest() == b""
 
 
 async def test_100_continue_and_the_response_take_turns() -> None:
@@ -505,13 +505,13 @@ async def test_100_continue_and_the_response_take_turns() -> None:
             await trio.lowlevel.checkpoint()
             await respond(send)
 
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
-        first = await peer.answer()
+    async with serving(app) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        first = await client.answer()
         assert first.status in (100, 200)
         if first.status == 100:
-            assert (await peer.answer()).body == b"fine"
-        await peer.send(b"body")
+            assert (await client.answer()).body == b"fine"
+        await client.send(b"body")
 
 
 async def test_tasks_that_send_take_turns() -> None:
@@ -529,30 +529,30 @@ async def test_tasks_that_send_take_turns() -> None:
             self.go.set()
 
     app = Recorder(run)
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(GET)
+    async with serving(app) as running, running.client() as client:
+        await client.send(GET)
         await app.go.wait()
-        head = await peer.until(b"\r\n\r\n")
+        head = await client.until(b"\r\n\r\n")
         assert b"chunked" in head
         body = b"%x\r\n%s\r\n4\r\nlast\r\n0\r\n\r\n" % (len(large), large)
-        assert await peer.exactly(len(body)) == body
+        assert await client.exactly(len(body)) == body
 
 
 async def test_an_early_answer_need_not_cost_the_connection() -> None:
     """The rest of a body that the app didn't want is read and dropped, and the next request is served."""
-    async with serving(fine) as running, running.peer() as peer:
-        answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+    async with serving(fine) as running, running.client() as client:
+        answer = await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
         assert answer.body == b"fine"
-        await peer.send(bytes(200_000))
-        assert (await peer.ask()).body == b"fine"
+        await client.send(bytes(200_000))
+        assert (await client.ask()).body == b"fine"
 
 
 async def test_an_early_answer_with_close_is_read_not_reset() -> None:
     """A client that sends its whole body before it reads still finds the early answer of a closing connection."""
-    async with serving(fine) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n")
-        await peer.send(bytes(3_000_000))
-        assert (await peer.answer()).body == b"fine"
+    async with serving(fine) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n")
+        await client.send(bytes(3_000_000))
+        assert (await client.answer()).body == b"fine"
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------
@@ -590,12 +590,12 @@ async def test_an_early_answer_with_close_is_read_not_reset() -> None:
 async def test_refused_before_any_app(request_bytes: bytes, status: int, reason: str) -> None:
     """What is no proper request for us gets its answer at once, closes the connection and never reaches the app."""
     async with serving(unreachable, body=100) as running:
-        async with running.peer() as peer:
-            answer = await peer.ask(request_bytes)
+        async with running.client() as client:
+            answer = await client.ask(request_bytes)
             assert (answer.status, answer.headers["connection"]) == (status, "close")
             assert answer.body.endswith(b".\n")
             assert parsedate_to_datetime(answer.headers["date"])
-            assert await peer.rest() == b""
+            assert await client.rest() == b""
         await running.killed(reason)
         assert running.server.statistics().aborted == {reason: 1}
 
@@ -603,18 +603,18 @@ async def test_refused_before_any_app(request_bytes: bytes, status: int, reason:
 async def test_a_refused_head_request_gets_no_body() -> None:
     """Even a refusal leaves out the body when the method is HEAD, and only then."""
     async with serving(fine) as running:
-        async with running.peer() as peer:
-            await peer.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\n\r\n", bare=True)
-            assert await peer.rest() == b""
-        async with running.peer() as peer:
-            await peer.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", bare=True)
-            assert (await peer.ask(b"nonsense\r\n\r\n")).body != b""
+        async with running.client() as client:
+            await client.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\n\r\n", bare=True)
+            assert await client.rest() == b""
+        async with running.client() as client:
+            await client.ask(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", bare=True)
+            assert (await client.ask(b"nonsense\r\n\r\n")).body != b""
 
 
 async def test_a_head_of_64_kib_is_served() -> None:
     """The head limit lets everything below it through."""
-    async with serving(fine) as running, running.peer() as peer:
-        assert (await peer.ask(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 65_000 + b"\r\n\r\n")).status == 200
+    async with serving(fine) as running, running.client() as client:
+        assert (await client.ask(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 65_000 + b"\r\n\r\n")).status == 200
 
 
 async def test_a_chunked_body_is_counted_while_it_streams() -> None:
@@ -625,11 +625,11 @@ async def test_a_chunked_body_is_counted_while_it_streams() -> None:
             self.seen.append(len((await receive())["body"]))
 
     app = Recorder(run)
-    async with serving(app, body=200_000) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    async with serving(app, body=200_000) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(100):
-            await peer.send(b"8000\r\n" + bytes(0x8000) + b"\r\n")
-        answer = await peer.answer()
+            await client.send(b"8000\r\n" + bytes(0x8000) + b"\r\n")
+        answer = await client.answer()
         assert answer.status == 413
         *sizes, cancelled = app.seen
         assert sum(sizes) <= 200_000
@@ -639,46 +639,46 @@ async def test_a_chunked_body_is_counted_while_it_streams() -> None:
 async def test_tiny_chunks_count_for_more_than_their_bytes() -> None:
     """A body of many tiny chunks is refused long before its bytes reach the limit, for it costs that much to read."""
     async with serving(echo, body=10_000) as running:
-        async with running.peer() as peer:
-            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-            assert (await peer.ask(b"1\r\na\r\n" * 1000)).status == 413
-        async with running.peer() as peer:
-            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-            answer = await peer.ask((b"3e8\r\n" + bytes(1000) + b"\r\n") * 9 + b"0\r\n\r\n")
+        async with running.client() as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert (await client.ask(b"1\r\na\r\n" * 1000)).status == 413
+        async with running.client() as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            answer = await client.ask((b"3e8\r\n" + bytes(1000) + b"\r\n") * 9 + b"0\r\n\r\n")
             assert (answer.status, len(answer.body)) == (200, 9000)
 
 
 async def test_a_large_content_length_is_refused_not_reset() -> None:
     """A client that sends a body of declared, excessive length before it reads still reads the 413."""
-    async with serving(unreachable, body=1000) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
-        await peer.send(bytes(3_000_000))
-        assert (await peer.answer()).status == 413
+    async with serving(unreachable, body=1000) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+        await client.send(bytes(3_000_000))
+        assert (await client.answer()).status == 413
 
 
 async def test_a_body_that_turns_malformed_is_refused() -> None:
     """A broken chunk after the app has begun to read cancels the app and is answered with 400."""
     app = Recorder(read_and_say_nothing)
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+    async with serving(app) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         await app.entered.wait()
-        await peer.send(b"nonsense\r\n")
-        assert (await peer.answer()).status == 400
+        await client.send(b"nonsense\r\n")
+        assert (await client.answer()).status == 400
         assert app.seen == [trio.Cancelled]
 
 
 async def test_an_unwanted_body_is_bounded_too() -> None:
     """The rest of a body that is only read to be dropped may not exceed the limit either."""
     async with serving(fine, body=1000) as running:
-        async with running.peer() as peer:
-            answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        async with running.client() as client:
+            answer = await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
             assert answer.status == 200
-            await peer.send(b"800\r\n" + bytes(0x800) + b"\r\n")
-            assert await peer.rest() == b""
+            await client.send(b"800\r\n" + bytes(0x800) + b"\r\n")
+            assert await client.rest() == b""
         await running.killed("body")
 
 
-async def test_an_app_that_shields_itself_sees_the_peer_gone() -> None:
+async def test_an_app_that_shields_itself_sees_the_disconnect() -> None:
     """Where cancellation can't reach the app, `receive` of a refused body raises instead of going on."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
@@ -686,12 +686,12 @@ async def test_an_app_that_shields_itself_sees_the_peer_gone() -> None:
             await read_body(receive)
 
     app = Recorder(run)
-    async with serving(app, body=100) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+    async with serving(app, body=100) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         await app.entered.wait()
-        await peer.send(b"50\r\n")
-        await peer.send(bytes(80))
-        assert (await peer.answer()).status == 413
+        await client.send(b"50\r\n")
+        await client.send(bytes(80))
+        assert (await client.answer()).status == 413
         assert app.seen == [Disconnected]
 
 
@@ -704,72 +704,72 @@ def test_bounds_default_to_the_settings() -> None:
     assert all(getattr(bounds, field) == getattr(limits, field) for field in ConnectionLimits.__struct_fields__)
 
 
-async def dribble(peer: Peer, drop: bytes) -> None:
+async def dribble(client: RawClient, drop: bytes) -> None:
     while True:
-        await peer.send(drop)
+        await client.send(drop)
         await trio.sleep(0.02)
 
 
 async def test_header_time_is_counted_in_all() -> None:
     """A head that dribbles in doesn't gain time with every byte: 408."""
-    async with serving(unreachable, header_time=0.2) as running, running.peer() as peer:
-        await peer.send(b"GET / HTTP/1.1\r\n")
+    async with serving(unreachable, header_time=0.2) as running, running.client() as client:
+        await client.send(b"GET / HTTP/1.1\r\n")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(dribble, peer, b"X: y\r\n")
-            assert (await peer.answer()).status == 408
+            nursery.start_soon(dribble, client, b"X: y\r\n")
+            assert (await client.answer()).status == 408
             nursery.cancel_scope.cancel()
 
 
-async def test_a_late_head_is_told_so() -> None:
-    """A peer that began a request and stopped gets 408; one that said nothing is closed without a word."""
+async def test_a_late_head_is_answered_with_408() -> None:
+    """A client that began a request and stopped gets 408; one that said nothing is closed without a word."""
     async with serving(unreachable, header_time=0.1) as running:
-        async with running.peer() as peer, running.peer() as silent:
-            assert (await peer.ask(b"GET / HT")).status == 408
+        async with running.client() as client, running.client() as silent:
+            assert (await client.ask(b"GET / HT")).status == 408
             assert await silent.rest() == b""
         await eventually(lambda: running.server.statistics().aborted == {"header_time": 2})
 
 
 async def test_an_idle_connection_is_closed() -> None:
     """A connection between requests is closed in silence after `keep_alive`."""
-    async with serving(fine, keep_alive=0.1) as running, running.peer() as peer:
-        await peer.ask()
-        assert await peer.rest() == b""
+    async with serving(fine, keep_alive=0.1) as running, running.client() as client:
+        await client.ask()
+        assert await client.rest() == b""
         await running.killed("keep_alive")
 
 
 async def test_a_second_head_has_its_own_time() -> None:
     """On a kept connection the head's clock starts with its first byte, and ends in 408."""
-    async with serving(fine, keep_alive=5.0, header_time=0.1) as running, running.peer() as peer:
-        await peer.ask()
-        assert (await peer.ask(b"GET ")).status == 408
+    async with serving(fine, keep_alive=5.0, header_time=0.1) as running, running.client() as client:
+        await client.ask()
+        assert (await client.ask(b"GET ")).status == 408
 
 
 async def test_body_time_is_counted_in_all() -> None:
     """A body that dribbles in is cut after `body_time`, answered with 408, and the app is cancelled."""
     app = Recorder(read_and_say_nothing)
-    async with serving(app, body_time=0.2) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+    async with serving(app, body_time=0.2) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(dribble, peer, b"x")
-            assert (await peer.answer()).status == 408
+            nursery.start_soon(dribble, client, b"x")
+            assert (await client.answer()).status == 408
             nursery.cancel_scope.cancel()
         assert app.seen == [trio.Cancelled]
 
 
 async def test_body_time_is_not_the_apps_time(autojump_clock: trio.testing.MockClock) -> None:
-    """An app that takes long before it reads doesn't use up the peer's time."""
+    """An app that takes long before it reads doesn't use up the client's time."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         await trio.sleep(20)
         await respond(send, await read_body(receive))
 
-    async with serving(Recorder(run), body_time=10) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
-        assert (await peer.ask(b"ok")).body == b"ok"
+    async with serving(Recorder(run), body_time=10) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+        assert (await client.ask(b"ok")).body == b"ok"
 
 
-async def test_a_peer_that_does_not_read_is_cut() -> None:
-    """A write that stalls ends the connection and cancels the app, though the app shields nothing and nobody reads."""
+async def test_a_client_that_does_not_read_is_disconnected() -> None:
+    """A write that stalls ends the connection and cancels the app, though the app shields nothing and no task reads."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         await begin_stream(send)
@@ -777,8 +777,8 @@ async def test_a_peer_that_does_not_read_is_cut() -> None:
             await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
 
     app = Recorder(run)
-    async with serving(app, write_stall=0.2) as running, running.peer() as peer:
-        await peer.send(GET)
+    async with serving(app, write_stall=0.2) as running, running.client() as client:
+        await client.send(GET)
         await running.killed("write_stall")
         assert app.seen == [trio.Cancelled]
         assert running.server.statistics().open == 0
@@ -792,26 +792,26 @@ async def test_the_write_bound_holds_per_slice(autojump_clock: trio.testing.Mock
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         await respond(send, body)
 
-    async with serving(app, write_stall=10) as running, running.peer() as peer:
-        await peer.send(GET)
+    async with serving(app, write_stall=10) as running, running.client() as client:
+        await client.send(GET)
         received, began = 0, trio.current_time()
         while received < len(body):
-            received += len(await peer.stream.receive_some(400_000))
+            received += len(await client.stream.receive_some(400_000))
             await trio.sleep(2)
         assert trio.current_time() - began > 10
 
 
 async def test_pipelining_without_end_is_cut() -> None:
-    """What a peer sends ahead while a response is made is bounded; beyond, the connection is cut."""
+    """What a client sends ahead while a response is made is bounded; beyond, the connection is cut."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         await receive()
         await receive()
 
     app = Recorder(run)
-    async with serving(app) as running, running.peer() as peer:
+    async with serving(app) as running, running.client() as client:
         with suppress(trio.BrokenResourceError):
-            await peer.send(GET + GET * 20_000)
+            await client.send(GET + GET * 20_000)
         await running.killed("read_ahead")
         assert app.seen == [trio.Cancelled]
 
@@ -838,11 +838,11 @@ async def test_the_next_request_may_be_large(app_dawdles: bool) -> None:
                 await trio.sleep(0.3)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async with serving(app) as running, running.peer() as peer:
+    async with serving(app) as running, running.client() as client:
         for _ in range(3):
-            assert (await peer.ask()).body == b"fine"
+            assert (await client.ask()).body == b"fine"
             large = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n" + bytes(300_000)
-            assert (await peer.ask(large)).body == b"300000"
+            assert (await client.ask(large)).body == b"300000"
         assert running.server.statistics().aborted == {}
     assert requests == 6
 
@@ -850,34 +850,34 @@ async def test_the_next_request_may_be_large(app_dawdles: bool) -> None:
 async def test_connections_beyond_the_cap_are_refused() -> None:
     """One connection too many is told 503 and counted; when another leaves there is room again."""
     async with serving(fine, connections=1) as running:
-        async with running.peer() as first:
+        async with running.client() as first:
             await first.ask()
-            async with running.peer() as second:
+            async with running.client() as second:
                 answer = await second.ask()
                 assert (answer.status, answer.headers["connection"]) == (503, "close")
             assert (await first.ask()).status == 200
             assert running.server.statistics().refused == 1
         await eventually(lambda: running.server.statistics().open == 0)
-        async with running.peer() as third:
+        async with running.client() as third:
             assert (await third.ask()).status == 200
 
 
 async def test_refusing_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers beyond the cap that don't go away after their 503 can't pile up either."""
     monkeypatch.setattr(http_server, "CONCURRENT_REFUSALS", 1)
-    async with serving(fine, connections=1) as running, running.peer() as first:
+    async with serving(fine, connections=1) as running, running.client() as first:
         await first.ask()
-        async with running.peer() as second, running.peer() as third:
+        async with running.client() as second, running.client() as third:
             assert (await second.answer()).status == 503
             assert await third.rest() == b""
         assert running.server.statistics().refused == 2
 
 
 async def test_lingering_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused peer that neither reads nor leaves is closed after a while."""
+    """A refused client that neither reads nor leaves is closed after a while."""
     monkeypatch.setattr(connection_module, "LINGER_TIME", 0.1)
-    async with serving(fine) as running, running.peer() as peer:
-        await peer.send(b"nonsense\r\n\r\n")
+    async with serving(fine) as running, running.client() as client:
+        await client.send(b"nonsense\r\n\r\n")
         await running.killed("malformed")
         assert running.server.statistics().open == 0
 
@@ -938,11 +938,11 @@ async def test_a_failing_app_is_answered_with_500(app: App, caplog: pytest.LogCa
     """Whatever goes wrong before the head is sent gives 500 and a traceback in the log, and the server goes on."""
     async with serving(http_only(app)) as running:
         for _ in range(2):
-            async with running.peer() as peer:
-                answer = await peer.ask(b"GET /path?token=secret HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with running.client() as client:
+                answer = await client.ask(b"GET /path?token=secret HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert answer.status == 500
                 assert b"bug" not in answer.body
-                assert await peer.rest() == b""
+                assert await client.rest() == b""
         await eventually(lambda: running.server.statistics().aborted == {"crash": 2})
     records = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.getMessage() for record in records] == ["the app failed on GET /path"] * 2
@@ -967,9 +967,9 @@ async def promise_too_much(scope: Any, receive: Receive, send: Send) -> None:
 @pytest.mark.parametrize("app", [crash_later, stop_midway, promise_too_much])
 async def test_an_app_that_fails_midway_is_cut(app: App, caplog: pytest.LogCaptureFixture) -> None:
     """After the head there is nothing better than to cut: no last chunk pretends that the body was whole."""
-    async with serving(http_only(app)) as running, running.peer() as peer:
-        await peer.send(GET)
-        said = await peer.rest()
+    async with serving(http_only(app)) as running, running.client() as client:
+        await client.send(GET)
+        said = await client.rest()
         assert b"first" in said
         assert not said.endswith(b"0\r\n\r\n")
     assert any(record.exc_info for record in caplog.records)
@@ -983,9 +983,9 @@ async def test_sending_after_the_end_is_an_error(caplog: pytest.LogCaptureFixtur
         await respond(send)
         await send({"type": "http.response.body", "body": b"more"})
 
-    async with serving(app) as running, running.peer() as peer:
-        assert (await peer.ask()).body == b"fine"
-        assert await peer.rest() == b""
+    async with serving(app) as running, running.client() as client:
+        assert (await client.ask()).body == b"fine"
+        assert await client.rest() == b""
     assert "can't send http.response.body now" in caplog.text
 
 
@@ -1012,12 +1012,12 @@ async def test_errors_while_being_cancelled_stay_inside(caplog: pytest.LogCaptur
 
 async def test_a_bug_in_one_connection_spares_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """An error in the server's own code costs the connection it happened in, and is logged."""
-    async with serving(fine) as running, running.peer() as good:
+    async with serving(fine) as running, running.client() as good:
         await good.ask()
         state, running.server.state = running.server.state, None  # type: ignore[assignment]
-        async with running.peer() as peer:
-            await peer.send(GET)
-            assert await peer.rest() == b""
+        async with running.client() as client:
+            await client.send(GET)
+            assert await client.rest() == b""
         running.server.state = state
         assert (await good.ask()).status == 200
     assert "a connection failed" in caplog.text
@@ -1035,17 +1035,17 @@ async def test_the_configs_logger_is_used() -> None:
     logger.addHandler(Keeping())
     async with (
         serving(http_only(crash_at_once), config=make_config(errorlog=logger)) as running,
-        running.peer() as peer,
+        running.client() as client,
     ):
-        await peer.ask()
+        await client.ask()
     assert [record.exc_info is not None for record in records] == [True]
 
 
-def reset_when_closed(peer: Peer) -> None:
-    """Have the peer's end vanish with a reset instead of a proper goodbye."""
-    assert isinstance(peer.stream, trio.SocketStream)
+def reset_when_closed(client: RawClient) -> None:
+    """Have the client's end vanish with a reset instead of a proper goodbye."""
+    assert isinstance(client.stream, trio.SocketStream)
     linger = "hh" if sys.platform == "win32" else "ii"
-    peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(linger, 1, 0))
+    client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(linger, 1, 0))
 
 
 # -- departures -------------------------------------------------------------------------------------------------
@@ -1053,7 +1053,7 @@ def reset_when_closed(peer: Peer) -> None:
 
 @pytest.mark.parametrize("ahead", [b"", GET])
 async def test_receive_reports_the_departure(ahead: bytes) -> None:
-    """`receive` after the body returns `http.disconnect` when the peer leaves, though a request is pipelined."""
+    """`receive` after the body returns `http.disconnect` when the client leaves, though a request is pipelined."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         await read_body(receive)
@@ -1064,9 +1064,9 @@ async def test_receive_reports_the_departure(ahead: bytes) -> None:
 
     app = Recorder(run)
     async with serving(app) as running:
-        async with running.peer() as peer:
-            await peer.send(GET + ahead)
-            await peer.until(b"first")
+        async with running.client() as client:
+            await client.send(GET + ahead)
+            await client.until(b"first")
         await app.done.wait()
         assert app.seen == [{"type": "http.disconnect"}]
         await eventually(lambda: running.server.statistics().open == 0)
@@ -1074,7 +1074,7 @@ async def test_receive_reports_the_departure(ahead: bytes) -> None:
 
 @pytest.mark.parametrize("ahead", [b"", GET])
 async def test_an_app_may_have_itself_called_at_the_departure(ahead: bytes) -> None:
-    """A callback given to `chora.on_disconnect` is called once the peer has left a long request, pipelined or not."""
+    """A callback given to `chora.on_disconnect` is called once the client has left a long request, pipelined or not."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         await begin_stream(send)
@@ -1086,15 +1086,15 @@ async def test_an_app_may_have_itself_called_at_the_departure(ahead: bytes) -> N
 
     app = Recorder(run)
     async with serving(app) as running:
-        async with running.peer() as peer:
-            await peer.send(GET + ahead)
-            await peer.until(b"first")
+        async with running.client() as client:
+            await client.send(GET + ahead)
+            await client.until(b"first")
         await app.done.wait()
         assert app.seen == ["departed", "long ago"]
 
 
 async def test_no_departure_is_reported_after_the_response() -> None:
-    """A peer that leaves after its response, as they all do, calls nobody, though the app may still be at work."""
+    """A client that leaves after its response, as they all do, triggers no callback, even while the app still works."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         scope["extensions"]["chora.on_disconnect"](lambda: self.seen.append("departed"))
@@ -1105,8 +1105,8 @@ async def test_no_departure_is_reported_after_the_response() -> None:
 
     app = Recorder(run)
     async with serving(app) as running:
-        async with running.peer() as peer:
-            await peer.ask()
+        async with running.client() as client:
+            await client.ask()
         await eventually(lambda: running.server.statistics().open == 0)
     assert app.seen == []
 
@@ -1121,12 +1121,12 @@ async def test_a_departure_is_reported_once() -> None:
 
     app = Recorder(run)
     async with serving(app) as running:
-        async with running.peer() as peer:
-            await peer.send(GET)
+        async with running.client() as client:
+            await client.send(GET)
             await app.entered.wait()
             (accepted,) = running.server._connections
             await eventually(lambda: accepted._reading_ahead and accepted._reading)
-            reset_when_closed(peer)
+            reset_when_closed(client)
         await app.done.wait()
         await eventually(lambda: running.server.statistics().open == 0)
     assert app.seen == ["departed", Disconnected]
@@ -1143,14 +1143,14 @@ async def test_a_long_request_is_watched(ahead: bytes, reset: bool) -> None:
 
     app = Recorder(run)
     async with serving(app) as running:
-        async with running.peer() as peer:
-            await peer.send(GET)
+        async with running.client() as client:
+            await client.send(GET)
             await app.entered.wait()
             (accepted,) = running.server._connections
             await eventually(lambda: accepted._reading_ahead)
-            await peer.send(ahead)
+            await client.send(ahead)
             if reset:
-                reset_when_closed(peer)
+                reset_when_closed(client)
         await eventually(lambda: accepted.disconnected)
         app.go.set()
         await app.done.wait()
@@ -1167,13 +1167,13 @@ async def test_a_watched_request_may_be_followed_by_others() -> None:
         await eventually(lambda: accepted._reading_ahead)
         await respond(send, await read_body(receive))
 
-    async with serving(Recorder(run)) as running, running.peer() as peer:
+    async with serving(Recorder(run)) as running, running.client() as client:
         post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n%d"
-        assert (await peer.ask(post % 1)).body == b"1"
-        await peer.send(post % 2 + post % 3)
-        assert (await peer.answer()).body == b"2"
-        assert (await peer.answer()).body == b"3"
-        assert (await peer.ask(post % 4)).body == b"4"
+        assert (await client.ask(post % 1)).body == b"1"
+        await client.send(post % 2 + post % 3)
+        assert (await client.answer()).body == b"2"
+        assert (await client.answer()).body == b"3"
+        assert (await client.ask(post % 4)).body == b"4"
 
 
 async def test_every_long_request_is_watched() -> None:
@@ -1191,16 +1191,16 @@ async def test_every_long_request_is_watched() -> None:
 
     app = Recorder(run)
     async with serving(app) as running:
-        async with running.peer() as peer:
+        async with running.client() as client:
             for _ in range(2):
-                await peer.ask()
-            await peer.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
-            await peer.until(b"first")
+                await client.ask()
+            await client.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            await client.until(b"first")
         await eventually(lambda: app.seen == ["noticed"])
 
 
 async def test_receive_is_woken_by_the_last_send() -> None:
-    """A task that waits in `receive` for the peer's departure is told when the response is complete."""
+    """A task that waits in `receive` for the client's departure is told when the response is complete."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         await read_body(receive)
@@ -1214,14 +1214,14 @@ async def test_receive_is_woken_by_the_last_send() -> None:
             await respond(send)
 
     app = Recorder(run)
-    async with serving(app) as running, running.peer() as peer:
+    async with serving(app) as running, running.client() as client:
         for count in (1, 2):
-            assert (await peer.ask()).body == b"fine"
+            assert (await client.ask()).body == b"fine"
             await eventually(lambda count=count: app.seen == [{"type": "http.disconnect"}] * count)
 
 
 async def test_departure_within_the_body_is_a_disconnect() -> None:
-    """A peer that leaves before its body is complete gives `http.disconnect`, not a short body."""
+    """A client that leaves before its body is complete gives `http.disconnect`, not a short body."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         while (message := await receive())["type"] == "http.request":
@@ -1230,8 +1230,8 @@ async def test_departure_within_the_body_is_a_disconnect() -> None:
 
     app = Recorder(run)
     async with serving(app) as running:
-        async with running.peer() as peer:
-            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        async with running.client() as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
             await eventually(lambda: app.seen == [b"abc"])
         await app.done.wait()
         assert app.seen == [b"abc", "http.disconnect"]
@@ -1254,14 +1254,14 @@ async def test_two_tasks_may_receive(expect: bytes) -> None:
             await respond(send)
 
     app = Recorder(run)
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n" + expect + b"\r\n")
+    async with serving(app) as running, running.client() as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n" + expect + b"\r\n")
         if expect:
-            assert (await peer.answer()).status == 100
+            assert (await client.answer()).status == 100
         await app.entered.wait()
-        await peer.send(b"ab")
+        await client.send(b"ab")
         app.go.set()
-        assert (await peer.answer()).body == b"fine"
+        assert (await client.answer()).body == b"fine"
         await app.done.wait()
         assert app.seen == [
             {"type": "http.request", "body": b"ab", "more_body": False},
@@ -1278,8 +1278,8 @@ async def test_a_send_that_the_app_cancels_ends_the_connection() -> None:
         await send({"type": "http.response.body", "body": b"x"})
 
     app = Recorder(run)
-    async with serving(app) as running, running.peer() as peer:
-        await peer.send(GET)
+    async with serving(app) as running, running.client() as client:
+        await client.send(GET)
         await app.done.wait()
         assert app.seen == [Disconnected]
         await eventually(lambda: running.server.statistics().open == 0)
@@ -1299,17 +1299,17 @@ async def test_what_an_app_left_behind_cannot_disturb_the_next_request() -> None
                 await send({"type": "http.response.body", "body": b"ghost"})
         await respond(kept[-1][1])
 
-    async with serving(app) as running, running.peer() as peer:
-        assert (await peer.ask()).body == b"fine"
-        assert (await peer.ask()).body == b"fine"
+    async with serving(app) as running, running.client() as client:
+        assert (await client.ask()).body == b"fine"
+        assert (await client.ask()).body == b"fine"
 
 
 # -- the end ----------------------------------------------------------------------------------------------------
 
 
 async def test_idle_connections_end_at_once() -> None:
-    """Stopping doesn't wait for connections that ask for nothing, new or kept, and doors close first."""
-    async with serving(fine, grace=30.0) as running, running.peer() as kept, running.peer() as new:
+    """Stopping doesn't wait for idle connections, new or kept, and listeners close first."""
+    async with serving(fine, grace=30.0) as running, running.client() as kept, running.client() as new:
         await kept.ask()
         await eventually(lambda: running.server.statistics().open == 2)
         await eventually(lambda: {each.exchange for each in running.server._connections} == {None})
@@ -1332,14 +1332,14 @@ async def test_a_request_in_flight_is_answered() -> None:
         await respond(send)
 
     app = Recorder(run)
-    async with serving(app, grace=5.0) as running, running.peer() as peer:
-        await peer.send(GET + GET)
+    async with serving(app, grace=5.0) as running, running.client() as client:
+        await client.send(GET + GET)
         await app.entered.wait()
         running.server.stop()
         app.go.set()
-        answer = await peer.answer()
+        answer = await client.answer()
         assert (answer.body, answer.headers["connection"]) == (b"fine", "close")
-        assert await peer.rest() == b""
+        assert await client.rest() == b""
         await running.ended.wait()
         assert running.server.statistics().aborted == {}
 
@@ -1354,22 +1354,22 @@ async def test_a_stopping_server_takes_no_further_request() -> None:
         await send({"type": "http.response.body", "body": b""})
 
     app = Recorder(run)
-    async with serving(app, grace=5.0) as running, running.peer() as peer:
-        await peer.send(GET + GET)
-        await peer.until(b"first")
+    async with serving(app, grace=5.0) as running, running.client() as client:
+        await client.send(GET + GET)
+        await client.until(b"first")
         running.server.stop()
         app.go.set()
-        assert (await peer.rest()).endswith(b"0\r\n\r\n")
+        assert (await client.rest()).endswith(b"0\r\n\r\n")
         assert app.seen == ["request"]
 
 
 async def test_a_half_sent_request_is_still_served() -> None:
     """A head that has begun to arrive when the server stops is a request in flight."""
-    async with serving(fine, grace=5.0) as running, running.peer() as peer:
-        await peer.send(GET[:10])
+    async with serving(fine, grace=5.0) as running, running.client() as client:
+        await client.send(GET[:10])
         await eventually(lambda: [each.head_begun for each in running.server._connections] == [True])
         running.server.stop()
-        answer = await peer.ask(GET[10:])
+        answer = await client.ask(GET[10:])
         assert (answer.status, answer.headers["connection"]) == (200, "close")
 
 
@@ -1382,12 +1382,12 @@ async def test_event_streams_end_themselves() -> None:
         await scope["extensions"]["chora.draining"].wait()
         await send({"type": "http.response.body", "body": b" bye"})
 
-    async with serving(app, grace=30.0) as running, running.peer() as peer:
-        await peer.send(GET)
-        await peer.until(b"first")
+    async with serving(app, grace=30.0) as running, running.client() as client:
+        await client.send(GET)
+        await client.until(b"first")
         running.server.stop()
         with trio.fail_after(PATIENCE):
-            assert (await peer.rest()).endswith(b" bye\r\n0\r\n\r\n")
+            assert (await client.rest()).endswith(b" bye\r\n0\r\n\r\n")
             await running.ended.wait()
 
 
@@ -1407,11 +1407,11 @@ async def test_what_outlives_the_grace_is_cut(
 
     monkeypatch.setattr(http_server, "FINAL_WRITE_TIME", 60.0)
     app = Recorder(run)
-    async with serving(app, grace=0.1) as running, running.peer() as peer:
-        await peer.send(GET)
-        await peer.until(b"\r\n\r\n")
+    async with serving(app, grace=0.1) as running, running.client() as client:
+        await client.send(GET)
+        await client.until(b"\r\n\r\n")
         running.server.stop()
-        assert (await peer.rest()).endswith(ending)
+        assert (await client.rest()).endswith(ending)
         with trio.fail_after(20):  # less than the time for last words: there is nothing to wait for
             await running.ended.wait()
         assert app.seen == [trio.Cancelled]
@@ -1421,11 +1421,11 @@ async def test_what_outlives_the_grace_is_cut(
 async def test_a_request_without_an_answer_gets_503_after_the_grace() -> None:
     """A request cut before its response began is told that the server stops, so that it can be tried elsewhere."""
     app = Recorder(never_answer)
-    async with serving(app, grace=0.1) as running, running.peer() as peer:
-        await peer.send(GET)
+    async with serving(app, grace=0.1) as running, running.client() as client:
+        await client.send(GET)
         await app.entered.wait()
         running.server.stop()
-        assert (await peer.answer()).status == 503
+        assert (await client.answer()).status == 503
 
 
 async def test_a_finished_response_is_left_alone_at_the_grace() -> None:
@@ -1436,14 +1436,14 @@ async def test_a_finished_response_is_left_alone_at_the_grace() -> None:
         await trio.sleep_forever()
 
     app = Recorder(run)
-    async with serving(app, grace=0.1) as running, running.peer() as peer:
-        assert (await peer.ask()).body == b"fine"
+    async with serving(app, grace=0.1) as running, running.client() as client:
+        assert (await client.ask()).body == b"fine"
         running.server.stop()
-        assert await peer.rest() == b""
+        assert await client.rest() == b""
         assert app.seen == [trio.Cancelled]
 
 
-async def test_stopping_is_bounded_whatever_peers_do() -> None:
+async def test_stopping_takes_a_limited_time_whatever_clients_do() -> None:
     """Peers that don't read, don't finish their requests or don't leave can't hold the server beyond grace + 2 s."""
 
     @http_only
@@ -1454,15 +1454,15 @@ async def test_stopping_is_bounded_whatever_peers_do() -> None:
         while True:
             await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
 
-    async with serving(app, grace=0.3) as running, AsyncExitStack() as peers:
+    async with serving(app, grace=0.3) as running, AsyncExitStack() as clients:
         for said in (
             GET,
             b"GET / HT",
             b"nonsense\r\n\r\n",
             b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
         ):
-            peer = await peers.enter_async_context(running.peer())
-            await peer.send(said)
+            client = await clients.enter_async_context(running.client())
+            await client.send(said)
         await eventually(lambda: running.server.statistics().open == 4)
         await eventually(lambda: any(each.writing for each in running.server._connections))
         running.server.stop()
@@ -1498,7 +1498,7 @@ async def test_a_server_that_was_stopped_before_it_began_ends_at_once() -> None:
 
 
 async def test_a_connection_accepted_while_stopping_is_closed() -> None:
-    """A peer that was accepted in the very moment of the stop is closed, not served."""
+    """A client that was accepted in the very moment of the stop is closed, not served."""
     async with serving(unreachable) as running:
         here, there = socket.socketpair()
         with here:
@@ -1552,11 +1552,11 @@ class Living:
 
 
 async def test_lifespan_surrounds_everything() -> None:
-    """The app starts up before the doors open, shares its state with requests, and shuts down after the last one."""
+    """The app starts up before the server listens, shares its state with requests, and shuts down after the last."""
     app = Living()
-    async with serving(app) as running, running.peer() as peer:
-        await peer.ask()
-        await peer.ask()
+    async with serving(app) as running, running.client() as client:
+        await client.ask()
+        await client.ask()
     assert app.order == ["startup", *["request", "response"] * 2, "shutdown"]
 
 
@@ -1645,7 +1645,7 @@ async def test_the_urls_name_what_was_bound() -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
 async def test_a_unix_socket_is_served(tmp_path: Path) -> None:
-    """A Unix socket works like a port, for a proxy on the same machine; its peers have no address."""
+    """A Unix socket works like a port, for a proxy on the same machine; its clients have no address."""
     scopes: list[Message] = []
 
     @http_only
@@ -1657,7 +1657,7 @@ async def test_a_unix_socket_is_served(tmp_path: Path) -> None:
     async with serving(app, config=make_config(bind=[f"unix:{path}"])) as running:
         assert running.urls == [f"http://unix:{path}"]
         async with await trio.open_unix_socket(path) as stream:
-            assert (await Peer(stream).ask()).body == b"fine"
+            assert (await RawClient(stream).ask()).body == b"fine"
     assert scopes[0]["client"] is None
     assert scopes[0]["server"] == (path, None)
 
@@ -1717,29 +1717,32 @@ async def test_tls_serves_http_1_1_alone(certificate: Certificate) -> None:
         stream = await trio.open_tcp_stream("127.0.0.1", running.port)
         secure = trio.SSLStream(stream, certificate.context(), server_hostname="localhost")
         async with secure:
-            peer = Peer(secure)
+            client = RawClient(secure)
             for _ in range(2):
-                answer = await peer.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+                answer = await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
                 assert answer.body == b"abc" * 100_000
             assert secure.selected_alpn_protocol() == "http/1.1"
-            await peer.ask(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await client.ask(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert await secure.receive_some() == b""  # without the notice this would raise
     assert scopes[0]["scheme"] == "https"
     assert scopes[0]["server"] == ("127.0.0.1", running.port)
 
 
 async def test_a_tls_handshake_counts_as_header_time(certificate: Certificate) -> None:
-    """A peer that connects and never shakes hands is closed after `header_time`."""
-    async with serving(unreachable, config=certificate.config(), header_time=0.1) as running, running.peer() as peer:
-        assert await peer.rest() == b""
+    """A client that connects and never shakes hands is closed after `header_time`."""
+    async with (
+        serving(unreachable, config=certificate.config(), header_time=0.1) as running,
+        running.client() as client,
+    ):
+        assert await client.rest() == b""
         await running.killed("header_time")
 
 
 async def test_plain_http_on_a_tls_port_is_closed(certificate: Certificate, caplog: pytest.LogCaptureFixture) -> None:
-    """A peer that doesn't speak TLS is let go without a noise in the log."""
-    async with serving(unreachable, config=certificate.config()) as running, running.peer() as peer:
-        await peer.send(GET)
-        await peer.rest()
+    """A client that doesn't speak TLS is let go without a noise in the log."""
+    async with serving(unreachable, config=certificate.config()) as running, running.client() as client:
+        await client.send(GET)
+        await client.rest()
         await eventually(lambda: running.server.statistics().open == 0)
     assert caplog.records == []
 
@@ -1747,10 +1750,10 @@ async def test_plain_http_on_a_tls_port_is_closed(certificate: Certificate, capl
 async def test_tls_refusals_are_read_not_reset(certificate: Certificate) -> None:
     """Over TLS too, a client that sends all of an excessive body before it reads finds the 413."""
     config, tls = certificate.config(), certificate.context()
-    async with serving(unreachable, config=config, body=1000) as running, running.peer(tls) as peer:
-        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
-        await peer.send(bytes(3_000_000))
-        assert (await peer.answer()).status == 413
+    async with serving(unreachable, config=config, body=1000) as running, running.client(tls) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+        await client.send(bytes(3_000_000))
+        assert (await client.answer()).status == 413
 
 
 async def test_tls_departures_are_noticed(certificate: Certificate) -> None:
@@ -1763,14 +1766,14 @@ async def test_tls_departures_are_noticed(certificate: Certificate) -> None:
 
     app = Recorder(run)
     async with serving(app, config=certificate.config()) as running:
-        async with running.peer(certificate.context()) as peer:
-            await peer.send(GET + GET)
-            await peer.until(b"first")
+        async with running.client(certificate.context()) as client:
+            await client.send(GET + GET)
+            await client.until(b"first")
         await app.done.wait()
         assert app.seen == [{"type": "http.disconnect"}]
 
 
-async def test_a_tls_peer_that_does_not_read_is_cut(certificate: Certificate) -> None:
+async def test_a_tls_client_that_does_not_read_is_disconnected(certificate: Certificate) -> None:
     """The write bound holds over TLS, where what was cut can't be followed by last words."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
@@ -1778,8 +1781,8 @@ async def test_a_tls_peer_that_does_not_read_is_cut(certificate: Certificate) ->
 
     app = Recorder(run)
     config, tls = certificate.config(), certificate.context()
-    async with serving(app, config=config, write_stall=0.2) as running, running.peer(tls) as peer:
-        await peer.send(GET)
+    async with serving(app, config=config, write_stall=0.2) as running, running.client(tls) as client:
+        await client.send(GET)
         await running.killed("write_stall")
         assert app.seen == [trio.Cancelled]
 
@@ -1787,9 +1790,9 @@ async def test_a_tls_peer_that_does_not_read_is_cut(certificate: Certificate) ->
 async def test_tls_connections_beyond_the_cap_are_closed(certificate: Certificate) -> None:
     """Over TLS a connection too many isn't worth a handshake: it is closed and counted."""
     config, tls = certificate.config(), certificate.context()
-    async with serving(fine, config=config, connections=1) as running, running.peer(tls) as first:
+    async with serving(fine, config=config, connections=1) as running, running.client(tls) as first:
         assert (await first.ask()).status == 200
-        async with running.peer() as second:
+        async with running.client() as second:
             with trio.fail_after(PATIENCE):
                 assert await second.rest() == b""
         assert running.server.statistics().refused == 1
@@ -1844,17 +1847,17 @@ async def test_no_bytes_end_the_server(caplog: pytest.LogCaptureFixture) -> None
             pass
         await respond(send)
 
-    async with serving(app, body=1000) as running, running.peer() as good:
+    async with serving(app, body=1000) as running, running.client() as good:
         await good.ask()
         before = descriptors()
         for _ in range(300):
-            async with running.peer() as peer:
-                await peer.send(mangle(bytearray(chance.choice(seeds))))
-                assert isinstance(peer.stream, trio.SocketStream)
+            async with running.client() as client:
+                await client.send(mangle(bytearray(chance.choice(seeds))))
+                assert isinstance(client.stream, trio.SocketStream)
                 if chance.random() < 0.5:
                     with suppress(trio.BrokenResourceError):
-                        await peer.stream.send_eof()
-                    await peer.rest()
+                        await client.stream.send_eof()
+                    await client.rest()
             assert (await good.ask()).status == 200
         await eventually(lambda: running.server.statistics().open == 1)
         assert descriptors() == before

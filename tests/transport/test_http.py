@@ -1,4 +1,4 @@
-"""The HTTP door: who may come in, and how each era and transport is spoken."""
+"""MCP over HTTP: request security, and each era and transport."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfo
 ENDLESS = SLOW.replace("1500", "90000")
 
 
-# -- who may come in ----------------------------------------------------------------------------------------
+# -- request security ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def test_only_our_own_names_are_answered(http_client: OpenHttpClient, host
     ],
 )
 async def test_only_our_own_origins_may_talk_to_us(http_client: OpenHttpClient, origin: str, status: int):
-    """A foreign web page in somebody's browser gets nothing, before its body is read."""
+    """A foreign web page in a browser on this machine gets nothing, before its body is read."""
     async with http_client(http__allowed_origins=("https://n8n.example",)) as client:
         assert (await client.ask("initialize", HELLO, origin=origin)).status_code == status
         assert (await client.http.get("/status.json", headers={"origin": origin})).status_code == status
@@ -105,7 +105,7 @@ async def test_a_token_is_asked_for_where_there_is_one(
 async def test_beyond_loopback_the_status_needs_the_token_too(
     http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
-    """Bound to everything, only health and readiness are for everybody."""
+    """Bound to everything, only health and readiness need no token."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
     async with http_client(http__host="0.0.0.0") as client:
         url = client.running.url.replace("0.0.0.0", "127.0.0.1")
@@ -236,7 +236,7 @@ async def test_modern_errors_carry_their_status(http_client: OpenHttpClient):
 
 
 async def test_an_answer_becomes_a_stream_when_there_is_progress_to_tell(http_client: OpenHttpClient):
-    """JSON when nobody listens for events; progress and then the answer when somebody does."""
+    """JSON when the client accepts no events; progress and then the answer when it does."""
     async with http_client() as client:
         arguments = {"artifact_config_id": "hello"}
         call = {"name": "assemble_artifact", "arguments": arguments, "_meta": {"progressToken": 5}}
@@ -327,7 +327,7 @@ async def test_a_cancelled_call_ends_without_an_answer(http_client: OpenHttpClie
 
 
 async def test_ending_a_session_stops_its_calls(http_client: OpenHttpClient, hello: Project):
-    """Nobody is left to hear the answer, so nobody goes on working for it."""
+    """The answer has no reader left, so the work for it ends."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
     async with http_client() as client:
         await client.initialize()
@@ -378,7 +378,7 @@ async def test_an_unused_session_expires(http_client: OpenHttpClient):
         assert (await client.ask("ping")).status_code == 404
 
 
-async def test_a_session_belongs_to_whoever_opened_it(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
+async def test_a_session_belongs_to_its_principal(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
     """Somebody else who learns the id gets the same 404 as for one that doesn't exist."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
     async with http_client() as client:
@@ -389,7 +389,7 @@ async def test_a_session_belongs_to_whoever_opened_it(http_client: OpenHttpClien
         assert (await client.ask("ping", mcp_session_id=id, authorization="Bearer sesame")).status_code == 200
 
 
-async def test_a_conversation_of_the_old_transport_belongs_to_whoever_opened_it(
+async def test_a_session_of_the_old_transport_belongs_to_its_principal(
     http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
     """Nobody else posts into it, and its id is none of Streamable HTTP."""
@@ -527,8 +527,8 @@ async def _until_counted(client: HttpTestClient, outcome: str) -> None:
 # -- what the server says of itself -------------------------------------------------------------------------------
 
 
-async def test_a_session_hears_on_its_stream(http_client: OpenHttpClient):
-    """GET /mcp carries what the session subscribed to, also what happened while nobody was listening."""
+async def test_a_session_gets_notifications_on_its_stream(http_client: OpenHttpClient):
+    """GET /mcp carries what the session subscribed to, also what happened while no stream was open."""
     async with http_client() as client:
         await client.initialize()
         subscribed = await client.ask("resources/subscribe", {"uri": "config://content/greeting"})
@@ -546,7 +546,7 @@ async def test_a_session_hears_on_its_stream(http_client: OpenHttpClient):
             assert msgspec.json.decode((await stream.event())[1])["method"] == "notifications/resources/list_changed"
 
 
-async def test_the_old_transport_hears_on_its_stream(http_client: OpenHttpClient):
+async def test_the_old_transport_gets_notifications_on_its_stream(http_client: OpenHttpClient):
     """Notifications come between the answers."""
     async with http_client() as client, sse(client) as (stream, place):
         for body in (
@@ -559,8 +559,8 @@ async def test_the_old_transport_hears_on_its_stream(http_client: OpenHttpClient
         assert msgspec.json.decode((await stream.event())[1])["params"] == {"uri": "config://content/greeting"}
 
 
-async def test_a_session_that_ended_hears_nothing(http_client: OpenHttpClient):
-    """Whatever ends it, the hub forgets it."""
+async def test_a_session_that_ended_gets_no_notifications(http_client: OpenHttpClient):
+    """Whatever ends it, the broadcaster drops its queue."""
     async with http_client() as client:
         server = client.running.server
         await client.initialize()
@@ -597,9 +597,9 @@ async def test_a_stream_that_is_not_read_is_ended(http_client: OpenHttpClient):
 
 
 @asynccontextmanager
-async def listening(client: HttpTestClient, **wishes: Any) -> AsyncGenerator[Stream]:
+async def listening(client: HttpTestClient, **filters: Any) -> AsyncGenerator[Stream]:
     """An open `subscriptions/listen`, acknowledged."""
-    body = message("subscriptions/listen", {"notifications": wishes, "_meta": MODERN}, "sub-1")
+    body = message("subscriptions/listen", {"notifications": filters, "_meta": MODERN}, "sub-1")
     headers = {"accept": BOTH, "mcp-protocol-version": "2026-07-28", "mcp-method": "subscriptions/listen"}
     async with client.http.stream("POST", "/mcp", json=body, headers=headers) as response:
         assert response.status_code == 200
@@ -610,7 +610,7 @@ async def listening(client: HttpTestClient, **wishes: Any) -> AsyncGenerator[Str
         yield stream
 
 
-async def test_a_modern_peer_listens_to_what_it_asks_for(http_client: OpenHttpClient):
+async def test_a_modern_client_subscribes_to_what_it_asks_for(http_client: OpenHttpClient):
     """The response is the stream; leaving ends the subscription."""
     async with http_client() as client:
         server = client.running.server
@@ -654,7 +654,7 @@ async def test_a_subscription_needs_a_stream(http_client: OpenHttpClient):
         assert "text/event-stream" in answer.json()["error"]["message"]
 
 
-async def test_files_that_change_on_disk_are_told(
+async def test_subscribers_are_notified_of_files_that_change_on_disk(
     http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
 ):
     """From the editor's save to the client's stream."""
@@ -673,7 +673,7 @@ async def test_files_that_change_on_disk_are_told(
             async with trio.open_nursery() as writing:
                 writing.start_soon(hear)
                 number = 0
-                while True:  # until the watch is up, nobody sees a change
+                while True:  # until the watch is set up, no change is seen
                     hello.write("configs/templates/greeting.md.j2", f"# {(number := number + 1)}")
                     await trio.sleep(0.2)
         assert msgspec.json.decode(heard[0])["params"]["uri"] == "template://greeting.md.j2"
@@ -726,9 +726,7 @@ async def test_an_answer_whose_connection_broke_can_be_had_again(http_client: Op
 
 
 @pytest.mark.parametrize("end", ["stop", "expire"])
-async def test_whoever_came_back_is_treated_as_if_they_had_stayed(
-    http_client: OpenHttpClient, hello: Project, end: str
-):
+async def test_a_resumed_stream_ends_as_the_original_would(http_client: OpenHttpClient, hello: Project, end: str):
     """A server that stops finishes their call within the grace; a token that expires closes what it holds open."""
     template = SLOW if end == "stop" else ENDLESS
     hello.save(content("slow", pattern={"type": "jinja2", "template": template}))
@@ -781,7 +779,7 @@ async def test_a_session_that_ended_keeps_nothing(http_client: OpenHttpClient):
         assert application.sessions.replay_buffer.size == 0
 
 
-async def test_a_session_has_so_many_streams_at_a_time(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
+async def test_a_session_has_a_limited_number_of_streams(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
     """Further calls are answered all the same, as plain JSON."""
     monkeypatch.setattr("chora.transport.http.streamable.SESSION_CALLS_LIMIT", 0)
     async with http_client() as client:
@@ -791,7 +789,7 @@ async def test_a_session_has_so_many_streams_at_a_time(http_client: OpenHttpClie
         assert answer.json()["result"]["structuredContent"]["success"] is True
 
 
-async def test_whoever_waits_for_an_answer_does_not_make_room(http_client: OpenHttpClient, hello: Project):
+async def test_a_session_with_a_call_in_flight_is_evicted_last(http_client: OpenHttpClient, hello: Project):
     """A session whose call is under way isn't idle, however long ago that was made."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
     async with http_client(limits__sessions=2, limits__idle=0.4) as client, trio.open_nursery() as nursery:
@@ -810,7 +808,7 @@ async def test_whoever_waits_for_an_answer_does_not_make_room(http_client: OpenH
 
 
 @pytest.mark.parametrize("last", ["9.1", "nonsense", "1", "-1.0", "", "1.999"])
-async def test_a_stream_that_is_not_known_is_said_to_be_gone(http_client: OpenHttpClient, last: str):
+async def test_an_unknown_stream_is_refused(http_client: OpenHttpClient, last: str):
     """A client that waited for the rest of it would wait for ever."""
     async with http_client() as client:
         await client.initialize()
@@ -897,8 +895,8 @@ async def test_a_question_is_asked_on_the_stream_of_its_call(http_client: OpenHt
 
 
 @requirement("server.sessions")
-async def test_whoever_has_the_most_sessions_makes_room(http_client: OpenHttpClient):
-    """So nobody can drive out the others; and nobody has more than their share."""
+async def test_the_principal_with_the_most_sessions_loses_one(http_client: OpenHttpClient):
+    """So no principal can evict the sessions of all others, or have more than its share."""
     async with http_client(limits__sessions=6, limits__sessions_each=4) as client:
         application: Any = client.running.http.app
         names = ["ann"] + ["bob"] * 4 + ["cy"]
@@ -1005,7 +1003,7 @@ PROXIED = {"x-forwarded-for": "203.0.113.9"}
     ],
 )
 @requirement("server.proxies")
-async def test_a_door_without_tokens_is_not_opened_by_a_proxy(
+async def test_a_server_without_tokens_refuses_requests_through_a_proxy(
     http_client: OpenHttpClient, proxies: tuple[str, ...], headers: dict[str, str], status: int
 ):
     """Whoever stands behind one isn't this machine, unless a proxy that is trusted says so."""

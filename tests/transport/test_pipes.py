@@ -15,7 +15,7 @@ ENDS = [PolledPipe, ThreadedPipe]
 
 @pytest.mark.parametrize("kind", ENDS)
 async def test_what_goes_in_comes_out(kind: type[PolledPipe] | type[ThreadedPipe]):
-    """More than a pipe holds at once, with somebody who reads slowly; and an end."""
+    """More than a pipe holds at once, with a slow reader; and an end."""
     incoming, outgoing = os.pipe()
     sent, received = os.urandom(300_000), bytearray()
     with trio.fail_after(PATIENCE):
@@ -30,7 +30,7 @@ async def test_what_goes_in_comes_out(kind: type[PolledPipe] | type[ThreadedPipe
 
 
 @pytest.mark.parametrize("kind", ENDS)
-async def test_nobody_reads_any_more(kind: type[PolledPipe] | type[ThreadedPipe]):
+async def test_a_closed_reader_breaks_the_pipe(kind: type[PolledPipe] | type[ThreadedPipe]):
     """That is a broken pipe, however it is written to."""
     incoming, outgoing = os.pipe()
     os.close(incoming)
@@ -40,7 +40,7 @@ async def test_nobody_reads_any_more(kind: type[PolledPipe] | type[ThreadedPipe]
 
 
 async def test_a_closed_end_is_closed():
-    """Also for whoever is waiting, and twice."""
+    """Also for a task that is waiting, and twice."""
     incoming, outgoing = os.pipe()
     source, sink = PolledPipe(incoming), PolledPipe(outgoing)
     with trio.fail_after(PATIENCE):

@@ -114,13 +114,13 @@ async def test_a_new_connection_takes_over():
 async def test_a_takeover_leaves_the_new_connection_in_charge():
     """What is put waits for it, and it is the one that is dropped."""
     stream, second = EventStream("1"), Connection()
-    gate = trio.Event()
+    released = trio.Event()
 
     async def stuck(frame: bytes) -> None:
         await trio.sleep_forever()
 
     async def slow(frame: bytes) -> None:
-        await gate.wait()
+        await released.wait()
         await second.write(frame)
 
     ended: list[bool] = []
@@ -144,7 +144,7 @@ async def test_a_takeover_leaves_the_new_connection_in_charge():
             await wait_all_tasks_blocked()
             stream.add(b"b")
             stream.end()
-            gate.set()
+            released.set()
     assert second.data == ["a", "b"]
 
 
@@ -213,7 +213,7 @@ async def test_ended_streams_are_forgotten(mock_clock: MockClock):
     assert known.find_event(f"{running.name}.1") is not None
 
 
-async def test_an_unasked_stream_ends_when_nobody_reads_it(mock_clock: MockClock):
+async def test_a_standalone_stream_ends_with_its_connection(mock_clock: MockClock):
     """It is kept for who comes back soon, who takes over from the connection that may still be there."""
     known = SessionStreams()
     stream = known.open_stream(is_standalone=True)
@@ -234,7 +234,7 @@ async def test_an_unasked_stream_ends_when_nobody_reads_it(mock_clock: MockClock
 
 
 async def test_the_stream_that_ended_last_is_forgotten_last(mock_clock: MockClock):
-    """However early it began: a long call's answer is the one that somebody is likely to come back for."""
+    """However early it began: a long call's answer is the one that a client is likely to resume."""
     known = SessionStreams()
     long = known.open_stream()
     long.add(b"answer")
@@ -247,7 +247,7 @@ async def test_the_stream_that_ended_last_is_forgotten_last(mock_clock: MockCloc
     assert known.find_event(f"{long.name}.1") == (long, 1)
 
 
-async def test_a_stream_that_nobody_began_to_read_is_forgotten(mock_clock: MockClock):
+async def test_a_stream_that_was_never_read_is_removed(mock_clock: MockClock):
     """Whoever asks for one and is gone before its first byte leaves nothing behind."""
     known = SessionStreams()
     for _ in range(3 * replay.ENDED_STREAMS_LIMIT):
@@ -258,11 +258,11 @@ async def test_a_stream_that_nobody_began_to_read_is_forgotten(mock_clock: MockC
     assert not known._streams
 
 
-async def test_all_sessions_together_keep_so_much(monkeypatch: pytest.MonkeyPatch):
+async def test_the_streams_of_all_sessions_are_limited(monkeypatch: pytest.MonkeyPatch):
     """The oldest of what has ended is forgotten first; what runs, and the newest answer, never."""
     monkeypatch.setattr(replay, "REPLAY_BYTES_LIMIT", 5_000)
-    shelf = ReplayBuffer()
-    sessions = [SessionStreams(shelf) for _ in range(3)]
+    buffer = ReplayBuffer()
+    sessions = [SessionStreams(buffer) for _ in range(3)]
     running = sessions[0].open_stream()
     running.add(b"x" * 4_000)
     ended = [sessions[number % 3].open_stream() for number in range(6)]
@@ -277,21 +277,21 @@ async def test_all_sessions_together_keep_so_much(monkeypatch: pytest.MonkeyPatc
     running.end()
     assert sessions[0].find_event(f"{running.name}.1") is not None
     assert sessions[1].find_event(f"{ended[4].name}.1") is None
-    assert shelf.size == running.size
+    assert buffer.size == running.size
     sessions[0].clear()
-    assert shelf.size == 0
+    assert buffer.size == 0
     late = sessions[0].open_stream()
     late.add(b"x")
     sessions[0].clear()
     late.end()
-    assert shelf.size == 0
+    assert buffer.size == 0
     news = sessions[1].open_stream(is_standalone=True)
     with news.attach_connection():
         news.add(b"x" * 1_000)
-    assert shelf.size == news.size
+    assert buffer.size == news.size
     with news.attach_connection():
         news.add(b"x" * 1_000)
-    assert shelf.size == news.size
+    assert buffer.size == news.size
 
 
 async def test_the_end_of_an_old_connection_is_not_that_of_the_new_one():

@@ -135,7 +135,7 @@ def test_calls_in_flight_are_finished_before_the_end(slow: Project, how: str):
 
 
 def test_a_client_that_vanishes_ends_us(hello: Project):
-    """Nobody reads and nobody writes any more: the process ends by itself."""
+    """Both pipes are closed: the process ends by itself."""
     process = chora(hello)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -175,7 +175,7 @@ class Peer:
     async def say(self, data: bytes) -> None:
         await self.sink.send_all(data)
 
-    async def hear(self) -> Any:
+    async def receive(self) -> Any:
         with trio.fail_after(PATIENCE):
             while b"\n" not in self._rest:
                 chunk = await self.source.receive_some()
@@ -214,7 +214,7 @@ async def test_a_line_beyond_the_limit_is_refused_and_skipped(engine: Engine):
         for size in (1001, 70_000, 400_000):
             await peer.say(b'"' + b"x" * size)
             await peer.say(b'"\n' + line("ping", id=size))
-            refused, pong = await peer.hear(), await peer.hear()
+            refused, pong = await peer.receive(), await peer.receive()
             assert refused["id"] is None
             assert "longer than 1,000 bytes" in refused["error"]["message"]
             assert pong == {"jsonrpc": "2.0", "id": size, "result": {}}
@@ -225,10 +225,10 @@ async def test_a_message_may_come_in_single_bytes(engine: Engine):
     async with conversation(engine) as peer:
         for byte in line("ping", id="ä"):
             await peer.say(bytes([byte]))
-        assert (await peer.hear())["id"] == "ä"
+        assert (await peer.receive())["id"] == "ä"
         await peer.say(line("ping", id=2).rstrip(b"\n"))
         await peer.sink.aclose()
-        assert (await peer.hear())["id"] == 2
+        assert (await peer.receive())["id"] == 2
 
 
 async def test_a_call_with_its_slash_escaped_does_not_hold_up_others(project: Project, engine: Engine):
@@ -236,12 +236,12 @@ async def test_a_call_with_its_slash_escaped_does_not_hold_up_others(project: Pr
     project.save(content("endless", pattern={"type": "jinja2", "template": SLOW.replace("1500", "90000")}))
     async with conversation(engine) as peer:
         await peer.say(line("initialize", HELLO, 1))
-        await peer.hear()
+        await peer.receive()
         await peer.say(call("generate_content", 2, content_config_id="endless").replace(b"/", b"\\/"))
         await peer.say(line("ping", id=3))
-        assert (await peer.hear())["id"] == 3
+        assert (await peer.receive())["id"] == 3
         await peer.say(line("notifications/cancelled", {"requestId": 2}) + line("ping", id=4))
-        assert (await peer.hear())["id"] == 4
+        assert (await peer.receive())["id"] == 4
 
 
 async def test_a_call_that_outlasts_the_grace_is_cut(project: Project, engine: Engine):
@@ -251,14 +251,14 @@ async def test_a_call_that_outlasts_the_grace_is_cut(project: Project, engine: E
     stopping = trio.Event()
     async with conversation(engine, grace=0.2, stopping=stopping) as peer:
         await peer.say(line("initialize", HELLO, 1))
-        await peer.hear()
+        await peer.receive()
         await peer.say(call("generate_content", 2, content_config_id="endless") + line("ping", id=3))
-        assert (await peer.hear())["id"] == 3
+        assert (await peer.receive())["id"] == 3
         stopping.set()
         assert await peer.source.receive_some() == b"", "the end, and no answer"
 
 
-async def test_a_peer_that_stops_reading_ends_the_conversation(engine: Engine):
+async def test_a_client_that_stops_reading_ends_the_session(engine: Engine):
     """A broken pipe is the end of a conversation, not a crash."""
     async with conversation(engine) as peer:
         await peer.source.aclose()
@@ -268,16 +268,16 @@ async def test_a_peer_that_stops_reading_ends_the_conversation(engine: Engine):
 # -- what the server says of itself -------------------------------------------------------------------------------
 
 
-async def test_a_peer_hears_of_what_it_subscribed_to(engine: Engine):
+async def test_a_client_is_notified_of_what_it_subscribed_to(engine: Engine):
     """Between the answers, as lines of their own."""
     async with conversation(engine) as peer:
         await peer.say(line("initialize", HELLO, 1) + line("resources/subscribe", {"uri": "content://note"}, 2))
-        assert [(await peer.hear())["id"] for _ in range(2)] == [1, 2]
+        assert [(await peer.receive())["id"] for _ in range(2)] == [1, 2]
         peer.server.notify_resource_changed("content://other")
         peer.server.notify_resource_changed("content://note")
-        heard = await peer.hear()
+        heard = await peer.receive()
         assert heard["method"] == "notifications/resources/list_changed"
-        assert (await peer.hear())["params"] == {"uri": "content://note"}
+        assert (await peer.receive())["params"] == {"uri": "content://note"}
 
 
 async def test_subscriptions_of_the_modern_era_share_the_channel(engine: Engine):
@@ -286,42 +286,42 @@ async def test_subscriptions_of_the_modern_era_share_the_channel(engine: Engine)
         for id in ("a", "b"):
             params = {"notifications": {"resourcesListChanged": True}, "_meta": MODERN}
             await peer.say(line("subscriptions/listen", params, id))
-            acknowledged = await peer.hear()
+            acknowledged = await peer.receive()
             assert acknowledged["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: id}
         await peer.say(line("tools/list", {"_meta": MODERN}, 3))
-        assert (await peer.hear())["id"] == 3, "a subscription holds up nobody"
+        assert (await peer.receive())["id"] == 3, "a subscription blocks no other request"
         peer.server.notify_list_changed("resources")
-        heard = {(await peer.hear())["params"]["_meta"][wire.SUBSCRIPTION_KEY] for _ in range(2)}
+        heard = {(await peer.receive())["params"]["_meta"][wire.SUBSCRIPTION_KEY] for _ in range(2)}
         assert heard == {"a", "b"}
         await peer.say(line("notifications/cancelled", {"requestId": "a"}) + line("tools/list", {"_meta": MODERN}, 4))
-        assert (await peer.hear())["id"] == 4
+        assert (await peer.receive())["id"] == 4
         peer.server.notify_list_changed("resources")
-        assert (await peer.hear())["params"]["_meta"][wire.SUBSCRIPTION_KEY] == "b"
+        assert (await peer.receive())["params"]["_meta"][wire.SUBSCRIPTION_KEY] == "b"
         await peer.sink.aclose()
-        assert (await peer.hear())["id"] == "b"
+        assert (await peer.receive())["id"] == "b"
     assert peer.server.broadcaster.is_empty
 
 
-async def test_a_peer_that_does_not_read_costs_what_it_asked_for(engine: Engine):
+async def test_a_client_that_does_not_read_costs_its_subscriptions_only(engine: Engine):
     """A full pipe holds the news back; nothing piles up, and the conversation ends when it is over."""
     stopping = trio.Event()
     async with conversation(engine, grace=0.2, stopping=stopping) as peer:
         await peer.say(line("initialize", HELLO, 1))
-        await peer.hear()
+        await peer.receive()
         for number in range(900):
             await peer.say(line("resources/subscribe", {"uri": f"config://content/{'x' * 200}-{number}"}, number))
-            await peer.hear()
-        (mailbox,) = peer.server.broadcaster._queues
+            await peer.receive()
+        (queue,) = peer.server.broadcaster._queues
         for _ in range(50):
             for number in range(900):
                 peer.server.notify_resource_changed(f"config://content/{'x' * 200}-{number}")
             await trio.lowlevel.checkpoint()
-        assert len(mailbox._changes) <= 900
+        assert len(queue._changes) <= 900
         stopping.set()
     assert peer.server.broadcaster.is_empty
 
 
-def test_files_that_change_on_disk_are_told(hello: Project):
+def test_subscribers_are_notified_of_files_that_change_on_disk(hello: Project):
     """From the editor's save to the client's pipe, in a real process; what that takes is imported late."""
     with chora(hello, "-c", SPY) as process:
         assert process.stdin is not None

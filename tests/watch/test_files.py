@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 class Watched:
-    """A project that is being watched, and somebody who hears everything."""
+    """A project that is being watched, and a subscriber of everything."""
 
     def __init__(self, engine: Engine, server: McpServer) -> None:
         self.engine, self.server = engine, server
@@ -96,8 +96,10 @@ async def _until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.01)
 
 
-async def test_configs_that_come_change_and_go_are_told(quick: threading.Event, project: Project, engine: Engine):
-    """A change is told to subscribers, coming and going also to whoever lists."""
+async def test_created_changed_and_deleted_configs_are_published(
+    quick: threading.Event, project: Project, engine: Engine
+):
+    """Subscribers are notified of changes, and of the list when configs are created or deleted."""
     project.save(text("note", "one"))
     async with watching(engine, quick) as watched:
         watched.want("config://content/note", "config://content/other")
@@ -164,7 +166,7 @@ async def test_a_file_that_was_never_read_goes_by_its_name(quick: threading.Even
         await watched.hear_until({"config://content/note", LIST})
 
 
-async def test_templates_and_manifests_are_told_by_their_own_uris(
+async def test_templates_and_manifests_are_published_by_their_own_uris(
     quick: threading.Event, project: Project, engine: Engine
 ):
     """A template in either folder, and the manifest where its collection writes it."""
@@ -181,7 +183,7 @@ async def test_templates_and_manifests_are_told_by_their_own_uris(
         assert await watched.hear() == "manifest://pack"
 
 
-async def test_what_nobody_could_read_is_not_told(quick: threading.Event, project: Project, engine: Engine):
+async def test_a_file_that_cannot_be_read_is_not_published(quick: threading.Event, project: Project, engine: Engine):
     """Hidden files, other endings, and the files that builds write, however many."""
     project.save(text("note", "one"), collection(id="pack", output={"base_path": "outputs/pack"}))
     project.write("outputs/pack/manifest.json", "{}")
@@ -200,7 +202,7 @@ async def test_what_nobody_could_read_is_not_told(quick: threading.Event, projec
         assert nothing.cancelled_caught
 
 
-async def test_many_changes_at_once_are_each_told(quick: threading.Event, project: Project, engine: Engine):
+async def test_many_changes_at_once_are_each_published(quick: threading.Event, project: Project, engine: Engine):
     """A checkout changes everything; each file is told, the list once or twice."""
     for number in range(200):
         project.save(text(f"note-{number}", "one"))
@@ -212,7 +214,7 @@ async def test_many_changes_at_once_are_each_told(quick: threading.Event, projec
         await watched.hear_until(uris)
 
 
-async def test_it_waits_until_somebody_was_answered(project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+async def test_it_waits_for_the_first_answer(project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """Nothing is looked at, and nothing imported, before; and from then on not at once."""
     monkeypatch.setattr(files, "START_DELAY", 60.0)
     looked = list[Any]()
@@ -282,7 +284,7 @@ async def test_it_ends_promptly_and_leaves_no_thread(quick: threading.Event, pro
             nursery.cancel_scope.cancel()
 
 
-async def test_a_folder_that_vanishes_while_the_watch_is_set_up_is_no_end(
+async def test_a_folder_that_vanishes_while_the_watch_is_set_up_does_no_harm(
     quick: threading.Event,
     project: Project,
     engine: Engine,

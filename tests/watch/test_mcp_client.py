@@ -50,7 +50,7 @@ def http(body: bytes, kind: bytes = b"application/json", status: bytes = b"200 O
         (http(b"", kind=b"text/event-stream"), "not JSON-RPC"),
     ],
 )
-async def test_what_is_no_answer_is_said_to_be_none(answer: bytes, reason: str):
+async def test_what_is_no_answer_is_reported_as_none(answer: bytes, reason: str):
     """Every way to answer wrongly ends in one sentence."""
     with trio.fail_after(PATIENCE):
         async with answering(answer) as url, connect_http(url) as caller:
@@ -68,7 +68,7 @@ async def test_an_answer_may_come_as_a_stream_or_as_text_alone():
 
 
 async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch):
-    """Memory stays bounded, whoever answers."""
+    """Memory stays bounded, whatever the server sends."""
     monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", 1000)
     async with answering(http(b"x" * 5000)) as url, connect_http(url) as caller:
         with pytest.raises(CallFailed, match="larger than"):
@@ -77,15 +77,15 @@ async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/mcp", "nothing", "http://127.0.0.1:1/mcp"])
 async def test_an_address_without_a_server_is_named(url: str):
-    """Wrong scheme, no address, nobody there."""
+    """Wrong scheme, no address, no server."""
     with pytest.raises(CallFailed):
         async with connect_http(url):
             pass
 
 
 async def test_tls_is_believed_by_the_certificate_that_is_named(hello: Project, serve: Serve, tmp_path: Path):
-    """Our own certificate is enough when it is given as trust, whoever issued it, and not otherwise."""
-    issued = trustme.CA().issue_cert("chora.example")  # its issuer is known to nobody here
+    """Our own certificate is enough when it is given as trust, whichever CA issued it, and not otherwise."""
+    issued = trustme.CA().issue_cert("chora.example")  # no trust store here has its issuer
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     issued.private_key_pem.write_to_path(key)
     issued.cert_chain_pems[0].write_to_path(cert)

@@ -1,4 +1,4 @@
-"""The uptime probe comes in through the public door."""
+"""The uptime probe calls the server as any client does."""
 
 import pytest
 import trio
@@ -14,7 +14,7 @@ from tests.conftest import Project, Serve
 from tests.patience import PATIENCE
 
 
-async def test_an_open_door_is_a_sample_that_says_so(hello: Project, serve: Serve):
+async def test_a_successful_probe_is_a_sample_that_is_up(hello: Project, serve: Serve):
     """One real call, timed."""
     async with serve(hello.root) as opened:
         sample = await probe.probe(opened.target)
@@ -24,7 +24,7 @@ async def test_an_open_door_is_a_sample_that_says_so(hello: Project, serve: Serv
 
 
 async def test_a_closed_listener_makes_the_probe_report_down(hello: Project, serve: Serve):
-    """The process lives and works, but nobody can reach it: that is down."""
+    """The process runs, but can't be reached: that is down."""
     async with serve(hello.root) as opened:
         assert (await probe.probe(opened.target)).ok
         opened.http.stop()
@@ -34,7 +34,7 @@ async def test_a_closed_listener_makes_the_probe_report_down(hello: Project, ser
         assert "doesn't answer" in sample.facts["reason"] or "connection" in sample.facts["reason"]
 
 
-async def test_a_door_that_does_not_know_the_probe_is_down_too(
+async def test_a_server_that_refuses_the_probes_token_is_down(
     hello: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ):
     """A refusal is an answer, but no service."""
@@ -45,7 +45,7 @@ async def test_a_door_that_does_not_know_the_probe_is_down_too(
     assert "401" in sample.facts["reason"]
 
 
-async def test_a_door_that_never_answers_is_down(monkeypatch: pytest.MonkeyPatch):
+async def test_a_server_that_never_answers_is_down(monkeypatch: pytest.MonkeyPatch):
     """After the deadline the silence is the result."""
     monkeypatch.setattr(probe, "TIMEOUT", 0.1)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")

@@ -37,8 +37,8 @@ class RequestSecurity:
     def resolve_proxy(self, scope: Scope) -> bool:
         """Take the Host from a trusted proxy's headers; returns whether the client is on this machine.
 
-        Forwarding headers of anybody else are claims, not facts (RFC 7239 §8.1). So a request that came through a
-        proxy that isn't trusted counts as remote, whoever sent it.
+        Forwarding headers of any other client prove nothing (RFC 7239 §8.1). So a request that came through a
+        proxy that isn't trusted counts as remote.
         """
         if not any(header_values(scope, name) for name in FORWARDED):
             return True

