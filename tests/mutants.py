@@ -298,7 +298,8 @@ def measure(checkout: Checkout, data: Path) -> None:
             text=True,
             check=False,
         )
-        failed = [line.split(" ", 2)[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        failed = [line.partition(" ")[2].partition(" - ")[0] for line in lines]
         print(f"{len(failed)} tests fail without any change, and are left out: {failed}", flush=True)
         command = [checkout.python, "-m", "coverage", "combine", "-q", f"--rcfile={config}"]
         subprocess.run(command, cwd=checkout.folder, check=True)

@@ -164,8 +164,9 @@ def test_a_hanging_keyring_holds_no_process_up(tmp_path: Path):
         "        raise NotImplementedError\n"
     )
     program = (
+        "import keyring; keyring.get_keyring()  # importing takes long on a busy machine\n"
         "from chora import secrets\n"
-        "secrets._read_keyring.__defaults__ = (0.5,)\n"
+        "secrets._read_keyring.__defaults__ = (1.0,)\n"
         "found = secrets.find_secret('CHORA_TOKEN', {'CHORA_TOKEN': 'x'})\n"
         "print(found.secret.reveal(), found.origin)\n"
     )

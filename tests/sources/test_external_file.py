@@ -97,7 +97,7 @@ BILLION = "\n".join(
         ("a.json", "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("a.yaml", "a: [", "a.yaml is not YAML: did not find expected node content in line"),
         ("a.yaml", "", "a.yaml is not YAML: it is empty"),
-        ("a.yaml", BILLION, "comes to more than 10,000 values when its aliases are written out"),
+        ("a.yaml", BILLION, "more than 10,000 values with its aliases expanded"),
         (
             "a.yaml",
             "a: !!python/object/apply:os.system [id]",
