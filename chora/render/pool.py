@@ -47,12 +47,14 @@ from chora.render import (
 from chora.render.processes import (
     END_TIMEOUT,
     KILLED,
-    ForkServer,
     SpawnedWorker,
     Worker,
     WorkerEnded,
 )
 from chora.request_context import caller
+
+if sys.platform != "win32":
+    from chora.render.processes import ForkServer
 
 log = logging.getLogger("chora.render")
 
