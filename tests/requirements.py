@@ -1,6 +1,6 @@
 """What chora promises, each promise by an id that tests cite with `@requirement("id")`.
 
-`tests/test_requirements.py` holds both directions: every promise is proved by a test, and no test cites another one.
+`tests/test_requirements.py` holds both directions: every promise is proved by a test, and no test cites an unknown one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 TOOLS = {
     "tools.exactly-24": "The default set of tools is exactly the 24 that are documented.",
     "tools.small-list": "The list of tools without output schemas stays within 24 KiB.",
-    "tools.category": "Every tool stands in the category under whose heading it is documented.",
+    "tools.category": "Every tool has the category under which it is documented.",
     "tools.hints": "Every tool says whether it only reads, may destroy, and may be repeated.",
     "tools.input-schema": "Every tool names its required and optional arguments, and refuses any other.",
     "tools.output-schema": "Every tool has an output schema that its successes and its failures fit.",
@@ -23,8 +23,8 @@ TOOLS = {
     "tools.context.object-or-string": "Arguments that are objects may also be sent as a string of their JSON.",
     "tools.context.empty": "Null, an empty string and blanks mean an empty context.",
     "tools.long-texts": "Of a text over 256 KiB an answer holds the head, its length and a link to all of it.",
-    "tools.progress": "Long work tells whoever asked how far it is.",
-    "tools.lists.limit": "Lists show 1 to 500 rows, 100 unless told otherwise, and count all that matched.",
+    "tools.progress": "Long work notifies the client of its progress.",
+    "tools.lists.limit": "Lists show 1 to 500 rows, 100 unless asked otherwise, and count all that matched.",
     "tools.collections.path": (
         "A collection is named by its id, or by its file relative to its folder, the project or the root."
     ),
@@ -53,7 +53,7 @@ TOOLS = {
     "tools.error.write-failed": (
         "An output that can't be written is `write_failed` with path, type and number of the error."
     ),
-    "tools.error.output-edited": "An output that somebody edited is `output_edited` with the difference.",
+    "tools.error.output-edited": "An output that was edited is `output_edited` with the difference.",
     "tools.error.permission-denied": "A path outside the project is `permission_denied`.",
     "tools.error.circular-reference": "Collections that contain one another are `circular_reference` with their chain.",
     "tools.error.manifest-not-found": (
@@ -63,20 +63,18 @@ TOOLS = {
         "A retention rule out of bounds is `invalid_retention` with field, value and constraint."
     ),
     "tools.error.referenced-by-artifacts": "A content that artifacts use is `referenced_by_artifacts` with their ids.",
-    "tools.error.internal-error": "What nobody foresaw is `internal_error` with an id that stands in the log.",
+    "tools.error.internal-error": "An unexpected failure is `internal_error` with an id that is in the log.",
     "tools.generate-content.result": "generate_content returns the text and what is known of it.",
-    "tools.generate-content.status": "generate_content tells a first text from a skipped and from a repeated one.",
+    "tools.generate-content.status": "generate_content distinguishes a first, a repeated and a skipped text.",
     "tools.generate-content.force": "generate_content with `force` makes a text although nothing changed.",
     "tools.generate-content.errors": "generate_content fails with the codes and details that are documented.",
     "tools.assemble-artifact.result": (
         "assemble_artifact returns the path, the size, the pieces and how they were composed."
     ),
-    "tools.assemble-artifact.status": (
-        "assemble_artifact tells a first assembly from a skipped and from a repeated one."
-    ),
+    "tools.assemble-artifact.status": ("assemble_artifact distinguishes a first, a repeated and a skipped assembly."),
     "tools.assemble-artifact.force": "assemble_artifact with `force` generates the children again too.",
     "tools.assemble-artifact.output-path": (
-        "assemble_artifact writes elsewhere when told so, and makes the folders on the way."
+        "assemble_artifact writes elsewhere when asked, and creates missing folders."
     ),
     "tools.assemble-artifact.generates-missing": (
         "assemble_artifact generates children that aren't stored, and lists them."
@@ -85,7 +83,7 @@ TOOLS = {
         "assemble_artifact leaves out an optional child that fails, and lists it."
     ),
     "tools.assemble-artifact.dry-run": (
-        "assemble_artifact in a dry run tells what would become of each file, and writes nothing."
+        "assemble_artifact in a dry run reports what would happen to each file, and writes nothing."
     ),
     "tools.assemble-artifact.errors": "assemble_artifact fails with the codes and details that are documented.",
     "tools.regenerate-content.result": "regenerate_content returns the new text, the previous one and what changed.",
@@ -95,15 +93,17 @@ TOOLS = {
     ),
     "tools.regenerate-content.previous": "regenerate_content returns text, hash and time of the version before.",
     "tools.regenerate-content.changes": (
-        "regenerate_content counts lines added, removed and changed by a real diff, unless told not to."
+        "regenerate_content counts lines added, removed and changed by a real diff, unless asked not to."
     ),
     "tools.regenerate-content.reason": "regenerate_content repeats the reason and keeps it with the version.",
     "tools.regenerate-content.errors": "regenerate_content fails with the codes and details that are documented.",
     "tools.preview-generation.result": "preview_generation returns the text, its length and its hash.",
     "tools.preview-generation.dry": "preview_generation stores, writes and caches nothing.",
-    "tools.preview-generation.metadata": "preview_generation tells variables, template, usage and warnings when asked.",
+    "tools.preview-generation.metadata": (
+        "preview_generation reports variables, template, usage and warnings when asked."
+    ),
     "tools.preview-generation.cost-guard": (
-        "preview_generation asks no paid model unless it is told to, and shows what it would cost."
+        "preview_generation asks no paid model unless it is asked to, and shows what it would cost."
     ),
     "tools.preview-generation.errors": "preview_generation fails with the codes and details that are documented.",
     "tools.batch-generate.result": "batch_generate returns sums, a result per content and how parallel it was.",
@@ -112,19 +112,19 @@ TOOLS = {
     "tools.batch-generate.shared-context": "batch_generate gives the shared context to every content.",
     "tools.batch-generate.individual-contexts": "batch_generate lets a content's own context win over the shared one.",
     "tools.batch-generate.force": "batch_generate with `force` makes texts although nothing changed.",
-    "tools.batch-generate.continue-on-error": "batch_generate starts no further content after a failure when told so.",
-    "tools.batch-generate.max-parallel": "batch_generate makes four contents at once, or as many as it is told to.",
+    "tools.batch-generate.continue-on-error": "batch_generate starts no further content after a failure when asked.",
+    "tools.batch-generate.max-parallel": "batch_generate makes four contents at once, or as many as it is asked to.",
     "tools.batch-generate.partial": "batch_generate in which some failed is a success that names them.",
     "tools.batch-generate.all-failed": "batch_generate in which all failed is an error with every reason.",
     "tools.batch-generate.limits": "batch_generate takes 1 to 50 contents, and 1 to 10 at once.",
     "tools.draft-config.result": "draft_config returns the draft's id, its remarks and where it would be saved.",
     "tools.draft-config.config-type": "draft_config takes contents, artifacts and collections.",
     "tools.draft-config.config-data": "draft_config keeps a config as it was given, as an object or as JSON.",
-    "tools.draft-config.description": "draft_config keeps a note for whoever finds the draft.",
+    "tools.draft-config.description": "draft_config keeps a note with the draft.",
     "tools.draft-config.errors": "draft_config fails with the codes and details that are documented.",
     "tools.test-config.result": "test_config returns the text that a draft would make.",
-    "tools.test-config.dry-run": "test_config stores its text, flagged as a test, only when told so.",
-    "tools.test-config.preview-limit": "test_config shows 10,000 characters and tells how many there are.",
+    "tools.test-config.dry-run": "test_config stores its text, flagged as a test, only when asked.",
+    "tools.test-config.preview-limit": "test_config shows 10,000 characters and reports how many there are.",
     "tools.test-config.artifacts": "test_config composes an artifact's draft in memory.",
     "tools.test-config.errors": "test_config fails with the codes and details that are documented.",
     "tools.modify-config.result": "modify_config returns what was changed, where, and the remarks on it.",
@@ -133,7 +133,7 @@ TOOLS = {
     ),
     "tools.modify-config.draft": "modify_config patches a draft.",
     "tools.modify-config.saved": "modify_config patches a saved config where it is.",
-    "tools.modify-config.backup": "modify_config keeps a copy of a saved config unless told not to.",
+    "tools.modify-config.backup": "modify_config keeps a copy of a saved config unless asked not to.",
     "tools.modify-config.config-type": "modify_config asks which kind is meant when several share the id.",
     "tools.modify-config.atomic": "modify_config changes nothing when the result wouldn't fit.",
     "tools.modify-config.errors": "modify_config fails with the codes and details that are documented.",
@@ -141,21 +141,21 @@ TOOLS = {
     "tools.save-config.config-id": (
         "save_config writes the id it saves under into the file, and takes only ids in kebab case."
     ),
-    "tools.save-config.overwrite": "save_config replaces a config only when told so, and keeps a copy of the old one.",
+    "tools.save-config.overwrite": "save_config replaces a config only when asked, and keeps a copy of the old one.",
     "tools.save-config.uses-up-draft": "save_config deletes the draft once it is saved.",
     "tools.save-config.errors": (
         "save_config fails with the codes and details that are documented, and keeps the draft."
     ),
     "tools.cleanup-ephemeral.result": "cleanup_ephemeral returns how much it looked at and removed.",
-    "tools.cleanup-ephemeral.defaults": "cleanup_ephemeral keeps three versions and seven days unless told otherwise.",
+    "tools.cleanup-ephemeral.defaults": "cleanup_ephemeral keeps three versions and seven days unless asked otherwise.",
     "tools.cleanup-ephemeral.retention": "cleanup_ephemeral keeps a version that any of the rules speaks for.",
-    "tools.cleanup-ephemeral.keep-latest": "cleanup_ephemeral keeps the latest version unless told not to.",
+    "tools.cleanup-ephemeral.keep-latest": "cleanup_ephemeral keeps the latest version unless asked not to.",
     "tools.cleanup-ephemeral.filter": "cleanup_ephemeral touches only the contents and ages that it is narrowed to.",
     "tools.cleanup-ephemeral.touched": "cleanup_ephemeral lists only contents of which something went.",
-    "tools.cleanup-ephemeral.dry-run": "cleanup_ephemeral in a dry run tells the same and removes nothing.",
+    "tools.cleanup-ephemeral.dry-run": "cleanup_ephemeral in a dry run reports the same and removes nothing.",
     "tools.cleanup-ephemeral.drafts": "cleanup_ephemeral removes drafts that were kept long enough.",
     "tools.cleanup-ephemeral.errors": "cleanup_ephemeral fails with the codes and details that are documented.",
-    "tools.delete-content.result": "delete_content removes every text of a content and tells how much that was.",
+    "tools.delete-content.result": "delete_content removes every text of a content and reports how much that was.",
     "tools.delete-content.preserve-metadata": "delete_content may remove the texts and keep what is known of them.",
     "tools.delete-content.references": "delete_content spares what artifacts use, unless it is forced, and then warns.",
     "tools.delete-content.errors": "delete_content fails with the codes and details that are documented.",
@@ -177,8 +177,8 @@ TOOLS = {
     "tools.list-configs.errors": "The lists of configs refuse a pattern that is no text, or too long.",
     "tools.trace-dependencies.result": "trace_dependencies lists an artifact's children in the order of assembly.",
     "tools.trace-dependencies.status": "trace_dependencies calls an artifact ready, incomplete or without a config.",
-    "tools.trace-dependencies.check-status": "trace_dependencies looks nothing up when told so.",
-    "tools.trace-dependencies.metadata": "trace_dependencies tells generator, versions and inputs when asked.",
+    "tools.trace-dependencies.check-status": "trace_dependencies looks nothing up when asked.",
+    "tools.trace-dependencies.metadata": "trace_dependencies reports generator, versions and inputs when asked.",
     "tools.trace-dependencies.missing-ids": (
         "trace_dependencies lists what is missing so that batch_generate can take it."
     ),
@@ -198,34 +198,34 @@ TOOLS = {
     ),
     "tools.validate-collection-config.errors": "validate_collection_config fails with the codes that are documented.",
     "tools.check-freshness.result": "check_freshness returns each member's age, band and expiry, and their sums.",
-    "tools.check-freshness.output-path": "check_freshness looks at the manifest of another folder when told so.",
+    "tools.check-freshness.output-path": "check_freshness looks at the manifest of another folder when asked.",
     "tools.check-freshness.errors": "check_freshness fails with the codes and details that are documented.",
     "tools.generate-collection.result": (
-        "generate_collection returns what came of each member, and where the manifest is."
+        "generate_collection returns the result of each member, and where the manifest is."
     ),
     "tools.generate-collection.cache": "generate_collection counts members from the cache as successes.",
     "tools.generate-collection.force": (
-        "generate_collection builds all members, or those that are named, again when told so."
+        "generate_collection builds all members, or those that are named, again when asked."
     ),
-    "tools.generate-collection.output-path": "generate_collection writes to another folder when told so.",
+    "tools.generate-collection.output-path": "generate_collection writes to another folder when asked.",
     "tools.generate-collection.context": "generate_collection takes context that wins over the collection's.",
     "tools.generate-collection.dry-run": (
-        "generate_collection in a dry run tells what would be built and why, and writes nothing."
+        "generate_collection in a dry run reports what would be built and why, and writes nothing."
     ),
     "tools.generate-collection.failure": (
         "generate_collection fails, with its manifest written, when a required member or rule does."
     ),
     "tools.generate-collection.truncated": (
-        "generate_collection tells of a very large collection what has changed, and links the rest."
+        "generate_collection shows of a very large collection what has changed, and links the rest."
     ),
     "tools.generate-collection.errors": "generate_collection fails with the codes and details that are documented.",
     "tools.list-collection-members.result": (
         "list_collection_members shows type, title, output and size of every member."
     ),
     "tools.list-collection-members.check-status": (
-        "list_collection_members tells what was generated, unless told not to look."
+        "list_collection_members reports what was generated, unless asked not to look."
     ),
-    "tools.list-collection-members.recursive": "list_collection_members goes into nested collections when told so.",
+    "tools.list-collection-members.recursive": "list_collection_members goes into nested collections when asked.",
     "tools.list-collection-members.broken": (
         "list_collection_members shows a member that can't be opened with the reason."
     ),
@@ -233,18 +233,18 @@ TOOLS = {
         "list_collection_members fails with the codes and details that are documented."
     ),
     "tools.check-collection-cache.result": (
-        "check_collection_cache tells which members would be built and why, without building."
+        "check_collection_cache reports which members would be built and why, without building."
     ),
     "tools.check-collection-cache.recommendation": (
         "check_collection_cache recommends everything, what is stale, or the cache."
     ),
-    "tools.check-collection-cache.unchecked": "check_collection_cache without its members goes by the manifest alone.",
-    "tools.check-collection-cache.output-path": "check_collection_cache looks at another folder when told so.",
+    "tools.check-collection-cache.unchecked": "check_collection_cache without its members uses the manifest alone.",
+    "tools.check-collection-cache.output-path": "check_collection_cache looks at another folder when asked.",
     "tools.check-collection-cache.context": "check_collection_cache answers for the context it is given.",
     "tools.check-collection-cache.errors": (
         "check_collection_cache fails with the codes and details that are documented."
     ),
-    "tools.hello-world.name": "hello_world greets whoever is named, else the world.",
+    "tools.hello-world.name": "hello_world greets the given name, else the world.",
     "tools.hello-world.live-values": "hello_world reports what is true now, and fails when the store does.",
     "lifecycle.draft-test-modify-save": "A config goes from draft to test to save, and what was saved works at once.",
 }
@@ -321,12 +321,12 @@ MAKING = {
     ),
     "generators.code-generation.retries": "code_generation tries again what may pass, within bounds, and nothing else.",
     "generators.code-generation.key": (
-        "code_generation finds its key in files before the environment, and never tells it."
+        "code_generation finds its key in files before the environment, and never shows it."
     ),
     "generators.code-generation.unavailable": (
         "code_generation without a key is listed as unavailable, with what to do."
     ),
-    "generators.code-generation.cost": "code_generation tells tokens and cost, and what isn't priced is not made up.",
+    "generators.code-generation.cost": "code_generation reports tokens and cost, and invents no price.",
     "generators.code-generation.budget": "code_generation asks nothing that would exceed a budget.",
     "generators.code-generation.fallback": (
         "code_generation returns a fallback where one is given, and tries again next time."
@@ -343,20 +343,20 @@ MAKING = {
     "assembly.conditions": "A child whose condition isn't true is left out.",
     "assembly.retrieval": "A child is taken from the store by its retrieval strategy.",
     "outputs.every-one": "Every output that an artifact lists is written.",
-    "outputs.first-is-primary": "The first output is told, and alone replaced by another path.",
-    "outputs.formats": "JSON and YAML are parsed and written anew, all other text is written as it is.",
+    "outputs.first-is-primary": "The first output is reported, and alone replaced by another path.",
+    "outputs.formats": "JSON and YAML are written in canonical form, all other text as it is.",
     "outputs.unsupported": "Outputs that text can't be are refused.",
     "outputs.encoding": "Every output has its encoding.",
     "outputs.atomic": "An output holds its old text or its new one, whenever the process ends.",
     "outputs.inside-project": "No output is written outside of the folders that outputs may go to.",
     "outputs.edited-stays": (
-        "A text that chora didn't write is never written over, unless the output is declared generated."
+        "A text that chora didn't write is never overwritten, unless the output is declared generated."
     ),
     "outputs.adopted": "A file that holds already what would be written is adopted.",
     "cache.skip": "What was made from the same things isn't made again.",
     "cache.context": "Another context is another text.",
-    "cache.fingerprint": "A change in config, template, source, generator or composition makes a text anew.",
-    "cache.force": "`force` makes anew what hasn't changed.",
+    "cache.fingerprint": "A change in config, template, source, generator or composition generates a text again.",
+    "cache.force": "`force` generates again what hasn't changed.",
     "cache.incremental": "Building only what changed gives what building everything gives.",
 }
 
@@ -365,7 +365,9 @@ COLLECTIONS = {
     "collection.circular": "Collections that contain one another are refused before anything is built.",
     "collection.max-depth": "Collections nest ten levels deep, and no deeper.",
     "collection.strategy": "Members are built at once, in turn, or by order.",
-    "collection.concurrency": "At most so many members are built at once, nested or not, and none waits forever.",
+    "collection.concurrency": (
+        "At most the configured number of members is built at once, nested or not, and none waits forever."
+    ),
     "collection.order": "Members have an order, which is their place when they have none.",
     "collection.sources": "Shared context is resolved once, from sources in the short spelling.",
     "collection.propagation.merge": "merge gives members the shared context below their own.",
@@ -379,18 +381,18 @@ COLLECTIONS = {
     "collection.structure.custom": "custom writes where the artifacts say.",
     "collection.duplicate-outputs": "Two members can't write one file.",
     "collection.required-member": "A required member that fails fails the collection once all were tried.",
-    "collection.optional-member": "An optional member that fails is told, and one without a config is skipped.",
+    "collection.optional-member": "An optional member that fails is reported, and one without a config is skipped.",
     "collection.rules": "Rules on the result are checked, and a required one that doesn't hold fails the collection.",
     "collection.fail-fast": "With fail_fast no further member is started after a failure.",
     "collection.cancelled": "A run that is cancelled writes how far it came.",
     "collection.cache.hit": "A member of which nothing changed is taken from the cache.",
     "collection.cache.keeps-generated-at": "A member from the cache keeps the time at which it was made.",
-    "manifest.shape": "The manifest tells status, files, hash, time and error of every member.",
+    "manifest.shape": "The manifest states status, files, hash, time and error of every member.",
     "manifest.order": "The manifest lists members as the config does, whatever ended first.",
     "manifest.context": "The manifest holds the shared context without its secrets.",
-    "manifest.validation": "The manifest tells whether the rules hold.",
+    "manifest.validation": "The manifest states whether the rules hold.",
     "manifest.cache-stats": "The manifest counts hits and misses of the cache.",
-    "manifest.generated-at": "The manifest tells when every member was made.",
+    "manifest.generated-at": "The manifest states when every member was made.",
     "manifest.optional": "A collection need not write a manifest.",
     "freshness.bands": "A member is fresh below four fifths of its greatest age, stale below all of it, then expired.",
     "freshness.max-age": "A member's greatest age is its own, else the collection's, else seven days.",
@@ -398,7 +400,7 @@ COLLECTIONS = {
     "freshness.never-made": "A member that failed or was never made is expired, without dates.",
     "freshness.age-only": "Freshness is age, whatever happened to the inputs.",
     "freshness.disabled": "Where freshness is disabled no member is listed.",
-    "freshness.extras": "Freshness tells days left or overdue, and what to do.",
+    "freshness.extras": "Freshness reports days left or overdue, and what to do.",
 }
 
 KEEPING = {
@@ -412,9 +414,11 @@ KEEPING = {
     ),
     "storage.schema-migrations": "The database is brought up to date in numbered steps, one transaction each.",
     "storage.retrieval": "Stored texts are chosen by latest, all, version, time or approval.",
-    "storage.retention-automatic": "What is older than thirty days goes by itself, but for the newest versions.",
+    "storage.retention-automatic": (
+        "What is older than thirty days is deleted automatically, except the newest versions."
+    ),
     "storage.approved-stays": "The newest approved version stays whatever the rules say.",
-    "storage.drafts-expire": "Drafts that nobody touched for thirty days go.",
+    "storage.drafts-expire": "Drafts that weren't touched for thirty days are deleted.",
     "resources.config": "Configs are read as resources.",
     "resources.schema": "Schemas are read as resources by kind.",
     "resources.content": "The latest text and any version are read as resources.",
@@ -422,11 +426,11 @@ KEEPING = {
     "resources.manifest": "Manifests are read as resources.",
     "resources.namespaced": "Every resource may also be named with the namespace of chora-compose.",
     "resources.not-found": "A resource that isn't there says where to look.",
-    "resources.capabilities.server": "capabilities://server tells features, limits and counts that are computed.",
+    "resources.capabilities.server": "capabilities://server states features, limits and counts that are computed.",
     "resources.capabilities.tools": "capabilities://tools describes every tool by category.",
     "resources.capabilities.resources": "capabilities://resources describes every family.",
     "resources.capabilities.generators": "capabilities://generators describes every generator.",
-    "resources.notifications": "Whoever subscribed is told of resources that changed.",
+    "resources.notifications": "Subscribed clients are notified of resources that changed.",
     "prompts.three": "There are three prompts, and they name tools that are there.",
     "events.lines": "Events are JSON lines, appended, with time, trace, type, schema version and status.",
     "events.content-generated": "A text that was made, or failed, is an event.",
@@ -456,7 +460,7 @@ COMMAND_LINE = {
     "cli.trace": "trace shows what changed since each text was made.",
     "cli.jobs": "jobs lists, shows and cancels jobs.",
     "cli.ls": "ls lists contents, artifacts, configs and generators.",
-    "cli.gc": "gc removes what is old, and only tells when told so.",
+    "cli.gc": "gc removes what is old, and only reports it when asked.",
     "cli.validate": "validate exits 1 when there are errors.",
     "cli.progress": "Long work shows its progress on a terminal, on stderr.",
     "cli.demo": "demo drives a sample project over MCP: drafts, a nested collection, freshness and the cache.",
@@ -502,14 +506,14 @@ DEFECTS = {
     "defects.sources-unresolved": "Sources are resolved when a text is made.",
     "defects.skips-whenever-stored": "A stored text isn't taken when context, config, template or source changed.",
     "defects.assembly-needs-everything-stored": "An assembly makes what is missing and nothing else.",
-    "defects.artifact-skips-on-existence": "A file that exists is written anew when its text changed.",
+    "defects.artifact-skips-on-existence": "A file that exists is rewritten when its text changed.",
     "defects.previous-time-unknown": "The time of the previous text is known.",
     "defects.set-based-diff": "A diff counts duplicates and order.",
     "defects.list-content-constants": "What list_content says of versions is true.",
     "defects.delete-scan-not-recursive": "References are found in every folder.",
     "defects.preserve-metadata-by-suffix": "Metadata is kept of texts of any format.",
     "defects.validation-misses-texts": "Stored texts are validated, and warnings leave them valid.",
-    "defects.batch-ignores-continue-on-error": "A batch stops when it is told to.",
+    "defects.batch-ignores-continue-on-error": "A batch stops when it is asked to.",
     "defects.batch-unbounded": "A batch has an upper bound.",
     "defects.batch-serial": "Texts of a batch are made at the same time.",
     "defects.batch-regenerated-uncounted": "A batch counts what it made again.",
@@ -517,15 +521,15 @@ DEFECTS = {
     "defects.drafts-never-expire": "Drafts expire.",
     "defects.drafts-swept-as-content": "Cleaning up texts leaves drafts alone.",
     "defects.saved-artifacts-unreachable": "A saved artifact can be loaded.",
-    "defects.id-differs-from-config-id": "A config goes by the id it was saved under.",
+    "defects.id-differs-from-config-id": "A config has the id it was saved under.",
     "defects.test-hooks-in-signatures": "No hook for tests is a parameter of a tool.",
     "defects.llm-key-read-once": "A key is looked for whenever it is needed.",
     "defects.output-path-traversal": "No output path leads out of the project.",
     "defects.telemetry-breaks-work": "Events that can't be written break nothing.",
-    "defects.validation-event-never-emitted": "Validations are told as events.",
+    "defects.validation-event-never-emitted": "Validations are recorded as events.",
     "defects.literal-replacement": "Values are literal, backslashes included.",
     "defects.demonstration-without-template": "A demonstration without a template isn't empty.",
-    "defects.stale-source-cache": "Sources are read anew in every call.",
+    "defects.stale-source-cache": "Sources are read again in every call.",
     "defects.separator-piles-up": "Pieces stand one blank line apart.",
     "defects.estimated-cost-null": "The cost of asking a model is estimated.",
     "defects.no-cli-no-version": "There is a command line and a version.",

@@ -26,7 +26,7 @@ from chora.engine.engine import open_engine
 
 
 class Countdown:
-    """Strikes when as many points have passed as it was told."""
+    """Strikes when as many points have passed as it was reported."""
 
     def __init__(self, point: int, report: int) -> None:
         self.left = point

@@ -78,10 +78,10 @@ async def spent(store: SqliteStore, usd: float, hours_ago: float) -> None:
     await store.add_completion(completion, cost)
 
 
-async def refused(purse: Budget, request: llm.ModelRequest) -> dict[str, Any]:
+async def refused(budget: Budget, request: llm.ModelRequest) -> dict[str, Any]:
     """The details of a request that no budget allows."""
     with pytest.raises(BudgetExceeded) as exceeded:
-        await purse.complete("note", request)
+        await budget.complete("note", request)
     error = exceeded.value
     assert error.message.endswith(".")
     assert str(error.details["setting"]) in str(error.hint)
@@ -95,10 +95,10 @@ async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
         patch.setenv("ANTHROPIC_API_KEY", KEY)
         async with serving(message("hi", tokens=(1000, 500))) as server:
             limits = settings.LlmSettings(base_url=server.url)
-            purse = Budgets(store, llm.Anthropic(limits), limits).budget()
+            budget = Budgets(store, llm.Anthropic(limits), limits).budget()
             with trio.fail_after(PATIENCE):
-                first = await purse.complete("note", asking())
-                again = await purse.complete("other", asking())
+                first = await budget.complete("note", asking())
+                again = await budget.complete("other", asking())
     assert len(server.asked) == 1
     assert (first.cached, first.usd) == (False, pytest.approx(0.007))
     assert again == llm.ModelReply(
@@ -106,15 +106,15 @@ async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
     )
     (cost,) = store.costs()
     assert (cost.content_id, cost.model, cost.usd) == ("note", "claude-sonnet-5", pytest.approx(0.007))
-    assert purse.spent == pytest.approx(0.007)
+    assert budget.spent == pytest.approx(0.007)
 
 
 async def test_a_fresh_answer_is_asked_for_and_replaces_the_old_one(store: SqliteStore, model: Model):
     """Whoever regenerates wants another text, and the next one gets that."""
-    purse = spending(store, model).budget()
-    assert (await purse.complete("note", asking())).text == "answer 1"
-    assert (await purse.complete("note", asking(), fresh=True)).text == "answer 2"
-    assert (await purse.complete("note", asking())).text == "answer 2"
+    budget = spending(store, model).budget()
+    assert (await budget.complete("note", asking())).text == "answer 1"
+    assert (await budget.complete("note", asking(), fresh=True)).text == "answer 2"
+    assert (await budget.complete("note", asking())).text == "answer 2"
     assert len(store.costs()) == 2
 
 
@@ -154,9 +154,9 @@ async def test_what_would_exceed_a_budget_is_not_asked(
 async def test_a_run_has_its_own_sum(store: SqliteStore, model: Model):
     """What one call spent doesn't burden the next."""
     opened = spending(store, model, run=0.012)
-    purse = opened.budget()
-    await purse.complete("note", asking("a"))
-    assert (await refused(purse, asking("b")))["spent_usd"] == 0.005
+    budget = opened.budget()
+    await budget.complete("note", asking("a"))
+    assert (await refused(budget, asking("b")))["spent_usd"] == 0.005
     await opened.budget().complete("note", asking("b"))
 
 
@@ -234,36 +234,36 @@ async def test_two_fresh_questions_are_both_asked(store: SqliteStore, model: Mod
 
 
 async def test_a_broken_answer_was_paid_for_all_the_same(store: SqliteStore, model: Model):
-    """Its cost counts, and the next one asks anew."""
+    """Its cost counts, and the next one asks again."""
     model.failures = [
         GenerationFailed("Cut off.", "More.", error_type="BrokenAnswer", input_tokens=0, output_tokens=1000)
     ]
     opened = spending(store, model, run=0.021)
-    purse = opened.budget()
+    budget = opened.budget()
     with pytest.raises(GenerationFailed):
-        await purse.complete("note", asking())
-    assert purse.spent == store.total_cost() == pytest.approx(0.01)
-    assert (await purse.complete("note", asking())).text == "answer 2"
-    assert (await refused(purse, asking("more")))["spent_usd"] == pytest.approx(0.015)
+        await budget.complete("note", asking())
+    assert budget.spent == store.total_cost() == pytest.approx(0.01)
+    assert (await budget.complete("note", asking())).text == "answer 2"
+    assert (await refused(budget, asking("more")))["spent_usd"] == pytest.approx(0.015)
 
 
 async def test_a_caller_who_leaves_gives_the_money_back(store: SqliteStore, model: Model):
     """A cancelled call holds nothing back from the budgets."""
     opened = spending(store, model, run=0.012)
-    purse = opened.budget()
+    budget = opened.budget()
     model.may_answer = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(purse.complete, "note", asking())
+        nursery.start_soon(budget.complete, "note", asking())
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert (opened.in_flight, purse.spent, opened.asked) == (0, 0, {})
+    assert (opened.in_flight, budget.spent, opened.asked) == (0, 0, {})
     model.may_answer.set()
-    await purse.complete("note", asking())
+    await budget.complete("note", asking())
 
 
 async def test_what_was_paid_for_is_kept_although_the_caller_left(store: SqliteStore, model: Model):
     """Between the answer and its being stored there is no way out."""
-    purse = spending(store, model).budget()
+    budget = spending(store, model).budget()
     with trio.CancelScope() as scope:
         original = model.complete_request
 
@@ -273,7 +273,7 @@ async def test_what_was_paid_for_is_kept_although_the_caller_left(store: SqliteS
             return reply
 
         model.complete_request = complete_and_leave
-        await purse.complete("note", asking())
+        await budget.complete("note", asking())
     assert store.completion(asking().key) is not None
     assert len(store.costs()) == 1
 

@@ -207,7 +207,7 @@ async def test_a_draft_whose_generator_fails_says_how(
 
 
 async def test_a_fault_that_is_not_the_drafts_keeps_its_own_code(engine: Engine):
-    """A context that no template can be handed, a house that is busy."""
+    """A context that no template can be handed, a server that is busy."""
     draft_id = await draft(engine, content("note", pattern={"type": "jinja2", "template": "{{ x }}"}))
     with pytest.raises(InvalidContext):
         await preview_draft(engine, draft_id, {"x": 10**30})
@@ -347,7 +347,7 @@ async def test_a_collections_id_may_begin_with_a_digit(project: Project, engine:
 
 
 async def test_an_id_that_makes_no_file_name_is_refused(project: Project, engine: Engine):
-    """The longest that fits leaves room for its backups."""
+    """The longest that fits leaves space for the suffix of its backups."""
     draft_id = await draft(engine, text("note", "x"))
     longest = NAME_LIMIT - len("-content.json.20261122T101530123456Z.backup")
     with unchanged(project), pytest.raises(SaveFailed, match="makes the name of its file too long") as failed:
@@ -577,13 +577,13 @@ async def test_a_saved_yaml_config_stays_one(project: Project, engine: Engine):
 
 @pytest.mark.parametrize("document", [text("note", "x"), artifact("note", [child("a")]), {**COLLECTION, "id": "note"}])
 async def test_every_kind_of_config_can_be_patched(project: Project, engine: Engine, document: dict[str, Any]):
-    """Whoever watches is told which."""
-    told: list[str] = []
-    engine.changes.subscribe(told.append)
+    """Subscribers are notified which."""
+    reported: list[str] = []
+    engine.changes.subscribe(reported.append)
     project.save(document)
     modified = await modify_config(engine, "note", {"more": 1})
     assert modified.kind == document["type"]
-    assert told == [f"config://{document['type']}/note"]
+    assert reported == [f"config://{document['type']}/note"]
     assert msgspec.json.decode(project.read(str(modified.path))) == {**document, "more": 1}
 
 

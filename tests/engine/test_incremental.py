@@ -31,7 +31,7 @@ names = st.sampled_from("xy")
 
 
 class Workshop(Project):
-    """A project that somebody works on."""
+    """A project that a person works on."""
 
     def begin(self) -> None:
         """Three contents with a template each; two artifacts; a collection in a collection."""
@@ -54,7 +54,7 @@ class Workshop(Project):
         place = nested if nested.exists() else self.root / f"configs/content/{letter}.json"
         self.write(str(place), msgspec.json.encode(document))
 
-    # -- what somebody may do --
+    # -- what a person may do --
 
     def data(self, letter: str, word: str) -> None:
         self.write(f"data/{letter}.txt", word)

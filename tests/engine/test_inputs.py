@@ -120,8 +120,8 @@ async def test_every_kind_of_input_tells_of_its_change(project: Project, engine:
     project.write("configs/content/note.json", project.read("configs/content/note.json") + " ")
     project.write("configs/content/another.json", msgspec.json.encode(text("another", "x")))
     await make(engine, "other", force=True)
-    told = await reasons(engine)
-    assert sorted(told) == sorted(
+    reported = await reasons(engine)
+    assert sorted(reported) == sorted(
         [
             "configs/content/note.json has changed",
             "data/day.json has changed",

@@ -164,14 +164,14 @@ async def fill(engine: Engine, **contents: list[float]) -> None:
 
 
 async def test_a_dry_run_says_what_a_real_one_does(engine: Engine):
-    """The same contents and versions; only the real one deletes, and tells whoever watches."""
+    """The same contents and versions; only the real one deletes, and notifies subscribers."""
     await fill(engine, a=[40, 30, 20, 10, 1], b=[40], c=[90, 80, 70, 60])
-    told: list[str] = []
-    engine.changes.subscribe(told.append)
+    reported: list[str] = []
+    engine.changes.subscribe(reported.append)
     before = {each: engine.store.versions(each) for each in "abc"}
     dry = await clean_content(engine, RetentionRules(), dry_run=True)
     assert {each: engine.store.versions(each) for each in "abc"} == before
-    assert told == []
+    assert reported == []
     assert dry == await clean_content(engine, RetentionRules())
     checked, cleaned = dry
     assert checked == 3
@@ -179,7 +179,7 @@ async def test_a_dry_run_says_what_a_real_one_does(engine: Engine):
         ("a", 5, 2, 3, 70),
         ("c", 4, 1, 3, 90),
     ]
-    assert told == ["content://a", "content://c"]
+    assert reported == ["content://a", "content://c"]
     assert [len(engine.store.versions(each)) for each in "abc"] == [3, 1, 3]
     assert await clean_content(engine, RetentionRules()) == (3, [])
 
@@ -228,7 +228,7 @@ def keep_for(engine: Engine, days: int) -> None:
 @pytest.mark.parametrize(
     ("days", "left"), [(30, ["new"]), (0, ["new", "old"]), (10**9, ["new", "old"]), (45, ["new", "old"])]
 )
-async def test_drafts_go_when_nobody_touched_them_for_long(engine: Engine, days: int, left: list[str]):
+async def test_drafts_go_that_are_untouched_for_long(engine: Engine, days: int, left: list[str]):
     """With their test outputs; by when they were touched last, not by when they were made."""
     keep_for(engine, days)
     await keep_draft(engine, "old", 40)
@@ -301,7 +301,7 @@ def threshold() -> MockClock:
 async def test_housekeeping_comes_round(
     engine: Engine, threshold: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """A minute after the start and then every six hours; a failure is told, and tried again the next time."""
+    """A minute after the start and then every six hours; a failure is reported, and tried again the next time."""
     rounds: list[float] = []
     really = retention.sweep
     start = trio.current_time()

@@ -272,7 +272,7 @@ async def test_what_can_not_be_parsed_in_bounds_is_not_checked(tmp_path: Path, m
 
 
 @requirement("generators.code-generation.cost")
-async def test_what_it_took_is_told(tmp_path: Path):
+async def test_what_it_took_is_reported(tmp_path: Path):
     """Tokens and US dollars, rounded; nothing for an answer that was known."""
     made = await make(code_generation, job(tmp_path, {"prompt": "p"}))
     assert made == GeneratedText(
@@ -365,7 +365,7 @@ async def test_a_programming_error_is_not_hidden_by_a_fallback(tmp_path: Path):
         await make(code_generation, job(tmp_path, options, answer=ZeroDivisionError()))
 
 
-# -- with the rest of the house ---------------------------------------------------------------------------------
+# -- with the rest of the server ---------------------------------------------------------------------------------
 
 
 @requirement("generators.code-generation")
@@ -376,9 +376,9 @@ async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     try:
         async with serving(refusal(529), message("```python\ndef f():\n    return 1\n```")) as server:
             limits = settings.LlmSettings(base_url=server.url)
-            purse = Budgets(store, llm.Anthropic(limits), limits).budget()
+            budget = Budgets(store, llm.Anthropic(limits), limits).budget()
             options = {"prompt": "Write f", "language": "python", "retry_delay": 0}
-            asked = job(tmp_path, options)._replace(llm=partial(purse.complete, "note"))
+            asked = job(tmp_path, options)._replace(llm=partial(budget.complete, "note"))
             with trio.fail_after(PATIENCE):
                 first = await make(code_generation, asked)
                 again = await make(code_generation, asked)

@@ -215,7 +215,7 @@ async def test_an_undefined_name_is_an_error(bench: Bench, name: str):
     assert failed.value.hint
 
 
-async def test_many_undefined_names_are_not_all_told(bench: Bench):
+async def test_many_undefined_names_are_not_all_reported(bench: Bench):
     """Ten are enough to go on with."""
     template = "".join(f"{{{{ n{number} }}}}" for number in range(12))
     with pytest.raises(GenerationFailed, match=r"no value for n0, n1, .*, n9 and 2 more\."):

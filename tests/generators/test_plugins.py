@@ -181,7 +181,7 @@ def test_a_plugin_that_is_not_there_is_named(tmp_path: Path):
 
 
 def test_two_plugins_of_one_name_are_refused(tmp_path: Path):
-    """Which of them was meant can't be told."""
+    """Which of them was meant can't be reported."""
     first, second = write(tmp_path, WHOLE, "a.py"), write(tmp_path, WHOLE, "b.py")
     assert "b.py can't be used: the name shout is taken" in refused(tmp_path, first, second)
 
@@ -456,7 +456,7 @@ def test_a_broken_composer_stops_the_start(tmp_path: Path, source: str, said: st
 
 
 def test_two_composers_of_one_name_are_refused(tmp_path: Path):
-    """Which of them was meant can't be told."""
+    """Which of them was meant can't be reported."""
     specs = [write(tmp_path, COMPOSER, "a.py"), write(tmp_path, COMPOSER, "b.py")]
     with pytest.raises(UsageError, match="the name woven is taken"):
         load_composers(specs, Folder(tmp_path))

@@ -148,7 +148,7 @@ async def test_with_chora_toml_the_same_project_is_strict(harbour: Project):
 
 
 @requirement("rulings.c34", "rulings.c35")
-async def test_what_was_normalised_is_told(keeper: Asking, harbour: Project):
+async def test_what_was_normalised_is_reported(keeper: Asking, harbour: Project):
     """One issue each, with what to write; unknown keys are kept and only worth an information."""
     before = harbour.files()
     found = await keeper("validate_content", content_or_config_id="berth-note")

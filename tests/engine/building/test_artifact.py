@@ -157,13 +157,13 @@ async def test_the_context_is_given_to_every_child(project: Project, engine: Eng
 async def test_progress_is_told_after_every_child(sheet: Project, engine: Engine):
     """How many are done, of how many, and which; an optional child that fails counts as well."""
     sheet.save(artifact("sheet", [child("one"), child("gone", required=False), child("two")]))
-    told: list[tuple[float, float, str]] = []
+    reported: list[tuple[float, float, str]] = []
 
     async def progress(done: float, total: float, what: str) -> None:
-        told.append((done, total, what))
+        reported.append((done, total, what))
 
     await run(engine, progress=progress)
-    assert told == [(1, 3, "one"), (2, 3, "gone"), (3, 3, "two")]
+    assert reported == [(1, 3, "one"), (2, 3, "gone"), (3, 3, "two")]
 
 
 async def test_an_optional_child_that_fails_is_left_out(sheet: Project, engine: Engine):
@@ -308,7 +308,7 @@ def test_texts_are_written_as_they_are(format: str):
 
 
 @requirement("outputs.formats")
-def test_json_and_yaml_are_written_anew():
+def test_json_and_yaml_are_written_in_canonical_form():
     """Indented, in their own order, with dates and numbers as they were."""
     assert encoded(' {"b":1,"a":[1.0,12345678901234567890123,"ü",null]}', "json") == (
         '{\n  "b": 1,\n  "a": [\n    1.0,\n    12345678901234567890123,\n    "ü",\n    null\n  ]\n}\n'.encode()
@@ -326,7 +326,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_written_anew_means_the_same(value: Any):
+def test_written_in_canonical_form_means_the_same(value: Any):
     """Whatever the document says, it still says, and a second time nothing changes."""
     once = encoded(msgspec.json.encode(value).decode(), "json")
     assert msgspec.json.decode(once) == value
@@ -342,7 +342,7 @@ def test_written_anew_means_the_same(value: Any):
         max_leaves=8,
     )
 )
-def test_yaml_written_anew_means_the_same(value: Any):
+def test_yaml_written_in_canonical_form_means_the_same(value: Any):
     """In YAML too."""
     once = encoded(yaml.safe_dump(value), "yaml")
     assert yaml.safe_load(once) == value
@@ -810,7 +810,7 @@ async def test_a_cancelled_assembly_leaves_nothing_half_done(sheet: Project, eng
 
 
 async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Project, engine: Engine):
-    """Each of them takes the other's text away, so whoever assembles learns of it."""
+    """Each of them takes the other's text away, so the caller is warned."""
     project.save(text("one", "first"), text("two", "second"))
     shared = out("outputs/shared.md")
     project.save(artifact("a", [child("one")], shared), artifact("b", [child("two")], shared))
@@ -847,11 +847,11 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     assert project.read("outputs/note.md") == "fourth"
 
 
-# -- edits that are merged, or written over ---------------------------------------------------------------------
+# -- edits that are merged, or overwritten ---------------------------------------------------------------------
 
 
 def on_edit(engine: Engine, mode: str) -> None:
-    """Set what happens to files that somebody edited."""
+    """Set what happens to files that were edited."""
     engine.settings = msgspec.structs.replace(engine.settings, output=settings.OutputSettings(on_edit=cast(Any, mode)))
 
 
@@ -899,15 +899,15 @@ async def test_an_edit_that_stands_against_a_change_is_marked(lines: Project, en
         conflict = f"{merging.YOURS}\none mine\n{merging.OURS}\none {theirs}\n{merging.END}\n"
         return f"{conflict}two\nthree, edited\nfour\nfive \n"
 
-    told: list[str] = []
+    reported: list[str] = []
     for theirs in ("A", "B", "B", "C"):
         made = await run(engine, context={"a": theirs}, force=theirs == "B")
         assert lines.read(SHEET) == marked(theirs)
         (warning,) = made.pieces.warnings
         assert warning.startswith(f"{SHEET} was edited by hand; the edit was merged")
-        is_again = told and told[-1] == theirs
+        is_again = reported and reported[-1] == theirs
         assert warning.endswith("merged" if is_again else ", with 1 conflict marked in it")
-        told.append(theirs)
+        reported.append(theirs)
     assert (await run(engine, context={"a": "C"})).status == "skipped"
     lines.write(SHEET, "one ours\ntwo\nthree, edited\nfour\nfive \n")
     await run(engine, context={"a": "C", "b": "B"})
@@ -943,7 +943,7 @@ async def test_an_edit_cannot_be_merged_without_the_text_before_it(lines: Projec
 
 
 async def test_a_file_of_others_is_not_merged(lines: Project, engine: Engine):
-    """There is nothing to tell their text by; nor is it written over."""
+    """There is nothing to tell their text by; nor is it overwritten."""
     lines.write(SHEET, "somebody's\n")
     for mode in ("merge", "overwrite"):
         on_edit(engine, mode)
@@ -1254,31 +1254,31 @@ async def test_a_plan_says_what_becomes_of_a_file(
             sheet.write(SHEET, before)
     sheet.save(text("two", "New\n"))
     with unchanged(sheet):
-        told = await planned(engine)
+        reported = await planned(engine)
     await engine.traces.save_traces()
-    assert (told.path, told.action) == (SHEET, action)
+    assert (reported.path, reported.action) == (SHEET, action)
     if action == "create":
-        assert told.reasons == ["it was never assembled"]
+        assert reported.reasons == ["it was never assembled"]
     else:
-        assert "configs/content/two.json has changed" in told.reasons
-    assert bool(told.diff) is (action != "adopt")
+        assert "configs/content/two.json has changed" in reported.reasons
+    assert bool(reported.diff) is (action != "adopt")
     if action == "refuse":
         with unchanged(sheet), pytest.raises(OutputEdited):
             await run(engine)
         return
     made = await run(engine)
-    assert (sheet.root / SHEET).stat().st_size == told.size == made.size
+    assert (sheet.root / SHEET).stat().st_size == reported.size == made.size
     assert made.status == {"create": "assembled", "adopt": "skipped"}.get(action, "reassembled")
     after = await planned(engine)
     assert (after.action, after.reasons, after.diff) == ("unchanged", [], "")
-    assert action == "merge" or after.size == told.size
+    assert action == "merge" or after.size == reported.size
 
 
 async def test_a_forced_plan_looks_into_everything(sheet: Project, engine: Engine):
     """Although nothing has changed."""
     await run(engine)
-    told = await planned(engine, force=True)
-    assert (told.action, told.reasons, told.size) == ("unchanged", [], 9)
+    reported = await planned(engine, force=True)
+    assert (reported.action, reported.reasons, reported.size) == ("unchanged", [], 9)
 
 
 async def test_a_plan_says_what_a_model_would_cost(project: Project, engine: Engine):
@@ -1288,10 +1288,10 @@ async def test_a_plan_says_what_a_model_would_cost(project: Project, engine: Eng
     for required in (True, False):
         project.save(artifact("sheet", [child("one"), child("code", required=required)]))
         with unchanged(project):
-            told = await planned(engine)
-        assert told.action == "create"
-        assert told.reasons[0] == "it was never assembled"
-        assert told.reasons[1].startswith("a language model would be asked, for up to $0.")
+            reported = await planned(engine)
+        assert reported.action == "create"
+        assert reported.reasons[0] == "it was never assembled"
+        assert reported.reasons[1].startswith("a language model would be asked, for up to $0.")
     project.write(SHEET, "x")
     assert (await planned(engine)).action == "update"
     pattern["generation_config"] = {"prompt": "Write.", "model": "unheard-of"}
@@ -1387,7 +1387,7 @@ async def test_a_composition_template_is_an_input(sheet: Project, engine: Engine
 
 
 async def test_an_artifact_that_reads_what_it_writes_goes_on(project: Project, engine: Engine):
-    """Its own file is an input like any other: each call makes it anew, as long as that changes it."""
+    """Its own file is an input like any other: each call generates it again, as long as that changes it."""
     own = {"id": "before", "source_type": "external_file", "source_locator": SHEET, "required": False}
     template = "{{ (before or '') + ('+' if (before or '') | length < 3 else '') }}"
     project.save(content("grow", pattern={"type": "jinja2", "template": template}, sources=[own]))
@@ -1399,7 +1399,7 @@ async def test_an_artifact_that_reads_what_it_writes_goes_on(project: Project, e
 
 
 async def test_force_makes_an_unchanged_file_as_good_as_new(sheet: Project, engine: Engine):
-    """Its age begins anew, also for those who have forgotten everything else."""
+    """Its age begins again, also for those who have forgotten everything else."""
     first = await run(engine)
     await trio.sleep(0.005)
     forced = await run(engine, force=True)

@@ -89,7 +89,7 @@ def nested(id: str, path: str | None = None, **rest: Any) -> dict[str, Any]:
 
 
 def pack(members: list[dict[str, Any]], id: str = "pack", **rest: Any) -> dict[str, Any]:
-    """A collection config, written below `outputs/ID` unless told otherwise."""
+    """A collection config, written below `outputs/ID` by default."""
     output = {"base_path": f"outputs/{id}", **rest.pop("output", {})}
     return {"type": "collection", "id": id, "name": id.title(), "members": members, "output": output, **rest}
 
@@ -136,7 +136,7 @@ def cached(collected: BuiltCollection) -> list[str]:
 
 @pytest.fixture
 def gauge(project: Project) -> Project:
-    """Five members whose generator tells how many are at work."""
+    """Five members whose generator counts how many run."""
     project.write("gauge.py", GAUGE)
     project.write("chora.toml", '[plugins]\ngenerators = ["gauge.py"]\n')
     for letter in "abcde":
@@ -699,14 +699,14 @@ async def test_a_manifest_keeps_when_a_member_was_made(project: Project, engine:
     await trio.sleep(0.005)
     await build(engine, force_members=frozenset(["one"]))
     third = {each["id"]: each["generated_at"] for each in manifest(project)["members"]}
-    assert third["one"] > second["one"][0], "its text is the same, and it was made anew"
+    assert third["one"] > second["one"][0], "its text is the same, and it was generated again"
     assert third["two"] == second["two"][0]
     await build(engine)
     assert {each["id"]: each["generated_at"] for each in manifest(project)["members"]} == third
 
 
 async def test_times_are_kept_when_the_traces_are_lost(project: Project):
-    """What was looked at again and found unchanged was not made anew."""
+    """What was looked at again and found unchanged was not generated again."""
     project.save(*sheet("one", "x"), pack([member("one"), nested("in", "inner")]), pack([member("one")], "inner"))
     loaded = settings.load(project.root, {})
     async with open_engine(project.root, loaded.settings) as engine:
@@ -720,7 +720,7 @@ async def test_times_are_kept_when_the_traces_are_lost(project: Project):
 
 
 async def test_an_unchanged_manifest_is_not_written_again(project: Project, engine: Engine):
-    """Until somebody changes or removes it, or the collection is another one."""
+    """Until it is changed or removed, or the collection is another one."""
     project.save(*sheet("one", "x"), pack([member("one"), nested("in", "inner")]), pack([member("one")], "inner"))
     await build(engine)
     await build(engine)  # this one says that all is cached
@@ -917,7 +917,7 @@ class Full(SqliteStore):
 
 
 @pytest.mark.parametrize(("error", "code"), [(Busy, "busy"), (StorageFailed, "storage_failed")])
-async def test_a_fault_of_the_house_ends_the_run(
+async def test_a_fault_of_the_server_ends_the_run(
     gauge: Project, engine: Engine, tmp_path: Path, error: type[ChoraError], code: str
 ):
     """Not as a fault of its member: what waits isn't started, what runs is stopped, and the manifest says so."""
@@ -944,9 +944,9 @@ async def test_a_fault_of_the_house_ends_the_run(
         generator.gates["b"].set()
     assert outcome == [code]
     assert manifest(gauge)["status"] == "failed"
-    told = states(gauge)
-    assert told.pop("a") == ("success", False, None)
-    assert set(told.values()) == {("skipped", False, code)}
+    reported = states(gauge)
+    assert reported.pop("a") == ("success", False, None)
+    assert set(reported.values()) == {("skipped", False, code)}
     assert manifest(gauge)["members"][1]["error"]["message"].startswith(
         "It wasn't built, because the build ended early: "
     )
@@ -1053,7 +1053,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
     project.save(pack([member("c")], "inner"))
     project.save(pack([member("a"), member("b"), nested("in", "inner"), member("gone", required=False)]))
 
-    async def told(**rest: Any) -> dict[str, list[str]]:
+    async def reported(**rest: Any) -> dict[str, list[str]]:
         await engine.traces.save_traces()
         before = engine.store.counts()
         with unchanged(project):
@@ -1063,22 +1063,22 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
         return {each.member.id: each.reasons for each in plans}
 
     never = ["it was never assembled"]
-    assert await told() == {"a": never, "b": never, "in": ["c would be built"], "gone": ["it fails"]}
+    assert await reported() == {"a": never, "b": never, "in": ["c would be built"], "gone": ["it fails"]}
     await build(engine)
-    assert await told() == {"a": [], "b": [], "in": [], "gone": ["it fails"]}
+    assert await reported() == {"a": [], "b": [], "in": [], "gone": ["it fails"]}
     project.write("word.txt", "two")
     project.save(*sheet("b", "B"))
     (project.root / "outputs/pack/in/c/c.md").unlink()
-    assert await told() == {
+    assert await reported() == {
         "a": ["word.txt has changed"],
         "b": ["configs/content/b.json has changed", "configs/artifact/b.json has changed"][:1],
         "in": ["c would be built"],
         "gone": ["it fails"],
     }
     another = "the context, the location or a setting has changed"
-    assert (await told(context={"x": 1}))["b"] == [another, "configs/content/b.json has changed"]
-    assert (await told(force_members=frozenset("b")))["b"] == ["force was asked for"]
-    assert (await told(output_path="elsewhere"))["a"] == [another, "word.txt has changed"]
+    assert (await reported(context={"x": 1}))["b"] == [another, "configs/content/b.json has changed"]
+    assert (await reported(force_members=frozenset("b")))["b"] == ["force was asked for"]
+    assert (await reported(output_path="elsewhere"))["a"] == [another, "word.txt has changed"]
     plans = await planned(engine)
     assert [(file.path, file.action, file.diff) for file in plans[1].files] == [
         (
@@ -1115,32 +1115,32 @@ async def test_progress_is_told_now_and_then(
     """No faster than anybody can read, never backwards, and complete in the end."""
     interval = module.PROGRESS_INTERVAL
     monkeypatch.setattr(module, "PROGRESS_INTERVAL", 1e9)  # whatever the clock does while the store writes
-    told: list[tuple[float, float, str]] = []
+    reported: list[tuple[float, float, str]] = []
 
     async def progress(done: float, total: float, what: str) -> None:
-        told.append((done, total, what))
+        reported.append((done, total, what))
 
     await build(engine, progress=progress)
-    assert [each[:2] for each in told] == [(5, 5)], "five members in no time aren't worth five words"
+    assert [each[:2] for each in reported] == [(5, 5)], "five members in no time aren't worth five words"
     monkeypatch.setattr(module, "PROGRESS_INTERVAL", interval)
-    told.clear()
+    reported.clear()
     await build(engine, progress=progress)
-    assert told == [(5, 5, "nothing has changed")]
+    assert reported == [(5, 5, "nothing has changed")]
     gauge.save(pack([member(letter, order=order) for order, letter in enumerate("abcde")]))
     generator = gates(engine, *"abcde")
-    told.clear()
+    reported.clear()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: build(engine, progress=progress, force=True))
         for letter in "abcde":
             await trio.sleep(1)
             generator.gates[letter].set()
-    assert [what for _, _, what in told] == [f"{letter}: success" for letter in "abcde"]
-    assert [done for done, _, _ in told] == [1, 2, 3, 4, 5]
+    assert [what for _, _, what in reported] == [f"{letter}: success" for letter in "abcde"]
+    assert [done for done, _, _ in reported] == [1, 2, 3, 4, 5]
 
 
 @requirement("collection.cancelled")
 async def test_a_cancelled_run_says_how_far_it_came(gauge: Project, engine: Engine):
-    """Work stops, the manifest tells the truth, and the next run builds the rest."""
+    """Work stops, the manifest is correct, and the next run builds the rest."""
     gauge.save(pack([member(letter) for letter in "abcde"], generation={"concurrency_limit": 2}))
     await build(engine)
     for letter in "abcd":
@@ -1230,7 +1230,7 @@ BUILD = textwrap.dedent(
 
 
 def start(project: Project, word: str) -> subprocess.Popen[str]:
-    """Build the collection in a process of its own, which tells how far it is."""
+    """Build the collection in a process of its own, which reports its progress."""
     command = [sys.executable, "-c", BUILD, str(project.root), word]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 

@@ -80,7 +80,7 @@ CHANGES: dict[str, Callable[[Project], object]] = {
 
 @requirement("cache.fingerprint")
 @pytest.mark.parametrize("what", CHANGES)
-async def test_a_change_in_anything_it_is_made_from_makes_it_anew(page: Project, engine: Engine, what: str):
+async def test_a_change_in_anything_it_is_made_from_generates_it_again(page: Project, engine: Engine, what: str):
     """Equal inputs give the stored text; one changed byte anywhere gives a new one, which then stands."""
     first = await run(engine, context={"who": "Ada"})
     assert (first.status, first.version.body) == ("generated", "Head Friday Ada Part")
@@ -94,7 +94,7 @@ async def test_a_change_in_anything_it_is_made_from_makes_it_anew(page: Project,
     assert (await run(engine, context={"who": "Ada"})).status == "skipped"
 
 
-async def test_a_change_of_the_context_makes_it_anew(page: Project, engine: Engine):
+async def test_a_change_of_the_context_generates_it_again(page: Project, engine: Engine):
     """Another value is another text; the earlier one is still known; the order of names is nothing."""
     ada = await run(engine, context={"who": "Ada", "more": 1})
     bob = await run(engine, context={"who": "Bob", "more": 1})
@@ -105,7 +105,9 @@ async def test_a_change_of_the_context_makes_it_anew(page: Project, engine: Engi
 
 
 @requirement("cache.fingerprint")
-async def test_a_new_generator_version_makes_it_anew(page: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+async def test_a_new_generator_version_generates_it_again(
+    page: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
     """What an older chora made is not what this one would."""
     await run(engine, context={"who": "Ada"})
     monkeypatch.setattr(engine.generators.by_name["jinja2"], "version", "9.9.9")
@@ -127,7 +129,7 @@ async def test_the_projects_word_on_undefined_names_is_part_of_it(project: Proje
 
 
 @requirement("cache.force")
-async def test_force_makes_it_anew_from_equal_inputs(page: Project, engine: Engine):
+async def test_force_generates_it_again_from_equal_inputs(page: Project, engine: Engine):
     """With the same fingerprint; the newest of equal ones is the one that is found."""
     first = await run(engine, context={"who": "Ada"})
     forced = await run(engine, context={"who": "Ada"}, force=True)
@@ -149,7 +151,7 @@ async def test_a_template_file_of_any_generator_counts(project: Project, engine:
 
 
 async def test_a_changed_text_of_another_content_counts(project: Project, engine: Engine):
-    """Whoever takes it as a source is made anew."""
+    """Whoever takes it as a source is generated again."""
     source = {"id": "other", "source_type": "content_config", "source_locator": "other", "data_selector": "output"}
     project.save(
         text("other", "one"),
@@ -215,11 +217,11 @@ async def test_a_text_that_was_made_is_told_as_an_event(project: Project, engine
     for content_id in ("bad", "none"):
         with pytest.raises(GenerationFailed):
             await run(engine, content_id)
-    told = [
+    reported = [
         (each["event_type"], each["status"], each["content_config_id"], each["generator_type"])
         for each in events(project)
     ]
-    assert told == [
+    assert reported == [
         ("chora.content_generated", "success", "note", "demonstration"),
         ("chora.content_generated", "error", "bad", "template_fill"),
         ("chora.content_generated", "error", "none", None),

@@ -267,7 +267,7 @@ async def test_what_isn_t_understood_is_listed_with_the_reason(old: Path, new: P
     assert all(reason.endswith(".") for reason in said.values())
 
 
-async def test_what_can_t_be_written_is_told(old: Path, new: Path, store: Store, put: Put):
+async def test_what_can_t_be_written_is_reported(old: Path, new: Path, store: Store, put: Put):
     """A folder in a file's place, and a file in a folder's."""
     put("configs/content/a.json", content("a"))
     (new / "configs/content/a.json").mkdir(parents=True)
@@ -679,7 +679,7 @@ async def test_many_records_are_stored_in_steps(
     ],
 )
 def test_a_dialect_is_converted_as_far_as_it_maps(kind: Any, document: Any, expected: Any, left: list[str]):
-    """The result is read without an error; what was changed is told, and so is what has no place."""
+    """The result is read without an error; what was changed is reported, and so is what has no place."""
     given = json.dumps(document)
     with pytest.raises(ValidationFailed):
         parse_config(kind, document, where="it")

@@ -778,7 +778,7 @@ async def test_a_config_that_cannot_be_read_is_told_fault_by_fault(project: Proj
     assert ("content_incomplete" in codes(found)) is stored
 
 
-async def test_a_config_that_is_too_large_is_told(project: Project, engine: Engine):
+async def test_a_config_that_is_too_large_is_reported(project: Project, engine: Engine):
     """Whatever keeps it from being read."""
     project.write("configs/content/note.json", " " * 1_100_000)
     (issue,) = (await look(engine, "note")).issues
@@ -978,32 +978,33 @@ async def test_a_failing_disk_is_no_finding(project: Project, engine: Engine, mo
 
 @pytest.fixture
 def events(project: Project) -> Callable[[], list[dict[str, Any]]]:
-    def told() -> list[dict[str, Any]]:
+    def reported() -> list[dict[str, Any]]:
         lines = project.read("var/telemetry/events.jsonl").splitlines()
         return [msgspec.json.decode(line) for line in lines]
 
-    return told
+    return reported
 
 
 @requirement("events.validation-completed")
-async def test_every_validation_is_told(engine: Engine, events: Callable[[], list[dict[str, Any]]]):
+async def test_every_validation_is_reported(engine: Engine, events: Callable[[], list[dict[str, Any]]]):
     """Passed, not passed, and not possible."""
     await store(engine, "note", "Everything is well.")
     await look(engine, "note", ValidationRule("presence"), ValidationRule("length", config={"min": 1}))
     await look(engine, "note", ValidationRule("length", config={"min": 100}))
     with pytest.raises(ConfigNotFound):
         await look(engine, "nothing")
-    told = events()
-    assert [event["event_type"] for event in told] == ["chora.validation_completed"] * 3
+    reported = events()
+    assert [event["event_type"] for event in reported] == ["chora.validation_completed"] * 3
     assert [
-        (event["status"], event["content_config_id"], event["validation_passed"], event["rule_count"]) for event in told
+        (event["status"], event["content_config_id"], event["validation_passed"], event["rule_count"])
+        for event in reported
     ] == [("success", "note", True, 2), ("success", "note", False, 1), ("error", "nothing", False, 0)]
-    assert [event["error_message"] for event in told] == [
+    assert [event["error_message"] for event in reported] == [
         None,
         "It has 19 characters, and 100 are required.",
         "There is no text, config or draft 'nothing'.",
     ]
-    assert all(event["duration_ms"] >= 0 for event in told)
+    assert all(event["duration_ms"] >= 0 for event in reported)
 
 
 # -- collections ------------------------------------------------------------------------------------------------
