@@ -27,7 +27,9 @@ from chora.hashing import sha256
 from chora.metrics import Metrics
 from chora.model import KINDS
 from chora.protocol.types import ResourceStat
-from chora.resources import FAMILIES, PAGE_SIZE, ProjectResources, _matching_families  # pyright: ignore[reportPrivateUsage]
+from chora.resources import FAMILIES, ProjectResources
+from chora.resources.families import matching_families
+from chora.resources.provider import PAGE_SIZE
 from chora.store import Version
 from chora.store.records import Job
 from chora.tools import TOOLS
@@ -343,7 +345,7 @@ async def test_an_id_in_a_uri_is_held_to_what_ids_are(resources: ProjectResource
 def test_no_uri_breaks_the_parser(rest: str, scheme: str):
     """Whatever stands in it, it fits a family or none, or is refused as an error that callers can act on."""
     try:
-        for family, arguments in _matching_families(f"{scheme}://{rest}"):
+        for family, arguments in matching_families(f"{scheme}://{rest}"):
             assert set(arguments) == set(family.parameters)
     except InvalidConfigId:
         pass

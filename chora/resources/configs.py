@@ -1,0 +1,74 @@
+"""The configs of a project, as they are written, and the schemas of their formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from chora.catalog import FoundConfig
+from chora.errors import ResourceNotFound
+from chora.model import KINDS, Kind, schema
+from chora.protocol.types import Resource
+from chora.resources.family import JSON, Family, Parameter, file_stat, format_json
+from chora.resources.uris import Arguments, config_uri
+
+if TYPE_CHECKING:
+    from chora.resources.provider import ProjectResources
+
+
+def config_family(kind: Kind) -> Family:
+    parameter = f"{kind}_id"
+
+    def read(resources: ProjectResources, arguments: Arguments) -> str:
+        return format_json(resources.engine.catalog.find_config(kind, arguments[parameter]).parsed.raw)
+
+    def ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
+        return [found.parsed.config.id for found in resources.engine.catalog.list_configs(kind).found]
+
+    def found(resources: ProjectResources) -> Iterator[Resource]:
+        for each in resources.engine.catalog.list_configs(kind).found:
+            yield Resource(
+                config_uri(kind, each.parsed.config.id),
+                each.parsed.config.id,
+                _describe_config(each),
+                JSON,
+                file_stat(resources, each.path, sized=False),
+            )
+
+    return Family(
+        "config",
+        f"config://{kind}/{{{parameter}}}",
+        f"{kind.capitalize()} config",
+        f"One of the {kind} configs, as it is written",
+        JSON,
+        {parameter: Parameter(f"Id of the {kind} config", ids)},
+        read,
+        found,
+    )
+
+
+def _describe_config(found: FoundConfig) -> str:
+    match found.parsed.kind:
+        case "content":
+            return f"Content config: {found.parsed.config.metadata.description}"
+        case "artifact":
+            return f"Artifact config: {found.parsed.config.metadata.title}"
+        case "collection":
+            return f"Collection config: {found.parsed.config.name}"
+
+
+def read_schema(resources: ProjectResources, arguments: Arguments) -> str:
+    for kind in KINDS:
+        if kind == arguments["schema_name"]:
+            return format_json(schema(kind))
+    name = arguments["schema_name"]
+    raise ResourceNotFound(f"There is no schema {name!r}.", f"There are {', '.join(KINDS)}.")
+
+
+def schema_names(resources: ProjectResources, arguments: Arguments) -> tuple[str, ...]:
+    return KINDS
+
+
+def list_schemas(resources: ProjectResources) -> Iterator[Resource]:
+    for kind in KINDS:
+        yield Resource(f"schema://{kind}", f"{kind} schema", f"The JSON Schema of {kind} configs", JSON)

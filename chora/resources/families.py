@@ -1,0 +1,153 @@
+"""The table of resource families, and which of them a URI matches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+from chora.catalog import Catalog
+from chora.errors import InvalidConfigId
+from chora.model import KINDS
+from chora.resources.capabilities import TOPICS, list_capabilities, read_capabilities, topics
+from chora.resources.configs import config_family, list_schemas, read_schema, schema_names
+from chora.resources.contents import (
+    CONTENT_ID,
+    VERSION_ID,
+    list_contents,
+    list_none,
+    read_content,
+    read_version,
+    read_versions,
+)
+from chora.resources.family import JSON, TEXT, Family, Parameter
+from chora.resources.generators import generator_names, list_generators, read_generator
+from chora.resources.jobs import job_ids, list_jobs, read_job
+from chora.resources.manifests import collection_ids, list_manifests, read_manifest
+from chora.resources.templates import list_templates, read_template, template_names
+from chora.resources.uris import Arguments, shorten, uri_parts
+
+FAMILIES: tuple[Family, ...] = (
+    *(config_family(kind) for kind in KINDS),
+    Family(
+        "schema",
+        "schema://{schema_name}",
+        "Config schema",
+        "The JSON Schema of a config format",
+        JSON,
+        {"schema_name": Parameter("content, artifact or collection", schema_names)},
+        read_schema,
+        list_schemas,
+        fixed=True,
+    ),
+    Family(
+        "content",
+        "content://{content_id}",
+        "Generated text",
+        "The newest stored text of a content",
+        TEXT,
+        {"content_id": CONTENT_ID},
+        read_content,
+        list_contents,
+        old_templates=("content://generated/{content_id}",),
+    ),
+    Family(
+        "content",
+        "content://{content_id}/versions",
+        "Versions of a text",
+        "Which texts of a content are stored",
+        JSON,
+        {"content_id": CONTENT_ID},
+        read_versions,
+        list_none,
+        old_templates=("content://generated/{content_id}/versions",),
+    ),
+    Family(
+        "content",
+        "content://{content_id}/{version_id}",
+        "Version of a text",
+        "One stored text of a content",
+        TEXT,
+        {"content_id": CONTENT_ID, "version_id": VERSION_ID},
+        read_version,
+        list_none,
+        old_templates=("content://{content_id}/v/{version_id}", "content://generated/{content_id}/v/{version_id}"),
+    ),
+    Family(
+        "generator",
+        "generator://{generator_type}",
+        "Generator",
+        "A generator that a content config can name",
+        JSON,
+        {"generator_type": Parameter("Name of a generator", generator_names)},
+        read_generator,
+        list_generators,
+        fixed=True,
+    ),
+    Family(
+        "capabilities",
+        "capabilities://{topic}",
+        "Capabilities",
+        "What the server, its tools, resources and generators can do",
+        JSON,
+        {"topic": Parameter(", ".join(TOPICS), topics)},
+        read_capabilities,
+        list_capabilities,
+    ),
+    Family(
+        "manifest",
+        "manifest://{collection_id}",
+        "Collection manifest",
+        "What a collection was built into, and when",
+        JSON,
+        {"collection_id": Parameter("Id of a collection", collection_ids)},
+        read_manifest,
+        list_manifests,
+    ),
+    Family(
+        "template",
+        "template://{name}",
+        "Template",
+        "A template file; slashes in its name are percent-encoded",
+        TEXT,
+        {"name": Parameter("Name of a template", template_names, is_id=False)},
+        read_template,
+        list_templates,
+    ),
+    Family(
+        "job",
+        "job://{job_id}",
+        "Job",
+        "Work that outlives its call: its state, progress and result",
+        JSON,
+        {"job_id": Parameter("Id of a job", job_ids)},
+        read_job,
+        list_jobs,
+    ),
+)
+"""Every family; of two that a URI matches, the first one counts."""
+
+
+def matching_families(uri: str) -> Iterator[tuple[Family, Arguments]]:
+    """The families that a URI matches, with its arguments: today's templates before the old ones."""
+    parts = uri_parts(uri)
+    spellings = [(family, family.template) for family in FAMILIES]
+    spellings += [(family, old) for family in FAMILIES for old in family.old_templates]
+    for family, template in spellings:
+        pattern = uri_parts(template)
+        if len(pattern) == len(parts) and all(
+            wanted == part or wanted[:1] == "{" for wanted, part in zip(pattern, parts, strict=True)
+        ):
+            values = {wanted[1:-1]: part for wanted, part in zip(pattern, parts, strict=True) if wanted[:1] == "{"}
+            yield family, {name: _decode_part(family.parameters[name], part) for name, part in values.items()}
+
+
+def _decode_part(parameter: Parameter, part: str) -> str:
+    try:
+        value = unquote(part, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidConfigId(
+            f"{shorten(part)} is not UTF-8.", "Percent-encode UTF-8 text.", id=shorten(part)
+        ) from None
+    if parameter.is_id:
+        Catalog.check_id(value)
+    return value

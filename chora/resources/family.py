@@ -1,0 +1,59 @@
+"""A family of resources: its URI template, how it is read and listed, and its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from chora.protocol.types import Resource, ResourceStat
+from chora.resources.uris import Arguments
+from chora.timestamps import format_timestamp
+
+if TYPE_CHECKING:
+    from chora.resources.provider import ProjectResources
+
+JSON = "application/json"
+TEXT = "text/plain"
+
+
+class Parameter(NamedTuple):
+    """A parameter of a URI template, and its possible values."""
+
+    description: str
+    values: Callable[[ProjectResources, Arguments], Iterable[str]]
+    is_id: bool = True
+
+
+class Family(NamedTuple):
+    """Resources of one kind."""
+
+    scheme: str
+    template: str
+    name: str
+    description: str
+    mime_type: str
+    parameters: dict[str, Parameter]
+    read: Callable[[ProjectResources, Arguments], str]
+    list_resources: Callable[[ProjectResources], Iterable[Resource]]
+    old_templates: tuple[str, ...] = ()
+    """The templates of chora-compose."""
+    fixed: bool = False
+
+
+def format_json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def file_stat(resources: ProjectResources, path: str, *, sized: bool) -> Callable[[], ResourceStat]:
+    def stat() -> ResourceStat:
+        try:
+            status = (resources.engine.folder.root / path).stat()
+        except OSError:
+            return ResourceStat()
+        modified = format_timestamp(datetime.fromtimestamp(status.st_mtime, UTC))
+        return ResourceStat(status.st_size if sized else None, modified)
+
+    return stat

@@ -1,0 +1,55 @@
+"""The generators that content configs can name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from chora.errors import GeneratorNotFound
+from chora.generators.registry import Generator
+from chora.protocol.types import Resource
+from chora.resources.family import JSON, format_json
+from chora.resources.uris import Arguments
+
+if TYPE_CHECKING:
+    from chora.resources.provider import ProjectResources
+
+
+def read_generator(resources: ProjectResources, arguments: Arguments) -> str:
+    name, registry = arguments["generator_type"], resources.engine.generators
+    if (generator := registry.by_name.get(name)) is not None:
+        return format_json(describe_generator(resources, generator))
+    # How chora-compose listed them.
+    wanted = {"list": ("builtin", "plugin"), "builtin": ("builtin",), "plugins": ("plugin",)}.get(name)
+    if wanted is not None:
+        shown = [describe_generator(resources, each) for each in registry.list_generators() if each.kind in wanted]
+        return format_json({"generators": shown, "total_count": len(shown)})
+    names = [each.name for each in registry.list_generators()]
+    raise GeneratorNotFound(
+        f"There is no generator {name!r}.",
+        f"There are {', '.join(names)}.",
+        generator_type=name,
+        available_generators=names,
+    )
+
+
+def describe_generator(resources: ProjectResources, generator: Generator) -> dict[str, Any]:
+    return {
+        "type": generator.name,
+        "name": generator.name,
+        "version": generator.version,
+        "source": generator.kind,
+        "description": generator.description,
+        "capabilities": list(generator.capabilities),
+        "module": generator.module.__name__,
+        "required_context_keys": [],
+    }
+
+
+def generator_names(resources: ProjectResources, arguments: Arguments) -> list[str]:
+    return sorted(resources.engine.generators.by_name)
+
+
+def list_generators(resources: ProjectResources) -> Iterator[Resource]:
+    for generator in resources.engine.generators.list_generators():
+        yield Resource(f"generator://{generator.name}", generator.name, generator.description, JSON)

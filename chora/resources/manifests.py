@@ -1,0 +1,68 @@
+"""The manifests of collections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from chora.catalog import FoundConfig
+from chora.engine.engine import Engine
+from chora.engine.manifest import fixed_manifest_path
+from chora.errors import ManifestNotFound, PermissionDenied
+from chora.protocol.types import Resource
+from chora.resources.family import JSON, file_stat
+from chora.resources.uris import Arguments, manifest_uri
+
+if TYPE_CHECKING:
+    from chora.resources.provider import ProjectResources
+
+
+def manifest_files(engine: Engine) -> dict[str, str]:
+    """Where the manifest of each collection is, or would be, project-relative, by the collection's id."""
+    found: dict[str, str] = {}
+    for each in engine.catalog.list_configs("collection").found:
+        try:
+            found[each.parsed.config.id] = _manifest_path(engine, each)
+        except (ManifestNotFound, PermissionDenied):
+            continue
+    return found
+
+
+def _manifest_path(engine: Engine, found: FoundConfig) -> str:
+    """Where a collection's manifest is; raises ManifestNotFound if that depends on the context of a build."""
+    path = fixed_manifest_path(engine, found.parsed.config)
+    if path is None:
+        raise _manifest_not_found(found.parsed.config.id)
+    return path
+
+
+def read_manifest(resources: ProjectResources, arguments: Arguments) -> str:
+    found = resources.engine.catalog.find_config("collection", arguments["collection_id"])
+    try:
+        return resources.engine.folder.read_text(_manifest_path(resources.engine, found))
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise _manifest_not_found(found.parsed.config.id) from None
+
+
+def _manifest_not_found(collection_id: str) -> ManifestNotFound:
+    return ManifestNotFound(
+        f"The collection {collection_id} has no manifest yet.",
+        "Make it with generate_collection; resources/list shows which collections have one.",
+        collection_id=collection_id,
+    )
+
+
+def collection_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
+    return [found.parsed.config.id for found in resources.engine.catalog.list_configs("collection").found]
+
+
+def list_manifests(resources: ProjectResources) -> Iterator[Resource]:
+    for collection_id, path in manifest_files(resources.engine).items():
+        if resources.engine.folder.is_file(path):
+            yield Resource(
+                manifest_uri(collection_id),
+                f"{collection_id} manifest",
+                f"What the collection {collection_id} was built into",
+                JSON,
+                file_stat(resources, path, sized=True),
+            )
