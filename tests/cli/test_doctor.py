@@ -51,7 +51,7 @@ def damage(project: Project) -> bytes:
     """A database with sixty texts, of which some pages are gone; returns it."""
     fill(project, 60)
     data = bytearray(database(project).read_bytes())
-    middle = len(data) // 2 // 4096 * 4096
+    middle = data.index(b"x" * 2000, len(data) // 2) // 4096 * 4096  # a page of texts, wherever SQLite has put them
     data[middle : middle + 2 * 4096] = b"\xff" * (2 * 4096)
     database(project).write_bytes(data)
     return bytes(data)
