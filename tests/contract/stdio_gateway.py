@@ -19,8 +19,9 @@ from chora import this_process
 from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueFull
+from chora.protocol.request import DropConnection
 from chora.protocol.requesting_client import Notify
-from chora.protocol.server import DropConnection, EncodedReply, McpServer
+from chora.protocol.server import EncodedReply, McpServer
 from chora.protocol.session import Session
 from chora.transport.pipes import LineReader
 from tests.contract.fixture_server import FixtureProvider, serve_http

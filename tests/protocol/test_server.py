@@ -15,8 +15,9 @@ from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.broadcast import SUBSCRIPTION_LIMIT, NotificationQueue
-from chora.protocol.server import OPEN_SUBSCRIPTIONS_LIMIT, McpServer
+from chora.protocol.server import McpServer
 from chora.protocol.session import Session
+from chora.protocol.subscriptions import OPEN_SUBSCRIPTIONS_LIMIT
 from chora.provider import project_server
 from chora.resources import ProjectResources
 from chora.tools import TOOLS

@@ -13,8 +13,10 @@ import trio
 from msgspec import UNSET
 
 from chora.protocol import wire
+from chora.protocol.envelope import modern_revision, params_of, parse_message
 from chora.protocol.server import McpServer
 from chora.protocol.session import Session
+from chora.protocol.tool_calls import canonical_tool_name
 from chora.protocol.wire import RpcError
 from chora.transport.http import event_streams
 from chora.transport.http.asgi import (
@@ -73,18 +75,18 @@ class StreamableHttp:
     async def _post_modern(self, scope: Scope, send: Send, body: bytes, version: str) -> None:
         id_bytes: bytes | None = None
         try:
-            incoming = self._server.parse_message(body)
+            incoming = parse_message(body)
             if incoming.method is UNSET:
                 raise RpcError(wire.INVALID_REQUEST, "Post a request or a notification, not a response")
             if incoming.id is UNSET:
-                self._server.modern_revision(version)
+                modern_revision(version)
                 await send_empty(send, 202)
                 return
             id_bytes = incoming.id_bytes
-            params = self._server.params_of(incoming)
+            params = params_of(incoming)
             check_routing_headers(scope, incoming, params, version)
             if incoming.method == "tools/call" and params.name is not UNSET:
-                name = self._server.tool_name(params.name)
+                name = canonical_tool_name(params.name)
                 check_parameter_headers(scope, params, self._server.parameter_headers.get(name, {}))
         except RpcError as error:
             await send_json(send, wire.HTTP_STATUS.get(error.code, 200), wire.error_response(id_bytes, error))
@@ -152,9 +154,9 @@ class StreamableHttp:
         if given and session is None:
             return
         try:
-            incoming = None if body.lstrip()[:1] == b"[" else self._server.parse_message(body)
+            incoming = None if body.lstrip()[:1] == b"[" else parse_message(body)
             if incoming is not None and incoming.params is not UNSET:
-                meta = self._server.params_of(incoming).meta if incoming.method is not UNSET else UNSET
+                meta = params_of(incoming).meta if incoming.method is not UNSET else UNSET
                 if meta is not UNSET and meta.version is not UNSET:
                     raise RpcError(
                         wire.HEADER_MISMATCH, "The MCP-Protocol-Version header must name the body's revision"

@@ -1,0 +1,101 @@
+"""The envelope of a message: its JSON-RPC fields, its parameters, its revision and trace id."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from msgspec import UNSET
+
+from chora.nesting import DEPTH_LIMIT, is_json_too_deep
+from chora.protocol import wire
+from chora.protocol.session import Session
+from chora.protocol.wire import IncomingMessage, RequestParams, Revision, RpcError
+
+TRACE_LIMIT = 128
+"""Characters of a trace id that are kept."""
+
+_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+def parse_message(message: bytes) -> IncomingMessage:
+    """Decode the envelope of a message.
+
+    Raises:
+        RpcError: -32700 for what isn't JSON, -32600 for what isn't a JSON-RPC message.
+    """
+    if is_json_too_deep(message):
+        raise RpcError(wire.PARSE_ERROR, f"The message nests deeper than {DEPTH_LIMIT} levels")
+    try:
+        incoming = wire.decode_incoming(message)
+    except msgspec.ValidationError as error:
+        raise RpcError(wire.INVALID_REQUEST, f"The message is not JSON-RPC 2.0: {error}") from None
+    except wire.DECODE_ERRORS as error:
+        raise RpcError(wire.PARSE_ERROR, f"The message is not JSON: {error}") from None
+    if incoming.method is UNSET:
+        return incoming  # a response gets no answer, not even an error
+    if (id_bytes := incoming.id_bytes) is not None and not wire.is_id(id_bytes):
+        raise RpcError(wire.INVALID_REQUEST, "A request's id is a string or a number")
+    return incoming
+
+
+def params_of(incoming: IncomingMessage) -> RequestParams:
+    """Decode the parameters of a message.
+
+    Raises:
+        RpcError: -32602 when they don't have the shape every request has.
+    """
+    if incoming.parameters is None:
+        return RequestParams()
+    try:
+        return wire.decode_params(incoming.parameters)
+    except wire.DECODE_ERRORS as error:
+        raise RpcError(wire.INVALID_PARAMS, f"The parameters don't fit: {error}") from None
+
+
+def revision_of(session: Session, params: RequestParams, method: str) -> Revision:
+    """The revision of a request: its own envelope's, else that of the handshake."""
+    meta = params.meta
+    if meta is UNSET or meta.version is UNSET:
+        if session.revision is not None:
+            return session.revision
+        if method == "ping":
+            return wire.REVISIONS[wire.HANDSHAKE_REVISIONS[-1]]
+        raise RpcError(
+            wire.INVALID_PARAMS,
+            f"Send initialize first, or carry {wire.VERSION_KEY} and {wire.CAPABILITIES_KEY} in params._meta",
+        )
+    if meta.capabilities is UNSET:
+        raise RpcError(wire.INVALID_PARAMS, f"params._meta lacks {wire.CAPABILITIES_KEY}")
+    if bytes(meta.capabilities).lstrip()[:1] != b"{":
+        raise RpcError(wire.INVALID_PARAMS, f"{wire.CAPABILITIES_KEY} must be an object")
+    try:
+        requested = msgspec.json.decode(meta.version, type=str)
+    except msgspec.ValidationError:
+        raise RpcError(wire.INVALID_PARAMS, f"{wire.VERSION_KEY} must be a string") from None
+    return modern_revision(requested)
+
+
+def modern_revision(requested: str) -> Revision:
+    """The modern revision of this name.
+
+    Raises:
+        RpcError: -32022, naming what is supported.
+    """
+    if requested not in wire.MODERN_REVISIONS:
+        raise RpcError(
+            wire.UNSUPPORTED_VERSION,
+            f"The revision {requested[:40]} is not supported here",
+            {"supported": wire.MODERN_REVISIONS, "requested": requested},
+        )
+    return wire.REVISIONS[requested]
+
+
+def trace_of(params: RequestParams) -> str | None:
+    """The trace id of a request: that of a W3C `traceparent`, else `trace_id` as it is."""
+    if params.meta is UNSET:
+        return None
+    parent, plain = params.meta.traceparent, params.meta.trace_id
+    if isinstance(parent, str) and (found := _PARENT.fullmatch(parent)) and found[1].strip("0"):
+        return found[1]
+    return plain[:TRACE_LIMIT] if isinstance(plain, str) and plain else None
