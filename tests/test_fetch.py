@@ -10,7 +10,6 @@ import pytest
 import trio
 import trustme
 
-from chora import fetch
 from chora.fetch import (
     CertificateRejected,
     ConnectFailed,
@@ -24,6 +23,7 @@ from chora.fetch import (
     StaleConnection,
     parse_address,
 )
+from chora.fetch.limits import IDLE_LIMIT
 from tests.conftest import Project, Serve
 from tests.patience import PATIENCE
 from tests.upstream import END, Answer, Asked, chunk, http, playing
@@ -219,11 +219,11 @@ async def test_what_arrives_unasked_is_no_answer():
 async def test_at_most_a_few_connections_are_kept():
     """The others are ended."""
     async with playing(lambda _: http(b"x")) as upstream, pool(upstream.url) as connections:
-        responses = [await connections.request("GET", "/") for _ in range(fetch.IDLE_LIMIT + 2)]
+        responses = [await connections.request("GET", "/") for _ in range(IDLE_LIMIT + 2)]
         for response in responses:
             async with response:
                 await response.read(10)
-        assert len(connections._idle) == fetch.IDLE_LIMIT
+        assert len(connections._idle) == IDLE_LIMIT
 
 
 async def test_bodies_come_in_every_framing():
@@ -346,7 +346,7 @@ async def test_no_header_can_smuggle_another():
 
 async def test_an_unreachable_server_is_known_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch):
     """Refused, unknown, or silent: nothing was carried out."""
-    monkeypatch.setattr(fetch, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("chora.fetch.connections.CONNECT_TIMEOUT", 0.2)
     with trio.fail_after(PATIENCE):
         for url in ("http://127.0.0.1:1/", "http://no.such.host.invalid/"):
             with pytest.raises(ConnectFailed):

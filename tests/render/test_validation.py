@@ -1,4 +1,4 @@
-"""What a worker judges: patterns, languages, schemas and conditions, asked in this process and in a real worker."""
+"""The checks of a worker, in this process and in a real worker: patterns, languages, schemas and conditions."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ async def look(engine: Engine, name: str, *rules: ValidationRule) -> Findings:
         return await validate(Build(engine, dry=True), name, rules)
 
 
-async def judged(engine: Engine, body: str, rule: ValidationRule, **metadata: Any) -> list[Finding]:
-    """What a rule finds in a text of which only the text is known, or also the config's metadata."""
+async def rule_findings(engine: Engine, body: str, rule: ValidationRule, **metadata: Any) -> list[Finding]:
+    """The findings of a rule in a text of which only the text is known, or also the config's metadata."""
     await store(engine, "piece", body)
     return [issue for issue in (await look(engine, "piece", rule)).issues if not issue.code.startswith("content_very")]
 
@@ -392,7 +392,7 @@ async def test_rules(project: Project, engine: Engine, rule: ValidationRule, bod
     project.write("docs/image.png", b"\x89PNG\xff")
     project.write("docs/broken.json", "{")
     project.write("schemas/any.yaml", "type: object\n")
-    found = await judged(engine, body, rule)
+    found = await rule_findings(engine, body, rule)
     found = [issue for issue in found if issue.code != "content_empty"]
     assert [(issue.severity, issue.code, issue.location) for issue in found] == [row[:3] for row in expected]
     for issue, row in zip(found, expected, strict=True):
@@ -417,10 +417,10 @@ async def test_a_hostile_pattern_does_not_hang_anybody(engine: Engine):
     """It is killed, and the answer says which rule couldn't be checked."""
     engine.templates.pool._settings = settings.RenderSettings(wall=1.5)
     with pytest.raises(ValidationExecutionFailed) as failed:
-        await judged(engine, "a" * 5000 + "b", ValidationRule("regex", config={"pattern": "(a+)+$"}))
+        await rule_findings(engine, "a" * 5000 + "b", ValidationRule("regex", config={"pattern": "(a+)+$"}))
     assert failed.value.details["rule_type"] == "regex"
     assert "longer than 1.5 s" in failed.value.details["error"]
-    assert await judged(engine, TEXT, ValidationRule("regex", config={"pattern": "is"})) == []
+    assert await rule_findings(engine, TEXT, ValidationRule("regex", config={"pattern": "is"})) == []
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ async def test_a_worker_that_breaks_is_an_error_not_a_finding(
     """Whoever asked hears which rule it was."""
     monkeypatch.setattr("chora.render.processes.worker_command", lambda: [sys.executable, "-c", "pass"])
     with pytest.raises(ValidationExecutionFailed) as failed:
-        await judged(engine, OBJECT, rule)
+        await rule_findings(engine, OBJECT, rule)
     assert failed.value.details["rule_type"] == rule.type
 
 
@@ -449,7 +449,7 @@ async def test_a_busy_house_is_no_finding(engine: Engine, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(engine.templates.pool, "match_pattern", busy)
     with pytest.raises(Busy):
-        await judged(engine, TEXT, ValidationRule("regex", config={"pattern": "a"}))
+        await rule_findings(engine, TEXT, ValidationRule("regex", config={"pattern": "a"}))
 
 
 # -- links ------------------------------------------------------------------------------------------------------
@@ -486,17 +486,17 @@ async def test_links(project: Project, engine: Engine, body: str, broken: list[s
     """Inline, reference and image links; code, other hosts and footnotes are passed over."""
     for name in ("x.md", "x y.md", "page_(1).md", "sub/y.md"):
         project.write(name, "x")
-    found = await judged(engine, body, ValidationRule("links"))
+    found = await rule_findings(engine, body, ValidationRule("links"))
     assert [issue.details["link"] for issue in found] == broken
 
 
 async def test_many_links_are_looked_at_beside(project: Project, engine: Engine):
     """A long text is looked through in a thread, in linear time, and a hundred broken links are enough."""
     with trio.fail_after(PATIENCE):
-        assert await judged(engine, "](" * 300_000, ValidationRule("links")) == []
-        assert await judged(engine, "](a" * 300_000, ValidationRule("links")) == []
-        assert await judged(engine, "[" * 300_000 + "](#", ValidationRule("links")) == []
-        found = await judged(engine, "[a](gone.md)\n" * 10_000, ValidationRule("links"))
+        assert await rule_findings(engine, "](" * 300_000, ValidationRule("links")) == []
+        assert await rule_findings(engine, "](a" * 300_000, ValidationRule("links")) == []
+        assert await rule_findings(engine, "[" * 300_000 + "](#", ValidationRule("links")) == []
+        found = await rule_findings(engine, "[a](gone.md)\n" * 10_000, ValidationRule("links"))
     assert len(found) == 100
 
 
@@ -538,7 +538,7 @@ sys.exit(1)
 """,
     )
     options = ["-d", "{extends: relaxed, rules: {line-length: disable}}"]
-    (issue,) = await judged(
+    (issue,) = await rule_findings(
         engine, "a: 1\nb:  ü\n", ValidationRule("lint", config={"linter": "yamllint", "options": options})
     )
     assert (issue.location, issue.message) == ("line 2", "[error] too many spaces (colons).")
@@ -568,7 +568,7 @@ async def test_a_linter_that_fails_is_an_error(
     program("yamllint", source)
     engine.settings = msgspec.structs.replace(engine.settings, validation=settings.ValidationSettings(lint_time=0.5))
     with pytest.raises(ValidationExecutionFailed) as failed:
-        await judged(engine, "a: 1\n" * 100_000, ValidationRule("lint", config={"linter": "yamllint"}))
+        await rule_findings(engine, "a: 1\n" * 100_000, ValidationRule("lint", config={"linter": "yamllint"}))
     assert failed.value.details == {"rule_type": "lint", "error": problem}
 
 
@@ -578,14 +578,14 @@ async def test_a_linter_that_cannot_be_started_is_an_error(engine: Engine, progr
     folder = program("yamllint", "") / "programs"
     (folder / "yamllint").write_text("#!/nowhere/python\n")
     with pytest.raises(ValidationExecutionFailed, match="yamllint can't be run"):
-        await judged(engine, "a: 1\n", ValidationRule("lint", config={"linter": "yamllint"}))
+        await rule_findings(engine, "a: 1\n", ValidationRule("lint", config={"linter": "yamllint"}))
 
 
 @posix
 async def test_a_linter_that_talks_without_end_is_cut_off(engine: Engine, program: Callable[[str, str], Path]):
     """What it said so far counts, up to a hundred findings."""
     program("yamllint", "while True: print('x:1:2: again', flush=False)")
-    found = await judged(engine, "a: 1\n", ValidationRule("lint", config={"linter": "yamllint"}))
+    found = await rule_findings(engine, "a: 1\n", ValidationRule("lint", config={"linter": "yamllint"}))
     assert len(found) == 100
 
 
@@ -593,7 +593,7 @@ async def test_a_linter_that_talks_without_end_is_cut_off(engine: Engine, progra
 async def test_a_linter_need_not_listen(engine: Engine, program: Callable[[str, str], Path]):
     """One that closes its stdin at once may still find something."""
     program("yamllint", "import os, time; os.close(0); print('x:7: found')")
-    (issue,) = await judged(engine, "a: 1\n" * 100_000, ValidationRule("lint", config={"linter": "yamllint"}))
+    (issue,) = await rule_findings(engine, "a: 1\n" * 100_000, ValidationRule("lint", config={"linter": "yamllint"}))
     assert issue.details == {"linter": "yamllint", "line": 7, "column": None}
 
 
@@ -604,9 +604,9 @@ async def test_a_linter_of_the_settings_own_is_run_without_options(engine: Engin
     engine.settings = msgspec.structs.replace(
         engine.settings, validation=settings.ValidationSettings(linters=("prose",))
     )
-    (issue,) = await judged(engine, TEXT, ValidationRule("lint", config={"linter": "prose"}))
+    (issue,) = await rule_findings(engine, TEXT, ValidationRule("lint", config={"linter": "prose"}))
     assert issue.message == "-."
-    (issue,) = await judged(engine, TEXT, ValidationRule("lint", config={"linter": "prose", "options": "-v"}))
+    (issue,) = await rule_findings(engine, TEXT, ValidationRule("lint", config={"linter": "prose", "options": "-v"}))
     assert issue.code == "invalid_rule"
 
 
@@ -615,11 +615,11 @@ async def test_ruff_is_told_what_the_text_is_called(project: Project, engine: En
     project.write("ruff.toml", 'lint.ignore = ["F401"]\n')
     project.write("src/a.py", "import os\n")
     rule = ValidationRule("lint", "src/a.py", {"linter": "ruff", "options": ["--select", "F401", "--line-length=80"]})
-    (issue,) = await judged(engine, TEXT, rule)
+    (issue,) = await rule_findings(engine, TEXT, rule)
     assert issue.location == "src/a.py, line 1"
     assert "F401" in issue.message
     named = {"linter": "ruff", "options": "--select=PYI009", "filename": "a.pyi"}
-    assert len(await judged(engine, "class A:\n    pass\n", ValidationRule("lint", config=named))) == 1
+    assert len(await rule_findings(engine, "class A:\n    pass\n", ValidationRule("lint", config=named))) == 1
 
 
 @pytest.mark.parametrize(
