@@ -1,4 +1,7 @@
-"""The three config formats as frozen Structs, and the JSON Schemas derived from them."""
+"""The three config formats as frozen Structs, and the JSON Schemas derived from them.
+
+One module, because the formats share their patterns and the Structs of sources, tracking and evolution.
+"""
 
 from __future__ import annotations
 

@@ -4,10 +4,12 @@
 
 WAL mode with `synchronous=FULL` keeps every acknowledged write through `kill -9` and power cuts; NORMAL may lose the
 last transactions (sqlite.org/pragma.html#pragma_synchronous).
-Several processes share a project, so every write transaction
-begins IMMEDIATE: a deferred one fails with SQLITE_BUSY when it turns into a writer (sqlite.org/lang_transaction.html).
+Several processes share a project, so every write transaction begins IMMEDIATE: a deferred one fails with SQLITE_BUSY
+when it turns into a writer (sqlite.org/lang_transaction.html).
 Reads by key take microseconds inline and hundreds through a thread, which is why only writes leave the loop.
 Group commit: writes that wait while another transaction is committed are committed together, in the next one.
+It is one class because it is one interface, `Store`; each method is a query of a few lines. Connections, schema and
+rows are in `database.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
          └─ Exchange        one request and its response: the app's `receive` and `send`
 
 Configuration, sockets and TLS context are hypercorn's, the protocol is h11's. hypercorn's own protocol stack
-isn't used: one packet can end it, and it costs several times a plain h11 loop.
+isn't used: one packet can end it, and it costs several times a plain h11 loop. Connection and exchange share the h11
+state and the wake-ups of the one reading task, so they stand in one module.
 
 - Nothing but cancellation leaves a connection. Only the cancel scope of its nursery ends it, and the reason is
   recorded before; the response for that reason is written after the nursery has closed and nothing else can write.

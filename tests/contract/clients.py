@@ -3,8 +3,8 @@
     python -m tests.contract.clients [--only NAME] [--json]
 
 Each client connects, lists the tools, calls `hello_world`, composes a text with a context, reads it as a resource, gets
-a prompt, meets a failure, asks for an unknown tool, hears progress and hears of a change, as far as it can. What it
-was told is held against what is true.
+a prompt, gets a failure, calls an unknown tool, and gets progress and the notification of a change, as far as it can.
+Its results are compared with what is expected.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tests.contract.installation import (
 INSPECTOR = PACKAGES / "@modelcontextprotocol" / "inspector" / "clients" / "launcher" / "build" / "index.js"
 TRANSPORTS = ("http", "sse", "stdio", "connect")
 """The last is `chora connect`: stdio in front of HTTP."""
-VISIT_LIMIT = 60
-"""Seconds that a visit may take; it usually takes two."""
+RUN_LIMIT = 60
+"""Seconds that a client may take; it usually takes two."""
 
 NEWEST, MODERN = "2025-11-25", "2026-07-28"
 
@@ -47,7 +47,7 @@ class Client(NamedTuple):
     program: str
     mode: str = "legacy"
     revision: str = NEWEST
-    """What it settles on."""
+    """The revision it negotiates."""
     revision_over_sse: str = ""
     """The same over SSE, if it's another one."""
     cannot: frozenset[str] = frozenset()
@@ -59,16 +59,16 @@ CLIENTS = (
     Client("TypeScript SDK v1", "typescript_v1.mjs"),
     Client("TypeScript SDK v2, auto", "typescript_v2.mjs", "auto", MODERN),
     Client("TypeScript SDK v2, legacy", "typescript_v2.mjs"),
-    # It asks for the modern era first, but not over SSE, and has no way to subscribe.
+    # It tries the modern era first, but not over SSE, and has no way to subscribe.
     Client("FastMCP", "fastmcp_client.py", "auto", MODERN, NEWEST, frozenset({"updated"})),
-    # One call per process, so it can't hear; and it doesn't print what it settled on.
+    # One call per process, so it gets no notifications; and it doesn't print the negotiated revision.
     Client("Inspector, auto", "inspector", "auto", cannot=frozenset({"revision", "progress", "updated"})),
     Client("Inspector, legacy", "inspector", "legacy", cannot=frozenset({"revision", "progress", "updated"})),
 )
 
 
-class Visit(NamedTuple):
-    """What a client was told, how long it took, and what of it is wrong."""
+class ClientRun(NamedTuple):
+    """A client over one transport: how long it took, and which results were wrong."""
 
     client: str
     transport: str
@@ -77,10 +77,10 @@ class Visit(NamedTuple):
     faults: dict[str, str]
 
 
-def truth(client: Client, transport: str, name: str) -> dict[str, Any]:
-    """What a client must be told."""
+def expected_results(client: Client, transport: str, name: str) -> dict[str, Any]:
+    """The results that a client must get."""
     text = f"# Hello, {name}!\n\nThis file was composed by chora."
-    told = {
+    results = {
         "revision": (transport == "sse" and client.revision_over_sse) or client.revision,
         "tools": len(TOOLS),
         "hello": f"Hello, {name}! This is chora.",
@@ -93,19 +93,19 @@ def truth(client: Client, transport: str, name: str) -> dict[str, Any]:
         "progress": ["greeting"],
         "updated": "content://greeting",
     }
-    return {key: value for key, value in told.items() if key not in client.cannot}
+    return {key: value for key, value in results.items() if key not in client.cannot}
 
 
-async def run(command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+async def run_command(command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
     finished = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True, env=environment)
     return finished.returncode, finished.stdout.decode(), finished.stderr.decode()
 
 
-async def ask_program(client: Client, task: dict[str, Any], python: Path, served: RunningChora) -> dict[str, Any]:
-    """What a client of `clients/` was told."""
+async def run_program(client: Client, task: dict[str, Any], python: Path, served: RunningChora) -> dict[str, Any]:
+    """The results of a client of `clients/`."""
     script = str(HERE / "clients" / client.program)
     starters = {"mjs": find_node(), "py": str(python) if client.program == "fastmcp_client.py" else sys.executable}
-    code, out, err = await run(
+    code, out, err = await run_command(
         [starters[client.program.rpartition(".")[2]], script, json.dumps(task)], served.environment
     )
     if code:
@@ -113,14 +113,16 @@ async def ask_program(client: Client, task: dict[str, Any], python: Path, served
     return json.loads(out)
 
 
-async def ask_inspector(client: Client, task: dict[str, Any], served: RunningChora) -> dict[str, Any]:
-    """What the Inspector's command line was told; each answer is a process of its own."""
+async def run_inspector(client: Client, task: dict[str, Any], served: RunningChora) -> dict[str, Any]:
+    """The results of the Inspector's command line; each call is a process of its own."""
     url = task["url"]
     target = ["--", *task["command"]] if url is None else ["--transport", task["transport"], "--server-url", url]
 
     async def ask(method: str, *words: str) -> tuple[int, dict[str, Any]]:
         options = ["--protocol-era", client.mode, "--format", "json", "--quiet", "--method", method, *words]
-        code, out, err = await run([find_node(), str(INSPECTOR), "--cli", *options, *target], served.environment)
+        code, out, err = await run_command(
+            [find_node(), str(INSPECTOR), "--cli", *options, *target], served.environment
+        )
         if code not in (0, 5):
             raise RuntimeError(f"{method} ended with {code}: {err.strip()[-600:]}")
         return code, json.loads(out)["result"] if out.strip() else {}
@@ -148,7 +150,7 @@ async def ask_inspector(client: Client, task: dict[str, Any], served: RunningCho
     }
 
 
-async def visit(client: Client, transport: str, python: Path, served: RunningChora) -> Visit:
+async def run_client(client: Client, transport: str, python: Path, served: RunningChora) -> ClientRun:
     """One client over one transport."""
     name = f"{client.name} over {transport}"
     urls = {"http": f"{served.url}/mcp", "sse": f"{served.url}/sse"}
@@ -161,37 +163,39 @@ async def visit(client: Client, transport: str, python: Path, served: RunningCho
         "environment": served.environment,
     }
     began = time.monotonic()
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     faults: dict[str, str] = {}
     try:
-        with trio.fail_after(VISIT_LIMIT):
+        with trio.fail_after(RUN_LIMIT):
             if client.program == "inspector":
-                told = await ask_inspector(client, task, served)
+                results = await run_inspector(client, task, served)
             else:
-                told = await ask_program(client, task, python, served)
+                results = await run_program(client, task, python, served)
     except (RuntimeError, ValueError, KeyError, trio.TooSlowError) as error:
-        faults["visit"] = str(error) or f"took longer than {VISIT_LIMIT} s"
+        faults["run"] = str(error) or f"took longer than {RUN_LIMIT} s"
     else:
         faults = {
-            key: f"{told.get(key)!r}, not {value!r}"
-            for key, value in truth(client, transport, name).items()
-            if told.get(key) != value
+            key: f"{results.get(key)!r}, not {value!r}"
+            for key, value in expected_results(client, transport, name).items()
+            if results.get(key) != value
         }
-    return Visit(client.name, transport, str(told.get("revision", "")), round(time.monotonic() - began, 1), faults)
+    return ClientRun(
+        client.name, transport, str(results.get("revision", "")), round(time.monotonic() - began, 1), faults
+    )
 
 
-async def visit_all(clients: list[Client], python: Path, *, as_json: bool) -> int:
+async def run_clients(clients: list[Client], python: Path, *, as_json: bool) -> int:
     async with serve_chora() as served:
-        visits = [await visit(client, transport, python, served) for client in clients for transport in TRANSPORTS]
+        runs = [await run_client(client, transport, python, served) for client in clients for transport in TRANSPORTS]
     if not as_json:
         print_table(
             ("Client", "Transport", "Revision", "Seconds", "Outcome"),
-            [(*each[:4], "ok" if not each.faults else ", ".join(each.faults)) for each in visits],
+            [(*each[:4], "ok" if not each.faults else ", ".join(each.faults)) for each in runs],
         )
     faults = [
-        f"{each.client} over {each.transport}: {key}: {said}" for each in visits for key, said in each.faults.items()
+        f"{each.client} over {each.transport}: {key}: {fault}" for each in runs for key, fault in each.faults.items()
     ]
-    return print_report({"visits": [each._asdict() for each in visits]}, faults, as_json=as_json)
+    return print_report({"runs": [each._asdict() for each in runs]}, faults, as_json=as_json)
 
 
 def main() -> None:
@@ -205,7 +209,7 @@ def main() -> None:
         find_node()
     except ToolsNotInstalled as error:
         sys.exit(str(error))
-    sys.exit(trio.run(lambda: visit_all(chosen, given.fastmcp, as_json=given.json)))
+    sys.exit(trio.run(lambda: run_clients(chosen, given.fastmcp, as_json=given.json)))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ def transport():
     return (SSETransport if task["transport"] == "sse" else StreamableHttpTransport)(task["url"])
 
 
-async def visit():
-    progress, updated, heard = [], [], asyncio.Event()
+async def exercise():
+    progress, updated, notified = [], [], asyncio.Event()
 
     async def note_progress(done, total, message):
         progress.append(message)
@@ -29,31 +29,31 @@ async def visit():
         params = getattr(getattr(message, "root", message), "params", None)
         if (uri := getattr(params, "uri", None)) is not None:
             updated.append(str(uri))
-            heard.set()
+            notified.set()
 
     async with Client(transport(), message_handler=note_message) as server:
-        told = {"revision": server.session.protocol_version}
-        told["tools"] = len(await server.list_tools())
-        told["hello"] = (await server.call_tool("hello_world", {"name": task["name"]})).structured_content["message"]
+        results = {"revision": server.session.protocol_version}
+        results["tools"] = len(await server.list_tools())
+        results["hello"] = (await server.call_tool("hello_world", {"name": task["name"]})).structured_content["message"]
         arguments = {"content_config_id": "greeting", "context": {"name": task["name"]}}
         generated = await server.call_tool("generate_content", arguments)
-        told["generated"] = generated.structured_content["content"]
-        told["same_as_text"] = json.loads(generated.content[0].text) == generated.structured_content
-        told["resource"] = (await server.read_resource("content://greeting"))[0].text
+        results["generated"] = generated.structured_content["content"]
+        results["same_as_text"] = json.loads(generated.content[0].text) == generated.structured_content
+        results["resource"] = (await server.read_resource("content://greeting"))[0].text
         prompt = await server.get_prompt("review-content", {"content_id": "greeting"})
-        told["prompt"] = [message.content.type for message in prompt.messages]
+        results["prompt"] = [message.content.type for message in prompt.messages]
         failure = await server.call_tool("generate_content", {"content_config_id": "nobody"}, raise_on_error=False)
-        told["failure"] = failure.structured_content["error"]["code"] if failure.is_error else None
+        results["failure"] = failure.structured_content["error"]["code"] if failure.is_error else None
         try:
             await server.call_tool("make_coffee", {})
-            told["unknown"] = None
+            results["unknown"] = None
         except Exception as error:
-            told["unknown"] = getattr(getattr(error, "error", None), "code", repr(error))
+            results["unknown"] = getattr(getattr(error, "error", None), "code", repr(error))
         await server.call_tool(
             "assemble_artifact", {"artifact_config_id": "hello", "force": True}, progress_handler=note_progress
         )
-        told["progress"] = progress
-    return told
+        results["progress"] = progress
+    return results
 
 
-print(json.dumps(asyncio.run(visit())))
+print(json.dumps(asyncio.run(exercise())))

@@ -1,4 +1,4 @@
-"""The Python SDK's client, through `chora.client`: `auto` asks for the modern era first, `legacy` shakes hands."""
+"""The Python SDK's client, through `chora.client`: `auto` tries the modern era first, `legacy` does the handshake."""
 
 import json
 import sys
@@ -12,62 +12,62 @@ from chora import client
 task: dict[str, Any] = json.loads(sys.argv[1])
 
 
-async def visit() -> dict[str, Any]:
-    told_progress: list[str | None] = []
-    heard = trio.Event()
+async def exercise() -> dict[str, Any]:
+    reported: list[str | None] = []
+    notified = trio.Event()
     updated: list[str] = []
 
     async def note_progress(progress: float, total: float | None, message: str | None) -> None:
-        told_progress.append(message)
+        reported.append(message)
 
     async def note_update(message: Any) -> None:
         params = getattr(getattr(message, "root", message), "params", None)
         if (uri := getattr(params, "uri", None)) is not None:
             updated.append(str(uri))
-            heard.set()
+            notified.set()
 
     async with client.connect(task.get("url") or task["command"], mode=task["mode"]) as server:
-        told: dict[str, Any] = {"revision": server.protocol_version}
-        told["tools"] = len((await server.list_tools()).tools)
+        results: dict[str, Any] = {"revision": server.protocol_version}
+        results["tools"] = len((await server.list_tools()).tools)
         hello = await server.call_tool("hello_world", {"name": task["name"]})
-        told["hello"] = (hello.structured_content or {})["message"]
+        results["hello"] = (hello.structured_content or {})["message"]
 
         async def generate(name: str) -> Any:
             arguments = {"content_config_id": "greeting", "context": {"name": name}}
             return await server.call_tool("generate_content", arguments)
 
         generated = await generate(task["name"])
-        told["generated"] = generated.structured_content["content"]
-        told["same_as_text"] = json.loads(generated.content[0].text) == generated.structured_content
+        results["generated"] = generated.structured_content["content"]
+        results["same_as_text"] = json.loads(generated.content[0].text) == generated.structured_content
         contents: Any = (await server.read_resource("content://greeting")).contents[0]
-        told["resource"] = contents.text
+        results["resource"] = contents.text
         prompt = await server.get_prompt("review-content", {"content_id": "greeting"})
-        told["prompt"] = [message.content.type for message in prompt.messages]
+        results["prompt"] = [message.content.type for message in prompt.messages]
         failure = await server.call_tool("generate_content", {"content_config_id": "nobody"})
-        told["failure"] = (failure.structured_content or {})["error"]["code"] if failure.is_error else None
+        results["failure"] = (failure.structured_content or {})["error"]["code"] if failure.is_error else None
         try:
             await server.call_tool("make_coffee", {})
-            told["unknown"] = None
+            results["unknown"] = None
         except Exception as error:
-            told["unknown"] = getattr(getattr(error, "error", None), "code", repr(error))
+            results["unknown"] = getattr(getattr(error, "error", None), "code", repr(error))
         assemble = {"artifact_config_id": "hello", "force": True}
         await server.call_tool("assemble_artifact", assemble, progress_callback=note_progress)
-        told["progress"] = told_progress
+        results["progress"] = reported
         if server.protocol_version >= "2026":
             async with server.listen(resource_subscriptions=["content://greeting"]) as subscription:
                 await generate(f"{task['name']} again")
                 with trio.fail_after(10):
                     news: Any = await anext(subscription)
-                told["updated"] = news.uri
+                results["updated"] = news.uri
         else:
             server.session._message_handler = note_update
             with warnings.catch_warnings(action="ignore"):
                 await server.subscribe_resource("content://greeting")  # pyright: ignore[reportDeprecated]
             await generate(f"{task['name']} again")
             with trio.fail_after(10):
-                await heard.wait()
-            told["updated"] = updated[0]
-        return told
+                await notified.wait()
+            results["updated"] = updated[0]
+        return results
 
 
-print(json.dumps(trio.run(visit)))
+print(json.dumps(trio.run(exercise)))

@@ -6,16 +6,16 @@ import { StdioClientTransport } from '@modelcontextprotocol/sdk/client/stdio.js'
 import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
 import { ResourceUpdatedNotificationSchema } from '@modelcontextprotocol/sdk/types.js';
 
-import { task, visit } from './visit.mjs';
+import { task, exercise } from './exercise.mjs';
 
 const transports = {
     http: () => new StreamableHTTPClientTransport(new URL(task.url)),
     sse: () => new SSEClientTransport(new URL(task.url)),
     stdio: () => new StdioClientTransport({ command: task.command[0], args: task.command.slice(1), env: task.environment })
 };
-const client = new Client({ name: 'visitor', version: '1.0.0' });
+const client = new Client({ name: 'client', version: '1.0.0' });
 const transport = transports[task.transport]();
-// Over HTTP the client tells the transport what it settled on; the others are told in the same way.
+// Over HTTP the client sets the negotiated revision on the transport; the other transports get the same hook.
 let revision;
 transport.setProtocolVersion = (set => version => {
     revision = version;
@@ -23,14 +23,14 @@ transport.setProtocolVersion = (set => version => {
 })(transport.setProtocolVersion);
 await client.connect(transport);
 
-await visit(client, {
+await exercise(client, {
     revision: () => revision,
     callWithProgress: (call, onprogress) => client.callTool(call, undefined, { onprogress }),
     subscribe: async uri => {
-        const heard = new Promise(resolve =>
+        const update = new Promise(resolve =>
             client.setNotificationHandler(ResourceUpdatedNotificationSchema, note => resolve(note.params.uri))
         );
         await client.subscribeResource({ uri });
-        return { heard }; // in a box, or it would be waited for here
+        return { update }; // in an object: a bare promise would be awaited here
     }
 });
