@@ -273,8 +273,10 @@ async def test_the_servers_capabilities_are_its_own(resources: ProjectResources,
 
 
 @requirement("resources.capabilities.tools")
-async def test_the_tools_capabilities_are_the_shelf(resources: ProjectResources):
+async def test_the_tools_capabilities_are_the_registered_tools(engine: Engine):
     """Every tool in its category, with both schemas, and the time calls took."""
+    metrics = Metrics()
+    resources = ProjectResources(engine, TOOLS, metrics)
     shown = read(resources, "capabilities://tools")
     assert shown["metadata"]["total_count"] == len(TOOLS)
     by_name = {tool["name"]: tool for tools in shown["tools_by_category"].values() for tool in tools}
@@ -288,8 +290,8 @@ async def test_the_tools_capabilities_are_the_shelf(resources: ProjectResources)
     codes = [error["code"] for error in by_name["generate_content"]["common_errors"]]
     assert codes == ["invalid_input", "config_not_found", "invalid_context"]
     assert by_name["generate_content"]["performance"]["typical_ms"] is None
-    resources.metrics.call_seconds.observe(0.010, "generate_content")
-    resources.metrics.call_seconds.observe(0.030, "generate_content")
+    metrics.call_seconds.observe(0.010, "generate_content")
+    metrics.call_seconds.observe(0.030, "generate_content")
     again = read(resources, "capabilities://tools")["tools_by_category"]["Core generation"]
     assert {tool["name"]: tool for tool in again}["generate_content"]["performance"]["typical_ms"] == 20.0
 

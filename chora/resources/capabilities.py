@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -16,50 +16,47 @@ from chora.files import SOURCE_LIMIT
 from chora.metrics import Metrics
 from chora.model import STRUCTS, CollectionGeneration
 from chora.protocol.types import Resource
-from chora.resources.family import JSON, format_json
+from chora.resources.family import JSON, ResourceContext, format_json
 from chora.resources.generators import describe_generator
 from chora.resources.uris import NAMESPACE, Arguments
-
-if TYPE_CHECKING:
-    from chora.resources.provider import ProjectResources
 
 EXAMPLES = 2
 TOPICS = ("server", "tools", "resources", "generators")
 
 
-def read_capabilities(resources: ProjectResources, arguments: Arguments) -> str:
+def read_capabilities(context: ResourceContext, arguments: Arguments) -> str:
     match arguments["topic"]:
         case "server":
-            return format_json(_describe_server(resources))
+            return format_json(_describe_server(context))
         case "tools":
-            return format_json(_describe_tools(resources))
+            return format_json(_describe_tools(context))
         case "resources":
-            return format_json(_describe_families(resources))
+            return format_json(_describe_families(context))
         case "generators":
-            return format_json(_describe_generators(resources))
+            return format_json(_describe_generators(context))
         case other:
             raise ResourceNotFound(f"There are no capabilities called {other!r}.", f"There are {', '.join(TOPICS)}.")
 
 
-def topics(resources: ProjectResources, arguments: Arguments) -> tuple[str, ...]:
+def topics(context: ResourceContext, arguments: Arguments) -> tuple[str, ...]:
     return TOPICS
 
 
-def list_capabilities(resources: ProjectResources) -> Iterator[Resource]:
+def list_capabilities(context: ResourceContext) -> Iterator[Resource]:
     for topic in TOPICS:
         about = "What the server can do" if topic == "server" else f"What the {topic} can do"
         yield Resource(f"capabilities://{topic}", f"{topic} capabilities", about, JSON)
 
 
-def _describe_server(resources: ProjectResources) -> dict[str, Any]:
-    tools, settings = resources.tools, resources.engine.settings
+def _describe_server(context: ResourceContext) -> dict[str, Any]:
+    tools, settings = context.tools, context.engine.settings
     components = msgspec.json.schema(STRUCTS["artifact"])["$defs"]["ArtifactContent"]["properties"]["children"]
     batch: dict[str, Any] = tools["batch_generate"].input_schema["properties"] if "batch_generate" in tools else {}
     return {
         "name": "chora",
         "version": __version__,
-        "mcp_version": resources.revisions[-1] if resources.revisions else None,
-        "mcp_versions": list(resources.revisions),
+        "mcp_version": context.revisions[-1] if context.revisions else None,
+        "mcp_versions": list(context.revisions),
         "features": {
             "content_generation": "generate_content" in tools,
             "artifact_assembly": "assemble_artifact" in tools,
@@ -67,7 +64,7 @@ def _describe_server(resources: ProjectResources) -> dict[str, Any]:
             "config_lifecycle": {"draft_config", "test_config", "modify_config", "save_config"} <= tools.keys(),
             "batch_operations": "batch_generate" in tools,
             "ephemeral_storage": {"cleanup_ephemeral", "delete_content"} <= tools.keys(),
-            "resource_providers": bool(resources.families),
+            "resource_providers": bool(context.families),
             "generator_plugins": bool(settings.plugins.generators),
             "capability_discovery": True,
             "validation_suggestions": False,
@@ -89,8 +86,8 @@ def _describe_server(resources: ProjectResources) -> dict[str, Any]:
         "runtime": {"python": platform.python_version(), "fastmcp": None, "platform": sys.platform},
         "upstream_dependencies": [],
         "tool_count": len(tools),
-        "resource_count": sum(1 for family in resources.families for _ in family.list_resources(resources)),
-        "generator_count": len(resources.engine.generators.list_generators()),
+        "resource_count": sum(1 for family in context.families for _ in family.list_resources(context)),
+        "generator_count": len(context.engine.generators.list_generators()),
     }
 
 
@@ -104,9 +101,9 @@ _FAILURES: dict[str, type[ChoraError]] = {
 """The errors that an argument of a call may cause."""
 
 
-def _describe_tools(resources: ProjectResources) -> dict[str, Any]:
+def _describe_tools(context: ResourceContext) -> dict[str, Any]:
     by_category: dict[str, list[dict[str, Any]]] = {}
-    for tool in resources.tools.values():
+    for tool in context.tools.values():
         arguments: Iterable[str] = tool.input_schema.get("properties", {})
         failures = dict.fromkeys([InvalidInput, *(_FAILURES[name] for name in arguments if name in _FAILURES)])
         by_category.setdefault(tool.category, []).append(
@@ -120,14 +117,14 @@ def _describe_tools(resources: ProjectResources) -> dict[str, Any]:
                 "examples": [],
                 "common_errors": [{"code": each.code, "message": _error_summary(each)} for each in failures],
                 "performance": {
-                    "typical_ms": _mean_milliseconds(resources.metrics, tool.name),
-                    "timeout_ms": round(resources.engine.settings.jobs.call_budget * 1000),
+                    "typical_ms": _mean_milliseconds(context.metrics, tool.name),
+                    "timeout_ms": round(context.engine.settings.jobs.call_budget * 1000),
                 },
             }
         )
     return {
         "tools_by_category": by_category,
-        "metadata": {"total_count": len(resources.tools), "version": __version__},
+        "metadata": {"total_count": len(context.tools), "version": __version__},
     }
 
 
@@ -141,9 +138,9 @@ def _mean_milliseconds(metrics: Metrics, tool: str) -> float | None:
     return round(metrics.call_seconds.sums[tool,] / sum(counts) * 1000, 3) if counts else None
 
 
-def _describe_families(resources: ProjectResources) -> dict[str, Any]:
+def _describe_families(context: ResourceContext) -> dict[str, Any]:
     shown: dict[str, dict[str, Any]] = {}
-    for family in resources.families:
+    for family in context.families:
         one = shown.setdefault(
             family.scheme,
             {"patterns": [], "mime_type": family.mime_type, "description": "", "parameters": {}, "examples": []},
@@ -151,17 +148,17 @@ def _describe_families(resources: ProjectResources) -> dict[str, Any]:
         one["patterns"] += [family.template, *family.old_templates]
         one["description"] = "; ".join(part for part in (one["description"], family.description) if part)
         one["parameters"] |= {name: parameter.description for name, parameter in family.parameters.items()}
-        one["examples"] += [each.uri for each in islice(family.list_resources(resources), EXAMPLES)]
+        one["examples"] += [each.uri for each in islice(family.list_resources(context), EXAMPLES)]
     return {"resources": shown, "metadata": {"namespace": f"{NAMESPACE}://", "total_count": len(shown)}}
 
 
-def _describe_generators(resources: ProjectResources) -> dict[str, Any]:
-    registry = resources.engine.generators
+def _describe_generators(context: ResourceContext) -> dict[str, Any]:
+    registry = context.engine.generators
     shown: dict[str, Any] = {}
     for generator in registry.list_generators():
         names = [name for name, each in registry.by_name.items() if each is generator]
         shown[generator.name] = {
-            **describe_generator(resources, generator),
+            **describe_generator(context, generator),
             "plugin_path": generator.module.__name__ if generator.is_plugin else None,
             "status": "beta" if generator.version.startswith("0.") else "stable",
             "indicators": {"config_field": "generation.patterns[0].type", "config_values": names, "confidence": 1.0},

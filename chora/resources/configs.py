@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from chora.catalog import FoundConfig
 from chora.errors import ResourceNotFound
 from chora.model import KINDS, Kind, schema
 from chora.protocol.types import Resource
-from chora.resources.family import JSON, Family, Parameter, file_stat, format_json
+from chora.resources.family import JSON, Family, Parameter, ResourceContext, file_stat, format_json
 from chora.resources.uris import Arguments, config_uri
-
-if TYPE_CHECKING:
-    from chora.resources.provider import ProjectResources
 
 
 def config_family(kind: Kind) -> Family:
     parameter = f"{kind}_id"
 
-    def read(resources: ProjectResources, arguments: Arguments) -> str:
-        return format_json(resources.engine.catalog.find_config(kind, arguments[parameter]).parsed.raw)
+    def read(context: ResourceContext, arguments: Arguments) -> str:
+        return format_json(context.engine.catalog.find_config(kind, arguments[parameter]).parsed.raw)
 
-    def ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
-        return [found.parsed.config.id for found in resources.engine.catalog.list_configs(kind).found]
+    def ids(context: ResourceContext, arguments: Arguments) -> list[str]:
+        return [found.parsed.config.id for found in context.engine.catalog.list_configs(kind).found]
 
-    def found(resources: ProjectResources) -> Iterator[Resource]:
-        for each in resources.engine.catalog.list_configs(kind).found:
+    def found(context: ResourceContext) -> Iterator[Resource]:
+        for each in context.engine.catalog.list_configs(kind).found:
             yield Resource(
                 config_uri(kind, each.parsed.config.id),
                 each.parsed.config.id,
                 _describe_config(each),
                 JSON,
-                file_stat(resources, each.path, sized=False),
+                file_stat(context, each.path, sized=False),
             )
 
     return Family(
@@ -57,7 +53,7 @@ def _describe_config(found: FoundConfig) -> str:
             return f"Collection config: {found.parsed.config.name}"
 
 
-def read_schema(resources: ProjectResources, arguments: Arguments) -> str:
+def read_schema(context: ResourceContext, arguments: Arguments) -> str:
     for kind in KINDS:
         if kind == arguments["schema_name"]:
             return format_json(schema(kind))
@@ -65,10 +61,10 @@ def read_schema(resources: ProjectResources, arguments: Arguments) -> str:
     raise ResourceNotFound(f"There is no schema {name!r}.", f"There are {', '.join(KINDS)}.")
 
 
-def schema_names(resources: ProjectResources, arguments: Arguments) -> tuple[str, ...]:
+def schema_names(context: ResourceContext, arguments: Arguments) -> tuple[str, ...]:
     return KINDS
 
 
-def list_schemas(resources: ProjectResources) -> Iterator[Resource]:
+def list_schemas(context: ResourceContext) -> Iterator[Resource]:
     for kind in KINDS:
         yield Resource(f"schema://{kind}", f"{kind} schema", f"The JSON Schema of {kind} configs", JSON)

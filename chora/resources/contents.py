@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from chora.errors import ContentNotFound
 from chora.protocol.types import Resource, ResourceStat
-from chora.resources.family import TEXT, Parameter, format_json
+from chora.resources.family import TEXT, Parameter, ResourceContext, format_json
 from chora.resources.uris import Arguments, content_uri
 
-if TYPE_CHECKING:
-    from chora.resources.provider import ProjectResources
 
-
-def read_content(resources: ProjectResources, arguments: Arguments) -> str:
-    version = resources.engine.store.latest_version(arguments["content_id"])
+def read_content(context: ResourceContext, arguments: Arguments) -> str:
+    version = context.engine.store.latest_version(arguments["content_id"])
     if version is None:
         raise _content_not_found(arguments["content_id"])
     return version.body
 
 
-def read_version(resources: ProjectResources, arguments: Arguments) -> str:
+def read_version(context: ResourceContext, arguments: Arguments) -> str:
     content_id, version_id = arguments["content_id"], arguments["version_id"]
-    version = resources.engine.store.version(content_id, version_id)
+    version = context.engine.store.version(content_id, version_id)
     if version is None or version.deleted:
         raise ContentNotFound(
             f"There is no text of {content_id} with the version {version_id!r}.",
@@ -34,9 +30,9 @@ def read_version(resources: ProjectResources, arguments: Arguments) -> str:
     return version.body
 
 
-def read_versions(resources: ProjectResources, arguments: Arguments) -> str:
+def read_versions(context: ResourceContext, arguments: Arguments) -> str:
     content_id = arguments["content_id"]
-    infos = resources.engine.store.version_infos(content_id)
+    infos = context.engine.store.version_infos(content_id)
     if not infos:
         raise _content_not_found(content_id)
     latest = next((info.version_id for info in reversed(infos) if not info.deleted), None)
@@ -65,27 +61,27 @@ def _content_not_found(content_id: str) -> ContentNotFound:
     )
 
 
-def list_contents(resources: ProjectResources) -> Iterator[Resource]:
-    for content_id in _stored_ids(resources, {}):
+def list_contents(context: ResourceContext) -> Iterator[Resource]:
+    for content_id in _stored_ids(context, {}):
 
         def stat(content_id: str = content_id) -> ResourceStat:
-            kept = [info for info in resources.engine.store.version_infos(content_id) if not info.deleted]
+            kept = [info for info in context.engine.store.version_infos(content_id) if not info.deleted]
             return ResourceStat(kept[-1].size, kept[-1].generated_at) if kept else ResourceStat()
 
         yield Resource(content_uri(content_id), content_id, f"The newest text of {content_id}", TEXT, stat)
 
 
-def list_none(resources: ProjectResources) -> tuple[Resource, ...]:
+def list_none(context: ResourceContext) -> tuple[Resource, ...]:
     """Of versions only the newest is listed, as the content's text; their list is a resource of its own."""
     return ()
 
 
-def _stored_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
-    return resources.engine.store.content_ids()
+def _stored_ids(context: ResourceContext, arguments: Arguments) -> list[str]:
+    return context.engine.store.content_ids()
 
 
-def _version_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
-    infos = resources.engine.store.version_infos(arguments.get("content_id", ""))
+def _version_ids(context: ResourceContext, arguments: Arguments) -> list[str]:
+    infos = context.engine.store.version_infos(arguments.get("content_id", ""))
     return [info.version_id for info in infos if not info.deleted]
 
 

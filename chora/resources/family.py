@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from chora.engine.engine import Engine
+from chora.metrics import Metrics
 from chora.protocol.types import Resource, ResourceStat
 from chora.resources.uris import Arguments
 from chora.timestamps import format_timestamp
 
 if TYPE_CHECKING:
-    from chora.resources.provider import ProjectResources
+    from chora.tools.tool import Tool
 
 JSON = "application/json"
 TEXT = "text/plain"
+
+
+class ResourceContext(NamedTuple):
+    """What resources are read from."""
+
+    engine: Engine
+    tools: Mapping[str, Tool]
+    metrics: Metrics
+    revisions: tuple[str, ...]
+    """The supported revisions of the protocol, oldest first."""
+    families: tuple[Family, ...]
 
 
 class Parameter(NamedTuple):
     """A parameter of a URI template, and its possible values."""
 
     description: str
-    values: Callable[[ProjectResources, Arguments], Iterable[str]]
+    values: Callable[[ResourceContext, Arguments], Iterable[str]]
     is_id: bool = True
 
 
@@ -36,8 +49,8 @@ class Family(NamedTuple):
     description: str
     mime_type: str
     parameters: dict[str, Parameter]
-    read: Callable[[ProjectResources, Arguments], str]
-    list_resources: Callable[[ProjectResources], Iterable[Resource]]
+    read: Callable[[ResourceContext, Arguments], str]
+    list_resources: Callable[[ResourceContext], Iterable[Resource]]
     old_templates: tuple[str, ...] = ()
     """The templates of chora-compose."""
     fixed: bool = False
@@ -47,10 +60,10 @@ def format_json(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
-def file_stat(resources: ProjectResources, path: str, *, sized: bool) -> Callable[[], ResourceStat]:
+def file_stat(context: ResourceContext, path: str, *, sized: bool) -> Callable[[], ResourceStat]:
     def stat() -> ResourceStat:
         try:
-            status = (resources.engine.folder.root / path).stat()
+            status = (context.engine.folder.root / path).stat()
         except OSError:
             return ResourceStat()
         modified = format_timestamp(datetime.fromtimestamp(status.st_mtime, UTC))

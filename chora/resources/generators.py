@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chora.errors import GeneratorNotFound
 from chora.generators.registry import Generator
 from chora.protocol.types import Resource
-from chora.resources.family import JSON, format_json
+from chora.resources.family import JSON, ResourceContext, format_json
 from chora.resources.uris import Arguments
 
-if TYPE_CHECKING:
-    from chora.resources.provider import ProjectResources
 
-
-def read_generator(resources: ProjectResources, arguments: Arguments) -> str:
-    name, registry = arguments["generator_type"], resources.engine.generators
+def read_generator(context: ResourceContext, arguments: Arguments) -> str:
+    name, registry = arguments["generator_type"], context.engine.generators
     if (generator := registry.by_name.get(name)) is not None:
-        return format_json(describe_generator(resources, generator))
+        return format_json(describe_generator(context, generator))
     # How chora-compose listed them.
     wanted = {"list": ("builtin", "plugin"), "builtin": ("builtin",), "plugins": ("plugin",)}.get(name)
     if wanted is not None:
-        shown = [describe_generator(resources, each) for each in registry.list_generators() if each.kind in wanted]
+        shown = [describe_generator(context, each) for each in registry.list_generators() if each.kind in wanted]
         return format_json({"generators": shown, "total_count": len(shown)})
     names = [each.name for each in registry.list_generators()]
     raise GeneratorNotFound(
@@ -33,7 +30,7 @@ def read_generator(resources: ProjectResources, arguments: Arguments) -> str:
     )
 
 
-def describe_generator(resources: ProjectResources, generator: Generator) -> dict[str, Any]:
+def describe_generator(context: ResourceContext, generator: Generator) -> dict[str, Any]:
     return {
         "type": generator.name,
         "name": generator.name,
@@ -46,10 +43,10 @@ def describe_generator(resources: ProjectResources, generator: Generator) -> dic
     }
 
 
-def generator_names(resources: ProjectResources, arguments: Arguments) -> list[str]:
-    return sorted(resources.engine.generators.by_name)
+def generator_names(context: ResourceContext, arguments: Arguments) -> list[str]:
+    return sorted(context.engine.generators.by_name)
 
 
-def list_generators(resources: ProjectResources) -> Iterator[Resource]:
-    for generator in resources.engine.generators.list_generators():
+def list_generators(context: ResourceContext) -> Iterator[Resource]:
+    for generator in context.engine.generators.list_generators():
         yield Resource(f"generator://{generator.name}", generator.name, generator.description, JSON)

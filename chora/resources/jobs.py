@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -12,18 +12,15 @@ import msgspec
 from chora.errors import JobNotFound
 from chora.events import redact_secrets
 from chora.protocol.types import Resource, ResourceStat
-from chora.resources.family import JSON, format_json
+from chora.resources.family import JSON, ResourceContext, format_json
 from chora.resources.uris import Arguments
-
-if TYPE_CHECKING:
-    from chora.resources.provider import ProjectResources
 
 LISTED_JOBS_LIMIT = 100
 """The newest jobs are listed; any can be read."""
 
 
-def read_job(resources: ProjectResources, arguments: Arguments) -> str:
-    job = resources.engine.store.job(arguments["job_id"])
+def read_job(context: ResourceContext, arguments: Arguments) -> str:
+    job = context.engine.store.job(arguments["job_id"])
     if job is None:
         raise JobNotFound(
             f"There is no job {arguments['job_id']!r}.",
@@ -35,12 +32,12 @@ def read_job(resources: ProjectResources, arguments: Arguments) -> str:
     return format_json(record | {"arguments": redact_secrets(job.arguments), "result": result})
 
 
-def job_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
-    return [job.job_id for job in resources.engine.store.jobs()]
+def job_ids(context: ResourceContext, arguments: Arguments) -> list[str]:
+    return [job.job_id for job in context.engine.store.jobs()]
 
 
-def list_jobs(resources: ProjectResources) -> Iterator[Resource]:
-    for job in islice(resources.engine.store.jobs(), LISTED_JOBS_LIMIT):
+def list_jobs(context: ResourceContext) -> Iterator[Resource]:
+    for job in islice(context.engine.store.jobs(), LISTED_JOBS_LIMIT):
         stat = ResourceStat(modified=job.updated_at)
         about = f"{job.tool}, {job.status}"
         yield Resource(f"job://{quote(job.job_id, safe='')}", job.job_id, about, JSON, lambda known=stat: known)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from chora.catalog import FoundConfig
 from chora.engine.engine import Engine
 from chora.engine.manifest import fixed_manifest_path
 from chora.errors import ManifestNotFound, PermissionDenied
 from chora.protocol.types import Resource
-from chora.resources.family import JSON, file_stat
+from chora.resources.family import JSON, ResourceContext, file_stat
 from chora.resources.uris import Arguments, manifest_uri
-
-if TYPE_CHECKING:
-    from chora.resources.provider import ProjectResources
 
 
 def manifest_files(engine: Engine) -> dict[str, str]:
@@ -36,10 +32,10 @@ def _manifest_path(engine: Engine, found: FoundConfig) -> str:
     return path
 
 
-def read_manifest(resources: ProjectResources, arguments: Arguments) -> str:
-    found = resources.engine.catalog.find_config("collection", arguments["collection_id"])
+def read_manifest(context: ResourceContext, arguments: Arguments) -> str:
+    found = context.engine.catalog.find_config("collection", arguments["collection_id"])
     try:
-        return resources.engine.folder.read_text(_manifest_path(resources.engine, found))
+        return context.engine.folder.read_text(_manifest_path(context.engine, found))
     except (FileNotFoundError, UnicodeDecodeError):
         raise _manifest_not_found(found.parsed.config.id) from None
 
@@ -52,17 +48,17 @@ def _manifest_not_found(collection_id: str) -> ManifestNotFound:
     )
 
 
-def collection_ids(resources: ProjectResources, arguments: Arguments) -> list[str]:
-    return [found.parsed.config.id for found in resources.engine.catalog.list_configs("collection").found]
+def collection_ids(context: ResourceContext, arguments: Arguments) -> list[str]:
+    return [found.parsed.config.id for found in context.engine.catalog.list_configs("collection").found]
 
 
-def list_manifests(resources: ProjectResources) -> Iterator[Resource]:
-    for collection_id, path in manifest_files(resources.engine).items():
-        if resources.engine.folder.is_file(path):
+def list_manifests(context: ResourceContext) -> Iterator[Resource]:
+    for collection_id, path in manifest_files(context.engine).items():
+        if context.engine.folder.is_file(path):
             yield Resource(
                 manifest_uri(collection_id),
                 f"{collection_id} manifest",
                 f"What the collection {collection_id} was built into",
                 JSON,
-                file_stat(resources, path, sized=True),
+                file_stat(context, path, sized=True),
             )

@@ -11,7 +11,7 @@ from chora.files import SOURCE_LIMIT
 from chora.metrics import Metrics
 from chora.protocol.types import ResourceContents, ResourcePage
 from chora.resources.families import FAMILIES, matching_families
-from chora.resources.family import Family
+from chora.resources.family import Family, ResourceContext
 from chora.resources.uris import Arguments, fill_template, shorten, uri_parts
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ class ProjectResources:
         self, engine: Engine, tools: Mapping[str, Tool], metrics: Metrics, revisions: tuple[str, ...] = ()
     ) -> None:
         self.engine = engine
-        self.tools = tools
-        self.metrics = metrics
-        self.revisions = revisions
-        self.families = FAMILIES
+        self._context = ResourceContext(engine, tools, metrics, revisions, FAMILIES)
 
     def read_resource(self, uri: str) -> ResourceContents:
         """Read the resource of a URI.
@@ -81,7 +78,7 @@ class ProjectResources:
         missing: ChoraError | None = None
         for family, arguments in matching_families(uri):
             try:
-                return family, arguments, family.read(self, arguments)
+                return family, arguments, family.read(self._context, arguments)
             except ChoraError as error:
                 if error.category != "missing":
                     raise
@@ -97,7 +94,7 @@ class ProjectResources:
             InvalidInput: the cursor isn't one of ours.
         """
         after = "" if cursor is None else _decode_cursor(cursor)
-        rest = [each for family in FAMILIES for each in family.list_resources(self) if each.uri > after]
+        rest = [each for family in FAMILIES for each in family.list_resources(self._context) if each.uri > after]
         rest.sort(key=lambda each: each.uri)
         shown = rest[:PAGE_SIZE]
         return ResourcePage(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE_SIZE else None)
@@ -124,7 +121,7 @@ class ProjectResources:
         for family in FAMILIES:
             if wanted in (uri_parts(each) for each in (family.template, *family.old_templates)):
                 found = family.parameters.get(parameter)
-                return [] if found is None else list(found.values(self, arguments))
+                return [] if found is None else list(found.values(self._context, arguments))
         raise ResourceNotFound(
             f"There is no resource template {shorten(template)}.", "resources/templates/list shows them all."
         )

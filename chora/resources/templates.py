@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from chora.errors import InvalidInput, ResourceNotFound
 from chora.files import CONFIG_LIMIT
 from chora.protocol.types import Resource
-from chora.resources.family import TEXT, file_stat
+from chora.resources.family import TEXT, ResourceContext, file_stat
 from chora.resources.uris import Arguments, shorten, template_uri
 
-if TYPE_CHECKING:
-    from chora.resources.provider import ProjectResources
 
-
-def template_files(resources: ProjectResources) -> dict[str, str]:
+def template_files(context: ResourceContext) -> dict[str, str]:
     """The files in the template folders, by the name that finds them; each with its project-relative path."""
     found: dict[str, str] = {}
-    folder = resources.engine.folder
-    for place in resources.engine.settings.paths.templates:
+    folder = context.engine.folder
+    for place in context.engine.settings.paths.templates:
         for path in folder.list_files(place, ("",)):
             found.setdefault(path.removeprefix(f"{folder.relative(place)}/"), path)
     return found
 
 
-def read_template(resources: ProjectResources, arguments: Arguments) -> str:
+def read_template(context: ResourceContext, arguments: Arguments) -> str:
     name = arguments["name"]
     # Templates may stand anywhere in the project, but what is no template mustn't be read as one.
-    path = template_files(resources).get(name)
+    path = template_files(context).get(name)
     if path is not None:
         try:
-            return resources.engine.folder.read_text(path, limit=CONFIG_LIMIT)
+            return context.engine.folder.read_text(path, limit=CONFIG_LIMIT)
         except FileNotFoundError:
             pass
         except UnicodeDecodeError:
             raise InvalidInput(f"The template {name!r} is not UTF-8 text.", "Save the file as UTF-8.") from None
-    raise ResourceNotFound(f"There is no template {shorten(name)!r}.", resources.engine.templates.advice())
+    raise ResourceNotFound(f"There is no template {shorten(name)!r}.", context.engine.templates.advice())
 
 
-def template_names(resources: ProjectResources, arguments: Arguments) -> list[str]:
-    return sorted(template_files(resources))
+def template_names(context: ResourceContext, arguments: Arguments) -> list[str]:
+    return sorted(template_files(context))
 
 
-def list_templates(resources: ProjectResources) -> Iterator[Resource]:
-    for name, path in template_files(resources).items():
-        yield Resource(template_uri(name), name, f"Template {path}", TEXT, file_stat(resources, path, sized=True))
+def list_templates(context: ResourceContext) -> Iterator[Resource]:
+    for name, path in template_files(context).items():
+        yield Resource(template_uri(name), name, f"Template {path}", TEXT, file_stat(context, path, sized=True))

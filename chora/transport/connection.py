@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from urllib.parse import unquote_to_bytes
 
 import h11
@@ -43,9 +43,8 @@ from msgspec import Struct
 from chora.settings import LimitSettings
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Awaitable, Callable
-
-    from chora.transport.http_server import HttpServer
 
     App = Callable[[Any, Any, Any], Awaitable[None]]
     Message = dict[str, Any]
@@ -105,10 +104,28 @@ class RequestRefused(Exception):
     """A request that the app doesn't get; the argument is the reason."""
 
 
+class ConnectionOwner(Protocol):
+    """What a connection needs of the server that accepted it."""
+
+    app: App
+    limits: ConnectionLimits
+    log: logging.Logger
+    state: dict[str, Any]
+    draining: trio.Event
+
+    def date_header(self) -> bytes:
+        """The value of the Date header, now."""
+        ...
+
+    def error_response(self, reason: str, *, head_only: bool = False) -> bytes:
+        """The whole response for a reason to end the connection."""
+        ...
+
+
 class ServerConnection:
     """One client, from accept to close."""
 
-    def __init__(self, server: HttpServer, stream: Stream) -> None:
+    def __init__(self, server: ConnectionOwner, stream: Stream) -> None:
         self.server = server
         self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
         self.deadlines: dict[str, float | None] = {"header_time": None}  # by limit; None: the sweeper is to start it
@@ -450,7 +467,7 @@ class Exchange:
         return b"%sdate: %s\r\n\r\n" % (head[:-2], connection.server.date_header())  # h11 would check it every time
 
 
-def _make_scope(request: h11.Request, server: HttpServer, shared: Message) -> Message:
+def _make_scope(request: h11.Request, server: ConnectionOwner, shared: Message) -> Message:
     """The ASGI scope of a request; raises `RequestRefused` where its head isn't acceptable."""
     headers = [(name.lower(), value) for name, value in request.headers.raw_items()]  # cheaper than list(headers)
     fields = dict(headers)
