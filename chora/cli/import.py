@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
-from chora.engine.legacy.project_import import Imported, import_project
+from chora.engine.legacy.import_state import Imported
+from chora.engine.legacy.project_import import import_project
 from chora.files import Folder
 from chora.store import open_existing_store, open_store
 

@@ -11,9 +11,10 @@ import pytest
 
 from chora.catalog import Catalog
 from chora.config_parsing import parse_config
-from chora.engine.legacy import project_import
+from chora.engine.legacy import history_import
 from chora.engine.legacy.conversion import convert, kind_of
-from chora.engine.legacy.project_import import Imported, import_project
+from chora.engine.legacy.import_state import Imported
+from chora.engine.legacy.project_import import import_project
 from chora.errors import InvalidInput, ValidationFailed, WriteFailed
 from chora.files import Folder
 from chora.hashing import sha256
@@ -445,7 +446,7 @@ async def test_many_records_are_stored_in_steps(
     old: Path, new: Path, store: Store, put: Put, monkeypatch: pytest.MonkeyPatch
 ):
     """And those of one moment, of many contents too, get ids of their own."""
-    monkeypatch.setattr(project_import, "BATCH", 4)
+    monkeypatch.setattr(history_import, "BATCH", 4)
     for number in range(10):
         put(f"ephemeral/content/c{number % 4}/v1/2025-10-15T10-15-00Z-{number}.json", {"content": str(number)})
     assert (await bring(old, new, store)).versions.imported == 10

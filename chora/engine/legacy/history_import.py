@@ -1,0 +1,279 @@
+"""The history of an imported project: generated texts and drafts."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from chora.decoding import decode
+from chora.engine.legacy.conversion import kind_of
+from chora.engine.legacy.import_state import FOLDERS, HISTORY, Brought, ImportState
+from chora.errors import ChoraError, InvalidInput
+from chora.files import CONFIG_LIMIT
+from chora.hashing import sha256
+from chora.store import Draft, Record, Store, Version
+from chora.store.ids import id_at, time_of_id
+from chora.timestamps import format_timestamp, printable
+
+BATCH = 200
+"""Records that are stored in one step."""
+
+_OWN = re.compile(r"(\.lock|last-version-id|deleting\.json|[a-z]+\.jsonl)")
+_TIME = re.compile(
+    r"(\d{4})-?(\d\d)-?(\d\d)[T_ -]?(\d\d)[:-]?(\d\d)[:-]?(\d\d)(?:[.,_-]?(\d{1,6}))?(?:\d*)(?:Z|[+-]00[:-]?00)?",
+    re.ASCII,
+)
+_NO_TIME = "Neither its name nor its content says when it was generated."
+
+
+class HistoryImport:
+    """Adds the generated texts and drafts of an old project to the store."""
+
+    def __init__(self, state: ImportState) -> None:
+        self._state = state
+        self.versions = Brought()
+        self.drafts = Brought()
+
+    async def import_history(self) -> None:
+        """Import generated texts and drafts into the store."""
+        versions: list[_Old] = []
+        drafts: list[Draft] = []
+        about = {
+            path for path in self._state.list_files(HISTORY) if path.endswith(".meta.json") and path.count("/") == 2
+        }
+        unread = set(about)
+        for path in self._state.list_files(HISTORY):
+            parts = path.split("/")
+            if path in about:
+                continue
+            if parts[1] == "drafts":
+                drafts += self._old_draft(path)
+            elif len(parts) == 5 and parts[1] == "content" and re.fullmatch(r"v\d+", parts[3]):
+                if parts[4] != "metadata.json":
+                    versions += self._old_version(path, parts[2])
+            elif len(parts) == 3 and parts[1] != "content":
+                beside = next((each for each in _names_beside(path) if each in about), None)
+                unread.discard(beside or "")
+                versions += self._old_text(path, parts[1], beside)
+            elif not (len(parts) == 2 and _OWN.fullmatch(parts[1])):
+                self._state.skip(path, "It is where chora-compose kept no texts.")
+        for path in sorted(unread):
+            self._state.skip(path, "There is no text beside it.")
+        for path in self._state.list_files("drafts"):
+            drafts += self._old_draft(path)
+        await self._store_versions(versions)
+        await self._store_drafts(drafts)
+
+    def _document(self, path: str) -> dict[str, Any] | None:
+        if (data := self._state.read(path, 10 * CONFIG_LIMIT)) is None:
+            return None
+        try:
+            document = decode(data, path)
+        except ChoraError as error:
+            self._state.skip(path, error.message)
+            return None
+        if not isinstance(document, dict):
+            self._state.skip(path, "It isn't an object.")
+            return None
+        return cast("dict[str, Any]", document)
+
+    def _old_version(self, path: str, content_id: str) -> Iterator[_Old]:
+        """A text of the layout `content/{id}/v{N}/{time}.json`."""
+        if not path.endswith(".json"):
+            self._state.skip(path, "Texts of this layout are JSON files.")
+            return
+        if (document := self._document(path)) is None:
+            return
+        content = document.get("content")
+        moment = _moment(document.get("generated_at"), path)
+        if content is None or moment is None:
+            self._state.skip(
+                path, "It names neither content nor the time of its making." if content is None else _NO_TIME
+            )
+            return
+        body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
+        yield _Old(moment, path, _version(path, str(document.get("content_id") or content_id), body, document, moment))
+
+    def _old_text(self, path: str, content_id: str, beside: str | None) -> Iterator[_Old]:
+        """A text of the layout `{id}/{time}.{ext}`, with its metadata beside it."""
+        if PurePosixPath(path).name.partition(".")[0] == "latest":  # links to the newest one
+            return
+        about = (self._document(beside) if beside else None) or {}
+        times = (about.get(key) for key in ("generated_at", "timestamp", "created_at"))
+        moment = _moment(next((each for each in times if each), None), path)
+        if moment is None:
+            self._state.skip(path, _NO_TIME)
+            return
+        if (data := self._state.read(path, 10 * CONFIG_LIMIT)) is None:
+            return
+        try:
+            body = data.decode("utf-8")
+        except UnicodeDecodeError:
+            self._state.skip(path, "It isn't UTF-8 text.")
+            return
+        yield _Old(moment, path, _version(path, str(about.get("content_id") or content_id), body, about, moment))
+
+    def _old_draft(self, path: str) -> Iterator[Draft]:
+        if not path.endswith(".json"):
+            self._state.skip(path, "Drafts are JSON files.")
+            return
+        if (document := self._document(path)) is None:
+            return
+        name = PurePosixPath(path).stem
+        keys = ("config_data", "config", "config_json", "data")
+        data = next((document[key] for key in keys if isinstance(document.get(key), dict)), document)
+        folder = FOLDERS.get(path.split("/")[-2])
+        kind = str(document.get("config_type") or kind_of(data) or folder or "")
+        if kind not in FOLDERS.values() or (data is document and "id" not in data):
+            self._state.skip(path, "It holds no draft of a config.")
+            return
+        draft_id = str(document.get("draft_id") or name)
+        moment = _moment(document.get("created_at"), draft_id)
+        if moment is None:
+            moment = datetime.fromtimestamp((self._state.old.root / path).stat().st_mtime, UTC)
+        updated = _moment(document.get("updated_at"), "") or moment
+        description = document.get("description") if data is not document else None
+        yield Draft(
+            draft_id=draft_id,
+            config_type=kind,
+            config_data=data,
+            description=str(description) if description is not None else None,
+            created_at=format_timestamp(moment),
+            updated_at=format_timestamp(updated),
+        )
+
+    async def _store_versions(self, found: list[_Old]) -> None:
+        known = _Known(self._state.store)
+        new: list[Record] = []
+        for each in sorted(found, key=lambda old: (old.moment, old.version.content_id, old.path)):
+            if (version := known.name(each)) is not None:
+                new.append(version)
+        await self._add(new)
+        self.versions = Brought(len(new), len(found) - len(new))
+
+    async def _store_drafts(self, found: list[Draft]) -> None:
+        new: list[Record] = []
+        already_there = 0
+        for draft in found:
+            there = self._state.store.draft(draft.draft_id)
+            if there is None:
+                new.append(draft)
+            elif there.config_data == draft.config_data:
+                already_there += 1
+            else:
+                self._state.skip(draft.draft_id, "The store has another draft of this name; it is left as it is.")
+        await self._add(new)
+        self.drafts = Brought(len(new), already_there)
+
+    async def _add(self, records: list[Record]) -> None:
+        if self._state.dry_run:
+            return
+        for first in range(0, len(records), BATCH):
+            await self._state.store.add_records(records[first : first + BATCH])
+
+
+class _Old(NamedTuple):
+    """A text of the old project, without its id."""
+
+    moment: datetime
+    path: str
+    version: Version
+
+
+class _Known:
+    """The versions that are stored already, and the ids that are taken."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ids: set[str] = set()
+        self._made: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for content_id in store.content_ids():
+            for info in store.version_infos(content_id):
+                self._ids.add(info.version_id)
+                self._made[content_id, info.generated_at].append(info.version_id)
+
+    def name(self, old: _Old) -> Version | None:
+        """The version with an id of its own; None if it is there already."""
+        version = old.version
+        if version.version_id in self._ids:
+            return None
+        for version_id in self._made[version.content_id, version.generated_at]:
+            there = self._store.version(version.content_id, version_id)
+            if there is not None and (there.deleted or there.body == version.body):
+                return None
+        version_id = version.version_id
+        # The same text gets the same id again; those of one content and millisecond keep their order.
+        count = zlib.crc32(version.content_id.encode()) & 0x7FFF
+        while not version_id or version_id in self._ids:
+            version_id = id_at(old.moment, count)
+            count = (count + 1) & 0xFFFF
+        self._ids.add(version_id)
+        return msgspec.structs.replace(version, version_id=version_id)
+
+
+def _version(path: str, content_id: str, body: str, about: dict[str, Any], moment: datetime) -> Version:
+    version = about.get("version") or about.get("config_version")
+    known = about.get("metadata")
+    metadata: dict[str, Any] = {**cast("dict[str, Any]", known)} if isinstance(known, dict) else {}
+    hashed = about.get("context_hash") or sha256(body.encode())
+    return Version(
+        content_id=content_id,
+        body=body,
+        sha256=sha256(body.encode()),
+        # A fingerprint that no text of chora has: its inputs aren't known well enough to skip generating it.
+        fingerprint=f"imported {hashed}",
+        generator=str(about.get("generator_type") or about.get("generator") or "unknown"),
+        generator_version=str(metadata.get("generator_version") or about.get("generator_version") or ""),
+        generated_at=format_timestamp(moment),
+        stage=str(about.get("stage") or "draft"),
+        approved=about.get("approved") is True,
+        deleted=about.get("deleted") is True,
+        config_version=version if isinstance(version, str) and re.fullmatch(r"\d+(\.\d+)+", version) else None,
+        metadata={**metadata, "imported_from": printable(path)},
+        version_id=_own_id(about.get("version_id")),
+    )
+
+
+def _own_id(found: object) -> str:
+    """The id that a file of chora's own names."""
+    try:
+        time_of_id(str(found))
+    except InvalidInput:
+        return ""
+    return str(found)
+
+
+def _moment(given: object, name: str) -> datetime | None:
+    """The time that a record names, else the one in its name; times without a zone are UTC."""
+    if isinstance(given, str):
+        try:
+            moment = datetime.fromisoformat(given)
+        except ValueError:
+            pass
+        else:
+            return _usable(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    stem = PurePosixPath(name).name
+    if (form := _TIME.search(stem)) is not None:
+        *whole, part = form.groups()
+        try:
+            year, month, day, hour, minute, second = map(int, whole)
+            return _usable(datetime(year, month, day, hour, minute, second, int((part or "").ljust(6, "0")), UTC))
+        except ValueError:
+            return None
+    return None
+
+
+def _usable(moment: datetime) -> datetime | None:
+    return moment if 1970 <= moment.year < 9999 else None
+
+
+def _names_beside(path: str) -> tuple[str, str]:
+    """Where the metadata of a text may be."""
+    return f"{path.rpartition('.')[0]}.meta.json", f"{path}.meta.json"
