@@ -95,7 +95,7 @@ class InvalidContext(ChoraError):
 
 
 class InvalidConfigId(ChoraError):
-    """An id that can't name a config: empty, too long, or a path in disguise."""
+    """An id that can't name a config: empty, too long, or a path."""
 
     code = "invalid_config_id"
     category = "invalid"
@@ -165,7 +165,7 @@ class ContentNotFound(ChoraError):
 
 
 class ManifestNotFound(ChoraError):
-    """A collection that has no manifest: it was never generated, or elsewhere."""
+    """A collection that has no manifest: it was never built, or built into another folder."""
 
     code = "manifest_not_found"
     category = "missing"
@@ -193,7 +193,7 @@ class GeneratorNotFound(ChoraError):
 
 
 class MissingContent(ChoraError):
-    """An artifact of which a required child has no text and can't be generated."""
+    """An artifact with a required child that has no text and can't be generated."""
 
     code = "missing_content"
     category = "missing"
@@ -207,6 +207,8 @@ class ResourceNotFound(ChoraError):
 
 
 class ProjectNotFound(ChoraError):
+    """There is no project in this folder or above it, or the named one can't be reached."""
+
     code = "project_not_found"
     category = "missing"
 
@@ -219,7 +221,7 @@ class TokenNotFound(ChoraError):
 
 
 class SaveFailed(ChoraError):
-    """A save that would overwrite a config, or under an id that isn't one."""
+    """A save that would overwrite a config, or whose id is invalid."""
 
     code = "save_failed"
     category = "conflict"
@@ -261,7 +263,7 @@ class Unauthorized(ChoraError):
 
 
 class Forbidden(ChoraError):
-    """A valid token whose scope doesn't reach this far."""
+    """A valid token whose scope doesn't allow the call."""
 
     code = "forbidden"
     category = "denied"
@@ -289,7 +291,7 @@ class CompositionFailed(ChoraError):
 
 
 class TestFailed(ChoraError):
-    """A draft that can't be tested as it is."""
+    """A draft that has errors, so it can't be tested."""
 
     __test__ = False  # or pytest would collect it by its name
     code = "test_failed"

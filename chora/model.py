@@ -505,7 +505,7 @@ class Member(Struct, frozen=True, kw_only=True):
     id: Annotated[
         str, Meta(pattern=_MEMBER_ID, max_length=255, description="Unique in the collection", examples=["my-member"])
     ]
-    type: Annotated[Literal["artifact", "collection"], Meta(description="What kind of config the path names")]
+    type: Annotated[Literal["artifact", "collection"], Meta(description="The kind of config the path names")]
     path: Annotated[
         NotEmpty,
         Meta(

@@ -40,7 +40,7 @@ class ProjectProvider:
 
     def __init__(self, engine: Engine, tools: Mapping[str, Tool], metrics: Metrics) -> None:
         self._engine = engine
-        self.withheld = withheld(tools, engine.settings.mcp.toolsets, read_only=engine.settings.mcp.read_only)
+        self.withheld = hidden_tools(tools, engine.settings.mcp.toolsets, read_only=engine.settings.mcp.read_only)
         self.tools = {name: tool for name, tool in tools.items() if name not in self.withheld}
         self.resources = ProjectResources(engine, self.tools, metrics, tuple(wire.REVISIONS))
         self.prompts = ProjectPrompts(self.resources)
@@ -59,7 +59,7 @@ class ProjectProvider:
         return (f"{uri}/versions",), came_or_went
 
 
-def withheld(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_only: bool) -> dict[str, str]:
+def hidden_tools(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_only: bool) -> dict[str, str]:
     """The tools that the settings leave out, and the reason of each."""
     wanted = set(toolsets)
     reasons: dict[str, str] = {}

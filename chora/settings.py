@@ -209,7 +209,7 @@ class McpSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The log, always on stderr."""
 
-    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Least level shown")] = "INFO"
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Meta(description="Lowest level logged")] = "INFO"
     format: Annotated[Literal["text", "json"], Meta(description="For people or for log collectors")] = "text"
 
 

@@ -114,7 +114,8 @@ def describe_error(error: type[errors.ChoraError]) -> dict[str, Any]:
 
 def describe_metric(metric: Any) -> dict[str, Any]:
     kind = "histogram" if isinstance(metric, Histogram) else type(metric).__name__.lower()
-    return {"name": metric.name, "kind": kind, "meaning": metric.meaning, "labels": list(metric.labels)}
+    name = f"{metric.name}_total" if kind == "counter" else metric.name  # as the page of metrics has it
+    return {"name": name, "kind": kind, "meaning": metric.meaning, "labels": list(metric.labels)}
 
 
 def describe_generator(generator: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 TOOLS = {
-    "tools.exactly-24": "The default set of tools is exactly the 24 that are documented.",
+    "tools.default-set": "The default set of tools is exactly the 24 that are documented.",
     "tools.small-list": "The list of tools without output schemas stays within 24 KiB.",
     "tools.category": "Every tool has the category under which it is documented.",
     "tools.hints": "Every tool says whether it only reads, may destroy, and may be repeated.",

@@ -296,7 +296,7 @@ async def test_several_processes_share_a_project(hello: Project, serve: Serve):
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="systemd is told over a Unix socket")
 def test_systemd_is_notified_of_readiness_and_of_stopping(hello: Project, tmp_path: Path):
-    """READY=1 once a call would be served, STOPPING=1 when asked to end."""
+    """READY=1 once it can serve calls, STOPPING=1 when asked to end."""
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(path)

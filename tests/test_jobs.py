@@ -1,4 +1,4 @@
-"""Work that outlives its call: joined by the same call, told of, cancelled, and known to be interrupted."""
+"""A call that runs in the background: joined by the same call, told of, cancelled, and known to be interrupted."""
 
 from __future__ import annotations
 

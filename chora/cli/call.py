@@ -35,7 +35,10 @@ async def _call_server(url: str, tool: str, arguments: dict[str, Any]) -> dict[s
         async with connect_http(url, found.secret if found else None) as caller:
             answer = await caller.call(tool, arguments)
     except CallFailed as failed:
-        raise Unreachable(f"{url}: {failed}.", "Check the address, the token, and the server.") from None
+        raise Unreachable(
+            f"{url}: {str(failed).rstrip('.')}.",
+            "Check the address and the server; the token is taken from CHORA_TOKEN_FILE, CHORA_TOKEN or the keyring.",
+        ) from None
     if answer.is_error:
         raise ToolFailed(answer.result, 1)
     return answer.result

@@ -18,13 +18,13 @@ def command(project: str | None, dry_run: bool, as_json: bool) -> None:
     The newest three texts of a content stay, and the newest approved one. The server does the same regularly.
     """
     from chora.engine.engine import open_engine
-    from chora.engine.retention import Swept, sweep
+    from chora.engine.retention import RetentionResult, apply_retention
 
     folder, loaded = load_settings(project)
 
-    async def run() -> Swept:
+    async def run() -> RetentionResult:
         async with open_engine(folder, loaded.settings) as engine:
-            return await sweep(engine, dry_run=dry_run)
+            return await apply_retention(engine, dry_run=dry_run)
 
     swept = run_async(run)
     if as_json:

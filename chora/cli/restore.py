@@ -18,7 +18,7 @@ from chora.cli.run import json_option, load_settings, print_json, report_errors,
 @click.pass_obj
 @report_errors
 def command(project: str | None, backup: Path, only_verify: bool, salvage: str | None, as_json: bool) -> None:
-    """Verify BACKUP and replace the store by it; the replaced store is kept as a backup, too.
+    """Verify BACKUP and replace the store with it; the replaced store is kept as a backup, too.
 
     Outputs and configs are files of the project and stay unchanged.
     """

@@ -12,7 +12,7 @@ from chora.model import VALUE_TYPES, Kind
 COLLECTION_RULES = ("all_members_present", "no_failures")
 
 
-def check_across(kind: Kind, document: dict[str, Any], issues: IssueCollector) -> None:
+def check_cross_references(kind: Kind, document: dict[str, Any], issues: IssueCollector) -> None:
     """Add an issue for each inconsistency of a normalised document."""
     match kind:
         case "content":

@@ -48,7 +48,7 @@ def refuse_dialects(kind: Kind, document: dict[str, Any], issues: IssueCollector
     for foreign in _FOREIGN_KEYS[kind]:
         if foreign.key in document and foreign.native not in document:
             _refuse(issues, kind, f"$.{foreign.key}", document[foreign.key], foreign.key, foreign.write)
-            issues.mark_explained(f"$.{foreign.native}")
+            issues.suppress_schema_errors(f"$.{foreign.native}")
     if isinstance(name := document.get("id"), str) and "_" in name:
         _refuse(issues, kind, "$.id", name, "underscores in ids", f'"id": {to_json(slug_of(name))}')
     if kind == "content":

@@ -52,9 +52,9 @@ class IssueCollector:
         """Add an error that the schema can't see, or would explain worse; what the schema says there is left out."""
         if len(self.errors) < ISSUES_LIMIT:
             self.errors.append(make_issue("error", code, path, found, expected, write, message))
-            self.mark_explained(path)
+            self.suppress_schema_errors(path)
 
-    def mark_explained(self, path: str) -> None:
+    def suppress_schema_errors(self, path: str) -> None:
         """Leave out what the schema says of a path and of everything below."""
         self._explained.append(path)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from chora.config_parsing.cross_checks import check_across
+from chora.config_parsing.cross_checks import check_cross_references
 from chora.config_parsing.deviations import normalize_deviations
 from chora.config_parsing.dialects import refuse_dialects
 from chora.config_parsing.fields import fields_of_struct
@@ -66,7 +66,7 @@ def parse_config(kind: Kind, document: object, *, where: str, expected_id: str |
     refuse_dialects(kind, record, issues)
     normalize_deviations(kind, record, issues)
     normalizer.normalize_record(record, fields_of_struct(STRUCTS[kind]), "$")
-    check_across(kind, record, issues)
+    check_cross_references(kind, record, issues)
     try:
         config = msgspec.convert(record, STRUCTS[kind])
     except msgspec.ValidationError as error:

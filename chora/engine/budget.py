@@ -52,7 +52,7 @@ class Budgets:
         """The budget of one run: everything that one tool call requests."""
         return Budget(self)
 
-    def outlook(self, request: llm.ModelRequest) -> dict[str, Any]:
+    def preview_cost(self, request: llm.ModelRequest) -> dict[str, Any]:
         """What asking would cost and what is left to spend, in US dollars; nothing is asked.
 
         `estimated_usd` is the most it should cost, None for a model whose price isn't known; `would_exceed` is the
@@ -143,7 +143,7 @@ class Budget:
                 "generate_content asks it; preview_generation with spend: true does so without storing the text.",
                 error_type="NotAsked",
                 request=request,
-                outlook=self._spending.outlook(request),
+                outlook=self._spending.preview_cost(request),
             )
         return known
 

@@ -41,7 +41,7 @@ from chora.files import CONFIG_LIMIT
 from chora.hashing import sha256
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.nesting import DEPTH_LIMIT, is_too_deep
-from chora.sources.source import NOT_THE_SOURCES_FAULT
+from chora.sources.source import SERVER_ERRORS
 from chora.store import Draft, Version
 from chora.timestamps import now
 
@@ -157,7 +157,7 @@ async def preview_draft(
         raise TestFailed(f"{draft_id} can't be tested: {error.message}", error.hint, **error.details) from error
     try:
         text, generator, warnings, cost = await _text_of(engine, parsed, caller)
-    except (TestFailed, InvalidContext, *NOT_THE_SOURCES_FAULT):
+    except (TestFailed, InvalidContext, *SERVER_ERRORS):
         raise
     except ChoraError as error:
         details = {**error.details, "generator": error.details.get("generator_type"), "error": error.code}

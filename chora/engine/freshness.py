@@ -44,7 +44,7 @@ def ages(config: CollectionConfig, manifest: Manifest, moment: datetime) -> list
 
 
 def _age(member_id: str, generated_at: str | None, limit: float, moment: datetime) -> Age:
-    made = _moment(generated_at)
+    made = _parse_time(generated_at)
     if made is None:
         return Age(member_id, None, None, limit, "expired", None)
     age = max(0.0, (moment - made).total_seconds() / DAY)
@@ -57,7 +57,7 @@ def _age(member_id: str, generated_at: str | None, limit: float, moment: datetim
     return Age(member_id, format_timestamp(made), age, limit, band, expires)
 
 
-def _moment(text: str | None) -> datetime | None:
+def _parse_time(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:

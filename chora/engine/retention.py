@@ -122,7 +122,7 @@ def _names_of(engine: Engine, child: ArtifactChild) -> set[str]:
         return {child.id}
 
 
-class Swept(NamedTuple):
+class RetentionResult(NamedTuple):
     """What a round of housekeeping removed."""
 
     drafts: int
@@ -133,19 +133,19 @@ class Swept(NamedTuple):
     """Events and measurements."""
 
 
-async def sweep(engine: Engine, *, dry_run: bool = False) -> Swept:
+async def apply_retention(engine: Engine, *, dry_run: bool = False) -> RetentionResult:
     """One round of housekeeping: old drafts, texts, jobs, events and measurements."""
     days = engine.settings.storage.retention_days
     drafts = await drop_old_drafts(engine, dry_run=dry_run)
     if not days:
-        return Swept(drafts, 0, 0, 0, 0)
+        return RetentionResult(drafts, 0, 0, 0, 0)
     _, cleaned = await clean_content(engine, RetentionRules(keep_days=days), dry_run=dry_run)
     versions, freed = sum(len(each.gone) for each in cleaned), sum(each.bytes_freed for each in cleaned)
     if dry_run:
-        return Swept(drafts, versions, freed, 0, 0)
+        return RetentionResult(drafts, versions, freed, 0, 0)
     jobs = await engine.jobs.delete_old_jobs()
     rows = await engine.store.delete_before(days_before_now(days))
-    return Swept(drafts, versions, freed, jobs, rows)
+    return RetentionResult(drafts, versions, freed, jobs, rows)
 
 
 async def serve(engine: Engine, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -154,7 +154,7 @@ async def serve(engine: Engine, *, task_status: trio.TaskStatus[None] = trio.TAS
     await trio.sleep(FIRST_ROUND)
     while True:
         try:
-            swept = await sweep(engine)
+            swept = await apply_retention(engine)
         except ChoraError as error:
             log.warning("housekeeping failed and is tried again later: %s", error.message)
         else:

@@ -134,7 +134,7 @@ Cell = str | int | float | bool
 Row = tuple[Cell, ...]
 
 
-class Described(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DescribedElement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What has a title, a description and tags."""
 
     title: str = ""
@@ -160,11 +160,11 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True):
 Steps = tuple[str | Step, ...]
 
 
-class Scenario(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Scenario(DescribedElement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     steps: Steps = ()
 
 
-class Examples(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Examples(DescribedElement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The values that an outline is run with."""
 
     headers: Row = ()
@@ -175,7 +175,7 @@ class Outline(Scenario, frozen=True, forbid_unknown_fields=True, kw_only=True):
     examples: Examples | tuple[Examples, ...] = ()
 
 
-class Rule(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Rule(DescribedElement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Scenarios that belong together."""
 
     background: Steps = ()
@@ -183,7 +183,7 @@ class Rule(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
     scenario_outlines: tuple[Outline, ...] = ()
 
 
-class Feature(Described, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Feature(DescribedElement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     language: str = "en"
     rules: tuple[Rule, ...] = ()
     """Rules may be given here or beside the feature."""
@@ -312,7 +312,7 @@ class _Writer:
         where: str,
         level: int,
         words: tuple[str, ...],
-        described: Described,
+        described: DescribedElement,
         steps: tuple[str, ...] = (),
         *,
         titled: bool = True,

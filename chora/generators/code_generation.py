@@ -13,9 +13,9 @@ from msgspec import Meta, Struct
 from chora import llm, settings
 from chora.errors import BudgetExceeded, GenerationFailed
 from chora.generators.generator import (
-    ConfigAtFault,
     GeneratedText,
     GenerationJob,
+    InvalidGeneratorConfig,
     file_text,
     fill_names,
     undefined_behavior,
@@ -114,7 +114,7 @@ async def generate(job: GenerationJob) -> GeneratedText:
     try:
         return await _ask(job, options)
     except (GenerationFailed, BudgetExceeded) as error:
-        if FALLBACK not in job.sources or isinstance(error, ConfigAtFault):
+        if FALLBACK not in job.sources or isinstance(error, InvalidGeneratorConfig):
             raise
         behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
         text, warnings = fill_names(job, NAME, job.sources[FALLBACK], behavior, context=_values(job, options))

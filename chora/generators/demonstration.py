@@ -9,7 +9,7 @@ from chora.generators.generator import GeneratedText, GenerationJob, as_text, fi
 
 NAME = "demonstration"
 VERSION = "1.0.0"
-DESCRIPTION = "Assembles the example outputs written in the config; needs no context."
+DESCRIPTION = "Joins the `example_output` of the config's elements; needs no context."
 CAPABILITIES = ("basic_generation", "variables")
 
 _PLACE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_.-]*)\s*\}\}")

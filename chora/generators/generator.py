@@ -16,7 +16,7 @@ from chora.llm import ModelReply, ModelRequest
 from chora.model import ContentConfig, Pattern
 
 
-class ConfigAtFault(GenerationFailed):
+class InvalidGeneratorConfig(GenerationFailed):
     """A text that can't be generated because of its config or context, which no fallback may hide."""
 
 
@@ -53,7 +53,7 @@ class GenerationJob(NamedTuple):
         message: str,
         hint: str,
         *,
-        error_class: type[GenerationFailed] = ConfigAtFault,
+        error_class: type[GenerationFailed] = InvalidGeneratorConfig,
         error_type: str = "InvalidConfig",
         **details: Any,
     ) -> GenerationFailed:

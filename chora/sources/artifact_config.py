@@ -6,20 +6,20 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import NOT_THE_SOURCES_FAULT, SourceAccess, SourceFailed
+from chora.sources.source import SERVER_ERRORS, SourceAccess, SourceFailed
 
 TYPE = "artifact_config"
 
 
-async def fetch(source: Source, reach: SourceAccess) -> Any:
+async def fetch(source: Source, access: SourceAccess) -> Any:
     """The config named by id or path.
 
     Raises:
         SourceFailed: there is no such config, or it doesn't fit.
     """
     try:
-        return reach.config("artifact", source.locator).parsed.raw
-    except NOT_THE_SOURCES_FAULT:
+        return access.config("artifact", source.locator).parsed.raw
+    except SERVER_ERRORS:
         raise
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import NOT_THE_SOURCES_FAULT, SourceAccess, SourceFailed
+from chora.sources.source import SERVER_ERRORS, SourceAccess, SourceFailed
 
 TYPE = "content_config"
 
@@ -14,18 +14,18 @@ OUTPUT = "output"
 SELECTORS = (OUTPUT,)
 
 
-async def fetch(source: Source, reach: SourceAccess) -> Any:
+async def fetch(source: Source, access: SourceAccess) -> Any:
     """The config named by id or path.
 
     Raises:
         SourceFailed: there is no such config, it doesn't fit, or its text can't be generated.
     """
     try:
-        found = reach.config("content", source.locator)
+        found = access.config("content", source.locator)
         if source.selector == OUTPUT:
-            return await reach.generate(found)
+            return await access.generate(found)
         return found.parsed.raw
-    except NOT_THE_SOURCES_FAULT:
+    except SERVER_ERRORS:
         raise
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None

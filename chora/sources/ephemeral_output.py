@@ -10,12 +10,12 @@ from typing import Any
 
 from chora.errors import ChoraError
 from chora.model import Source
-from chora.sources.source import NOT_THE_SOURCES_FAULT, SourceAccess, SourceFailed
+from chora.sources.source import SERVER_ERRORS, SourceAccess, SourceFailed
 
 TYPE = "ephemeral_output"
 
 
-async def fetch(source: Source, reach: SourceAccess) -> Any:
+async def fetch(source: Source, access: SourceAccess) -> Any:
     """The stored text, or for `all` a list of texts.
 
     Raises:
@@ -26,8 +26,8 @@ async def fetch(source: Source, reach: SourceAccess) -> Any:
     if not content_id:
         raise SourceFailed("it names no content; write content-id or content-id:strategy")
     try:
-        texts = reach.stored(content_id, strategy)
-    except NOT_THE_SOURCES_FAULT:
+        texts = access.stored(content_id, strategy)
+    except SERVER_ERRORS:
         raise
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None

@@ -34,7 +34,7 @@ _DEEP_KEY = re.compile(rf"(?:(?<![\w.-]){_BARE}|(?<!\.){_QUOTED})(?:\.(?:{_BARE}
 """A TOML key with more dots than there may be levels, once the spaces around its dots are gone."""
 
 
-async def fetch(source: Source, reach: SourceAccess) -> Any:
+async def fetch(source: Source, access: SourceAccess) -> Any:
     """The file's content.
 
     Raises:
@@ -42,7 +42,7 @@ async def fetch(source: Source, reach: SourceAccess) -> Any:
     """
     path = source.locator
     try:
-        text = reach.read_text(path)
+        text = access.read_text(path)
     except FileNotFoundError:
         raise SourceFailed(f"there is no file {path}") from None
     except UnicodeDecodeError:

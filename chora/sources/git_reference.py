@@ -56,7 +56,7 @@ class Blob(NamedTuple):
     size: int
 
 
-async def fetch(source: Source, reach: SourceAccess) -> Any:
+async def fetch(source: Source, access: SourceAccess) -> Any:
     """The file's text at that commit.
 
     Raises:
@@ -64,12 +64,12 @@ async def fetch(source: Source, reach: SourceAccess) -> Any:
     """
     key = f"git:{source.repository}\0{source.locator}"
     try:
-        repository = find_repository(reach.folder, source.repository)
+        repository = find_repository(access.folder, source.repository)
         blob = await find_blob(repository, source.locator)
     except SourceFailed:
-        reach.on_other_input(key, MISSING)
+        access.on_other_input(key, MISSING)
         raise
-    reach.on_other_input(key, blob.id)
+    access.on_other_input(key, blob.id)
     if blob.size > SOURCE_LIMIT:
         raise SourceFailed(f"{source.locator} is larger than {SOURCE_LIMIT:,} bytes")
     data = await _git(repository, ["cat-file", "blob", blob.id], b"")

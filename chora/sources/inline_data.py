@@ -10,6 +10,6 @@ from chora.sources.source import SourceAccess
 TYPE = "inline_data"
 
 
-async def fetch(source: Source, reach: SourceAccess) -> Any:
+async def fetch(source: Source, access: SourceAccess) -> Any:
     """The data, as the config was parsed."""
     return source.data

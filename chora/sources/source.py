@@ -11,7 +11,7 @@ from chora.files import Folder
 from chora.model import Kind
 from chora.render.pool import RenderPool
 
-NOT_THE_SOURCES_FAULT = (Busy, StorageError, StorageFailed)
+SERVER_ERRORS = (Busy, StorageError, StorageFailed)
 """Failures of the server, not of a source: they end the call and never count as a missing value."""
 
 

@@ -24,7 +24,7 @@ DraftId = Annotated[str, Meta(description="The draft_id that draft_config return
 
 
 class DraftConfig(ToolArguments):
-    config_type: Annotated[Literal["content", "artifact", "collection"], Meta(description="What kind of config")]
+    config_type: Annotated[Literal["content", "artifact", "collection"], Meta(description="The kind of config")]
     config_data: ConfigData
     description: Annotated[str, Meta(max_length=1000, description="A note about the draft")] | None = None
 

@@ -139,43 +139,39 @@ async def preview_generation(engine: Engine, arguments: PreviewGeneration, call:
     started = time.monotonic()
     context = parse_context(arguments.context)
     parsed = engine.catalog.find_config("content", arguments.content_config_id).parsed
-    prepared = await gather_content(
-        Build(engine, dry=True, spend=bool(arguments.spend)), parsed, CallerContext(context)
-    )
+    inputs = await gather_content(Build(engine, dry=True, spend=bool(arguments.spend)), parsed, CallerContext(context))
     cost = None
     try:
-        made = await prepared.generate_text()
+        made = await inputs.generate_text()
     except ModelNotAsked as error:
         cost = error.details["outlook"]
         made = GeneratedText(error.details["request"].prompt, ["this is the prompt; the model wasn't called"])
     head = truncate_text(made.text, call)
     return Preview(
-        content_id=prepared.job.config.id,
+        content_id=inputs.job.config.id,
         preview_content=head.text,
         truncated=head.truncated,
         content_length=head.length,
         content_hash=sha256(made.text.encode()),
-        generator=prepared.generator.name,
-        metadata=_preview_metadata(prepared, made, cost) if arguments.show_metadata or cost else None,
+        generator=inputs.generator.name,
+        metadata=_preview_metadata(inputs, made, cost) if arguments.show_metadata or cost else None,
         duration_ms=milliseconds_since(started),
     )
 
 
-def _preview_metadata(prepared: GenerationInputs, made: GeneratedText, cost: dict[str, Any] | None) -> PreviewMetadata:
-    texts = list(prepared.job.sources.values())
-    usage = {
-        name: sum(len(re.findall(rf"\b{re.escape(name)}\b", text)) for text in texts) for name in prepared.variables
-    }
+def _preview_metadata(inputs: GenerationInputs, made: GeneratedText, cost: dict[str, Any] | None) -> PreviewMetadata:
+    texts = list(inputs.job.sources.values())
+    usage = {name: sum(len(re.findall(rf"\b{re.escape(name)}\b", text)) for text in texts) for name in inputs.variables}
     unused = [f"{name} isn't used by the template" for name, count in usage.items() if texts and not count]
-    template = None if made.template is None else prepared.job.sources.get(made.template)
+    template = None if made.template is None else inputs.job.sources.get(made.template)
     return PreviewMetadata(
-        context_variables=prepared.variables,
+        context_variables=inputs.variables,
         template_path=made.template,
         template_hash=None if template is None else sha256(template.encode()),
-        generator_type=prepared.generator.name,
+        generator_type=inputs.generator.name,
         variable_usage=usage if texts else {},
         cost=cost,
-        warnings=[*prepared.warnings, *made.warnings, *unused],
+        warnings=[*inputs.warnings, *made.warnings, *unused],
     )
 
 

@@ -137,7 +137,7 @@ async def test_what_would_exceed_a_budget_is_not_asked(
     for usd, hours in before:
         await spent(store, usd, hours)
     opened = spending(store, model, **limits)
-    assert opened.outlook(asking())["would_exceed"] == budget
+    assert opened.preview_cost(asking())["would_exceed"] == budget
     if budget is None:
         await opened.budget().complete("note", asking())
         return
@@ -282,10 +282,10 @@ async def test_a_model_nobody_knows_may_be_asked(store: SqliteStore, model: Mode
     """Its price can't be held against it; the outlook says so where a budget is set."""
     opened = spending(store, model, run=0.001)
     request = asking(model="somebody-elses")
-    outlook = opened.outlook(request)
+    outlook = opened.preview_cost(request)
     assert (outlook["estimated_usd"], outlook["would_exceed"]) == (None, None)
     assert outlook["warning"] == "What somebody-elses costs isn't known, so the budgets can't limit it"
-    assert spending(store, model).outlook(request)["warning"] is None
+    assert spending(store, model).preview_cost(request)["warning"] is None
     reply = await opened.budget().complete("note", request)
     assert reply.usd is None
     assert store.costs()[0].usd is None
@@ -296,7 +296,7 @@ async def test_an_outlook_says_what_it_would_cost(store: SqliteStore, model: Mod
     await spent(store, 0.25, 1.0)
     await spent(store, 0.5, 48.0)
     opened = spending(store, model, run=1.0, day=10.0, project=100.0)
-    assert opened.outlook(asking()) == {
+    assert opened.preview_cost(asking()) == {
         "model": "claude-sonnet-5",
         "estimated_usd": 0.010002,
         "cached": False,
@@ -310,7 +310,7 @@ async def test_an_outlook_says_what_it_would_cost(store: SqliteStore, model: Mod
     }
     assert model.asked == []
     await opened.budget().complete("note", asking())
-    outlook = opened.outlook(asking())
+    outlook = opened.preview_cost(asking())
     assert (outlook["cached"], outlook["estimated_usd"]) == (True, 0.0)
 
 

@@ -20,11 +20,11 @@ from chora.engine import retention
 from chora.engine.engine import Engine
 from chora.engine.retention import (
     RetentionRules,
+    apply_retention,
     choose_versions,
     clean_content,
     drop_old_drafts,
     referring_artifacts,
-    sweep,
 )
 from chora.errors import StorageError
 from chora.hashing import sha256
@@ -274,10 +274,10 @@ async def test_a_round_of_housekeeping_removes_what_is_old(engine: Engine):
     """Drafts, texts, jobs, events; a dry one counts the first two and removes nothing; a second one finds nothing."""
     await litter(engine)
     before = engine.store.counts()
-    assert await sweep(engine, dry_run=True) == (1, 3, 240, 0, 0)
+    assert await apply_retention(engine, dry_run=True) == (1, 3, 240, 0, 0)
     assert engine.store.counts() == before
-    assert await sweep(engine) == (1, 3, 240, 1, 1)
-    assert await sweep(engine) == (0, 0, 0, 0, 0)
+    assert await apply_retention(engine) == (1, 3, 240, 1, 1)
+    assert await apply_retention(engine) == (0, 0, 0, 0, 0)
     assert engine.store.counts()["versions"] == 3
 
 
@@ -286,10 +286,10 @@ async def test_what_is_kept_for_ever_is_never_swept(engine: Engine):
     await litter(engine)
     before = engine.store.counts()
     keep_for(engine, 0)
-    assert await sweep(engine) == (0, 0, 0, 0, 0)
+    assert await apply_retention(engine) == (0, 0, 0, 0, 0)
     assert engine.store.counts() == before
     keep_for(engine, 10**9)
-    assert (await sweep(engine))[:3] == (0, 0, 0)
+    assert (await apply_retention(engine))[:3] == (0, 0, 0)
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ async def test_housekeeping_comes_round(
 ):
     """A minute after the start and then every six hours; a failure is reported, and tried again the next time."""
     rounds: list[float] = []
-    really = retention.sweep
+    really = retention.apply_retention
     start = trio.current_time()
 
     async def count(engine: Engine) -> Any:

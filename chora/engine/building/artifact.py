@@ -181,7 +181,7 @@ def _trace_key(
 ) -> TraceKey:
     files = [output.file for output in parsed.config.metadata.outputs]
     paths = [locate(file) for file in files] if locate else [output_path] if output_path else []
-    return TraceKey(f"artifact:{parsed.origin}", digest_of([build.salt, caller.digest, paths]))
+    return TraceKey(f"artifact:{parsed.origin}", digest_of([build.settings_digest, caller.digest, paths]))
 
 
 def _from_trace(config: ArtifactConfig, result: ArtifactTrace, inputs: dict[str, str]) -> BuiltArtifact:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from chora import llm
-from chora.engine.building.fingerprint import salt_of
+from chora.engine.building.fingerprint import settings_digest
 from chora.engine.building.source_texts import SourceTexts
 from chora.engine.engine import Engine
 from chora.engine.inputs import InputRecorder
@@ -41,7 +41,7 @@ class Build:
         self.dry = dry
         self.spend = not dry if spend is None else spend
         self.progress = progress
-        self.salt = salt_of(engine)
+        self.settings_digest = settings_digest(engine)
         """Part of the key of every trace."""
         self.snapshot = engine.new_snapshot()
         self.budget = engine.budgets.budget()

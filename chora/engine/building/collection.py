@@ -300,7 +300,7 @@ async def _resolve_scope(
     base_path = output_path or await _resolve_base_path(build.engine, config, deep_merge(shared, context))
     checked = check_output_path(build.engine, manifest_path(base_path))
     base_path = checked.removesuffix(MANIFEST).rstrip("/") or "."
-    digest = scope_digest(build.salt, config, base_path, shared, context)
+    digest = scope_digest(build.settings_digest, config, base_path, shared, context)
     return CollectionScope(parsed, base_path, shared, digest, context, warnings)
 
 

@@ -19,7 +19,7 @@ from chora.generators import jinja2
 from chora.generators.generator import GenerationJob
 from chora.model import ArtifactConfig, ContentConfig, ContentMetadata, ContentSchemaRef, Pattern
 from chora.nesting import decode_json
-from chora.sources.source import NOT_THE_SOURCES_FAULT
+from chora.sources.source import SERVER_ERRORS
 
 INLINE_LENGTH = 16 * 1024
 """Texts up to this length are merged at once; longer ones in a thread."""
@@ -69,44 +69,44 @@ async def compose(
 # -- concat -----------------------------------------------------------------------------------------------------
 
 
-async def _concat(it: Composition) -> str:
+async def _concat(composition: Composition) -> str:
     # Each piece's last newline goes, or the gap would be three lines high; the text's last one stays.
-    separator = it.config.metadata.composition_config.separator
-    text = separator.join(piece.text.removesuffix("\n") for piece in it.pieces)
-    return text + "\n" if it.pieces and it.pieces[-1].text.endswith("\n") else text
+    separator = composition.config.metadata.composition_config.separator
+    text = separator.join(piece.text.removesuffix("\n") for piece in composition.pieces)
+    return text + "\n" if composition.pieces and composition.pieces[-1].text.endswith("\n") else text
 
 
 # -- merge ------------------------------------------------------------------------------------------------------
 
 
-async def _merge(it: Composition) -> str:
+async def _merge(composition: Composition) -> str:
     """Merge as data if every piece is an object, else as Markdown, section by section."""
-    if sum(len(piece.text) for piece in it.pieces) > INLINE_LENGTH:
-        return await trio.to_thread.run_sync(_merged, it)
-    return _merged(it)
+    if sum(len(piece.text) for piece in composition.pieces) > INLINE_LENGTH:
+        return await trio.to_thread.run_sync(_merged, composition)
+    return _merged(composition)
 
 
-def _merged(it: Composition) -> str:
-    data_formats = {output.format for output in it.config.metadata.outputs} & {"json", "yaml"}
-    documents = _documents(it, data_formats)
+def _merged(composition: Composition) -> str:
+    data_formats = {output.format for output in composition.config.metadata.outputs} & {"json", "yaml"}
+    documents = _documents(composition, data_formats)
     if documents is None:
-        options = it.config.metadata.composition_config
+        options = composition.config.metadata.composition_config
         return merge_sections(
-            [piece.text for piece in it.pieces],
+            [piece.text for piece in composition.pieces],
             keep_all=options.duplicate_headings == "keep-all",
             normalize=options.blank_lines == "normalize",
         )
     whole: dict[str, Any] = {}
-    for piece, document in zip(it.pieces, documents, strict=True):
-        _lay_over(it, whole, document, "$", piece.content_id)
+    for piece, document in zip(composition.pieces, documents, strict=True):
+        _merge_document(composition, whole, document, "$", piece.content_id)
     # JSON is valid YAML; encoding writes it in the format of the output.
     return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n"
 
 
-def _documents(it: Composition, data_formats: set[str]) -> list[dict[str, Any]] | None:
+def _documents(composition: Composition, data_formats: set[str]) -> list[dict[str, Any]] | None:
     """The pieces as objects; None if they are texts."""
     documents: list[dict[str, Any]] = []
-    for piece in it.pieces:
+    for piece in composition.pieces:
         document: Any = None
         try:
             document = decode_json(piece.text)
@@ -115,7 +115,7 @@ def _documents(it: Composition, data_formats: set[str]) -> list[dict[str, Any]] 
                 try:
                     document = decode_text(piece.text, "yaml", piece.content_id)
                 except ChoraError as error:
-                    raise it.failed(
+                    raise composition.failed(
                         f"the piece {piece.content_id} is neither JSON nor YAML: {error.message}",
                         "Let every child give an object, or choose another output format.",
                         "NotAnObject",
@@ -123,7 +123,7 @@ def _documents(it: Composition, data_formats: set[str]) -> list[dict[str, Any]] 
                     ) from None
         if not isinstance(document, dict):
             if data_formats:
-                raise it.failed(
+                raise composition.failed(
                     f"the piece {piece.content_id} is not an object.",
                     "Let every child give an object, or choose another output format.",
                     "NotAnObject",
@@ -134,14 +134,16 @@ def _documents(it: Composition, data_formats: set[str]) -> list[dict[str, Any]] 
     return documents
 
 
-def _lay_over(it: Composition, low: dict[str, Any], high: dict[str, Any], path: str, content_id: str) -> None:
+def _merge_document(
+    composition: Composition, low: dict[str, Any], high: dict[str, Any], path: str, content_id: str
+) -> None:
     for key, value in high.items():
         here = f"{path}.{key}" if re.fullmatch(r"[A-Za-z_]\w*", key) else f"{path}[{msgspec.json.encode(key).decode()}]"
         below = low.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            _lay_over(it, cast("dict[str, Any]", below), cast("dict[str, Any]", value), here, content_id)
+            _merge_document(composition, cast("dict[str, Any]", below), cast("dict[str, Any]", value), here, content_id)
         elif key in low and None not in (below, value) and json_type(below) != json_type(value):
-            raise it.failed(
+            raise composition.failed(
                 f"the piece {content_id} has a value of type {json_type(value)} at {here}, where an earlier one has "
                 f"{json_type(below)}.",
                 "Give the value the same type in both children.",
@@ -234,31 +236,31 @@ def _normalized(text: str) -> str:
 # -- template ---------------------------------------------------------------------------------------------------
 
 
-async def _template(it: Composition) -> str:
+async def _template(composition: Composition) -> str:
     """A Jinja2 template that sees `pieces` (with `id` and `text`), `by_id`, and the caller's context."""
-    template = it.config.metadata.composition_config.template
+    template = composition.config.metadata.composition_config.template
     if not template:
-        raise it.failed(
+        raise composition.failed(
             "the composition strategy template needs a template.",
             "Write metadata.compositionConfig.template: the name of a template file, or the template itself.",
             "MissingTemplate",
         )
-    engine = it.engine
+    engine = composition.engine
     context = {
-        **it.context,
-        "pieces": [{"id": piece.content_id, "text": piece.text} for piece in it.pieces],
-        "by_id": {piece.content_id: piece.text for piece in it.pieces},
+        **composition.context,
+        "pieces": [{"id": piece.content_id, "text": piece.text} for piece in composition.pieces],
+        "by_id": {piece.content_id: piece.text for piece in composition.pieces},
     }
     # Rendered as a content is, so that includes, limits and errors are the same.
     placeholder = ContentConfig(
         type="content",
-        id=it.config.id,
+        id=composition.config.id,
         schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
-        metadata=ContentMetadata(description=it.config.metadata.title, version="1.0.0"),
+        metadata=ContentMetadata(description=composition.config.metadata.title, version="1.0.0"),
     )
     pattern = Pattern(id="compose", type=jinja2.NAME, template=template)
     undefined = engine.settings.templates.undefined
-    job = GenerationJob(placeholder, pattern, context, engine.templates, undefined, {}, it.on_read)
+    job = GenerationJob(placeholder, pattern, context, engine.templates, undefined, {}, composition.on_read)
     try:
         made = await jinja2.generate(job._replace(sources=await jinja2.ingredients(job)))
     except GenerationFailed as error:
@@ -268,7 +270,7 @@ async def _template(it: Composition) -> str:
             error.hint,
             composition_strategy="template",
             error_type=error.details.get("error_type"),
-            content_pieces=[piece.content_id for piece in it.pieces],
+            content_pieces=[piece.content_id for piece in composition.pieces],
             **details,
         ) from None
     return made.text
@@ -277,35 +279,35 @@ async def _template(it: Composition) -> str:
 # -- custom -----------------------------------------------------------------------------------------------------
 
 
-async def _custom(it: Composition) -> str:
+async def _custom(composition: Composition) -> str:
     """A composer that the settings name; nothing else is run, and no shell."""
-    options = it.config.metadata.composition_config
-    composers = it.engine.composers
+    options = composition.config.metadata.composition_config
+    composers = composition.engine.composers
     composer = composers.get(options.composer or "")
     if composer is None:
-        raise it.failed(
+        raise composition.failed(
             f"there is no composer {options.composer!r}." if options.composer else "no composer is named.",
             "Write in metadata.compositionConfig.composer the NAME of a module that [plugins] composers of chora.toml "
             "brings.",
             "UnknownComposer",
             available_composers=sorted(composers),
         )
-    pieces = [{"id": piece.content_id, "text": piece.text} for piece in it.pieces]
+    pieces = [{"id": piece.content_id, "text": piece.text} for piece in composition.pieces]
     try:
-        text: object = await composer.compose(pieces=pieces, context=it.context, options=options.options)
-    except (CompositionFailed, *NOT_THE_SOURCES_FAULT):
+        text: object = await composer.compose(pieces=pieces, context=composition.context, options=options.options)
+    except (CompositionFailed, *SERVER_ERRORS):
         raise
     except Exception as error:  # a composer can raise anything
-        _blame(it, composer.NAME, error)
+        _raise_failed(composition, composer.NAME, error)
     if not isinstance(text, str):
-        raise it.failed(
+        raise composition.failed(
             f"the composer {composer.NAME} returned {type(text).__name__}, not text.", "Fix the composer.", "NotText"
         )
     return text
 
 
-def _blame(it: Composition, name: str, error: Exception) -> NoReturn:
-    raise it.failed(
+def _raise_failed(composition: Composition, name: str, error: Exception) -> NoReturn:
+    raise composition.failed(
         f"the composer {name} failed: {type(error).__name__}: {error}.", "Fix the composer.", type(error).__name__
     ) from error
 

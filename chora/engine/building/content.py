@@ -145,7 +145,7 @@ def trace_subject(origin: str) -> str:
 
 
 def _trace_key(build: Build, parsed: ParsedConfig, caller: CallerContext) -> TraceKey:
-    return TraceKey(trace_subject(parsed.origin), digest_of([build.salt, caller.digest]))
+    return TraceKey(trace_subject(parsed.origin), digest_of([build.settings_digest, caller.digest]))
 
 
 async def _generate_source_text(build: Build, other: FoundConfig, chain: tuple[str, ...]) -> SourceText:

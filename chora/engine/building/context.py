@@ -34,7 +34,7 @@ class GatheredContext(NamedTuple):
 
     context: dict[str, Any]
     warnings: list[str]
-    lent: list[str]
+    reserved_names: list[str]
     """The reserved names in it, which nothing else defines."""
     complete: bool
     """Whether every source had a value."""
@@ -73,7 +73,7 @@ async def gather_context(
     config: ContentConfig,
     generator: str,
     caller: dict[str, Any],
-    reach: SourceAccess,
+    access: SourceAccess,
     reserved: Mapping[str, str] | None = None,
 ) -> GatheredContext:
     """Resolve every source of a content config and merge it with what the caller gave.
@@ -82,7 +82,7 @@ async def gather_context(
         config: the content config.
         generator: the name of the generator that will use the context.
         caller: the caller's context.
-        reach: what sources may use.
+        access: what sources may use.
         reserved: values for names that nothing else defines.
 
     Raises:
@@ -90,10 +90,10 @@ async def gather_context(
         LimitExceeded: the sources have too much data.
         Busy, StorageError, StorageFailed: the server, not a source, is at fault.
     """
-    return await _Gathering(config, generator, reach).run(caller, reserved or {})
+    return await _ContextBuilder(config, generator, access).build_context(caller, reserved or {})
 
 
-async def gather_shared_context(name: str, sources: Sources, reach: SourceAccess) -> tuple[dict[str, Any], list[str]]:
+async def gather_shared_context(name: str, sources: Sources, access: SourceAccess) -> tuple[dict[str, Any], list[str]]:
     """Resolve sources that belong to no content; returns the context, and warnings.
 
     Raises:
@@ -108,22 +108,22 @@ async def gather_shared_context(name: str, sources: Sources, reach: SourceAccess
         metadata=ContentMetadata(description=name, version="1.0.0"),
         inputs=sources,
     )
-    gathered = await gather_context(placeholder, "", {}, reach)
+    gathered = await gather_context(placeholder, "", {}, access)
     return {key: value for key, value in gathered.context.items() if key != "content_id"}, gathered.warnings
 
 
-class _Gathering:
+class _ContextBuilder:
     """Gathers one context."""
 
-    def __init__(self, config: ContentConfig, generator: str, reach: SourceAccess) -> None:
+    def __init__(self, config: ContentConfig, generator: str, access: SourceAccess) -> None:
         self._config = config
         self._generator = generator
-        self._reach = reach
+        self._access = access
         self._context: dict[str, Any] = {"content_id": config.id}
         self._warnings: list[str] = []
-        self._room = SOURCES_LIMIT
+        self._bytes_left = SOURCES_LIMIT
 
-    async def run(self, caller: dict[str, Any], reserved: Mapping[str, str]) -> GatheredContext:
+    async def build_context(self, caller: dict[str, Any], reserved: Mapping[str, str]) -> GatheredContext:
         patterns = self._config.generation.patterns
         data, declarations = split_context(patterns[0].generation_config.get("context", {}) if patterns else {})
         for name, value in data.items():
@@ -135,11 +135,11 @@ class _Gathering:
         for source in self._config.inputs.sources:
             await self._add(source)
         self._context = deep_merge(self._context, caller)
-        lent = [name for name in reserved if name not in self._context]
-        self._context.update({name: reserved[name] for name in lent})
+        reserved_names = [name for name in reserved if name not in self._context]
+        self._context.update({name: reserved[name] for name in reserved_names})
         for declaration in declarations:
-            self._settle(declaration)
-        return GatheredContext(self._context, self._warnings, lent, not self._warnings)
+            self._check_variable(declaration)
+        return GatheredContext(self._context, self._warnings, reserved_names, not self._warnings)
 
     async def _add(self, source: Source) -> None:
         """Merge the value of one source under its id; without an id, merge the object itself."""
@@ -158,8 +158,8 @@ class _Gathering:
                 ) from None
             self._warnings.append(f"The optional source {name} has no value: {failed}")
             added: dict[str, Any] = {source.id: None} if source.id else {}
-        self._room -= len(msgspec.json.encode(added))
-        if self._room < 0:
+        self._bytes_left -= len(msgspec.json.encode(added))
+        if self._bytes_left < 0:
             raise LimitExceeded(
                 f"{self._config.id}: its sources have more than {SOURCES_LIMIT:,} bytes together.",
                 "Take the parts that are needed with selectors.",
@@ -170,16 +170,16 @@ class _Gathering:
 
     async def _value_of(self, source: Source) -> dict[str, Any]:
         maker = BY_TYPE[source.type]
-        value = await maker.fetch(source, self._reach)
+        value = await maker.fetch(source, self._access)
         if source.selector not in getattr(maker, "SELECTORS", ()):
-            value = await select(value, source.selector, self._reach.pool)
+            value = await select(value, source.selector, self._access.pool)
         if source.id:
             return {source.id: value}
         if not isinstance(value, dict):
             raise SourceFailed("its value is not an object, so it needs an `output_as` or `id`")
         return cast("dict[str, Any]", value)
 
-    def _settle(self, declaration: Declaration) -> None:
+    def _check_variable(self, declaration: Declaration) -> None:
         """Check a declared variable: it has a value of its type, else the default, else it is an error if required."""
         name = declaration.name
         if name not in self._context:

@@ -30,7 +30,7 @@ def artifact_fingerprint(texts: Sequence[bytes], version_ids: Sequence[str | Non
     return digest_of([FORMAT_VERSION, [sha256(text) for text in texts], version_ids])
 
 
-def salt_of(engine: Engine) -> str:
+def settings_digest(engine: Engine) -> str:
     """The hash of everything that decides a result besides its config, its context and its inputs."""
     settings = engine.settings
     return digest_of(

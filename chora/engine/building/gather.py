@@ -101,7 +101,7 @@ async def gather_inputs(
     )
     job = job._replace(sources=await generator.gather_ingredients(job))
     if not generator.is_plugin:  # which names a plugin's code uses can't be seen
-        _drop_unused_names(job, gathered.lent)
+        _drop_unused_names(job, gathered.reserved_names)
     recorder.record(GENERATOR + generator.name)
     fingerprint = content_fingerprint(generator, job)
     return GenerationInputs(generator, job, fingerprint, gathered.warnings, recorder, depth)
@@ -158,11 +158,11 @@ def source_access(
     )
 
 
-def _drop_unused_names(job: GenerationJob, lent: list[str]) -> None:
+def _drop_unused_names(job: GenerationJob, reserved_names: list[str]) -> None:
     """Remove the reserved names that the text doesn't mention: with them, the same text would have another fingerprint
     for every artifact and collection that it is part of."""
-    if lent:
+    if reserved_names:
         texts = [_canonical.encode(job.pattern).decode(), *job.sources.values()]
-        for name in lent:
+        for name in reserved_names:
             if not any(name in text for text in texts):
                 del job.context[name]

@@ -25,7 +25,7 @@ from chora.engine.traces import TraceKey
 from chora.errors import ChoraError, CompositionFailed, ConfigNotFound, GenerationFailed
 from chora.hashing import digest_of
 from chora.model import CollectionConfig, Member, Sources
-from chora.sources.source import NOT_THE_SOURCES_FAULT, SourceAccess
+from chora.sources.source import SERVER_ERRORS, SourceAccess
 
 Status = Literal["success", "failed", "skipped"]
 
@@ -191,7 +191,7 @@ class MemberBuilder:
         started = time.monotonic()
         try:
             built = await self._build_member(member, build_nested)
-        except NOT_THE_SOURCES_FAULT:
+        except SERVER_ERRORS:
             raise
         except ChoraError as error:
             gone = isinstance(error, ConfigNotFound) and not member.required
@@ -211,7 +211,7 @@ class MemberBuilder:
         """
         try:
             return await self._plan_member(member, plan_nested, render=render)
-        except NOT_THE_SOURCES_FAULT:
+        except SERVER_ERRORS:
             raise
         except ChoraError as error:
             return PlannedMember(member, ["it fails"], [], MemberError.of(error))

@@ -18,7 +18,7 @@ from chora.errors import ChoraError, CompositionFailed, ConfigNotFound, MissingC
 from chora.llm import ModelNotAsked
 from chora.model import ArtifactChild, ArtifactConfig
 from chora.render import EvaluateJob, RenderFailed
-from chora.sources.source import NOT_THE_SOURCES_FAULT
+from chora.sources.source import SERVER_ERRORS
 
 
 class Piece(NamedTuple):
@@ -70,7 +70,7 @@ async def gather_pieces(
                 remaining -= sum(len(piece.text) for piece in pieces)
             else:
                 gathered.excluded.append(child.id)
-        except NOT_THE_SOURCES_FAULT:
+        except SERVER_ERRORS:
             raise
         except ChoraError as error:
             if child.required or isinstance(error, ModelNotAsked):

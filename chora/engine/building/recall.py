@@ -54,4 +54,7 @@ async def explain_stale(build: Build, key: TraceKey, result_type: type[R]) -> li
     if latest is None:
         return None
     changes = await build.snapshot.find_changes(latest.inputs)
-    return ["the context, the location or a setting has changed", *(change.reason for change in changes)]
+    return [
+        "the context, the location or a setting has changed, or chora was updated",
+        *(change.reason for change in changes),
+    ]

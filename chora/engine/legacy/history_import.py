@@ -14,7 +14,7 @@ import msgspec
 
 from chora.decoding import decode
 from chora.engine.legacy.conversion import kind_of
-from chora.engine.legacy.import_state import FOLDERS, HISTORY, Brought, ImportState
+from chora.engine.legacy.import_state import FOLDERS, HISTORY, ImportCounts, ImportState
 from chora.errors import ChoraError, InvalidInput
 from chora.files import CONFIG_LIMIT
 from chora.hashing import sha256
@@ -38,12 +38,12 @@ class HistoryImport:
 
     def __init__(self, state: ImportState) -> None:
         self._state = state
-        self.versions = Brought()
-        self.drafts = Brought()
+        self.versions = ImportCounts()
+        self.drafts = ImportCounts()
 
     async def import_history(self) -> None:
         """Import generated texts and drafts into the store."""
-        versions: list[_Old] = []
+        versions: list[_OldVersion] = []
         drafts: list[Draft] = []
         about = {
             path for path in self._state.list_files(HISTORY) if path.endswith(".meta.json") and path.count("/") == 2
@@ -59,7 +59,7 @@ class HistoryImport:
                 if parts[4] != "metadata.json":
                     versions += self._old_version(path, parts[2])
             elif len(parts) == 3 and parts[1] != "content":
-                beside = next((each for each in _names_beside(path) if each in about), None)
+                beside = next((each for each in _companion_files(path) if each in about), None)
                 unread.discard(beside or "")
                 versions += self._old_text(path, parts[1], beside)
             elif not (len(parts) == 2 and _OWN.fullmatch(parts[1])):
@@ -84,7 +84,7 @@ class HistoryImport:
             return None
         return cast("dict[str, Any]", document)
 
-    def _old_version(self, path: str, content_id: str) -> Iterator[_Old]:
+    def _old_version(self, path: str, content_id: str) -> Iterator[_OldVersion]:
         """A text of the layout `content/{id}/v{N}/{time}.json`."""
         if not path.endswith(".json"):
             self._state.skip(path, "Texts of this layout are JSON files.")
@@ -92,22 +92,24 @@ class HistoryImport:
         if (document := self._document(path)) is None:
             return
         content = document.get("content")
-        moment = _moment(document.get("generated_at"), path)
+        moment = _parse_time(document.get("generated_at"), path)
         if content is None or moment is None:
             self._state.skip(
                 path, "It names neither content nor the time of its making." if content is None else _NO_TIME
             )
             return
         body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
-        yield _Old(moment, path, _version(path, str(document.get("content_id") or content_id), body, document, moment))
+        yield _OldVersion(
+            moment, path, _version(path, str(document.get("content_id") or content_id), body, document, moment)
+        )
 
-    def _old_text(self, path: str, content_id: str, beside: str | None) -> Iterator[_Old]:
+    def _old_text(self, path: str, content_id: str, beside: str | None) -> Iterator[_OldVersion]:
         """A text of the layout `{id}/{time}.{ext}`, with its metadata beside it."""
         if PurePosixPath(path).name.partition(".")[0] == "latest":  # links to the newest one
             return
         about = (self._document(beside) if beside else None) or {}
         times = (about.get(key) for key in ("generated_at", "timestamp", "created_at"))
-        moment = _moment(next((each for each in times if each), None), path)
+        moment = _parse_time(next((each for each in times if each), None), path)
         if moment is None:
             self._state.skip(path, _NO_TIME)
             return
@@ -118,7 +120,7 @@ class HistoryImport:
         except UnicodeDecodeError:
             self._state.skip(path, "It isn't UTF-8 text.")
             return
-        yield _Old(moment, path, _version(path, str(about.get("content_id") or content_id), body, about, moment))
+        yield _OldVersion(moment, path, _version(path, str(about.get("content_id") or content_id), body, about, moment))
 
     def _old_draft(self, path: str) -> Iterator[Draft]:
         if not path.endswith(".json"):
@@ -135,10 +137,10 @@ class HistoryImport:
             self._state.skip(path, "It holds no draft of a config.")
             return
         draft_id = str(document.get("draft_id") or name)
-        moment = _moment(document.get("created_at"), draft_id)
+        moment = _parse_time(document.get("created_at"), draft_id)
         if moment is None:
             moment = datetime.fromtimestamp((self._state.old.root / path).stat().st_mtime, UTC)
-        updated = _moment(document.get("updated_at"), "") or moment
+        updated = _parse_time(document.get("updated_at"), "") or moment
         description = document.get("description") if data is not document else None
         yield Draft(
             draft_id=draft_id,
@@ -149,14 +151,14 @@ class HistoryImport:
             updated_at=format_timestamp(updated),
         )
 
-    async def _store_versions(self, found: list[_Old]) -> None:
-        known = _Known(self._state.store)
+    async def _store_versions(self, found: list[_OldVersion]) -> None:
+        known = _StoredRecords(self._state.store)
         new: list[Record] = []
-        for each in sorted(found, key=lambda old: (old.moment, old.version.content_id, old.path)):
+        for each in sorted(found, key=lambda old: (old.time, old.version.content_id, old.path)):
             if (version := known.name(each)) is not None:
                 new.append(version)
         await self._add(new)
-        self.versions = Brought(len(new), len(found) - len(new))
+        self.versions = ImportCounts(len(new), len(found) - len(new))
 
     async def _store_drafts(self, found: list[Draft]) -> None:
         new: list[Record] = []
@@ -170,7 +172,7 @@ class HistoryImport:
             else:
                 self._state.skip(draft.draft_id, "The store has another draft of this name; it is left as it is.")
         await self._add(new)
-        self.drafts = Brought(len(new), already_there)
+        self.drafts = ImportCounts(len(new), already_there)
 
     async def _add(self, records: list[Record]) -> None:
         if self._state.dry_run:
@@ -179,15 +181,15 @@ class HistoryImport:
             await self._state.store.add_records(records[first : first + BATCH])
 
 
-class _Old(NamedTuple):
+class _OldVersion(NamedTuple):
     """A text of the old project, without its id."""
 
-    moment: datetime
+    time: datetime
     path: str
     version: Version
 
 
-class _Known:
+class _StoredRecords:
     """The versions that are stored already, and the ids that are taken."""
 
     def __init__(self, store: Store) -> None:
@@ -199,7 +201,7 @@ class _Known:
                 self._ids.add(info.version_id)
                 self._made[content_id, info.generated_at].append(info.version_id)
 
-    def name(self, old: _Old) -> Version | None:
+    def name(self, old: _OldVersion) -> Version | None:
         """The version with an id of its own; None if it is there already."""
         version = old.version
         if version.version_id in self._ids:
@@ -212,7 +214,7 @@ class _Known:
         # The same text gets the same id again; those of one content and millisecond keep their order.
         count = zlib.crc32(version.content_id.encode()) & 0x7FFF
         while not version_id or version_id in self._ids:
-            version_id = id_at(old.moment, count)
+            version_id = id_at(old.time, count)
             count = (count + 1) & 0xFFFF
         self._ids.add(version_id)
         return msgspec.structs.replace(version, version_id=version_id)
@@ -250,7 +252,7 @@ def _own_id(found: object) -> str:
     return str(found)
 
 
-def _moment(given: object, name: str) -> datetime | None:
+def _parse_time(given: object, name: str) -> datetime | None:
     """The time that a record names, else the one in its name; times without a zone are UTC."""
     if isinstance(given, str):
         try:
@@ -274,6 +276,6 @@ def _usable(moment: datetime) -> datetime | None:
     return moment if 1970 <= moment.year < 9999 else None
 
 
-def _names_beside(path: str) -> tuple[str, str]:
+def _companion_files(path: str) -> tuple[str, str]:
     """Where the metadata of a text may be."""
     return f"{path.rpartition('.')[0]}.meta.json", f"{path}.meta.json"

@@ -42,7 +42,7 @@ class Converted(Struct, frozen=True):
     """What has no place in that dialect and so has no effect any more."""
 
 
-class Brought(Struct, frozen=True):
+class ImportCounts(Struct, frozen=True):
     """How many records were imported, and how many were stored already."""
 
     imported: int = 0
@@ -60,8 +60,8 @@ class Imported(Struct, frozen=True, kw_only=True):
     converted: list[Converted]
     unchanged: int
     """Files that were there already, byte for byte."""
-    versions: Brought
-    drafts: Brought
+    versions: ImportCounts
+    drafts: ImportCounts
     skipped: list[Skipped]
     warnings: list[str]
 

@@ -85,10 +85,10 @@ async def check_coherence(case: CheckCase) -> list[Problem]:
     children = _children(case)
     config, engine = case.subject.config, case.subject.engine
     problems: list[Problem] = []
-    for name in _twice(child.id for child in children):
+    for name in _duplicates(child.id for child in children):
         problems.append(Problem("duplicate_child", f"{name} is a child twice", "children", {"content_id": name}))
     # An order that isn't given is 0, which means: in the order of the config.
-    for order in _twice(child.order for child in children if child.order):
+    for order in _duplicates(child.order for child in children if child.order):
         named = [child.id for child in children if child.order == order]
         message = f"{', '.join(named)} have the order {order:g}, so they keep their order in the config"
         problems.append(Problem("duplicate_order", message, "children", {"order": order, "content_ids": named}))
@@ -100,7 +100,7 @@ async def check_coherence(case: CheckCase) -> list[Problem]:
             except ChoraError as error:
                 place = f"metadata.outputs[{index}]"
                 problems.append(Problem("invalid_output", error.message.removesuffix("."), place, severity="error"))
-        for path in _twice(paths):
+        for path in _duplicates(paths):
             message = f"{path} is an output twice"
             problems.append(
                 Problem("duplicate_output", message, "metadata.outputs", {"output_path": path}, severity="error")
@@ -108,5 +108,5 @@ async def check_coherence(case: CheckCase) -> list[Problem]:
     return problems
 
 
-def _twice(values: Iterator[T] | list[T]) -> list[T]:
+def _duplicates(values: Iterator[T] | list[T]) -> list[T]:
     return [value for value, count in Counter(values).items() if count > 1]

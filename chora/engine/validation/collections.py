@@ -32,7 +32,7 @@ from chora.model import (
     Severity,
     Sources,
 )
-from chora.sources.source import NOT_THE_SOURCES_FAULT
+from chora.sources.source import SERVER_ERRORS
 
 CHECKPOINT_INTERVAL = 200
 """Members visited between two checkpoints, at which other tasks run."""
@@ -75,7 +75,7 @@ async def validate_collection(build: Build, parsed: ParsedConfig, *, check_membe
         Busy, StorageError: the server is at fault.
     """
     survey = _CollectionValidation(build, check_members)
-    depth = await survey.look_at(parsed, ())
+    depth = await survey.check_collection(parsed, ())
     return CollectionFindings(survey.issues, survey.missing, len(parsed.config.members), depth)
 
 
@@ -91,7 +91,7 @@ class _CollectionValidation:
         self._depths: dict[str, int] = {}
         self._seen = 0
 
-    async def look_at(self, parsed: ParsedConfig, chain: tuple[tuple[str, ParsedConfig], ...]) -> int:
+    async def check_collection(self, parsed: ParsedConfig, chain: tuple[tuple[str, ParsedConfig], ...]) -> int:
         """Check a collection; `chain` has the collections it is in, each with the id of the member that leads here."""
         config: CollectionConfig = parsed.config
         within = "/".join(member_id for member_id, _ in chain)
@@ -130,7 +130,7 @@ class _CollectionValidation:
             self._note("error", "max_depth_exceeded", message, within)
             return known or 1
         if known is None:
-            known = self._depths[parsed.origin] = await self.look_at(parsed, chain)
+            known = self._depths[parsed.origin] = await self.check_collection(parsed, chain)
         return known
 
     async def _open(self, member: Member, within: str) -> FoundConfig | None:
@@ -141,7 +141,7 @@ class _CollectionValidation:
         severity: Severity = "error" if member.required else "warning"
         try:
             found = open_member(self._engine, member)
-        except NOT_THE_SOURCES_FAULT:
+        except SERVER_ERRORS:
             raise
         except ConfigNotFound as error:
             await trio.lowlevel.checkpoint()  # the whole folder was searched
@@ -178,7 +178,7 @@ class _CollectionValidation:
                 _, warnings = await gather_shared_context(
                     member_id or "The shared context", Sources(sources=(source,)), reach
                 )
-            except NOT_THE_SOURCES_FAULT:
+            except SERVER_ERRORS:
                 raise
             except ChoraError as error:
                 self._note(severity, "source_failed", error.message, within, member_id)

@@ -32,7 +32,7 @@ from chora.model import (
     Kind,
     Severity,
 )
-from chora.sources.source import NOT_THE_SOURCES_FAULT
+from chora.sources.source import SERVER_ERRORS
 from chora.store import Version
 
 SHORT_TEXT = 10
@@ -124,7 +124,7 @@ def _find(build: Build, name: str) -> tuple[ValidationSubject, ChoraError | None
             return ValidationSubject(build, name, version, engine.catalog.find_config(kind, name).parsed), None
         except ConfigNotFound as error:
             searched += error.details["searched_paths"]
-        except NOT_THE_SOURCES_FAULT:
+        except SERVER_ERRORS:
             raise
         except ChoraError as error:
             return ValidationSubject(build, name, version, None), error
@@ -157,7 +157,7 @@ def _declared(subject: ValidationSubject) -> list[ValidationRule]:
 
 
 async def _findings(subject: ValidationSubject, rules: list[ValidationRule]) -> list[Finding]:
-    found = [_of_remark(remark) for remark in subject.parsed.warnings] if subject.parsed else []
+    found = [_of_issue(remark) for remark in subject.parsed.warnings] if subject.parsed else []
     match subject.config:
         case ContentConfig() as config:
             found += [_finding(problem, "error") for problem in await _check_generator(subject, config)]
@@ -183,7 +183,7 @@ def _finding(problem: Problem, severity: Severity) -> Finding:
     return Finding(problem.severity or severity, problem.code, message, problem.location, problem.details)
 
 
-def _of_remark(remark: Issue) -> Finding:
+def _of_issue(remark: Issue) -> Finding:
     details = {"found": remark.found, "expected": remark.expected, "write": remark.write}
     return Finding(remark.severity, remark.code, remark.message, remark.path, details)
 

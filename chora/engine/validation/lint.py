@@ -180,14 +180,14 @@ async def run_linter(
     return remarks
 
 
-class _Ran(NamedTuple):
+class _CompletedLinter(NamedTuple):
     output: bytes
     complaint: bytes
     status: int | None
     """None if it was killed for too much output."""
 
 
-async def _run(command: list[str], given: bytes, folder: str) -> _Ran:
+async def _run(command: list[str], given: bytes, folder: str) -> _CompletedLinter:
     keep = ("PATH", "SYSTEMROOT") if sys.platform == "win32" else ("PATH",)
     environment = {name: value for name, value in this_process.child_environment().items() if name in keep}
     process = await trio.lowlevel.open_process(
@@ -236,4 +236,4 @@ async def _run(command: list[str], given: bytes, folder: str) -> _Ran:
                 await process.wait()
     # A line that was cut off doesn't count.
     whole = output if status is not None else output[: output.rfind(b"\n") + 1]
-    return _Ran(bytes(whole), bytes(complaint), status)
+    return _CompletedLinter(bytes(whole), bytes(complaint), status)

@@ -1311,7 +1311,7 @@ async def test_what_is_stale_says_why(sheet: Project, engine: Engine):
     assert await why(engine) == ["it was never assembled"]
     await run(engine)
     assert await why(engine) == []
-    another = "the context, the location or a setting has changed"
+    another = "the context, the location or a setting has changed, or chora was updated"
     assert await why(engine, {"x": 1}) == [another]
     assert await why(engine, output_path="else.md") == [another]
     sheet.write("data.json", "2")

@@ -1075,7 +1075,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
         "in": ["c would be built"],
         "gone": ["it fails"],
     }
-    another = "the context, the location or a setting has changed"
+    another = "the context, the location or a setting has changed, or chora was updated"
     assert (await reported(context={"x": 1}))["b"] == [another, "configs/content/b.json has changed"]
     assert (await reported(force_members=frozenset("b")))["b"] == ["force was asked for"]
     assert (await reported(output_path="elsewhere"))["a"] == [another, "word.txt has changed"]
