@@ -120,6 +120,9 @@ class Traces:
                 await self._store.save_traces([self._record_of(key, known) for key, known in unsaved.items()])
             except ChoraError as error:
                 log.warning("the traces of the last build couldn't be stored: %s", error.message)
+            except trio.Cancelled:
+                self._unsaved = unsaved | self._unsaved  # the process ends: they are stored with the rest
+                raise
 
     def _record_of(self, key: TraceKey, known: KnownTrace[Any]) -> Trace:
         return Trace(

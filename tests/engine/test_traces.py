@@ -144,6 +144,35 @@ async def test_a_store_that_refuses_traces_costs_a_look_and_no_more(
     full.close()
 
 
+class SlowStore(SqliteStore):
+    """A store whose first write of traces doesn't get anywhere."""
+
+    blocked: trio.Event | None = None
+
+    async def save_traces(self, traces: Any) -> None:
+        if self.blocked is None:
+            self.blocked = trio.Event()
+            await self.blocked.wait()
+        await super().save_traces(traces)
+
+
+async def test_traces_that_are_being_stored_when_the_process_ends_are_not_lost(tmp_path: Path, digests: FileDigests):
+    """A command that ends at just that moment would otherwise build everything again the next time."""
+    slow = SlowStore(tmp_path / "slow.db")
+    traces = Traces(slow, digests)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(traces.serve)
+            traces.add_trace(TraceKey("content:a", "key"), {}, Result("1"))
+            while slow.blocked is None:
+                await trio.sleep(0.01)
+            traces.add_trace(TraceKey("content:b", "key"), {}, Result("2"))
+            nursery.cancel_scope.cancel()
+    assert slow.trace("content:a", "key") is not None
+    assert slow.trace("content:b", "key") is not None
+    slow.close()
+
+
 async def test_memory_holds_so_many_traces(store: SqliteStore, digests: FileDigests, monkeypatch: pytest.MonkeyPatch):
     """The first ones go; the store still has them."""
     monkeypatch.setattr(traces_module, "TRACES_IN_MEMORY", 3)
