@@ -312,7 +312,7 @@ async def test_housekeeping_comes_round(
             raise StorageError("The database failed: full.")
         return await really(engine)
 
-    monkeypatch.setattr(retention, "sweep", count)
+    monkeypatch.setattr(retention, "apply_retention", count)
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 1e9)  # or time would pass in steps of two seconds
     caplog.set_level("INFO", "chora.engine")
     await litter(engine)
