@@ -256,6 +256,7 @@ PASSING = {
 
 
 @requirement("cli.json")
+@pytest.mark.slow("runs a dozen commands")
 def test_json_is_exactly_what_the_tool_answers(run: Run, harbour: Project):
     """Successes and failures alike, but for the time that has passed."""
     run("collect", "pack")

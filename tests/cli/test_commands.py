@@ -173,6 +173,7 @@ def test_call_takes_pairs_or_json(run: Run, tmp_path: Path):
 
 
 @requirement("cli.call")
+@pytest.mark.slow("starts a server")
 async def test_call_reaches_a_server(hello: Project, serve: Serve):
     """--url calls over HTTP; a tool's failure there is a failure here."""
     async with serve(hello.root) as opened:
@@ -225,6 +226,7 @@ def test_init_makes_a_project_that_works(tmp_path: Path):
 
 
 @requirement("cli.demo")
+@pytest.mark.slow("drives a sample project over stdio")
 def test_demo_composes_a_document_over_mcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A new folder, real stdio, a nested collection that notices what changed, and how to connect a client."""
     monkeypatch.chdir(tmp_path)

@@ -298,6 +298,7 @@ def threshold() -> MockClock:
     return MockClock(autojump_threshold=0.5)
 
 
+@pytest.mark.slow("a day of the fake clock passes beside real threads")
 async def test_housekeeping_comes_round(
     engine: Engine, threshold: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

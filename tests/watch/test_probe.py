@@ -86,6 +86,7 @@ async def test_the_service_keeps_what_it_finds(hello: Project, serve: Serve):
     store.close()
 
 
+@pytest.mark.slow("five minutes of the fake clock pass beside real connections")
 async def test_five_minutes_are_six_probes(monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock):
     """The interval is kept by the clock, whatever a probe takes; nobody needs to wait for it here."""
 

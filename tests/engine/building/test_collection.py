@@ -1109,7 +1109,8 @@ def threshold() -> MockClock:
     return MockClock(autojump_threshold=0.2)
 
 
-async def test_progress_is_told_now_and_then(
+@pytest.mark.slow("waits for the interval of notifications")
+async def test_progress_is_reported_at_intervals(
     gauge: Project, engine: Engine, threshold: MockClock, monkeypatch: pytest.MonkeyPatch
 ):
     """No faster than anybody can read, never backwards, and complete in the end."""
@@ -1261,6 +1262,7 @@ def whole(word: str) -> dict[str, str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+@pytest.mark.slow("starts two processes")
 async def test_a_run_that_is_killed_leaves_whole_files_and_the_next_one_finishes(large: Project):
     """Every file is the old one or the new one, none is taken for an edit, and the manifest is never torn."""
     old, new, partly = whole("old"), whole("new"), 0
@@ -1290,6 +1292,7 @@ async def test_a_run_that_is_killed_leaves_whole_files_and_the_next_one_finishes
     assert partly, "at least one of them was struck in the middle"
 
 
+@pytest.mark.slow("starts two processes")
 async def test_two_processes_may_build_one_collection_at_once(large: Project):
     """The same or not: both succeed, every text is whole, and none is taken for an edit afterwards."""
     for one, other in (("one", "one"), ("one", "other"), ("this", "that")):
