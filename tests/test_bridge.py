@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,10 +16,10 @@ import trustme
 
 from chora import bridge, settings
 from chora.bridge import messages, sse, streamable
-from chora.bridge.messages import Backoff, CallFailure
+from chora.bridge.messages import Backoff, CallFailure, UpstreamUnreachable
 from chora.bridge.parameter_headers import find_parameter_headers
 from chora.bridge.upstream import Upstream
-from chora.fetch import parse_address
+from chora.fetch import ConnectFailed, parse_address
 from chora.protocol import wire
 from chora.secrets import FoundSecret, Secret
 from chora.transport.pipes import LineReader, Pipes, PolledPipe
@@ -1527,7 +1527,28 @@ async def test_a_client_that_is_gone_ends_the_bridge():
         assert upstream.methods()[-1] == "DELETE"
 
 
-async def test_pauses_grow_and_begin_anew(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch):
+async def test_retries_end_before_their_time_is_over(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    """No pause begins that would end too late; one attempt is made after each that does not."""
+    attempts: list[float] = []
+
+    class AbsentServer:
+        async def request(self, *arguments: Any) -> Any:
+            attempts.append(trio.current_time())
+            raise ConnectFailed("refused")
+
+    upstream = Upstream(parse_address("http://host.example/mcp"), lambda _: None)
+    upstream._pool = cast(Any, AbsentServer())
+    monkeypatch.setattr(Backoff, "next_pause", lambda self: 0.4)
+    started = trio.current_time()
+    with pytest.raises(UpstreamUnreachable):
+        await upstream.send_request("POST", (), retry_time=1.0)
+    assert [round(each - started, 3) for each in attempts] == [0, 0.4, 0.8]
+    assert round(trio.current_time() - started, 3) == 0.8
+
+
+async def test_pauses_grow_and_start_again(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch):
     """From a tenth of a second to five, each a little random; after a quiet while short again."""
     monkeypatch.setattr(Backoff, "LONGEST_PAUSE", 5.0)
     pause = Backoff()
