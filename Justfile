@@ -9,21 +9,24 @@ python := bin / "python"
 other_clients := env("XDG_CACHE_HOME", env("HOME", ".venv") / ".cache") / "chora" / "clients"
 export PYTHONDONTWRITEBYTECODE := ""
 
+# Arguments reach a command as they were written: `just test -k "a or b"`.
+set positional-arguments
+
 [private]
 default:
     @{{ just_executable() }} --list --unsorted
 
 # Make a sample project and compose it over MCP
 demo *dir: setup
-    {{ bin }}/chora demo {{ dir }}
+    {{ bin }}/chora demo "$@"
 
 # Run the tests, except those that need the machine to themselves
 test *args: setup
-    {{ python }} -m pytest -n auto --dist worksteal -m "not stress" {{ args }}
+    {{ python }} -m pytest -n auto --dist worksteal -m "not stress" "$@"
 
 # Run the tests that need the machine to themselves: hostile inputs, crashes, crowds
 stress *args: setup
-    {{ python }} -m pytest -m stress {{ args }}
+    {{ python }} -m pytest -m stress "$@"
 
 # Run all tests and measure branch coverage over all of them together
 coverage: setup
@@ -45,7 +48,7 @@ pythons *args:
             echo "Python $version: what \`just test\` uses"
         else
             echo "Python $version:"
-            CHORA_PYTHON="python$version" {{ just_executable() }} test {{ args }}
+            CHORA_PYTHON="python$version" {{ just_executable() }} test "$@"
         fi
     done
 
@@ -63,15 +66,15 @@ fuzz seconds="600": setup
 
 # Change chora in small ways, and list the changes that no test notices
 mutants count="100" seed="1" *args: setup
-    nice {{ python }} -m tests.mutants {{ count }} --seed {{ seed }} {{ args }}
+    shift 2 && nice {{ python }} -m tests.mutants {{ count }} --seed {{ seed }} "$@"
 
 # Run the official conformance suite of MCP over every transport
 conformance *args: contract-tools
-    {{ python }} -m tests.contract.conformance {{ args }}
+    {{ python }} -m tests.contract.conformance "$@"
 
 # Connect clients that people use, over every transport
 clients *args: contract-tools
-    {{ python }} -m tests.contract.clients --fastmcp {{ other_clients }}/bin/python {{ args }}
+    {{ python }} -m tests.contract.clients --fastmcp {{ other_clients }}/bin/python "$@"
 
 # Check format, lint, types on three platforms, layers and the generated reference
 check: setup
@@ -94,11 +97,11 @@ docs: setup
 
 # Serve the configs of this repository over HTTP
 serve *args: setup
-    {{ bin }}/chora serve {{ args }}
+    {{ bin }}/chora serve "$@"
 
 # Latency and start-up next to the Python SDK, as ratios in one run
 bench *args: setup
-    {{ python }} -m bench {{ args }}
+    {{ python }} -m bench "$@"
 
 # Build the one-folder binary, dist/chora/chora
 binary: setup

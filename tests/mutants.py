@@ -168,7 +168,7 @@ def _is_text(node: ast.BinOp) -> bool:
 
 
 def choose(root: Path, count: int, seed: int, only: str) -> list[Mutant]:
-    """So many mutants, from each package its share and at least one."""
+    """This many mutants, from each package its share and at least one."""
     chance = random.Random(seed)
     packages: dict[str, list[Mutant]] = collections.defaultdict(list)
     for path in _tracked():
@@ -290,16 +290,27 @@ def measure(checkout: Checkout, data: Path) -> None:
         options = ["source = chora", "parallel = true", "patch = subprocess, _exit", "sigterm = true"]
         config.write_text("\n".join(["[run]", *options, f"data_file = {place}/data"]))
         command = [checkout.python, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest"]
-        done = subprocess.run(
-            [*command, "-n", "auto", "--dist", "worksteal", "-m", "not stress", "--tb=no"],
+        cache = Path(place) / "cache"
+        command += [
+            "-n",
+            "auto",
+            "--dist",
+            "worksteal",
+            "-m",
+            "not stress",
+            "--tb=no",
+            "-o",
+            "addopts=--import-mode=importlib",
+        ]
+        subprocess.run(
+            [*command, "-o", f"cache_dir={cache}"],
             cwd=checkout.folder,
             env={**os.environ, "CHORA_COVERAGE_CONTEXTS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
+            stdout=subprocess.DEVNULL,
             check=False,
         )
-        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-        failed = [line.partition(" ")[2].partition(" - ")[0] for line in lines]
+        failures = cache / "v" / "cache" / "lastfailed"
+        failed = sorted(json.loads(failures.read_text())) if failures.exists() else []
         print(f"{len(failed)} tests fail without any change, and are left out: {failed}", flush=True)
         command = [checkout.python, "-m", "coverage", "combine", "-q", f"--rcfile={config}"]
         subprocess.run(command, cwd=checkout.folder, check=True)
@@ -368,8 +379,8 @@ def main() -> None:
             for outcome in pool.map(one, chosen):
                 outcomes.append(outcome)
                 where = f"{outcome.mutant.path}:{outcome.mutant.line}"
-                told = f"{outcome.status:9} {outcome.seconds:6.1f} s {outcome.tests:4} tests"
-                print(f"{told}  {where}  {outcome.mutant.kind}")
+                result = f"{outcome.status:9} {outcome.seconds:6.1f} s {outcome.tests:4} tests"
+                print(f"{result}  {where}  {outcome.mutant.kind}")
                 if outcome.status in ("survived", "untested"):
                     print(outcome.diff)
                 sys.stdout.flush()

@@ -11,13 +11,13 @@ import trio
 
 from chora.catalog import OnRead
 from chora.decoding import decode_text
-from chora.engine.building.context import json_type
+from chora.engine.building.context import json_type, unstored_content
 from chora.engine.building.pieces import Piece
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, CompositionFailed, GenerationFailed
 from chora.generators import jinja2
 from chora.generators.generator import GenerationJob
-from chora.model import ArtifactConfig, ContentConfig, ContentMetadata, ContentSchemaRef, Pattern
+from chora.model import ArtifactConfig, Pattern
 from chora.nesting import decode_json
 from chora.sources.source import SERVER_ERRORS
 
@@ -252,15 +252,10 @@ async def _template(composition: Composition) -> str:
         "by_id": {piece.content_id: piece.text for piece in composition.pieces},
     }
     # Rendered as a content is, so that includes, limits and errors are the same.
-    placeholder = ContentConfig(
-        type="content",
-        id=composition.config.id,
-        schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
-        metadata=ContentMetadata(description=composition.config.metadata.title, version="1.0.0"),
-    )
+    config = unstored_content(composition.config.id, composition.config.metadata.title)
     pattern = Pattern(id="compose", type=jinja2.NAME, template=template)
     undefined = engine.settings.templates.undefined
-    job = GenerationJob(placeholder, pattern, context, engine.templates, undefined, {}, composition.on_read)
+    job = GenerationJob(config, pattern, context, engine.templates, undefined, {}, composition.on_read)
     try:
         made = await jinja2.generate(job._replace(sources=await jinja2.ingredients(job)))
     except GenerationFailed as error:

@@ -101,15 +101,19 @@ async def gather_shared_context(name: str, sources: Sources, access: SourceAcces
     """
     if not sources.sources:
         return {}, []
-    placeholder = ContentConfig(
-        type="content",
-        id=name,
-        schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
-        metadata=ContentMetadata(description=name, version="1.0.0"),
-        inputs=sources,
-    )
-    gathered = await gather_context(placeholder, "", {}, access)
+    gathered = await gather_context(unstored_content(name, name, sources), "", {}, access)
     return {key: value for key, value in gathered.context.items() if key != "content_id"}, gathered.warnings
+
+
+def unstored_content(id: str, description: str, sources: Sources | None = None) -> ContentConfig:
+    """A content config without a file, for what is gathered or rendered as a content is, but belongs to none."""
+    return ContentConfig(
+        type="content",
+        id=id,
+        schema_ref=ContentSchemaRef(id="content-schema", version="3.1"),
+        metadata=ContentMetadata(description=description, version="1.0.0"),
+        inputs=sources or Sources(),
+    )
 
 
 class _ContextBuilder:
