@@ -290,20 +290,10 @@ def measure(checkout: Checkout, data: Path) -> None:
         options = ["source = chora", "parallel = true", "patch = subprocess, _exit", "sigterm = true"]
         config.write_text("\n".join(["[run]", *options, f"data_file = {place}/data"]))
         command = [checkout.python, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest"]
-        cache = Path(place) / "cache"
-        command += [
-            "-n",
-            "auto",
-            "--dist",
-            "worksteal",
-            "-m",
-            "not stress",
-            "--tb=no",
-            "-o",
-            "addopts=--import-mode=importlib",
-        ]
+        command += ["-n", "auto", "--dist", "worksteal", "-m", "not stress", "--tb=no"]
+        cache = Path(place) / "cache"  # of pytest, which the project's own options turn off
         subprocess.run(
-            [*command, "-o", f"cache_dir={cache}"],
+            [*command, "-o", "addopts=--import-mode=importlib", "-o", f"cache_dir={cache}"],
             cwd=checkout.folder,
             env={**os.environ, "CHORA_COVERAGE_CONTEXTS": "1"},
             stdout=subprocess.DEVNULL,
