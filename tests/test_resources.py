@@ -1,4 +1,4 @@
-"""What can be read by URI: every family, both spellings, the list and the completions."""
+"""Resources: every URI family, current and old spellings, the list and the completions."""
 
 import json
 from typing import Any
@@ -70,7 +70,7 @@ def uris(resources: ProjectResources) -> list[str]:
 
 @requirement("resources.config", "resources.namespaced")
 async def test_configs_are_read_as_they_are_written(resources: ProjectResources, project: Project):
-    """All three kinds, with keys that chora doesn't know, and from YAML as JSON too."""
+    """All three kinds, with keys that chora doesn't know; a YAML config is read as JSON."""
     project.save({**text("note", "Closed."), "x-mine": 1}, artifact("sheet", [child("note")]))
     project.write("configs/collection/pack.yaml", json.dumps(collection(id="pack")))
     assert read(resources, "config://content/note")["x-mine"] == 1
@@ -93,7 +93,7 @@ async def test_schemas_are_read_by_kind(resources: ProjectResources, kind: str):
 
 @requirement("resources.content")
 async def test_texts_are_read_by_content_and_by_version(resources: ProjectResources, engine: Engine):
-    """The newest without a version, each by its own, and a list of them; old spellings mean the same."""
+    """Without a version the newest; each version and the list of versions have their own URIs; old spellings too."""
     first = await engine.store.add_version(stored("one"))
     second = await engine.store.add_version(stored("zwei ü"))
     for spelling in ("content://note", "content://generated/note", "choracompose://content/note", "CONTENT://note/"):
@@ -107,16 +107,16 @@ async def test_texts_are_read_by_content_and_by_version(resources: ProjectResour
         assert [each["is_latest"] for each in listed["versions"]] == [False, True]
         assert listed["versions"][1]["size_bytes"] == 7
     with pytest.raises(ContentNotFound):
-        resources.read_resource("content://nobody")
+        resources.read_resource("content://missing")
     with pytest.raises(ContentNotFound):
-        resources.read_resource("content://nobody/versions")
+        resources.read_resource("content://missing/versions")
     with pytest.raises(ContentNotFound) as caught:
         resources.read_resource("content://note/20200101T000000000Z-0000")
     assert "content://note/versions" in str(caught.value.hint)
 
 
-async def test_a_content_may_be_called_like_an_old_spelling(resources: ProjectResources, engine: Engine):
-    """`generated` is a fine id: what exists under today's spelling wins over the old one's meaning."""
+async def test_a_content_may_have_an_id_that_old_spellings_used(resources: ProjectResources, engine: Engine):
+    """`generated` is a valid id: an existing content wins over the meaning of the old spelling."""
     version = await engine.store.add_version(stored("mine", "generated"))
     await engine.store.add_version(stored("other", "note"))
     assert resources.read_resource(f"content://generated/{version.version_id}").text == "mine"
@@ -124,8 +124,8 @@ async def test_a_content_may_be_called_like_an_old_spelling(resources: ProjectRe
     assert resources.read_resource("content://generated/note").text == "other"
 
 
-async def test_a_deleted_text_is_listed_and_not_read(resources: ProjectResources, engine: Engine):
-    """Its metadata may be kept, its words are gone."""
+async def test_a_deleted_text_is_listed_but_cannot_be_read(resources: ProjectResources, engine: Engine):
+    """Its metadata may be kept, its body is gone."""
     gone = await engine.store.add_version(stored("gone"))
     await engine.store.delete_versions([gone.version_id], keep_metadata=True)
     with pytest.raises(ContentNotFound):
@@ -141,7 +141,7 @@ async def test_a_deleted_text_is_listed_and_not_read(resources: ProjectResources
 
 
 async def test_a_text_beyond_ten_megabytes_is_refused(resources: ProjectResources, engine: Engine):
-    """A client would choke on it; the error says how much is allowed."""
+    """The error names the limit."""
     await engine.store.add_version(stored("ü" * (SOURCE_LIMIT // 2) + "x"))
     with pytest.raises(LimitExceeded) as caught:
         resources.read_resource("content://note")
@@ -152,15 +152,15 @@ async def test_a_text_beyond_ten_megabytes_is_refused(resources: ProjectResource
 @requirement("resources.generator")
 @pytest.mark.parametrize("generator", GENERATORS, ids=lambda module: module.NAME)
 async def test_generators_are_described(resources: ProjectResources, generator: Any):
-    """Each by its name, from what its module says of itself."""
+    """Each under its name, with the description from its module."""
     shown = read(resources, f"generator://{generator.NAME}")
     assert shown["version"] == generator.VERSION
     assert shown["capabilities"] == list(generator.CAPABILITIES)
     assert shown["module"] == generator.__name__
 
 
-async def test_generators_are_listed_as_they_used_to_be(resources: ProjectResources):
-    """`list`, `builtin` and `plugins` were how chora-compose listed them."""
+async def test_the_old_generator_lists_still_work(resources: ProjectResources):
+    """`list`, `builtin` and `plugins` are the lists of chora-compose."""
     for name in ("list", "builtin"):
         assert read(resources, f"generator://{name}")["total_count"] == len(GENERATORS)
     assert read(resources, "generator://plugins")["generators"] == []
@@ -180,16 +180,18 @@ async def test_templates_are_read_by_their_encoded_name(resources: ProjectResour
 
 
 @pytest.mark.parametrize("name", ["..%2F..%2Fchora.toml", "chora.toml", ".env", "%2Fetc%2Fpasswd", "..", "", "a%00b"])
-async def test_nothing_but_templates_is_read_as_one(resources: ProjectResources, project: Project, name: str):
-    """A template may stand anywhere in the project; by URI only those in the template folders are shown."""
+async def test_only_files_in_the_template_folders_are_read_as_templates(
+    resources: ProjectResources, project: Project, name: str
+):
+    """A config may name a template anywhere in the project, but only those in the template folders have URIs."""
     project.write(".env", "KEY=1")
     project.write("configs/templates/a.j2", "a")
     with pytest.raises(ResourceNotFound):
         resources.read_resource(f"template://{name}")
 
 
-async def test_a_template_that_is_no_text_is_refused(resources: ProjectResources, project: Project):
-    """With what to do about it."""
+async def test_a_template_that_is_not_text_is_refused(resources: ProjectResources, project: Project):
+    """The error has a hint."""
     project.write("templates/logo.png", b"\x89PNG\xff")
     with pytest.raises(InvalidInput) as caught:
         resources.read_resource("template://logo.png")
@@ -198,10 +200,8 @@ async def test_a_template_that_is_no_text_is_refused(resources: ProjectResources
 
 @requirement("resources.manifest")
 @pytest.mark.parametrize("base", ["outputs/pack", "outputs/{{ collection_id }}", "outputs/{{collection_id}}"])
-async def test_a_manifest_is_read_where_its_collection_puts_it(
-    resources: ProjectResources, project: Project, base: str
-):
-    """Listed once it is there."""
+async def test_a_manifest_is_read_from_its_collections_output(resources: ProjectResources, project: Project, base: str):
+    """It is listed once it exists."""
     project.save(collection(id="pack", output={"base_path": base}))
     with pytest.raises(ManifestNotFound) as caught:
         resources.read_resource("manifest://pack")
@@ -213,8 +213,8 @@ async def test_a_manifest_is_read_where_its_collection_puts_it(
 
 
 @pytest.mark.parametrize("base", ["outputs/{{ day }}", "outputs/{% if x %}a{% endif %}", "../elsewhere"])
-async def test_a_manifest_whose_place_is_nowhere_is_not_there(resources: ProjectResources, project: Project, base: str):
-    """A place that depends on a build's context, or lies outside the project, breaks no list."""
+async def test_a_manifest_without_a_known_path_is_not_found(resources: ProjectResources, project: Project, base: str):
+    """A path that depends on a build's context, or lies outside the project, doesn't break the list."""
     project.save(collection(id="pack", output={"base_path": base}))
     assert "manifest://pack" not in uris(resources)
     with pytest.raises(ChoraError):
@@ -222,7 +222,7 @@ async def test_a_manifest_whose_place_is_nowhere_is_not_there(resources: Project
 
 
 async def test_jobs_are_read_without_their_secrets(resources: ProjectResources, engine: Engine):
-    """State, progress and result; values under keys that name secrets are hidden."""
+    """State, progress and result; values under keys that name secrets are redacted."""
     await engine.store.save_job(
         Job(
             job_id="job-1",
@@ -251,8 +251,8 @@ async def test_jobs_are_read_without_their_secrets(resources: ProjectResources, 
 
 
 @requirement("resources.capabilities.server")
-async def test_the_servers_capabilities_are_its_own(resources: ProjectResources, engine: Engine):
-    """Version, limits and counts are those of the code and the settings."""
+async def test_server_capabilities_show_version_limits_and_counts(resources: ProjectResources, engine: Engine):
+    """Those of the code, the settings and the project."""
     shown = read(resources, "capabilities://server")
     assert shown["version"] == __version__
     assert shown["mcp_version"] == "2026-07-28"
@@ -273,8 +273,8 @@ async def test_the_servers_capabilities_are_its_own(resources: ProjectResources,
 
 
 @requirement("resources.capabilities.tools")
-async def test_the_tools_capabilities_are_the_registered_tools(engine: Engine):
-    """Every tool in its category, with both schemas, and the time calls took."""
+async def test_tool_capabilities_show_the_registered_tools(engine: Engine):
+    """Every tool in its category, with both schemas and the duration of past calls."""
     metrics = Metrics()
     resources = ProjectResources(engine, TOOLS, metrics)
     shown = read(resources, "capabilities://tools")
@@ -297,8 +297,8 @@ async def test_the_tools_capabilities_are_the_registered_tools(engine: Engine):
 
 
 @requirement("resources.capabilities.resources")
-async def test_the_resources_capabilities_are_the_families(resources: ProjectResources, project: Project):
-    """Patterns, parameters and examples that really exist."""
+async def test_resource_capabilities_show_every_uri_family(resources: ProjectResources, project: Project):
+    """Patterns, parameters and examples that exist."""
     project.save(text("note", "Closed."))
     shown = read(resources, "capabilities://resources")["resources"]
     assert set(shown) == {family.scheme for family in FAMILIES}
@@ -310,8 +310,8 @@ async def test_the_resources_capabilities_are_the_families(resources: ProjectRes
 
 
 @requirement("resources.capabilities.generators")
-async def test_the_generators_capabilities_are_theirs(resources: ProjectResources):
-    """How one is chosen, and which there are."""
+async def test_generator_capabilities_show_every_generator(resources: ProjectResources):
+    """And how one is chosen."""
     shown = read(resources, "capabilities://generators")
     assert list(shown["generators"]) == [generator.NAME for generator in GENERATORS]
     assert shown["metadata"]["generator_count"] == len(GENERATORS)
@@ -327,16 +327,16 @@ async def test_the_generators_capabilities_are_theirs(resources: ProjectResource
 @pytest.mark.parametrize(
     "uri", ["", "x", "nope://x", "content:note", "config://content/a/b/c", "choracompose://", "://"]
 )
-async def test_what_is_no_resource_is_not_found(resources: ProjectResources, uri: str):
-    """With where to look."""
+async def test_an_unknown_uri_is_not_found(resources: ProjectResources, uri: str):
+    """The hint says where to look."""
     with pytest.raises(ResourceNotFound) as caught:
         resources.read_resource(uri)
     assert "resources/list" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("part", ["..", "a%2Fb", "a%5Cb", "%00", "%0A", "%20", "%FF", "a" * 256])
-async def test_an_id_in_a_uri_is_held_to_what_ids_are(resources: ProjectResources, part: str):
-    """Decoded once, then checked: no path comes in as an id."""
+async def test_an_id_in_a_uri_is_validated(resources: ProjectResources, part: str):
+    """Decoded once, then checked as any id, so that no path can be passed as one (CWE-22)."""
     with pytest.raises(InvalidConfigId):
         resources.read_resource(f"config://content/{part}")
     with pytest.raises(InvalidConfigId):
@@ -345,7 +345,7 @@ async def test_an_id_in_a_uri_is_held_to_what_ids_are(resources: ProjectResource
 
 @given(st.text(max_size=60), st.sampled_from([family.scheme for family in FAMILIES]))
 def test_no_uri_breaks_the_parser(rest: str, scheme: str):
-    """Whatever stands in it, it fits a family or none, or is refused as an error that callers can act on."""
+    """Any string fits a family, isn't found, or is refused with an error that callers can act on."""
     try:
         for family, arguments in matching_families(f"{scheme}://{rest}"):
             assert set(arguments) == set(family.parameters)
@@ -354,11 +354,11 @@ def test_no_uri_breaks_the_parser(rest: str, scheme: str):
 
 
 async def test_changes_are_published_under_one_spelling(resources: ProjectResources, engine: Engine):
-    """However a client spells a resource, and whether it exists or not."""
+    """Whichever spelling a client subscribes to, and whether the resource exists or not."""
     await engine.store.add_version(stored("one"))
     assert resources.canonical_uri("choracompose://config/content/note") == "config://content/note"
     assert resources.canonical_uri("content://generated/note") == "content://note"
-    assert resources.canonical_uri("content://generated/nobody") == "content://generated/nobody"
+    assert resources.canonical_uri("content://generated/missing") == "content://generated/missing"
     assert resources.canonical_uri("template://a%2Fb.j2") == "template://a%2Fb.j2"
     assert resources.canonical_uri("config://content/%6Eote") == "config://content/note"
     with pytest.MonkeyPatch.context() as patch:
@@ -372,7 +372,7 @@ async def test_changes_are_published_under_one_spelling(resources: ProjectResour
 
 
 async def test_everything_listed_can_be_read(resources: ProjectResources, project: Project, ask: Asking):
-    """And has a name, a description, and the type and size it turns out to have."""
+    """With the name, description, type and size that the list gives."""
     project.save(text("note", "Closed."), artifact("sheet", [child("note")]), collection(id="pack"))
     project.write("configs/templates/a.j2", "ä")
     await ask("generate_content", content_config_id="note")
@@ -394,8 +394,8 @@ async def test_everything_listed_can_be_read(resources: ProjectResources, projec
     assert measured["config://content/note"].modified is not None
 
 
-async def test_a_file_that_vanishes_while_it_is_listed_has_no_measure(resources: ProjectResources, project: Project):
-    """The list was right when it was made."""
+async def test_a_file_that_vanishes_while_it_is_listed_has_no_size(resources: ProjectResources, project: Project):
+    """It stays in the list, which was right when it was begun."""
     project.save(text("note", "Closed."))
     (listed,) = [each for each in resources.list_resources().resources if each.uri == "config://content/note"]
     (project.root / "configs/content/note.json").unlink()
@@ -404,14 +404,16 @@ async def test_a_file_that_vanishes_while_it_is_listed_has_no_measure(resources:
 
 
 async def test_a_broken_config_is_not_listed(resources: ProjectResources, project: Project):
-    """And hides no other."""
+    """The others are."""
     project.save(text("note", "Closed."))
     project.write("configs/content/broken.json", "{")
     assert [uri for uri in uris(resources) if uri.startswith("config://content")] == ["config://content/note"]
 
 
-async def test_pages_hold_everything_once_while_things_come_and_go(resources: ProjectResources, project: Project):
-    """A cursor says after which resource to go on, so additions and removals shift nothing."""
+async def test_pages_hold_every_resource_once_while_others_are_added_or_removed(
+    resources: ProjectResources, project: Project
+):
+    """A cursor names the last resource of its page, so that additions and removals shift nothing."""
     for number in range(250):
         project.save(text(f"note-{number:03}", "x"))
     seen: list[str] = []
@@ -430,8 +432,8 @@ async def test_pages_hold_everything_once_while_things_come_and_go(resources: Pr
 
 
 @pytest.mark.parametrize("cursor", ["x", "ü", "abc", "ff"])
-async def test_a_made_up_cursor_is_refused(resources: ProjectResources, cursor: str):
-    """With how to begin anew."""
+async def test_an_invalid_cursor_is_refused(resources: ProjectResources, cursor: str):
+    """The hint says to start from the first page."""
     with pytest.raises(InvalidInput):
         resources.list_resources(cursor)
 
@@ -439,8 +441,10 @@ async def test_a_made_up_cursor_is_refused(resources: ProjectResources, cursor: 
 # -- completion -------------------------------------------------------------------------------------------------
 
 
-async def test_every_parameter_has_its_values(resources: ProjectResources, project: Project, engine: Engine):
-    """From what exists; a version's from the content that was settled on."""
+async def test_every_parameter_completes_to_existing_values(
+    resources: ProjectResources, project: Project, engine: Engine
+):
+    """A version completes to those of the content chosen before."""
     project.save(text("note", "x"), artifact("sheet", [child("note")]), collection(id="pack"))
     project.write("templates/parts/a.j2", "a")
     version = await engine.store.add_version(stored("one"))
@@ -461,20 +465,20 @@ async def test_every_parameter_has_its_values(resources: ProjectResources, proje
         resources.complete("nope://{x}", "x", {})
 
 
-async def test_every_template_can_be_completed(resources: ProjectResources):
-    """No family has a blank that completion doesn't know."""
+async def test_every_parameter_of_every_template_can_be_completed(resources: ProjectResources):
+    """No family has a parameter that completion doesn't know."""
     for family in FAMILIES:
         for parameter in family.parameters:
             assert "{" + parameter + "}" in family.template
             resources.complete(family.template, parameter, {})
 
 
-async def test_a_projects_own_generators_are_shown_as_such(project: Project):
-    """By name, in the lists and in the capabilities."""
+async def test_plugin_generators_are_marked_as_such(project: Project):
+    """In the lists and in the capabilities."""
     project.write("chora.toml", '[plugins]\ngenerators = ["shout.py"]\n')
     project.write(
         "shout.py",
-        'NAME = "shout"\nVERSION = "0.1.0"\nDESCRIPTION = "Shouts."\nCAPABILITIES = ("loud",)\n'
+        'NAME = "shout"\nVERSION = "0.1.0"\nDESCRIPTION = "Shouts."\nCAPABILITIES = ("uppercase",)\n'
         'async def generate(job):\n    return "HELLO"\n',
     )
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:

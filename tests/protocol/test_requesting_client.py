@@ -1,4 +1,4 @@
-"""Asking the client, in both eras, and telling it what happens."""
+"""Requests from the server to the client (elicitation, roots, sampling) in both eras, and log messages."""
 
 import base64
 from collections.abc import Awaitable, Callable
@@ -35,12 +35,12 @@ def server(engine: Engine) -> McpServer:
 
 
 class Client:
-    """A client of either era that may be asked, and what it got besides answers."""
+    """A client of either era that can answer requests; `messages` is what it got besides responses."""
 
     def __init__(self, server: McpServer, revision: str, capabilities: dict[str, Any] | None = None) -> None:
         self.server = server
         self.session = Session("memory", LOCAL)
-        self.heard: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
         self.revision = wire.REVISIONS[revision]
         self.meta: dict[str, Any] = {}
         if self.revision.era == "handshake":
@@ -51,9 +51,9 @@ class Client:
         self.reply: Callable[[dict[str, Any]], Awaitable[None]] | None = None
 
     async def notify(self, message: bytes) -> None:
-        self.heard.append(msgspec.json.decode(message))
-        if "id" in self.heard[-1] and self.reply is not None:
-            await self.reply(self.heard[-1])
+        self.messages.append(msgspec.json.decode(message))
+        if "id" in self.messages[-1] and self.reply is not None:
+            await self.reply(self.messages[-1])
 
     async def send(self, message: dict[str, Any]) -> Any:
         body = msgspec.json.encode({"jsonrpc": "2.0", **message})
@@ -65,8 +65,8 @@ class Client:
         sent = {"name": tool, "arguments": arguments, **params, **({"_meta": meta} if meta else {})}
         return await self.send({"id": 1, "method": "tools/call", "params": sent})
 
-    def answering(self, **result: Any) -> "Client":
-        """Have every question answered so."""
+    def answering_all(self, **result: Any) -> "Client":
+        """Answer every request of the server with this result."""
 
         async def reply(question: dict[str, Any]) -> None:
             await self.send({"id": question["id"], "result": result})
@@ -97,18 +97,18 @@ NO: list[dict[str, Any]] = [
 ]
 
 
-# -- the one place where it helps people -------------------------------------------------------------------------
+# -- elicitation: confirming an overwrite -----------------------------------------------------------------------
 
 
 @requirement("server.elicitation")
-async def test_a_person_may_allow_a_config_to_be_replaced(server: McpServer, ask: Asking, project: Project):
-    """With a handshake the question is a request, and the call goes on with the answer."""
+async def test_a_user_may_confirm_that_a_config_is_replaced(server: McpServer, ask: Asking, project: Project):
+    """In the handshake era the elicitation is a request, and the call continues with its response."""
     project.save(text("note", "old"))
-    client = Client(server, "2025-11-25", FORMS).answering(**YES)
+    client = Client(server, "2025-11-25", FORMS).answering_all(**YES)
     saved = await client.call("save_config", {"draft_id": await draft(ask, "new"), "config_id": "note"})
     assert structured(saved)["success"] is True
     assert structured(saved)["backup_path"]
-    (question,) = client.heard
+    (question,) = client.messages
     assert question["method"] == "elicitation/create"
     assert "note" in question["params"]["message"]
     assert question["params"]["requestedSchema"]["required"] == ["confirm"]
@@ -117,12 +117,12 @@ async def test_a_person_may_allow_a_config_to_be_replaced(server: McpServer, ask
 
 @pytest.mark.parametrize("answer", NO)
 @pytest.mark.parametrize("revision", ["2025-06-18", "2026-07-28"])
-async def test_anything_but_a_yes_keeps_the_config(
+async def test_any_answer_but_an_accepted_confirmation_keeps_the_config(
     server: McpServer, ask: Asking, project: Project, revision: str, answer: dict[str, Any]
 ):
-    """The model is told that a person decided, so that it doesn't simply pass overwrite."""
+    """The error says that a user decided and doesn't mention `overwrite`, so that the model doesn't simply pass it."""
     project.save(text("note", "old"))
-    client = Client(server, revision, FORMS).answering(**answer)
+    client = Client(server, revision, FORMS).answering_all(**answer)
     arguments = {"draft_id": await draft(ask, "new"), "config_id": "note"}
     said = await client.call("save_config", arguments)
     if revision == "2026-07-28":
@@ -145,20 +145,22 @@ async def test_anything_but_a_yes_keeps_the_config(
         ("2026-07-28", {"sampling": {}}),
     ],
 )
-async def test_who_cannot_be_asked_gets_the_way_out(
+async def test_a_client_without_form_elicitation_gets_the_overwrite_hint(
     server: McpServer, ask: Asking, project: Project, revision: str, capabilities: dict[str, Any]
 ):
-    """A client without forms is told of overwrite, and isn't bothered."""
+    """The server sends no request; the error's hint names `overwrite: true`."""
     project.save(text("note", "old"))
     client = Client(server, revision, capabilities)
     said = await client.call("save_config", {"draft_id": await draft(ask, "new"), "config_id": "note"})
     assert "overwrite: true" in structured(said)["error"]["hint"]
-    assert client.heard == []
+    assert client.messages == []
 
 
 @requirement("server.elicitation.bound")
-async def test_the_modern_question_is_a_result(server: McpServer, ask: Asking, project: Project):
-    """The call is made again with the answer; what was asked about must not have changed meanwhile."""
+async def test_in_the_modern_era_elicitation_is_an_input_required_result(
+    server: McpServer, ask: Asking, project: Project
+):
+    """The client repeats the call with the answer; the answer is void if the file changed meanwhile."""
     project.save(text("note", "old"))
     client = Client(server, "2026-07-28", FORMS)
     arguments = {"draft_id": await draft(ask, "new"), "config_id": "note"}
@@ -179,18 +181,18 @@ async def test_the_modern_question_is_a_result(server: McpServer, ask: Asking, p
         "save_config", arguments, inputResponses={"confirm": YES}, requestState=again["requestState"]
     )
     assert structured(saved)["success"] is True
-    assert client.heard == []
+    assert client.messages == []
 
 
 @pytest.mark.parametrize("revision", ["2025-11-25", "2026-07-28"])
-async def test_a_person_may_allow_a_referenced_text_to_be_deleted(
+async def test_a_user_may_confirm_that_a_referenced_text_is_deleted(
     server: McpServer, ask: Asking, project: Project, revision: str
 ):
-    """The question names what would have to be made again."""
+    """The question names the artifact that refers to the text."""
     project.save(text("part", "x"))
     project.save(artifact("page", [child("part")]))
     await ask("generate_content", content_config_id="part")
-    client = Client(server, revision, FORMS).answering(**YES)
+    client = Client(server, revision, FORMS).answering_all(**YES)
     said = await client.call("delete_content", {"content_id": "part"})
     if revision == "2026-07-28":
         question = said["result"]["inputRequests"]["confirm"]
@@ -199,15 +201,15 @@ async def test_a_person_may_allow_a_referenced_text_to_be_deleted(
             "delete_content", {"content_id": "part"}, inputResponses={"confirm": YES}, requestState=state
         )
     else:
-        (question,) = client.heard
+        (question,) = client.messages
     assert "page" in question["params"]["message"]
     assert structured(said)["status"] == "deleted"
 
 
-async def test_a_refused_answer_is_treated_like_a_client_that_cannot_be_asked(
+async def test_an_error_response_counts_as_a_client_without_elicitation(
     server: McpServer, ask: Asking, project: Project
 ):
-    """A client that fails to ask its person is no person who said no."""
+    """The client failed to ask; that isn't a user who declined."""
     project.save(text("note", "old"))
     client = Client(server, "2025-11-25", FORMS)
 
@@ -219,7 +221,7 @@ async def test_a_refused_answer_is_treated_like_a_client_that_cannot_be_asked(
     assert "overwrite: true" in structured(said)["error"]["hint"]
 
 
-# -- questions in general ----------------------------------------------------------------------------------------
+# -- requests to the client -------------------------------------------------------------------------------------
 
 
 def handshake_peer(session: Session, notify: Any, revision: str = "2025-11-25") -> RequestingClient:
@@ -237,8 +239,8 @@ def modern_peer(
     return RequestingClient(session, wire.REVISIONS["2026-07-28"], decoded, purpose, None, None, StateSigner(b"k"))
 
 
-async def test_a_silent_client_is_not_waited_for_for_ever(mock_clock: MockClock):
-    """After the time for an answer the question is withdrawn, and nothing of it is left."""
+async def test_a_request_without_a_response_times_out(mock_clock: MockClock):
+    """After `ANSWER_TIMEOUT` the request is cancelled with a notification, and the session keeps no trace of it."""
     mock_clock.autojump_threshold = 0
     sent: list[dict[str, Any]] = []
 
@@ -255,8 +257,8 @@ async def test_a_silent_client_is_not_waited_for_for_ever(mock_clock: MockClock)
     assert session.pending_requests == {}
 
 
-async def test_the_first_answer_counts(server: McpServer, ask: Asking, project: Project):
-    """A second one that follows on its heels changes nothing."""
+async def test_only_the_first_response_to_a_request_counts(server: McpServer, ask: Asking, project: Project):
+    """A second response with the same id is ignored."""
     project.save(text("note", "old"))
     client = Client(server, "2025-11-25", FORMS)
 
@@ -270,7 +272,7 @@ async def test_the_first_answer_counts(server: McpServer, ask: Asking, project: 
 
 
 async def test_only_the_session_that_was_asked_can_answer(server: McpServer, ask: Asking, project: Project):
-    """A number that another session guessed is an answer to nothing, nor is one of another type."""
+    """A response from another session that guessed the id is ignored, and so is one whose id has another type."""
     project.save(text("note", "old"))
     client, other = Client(server, "2025-11-25", FORMS), Client(server, "2025-11-25", FORMS)
 
@@ -284,8 +286,8 @@ async def test_only_the_session_that_was_asked_can_answer(server: McpServer, ask
     assert structured(answer)["success"] is False
 
 
-async def test_nothing_else_waits_for_the_person(server: McpServer, ask: Asking, project: Project):
-    """Whoever is asked may take minutes; meanwhile others save."""
+async def test_other_calls_go_on_while_a_user_is_asked(server: McpServer, ask: Asking, project: Project):
+    """A user may take minutes to answer; other configs can be saved meanwhile."""
     project.save(text("note", "old"))
     client = Client(server, "2025-11-25", FORMS)
     drafts = [await draft(ask, "new"), await draft(ask, "other", "other")]
@@ -301,8 +303,8 @@ async def test_nothing_else_waits_for_the_person(server: McpServer, ask: Asking,
     assert structured(answer)["success"] is True
 
 
-async def test_a_cancelled_call_withdraws_its_question():
-    """The user isn't left with a form that is no longer needed."""
+async def test_a_cancelled_call_cancels_its_request_to_the_client():
+    """Otherwise the client would go on showing a form that is no longer needed."""
     sent: list[dict[str, Any]] = []
     session = Session("memory", LOCAL)
     session.capabilities = {"roots": {}}
@@ -318,8 +320,8 @@ async def test_a_cancelled_call_withdraws_its_question():
     assert session.pending_requests == {}
 
 
-async def test_responses_to_no_request_are_dropped(server: McpServer):
-    """Unknown numbers, no numbers, no results: none of them is worth a word."""
+async def test_responses_that_match_no_request_are_dropped(server: McpServer):
+    """Unknown ids, missing ids, neither result nor error: none of them gets a response."""
     client = Client(server, "2025-11-25")
     for odd in (
         {"id": "chora-1", "result": {}},
@@ -344,8 +346,10 @@ async def test_responses_to_no_request_are_dropped(server: McpServer):
         ("roots/list", {"roots": {"listChanged": True}}, True),
     ],
 )
-def test_a_client_can_be_asked_for_what_it_declared(method: str, capabilities: dict[str, Any], can: bool):
-    """And for nothing else, in both eras; without a way back nobody with a handshake can be asked."""
+def test_a_client_supports_the_requests_it_declared_capabilities_for(
+    method: str, capabilities: dict[str, Any], can: bool
+):
+    """In both eras, and no others; a handshake client also needs a stream that requests can be sent on."""
     assert modern_peer({}, capabilities).supports(method) is can
     session = Session("memory", LOCAL)
     session.capabilities = capabilities
@@ -356,8 +360,8 @@ def test_a_client_can_be_asked_for_what_it_declared(method: str, capabilities: d
     assert handshake_peer(session, None).supports(method) is False
 
 
-async def test_a_capability_that_is_needed_is_named():
-    """The client learns what it would have to declare."""
+async def test_a_missing_capability_is_named_in_the_error():
+    """The client learns which capabilities it would have to declare."""
     with pytest.raises(RpcError) as caught:
         await modern_peer({}, {"sampling": {}}).ask({"name": NAME, "roots": ROOTS})
     assert caught.value.code == wire.MISSING_CAPABILITY
@@ -365,8 +369,8 @@ async def test_a_capability_that_is_needed_is_named():
     assert wire.HTTP_STATUS[wire.MISSING_CAPABILITY] == 400
 
 
-async def test_only_what_is_missing_is_asked_again():
-    """What else the client sent along is ignored."""
+async def test_only_missing_answers_are_requested_again():
+    """Answers to questions that weren't asked are ignored."""
     capabilities = {"elicitation": {}, "roots": {}}
     some = modern_peer({"inputResponses": {"name": {"action": "accept"}, "other": {}}}, capabilities)
     with pytest.raises(InputRequired) as caught:
@@ -378,24 +382,24 @@ async def test_only_what_is_missing_is_asked_again():
 
 
 @pytest.mark.parametrize("answers", [None, 3, [], {"name": 12345}, {"name": "Ada"}, {"name": None}])
-def test_answers_of_another_shape_are_refused(answers: Any):
-    """An answer is an object; a client that sends anything else has a fault it should hear of."""
+def test_malformed_input_responses_are_refused(answers: Any):
+    """Each answer must be an object; anything else is a fault of the client, and the error says so."""
     with pytest.raises(RpcError, match="inputResponses") as caught:
         modern_peer({"inputResponses": answers})
     assert caught.value.code == wire.INVALID_PARAMS
 
 
-def test_capabilities_are_an_object():
-    """Anything else is refused by name."""
+def test_client_capabilities_must_be_an_object():
+    """The error names `clientCapabilities`."""
     with pytest.raises(RpcError, match="clientCapabilities"):
         modern_peer({}, [1])
 
 
-# -- states ------------------------------------------------------------------------------------------------------
+# -- requestState -----------------------------------------------------------------------------------------------
 
 
-def test_a_state_comes_back_as_it_was():
-    """Whatever JSON it is, for the purpose that it was given for."""
+def test_a_signed_state_is_verified_unchanged():
+    """Any JSON value, for the purpose it was signed for."""
     signer = StateSigner(b"key")
     for state in ("x", {"round": 2}, [1, None], "ü"):
         assert signer.verify("tools/call a", signer.sign("tools/call a", state)) == state
@@ -414,16 +418,16 @@ def test_a_state_comes_back_as_it_was():
         lambda text: StateSigner(b"another key").sign("tools/call a", 1),
     ],
 )
-def test_a_state_that_was_touched_is_refused(spoil: Callable[[str], str]):
-    """In every spelling of every byte, and so is one of another server."""
+def test_a_tampered_state_is_refused(spoil: Callable[[str], str]):
+    """Any byte changed, added or removed, or a signature with another server's key."""
     signer = StateSigner(b"key")
     with pytest.raises(RpcError) as caught:
         signer.verify("tools/call a", spoil(signer.sign("tools/call a", 1)))
     assert caught.value.code == wire.INVALID_PARAMS
 
 
-def test_a_state_has_one_spelling():
-    """The bits that base64 leaves over say nothing, so they have to be those that we wrote."""
+def test_a_state_has_one_base64_spelling():
+    """The padding bits that base64 ignores must be those that the signer wrote, so that a token can't be varied."""
     signer = StateSigner(b"k")
     text = next(text for size in range(4) if (text := signer.sign("x", "y" * size)).endswith("="))
     last = text.rstrip("=")[-1]
@@ -435,7 +439,7 @@ def test_a_state_has_one_spelling():
 
 
 def test_a_state_is_for_one_purpose_and_one_principal():
-    """A yes to one tool's question is none to another's, and nobody's but the asked one's."""
+    """A confirmation of one tool's call isn't valid for another tool or for another principal."""
     state = StateSigner(b"k").sign(f"{LOCAL.name} tools/call x", 5)
     assert modern_peer({"requestState": state}).state == 5
     with pytest.raises(RpcError):
@@ -451,7 +455,7 @@ def test_a_state_is_for_one_purpose_and_one_principal():
 
 
 def test_an_old_state_is_refused(monkeypatch: pytest.MonkeyPatch):
-    """A question isn't answered a day later."""
+    """A state expires after `STATE_LIFETIME`."""
     signer = StateSigner(b"key")
     state = signer.sign("a", 1)
     later = requesting_client.time.time() + requesting_client.STATE_LIFETIME + 1
@@ -460,46 +464,46 @@ def test_an_old_state_is_refused(monkeypatch: pytest.MonkeyPatch):
         signer.verify("a", state)
 
 
-# -- log messages ------------------------------------------------------------------------------------------------
+# -- log messages -----------------------------------------------------------------------------------------------
 
 
 @requirement("server.logging")
 async def test_a_client_gets_the_log_messages_of_its_level(server: McpServer, hello: Project):
-    """Each event of a call is a log message, from the level on that was set, before the answer."""
+    """Each event of a call at or above the level that the client set is sent as a log message before the response."""
     client = Client(server, "2025-11-25")
     arguments = {"content_config_id": "greeting", "force": True}
     await client.call("generate_content", arguments)
-    assert client.heard == []
+    assert client.messages == []
     assert (await client.send({"id": 2, "method": "logging/setLevel", "params": {"level": "info"}}))["result"] == {}
     await client.call("generate_content", arguments)
-    assert client.heard
-    for message in client.heard:
+    assert client.messages
+    for message in client.messages:
         assert message["method"] == "notifications/message"
         assert message["params"]["level"] == "info"
         assert message["params"]["logger"] == message["params"]["data"]["event_type"]
-    client.heard.clear()
+    client.messages.clear()
     await client.send({"id": 3, "method": "logging/setLevel", "params": {"level": "error"}})
     await client.call("generate_content", arguments)
-    assert client.heard == []
+    assert client.messages == []
 
 
-async def test_the_modern_level_is_each_requests_own(server: McpServer, hello: Project):
-    """And setting one for good is no method there."""
+async def test_in_the_modern_era_each_request_sets_its_log_level(server: McpServer, hello: Project):
+    """`logging/setLevel` doesn't exist there."""
     client = Client(server, "2026-07-28")
     arguments = {"content_config_id": "greeting", "force": True}
     await client.call("generate_content", arguments, _meta={wire.LEVEL_KEY: "debug"})
-    assert {each["method"] for each in client.heard} == {"notifications/message"}
-    client.heard.clear()
+    assert {each["method"] for each in client.messages} == {"notifications/message"}
+    client.messages.clear()
     await client.call("generate_content", arguments)
-    assert client.heard == []
+    assert client.messages == []
     params = {"level": "info", "_meta": client.meta}
     error = (await client.send({"id": 2, "method": "logging/setLevel", "params": params}))["error"]
     assert error["code"] == wire.METHOD_NOT_FOUND
 
 
-@pytest.mark.parametrize("level", ["loud", "", None, 3])
-async def test_a_level_that_is_none_is_refused(server: McpServer, level: Any):
-    """With the levels there are."""
+@pytest.mark.parametrize("level", ["verbose", "", None, 3])
+async def test_an_unknown_log_level_is_refused(server: McpServer, level: Any):
+    """The error lists the levels."""
     client = Client(server, "2025-11-25")
     error = (await client.send({"id": 2, "method": "logging/setLevel", "params": {"level": level}}))["error"]
     assert error["code"] == wire.INVALID_PARAMS
@@ -509,8 +513,8 @@ async def test_a_level_that_is_none_is_refused(server: McpServer, level: Any):
     assert "emergency" in error["message"]
 
 
-async def test_a_loud_call_may_ask_too(server: McpServer, ask: Asking, project: Project):
-    """A question, or a capability that is missing, comes through as it would in silence."""
+async def test_a_call_that_requests_log_messages_may_require_input(server: McpServer, ask: Asking, project: Project):
+    """The `input_required` result is the same as without log messages."""
     project.save(text("note", "old"))
     client = Client(server, "2026-07-28", FORMS)
     arguments = {"draft_id": await draft(ask, "new"), "config_id": "note"}
@@ -518,17 +522,17 @@ async def test_a_loud_call_may_ask_too(server: McpServer, ask: Asking, project: 
     assert asked["result"]["resultType"] == "input_required"
 
 
-def test_log_messages_that_are_not_sent_are_limited():
-    """The oldest make room."""
+def test_unsent_log_messages_are_limited():
+    """Beyond `LOG_QUEUE_LIMIT` the oldest are dropped."""
 
     async def notify(message: bytes) -> None: ...
 
     session = Session("memory", LOCAL)
     session.log_level = "debug"
-    told = handshake_peer(session, notify)
+    peer = handshake_peer(session, notify)
     for number in range(requesting_client.LOG_QUEUE_LIMIT + 50):
-        told.log("info", number)
-    assert len(told._logs) == requesting_client.LOG_QUEUE_LIMIT  # pyright: ignore[reportPrivateUsage]
-    assert told.progress is None
-    assert told.state is None
+        peer.log("info", number)
+    assert len(peer._logs) == requesting_client.LOG_QUEUE_LIMIT  # pyright: ignore[reportPrivateUsage]
+    assert peer.progress is None
+    assert peer.state is None
     assert RequestParams().meta is UNSET
