@@ -1,7 +1,9 @@
 """What all tests share: a project on disk, the same opened, a server on a free port, and how pytest runs here."""
 
+import base64
 import contextlib
 import functools
+import json
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -65,9 +67,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tell coverage which test runs, when `tests/mutants.py` wants to know it."""
+    """Tell coverage which test runs, here and in the processes it starts, when `tests/mutants.py` wants to know it."""
     if os.environ.get("CHORA_COVERAGE_CONTEXTS") and (measuring := coverage.Coverage.current()):
-        measuring.switch_context(item.nodeid)
+        context = f"stress {item.nodeid}" if item.get_closest_marker("stress") else item.nodeid
+        measuring.switch_context(context)
+        children = json.loads(base64.b64decode(os.environ["COVERAGE_PROCESS_CONFIG"]))
+        children["context"] = context
+        os.environ["COVERAGE_PROCESS_CONFIG"] = base64.b64encode(json.dumps(children).encode()).decode()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,8 +1,9 @@
 """Change chora in small ways, and see whether the tests notice: `python -m tests.mutants 150 --seed 1`.
 
 Each mutant is one change of one expression or statement, made in a copy of the checkout; the working tree is never
-touched. The tests that a mutant meets are those that execute its line, the ones that mirror its module first. A
-mutant that no test notices survives: either a promise isn't proven, or the change makes no difference.
+touched. The tests that a mutant meets are those that execute its line, in themselves or in a process that they start:
+the ones that mirror its module first, the slow ones of `just stress` only if no others do. A mutant that no test
+notices survives: either a promise isn't proven, or the change makes no difference.
 """
 
 from __future__ import annotations
@@ -259,7 +260,7 @@ class Coverage:
             rows = db.execute(
                 "SELECT file.path, context.context, line_bits.numbits FROM line_bits"
                 " JOIN file ON file.id = line_bits.file_id JOIN context ON context.id = line_bits.context_id"
-                " WHERE context.context LIKE 'tests/%'"
+                " WHERE context.context LIKE 'tests/%' OR context.context LIKE 'stress tests/%'"
             )
             for path, context, bits in rows:
                 name = "chora/" + path.rpartition("/chora/")[2]
@@ -271,7 +272,10 @@ class Coverage:
 
     def tests(self, mutant: Mutant, chance: random.Random) -> list[str]:
         """The tests that a mutant meets: those that mirror its module first, then the quickest to be told apart."""
-        found = self._lines[mutant.path].get(mutant.line) or self.files[mutant.path]
+        executing = self._lines[mutant.path].get(mutant.line) or self.files[mutant.path]
+        found = {test for test in executing if not test.startswith("stress ")}
+        if not found:
+            return [test.removeprefix("stress ") for test in sorted(executing)][:MOST_TESTS]
         module = Path(mutant.path).with_suffix("").relative_to("chora")
         mirror = f"tests/{module.with_name('test_' + module.name)}.py"
         beside = f"tests/{module.parent}/" if module.parent.name else f"tests/test_{module.name}"
@@ -289,24 +293,25 @@ def measure(checkout: Checkout, data: Path) -> None:
         config = Path(place) / "rc"
         options = ["source = chora", "parallel = true", "patch = subprocess, _exit", "sigterm = true"]
         config.write_text("\n".join(["[run]", *options, f"data_file = {place}/data"]))
-        command = [checkout.python, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest"]
-        command += ["-n", "auto", "--dist", "worksteal", "-m", "not stress", "--tb=no"]
+        command = [checkout.python, "-m", "coverage", "run", f"--rcfile={config}", "-m", "pytest", "--tb=no"]
         cache = Path(place) / "cache"  # of pytest, which the project's own options turn off
-        subprocess.run(
-            [*command, "-o", "addopts=--import-mode=importlib", "-o", f"cache_dir={cache}"],
-            cwd=checkout.folder,
-            env={**os.environ, "CHORA_COVERAGE_CONTEXTS": "1"},
-            stdout=subprocess.DEVNULL,
-            check=False,
-        )
+        command += ["-o", "addopts=--import-mode=importlib", "-o", f"cache_dir={cache}"]
+        for selected in (["-n", "auto", "--dist", "worksteal", "-m", "not stress"], ["-m", "stress"]):
+            subprocess.run(
+                [*command, *selected],
+                cwd=checkout.folder,
+                env={**os.environ, "CHORA_COVERAGE_CONTEXTS": "1"},
+                stdout=subprocess.DEVNULL,
+                check=False,
+            )
         failures = cache / "v" / "cache" / "lastfailed"
         failed = sorted(json.loads(failures.read_text())) if failures.exists() else []
         print(f"{len(failed)} tests fail without any change, and are left out: {failed}", flush=True)
         command = [checkout.python, "-m", "coverage", "combine", "-q", f"--rcfile={config}"]
         subprocess.run(command, cwd=checkout.folder, check=True)
         with sqlite3.connect(Path(place) / "data") as db:
-            rows = [(f"failed {each}", each) for each in failed]
-            db.executemany("UPDATE context SET context = ? WHERE context = ?", rows)
+            rows = [(f"failed {each}", each, f"stress {each}") for each in failed]
+            db.executemany("UPDATE OR REPLACE context SET context = ? WHERE context IN (?, ?)", rows)
         shutil.move(Path(place) / "data", data)
 
 
