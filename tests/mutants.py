@@ -334,8 +334,8 @@ def attempt(mutant: Mutant, checkout: Checkout, coverage: Coverage, seed: int) -
         status, output = checkout.run("-x", "--tb=no", f"@{chosen}", limit=TIME_LIMIT)
     finally:
         checkout.write(mutant.path, source)
-    failed = next((line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
-    if status not in (None, 0, 1):
+    failed = next((line for line in output.splitlines() if line.startswith(("FAILED", "ERROR", "ImportError"))), "")
+    if status not in (None, 0, 1) and not failed:
         raise SystemExit(f"pytest could not run: {output[-2000:]}")
     name = "timeout" if status is None else "survived" if status == 0 else "killed"
     return Outcome(mutant, name, len(tests), round(time.monotonic() - began, 1), failed[:300], diff)
