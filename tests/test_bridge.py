@@ -418,8 +418,8 @@ def test_annotations_of_parameters_are_found_or_refused():
             find_parameter_headers(schema)
 
 
-async def test_parameters_are_repeated_where_tools_want_it():
-    """Learnt from tools/list as it passes by; a tool that asks for the impossible is left out of it."""
+async def test_parameters_are_repeated_where_tools_want_it(caplog: pytest.LogCaptureFixture):
+    """Learnt from tools/list as it passes by; a tool that asks for the impossible is left out of it, and logged."""
     tools = [{"name": "sql", "inputSchema": SCHEMA}, {"name": "bad", "inputSchema": {"x-mcp-header": "A"}}]
 
     def play(asked: Asked) -> Answer:
@@ -428,6 +428,7 @@ async def test_parameters_are_repeated_where_tools_want_it():
     async with playing(play) as upstream, bridged(upstream.url) as client:
         listed = await client.ask_modern("tools/list")
         assert [tool["name"] for tool in listed["result"]["tools"]] == ["sql"]
+        assert "the tool 'bad' is left out of the list: " in caplog.text
         arguments = {"region": "Zürich", "options": {"deep": 42.0}, "dry": False, "other": 1}
         await client.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
         found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
@@ -811,10 +812,10 @@ async def test_a_server_may_come_later_than_its_client():
 
 
 async def test_a_server_that_goes_for_good_leaves_errors():
-    """Calls fail after a short while, each with what to do; the bridge stays."""
+    """Calls fail after a short while, each with what to do; only a server that never answered may still be starting."""
     port = await free_port()
     upstream = FakeUpstream(Server())
-    async with bridged(f"http://127.0.0.1:{port}/mcp", retry_time=0.2) as client:
+    async with bridged(f"http://127.0.0.1:{port}/mcp", startup_time=10 * PATIENCE, retry_time=0.2) as client:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(trio.serve_tcp, upstream.serve, port, host="127.0.0.1"))
             await client.initialize()

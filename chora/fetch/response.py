@@ -79,7 +79,6 @@ class HttpResponse:
         self.media_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
         """The media type, without its parameters."""
         if head.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            connection.close()
             raise FetchFailed("the answer is compressed, which wasn't requested")
 
     async def __aenter__(self) -> HttpResponse:

@@ -305,7 +305,7 @@ async def _list_members(
             await _list_members(build, inner, arguments, listed, outer, place)
         if len(listed) > MEMBERS_LISTED:
             raise LimitExceeded(
-                f"{parsed.config.id} is a part of more than {MEMBERS_LISTED:,} members.",
+                f"The list would be longer than {MEMBERS_LISTED:,} members.",
                 "List the members of one collection at a time, without recursive.",
                 limit="collection.members",
             )

@@ -294,7 +294,9 @@ def test_long_work_shows_its_progress_on_a_terminal(
     with pytest.raises(SystemExit) as ended:
         program.main(["--project", str(harbour.root), "collect", "pack"], prog_name="chora")
     assert ended.value.code == 0
-    assert LINES.fullmatch(capsys.readouterr().out)
+    output, errors = capsys.readouterr()
+    assert LINES.fullmatch(output)
+    assert "2/2" in errors
 
 
 # -- assemble ---------------------------------------------------------------------------------------------------

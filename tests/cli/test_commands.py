@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -168,8 +169,9 @@ def test_call_takes_pairs_or_json(run: Run, tmp_path: Path):
     file.write_text('{"name": "Joan"}')
     assert loads(run("call", "hello_world", f"@{file}"))["message"].startswith("Hello, Joan!")
     assert parse_context(["a=1", "b=x=y", 'c={"d": [1]}', '{"a": 2}']) == {"a": 2, "b": "x=y", "c": {"d": [1]}}
-    with pytest.raises(InvalidInput):
-        parse_context(["=1"])
+    for pair, shown in (("=1", "=1"), ("a" * 60, "a" * 60), ("a" * 61, "a" * 59 + "…")):
+        with pytest.raises(InvalidInput, match=re.escape(f"{shown!r} is neither k=v nor a JSON object.")):
+            parse_context([pair])
 
 
 @requirement("cli.call")

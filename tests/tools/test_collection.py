@@ -664,6 +664,7 @@ async def test_a_list_of_members_has_an_end(ask: Asking, harbour: Project, monke
     assert (await ask("list_collection_members", **PACK))["total_members"] == 2
     refused = await ask.refused("list_collection_members", "limit_exceeded", **PACK, recursive=True)
     assert refused["details"]["limit"] == "collection.members"
+    assert refused["message"] == "The list would be longer than 2 members."
 
 
 @requirement("tools.list-collection-members.broken", "collection.order")

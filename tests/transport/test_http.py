@@ -275,6 +275,8 @@ async def test_a_session_is_opened_used_and_ended(http_client: OpenHttpClient):
         assert ended.status_code == 204
         assert (await client.call("hello_world")).status_code == 404
         assert (await client.http.delete("/mcp")).status_code == 400
+        modern = await client.http.delete("/mcp", headers={"mcp-protocol-version": "2026-07-28"})
+        assert (modern.status_code, modern.headers["allow"]) == (405, "POST")
 
 
 async def test_without_a_session_there_is_nothing_but_initialize(http_client: OpenHttpClient):
