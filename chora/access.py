@@ -20,6 +20,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import msgspec
 
 from chora.errors import Forbidden, InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
+from chora.file_stamps import is_at_rest
 from chora.nesting import decode_json
 from chora.secrets import Secret
 from chora.timestamps import format_timestamp, now
@@ -39,8 +40,6 @@ RESERVED_NAMES = ("local", "token", "probe")
 """Names of principals that no token may have."""
 NAMED_KEY_PREFIX = "token "
 """The prefix of the keys of named tokens."""
-MTIME_STEP = 2.0
-"""Seconds after a change within which another one may leave the modification time as it is."""
 
 
 class Principal(NamedTuple):
@@ -114,7 +113,8 @@ class Tokens:
         self._folder = folder
         self._known: dict[bytes, Token] = {}
         self._principals: dict[Principal, Token] = {}
-        self._looked = (-1, 0.0)
+        self._last_check = (-1, 0)
+        """The folder's modification time, and when it was read, both in nanoseconds."""
 
     @property
     def in_use(self) -> bool:
@@ -205,9 +205,9 @@ class Tokens:
             changed = self._folder.stat().st_mtime_ns
         except OSError:
             changed = 0
-        when, looked = self._looked
-        if changed != when or looked < changed / 1e9 + MTIME_STEP:
-            self._looked = (changed, time.time())
+        known, checked_at = self._last_check
+        if changed != known or not is_at_rest(changed, now=checked_at):
+            self._last_check = (changed, time.time_ns())
             found = self.list_tokens()
             self._known = {bytes.fromhex(token.sha256): token for token in found}
             self._principals = {token.principal: token for token in found}
@@ -256,7 +256,7 @@ def _write_whole(descriptor: int, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-# -- HTTP requests------------------------------------------------------------------------------------------------
+# -- HTTP requests ----------------------------------------------------------------------------------------------
 
 
 class Authenticator:

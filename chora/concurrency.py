@@ -82,11 +82,11 @@ class FairSemaphore:
         if self._free:
             self._free -= 1
             return
-        lot = self._waiting.setdefault(caller, trio.lowlevel.ParkingLot())
+        parking_lot = self._waiting.setdefault(caller, trio.lowlevel.ParkingLot())
         try:
-            await lot.park()
+            await parking_lot.park()
         except trio.Cancelled:
-            if not lot and self._waiting.get(caller) is lot:
+            if not parking_lot and self._waiting.get(caller) is parking_lot:
                 del self._waiting[caller]
             raise
 
@@ -94,10 +94,10 @@ class FairSemaphore:
         """Pass the slot to the next waiting task, if there is one."""
         while self._waiting:
             caller = next(iter(self._waiting))
-            lot = self._waiting.pop(caller)
-            if lot:  # else all of them were cancelled, and haven't run since
-                lot.unpark()
-                if lot:
-                    self._waiting[caller] = lot
+            parking_lot = self._waiting.pop(caller)
+            if parking_lot:  # else all of them were cancelled, and haven't run since
+                parking_lot.unpark()
+                if parking_lot:
+                    self._waiting[caller] = parking_lot
                 return
         self._free += 1

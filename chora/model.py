@@ -21,7 +21,7 @@ _ID = "^[a-z][a-z0-9-]*$"
 _COLLECTION_ID = "^[a-z0-9][a-z0-9-]*$"
 _MEMBER_ID = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _NAME = "^[a-z][a-z0-9_-]*$"
-_LANDING = "^[A-Za-z_][A-Za-z0-9_-]*$"
+_CONTEXT_NAME = "^[A-Za-z_][A-Za-z0-9_-]*$"
 _VARIABLE = "^[a-zA-Z_][a-zA-Z0-9_]*$"
 VERSION_PATTERN = r"^\d+\.\d+\.\d+$"
 SCHEMA_VERSION_PATTERN = r"^\d+\.\d+(\.\d+)?$"
@@ -31,7 +31,7 @@ PATTERNS = {
     _COLLECTION_ID: "lower-case letters, digits and hyphens",
     _MEMBER_ID: "letters, digits, dots, hyphens and underscores, beginning with a letter or digit",
     _NAME: "lower-case letters, digits, hyphens and underscores, beginning with a letter",
-    _LANDING: "letters, digits, hyphens and underscores, not beginning with a digit or hyphen",
+    _CONTEXT_NAME: "letters, digits, hyphens and underscores, not beginning with a digit or hyphen",
     _VARIABLE: "letters, digits and underscores, not beginning with a digit",
     VERSION_PATTERN: "a version of three numbers",
     SCHEMA_VERSION_PATTERN: "a version of two or three numbers",
@@ -44,7 +44,7 @@ Version = Annotated[str, Meta(pattern=VERSION_PATTERN, examples=["1.0.0"])]
 NotEmpty = Annotated[str, Meta(min_length=1)]
 Order = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
 Days = Annotated[float, Meta(gt=0)]
-Landing = Annotated[str, Meta(pattern=_LANDING, examples=["readings"])]
+ContextName = Annotated[str, Meta(pattern=_CONTEXT_NAME, examples=["readings"])]
 
 SourceType = Literal[
     "content_config", "artifact_config", "ephemeral_output", "external_file", "git_reference", "inline_data"
@@ -79,7 +79,7 @@ class Source(Struct, frozen=True, kw_only=True):
 class LongSource(Struct, frozen=True, kw_only=True):
     """A context source as content configs write it."""
 
-    id: Annotated[Name, Meta(description="Context name the result lands under", examples=["readings"])]
+    id: Annotated[Name, Meta(description="Name of the value in the context", examples=["readings"])]
     source_type: Annotated[SourceType, Meta(description="What kind of thing the locator names")]
     source_locator: Annotated[
         NotEmpty,
@@ -106,10 +106,10 @@ class ShortSource(Struct, frozen=True, kw_only=True):
 
     type: Annotated[SourceType, Meta(description="What kind of source this is")]
     id: Annotated[
-        Landing | None,
-        Meta(description="Context name the result lands under; without it an object's keys land one by one"),
+        ContextName | None,
+        Meta(description="Name of the value in the context; without it, an object's keys are merged into the context"),
     ] = None
-    output_as: Annotated[Landing | None, Meta(description="Another spelling of id")] = None
+    output_as: Annotated[ContextName | None, Meta(description="Another spelling of id")] = None
     data: Annotated[Any, Meta(description="The value (inline_data)")] = UNSET
     path: Annotated[str | None, Meta(description="File, relative to the project (external_file)")] = None
     repo: Annotated[str | None, Meta(description="Repository, relative to the project (git_reference)")] = None

@@ -53,10 +53,10 @@ class ProjectProvider:
         if scheme != "content" or "/" in content_id:
             return (), False
         try:
-            came_or_went = len(self._engine.store.version_infos(unquote(content_id))) <= 1
+            existence_changed = len(self._engine.store.version_infos(unquote(content_id))) <= 1
         except StorageError:
-            came_or_went = False
-        return (f"{uri}/versions",), came_or_went
+            existence_changed = False
+        return (f"{uri}/versions",), existence_changed
 
 
 def hidden_tools(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_only: bool) -> dict[str, str]:

@@ -36,61 +36,61 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
     stopping = trio.Event()
     wanted = [signal.SIGTERM, signal.SIGINT]
     # Plain locks, and a thread started in advance: a signal handler may interrupt the start of a thread.
-    asked, ended = threading.Lock(), threading.Lock()
-    asked.acquire()
+    watchdog_started, ended = threading.Lock(), threading.Lock()
+    watchdog_started.acquire()
     ended.acquire()
 
-    def watch() -> None:
-        asked.acquire()
+    def run_watchdog() -> None:
+        watchdog_started.acquire()
         if not ended.acquire(timeout=grace + FORCED_EXIT_DELAY):
             _exit_now(grace + FORCED_EXIT_DELAY)
 
-    def arm() -> None:
+    def start_watchdog() -> None:
         with contextlib.suppress(RuntimeError):  # it is released already
-            asked.release()
+            watchdog_started.release()
 
-    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+    threading.Thread(target=run_watchdog, name="watchdog", daemon=True).start()
 
-    def arm_first(handle: Callable[..., Any]) -> Callable[..., None]:
+    def start_watchdog_before(handle: Callable[..., Any]) -> Callable[..., None]:
         def handler(number: int, frame: Any) -> None:
-            arm()
+            start_watchdog()
             handle(number, frame)
 
         return handler
 
-    async def arm_when_stopping() -> None:
+    async def start_watchdog_when_stopping() -> None:
         await stopping.wait()
-        arm()
+        start_watchdog()
 
     async def listen(*, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(*wanted) as signals:
             # A stuck event loop never gets the signal, but the interpreter's handlers run.
             for number in wanted:
                 if callable(handle := signal.getsignal(number)):
-                    signal.signal(number, arm_first(handle))
+                    signal.signal(number, start_watchdog_before(handle))
             task_status.started()
             is_second = False  # the end of stdin may have come before the first
             async for number in signals:
                 if is_second:
                     raise KeyboardInterrupt
                 is_second = True
-                log.info("received %s", signal.Signals(number).name)
+                log.info("received %s; stopping", signal.Signals(number).name)
                 stopping.set()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(listen)
-        nursery.start_soon(arm_when_stopping)
+        nursery.start_soon(start_watchdog_when_stopping)
         try:
             yield stopping
         finally:
             ended.release()
-            arm()
+            start_watchdog()
         nursery.cancel_scope.cancel()
 
 
 def _exit_now(seconds: float) -> None:
-    """End the process at once, as a power cut would; nothing that was acknowledged is lost."""
-    log.error("not stopped after %g s; ending at once", seconds)
+    """End the process at once, without any cleanup; nothing that was acknowledged is lost."""
+    log.error("the process hasn't stopped %g s after the signal; it is ended by force", seconds)
     os._exit(1)
 
 
@@ -108,5 +108,5 @@ async def end_with_parent(
         return
     while os.getppid() == parent:  # noqa: ASYNC110 (there is no notification of it)
         await trio.sleep(PARENT_INTERVAL)
-    log.info("the process that started us has ended")
+    log.info("the parent process has ended; stopping")
     stopping.set()

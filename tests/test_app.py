@@ -131,7 +131,7 @@ def test_a_process_that_is_stuck_is_ended_all_the_same(hello: Project):
         assert process.wait(PATIENCE) == 1
         caller.join(PATIENCE)
         assert process.stderr is not None
-        assert "not stopped after 2.2 s" in process.stderr.read()
+        assert "the process hasn't stopped 2.2 s after the signal" in process.stderr.read()
 
 
 def _call_and_forget(url: str) -> None:
@@ -170,7 +170,7 @@ def test_stdio_ends_with_the_process_that_started_it(hello: Project):
             os.close(sink)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(server, signal.SIGKILL)
-    assert "the process that started us has ended" in log.read_text()
+    assert "the parent process has ended" in log.read_text()
 
 
 def test_a_server_backs_its_store_up_by_itself(hello: Project):

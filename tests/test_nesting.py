@@ -118,4 +118,4 @@ def test_every_place_refuses_the_same(levels: int, fits: bool):
     assert parse_pairs([f"a={text}"]) == {"a": json.loads(text) if fits else text}
     checked = check_text(CheckJob("json", text))
     assert isinstance(checked, CheckResult)
-    assert [problem.message for problem in checked.problems] == ([] if fits else ["it is nested too deeply"])
+    assert [problem.message for problem in checked.findings] == ([] if fits else ["it is nested too deeply"])

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
-from chora.engine.legacy.import_state import Imported
+from chora.engine.legacy.import_state import ImportResult
 from chora.engine.legacy.project_import import import_project
 from chora.files import Folder
 from chora.store import open_existing_store, open_store
@@ -49,7 +49,7 @@ def command(project: str | None, source: str, to_convert: bool, dry_run: bool, a
         _print_result(done)
 
 
-def _print_result(done: Imported) -> None:
+def _print_result(done: ImportResult) -> None:
     would = "would be " if done.dry_run else ""
     for path in done.copied:
         click.echo(f"{would}copied {path}")

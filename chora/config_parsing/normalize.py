@@ -124,7 +124,7 @@ class FieldNormalizer:
                     locator = to_json(data)
                     if not name and not isinstance(data, dict):
                         expected = "an object, or a source with an id"
-                        self._issues.fail("no_landing", path, data, expected, '"id": "my-name", beside "data"')
+                        self._issues.fail("unnamed_source", path, data, expected, '"id": "my-name", beside "data"')
             case "external_file":
                 key, locator = "path", source.path
             case "git_reference":

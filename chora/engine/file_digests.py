@@ -53,14 +53,14 @@ class FileDigests:
             return stamp
         if stamp.size > DIGEST_LIMIT:
             return UNREADABLE
-        looked = time.time_ns()
+        checked_at = time.time_ns()
         try:
             digest = sha256(self._folder.read_bytes(path, limit=DIGEST_LIMIT))
         except FileNotFoundError:
             return ABSENT
         except (OSError, ChoraError):
             return UNREADABLE
-        if stamp.is_at_rest(looked) and self._stamp(path) == stamp:
+        if stamp.is_at_rest(checked_at) and self._stamp(path) == stamp:
             self._known[path] = (stamp, digest)
         return digest
 

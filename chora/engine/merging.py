@@ -38,7 +38,7 @@ def diff(path: str, current: bytes, data: bytes) -> str:
 
 
 class LineChanges(NamedTuple):
-    """How many lines one text has more, fewer and other than another."""
+    """How many lines were added, removed and changed between two texts."""
 
     added: int
     removed: int
@@ -51,7 +51,7 @@ class LineChanges(NamedTuple):
 
 def count_changes(old: str, new: str) -> LineChanges:
     """Compare two texts line by line, in order: of a replaced block the smaller half counts as changed."""
-    before, after = _trimmed(old.splitlines(), new.splitlines())
+    before, after = _without_common_ends(old.splitlines(), new.splitlines())
     added = removed = changed = 0
     if len(before) + len(after) > 2 * MERGE_LINES:
         # Beyond what difflib can compare in bounded time, the block between is one replacement.
@@ -68,7 +68,7 @@ def count_changes(old: str, new: str) -> LineChanges:
     return LineChanges(added, removed, changed)
 
 
-def _trimmed(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
+def _without_common_ends(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
     """Both without the lines that they have in common at their beginning and end."""
     shorter = min(len(old), len(new))
     start = next((at for at in range(shorter) if old[at] != new[at]), shorter)
@@ -103,12 +103,12 @@ def merge_texts(base: str, edited: str, ours: str) -> MergedText | None:
         if merge_texts(base, with_ours, ours) == MergedText(with_ours, 0):
             return MergedText(edited, sum(line.rstrip("\r\n") == YOURS for line in mine))
         mine = resolved
-    if max(len(part) for part in (*_trimmed(old, mine), *_trimmed(old, theirs))) > MERGE_LINES:
+    if max(len(part) for part in (*_without_common_ends(old, mine), *_without_common_ends(old, theirs))) > MERGE_LINES:
         return None
     parts: list[str] = []
     conflicts = 0
     at_old = at_mine = at_theirs = 0
-    for block in _anchors(old, mine, theirs):
+    for block in _find_anchors(old, mine, theirs):
         was, left, right = old[at_old : block.old], mine[at_mine : block.mine], theirs[at_theirs : block.theirs]
         if left == right or right == was:
             parts += left
@@ -116,7 +116,7 @@ def merge_texts(base: str, edited: str, ours: str) -> MergedText | None:
             parts += right
         else:
             conflicts += 1
-            parts += [f"{YOURS}\n", *_ended(left), f"{OURS}\n", *_ended(right), f"{END}\n"]
+            parts += [f"{YOURS}\n", *_with_final_newline(left), f"{OURS}\n", *_with_final_newline(right), f"{END}\n"]
         parts += old[block.old : block.old + block.length]
         at_old, at_mine, at_theirs = (start + block.length for start in (block.old, block.mine, block.theirs))
     return MergedText("".join(parts), conflicts)
@@ -151,14 +151,15 @@ class _Anchor(NamedTuple):
     length: int
 
 
-def _anchors(old: list[str], mine: list[str], theirs: list[str]) -> list[_Anchor]:
-    to_mine = dict(_pairs(old, mine))
-    to_theirs = dict(_pairs(old, theirs))
+def _find_anchors(old: list[str], mine: list[str], theirs: list[str]) -> list[_Anchor]:
+    """The blocks of lines that all three texts have in common, and an empty one at the end of all."""
+    mine_by_old = dict(_matching_lines(old, mine))
+    theirs_by_old = dict(_matching_lines(old, theirs))
     found: list[_Anchor] = []
     for at in range(len(old)):
-        if at not in to_mine or at not in to_theirs:
+        if at not in mine_by_old or at not in theirs_by_old:
             continue
-        here = _Anchor(at, to_mine[at], to_theirs[at], 1)
+        here = _Anchor(at, mine_by_old[at], theirs_by_old[at], 1)
         last = found[-1] if found else None
         if last and all(here[side] == last[side] + last.length for side in range(3)):
             found[-1] = last._replace(length=last.length + 1)
@@ -167,12 +168,12 @@ def _anchors(old: list[str], mine: list[str], theirs: list[str]) -> list[_Anchor
     return [*found, _Anchor(len(old), len(mine), len(theirs), 0)]
 
 
-def _pairs(old: list[str], new: list[str]) -> list[tuple[int, int]]:
-    """Which lines of `old` are where in `new`."""
+def _matching_lines(old: list[str], new: list[str]) -> list[tuple[int, int]]:
+    """The lines that both have in common, as pairs of their indexes in `old` and `new`."""
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     return [(block.a + at, block.b + at) for block in matcher.get_matching_blocks() for at in range(block.size)]
 
 
-def _ended(lines: list[str]) -> list[str]:
+def _with_final_newline(lines: list[str]) -> list[str]:
     """The lines with a line end after the last one, so that a mark begins a line."""
     return [*lines[:-1], lines[-1] if lines[-1].endswith("\n") else f"{lines[-1]}\n"] if lines else []

@@ -1,4 +1,4 @@
-"""Retention: which stored texts may be deleted, and the housekeeping that runs by itself."""
+"""Retention: which stored texts may be deleted, and the housekeeping that runs periodically."""
 
 from __future__ import annotations
 
@@ -54,13 +54,14 @@ def choose_versions(infos: list[VersionInfo], rules: RetentionRules, moment: dat
     """
     kept = [info for info in infos if not info.deleted]
     approved = next((info for info in reversed(kept) if info.approved), None)
-    spoken_for = set(kept[-rules.keep_versions :] if rules.keep_versions else ())
-    spoken_for.update(kept[-1:] if rules.keep_latest else ())
+    protected = set(kept[-rules.keep_versions :] if rules.keep_versions else ())
+    protected.update(kept[-1:] if rules.keep_latest else ())
     if approved is not None:
-        spoken_for.add(approved)
-    young = days_before_now(rules.keep_days, moment) if rules.keep_days else "~"
-    old = "~" if rules.older_than_days is None else days_before_now(rules.older_than_days, moment)
-    return [info for info in kept if info not in spoken_for and info.generated_at < young and info.generated_at < old]
+        protected.add(approved)
+    limits = [days_before_now(rules.keep_days, moment)] if rules.keep_days else []
+    if rules.older_than_days is not None:
+        limits.append(days_before_now(rules.older_than_days, moment))
+    return [info for info in kept if info not in protected and all(info.generated_at < limit for limit in limits)]
 
 
 async def clean_content(
@@ -110,11 +111,11 @@ def referring_artifacts(engine: Engine, content_id: str) -> list[str]:
     return [
         found.parsed.config.id
         for found in engine.catalog.list_configs("artifact").found
-        if any(content_id in _names_of(engine, child) for child in found.parsed.config.content.children)
+        if any(content_id in _ids_of(engine, child) for child in found.parsed.config.content.children)
     ]
 
 
-def _names_of(engine: Engine, child: ArtifactChild) -> set[str]:
+def _ids_of(engine: Engine, child: ArtifactChild) -> set[str]:
     """The id by which an artifact calls a child, and the one of the config that its path leads to."""
     try:
         return {child.id, find_child(engine, child).parsed.config.id}
@@ -149,15 +150,17 @@ async def apply_retention(engine: Engine, *, dry_run: bool = False) -> Retention
 
 
 async def serve(engine: Engine, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """A service: does a round of housekeeping from time to time."""
+    """A service: does a round of housekeeping periodically."""
     task_status.started()
     await trio.sleep(FIRST_ROUND)
     while True:
         try:
-            swept = await apply_retention(engine)
+            removed = await apply_retention(engine)
         except ChoraError as error:
-            log.warning("housekeeping failed and is tried again later: %s", error.message)
+            log.warning("housekeeping failed; it is tried again in %g hours: %s", INTERVAL / 3600, error.message)
         else:
-            if any(swept):
-                log.info("housekeeping removed %s", swept._asdict())
+            if any(removed):
+                log.info(
+                    "housekeeping removed drafts=%d versions=%d (%d bytes) jobs=%d events and measurements=%d", *removed
+                )
         await trio.sleep(INTERVAL)

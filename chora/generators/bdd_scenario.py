@@ -238,8 +238,8 @@ async def generate(job: GenerationJob) -> GeneratedText:
     writer = _Writer(job, language, behavior)
     writer.write_feature(options, feature)
     unknown = sorted(given.keys() - {*Options.__struct_fields__, "context", "undefined_behavior"})
-    strange = [f"generation_config.{name} means nothing to {NAME}" for name in unknown]
-    return GeneratedText("\n".join(writer.lines) + "\n", [*strange, *dict.fromkeys(writer.warnings)])
+    option_warnings = [f"generation_config.{name} means nothing to {NAME}" for name in unknown]
+    return GeneratedText("\n".join(writer.lines) + "\n", [*option_warnings, *dict.fromkeys(writer.warnings)])
 
 
 _TAG = re.compile(r"@[a-zA-Z][a-zA-Z0-9_-]*")
@@ -255,12 +255,12 @@ class _Writer:
         self._job = job
         self._language = language
         self._behavior = behavior
-        self._room = SOURCE_LIMIT
-        self._values_room = SOURCE_LIMIT
+        self._characters_left = SOURCE_LIMIT
+        self._value_characters_left = SOURCE_LIMIT
 
     def write_feature(self, options: Options, feature: Feature) -> None:
         if feature.language != "en":
-            self._put(0, f"# language: {feature.language}")
+            self._write_line(0, f"# language: {feature.language}")
         self._write_head("feature", 0, self._language.feature, feature)
         if not (options.scenarios or options.scenario_outlines or any(map(_scenarios_of, options.rules))):
             raise self._failed("there is no scenario", "Write generation_config.scenarios or scenario_outlines.")
@@ -268,15 +268,15 @@ class _Writer:
         self._write_scenarios("", 1, options.scenarios, options.scenario_outlines)
         for index, rule in enumerate(options.rules):
             where = f"rules[{index}]"
-            self._put(0, "")
+            self._write_line(0, "")
             self._write_head(where, 1, self._language.rule, rule)
             self._write_background(f"{where}.background", 2, rule.background)
             self._write_scenarios(f"{where}.", 2, rule.scenarios, rule.scenario_outlines)
 
     def _write_background(self, where: str, level: int, steps: Steps) -> None:
         if steps:
-            self._put(0, "")
-            self._put(level, f"{self._language.background[0]}:")
+            self._write_line(0, "")
+            self._write_line(level, f"{self._language.background[0]}:")
             self._write_steps(where, level + 1, steps)
 
     def _write_scenarios(
@@ -294,7 +294,7 @@ class _Writer:
                 self._write_examples(f"{here}.examples[{number}]", level + 1, examples)
 
     def _write_scenario(self, where: str, level: int, words: tuple[str, ...], scenario: Scenario) -> None:
-        self._put(0, "")
+        self._write_line(0, "")
         self._write_head(where, level, words, scenario, self._language.steps)
         if not scenario.steps:
             raise self._failed(f"{where} has no steps", "Write at least one step.")
@@ -303,7 +303,7 @@ class _Writer:
     def _write_examples(self, where: str, level: int, examples: Examples) -> None:
         if not examples.headers or not examples.rows:
             raise self._failed(f"{where} has no headers or no rows", "Write examples with headers and rows.")
-        self._put(0, "")
+        self._write_line(0, "")
         self._write_head(where, level, self._language.examples, examples, ("|",), titled=False)
         self._write_table(f"{where}.rows", level + 1, (examples.headers, *examples.rows))
 
@@ -319,15 +319,15 @@ class _Writer:
     ) -> None:
         """Tags, the keyword with the title, and the description; `steps` may not begin a line of it."""
         if tags := [self._tag(where, tag) for tag in described.tags]:
-            self._put(level, " ".join(tags))
+            self._write_line(level, " ".join(tags))
         title = self._line(f"{where}.title", described.title)
         if titled and not title:
             raise self._failed(f"{where} has no title", "Write a title; a value in it may be empty.")
-        self._put(level, f"{words[0]}: {title}".rstrip())
+        self._write_line(level, f"{words[0]}: {title}".rstrip())
         self._write_description(f"{where}.description", level + 1, described.description, steps)
 
     def _write_description(self, where: str, level: int, text: str, steps: tuple[str, ...]) -> None:
-        lines = _lines_of(self._filled(text))
+        lines = _lines_of(self._fill_names(text))
         while lines and not lines[-1].strip():
             lines.pop()
         while lines and not lines[0].strip():
@@ -341,13 +341,13 @@ class _Writer:
                     f"line {number} of {where} would be read as Gherkin: {_shown(start)}",
                     "Word it differently; a description can't begin a line with a keyword, # or @.",
                 )
-            self._put(level, line.rstrip())
+            self._write_line(level, line.rstrip())
 
     def _write_steps(self, where: str, level: int, steps: Steps) -> None:
         for index, step in enumerate(steps):
             here = f"{where}[{index}]"
             step = Step(step) if isinstance(step, str) else step
-            self._put(level, self._step(here, step.text))
+            self._write_line(level, self._step(here, step.text))
             if step.table is not None and step.docstring is not None:
                 raise self._failed(f"{here} has a table and a docstring", "A step takes one of them.")
             if step.table is not None:
@@ -381,14 +381,14 @@ class _Writer:
                     "Write rows of the same length.",
                 )
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        if sum(widths) * len(cells) > self._room:  # one wide cell widens every row
+        if sum(widths) * len(cells) > self._characters_left:  # one wide cell widens every row
             widths = [0] * len(widths)
         for row in cells:
             padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            self._put(level, f"| {' | '.join(padded)} |")
+            self._write_line(level, f"| {' | '.join(padded)} |")
 
     def _cell(self, value: Cell) -> str:
-        text = "\n".join(_lines_of(self._filled(as_text(value))))
+        text = "\n".join(_lines_of(self._fill_names(as_text(value))))
         return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "\\n").strip()
 
     def _write_docstring(self, where: str, level: int, docstring: str | DocString) -> None:
@@ -397,7 +397,7 @@ class _Writer:
         )
         if media_type and not _MEDIA_TYPE.fullmatch(media_type):
             raise self._failed(f"{where}.media_type is {_shown(media_type)}", "Write something like json or text/html.")
-        text = "\n".join(_lines_of(self._filled(content)))
+        text = "\n".join(_lines_of(self._fill_names(content)))
         for delimiter, escaped in ('"""', '\\"\\"\\"'), ("```", "\\`\\`\\`"):
             inside = text.replace(delimiter, escaped)
             # A text that contains the escaped form would be changed.
@@ -408,10 +408,10 @@ class _Writer:
                 f"{where} has both escaped quotes and escaped backticks in it, which Gherkin can't say",
                 "Leave the backslashes out of the text, or put it into a table.",
             )
-        self._put(level, delimiter + media_type)
+        self._write_line(level, delimiter + media_type)
         for line in inside.split("\n"):
-            self._put(level if line else 0, line)
-        self._put(level, delimiter)
+            self._write_line(level if line else 0, line)
+        self._write_line(level, delimiter)
 
     def _tag(self, where: str, tag: str) -> str:
         tag = tag if tag.startswith("@") else f"@{tag}"
@@ -424,7 +424,7 @@ class _Writer:
 
     def _line(self, where: str, text: str) -> str:
         """A filled text that fits on one line."""
-        line = self._filled(text).strip()
+        line = self._fill_names(text).strip()
         if len(line.splitlines()) > 1:
             raise self._failed(
                 f"{where} has a line break in it: {_shown(line)}",
@@ -432,18 +432,18 @@ class _Writer:
             )
         return line
 
-    def _filled(self, text: str) -> str:
+    def _fill_names(self, text: str) -> str:
         filled, warnings = fill_names(self._job, NAME, text, self._behavior)
         self.warnings += warnings
-        self._values_room -= len(filled)
-        if self._values_room < 0:
+        self._value_characters_left -= len(filled)
+        if self._value_characters_left < 0:
             raise self._too_large()
         return filled
 
-    def _put(self, level: int, text: str) -> None:
+    def _write_line(self, level: int, text: str) -> None:
         line = "  " * level + text if text else ""
-        self._room -= len(line) + 1
-        if self._room < 0:
+        self._characters_left -= len(line) + 1
+        if self._characters_left < 0:
             raise self._too_large()
         self.lines.append(line)
 

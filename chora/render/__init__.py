@@ -133,7 +133,7 @@ class MatchPosition(Struct, frozen=True, tag=True):
     place: int | None
 
 
-class TextProblem(Struct, frozen=True):
+class TextFinding(Struct, frozen=True):
     """What is wrong with a text or data, and where: line and column counted from 1, or a JSON path."""
 
     message: str
@@ -145,7 +145,7 @@ class TextProblem(Struct, frozen=True):
 class CheckResult(Struct, frozen=True, tag=True):
     """The problems of a text or of data; empty if it is valid."""
 
-    problems: list[TextProblem]
+    findings: list[TextFinding]
 
 
 class JobFailure(Struct, frozen=True, tag=True):

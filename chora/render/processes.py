@@ -98,10 +98,10 @@ class Worker(ABC):
         return _ANSWERS.decode(await self._receive(limit))
 
     async def _receive(self, limit: int) -> memoryview:
-        unframer = FrameReader(limit)
+        frame_reader = FrameReader(limit)
         try:
             while piece := await self._stream.receive_some(65536):
-                if (message := unframer.feed(piece)) is not None:
+                if (message := frame_reader.feed(piece)) is not None:
                     return message
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # reset by a worker that died before it had read everything, or closed by the end of the pool

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 from chora.nesting import NestedTooDeeply, check_json_depth
-from chora.render import CheckJob, CheckResult, CompareJob, JobFailure, MatchJob, MatchPosition, TextProblem
+from chora.render import CheckJob, CheckResult, CompareJob, JobFailure, MatchJob, MatchPosition, TextFinding
 
-PROBLEMS_LIMIT: Final = 100
+FINDINGS_LIMIT: Final = 100
 MESSAGE_LENGTH: Final = 500
 NAME_LENGTH: Final = 200
 
@@ -45,13 +45,13 @@ def compare_with_schema(job: CompareJob) -> CheckResult | JobFailure:
 
     # An empty registry of our own: the default one fetches references from any URL (CWE-918, SSRF).
     registry = cast(Any, Registry())  # pyright: ignore[reportUnknownArgumentType]
-    flaws: list[TextProblem] = []
+    findings: list[TextFinding] = []
     try:
         kind: Any = validator_for(job.schema, default=jsonschema.Draft202012Validator)
         kind.check_schema(job.schema)
         for error in kind(job.schema, registry=registry).iter_errors(job.data):
-            flaws.append(TextProblem(_shorten(error.message), path=error.json_path[:NAME_LENGTH]))
-            if len(flaws) == PROBLEMS_LIMIT:
+            findings.append(TextFinding(_shorten(error.message), path=error.json_path[:NAME_LENGTH]))
+            if len(findings) == FINDINGS_LIMIT:
                 break
     except jsonschema.SchemaError as error:
         return _failure(job, f"it is not a JSON Schema: {error.message} (at {error.json_path})")
@@ -61,7 +61,7 @@ def compare_with_schema(job: CompareJob) -> CheckResult | JobFailure:
         raise
     except Exception as error:  # the library passes on any exception that an odd schema causes
         return _failure(job, f"it can't be applied: {type(error).__name__}: {error}")
-    return CheckResult(flaws)
+    return CheckResult(findings)
 
 
 def check_text(job: CheckJob) -> CheckResult | JobFailure:
@@ -69,15 +69,15 @@ def check_text(job: CheckJob) -> CheckResult | JobFailure:
     check_language = LANGUAGES.get(job.language)
     if check_language is None:
         return _failure(job, f"texts of {job.language!r} aren't checked; write one of {', '.join(LANGUAGES)}")
-    flaws: list[TextProblem] = []
+    findings: list[TextFinding] = []
     try:
-        for flaw in check_language(job.text):
-            flaws.append(TextProblem(_shorten(flaw.message), flaw.line, flaw.column))
-            if len(flaws) == PROBLEMS_LIMIT:
+        for finding in check_language(job.text):
+            findings.append(TextFinding(_shorten(finding.message), finding.line, finding.column))
+            if len(findings) == FINDINGS_LIMIT:
                 break
     except RecursionError:
-        flaws.append(TextProblem("it is nested too deeply"))
-    return CheckResult(flaws)
+        findings.append(TextFinding("it is nested too deeply"))
+    return CheckResult(findings)
 
 
 def _failure(job: MatchJob | CheckJob | CompareJob, message: str) -> JobFailure:
@@ -91,7 +91,7 @@ def _shorten(message: str) -> str:
 # -- languages: yields the problems of a text -------------------------------------------------------------------
 
 
-def _check_json(text: str) -> Iterator[TextProblem]:
+def _check_json(text: str) -> Iterator[TextFinding]:
     import json
 
     def refuse(word: str) -> None:
@@ -108,12 +108,12 @@ def _check_json(text: str) -> Iterator[TextProblem]:
         check_json_depth(text)
         json.loads(text, parse_constant=refuse, parse_int=str, object_pairs_hook=refuse_duplicates)
     except json.JSONDecodeError as error:
-        yield TextProblem(error.msg, error.lineno, error.colno)
+        yield TextFinding(error.msg, error.lineno, error.colno)
     except (ValueError, NestedTooDeeply) as error:
-        yield TextProblem(str(error))
+        yield TextFinding(str(error))
 
 
-def _check_yaml(text: str) -> Iterator[TextProblem]:
+def _check_yaml(text: str) -> Iterator[TextFinding]:
     import yaml
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -124,22 +124,22 @@ def _check_yaml(text: str) -> Iterator[TextProblem]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = error.problem or error.context or "it can't be parsed"
-        yield TextProblem(message, mark.line + 1, mark.column + 1) if mark else TextProblem(message)
+        yield TextFinding(message, mark.line + 1, mark.column + 1) if mark else TextFinding(message)
     except yaml.YAMLError as error:
-        yield TextProblem(str(error).partition("\n")[0])
+        yield TextFinding(str(error).partition("\n")[0])
 
 
-def _check_toml(text: str) -> Iterator[TextProblem]:
+def _check_toml(text: str) -> Iterator[TextFinding]:
     import tomllib
 
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         place = re.search(r" \(at line (\d+), column (\d+)\)$", said := str(error))
-        yield TextProblem(said[: place.start()], int(place[1]), int(place[2])) if place else TextProblem(said)
+        yield TextFinding(said[: place.start()], int(place[1]), int(place[2])) if place else TextFinding(said)
 
 
-def _check_xml(text: str) -> Iterator[TextProblem]:
+def _check_xml(text: str) -> Iterator[TextFinding]:
     from xml.parsers import expat
 
     parser = expat.ParserCreate()
@@ -152,9 +152,9 @@ def _check_xml(text: str) -> Iterator[TextProblem]:
     try:
         parser.Parse(text.encode(), True)
     except expat.ExpatError as error:
-        yield TextProblem(expat.ErrorString(error.code) or str(error), error.lineno, error.offset + 1)
+        yield TextFinding(expat.ErrorString(error.code) or str(error), error.lineno, error.offset + 1)
     except ValueError as error:
-        yield TextProblem(str(error), parser.CurrentLineNumber, parser.CurrentColumnNumber + 1)
+        yield TextFinding(str(error), parser.CurrentLineNumber, parser.CurrentColumnNumber + 1)
 
 
 _VOID_ELEMENTS: Final = frozenset(
@@ -166,7 +166,7 @@ _OPTIONAL_END_TAG: Final = frozenset(
 )
 
 
-def _check_html(text: str) -> Iterator[TextProblem]:
+def _check_html(text: str) -> Iterator[TextFinding]:
     """Only what no version of HTML allows: an element that is never closed, or closed without being open."""
     from html.parser import HTMLParser
 
@@ -174,7 +174,7 @@ def _check_html(text: str) -> Iterator[TextProblem]:
         def __init__(self) -> None:
             super().__init__()
             self.open: list[tuple[str, int, int]] = []
-            self.flaws: list[TextProblem] = []
+            self.findings: list[TextFinding] = []
             self.elements = 0
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -191,7 +191,7 @@ def _check_html(text: str) -> Iterator[TextProblem]:
                 return
             if not any(name == tag for name, _, _ in self.open):
                 line, column = self.getpos()
-                self.flaws.append(TextProblem(f"</{tag}> closes nothing", line, column + 1))
+                self.findings.append(TextFinding(f"</{tag}> closes nothing", line, column + 1))
                 return
             while (last := self.open.pop())[0] != tag:
                 self.report_unclosed(last)
@@ -199,19 +199,19 @@ def _check_html(text: str) -> Iterator[TextProblem]:
         def report_unclosed(self, element: tuple[str, int, int]) -> None:
             tag, line, column = element
             if tag not in _OPTIONAL_END_TAG:
-                self.flaws.append(TextProblem(f"<{tag}> is never closed", line, column))
+                self.findings.append(TextFinding(f"<{tag}> is never closed", line, column))
 
     balance = TagBalance()
     balance.feed(text)
     balance.close()
     while balance.open:
         balance.report_unclosed(balance.open.pop())
-    yield from sorted(balance.flaws, key=lambda flaw: (flaw.line or 0, flaw.column or 0))
+    yield from sorted(balance.findings, key=lambda finding: (finding.line or 0, finding.column or 0))
     if not balance.elements:
-        yield TextProblem("it has no element")
+        yield TextFinding("it has no element")
 
 
-def _check_csv(text: str) -> Iterator[TextProblem]:
+def _check_csv(text: str) -> Iterator[TextFinding]:
     import csv
 
     rows = csv.reader(text.splitlines(keepends=True), strict=True)
@@ -222,26 +222,26 @@ def _check_csv(text: str) -> Iterator[TextProblem]:
                 continue
             width = width or len(row)
             if len(row) != width:
-                yield TextProblem(f"this row has {len(row)} cells, the first one {width}", rows.line_num)
+                yield TextFinding(f"this row has {len(row)} cells, the first one {width}", rows.line_num)
     except csv.Error as error:
-        yield TextProblem(str(error), rows.line_num)
+        yield TextFinding(str(error), rows.line_num)
 
 
-def _check_python(text: str) -> Iterator[TextProblem]:
+def _check_python(text: str) -> Iterator[TextFinding]:
     import ast
 
     try:
         with warnings.catch_warnings(action="ignore"):
             compile(text, "<text>", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     except SyntaxError as error:
-        yield TextProblem(error.msg, error.lineno, error.offset)
+        yield TextFinding(error.msg, error.lineno, error.offset)
     except ValueError as error:
-        yield TextProblem(str(error))
+        yield TextFinding(str(error))
     except MemoryError:  # raised by the parser when its own stack overflows
-        yield TextProblem("it is nested too deeply")
+        yield TextFinding("it is nested too deeply")
 
 
-def _check_jinja2(text: str) -> Iterator[TextProblem]:
+def _check_jinja2(text: str) -> Iterator[TextFinding]:
     from jinja2 import TemplateSyntaxError
     from jinja2.environment import Environment
 
@@ -249,10 +249,10 @@ def _check_jinja2(text: str) -> Iterator[TextProblem]:
     try:
         Environment(extensions=extensions).parse(text)
     except TemplateSyntaxError as error:
-        yield TextProblem(error.message or "it can't be parsed", error.lineno)
+        yield TextFinding(error.message or "it can't be parsed", error.lineno)
 
 
-def _check_markdown(text: str) -> Iterator[TextProblem]:
+def _check_markdown(text: str) -> Iterator[TextFinding]:
     """Any text is Markdown, but an unclosed code block swallows the rest of it."""
     fence, opened = "", 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -266,20 +266,20 @@ def _check_markdown(text: str) -> Iterator[TextProblem]:
         elif mark.startswith(fence) and bare == mark:
             fence = ""
     if fence:
-        yield TextProblem(f"the code block that {fence} opens is never closed", opened)
+        yield TextFinding(f"the code block that {fence} opens is never closed", opened)
 
 
-def _check_gherkin(text: str) -> Iterator[TextProblem]:
+def _check_gherkin(text: str) -> Iterator[TextFinding]:
     """Only what is no feature at all; the keywords of steps depend on the spoken language."""
     declared = re.match(r"\s*#\s*language\s*:\s*(\S+)", text)
     is_english = declared is None or declared[1].startswith("en")
     if is_english and not re.search(r"^[ \t]*(?:Feature|Business Need|Ability):", text, re.MULTILINE):
-        yield TextProblem("there is no line that begins with Feature:", 1)
+        yield TextFinding("there is no line that begins with Feature:", 1)
     elif not re.search(r"^[ \t]*[^\W\d_][^\n:]{0,40}:", text, re.MULTILINE):
-        yield TextProblem("there is no line that begins with a keyword and a colon", 1)
+        yield TextFinding("there is no line that begins with a keyword and a colon", 1)
 
 
-LANGUAGES: Final[dict[str, Callable[[str], Iterator[TextProblem]]]] = {
+LANGUAGES: Final[dict[str, Callable[[str], Iterator[TextFinding]]]] = {
     "json": _check_json,
     "yaml": _check_yaml,
     "toml": _check_toml,

@@ -124,9 +124,9 @@ def _perform_job(request: memoryview, compiled: CompiledTemplates, output: int) 
 
 
 def _receive(descriptor: int, limit: int) -> memoryview | None:
-    unframer = FrameReader(limit)
+    frame_reader = FrameReader(limit)
     while piece := os.read(descriptor, 65536):
-        if (message := unframer.feed(piece)) is not None:
+        if (message := frame_reader.feed(piece)) is not None:
             return message
     return None
 

@@ -138,24 +138,24 @@ class Journal:
     def find_record(self, kind: JournalKind[R], key: RecordKey) -> R | None:
         """The record with this key."""
         with self._open_current() as file:
-            shelf = self._indexes[kind.name]
-            group = shelf.group_of.get(key)
-            return None if group is None else self._read_record(file, kind, shelf.groups[group][key])
+            index = self._indexes[kind.name]
+            group = index.group_of.get(key)
+            return None if group is None else self._read_record(file, kind, index.groups[group][key])
 
     def list_records(
         self, kind: JournalKind[R], group: str | None = None, since: str = "", *, newest: int | None = None
     ) -> list[R]:
         """Records by time, those of the same time as they were written; with `newest`, only the last `newest` ones."""
         with self._open_current() as file:
-            spots = sorted(spot for spot in self._locations(kind, group) if spot.at >= since)
+            locations = sorted(location for location in self._locations(kind, group) if location.at >= since)
             if newest is not None:
-                spots = spots[max(0, len(spots) - newest) :]
-            return [self._read_record(file, kind, spot) for spot in spots]
+                locations = locations[max(0, len(locations) - newest) :]
+            return [self._read_record(file, kind, location) for location in locations]
 
     def list_notes(self, kind: JournalKind[Any], group: str | None = None, since: str = "") -> list[Any]:
         """The notes of records at or after a time."""
         with self._open_current():
-            return [spot.note for spot in self._locations(kind, group) if spot.at >= since]
+            return [location.note for location in self._locations(kind, group) if location.at >= since]
 
     def count_records(self, kind: JournalKind[Any]) -> int:
         """The number of records of a kind."""
@@ -165,18 +165,22 @@ class Journal:
     def read_page(self, kind: JournalKind[R], after: int, size: int) -> tuple[list[R], int]:
         """Up to `size` records in the order in which they were written, and the offset to continue after."""
         with self._open_current() as file:
-            spots = sorted((spot.offset, spot) for spot in self._locations(kind, None) if spot.offset > after)[:size]
-            return [self._read_record(file, kind, spot) for _, spot in spots], spots[-1][0] if spots else after
+            locations = sorted(
+                (location.offset, location) for location in self._locations(kind, None) if location.offset > after
+            )[:size]
+            return [self._read_record(file, kind, location) for _, location in locations], locations[-1][
+                0
+            ] if locations else after
 
     def _locations(self, kind: JournalKind[Any], group: str | None) -> Iterator[RecordLocation]:
         groups = self._indexes[kind.name].groups
         for chosen in groups.values() if group is None else (groups.get(group, {}),):
             yield from chosen.values()
 
-    def _read_record(self, file: FileIO, kind: JournalKind[R], spot: RecordLocation) -> R:
-        file.seek(spot.offset)
+    def _read_record(self, file: FileIO, kind: JournalKind[R], location: RecordLocation) -> R:
+        file.seek(location.offset)
         try:
-            record = getattr(_decode(file.read(spot.length)), kind.name)
+            record = getattr(_decode(file.read(location.length)), kind.name)
         except msgspec.DecodeError:
             record = None
         if record is None:
@@ -219,57 +223,57 @@ class Journal:
             lines.detach()
 
     def _index_line(self, line: bytes) -> None:
-        spot = RecordLocation("", self._end, len(line), None)
+        location = RecordLocation("", self._end, len(line), None)
         if not line.strip():
             self._open_transaction.clear()  # a process was killed in the middle of a transaction
             return
         try:
-            said = _decode(line)
-            if said in (_JournalLine(), _JournalLine(more=True)):
+            entry = _decode(line)
+            if entry in (_JournalLine(), _JournalLine(more=True)):
                 raise msgspec.ValidationError("it holds no record")
         except msgspec.DecodeError as error:
             self._open_transaction.clear()
-            self._damaged.append(spot)
-            self._live_bytes += spot.length
+            self._damaged.append(location)
+            self._live_bytes += location.length
             if line not in self._reported:
                 self._reported.add(line)
-                log.warning("%s holds a line that is left out and left unchanged: %s", self.path, error)
+                log.warning("a line of %s can't be decoded; it is ignored and left in the file: %s", self.path, error)
             return
-        self._open_transaction.append((said, spot))
-        if not said.more:
-            for each, where in self._open_transaction:
-                self._apply(each, where)
+        self._open_transaction.append((entry, location))
+        if not entry.more:
+            for earlier_entry, earlier_location in self._open_transaction:
+                self._apply_line(earlier_entry, earlier_location)
             self._open_transaction.clear()
 
-    def _apply(self, said: _JournalLine, spot: RecordLocation) -> None:
+    def _apply_line(self, entry: _JournalLine, location: RecordLocation) -> None:
         for name, kind in self._kinds.items():
-            if (record := getattr(said, name)) is not None:
-                self._index_record(kind, record, spot)
-            shelf = self._indexes[name]
-            for key in said.gone:
-                self._unindex(shelf, (key,))
-            if said.forgotten:
-                for key, group in list(shelf.group_of.items()):
-                    if shelf.groups[group][key].at < said.forgotten:
-                        self._unindex(shelf, key)
+            if (record := getattr(entry, name)) is not None:
+                self._index_record(kind, record, location)
+            index = self._indexes[name]
+            for key in entry.gone:
+                self._unindex(index, (key,))
+            if entry.forgotten:
+                for key, group in list(index.group_of.items()):
+                    if index.groups[group][key].at < entry.forgotten:
+                        self._unindex(index, key)
 
-    def _index_record(self, kind: JournalKind[Any], record: Record, spot: RecordLocation) -> None:
-        shelf = self._indexes[kind.name]
-        key: RecordKey = tuple(getattr(record, name) for name in kind.key) or (spot.offset,)
-        self._unindex(shelf, key)
-        group = shelf.group_of[key] = getattr(record, kind.group) if kind.group else ""
-        members = shelf.groups.setdefault(group, {})
+    def _index_record(self, kind: JournalKind[Any], record: Record, location: RecordLocation) -> None:
+        index = self._indexes[kind.name]
+        key: RecordKey = tuple(getattr(record, name) for name in kind.key) or (location.offset,)
+        self._unindex(index, key)
+        group = index.group_of[key] = getattr(record, kind.group) if kind.group else ""
+        members = index.groups.setdefault(group, {})
         note = getattr(record, kind.note) if kind.note else None
-        members[key] = RecordLocation(getattr(record, kind.at), spot.offset, spot.length, note)
-        self._live_bytes += spot.length
+        members[key] = RecordLocation(getattr(record, kind.at), location.offset, location.length, note)
+        self._live_bytes += location.length
         if kind.kept is not None and len(members) > kind.kept:
-            self._unindex(shelf, min(members, key=members.__getitem__))
+            self._unindex(index, min(members, key=members.__getitem__))
 
-    def _unindex(self, shelf: _KindIndex, key: RecordKey) -> None:
-        if (group := shelf.group_of.pop(key, None)) is not None:
-            self._live_bytes -= shelf.groups[group].pop(key).length
-            if not shelf.groups[group]:
-                del shelf.groups[group]
+    def _unindex(self, index: _KindIndex, key: RecordKey) -> None:
+        if (group := index.group_of.pop(key, None)) is not None:
+            self._live_bytes -= index.groups[group].pop(key).length
+            if not index.groups[group]:
+                del index.groups[group]
 
     # -- writing, under the store's lock --
 
@@ -287,7 +291,7 @@ class Journal:
     def delete_before(self, before: str) -> int:
         """Delete all records from before a time; returns their number."""
         with self._open_current():
-            old = sum(spot.at < before for kind in self._kinds.values() for spot in self._locations(kind, None))
+            old = sum(location.at < before for kind in self._kinds.values() for location in self._locations(kind, None))
         if old:
             self._append_lines([_JournalLine(forgotten=before)])
         return old
@@ -319,18 +323,21 @@ class Journal:
     def _compact(self) -> None:
         """Rewrite the file without outdated lines."""
         with self._open_current() as file:
-            spots = sorted(
-                [*self._damaged, *(spot for kind in self._kinds.values() for spot in self._locations(kind, None))],
-                key=lambda spot: spot.offset,
+            locations = sorted(
+                [
+                    *self._damaged,
+                    *(location for kind in self._kinds.values() for location in self._locations(kind, None)),
+                ],
+                key=lambda location: location.offset,
             )
-            damaged = {spot.offset for spot in self._damaged}
+            damaged = {location.offset for location in self._damaged}
 
             def lines() -> Iterator[bytes]:
                 yield self._new_first_line()
-                for spot in spots:
-                    file.seek(spot.offset)
-                    line = file.read(spot.length)
-                    yield line if spot.offset in damaged else _as_own_transaction(line)
+                for location in locations:
+                    file.seek(location.offset)
+                    line = file.read(location.length)
+                    yield line if location.offset in damaged else _as_own_transaction(line)
 
             with contextlib.suppress(PermissionError):  # Windows, while another process reads it; a later write retries
                 replace_file(self.path, lines())

@@ -17,7 +17,7 @@ from chora.engine.engine import Engine
 from chora.engine.manifest import read_manifest
 from chora.engine.validation import findings
 from chora.engine.validation.collections import MemberFinding, validate_collection
-from chora.engine.validation.rules import Problem, ValidationRule
+from chora.engine.validation.rules import RuleFinding, ValidationRule
 from chora.errors import InvalidContext, InvalidInput
 from chora.model import CollectionConfig, Severity
 from chora.nesting import decode_json
@@ -74,29 +74,29 @@ async def validate_content(engine: Engine, arguments: ValidateContent, call: Cal
     started = time.monotonic()
     rules, malformed = parse_rules(arguments.validation_rules)
     found = await findings.validate(Build(engine, dry=True), arguments.content_or_config_id, rules, malformed)
-    shown = _most_severe(found.issues, call)
+    shown = _most_severe(found.findings, call)
     return ValidatedContent(
         content_or_config_id=found.name,
         valid=found.valid,
-        issues=[ValidationIssue(**issue._asdict()) for issue in shown],
+        issues=[ValidationIssue(**finding._asdict()) for finding in shown],
         error_count=found.count("error"),
         warning_count=found.count("warning"),
         info_count=found.count("info"),
         rule_count=found.rule_count,
-        truncated=len(shown) < len(found.issues),
+        truncated=len(shown) < len(found.findings),
         duration_ms=milliseconds_since(started),
     )
 
 
-def _most_severe(issues: Sequence[T], call: Call) -> Sequence[T]:
-    """All issues, or the most severe ones of very many."""
-    if call.transport == "cli" or len(issues) <= ISSUES_SHOWN:
-        return issues
-    return sorted(issues, key=lambda issue: get_args(Severity).index(issue.severity))[:ISSUES_SHOWN]
+def _most_severe(found: Sequence[T], call: Call) -> Sequence[T]:
+    """All findings; of very many, the most severe ones."""
+    if call.transport == "cli" or len(found) <= ISSUES_SHOWN:
+        return found
+    return sorted(found, key=lambda finding: get_args(Severity).index(finding.severity))[:ISSUES_SHOWN]
 
 
-def parse_rules(value: Any) -> tuple[list[ValidationRule], list[Problem]]:
-    """The rules of a call, and the problems of invalid ones.
+def parse_rules(value: Any) -> tuple[list[ValidationRule], list[RuleFinding]]:
+    """The rules of a call, and findings about those that can't be parsed.
 
     Raises:
         InvalidInput: they aren't a list, or too many.
@@ -112,13 +112,13 @@ def parse_rules(value: Any) -> tuple[list[ValidationRule], list[Problem]]:
     if len(listed) > RULES_LIMIT:
         raise _invalid_rules(f"has {len(listed)} rules, and {RULES_LIMIT} are allowed")
     rules: list[ValidationRule] = []
-    malformed: list[Problem] = []
+    malformed: list[RuleFinding] = []
     for index, written in enumerate(listed):
         try:
             rules.append(_parse_rule(written))
         except ValueError as error:
             message = f"validation_rules[{index}] is not a rule: {error}"
-            malformed.append(Problem("invalid_rule", message, f"validation_rules[{index}]"))
+            malformed.append(RuleFinding("invalid_rule", message, f"validation_rules[{index}]"))
     return rules, malformed
 
 
@@ -191,14 +191,14 @@ async def validate_collection_config(
     parsed = find_collection(engine, arguments.collection_config_path).parsed
     check_members = arguments.check_member_configs is not False
     found = await validate_collection(Build(engine, dry=True), parsed, check_members=check_members)
-    shown = _most_severe(found.issues, call)
+    shown = _most_severe(found.findings, call)
     return ValidatedCollection(
         collection_id=parsed.config.id,
         valid=not found.count("error"),
-        issues=[MemberIssue(**issue._asdict()) for issue in shown],
+        issues=[MemberIssue(**finding._asdict()) for finding in shown],
         error_count=found.count("error"),
         warning_count=found.count("warning"),
-        truncated=len(shown) < len(found.issues),
+        truncated=len(shown) < len(found.findings),
         metadata=ConfigMetadata(
             total_members=found.total,
             missing_configs=list(found.missing if call.transport == "cli" else found.missing[:ISSUES_SHOWN]),

@@ -131,7 +131,7 @@ class ServerConnection:
         self.deadlines: dict[str, float | None] = {"header_time": None}  # by limit; None: the sweeper is to start it
         self.exchange: Exchange | None = None
         self.reason: str | None = None  # why we end it
-        self.head_begun = False  # part of a request head has arrived
+        self.head_started = False  # part of a request head has arrived
         self.disconnected = False  # nothing more can be sent: the client left, or a write was cut halfway
         self.writing = False
         # Unparked when bytes arrive, a write ends, the client disconnects or a response is complete.
@@ -216,7 +216,7 @@ class ServerConnection:
             self._reading = False
             _wake(self.state_changed)
         if data:
-            self.head_begun = True
+            self.head_started = True
             self.h11.receive_data(data)
         else:
             self.mark_disconnected()
@@ -224,9 +224,9 @@ class ServerConnection:
 
     def mark_disconnected(self) -> None:
         """Record that nothing can be sent any more, and call the app's callback."""
-        was_here, self.disconnected = not self.disconnected, True
+        was_connected, self.disconnected = not self.disconnected, True
         exchange = self.exchange
-        if was_here and exchange is not None and exchange.on_disconnect is not None and not exchange.finishing:
+        if was_connected and exchange is not None and exchange.on_disconnect is not None and not exchange.finishing:
             exchange.on_disconnect()
 
     async def write(self, data: bytes) -> None:
@@ -282,13 +282,13 @@ class ServerConnection:
             except h11.LocalProtocolError:  # client or server wants to close
                 return
             self.exchange, self._is_head_request = None, False
-            self.head_begun = bool(self.h11.trailing_data[0])
+            self.head_started = bool(self.h11.trailing_data[0])
             self.deadlines["keep_alive"] = None
 
     async def _next_request(self) -> h11.Request | None:
         """The next request head, or None when the client disconnected first."""
         while not self.disconnected:
-            if self.head_begun:
+            if self.head_started:
                 event = self.next_event()
                 if isinstance(event, h11.Request):
                     self.deadlines.pop("keep_alive", None)
@@ -329,7 +329,7 @@ class ServerConnection:
                 with suppress(h11.LocalProtocolError):  # a body of declared length can't be ended early
                     return self.h11.send(END_OF_MESSAGE)
             return b""
-        if self.reason not in ERROR_RESPONSES or (self.reason == "header_time" and not self.head_begun):
+        if self.reason not in ERROR_RESPONSES or (self.reason == "header_time" and not self.head_started):
             return b""
         return self.server.error_response(self.reason, head_only=self._is_head_request)
 

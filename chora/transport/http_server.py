@@ -122,7 +122,7 @@ class HttpServer:
         """Begin to drain: no new connections, idle ones end now, requests get the grace. Any task may call it."""
         self.draining.set()
         for connection in self._connections:
-            if connection.exchange is None and not connection.head_begun:
+            if connection.exchange is None and not connection.head_started:
                 connection.abort("draining")
         if not self._connections:
             self._sweeping.cancel()

@@ -326,6 +326,6 @@ async def test_housekeeping_comes_round(
     assert rounds == hours
     said = [record.getMessage() for record in caplog.records if record.name == "chora.engine"]
     assert said == [
-        "housekeeping removed {'drafts': 1, 'versions': 3, 'bytes_freed': 240, 'jobs': 1, 'rows': 1}",
-        "housekeeping failed and is tried again later: The database failed: full.",
+        "housekeeping removed drafts=1 versions=3 (240 bytes) jobs=1 events and measurements=1",
+        "housekeeping failed; it is tried again in 6 hours: The database failed: full.",
     ]

@@ -21,12 +21,12 @@ from chora.render import (
     MatchJob,
     MatchPosition,
     RenderFailed,
-    TextProblem,
+    TextFinding,
     sandbox,
     validation,
 )
 from chora.render.pool import RenderPool
-from chora.render.validation import LANGUAGES, PROBLEMS_LIMIT
+from chora.render.validation import FINDINGS_LIMIT, LANGUAGES
 from chora.settings import RenderSettings as RenderSettings
 from tests.patience import PATIENCE
 
@@ -92,32 +92,32 @@ RIGHT = {
     "gherkin": ["Feature: x\n  Scenario: y\n", "# language: de\nFunktionalität: x\n", "@a\nAbility: x\n"],
 }
 WRONG = [
-    ("json", '{"a": 1,\n"b": }', TextProblem("Expecting value", 2, 6)),
-    ("json", '{"a": 1,\n\n "a": 2}', TextProblem("the key 'a' stands twice in one object")),
-    ("json", "[NaN]", TextProblem("NaN is not a JSON value")),
-    ("json", "[" * 100_000, TextProblem("it is nested too deeply")),
-    ("json", "", TextProblem("Expecting value", 1, 1)),
-    ("yaml", "a: [1\nb", TextProblem("did not find expected ',' or ']'", 3, 1)),
-    ("yaml", "a: *b", TextProblem("found undefined alias", 1, 4)),
-    ("yaml", "a: \x07", TextProblem("unacceptable character #x0007: control characters are not allowed")),
-    ("toml", "a = 1\nb = \n", TextProblem("Invalid value", 2, 5)),
-    ("toml", "a = 1\na = 2\n", TextProblem("Cannot overwrite a value", 2, 6)),
-    ("toml", "a = [1", TextProblem("Unclosed array (at end of document)")),
-    ("xml", "<a>\n<b></a>", TextProblem("mismatched tag", 2, 6)),
-    ("xml", "<a>&b;</a>", TextProblem("undefined entity", 1, 4)),
-    ("xml", "", TextProblem("no element found", 1, 1)),
-    ("html", "<div>\n<b>x</div></i>", TextProblem("<b> is never closed", 2, 1)),
-    ("html", "<div>", TextProblem("<div> is never closed", 1, 1)),
-    ("html", "no element", TextProblem("it has no element")),
-    ("csv", "a,b\n1\n", TextProblem("this row has 1 cells, the first one 2", 2)),
-    ("csv", 'a\n"b\n', TextProblem("unexpected end of data", 2)),
-    ("python", "x = 1\ndef f(:\n", TextProblem("invalid syntax", 2, 7)),
-    ("python", "-" * 100_000 + "1", TextProblem("it is nested too deeply")),
-    ("jinja2", "a\n{% if %}", TextProblem("Expected an expression, got 'end of statement block'", 2)),
-    ("jinja2", "{% include 'a' %}{% end %}", TextProblem("Encountered unknown tag 'end'.", 1)),
-    ("markdown", "a\n```\nb", TextProblem("the code block that ``` opens is never closed", 2)),
-    ("gherkin", "Scenario: x", TextProblem("there is no line that begins with Feature:", 1)),
-    ("gherkin", "# language: de\nhallo", TextProblem("there is no line that begins with a keyword and a colon", 1)),
+    ("json", '{"a": 1,\n"b": }', TextFinding("Expecting value", 2, 6)),
+    ("json", '{"a": 1,\n\n "a": 2}', TextFinding("the key 'a' stands twice in one object")),
+    ("json", "[NaN]", TextFinding("NaN is not a JSON value")),
+    ("json", "[" * 100_000, TextFinding("it is nested too deeply")),
+    ("json", "", TextFinding("Expecting value", 1, 1)),
+    ("yaml", "a: [1\nb", TextFinding("did not find expected ',' or ']'", 3, 1)),
+    ("yaml", "a: *b", TextFinding("found undefined alias", 1, 4)),
+    ("yaml", "a: \x07", TextFinding("unacceptable character #x0007: control characters are not allowed")),
+    ("toml", "a = 1\nb = \n", TextFinding("Invalid value", 2, 5)),
+    ("toml", "a = 1\na = 2\n", TextFinding("Cannot overwrite a value", 2, 6)),
+    ("toml", "a = [1", TextFinding("Unclosed array (at end of document)")),
+    ("xml", "<a>\n<b></a>", TextFinding("mismatched tag", 2, 6)),
+    ("xml", "<a>&b;</a>", TextFinding("undefined entity", 1, 4)),
+    ("xml", "", TextFinding("no element found", 1, 1)),
+    ("html", "<div>\n<b>x</div></i>", TextFinding("<b> is never closed", 2, 1)),
+    ("html", "<div>", TextFinding("<div> is never closed", 1, 1)),
+    ("html", "no element", TextFinding("it has no element")),
+    ("csv", "a,b\n1\n", TextFinding("this row has 1 cells, the first one 2", 2)),
+    ("csv", 'a\n"b\n', TextFinding("unexpected end of data", 2)),
+    ("python", "x = 1\ndef f(:\n", TextFinding("invalid syntax", 2, 7)),
+    ("python", "-" * 100_000 + "1", TextFinding("it is nested too deeply")),
+    ("jinja2", "a\n{% if %}", TextFinding("Expected an expression, got 'end of statement block'", 2)),
+    ("jinja2", "{% include 'a' %}{% end %}", TextFinding("Encountered unknown tag 'end'.", 1)),
+    ("markdown", "a\n```\nb", TextFinding("the code block that ``` opens is never closed", 2)),
+    ("gherkin", "Scenario: x", TextFinding("there is no line that begins with Feature:", 1)),
+    ("gherkin", "# language: de\nhallo", TextFinding("there is no line that begins with a keyword and a colon", 1)),
 ]
 
 
@@ -140,11 +140,11 @@ def test_texts_of_a_language_are_found_right(language: str, text: str):
 
 
 @pytest.mark.parametrize(("language", "text", "flaw"), WRONG, ids=briefly)
-def test_texts_of_no_language_are_found_out(language: str, text: str, flaw: TextProblem):
+def test_texts_of_no_language_are_found_out(language: str, text: str, flaw: TextFinding):
     """What is wrong is said first, with the place where it is known."""
     checked = validation.check_text(CheckJob(language, text))
     assert isinstance(checked, CheckResult)
-    assert checked.problems[0] == flaw
+    assert checked.findings[0] == flaw
 
 
 @pytest.mark.parametrize("text", ["x = 1\0", "x = '\\ud800'.encode()\nx = (" + "(" * 5000], ids=briefly)
@@ -152,7 +152,7 @@ def test_python_that_its_parser_refuses_is_a_flaw(text: str):
     """Also when Python refuses it in a way of its own."""
     checked = validation.check_text(CheckJob("python", text))
     assert isinstance(checked, CheckResult)
-    assert len(checked.problems) == 1
+    assert len(checked.findings) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_python_that_its_parser_refuses_is_a_flaw(text: str):
 )
 def test_xml_with_a_document_type_is_refused(text: str):
     """Before any entity is even declared."""
-    (flaw,) = validation.check_text(CheckJob("xml", text)).problems  # pyright: ignore[reportAttributeAccessIssue]
+    (flaw,) = validation.check_text(CheckJob("xml", text)).findings  # pyright: ignore[reportAttributeAccessIssue]
     assert flaw.message.startswith("it declares a document type")
     assert flaw.line == 1
 
@@ -182,12 +182,12 @@ def test_flaws_are_bounded():
     """A hundred are enough, and none is long."""
     checked = validation.check_text(CheckJob("csv", "a,b\n" + "1\n" * 200))
     assert isinstance(checked, CheckResult)
-    assert len(checked.problems) == PROBLEMS_LIMIT
-    (flaw,) = validation.check_text(CheckJob("json", '{"' + "a" * 1000 + '":1,"' + "a" * 1000 + '":1}')).problems  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(checked.findings) == FINDINGS_LIMIT
+    (flaw,) = validation.check_text(CheckJob("json", '{"' + "a" * 1000 + '":1,"' + "a" * 1000 + '":1}')).findings  # pyright: ignore[reportAttributeAccessIssue]
     assert len(flaw.message) == validation.MESSAGE_LENGTH
     compared = validation.compare_with_schema(CompareJob({"items": {"type": "integer"}}, ["x"] * 200))
     assert isinstance(compared, CheckResult)
-    assert len(compared.problems) == PROBLEMS_LIMIT
+    assert len(compared.findings) == FINDINGS_LIMIT
 
 
 def test_an_unknown_language_is_a_failure():
@@ -217,7 +217,7 @@ def test_data_is_compared_with_its_schema(schema: Any, data: Any, paths: list[st
     """Every place that doesn't fit is named."""
     checked = validation.compare_with_schema(CompareJob(schema, data))
     assert isinstance(checked, CheckResult)
-    assert [flaw.path for flaw in checked.problems] == paths
+    assert [flaw.path for flaw in checked.findings] == paths
 
 
 @pytest.mark.parametrize(
@@ -308,9 +308,9 @@ async def test_a_worker_checks():
     async with running() as pool:
         assert await pool.match_pattern(MatchJob("c", "abc")) == MatchPosition(2)
         assert await pool.evaluate_condition(EvaluateJob("a", {"a": 1})) == EvaluatedCondition(True)
-        assert await pool.check_text(CheckJob("json", "[")) == CheckResult([TextProblem("Expecting value", 1, 2)])
+        assert await pool.check_text(CheckJob("json", "[")) == CheckResult([TextFinding("Expecting value", 1, 2)])
         assert await pool.check_text(CompareJob({"type": "string"}, 1)) == CheckResult(
-            [TextProblem("1 is not of type 'string'", path="$")]
+            [TextFinding("1 is not of type 'string'", path="$")]
         )
         for wrong in (
             pool.match_pattern(MatchJob("(", "a")),

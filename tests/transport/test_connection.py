@@ -1367,7 +1367,7 @@ async def test_a_half_sent_request_is_still_served() -> None:
     """A head that has begun to arrive when the server stops is a request in flight."""
     async with serving(fine, grace=5.0) as running, running.client() as client:
         await client.send(GET[:10])
-        await eventually(lambda: [each.head_begun for each in running.server._connections] == [True])
+        await eventually(lambda: [each.head_started for each in running.server._connections] == [True])
         running.server.stop()
         answer = await client.ask(GET[10:])
         assert (answer.status, answer.headers["connection"]) == (200, "close")

@@ -173,9 +173,9 @@ class _ContextBuilder:
         self._context = deep_merge(self._context, added)
 
     async def _value_of(self, source: Source) -> dict[str, Any]:
-        maker = BY_TYPE[source.type]
-        value = await maker.fetch(source, self._access)
-        if source.selector not in getattr(maker, "SELECTORS", ()):
+        source_module = BY_TYPE[source.type]
+        value = await source_module.fetch(source, self._access)
+        if source.selector not in getattr(source_module, "SELECTORS", ()):
             value = await select(value, source.selector, self._access.pool)
         if source.id:
             return {source.id: value}

@@ -1,4 +1,4 @@
-"""The files of an imported project: configs, templates, and what they read."""
+"""Importing the files of a project: configs, templates, and the files they read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chora.catalog import ROOTS, SUFFIXES
 from chora.config_parsing import parse_config
 from chora.decoding import decode
 from chora.engine.legacy.conversion import Conversion, convert, kind_of
-from chora.engine.legacy.import_state import FOLDERS, HISTORY, Converted, ImportState
+from chora.engine.legacy.import_state import HISTORY_FOLDER, KIND_BY_FOLDER, ConvertedConfig, ImportState
 from chora.errors import ChoraError, ValidationFailed, WriteFailed, io_details
 from chora.files import CONFIG_LIMIT
 from chora.model import Kind
@@ -23,7 +23,7 @@ _REFERENCES = ("source_locator", "path", "file", "template", "template_file")
 """Keys whose value may be the path of a file that a config reads."""
 
 
-class _Config(NamedTuple):
+class _OldConfig(NamedTuple):
     """A config of the old project while it is imported."""
 
     path: str
@@ -38,87 +38,87 @@ class FileImport:
     def __init__(self, state: ImportState) -> None:
         self._state = state
         self.copied: list[str] = []
-        self.converted: list[Converted] = []
+        self.converted: list[ConvertedConfig] = []
         self.unchanged = 0
         self._moved: dict[str, tuple[str, str]] = {}
         """Configs that got another path or id: the new ones, by the old path."""
 
     async def import_files(self, to_convert: bool) -> None:
         """Copy configs and what they read, contents first, because artifacts name the paths of contents."""
-        configs: dict[Kind, list[_Config]] = {"content": [], "artifact": [], "collection": []}
+        configs: dict[Kind, list[_OldConfig]] = {"content": [], "artifact": [], "collection": []}
         others: list[str] = []
         for root in ROOTS:
-            for path in self._state.list_files(root):
+            for path in self._state.list_old_files(root):
                 if not path.startswith(_TEMPLATES):
-                    self._sort(path, configs, others)
+                    self._classify_file(path, configs, others)
         read_by: dict[str, str] = {}
         for kind, found in configs.items():
             for config in found:
-                if (document := await self._bring_config(kind, config, to_convert)) is not None:
+                if (document := await self._import_config(kind, config, to_convert)) is not None:
                     for name in _references(document):
                         read_by.setdefault(name, config.path)
         for templates in _TEMPLATES:
-            for path in self._state.list_files(templates):
+            for path in self._state.list_old_files(templates):
                 await self._copy(path, path)
-        elsewhere = (*(f"{root}/" for root in ROOTS), "templates/", f"{HISTORY}/")
+        elsewhere = (*(f"{root}/" for root in ROOTS), "templates/", f"{HISTORY_FOLDER}/")
         for path in read_by:
-            if not path.startswith(elsewhere) and self._state.old.is_file(path):
+            if not path.startswith(elsewhere) and self._state.old_project.is_file(path):
                 await self._copy(path, path)
         for path in others:
             if path in read_by:
                 await self._copy(path, path)
             else:
-                self._state.skip(path, "It is neither a config nor a template, and no config names it.")
+                self._state.skip_file(path, "It is neither a config nor a template, and no config names it.")
 
-    def _sort(self, path: str, configs: dict[Kind, list[_Config]], others: list[str]) -> None:
+    def _classify_file(self, path: str, configs: dict[Kind, list[_OldConfig]], others: list[str]) -> None:
         """Classify a file of the config folder."""
         if not path.endswith(SUFFIXES):
             others.append(path)
             return
-        if (data := self._state.read(path, CONFIG_LIMIT)) is None:
+        if (data := self._state.read_old_file(path, CONFIG_LIMIT)) is None:
             return
         try:
             document = decode(data, path)
         except ChoraError as error:
-            self._state.skip(path, error.message)
+            self._state.skip_file(path, error.message)
             return
         parts = path.split("/")
-        folder = FOLDERS.get(parts[1]) if len(parts) > 2 else None
+        folder = KIND_BY_FOLDER.get(parts[1]) if len(parts) > 2 else None
         record = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
         if kind := kind_of(record) or (folder if "id" in record else None):
             inside = "/".join(parts[1:]) if folder == kind else f"{kind}/{parts[-1]}"
-            configs[kind].append(_Config(path, f"{self._state.root or parts[0]}/{inside}", data, record))
+            configs[kind].append(_OldConfig(path, f"{self._state.config_root or parts[0]}/{inside}", data, record))
         else:
             others.append(path)
 
-    async def _bring_config(self, kind: Kind, config: _Config, to_convert: bool) -> dict[str, Any] | None:
-        """Copy or convert a config; returns what it is now, or None if it isn't imported."""
+    async def _import_config(self, kind: Kind, config: _OldConfig, to_convert: bool) -> dict[str, Any] | None:
+        """Copy or convert a config; returns the new document, or None if it isn't imported."""
         try:
             parsed = parse_config(kind, config.document, where="It")
         except ValidationFailed as error:
             if not to_convert:
-                self._state.skip(config.path, f"{error.message} --convert may help.")
+                self._state.skip_file(config.path, f"{error.message} --convert may help.")
                 return None
-            return await self._convert(kind, config, convert(kind, config.document, config.path))
-        if any(self._moved_to(child) for child in _children(config.document)):
-            return await self._convert(kind, config, Conversion(kind, deepcopy(config.document), [], []))
+            return await self._write_converted(kind, config, convert(kind, config.document, config.path))
+        if any(self._new_location(child) for child in _children(config.document)):
+            return await self._write_converted(kind, config, Conversion(kind, deepcopy(config.document), [], []))
         if config.path != config.target:
             self._moved[config.path] = config.target, parsed.config.id
         await self._copy(config.path, config.target)
         return config.document
 
-    async def _convert(self, kind: Kind, config: _Config, conversion: Conversion) -> dict[str, Any] | None:
-        """Write a config as it is now; returns it, or None if it still is none."""
+    async def _write_converted(self, kind: Kind, config: _OldConfig, conversion: Conversion) -> dict[str, Any] | None:
+        """Write a converted config; returns the document, or None if it still isn't valid."""
         document, changes = conversion.document, conversion.changes
         for child in _children(document):
-            if (moved := self._moved_to(child)) is not None:
+            if (moved := self._new_location(child)) is not None:
                 child["path"], child["id"] = moved
                 changes.append(f"{child['id']}: its path is {child['path']}")
         try:
             parse_config(kind, document, where="It")
         except ValidationFailed as error:
             faults: list[dict[str, str]] = error.details["schema_errors"]
-            self._state.skip(
+            self._state.skip_file(
                 config.path, "It can't be converted: " + " ".join(fault["message"] for fault in faults[:10])
             )
             return None
@@ -129,40 +129,42 @@ class FileImport:
             target = f"{target.split('/')[0]}/{kind}/{shape.format(id=document['id'], kind=kind)}"
         self._moved[config.path] = target, document["id"]
         data = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
-        if await self._write(config.path, target, data):
-            self.converted.append(Converted(target, config.path, changes, conversion.left))
+        if await self._write_if_absent(config.path, target, data):
+            self.converted.append(ConvertedConfig(target, config.path, changes, conversion.left))
         return document
 
-    def _moved_to(self, child: dict[str, Any]) -> tuple[str, str] | None:
+    def _new_location(self, child: dict[str, Any]) -> tuple[str, str] | None:
         named = str(child.get("path", ""))
-        folders = (*ROOTS, *(f"{root}/{folder}" for root in ROOTS for folder in FOLDERS))
+        folders = (*ROOTS, *(f"{root}/{folder}" for root in ROOTS for folder in KIND_BY_FOLDER))
         for path in (named, *(f"{folder}/{named}" for folder in folders)):
             if (moved := self._moved.get(path)) is not None and moved != (named, child.get("id")):
                 return moved
         return None
 
     async def _copy(self, path: str, target: str) -> None:
-        if (data := self._state.read(path, 10 * CONFIG_LIMIT)) is not None and await self._write(path, target, data):
+        if (data := self._state.read_old_file(path, 10 * CONFIG_LIMIT)) is not None and await self._write_if_absent(
+            path, target, data
+        ):
             self.copied.append(target)
 
-    async def _write(self, path: str, target: str, data: bytes) -> bool:
+    async def _write_if_absent(self, path: str, target: str, data: bytes) -> bool:
         """Write a file that isn't there; returns whether it was written, or would be."""
         try:
-            there = self._state.new.read_bytes(target, limit=10 * CONFIG_LIMIT)
+            there = self._state.new_project.read_bytes(target, limit=10 * CONFIG_LIMIT)
         except FileNotFoundError:
             pass
         except ChoraError as error:
-            self._state.skip(path, error.message)
+            self._state.skip_file(path, error.message)
             return False
         else:
             if there == data:
                 self.unchanged += 1
             else:
-                self._state.skip(path, f"{target} is there already and holds something else; it is left as it is.")
+                self._state.skip_file(path, f"{target} is there already and holds something else; it is left as it is.")
             return False
         try:
             if not self._state.dry_run:
-                await self._state.new.write_file(target, data)
+                await self._state.new_project.write_file(target, data)
         except OSError as error:
             raise WriteFailed(
                 f"{target} can't be written: {error.strerror}.",

@@ -1,4 +1,4 @@
-"""The history of an imported project: generated texts and drafts."""
+"""Importing the history of a project: generated texts and drafts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 
 from chora.decoding import decode
 from chora.engine.legacy.conversion import kind_of
-from chora.engine.legacy.import_state import FOLDERS, HISTORY, ImportCounts, ImportState
+from chora.engine.legacy.import_state import HISTORY_FOLDER, KIND_BY_FOLDER, ImportCounts, ImportState
 from chora.errors import ChoraError, InvalidInput
 from chora.files import CONFIG_LIMIT
 from chora.hashing import sha256
@@ -25,7 +25,7 @@ from chora.timestamps import format_timestamp, printable
 BATCH = 200
 """Records that are stored in one step."""
 
-_OWN = re.compile(r"(\.lock|last-version-id|deleting\.json|[a-z]+\.jsonl)")
+_OWN_FILES = re.compile(r"(\.lock|last-version-id|deleting\.json|[a-z]+\.jsonl)")
 _TIME = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)[T_ -]?(\d\d)[:-]?(\d\d)[:-]?(\d\d)(?:[.,_-]?(\d{1,6}))?(?:\d*)(?:Z|[+-]00[:-]?00)?",
     re.ASCII,
@@ -46,100 +46,100 @@ class HistoryImport:
         versions: list[_OldVersion] = []
         drafts: list[Draft] = []
         about = {
-            path for path in self._state.list_files(HISTORY) if path.endswith(".meta.json") and path.count("/") == 2
+            path
+            for path in self._state.list_old_files(HISTORY_FOLDER)
+            if path.endswith(".meta.json") and path.count("/") == 2
         }
         unread = set(about)
-        for path in self._state.list_files(HISTORY):
+        for path in self._state.list_old_files(HISTORY_FOLDER):
             parts = path.split("/")
             if path in about:
                 continue
             if parts[1] == "drafts":
-                drafts += self._old_draft(path)
+                drafts += self._read_draft(path)
             elif len(parts) == 5 and parts[1] == "content" and re.fullmatch(r"v\d+", parts[3]):
                 if parts[4] != "metadata.json":
-                    versions += self._old_version(path, parts[2])
+                    versions += self._read_version(path, parts[2])
             elif len(parts) == 3 and parts[1] != "content":
                 beside = next((each for each in _companion_files(path) if each in about), None)
                 unread.discard(beside or "")
-                versions += self._old_text(path, parts[1], beside)
-            elif not (len(parts) == 2 and _OWN.fullmatch(parts[1])):
-                self._state.skip(path, "It is where chora-compose kept no texts.")
+                versions += self._read_text(path, parts[1], beside)
+            elif not (len(parts) == 2 and _OWN_FILES.fullmatch(parts[1])):
+                self._state.skip_file(path, "chora-compose kept no texts in this place.")
         for path in sorted(unread):
-            self._state.skip(path, "There is no text beside it.")
-        for path in self._state.list_files("drafts"):
-            drafts += self._old_draft(path)
+            self._state.skip_file(path, "There is no text that it belongs to.")
+        for path in self._state.list_old_files("drafts"):
+            drafts += self._read_draft(path)
         await self._store_versions(versions)
         await self._store_drafts(drafts)
 
-    def _document(self, path: str) -> dict[str, Any] | None:
-        if (data := self._state.read(path, 10 * CONFIG_LIMIT)) is None:
+    def _read_document(self, path: str) -> dict[str, Any] | None:
+        if (data := self._state.read_old_file(path, 10 * CONFIG_LIMIT)) is None:
             return None
         try:
             document = decode(data, path)
         except ChoraError as error:
-            self._state.skip(path, error.message)
+            self._state.skip_file(path, error.message)
             return None
         if not isinstance(document, dict):
-            self._state.skip(path, "It isn't an object.")
+            self._state.skip_file(path, "It isn't an object.")
             return None
         return cast("dict[str, Any]", document)
 
-    def _old_version(self, path: str, content_id: str) -> Iterator[_OldVersion]:
+    def _read_version(self, path: str, content_id: str) -> Iterator[_OldVersion]:
         """A text of the layout `content/{id}/v{N}/{time}.json`."""
         if not path.endswith(".json"):
-            self._state.skip(path, "Texts of this layout are JSON files.")
+            self._state.skip_file(path, "Texts of this layout are JSON files.")
             return
-        if (document := self._document(path)) is None:
+        if (document := self._read_document(path)) is None:
             return
         content = document.get("content")
         moment = _parse_time(document.get("generated_at"), path)
         if content is None or moment is None:
-            self._state.skip(
-                path, "It names neither content nor the time of its making." if content is None else _NO_TIME
-            )
+            self._state.skip_file(path, "It has no content." if content is None else _NO_TIME)
             return
         body = content if isinstance(content, str) else msgspec.json.encode(content).decode()
         yield _OldVersion(
             moment, path, _version(path, str(document.get("content_id") or content_id), body, document, moment)
         )
 
-    def _old_text(self, path: str, content_id: str, beside: str | None) -> Iterator[_OldVersion]:
+    def _read_text(self, path: str, content_id: str, beside: str | None) -> Iterator[_OldVersion]:
         """A text of the layout `{id}/{time}.{ext}`, with its metadata beside it."""
         if PurePosixPath(path).name.partition(".")[0] == "latest":  # links to the newest one
             return
-        about = (self._document(beside) if beside else None) or {}
+        about = (self._read_document(beside) if beside else None) or {}
         times = (about.get(key) for key in ("generated_at", "timestamp", "created_at"))
         moment = _parse_time(next((each for each in times if each), None), path)
         if moment is None:
-            self._state.skip(path, _NO_TIME)
+            self._state.skip_file(path, _NO_TIME)
             return
-        if (data := self._state.read(path, 10 * CONFIG_LIMIT)) is None:
+        if (data := self._state.read_old_file(path, 10 * CONFIG_LIMIT)) is None:
             return
         try:
             body = data.decode("utf-8")
         except UnicodeDecodeError:
-            self._state.skip(path, "It isn't UTF-8 text.")
+            self._state.skip_file(path, "It isn't UTF-8 text.")
             return
         yield _OldVersion(moment, path, _version(path, str(about.get("content_id") or content_id), body, about, moment))
 
-    def _old_draft(self, path: str) -> Iterator[Draft]:
+    def _read_draft(self, path: str) -> Iterator[Draft]:
         if not path.endswith(".json"):
-            self._state.skip(path, "Drafts are JSON files.")
+            self._state.skip_file(path, "Drafts are JSON files.")
             return
-        if (document := self._document(path)) is None:
+        if (document := self._read_document(path)) is None:
             return
         name = PurePosixPath(path).stem
         keys = ("config_data", "config", "config_json", "data")
         data = next((document[key] for key in keys if isinstance(document.get(key), dict)), document)
-        folder = FOLDERS.get(path.split("/")[-2])
+        folder = KIND_BY_FOLDER.get(path.split("/")[-2])
         kind = str(document.get("config_type") or kind_of(data) or folder or "")
-        if kind not in FOLDERS.values() or (data is document and "id" not in data):
-            self._state.skip(path, "It holds no draft of a config.")
+        if kind not in KIND_BY_FOLDER.values() or (data is document and "id" not in data):
+            self._state.skip_file(path, "It holds no draft of a config.")
             return
         draft_id = str(document.get("draft_id") or name)
         moment = _parse_time(document.get("created_at"), draft_id)
         if moment is None:
-            moment = datetime.fromtimestamp((self._state.old.root / path).stat().st_mtime, UTC)
+            moment = datetime.fromtimestamp((self._state.old_project.root / path).stat().st_mtime, UTC)
         updated = _parse_time(document.get("updated_at"), "") or moment
         description = document.get("description") if data is not document else None
         yield Draft(
@@ -155,9 +155,9 @@ class HistoryImport:
         known = _StoredRecords(self._state.store)
         new: list[Record] = []
         for each in sorted(found, key=lambda old: (old.time, old.version.content_id, old.path)):
-            if (version := known.name(each)) is not None:
+            if (version := known.assign_id(each)) is not None:
                 new.append(version)
-        await self._add(new)
+        await self._add_in_batches(new)
         self.versions = ImportCounts(len(new), len(found) - len(new))
 
     async def _store_drafts(self, found: list[Draft]) -> None:
@@ -170,11 +170,11 @@ class HistoryImport:
             elif there.config_data == draft.config_data:
                 already_there += 1
             else:
-                self._state.skip(draft.draft_id, "The store has another draft of this name; it is left as it is.")
-        await self._add(new)
+                self._state.skip_file(draft.draft_id, "The store has another draft of this name; it is left as it is.")
+        await self._add_in_batches(new)
         self.drafts = ImportCounts(len(new), already_there)
 
-    async def _add(self, records: list[Record]) -> None:
+    async def _add_in_batches(self, records: list[Record]) -> None:
         if self._state.dry_run:
             return
         for first in range(0, len(records), BATCH):
@@ -195,18 +195,18 @@ class _StoredRecords:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._ids: set[str] = set()
-        self._made: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self._ids_by_time: dict[tuple[str, str], list[str]] = defaultdict(list)
         for content_id in store.content_ids():
             for info in store.version_infos(content_id):
                 self._ids.add(info.version_id)
-                self._made[content_id, info.generated_at].append(info.version_id)
+                self._ids_by_time[content_id, info.generated_at].append(info.version_id)
 
-    def name(self, old: _OldVersion) -> Version | None:
+    def assign_id(self, old: _OldVersion) -> Version | None:
         """The version with an id of its own; None if it is there already."""
         version = old.version
         if version.version_id in self._ids:
             return None
-        for version_id in self._made[version.content_id, version.generated_at]:
+        for version_id in self._ids_by_time[version.content_id, version.generated_at]:
             there = self._store.version(version.content_id, version_id)
             if there is not None and (there.deleted or there.body == version.body):
                 return None
@@ -239,11 +239,11 @@ def _version(path: str, content_id: str, body: str, about: dict[str, Any], momen
         deleted=about.get("deleted") is True,
         config_version=version if isinstance(version, str) and re.fullmatch(r"\d+(\.\d+)+", version) else None,
         metadata={**metadata, "imported_from": printable(path)},
-        version_id=_own_id(about.get("version_id")),
+        version_id=_valid_id(about.get("version_id")),
     )
 
 
-def _own_id(found: object) -> str:
+def _valid_id(found: object) -> str:
     """The id that a file of chora's own names."""
     try:
         time_of_id(str(found))

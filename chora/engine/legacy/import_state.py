@@ -1,4 +1,4 @@
-"""What an import reports, and the state that its steps share."""
+"""The result of an import, and the state that its steps share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from chora.model import Kind
 from chora.store import Store
 from chora.timestamps import printable
 
-HISTORY = "ephemeral"
+HISTORY_FOLDER = "ephemeral"
+"""Where chora-compose kept generated texts."""
 
-FOLDERS: dict[str, Kind] = {
+KIND_BY_FOLDER: dict[str, Kind] = {
     "content": "content",
     "contents": "content",
     "artifact": "artifact",
@@ -25,21 +26,21 @@ FOLDERS: dict[str, Kind] = {
 }
 
 
-class Skipped(Struct, frozen=True):
+class SkippedFile(Struct, frozen=True):
     """A file of the old project that isn't imported, and why."""
 
     path: str
     reason: str
 
 
-class Converted(Struct, frozen=True):
+class ConvertedConfig(Struct, frozen=True):
     """A config that was converted to the dialect that chora reads."""
 
     path: str
     source: str
     changes: list[str]
     left: list[str]
-    """What has no place in that dialect and so has no effect any more."""
+    """What that dialect has no equivalent for; it has no effect any more."""
 
 
 class ImportCounts(Struct, frozen=True):
@@ -49,7 +50,7 @@ class ImportCounts(Struct, frozen=True):
     already_there: int = 0
 
 
-class Imported(Struct, frozen=True, kw_only=True):
+class ImportResult(Struct, frozen=True, kw_only=True):
     """What an import did, or would do."""
 
     source: str
@@ -57,12 +58,12 @@ class Imported(Struct, frozen=True, kw_only=True):
     dry_run: bool
     settings_written: bool
     copied: list[str]
-    converted: list[Converted]
+    converted: list[ConvertedConfig]
     unchanged: int
     """Files that were there already, byte for byte."""
     versions: ImportCounts
     drafts: ImportCounts
-    skipped: list[Skipped]
+    skipped: list[SkippedFile]
     warnings: list[str]
 
 
@@ -78,29 +79,31 @@ class ImportState:
     """
 
     def __init__(self, old: Folder, new: Folder, store: Store, configs: str, dry_run: bool) -> None:
-        self.old = old
-        self.new = new
+        self.old_project = old
+        self.new_project = new
         self.store = store
         self.dry_run = dry_run
         present = (root for root in ROOTS if (new.root / root).is_dir())
-        self.root = configs or next(present, "")
+        self.config_root = configs or next(present, "")
         """The project's config folder; empty if there is none yet."""
-        self.skipped: list[Skipped] = []
+        self.skipped: list[SkippedFile] = []
 
-    def skip(self, path: str, reason: str) -> None:
+    def skip_file(self, path: str, reason: str) -> None:
         """Report that a file isn't imported, and why."""
-        self.skipped.append(Skipped(printable(path), reason))
+        self.skipped.append(SkippedFile(printable(path), reason))
 
-    def read(self, path: str, limit: int) -> bytes | None:
-        """A file of the old project; None, with the reason reported, if it can't be read."""
+    def read_old_file(self, path: str, limit: int) -> bytes | None:
+        """The content of a file of the old project; None, with the reason reported, if it can't be read."""
         try:
-            return self.old.read_bytes(path, limit=limit)
+            return self.old_project.read_bytes(path, limit=limit)
         except ChoraError as error:
-            self.skip(path, error.message)
+            self.skip_file(path, error.message)
         except OSError as error:
-            self.skip(path, f"It can't be read: {error.strerror}.")
+            self.skip_file(path, f"It can't be read: {error.strerror}.")
         return None
 
-    def list_files(self, folder: str) -> list[str]:
-        """The files beneath a folder, but for those that are hidden."""
-        return [path for path in self.old.list_files(folder, ("",)) if not PurePosixPath(path).name.startswith(".")]
+    def list_old_files(self, folder: str) -> list[str]:
+        """The files beneath a folder of the old project, except hidden ones."""
+        return [
+            path for path in self.old_project.list_files(folder, ("",)) if not PurePosixPath(path).name.startswith(".")
+        ]

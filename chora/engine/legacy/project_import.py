@@ -11,12 +11,12 @@ from pathlib import Path
 from chora.catalog import ROOTS
 from chora.engine.legacy.file_import import FileImport
 from chora.engine.legacy.history_import import HistoryImport
-from chora.engine.legacy.import_state import HISTORY, Imported, ImportState
+from chora.engine.legacy.import_state import HISTORY_FOLDER, ImportResult, ImportState
 from chora.errors import InvalidInput
 from chora.files import Folder
 from chora.store import Store
 
-SETTINGS = """\
+IMPORTED_SETTINGS = """\
 # Settings of this project; `chora config` lists all of them with their values and origins.
 
 [templates]
@@ -34,7 +34,7 @@ async def import_project(
     is_strict: bool = False,
     to_convert: bool = False,
     dry_run: bool = False,
-) -> Imported:
+) -> ImportResult:
     """Import a chora-compose project into a chora project.
 
     Args:
@@ -54,11 +54,11 @@ async def import_project(
         old = Folder(source)
     except OSError as error:
         raise InvalidInput(f"{source} can't be reached: {error.strerror}.", None, field="DIR") from None
-    there = [root for root in (*ROOTS, "templates", "drafts", HISTORY) if (old.root / root).is_dir()]
-    if not there:
+    old_folders = [root for root in (*ROOTS, "templates", "drafts", HISTORY_FOLDER) if (old.root / root).is_dir()]
+    if not old_folders:
         raise InvalidInput(
             f"{old.root} holds no chora-compose project.",
-            f"It would have a folder {', '.join(ROOTS)} or {HISTORY}.",
+            f"It would have a folder {', '.join(ROOTS)} or {HISTORY_FOLDER}.",
             field="DIR",
         )
     state = ImportState(old, folder, store, configs, dry_run)
@@ -69,23 +69,23 @@ async def import_project(
     return await _finish(state, files, history, is_strict=is_strict)
 
 
-async def _finish(state: ImportState, files: FileImport, history: HistoryImport, *, is_strict: bool) -> Imported:
+async def _finish(state: ImportState, files: FileImport, history: HistoryImport, *, is_strict: bool) -> ImportResult:
     """Write the settings if there are none, and report."""
     warnings: list[str] = []
-    is_another = state.old.root != state.new.root
-    if is_another and state.old.is_file("chora.toml"):
-        state.skip("chora.toml", "Settings aren't taken over; compare the two with `chora config`.")
-    has_settings = (state.new.root / "chora.toml").exists()
+    is_another = state.old_project.root != state.new_project.root
+    if is_another and state.old_project.is_file("chora.toml"):
+        state.skip_file("chora.toml", "Settings aren't taken over; compare the two with `chora config`.")
+    has_settings = (state.new_project.root / "chora.toml").exists()
     if not has_settings and not state.dry_run:
-        await state.new.write_file("chora.toml", SETTINGS.encode())
+        await state.new_project.write_file("chora.toml", IMPORTED_SETTINGS.encode())
     if has_settings and is_strict and is_another:
         warnings.append(
             "The settings of this project make undefined names in templates errors, which they weren't: "
             'undefined = "lenient" under [templates] in chora.toml makes them warnings.'
         )
-    return Imported(
-        source=str(state.old.root),
-        project=str(state.new.root),
+    return ImportResult(
+        source=str(state.old_project.root),
+        project=str(state.new_project.root),
         dry_run=state.dry_run,
         settings_written=not has_settings,
         copied=files.copied,

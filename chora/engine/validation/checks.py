@@ -1,7 +1,8 @@
-"""The registry of checks: what a validation rule can ask for, one function each, named in `CHECKS`.
+"""The registry of checks: one function for each type of validation rule, listed in `CHECKS`.
 
-A check takes its `CheckCase` and returns the problems it finds. Work whose time others decide runs elsewhere: patterns,
-languages and schemas in the template workers, linters as processes of their own."""
+A check takes its `RuleContext` and returns its findings. Work that takes an unbounded time runs in another process:
+patterns, languages and schemas in the template workers, linters as processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ from chora.engine.validation.child_checks import check_coherence, check_complete
 from chora.engine.validation.data_checks import check_required_fields, check_schema
 from chora.engine.validation.link_checks import check_links
 from chora.engine.validation.rules import (
-    CheckCase,
     ContentNotGenerated,
     MalformedRule,
-    Problem,
+    RuleContext,
+    RuleFinding,
     TargetMissing,
     ValidationRule,
     ValidationSubject,
@@ -33,24 +34,24 @@ from chora.errors import LimitExceeded
 from chora.render import RenderFailed
 
 
-def _of_texts(check: TextCheck) -> Callable[[CheckCase], Awaitable[list[Problem]]]:
-    """The check, made on every text that a rule looks at."""
+def _for_each_text(check: TextCheck) -> Callable[[RuleContext], Awaitable[list[RuleFinding]]]:
+    """The check, applied to every text that a rule is about."""
 
-    async def check_pieces(case: CheckCase) -> list[Problem]:
-        return [problem for piece in await case.pieces() for problem in await check(case, piece)]
+    async def check_texts(context: RuleContext) -> list[RuleFinding]:
+        return [finding for piece in await context.find_texts() for finding in await check(context, piece)]
 
-    return check_pieces
+    return check_texts
 
 
-CHECKS: dict[str, Callable[[CheckCase], Awaitable[list[Problem]]]] = {
-    "presence": _of_texts(check_presence),
-    "length": _of_texts(check_length),
-    "format": _of_texts(check_format),
-    "syntax": _of_texts(check_syntax),
-    "lint": _of_texts(check_lint),
-    "regex": _of_texts(check_regex),
-    "links": _of_texts(check_links),
-    "schema": _of_texts(check_schema),
+CHECKS: dict[str, Callable[[RuleContext], Awaitable[list[RuleFinding]]]] = {
+    "presence": _for_each_text(check_presence),
+    "length": _for_each_text(check_length),
+    "format": _for_each_text(check_format),
+    "syntax": _for_each_text(check_syntax),
+    "lint": _for_each_text(check_lint),
+    "regex": _for_each_text(check_regex),
+    "links": _for_each_text(check_links),
+    "schema": _for_each_text(check_schema),
     "required_fields": check_required_fields,
     "completeness": check_completeness,
     "coherence": check_coherence,
@@ -59,7 +60,7 @@ CHECKS: dict[str, Callable[[CheckCase], Awaitable[list[Problem]]]] = {
 _CUSTOM = ("custom", "custom_check")
 
 
-async def run_rule(subject: ValidationSubject, rule: ValidationRule) -> list[Problem]:
+async def run_rule(subject: ValidationSubject, rule: ValidationRule) -> list[RuleFinding]:
     """Check one rule.
 
     Raises:
@@ -71,17 +72,17 @@ async def run_rule(subject: ValidationSubject, rule: ValidationRule) -> list[Pro
     check = CHECKS.get(rule.type)
     if check is None:
         message = f"there is no rule {rule.type[:80]!r}, so it wasn't checked; write one of {', '.join(CHECKS)}"
-        return [Problem("unknown_rule_type", message, None, {"rule_type": rule.type[:80]}, "warning")]
+        return [RuleFinding("unknown_rule_type", message, None, {"rule_type": rule.type[:80]}, "warning")]
     try:
-        return await check(CheckCase(subject, rule))
+        return await check(RuleContext(subject, rule))
     except MalformedRule as error:
         message = f"the rule {rule.type} doesn't fit: {error}"
-        return [Problem("invalid_rule", message, None, {"rule_type": rule.type}, "error")]
+        return [RuleFinding("invalid_rule", message, None, {"rule_type": rule.type}, "error")]
     except TargetMissing as error:
         code = "content_missing" if rule.type == "presence" else "target_not_found"
-        return [Problem(code, str(error), rule.target or None, {"target": rule.target})]
+        return [RuleFinding(code, str(error), rule.target or None, {"target": rule.target})]
     except ContentNotGenerated as error:
-        return [Problem("not_generated", str(error), rule.target or None, {"rule_type": rule.type}, "warning")]
+        return [RuleFinding("not_generated", str(error), rule.target or None, {"rule_type": rule.type}, "warning")]
     except RenderFailed as failure:
         raise cannot_run(rule, failure.reason.message) from None
     except LimitExceeded as error:

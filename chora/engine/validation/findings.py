@@ -1,6 +1,7 @@
-"""Validating a text, the config it was generated from, or a collection and its members.
+"""Validates a text, the config it was generated from, or a collection and its members.
 
-Nothing is generated and nothing is written. What is wrong is a finding; only what can't be validated is an error.
+Nothing is generated and nothing is written. What is wrong is a finding; an error is raised only for what can't be
+validated at all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from chora.engine.building.build import Build
 from chora.engine.building.gather import generator_name
 from chora.engine.validation.checks import run_rule
 from chora.engine.validation.collections import validate_collection
-from chora.engine.validation.rules import Problem, ValidationRule, ValidationSubject
+from chora.engine.validation.rules import RuleFinding, ValidationRule, ValidationSubject
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -40,7 +41,7 @@ SHORT_TEXT = 10
 
 
 class Finding(NamedTuple):
-    """One problem, and its severity."""
+    """Something that is wrong, and how severe it is."""
 
     severity: Severity
     code: str
@@ -49,11 +50,11 @@ class Finding(NamedTuple):
     details: dict[str, Any]
 
 
-class Findings(NamedTuple):
-    """Everything that is wrong with one subject."""
+class ValidationReport(NamedTuple):
+    """The findings about one text or config."""
 
     name: str
-    issues: list[Finding]
+    findings: list[Finding]
     rule_count: int
 
     @property
@@ -61,60 +62,60 @@ class Findings(NamedTuple):
         return not self.count("error")
 
     def count(self, severity: Severity) -> int:
-        return sum(issue.severity == severity for issue in self.issues)
+        return sum(finding.severity == severity for finding in self.findings)
 
 
 # -- texts and configs ------------------------------------------------------------------------------------------
 
 
 async def validate(
-    build: Build, name: str, rules: Sequence[ValidationRule] = (), malformed: Sequence[Problem] = ()
-) -> Findings:
-    """Validate what has a name: the stored text and its config, else a config, else a draft.
+    build: Build, name: str, rules: Sequence[ValidationRule] = (), malformed: Sequence[RuleFinding] = ()
+) -> ValidationReport:
+    """Validate what has this id: a stored text and its config, else a config, else a draft.
 
     Args:
         build: a dry build.
         name: the id of a content, artifact or collection config, or of a draft.
         rules: checked besides those that the config declares.
-        malformed: what is wrong with further rules; reported with the rest.
+        malformed: findings about rules that can't be parsed; reported with the rest.
 
     Raises:
-        InvalidConfigId, ConfigNotFound: nothing has this name.
+        InvalidConfigId, ConfigNotFound: nothing has this id.
         ValidationExecutionFailed: a rule can't be checked at all.
         Busy, StorageError: the server is at fault.
     """
     engine = build.engine
     started = time.monotonic()
     rule_count = len(rules) + len(malformed)
-    findings: Findings | None = None
+    report: ValidationReport | None = None
     error_message: str | None = None
     try:
-        subject, fault = _find(build, name)
-        declared = _declared(subject)
+        subject, parse_error = _find_subject(build, name)
+        declared = _declared_rules(subject)
         rule_count += len(declared)
-        issues = _schema_findings(fault) if fault else []
-        issues += await _findings(subject, [*declared, *rules])
-        issues += [_finding(problem, "error") for problem in malformed]
-        findings = Findings(name, issues, rule_count)
-        error_message = next((issue.message for issue in issues if issue.severity == "error"), None)
-        return findings
+        findings = _schema_findings(parse_error) if parse_error else []
+        findings += await _collect_findings(subject, [*declared, *rules])
+        findings += [_with_severity(finding, "error") for finding in malformed]
+        report = ValidationReport(name, findings, rule_count)
+        error_message = next((finding.message for finding in findings if finding.severity == "error"), None)
+        return report
     except ChoraError as error:
         error_message = error.message
         raise
     finally:
         engine.events.emit_event(
             "validation_completed",
-            "success" if findings else "error",
+            "success" if report else "error",
             content_config_id=name,
-            validation_passed=findings is not None and findings.valid,
+            validation_passed=report is not None and report.valid,
             rule_count=rule_count,
             duration_ms=round((time.monotonic() - started) * 1000),
             error_message=error_message,
         )
 
 
-def _find(build: Build, name: str) -> tuple[ValidationSubject, ChoraError | None]:
-    """What has a name, and why its config can't be parsed if it can't."""
+def _find_subject(build: Build, name: str) -> tuple[ValidationSubject, ChoraError | None]:
+    """What has this id, and the error if its config can't be parsed."""
     engine = build.engine
     engine.catalog.check_id(name)
     version = engine.store.latest_version(name)
@@ -145,7 +146,7 @@ def _find(build: Build, name: str) -> tuple[ValidationSubject, ChoraError | None
     return ValidationSubject(build, name, version, None), None
 
 
-def _declared(subject: ValidationSubject) -> list[ValidationRule]:
+def _declared_rules(subject: ValidationSubject) -> list[ValidationRule]:
     """The rules that a config declares."""
     config = subject.config
     if not isinstance(config, ContentConfig | ArtifactConfig):
@@ -156,70 +157,70 @@ def _declared(subject: ValidationSubject) -> list[ValidationRule]:
     ]
 
 
-async def _findings(subject: ValidationSubject, rules: list[ValidationRule]) -> list[Finding]:
-    found = [_of_issue(remark) for remark in subject.parsed.warnings] if subject.parsed else []
+async def _collect_findings(subject: ValidationSubject, rules: list[ValidationRule]) -> list[Finding]:
+    found = [_from_config_issue(issue) for issue in subject.parsed.warnings] if subject.parsed else []
     match subject.config:
         case ContentConfig() as config:
-            found += [_finding(problem, "error") for problem in await _check_generator(subject, config)]
+            found += [_with_severity(finding, "error") for finding in await _check_generator(subject, config)]
         case ArtifactConfig():
             declared = {rule.type for rule in rules}
             usual = (ValidationRule("completeness"), ValidationRule("coherence", severity="warning"))
             rules = [*(rule for rule in usual if rule.type not in declared), *rules]
         case CollectionConfig():
             assert subject.parsed is not None
-            for issue in (await validate_collection(subject.build, subject.parsed)).issues:
-                found.append(Finding(issue.severity, issue.code, issue.message, issue.member_id, {}))
+            for finding in (await validate_collection(subject.build, subject.parsed)).findings:
+                found.append(Finding(finding.severity, finding.code, finding.message, finding.member_id, {}))
         case _:
             pass
     if subject.version is not None:
-        found += [_finding(problem, "error") for problem in check_text(subject.version)]
+        found += [_with_severity(finding, "error") for finding in check_text(subject.version)]
     for rule in rules:
-        found += [_finding(problem, rule.severity) for problem in await run_rule(subject, rule)]
+        found += [_with_severity(finding, rule.severity) for finding in await run_rule(subject, rule)]
     return found
 
 
-def _finding(problem: Problem, severity: Severity) -> Finding:
-    message = problem.message[:1].upper() + problem.message[1:].removesuffix(".") + "."
-    return Finding(problem.severity or severity, problem.code, message, problem.location, problem.details)
+def _with_severity(finding: RuleFinding, severity: Severity) -> Finding:
+    message = finding.message[:1].upper() + finding.message[1:].removesuffix(".") + "."
+    return Finding(finding.severity or severity, finding.code, message, finding.location, finding.details)
 
 
-def _of_issue(remark: Issue) -> Finding:
-    details = {"found": remark.found, "expected": remark.expected, "write": remark.write}
-    return Finding(remark.severity, remark.code, remark.message, remark.path, details)
+def _from_config_issue(issue: Issue) -> Finding:
+    details = {"found": issue.found, "expected": issue.expected, "write": issue.write}
+    return Finding(issue.severity, issue.code, issue.message, issue.path, details)
 
 
 def _schema_findings(error: ChoraError) -> list[Finding]:
     """The findings for a config that can't be parsed."""
-    faults: list[dict[str, Any]] = error.details.get("schema_errors") or [{"message": error.message}]
+    schema_errors: list[dict[str, Any]] = error.details.get("schema_errors") or [{"message": error.message}]
     return [
         Finding(
             "error",
             "schema_validation_failed",
-            fault.get("message", error.message),
-            fault.get("path"),
-            {key: value for key, value in fault.items() if key not in ("message", "path")},
+            schema_error.get("message", error.message),
+            schema_error.get("path"),
+            {key: value for key, value in schema_error.items() if key not in ("message", "path")},
         )
-        for fault in faults
+        for schema_error in schema_errors
     ]
 
 
-def check_text(version: Version) -> Iterator[Problem]:
-    """What is suspicious about any text."""
+def check_text(version: Version) -> Iterator[RuleFinding]:
+    """Find what is suspicious in any text, whatever its rules."""
     text = version.body.strip()
     if not text:
-        yield Problem("content_empty", "the text is empty")
+        yield RuleFinding("content_empty", "the text is empty")
     elif len(text) < SHORT_TEXT:
         details = {"actual": len(text)}
-        yield Problem("content_very_short", f"the text has {len(text)} characters", None, details, "warning")
+        yield RuleFinding("content_very_short", f"the text has {len(text)} characters", None, details, "warning")
     if text.endswith(("...", "…")):
-        yield Problem("content_incomplete", "the text ends as if more were to come", severity="warning")
+        yield RuleFinding("content_incomplete", "the text ends as if more were to come", severity="warning")
     if (place := version.body.find("[TBD]")) >= 0:
         line = version.body.count("\n", 0, place) + 1
-        yield Problem("content_incomplete", "the text holds [TBD]", f"line {line}", {"line": line}, "warning")
+        yield RuleFinding("content_incomplete", "the text holds [TBD]", f"line {line}", {"line": line}, "warning")
 
 
-async def _check_generator(subject: ValidationSubject, config: ContentConfig) -> list[Problem]:
-    """Whether a content can be generated, as far as that is known without its context."""
+async def _check_generator(subject: ValidationSubject, config: ContentConfig) -> list[RuleFinding]:
+    """Check that a content can be generated, as far as that is known without its context."""
     engine = subject.engine
     name = generator_name(config)
     available = [each.name for each in engine.generators.list_generators()]
@@ -227,16 +228,16 @@ async def _check_generator(subject: ValidationSubject, config: ContentConfig) ->
     place = "generation.patterns[0].type"
     if name is None:
         message = f"{config.id} names no generator, so it can't be generated"
-        return [Problem("invalid_generator", message, place, details, "warning")]
+        return [RuleFinding("invalid_generator", message, place, details, "warning")]
     generator = engine.generators.by_name.get(name)
     if generator is None:
         message = f"there is no generator {name!r}; write one of {', '.join(available)}"
-        return [Problem("invalid_generator", message, place, details)]
+        return [RuleFinding("invalid_generator", message, place, details)]
     pattern = config.generation.patterns[0] if config.generation.patterns else None
     job = GenerationJob(config, pattern, {}, engine.templates, engine.settings.templates.undefined, {})
     try:
         await generator.gather_ingredients(job)
     except (GenerationFailed, PermissionDenied, LimitExceeded) as error:
         message = error.message.removeprefix(f"{config.id}: ").removesuffix(".")
-        return [Problem("invalid_template", message, "generation.patterns[0]", {"generator_type": name})]
+        return [RuleFinding("invalid_template", message, "generation.patterns[0]", {"generator_type": name})]
     return []

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from chora.engine.engine import Engine
-from chora.engine.validation.rules import CheckCase, CheckedText, MalformedRule, Problem, run_in_thread_if_long
+from chora.engine.validation.rules import CheckedText, MalformedRule, RuleContext, RuleFinding, run_in_thread_if_long
 from chora.errors import PermissionDenied
-from chora.render.validation import PROBLEMS_LIMIT
+from chora.render.validation import FINDINGS_LIMIT
 
 _REFERENCE = re.compile(r" {0,3}\[(?!\^)[^\]\n]{1,200}\]:[ \t]*(\S{1,2000})")
 _INLINE = re.compile(
@@ -30,28 +30,28 @@ class MarkdownLink(NamedTuple):
     line: int
 
 
-async def check_links(case: CheckCase, piece: CheckedText) -> list[Problem]:
+async def check_links(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
     """Relative Markdown links lead to files of the project, and anchors to headings of the text; `base` is where
     relative ones start from. Links to anywhere else aren't followed.
     """
-    base = case.option("base")
+    base = context.option("base")
     if base is not None and not isinstance(base, str):
         raise MalformedRule("base isn't the path of a folder")
     start = piece.folder if base is None else base
-    return await run_in_thread_if_long(len(piece.text), _broken_links, case.subject.engine, piece, start)
+    return await run_in_thread_if_long(len(piece.text), _broken_links, context.subject.engine, piece, start)
 
 
-def _broken_links(engine: Engine, piece: CheckedText, start: str) -> list[Problem]:
+def _broken_links(engine: Engine, piece: CheckedText, start: str) -> list[RuleFinding]:
     links, anchors = _find_links(piece.text)
-    problems: list[Problem] = []
+    findings: list[RuleFinding] = []
     for link in links:
         if (reason := _why_broken(engine, link.target, start, anchors)) is not None:
             code = "broken_anchor" if link.target.startswith("#") else "broken_link"
             details: dict[str, Any] = {"link": link.target, "line": link.line}
-            problems.append(Problem(code, f"{link.target} {reason}", piece.at(link.line), details))
-            if len(problems) == PROBLEMS_LIMIT:
+            findings.append(RuleFinding(code, f"{link.target} {reason}", piece.location(link.line), details))
+            if len(findings) == FINDINGS_LIMIT:
                 break
-    return problems
+    return findings
 
 
 def _why_broken(engine: Engine, target: str, start: str, anchors: set[str]) -> str | None:

@@ -52,7 +52,7 @@ class Linter(NamedTuple):
     """The option that says how the text's file is called."""
 
 
-class LintRemark(NamedTuple):
+class LintFinding(NamedTuple):
     """What a linter found."""
 
     line: int
@@ -141,7 +141,7 @@ def read_options(name: str, options: object) -> list[str]:
 
 async def run_linter(
     name: str, program: str, options: list[str], text: str, seconds: float, filename: str = "text"
-) -> list[LintRemark]:
+) -> list[LintFinding]:
     """What a linter finds in a text.
 
     Args:
@@ -163,31 +163,31 @@ async def run_linter(
     command = [program, *linter.arguments, *options, *naming, "-"]
     try:
         with trio.fail_after(seconds), tempfile.TemporaryDirectory(prefix="chora-lint-") as folder:
-            ran = await _run(command, text.encode(), folder)
+            ran = await _run_process(command, text.encode(), folder)
     except trio.TooSlowError:
         raise LinterFailed(f"{name} took longer than {seconds:g} s") from None
     except (OSError, subprocess.SubprocessError) as error:
         raise LinterFailed(f"{name} can't be run: {error}") from None
     said = ran.output.decode(errors="replace")
-    remarks = [
-        LintRemark(int(found[1]), int(found[2]) if found[2] else None, found[3][:500])
+    findings = [
+        LintFinding(int(found[1]), int(found[2]) if found[2] else None, found[3][:500])
         for found in map(_FINDING.fullmatch, said.splitlines())
         if found
     ]
-    if not remarks and ran.status not in (0, None):
-        reason = next(iter(ran.complaint.decode(errors="replace").strip().splitlines()), f"exit status {ran.status}")
+    if not findings and ran.status not in (0, None):
+        reason = next(iter(ran.errors.decode(errors="replace").strip().splitlines()), f"exit status {ran.status}")
         raise LinterFailed(f"{name} failed: {reason[:200]}")
-    return remarks
+    return findings
 
 
 class _CompletedLinter(NamedTuple):
     output: bytes
-    complaint: bytes
+    errors: bytes
     status: int | None
     """None if it was killed for too much output."""
 
 
-async def _run(command: list[str], given: bytes, folder: str) -> _CompletedLinter:
+async def _run_process(command: list[str], given: bytes, folder: str) -> _CompletedLinter:
     keep = ("PATH", "SYSTEMROOT") if sys.platform == "win32" else ("PATH",)
     environment = {name: value for name, value in this_process.child_environment().items() if name in keep}
     process = await trio.lowlevel.open_process(

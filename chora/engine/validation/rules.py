@@ -1,4 +1,4 @@
-"""Validation rules: what one asks for, what it is applied to, and the texts that it looks at."""
+"""Validation rules: what a rule requires, what it is applied to, and the texts that it checks."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ T = TypeVar("T")
 INLINE_LENGTH = 64 * 1024
 """Texts up to this length are searched on the event loop; longer ones in a thread."""
 
-GENERATED = ("", "generated_output", "output", "content", "outputs", "content.children")
+GENERATED_TARGETS = ("", "generated_output", "output", "content", "outputs", "content.children")
 """Targets that mean the text itself, for checks of text; of an artifact, its files."""
-CONFIG = "config"
+CONFIG_TARGET = "config"
 """The target that means the config."""
 
 
@@ -39,15 +39,15 @@ class ValidationRule(NamedTuple):
     severity: Severity = "error"
 
 
-class Problem(NamedTuple):
-    """Something that is wrong."""
+class RuleFinding(NamedTuple):
+    """Something that a rule finds wrong."""
 
     code: str
     message: str
     location: str | None = None
     details: dict[str, Any] = {}  # noqa: RUF012
     severity: Severity | None = None
-    """None for the rule's."""
+    """None for the severity of the rule."""
 
 
 class MalformedRule(Exception):
@@ -59,22 +59,22 @@ class TargetMissing(Exception):
 
 
 class ContentNotGenerated(Exception):
-    """A rule about a text of which nothing is stored yet."""
+    """A rule about a text of which no version is stored yet."""
 
 
 class CheckedText(NamedTuple):
-    """A text that a check looks at."""
+    """A text that is checked."""
 
     text: str
-    where: str
-    """The name of the text; empty for the one that is validated."""
+    name: str
+    """How findings name it; empty for the text that is validated."""
     format: str | None
     folder: str = "."
     """The folder that relative links in it start from."""
 
-    def at(self, line: int | None = None, path: str | None = None) -> str | None:
-        """A place in it, in words."""
-        return ", ".join(filter(None, [self.where, path, f"line {line}" if line else None])) or None
+    def location(self, line: int | None = None, path: str | None = None) -> str | None:
+        """A place in it, in words; None for the whole of the text that is validated."""
+        return ", ".join(filter(None, [self.name, path, f"line {line}" if line else None])) or None
 
 
 class ValidationSubject(NamedTuple):
@@ -94,28 +94,28 @@ class ValidationSubject(NamedTuple):
         return self.parsed.config if self.parsed else None
 
 
-class CheckCase(NamedTuple):
+class RuleContext(NamedTuple):
     """One rule, applied to one subject."""
 
     subject: ValidationSubject
     rule: ValidationRule
 
-    async def pieces(self) -> list[CheckedText]:
-        """The texts that the rule looks at.
+    async def find_texts(self) -> list[CheckedText]:
+        """The texts that the rule is about.
 
         Raises:
             ContentNotGenerated, TargetMissing: there is none.
         """
         target = self.rule.target
-        if target in GENERATED:
-            return self._generated()
-        if target == CONFIG:
-            return [self.config_piece()]
+        if target in GENERATED_TARGETS:
+            return self._generated_texts()
+        if target == CONFIG_TARGET:
+            return [self.config_text()]
         if target.startswith("element."):
-            return [await self._element(target)]
-        return [_file(self.subject.engine, target.removeprefix("file:"))]
+            return [await self._element_text(target)]
+        return [read_checked_file(self.subject.engine, target.removeprefix("file:"))]
 
-    def config_piece(self) -> CheckedText:
+    def config_text(self) -> CheckedText:
         """The config as data.
 
         Raises:
@@ -123,9 +123,9 @@ class CheckCase(NamedTuple):
         """
         if self.subject.parsed is None:
             raise TargetMissing(f"{self.subject.name} has no config")
-        return CheckedText(msgspec.json.encode(self.subject.parsed.raw).decode(), CONFIG, "json")
+        return CheckedText(msgspec.json.encode(self.subject.parsed.raw).decode(), CONFIG_TARGET, "json")
 
-    def _generated(self) -> list[CheckedText]:
+    def _generated_texts(self) -> list[CheckedText]:
         subject = self.subject
         if subject.version is not None:
             declared = subject.config.metadata.output_format if isinstance(subject.config, ContentConfig) else None
@@ -135,7 +135,7 @@ class CheckCase(NamedTuple):
             for output in subject.config.metadata.outputs:
                 is_exact = output.format == "code" and output.language_dialect
                 try:
-                    piece = _file(subject.engine, output.file)
+                    piece = read_checked_file(subject.engine, output.file)
                 except TargetMissing:
                     continue
                 found.append(piece._replace(format=output.language_dialect if is_exact else output.format))
@@ -143,7 +143,7 @@ class CheckCase(NamedTuple):
             raise ContentNotGenerated(f"{self.rule.type} is about the text, and {subject.name} wasn't generated yet")
         return found
 
-    async def _element(self, target: str) -> CheckedText:
+    async def _element_text(self, target: str) -> CheckedText:
         subject, name = self.subject, target.removeprefix("element.")
         elements = subject.config.elements if isinstance(subject.config, ContentConfig) else ()
         element = next((element for element in elements if element.name == name), None)
@@ -163,7 +163,7 @@ class CheckCase(NamedTuple):
         return next((value for name in names if (value := self.rule.config.get(name)) is not None), None)
 
 
-def _file(engine: Engine, path: str) -> CheckedText:
+def read_checked_file(engine: Engine, path: str) -> CheckedText:
     try:
         text = engine.folder.read_text(path)
         folder = str(PurePosixPath(engine.folder.relative(path)).parent)

@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from chora.engine.validation import lint
-from chora.engine.validation.rules import CheckCase, CheckedText, MalformedRule, Problem, cannot_run
+from chora.engine.validation.rules import CheckedText, MalformedRule, RuleContext, RuleFinding, cannot_run
 from chora.render import CheckJob, MatchJob, RenderFailed
-from chora.render.validation import LANGUAGES, PROBLEMS_LIMIT
+from chora.render.validation import FINDINGS_LIMIT, LANGUAGES
 
 _OTHER_NAMES = {
     "bdd": "gherkin",
@@ -27,19 +27,19 @@ _UNCHECKED = frozenset({"javascript", "typescript", "js", "ts", "code", "binary"
 """Formats that can't be checked without running something."""
 
 
-TextCheck = Callable[[CheckCase, CheckedText], Awaitable[list[Problem]]]
+TextCheck = Callable[[RuleContext, CheckedText], Awaitable[list[RuleFinding]]]
 
 
-async def check_presence(case: CheckCase, piece: CheckedText) -> list[Problem]:
+async def check_presence(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
     """There is something."""
     if piece.text.strip():
         return []
-    return [Problem("content_missing", f"{piece.where or case.subject.name} is empty", piece.at())]
+    return [RuleFinding("content_missing", f"{piece.name or context.subject.name} is empty", piece.location())]
 
 
-async def check_length(case: CheckCase, piece: CheckedText) -> list[Problem]:
+async def check_length(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
     """`min` and `max` characters, or `min_length` and `max_length`."""
-    least, most = (_whole_number(case, *names) for names in (("min", "min_length"), ("max", "max_length")))
+    least, most = (_whole_number(context, *names) for names in (("min", "min_length"), ("max", "max_length")))
     if least is None and most is None:
         raise MalformedRule("neither min nor max says how long the text is to be")
     if least is not None and most is not None and least > most:
@@ -47,15 +47,15 @@ async def check_length(case: CheckCase, piece: CheckedText) -> list[Problem]:
     actual = len(piece.text)
     if least is not None and actual < least:
         message = f"it has {actual} characters, and {least} are required"
-        return [Problem("content_too_short", message, piece.at(), {"actual": actual, "required": least})]
+        return [RuleFinding("content_too_short", message, piece.location(), {"actual": actual, "required": least})]
     if most is not None and actual > most:
         message = f"it has {actual} characters, and {most} are allowed"
-        return [Problem("content_too_long", message, piece.at(), {"actual": actual, "limit": most})]
+        return [RuleFinding("content_too_long", message, piece.location(), {"actual": actual, "limit": most})]
     return []
 
 
-def _whole_number(case: CheckCase, *names: str) -> int | None:
-    value = case.option(*names)
+def _whole_number(context: RuleContext, *names: str) -> int | None:
+    value = context.option(*names)
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -65,18 +65,20 @@ def _whole_number(case: CheckCase, *names: str) -> int | None:
     return value
 
 
-async def check_format(case: CheckCase, piece: CheckedText) -> list[Problem]:
+async def check_format(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
     """The text is of its format: `format`, else the one that the config declares."""
-    return await _check_language(case, piece, "format_mismatch", ("format", "language"))
+    return await _check_language(context, piece, "format_mismatch", ("format", "language"))
 
 
-async def check_syntax(case: CheckCase, piece: CheckedText) -> list[Problem]:
+async def check_syntax(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
     """The text can be parsed: `language`, else the format that the config declares."""
-    return await _check_language(case, piece, "syntax_error", ("language", "format"))
+    return await _check_language(context, piece, "syntax_error", ("language", "format"))
 
 
-async def _check_language(case: CheckCase, piece: CheckedText, code: str, names: tuple[str, ...]) -> list[Problem]:
-    written = case.option(*names) or piece.format
+async def _check_language(
+    context: RuleContext, piece: CheckedText, code: str, names: tuple[str, ...]
+) -> list[RuleFinding]:
+    written = context.option(*names) or piece.format
     if not isinstance(written, str):
         raise MalformedRule(f"{names[0]} isn't given, and the config declares none")
     word = written.strip().lower()
@@ -86,46 +88,50 @@ async def _check_language(case: CheckCase, piece: CheckedText, code: str, names:
         return []
     if language in _UNCHECKED:
         message = f"texts of the format {language} aren't checked"
-        return [Problem("format_not_checked", message, piece.at(), details, "info")]
+        return [RuleFinding("format_not_checked", message, piece.location(), details, "info")]
     if language not in LANGUAGES:
         raise MalformedRule(f"{written[:80]!r} is no format; write one of {', '.join([*LANGUAGES, 'text'])}")
-    found = await case.subject.engine.templates.pool.check_text(CheckJob(language, piece.text, f"a text of {language}"))
+    found = await context.subject.engine.templates.pool.check_text(
+        CheckJob(language, piece.text, f"a text of {language}")
+    )
     return [
-        Problem(
+        RuleFinding(
             code,
-            f"it is not {language}: {flaw.message}",
-            piece.at(flaw.line),
-            {**details, "line": flaw.line, "column": flaw.column},
+            f"it is not {language}: {finding.message}",
+            piece.location(finding.line),
+            {**details, "line": finding.line, "column": finding.column},
         )
-        for flaw in found.problems
+        for finding in found.findings
     ]
 
 
-async def check_regex(case: CheckCase, piece: CheckedText) -> list[Problem]:
+async def check_regex(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
     """`pattern` occurs, or with `must_not_match` doesn't; `flags` are some of `aimsx`."""
-    flags = case.option("flags") or ""
-    problems: list[Problem] = []
-    for pattern, wanted in _patterns(case):
+    flags = context.option("flags") or ""
+    findings: list[RuleFinding] = []
+    for pattern, wanted in _patterns(context):
         try:
             job = MatchJob(pattern, piece.text, str(flags), f"the pattern {pattern[:80]}")
-            place = (await case.subject.engine.templates.pool.match_pattern(job)).place
+            place = (await context.subject.engine.templates.pool.match_pattern(job)).place
         except RenderFailed as failure:
             if failure.reason.kind != "syntax":
                 raise
             raise MalformedRule(f"the pattern {pattern[:80]!r} doesn't fit: {failure.reason.message}") from None
         details: dict[str, Any] = {"pattern": pattern}
         if wanted and place is None:
-            problems.append(Problem("pattern_not_found", f"{pattern[:80]!r} matches nothing", piece.at(), details))
+            findings.append(
+                RuleFinding("pattern_not_found", f"{pattern[:80]!r} matches nothing", piece.location(), details)
+            )
         elif not wanted and place is not None:
             line = piece.text.count("\n", 0, place) + 1
             message = f"{pattern[:80]!r} matches, and must not"
-            problems.append(Problem("pattern_found", message, piece.at(line), {**details, "line": line}))
-    return problems
+            findings.append(RuleFinding("pattern_found", message, piece.location(line), {**details, "line": line}))
+    return findings
 
 
-def _patterns(case: CheckCase) -> Iterator[tuple[str, bool]]:
+def _patterns(context: RuleContext) -> Iterator[tuple[str, bool]]:
     """The patterns of a rule, and whether each is to match."""
-    caller = case.rule.config
+    caller = context.rule.config
     must, must_not = caller.get("must_match"), caller.get("must_not_match")
     wanted = must is not False and must_not is not True
     found = [
@@ -138,36 +144,36 @@ def _patterns(case: CheckCase) -> Iterator[tuple[str, bool]]:
     return iter(found)
 
 
-async def check_lint(case: CheckCase, piece: CheckedText) -> list[Problem]:
+async def check_lint(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
     """A linter finds nothing: `linter`, with `options`, with `filename` as the name of the text."""
-    name, filename = case.option("linter"), case.option("filename")
+    name, filename = context.option("linter"), context.option("filename")
     if not isinstance(name, str):
         raise MalformedRule("linter says no program")
-    settings = case.subject.engine.settings.validation
+    settings = context.subject.engine.settings.validation
     if name not in settings.linters:
         message = f"the linter {name[:80]!r} isn't one of those that the setting validation.linters names"
-        return [Problem("linter_not_allowed", message, piece.at(), {"linter": name[:80]}, "error")]
+        return [RuleFinding("linter_not_allowed", message, piece.location(), {"linter": name[:80]}, "error")]
     if (program := lint.find_linter(name)) is None:
         message = f"{name} isn't on PATH, so nothing was linted"
-        return [Problem("linter_unavailable", message, piece.at(), {"linter": name}, "warning")]
+        return [RuleFinding("linter_unavailable", message, piece.location(), {"linter": name}, "warning")]
     try:
-        options = lint.read_options(name, case.rule.config.get("options"))
-        usual = PurePosixPath(piece.where).name if "/" in piece.where else "text.py" if name == "ruff" else "text"
-        remarks = await lint.run_linter(
+        options = lint.read_options(name, context.rule.config.get("options"))
+        usual = PurePosixPath(piece.name).name if "/" in piece.name else "text.py" if name == "ruff" else "text"
+        findings = await lint.run_linter(
             name, program, options, piece.text, settings.lint_time, usual if filename is None else str(filename)
         )
     except lint.OptionsRefused as error:
         raise MalformedRule(str(error)) from None
     except lint.LinterFailed as error:
-        raise cannot_run(case.rule, str(error)) from None
+        raise cannot_run(context.rule, str(error)) from None
     return [
-        Problem(
+        RuleFinding(
             "lint_finding",
-            remark.message,
-            piece.at(remark.line),
-            {"linter": name, "line": remark.line, "column": remark.column},
+            finding.message,
+            piece.location(finding.line),
+            {"linter": name, "line": finding.line, "column": finding.column},
         )
-        for remark in remarks[:PROBLEMS_LIMIT]
+        for finding in findings[:FINDINGS_LIMIT]
     ]
 
 

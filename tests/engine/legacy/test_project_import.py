@@ -13,7 +13,7 @@ from chora.catalog import Catalog
 from chora.config_parsing import parse_config
 from chora.engine.legacy import history_import
 from chora.engine.legacy.conversion import convert, kind_of
-from chora.engine.legacy.import_state import Imported
+from chora.engine.legacy.import_state import ImportResult
 from chora.engine.legacy.project_import import import_project
 from chora.errors import InvalidInput, ValidationFailed, WriteFailed
 from chora.files import Folder
@@ -87,7 +87,7 @@ async def store() -> AsyncGenerator[Store]:
     store.close()
 
 
-async def bring(old: Path, new: Path, store: Store, **how: Any) -> Imported:
+async def bring(old: Path, new: Path, store: Store, **how: Any) -> ImportResult:
     """Import, and see that the old project is as it was."""
     before = files(old)
     done = await import_project(old, Folder(new), store, **how)
@@ -96,7 +96,7 @@ async def bring(old: Path, new: Path, store: Store, **how: Any) -> Imported:
     return done
 
 
-def reasons(done: Imported) -> dict[str, str]:
+def reasons(done: ImportResult) -> dict[str, str]:
     return {skipped.path: skipped.reason for skipped in done.skipped}
 
 
@@ -262,9 +262,9 @@ async def test_what_isn_t_understood_is_listed_with_the_reason(old: Path, new: P
     assert "--convert" in said["configs/content/dialect.json"]
     assert "no config names it" in said["configs/content/note.txt"]
     assert "larger than" in said["configs/odd/large.json"]
-    assert "time of its making" not in said["ephemeral/content/a/v1/sometime.json"]
+    assert "has no content" not in said["ephemeral/content/a/v1/sometime.json"]
     assert "when it was generated" in said["ephemeral/content/a/v1/sometime.json"]
-    assert "no text beside it" in said["ephemeral/a/2025-10-15T10-16-00.meta.json"]
+    assert "no text that it belongs to" in said["ephemeral/a/2025-10-15T10-16-00.meta.json"]
     assert all(reason.endswith(".") for reason in said.values())
 
 

@@ -19,7 +19,7 @@ from chora.engine.engine import Engine, open_engine
 from chora.engine.validation import lint
 from chora.engine.validation.checks import CHECKS
 from chora.engine.validation.collections import validate_collection
-from chora.engine.validation.findings import Finding, Findings, validate
+from chora.engine.validation.findings import Finding, ValidationReport, validate
 from chora.engine.validation.rules import INLINE_LENGTH, ValidationRule
 from chora.errors import Busy, ConfigNotFound, InvalidConfigId, ValidationExecutionFailed
 from chora.hashing import sha256
@@ -56,7 +56,7 @@ async def store(engine: Engine, content_id: str, body: str, **rest: Any) -> Vers
     )
 
 
-async def look(engine: Engine, name: str, *rules: ValidationRule) -> Findings:
+async def look(engine: Engine, name: str, *rules: ValidationRule) -> ValidationReport:
     with trio.fail_after(PATIENCE):
         return await validate(Build(engine, dry=True), name, rules)
 
@@ -64,11 +64,13 @@ async def look(engine: Engine, name: str, *rules: ValidationRule) -> Findings:
 async def rule_findings(engine: Engine, body: str, rule: ValidationRule, **metadata: Any) -> list[Finding]:
     """The findings of a rule in a text of which only the text is known, or also the config's metadata."""
     await store(engine, "piece", body)
-    return [issue for issue in (await look(engine, "piece", rule)).issues if not issue.code.startswith("content_very")]
+    return [
+        issue for issue in (await look(engine, "piece", rule)).findings if not issue.code.startswith("content_very")
+    ]
 
 
-def codes(findings: Findings) -> list[str]:
-    return [issue.code for issue in findings.issues]
+def codes(findings: ValidationReport) -> list[str]:
+    return [issue.code for issue in findings.findings]
 
 
 # -- what any text is held to -----------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ async def test_every_text_is_held_to_the_obvious(engine: Engine, body: str, expe
     """Empty is an error, suspicious is a warning, and only errors make it invalid."""
     await store(engine, "note", body)
     found = await look(engine, "note")
-    assert [(issue.severity, issue.code, issue.location) for issue in found.issues] == expected
+    assert [(issue.severity, issue.code, issue.location) for issue in found.findings] == expected
     assert found.valid is not any(severity == "error" for severity, _, _ in expected)
 
 
@@ -701,10 +703,10 @@ async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
         | {"metadata": {"description": "x", "version": "1.0.0", "output_format": "json"}}
     )
     before = await look(engine, "note")
-    assert [(issue.severity, issue.code) for issue in before.issues] == [("warning", "not_generated")] * 3
+    assert [(issue.severity, issue.code) for issue in before.findings] == [("warning", "not_generated")] * 3
     await store(engine, "note", "no object")
     found = await look(engine, "note", ValidationRule("presence", "element.nothing"))
-    assert [(issue.severity, issue.code) for issue in found.issues] == [
+    assert [(issue.severity, issue.code) for issue in found.findings] == [
         ("warning", "content_very_short"),
         ("error", "format_mismatch"),
         ("warning", "content_missing"),
@@ -724,7 +726,7 @@ async def test_required_fields_of_a_config(project: Project, engine: Engine):
             "note",
             ValidationRule("required_fields", target, {"fields": ["owner.name", "metadata.version", "owner.mail"]}),
         )
-        problems = [issue for issue in found.issues if issue.severity == "error"]
+        problems = [issue for issue in found.findings if issue.severity == "error"]
         assert [(issue.code, issue.location, issue.details) for issue in problems] == [
             ("missing_required_field", "config", {"field": "owner.mail"})
         ]
@@ -736,29 +738,29 @@ async def test_required_fields_of_a_text_in_its_declared_format(project: Project
     document["metadata"]["output_format"] = "yaml"
     project.save(document)
     rule = ValidationRule("required_fields", config={"fields": ["owner"]})
-    assert [issue.location for issue in (await look(engine, "note", rule)).issues] == ["config"]
+    assert [issue.location for issue in (await look(engine, "note", rule)).findings] == ["config"]
     await store(engine, "note", "owner: Ines\n")
-    assert (await look(engine, "note", rule)).issues == []
+    assert (await look(engine, "note", rule)).findings == []
     await store(engine, "note", "keeper: Ines\n")
-    assert [issue.location for issue in (await look(engine, "note", rule)).issues] == [None]
+    assert [issue.location for issue in (await look(engine, "note", rule)).findings] == [None]
 
 
 async def test_the_schema_of_a_config(project: Project, engine: Engine):
     """A project can hold its configs to a schema of its own."""
     project.save(text("note", "Everything is well."))
     found = await look(engine, "note", ValidationRule("schema", "config", {"schema": {"required": ["owner"]}}))
-    assert [(issue.code, issue.location) for issue in found.issues] == [("schema_validation_failed", "config, $")]
+    assert [(issue.code, issue.location) for issue in found.findings] == [("schema_validation_failed", "config, $")]
 
 
 async def test_a_remark_on_a_config_is_an_issue(project: Project, engine: Engine):
     """What reading it tolerated is said with what to write instead."""
     project.save({**text("note", "x"), "elments": [], "schemaRef": None})
     found = await look(engine, "note")
-    assert {(issue.severity, issue.code, issue.location) for issue in found.issues} == {
+    assert {(issue.severity, issue.code, issue.location) for issue in found.findings} == {
         ("info", "unknown_key", "$.elments"),
         ("warning", "schema_ref_missing", "$.schemaRef"),
     }
-    assert all(issue.details["write"] or issue.code == "unknown_key" for issue in found.issues)
+    assert all(issue.details["write"] or issue.code == "unknown_key" for issue in found.findings)
     assert found.valid
 
 
@@ -769,7 +771,7 @@ async def test_a_config_that_cannot_be_read_is_told_fault_by_fault(project: Proj
     if stored:
         await store(engine, "note", "[TBD] and more")
     found = await look(engine, "note")
-    faults = [issue for issue in found.issues if issue.severity == "error"]
+    faults = [issue for issue in found.findings if issue.severity == "error"]
     assert {(issue.code, issue.location) for issue in faults} == {
         ("schema_validation_failed", "$.metadata.description"),
         ("schema_validation_failed", "$.metadata.version"),
@@ -781,7 +783,7 @@ async def test_a_config_that_cannot_be_read_is_told_fault_by_fault(project: Proj
 async def test_a_config_that_is_too_large_is_reported(project: Project, engine: Engine):
     """Whatever keeps it from being read."""
     project.write("configs/content/note.json", " " * 1_100_000)
-    (issue,) = (await look(engine, "note")).issues
+    (issue,) = (await look(engine, "note")).findings
     assert (issue.code, issue.location) == ("schema_validation_failed", None)
     assert "larger than" in issue.message
 
@@ -805,7 +807,7 @@ async def test_a_content_that_cannot_be_generated(
     """No such generator, no template, one that can't be parsed; a context isn't needed to tell."""
     project.save(document)
     found = await look(engine, "note")
-    assert [(issue.severity, issue.code) for issue in found.issues] == ([(severity, code)] if code else [])
+    assert [(issue.severity, issue.code) for issue in found.findings] == ([(severity, code)] if code else [])
 
 
 # -- artifacts --------------------------------------------------------------------------------------------------
@@ -838,7 +840,7 @@ async def test_an_artifact_is_complete_or_not(project: Project, engine: Engine):
     )
     project.write("configs/content/broken.json", "{")
     await store(engine, "old", "It is still here.")
-    found = [issue for issue in (await look(engine, "pack")).issues if issue.code != "duplicate_child"]
+    found = [issue for issue in (await look(engine, "pack")).findings if issue.code != "duplicate_child"]
     assert [(issue.severity, issue.code, issue.location) for issue in found] == [
         ("warning", "review_pending", "content.children[0]"),
         ("error", "missing_child", "content.children[2]"),
@@ -873,7 +875,7 @@ async def test_an_artifact_is_coherent_or_not(project: Project, engine: Engine):
         ("error", "invalid_output", "metadata.outputs[2]"),
         ("error", "duplicate_output", "metadata.outputs"),
     ]
-    assert [(issue.severity, issue.code, issue.location) for issue in found.issues] == expected
+    assert [(issue.severity, issue.code, issue.location) for issue in found.findings] == expected
 
 
 async def test_what_an_artifact_declares_replaces_what_is_usual(project: Project, engine: Engine):
@@ -886,7 +888,7 @@ async def test_what_an_artifact_declares_replaces_what_is_usual(project: Project
     )
     project.save(document)
     found = await look(engine, "pack")
-    assert [(issue.severity, issue.code) for issue in found.issues] == [
+    assert [(issue.severity, issue.code) for issue in found.findings] == [
         ("info", "missing_child"),
         ("info", "missing_child"),
         ("info", "duplicate_child"),
@@ -909,17 +911,17 @@ async def test_the_files_of_an_artifact_are_its_texts(project: Project, engine: 
     project.write("outputs/x.md", "[a](x.py) [b](gone.md)\n")
     project.write("outputs/x.py", "def f(:\n")
     found = await look(engine, "pack", ValidationRule("links"))
-    assert [(issue.code, issue.location) for issue in found.issues if issue.severity == "error"] == [
+    assert [(issue.code, issue.location) for issue in found.findings if issue.severity == "error"] == [
         ("format_mismatch", "outputs/x.py, line 1"),
         ("broken_link", "outputs/x.md, line 1"),
     ]
-    assert any(issue.code == "lint_finding" for issue in found.issues)
+    assert any(issue.code == "lint_finding" for issue in found.findings)
 
 
 async def test_the_children_of_a_content(project: Project, engine: Engine):
     """A content refers to others too."""
     project.save(text("a", "x"), text("b", "x") | {"children": [child("a"), child("gone")]})
-    (issue,) = (await look(engine, "b", ValidationRule("completeness"))).issues
+    (issue,) = (await look(engine, "b", ValidationRule("completeness"))).findings
     assert (issue.code, issue.location) == ("missing_child", "children[1]")
 
 
@@ -930,7 +932,9 @@ async def test_the_children_of_a_content(project: Project, engine: Engine):
 async def test_a_name_means_a_content_then_an_artifact_then_a_collection_then_a_draft(project: Project, engine: Engine):
     """And a text that is stored under it in any case."""
     project.save(collection("x", "gone"))
-    assert [(issue.code, issue.location) for issue in (await look(engine, "x")).issues] == [("missing_config", "gone")]
+    assert [(issue.code, issue.location) for issue in (await look(engine, "x")).findings] == [
+        ("missing_config", "gone")
+    ]
     project.save(artifact("x", [child("gone")]))
     assert codes(await look(engine, "x")) == ["missing_child"]
     project.save(content("x"))
@@ -1035,8 +1039,8 @@ async def survey(engine: Engine, name: str, *, check_members: bool = True) -> tu
     parsed = engine.catalog.open_config("collection", name).parsed
     with trio.fail_after(PATIENCE):
         found = await validate_collection(Build(engine, dry=True), parsed, check_members=check_members)
-    issues = [(issue.severity, issue.code, issue.member_id) for issue in found.issues]
-    assert all(issue.message.endswith(".") and not issue.message.endswith("..") for issue in found.issues)
+    issues = [(issue.severity, issue.code, issue.member_id) for issue in found.findings]
+    assert all(issue.message.endswith(".") and not issue.message.endswith("..") for issue in found.findings)
     return issues, found.missing, found.depth
 
 
