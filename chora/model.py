@@ -47,7 +47,12 @@ Days = Annotated[float, Meta(gt=0)]
 ContextName = Annotated[str, Meta(pattern=_CONTEXT_NAME, examples=["readings"])]
 
 SourceType = Literal[
-    "content_config", "artifact_config", "ephemeral_output", "external_file", "git_reference", "inline_data"
+    "content_config",
+    "artifact_config",
+    "ephemeral_output",
+    "external_file",
+    "git_reference",
+    "inline_data",
 ]
 Stage = Literal["draft", "review", "approved", "deprecated"]
 Severity = Literal["error", "warning", "info"]
