@@ -1,4 +1,4 @@
-"""The event file: one line for each thing that happened, whatever happened to the file."""
+"""The event file: one line for each event, however the file fails."""
 
 import errno
 import json
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 @requirement("events.lines")
 def test_an_event_is_a_line(path: Path):
-    """Time, trace, type, version and outcome come first, then the facts; the folder is made."""
+    """Time, trace, type, version and outcome come first, then the facts; the folder is created."""
     Events(path).emit_event(
         "content_generated", "success", content_config_id="tides", duration_ms=3, error_message=None
     )
@@ -70,12 +70,12 @@ def test_events_are_appended(path: Path):
 
 
 def test_without_a_file_nothing_is_written():
-    """A project without an event file costs nothing and fails nothing."""
+    """A project without an event file works as well."""
     Events(None).emit_event("one", "success")
 
 
-def test_the_trace_is_the_one_of_the_moment(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A script may set CHORA_TRACE_ID anew for each run; an empty one is none."""
+def test_the_trace_is_read_from_the_environment_each_time(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A script may set CHORA_TRACE_ID anew for each run; an empty one doesn't count."""
     events = Events(path)
     for named in ("first", "second", ""):
         monkeypatch.setenv("CHORA_TRACE_ID", named)
@@ -85,7 +85,7 @@ def test_the_trace_is_the_one_of_the_moment(path: Path, monkeypatch: pytest.Monk
 
 @requirement("events.trace-id")
 def test_a_request_has_a_trace_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The fact wins over the request, the request over the environment."""
+    """A trace among the facts wins over the request's, and that over the environment's."""
     monkeypatch.setenv("CHORA_TRACE_ID", "environment")
     events = Events(path)
     token = trace_id.set("request")
@@ -96,8 +96,8 @@ def test_a_request_has_a_trace_of_its_own(path: Path, monkeypatch: pytest.Monkey
     assert [event["trace_id"] for event in lines(path)] == ["fact", "request", "environment"]
 
 
-def test_what_isn_t_text_is_escaped(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Bytes that no text has, in the environment or in a message, don't fail the work that is told of."""
+def test_bytes_that_are_not_utf_8_are_escaped(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In the environment or in a message, they don't fail the work that the event is about."""
     monkeypatch.setenv("CHORA_TRACE_ID", "run-\udcff")
     Events(path).emit_event("one", "error", error_message="no file \udcfe.md")
     (event,) = lines(path)
@@ -105,8 +105,8 @@ def test_what_isn_t_text_is_escaped(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("torn", ['{"event_type":"chora.o', "{", '{"event_type":"chora.old"}'])
-def test_half_a_line_of_a_crash_swallows_nothing(path: Path, torn: str):
-    """A process that died within a line leaves one that can't be read; the next event has one of its own."""
+def test_an_incomplete_line_does_not_spoil_the_next_event(path: Path, torn: str):
+    """A process that died within a line leaves one that can't be read; the next event starts a new line."""
     path.parent.mkdir(parents=True)
     path.write_text(torn)
     events = Events(path)
@@ -117,8 +117,8 @@ def test_half_a_line_of_a_crash_swallows_nothing(path: Path, torn: str):
     assert [json.loads(line)["event_type"] for line in rest] == ["chora.one", "chora.two"]
 
 
-def test_a_line_that_fits_only_half_is_a_failure(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Log):
-    """A disk that fills up within a line is told in the log, and the next event begins on a new line."""
+def test_a_partial_write_is_a_failure(path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Log):
+    """A disk that fills up within a line is logged, and the next event starts a new line."""
     events = Events(path)
     write = os.write
     with monkeypatch.context() as full:
@@ -133,7 +133,7 @@ def test_a_line_that_fits_only_half_is_a_failure(path: Path, monkeypatch: pytest
     assert json.loads(kept)["event_type"] == "chora.kept"
 
 
-def test_a_failing_file_is_complained_of_once(path: Path, caplog: Log):
+def test_a_failing_file_is_logged_once(path: Path, caplog: Log):
     """However many events are lost, the work goes on and the log has one line; after a recovery, one more."""
     path.mkdir(parents=True)
     events = Events(path)
@@ -162,7 +162,7 @@ def test_a_file_where_a_folder_should_be_fails_nothing(path: Path, caplog: Log):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 async def test_a_pipe_without_a_reader_stalls_nothing(path: Path, caplog: Log):
-    """Events sent to a pipe never wait for its reader; what doesn't fit is lost, and complained of once."""
+    """Writing to a pipe never waits for its reader; what doesn't fit is dropped, and logged once."""
     path.parent.mkdir(parents=True)
     os.mkfifo(path)
     events = Events(path)
@@ -177,21 +177,23 @@ async def test_a_pipe_without_a_reader_stalls_nothing(path: Path, caplog: Log):
 
 
 def test_processes_don_t_mix_their_lines(path: Path):
-    """Two processes that tell at once each keep every line whole."""
+    """Two processes that write at once each keep every line whole."""
     program = (
         "import sys; from pathlib import Path; from chora.events import Events\n"
         "events = Events(Path(sys.argv[1])); sys.stdin.read(1)\n"
         "for number in range(300):\n"
-        "    events.emit_event('told', 'success', by=sys.argv[2], number=number, text='x' * 500)\n"
+        "    events.emit_event('tested', 'success', by=sys.argv[2], number=number, text='x' * 500)\n"
     )
-    told = [subprocess.Popen([sys.executable, "-c", program, path, name], stdin=subprocess.PIPE) for name in ("a", "b")]
-    for process in told:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, path, name], stdin=subprocess.PIPE) for name in ("a", "b")
+    ]
+    for process in processes:
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
-    for process in told:
+    for process in processes:
         process.communicate(timeout=PATIENCE)
-    assert [process.returncode for process in told] == [0, 0]
+    assert [process.returncode for process in processes] == [0, 0]
     for name in ("a", "b"):
         assert [event["number"] for event in lines(path) if event["by"] == name] == list(range(300))
 
@@ -206,12 +208,12 @@ class Slow(SqliteStore):
         super().__init__(None)
         self.batches: list[int] = []
         self.broken = False
-        self.gate: trio.Event | None = None
+        self.may_write: trio.Event | None = None
 
     async def add_events(self, events: Any) -> None:
         self.batches.append(len(events))
-        if self.gate is not None:
-            await self.gate.wait()
+        if self.may_write is not None:
+            await self.may_write.wait()
         if self.broken:
             raise StorageError("The disk is full.", None)
         await super().add_events(events)
@@ -229,7 +231,7 @@ async def stored(store: SqliteStore, count: int) -> list[Event]:
 
 
 async def test_an_event_is_also_a_row(path: Path):
-    """The same time, type, outcome, trace and facts as in the file, a moment later."""
+    """With the same time, type, outcome, trace and facts as the line in the file."""
     events, store = Events(path), SqliteStore(None)
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
@@ -242,8 +244,8 @@ async def test_an_event_is_also_a_row(path: Path):
     store.close()
 
 
-async def test_rows_are_kept_without_a_file():
-    """Each is told on its own."""
+async def test_rows_are_stored_without_an_event_file():
+    """The store and the file are independent of each other."""
     events, store = Events(None), SqliteStore(None)
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
@@ -270,7 +272,7 @@ async def test_the_last_rows_are_stored_before_the_end(path: Path):
 
 async def test_a_tool_run_on_the_command_line_leaves_rows(project: Project, ask: Asking):
     """The engine's own events reach its own store."""
-    await ask.refused("generate_content", "config_not_found", content_config_id="nobody")
+    await ask.refused("generate_content", "config_not_found", content_config_id="missing")
     project.save(text("note", "Hello."))
     await ask("generate_content", content_config_id="note")
     (row,) = [each for each in await stored_in(ask) if each.kind == "chora.content_generated"]
@@ -284,8 +286,8 @@ async def stored_in(ask: Asking) -> list[Event]:
     return found
 
 
-async def test_a_store_that_fails_fails_nothing(caplog: Log):
-    """Said once in the log, counted, and tried again with the next events."""
+async def test_a_failing_store_fails_no_work(caplog: Log):
+    """It is logged once and counted, and the rows are tried again with the next events."""
     events, store = Events(None), Slow()
     store.broken = True
     async with trio.open_nursery() as nursery:
@@ -306,16 +308,16 @@ async def test_a_store_that_fails_fails_nothing(caplog: Log):
     store.close()
 
 
-async def test_more_rows_than_may_wait_are_dropped_and_counted(path: Path, caplog: Log):
+async def test_rows_beyond_the_queue_limit_are_dropped_and_counted(path: Path, caplog: Log):
     """Memory stays bounded while the store hangs; the file has every line."""
     events, store = Events(path), Slow()
-    store.gate = trio.Event()
+    store.may_write = trio.Event()
     async with trio.open_nursery() as nursery:
         await serving(events, store, nursery)
         for _ in range(ROWS_LIMIT + 7):
             events.emit_event("one", "success")
         assert events.dropped == 7
-        store.gate.set()
+        store.may_write.set()
         nursery.cancel_scope.cancel()
     assert len(lines(path)) == ROWS_LIMIT + 7
     assert len(store.events(limit=100_000)) == ROWS_LIMIT
@@ -323,11 +325,11 @@ async def test_more_rows_than_may_wait_are_dropped_and_counted(path: Path, caplo
     store.close()
 
 
-async def test_a_store_that_hangs_does_not_hold_the_end(caplog: Log, monkeypatch: pytest.MonkeyPatch):
-    """After a while the rows are given up."""
+async def test_a_hanging_store_does_not_delay_the_shutdown_for_ever(caplog: Log, monkeypatch: pytest.MonkeyPatch):
+    """After a timeout the queued rows are dropped."""
     monkeypatch.setattr(module, "STORE_TIMEOUT", 0.1)
     events, store = Events(None), Slow()
-    store.gate = trio.Event()
+    store.may_write = trio.Event()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             await serving(events, store, nursery)
@@ -363,7 +365,7 @@ async def test_a_store_that_hangs_does_not_hold_the_end(caplog: Log, monkeypatch
         "myAPIKey",
     ],
 )
-def test_values_under_secret_names_are_hidden(key: str):
+def test_values_under_secret_names_are_redacted(key: str):
     """At any depth, whatever the value is."""
     assert redact_secrets({key: "sk-1"}) == {key: "***"}
     assert redact_secrets([{"a": ({key: {"deep": ["x"]}},)}]) == [{"a": [{key: "***"}]}]
@@ -373,19 +375,19 @@ def test_values_under_secret_names_are_hidden(key: str):
 @pytest.mark.parametrize(
     "key", ["monkey", "keyboard", "keynote", "tokenizer", "secretary", "turkey", "passworded", "a"]
 )
-def test_words_that_only_hold_one_are_not_secrets(key: str):
-    """`monkey` is an animal."""
+def test_names_that_only_contain_a_secret_word_are_not_redacted(key: str):
+    """`monkey` contains `key`."""
     assert redact_secrets({key: "Ada"}) == {key: "Ada"}
 
 
-def test_counts_are_no_secrets():
-    """How many tokens a model took is worth knowing; a number under a singular is a PIN."""
+def test_counts_are_not_redacted():
+    """A number under `tokens` is a count; one under a singular name may be a PIN."""
     assert redact_secrets({"input_tokens": 12, "max_tokens": 0.5}) == {"input_tokens": 12, "max_tokens": 0.5}
     assert redact_secrets({"password": 1234, "tokens": True}) == {"password": "***", "tokens": "***"}
 
 
-def test_what_lies_too_deep_is_hidden():
-    """However deep it goes, it ends."""
+def test_data_nested_too_deep_is_redacted():
+    """So that the recursion is bounded."""
     deep: Any = "x"
     for level in range(1000):
         deep = {"a": deep} if level % 2 else [deep]
@@ -402,7 +404,7 @@ _values = st.recursive(
 
 @given(_values)
 def test_redaction_changes_nothing_else(value: Any):
-    """Without such keys the data is what it was; the original never changes."""
+    """Data without such keys is unchanged, and the original is never modified."""
     before = json.dumps(value)
     result = redact_secrets(value)
     assert json.dumps(value) == before
@@ -412,7 +414,7 @@ def test_redaction_changes_nothing_else(value: Any):
 
 @requirement("events.redacted")
 def test_an_events_context_has_no_secrets(path: Path):
-    """Of a context, only what isn't secret is in an event."""
+    """The context in an event is redacted."""
     Events(path).emit_event("one", "success", context={"title": "Tides", "api_key": "sk-1"})
     (event,) = lines(path)
     assert event["context"] == {"title": "Tides", "api_key": "***"}

@@ -24,7 +24,7 @@ SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfo
 ENDLESS = SLOW.replace("1500", "90000")
 
 
-# -- request security ---------------------------------------------------------------------------------------
+# -- request security -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ ENDLESS = SLOW.replace("1500", "90000")
     ],
 )
 @requirement("server.hosts")
-async def test_only_our_own_names_are_answered(http_client: OpenHttpClient, host: str, status: int):
-    """A page that rebinds its name to our address sends its own name, and that isn't ours."""
+async def test_only_allowed_hosts_are_answered(http_client: OpenHttpClient, host: str, status: int):
+    """A page that rebinds its own name to our address (DNS rebinding, CWE-350) sends that name as Host."""
     async with http_client(http__allowed_hosts=("docs.example",)) as client:
         response = await client.http.get("/health", headers={"host": host})
         assert response.status_code == status
@@ -75,18 +75,18 @@ async def test_only_our_own_names_are_answered(http_client: OpenHttpClient, host
         ("tauri://localhost", 200),
     ],
 )
-async def test_only_our_own_origins_may_talk_to_us(http_client: OpenHttpClient, origin: str, status: int):
-    """A foreign web page in a browser on this machine gets nothing, before its body is read."""
+async def test_only_allowed_origins_are_answered(http_client: OpenHttpClient, origin: str, status: int):
+    """A foreign web page in a browser on this machine gets 403, before its body is read."""
     async with http_client(http__allowed_origins=("https://n8n.example",)) as client:
         assert (await client.ask("initialize", HELLO, origin=origin)).status_code == status
         assert (await client.http.get("/status.json", headers={"origin": origin})).status_code == status
         assert (await client.http.get("/health", headers={"origin": origin})).status_code == 200
 
 
-async def test_a_token_is_asked_for_where_there_is_one(
+async def test_a_configured_token_is_required(
     http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """401 with a challenge without it, an answer with it; health needs none."""
+    """401 with a challenge without it; /health needs none."""
     secret = tmp_path / "token"
     secret.write_text("open sesame\n")
     monkeypatch.setenv("CHORA_TOKEN_FILE", str(secret))
@@ -105,7 +105,7 @@ async def test_a_token_is_asked_for_where_there_is_one(
 async def test_beyond_loopback_the_status_needs_the_token_too(
     http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
-    """Bound to everything, only health and readiness need no token."""
+    """Bound to all addresses, only /health and readiness need no token."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
     async with http_client(http__host="0.0.0.0") as client:
         url = client.running.url.replace("0.0.0.0", "127.0.0.1")
@@ -120,21 +120,21 @@ async def test_beyond_loopback_the_status_needs_the_token_too(
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 async def test_what_a_form_could_post_is_refused(http_client: OpenHttpClient, kind: str):
-    """Only JSON by name is read: everything else a page may send without asking."""
+    """Only `application/json` is read; a page may send other types without a CORS preflight."""
     async with http_client() as client:
         response = await client.post(message("initialize", HELLO, 1), content_type=kind)
         assert response.status_code == 415
 
 
-async def test_a_client_must_take_what_we_can_give(http_client: OpenHttpClient):
-    """406 for one that accepts neither JSON nor anything."""
+async def test_a_client_must_accept_json(http_client: OpenHttpClient):
+    """406 for an Accept header that excludes it."""
     async with http_client() as client:
         assert (await client.ask("initialize", HELLO, accept="text/html")).status_code == 406
         assert (await client.ask("initialize", HELLO, accept="*/*")).status_code == 200
 
 
-async def test_other_methods_and_paths_are_named(http_client: OpenHttpClient):
-    """405 with what is allowed, 404 for what isn't there."""
+async def test_other_methods_and_paths_are_refused(http_client: OpenHttpClient):
+    """405 with the allowed methods, 404 for an unknown path."""
     async with http_client() as client:
         put = await client.http.put("/mcp")
         assert put.status_code == 405
@@ -142,11 +142,11 @@ async def test_other_methods_and_paths_are_named(http_client: OpenHttpClient):
         assert (await client.http.get("/nowhere")).status_code == 404
 
 
-# -- the modern era -----------------------------------------------------------------------------------------
+# -- the modern era ---------------------------------------------------------------------------------------------
 
 
 async def test_a_modern_request_needs_no_session(http_client: OpenHttpClient):
-    """One POST, one JSON answer, and no session id."""
+    """One POST, one JSON response, and no session id."""
     async with http_client() as client:
         response = await client.ask_modern("tools/call", {"name": "hello_world", "arguments": {}})
         assert response.status_code == 200
@@ -172,18 +172,18 @@ async def test_a_modern_request_needs_no_session(http_client: OpenHttpClient):
         ({"mcp_protocol_version": "2025-06-18"}, 400, wire.HEADER_MISMATCH),
     ],
 )
-async def test_routing_headers_must_say_what_the_body_says(
+async def test_routing_headers_must_match_the_body(
     http_client: OpenHttpClient, headers: dict[str, str], status: int, code: int | None
 ):
-    """Nobody on the way may be told another story than we are."""
+    """A proxy that routes by the headers must not see another method or name than the server does."""
     async with http_client() as client:
         response = await client.ask_modern("tools/call", {"name": "hello_world", "arguments": {}}, **headers)
         assert response.status_code == status, response.text
         assert response.json().get("error", {}).get("code") == code
 
 
-async def test_a_routing_header_stands_once(http_client: OpenHttpClient):
-    """Two of them could be read differently by two readers."""
+async def test_a_repeated_routing_header_is_refused(http_client: OpenHttpClient):
+    """Two readers could take different ones of them."""
     async with http_client() as client:
         body = msgspec.json.encode(message("tools/list", {"_meta": MODERN}, 1))
         headers = [
@@ -207,10 +207,10 @@ async def test_a_routing_header_stands_once(http_client: OpenHttpClient):
         (b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{}}}', 400, wire.INVALID_PARAMS),
     ],
 )
-async def test_wrong_modern_bodies_are_refused_and_the_server_goes_on(
+async def test_invalid_modern_bodies_are_refused_and_the_server_goes_on(
     http_client: OpenHttpClient, body: bytes, status: int, code: int
 ):
-    """Each gets its code and status, and the next good request is answered."""
+    """Each gets its code and status, and the next valid request is answered."""
     async with http_client() as client:
         response = await client.post(body, mcp_protocol_version="2026-07-28", mcp_method="tools/list")
         assert response.status_code == status
@@ -219,7 +219,7 @@ async def test_wrong_modern_bodies_are_refused_and_the_server_goes_on(
 
 
 async def test_modern_errors_carry_their_status(http_client: OpenHttpClient):
-    """404 for an unknown method, 400 with the choice for an unknown revision, 202 for a notification."""
+    """404 for an unknown method, 400 with the known ones for an unknown revision, 202 for a notification."""
     async with http_client() as client:
         assert (await client.ask_modern("no/such")).status_code == 404
         unknown = await client.post(
@@ -230,13 +230,13 @@ async def test_modern_errors_carry_their_status(http_client: OpenHttpClient):
         assert unknown.status_code == 400
         assert unknown.json()["error"]["data"]["supported"] == ["2026-07-28"]
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
-        heard = await client.post(note, mcp_protocol_version="2026-07-28")
-        assert (heard.status_code, heard.content) == (202, b"")
+        accepted = await client.post(note, mcp_protocol_version="2026-07-28")
+        assert (accepted.status_code, accepted.content) == (202, b"")
         assert (await client.post(note, mcp_protocol_version="2031-01-01")).status_code == 400
 
 
-async def test_an_answer_becomes_a_stream_when_there_is_progress_to_tell(http_client: OpenHttpClient):
-    """JSON when the client accepts no events; progress and then the answer when it does."""
+async def test_a_response_becomes_a_stream_when_there_is_progress(http_client: OpenHttpClient):
+    """If the client accepts events: progress, then the response; otherwise JSON."""
     async with http_client() as client:
         arguments = {"artifact_config_id": "hello"}
         call = {"name": "assemble_artifact", "arguments": arguments, "_meta": {"progressToken": 5}}
@@ -250,8 +250,8 @@ async def test_an_answer_becomes_a_stream_when_there_is_progress_to_tell(http_cl
         assert plain.json()["result"]["structuredContent"]["status"] == "skipped"
 
 
-async def test_leaving_is_how_a_modern_request_is_cancelled(http_client: OpenHttpClient, hello: Project):
-    """The work stops when its requester hangs up."""
+async def test_closing_the_connection_cancels_a_modern_request(http_client: OpenHttpClient, hello: Project):
+    """The work stops when the client disconnects."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
     async with http_client() as client:
         call = {"name": "generate_content", "arguments": {"content_config_id": "endless"}}
@@ -260,11 +260,11 @@ async def test_leaving_is_how_a_modern_request_is_cancelled(http_client: OpenHtt
         await _until_counted(client, "cancelled")
 
 
-# -- the handshake era --------------------------------------------------------------------------------------
+# -- the handshake era ------------------------------------------------------------------------------------------
 
 
 async def test_a_session_is_opened_used_and_ended(http_client: OpenHttpClient):
-    """initialize gives an id; with it calls are answered; after DELETE it is unknown."""
+    """`initialize` returns an id; with it calls are answered; after DELETE it is unknown."""
     async with http_client() as client:
         await client.initialize()
         response = await client.call("hello_world", name="Ada")
@@ -279,8 +279,8 @@ async def test_a_session_is_opened_used_and_ended(http_client: OpenHttpClient):
         assert (modern.status_code, modern.headers["allow"]) == (405, "POST")
 
 
-async def test_without_a_session_there_is_nothing_but_initialize(http_client: OpenHttpClient):
-    """400 without the id, 404 for one that isn't known."""
+async def test_without_a_session_only_initialize_is_answered(http_client: OpenHttpClient):
+    """400 without the id, 404 for an unknown one."""
     async with http_client() as client:
         assert (await client.ask("tools/list")).status_code == 400
         assert (await client.ask("tools/list", mcp_session_id="made-up")).status_code == 404
@@ -289,7 +289,7 @@ async def test_without_a_session_there_is_nothing_but_initialize(http_client: Op
 
 @pytest.mark.parametrize("body", [b"{", b'{"jsonrpc":"2.0","id":null,"method":"ping"}', b"\xff", b'"text"'])
 async def test_malformed_json_is_answered_and_the_session_goes_on(http_client: OpenHttpClient, body: bytes):
-    """400 with a JSON-RPC error; nothing else changes."""
+    """400 with a JSON-RPC error; the session stays as it was."""
     async with http_client() as client:
         await client.initialize()
         response = await client.post(body)
@@ -298,8 +298,8 @@ async def test_malformed_json_is_answered_and_the_session_goes_on(http_client: O
         assert (await client.call("hello_world")).status_code == 200
 
 
-async def test_batches_work_where_the_revision_knows_them(http_client: OpenHttpClient):
-    """2025-03-26 had batches: answered as one array, or with 202 when nothing is owed."""
+async def test_batches_work_in_2025_03_26(http_client: OpenHttpClient):
+    """They get one array of responses, or 202 when they hold no request."""
     async with http_client() as client:
         response = await client.ask("initialize", {**HELLO, "protocolVersion": "2025-03-26"})
         client.session = response.headers["mcp-session-id"]
@@ -310,7 +310,7 @@ async def test_batches_work_where_the_revision_knows_them(http_client: OpenHttpC
 
 
 async def test_a_cancelled_call_ends_without_an_answer(http_client: OpenHttpClient, hello: Project):
-    """notifications/cancelled names a request of the session; its POST ends empty."""
+    """`notifications/cancelled` names a request of the session; its POST ends with an empty response."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
     async with http_client() as client:
         await client.initialize()
@@ -329,7 +329,7 @@ async def test_a_cancelled_call_ends_without_an_answer(http_client: OpenHttpClie
 
 
 async def test_ending_a_session_stops_its_calls(http_client: OpenHttpClient, hello: Project):
-    """The answer has no reader left, so the work for it ends."""
+    """The work stops, as its result can't be delivered any more."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
     async with http_client() as client:
         await client.initialize()
@@ -342,7 +342,7 @@ async def test_ending_a_session_stops_its_calls(http_client: OpenHttpClient, hel
 
 
 async def test_a_session_has_a_stream_until_it_ends(http_client: OpenHttpClient):
-    """GET opens it, DELETE closes it; without a session or the right Accept there is none."""
+    """GET opens it, DELETE closes it; it needs a session and the right Accept header."""
     async with http_client() as client:
         assert (await client.http.get("/mcp", headers={"accept": "text/event-stream"})).status_code == 405
         assert (await client.http.get("/mcp", headers={"accept": "application/json"})).status_code == 406
@@ -358,8 +358,8 @@ async def test_a_session_has_a_stream_until_it_ends(http_client: OpenHttpClient)
         assert (await client.http.get("/mcp", headers=headers)).status_code == 404
 
 
-async def test_the_longest_idle_session_makes_room(http_client: OpenHttpClient):
-    """At the cap a new session evicts the one that was silent longest."""
+async def test_the_longest_idle_session_is_evicted(http_client: OpenHttpClient):
+    """At the limit, a new session evicts it."""
     async with http_client(limits__sessions=2) as client:
         ids: list[str] = []
         for _ in range(3):
@@ -373,7 +373,7 @@ async def test_the_longest_idle_session_makes_room(http_client: OpenHttpClient):
 
 
 async def test_an_unused_session_expires(http_client: OpenHttpClient):
-    """After `limits.idle` it is unknown, and counted as idle."""
+    """After `limits.idle` its id is unknown, and the metrics count it as idle."""
     async with http_client(limits__idle=0.3) as client:
         await client.initialize()
         await _until(client, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
@@ -381,7 +381,7 @@ async def test_an_unused_session_expires(http_client: OpenHttpClient):
 
 
 async def test_a_session_belongs_to_its_principal(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
-    """Somebody else who learns the id gets the same 404 as for one that doesn't exist."""
+    """Another principal that knows the id gets the same 404 as for an unknown one."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
     async with http_client() as client:
         response = await client.ask("initialize", HELLO, authorization="Bearer sesame")
@@ -394,7 +394,7 @@ async def test_a_session_belongs_to_its_principal(http_client: OpenHttpClient, m
 async def test_a_session_of_the_old_transport_belongs_to_its_principal(
     http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
-    """Nobody else posts into it, and its id is none of Streamable HTTP."""
+    """Another principal can't post into it, and its id isn't valid for Streamable HTTP."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
     async with http_client() as client:
         probe = {"authorization": f"Bearer {client.running.target.token.reveal()}"}
@@ -410,7 +410,7 @@ async def test_a_session_of_the_old_transport_belongs_to_its_principal(
             assert (await client.http.get("/mcp", headers=sent)).status_code == 404
 
 
-# -- SSE, 2024-11-05 ----------------------------------------------------------------------------------------
+# -- SSE, 2024-11-05 --------------------------------------------------------------------------------------------
 
 
 class Stream:
@@ -422,7 +422,7 @@ class Stream:
         self._rest = ""
 
     async def event(self) -> tuple[str, str]:
-        """The next event's kind and data; comments are passed over."""
+        """The type and data of the next event; comments are skipped."""
         while True:
             while "\r\n\r\n" not in self._rest:
                 self._rest += await anext(self.chunks)
@@ -443,7 +443,7 @@ async def sse(client: HttpTestClient) -> AsyncGenerator[tuple[Stream, str]]:
 
 
 async def test_the_old_transport_answers_on_its_stream(http_client: OpenHttpClient):
-    """The endpoint comes first, posts are acknowledged with 202, answers come as events and in order."""
+    """The endpoint is the first event; a POST gets 202, and its response is an event, in order."""
     async with http_client() as client, sse(client) as (stream, place):
         for body, id in (
             (message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1), 1),
@@ -458,8 +458,8 @@ async def test_the_old_transport_answers_on_its_stream(http_client: OpenHttpClie
         assert msgspec.json.decode((await stream.event())[1])["error"]["code"] == wire.PARSE_ERROR
 
 
-async def test_a_message_needs_its_stream(http_client: OpenHttpClient):
-    """404 for a session that isn't one, or whose stream is gone."""
+async def test_a_message_needs_an_open_stream(http_client: OpenHttpClient):
+    """404 for an unknown session and for one whose stream is closed."""
     async with http_client() as client:
         assert (await client.http.post("/messages/?session_id=x", content=b"{}")).status_code == 404
         assert (await client.http.post("/messages/", content=b"{}")).status_code == 404
@@ -469,8 +469,8 @@ async def test_a_message_needs_its_stream(http_client: OpenHttpClient):
         assert (await client.http.post(place, json=message("ping", None, 1))).status_code == 404
 
 
-async def test_a_stream_that_is_not_read_is_dropped(http_client: OpenHttpClient):
-    """More than the queue holds, and the session ends instead of growing."""
+async def test_a_session_whose_stream_is_not_read_is_ended(http_client: OpenHttpClient):
+    """When its queue is full it ends instead of growing."""
     async with http_client() as client:
         address = client.running.url.removeprefix("http://").split(":")
         deaf = await trio.open_tcp_stream(address[0], int(address[1]))
@@ -480,7 +480,7 @@ async def test_a_stream_that_is_not_read_is_dropped(http_client: OpenHttpClient)
             while b"endpoint" not in head or not head.endswith(b"\r\n"):
                 head += bytes(await deaf.receive_some())
             place = head.partition(b"data: ")[2].split(b"\r\n")[0].decode()
-            big = "x" * 1_000_000  # an id comes back as it was sent, so this fills the buffers of the way back
+            big = "x" * 1_000_000  # an id is echoed in the response, so this fills the send buffers
             for _ in range(QUEUE_LIMIT + 50):
                 response = await client.http.post(place, json=message("ping", None, big))
                 if response.status_code == 404:
@@ -489,7 +489,7 @@ async def test_a_stream_that_is_not_read_is_dropped(http_client: OpenHttpClient)
 
 
 async def test_calls_over_the_old_transport_are_bounded(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
-    """They hold no connection, so nothing else would bound them; what isn't one still passes."""
+    """They hold no connection, so the limit on connections doesn't bound them; other messages aren't limited."""
     monkeypatch.setattr(legacy_sse, "SESSION_CALLS_LIMIT", 0)
     async with http_client() as client, sse(client) as (stream, place):
         refused = await client.http.post(place, json=message("tools/call", {"name": "hello_world"}, 1))
@@ -499,7 +499,7 @@ async def test_calls_over_the_old_transport_are_bounded(http_client: OpenHttpCli
 
 
 async def test_the_old_transport_can_be_turned_off(http_client: OpenHttpClient):
-    """Without `http.sse` there is nothing at /sse."""
+    """Without `http.sse`, /sse is 404."""
     async with http_client(http__sse=False) as client:
         assert (await client.http.get("/sse")).status_code == 404
 
@@ -526,7 +526,7 @@ async def _until_counted(client: HttpTestClient, outcome: str) -> None:
     await _until(client, "/status.json", lambda text: msgspec.json.decode(text)["calls"].get(outcome) == 1)
 
 
-# -- what the server says of itself -------------------------------------------------------------------------------
+# -- notifications and subscriptions ----------------------------------------------------------------------------
 
 
 async def test_a_session_gets_notifications_on_its_stream(http_client: OpenHttpClient):
@@ -540,16 +540,16 @@ async def test_a_session_gets_notifications_on_its_stream(http_client: OpenHttpC
         headers = {"accept": "text/event-stream", "mcp-session-id": client.session}
         async with client.http.stream("GET", "/mcp", headers=headers) as response:
             stream = Stream(client, response.aiter_text())
-            heard = msgspec.json.decode((await stream.event())[1])
-            assert heard["method"] == "notifications/resources/updated"
-            assert heard["params"] == {"uri": "config://content/greeting"}
+            update = msgspec.json.decode((await stream.event())[1])
+            assert update["method"] == "notifications/resources/updated"
+            assert update["params"] == {"uri": "config://content/greeting"}
             server.notify_resource_changed("config://artifact/hello")
             server.notify_list_changed("resources")
             assert msgspec.json.decode((await stream.event())[1])["method"] == "notifications/resources/list_changed"
 
 
 async def test_the_old_transport_gets_notifications_on_its_stream(http_client: OpenHttpClient):
-    """Notifications come between the answers."""
+    """They are sent between the responses."""
     async with http_client() as client, sse(client) as (stream, place):
         for body in (
             message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1),
@@ -562,7 +562,7 @@ async def test_the_old_transport_gets_notifications_on_its_stream(http_client: O
 
 
 async def test_a_session_that_ended_gets_no_notifications(http_client: OpenHttpClient):
-    """Whatever ends it, the broadcaster drops its queue."""
+    """However it ends, the broadcaster drops its queue."""
     async with http_client() as client:
         server = client.running.server
         await client.initialize()
@@ -576,7 +576,7 @@ async def test_a_session_that_ended_gets_no_notifications(http_client: OpenHttpC
 
 
 async def test_a_stream_that_is_not_read_is_ended(http_client: OpenHttpClient):
-    """Nothing piles up for it: the write stalls, the connection is cut, and the metrics say so."""
+    """The write times out and the connection is closed, instead of queueing without bound; the metrics count it."""
     async with http_client(limits__write_stall=0.3) as client:
         await client.initialize()
         uris = [f"config://content/{'x' * 200}-{number}" for number in range(900)]
@@ -612,23 +612,23 @@ async def listening(client: HttpTestClient, **filters: Any) -> AsyncGenerator[St
         yield stream
 
 
-async def test_a_modern_client_subscribes_to_what_it_asks_for(http_client: OpenHttpClient):
-    """The response is the stream; leaving ends the subscription."""
+async def test_a_modern_client_gets_what_it_subscribed_to(http_client: OpenHttpClient):
+    """The response is the stream; closing it ends the subscription."""
     async with http_client() as client:
         server = client.running.server
         async with listening(client, resourceSubscriptions=["config://content/greeting"]) as stream:
             server.notify_list_changed("resources")
             server.notify_resource_changed("config://content/greeting")
-            heard = msgspec.json.decode((await stream.event())[1])
-            assert heard["params"]["uri"] == "config://content/greeting"
-            assert heard["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: "sub-1"}
+            update = msgspec.json.decode((await stream.event())[1])
+            assert update["params"]["uri"] == "config://content/greeting"
+            assert update["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: "sub-1"}
         with trio.fail_after(PATIENCE):
             while not server.broadcaster.is_empty:
                 await trio.sleep(0.02)
 
 
 async def test_a_subscription_is_answered_when_the_server_stops(http_client: OpenHttpClient):
-    """The last frame is its result, so the peer knows that nothing broke."""
+    """The last event is its result, so the client knows that the stream didn't break."""
     async with http_client(limits__grace=60.0) as client, listening(client, resourcesListChanged=True) as stream:
         client.running.http.stop()
         with trio.fail_after(PATIENCE):
@@ -640,7 +640,7 @@ async def test_a_subscription_is_answered_when_the_server_stops(http_client: Ope
 
 
 async def test_a_silent_subscription_is_kept_open(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
-    """Comments between the events, so that no proxy takes it for dead."""
+    """Comments between the events, so that no proxy times it out."""
     monkeypatch.setattr(event_streams, "PING_INTERVAL", 0.05)
     async with http_client() as client, listening(client, resourcesListChanged=True) as stream:
         assert ": ping" in await anext(stream.chunks)
@@ -649,7 +649,7 @@ async def test_a_silent_subscription_is_kept_open(http_client: OpenHttpClient, m
 
 
 async def test_a_subscription_needs_a_stream(http_client: OpenHttpClient):
-    """A peer that takes only JSON is told what to accept."""
+    """A client that accepts only JSON gets an error that says what to accept."""
     async with http_client() as client:
         answer = await client.ask_modern("subscriptions/listen", {"notifications": {}}, accept="application/json")
         assert answer.status_code == 400
@@ -659,29 +659,29 @@ async def test_a_subscription_needs_a_stream(http_client: OpenHttpClient):
 async def test_subscribers_are_notified_of_files_that_change_on_disk(
     http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
 ):
-    """From the editor's save to the client's stream."""
+    """From the saved file to the client's stream."""
     monkeypatch.setattr("chora.watch.files.START_DELAY", 0.0)
     async with (
         http_client() as client,
         listening(client, resourceSubscriptions=["template://greeting.md.j2"]) as stream,
     ):
         with trio.fail_after(PATIENCE):
-            heard = list[str]()
+            updates = list[str]()
 
-            async def hear() -> None:
-                heard.append((await stream.event())[1])
+            async def receive_update() -> None:
+                updates.append((await stream.event())[1])
                 writing.cancel_scope.cancel()
 
             async with trio.open_nursery() as writing:
-                writing.start_soon(hear)
+                writing.start_soon(receive_update)
                 number = 0
-                while True:  # until the watch is set up, no change is seen
+                while True:  # changes before the watch is set up aren't seen
                     hello.write("configs/templates/greeting.md.j2", f"# {(number := number + 1)}")
                     await trio.sleep(0.2)
-        assert msgspec.json.decode(heard[0])["params"]["uri"] == "template://greeting.md.j2"
+        assert msgspec.json.decode(updates[0])["params"]["uri"] == "template://greeting.md.j2"
 
 
-# -- streams that break -------------------------------------------------------------------------------------
+# -- streams that break -----------------------------------------------------------------------------------------
 
 
 def events(body: str) -> list[dict[str, str]]:
@@ -691,8 +691,8 @@ def events(body: str) -> list[dict[str, str]]:
 
 
 @requirement("server.resume")
-async def test_an_answer_whose_connection_broke_can_be_had_again(http_client: OpenHttpClient, hello: Project):
-    """The call goes on without its peer, who comes back with the last event that arrived."""
+async def test_a_stream_is_resumed_after_its_connection_broke(http_client: OpenHttpClient, hello: Project):
+    """The call goes on without its client, which gets the rest with `Last-Event-ID`, more than once if need be."""
     hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
     async with http_client() as client:
         await client.initialize()
@@ -729,7 +729,7 @@ async def test_an_answer_whose_connection_broke_can_be_had_again(http_client: Op
 
 @pytest.mark.parametrize("end", ["stop", "expire"])
 async def test_a_resumed_stream_ends_as_the_original_would(http_client: OpenHttpClient, hello: Project, end: str):
-    """A server that stops finishes their call within the grace; a token that expires closes what it holds open."""
+    """A stopping server finishes the call within the grace; an expired token closes the stream."""
     template = SLOW if end == "stop" else ENDLESS
     hello.save(content("slow", pattern={"type": "jinja2", "template": template}))
     async with http_client() as client, trio.open_nursery() as nursery:
@@ -753,7 +753,7 @@ async def test_a_resumed_stream_ends_as_the_original_would(http_client: OpenHttp
 
 
 async def test_older_revisions_get_no_empty_event(http_client: OpenHttpClient, hello: Project):
-    """Before 2025-11-25 an event without data was no event."""
+    """Clients before 2025-11-25 don't expect an event without data."""
     async with http_client() as client:
         hello_ = {**HELLO, "protocolVersion": "2025-06-18"}
         client.session = (await client.ask("initialize", hello_)).headers["mcp-session-id"]
@@ -761,8 +761,8 @@ async def test_older_revisions_get_no_empty_event(http_client: OpenHttpClient, h
         assert all(each["data"] for each in events(answer.text))
 
 
-async def test_a_handshake_that_wants_no_answer_gets_none(http_client: OpenHttpClient):
-    """Without an id it is a notification, and opens no session."""
+async def test_an_initialize_without_an_id_opens_no_session(http_client: OpenHttpClient):
+    """Without an id it is a notification."""
     async with http_client() as client:
         response = await client.post({"jsonrpc": "2.0", "method": "initialize", "params": HELLO})
         assert (response.status_code, response.content) == (202, b"")
@@ -770,8 +770,8 @@ async def test_a_handshake_that_wants_no_answer_gets_none(http_client: OpenHttpC
         assert (await client.ask("initialize", HELLO)).status_code == 200
 
 
-async def test_a_session_that_ended_keeps_nothing(http_client: OpenHttpClient):
-    """Nobody can come back for what it was told."""
+async def test_the_end_of_a_session_clears_its_replay_buffer(http_client: OpenHttpClient):
+    """Its streams can't be resumed any more."""
     async with http_client() as client:
         await client.initialize()
         application: Any = client.running.http.app
@@ -782,7 +782,7 @@ async def test_a_session_that_ended_keeps_nothing(http_client: OpenHttpClient):
 
 
 async def test_a_session_has_a_limited_number_of_streams(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
-    """Further calls are answered all the same, as plain JSON."""
+    """Further calls are answered as plain JSON."""
     monkeypatch.setattr("chora.transport.http.streamable.SESSION_CALLS_LIMIT", 0)
     async with http_client() as client:
         await client.initialize()
@@ -792,7 +792,7 @@ async def test_a_session_has_a_limited_number_of_streams(http_client: OpenHttpCl
 
 
 async def test_a_session_with_a_call_in_flight_is_evicted_last(http_client: OpenHttpClient, hello: Project):
-    """A session whose call is under way isn't idle, however long ago that was made."""
+    """It isn't idle, however long ago its last request came."""
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
     async with http_client(limits__sessions=2, limits__idle=0.4) as client, trio.open_nursery() as nursery:
         await client.initialize()
@@ -810,8 +810,8 @@ async def test_a_session_with_a_call_in_flight_is_evicted_last(http_client: Open
 
 
 @pytest.mark.parametrize("last", ["9.1", "nonsense", "1", "-1.0", "", "1.999"])
-async def test_an_unknown_stream_is_refused(http_client: OpenHttpClient, last: str):
-    """A client that waited for the rest of it would wait for ever."""
+async def test_an_unknown_last_event_id_is_refused(http_client: OpenHttpClient, last: str):
+    """With an error at once; otherwise the client would wait for events that never come."""
     async with http_client() as client:
         await client.initialize()
         sent = {"accept": BOTH, "mcp-session-id": client.session, "last-event-id": last}
@@ -821,7 +821,7 @@ async def test_an_unknown_stream_is_refused(http_client: OpenHttpClient, last: s
 
 
 async def test_streams_belong_to_their_session(http_client: OpenHttpClient):
-    """Another session's event numbers lead nowhere."""
+    """A session can't resume another session's stream."""
     async with http_client() as client:
         await client.initialize()
         answer = await client.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
@@ -832,8 +832,8 @@ async def test_streams_belong_to_their_session(http_client: OpenHttpClient):
         assert (await client.http.get("/mcp", headers=sent)).status_code == 400
 
 
-async def test_news_that_were_sent_into_the_void_are_sent_again(http_client: OpenHttpClient, hello: Project):
-    """The stream of what belongs to no request is resumed like any other, and goes on."""
+async def test_the_stream_of_a_session_is_resumed(http_client: OpenHttpClient, hello: Project):
+    """Notifications that were lost with the connection are sent again, and new ones follow."""
     async with http_client() as client:
         await client.initialize()
         server = client.running.server
@@ -857,7 +857,7 @@ async def test_news_that_were_sent_into_the_void_are_sent_again(http_client: Ope
 
 
 async def test_the_end_of_a_session_ends_its_streams(http_client: OpenHttpClient):
-    """A stream of a deleted session has nothing to say any more."""
+    """DELETE closes them."""
     async with http_client() as client:
         await client.initialize()
         sent = {"accept": BOTH, "mcp-session-id": client.session}
@@ -869,8 +869,8 @@ async def test_the_end_of_a_session_ends_its_streams(http_client: OpenHttpClient
                 assert [piece async for piece in pieces] == []
 
 
-async def test_a_question_is_asked_on_the_stream_of_its_call(http_client: OpenHttpClient, hello: Project):
-    """And answered with a post of its own."""
+async def test_a_request_to_the_client_is_sent_on_the_stream_of_its_call(http_client: OpenHttpClient, hello: Project):
+    """The client posts its response."""
     hello.save(content("note", pattern={"type": "jinja2", "template": "old"}))
     async with http_client() as client:
         able = {**HELLO, "capabilities": {"elicitation": {}}}
@@ -889,8 +889,8 @@ async def test_a_question_is_asked_on_the_stream_of_its_call(http_client: OpenHt
                     if "elicitation/create" in piece:
                         question = msgspec.json.decode(events(seen)[-1]["data"])
                         yes = {"action": "accept", "content": {"confirm": True}}
-                        told = await client.post({"jsonrpc": "2.0", "id": question["id"], "result": yes})
-                        assert told.status_code == 202
+                        accepted = await client.post({"jsonrpc": "2.0", "id": question["id"], "result": yes})
+                        assert accepted.status_code == 202
         answer = msgspec.json.decode(events(seen)[-1]["data"])
         assert answer["result"]["structuredContent"]["success"] is True
         assert "new" in hello.read("configs/content/note.json")
@@ -898,7 +898,7 @@ async def test_a_question_is_asked_on_the_stream_of_its_call(http_client: OpenHt
 
 @requirement("server.sessions")
 async def test_the_principal_with_the_most_sessions_loses_one(http_client: OpenHttpClient):
-    """So no principal can evict the sessions of all others, or have more than its share."""
+    """So that no principal can evict all sessions of others or hold more than its share."""
     async with http_client(limits__sessions=6, limits__sessions_each=4) as client:
         application: Any = client.running.http.app
         names = ["ann"] + ["bob"] * 4 + ["cy"]
@@ -916,12 +916,12 @@ async def test_the_principal_with_the_most_sessions_loses_one(http_client: OpenH
         assert counts[0] == 2
 
 
-# -- tokens and proxies -------------------------------------------------------------------------------------
+# -- tokens and proxies -----------------------------------------------------------------------------------------
 
 
 @requirement("server.scopes")
-async def test_a_token_reaches_as_far_as_its_scope(http_client: OpenHttpClient, hello: Project):
-    """read, write and admin; what is beyond is refused in a way that a model understands."""
+async def test_a_token_is_limited_to_its_scope(http_client: OpenHttpClient, hello: Project):
+    """read, write and admin; a call beyond the scope is a tool error that a model understands."""
     tokens = Tokens(tokens_folder(hello.root))
     headers = {
         scope: {"authorization": f"Bearer {tokens.create_token(f'app-{scope}', scope)[0].reveal()}"} for scope in SCOPES
@@ -945,7 +945,7 @@ async def test_a_token_reaches_as_far_as_its_scope(http_client: OpenHttpClient, 
 async def test_a_revoked_token_loses_its_sessions(
     http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
 ):
-    """Also what it holds open ends by itself, soon."""
+    """Its open streams are closed soon too."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     tokens = Tokens(tokens_folder(hello.root))
     secret, _ = tokens.create_token("app", "read")
@@ -965,7 +965,7 @@ async def test_a_revoked_token_loses_its_sessions(
 async def test_a_revoked_token_loses_its_subscriptions(
     http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
 ):
-    """Those of the modern era belong to no session, and end all the same; those of others go on."""
+    """Those of the modern era belong to no session, and end all the same; those of other tokens go on."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     tokens = Tokens(tokens_folder(hello.root))
     secret, _ = tokens.create_token("app", "read")
@@ -1008,7 +1008,7 @@ PROXIED = {"x-forwarded-for": "203.0.113.9"}
 async def test_a_server_without_tokens_refuses_requests_through_a_proxy(
     http_client: OpenHttpClient, proxies: tuple[str, ...], headers: dict[str, str], status: int
 ):
-    """Whoever stands behind one isn't this machine, unless a proxy that is trusted says so."""
+    """A client behind a proxy isn't on this machine, unless a trusted proxy says so."""
     async with http_client(http__trusted_proxies=proxies, http__allowed_hosts=("docs.example",)) as client:
         assert (await client.ask_modern("server/discover", **headers)).status_code == status
         pages = await client.http.get("/status.json", headers=headers)
@@ -1017,15 +1017,15 @@ async def test_a_server_without_tokens_refuses_requests_through_a_proxy(
         assert alive.status_code == (403 if status == 403 else 200)
 
 
-async def test_a_token_is_good_through_any_proxy(http_client: OpenHttpClient, hello: Project):
-    """It says by itself who sent it."""
+async def test_a_token_is_valid_through_any_proxy(http_client: OpenHttpClient, hello: Project):
+    """It identifies its principal without the address."""
     secret, _ = Tokens(tokens_folder(hello.root)).create_token("app", "read")
     async with http_client() as client:
         sent = {**PROXIED, "authorization": f"Bearer {secret.reveal()}"}
         assert (await client.ask_modern("server/discover", **sent)).status_code == 200
 
 
-# -- what is offered ----------------------------------------------------------------------------------------
+# -- disabled tools ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1037,10 +1037,10 @@ async def test_a_token_is_good_through_any_proxy(http_client: OpenHttpClient, he
     ],
 )
 @requirement("server.toolsets")
-async def test_tools_that_are_left_out_are_neither_listed_nor_called(
+async def test_disabled_tools_are_neither_listed_nor_called(
     http_client: OpenHttpClient, settings: dict[str, Any], listed: str | None, withheld: str
 ):
-    """Whoever calls one all the same is told why, instead of that there is none."""
+    """A call to one fails with the reason, instead of as an unknown tool."""
     async with http_client(**settings) as client:
         tools = [each["name"] for each in (await client.ask_modern("tools/list")).json()["result"]["tools"]]
         assert tools if listed else not tools

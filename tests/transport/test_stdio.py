@@ -1,4 +1,4 @@
-"""MCP on pipes: a real process, and the loop by itself."""
+"""MCP on stdin and stdout: a real process, and `stdio.serve` on pipes."""
 
 import os
 import signal
@@ -60,11 +60,11 @@ def slow(hello: Project) -> Project:
     return hello
 
 
-# -- a real process -----------------------------------------------------------------------------------------
+# -- a real process ---------------------------------------------------------------------------------------------
 
 
-def test_one_message_a_line_in_and_out(hello: Project):
-    """Raw JSON lines: handshake and call in one breath, errors in between, and exit 0 when the input ends."""
+def test_each_line_is_one_message(hello: Project):
+    """Handshake and call written at once, errors in between, and exit 0 at the end of the input."""
     with chora(hello) as process:
         output, log = process.communicate(
             line("initialize", HELLO, 1)
@@ -73,7 +73,7 @@ def test_one_message_a_line_in_and_out(hello: Project):
             + b"\n"
             + line("nope", id=2)
             + call("generate_content", 3, content_config_id="greeting")
-            + call("generate_content", 4, content_config_id="nobody"),
+            + call("generate_content", 4, content_config_id="missing"),
             timeout=PATIENCE,
         )
     assert process.returncode == 0, log
@@ -87,7 +87,7 @@ def test_one_message_a_line_in_and_out(hello: Project):
 
 
 def test_initialize_is_answered_before_anything_heavy_is_imported(hello: Project):
-    """quart, hypercorn, rich, keyring, anthropic, mcp, jinja2, asyncio and the rest wait until they are needed."""
+    """quart, hypercorn, rich, keyring, anthropic, mcp, jinja2, asyncio and others are imported when needed."""
     heavy = {"quart", "hypercorn", "rich", "keyring", "anthropic", "mcp", "jinja2", "yaml", "jsonschema", "asyncio"}
     heavy |= {"watchfiles", "anyio"}
     with chora(hello, "-c", SPY) as process:
@@ -100,12 +100,12 @@ def test_initialize_is_answered_before_anything_heavy_is_imported(hello: Project
 
 def test_nothing_but_protocol_reaches_stdout(hello: Project):
     """What any code prints goes to stderr, whether through Python or straight to the descriptor."""
-    loud = (
+    program = (
         "import os, chora.tools.utility as u; from chora.__main__ import main; f = u.hello_world.function\n"
         "async def shout(*a):\n print('stray'); os.write(1, b'stray\\n'); os.system('echo stray'); return await f(*a)\n"
         "u.hello_world.function = shout; main()"
     )
-    with chora(hello, "-c", loud) as process:
+    with chora(hello, "-c", program) as process:
         output, log = process.communicate(line("initialize", HELLO, 1) + call("hello_world", 2), timeout=PATIENCE)
     assert [answer["id"] for answer in answers(output)] == [1, 2]
     assert log.count(b"stray") == 3
@@ -113,7 +113,7 @@ def test_nothing_but_protocol_reaches_stdout(hello: Project):
 
 @pytest.mark.parametrize("how", ["end of input", "SIGTERM"])
 def test_calls_in_flight_are_finished_before_the_end(slow: Project, how: str):
-    """Whether the client closes its end or the process is told to stop: first the answer, then exit 0."""
+    """Whether the client closes its pipe or sends SIGTERM: first the response, then exit 0."""
     with chora(slow) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -134,8 +134,8 @@ def test_calls_in_flight_are_finished_before_the_end(slow: Project, how: str):
     assert process.returncode == 0
 
 
-def test_a_client_that_vanishes_ends_us(hello: Project):
-    """Both pipes are closed: the process ends by itself."""
+def test_the_process_ends_when_its_client_vanishes(hello: Project):
+    """Both pipes are closed without a signal."""
     process = chora(hello)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -160,11 +160,11 @@ def test_a_file_as_input_works_too(hello: Project, tmp_path: Any):
     assert [answer["id"] for answer in answers(result.read_bytes())] == [1, 2]
 
 
-# -- the loop by itself -------------------------------------------------------------------------------------
+# -- `stdio.serve` on pipes -------------------------------------------------------------------------------------
 
 
 class Peer:
-    """The other end of the pipes."""
+    """The client's ends of the pipes."""
 
     def __init__(self, incoming: int, outgoing: int, server: McpServer) -> None:
         self.server = server
@@ -172,7 +172,7 @@ class Peer:
         self.source = trio.lowlevel.FdStream(outgoing)
         self._rest = b""
 
-    async def say(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         await self.sink.send_all(data)
 
     async def receive(self) -> Any:
@@ -186,10 +186,10 @@ class Peer:
 
 
 @asynccontextmanager
-async def conversation(
+async def connected(
     engine: Engine, *, limit: int = 100_000, grace: float = 5.0, stopping: trio.Event | None = None
 ) -> AsyncGenerator[Peer]:
-    """`stdio.serve` on real pipes; leaving closes the peer's ends and waits for the loop to be over."""
+    """`stdio.serve` on real pipes; at the end the client's ends are closed, and the loop has to end too."""
     there, incoming = os.pipe()
     outgoing, back = os.pipe()
     server = project_server(engine, TOOLS, Metrics())
@@ -209,11 +209,11 @@ async def conversation(
 
 
 async def test_a_line_beyond_the_limit_is_refused_and_skipped(engine: Engine):
-    """However it is cut into pieces, it is answered once, and the next line is understood."""
-    async with conversation(engine, limit=1000) as peer:
+    """In however many pieces it arrives, it gets one error, and the next line is read."""
+    async with connected(engine, limit=1000) as peer:
         for size in (1001, 70_000, 400_000):
-            await peer.say(b'"' + b"x" * size)
-            await peer.say(b'"\n' + line("ping", id=size))
+            await peer.send(b'"' + b"x" * size)
+            await peer.send(b'"\n' + line("ping", id=size))
             refused, pong = await peer.receive(), await peer.receive()
             assert refused["id"] is None
             assert "longer than 1,000 bytes" in refused["error"]["message"]
@@ -221,12 +221,12 @@ async def test_a_line_beyond_the_limit_is_refused_and_skipped(engine: Engine):
 
 
 async def test_a_message_may_come_in_single_bytes(engine: Engine):
-    """Lines are put together however they arrive; a last one needs no newline."""
-    async with conversation(engine) as peer:
+    """Lines are put together however they arrive; the last one needs no newline."""
+    async with connected(engine) as peer:
         for byte in line("ping", id="ä"):
-            await peer.say(bytes([byte]))
+            await peer.send(bytes([byte]))
         assert (await peer.receive())["id"] == "ä"
-        await peer.say(line("ping", id=2).rstrip(b"\n"))
+        await peer.send(line("ping", id=2).rstrip(b"\n"))
         await peer.sink.aclose()
         assert (await peer.receive())["id"] == 2
 
@@ -234,66 +234,66 @@ async def test_a_message_may_come_in_single_bytes(engine: Engine):
 async def test_a_call_with_its_slash_escaped_does_not_hold_up_others(project: Project, engine: Engine):
     """Some encoders write `tools\\/call`; it can be cancelled all the same."""
     project.save(content("endless", pattern={"type": "jinja2", "template": SLOW.replace("1500", "90000")}))
-    async with conversation(engine) as peer:
-        await peer.say(line("initialize", HELLO, 1))
+    async with connected(engine) as peer:
+        await peer.send(line("initialize", HELLO, 1))
         await peer.receive()
-        await peer.say(call("generate_content", 2, content_config_id="endless").replace(b"/", b"\\/"))
-        await peer.say(line("ping", id=3))
+        await peer.send(call("generate_content", 2, content_config_id="endless").replace(b"/", b"\\/"))
+        await peer.send(line("ping", id=3))
         assert (await peer.receive())["id"] == 3
-        await peer.say(line("notifications/cancelled", {"requestId": 2}) + line("ping", id=4))
+        await peer.send(line("notifications/cancelled", {"requestId": 2}) + line("ping", id=4))
         assert (await peer.receive())["id"] == 4
 
 
-async def test_a_call_that_outlasts_the_grace_is_cut(project: Project, engine: Engine):
-    """A process that is told to stop doesn't wait for ever."""
+async def test_a_call_that_outlasts_the_grace_is_cancelled(project: Project, engine: Engine):
+    """So that a stopping process ends in limited time."""
     endless = SLOW.replace("1500", "90000")
     project.save(content("endless", pattern={"type": "jinja2", "template": endless}))
     stopping = trio.Event()
-    async with conversation(engine, grace=0.2, stopping=stopping) as peer:
-        await peer.say(line("initialize", HELLO, 1))
+    async with connected(engine, grace=0.2, stopping=stopping) as peer:
+        await peer.send(line("initialize", HELLO, 1))
         await peer.receive()
-        await peer.say(call("generate_content", 2, content_config_id="endless") + line("ping", id=3))
+        await peer.send(call("generate_content", 2, content_config_id="endless") + line("ping", id=3))
         assert (await peer.receive())["id"] == 3
         stopping.set()
         assert await peer.source.receive_some() == b"", "the end, and no answer"
 
 
 async def test_a_client_that_stops_reading_ends_the_session(engine: Engine):
-    """A broken pipe is the end of a conversation, not a crash."""
-    async with conversation(engine) as peer:
+    """A broken pipe is a normal end, not a crash."""
+    async with connected(engine) as peer:
         await peer.source.aclose()
-        await peer.say(line("ping", id=1))
+        await peer.send(line("ping", id=1))
 
 
-# -- what the server says of itself -------------------------------------------------------------------------------
+# -- notifications and subscriptions ----------------------------------------------------------------------------
 
 
 async def test_a_client_is_notified_of_what_it_subscribed_to(engine: Engine):
-    """Between the answers, as lines of their own."""
-    async with conversation(engine) as peer:
-        await peer.say(line("initialize", HELLO, 1) + line("resources/subscribe", {"uri": "content://note"}, 2))
+    """In lines of their own, between the responses."""
+    async with connected(engine) as peer:
+        await peer.send(line("initialize", HELLO, 1) + line("resources/subscribe", {"uri": "content://note"}, 2))
         assert [(await peer.receive())["id"] for _ in range(2)] == [1, 2]
         peer.server.notify_resource_changed("content://other")
         peer.server.notify_resource_changed("content://note")
-        heard = await peer.receive()
-        assert heard["method"] == "notifications/resources/list_changed"
+        update = await peer.receive()
+        assert update["method"] == "notifications/resources/list_changed"
         assert (await peer.receive())["params"] == {"uri": "content://note"}
 
 
-async def test_subscriptions_of_the_modern_era_share_the_channel(engine: Engine):
-    """Each is tagged with its id; one is cancelled, the other answered at the end of the conversation."""
-    async with conversation(engine) as peer:
+async def test_modern_subscriptions_share_the_pipe(engine: Engine):
+    """Each notification names its subscription; one is cancelled, the other gets its result at the end."""
+    async with connected(engine) as peer:
         for id in ("a", "b"):
             params = {"notifications": {"resourcesListChanged": True}, "_meta": MODERN}
-            await peer.say(line("subscriptions/listen", params, id))
+            await peer.send(line("subscriptions/listen", params, id))
             acknowledged = await peer.receive()
             assert acknowledged["params"]["_meta"] == {wire.SUBSCRIPTION_KEY: id}
-        await peer.say(line("tools/list", {"_meta": MODERN}, 3))
+        await peer.send(line("tools/list", {"_meta": MODERN}, 3))
         assert (await peer.receive())["id"] == 3, "a subscription blocks no other request"
         peer.server.notify_list_changed("resources")
-        heard = {(await peer.receive())["params"]["_meta"][wire.SUBSCRIPTION_KEY] for _ in range(2)}
-        assert heard == {"a", "b"}
-        await peer.say(line("notifications/cancelled", {"requestId": "a"}) + line("tools/list", {"_meta": MODERN}, 4))
+        subscriptions = {(await peer.receive())["params"]["_meta"][wire.SUBSCRIPTION_KEY] for _ in range(2)}
+        assert subscriptions == {"a", "b"}
+        await peer.send(line("notifications/cancelled", {"requestId": "a"}) + line("tools/list", {"_meta": MODERN}, 4))
         assert (await peer.receive())["id"] == 4
         peer.server.notify_list_changed("resources")
         assert (await peer.receive())["params"]["_meta"][wire.SUBSCRIPTION_KEY] == "b"
@@ -302,14 +302,14 @@ async def test_subscriptions_of_the_modern_era_share_the_channel(engine: Engine)
     assert peer.server.broadcaster.is_empty
 
 
-async def test_a_client_that_does_not_read_costs_its_subscriptions_only(engine: Engine):
-    """A full pipe holds the news back; nothing piles up, and the conversation ends when it is over."""
+async def test_a_client_that_does_not_read_loses_only_notifications(engine: Engine):
+    """While the pipe is full, changes are merged, so the queue is bounded; the process still ends in time."""
     stopping = trio.Event()
-    async with conversation(engine, grace=0.2, stopping=stopping) as peer:
-        await peer.say(line("initialize", HELLO, 1))
+    async with connected(engine, grace=0.2, stopping=stopping) as peer:
+        await peer.send(line("initialize", HELLO, 1))
         await peer.receive()
         for number in range(900):
-            await peer.say(line("resources/subscribe", {"uri": f"config://content/{'x' * 200}-{number}"}, number))
+            await peer.send(line("resources/subscribe", {"uri": f"config://content/{'x' * 200}-{number}"}, number))
             await peer.receive()
         (queue,) = peer.server.broadcaster._queues
         for _ in range(50):
@@ -322,7 +322,7 @@ async def test_a_client_that_does_not_read_costs_its_subscriptions_only(engine: 
 
 
 def test_subscribers_are_notified_of_files_that_change_on_disk(hello: Project):
-    """From the editor's save to the client's pipe, in a real process; what that takes is imported late."""
+    """From the saved file to the client's pipe, in a real process; `watchfiles` is imported late."""
     with chora(hello, "-c", SPY) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -330,11 +330,11 @@ def test_subscribers_are_notified_of_files_that_change_on_disk(hello: Project):
         process.stdin.write(line("initialize", HELLO, 1) + line("resources/subscribe", {"uri": uri}, 2))
         process.stdin.flush()
         assert [msgspec.json.decode(process.stdout.readline())["id"] for _ in range(2)] == [1, 2]
-        time.sleep(0.5)  # what was there when the conversation began is known by now; the watch itself begins later
+        time.sleep(0.5)  # the first listing is done by now; the watch itself begins later
         path = hello.root / "configs/content/greeting.json"
         path.write_text(path.read_text().replace("Greets", "Welcomes"))
-        heard = msgspec.json.decode(process.stdout.readline())
-        assert heard["params"] == {"uri": uri}
+        update = msgspec.json.decode(process.stdout.readline())
+        assert update["params"] == {"uri": uri}
         _, log = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert {"watchfiles"} <= set(log.decode().splitlines())
