@@ -1,4 +1,4 @@
-"""The bridge: what either side says reaches the other as it was said, and a server that fails is survived."""
+"""The bridge: messages pass through unchanged in both directions, and it survives a server that fails."""
 
 import os
 import re
@@ -34,10 +34,10 @@ UPDATED = "notifications/resources/updated"
 
 
 class BridgeClient:
-    """The client: writes lines, reads lines."""
+    """A stdio client of the bridge."""
 
     process: trio.Process
-    """The bridge, where it is one of its own."""
+    """The bridge, when it runs in a process of its own."""
 
     def __init__(self, sink: trio.abc.SendStream, source: trio.abc.ReceiveStream) -> None:
         self.sink = sink
@@ -60,7 +60,7 @@ class BridgeClient:
         return None if line is None else msgspec.json.decode(line)
 
     async def ask(self, method: str, params: Any = None, id: Any = 1) -> Any:
-        """The next message after a request."""
+        """Send a request and return the next message."""
         await self.send(method, params, id)
         return await self.read()
 
@@ -73,8 +73,8 @@ class BridgeClient:
         await self.send("notifications/initialized")
         return answer
 
-    async def rest(self) -> list[Any]:
-        """Close our end; what still comes."""
+    async def read_rest(self) -> list[Any]:
+        """Close our end and return the messages that still come."""
         await self.sink.aclose()
         found: list[Any] = []
         while (message := await self.read()) is not None:
@@ -110,7 +110,7 @@ async def bridged(url: str, **options: Any) -> AsyncGenerator[BridgeClient]:
 
 
 class Server:
-    """A server of the handshake era with sessions, as far as a bridge can tell."""
+    """A fake server of the handshake era with sessions."""
 
     def __init__(self, version: str = "2025-11-25", capabilities: Any = None, *, streams: bool = False) -> None:
         self.sessions: set[str] = set()
@@ -120,7 +120,7 @@ class Server:
         self.streams = streams
         self.gone = http(b"gone", "404 Not Found", "text/plain")
         self.answers: dict[str, Any] = {}
-        """Method → what to answer instead."""
+        """Method → the answer to it, instead of the usual one."""
         self.streaming: list[trio.abc.Stream] = []
 
     def __call__(self, asked: Asked) -> Answer:
@@ -154,15 +154,15 @@ class Server:
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is waited for in these tests is waited for briefly."""
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the bridge's timeouts, so that tests don't wait long."""
     monkeypatch.setattr(Backoff, "LONGEST_PAUSE", 0.2)
     monkeypatch.setattr(sse, "ENDPOINT_TIMEOUT", 0.3)
     monkeypatch.setattr(streamable, "STREAM_END_TIMEOUT", 0.2)
     monkeypatch.setattr(streamable, "SESSION_END_TIMEOUT", 0.3)
 
 
-# -- as it was said -----------------------------------------------------------------------------------------
+# -- passing messages through -----------------------------------------------------------------------------------
 
 
 ODD = (
@@ -189,8 +189,8 @@ async def test_bytes_pass_through_untouched():
         assert await client.read_line() == b'{"jsonrpc":"2.0",   "id": 2,  "result": {} }', "in one line"
 
 
-async def test_what_comes_on_streams_passes_through_in_order():
-    """Progress, a request of the server and its answer; data in several lines; the client's response goes up."""
+async def test_messages_on_streams_pass_through_in_order():
+    """Progress, a request of the server and its response; data in several lines; the client's response is posted."""
     progress = b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1.50}}'
     wanted = b'{"jsonrpc":"2.0","id":"s-1","method":"sampling/createMessage","params":{}}'
 
@@ -216,15 +216,15 @@ async def test_what_comes_on_streams_passes_through_in_order():
 
 
 async def test_a_session_is_opened_used_and_ended():
-    """Its id and revision come with every message after initialize; DELETE ends it when the client goes."""
+    """Every message after initialize carries its id and revision; DELETE ends it when the client leaves."""
     server = Server(version="2025-06-18")
     async with playing(server) as upstream:
         async with bridged(upstream.url) as client:
             await client.send("initialize", HELLO, 0)
             await client.send("notifications/initialized")
             await client.send("tools/list", id=1)
-            assert [(await client.read())["id"] for _ in range(2)] == [0, 1], "in one breath, yet in order"
-            assert await client.rest() == []
+            assert [(await client.read())["id"] for _ in range(2)] == [0, 1], "sent at once, yet answered in order"
+            assert await client.read_rest() == []
         first, *others = upstream.asked
         assert "mcp-session-id" not in first.headers
         assert "mcp-protocol-version" not in first.headers
@@ -238,7 +238,7 @@ async def test_a_session_is_opened_used_and_ended():
 
 
 async def test_a_second_handshake_begins_a_second_session():
-    """The first one is ended."""
+    """The first session is ended."""
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as client:
         await client.initialize()
@@ -248,7 +248,7 @@ async def test_a_second_handshake_begins_a_second_session():
 
 
 async def test_twenty_calls_at_once_get_their_own_answers():
-    """Answers come crossed, in the reverse order of the calls."""
+    """The server answers in reverse order."""
     waiting: list[tuple[trio.abc.Stream, Asked]] = []
     all_arrived = trio.Event()
 
@@ -275,8 +275,8 @@ async def test_twenty_calls_at_once_get_their_own_answers():
             assert answer["result"]["name"] == answer["id"].replace("id", "tool")
 
 
-async def test_batches_are_taken_apart():
-    """Each message of a batch goes its own way, in either direction."""
+async def test_batches_are_split():
+    """Each message of a batch is forwarded on its own, in either direction."""
     pair = b'[{"jsonrpc":"2.0","method":"notifications/message"},{"jsonrpc":"2.0","id":1,"result":{}}]'
     server = Server()
     server.answers["ping"] = http(pair)
@@ -289,7 +289,7 @@ async def test_batches_are_taken_apart():
 
 
 async def test_what_the_client_sends_is_bounded_and_checked():
-    """Long lines, garbage, empty lines, impossible ids, ids in use and too many calls cost one error each."""
+    """Long lines, malformed JSON, empty lines, invalid ids, ids in use and too many calls give one error each."""
     server = Server()
     server.answers["tools/call"] = lambda _: _forever
     async with playing(server) as upstream, bridged(upstream.url, line_limit=1000, calls=3) as client:
@@ -315,11 +315,11 @@ async def _forever(stream: trio.abc.Stream) -> None:
     await trio.sleep_forever()
 
 
-# -- the modern era -----------------------------------------------------------------------------------------
+# -- the modern era ---------------------------------------------------------------------------------------------
 
 
-async def test_a_modern_request_bears_what_it_says_in_headers():
-    """Revision, method and name; what no header can hold is wrapped. No session, no GET, no DELETE."""
+async def test_a_modern_request_gets_its_routing_headers():
+    """Revision, method and name; values that a header can't hold are encoded. No session, no GET, no DELETE."""
     async with playing(lambda asked: http(asked.answers())) as upstream, bridged(upstream.url) as client:
         for name in ("plain", " padded ", "Größe", "=?base64?x?="):
             await client.ask_modern("tools/call", {"name": name})
@@ -332,12 +332,12 @@ async def test_a_modern_request_bears_what_it_says_in_headers():
         assert upstream.asked[-1].headers["mcp-name"] == "chora://x"
         await client.ask_modern("odd\nmethod")
         assert "mcp-method" not in upstream.asked[-1].headers
-        assert await client.rest() == []
+        assert await client.read_rest() == []
         assert {asked.method for asked in upstream.asked} == {"POST"}
         assert not any("mcp-session-id" in asked.headers for asked in upstream.asked)
 
 
-def test_values_are_wrapped_as_the_specification_shows():
+def test_header_values_are_encoded_as_in_the_specification():
     """Its own examples."""
     assert wire.encode_header("us-west1") == "us-west1"
     assert wire.encode_header("Hello, 世界") == "=?base64?SGVsbG8sIOS4lueVjA==?="
@@ -348,7 +348,7 @@ def test_values_are_wrapped_as_the_specification_shows():
 
 
 async def test_cancelling_a_modern_call_closes_its_connection():
-    """That is how the server hears of it; the notification isn't sent, nor is an answer."""
+    """That cancels it on the server; the notification isn't forwarded, and no response is sent."""
     closed = trio.Event()
 
     async def wait(stream: trio.abc.Stream) -> None:
@@ -371,7 +371,7 @@ async def test_cancelling_a_modern_call_closes_its_connection():
 
 
 async def test_errors_of_a_refusal_reach_the_client_under_its_id():
-    """400 and 404 with a JSON-RPC error are answers; an id that the server couldn't read is put in."""
+    """400 and 404 with a JSON-RPC error are responses; an id that the server couldn't read is filled in."""
     bodies = [
         http(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"no","data":{"supported":["a"]}}}', "400 Bad"),
         http(b'{"jsonrpc":"2.0","id":null,"error":{"code": -32601,"message":"what?"}}', "404 Not Found"),
@@ -395,8 +395,8 @@ SCHEMA = {
 }
 
 
-def test_annotations_of_parameters_are_found_or_refused():
-    """Where an argument is sure to be, with a proper name and type, once."""
+def test_parameter_header_annotations_are_found_or_refused():
+    """They must be on a property that is always reachable, have a valid name and type, and be unique."""
     assert find_parameter_headers(SCHEMA) == {("region",): "Region", ("options", "deep"): "Deep", ("dry",): "Dry"}
     assert find_parameter_headers(None) == {}
 
@@ -418,8 +418,8 @@ def test_annotations_of_parameters_are_found_or_refused():
             find_parameter_headers(schema)
 
 
-async def test_parameters_are_repeated_where_tools_want_it(caplog: pytest.LogCaptureFixture):
-    """Learnt from tools/list as it passes by; a tool that asks for the impossible is left out of it, and logged."""
+async def test_annotated_parameters_are_repeated_in_headers(caplog: pytest.LogCaptureFixture):
+    """The annotations are taken from tools/list as it passes; a tool with invalid ones is removed and logged."""
     tools = [{"name": "sql", "inputSchema": SCHEMA}, {"name": "bad", "inputSchema": {"x-mcp-header": "A"}}]
 
     def play(asked: Asked) -> Answer:
@@ -447,8 +447,8 @@ async def test_parameters_are_repeated_where_tools_want_it(caplog: pytest.LogCap
         assert "mcp-param-region" in upstream.asked[-1].headers, "what isn't listed any more is still known"
 
 
-async def test_a_client_that_never_listed_the_tools_is_helped_out():
-    """The server misses a header: the bridge lists the tools itself, page by page, and makes the call again."""
+async def test_the_bridge_lists_the_tools_when_a_header_is_missing():
+    """The server refuses a call for a missing header: the bridge lists the tools, all pages, and repeats the call."""
 
     def play(asked: Asked) -> Answer:
         message = asked.message
@@ -471,7 +471,7 @@ async def test_a_client_that_never_listed_the_tools_is_helped_out():
 
 
 async def test_a_subscription_outlives_its_server():
-    """The stream breaks: it is asked for again, the client sees what may have changed and no second beginning."""
+    """When its stream breaks it is opened again; the client sees possible changes, but no second acknowledgement."""
     filters = {"toolsListChanged": True, "resourceSubscriptions": ["chora://a"]}
     mark = {wire.SUBSCRIPTION_KEY: "sub"}
     begun = wire.notification("notifications/subscriptions/acknowledged", {"notifications": filters, "_meta": mark})
@@ -502,18 +502,18 @@ async def test_a_subscription_outlives_its_server():
 
 
 async def test_a_subscription_that_never_began_fails():
-    """There is nothing to begin again."""
+    """Only an acknowledged subscription is opened again."""
     async with playing(lambda _: None) as upstream, bridged(upstream.url, startup_time=0.2) as client:
         answer = await client.ask_modern("subscriptions/listen", {"notifications": {}})
         assert "broke before" in answer["error"]["message"]
 
 
-# -- servers that fail ----------------------------------------------------------------------------------------
+# -- servers that fail ------------------------------------------------------------------------------------------
 
 
 @requirement("connect.restart")
-async def test_a_forgotten_session_is_opened_anew_unnoticed():
-    """The client's own handshake, level and subscriptions are repeated; it only hears what may have changed."""
+async def test_a_lost_session_is_replaced_without_an_error():
+    """The client's handshake, log level and subscriptions are repeated; it is only notified of possible changes."""
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as client:
         await client.initialize()
@@ -538,13 +538,13 @@ async def test_a_forgotten_session_is_opened_anew_unnoticed():
             "resources/subscribe",
             "tools/call",
         ]
-        repeated = next(asked for asked in upstream.asked[before:] if asked.message.get("method") == "initialize")
+        repeated = next(each for each in upstream.asked[before:] if each.message.get("method") == "initialize")
         assert repeated.body == upstream.asked[0].body
         assert "mcp-session-id" not in repeated.headers
 
 
 async def test_many_calls_share_one_new_session():
-    """Whoever finds out first opens it, the others wait for it."""
+    """The first call that misses the session opens a new one, and the others wait for it."""
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as client:
         await client.initialize()
@@ -557,8 +557,8 @@ async def test_many_calls_share_one_new_session():
         assert upstream.methods().count("POST initialize") == 2
 
 
-async def test_a_notification_finds_the_new_session_too():
-    """Also what has no answer is sent again; and a session that some servers deny with 400."""
+async def test_a_lost_session_is_replaced_for_a_notification_too():
+    """It is sent again on the new session; some servers answer an unknown session with 400."""
     server = Server()
     server.gone = http(b'{"jsonrpc":"2.0","error":{"code":-32000,"message":"No valid session ID"}}', "400 Bad")
     async with playing(server) as upstream, bridged(upstream.url) as client:
@@ -572,7 +572,7 @@ async def test_a_notification_finds_the_new_session_too():
 
 
 async def test_a_changed_server_is_logged(caplog: pytest.LogCaptureFixture):
-    """Another revision or other capabilities can't be hidden; the log says so, and the new revision is spoken."""
+    """A new session with another revision or other capabilities is logged, and the new revision is used."""
     server = Server()
     async with playing(server) as upstream, bridged(upstream.url) as client:
         await client.initialize()
@@ -585,7 +585,7 @@ async def test_a_changed_server_is_logged(caplog: pytest.LogCaptureFixture):
 
 
 async def test_a_server_that_refuses_a_new_session_fails_only_the_call():
-    """The call fails with what to do; the next one tries again."""
+    """The error has a hint, and the next call tries again."""
     server = Server()
     refused = http(b"full", "429 Too Many Requests", "text/plain", retry_after="3")
     async with playing(server) as upstream, bridged(upstream.url) as client:
@@ -605,8 +605,8 @@ async def test_a_server_that_refuses_a_new_session_fails_only_the_call():
         assert {(await client.read()).get("id") for _ in range(2)} == {None, 2}
 
 
-async def test_a_server_that_forgets_at_once_is_not_asked_for_ever():
-    """Two sessions, then an error."""
+async def test_new_sessions_that_are_lost_at_once_are_limited():
+    """After two of them the call fails."""
     server = Server()
     server.answers["ping"] = http(b"", "404 Not Found")
     async with playing(server) as upstream, bridged(upstream.url) as client:
@@ -620,7 +620,7 @@ async def test_a_server_that_forgets_at_once_is_not_asked_for_ever():
 
 @requirement("connect.in-flight")
 async def test_a_call_whose_connection_breaks_fails_at_once():
-    """Before the answer, in its middle, or in a stream: it may have been carried out, and the client is told so."""
+    """Before, within or instead of its response: it may have been carried out, and the error says so."""
     for break_off in (
         None,
         _cut(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"),
@@ -647,8 +647,8 @@ def _cut(answer: bytes) -> Answer:
     return send
 
 
-async def test_what_does_no_harm_twice_is_asked_twice():
-    """Everything but a tool call is repeated when the connection breaks; the client sees none of it."""
+async def test_requests_other_than_tool_calls_are_repeated():
+    """When the connection breaks; the client doesn't notice."""
     server = Server()
     answers: list[Answer] = [None, http(b"", "502 Bad Gateway"), http(b'{"jsonrpc":"2.0","id":1,"result":{}}')]
     server.answers["tools/list"] = lambda _: answers.pop(0)
@@ -659,7 +659,7 @@ async def test_what_does_no_harm_twice_is_asked_twice():
 
 
 async def test_a_stream_with_event_ids_is_resumed():
-    """It goes on after the last event that came, when the server said to come back; the client misses nothing."""
+    """After its last event, at the time that the server's `retry` asks for; the client misses nothing."""
     first, second = (wire.notification("notifications/progress", {"progress": each}) for each in (1, 2))
 
     async def begin(stream: trio.abc.Stream) -> None:
@@ -694,7 +694,7 @@ async def test_a_stream_with_event_ids_is_resumed():
 
 @pytest.mark.parametrize("refusal", [http(b"", "404 Not Found"), http(b"", "400 Bad Request"), None])
 async def test_a_stream_that_cannot_be_resumed_fails_the_call(refusal: Answer):
-    """The server doesn't know it any more, or isn't there."""
+    """The server doesn't know the stream any more, or isn't reachable."""
 
     class Forgetful(Server):
         def __call__(self, asked: Asked) -> Answer:
@@ -708,8 +708,8 @@ async def test_a_stream_that_cannot_be_resumed_fails_the_call(refusal: Answer):
         assert "may have been carried out" in answer["error"]["message"]
 
 
-async def test_the_stream_of_a_session_brings_what_the_server_says_of_itself():
-    """It is opened after the handshake and again when it breaks, and finds out that the session is forgotten."""
+async def test_the_stream_of_a_session_brings_notifications():
+    """It is opened after the handshake and again when it breaks, and detects a lost session."""
     server = Server(streams=True)
     note = wire.notification(UPDATED, {"uri": "chora://x"})
     async with playing(server) as upstream, bridged(upstream.url) as client:
@@ -737,7 +737,7 @@ async def _until(condition: Any) -> None:
 
 
 async def test_an_answer_may_come_on_the_stream_of_the_session():
-    """Some servers answer there; a call that waits for it elsewhere stops waiting."""
+    """Some servers answer there; the call's own stream is then no longer waited for."""
     server = Server(streams=True)
     server.answers["tools/call"] = lambda _: _forever
     async with playing(server) as upstream, bridged(upstream.url) as client:
@@ -749,8 +749,8 @@ async def test_an_answer_may_come_on_the_stream_of_the_session():
         assert (await client.read())["id"] == 3
 
 
-async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_in_words(monkeypatch: pytest.MonkeyPatch):
-    """The notification goes up; a late answer isn't for the client; a server that says no more isn't waited for."""
+async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_by_notification(monkeypatch: pytest.MonkeyPatch):
+    """A late response isn't forwarded, and a server that sends none isn't waited for."""
     monkeypatch.setattr("chora.bridge.client.CANCELLED_CALL_TIMEOUT", 0.2)
     server = Server()
     hold = trio.Event()
@@ -780,7 +780,7 @@ async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_in_words(monke
         assert "without answering" in answer["error"]["message"]
 
 
-# -- servers that aren't there ------------------------------------------------------------------------------------
+# -- unreachable servers ----------------------------------------------------------------------------------------
 
 
 async def free_port() -> int:
@@ -790,8 +790,8 @@ async def free_port() -> int:
 
 
 @requirement("connect.absent")
-async def test_a_server_may_come_later_than_its_client():
-    """initialize waits for it; when it comes too late the client is told, and may try again."""
+async def test_a_server_may_start_after_its_client():
+    """initialize waits for it; after `startup_time` it fails, and the client may try again."""
     port = await free_port()
     upstream = FakeUpstream(Server())
     async with (
@@ -811,8 +811,8 @@ async def test_a_server_may_come_later_than_its_client():
         nursery.cancel_scope.cancel()
 
 
-async def test_a_server_that_goes_for_good_leaves_errors():
-    """Calls fail after a short while, each with what to do; only a server that never answered may still be starting."""
+async def test_calls_fail_while_the_server_is_gone():
+    """After a short while, each with a hint; only a server that never answered may still be starting."""
     port = await free_port()
     upstream = FakeUpstream(Server())
     async with bridged(f"http://127.0.0.1:{port}/mcp", startup_time=10 * PATIENCE, retry_time=0.2) as client:
@@ -825,10 +825,10 @@ async def test_a_server_that_goes_for_good_leaves_errors():
             answer = await client.ask("tools/call", {"name": "x"}, id)
             assert re.search("broke before|can't be reached", answer["error"]["message"]), answer
         await client.send("notifications/roots/list_changed")
-        assert await client.rest() == []
+        assert await client.read_rest() == []
 
 
-# -- servers that aren't MCP --------------------------------------------------------------------------------------
+# -- servers that aren't MCP ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -862,17 +862,17 @@ async def test_a_server_that_goes_for_good_leaves_errors():
         (http(b"", "300 Multiple Choices"), "HTTP 300"),
     ],
 )
-async def test_a_hostile_or_mistaken_server_costs_one_clear_error(answer: bytes, said: str):
-    """Whatever it sends, the client gets one JSON-RPC error that says what is wrong, and nothing else."""
+async def test_an_invalid_response_gives_one_clear_error(answer: bytes, said: str):
+    """Whatever the server sends, the client gets one JSON-RPC error that says what is wrong, and nothing else."""
     async with playing(lambda _: answer) as upstream, bridged(upstream.url, answer_limit=5000) as client:
         error = (await client.ask("initialize", HELLO))["error"]
         assert said in error["message"], error
         assert error["code"] == -32000
-        assert await client.rest() == []
+        assert await client.read_rest() == []
 
 
 async def test_an_endless_answer_is_cut():
-    """Headers, comments or an event without end take no more memory than they may."""
+    """Endless headers, comments or events take a bounded amount of memory."""
 
     async def flood(stream: trio.abc.Stream) -> None:
         await stream.send_all(STREAM)
@@ -883,8 +883,8 @@ async def test_an_endless_answer_is_cut():
         assert "can't be passed on" in (await client.ask("initialize", HELLO))["error"]["message"]
 
 
-async def test_a_client_that_does_not_read_holds_the_server_up():
-    """What isn't read isn't piled up here: the server can't go on sending."""
+async def test_a_client_that_does_not_read_slows_the_server_down():
+    """Backpressure: unread messages aren't queued in the bridge."""
     sent = 0
     line = wire.notification("notifications/message", {"data": "x" * 60_000})
 
@@ -906,7 +906,7 @@ async def test_a_client_that_does_not_read_holds_the_server_up():
 
 
 async def test_a_line_that_was_begun_is_written_to_its_end():
-    """Also when its call is cancelled meanwhile and others want to write."""
+    """Also when its call is cancelled meanwhile and other messages wait."""
     long = http(b'{"jsonrpc":"2.0","id":1,"result":{"text":"%s"}}' % (b"x" * 1_000_000))
 
     def play(asked: Asked) -> Answer:
@@ -923,7 +923,7 @@ async def test_a_line_that_was_begun_is_written_to_its_end():
 
 
 async def test_redirects_within_the_server_are_followed():
-    """A missing slash costs one detour; the next message goes straight there."""
+    """A missing slash costs one redirect; the next message goes to the new URL."""
 
     def play(asked: Asked) -> Answer:
         if asked.target == "/mcp":
@@ -936,8 +936,8 @@ async def test_redirects_within_the_server_are_followed():
         assert [asked.target for asked in upstream.asked] == ["/mcp", "/mcp/?x=1", "/mcp/?x=1"]
 
 
-async def test_a_secured_server_is_moved_to_for_good():
-    """From http to https on the same host, and nowhere else; the endpoint of a stream moves for itself alone."""
+async def test_a_redirect_to_https_is_permanent():
+    """From http to https on the same host only; a redirect of the stream applies to the stream alone."""
     link = Upstream(parse_address("http://host.example/mcp"), lambda _: None)
     link._follow_redirect(link.address, "https://host.example/mcp/", "POST", 308, 1, chosen=False)
     assert str(link.address) == "https://host.example/mcp/"
@@ -952,7 +952,7 @@ async def test_a_secured_server_is_moved_to_for_good():
 
 
 async def test_an_endpoint_that_moves_to_https_is_reached_there():
-    """The connections are other ones from then on."""
+    """New connections are opened to it."""
     link = Upstream(parse_address("http://host.example/sse"), lambda _: None)
     endpoint = parse_address("http://host.example/messages")
     assert str(link._follow_redirect(endpoint, "https://host.example/messages", "POST", 308, 1, chosen=True)) == (
@@ -962,8 +962,8 @@ async def test_an_endpoint_that_moves_to_https_is_reached_there():
     assert str(link.address) == "https://host.example/sse"
 
 
-async def test_a_stream_that_is_sent_to_a_login_page_takes_nothing_else_there():
-    """Calls still go to the server, which may know us again by then."""
+async def test_a_redirect_of_the_stream_does_not_move_calls():
+    """The stream leads to a login page; calls still go to the server, which may accept us again by then."""
     server = Server()
 
     def play(asked: Asked) -> Answer:
@@ -981,7 +981,7 @@ async def test_a_stream_that_is_sent_to_a_login_page_takes_nothing_else_there():
 
 
 async def test_a_server_that_never_opens_its_stream_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    """Calls that wait for that stream fail, and those behind them are served."""
+    """Calls that wait for that stream fail, and later ones are served."""
     monkeypatch.setattr("chora.bridge.sse.NEW_SESSION_TIMEOUT", 0.2)
     async with (
         playing(lambda _: _forever) as upstream,
@@ -991,8 +991,8 @@ async def test_a_server_that_never_opens_its_stream_is_given_up(monkeypatch: pyt
             assert "doesn't open a stream" in (await client.ask("initialize", HELLO, id))["error"]["message"]
 
 
-async def test_a_stream_that_breaks_at_once_is_not_resumed_in_a_rush():
-    """However soon the server says it wants us back."""
+async def test_a_stream_that_breaks_at_once_is_resumed_with_pauses():
+    """However short the server's `retry` is."""
     server = Server()
     times: list[float] = []
 
@@ -1015,7 +1015,7 @@ async def test_a_stream_that_breaks_at_once_is_not_resumed_in_a_rush():
 
 
 def test_a_tool_that_wants_endless_headers_is_refused():
-    """Before it costs anything to speak of."""
+    """Before they take much time or memory."""
     wanted = {"type": "string"}
     properties = {f"p{number}": {**wanted, "x-mcp-header": f"h{number}"} for number in range(200_000)}
     with pytest.raises(ValueError, match="more than 100"):
@@ -1023,7 +1023,7 @@ def test_a_tool_that_wants_endless_headers_is_refused():
 
 
 async def test_tls_needs_a_trusted_certificate(hello: Project, serve: Serve, tmp_path: Path):
-    """A CA of one's own is named by --trust; without it the client is told to."""
+    """A private CA is passed with --trust, which the error without it mentions."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     key, cert, trust = (tmp_path / name for name in ("key.pem", "cert.pem", "ca.pem"))
@@ -1039,10 +1039,8 @@ async def test_tls_needs_a_trusted_certificate(hello: Project, serve: Serve, tmp
             assert "--trust" in error
 
 
-async def test_a_server_that_stalls_is_not_waited_for_for_ever(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    """In the middle of a refusal or of a redirect, or when it takes a notification."""
+async def test_a_stalled_response_times_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """In the body of an error or of a redirect, or as the answer to a notification."""
     monkeypatch.setattr("chora.bridge.upstream.REFUSAL_TIMEOUT", 0.2)
     monkeypatch.setattr(streamable, "NOTIFICATION_TIMEOUT", 0.2)
 
@@ -1065,8 +1063,8 @@ async def test_a_server_that_stalls_is_not_waited_for_for_ever(
         await _until(lambda: "doesn't accept it" in caplog.text)
 
 
-async def test_what_a_server_says_of_a_handshake_reaches_the_client():
-    """Even where it might have been one of the older transport, which was looked for in vain."""
+async def test_an_error_in_the_handshake_reaches_the_client():
+    """Also after the bridge has tried the older transport in vain."""
     refusal = http(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"Not you"}}', "400 Bad Request")
     server = Server()
     server.answers["initialize"] = refusal
@@ -1078,7 +1076,7 @@ async def test_what_a_server_says_of_a_handshake_reaches_the_client():
 
 
 async def test_a_server_without_a_stream_may_say_so_with_404():
-    """That doesn't mean that the session is forgotten."""
+    """That doesn't mean that the session is lost."""
 
     class NoStream(Server):
         def __call__(self, asked: Asked) -> Answer:
@@ -1092,8 +1090,8 @@ async def test_a_server_without_a_stream_may_say_so_with_404():
         assert upstream.methods().count("GET") == 1
 
 
-async def test_the_stream_of_a_session_is_given_up_when_it_leads_elsewhere(caplog: pytest.LogCaptureFixture):
-    """A redirect to another server isn't followed there either; calls go on."""
+async def test_a_session_stream_that_redirects_to_another_server_is_given_up(caplog: pytest.LogCaptureFixture):
+    """The redirect isn't followed; calls go on."""
 
     class Elsewhere(Server):
         def __call__(self, asked: Asked) -> Answer:
@@ -1107,8 +1105,8 @@ async def test_the_stream_of_a_session_is_given_up_when_it_leads_elsewhere(caplo
         assert "result" in await client.ask("ping")
 
 
-async def test_a_greeting_without_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    """Whoever waits for the new session gets an error; the next one tries again."""
+async def test_a_new_handshake_without_a_response_times_out(monkeypatch: pytest.MonkeyPatch):
+    """Calls that wait for the new session get an error; the next one tries again."""
     monkeypatch.setattr(streamable, "NEW_SESSION_TIMEOUT", 0.3)
     monkeypatch.setattr(sse, "NEW_SESSION_TIMEOUT", 0.3)
     server = Server()
@@ -1130,8 +1128,8 @@ async def test_a_greeting_without_an_answer_is_given_up(monkeypatch: pytest.Monk
         assert "doesn't open a new session" in answer["error"]["message"]
 
 
-async def test_a_session_id_that_no_header_can_hold_is_none(caplog: pytest.LogCaptureFixture):
-    """It isn't sent back; nor is a handshake without a revision one."""
+async def test_an_invalid_session_id_is_ignored(caplog: pytest.LogCaptureFixture):
+    """It isn't sent back, as no header can hold it; a handshake result without a revision is invalid too."""
     opening = b'{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{}}}'
     answers = [
         http(b'{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":7}}'),
@@ -1146,8 +1144,8 @@ async def test_a_session_id_that_no_header_can_hold_is_none(caplog: pytest.LogCa
     assert "going on without" in caplog.text
 
 
-async def test_ids_that_are_out_of_range_belong_to_no_call():
-    """As an id, a revision or an argument: what can't be read is passed on or refused, and nothing falls over."""
+async def test_numbers_out_of_range_are_passed_on_or_refused():
+    """As an id, a revision or an argument, without an internal error."""
     tools = [{"name": "sql", "inputSchema": SCHEMA}]
 
     def play(asked: Asked) -> Answer:
@@ -1171,8 +1169,8 @@ async def test_ids_that_are_out_of_range_belong_to_no_call():
         assert upstream.asked[-1].message["params"] == [1]
 
 
-async def test_tools_that_cannot_be_listed_leave_the_refusal_as_it_is():
-    """The bridge's own question fails or is answered with nonsense: the client gets the server's first answer."""
+async def test_the_first_error_stays_when_the_tools_cannot_be_listed():
+    """The bridge's own tools/list fails or has an invalid result: the client gets the server's first error."""
     lists = [b'{"jsonrpc":"2.0","id":"chora-0","error":{"code":1,"message":"no"}}']
     lists += [b'{"jsonrpc":"2.0","id":"chora-0","result":[]}', b'{"jsonrpc":"2.0","id":"chora-0","result":{"tools":7}}']
 
@@ -1191,7 +1189,7 @@ async def test_tools_that_cannot_be_listed_leave_the_refusal_as_it_is():
 
 
 async def test_a_token_that_changes_is_read_again():
-    """Refused with 401, it is looked up anew; the call is made again with the new one, or says which one is wrong."""
+    """After 401 it is looked up again; the call is repeated with the new one, or the error names the wrong one."""
     current = "old-token"
     searched: list[bool] = []
 
@@ -1218,7 +1216,7 @@ async def test_a_token_that_changes_is_read_again():
 
 
 async def test_a_token_refused_for_the_stream_is_read_again():
-    """The call that wanted the stream says that it is refused; the next one has the new token, and is answered."""
+    """The call that waited for the stream fails with 401; the next one uses the new token."""
     server = SseServer()
     current = "old-token"
 
@@ -1237,7 +1235,7 @@ async def test_a_token_refused_for_the_stream_is_read_again():
         assert (await client.ask("tools/call", {"name": "x"}, 2))["result"]["method"] == "tools/call"
 
 
-# -- SSE, 2024-11-05 ------------------------------------------------------------------------------------------------
+# -- SSE, 2024-11-05 --------------------------------------------------------------------------------------------
 
 
 class SseServer:
@@ -1286,7 +1284,7 @@ def sse_url(upstream: FakeUpstream) -> str:
 
 @pytest.mark.parametrize("hangs_up", ["request", "stream"])
 async def test_an_answer_on_the_stream_counts_when_its_request_breaks(hangs_up: str):
-    """A server that ends before it has accepted the request leaves one answer, not an error after it."""
+    """A server that ends before it has accepted the POST has given one response, and no error follows it."""
     server = SseServer()
     reply = server.reply
 
@@ -1305,12 +1303,12 @@ async def test_an_answer_on_the_stream_counts_when_its_request_breaks(hangs_up: 
         server.reply = answer_first
         assert (await client.ask("tools/call", {"name": "x"}, 2))["result"] == {"answered": True}
         await trio.sleep(0.3)
-        assert [message for message in await client.rest() if "id" in message] == []
+        assert [message for message in await client.read_rest() if "id" in message] == []
 
 
 @pytest.mark.parametrize("path", ["/sse", "/mcp"])
-async def test_the_older_transport_is_found_out(path: str):
-    """By its path, or because POST is refused and GET says where to post; calls and cancellations go there."""
+async def test_the_older_transport_is_detected(path: str):
+    """By its path, or because POST is refused and GET names an endpoint; calls and cancellations are posted there."""
     server = SseServer()
     async with playing(server) as upstream, bridged(upstream.url.replace("/mcp", path)) as client:
         await client.initialize()
@@ -1327,7 +1325,7 @@ async def test_the_older_transport_is_found_out(path: str):
 
 
 async def test_the_older_transport_survives_its_server():
-    """The stream ends: calls in flight fail, a new stream is opened, greeted and subscribed, the client hears news."""
+    """The stream ends: calls in flight fail, a new session is initialized and subscribed, and notifications come."""
     server = SseServer()
     async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
         await client.initialize()
@@ -1344,8 +1342,8 @@ async def test_the_older_transport_survives_its_server():
         assert upstream.methods().count("POST resources/subscribe") == 2
 
 
-async def test_a_session_that_the_older_transport_has_lost_is_opened_anew():
-    """POST says 404 although the stream is open: the call is made on a new one."""
+async def test_a_lost_session_of_the_older_transport_is_replaced():
+    """POST is answered with 404 although the stream is open: the call is made on a new one."""
     server = SseServer()
     async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
         await client.initialize()
@@ -1359,7 +1357,7 @@ async def test_a_session_that_the_older_transport_has_lost_is_opened_anew():
 
 
 async def test_a_modern_subscription_works_over_the_older_transport():
-    """All calls share its stream; when it ends the subscription is asked for again."""
+    """All calls share its stream; when it ends the subscription is opened again."""
     server = SseServer()
     server.silent.add("subscriptions/listen")
     mark = {wire.SUBSCRIPTION_KEY: 5}
@@ -1380,7 +1378,7 @@ async def test_a_modern_subscription_works_over_the_older_transport():
 
 
 async def test_the_older_transport_without_an_endpoint_to_post_to(monkeypatch: pytest.MonkeyPatch):
-    """The stream is open and its server takes no more connections: the call waits for another stream, in vain."""
+    """The stream is open but the server accepts no more connections: the call waits for another stream, in vain."""
     monkeypatch.setattr(sse, "NOTIFICATION_TIMEOUT", 0.5)
     server, port = SseServer(), await free_port()
     upstream = FakeUpstream(server)
@@ -1400,7 +1398,7 @@ async def test_the_older_transport_without_an_endpoint_to_post_to(monkeypatch: p
 
 
 async def test_an_event_too_long_ends_the_stream_of_the_older_transport():
-    """Whoever waits is told why; the next call has a new stream."""
+    """Waiting calls get an error with the reason; the next call has a new stream."""
     server = SseServer()
     server.silent.add("tools/call")
     async with playing(server) as upstream, bridged(sse_url(upstream), answer_limit=2000) as client:
@@ -1414,7 +1412,7 @@ async def test_an_event_too_long_ends_the_stream_of_the_older_transport():
 
 
 async def test_a_handshake_of_the_older_transport_without_a_revision_fails():
-    """Its answer can't be understood, so nothing is remembered of it."""
+    """The result is invalid, so nothing of it is remembered."""
     server = SseServer()
     server.silent.add("initialize")
     async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
@@ -1436,7 +1434,7 @@ async def test_a_handshake_of_the_older_transport_without_a_revision_fails():
 )
 @requirement("connect.origin")
 async def test_messages_are_posted_to_the_same_server_only(endpoint: str, said: str):
-    """An endpoint elsewhere would be given the token."""
+    """An endpoint on another host would get the token."""
     async with playing(SseServer(endpoint)) as upstream, bridged(sse_url(upstream)) as client:
         answer = await client.ask("initialize", HELLO)
         assert said in answer["error"]["message"] if said else "result" in answer
@@ -1454,15 +1452,15 @@ async def test_messages_are_posted_to_the_same_server_only(endpoint: str, said: 
         (http(b"", "500 Oops"), "HTTP 500"),
     ],
 )
-async def test_a_stream_that_is_none_is_refused(stream: bytes, said: str):
-    """Whoever insists on the older transport is told what is wrong with it."""
+async def test_a_response_that_is_not_an_event_stream_is_refused(stream: bytes, said: str):
+    """When the older transport is configured, the error says what is wrong."""
     async with playing(lambda _: stream) as upstream, bridged(sse_url(upstream), transport="sse") as client:
         answer = await client.ask("initialize", HELLO)
         assert said in answer["error"]["message"], answer
 
 
 async def test_refusals_of_the_older_transport_reach_the_client():
-    """As JSON-RPC errors of the server's, or in the bridge's words; what has no answer leaves a line in the log."""
+    """As the server's JSON-RPC errors, or in the bridge's words; for a notification they are logged."""
     server = SseServer()
     async with playing(server) as upstream, bridged(sse_url(upstream)) as client:
         await client.initialize()
@@ -1477,8 +1475,8 @@ async def test_refusals_of_the_older_transport_reach_the_client():
         assert "result" in await client.ask("ping", id=4)
 
 
-async def test_a_path_may_lie():
-    """Streamable HTTP at an address that ends in /sse."""
+async def test_a_path_that_ends_in_sse_may_be_streamable_http():
+    """The transport is detected by the answer, not by the path alone."""
 
     def play(asked: Asked) -> Answer:
         return http(b"", "405 Method Not Allowed") if asked.method == "GET" else http(asked.answers())
@@ -1487,11 +1485,11 @@ async def test_a_path_may_lie():
         assert "result" in await client.ask_modern("tools/list")
 
 
-# -- the end ------------------------------------------------------------------------------------------------------
+# -- the end ----------------------------------------------------------------------------------------------------
 
 
 async def test_the_end_of_the_input_leaves_calls_a_grace():
-    """What is answered soon still is; what isn't is let go, and subscriptions at once."""
+    """Calls have the grace to be answered; subscriptions end at once."""
     release = trio.Event()
 
     def play(asked: Asked) -> Answer:
@@ -1507,11 +1505,11 @@ async def test_the_end_of_the_input_leaves_calls_a_grace():
         await client.send("tools/call", {"name": "never", "_meta": MODERN}, 3)
         await upstream.wait_for("POST", 3)
         release.set()
-        assert [answer["id"] for answer in await client.rest()] == [2]
+        assert [answer["id"] for answer in await client.read_rest()] == [2]
 
 
 async def test_a_client_that_is_gone_ends_the_bridge():
-    """Nobody reads any more."""
+    """A broken pipe on stdout ends it."""
     note = wire.notification("notifications/message", {})
     server = Server(streams=True)
     async with playing(server) as upstream:
@@ -1531,7 +1529,7 @@ async def test_a_client_that_is_gone_ends_the_bridge():
 async def test_retries_end_before_their_time_is_over(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ):
-    """No pause begins that would end too late; one attempt is made after each that does not."""
+    """No pause begins that would end too late; each other pause is followed by one attempt."""
     attempts: list[float] = []
 
     class AbsentServer:
@@ -1550,7 +1548,7 @@ async def test_retries_end_before_their_time_is_over(
 
 
 async def test_pauses_grow_and_start_again(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch):
-    """From a tenth of a second to five, each a little random; after a quiet while short again."""
+    """From a tenth of a second to five, with jitter; after a while without failures they start short again."""
     monkeypatch.setattr(Backoff, "LONGEST_PAUSE", 5.0)
     pause = Backoff()
     pauses = [pause.next_pause() for _ in range(10)]

@@ -1,4 +1,4 @@
-"""A server that says what a test tells it to, byte by byte, and remembers what it was asked."""
+"""A fake HTTP server that sends the bytes a test gives it and records the requests it gets."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -29,11 +29,11 @@ class Asked(NamedTuple):
 
 
 Answer = bytes | None | Callable[[trio.abc.Stream], Awaitable[None]]
-"""Bytes to send; nothing, to hang up; or what to do with the connection."""
+"""Bytes to send; None, to close the connection; or a function that gets the connection."""
 
 
 class FakeUpstream:
-    """What a test plays the server with.
+    """A server whose answers a test supplies.
 
     Args:
         play: what to answer a request with.
@@ -55,7 +55,7 @@ class FakeUpstream:
         return [f"{each.method} {each.message.get('method', '')}".strip() for each in self.asked]
 
     async def wait_for(self, text: str, count: int = 1) -> None:
-        """Until so many requests were made whose methods hold the text."""
+        """Wait until `count` requests were made whose methods contain `text`."""
         async with self._arrived:
             while sum(text in each for each in self.methods()) < count:
                 await self._arrived.wait()

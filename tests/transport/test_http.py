@@ -51,7 +51,7 @@ ENDLESS = SLOW.replace("1500", "90000")
 )
 @requirement("server.hosts")
 async def test_only_allowed_hosts_are_answered(http_client: OpenHttpClient, host: str, status: int):
-    """A page that rebinds its own name to our address (DNS rebinding, CWE-350) sends that name as Host."""
+    """A page that points its own name at our address (DNS rebinding) sends that name as Host."""
     async with http_client(http__allowed_hosts=("docs.example",)) as client:
         response = await client.http.get("/health", headers={"host": host})
         assert response.status_code == status

@@ -104,7 +104,7 @@ async def test_children_are_composed_and_written(sheet: Project, engine: Engine)
 
 
 async def test_an_unchanged_artifact_is_skipped(sheet: Project, engine: Engine):
-    """By what is on disk and what it would be, not by the mere file; then the file isn't touched."""
+    """Its file is compared with what would be written, not only looked for; then it isn't touched."""
     await run(engine)
     before = (sheet.root / "outputs/sheet.md").stat()
     again = await run(engine)
@@ -122,7 +122,7 @@ async def test_an_unchanged_artifact_is_skipped(sheet: Project, engine: Engine):
 
 @requirement("cache.force")
 async def test_force_generates_every_child_again(sheet: Project, engine: Engine):
-    """And says so, although the text is the same."""
+    """And the result says so, although the text is the same."""
     assert (await run(engine, force=True)).status == "assembled"
     forced = await run(engine, force=True)
     assert (forced.status, [piece.generated for piece in forced.pieces.pieces]) == ("reassembled", [True, True])
@@ -130,8 +130,8 @@ async def test_force_generates_every_child_again(sheet: Project, engine: Engine)
 
 
 @requirement("assembly.order")
-async def test_children_stand_by_order_then_by_place(project: Project, engine: Engine):
-    """No order counts as 0; equal orders keep their place; fractions and whole numbers mix."""
+async def test_children_are_sorted_by_order_then_by_position(project: Project, engine: Engine):
+    """No order counts as 0; equal orders keep their position; fractions and integers mix."""
     orders: list[float | None] = [2, None, 1, 0, 1.5, 1, None]
     project.save(*(text(f"t{number}", str(number)) for number in range(len(orders))))
     children = [
@@ -143,7 +143,7 @@ async def test_children_stand_by_order_then_by_place(project: Project, engine: E
 
 
 async def test_the_context_is_given_to_every_child(project: Project, engine: Engine):
-    """Each renders with what the caller passed."""
+    """Each renders with the caller's context."""
     pattern = {"type": "template_fill", "template": "{{ content_id }} for {{ who }}"}
     project.save(
         content("one", pattern=pattern),
@@ -154,7 +154,7 @@ async def test_the_context_is_given_to_every_child(project: Project, engine: Eng
     assert project.read("outputs/sheet.md") == "one for Ada\n\ntwo for Ada"
 
 
-async def test_progress_is_told_after_every_child(sheet: Project, engine: Engine):
+async def test_progress_is_reported_after_every_child(sheet: Project, engine: Engine):
     """How many are done, of how many, and which; an optional child that fails counts as well."""
     sheet.save(artifact("sheet", [child("one"), child("gone", required=False), child("two")]))
     reported: list[tuple[float, float, str]] = []
@@ -181,7 +181,7 @@ async def test_an_optional_child_that_fails_is_left_out(sheet: Project, engine: 
 
 
 async def test_required_children_without_a_config_are_all_named(sheet: Project, engine: Engine):
-    """In the shape that a batch can be made of; with what there is instead."""
+    """In the shape that batch_generate takes, and with the existing configs."""
     sheet.write("configs/content/broken.json", "{")
     children = [child("one"), child("gone"), child("maybe", required=False), child("away"), child("broken")]
     sheet.save(artifact("sheet", children))
@@ -222,17 +222,17 @@ async def test_a_required_child_that_fails_fails_the_artifact(
     assert failed.value.details["content_id"] == "bad"
 
 
-async def test_a_busy_house_leaves_no_optional_child_out(sheet: Project, engine: Engine):
-    """Else a document would lose a part because the server had much to do."""
+async def test_a_busy_server_fails_the_artifact(sheet: Project, engine: Engine):
+    """An optional child isn't left out for it, or documents would lose parts under load."""
     sheet.save(content("three", pattern={"type": "jinja2", "template": "{{ 1 }}"}))
     sheet.save(artifact("sheet", [child("one"), child("three", required=False)]))
-    engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
+    engine.templates.pool = RenderPool(settings.RenderSettings())  # a generator that fails as busy
     with unchanged(sheet), pytest.raises(Busy):
         await run(engine)
 
 
 async def test_a_child_is_found_by_its_path_or_else_by_its_id(project: Project, engine: Engine):
-    """Below the project, the config folder, or nowhere; another id inside is a warning."""
+    """A path below the project or the config folder, else the id; another id inside the file is a warning."""
     project.write("configs/content/deep/a.json", msgspec.json.encode(text("inner", "by path")))
     project.write("configs/content/b/b-content.json", msgspec.json.encode(text("b", "by id")))
     children = [{"id": "a", "path": "content/deep/a.json"}, {"id": "b", "path": "elsewhere/b.json"}]
@@ -260,8 +260,8 @@ async def test_warnings_of_children_name_the_child(project: Project, engine: Eng
     assert (await run(engine)).pieces.warnings == [f"{name}: x has no value and was left empty" for name in "ba"]
 
 
-async def test_a_dry_gathering_stores_nothing(sheet: Project, engine: Engine):
-    """The pieces are made in memory."""
+async def test_gathering_pieces_dry_stores_nothing(sheet: Project, engine: Engine):
+    """The pieces are generated in memory."""
     parsed = engine.catalog.find_config("artifact", "sheet").parsed
     with unchanged(sheet):
         build = Build(engine, dry=True)
@@ -271,7 +271,7 @@ async def test_a_dry_gathering_stores_nothing(sheet: Project, engine: Engine):
 
 
 async def test_an_artifact_has_a_largest_size(sheet: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    """By its pieces while they are gathered, and by the bytes of a file in its encoding."""
+    """Counted by pieces while they are gathered, and by the bytes of a file in its encoding."""
     monkeypatch.setattr("chora.engine.building.encode.OUTPUT_LIMIT", 9)
     monkeypatch.setattr("chora.engine.building.pieces.OUTPUT_LIMIT", 9)
     await run(engine)
@@ -302,14 +302,14 @@ def encoded(body: str, format: str, **rest: Any) -> bytes:
 
 @requirement("outputs.formats")
 @pytest.mark.parametrize("format", ["markdown", "code", "bdd", "text", "html", "xml"])
-def test_texts_are_written_as_they_are(format: str):
-    """Not a byte is changed."""
+def test_texts_are_written_unchanged(format: str):
+    """Byte for byte."""
     assert encoded("a: [1,\r\n{ü}", format) == "a: [1,\r\n{ü}".encode()
 
 
 @requirement("outputs.formats")
 def test_json_and_yaml_are_written_in_canonical_form():
-    """Indented, in their own order, with dates and numbers as they were."""
+    """Indented, keys in their order, dates and numbers unchanged."""
     assert encoded(' {"b":1,"a":[1.0,12345678901234567890123,"ü",null]}', "json") == (
         '{\n  "b": 1,\n  "a": [\n    1.0,\n    12345678901234567890123,\n    "ü",\n    null\n  ]\n}\n'.encode()
     )
@@ -326,8 +326,8 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_written_in_canonical_form_means_the_same(value: Any):
-    """Whatever the document says, it still says, and a second time nothing changes."""
+def test_canonical_json_has_the_same_value(value: Any):
+    """The document's value is unchanged, and formatting it again changes nothing."""
     once = encoded(msgspec.json.encode(value).decode(), "json")
     assert msgspec.json.decode(once) == value
     assert encoded(once.decode(), "json") == once
@@ -342,8 +342,8 @@ def test_written_in_canonical_form_means_the_same(value: Any):
         max_leaves=8,
     )
 )
-def test_yaml_written_in_canonical_form_means_the_same(value: Any):
-    """In YAML too."""
+def test_canonical_yaml_has_the_same_value(value: Any):
+    """As for JSON."""
     once = encoded(yaml.safe_dump(value), "yaml")
     assert yaml.safe_load(once) == value
     assert encoded(once.decode(), "yaml") == once
@@ -372,7 +372,7 @@ BILLION = "\n".join(
     ],
 )
 def test_pieces_that_are_not_of_the_format_are_refused(body: str, format: str, problem: str):
-    """The message says what is wrong with them; the details say where it was to go."""
+    """The message says what is wrong with them, the details where they were to be written."""
     with pytest.raises(CompositionFailed) as failed:
         encoded(body, format)
     assert problem in failed.value.message
@@ -384,8 +384,8 @@ def test_pieces_that_are_not_of_the_format_are_refused(body: str, format: str, p
 
 @requirement("outputs.unsupported")
 @pytest.mark.parametrize("format", ["binary", "test_results"])
-def test_formats_that_text_cannot_be_are_refused(format: str):
-    """A text is no binary."""
+def test_binary_formats_are_refused(format: str):
+    """A text can't be written as one."""
     with pytest.raises(CompositionFailed, match=f"outputs of format {format} can't be composed") as failed:
         encoded("x", format)
     assert failed.value.hint
@@ -394,7 +394,7 @@ def test_formats_that_text_cannot_be_are_refused(format: str):
 
 @requirement("outputs.encoding")
 def test_an_output_has_its_encoding():
-    """As Python knows it."""
+    """Any that Python knows."""
     assert encoded("ü€", "text", encoding="utf-16-le") == "ü€".encode("utf-16-le")
     assert encoded("ü", "text", encoding="latin-1") == b"\xfc"
 
@@ -403,7 +403,7 @@ def test_an_output_has_its_encoding():
     "encoding", ["latin-1", "ascii", "nonsense", "base64", "rot13", "idna", "undefined", "a\0b", ""]
 )
 def test_a_text_that_does_not_fit_its_encoding_is_refused(encoding: str):
-    """Whatever the codec raises for it."""
+    """Whichever exception the codec raises."""
     with pytest.raises(CompositionFailed, match="the text doesn't fit the encoding") as failed:
         encoded("€" * 100, "text", encoding=encoding)
     assert failed.value.hint == "Write utf-8."
@@ -436,7 +436,7 @@ async def test_every_output_is_written(sheet: Project, engine: Engine):
 
 @requirement("outputs.first-is-primary")
 async def test_output_path_replaces_the_first_output_only(sheet: Project, engine: Engine):
-    """With its format and encoding; the others stay where they are."""
+    """With its format and encoding; the others stay as configured."""
     sheet.save(artifact("sheet", [child("one")], out("a.md", encoding="utf-16-le"), out("b.md")))
     made = await run(engine, output_path="else/where.md")
     assert made.outputs == ["else/where.md", "b.md"]
@@ -450,7 +450,7 @@ async def test_output_path_replaces_the_first_output_only(sheet: Project, engine
 @pytest.mark.parametrize("outputs", [["a.md", "a.md"], ["a.md", "./x/../a.md"], ["a.md", "link.md"]])
 @needs_posix
 async def test_two_outputs_cannot_be_one_file(sheet: Project, engine: Engine, outputs: list[str]):
-    """Not by its name, nor by a detour, nor through a link."""
+    """Neither by equal paths, nor by `..`, nor through a link."""
     (sheet.root / "link.md").symlink_to("a.md")
     sheet.save(artifact("sheet", [child("one")], *map(out, outputs)))
     with unchanged(sheet), pytest.raises(CompositionFailed, match=r"names a\.md as output twice") as failed:
@@ -465,7 +465,7 @@ async def test_two_outputs_cannot_be_one_file(sheet: Project, engine: Engine, ou
 )
 @needs_posix
 async def test_an_output_outside_the_project_is_denied(sheet: Project, engine: Engine, tmp_path: Path, path: str):
-    """By any road, and before anything is generated; a folder is no output either."""
+    """By `..`, an absolute path or a link, before anything is generated (CWE-22); a folder is refused too."""
     (sheet.root / "outputs").mkdir()
     (sheet.root / "link").symlink_to(tmp_path)
     (sheet.root / "out-link.md").symlink_to(tmp_path / "out.md")
@@ -479,8 +479,8 @@ async def test_an_output_outside_the_project_is_denied(sheet: Project, engine: E
     "path", [".chora/storage.db", ".chora/new.md", ".chora/storage.db-wal", ".chora/x/../storage.db", "link.db"]
 )
 @needs_posix
-async def test_choras_own_data_is_no_output(sheet: Project, engine: Engine, path: str):
-    """Not even one that is declared generated."""
+async def test_choras_own_data_cannot_be_an_output(sheet: Project, engine: Engine, path: str):
+    """Not even of an output that is declared generated."""
     (sheet.root / "link.db").symlink_to(".chora/storage.db")
     sheet.save(artifact("sheet", [child("one")], out(path, generated=True)))
     with pytest.raises(PermissionDenied, match="is where chora keeps its own data") as failed:
@@ -489,7 +489,7 @@ async def test_choras_own_data_is_no_output(sheet: Project, engine: Engine, path
     assert engine.store.counts()["versions"] == 0
 
 
-async def test_the_database_is_no_output_wherever_it_lies(project: Project):
+async def test_the_database_cannot_be_an_output_wherever_it_is(project: Project):
     """Settings can put it into another folder."""
     (project.root / "chora.toml").write_text('[storage]\npath = "data/my.db"\n')
     project.save(text("one", "x"), artifact("sheet", [child("one")], out("data/my.db-wal", generated=True)))
@@ -502,7 +502,7 @@ async def test_the_database_is_no_output_wherever_it_lies(project: Project):
 
 @requirement("outputs.inside-project")
 async def test_outputs_stay_beneath_their_folders(project: Project):
-    """The setting paths.outputs bounds them, and nothing else."""
+    """They are bounded by the setting paths.outputs, and by nothing else."""
     (project.root / "chora.toml").write_text('[paths]\noutputs = ["outputs", "docs/made"]\n')
     project.save(text("one", "x"), artifact("sheet", [child("one")]))
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
@@ -516,7 +516,7 @@ async def test_outputs_stay_beneath_their_folders(project: Project):
 
 @needs_posix
 async def test_a_link_within_the_project_is_followed(sheet: Project, engine: Engine):
-    """The file it leads to is written, and the link stays one."""
+    """Its target is written, and the link stays a link."""
     sheet.write("docs/real.md", "One\n\nTwo\n")
     (sheet.root / "outputs").symlink_to("docs")
     made = await run(engine, output_path="outputs/real.md")
@@ -527,12 +527,12 @@ async def test_a_link_within_the_project_is_followed(sheet: Project, engine: Eng
     assert (sheet.root / "outputs").is_symlink()
 
 
-# -- whose text is in a file ------------------------------------------------------------------------------------
+# -- files that chora didn't write ------------------------------------------------------------------------------
 
 
 @requirement("outputs.adopted")
-async def test_an_equal_file_of_others_is_adopted(sheet: Project, engine: Engine):
-    """It holds what chora would write; from then on it is known for ours."""
+async def test_a_file_with_the_same_text_is_adopted(sheet: Project, engine: Engine):
+    """It holds what chora would write; from then on it counts as chora's."""
     sheet.write("outputs/sheet.md", "One\n\nTwo\n")
     assert (await run(engine)).status == "skipped"
     assert (known(engine).sha256, known(engine).pending) == (sha256(b"One\n\nTwo\n"), None)
@@ -546,7 +546,7 @@ async def test_an_equal_file_of_others_is_adopted(sheet: Project, engine: Engine
 async def test_a_text_that_chora_did_not_write_is_never_overwritten(
     sheet: Project, engine: Engine, ours: bool, force: bool
 ):
-    """Neither an edited output nor a file of others, not even by force; the error shows the difference."""
+    """Neither an edited output nor another file, not even with force; the error shows the difference."""
     if ours:
         await run(engine)
     sheet.write("outputs/sheet.md", "One\n\nTwo, edited\n")
@@ -568,7 +568,7 @@ async def test_a_text_that_chora_did_not_write_is_never_overwritten(
 
 
 async def test_an_edit_that_goes_into_the_config_is_adopted(sheet: Project, engine: Engine):
-    """Taking a change over is the way out that the hint names."""
+    """The hint names this as a way out: make the config produce the edited text."""
     await run(engine)
     sheet.write("outputs/sheet.md", "One\n\nTwo, edited\n")
     sheet.save(text("two", "Two, edited\n"))
@@ -578,7 +578,7 @@ async def test_an_edit_that_goes_into_the_config_is_adopted(sheet: Project, engi
 
 
 async def test_nothing_is_written_when_one_output_was_edited(sheet: Project, engine: Engine):
-    """All outputs are looked at before the first is written."""
+    """All outputs are checked before the first is written."""
     sheet.save(artifact("sheet", [child("one")], out("a.md"), out("b.md")))
     await run(engine)
     sheet.write("b.md", "edited")
@@ -592,9 +592,9 @@ async def test_nothing_is_written_when_one_output_was_edited(sheet: Project, eng
 
 @requirement("outputs.edited-stays")
 async def test_a_generated_output_is_overwritten_whatever_it_holds(sheet: Project, engine: Engine):
-    """Nobody is meant to edit it: a file of others, an edit, and one too large to be ours."""
+    """People aren't meant to edit it: a foreign file, an edit, or one too large to be chora's is replaced."""
     sheet.save(artifact("sheet", [child("one")], out("a.md", generated=True)))
-    sheet.write("a.md", "somebody's")
+    sheet.write("a.md", "another text")
     assert (await run(engine)).status == "assembled"
     assert sheet.read("a.md") == "One\n"
     sheet.write("a.md", "edited")
@@ -620,7 +620,7 @@ def difference(current: str, data: str) -> str:
 
 
 def test_a_difference_shows_the_first_lines_that_differ():
-    """With their true numbers, however far down, and no longer than can be read."""
+    """With their line numbers, however far down, and of bounded length."""
     lines = [f"line {number}" for number in range(1, 2001)]
     changed = [*lines[:1499], "changed", *lines[1500:]]
     shown = difference("\n".join(lines), "\n".join(changed)).splitlines()
@@ -641,8 +641,8 @@ def test_a_difference_shows_the_first_lines_that_differ():
     assert max(map(len, long)) == 200
 
 
-def test_a_difference_takes_no_time_whatever_differs():
-    """difflib alone would take most of a minute for this one, and hold up everything else."""
+def test_computing_a_difference_takes_bounded_time():
+    """difflib alone would take most of a minute for this input, and block the event loop."""
     began = time.process_time()
     difference("\n".join(str(n % 199) for n in range(30_000)), "\n".join(str(n * 7 % 211) for n in range(30_000)))
     difference("x" * 5_000_000, "y" * 5_000_000)
@@ -655,7 +655,7 @@ OLD, NEW = b"One\n\nTwo\n", b"One\n\nNew\n"
 
 
 def pending(old: bytes | None, new: bytes) -> Output:
-    """What the store knows between the announcement of a write and its end."""
+    """What the store has between the announcement of a write and its end."""
     return Output(
         path="outputs/sheet.md",
         artifact_id="sheet",
@@ -679,14 +679,14 @@ def pending(old: bytes | None, new: bytes) -> Output:
         pytest.param(None, pending(None, NEW), NEW, "reassembled", id="killed before the first file was there"),
         pytest.param(NEW, pending(None, NEW), OLD, "reassembled", id="killed once the first file was there"),
         pytest.param(b"edited", pending(OLD, NEW), NEW, None, id="edited after the crash"),
-        pytest.param(OLD, pending(None, NEW), NEW, None, id="somebody's file where there was none"),
-        pytest.param(b"", pending(None, NEW), NEW, None, id="somebody's empty file"),
+        pytest.param(OLD, pending(None, NEW), NEW, None, id="another program's file where there was none"),
+        pytest.param(b"", pending(None, NEW), NEW, None, id="another program's empty file"),
     ],
 )
 async def test_after_a_crash_a_file_is_known_by_either_hash(
     sheet: Project, engine: Engine, on_disk: bytes | None, record: Output, wanted: bytes, status: str | None
 ):
-    """What was there before and what was to be written are ours, anything else is not; then all is settled."""
+    """The hash before the write and the announced one count as chora's, any other as an edit."""
     if on_disk is not None:
         sheet.write("outputs/sheet.md", on_disk)
     await engine.store.save_outputs([record])
@@ -702,8 +702,8 @@ async def test_after_a_crash_a_file_is_known_by_either_hash(
         assert (known(engine).sha256, known(engine).pending) == (sha256(wanted), None)
 
 
-async def test_a_settled_output_is_not_written_to_the_store_again(sheet: Project, engine: Engine):
-    """Assembling what is unchanged costs no transaction."""
+async def test_an_unchanged_output_is_not_stored_again(sheet: Project, engine: Engine):
+    """Assembling an unchanged artifact costs no transaction."""
     await run(engine)
     before = known(engine)
     await run(engine)
@@ -713,7 +713,7 @@ async def test_a_settled_output_is_not_written_to_the_store_again(sheet: Project
 @needs_posix
 @needs_user
 async def test_a_folder_that_may_not_be_written_is_a_failure(sheet: Project, engine: Engine):
-    """The old text stays, the error says why, and once the folder is open again all goes on."""
+    """The old text stays, the error says why, and once the folder is writable the next call succeeds."""
     await run(engine)
     sheet.save(text("two", "New\n"))
     (sheet.root / "outputs").chmod(0o500)
@@ -724,7 +724,7 @@ async def test_a_folder_that_may_not_be_written_is_a_failure(sheet: Project, eng
     assert (await run(engine)).status == "reassembled"
 
 
-async def test_a_disk_that_refuses_is_a_failure(sheet: Project, engine: Engine):
+async def test_a_failed_write_is_an_error(sheet: Project, engine: Engine):
     """A file in place of the folder: nothing is written, and the error names path and errno."""
     sheet.write("outputs", "a file")
     with unchanged(sheet), pytest.raises(WriteFailed) as failed:
@@ -736,8 +736,8 @@ async def test_a_disk_that_refuses_is_a_failure(sheet: Project, engine: Engine):
     assert (await run(engine)).status == "reassembled"
 
 
-async def test_of_several_outputs_those_before_the_failure_are_ours(sheet: Project, engine: Engine):
-    """The first was written, the second couldn't be; the next call finishes, and takes neither for an edit."""
+async def test_outputs_written_before_a_failure_are_not_edits(sheet: Project, engine: Engine):
+    """The first was written, the second couldn't be; the next call finishes both."""
     sheet.save(artifact("sheet", [child("one")], out("a.md"), out("folder/b.md")))
     sheet.write("folder", "a file")
     with pytest.raises(WriteFailed):
@@ -749,8 +749,8 @@ async def test_of_several_outputs_those_before_the_failure_are_ours(sheet: Proje
     assert (sheet.read("a.md"), sheet.read("folder/b.md")) == ("New\n", "New\n")
 
 
-async def test_of_several_outputs_those_after_the_failure_are_still_ours(sheet: Project, engine: Engine):
-    """They hold the old text, which was announced to be replaced; nobody takes it for an edit."""
+async def test_outputs_after_a_failed_one_are_not_edits(sheet: Project, engine: Engine):
+    """They hold the old text although a new one was announced."""
     sheet.save(artifact("sheet", [child("one")], out("folder/a.md"), out("b.md")))
     await run(engine, output_path="a.md")
     sheet.write("folder", "a file")
@@ -763,12 +763,12 @@ async def test_of_several_outputs_those_after_the_failure_are_still_ours(sheet: 
     assert (sheet.read("folder/a.md"), sheet.read("b.md")) == ("New\n", "New\n")
 
 
-# -- events, and several at once --------------------------------------------------------------------------------
+# -- events and concurrency -------------------------------------------------------------------------------------
 
 
 @requirement("events.artifact-assembled")
-async def test_an_assembly_is_told_as_an_event(sheet: Project, engine: Engine):
-    """Success and failure."""
+async def test_an_assembly_emits_an_event(sheet: Project, engine: Engine):
+    """On success and on failure."""
     await run(engine)
     with pytest.raises(PermissionDenied):
         await run(engine, output_path="../x")
@@ -784,7 +784,7 @@ async def test_an_assembly_is_told_as_an_event(sheet: Project, engine: Engine):
 
 
 async def test_two_assemblies_of_one_file_do_not_take_each_other_for_an_edit(project: Project, engine: Engine):
-    """They come one after the other from look to write."""
+    """A lock covers everything from reading the file to writing it."""
     project.save(
         content("one", pattern={"type": "template_fill", "template": "{{ n }}"}), artifact("sheet", [child("one")])
     )
@@ -802,15 +802,15 @@ async def test_two_assemblies_of_one_file_do_not_take_each_other_for_an_edit(pro
 
 
 async def test_a_cancelled_assembly_leaves_nothing_half_done(sheet: Project, engine: Engine):
-    """The next one goes through."""
+    """The next one succeeds."""
     with trio.move_on_after(0) as scope:
         await run(engine)
     assert scope.cancelled_caught
     assert (await run(engine)).status == "assembled"
 
 
-async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Project, engine: Engine):
-    """Each of them takes the other's text away, so the caller is warned."""
+async def test_a_file_that_two_artifacts_write_is_a_warning(project: Project, engine: Engine):
+    """Each of them replaces the other's text."""
     project.save(text("one", "first"), text("two", "second"))
     shared = out("outputs/shared.md")
     project.save(artifact("a", [child("one")], shared), artifact("b", [child("two")], shared))
@@ -824,7 +824,7 @@ async def test_a_file_that_two_artifacts_name_is_worth_a_warning(project: Projec
 async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
-    """What lies on disk when a write begins is remembered, whichever earlier write had put it there."""
+    """The hash on disk when a write begins is kept, whichever earlier write put it there."""
     project.save(text("one", "first"), artifact("note", [child("one")]))
     parsed = engine.catalog.find_config("artifact", "note").parsed
     await build_artifact(Build(engine), parsed, CallerContext({}))
@@ -847,11 +847,11 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     assert project.read("outputs/note.md") == "fourth"
 
 
-# -- edits that are merged, or overwritten ---------------------------------------------------------------------
+# -- edits that are merged or overwritten -----------------------------------------------------------------------
 
 
 def on_edit(engine: Engine, mode: str) -> None:
-    """Set what happens to files that were edited."""
+    """Set `on_edit`, what happens to edited files."""
     engine.settings = msgspec.structs.replace(engine.settings, output=settings.OutputSettings(on_edit=cast(Any, mode)))
 
 
@@ -868,7 +868,7 @@ SHEET = "outputs/sheet.md"
 
 
 async def test_an_edit_and_a_change_are_merged(lines: Project, engine: Engine):
-    """Both stand in the file; the result warns of it, and a second time nothing happens."""
+    """Both are in the file, with a warning; a second time nothing happens."""
     on_edit(engine, "merge")
     await run(engine)
     lines.write(SHEET, lines.read(SHEET).replace("three", "three, edited"))
@@ -889,8 +889,8 @@ async def test_an_edit_and_a_change_are_merged(lines: Project, engine: Engine):
     assert lines.read(SHEET) == "one \ntwo\nthree, edited\nfour\nfive B\n"
 
 
-async def test_an_edit_that_stands_against_a_change_is_marked(lines: Project, engine: Engine):
-    """Both sides stand between marks, once, however often it is merged again; who opens them is left in peace."""
+async def test_conflicting_changes_are_marked(lines: Project, engine: Engine):
+    """Both sides are between conflict markers, once, however often it is merged; a resolved file is left alone."""
     on_edit(engine, "merge")
     await run(engine)
     lines.write(SHEET, "one mine\ntwo\nthree, edited\nfour\nfive \n")
@@ -914,8 +914,8 @@ async def test_an_edit_that_stands_against_a_change_is_marked(lines: Project, en
     assert lines.read(SHEET) == "one ours\ntwo\nthree, edited\nfour\nfive B\n"
 
 
-async def test_the_same_change_on_both_sides_is_none(lines: Project, engine: Engine):
-    """The file is ours again."""
+async def test_the_same_change_on_both_sides_is_no_conflict(lines: Project, engine: Engine):
+    """The file counts as chora's again."""
     on_edit(engine, "merge")
     await run(engine)
     lines.write(SHEET, lines.read(SHEET).replace("one ", "one A"))
@@ -925,8 +925,8 @@ async def test_the_same_change_on_both_sides_is_none(lines: Project, engine: Eng
     assert lines.read(SHEET).startswith("one B\n")
 
 
-async def test_an_edit_cannot_be_merged_without_the_text_before_it(lines: Project, engine: Engine):
-    """It was written when edits were refused: the error says so, and that text is kept from the next look on."""
+async def test_an_edit_cannot_be_merged_without_its_base(lines: Project, engine: Engine):
+    """The file was written before merging was switched on; the error says so, and the base is kept from then on."""
     await run(engine)
     lines.write(SHEET, "edited")
     on_edit(engine, "merge")
@@ -943,16 +943,16 @@ async def test_an_edit_cannot_be_merged_without_the_text_before_it(lines: Projec
 
 
 async def test_a_file_of_others_is_not_merged(lines: Project, engine: Engine):
-    """There is nothing to tell their text by; nor is it overwritten."""
-    lines.write(SHEET, "somebody's\n")
+    """It has no base, and isn't overwritten either."""
+    lines.write(SHEET, "another text\n")
     for mode in ("merge", "overwrite"):
         on_edit(engine, mode)
         with unchanged(lines), pytest.raises(OutputEdited, match="was not written by chora"):
             await run(engine)
 
 
-async def test_an_edit_can_be_written_over(lines: Project, engine: Engine):
-    """With a warning, where the settings say so; that of a generated output without one."""
+async def test_an_edit_can_be_overwritten(lines: Project, engine: Engine):
+    """With a warning, if the settings say so; a generated output without one."""
     on_edit(engine, "overwrite")
     await run(engine)
     lines.write(SHEET, "edited")
@@ -964,7 +964,7 @@ async def test_an_edit_can_be_written_over(lines: Project, engine: Engine):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "latin-1", "utf-8-sig"])
 async def test_edits_are_merged_in_the_encoding_of_the_file(lines: Project, engine: Engine, encoding: str):
-    """Letters beyond ASCII on all three sides."""
+    """Non-ASCII letters on all three sides."""
     on_edit(engine, "merge")
     lines.save(artifact("sheet", [child("body")], out(SHEET, encoding=encoding)))
     await run(engine, context={"a": "ä", "b": "ö"})
@@ -976,8 +976,8 @@ async def test_edits_are_merged_in_the_encoding_of_the_file(lines: Project, engi
 
 
 @pytest.mark.parametrize("edited", [b"\xff\xfe\xff", b"x\n" * (merging.MERGE_LINES + 1)])
-async def test_what_cannot_be_merged_is_refused(lines: Project, engine: Engine, edited: bytes):
-    """Bytes that are no text, and more lines than can be compared in time."""
+async def test_files_that_cannot_be_merged_are_refused(lines: Project, engine: Engine, edited: bytes):
+    """Bytes that aren't text, and more lines than can be compared in time."""
     on_edit(engine, "merge")
     await run(engine)
     lines.write(SHEET, edited)
@@ -986,7 +986,7 @@ async def test_what_cannot_be_merged_is_refused(lines: Project, engine: Engine, 
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("edit", ["one \ntwo\nmine\nfour\nfive \n", "mine\ntwo\nthree\nfour\nfive \n"])
@@ -994,7 +994,7 @@ class Killed(BaseException):
 async def test_a_crash_in_a_merge_loses_no_edit(
     lines: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch, edit: str, when: str
 ):
-    """Between the announcement and the write, or between the write and its record: merged once more, it is the same."""
+    """Between announcement and write, or between write and record: merging once more gives the same file."""
     on_edit(engine, "merge")
     await run(engine)
     lines.write(SHEET, edit)
@@ -1028,8 +1028,8 @@ words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=6).map(lambda f
 @given(words, words, words)
 @example("b\na\n", "b\n", "b\nb\na\na\n")
 @example("b\na\nb\na\n", "a\na\nb\na\n", "a\n")
-def test_merging_what_was_merged_changes_nothing(base: str, edited: str, ours: str):
-    """Neither with the old text to tell by (as after a crash) nor with the new one, and no marks stand in marks."""
+def test_merging_again_changes_nothing(base: str, edited: str, ours: str):
+    """Neither against the old base (as after a crash) nor the new one, and markers aren't nested."""
     merged = merging.merge_texts(base, edited, ours)
     assert merged is not None
     assert merging.merge_texts(base, merged.text, ours) == merged or not merged.conflicts
@@ -1056,19 +1056,19 @@ def test_merging_what_was_merged_changes_nothing(base: str, edited: str, ours: s
         ('audience == "guests"', False),
         ("audience", True),
         ("not audience", False),
-        ("nobody", False),
-        ("nobody.anything", False),
-        ("nobody is defined", False),
+        ("missing", False),
+        ("missing.anything", False),
+        ("missing is defined", False),
         ("numbers", False),
         ("numbers | length == 0", True),
         ('artifact_id == "sheet" and content_id == "two"', True),
         ("member_id is defined", False),
     ],
 )
-async def test_a_child_with_a_condition_is_taken_when_it_is_true(
+async def test_a_child_is_included_when_its_condition_is_true(
     sheet: Project, engine: Engine, condition: str | None, taken: bool
 ):
-    """Of the context that was given, and of what it is for; undefined names are false."""
+    """It is evaluated in the caller's context with the reserved names; undefined names are false."""
     two = child("two") if condition is None else child("two", conditions=condition)
     sheet.save(artifact("sheet", [child("one"), two]))
     made = await run(engine, context={"audience": "crew", "numbers": []})
@@ -1080,7 +1080,7 @@ async def test_a_child_with_a_condition_is_taken_when_it_is_true(
 
 @pytest.mark.parametrize("condition", ["1 +", "{% if x %}", "audience(", "1 / 0", "audience.__class__.__mro__"])
 async def test_a_condition_that_cannot_be_evaluated_is_a_failure(sheet: Project, engine: Engine, condition: str):
-    """Whether it doesn't parse, fails, or wants what it may not have; for an optional child it is no excuse."""
+    """It doesn't parse, fails, or uses what the sandbox forbids; an optional child fails the artifact too."""
     sheet.save(artifact("sheet", [child("one"), child("two", conditions=condition)]))
     with unchanged(sheet), pytest.raises(CompositionFailed, match="the condition of two can't be evaluated") as failed:
         await run(engine, context={"audience": "crew"})
@@ -1090,31 +1090,31 @@ async def test_a_condition_that_cannot_be_evaluated_is_a_failure(sheet: Project,
 
 
 async def test_children_may_all_be_excluded(sheet: Project, engine: Engine):
-    """The file is empty then."""
+    """Then the file is empty."""
     sheet.save(artifact("sheet", [child("one", conditions="false"), child("gone", conditions="false")]))
     made = await run(engine)
     assert (made.size, made.pieces.excluded) == (0, ["one", "gone"])
     assert sheet.read(SHEET) == ""
 
 
-# -- which stored text ------------------------------------------------------------------------------------------
+# -- selecting stored texts -------------------------------------------------------------------------------------
 
 
 def versioned(body: str, version: str = "1.0.0", stage: str = "draft") -> dict[str, Any]:
-    """The content `one` in a version and a stage of its life."""
+    """The content `one` with a version and a review status."""
     document = text("one", body)
     document["metadata"]["version"] = version
     return {**document, "evolution": {"stage": stage}}
 
 
 async def store_text(engine: Engine, project: Project, document: dict[str, Any]) -> None:
-    """Generate a content as it is now."""
+    """Generate a content from its current config."""
     project.save(document)
     await build_content(Build(engine), engine.catalog.find_config("content", document["id"]).parsed, CallerContext({}))
 
 
-async def test_all_stored_texts_can_be_taken(sheet: Project, engine: Engine):
-    """Oldest first, and the one that is made now, which isn't there twice."""
+async def test_all_stored_texts_can_be_selected(sheet: Project, engine: Engine):
+    """Oldest first, with the current one, which isn't included twice."""
     await store_text(engine, sheet, versioned("first"))
     await store_text(engine, sheet, versioned("second"))
     sheet.save(versioned("third"), artifact("sheet", [child("one", retrievalStrategy="all"), child("two")]))
@@ -1127,8 +1127,8 @@ async def test_all_stored_texts_can_be_taken(sheet: Project, engine: Engine):
     assert sheet.read(SHEET) == "first\n\nsecond\n\nthird\n\nfourth\n\nTwo\n"
 
 
-async def test_a_stored_text_of_a_version_can_be_taken(sheet: Project, engine: Engine):
-    """The newest of that version, made now only if the config is of it."""
+async def test_a_version_can_be_selected(sheet: Project, engine: Engine):
+    """The newest text of that version; it is generated now only if the config has that version."""
     await store_text(engine, sheet, versioned("one", "1.0.0"))
     await store_text(engine, sheet, versioned("one, mended", "1.0.0"))
     await store_text(engine, sheet, versioned("two", "2.0.0"))
@@ -1141,8 +1141,8 @@ async def test_a_stored_text_of_a_version_can_be_taken(sheet: Project, engine: E
     assert sheet.read(SHEET) == "two, mended"
 
 
-async def test_only_an_approved_text_can_be_taken(sheet: Project, engine: Engine):
-    """The newest that people approved, and what is made now only if it is approved."""
+async def test_the_newest_approved_text_can_be_selected(sheet: Project, engine: Engine):
+    """The current text counts only if its config is approved."""
     sheet.save(artifact("sheet", [child("one", retrievalStrategy="approved_only")]))
     await store_text(engine, sheet, versioned("approved", stage="approved"))
     await store_text(engine, sheet, versioned("in review", stage="review"))
@@ -1168,10 +1168,10 @@ async def test_only_an_approved_text_can_be_taken(sheet: Project, engine: Engine
         ({"retrievalStrategy": "version"}, CompositionFailed, "wants a version and doesn't say which"),
     ],
 )
-async def test_a_text_that_is_not_stored_is_missing(
+async def test_a_selected_text_that_is_not_stored_is_missing(
     sheet: Project, engine: Engine, options: dict[str, Any], error: type[ChoraError], problem: str
 ):
-    """A required one fails the artifact, with what there is instead; an optional one is left out."""
+    """A required one fails the artifact, with the existing ones in the details; an optional one is left out."""
     await store_text(engine, sheet, text("two", "Two\n"))
     sheet.save(artifact("sheet", [child("one", **options), child("two")]))
     with unchanged(sheet), pytest.raises(error) as failed:
@@ -1186,7 +1186,7 @@ async def test_a_text_that_is_not_stored_is_missing(
     assert (sheet.read(SHEET), made.pieces.missing) == ("Two\n", ["one"])
 
 
-async def test_a_child_that_asks_for_a_review_is_worth_a_warning(sheet: Project, engine: Engine):
+async def test_a_child_without_an_approved_review_is_a_warning(sheet: Project, engine: Engine):
     """Until its config, or every one of its elements, is approved; also when nothing else has changed."""
     sheet.save(artifact("sheet", [child("one", review_required=True), child("two")]))
     warning = ["one asks for a review, and neither it nor all of its elements are approved"]
@@ -1198,7 +1198,7 @@ async def test_a_child_that_asks_for_a_review_is_worth_a_warning(sheet: Project,
 
 
 async def test_warnings_are_the_same_when_nothing_has_changed(sheet: Project, engine: Engine):
-    """Those of children and of the config; what was done to a file is told once."""
+    """Those of children and of the config; a warning about a file that was changed is given once."""
     pattern = {"type": "template_fill", "template": "{{ x }}", "generation_config": {"undefined_behavior": "empty"}}
     sheet.save(content("empty", pattern=pattern), text("inner", "y"))
     children = [child("empty"), child("a", path="configs/content/inner.json"), child("two", review_required=True)]
@@ -1218,7 +1218,7 @@ async def test_warnings_are_the_same_when_nothing_has_changed(sheet: Project, en
 
 
 async def planned(engine: Engine, **rest: Any) -> PlannedOutput:
-    """What an assembly would do to the first file; nothing is changed by asking."""
+    """The plan for the first file; making it changes nothing."""
     parsed = engine.catalog.find_config("artifact", "sheet").parsed
     context = rest.pop("context", {})
     (first, *_) = await plan_artifact(
@@ -1243,10 +1243,10 @@ async def why(engine: Engine, context: dict[str, Any] | None = None, **rest: Any
         ("refuse", "edited\n", "refuse"),
     ],
 )
-async def test_a_plan_says_what_becomes_of_a_file(
+async def test_a_plan_says_what_happens_to_a_file(
     sheet: Project, engine: Engine, action: str, before: str | None, mode: str
 ):
-    """And why, with the difference it makes; then that is what happens."""
+    """And why, with the difference; then assembling does exactly that."""
     on_edit(engine, mode)
     if before is not None:
         await run(engine)
@@ -1282,7 +1282,7 @@ async def test_a_forced_plan_looks_into_everything(sheet: Project, engine: Engin
 
 
 async def test_a_plan_says_what_a_model_would_cost(project: Project, engine: Engine):
-    """Without asking it, also for a child that could be left out; and whether the file is there yet."""
+    """Without calling it, also for an optional child; and whether the file exists yet."""
     pattern = {"type": "code_generation", "generation_config": {"prompt": "Write.", "model": "claude-sonnet-5"}}
     project.save(content("code", pattern=pattern), text("one", "One\n"))
     for required in (True, False):
@@ -1303,8 +1303,8 @@ async def test_a_plan_says_what_a_model_would_cost(project: Project, engine: Eng
         await planned(engine)
 
 
-async def test_what_is_stale_says_why(sheet: Project, engine: Engine):
-    """Every input by its name; another context, place or setting is told as such."""
+async def test_a_stale_artifact_says_why(sheet: Project, engine: Engine):
+    """Each changed input by name; a changed context, path or setting as such."""
     data = {"id": "data", "source_type": "external_file", "source_locator": "data.json", "required": False}
     sheet.write("data.json", "1")
     sheet.save(content("one", pattern={"type": "template_fill", "template": "{{ data }}"}, sources=[data]))
@@ -1323,8 +1323,8 @@ async def test_what_is_stale_says_why(sheet: Project, engine: Engine):
     assert await why(engine) == [another, "data.json has changed", f"{SHEET} is gone"]
 
 
-async def test_what_is_made_of_too_little_is_always_looked_into(sheet: Project, engine: Engine):
-    """An optional part was missing, and may be there any time: the reason isn't that it was never assembled."""
+async def test_an_artifact_without_an_optional_part_is_always_checked(sheet: Project, engine: Engine):
+    """The part may be available now; the reason isn't "never assembled"."""
     sheet.save(artifact("sheet", [child("one"), child("three", required=False)]))
     assert (await run(engine)).status == "assembled"
     assert await why(engine) == ["a part of it was missing or provisional last time, or no trace of its inputs is left"]
@@ -1352,8 +1352,8 @@ CHANGES: dict[str, Callable[[Project], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_change_of_anything_is_noticed(sheet: Project, engine: Engine, change: str):
-    """And what comes of it is what a project without a memory would make."""
+async def test_any_changed_input_is_noticed(sheet: Project, engine: Engine, change: str):
+    """The result is the same as without stored traces."""
     await run(engine)
     assert (await run(engine)).status == "skipped"
     CHANGES[change](sheet)
@@ -1374,7 +1374,7 @@ async def test_a_change_of_anything_is_noticed(sheet: Project, engine: Engine, c
 
 
 async def test_a_composition_template_is_an_input(sheet: Project, engine: Engine):
-    """With whatever it includes."""
+    """And so are the templates it includes."""
     sheet.write("templates/whole.j2", "{% for piece in pieces %}{{ piece.text }}{% endfor %}{% include 'end.j2' %}")
     sheet.write("templates/end.j2", "end")
     options = {"compositionStrategy": "template", "compositionConfig": {"template": "whole.j2"}}
@@ -1386,8 +1386,8 @@ async def test_a_composition_template_is_an_input(sheet: Project, engine: Engine
     assert sheet.read(SHEET) == "One\nEND"
 
 
-async def test_an_artifact_that_reads_what_it_writes_goes_on(project: Project, engine: Engine):
-    """Its own file is an input like any other: each call generates it again, as long as that changes it."""
+async def test_an_artifact_may_read_its_own_output(project: Project, engine: Engine):
+    """The file is an input like any other: each call assembles again, as long as that changes it."""
     own = {"id": "before", "source_type": "external_file", "source_locator": SHEET, "required": False}
     template = "{{ (before or '') + ('+' if (before or '') | length < 3 else '') }}"
     project.save(content("grow", pattern={"type": "jinja2", "template": template}, sources=[own]))
@@ -1398,8 +1398,8 @@ async def test_an_artifact_that_reads_what_it_writes_goes_on(project: Project, e
     assert (await run(engine)).status == "skipped"
 
 
-async def test_force_makes_an_unchanged_file_as_good_as_new(sheet: Project, engine: Engine):
-    """Its age begins again, also for those who have forgotten everything else."""
+async def test_force_renews_the_age_of_an_unchanged_file(sheet: Project, engine: Engine):
+    """Its age starts again, also when the traces are lost."""
     first = await run(engine)
     await trio.sleep(0.005)
     forced = await run(engine, force=True)
@@ -1412,7 +1412,7 @@ async def test_force_makes_an_unchanged_file_as_good_as_new(sheet: Project, engi
 
 
 async def test_locks_of_one_name_exclude_each_other():
-    """Also when two names differ in case alone, which one disk keeps apart and another doesn't; then they are gone."""
+    """Also names that differ only in case, as some file systems take them for one; unused locks are removed."""
     locks = NamedLocks()
     inside: list[str] = []
 
@@ -1430,7 +1430,7 @@ async def test_locks_of_one_name_exclude_each_other():
     assert locks._held == {}  # pyright: ignore[reportPrivateUsage]
 
 
-async def test_locks_taken_in_opposite_orders_do_not_wait_for_each_other():
+async def test_locks_taken_in_opposite_orders_do_not_deadlock():
     """They are always taken in the same order; other names don't wait at all."""
     locks = NamedLocks()
     done: list[int] = []
@@ -1449,8 +1449,8 @@ async def test_locks_taken_in_opposite_orders_do_not_wait_for_each_other():
     assert sorted(done) == [1, 2, 3]
 
 
-async def test_a_lock_is_let_go_of_whatever_happens():
-    """By who fails, and by who is cancelled while waiting."""
+async def test_a_lock_is_released_whatever_happens():
+    """When its holder fails, and when a waiting task is cancelled."""
     locks = NamedLocks()
     with pytest.raises(KeyError):
         async with locks("a", "b"):
@@ -1471,8 +1471,8 @@ async def test_a_lock_is_let_go_of_whatever_happens():
     assert locks._held == {}  # pyright: ignore[reportPrivateUsage]
 
 
-async def test_two_artifacts_with_the_same_files_in_opposite_order(project: Project, engine: Engine):
-    """Neither waits for the other for ever, and nobody's text is taken for an edit."""
+async def test_artifacts_with_the_same_files_in_opposite_order_do_not_deadlock(project: Project, engine: Engine):
+    """And neither takes the other's text for an edit."""
     project.save(text("one", "1"), text("two", "2"))
     project.save(artifact("a", [child("one")], out("x.md"), out("y.md")))
     project.save(artifact("b", [child("two")], out("y.md"), out("x.md")))
@@ -1484,8 +1484,8 @@ async def test_two_artifacts_with_the_same_files_in_opposite_order(project: Proj
     assert project.read("x.md") == project.read("y.md")
 
 
-async def test_an_artifact_of_a_fallback_is_built_again(project: Project, engine: Engine):
-    """As soon as the model answers, in all outputs; until then each call tries. Nobody has edited the fallback."""
+async def test_an_artifact_with_a_fallback_text_is_built_again(project: Project, engine: Engine):
+    """As soon as the model answers, in all outputs; until then each call tries. A fallback isn't taken for an edit."""
     model = Model()
     engine.budgets.anthropic = cast(Any, model)
     options = {"prompt": "Write.", "model": "claude-sonnet-5", "fallback_template": "nothing yet"}

@@ -1,4 +1,4 @@
-"""Collections: what is built in which order and with which context, what is told of it, and what survives."""
+"""Collections: the order and context of members, the manifest, failures, plans, cancellation and crashes."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ from tests.conftest import Asking, Project, artifact, child, content, requiremen
 from tests.patience import PATIENCE
 
 GAUGE = '''
-"""A generator that waits for its member's gate, and knows how many are at work."""
+"""A generator that waits for its member's release, and counts how many run."""
 import trio
 from chora.errors import Busy
 from chora.generators.generator import GeneratedText
 
 NAME, VERSION, DESCRIPTION, CAPABILITIES = "gauge", "1", "Counts.", ()
 running, most, begun, ended = 0, 0, [], []
-gates, busy, broken = {}, set(), set()
+releases, busy, broken = {}, set(), set()
 
 async def generate(job):
     global running, most
@@ -63,20 +63,20 @@ async def generate(job):
     running += 1
     most = max(most, running)
     try:
-        await gates.get(member, trio.Event() if member in gates else opened()).wait()
+        await releases.get(member, released()).wait()
         if member in busy:
             raise Busy("Too much to do.", "Try again.")
         if member in broken:
-            raise job.failed(NAME, "it is broken", "Mend it.")
+            raise job.failed(NAME, "it is broken", "Fix it.")
     finally:
         running -= 1
     ended.append(member)
     return GeneratedText(f"{member} of {job.context.get('collection_id')}: {job.context.get('word', '')}\\n")
 
-def opened():
-    gate = trio.Event()
-    gate.set()
-    return gate
+def released():
+    event = trio.Event()
+    event.set()
+    return event
 '''
 
 
@@ -145,10 +145,10 @@ def gauge(project: Project) -> Project:
     return project
 
 
-def gates(engine: Engine, *members: str) -> ModuleType:
-    """The generator, with closed gates for these members."""
+def holding_generator(engine: Engine, *members: str) -> ModuleType:
+    """The generator, which holds these members until they are released."""
     found = engine.generators.by_name["gauge"].module
-    found.gates.update({each: trio.Event() for each in members})
+    found.releases.update({each: trio.Event() for each in members})
     return found
 
 
@@ -156,7 +156,7 @@ def gates(engine: Engine, *members: str) -> ModuleType:
 
 
 def nest(project: Project, depth: int, width: int = 1) -> None:
-    """Collections c1 to cDEPTH, each in the one before, the last one with an artifact."""
+    """Collections c1 to cDEPTH, each nested in the one before; the last one has an artifact."""
     project.save(*sheet("leaf", "leaf\n"))
     for level in range(1, depth):
         inner = [nested(f"m{number}", f"c{level + 1}") for number in range(width)]
@@ -165,7 +165,7 @@ def nest(project: Project, depth: int, width: int = 1) -> None:
 
 
 async def test_ten_collections_may_be_nested(project: Project, engine: Engine):
-    """Each in a folder of its own below the one around it."""
+    """Each in a folder inside that of its parent."""
     nest(project, 10)
     made = await build(engine, "c1")
     assert check_nesting(engine, engine.catalog.open_config("collection", "c1").parsed) == 10
@@ -177,7 +177,7 @@ async def test_ten_collections_may_be_nested(project: Project, engine: Engine):
 
 
 async def test_eleven_collections_are_too_many(project: Project, engine: Engine):
-    """Nothing is built, not even at the levels that would do; the error names the chain."""
+    """Nothing is built, not even at the allowed levels; the error names the chain."""
     nest(project, 11)
     with unchanged(project), pytest.raises(MaxDepthExceeded) as failed:
         await build(engine, "c1")
@@ -187,8 +187,8 @@ async def test_eleven_collections_are_too_many(project: Project, engine: Engine)
     assert (await build(engine, "c2")).count("success") == 1
 
 
-async def test_too_deep_is_noticed_behind_what_was_looked_into_already(project: Project, engine: Engine):
-    """The same collection is fine at one place and too deep at another."""
+async def test_the_depth_is_checked_at_every_place_of_a_collection(project: Project, engine: Engine):
+    """The same collection may be fine at one place and too deep at another."""
     nest(project, 10)
     project.save(pack([nested("direct", "c10"), nested("deep", "c1")], "outer"))
     with pytest.raises(MaxDepthExceeded) as failed:
@@ -196,10 +196,10 @@ async def test_too_deep_is_noticed_behind_what_was_looked_into_already(project: 
     assert failed.value.details["chain"] == ["outer", *(f"c{level}" for level in range(1, 11))]
 
 
-async def test_collections_that_fan_out_are_looked_into_once(
+async def test_nested_collections_are_loaded_once_each(
     project: Project, engine: Engine, ask: Asking, monkeypatch: pytest.MonkeyPatch
 ):
-    """Else ten levels of nine would take until tomorrow; listing all of them is refused."""
+    """Ten levels of nine members would otherwise take hours; listing all members is refused."""
     nest(project, 10, width=9)
     opened = 0
     really = engine.catalog.open_config
@@ -229,7 +229,7 @@ async def test_collections_that_fan_out_are_looked_into_once(
 async def test_collections_that_contain_one_another_are_refused(
     project: Project, engine: Engine, inside: dict[str, str], cycle: list[str]
 ):
-    """With the chain named, before anything is built."""
+    """The error names the cycle, before anything is built."""
     project.save(*sheet("leaf", "x"))
     project.save(*(pack([member("leaf"), nested("in", inner)], id) for id, inner in inside.items()))
     with unchanged(project), pytest.raises(CircularReference) as failed:
@@ -241,8 +241,8 @@ async def test_collections_that_contain_one_another_are_refused(
         await planned(engine)
 
 
-async def test_a_collection_may_stand_at_two_places(project: Project, engine: Engine):
-    """Each time with the context of its place; neither takes the other's files."""
+async def test_a_collection_may_be_nested_at_two_places(project: Project, engine: Engine):
+    """Each time with the context of its parent; neither overwrites the other's files."""
     project.save(*sheet("leaf", "{{ word }}\n"), pack([member("leaf")], "inner"))
     places = [nested("left", "inner"), nested("right", "inner")]
     project.save(pack(places, context={"overrides": {"left": {"word": "L"}, "right": {"word": "R"}}}))
@@ -253,7 +253,7 @@ async def test_a_collection_may_stand_at_two_places(project: Project, engine: En
 
 
 async def test_nested_collections_go_where_they_say_in_a_custom_structure(project: Project, engine: Engine):
-    """Theirs is then their own base path."""
+    """There they use their own base path."""
     project.save(*sheet("leaf", "x\n"), pack([member("leaf")], "inner"))
     project.save(pack([nested("in", "inner"), member("leaf")], output={"structure": "custom"}))
     made = await build(engine)
@@ -262,8 +262,8 @@ async def test_nested_collections_go_where_they_say_in_a_custom_structure(projec
     assert [each.reasons for each in plans] == [[], []]
 
 
-async def test_a_member_that_cannot_be_opened_is_no_collection(project: Project, engine: Engine):
-    """It fails on its own; what is nested beside it is looked into all the same."""
+async def test_a_member_that_cannot_be_loaded_fails_on_its_own(project: Project, engine: Engine):
+    """Nested collections next to it are loaded all the same."""
     project.save(*sheet("leaf", "x\n"), pack([member("leaf")], "inner"))
     project.save(pack([nested("gone", required=False), nested("inner")]))
     assert check_nesting(engine, engine.catalog.open_config("collection", "pack").parsed) == 2
@@ -274,8 +274,8 @@ async def test_a_member_that_cannot_be_opened_is_no_collection(project: Project,
     ]
 
 
-async def test_a_member_is_found_by_its_id_where_its_path_leads_nowhere(project: Project, engine: Engine):
-    """As a child of an artifact is; if neither does, the path is what the error speaks of."""
+async def test_a_member_is_found_by_its_id_if_its_path_does_not_exist(project: Project, engine: Engine):
+    """As a child of an artifact is; if neither exists, the error names the path."""
     project.save(*sheet("leaf", "x\n"))
     project.save(pack([member("leaf", path="elsewhere/leaf.json")]))
     await build(engine)
@@ -286,7 +286,7 @@ async def test_a_member_is_found_by_its_id_where_its_path_leads_nowhere(project:
     assert failed.value.details["error_type"] == "config_not_found"
 
 
-# -- at once, or in turn ----------------------------------------------------------------------------------------
+# -- strategies: parallel, mixed, sequential --------------------------------------------------------------------
 
 
 @requirement("collection.concurrency")
@@ -300,12 +300,12 @@ async def test_a_member_is_found_by_its_id_where_its_path_leads_nowhere(project:
         ({"strategy": "mixed", "concurrency_limit": 5}, 5, set("abcde")),
     ],
 )
-async def test_so_many_members_are_built_at_once(
+async def test_parallel_members_are_limited(
     gauge: Project, engine: Engine, generation: dict[str, Any], most: int, first: set[str]
 ):
-    """As many as the limit allows, really at the same time, and never more."""
+    """As many as the limit allows run at the same time, and never more."""
     gauge.save(pack([member(letter) for letter in "abcde"], generation=generation))
-    generator = gates(engine, *"abcde")
+    generator = holding_generator(engine, *"abcde")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(build, engine)
         with trio.fail_after(PATIENCE):
@@ -313,18 +313,18 @@ async def test_so_many_members_are_built_at_once(
                 await trio.sleep(0.005)
         await trio.sleep(0.02)
         assert set(generator.begun) == first
-        for gate in generator.gates.values():
-            gate.set()
+        for event in generator.releases.values():
+            event.set()
     assert generator.most == most
     assert sorted(generator.ended) == list("abcde")
 
 
-async def test_members_of_one_order_are_built_at_once_and_orders_in_turn(gauge: Project, engine: Engine):
-    """In a mixed strategy; the manifest keeps the order of the config."""
+async def test_members_of_one_order_are_built_in_parallel(gauge: Project, engine: Engine):
+    """In the mixed strategy, one order after the other; the manifest keeps the order of the config."""
     orders = {"a": 2, "b": 1, "c": 2, "d": 0.5, "e": 1}
     members = [member(letter, order=order) for letter, order in orders.items()]
     gauge.save(pack(members, generation={"strategy": "mixed", "concurrency_limit": 4}))
-    generator = gates(engine, "b")
+    generator = holding_generator(engine, "b")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(build, engine)
         with trio.fail_after(PATIENCE):
@@ -333,12 +333,12 @@ async def test_members_of_one_order_are_built_at_once_and_orders_in_turn(gauge: 
         await trio.sleep(0.02)
         assert generator.begun[0] == "d"
         assert set(generator.begun) == {"d", "b", "e"}
-        generator.gates["b"].set()
+        generator.releases["b"].set()
     assert set(generator.begun[3:]) == {"a", "c"}
     assert list(states(gauge)) == list("abcde")
 
 
-async def test_sequential_members_are_built_by_order_then_by_place(gauge: Project, engine: Engine):
+async def test_sequential_members_are_built_by_order_then_by_position(gauge: Project, engine: Engine):
     """No order counts as 0."""
     members = [member("a", order=2), member("b"), member("c", order=1.5), member("d", order=0), member("e", order=1)]
     gauge.save(pack(members, generation={"strategy": "sequential"}))
@@ -348,9 +348,9 @@ async def test_sequential_members_are_built_by_order_then_by_place(gauge: Projec
 
 
 async def test_the_order_of_completion_does_not_show(gauge: Project, engine: Engine):
-    """Whoever is done first, manifest and result keep the order of the config."""
+    """Manifest and result keep the order of the config."""
     gauge.save(pack([member(letter) for letter in "abcde"], generation={"concurrency_limit": 5}))
-    generator = gates(engine, *"abcde")
+    generator = holding_generator(engine, *"abcde")
     results: list[BuiltCollection] = []
 
     async def run() -> None:
@@ -359,7 +359,7 @@ async def test_the_order_of_completion_does_not_show(gauge: Project, engine: Eng
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         for letter in "ecadb":
-            generator.gates[letter].set()
+            generator.releases[letter].set()
             with trio.fail_after(PATIENCE):
                 while letter not in generator.ended:
                     await trio.sleep(0.002)
@@ -368,7 +368,7 @@ async def test_the_order_of_completion_does_not_show(gauge: Project, engine: Eng
 
 
 async def test_a_member_may_read_what_an_earlier_one_wrote(project: Project, engine: Engine):
-    """In turn, within one run and in the next one: a change goes all the way down at once."""
+    """In the sequential strategy, within one run and in the next: a change reaches all later members at once."""
     reads = {"id": "first", "source_type": "external_file", "source_locator": "outputs/pack/one/one.md"}
     project.write("word.txt", "old")
     word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt"}
@@ -413,7 +413,7 @@ async def test_context_reaches_members_by_the_mode(
     caller: dict[str, Any],
     seen: str,
 ):
-    """Shared below the member's sources, below its overrides, below the caller's; objects merge deeply."""
+    """Shared context is below the member's sources, its overrides and the caller's context; objects merge deeply."""
     project.save(*sheet("one", SEEN), *sheet("other", "{{ own }}"))
     own = {"context_override": inline(**sources)} if sources else {}
     context = {"shared": inline(**SHARED), "propagation": mode, "overrides": {"one": overrides} if overrides else {}}
@@ -427,7 +427,7 @@ async def test_context_reaches_members_by_the_mode(
 
 
 async def test_the_caller_s_context_reaches_nested_collections(project: Project, engine: Engine):
-    """And wins there as well; what is shared outside is below what is shared inside."""
+    """With the highest precedence there too; the outer shared context is below the inner one."""
     project.save(*sheet("leaf", "{{ a }} {{ b }} {{ c }}"))
     project.save(pack([member("leaf")], "inner", context={"shared": inline(a="inner", b="inner")}))
     shared = inline(a="outer", c="outer")
@@ -459,7 +459,7 @@ async def test_sources_of_shared_context_may_be_missing(project: Project, engine
 
 
 async def test_texts_and_stored_versions_may_be_shared(project: Project, engine: Engine):
-    """A content's text as shared context: a change of it reaches every member."""
+    """The text of a content as shared context: a change of it reaches every member."""
     shared = {"type": "content_config", "config_id": "intro", "selector": "output", "output_as": "intro"}
     project.save(text("intro", "Hello"), *sheet("one", "{{ intro }}!"))
     project.save(pack([member("one")], context={"shared": {"sources": [shared]}}))
@@ -472,8 +472,8 @@ async def test_texts_and_stored_versions_may_be_shared(project: Project, engine:
     assert project.read("outputs/pack/one/one.md") == "Ahoy!"
 
 
-async def test_reserved_names_say_what_a_text_is_for(project: Project, engine: Engine):
-    """Unless something else goes by them; one that isn't mentioned makes no difference."""
+async def test_reserved_names_describe_the_member_and_collection(project: Project, engine: Engine):
+    """Unless a source has the same name; a text that doesn't mention them isn't generated per member."""
     names = "{{ content_id }} {{ artifact_id }} {{ member_id }} {{ collection_id }} {{ collection_name }}"
     project.save(content("named", pattern={"type": "template_fill", "template": names}))
     project.save(artifact("named", [child("named")]), *sheet("plain", "the same"))
@@ -483,12 +483,12 @@ async def test_reserved_names_say_what_a_text_is_for(project: Project, engine: E
     assert project.read("outputs/pack/m1/named.md") == "named named m1 pack Pack"
     assert project.read("outputs/pack/m2/named.md") == "named named mine pack Pack"
     assert len(engine.store.versions("named")) == 2
-    assert len(engine.store.versions("plain")) == 1, "nobody's name is in it, so it is one text"
+    assert len(engine.store.versions("plain")) == 1, "it mentions no reserved name, so it is one text"
 
 
 @pytest.mark.parametrize("force", [False, True])
-async def test_a_text_that_many_members_want_is_made_once(gauge: Project, engine: Engine, force: bool):
-    """Also when they want it at the same time, and when all is made again."""
+async def test_a_text_that_many_members_use_is_generated_once(gauge: Project, engine: Engine, force: bool):
+    """Also when they need it at the same time, and with force."""
     gauge.save(content("same", pattern={"type": "template_fill", "template": "{{ part }}"}, sources=[PART]))
     gauge.save(content("part", pattern={"type": "jinja2", "template": "{{ 'x' }}"}))
     gauge.save(artifact("many", [child("same"), child("same")]))
@@ -515,7 +515,7 @@ PART = {"id": "part", "source_type": "content_config", "source_locator": "part",
 async def test_files_go_where_the_structure_puts_them(
     project: Project, engine: Engine, structure: str, paths: list[str]
 ):
-    """A folder for each member, one for all, or where the artifact says."""
+    """A folder for each member, one for all, or the artifact's own path."""
     files = [{"file": "deep/a.md", "format": "markdown"}, {"file": "b.md", "format": "markdown"}]
     project.save(text("one", "x"), artifact("one", [child("one")], *files))
     project.save(pack([member("one")], output={"structure": structure}))
@@ -526,7 +526,7 @@ async def test_files_go_where_the_structure_puts_them(
 
 
 async def test_the_base_path_is_a_template(project: Project, engine: Engine):
-    """It knows the collection's names, the shared context and the caller's."""
+    """Of the collection's names, the shared context and the caller's."""
     shared = {"shared": inline(port="Norrvik", year=2025)}
     project.save(*sheet("one", "x"))
     base = " outputs/{{ collection_id }}/{{ port | lower }}/{{ year }} "
@@ -537,7 +537,7 @@ async def test_the_base_path_is_a_template(project: Project, engine: Engine):
     assert project.read("outputs/pack/norrvik/2026/one/one.md") == "x"
     parsed = engine.catalog.open_config("collection", "pack").parsed
     assert await module.find_manifest_path(Build(engine, dry=True), parsed) == "outputs/pack/norrvik/2025/manifest.json"
-    for broken in ("outputs/{{ nobody }}", "outputs/{{ 1 +", "outputs/{% if %}"):
+    for broken in ("outputs/{{ missing }}", "outputs/{{ 1 +", "outputs/{% if %}"):
         project.save(pack([member("one")], output={"base_path": broken}))
         with unchanged(project), pytest.raises(CompositionFailed, match="the base path of pack can't be") as failed:
             await build(engine)
@@ -547,7 +547,7 @@ async def test_the_base_path_is_a_template(project: Project, engine: Engine):
 
 @pytest.mark.parametrize("path", ["../out", "/tmp/out", "outputs/../../out", ".chora/out", "a\0b"])
 async def test_a_collection_stays_in_the_project(project: Project, engine: Engine, path: str):
-    """By its own base path or the caller's; nothing is built."""
+    """A base path outside, from the config or the caller, is refused and nothing is built (CWE-22)."""
     project.save(*sheet("one", "x"), pack([member("one")]))
     with unchanged(project), pytest.raises(PermissionDenied):
         await build(engine, output_path=path)
@@ -559,8 +559,8 @@ async def test_a_collection_stays_in_the_project(project: Project, engine: Engin
 
 
 async def test_output_path_replaces_the_base_path(project: Project, engine: Engine):
-    """Both places are known from then on, each for itself."""
-    project.save(*sheet("one", "x"), pack([member("one")], output={"base_path": "{{ nobody }}"}))
+    """From then on, the outputs at either place are known."""
+    project.save(*sheet("one", "x"), pack([member("one")], output={"base_path": "{{ missing }}"}))
     for place in ("there", "else/where"):
         made = await build(engine, output_path=place)
         assert (made.base_path, made.cached) == (place, 0)
@@ -571,7 +571,7 @@ async def test_output_path_replaces_the_base_path(project: Project, engine: Engi
 
 @pytest.mark.parametrize("strategy", ["parallel", "sequential"])
 async def test_two_members_cannot_write_one_file(project: Project, engine: Engine, strategy: str):
-    """The first one has it, the other one fails and says whose it is; also when the first one is recalled."""
+    """The second one fails with the id of the first; also when the first one was skipped."""
     project.save(text("one", "one"), text("two", "two"))
     shared = {"file": "same.md", "format": "markdown"}
     detour = {"file": "x/../SAME.md", "format": "markdown"}
@@ -590,7 +590,7 @@ async def test_two_members_cannot_write_one_file(project: Project, engine: Engin
 
 
 async def test_no_member_can_write_the_manifest(project: Project, engine: Engine):
-    """Else the two would take each other away, run by run; without a manifest it is a name like any other."""
+    """They would replace each other in every run; without a manifest the name is free."""
     project.save(text("one", "{}"), artifact("one", [child("one")], {"file": "manifest.json", "format": "json"}))
     project.save(pack([member("one")], output={"structure": "flat"}))
     with pytest.raises(CompositionFailed, match=r"one writes outputs/pack/manifest\.json, as the manifest does"):
@@ -605,7 +605,7 @@ async def test_no_member_can_write_the_manifest(project: Project, engine: Engine
 # -- the manifest -----------------------------------------------------------------------------------------------
 
 
-async def test_a_manifest_tells_what_came_of_everything(project: Project, engine: Engine):
+async def test_a_manifest_describes_every_member(project: Project, engine: Engine):
     """Field by field."""
     project.save(*sheet("one", "x\n"), *sheet("two", "y\n"), artifact("broken", [child("nothing")]))
     project.save(pack([member("two")], "inner"))
@@ -683,7 +683,7 @@ async def test_a_manifest_tells_what_came_of_everything(project: Project, engine
 
 
 async def test_a_manifest_keeps_when_a_member_was_made(project: Project, engine: Engine):
-    """A cached member keeps its time and its hash, however others change; a forced one is as good as new."""
+    """A cached member keeps its time and its hash; a forced one gets new ones."""
     project.save(*sheet("one", "x"), *sheet("two", "y"), pack([member("one"), member("two")]))
     await build(engine)
     first = {each["id"]: (each["generated_at"], each["context_hash"]) for each in manifest(project)["members"]}
@@ -706,7 +706,7 @@ async def test_a_manifest_keeps_when_a_member_was_made(project: Project, engine:
 
 
 async def test_times_are_kept_when_the_traces_are_lost(project: Project):
-    """What was looked at again and found unchanged was not generated again."""
+    """A member that is checked again and found unchanged keeps its time."""
     project.save(*sheet("one", "x"), pack([member("one"), nested("in", "inner")]), pack([member("one")], "inner"))
     loaded = settings.load(project.root, {})
     async with open_engine(project.root, loaded.settings) as engine:
@@ -720,10 +720,10 @@ async def test_times_are_kept_when_the_traces_are_lost(project: Project):
 
 
 async def test_an_unchanged_manifest_is_not_written_again(project: Project, engine: Engine):
-    """Until it is changed or removed, or the collection is another one."""
+    """Unless the file or the collection has changed."""
     project.save(*sheet("one", "x"), pack([member("one"), nested("in", "inner")]), pack([member("one")], "inner"))
     await build(engine)
-    await build(engine)  # this one says that all is cached
+    await build(engine)  # its members are all cached now
     file = project.root / "outputs/pack/manifest.json"
     before = file.stat()
     await build(engine)
@@ -738,7 +738,7 @@ async def test_an_unchanged_manifest_is_not_written_again(project: Project, engi
 
 
 async def test_secrets_do_not_get_into_the_manifest(project: Project, engine: Engine):
-    """Whatever is called so in the shared context, at any depth; members are given it all the same."""
+    """Values of the shared context under secret names are redacted at any depth; members still get them."""
     project.save(*sheet("one", "{{ api_key }} {{ nested.password }}"))
     shared = inline(api_key="k-123", port="Norrvik", nested={"password": "hunter2", "list": [{"token": "t-1"}]})
     project.save(pack([member("one")], context={"shared": shared}))
@@ -752,8 +752,8 @@ async def test_secrets_do_not_get_into_the_manifest(project: Project, engine: En
 @pytest.mark.parametrize(
     "body", ['{"name": "My app", "icons": []}', "[]", "", "{torn", b"\xff\xfe", '{"collection_id": 7}']
 )
-async def test_a_file_of_others_is_not_taken_for_a_manifest(project: Project, engine: Engine, body: str | bytes):
-    """A web page has one of that name too: it is left alone, and nothing is built around it."""
+async def test_a_foreign_manifest_json_is_not_overwritten(project: Project, engine: Engine, body: str | bytes):
+    """A web app has a file of that name too: it is left alone, and nothing is built around it."""
     project.write("outputs/pack/manifest.json", body)
     project.save(*sheet("one", "x"), pack([member("one")]))
     for step in (build, planned):
@@ -799,7 +799,7 @@ async def test_the_manifest_of_another_collection_is_replaced_with_a_warning(pro
         ),
     ],
 )
-async def test_a_manifest_that_cannot_be_used_is_as_good_as_none(
+async def test_an_unreadable_manifest_is_treated_as_missing(
     project: Project, engine: Engine, spoil: Callable[[Project], object], problem: str
 ):
     """The error says what is wrong with it, and what to do."""
@@ -818,7 +818,7 @@ async def test_a_manifest_that_cannot_be_used_is_as_good_as_none(
 
 @pytest.mark.parametrize("strategy", ["parallel", "sequential", "mixed"])
 async def test_fail_fast_starts_no_further_member(gauge: Project, engine: Engine, strategy: str):
-    """Those under way finish; the others say why they weren't run; the next run goes on with them."""
+    """Running members finish; the others have a status that says why they weren't started; the next run builds them."""
     members = [member(letter, order=order, required=letter != "b") for order, letter in enumerate("abcde")]
     generation = {"strategy": strategy, "concurrency_limit": 1}
     gauge.save(pack(members, generation=generation, validation={"fail_fast": True}))
@@ -833,13 +833,13 @@ async def test_fail_fast_starts_no_further_member(gauge: Project, engine: Engine
 
 
 async def test_without_fail_fast_all_others_are_built(gauge: Project, engine: Engine):
-    """And the error names the first of the members that failed."""
+    """The error names the first member that failed."""
     engine.generators.by_name["gauge"].module.broken.update("bd")
     with pytest.raises(CompositionFailed) as failed:
         await build(engine)
     error = failed.value
     assert error.message == "pack: the required member b failed (and 1 more): b: it is broken."
-    assert error.hint == "Mend it."
+    assert error.hint == "Fix it."
     assert error.details["failed_members"] == ["b", "d"]
     assert [each["id"] for each in error.details["members"]] == ["b", "d"]
     assert (error.details["total_members"], error.details["successful_members"]) == (5, 3)
@@ -849,7 +849,7 @@ async def test_without_fail_fast_all_others_are_built(gauge: Project, engine: En
 
 
 async def test_optional_members_may_fail(gauge: Project, engine: Engine):
-    """The collection succeeds without them, and says so."""
+    """The collection succeeds without them, with a warning."""
     gauge.save(pack([member("a"), member("b", required=False), member("gone", required=False)]))
     engine.generators.by_name["gauge"].module.broken.add("b")
     made = await build(engine)
@@ -859,7 +859,7 @@ async def test_optional_members_may_fail(gauge: Project, engine: Engine):
 
 
 async def test_a_required_member_without_a_config_fails_the_collection(gauge: Project, engine: Engine):
-    """With its own reason; the others are there."""
+    """With its own error code; the others are built."""
     gauge.save(pack([member("a"), member("gone")]))
     with pytest.raises(CompositionFailed, match="the required member gone failed: There is no artifact config"):
         await build(engine)
@@ -877,10 +877,10 @@ async def test_a_required_member_without_a_config_fails_the_collection(gauge: Pr
         ("nobody_knows", True, "b", False, True),
     ],
 )
-async def test_rules_hold_for_the_result(
+async def test_validation_rules_are_applied_to_the_outputs(
     gauge: Project, engine: Engine, rule: str, required: bool, broken: str, fails: bool, passed: bool
 ):
-    """A required one that doesn't fails the collection; the manifest is written either way."""
+    """A required rule that fails fails the collection; the manifest is written either way."""
     rules = {"rules": [{"type": rule, "required": required}]}
     gauge.save(pack([member("a"), member("b", required=False)], validation=rules))
     engine.generators.by_name["gauge"].module.broken.add(broken)
@@ -894,7 +894,7 @@ async def test_rules_hold_for_the_result(
 
 
 async def test_the_failure_of_a_nested_collection_is_its_own(gauge: Project, engine: Engine):
-    """It fails as a member, with what failed in it; its own manifest says more."""
+    """It fails as a member, with its first failed member; its own manifest has the rest."""
     gauge.save(pack([member("a"), member("b")], "inner"), pack([nested("in", "inner", required=False), member("c")]))
     engine.generators.by_name["gauge"].module.broken.add("b")
     made = await build(engine)
@@ -920,9 +920,11 @@ class Full(SqliteStore):
 async def test_a_fault_of_the_server_ends_the_run(
     gauge: Project, engine: Engine, tmp_path: Path, error: type[ChoraError], code: str
 ):
-    """Not as a fault of its member: what waits isn't started, what runs is stopped, and the manifest says so."""
+    """It isn't counted as the member's failure: waiting members aren't started, running ones are cancelled, and the
+    manifest says so.
+    """
     store = engine.store = Full(tmp_path / "other.db")
-    generator = gates(engine, "b", "c")
+    generator = holding_generator(engine, "b", "c")
     if error is Busy:
         generator.busy.add("b")
     else:
@@ -941,7 +943,7 @@ async def test_a_fault_of_the_server_ends_the_run(
         with trio.fail_after(PATIENCE):
             while "c" not in generator.begun:
                 await trio.sleep(0.005)
-        generator.gates["b"].set()
+        generator.releases["b"].set()
     assert outcome == [code]
     assert manifest(gauge)["status"] == "failed"
     reported = states(gauge)
@@ -953,7 +955,7 @@ async def test_a_fault_of_the_server_ends_the_run(
     assert manifest(gauge)["validation"]["rules_evaluated"] == 0
     assert generator.running == 0
     generator.busy.clear()
-    generator.gates.clear()
+    generator.releases.clear()
     store.refused = ""
     assert cached(await build(engine)) == ["a"]
     store.close()
@@ -962,7 +964,7 @@ async def test_a_fault_of_the_server_ends_the_run(
 async def test_a_manifest_that_cannot_be_written_is_a_failure(
     gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
-    """What was built is there, and isn't built a second time."""
+    """The outputs exist, and aren't built a second time."""
     really = engine.folder.write_file
 
     async def refuse(path: str, data: bytes) -> None:
@@ -983,11 +985,11 @@ async def test_a_manifest_that_cannot_be_written_is_a_failure(
     assert cached(await build(engine)) == list("abcde")
 
 
-# -- again ------------------------------------------------------------------------------------------------------
+# -- force and plans --------------------------------------------------------------------------------------------
 
 
 async def test_force_builds_every_member_again(gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    """Or those that are named, by the call or by the config; among many, others get their turn in between."""
+    """Or the members that the call or the config names; a large run yields to other tasks in between."""
     monkeypatch.setattr(module, "CHECKPOINT_INTERVAL", 2)
     generator = engine.generators.by_name["gauge"].module
     await build(engine)
@@ -1004,7 +1006,7 @@ async def test_force_builds_every_member_again(gauge: Project, engine: Engine, m
 
 
 async def test_force_reaches_nested_collections(gauge: Project, engine: Engine):
-    """All of it, or one member with all that is in it."""
+    """All members, or one nested collection with all that is in it."""
     gauge.save(pack([member("a")], "inner"), pack([nested("in", "inner"), member("b")]))
     await build(engine)
     assert cached(await build(engine, force_members=frozenset(["in"]))) == ["b"]
@@ -1012,8 +1014,8 @@ async def test_force_reaches_nested_collections(gauge: Project, engine: Engine):
     assert engine.generators.by_name["gauge"].module.begun.count("a") == 3
 
 
-async def test_members_with_sources_of_their_own_are_looked_into(project: Project, engine: Engine):
-    """What those hold can't be known without reading it; unchanged, nothing is built for it."""
+async def test_members_with_their_own_sources_are_checked(project: Project, engine: Engine):
+    """Their sources must be read to know; nothing is built if they are unchanged."""
     own = {"sources": [{"type": "external_file", "path": "word.json"}]}
     project.write("word.json", '{"word": "one"}')
     project.save(*sheet("a", "{{ word }}"), pack([member("a", context_override=own)]))
@@ -1026,7 +1028,7 @@ async def test_members_with_sources_of_their_own_are_looked_into(project: Projec
 
 
 async def test_an_edit_by_hand_is_left_alone(project: Project, engine: Engine):
-    """Its member fails, the others are built; what a plan says of it is what happens."""
+    """Its member fails, the others are built; the plan says the same."""
     project.save(*sheet("a", "{{ w }}"), *sheet("b", "{{ w }}"), pack([member("a"), member("b", required=False)]))
     await build(engine, context={"w": "1"})
     project.write("outputs/pack/b/b.md", "edited")
@@ -1046,7 +1048,7 @@ async def test_an_edit_by_hand_is_left_alone(project: Project, engine: Engine):
 
 
 async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Engine):
-    """Neither on disk nor in the store, whatever it has to make in memory; then what it said comes true."""
+    """Neither files nor the store, although it generates texts in memory; then the run does what the plan said."""
     word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt", "required": False}
     project.write("word.txt", "one")
     project.save(*sheet("a", "{{ word }}", sources=[word]), *sheet("b", "b"), *sheet("c", "c{{ x }}"))
@@ -1093,8 +1095,8 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
     assert cached(await build(engine)) == []
 
 
-async def test_a_busy_house_ends_a_plan(gauge: Project, engine: Engine):
-    """It isn't the member that fails."""
+async def test_a_busy_server_fails_a_plan(gauge: Project, engine: Engine):
+    """It isn't reported as the member's failure."""
     engine.generators.by_name["gauge"].module.busy.add("b")
     with pytest.raises(Busy):
         await planned(engine)
@@ -1104,16 +1106,16 @@ async def test_a_busy_house_ends_a_plan(gauge: Project, engine: Engine):
 
 
 @pytest.fixture
-def threshold() -> MockClock:
-    """Time passes by itself whenever nothing has happened for a moment, a thread's work included."""
+def autojump_clock() -> MockClock:
+    """A clock that jumps ahead whenever all tasks and threads have been idle for a moment."""
     return MockClock(autojump_threshold=0.2)
 
 
 @pytest.mark.slow("waits for the interval of notifications")
 async def test_progress_is_reported_at_intervals(
-    gauge: Project, engine: Engine, threshold: MockClock, monkeypatch: pytest.MonkeyPatch
+    gauge: Project, engine: Engine, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ):
-    """No faster than anybody can read, never backwards, and complete in the end."""
+    """Not more often than the interval, never backwards, and complete at the end."""
     interval = module.PROGRESS_INTERVAL
     monkeypatch.setattr(module, "PROGRESS_INTERVAL", 1e9)  # whatever the clock does while the store writes
     reported: list[tuple[float, float, str]] = []
@@ -1128,25 +1130,25 @@ async def test_progress_is_reported_at_intervals(
     await build(engine, progress=progress)
     assert reported == [(5, 5, "nothing has changed")]
     gauge.save(pack([member(letter, order=order) for order, letter in enumerate("abcde")]))
-    generator = gates(engine, *"abcde")
+    generator = holding_generator(engine, *"abcde")
     reported.clear()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: build(engine, progress=progress, force=True))
         for letter in "abcde":
             await trio.sleep(1)
-            generator.gates[letter].set()
+            generator.releases[letter].set()
     assert [what for _, _, what in reported] == [f"{letter}: success" for letter in "abcde"]
     assert [done for done, _, _ in reported] == [1, 2, 3, 4, 5]
 
 
 @requirement("collection.cancelled")
-async def test_a_cancelled_run_says_how_far_it_came(gauge: Project, engine: Engine):
-    """Work stops, the manifest is correct, and the next run builds the rest."""
+async def test_the_manifest_of_a_cancelled_run_is_correct(gauge: Project, engine: Engine):
+    """Work stops, the manifest says what was built, and the next run builds the rest."""
     gauge.save(pack([member(letter) for letter in "abcde"], generation={"concurrency_limit": 2}))
     await build(engine)
     for letter in "abcd":
         gauge.save(content(letter, pattern={"type": "gauge", "generation_config": {"context": {"word": "new"}}}))
-    generator = gates(engine, "c", "b")
+    generator = holding_generator(engine, "c", "b")
     generator.begun.clear()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -1166,7 +1168,7 @@ async def test_a_cancelled_run_says_how_far_it_came(gauge: Project, engine: Engi
         "d": left,
         "e": ("success", True, None),
     }
-    generator.gates.clear()
+    generator.releases.clear()
     assert cached(await build(engine)) == ["a", "e"]
     assert manifest(gauge)["status"] == "complete"
 
@@ -1174,8 +1176,8 @@ async def test_a_cancelled_run_says_how_far_it_came(gauge: Project, engine: Engi
 async def test_a_cancelled_run_stays_cancelled_when_its_manifest_cannot_be_written(
     gauge: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """A full disk then is told to the log; the caller who left isn't handed an error instead."""
-    generator = gates(engine, "a")
+    """A full disk is then only logged, as the caller has already gone."""
+    generator = holding_generator(engine, "a")
 
     async def refuse(path: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -1192,8 +1194,8 @@ async def test_a_cancelled_run_stays_cancelled_when_its_manifest_cannot_be_writt
     assert "the manifest of pack couldn't be written" in caplog.text
 
 
-async def test_two_runs_at_once_come_one_after_the_other(gauge: Project, engine: Engine):
-    """The second finds everything done."""
+async def test_concurrent_runs_of_a_collection_take_turns(gauge: Project, engine: Engine):
+    """The second finds everything built."""
     made: list[BuiltCollection] = []
 
     async def run() -> None:
@@ -1231,7 +1233,7 @@ BUILD = textwrap.dedent(
 
 
 def start(project: Project, word: str) -> subprocess.Popen[str]:
-    """Build the collection in a process of its own, which reports its progress."""
+    """Build the collection in another process, which reports its progress."""
     command = [sys.executable, "-c", BUILD, str(project.root), word]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -1264,7 +1266,7 @@ def whole(word: str) -> dict[str, str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 @pytest.mark.slow("starts two processes")
 async def test_a_run_that_is_killed_leaves_whole_files_and_the_next_one_finishes(large: Project):
-    """Every file is the old one or the new one, none is taken for an edit, and the manifest is never torn."""
+    """Every file is the old or the new one, none is taken for an edit, and the manifest is complete."""
     old, new, partly = whole("old"), whole("new"), 0
     assert await finish(start(large, "old")) == 0
     assert texts(large) == old
@@ -1294,7 +1296,7 @@ async def test_a_run_that_is_killed_leaves_whole_files_and_the_next_one_finishes
 
 @pytest.mark.slow("starts two processes")
 async def test_two_processes_may_build_one_collection_at_once(large: Project):
-    """The same or not: both succeed, every text is whole, and none is taken for an edit afterwards."""
+    """With equal or different contexts: both succeed, every text is whole, and none is taken for an edit afterwards."""
     for one, other in (("one", "one"), ("one", "other"), ("this", "that")):
         for process in [start(large, one), start(large, other)]:
             assert await finish(process) == 0

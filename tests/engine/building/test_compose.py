@@ -1,4 +1,4 @@
-"""Making one text of an artifact's pieces."""
+"""Composing an artifact's pieces into one text."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ async def composed(
     ],
 )
 async def test_pieces_are_joined_by_a_blank_line(engine: Engine, texts: list[str], whole: str):
-    """One newline at the end of a piece is its own; the last one stays."""
+    """A newline at the end of a piece doesn't add to it; that of the last piece stays."""
     assert await composed(engine, *texts) == whole
 
 
 @requirement("composition.concat")
-async def test_a_separator_of_the_config_stands_between(engine: Engine):
+async def test_a_configured_separator_joins_the_pieces(engine: Engine):
     """Literally, whatever it is."""
     assert await composed(engine, "a\n", "b\n", separator="\n---\n") == "a\n---\nb\n"
 
@@ -77,14 +77,14 @@ async def test_a_separator_of_the_config_stands_between(engine: Engine):
 
 @requirement("composition.merge.data")
 async def test_objects_merge_deeply_in_order(engine: Engine):
-    """A later piece wins; arrays are replaced, and null gives way to anything."""
+    """A later piece wins; arrays are replaced, and null is replaced by anything."""
     one, other = '{"a": {"x": 1, "y": [1]}, "n": null}', '{"a": {"y": [2]}, "n": "now", "b": true}'
     whole = msgspec.json.decode(await composed(engine, one, other, strategy="merge", output="json"))
     assert whole == {"a": {"x": 1, "y": [2]}, "n": "now", "b": True}
 
 
-async def test_yaml_pieces_merge_where_the_output_is_data(engine: Engine):
-    """And may stand beside JSON ones."""
+async def test_yaml_pieces_merge_into_data(engine: Engine):
+    """Also together with JSON pieces."""
     whole = await composed(engine, "a:\n  x: 1\n", '{"a": {"y": 2}}', strategy="merge", output="yaml")
     assert msgspec.json.decode(whole) == {"a": {"x": 1, "y": 2}}
 
@@ -107,8 +107,8 @@ async def test_a_clash_of_types_is_named_by_its_path(engine: Engine, one: str, o
 
 
 @pytest.mark.parametrize("body", ["[1]", "just text", "a: [", "4"])
-async def test_what_is_no_object_cannot_become_data(engine: Engine, body: str):
-    """The piece is named."""
+async def test_a_piece_that_is_no_object_cannot_be_merged_into_data(engine: Engine, body: str):
+    """The error names the piece."""
     with pytest.raises(CompositionFailed) as failed:
         await composed(engine, "{}", body, strategy="merge", output="json")
     assert failed.value.details["content_id"] == "p1"
@@ -116,8 +116,8 @@ async def test_what_is_no_object_cannot_become_data(engine: Engine, body: str):
 
 
 @requirement("composition.merge.text")
-async def test_text_below_a_heading_that_was_there_moves_below_the_first_one(engine: Engine):
-    """Nothing is lost, and what is the same stands once."""
+async def test_text_under_equal_headings_is_merged_under_the_first(engine: Engine):
+    """No line is lost, and equal lines appear once."""
     one = "# Notes\n\nIntro\n\n## Setup\n\nFirst\n\n\n\n## End\n\nBye\n"
     other = "## setup\n\nSecond\n\n## End\n\nBye\n\n# More\n"
     whole = await composed(engine, one, other, strategy="merge")
@@ -130,8 +130,8 @@ async def test_headings_can_all_be_kept(engine: Engine):
     assert whole == "## A\n\nx\n\n## A\n\ny\n"
 
 
-async def test_code_is_left_as_it_is(engine: Engine):
-    """Number signs in a fence are no headings, and its blank lines stay."""
+async def test_fenced_code_is_left_unchanged(engine: Engine):
+    """Number signs in a fence aren't headings, and its blank lines stay."""
     body = "## A\n\n```sh\n# not a heading\n\n\n## A\n```\n"
     assert await composed(engine, body, "~~~~\n## A\n~~~\n~~~~\n", strategy="merge") == (
         "## A\n\n```sh\n# not a heading\n\n\n## A\n```\n\n~~~~\n## A\n~~~\n~~~~\n".replace("```\n\n~~~~", "```\n\n~~~~")
@@ -139,14 +139,14 @@ async def test_code_is_left_as_it_is(engine: Engine):
 
 
 async def test_large_texts_merge_in_a_thread(engine: Engine):
-    """To the same."""
+    """With the same result."""
     body = "## A\n\n" + "word " * 5000
     assert await composed(engine, body, "## A\n\nmore", strategy="merge") == body.rstrip() + " \n\nmore\n"
 
 
 @for_all(st.lists(st.text(alphabet="#a \n`", max_size=30), max_size=4))
 def test_no_line_of_text_is_lost_by_merging(texts: list[str]):
-    """Every line that isn't blank is in the whole, whatever the pieces look like."""
+    """Every line that isn't blank is in the result, whatever the pieces look like."""
     whole = {line.strip() for line in merge_sections(texts).splitlines()}
     wanted = {line.strip() for text in texts for line in text.splitlines() if line.strip()}
     missing = {line for line in wanted - whole if " ".join(line.split()) not in {" ".join(w.split()) for w in whole}}
@@ -155,7 +155,7 @@ def test_no_line_of_text_is_lost_by_merging(texts: list[str]):
 
 @for_all(st.lists(st.text(alphabet="#ab \n", max_size=40), max_size=4))
 def test_merging_a_merged_text_changes_nothing(texts: list[str]):
-    """The strategy is settled after one go."""
+    """The merge is idempotent."""
     once = merge_sections(texts)
     assert merge_sections([once]) == once
 
@@ -165,7 +165,7 @@ def test_merging_a_merged_text_changes_nothing(texts: list[str]):
 
 @requirement("composition.template")
 async def test_a_template_sees_the_pieces_and_the_context(project: Project, engine: Engine):
-    """By number, by id, and through includes; a change of either template is noticed."""
+    """By number, by id, and in included templates; a change of either template is noticed."""
     project.write("configs/templates/sheet.j2", "{% include 'head.j2' %}{{ pieces[1].text }}|{{ by_id.p0 }}|{{ who }}")
     project.write("configs/templates/head.j2", "{{ pieces | length }}:")
     config = configured(compositionStrategy="template", compositionConfig={"template": "sheet.j2"})
@@ -175,9 +175,9 @@ async def test_a_template_sees_the_pieces_and_the_context(project: Project, engi
     assert {"configs/templates/sheet.j2", "configs/templates/head.j2"} <= set(seen.inputs)
 
 
-@pytest.mark.parametrize("template", [None, "missing.j2", "{{ nobody }}", "{% if %}"])
+@pytest.mark.parametrize("template", [None, "missing.j2", "{{ missing }}", "{% if %}"])
 async def test_a_template_that_fails_is_a_failed_composition(engine: Engine, template: str | None):
-    """With what went wrong in the details."""
+    """The details say what went wrong."""
     options: dict[str, Any] = {} if template is None else {"template": template}
     with pytest.raises(CompositionFailed) as failed:
         await composed(engine, "A", strategy="template", **options)
@@ -188,7 +188,7 @@ async def test_a_template_that_fails_is_a_failed_composition(engine: Engine, tem
 
 @requirement("sources.never-rendered")
 async def test_text_of_a_piece_is_never_rendered(engine: Engine):
-    """It is data, whatever it looks like."""
+    """It is data, even if it looks like a template."""
     assert await composed(engine, "{{ 1 + 1 }}", strategy="template", template="{{ by_id.p0 }}!") == "{{ 1 + 1 }}!"
 
 
@@ -214,7 +214,7 @@ async def test_a_registered_composer_is_given_everything(engine: Engine):
 @requirement("composition.custom")
 @pytest.mark.parametrize("name", [None, "other"])
 async def test_only_registered_composers_are_run(engine: Engine, name: str | None):
-    """The hint says how to bring one."""
+    """The hint says how to register one."""
     options: dict[str, Any] = {"composer": name} if name else {}
     with pytest.raises(CompositionFailed) as failed:
         await composed(engine, "a", strategy="custom", **options)
@@ -222,7 +222,7 @@ async def test_only_registered_composers_are_run(engine: Engine, name: str | Non
 
 
 async def test_a_composer_that_breaks_fails_the_composition(engine: Engine):
-    """Whatever it raises, and whatever it returns."""
+    """Whatever it raises or returns."""
 
     async def breaks(**rest: Any) -> str:
         raise KeyError("x")

@@ -1,4 +1,4 @@
-"""Generating one text: when it is made again, what it waits for, and what is told about it."""
+"""Generating one text: when it is generated again, what it depends on, and what is stored and reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def events(project: Project) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def page(project: Project) -> Project:
-    """A content with everything that a text can be made from."""
+    """A content that uses every kind of input."""
     project.write("data/day.json", '{"name": "Friday"}')
     project.write("templates/page.j2", "{% include 'head.j2' %} {{ day.name }} {{ who }} {% include name %}\n")
     project.write("templates/head.j2", "Head")
@@ -80,8 +80,8 @@ CHANGES: dict[str, Callable[[Project], object]] = {
 
 @requirement("cache.fingerprint")
 @pytest.mark.parametrize("what", CHANGES)
-async def test_a_change_in_anything_it_is_made_from_generates_it_again(page: Project, engine: Engine, what: str):
-    """Equal inputs give the stored text; one changed byte anywhere gives a new one, which then stands."""
+async def test_any_changed_input_generates_a_text_again(page: Project, engine: Engine, what: str):
+    """Equal inputs return the stored text; one changed byte in any of them generates a new one."""
     first = await run(engine, context={"who": "Ada"})
     assert (first.status, first.version.body) == ("generated", "Head Friday Ada Part")
     again = await run(engine, context={"who": "Ada"})
@@ -95,7 +95,7 @@ async def test_a_change_in_anything_it_is_made_from_generates_it_again(page: Pro
 
 
 async def test_a_change_of_the_context_generates_it_again(page: Project, engine: Engine):
-    """Another value is another text; the earlier one is still known; the order of names is nothing."""
+    """Another value gives another text; the earlier one is found again; the order of keys doesn't matter."""
     ada = await run(engine, context={"who": "Ada", "more": 1})
     bob = await run(engine, context={"who": "Bob", "more": 1})
     assert (ada.status, bob.status) == ("generated", "regenerated")
@@ -108,15 +108,15 @@ async def test_a_change_of_the_context_generates_it_again(page: Project, engine:
 async def test_a_new_generator_version_generates_it_again(
     page: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
-    """What an older chora made is not what this one would."""
+    """An older version of the generator may have made another text."""
     await run(engine, context={"who": "Ada"})
     monkeypatch.setattr(engine.generators.by_name["jinja2"], "version", "9.9.9")
     changed = await run(engine, context={"who": "Ada"})
     assert (changed.status, changed.version.generator_version) == ("regenerated", "9.9.9")
 
 
-async def test_the_projects_word_on_undefined_names_is_part_of_it(project: Project, engine: Engine):
-    """Lenient and strict can differ in their text."""
+async def test_the_setting_for_undefined_names_is_an_input(project: Project, engine: Engine):
+    """Lenient and strict may give different texts."""
     project.save(
         content(
             "note", pattern={"type": "template_fill", "template": "{{ x }}", "generation_config": {"context": {"x": 1}}}
@@ -130,7 +130,7 @@ async def test_the_projects_word_on_undefined_names_is_part_of_it(project: Proje
 
 @requirement("cache.force")
 async def test_force_generates_it_again_from_equal_inputs(page: Project, engine: Engine):
-    """With the same fingerprint; the newest of equal ones is the one that is found."""
+    """With the same fingerprint; the newest of equal ones is found."""
     first = await run(engine, context={"who": "Ada"})
     forced = await run(engine, context={"who": "Ada"}, force=True)
     assert forced.status == "regenerated"
@@ -139,7 +139,7 @@ async def test_force_generates_it_again_from_equal_inputs(page: Project, engine:
 
 
 @pytest.mark.parametrize("generator", [demonstration, template_fill])
-async def test_a_template_file_of_any_generator_counts(project: Project, engine: Engine, generator: Any):
+async def test_the_template_file_of_any_generator_is_an_input(project: Project, engine: Engine, generator: Any):
     """Not only Jinja's."""
     project.write("note.txt", "one")
     pattern = {"type": generator.NAME, "template": "note.txt"}
@@ -150,8 +150,8 @@ async def test_a_template_file_of_any_generator_counts(project: Project, engine:
     assert (await run(engine)).version.body == "two"
 
 
-async def test_a_changed_text_of_another_content_counts(project: Project, engine: Engine):
-    """Whoever takes it as a source is generated again."""
+async def test_the_text_of_another_content_is_an_input(project: Project, engine: Engine):
+    """A content that uses it as a source is generated again."""
     source = {"id": "other", "source_type": "content_config", "source_locator": "other", "data_selector": "output"}
     project.save(
         text("other", "one"),
@@ -169,11 +169,11 @@ async def test_a_changed_text_of_another_content_counts(project: Project, engine
     assert len(engine.store.versions("other")) == 3, "force reaches the sources"
 
 
-# -- what is stored and told ------------------------------------------------------------------------------------
+# -- versions, warnings and events ------------------------------------------------------------------------------
 
 
-async def test_a_version_remembers_how_it_came_to_be(page: Project, engine: Engine):
-    """Generator, config, stage, variables, template and the version before."""
+async def test_a_version_stores_how_it_was_generated(page: Project, engine: Engine):
+    """Generator, config, review status, variables, template and the previous version."""
     first = (await run(engine, context={"who": "Ada"})).version
     second = (await run(engine, context={"who": "Bob"})).version
     assert engine.store.versions("note") == [first, second]
@@ -189,7 +189,7 @@ async def test_a_version_remembers_how_it_came_to_be(page: Project, engine: Engi
 
 
 async def test_warnings_are_the_same_from_the_store(project: Project, engine: Engine):
-    """Those of sources and those of the render, fresh and skipped."""
+    """Those of sources and of rendering, whether the text is new or skipped."""
     source = {"id": "gone", "source_type": "external_file", "source_locator": "gone.json", "required": False}
     options = {"undefined": "lenient"}
     project.save(
@@ -207,8 +207,8 @@ async def test_warnings_are_the_same_from_the_store(project: Project, engine: En
 
 
 @requirement("events.content-generated")
-async def test_a_text_that_was_made_is_told_as_an_event(project: Project, engine: Engine):
-    """Success and failure, with the generator; a stored text is no event."""
+async def test_generating_a_text_emits_an_event(project: Project, engine: Engine):
+    """On success and failure, with the generator; returning a stored text emits none."""
     project.save(
         text("note", "one"), content("bad", pattern={"type": "template_fill", "template": "{{ x }}"}), content("none")
     )
@@ -235,14 +235,14 @@ async def test_a_text_that_was_made_is_told_as_an_event(project: Project, engine
 
 
 class FailingStore(SqliteStore):
-    """A store on a full disk: it reads, and refuses every new version."""
+    """A store on a full disk: it can be read, but refuses every new version."""
 
     async def add_version(self, version: Version) -> Version:
         raise StorageError("The database failed: full.", "Free some disk space.", storage_path="x", errno=28)
 
 
 async def test_a_text_that_cannot_be_stored_is_a_failure(project: Project, engine: Engine, tmp_path: Path):
-    """Although it exists; the details are the store's."""
+    """Although it was generated; the details are the store's."""
     project.save(text("note", "one"))
     engine.store = FailingStore(tmp_path / "full.db")
     with pytest.raises(StorageFailed) as failed:
@@ -262,24 +262,24 @@ async def test_a_text_that_cannot_be_stored_is_a_failure(project: Project, engin
     ("parts", "generator"),
     [
         ({"pattern": {"type": "jinja2"}}, "jinja2"),
-        ({"pattern": {"type": "nobody"}}, "nobody"),
+        ({"pattern": {"type": "unknown"}}, "unknown"),
         ({"elements": [{"name": "a", "format": "text", "example_output": ""}]}, "demonstration"),
         ({"elements": [{"name": "a", "format": "text", "example_output": "x"}, {"name": "b", "format": "text"}]}, None),
         ({}, None),
     ],
 )
-def test_a_config_names_its_generator_or_shows_examples(parts: dict[str, Any], generator: str | None):
+def test_a_generator_is_chosen_by_pattern_or_by_examples(parts: dict[str, Any], generator: str | None):
     """The pattern's type; without patterns, demonstration if every element has an example."""
     assert generator_name(parse_config("content", content("note", **parts), where="note").config) == generator
 
 
-async def test_a_generator_that_is_not_there_is_named_with_those_there_are(project: Project, engine: Engine):
-    """Its type and the available ones stand in the details."""
-    project.save(content("note", pattern={"type": "nobody"}))
+async def test_the_error_of_an_unknown_generator_lists_the_available_ones(project: Project, engine: Engine):
+    """With the unknown type, in the details."""
+    project.save(content("note", pattern={"type": "unknown"}))
     with pytest.raises(GeneratorNotFound) as failed:
         await run(engine)
     assert failed.value.details == {
-        "generator_type": "nobody",
+        "generator_type": "unknown",
         "available_generators": ["demonstration", "jinja2", "template_fill", "bdd_scenario", "code_generation"],
     }
     assert "Write one of demonstration, jinja2, template_fill, bdd_scenario, code_generation" in str(failed.value.hint)
@@ -287,7 +287,7 @@ async def test_a_generator_that_is_not_there_is_named_with_those_there_are(proje
 
 @requirement("generators.selection")
 async def test_a_config_without_a_generator_says_what_to_add(project: Project, engine: Engine):
-    """Patterns, or examples."""
+    """The hint says: patterns, or examples."""
     project.save(content("note"))
     with pytest.raises(GenerationFailed) as failed:
         await run(engine)
@@ -300,7 +300,7 @@ async def test_a_config_without_a_generator_says_what_to_add(project: Project, e
 
 
 async def test_a_dry_run_makes_everything_in_memory(project: Project, engine: Engine):
-    """Texts of other contents too; nothing is stored, told or written."""
+    """Texts of other contents too; nothing is stored, emitted or written."""
     source = {"id": "other", "source_type": "content_config", "source_locator": "other", "data_selector": "output"}
     project.save(
         text("other", "one"),
@@ -316,11 +316,11 @@ async def test_a_dry_run_makes_everything_in_memory(project: Project, engine: En
     assert events(project) == []
 
 
-# -- contents that wait for contents ----------------------------------------------------------------------------
+# -- contents with contents as sources --------------------------------------------------------------------------
 
 
 def taking(content_id: str, *others: str, required: bool = True) -> dict[str, Any]:
-    """A content made of the texts of others."""
+    """A content with the texts of others as sources."""
     sources = [
         {
             "id": f"s{number}",
@@ -341,13 +341,13 @@ def taking(content_id: str, *others: str, required: bool = True) -> dict[str, An
 
 
 def failing(document: dict[str, Any]) -> dict[str, Any]:
-    """The same, with a name in its template that has no value."""
+    """The same, with an undefined name in its template."""
     document["generation"]["patterns"][0] |= {"template": "{{ nothing }}", "generation_config": {}}
     return document
 
 
-async def test_contents_that_wait_for_one_another_fail(project: Project, engine: Engine):
-    """The circle is spelled out, also when it is a content's own text."""
+async def test_contents_that_depend_on_each_other_fail(project: Project, engine: Engine):
+    """The error spells the cycle out, also when a content depends on itself."""
     project.save(taking("a", "b"), taking("b", "c"), taking("c", "b"), taking("self", "self"))
     with pytest.raises(GenerationFailed, match="The contents need one another in a circle: a → b → c → b"):
         await run(engine, "a")
@@ -362,15 +362,15 @@ async def test_contents_that_wait_for_one_another_fail(project: Project, engine:
     assert failed.value.hint
 
 
-async def test_an_optional_circle_is_a_missing_value(project: Project, engine: Engine):
-    """Where the circle closes stands null."""
+async def test_an_optional_source_that_closes_a_cycle_is_null(project: Project, engine: Engine):
+    """With a warning."""
     project.save(taking("a", "b", "c"), taking("b", "a", "c", required=False), text("c", "x"))
     made = await run(engine, "a")
     assert made.version.body == "xx"
 
 
 async def test_a_chain_has_a_largest_length(project: Project, engine: Engine):
-    """Ten contents may wait for one another, not eleven."""
+    """Ten contents may depend on one another in a row, not eleven."""
     project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
     assert (await run(engine, "t9")).version.body == "x"
     with pytest.raises(GenerationFailed, match="more than 10 deep"):
@@ -383,8 +383,8 @@ async def test_a_chain_has_a_largest_length(project: Project, engine: Engine):
     assert failed.value.hint
 
 
-async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engine: Engine):
-    """Else contents that fan out would take exponential time, forced or failing all the more."""
+async def test_a_text_with_many_dependents_is_generated_once_per_call(project: Project, engine: Engine):
+    """Contents that fan out would otherwise take exponential time, with force or when failing too."""
     many = 12
     project.save(
         text("t0", "x"),
@@ -405,19 +405,19 @@ async def test_a_text_that_many_want_is_made_once_a_call(project: Project, engin
         assert len((await prepared.generate_text()).text) == many**3
 
 
-async def test_another_contents_own_context_is_its_own(project: Project, engine: Engine):
-    """What the caller passes is for the content that was asked for."""
-    inner = content("inner", pattern={"type": "jinja2", "template": "{{ who | default('nobody') }}"})
+async def test_the_callers_context_is_for_the_requested_content(project: Project, engine: Engine):
+    """It isn't passed on to the contents that it uses as sources."""
+    inner = content("inner", pattern={"type": "jinja2", "template": "{{ who | default('unknown') }}"})
     project.save(inner, taking("outer", "inner"))
-    assert (await run(engine, "outer", {"who": "me"})).version.body == "nobody"
+    assert (await run(engine, "outer", {"who": "me"})).version.body == "unknown"
 
 
-async def test_a_busy_house_fails_the_whole_call(project: Project, engine: Engine):
-    """Not as a missing value of a source."""
+async def test_a_busy_server_fails_the_whole_call(project: Project, engine: Engine):
+    """It isn't reported as a source without a value."""
     project.save(
         content("inner", pattern={"type": "jinja2", "template": "{{ 1 }}"}), taking("outer", "inner", required=False)
     )
-    engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
+    engine.templates.pool = RenderPool(settings.RenderSettings())  # a generator that fails as busy
     with pytest.raises(Busy):
         await run(engine, "outer")
     assert engine.store.counts()["versions"] == 0
@@ -428,7 +428,7 @@ async def test_a_busy_house_fails_the_whole_call(project: Project, engine: Engin
 
 @requirement("rulings.c32")
 async def test_without_chora_toml_undefined_names_are_warnings(project: Project):
-    """An existing project's templates were written for empty names."""
+    """The templates of a chora-compose project were written for empty values."""
     (project.root / "chora.toml").unlink()
     project.save(
         content("jinja", pattern={"type": "jinja2", "template": "<{{ x }}>"}),
@@ -443,7 +443,7 @@ async def test_without_chora_toml_undefined_names_are_warnings(project: Project)
 
 
 async def test_two_calls_at_once_both_get_the_text(project: Project, engine: Engine):
-    """Whoever is first, nothing breaks and nothing mixes."""
+    """In whatever order they run."""
     project.save(content("note", pattern={"type": "template_fill", "template": "{{ who }}"}))
     bodies: dict[str, str] = {}
 
@@ -456,7 +456,7 @@ async def test_two_calls_at_once_both_get_the_text(project: Project, engine: Eng
     assert bodies == {who: who for who in "0123"}
 
 
-# -- for whom a text is made ------------------------------------------------------------------------------------
+# -- reserved names ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -464,18 +464,22 @@ async def test_two_calls_at_once_both_get_the_text(project: Project, engine: Eng
     [
         ({"type": "template_fill", "template": "plain"}, 1),
         ({"type": "template_fill", "template": "{{ member_id }}"}, 2),
-        ({"type": "jinja2", "template": "{{ member_id | default('nobody') }}"}, 2),
+        ({"type": "jinja2", "template": "{{ member_id | default('unknown') }}"}, 2),
         ({"type": "jinja2", "template": "{% include 'part.j2' %}"}, 2),
         ({"type": "jinja2", "template": "{% include 'plain.j2' %}"}, 1),
         ({"type": "template_fill", "template": "{{ x }}", "generation_config": {"context": {"x": "member_id"}}}, 2),
         ({"type": "gauge"}, 2),
     ],
 )
-async def test_reserved_names_are_lent_where_they_are_mentioned(project: Project, pattern: dict[str, Any], texts: int):
-    """A text that says the same to everybody is one text; what a plugin's code looks at can't be seen."""
+async def test_reserved_names_are_inputs_where_they_are_mentioned(
+    project: Project, pattern: dict[str, Any], texts: int
+):
+    """A text that doesn't mention them is one text for all members; a plugin's code can't be inspected, so it always
+    gets them.
+    """
     project.write("chora.toml", '[plugins]\ngenerators = ["gauge.py"]\n')
     project.write("gauge.py", PLUGIN)
-    project.write("templates/part.j2", "{{ member_id | default('nobody') }}")
+    project.write("templates/part.j2", "{{ member_id | default('unknown') }}")
     project.write("templates/plain.j2", "plain")
     pattern["generation_config"] = {"undefined_behavior": "empty", **pattern.get("generation_config", {})}
     project.save(content("note", pattern=pattern))
@@ -499,11 +503,11 @@ async def generate(job):
 """
 
 
-# -- chains, circles, and what is remembered of them ------------------------------------------------------------
+# -- chains, cycles and traces ----------------------------------------------------------------------------------
 
 
-async def test_a_text_that_is_known_counts_with_its_depth(project: Project, engine: Engine):
-    """A chain isn't allowed to grow beyond its greatest length because a part of it needn't be made."""
+async def test_a_stored_text_counts_with_its_depth(project: Project, engine: Engine):
+    """A chain can't exceed the greatest length because a part of it is already generated."""
     project.save(text("t0", "x"), *(taking(f"t{number}", f"t{number - 1}") for number in range(1, 12)))
     for number in range(10):
         made = await run(engine, f"t{number}")
@@ -515,8 +519,8 @@ async def test_a_text_that_is_known_counts_with_its_depth(project: Project, engi
     assert (await run(engine, "t9")).status == "skipped"
 
 
-async def test_where_a_circle_is_cut_says_nothing_about_others(project: Project, engine: Engine):
-    """In one call: what was cut short on the way from one content is made in full on the way from another."""
+async def test_where_a_cycle_is_cut_does_not_affect_other_contents(project: Project, engine: Engine):
+    """Within one call, a text cut short on the way from one content is complete on the way from another."""
     project.save(taking("a", "b"), taking("b", "a", required=False), taking("c", "a"))
     for first in ("a", "b"):
         build = Build(engine)
@@ -532,8 +536,8 @@ async def test_where_a_circle_is_cut_says_nothing_about_others(project: Project,
     ).version.body == "x"
 
 
-async def test_contents_that_all_want_one_another_are_made_in_bounded_time(project: Project, engine: Engine):
-    """Optional circles wherever one looks: each of them is gone into once for each that is asked for."""
+async def test_contents_that_all_depend_on_each_other_take_bounded_time(project: Project, engine: Engine):
+    """With optional cycles everywhere, each content is visited once for each requested one."""
     names = [f"k{number}" for number in range(9)]
     project.save(*(taking(name, *(other for other in names if other != name), required=False) for name in names))
     build = Build(engine)
@@ -543,8 +547,8 @@ async def test_contents_that_all_want_one_another_are_made_in_bounded_time(proje
     assert sum(len(engine.store.versions(name)) for name in names) <= 9 * 9
 
 
-async def test_what_lacks_an_optional_source_is_looked_at_every_time(project: Project, engine: Engine):
-    """It isn't made again for that, and neither is what takes it as a source; once it is there, both are."""
+async def test_a_text_without_an_optional_source_is_checked_every_time(project: Project, engine: Engine):
+    """It isn't generated again for that, nor is its dependent; once the source exists, both are."""
     source = {"id": "late", "source_type": "external_file", "source_locator": "late.txt", "required": False}
     pattern = {"type": "jinja2", "template": "<{{ late or 'nothing' }}>"}
     project.save(content("note", pattern=pattern, sources=[source]), taking("outer", "note"))
@@ -563,7 +567,7 @@ async def test_what_lacks_an_optional_source_is_looked_at_every_time(project: Pr
 
 
 async def test_a_deleted_text_is_made_again(project: Project, engine: Engine):
-    """Whether its metadata was kept or not, although all it was made from is as it was."""
+    """Whether its metadata was kept or not, although its inputs are unchanged."""
     project.save(text("note", "x"), taking("outer", "note"))
     for keep in (True, False, True):
         first = await run(engine, "outer")
@@ -578,7 +582,7 @@ async def test_a_deleted_text_is_made_again(project: Project, engine: Engine):
 
 
 async def test_force_makes_each_text_again_once_a_call(project: Project, engine: Engine):
-    """However many want it, and whether as the thing asked for or as a source of it."""
+    """However many contents use it, and whether it is requested or a source."""
     project.save(text("part", "x"), taking("one", "part"), taking("two", "part"), taking("three", "one", "two"))
     await run(engine, "three")
     build = Build(engine)
@@ -590,8 +594,8 @@ async def test_force_makes_each_text_again_once_a_call(project: Project, engine:
     assert [len(engine.store.versions(each)) for each in ("part", "one", "two", "three")] == [2, 2, 2, 2]
 
 
-async def test_calls_at_once_make_one_text(project: Project, engine: Engine):
-    """Who comes later waits for the one that is being made; forced ones make their own."""
+async def test_concurrent_calls_generate_one_text(project: Project, engine: Engine):
+    """A later call waits for the one that is being generated; forced calls generate their own."""
     project.save(content("note", pattern={"type": "jinja2", "template": "{{ 6 * 7 }}"}))
     statuses: list[str] = []
 
@@ -607,7 +611,7 @@ async def test_calls_at_once_make_one_text(project: Project, engine: Engine):
 
 
 async def test_a_reason_is_kept_with_the_text(project: Project, engine: Engine):
-    """Of who made it again."""
+    """The reason that regenerate_content was given."""
     project.save(text("note", "x"))
     parsed = engine.catalog.find_config("content", "note").parsed
     made = await build_content(Build(engine, force=True), parsed, CallerContext({}), reason="The tide turned")
@@ -621,7 +625,7 @@ async def test_a_reason_is_kept_with_the_text(project: Project, engine: Engine):
 
 
 class Model:
-    """Answers, or fails as it is told to."""
+    """Answers or fails, as the test sets it."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -649,8 +653,8 @@ def model(project: Project, engine: Engine) -> Model:
 TOPIC = {"topic": "tides"}
 
 
-async def test_what_a_model_took_is_kept_with_the_text(engine: Engine, model: Model):
-    """Model, tokens and dollars; the same request is answered from what was paid for, unless it is forced."""
+async def test_the_cost_of_a_model_is_stored_with_the_text(engine: Engine, model: Model):
+    """Model, tokens and dollars; the same request is answered from the cache, unless it is forced."""
     made = await run(engine, "code", TOPIC)
     assert made.version.body == "answer 1"
     usage = made.version.metadata["usage"]
@@ -668,8 +672,8 @@ async def test_what_a_model_took_is_kept_with_the_text(engine: Engine, model: Mo
     assert {cost.content_id for cost in engine.store.costs()} == {"code"}
 
 
-async def test_a_text_that_stands_in_is_made_again(project: Project, engine: Engine, model: Model):
-    """As soon as the model answers, also where others take it as a source; until then each call tries."""
+async def test_a_fallback_text_is_generated_again(project: Project, engine: Engine, model: Model):
+    """As soon as the model answers, also for its dependents; until then each call tries."""
     outer = taking("outer", "code")
     inner = msgspec.json.decode(project.read("configs/content/code.json"))
     inner["generation"]["patterns"][0]["generation_config"]["context"] = TOPIC
@@ -690,8 +694,8 @@ async def test_a_text_that_stands_in_is_made_again(project: Project, engine: Eng
     assert model.asked == 3
 
 
-async def test_dry_work_spends_and_stores_nothing(project: Project, engine: Engine, model: Model):
-    """What was answered before is shown; else the error has the request and what it would cost. Asking is asked for."""
+async def test_a_dry_run_spends_and_stores_nothing(project: Project, engine: Engine, model: Model):
+    """A cached answer is shown; otherwise the error has the request and its estimated cost."""
     document = msgspec.json.decode(project.read("configs/content/code.json"))
     del document["generation"]["patterns"][0]["generation_config"]["fallback_template"]
     project.save(document, taking("outer", "code"))
@@ -719,7 +723,7 @@ async def test_dry_work_spends_and_stores_nothing(project: Project, engine: Engi
 
 
 async def test_a_failing_model_without_a_fallback_fails_the_text(project: Project, engine: Engine, model: Model):
-    """With its reason; nothing is stored, and the next call tries again."""
+    """With the model's error; nothing is stored, and the next call tries again."""
     document = msgspec.json.decode(project.read("configs/content/code.json"))
     del document["generation"]["patterns"][0]["generation_config"]["fallback_template"]
     project.save(document)

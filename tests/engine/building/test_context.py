@@ -1,4 +1,4 @@
-"""The context of one text: what lies over what, what is owed, and what may be missing."""
+"""The context of one text: precedence, required sources and variables, and optional ones."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ objects = st.dictionaries(st.sampled_from("abc"), values, max_size=3)
 
 @requirement("context.deep-merge")
 def test_objects_merge_deeply_and_everything_else_replaces():
-    """Arrays and scalars are taken whole from above, also where the kinds differ."""
+    """Arrays and scalars are replaced whole by the higher value, also of another type."""
     low = {"a": {"x": 1, "y": [1, 2]}, "b": [1, 2, 3], "c": {"d": 1}, "e": 5}
     high = {"a": {"y": [3], "z": None}, "b": [9], "c": "text", "e": {"f": 1}}
     assert deep_merge(low, high) == {"a": {"x": 1, "y": [3], "z": None}, "b": [9], "c": "text", "e": {"f": 1}}
 
 
 @given(objects)
-def test_nothing_over_or_under_changes_nothing(data: dict[str, Any]):
-    """An empty object is the neutral one."""
+def test_merging_with_an_empty_object_changes_nothing(data: dict[str, Any]):
+    """On either side."""
     assert deep_merge(data, {}) == data == deep_merge({}, data)
     assert deep_merge(data, data) == data
 
 
 @given(objects, objects, objects)
-def test_what_lies_on_top_shows(one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]):
-    """A value that is no object wins from the top, and what nobody covers shows through."""
+def test_the_higher_value_wins(one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]):
+    """A value that is no object replaces the lower one; keys that only the lower one has stay."""
     merged = deep_merge(deep_merge(one, two), three)
     assert set(merged) == {*one, *two, *three}
     for key, value in three.items():
@@ -83,7 +83,7 @@ def test_every_leaf_comes_from_one_of_both(low: dict[str, Any], high: dict[str, 
     [(None, "null"), (True, "boolean"), (1, "number"), (1.5, "number"), ("", "string"), ([], "array"), ({}, "object")],
 )
 def test_types_go_by_their_json_names(value: Any, name: str):
-    """As people who write JSON know them."""
+    """As in JSON Schema."""
     assert json_type(value) == name
 
 
@@ -103,7 +103,7 @@ def ignore_other(name: str, digest: str) -> None:
 
 
 class Bench:
-    """Gathers for a config of given parts."""
+    """Gathers the context for a config with the given parts."""
 
     def __init__(self, engine: Engine) -> None:
         self.error: ChoraError | None = None
@@ -145,13 +145,13 @@ def inline(name: str, data: Any, **rest: Any) -> dict[str, Any]:
 
 
 async def test_the_context_begins_with_the_reserved_names(bench: Bench):
-    """A config without anything knows its own id."""
+    """Also for a config without anything else."""
     assert await bench.gather() == GatheredContext({"content_id": "note"}, [], [], True)
 
 
 @requirement("context.precedence")
-async def test_the_caller_lies_over_sources_over_the_config(bench: Bench):
-    """Low to high: reserved, pattern, sources in their order, caller; objects merge all the way."""
+async def test_the_caller_takes_precedence_over_sources_and_the_config(bench: Bench):
+    """From low to high: reserved names, pattern, sources in order, caller; objects merge deeply."""
     gathered = await bench.gather(
         [inline("a", {"two": 2, "x": "source"}), inline("a", {"three": 3}), inline("b", [2])],
         {"a": {"one": 1, "x": "pattern"}, "b": [1], "c": "pattern", "content_id": "mine"},
@@ -167,7 +167,7 @@ async def test_the_caller_lies_over_sources_over_the_config(bench: Bench):
 
 @requirement("sources.landing")
 async def test_a_source_without_an_id_adds_its_own_names(bench: Bench):
-    """In the short spelling an object lands at the top; what isn't one needs a name to go by."""
+    """In the short form an object is merged into the context; any other value needs an id."""
     bench.reach.folder.root.joinpath("data.json").write_text('{"a": 1, "list": [1]}')
     gathered = await bench.gather(
         [{"type": "external_file", "path": "data.json"}, {"type": "inline_data", "data": {"b": 2}}]
@@ -181,8 +181,8 @@ async def test_a_source_without_an_id_adds_its_own_names(bench: Bench):
     assert "needs an `output_as` or `id`" in error.message
 
 
-async def test_a_selector_takes_a_part(bench: Bench, project: Project):
-    """Selectors apply to what the source gave; `output` belongs to content configs alone."""
+async def test_a_selector_selects_part_of_a_value(bench: Bench, project: Project):
+    """It applies to the source's value; `output` is for content sources only."""
     project.write("a.md", "# A\nx\n# B\ny\n")
     project.save(content("other"))
     file = {"id": "part", "source_type": "external_file", "source_locator": "a.md"}
@@ -197,7 +197,7 @@ async def test_a_selector_takes_a_part(bench: Bench, project: Project):
 
 @requirement("context.file-values")
 async def test_a_value_of_the_context_may_be_a_file(bench: Bench, project: Project):
-    """`{source: file, path}` is read; a value of any other shape is data as it stands."""
+    """`{source: file, path}` is read; a value of any other shape is data."""
     project.write("data/a.yaml", "x: [1]\n")
     context = {"data": {"source": "file", "path": "data/a.yaml"}, "other": {"source": "config", "path": "p"}, "n": 1}
     gathered = await bench.gather([], context)
@@ -218,7 +218,7 @@ MISSING = {"id": "data", "source_type": "external_file", "source_locator": "none
 
 @requirement("sources.required")
 async def test_a_required_source_without_a_value_fails_the_text(bench: Bench):
-    """The details say which source of which type, and why."""
+    """The details have the source, its type and the reason."""
     error = await bench.fail([MISSING])
     assert error.message == "note: the source data has no value: there is no file none.json."
     assert error.details["source_id"] == "data"
@@ -241,7 +241,7 @@ async def test_an_optional_source_without_a_value_is_null_and_a_warning(bench: B
 
 @pytest.mark.parametrize("kind", ["git_reference", "artifact_config", "ephemeral_output"])
 async def test_a_source_that_has_nothing_is_named(bench: Bench, kind: str):
-    """With what it was looking for; an optional one is a warning."""
+    """With what it looked for; an optional one is a warning."""
     source = {"id": "x", "source_type": kind, "source_locator": "a:b"}
     error = await bench.fail([source])
     assert "the source x has no value" in error.message
@@ -250,8 +250,8 @@ async def test_a_source_that_has_nothing_is_named(bench: Bench, kind: str):
     assert len(gathered.warnings) == 1
 
 
-async def test_a_failure_of_the_house_is_not_the_sources(bench: Bench, project: Project):
-    """Even an optional source lets it pass: null would be wrong, and be stored."""
+async def test_a_server_failure_fails_optional_sources_too(bench: Bench, project: Project):
+    """A null would be wrong, and be stored."""
     project.save(content("other"))
     bench.error = Busy("Too many renders are waiting.")
     source = {"id": "x", "source_type": "content_config", "source_locator": "other", "data_selector": "output"}
@@ -261,7 +261,7 @@ async def test_a_failure_of_the_house_is_not_the_sources(bench: Bench, project: 
 
 @requirement("sources.limits")
 async def test_sources_have_a_largest_size_together(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    """Many files of moderate size are too much as well."""
+    """Many files of moderate size exceed it as well."""
     monkeypatch.setattr(module, "SOURCES_LIMIT", 1000)
     await bench.gather([inline("a", "x" * 450), inline("b", "x" * 450)])
     with pytest.raises(LimitExceeded) as failed:
@@ -278,8 +278,8 @@ def declared(**rest: Any) -> dict[str, Any]:
 
 
 @requirement("rulings.c36")
-async def test_a_declared_variable_is_the_callers_to_give(bench: Bench):
-    """The caller's value, else the default, else nothing; the declaration itself is never data."""
+async def test_a_declared_variable_takes_the_callers_value_or_its_default(bench: Bench):
+    """Without either it is undefined; the declaration itself is never data."""
     context = {
         "a": declared(default="A"),
         "b": declared(default={"x": 1}),
@@ -291,8 +291,8 @@ async def test_a_declared_variable_is_the_callers_to_give(bench: Bench):
     assert (await bench.gather([], context, given)).context == {"content_id": "note", **given}
 
 
-async def test_a_source_may_settle_a_declared_variable(bench: Bench):
-    """Then nobody has to pass it."""
+async def test_a_source_may_provide_a_declared_variable(bench: Bench):
+    """Then the caller needn't pass it."""
     gathered = await bench.gather([inline("a", 5)], {"a": declared(required=True, type="number")})
     assert gathered.context["a"] == 5
 
@@ -322,7 +322,7 @@ async def test_a_required_variable_that_is_not_given_is_named(bench: Bench):
     ],
 )
 async def test_a_declared_type_is_checked(bench: Bench, kind: str | None, fitting: list[Any], other: list[Any]):
-    """In JSON's words; a boolean is no number; a type nobody knows takes anything."""
+    """By JSON's types; a boolean isn't a number; an unknown type accepts any value."""
     context = {"v": declared(type=kind)}
     for value in fitting:
         assert (await bench.gather([], context, {"v": value})).context["v"] == value

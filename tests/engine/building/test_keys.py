@@ -1,4 +1,4 @@
-"""The keys of traces: equal for equal calls, and for no others."""
+"""The keys of traces are equal for equal calls only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ names = st.dictionaries(st.sampled_from(["artifact_id", "member_id", "collection
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether JSON writes both the same, but for the order of keys; unlike Python it tells 1 from true and from 1.0."""
+    """Whether both are equal as JSON, whatever the order of keys; unlike Python it distinguishes 1, true and 1.0."""
 
     def sort(value: Any) -> Any:
         if isinstance(value, dict):
@@ -48,17 +48,17 @@ def shuffled(value: Any) -> Any:
 
 
 @given(plain, plain)
-def test_equal_data_and_no_other_has_the_same_digest(one: Any, other: Any):
-    """The order of keys is nothing; every other difference is one."""
+def test_only_equal_data_has_the_same_digest(one: Any, other: Any):
+    """The order of keys doesn't matter; every other difference does."""
     assert digest_of(one) == digest_of(shuffled(one))
     assert (digest_of(one) == digest_of(other)) == same(one, other)
 
 
 @given(objects, names, objects, names)
-def test_equal_contexts_and_no_others_have_the_same_key(
+def test_only_equal_contexts_have_the_same_key(
     context: dict[str, Any], reserved: dict[str, str], other: dict[str, Any], others: dict[str, str]
 ):
-    """Of what is asked for and for whom; a name is no context."""
+    """The member's names are part of the key, but apart from the context."""
     one, two = CallerContext(context, reserved), CallerContext(other, others)
     assert one.digest == one.digest == CallerContext(shuffled(context), shuffled(reserved)).digest
     assert (one.digest == two.digest) == same([context, reserved], [other, others])
@@ -66,10 +66,10 @@ def test_equal_contexts_and_no_others_have_the_same_key(
 
 
 @given(objects, st.lists(names.filter(bool), max_size=3), objects, st.lists(names.filter(bool), max_size=3))
-def test_what_lies_within_has_a_key_of_its_own(
+def test_nested_collections_have_keys_of_their_own(
     context: dict[str, Any], inside: list[dict[str, str]], other: dict[str, Any], insides: list[dict[str, str]]
 ):
-    """By all that is around it; the inner name wins over the outer one."""
+    """Made of all contexts around them; the inner name wins over the outer one."""
 
     def within(context: dict[str, Any], inside: list[dict[str, str]]) -> CallerContext:
         given = CallerContext(context)
@@ -106,7 +106,7 @@ collections = st.fixed_dictionaries(
 
 
 def member_key(parts: dict[str, Any]) -> TraceKey:
-    """Under which a member's trace is kept."""
+    """The key of a member's trace."""
     own = {parts["member"]: parts["own"]} if parts["own"] else {}
     document = {
         "type": "collection",
@@ -127,7 +127,7 @@ def member_key(parts: dict[str, Any]) -> TraceKey:
 
 
 class Stub:
-    """As much of a build as a key is made of: nothing."""
+    """As much of a build as a key needs."""
 
     engine = None
     force = False
@@ -135,7 +135,7 @@ class Stub:
 
 @given(collections, st.data())
 def test_members_that_differ_in_anything_have_different_keys(parts: dict[str, Any], data: st.DataObject):
-    """In the collection, the place, or the context of any origin; equal ones have the same."""
+    """In the collection, the path, or the context of any origin; equal members have the same key."""
     assert member_key(parts) == member_key(shuffled(parts))
     changed = data.draw(st.sampled_from(sorted(parts)))
     other = {**parts, changed: data.draw(collections)[changed]}
