@@ -24,7 +24,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
       hashing request_context   how hashes are written; the caller and the trace of a request
       fetch shutdown disk       the HTTP client; how a process ends; durable writes
       file_stamps concurrency   telling a changed file from an unchanged one; bounded concurrency
-      nesting                   how deeply data may be nested
+      nesting wording           how deeply data may be nested; how counts are written in messages
     errors                      the error classes
 """
 

@@ -222,7 +222,9 @@ def _read_token(path: Path) -> bytes:
     try:
         if sys.platform != "win32" and os.fstat(descriptor).st_mode & 0o077:
             # Git can't check out a file that only its owner reads: this one may be an attacker's token (CWE-732).
-            log.warning("the token in %s is ignored: others may read it. If it is yours: chmod 600", path)
+            log.warning(
+                "the token in %s is ignored: other users may read the file; if it is yours, run chmod 600 on it", path
+            )
             raise PermissionError(errno.EPERM, "others may read it", str(path))
         return os.read(descriptor, FILE_LIMIT)
     finally:

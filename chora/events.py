@@ -23,7 +23,8 @@ from chora.request_context import event_listener, trace_id
 from chora.secrets import redact
 from chora.store.records import Event
 from chora.store.store import Store
-from chora.timestamps import now, printable
+from chora.timestamps import now
+from chora.wording import printable
 
 log = logging.getLogger("chora.events")
 

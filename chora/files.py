@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 import trio
 
 from chora.errors import LimitExceeded, PermissionDenied
-from chora.timestamps import printable
+from chora.wording import printable
 
 CONFIG_LIMIT = 1024 * 1024
 SOURCE_LIMIT = 10_000_000

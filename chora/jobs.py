@@ -217,7 +217,7 @@ class Jobs:
         try:
             await self._store.save_job(running.job)
         except ChoraError as error:
-            log.warning("the outcome of %s couldn't be stored: %s", running.job.job_id, error.message)
+            log.warning("the result of %s couldn't be stored: %s", running.job.job_id, error.message)
 
     async def _store_job(self, running: RunningJob) -> None:
         if not running.is_stored:
@@ -273,7 +273,11 @@ class Jobs:
         try:
             await self._store.save_job(delivered)
         except ChoraError as error:
-            log.warning("%s may be returned once more: %s", job.job_id, error.message)
+            log.warning(
+                "the delivery of %s couldn't be stored, so its result may be returned again: %s",
+                job.job_id,
+                error.message,
+            )
 
     def find_job(self, job_id: str) -> Job:
         """Find a job by its id, with its current status.

@@ -249,7 +249,7 @@ class Anthropic:
             if not outcome.again or attempt > request.retries or wait > RETRY_AFTER_LIMIT:
                 raise _error(outcome, request, attempt)
             log.warning(
-                "%s: %s; attempt %d of %d, next one in %.1f s",
+                "a request to %s failed: %s; attempt %d of %d, the next one in %.1f s",
                 request.model,
                 outcome.reason,
                 attempt,

@@ -132,7 +132,7 @@ class FileLocks:
                     for number in sorted(numbers):
                         await _acquire(stack, self._folder / f"{number:02}")
                 except OSError as error:  # a file system without locks: only this process's own locks hold there
-                    log.debug("files can't be locked: %s", error)
+                    log.debug("files can't be locked; continuing without a lock: %s", error)
             yield
 
 

@@ -10,7 +10,8 @@ import msgspec
 
 from chora.secrets import redact
 from chora.settings import LogSettings
-from chora.timestamps import now, printable
+from chora.timestamps import now
+from chora.wording import printable
 
 
 class TextFormatter(logging.Formatter):

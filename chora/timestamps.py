@@ -1,4 +1,4 @@
-"""How times are written everywhere, and texts that aren't valid Unicode."""
+"""How times are written everywhere."""
 
 from __future__ import annotations
 
@@ -21,9 +21,3 @@ def days_before_now(days: float, moment: datetime | None = None) -> str:
         return format_timestamp((moment or datetime.now(UTC)) - timedelta(days=days))
     except OverflowError:
         return format_timestamp(datetime.min.replace(tzinfo=UTC))
-
-
-def printable(text: str) -> str:
-    """The text with lone surrogates escaped, such as undecodable bytes of a file name (PEP 383): UTF-8 and JSON can't
-    hold them."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -123,7 +123,7 @@ def test_a_collection_can_be_built_to_the_letter(tmp_path: Path):
     assert "Generated artifact: outputs/pack/hello/hello.md" in first
     assert (tmp_path / "outputs/pack/hello/hello.md").read_text().startswith("# Hello, everybody!")
     assert "Cache hits: 1, misses: 0 (100% hit rate)" in second
-    assert "0 of 1 members would be built" in check
+    assert "pack is up to date (1 member)" in check
     assert "fresh" in freshness
 
 

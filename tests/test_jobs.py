@@ -616,8 +616,8 @@ async def test_a_store_that_fails_while_a_job_ends_loses_no_result(
         assert await call(jobs, work) == DONE
         await trio.testing.wait_all_tasks_blocked(0.01)
         said = [record.getMessage() for record in caplog.records]
-        assert any("the outcome of job-" in line and "The database failed" in line for line in said)
-        assert any("may be returned once more" in line for line in said)
+        assert any("the result of job-" in line and "The database failed" in line for line in said)
+        assert any("may be returned again" in line for line in said)
         refusing.refuses = False
         assert await call(jobs, work, key="other") == DONE
 

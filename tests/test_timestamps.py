@@ -1,12 +1,9 @@
-"""How times and texts with odd characters are written."""
+"""How times are written."""
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
 
-import msgspec
-import pytest
-
-from chora.timestamps import format_timestamp, now, printable
+from chora.timestamps import format_timestamp, now
 
 
 def test_a_moment_is_utc_with_milliseconds():
@@ -21,12 +18,3 @@ def test_now_is_now():
     before, between, after = format_timestamp(datetime.now(UTC)), now(), format_timestamp(datetime.now(UTC))
     assert before <= between <= after
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", between)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"), [("Nørvik 🌊", "Nørvik 🌊"), ("a\udcffb", "a\\udcffb"), ("a\0\n", "a\0\n"), ("", "")]
-)
-def test_a_text_that_json_can_t_hold_is_escaped(text: str, shown: str):
-    """Half a surrogate pair, as file names of other encodings bring it, is written out; all else stays."""
-    assert printable(text) == shown
-    msgspec.json.encode(printable(text))

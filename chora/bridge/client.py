@@ -61,7 +61,7 @@ async def run_bridge(options: BridgeOptions, pipes: Pipes) -> None:
                 stopping.set()
                 services.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            log.info("the client closed its end")
+            log.info("the client closed the connection")
         if bridge is not None:
             await bridge.end_session()
     upstream.close()
@@ -138,7 +138,7 @@ class Bridge:
             call = owner  # the server refused it before reading its id
             line = b'{"jsonrpc":"2.0","id":' + owner.id + b',"error":' + bytes(message.error) + b"}"
         if call is None or call.answer is not None:
-            log.warning("%s answers an unknown request", self._upstream.address)
+            log.warning("a response of %s was dropped: no open request has its id", self._upstream.address)
             return
         try:
             if call.on_answer is not None:

@@ -285,7 +285,7 @@ class SessionMemory:
         before, self.initialize_result = self.initialize_result, now
         if before is not None and before.protocol_version != now.protocol_version:
             log.warning(
-                "the server spoke %s and now speaks %s; reconnect the client if it behaves oddly",
+                "the server's protocol version has changed from %s to %s; reconnect the client if it behaves oddly",
                 before.protocol_version,
                 now.protocol_version,
             )

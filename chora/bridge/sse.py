@@ -98,7 +98,11 @@ class SseUpstream:
             except CallFailure as failed:
                 log.warning("a message was not delivered: %s", failed)
         if limit.cancelled_caught:
-            log.warning("a message was not delivered: %s doesn't accept it", self._upstream.address)
+            log.warning(
+                "a message was not delivered: %s didn't accept it within %g s",
+                self._upstream.address,
+                NOTIFICATION_TIMEOUT,
+            )
 
     def start_listening(self) -> None:
         """Nothing to do: the stream is open already."""
@@ -147,7 +151,7 @@ class SseUpstream:
         response = await self._upstream.send_request("POST", POST_HEADERS, line, address=stream.endpoint)
         async with response:
             if response.status >= 300:
-                log.warning("a message was not accepted: %s", self._upstream.describe_refusal(response))
+                log.warning("a message was refused: %s", self._upstream.describe_refusal(response))
 
     # -- the stream -----------------------------------------------------------------------------------------
 
@@ -219,7 +223,7 @@ class SseUpstream:
                             await self._deliver(event.data, stream)
             except ResponseTooLarge as failed:
                 why = too_large(failed)
-                log.warning("%s", why)
+                log.warning("the stream of %s was closed: %s", self._upstream.address, why)
             except FetchFailed as failed:
                 why = failed
             finally:
@@ -265,7 +269,7 @@ class SseUpstream:
         try:
             messages = split_messages(data)
         except ValueError:
-            log.warning("%s sends something that is no MCP message", self._upstream.address)
+            log.warning("%s sent data that isn't an MCP message; it was dropped", self._upstream.address)
             return
         for line, message in messages:
             owner = _acknowledged_call(message, stream) if message.method == ACKNOWLEDGED else None

@@ -128,7 +128,11 @@ class StreamableUpstream:
             except CallFailure as failed:
                 log.warning("a message was not delivered: %s", failed)
         if limit.cancelled_caught:
-            log.warning("a message was not delivered: %s doesn't accept it", self._upstream.address)
+            log.warning(
+                "a message was not delivered: %s didn't accept it within %g s",
+                self._upstream.address,
+                NOTIFICATION_TIMEOUT,
+            )
 
     async def end_session(self) -> None:
         """End the session."""
@@ -270,7 +274,7 @@ class StreamableUpstream:
             for line, message in split_messages(data):
                 await self._bridge.deliver(line, message, self._bridge.calls)
         except ValueError:
-            log.warning("%s sends something that is no MCP message", self._upstream.address)
+            log.warning("%s sent data that isn't an MCP message; it was dropped", self._upstream.address)
 
     async def _listen(self, session: UpstreamSession, scope: trio.CancelScope) -> None:
         """A service: keep the GET stream of a session open, and notice when the server no longer knows the session."""
@@ -299,7 +303,7 @@ class StreamableUpstream:
                         await self._renew_session(session)
                         return
                 except (UpstreamUnreachable, ConnectionLost) as failed:
-                    log.debug("%s", failed)
+                    log.debug("the stream of the session failed: %s", failed)
                 except CallFailure as failed:
                     log.warning("the stream of the session was given up: %s", failed)
                     return
@@ -312,7 +316,7 @@ class StreamableUpstream:
             return
         id = response.header("mcp-session-id")
         if id is not None and not _VISIBLE_ASCII.fullmatch(id):
-            log.warning("the server's session id isn't valid; going on without it")
+            log.warning("the server's session id is invalid; continuing without one")
             id = None
         session = UpstreamSession(id, read_initialize_result(answer).protocol_version)
         if call.internal:  # calls use it only once its state is complete
@@ -330,7 +334,7 @@ class StreamableUpstream:
         async with self._renewing:
             if self._session is not old:
                 return self._session
-            log.warning("%s no longer knows our session; opening a new one", self._upstream.address)
+            log.warning("the session has ended at %s; opening a new one", self._upstream.address)
             with trio.move_on_after(NEW_SESSION_TIMEOUT):
                 self._session = await self._open_new_session()
             if self._session is old:
@@ -371,7 +375,7 @@ class StreamableUpstream:
                 if session is not None and _is_session_unknown(response.status, session, error):
                     session.expired = True
                     return True
-                log.warning("a message was not accepted: %s", self._upstream.describe_refusal(response))
+                log.warning("a message was refused: %s", self._upstream.describe_refusal(response))
             return False
 
     def start_listening(self) -> None:

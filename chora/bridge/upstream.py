@@ -198,7 +198,7 @@ class Upstream:
         found = await trio.to_thread.run_sync(self._find_token_again, abandon_on_cancel=True)
         if found is None or (before is not None and found.secret.reveal() == before.secret.reveal()):
             return False
-        log.info("token: read again from %s", found.origin)
+        log.info("the token was read again from %s", found.origin)
         self._token = found
         return True
 

@@ -11,7 +11,7 @@ import click
 
 from chora import __version__
 from chora.this_process import default_transport
-from chora.timestamps import printable
+from chora.wording import printable
 
 COMMANDS = (
     "demo",

@@ -1,4 +1,4 @@
-"""`chora assemble`: an artifact's files."""
+"""`chora assemble`: write an artifact's files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from chora.cli.run import (
     print_planned_files,
     report_errors,
 )
+from chora.wording import quantity
 
 
 @click.command("assemble")
@@ -60,11 +61,12 @@ def command(
     elif dry_run:
         print_planned_files(metadata["plan"], diff=diff)
     else:
+        outcome = "Unchanged" if result["status"] == "skipped" else "Generated"
         for path in metadata["outputs"]:
-            click.echo(f"Generated artifact: {path}")
+            click.echo(f"{outcome} artifact: {path}")
         for warning in metadata["warnings"]:
             click.echo(f"warning: {warning}", err=True)
-        pieces = f"{result['content_count']} pieces, {result['size_bytes']:,} bytes"
+        pieces = f"{quantity(result['content_count'], 'piece')}, {quantity(result['size_bytes'], 'byte')}"
         click.secho(f"{result['status']}: {pieces} in {result['duration_ms']} ms", fg="green", err=True)
     if check and any(is_stale(file) for file in metadata["plan"]):
         sys.exit(1)

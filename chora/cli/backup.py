@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.wording import quantity
 
 
 @click.command("backup")
@@ -33,4 +34,6 @@ def command(project: str | None, folder: str | None, keep: int | None, as_json: 
         print_json({"success": True, **facts, "removed": [str(path) for path in removed]})
         return
     click.echo(made.path)
-    click.secho(f"{made.size:,} bytes, {made.counts['versions']:,} texts; verified", fg="green", err=True)
+    click.secho(
+        f"{quantity(made.size, 'byte')}, {quantity(made.counts['versions'], 'text')}; verified", fg="green", err=True
+    )

@@ -1,4 +1,4 @@
-"""`chora collect`: a collection's files."""
+"""`chora collect`: build a collection."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from chora.cli.run import (
     print_planned_files,
     report_errors,
 )
+from chora.wording import quantity
 
 
 @click.command("collect")
@@ -62,6 +63,8 @@ def command(
         raise
     if as_json:
         print_json(result)
+    elif check and not plan:
+        _print_check(result, diff=diff)
     elif dry_run:
         _print_planned_members(result, diff=diff)
     else:
@@ -86,6 +89,19 @@ def _print_planned_members(result: dict[str, Any], *, diff: bool) -> None:
         print_planned_files(member["files"], diff=diff)
     metadata = result["metadata"]
     click.echo(f"{metadata['regenerated_members']} of {result['total_members']} members would be built")
+
+
+def _print_check(result: dict[str, Any], *, diff: bool) -> None:
+    """Print only what isn't up to date."""
+    failed = [member for member in result["members"] if member["error"]]
+    stale = [file for member in result["members"] for file in member["files"] if is_stale(file)]
+    for member in failed:
+        click.secho(f"{member['id']}: {member['error']['message']}", fg="red")
+    print_planned_files(stale, diff=diff)
+    if not failed and not stale:
+        click.echo(f"{result['collection_id']} is up to date ({quantity(result['total_members'], 'member')})")
+    elif stale:
+        click.echo(f"stale or edited: {quantity(len(stale), 'file')}")
 
 
 def _print_built(result: dict[str, Any]) -> None:

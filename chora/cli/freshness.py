@@ -1,4 +1,4 @@
-"""`chora freshness`: how old a collection is."""
+"""`chora freshness`: the age of a collection's members."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def command(project: str | None, collection: str, output: str | None, as_json: b
         (
             member["member_id"],
             member["freshness_status"],
-            "never made" if member["age_days"] is None else f"{member['age_days']:.1f} of {member['max_age_days']:g}",
+            "never built" if member["age_days"] is None else f"{member['age_days']:.1f} of {member['max_age_days']:g}",
             _bar(member["threshold_percentage"]),
         )
         for member in result["members"]
     ]
-    print_table(("Member", "Is", "Days", ""), rows)
+    print_table(("Member", "Status", "Days", ""), rows)
     click.secho(result["recommendation"], fg=COLORS[result["overall_status"]], err=True)
 
 

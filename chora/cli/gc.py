@@ -1,10 +1,11 @@
-"""`chora gc`: delete what is old."""
+"""`chora gc`: delete old drafts, texts, jobs and events."""
 
 from __future__ import annotations
 
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.wording import quantity
 
 
 @click.command("gc")
@@ -26,12 +27,13 @@ def command(project: str | None, dry_run: bool, as_json: bool) -> None:
         async with open_engine(folder, loaded.settings) as engine:
             return await apply_retention(engine, dry_run=dry_run)
 
-    swept = run_async(run)
+    removed = run_async(run)
     if as_json:
-        print_json({"success": True, "dry_run": dry_run, **swept._asdict()})
+        print_json({"success": True, "dry_run": dry_run, **removed._asdict()})
         return
     verb = "would be deleted" if dry_run else "deleted"
     click.echo(
-        f"{swept.versions} texts ({swept.bytes_freed:,} bytes), {swept.drafts} drafts, {swept.jobs} jobs and "
-        f"{swept.rows} rows of events and measurements {verb}"
+        f"{quantity(removed.versions, 'text')} ({quantity(removed.bytes_freed, 'byte')}), "
+        f"{quantity(removed.drafts, 'draft')}, {quantity(removed.jobs, 'job')} and "
+        f"{quantity(removed.rows, 'row')} of events and measurements {verb}"
     )

@@ -14,6 +14,7 @@ from chora.engine.legacy.import_state import ImportResult
 from chora.engine.legacy.project_import import import_project
 from chora.files import Folder
 from chora.store import open_existing_store, open_store
+from chora.wording import quantity
 
 
 @click.command("import")
@@ -63,7 +64,7 @@ def _print_result(done: ImportResult) -> None:
         if brought.imported or brought.already_there:
             click.echo(f"{kind}: {brought.imported} {would}imported, {brought.already_there} already there")
     if done.unchanged:
-        click.echo(f"{done.unchanged} files were there already")
+        click.echo(f"{quantity(done.unchanged, 'file')} already there")
     if done.settings_written:
         click.echo(f'{would}written chora.toml with undefined = "lenient": undefined names in templates are warnings')
     for skipped in done.skipped:

@@ -38,7 +38,7 @@ def command(project: str | None, job_id: str | None, cancel: bool, as_json: bool
     elif job_id is not None and jobs[0].result and not cancel:
         click.echo(jobs[0].result)
     else:
-        print_table(("Job", "Tool", "Is", "Progress", "Since"), [_row(job) for job in jobs])
+        print_table(("Job", "Tool", "Status", "Progress", "Created"), [_row(job) for job in jobs])
 
 
 def describe_job(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`chora restore`: replace the store by a backup."""
+"""`chora restore`: replace the store with a backup."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.wording import list_quantities
 
 
 @click.command("restore")
@@ -37,8 +38,7 @@ def command(project: str | None, backup: Path, only_verify: bool, salvage: str |
         replaced = str(done.replaced) if done.replaced else None
         print_json({"success": True, "restored": not only_verify, "counts": done.counts, "replaced": replaced})
         return
-    verb = "holds" if only_verify else "restored"
-    click.echo(f"{verb} {', '.join(f'{count:,} {kind}' for kind, count in done.counts.items() if count) or 'nothing'}")
+    click.echo(f"{'holds' if only_verify else 'restored'} {list_quantities(done.counts)}")
     if done.replaced:
         click.echo(f"the replaced store is kept in {done.replaced}", err=True)
 
@@ -56,7 +56,6 @@ def _salvage(damaged: Path, target: Path, as_json: bool) -> None:
         print_json({"success": True, "path": str(done.path), "saved": done.saved, "lost": sorted(done.lost)})
         return
     click.echo(done.path)
-    saved = ", ".join(f"{count:,} {kind}" for kind, count in done.saved.items() if count)
-    click.echo(f"saved {saved or 'nothing'}; `chora restore {done.path}` puts it in place", err=True)
+    click.echo(f"saved {list_quantities(done.saved)}; `chora restore {done.path}` puts it in place", err=True)
     if done.lost:
         click.secho(f"rows are missing from {', '.join(sorted(done.lost))}", fg="yellow", err=True)

@@ -30,7 +30,7 @@ def command(project: str | None, artifact_id: str, inputs: bool, as_json: bool) 
         )
         for each in result["dependencies"]
     ]
-    print_table(("Content", "Is", "And", "Since it was made"), rows)
+    print_table(("Content", "Status", "Required", "Changes"), rows)
     if inputs:
         for each in result["dependencies"]:
             for name in each["metadata"]["inputs"]:

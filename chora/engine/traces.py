@@ -68,7 +68,7 @@ class Traces:
         try:
             result = msgspec.convert(record.result, result_type)
         except msgspec.ValidationError as error:
-            log.debug("the trace of %s is of another format: %s", key.subject, error)
+            log.debug("the trace of %s can't be decoded and is ignored: %s", key.subject, error)
             return None
         inputs: dict[str, str] = {}
         for name, (digest, *stamp) in record.seen.items():

@@ -12,6 +12,7 @@ from msgspec import Struct
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.files import SOURCE_LIMIT
 from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill_names, listed, undefined_behavior
+from chora.wording import quantity
 
 NAME = "bdd_scenario"
 ALIASES = ("bdd_scenario_assembly",)
@@ -377,7 +378,7 @@ class _Writer:
         for number, row in enumerate(cells):
             if len(row) != len(cells[0]):
                 raise self._failed(
-                    f"row {number} of {where} has {len(row)} cells and the first one {len(cells[0])}",
+                    f"row {number} of {where} has {quantity(len(row), 'cell')} and the first one {len(cells[0])}",
                     "Write rows of the same length.",
                 )
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

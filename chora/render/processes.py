@@ -264,7 +264,7 @@ if sys.platform != "win32":
             status = await self.process.wait()
             # The kill may have met a server that was just ending by itself.
             if status not in (0, KILLED):
-                log.warning("The fork server of the template workers ended with status %d.", status)
+                log.warning("the fork server of the template workers ended unexpectedly with status %d", status)
             for number in list(self._workers):
                 self._record_end(number, None)
 

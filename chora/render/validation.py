@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from chora.nesting import NestedTooDeeply, check_json_depth
 from chora.render import CheckJob, CheckResult, CompareJob, JobFailure, MatchJob, MatchPosition, TextFinding
+from chora.wording import quantity
 
 FINDINGS_LIMIT: Final = 100
 MESSAGE_LENGTH: Final = 500
@@ -222,7 +223,7 @@ def _check_csv(text: str) -> Iterator[TextFinding]:
                 continue
             width = width or len(row)
             if len(row) != width:
-                yield TextFinding(f"this row has {len(row)} cells, the first one {width}", rows.line_num)
+                yield TextFinding(f"this row has {quantity(len(row), 'cell')}, the first one {width}", rows.line_num)
     except csv.Error as error:
         yield TextFinding(str(error), rows.line_num)
 

@@ -19,6 +19,7 @@ from chora.errors import ChoraError
 from chora.model import Source
 from chora.nesting import DEPTH_LIMIT, is_too_deep
 from chora.sources.source import SourceAccess, SourceFailed
+from chora.wording import quantity
 
 TYPE = "external_file"
 
@@ -101,7 +102,7 @@ def _decode_csv(text: str) -> list[dict[str, str | None]]:
         if not row:
             continue
         if len(row) > len(names):
-            raise ValueError(f"line {reader.line_num} has {len(row)} cells, the first line {len(names)}")
+            raise ValueError(f"line {reader.line_num} has {quantity(len(row), 'cell')}, the first line {len(names)}")
         if (len(rows) + 1) * len(names) > CELLS_LIMIT:
             raise ValueError(f"it has more than {CELLS_LIMIT:,} cells")
         rows.append({name: row[column] if column < len(row) else None for column, name in enumerate(names)})

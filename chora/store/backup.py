@@ -137,9 +137,9 @@ async def serve(
         try:
             made = await make_backup(store, folder)
         except ChoraError as error:
-            log.error("the backup failed and is tried again later: %s", error.message)
+            log.error("the backup failed; the next one is in %g s: %s", every, error.message)
             continue
-        log.info("backed up %d bytes to %s", made.size, made.path)
+        log.info("wrote a backup of %d bytes to %s", made.size, made.path)
         delete_old_backups(folder, keep)
 
 

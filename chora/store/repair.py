@@ -26,6 +26,7 @@ from chora.errors import StorageError, io_details
 from chora.store.backup import BACKUP_NAMES, verify_backup
 from chora.store.database import APPLICATION_ID, BUSY_TIMEOUT, has_wal, migrations
 from chora.store.salvage import HEADER_LENGTH, SalvageResult, salvage_database
+from chora.wording import list_quantities
 
 ConditionKind = Literal["missing", "whole", "damaged", "foreign", "newer", "unreadable", "held"]
 
@@ -142,9 +143,9 @@ def preview_salvage(path: Path) -> SalvageResult:
 
 def describe_salvage(saved: SalvageResult) -> str:
     """Describe what was saved and what may be lost."""
-    words = ", ".join(f"{count:,} {kind}" for kind, count in saved.saved.items() if count) or "nothing"
+    words = list_quantities(saved.saved)
     if saved.lost:
-        words += f" (up to {', '.join(f'{count:,} {kind}' for kind, count in saved.lost.items())} are lost)"
+        words += f" (up to {list_quantities(saved.lost)} are lost)"
     return words
 
 

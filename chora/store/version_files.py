@@ -124,7 +124,7 @@ def load_file(path: Path, parse: Callable[[bytes, str], T]) -> T | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        log.warning("%s is left out and left unchanged: %s", path, error)
+        log.warning("%s can't be decoded; it is ignored and left unchanged: %s", path, error)
         return None
 
 

@@ -15,6 +15,7 @@ from chora.engine.engine import Engine
 from chora.errors import BatchFailed, ChoraError, InvalidContext, InvalidInput
 from chora.protocol.types import Call
 from chora.tools.tool import Context, ToolArguments, ToolResult, milliseconds_since, parse_context, parse_object, tool
+from chora.wording import quantity
 
 CONTENTS_LIMIT = 50
 """Contents in one batch."""
@@ -109,7 +110,7 @@ async def batch_generate(engine: Engine, arguments: BatchGenerate, call: Call) -
         first = failed[0].error
         assert first is not None
         raise BatchFailed(
-            f"None of the {len(items)} contents could be generated; the first failure: {first.message}",
+            f"None of {quantity(len(items), 'content')} could be generated; the first failure: {first.message}",
             first.hint or "The details say why each of them failed.",
             total=len(items),
             failed=len(items),
@@ -142,7 +143,7 @@ def _check_arguments(arguments: BatchGenerate) -> tuple[list[str], dict[str, Cal
     ids = list(dict.fromkeys(arguments.content_ids))
     if not 0 < len(ids) <= CONTENTS_LIMIT:
         raise InvalidInput(
-            f"content_ids has {len(ids)} ids; 1 to {CONTENTS_LIMIT} are allowed.",
+            f"content_ids has {quantity(len(ids), 'id')}; 1 to {CONTENTS_LIMIT} are allowed.",
             "list_content_configs names them; make several calls for more.",
             field="content_ids",
             received=len(ids),

@@ -98,7 +98,7 @@ class HttpServer:
         if lifespan.failure is not None:
             raise lifespan.failure
         if not lifespan.ended:
-            self.log.warning("the app was still shutting down when the time for that was over")
+            self.log.warning("the app was still shutting down at the end of the grace period; it was cancelled")
 
     async def _serve_connections(
         self, sockets: Sockets, tls: ssl.SSLContext | None, task_status: trio.TaskStatus[list[str]]

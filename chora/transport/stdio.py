@@ -83,7 +83,7 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
                 session.close_subscriptions()
                 calls.cancel_scope.deadline = trio.current_time() + grace
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            log.info("the client closed its end")
+            log.info("the client closed the connection")
         finally:
             server.broadcaster.unsubscribe(session.notifications)
 

@@ -194,7 +194,7 @@ class FileWatcher:
                 continue  # a folder vanished since it was seen; watchfiles says so only when told to ignore nothing
             except (OSError, WatchfilesRustInternalError) as error:
                 if not self._warned:
-                    log.warning("files are scanned every %g s, because they can't be watched: %s", POLL, error)
+                    log.warning("files can't be watched, so they are scanned every %g s: %s", POLL, error)
                 self._warned = True
                 self._ended.wait(POLL)
                 if (found := self.scan_files(paths)[0]) != known:

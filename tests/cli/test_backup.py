@@ -37,9 +37,9 @@ def test_what_was_backed_up_is_put_back(hello: Project):
     first = latest(hello)
     assert run(hello, "generate", "greeting", "-c", "name=Ada").exit_code == 0
     assert versions(hello) == 2
-    assert "holds 1 versions" in run(hello, "restore", "--verify", str(first)).output
+    assert "holds 1 version," in run(hello, "restore", "--verify", str(first)).output
     done = run(hello, "restore", str(first))
-    assert (done.exit_code, "restored 1 versions" in done.output, "is kept in" in done.output) == (0, True, True)
+    assert (done.exit_code, "restored 1 version," in done.output, "is kept in" in done.output) == (0, True, True)
     assert versions(hello) == 1
     told = run(hello, "backup", "--keep", "1")
     assert (told.exit_code, "verified" in told.output) == (0, True)

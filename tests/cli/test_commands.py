@@ -104,8 +104,9 @@ def test_assemble_says_what_it_wrote(run: Run, hello: Project):
     """The line that scripts of chora-compose parse, and the outcome on stderr."""
     result = run("assemble", "hello")
     assert result.stdout == "Generated artifact: outputs/hello.md\n"
-    assert "assembled: 1 pieces" in result.stderr
+    assert "assembled: 1 piece," in result.stderr
     assert hello.read("outputs/hello.md").startswith("# Hello, World!")
+    assert run("assemble", "hello").stdout == "Unchanged artifact: outputs/hello.md\n"
     assert loads(run("assemble", "hello", "--json"))["status"] == "skipped"
     run("assemble", "hello", "--output", "outputs/other.md", "-c", "name=Ada")
     assert hello.read("outputs/other.md").startswith("# Hello, Ada!")

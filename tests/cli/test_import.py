@@ -64,7 +64,7 @@ def test_an_old_project_runs_after_it(run: Run, old: Path):
     assert made["status"] == "regenerated"
     again = run("import", str(old)).stdout
     assert "versions: 0 imported, 1 already there" in again
-    assert "2 files were there already" in again
+    assert "2 files already there" in again
 
 
 def test_a_dry_run_writes_nothing(run: Run, old: Path, tmp_path: Path):

@@ -109,7 +109,7 @@ WRONG = [
     ("html", "<div>\n<b>x</div></i>", TextFinding("<b> is never closed", 2, 1)),
     ("html", "<div>", TextFinding("<div> is never closed", 1, 1)),
     ("html", "no element", TextFinding("it has no element")),
-    ("csv", "a,b\n1\n", TextFinding("this row has 1 cells, the first one 2", 2)),
+    ("csv", "a,b\n1\n", TextFinding("this row has 1 cell, the first one 2", 2)),
     ("csv", 'a\n"b\n', TextFinding("unexpected end of data", 2)),
     ("python", "x = 1\ndef f(:\n", TextFinding("invalid syntax", 2, 7)),
     ("python", "-" * 100_000 + "1", TextFinding("it is nested too deeply")),

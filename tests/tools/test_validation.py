@@ -369,7 +369,7 @@ def test_the_command_says_what_is_wrong(project: Project):
     assert done.exit_code == 1
     assert "error generation.patterns[0].type: There is no generator 'telepathy'" in done.stdout
     assert "[invalid_generator]" in done.stdout
-    assert "1 errors, 0 warnings" in done.stderr
+    assert "1 error, 0 warnings" in done.stderr
     done = run(project, "fine", "--rules", '[{"type": "presence"}]')
     assert done.exit_code == 0
     assert "warning fine: " in done.stdout

@@ -20,7 +20,8 @@ from chora.files import CONFIG_LIMIT
 from chora.hashing import sha256
 from chora.store import Draft, Record, Store, Version
 from chora.store.ids import id_at, time_of_id
-from chora.timestamps import format_timestamp, printable
+from chora.timestamps import format_timestamp
+from chora.wording import printable
 
 BATCH = 200
 """Records that are stored in one step."""

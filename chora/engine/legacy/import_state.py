@@ -11,7 +11,7 @@ from chora.errors import ChoraError
 from chora.files import Folder
 from chora.model import Kind
 from chora.store import Store
-from chora.timestamps import printable
+from chora.wording import printable
 
 HISTORY_FOLDER = "ephemeral"
 """Where chora-compose kept generated texts."""

@@ -35,6 +35,7 @@ from chora.model import (
 )
 from chora.sources.source import SERVER_ERRORS
 from chora.store import Version
+from chora.wording import quantity
 
 SHORT_TEXT = 10
 """Characters below which a text is suspiciously short."""
@@ -211,7 +212,9 @@ def check_text(version: Version) -> Iterator[RuleFinding]:
         yield RuleFinding("content_empty", "the text is empty")
     elif len(text) < SHORT_TEXT:
         details = {"actual": len(text)}
-        yield RuleFinding("content_very_short", f"the text has {len(text)} characters", None, details, "warning")
+        yield RuleFinding(
+            "content_very_short", f"the text has {quantity(len(text), 'character')}", None, details, "warning"
+        )
     if text.endswith(("...", "…")):
         yield RuleFinding("content_incomplete", "the text ends as if more were to come", severity="warning")
     if (place := version.body.find("[TBD]")) >= 0:

@@ -10,6 +10,7 @@ from chora.engine.validation import lint
 from chora.engine.validation.rules import CheckedText, MalformedRule, RuleContext, RuleFinding, cannot_run
 from chora.render import CheckJob, MatchJob, RenderFailed
 from chora.render.validation import FINDINGS_LIMIT, LANGUAGES
+from chora.wording import quantity
 
 _OTHER_NAMES = {
     "bdd": "gherkin",
@@ -46,10 +47,10 @@ async def check_length(context: RuleContext, piece: CheckedText) -> list[RuleFin
         raise MalformedRule(f"min is {least}, and max is {most}")
     actual = len(piece.text)
     if least is not None and actual < least:
-        message = f"it has {actual} characters, and {least} are required"
+        message = f"it has {quantity(actual, 'character')}, and {least} are required"
         return [RuleFinding("content_too_short", message, piece.location(), {"actual": actual, "required": least})]
     if most is not None and actual > most:
-        message = f"it has {actual} characters, and {most} are allowed"
+        message = f"it has {quantity(actual, 'character')}, and {most} are allowed"
         return [RuleFinding("content_too_long", message, piece.location(), {"actual": actual, "limit": most})]
     return []
 
