@@ -18,21 +18,21 @@ def run(project: Project, *arguments: str) -> Result:
     return CliRunner().invoke(program, ["--project", str(project.root), *arguments])
 
 
-def answered(result: Result) -> dict[str, Any]:
+def json_of(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
 
 def versions(project: Project) -> int:
-    return answered(run(project, "restore", "--verify", "--json", str(latest(project))))["counts"]["versions"]
+    return json_of(run(project, "restore", "--verify", "--json", str(latest(project))))["counts"]["versions"]
 
 
 def latest(project: Project) -> Path:
-    return Path(answered(run(project, "backup", "--json"))["path"])
+    return Path(json_of(run(project, "backup", "--json"))["path"])
 
 
-def test_what_was_backed_up_is_put_back(hello: Project):
-    """For scripts and for people; what it replaced is named."""
+def test_a_backup_is_restored(hello: Project):
+    """With JSON and with text output; the replaced database is kept and named."""
     assert run(hello, "generate", "greeting").exit_code == 0
     first = latest(hello)
     assert run(hello, "generate", "greeting", "-c", "name=Ada").exit_code == 0
@@ -41,13 +41,13 @@ def test_what_was_backed_up_is_put_back(hello: Project):
     done = run(hello, "restore", str(first))
     assert (done.exit_code, "restored 1 version," in done.output, "is kept in" in done.output) == (0, True, True)
     assert versions(hello) == 1
-    told = run(hello, "backup", "--keep", "1")
-    assert (told.exit_code, "verified" in told.output) == (0, True)
+    result = run(hello, "backup", "--keep", "1")
+    assert (result.exit_code, "verified" in result.output) == (0, True)
     assert len(list((hello.root / ".chora/backups").glob("storage-*.db"))) == 1
 
 
-def test_the_advice_about_a_damaged_backup_can_be_followed(hello: Project, tmp_path: Path):
-    """The hint names a command that there is, and what it saves can be restored."""
+def test_the_hint_about_a_damaged_backup_works(hello: Project, tmp_path: Path):
+    """It names an existing command, and what that saves can be restored."""
     fill(hello, 60)
     backup = latest(hello)
     data = bytearray(backup.read_bytes())
@@ -58,18 +58,18 @@ def test_the_advice_about_a_damaged_backup_can_be_followed(hello: Project, tmp_p
     assert refused.exit_code == 1
     assert "`chora restore --salvage`" in json.loads(refused.stdout)["error"]["hint"]
     saved = tmp_path / "saved.db"
-    done = answered(run(hello, "restore", "--salvage", str(saved), "--json", str(backup)))
+    done = json_of(run(hello, "restore", "--salvage", str(saved), "--json", str(backup)))
     assert 30 < done["saved"]["versions"] <= 60
     again = run(hello, "restore", "--salvage", str(saved), str(backup))
     assert (again.exit_code, "exists already" in again.output) == (4, True)
-    told = run(hello, "restore", "--salvage", str(tmp_path / "other.db"), str(backup))
-    assert (told.exit_code, "rows are missing" in told.output) == (0, bool(done["lost"]))
+    result = run(hello, "restore", "--salvage", str(tmp_path / "other.db"), str(backup))
+    assert (result.exit_code, "rows are missing" in result.output) == (0, bool(done["lost"]))
     assert run(hello, "restore", str(saved)).exit_code == 0
 
 
 @pytest.mark.parametrize("option", [[], ["--verify"], ["--salvage", "new.db"]])
-def test_a_backup_that_is_not_there_is_reported(hello: Project, option: list[str]):
-    """And nothing is made in its place."""
+def test_a_missing_backup_is_reported(hello: Project, option: list[str]):
+    """And no file is created in its place."""
     done = run(hello, "restore", *option, str(hello.root / "none.db"))
     assert (done.exit_code, "There is no file" in done.output) == (1, True)
     assert not (hello.root / "none.db").exists()

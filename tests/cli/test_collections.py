@@ -1,4 +1,4 @@
-"""The commands that build, look before they write, and tell what is stored: collect, assemble, freshness, trace, …"""
+"""The commands that build, plan and show what is stored: collect, assemble, freshness, trace, …"""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def member(id: str, kind: str = "artifact", **rest: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def harbour(project: Project) -> Project:
-    """`pack` of `notice`, which greets, and of the collection `desk`, which holds `sheet`."""
+    """Collection `pack` of the artifact `notice`, which greets, and of the collection `desk`, which holds `sheet`."""
     project.save(
         content("word", pattern={"type": "jinja2", "template": "Open {{ day | default('daily') }}"}),
         text("fixed", "fixed\n"),
@@ -81,8 +81,8 @@ Cache hits: 0, misses: 2 \(0% hit rate\)
 
 
 @requirement("cli.collect.lines")
-def test_collect_prints_the_lines_that_workflows_look_for(run: Run, harbour: Project):
-    """Byte for byte, and nothing else on stdout; a second time everything is from the cache."""
+def test_collect_prints_the_lines_that_scripts_parse(run: Run, harbour: Project):
+    """Byte for byte, and nothing else on stdout; the second time everything is from the cache."""
     assert LINES.fullmatch(run("collect", "pack").stdout)
     assert harbour.read("outputs/pack/notice/notice.md") == "Open daily"
     again = run("collect", "pack").stdout.splitlines()
@@ -94,7 +94,7 @@ def test_collect_prints_the_lines_that_workflows_look_for(run: Run, harbour: Pro
 
 
 @requirement("cli.collect.lines")
-def test_collect_reports_of_optional_members_that_failed(run: Run, harbour: Project):
+def test_collect_reports_failed_optional_members(run: Run, harbour: Project):
     """On stderr; the lines count them, and the command succeeds."""
     harbour.save(pack("pack", [member("notice"), member("gone", required=False), member("bad", required=False)]))
     harbour.save(artifact("bad", [child("nothing")]))
@@ -116,14 +116,14 @@ def test_collect_takes_context_places_and_force(run: Run, harbour: Project):
 
 
 def test_collect_shows_warnings(run: Run, harbour: Project):
-    """On stderr, with the member they are about."""
+    """On stderr, with the member."""
     harbour.save(artifact("notice", [child("word"), child("gone", required=False)]))
     assert "warning: notice: The optional child gone was left out" in run("collect", "pack").stderr
 
 
 @requirement("cli.plan")
 def test_collect_plans_without_writing(run: Run, harbour: Project):
-    """Who would be built and why; `--diff` shows how files would differ; both exit 0."""
+    """Which members would be built and why; `--diff` shows how files would change; both exit 0."""
     with unchanged(harbour):
         plan = run("collect", "pack", "--plan").stdout
         assert plan.splitlines() == [
@@ -145,8 +145,8 @@ def test_collect_plans_without_writing(run: Run, harbour: Project):
 
 
 @requirement("cli.check")
-def test_collect_checks_what_is_stale_or_edited(run: Run, harbour: Project):
-    """Exit 1 if a file isn't what it would be, 0 if all are; nothing is written."""
+def test_collect_check_exits_1_if_a_file_is_stale_or_edited(run: Run, harbour: Project):
+    """0 if all are up to date; nothing is written."""
     with unchanged(harbour):
         run("collect", "pack", "--check", code=1)
     run("collect", "pack")
@@ -167,8 +167,8 @@ def test_collect_checks_what_is_stale_or_edited(run: Run, harbour: Project):
 
 @requirement("cli.check")
 @pytest.mark.parametrize("flag", ["--plan", "--diff", "--check"])
-def test_a_member_that_would_fail_fails_the_look(run: Run, harbour: Project, flag: str):
-    """With its reason."""
+def test_a_member_that_would_fail_fails_the_plan(run: Run, harbour: Project, flag: str):
+    """With its error."""
     harbour.save(pack("pack", [member("gone"), member("notice")]))
     assert "gone: " in run("collect", "pack", flag, code=1).stdout
 
@@ -177,29 +177,27 @@ def test_a_member_that_would_fail_fails_the_look(run: Run, harbour: Project, fla
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("collect", "nobody"), 3, "config_not_found"),
+        (("collect", "missing"), 3, "config_not_found"),
         (("collect", "../../etc"), 2, "invalid_config_id"),
         (("collect", "pack", "-o", "../out"), 4, "permission_denied"),
         (("collect", "broken"), 1, "composition_failed"),
         (("collect", "circle"), 2, "circular_reference"),
         (("collect", "strict"), 2, "validation_failed"),
-        (("assemble", "nobody", "--check"), 3, "config_not_found"),
-        (("preview", "nobody"), 3, "config_not_found"),
+        (("assemble", "missing", "--check"), 3, "config_not_found"),
+        (("preview", "missing"), 3, "config_not_found"),
         (("preview", "undefined"), 1, "generation_failed"),
         (("freshness", "pack"), 3, "manifest_not_found"),
-        (("trace", "nobody"), 3, "config_not_found"),
+        (("trace", "missing"), 3, "config_not_found"),
         (("jobs", "job-gone"), 3, "job_not_found"),
         (("jobs", "job-gone", "--cancel"), 3, "job_not_found"),
-        (("validate", "nobody"), 3, "config_not_found"),
-        (("validate", "nobody", "--collection"), 3, "config_not_found"),
+        (("validate", "missing"), 3, "config_not_found"),
+        (("validate", "missing", "--collection"), 3, "config_not_found"),
         (("validate", "word", "--rules", "{"), 2, "invalid_input"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_failures_are_json_for_scripts_and_words_for_people(
-    run: Run, harbour: Project, arguments: tuple[str, ...], code: int, said: str
-):
-    """The exit code is the error's, and with --json stdout is just the tool's answer."""
+def test_failures_are_json_or_text(run: Run, harbour: Project, arguments: tuple[str, ...], code: int, said: str):
+    """The exit code is the error's; with --json, stdout is the tool's result only."""
     harbour.save(
         content("undefined", pattern={"type": "jinja2", "template": "{{ gone }}"}),
         artifact("bad", [child("nothing")]),
@@ -217,13 +215,13 @@ def test_failures_are_json_for_scripts_and_words_for_people(
         assert (failure["success"], failure["error"]["code"]) == (False, said)
         assert set(failure) == {"success", "error"}
         assert set(failure["error"]) == {"code", "message", "hint", "details"}
-        told = run(*arguments, code=code)
-    # Workflows of chora-compose look for the totals, also of a collection that failed.
-    begun = [line.partition(" ")[0] for line in told.stdout.splitlines()]
+        result = run(*arguments, code=code)
+    # Scripts for chora-compose parse the totals, also of a collection that failed.
+    begun = [line.partition(" ")[0] for line in result.stdout.splitlines()]
     assert begun == (
         ["Generated", "Total", "Cache"] if arguments in (("collect", "broken"), ("collect", "strict")) else []
     )
-    assert told.stderr.startswith("error: ")
+    assert result.stderr.startswith("error: ")
 
 
 SAME: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
@@ -242,8 +240,8 @@ SAME: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
     (("ls", "configs"), "list_content_configs", {}),
     (("ls", "generators"), "list_generators", {}),
     (("call", "list_generators"), "list_generators", {}),
-    (("generate", "nobody"), "generate_content", {"content_config_id": "nobody"}),
-    (("collect", "nobody"), "generate_collection", {"collection_config_path": "nobody"}),
+    (("generate", "missing"), "generate_content", {"content_config_id": "missing"}),
+    (("collect", "missing"), "generate_collection", {"collection_config_path": "missing"}),
 ]
 PASSING = {
     "duration_ms",
@@ -257,14 +255,14 @@ PASSING = {
 
 @requirement("cli.json")
 @pytest.mark.slow("runs a dozen commands")
-def test_json_is_exactly_what_the_tool_answers(run: Run, harbour: Project):
-    """Successes and failures alike, but for the time that has passed."""
+def test_json_is_exactly_the_result_of_the_tool(run: Run, harbour: Project):
+    """Successes and failures alike, except for times."""
     run("collect", "pack")
     run("generate", "word")
     run("assemble", "notice")
     for arguments, name, asked in SAME:
         printed = CliRunner().invoke(program, ["--project", str(harbour.root), *arguments, "--json"]).stdout
-        assert _settled(json.loads(printed)) == _settled(_answer(harbour, name, asked)), arguments
+        assert _without_times(json.loads(printed)) == _without_times(_answer(harbour, name, asked)), arguments
 
 
 def _answer(project: Project, name: str, arguments: dict[str, Any]) -> Any:
@@ -276,19 +274,21 @@ def _answer(project: Project, name: str, arguments: dict[str, Any]) -> Any:
     return trio.run(ask)
 
 
-def _settled(value: Any) -> Any:
+def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _settled(each) for key, each in value.items() if key not in PASSING and not key.endswith("_age_days")
+            key: _without_times(each)
+            for key, each in value.items()
+            if key not in PASSING and not key.endswith("_age_days")
         }
-    return [_settled(each) for each in value] if isinstance(value, list) else value
+    return [_without_times(each) for each in value] if isinstance(value, list) else value
 
 
 @requirement("cli.progress")
 def test_long_work_shows_its_progress_on_a_terminal(
     run: Run, harbour: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """On stderr, so that stdout stays for what was made."""
+    """On stderr, so that stdout has the result alone."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     with pytest.raises(SystemExit) as ended:
@@ -303,8 +303,8 @@ def test_long_work_shows_its_progress_on_a_terminal(
 
 
 @requirement("cli.plan", "cli.check")
-def test_assemble_looks_before_it_writes(run: Run, harbour: Project):
-    """`--plan` and `--diff` exit 0; `--check` exits 1 while a file isn't what it would be."""
+def test_assemble_plans_without_writing(run: Run, harbour: Project):
+    """`--plan` and `--diff` exit 0; `--check` exits 1 if a file would change."""
     with unchanged(harbour):
         assert run("assemble", "notice", "--plan").stdout == "create: outputs/notice.md (it was never assembled)\n"
         assert "+Open daily" in run("assemble", "notice", "--diff").stdout
@@ -349,7 +349,7 @@ def test_preview_prints_the_text_and_stores_nothing(run: Run, harbour: Project):
 
 @requirement("cli.freshness")
 def test_freshness_shows_ages(run: Run, harbour: Project):
-    """Each member's against its greatest one; what is recommended goes to stderr."""
+    """Each member's age and its limit; recommendations go to stderr."""
     harbour.save(pack("pack", [member("notice"), member("desk", "collection"), member("sheet")]))
     made = format_timestamp(datetime.now(UTC) - timedelta(days=6))
     members = [
@@ -376,7 +376,7 @@ def test_freshness_shows_ages(run: Run, harbour: Project):
 
 @requirement("cli.trace")
 def test_trace_shows_what_changed(run: Run, harbour: Project):
-    """Each dependency with what changed since it was made; `--inputs` lists all it was made from."""
+    """Each dependency with what changed since the last build; `--inputs` lists all inputs."""
     harbour.save(artifact("notice", [child("word"), child("gone", required=False)]))
     before = run("trace", "notice")
     assert before.stdout.splitlines()[0] == "word\tmissing\trequired\tup to date"
@@ -391,8 +391,8 @@ def test_trace_shows_what_changed(run: Run, harbour: Project):
     assert loads(run("trace", "notice", "--json"))["dependencies"][0]["metadata"]["versions_available"] == 1
 
 
-def test_trace_of_what_is_up_to_date(run: Run, harbour: Project):
-    """Says so."""
+def test_trace_of_an_up_to_date_artifact(run: Run, harbour: Project):
+    """The output says that nothing has changed."""
     run("assemble", "sheet")
     assert run("trace", "sheet").stderr == "sheet is ready: its files are up to date\n"
 
@@ -402,7 +402,7 @@ def test_trace_of_what_is_up_to_date(run: Run, harbour: Project):
 
 @pytest.fixture
 def job(harbour: Project, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a job that was interrupted by the end of its process."""
+    """The id of a job that was interrupted, as its process ended."""
 
     async def leave() -> str:
         loaded = settings.load(harbour.root, {}, {"jobs.call_budget": 0.05})
@@ -421,7 +421,7 @@ def job(harbour: Project, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @requirement("cli.jobs", "jobs.interrupted")
 def test_jobs_are_listed_and_shown(run: Run, job: str):
-    """One that its process left is interrupted; its result, if it has one, is printed as it is."""
+    """A job whose process ended is interrupted; a result is printed unchanged."""
     (row,) = run("jobs").stdout.splitlines()
     assert row.split("\t")[:3] == [job, "regenerate_content", "interrupted"]
     assert run("jobs", job).stdout.splitlines() == [row]
@@ -435,7 +435,7 @@ def test_jobs_are_listed_and_shown(run: Run, job: str):
 
 @requirement("cli.jobs")
 def test_a_job_that_has_ended_stays_as_it_is(run: Run, job: str):
-    """Cancelling it changes nothing; --cancel needs to know which."""
+    """Cancelling it changes nothing; --cancel requires an id."""
     assert loads(run("jobs", job, "--cancel", "--json"))["status"] == "interrupted"
     assert "needs the id" in run("jobs", "--cancel", code=2).stderr
 
@@ -465,8 +465,8 @@ def test_a_finished_job_shows_its_result(run: Run, harbour: Project):
 
 
 @requirement("cli.ls")
-def test_ls_lists_what_there_is(run: Run, harbour: Project):
-    """A row each, and what can't be read on stderr."""
+def test_ls_lists_every_config(run: Run, harbour: Project):
+    """One row each; configs that can't be read go to stderr."""
     harbour.write("configs/content/broken.json", "{")
     assert run("ls").stdout.splitlines() == [
         "notice\tnotice\tFalse\toutputs/notice.md",
@@ -484,8 +484,8 @@ def test_ls_lists_what_there_is(run: Run, harbour: Project):
 
 
 @requirement("cli.gc", "storage.retention-automatic")
-def test_gc_removes_what_is_old(run: Run, harbour: Project):
-    """The newest three texts of a content stay; a dry run only tells."""
+def test_gc_removes_old_texts(run: Run, harbour: Project):
+    """The newest three texts of a content stay; a dry run only reports."""
 
     async def fill() -> None:
         async with open_engine(harbour.root, settings.load(harbour.root, {}).settings) as engine:
@@ -503,8 +503,8 @@ def test_gc_removes_what_is_old(run: Run, harbour: Project):
                 await engine.store.add_version(version)
 
     trio.run(fill)
-    told = run("gc", "--dry-run").stdout
-    assert told == "2 texts (20 bytes), 0 drafts, 0 jobs and 0 rows of events and measurements would be deleted\n"
+    result = run("gc", "--dry-run").stdout
+    assert result == "2 texts (20 bytes), 0 drafts, 0 jobs and 0 rows of events and measurements would be deleted\n"
     assert loads(run("gc", "--dry-run", "--json"))["versions"] == 2
     done = loads(run("gc", "--json"))
     assert {name: done[name] for name in ("success", "dry_run", "versions", "bytes_freed", "drafts")} == {
@@ -522,7 +522,7 @@ def test_gc_removes_what_is_old(run: Run, harbour: Project):
 
 @requirement("cli.validate")
 def test_validate_exits_1_on_errors(run: Run, harbour: Project):
-    """Findings on stdout, their count on stderr; warnings alone are fine."""
+    """Findings on stdout, their count on stderr; warnings alone exit 0."""
     fine = run("validate", "fixed")
     assert "0 errors" in fine.stderr
     short = run("validate", "fixed", "--rules", '[{"type": "length", "config": {"min": 100}, "severity": "warning"}]')
@@ -540,14 +540,14 @@ def test_validate_exits_1_on_errors(run: Run, harbour: Project):
 
 @requirement("cli.validate")
 def test_validate_a_collection(run: Run, harbour: Project):
-    """With the configs of its members."""
+    """Together with the configs of its members."""
     run("validate", "pack", "--collection")
     harbour.save(pack("pack", [member("gone"), member("notice")]))
     result = run("validate", "pack", "--collection", code=1)
     assert "gone" in result.stdout
 
 
-def test_what_is_stale_is_what_would_be_written():
-    """Whatever isn't unchanged or ours by being equal."""
+def test_check_counts_every_file_that_would_be_written():
+    """That is every file that is neither unchanged nor adopted as equal."""
     actions = ["create", "update", "unchanged", "adopt", "merge", "overwrite", "refuse"]
     assert [action for action in actions if not collect_command.is_stale({"action": action})] == ["unchanged", "adopt"]

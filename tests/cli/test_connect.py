@@ -1,4 +1,4 @@
-"""`chora connect` as a client starts it, in front of `chora serve` as it runs: both are processes."""
+"""`chora connect` in front of `chora serve`, both as processes."""
 
 import json
 import os
@@ -33,7 +33,7 @@ SPY = (
 
 
 class Served:
-    """`chora serve` on a port of its own, which can be killed and started again."""
+    """`chora serve` on its own port, which can be killed and restarted."""
 
     def __init__(self, project: Project, port: int) -> None:
         self._project = project
@@ -57,7 +57,7 @@ class Served:
                 line += received
 
     async def kill(self) -> None:
-        """As a crash would."""
+        """Kill the process, as a crash would."""
         process, self._process = self._process, None
         if process is not None:
             assert process.stdout is not None
@@ -73,7 +73,7 @@ class Served:
 
 @pytest.fixture
 async def served(hello: Project) -> AsyncGenerator[Served]:
-    """The sample project, with a content that takes a while, served."""
+    """A server of the sample project with a slow content."""
     hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
     hello.write("chora.toml", "[render]\nwall = 60.0\n")
     server = Served(hello, await free_port())
@@ -84,7 +84,7 @@ async def served(hello: Project) -> AsyncGenerator[Served]:
 
 @asynccontextmanager
 async def connected(url: str, *options: str, env: dict[str, str] | None = None) -> AsyncGenerator[BridgeClient]:
-    """A client of `chora connect`; in the end it leaves, and the process ends well by itself."""
+    """A client of `chora connect`; at the end it disconnects, and the process has to exit with 0."""
     process = await trio.lowlevel.open_process(
         [*CONNECT, url, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **(env or {})}
     )
@@ -107,7 +107,7 @@ async def connected(url: str, *options: str, env: dict[str, str] | None = None) 
 
 
 async def call(client: BridgeClient, tool: str, id: Any, **arguments: Any) -> Any:
-    """The answer to a tool call, whatever news comes before it."""
+    """The response to a tool call; notifications before it are skipped."""
     await client.send("tools/call", {"name": tool, "arguments": arguments}, id)
     while (message := await client.read()).get("id") != id:
         assert "method" in message, message
@@ -115,8 +115,8 @@ async def call(client: BridgeClient, tool: str, id: Any, **arguments: Any) -> An
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
-async def test_a_whole_conversation_passes(served: Served, hello: Project, path: str):
-    """Handshake, tools, progress, subscription and news of a changed file, cancellation, in the handshake era."""
+async def test_a_whole_session_passes_through(served: Served, hello: Project, path: str):
+    """Handshake, tools, progress, subscription, notification of a changed file, cancellation; in the handshake era."""
     async with connected(served.url + path) as client:
         assert (await client.initialize())["result"]["serverInfo"]["name"] == "chora"
         assert len((await client.ask("tools/list", {}, 1))["result"]["tools"]) == len(TOOLS)
@@ -140,15 +140,15 @@ async def test_a_whole_conversation_passes(served: Served, hello: Project, path:
 
 
 async def first_resource(client: BridgeClient) -> str:
-    """The resource of the content that the sample has."""
+    """The resource of the sample's content."""
     listed = (await client.ask("resources/list", {}, 4))["result"]["resources"]
     return next(each["uri"] for each in listed if "greeting" in each["uri"])
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_the_official_client_is_content(served: Served, hello: Project, path: str, mode: str):
-    """In both eras: what it does over stdio it does through the bridge."""
+async def test_the_official_client_works_through_the_bridge(served: Served, hello: Project, path: str, mode: str):
+    """In both eras it gets what it gets over stdio."""
     command = [*CONNECT, served.url + path]
     with trio.fail_after(PATIENCE):
         async with client.connect(command, mode=mode) as one:
@@ -168,10 +168,11 @@ async def test_the_official_client_is_content(served: Served, hello: Project, pa
 
 
 async def test_a_modern_subscription_passes_and_outlives_the_server(served: Served, hello: Project):
-    """Its news come through; the server is killed and started again, and they still do."""
+    """Its notifications come through, also after the server was killed and restarted."""
     async with connected(served.url + "/mcp") as client:
-        wishes = {"resourcesListChanged": True}
-        begun = await client.ask_modern("subscriptions/listen", {"notifications": wishes}, "sub")
+        begun = await client.ask_modern(
+            "subscriptions/listen", {"notifications": {"resourcesListChanged": True}}, "sub"
+        )
         assert begun["method"] == "notifications/subscriptions/acknowledged"
         hello.save(content("second"))
         assert (await client.read())["method"] == "notifications/resources/list_changed"
@@ -185,7 +186,7 @@ async def test_a_modern_subscription_passes_and_outlives_the_server(served: Serv
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_the_official_client_is_notified_of_changes(served: Served, path: str):
-    """Its own subscription, through the bridge; also of what changed while the server was away."""
+    """On its own subscription through the bridge; also of changes while the server was away."""
     with trio.fail_after(PATIENCE):
         async with (
             client.connect([*CONNECT, served.url + path]) as one,
@@ -198,8 +199,8 @@ async def test_the_official_client_is_notified_of_changes(served: Served, path: 
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
-async def test_a_server_that_is_killed_while_idle_is_not_missed(served: Served, path: str):
-    """Five times; each time the next call is answered, as if nothing had been."""
+async def test_killing_an_idle_server_fails_no_call(served: Served, path: str):
+    """Five times; after each restart the next call is answered."""
     async with connected(served.url + path) as client:
         await client.initialize()
         for number in range(5):
@@ -210,7 +211,7 @@ async def test_a_server_that_is_killed_while_idle_is_not_missed(served: Served, 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_calls_in_flight_fail_at_once_when_the_server_is_killed(served: Served, path: str):
-    """With what may have happened and what to do; after the restart calls are answered again."""
+    """The error says what may have happened and what to do; after the restart calls are answered again."""
     async with connected(served.url + path) as client:
         await client.initialize()
         arguments = {"name": "generate_content", "arguments": {"content_config_id": "slow"}}
@@ -237,8 +238,8 @@ async def test_a_server_may_be_started_after_its_bridge(served: Served, path: st
         assert "result" in await call(client, "hello_world", 1)
 
 
-async def test_a_signal_ends_it_after_the_calls_in_flight(served: Served):
-    """Exit 0; what is answered within the grace still reaches the client."""
+async def test_a_signal_ends_the_bridge_after_the_calls_in_flight(served: Served):
+    """Exit 0; responses within the grace still reach the client."""
     async with connected(served.url + "/mcp") as client:
         await client.initialize()
         await client.send("tools/call", {"name": "hello_world", "arguments": {}}, 1)
@@ -248,8 +249,8 @@ async def test_a_signal_ends_it_after_the_calls_in_flight(served: Served):
         assert await client.process.wait() == 0
 
 
-async def test_a_parent_that_is_gone_ends_it():
-    """Although another process still holds the other end of its input and never closes it."""
+async def test_the_bridge_ends_with_its_parent():
+    """Although another process still holds its stdin open."""
     incoming, outgoing = os.pipe()
     line = [*CONNECT, "http://127.0.0.1:1/mcp", "--wait", "0"]
     start = f"import subprocess; subprocess.Popen({line!r}, stdin={incoming}); input()"
@@ -272,7 +273,7 @@ async def test_a_parent_that_is_gone_ends_it():
 
 
 async def test_twenty_calls_at_once_through_processes(served: Served):
-    """Each gets its own answer."""
+    """Each gets its own response."""
     async with connected(served.url + "/mcp") as client:
         await client.initialize()
         for number in range(20):
@@ -285,8 +286,8 @@ async def test_twenty_calls_at_once_through_processes(served: Served):
             assert answer["result"]["structuredContent"]["message"].startswith(f"Hello, {name}!")
 
 
-def test_little_is_imported(tmp_path: Path):
-    """Nothing of the server, nor what only some would need."""
+def test_the_bridge_imports_little(tmp_path: Path):
+    """Nothing of the server, and no optional dependency."""
     heavy = {"quart", "hypercorn", "rich", "keyring", "anthropic", "mcp", "jinja2", "yaml", "asyncio", "apsw", "h11"}
     done = subprocess.run(
         [sys.executable, "-c", SPY, "connect", "http://127.0.0.1:1/mcp", "--wait", "0"],
@@ -303,7 +304,7 @@ def test_little_is_imported(tmp_path: Path):
     assert not {each for each in imported if each.startswith(("chora.engine", "chora.store", "chora.tools"))}
 
 
-# -- how it is told to ------------------------------------------------------------------------------------------
+# -- options and secrets ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ def test_little_is_imported(tmp_path: Path):
     ],
 )
 def test_wrong_use_is_reported_before_anything_starts(arguments: tuple[str, ...], said: str):
-    """Exit 2 and a sentence; a secret that stood there isn't repeated."""
+    """Exit 2 and a sentence, which doesn't repeat a secret."""
     result = CliRunner().invoke(program, ["connect", *arguments])
     assert result.exit_code == 2, result.output
     assert said in result.stderr
@@ -332,7 +333,7 @@ def test_wrong_use_is_reported_before_anything_starts(arguments: tuple[str, ...]
 
 
 async def headers_of(*options: str, env: dict[str, str] | None = None) -> dict[str, str]:
-    """The headers of a message that the server gets."""
+    """The headers of a request that the server gets."""
     async with (
         playing(lambda asked: http(asked.answers())) as upstream,
         connected(upstream.url, *options, env=env) as client,
@@ -342,7 +343,7 @@ async def headers_of(*options: str, env: dict[str, str] | None = None) -> dict[s
 
 
 async def test_the_token_comes_from_secrets(tmp_path: Path):
-    """Named on the command line, or found where secrets are looked for; headers can hold secrets too."""
+    """Named on the command line, or found where secrets are stored; headers can hold secrets too."""
     (tmp_path / "token").write_text("from-file\n")
     (tmp_path / "whole").write_text("Basic abc\n")
     assert "authorization" not in await headers_of()
@@ -363,10 +364,10 @@ async def test_the_token_comes_from_secrets(tmp_path: Path):
         ((), {}, ""),
     ],
 )
-def test_a_token_is_not_sent_in_clear_without_a_warning_to(
+def test_a_token_over_plain_http_is_withheld_or_warned_of(
     tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], said: str
 ):
-    """Over http to another machine, one that was merely found stays here; one that was named goes with a warning."""
+    """To another machine, a token that was merely found isn't sent; one that was named is, with a warning."""
     done = subprocess.run(
         [*CONNECT, "http://no.such.host.invalid/mcp", "--wait", "0", *arguments],
         input=b"",
@@ -380,8 +381,8 @@ def test_a_token_is_not_sent_in_clear_without_a_warning_to(
     assert b"tok-en" not in done.stderr
 
 
-async def test_the_project_may_say_how_to_log_and_what_to_take(hello: Project, tmp_path: Path):
-    """A project isn't needed; one that is named has settings."""
+async def test_the_project_may_set_logging_and_limits(hello: Project, tmp_path: Path):
+    """A project isn't needed; the settings of a given one apply."""
     hello.write("chora.toml", "[limits]\nbody = 1024\n")
     command = [sys.executable, "-m", "chora", "--project", str(hello.root), "connect", "http://127.0.0.1:1/mcp"]
     done = subprocess.run(command, input=b"x" * 3000, capture_output=True, timeout=PATIENCE, cwd=tmp_path)

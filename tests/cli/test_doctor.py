@@ -48,18 +48,18 @@ def fill(project: Project, count: int) -> None:
 
 
 def damage(project: Project) -> bytes:
-    """A database with sixty texts, of which some pages are gone; returns it."""
+    """Damage a database with sixty texts, and return its path."""
     fill(project, 60)
     data = bytearray(database(project).read_bytes())
-    middle = data.index(b"x" * 2000, len(data) // 2) // 4096 * 4096  # a page of texts, wherever SQLite has put them
+    middle = data.index(b"x" * 2000, len(data) // 2) // 4096 * 4096  # a page that holds texts
     data[middle : middle + 2 * 4096] = b"\xff" * (2 * 4096)
     database(project).write_bytes(data)
     return bytes(data)
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "filesystem", "memory"])
-def test_a_project_in_order_passes_every_step(hello: Project, backend: str):
-    """Before anything is remembered and afterwards, for scripts and for people; looking makes nothing."""
+def test_a_healthy_project_passes_every_step(hello: Project, backend: str):
+    """Before anything is stored and afterwards, with --json and without; doctor creates no files."""
     hello.write("chora.toml", f'[storage]\nbackend = "{backend}"\n')
     before = sorted(hello.root.rglob("*"))
     assert all(step["ok"] for step in steps(run(hello, "doctor", "--json")).values())
@@ -69,14 +69,14 @@ def test_a_project_in_order_passes_every_step(hello: Project, backend: str):
     looked = steps(run(hello, "doctor", "--json"))
     assert list(looked) == ["store access", "store space", "store content", "store leftovers"]
     assert all(set(step) == {"name", "ok", "reason", "remedy"} and step["ok"] for step in looked.values())
-    if backend != "filesystem":  # whose lock anybody who looks may take
+    if backend != "filesystem":  # its lock file is created by reading
         assert sorted(hello.root.rglob("*")) == before
-    told = run(hello, "doctor")
-    assert (told.exit_code, told.output.count("ok "), "FAILED" in told.output) == (0, 4, False)
+    result = run(hello, "doctor")
+    assert (result.exit_code, result.output.count("ok "), "FAILED" in result.output) == (0, 4, False)
 
 
 def test_a_damaged_database_is_reported_and_repaired(hello: Project):
-    """Every other command refuses it in one line, doctor says what can be saved, and with --repair saves it."""
+    """Every other command refuses it in one line; doctor says what can be saved, and saves it with --repair."""
     damaged = damage(hello)
     refused = run(hello, "generate", "greeting", "--json")
     assert refused.exit_code == 1
@@ -88,8 +88,8 @@ def test_a_damaged_database_is_reported_and_repaired(hello: Project):
     assert (step["ok"], "is damaged" in step["reason"]) == (False, True)
     assert "`chora doctor --repair` saves 5" in step["remedy"]
     assert "are lost" in step["remedy"]
-    told = run(hello, "doctor")
-    assert (told.exit_code, "FAILED store content" in told.output) == (1, True)
+    result = run(hello, "doctor")
+    assert (result.exit_code, "FAILED store content" in result.output) == (1, True)
     assert database(hello).read_bytes() == damaged
     done = run(hello, "doctor", "--repair", "--json")
     assert (done.exit_code, all(step["ok"] for step in steps(done).values())) == (0, True)
@@ -103,19 +103,19 @@ def test_a_damaged_database_is_reported_and_repaired(hello: Project):
 
 
 def test_a_repair_says_what_it_saved(hello: Project):
-    """For people in one line, with the name of the damaged one; a backup is named as the other way."""
+    """In one line, with the new name of the damaged database; the hint names restoring a backup as the alternative."""
     assert run(hello, "backup").exit_code == 0
     damage(hello)
     assert "or restore a backup: `chora restore " in run(hello, "doctor").output
-    told = run(hello, "doctor", "--repair")
-    assert told.exit_code == 0, told.output
-    assert "repaired: saved 5" in told.output
-    assert "storage.db.damaged-" in told.output
+    result = run(hello, "doctor", "--repair")
+    assert result.exit_code == 0, result.output
+    assert "repaired: saved 5" in result.output
+    assert "storage.db.damaged-" in result.output
 
 
 @pytest.mark.parametrize("owner", ["another", "newer"])
-def test_what_isn_t_ours_is_never_repaired(hello: Project, owner: str):
-    """It is said, and left as it is."""
+def test_a_file_that_is_no_chora_database_is_never_repaired(hello: Project, owner: str):
+    """It is reported and left unchanged."""
     assert run(hello, "generate", "greeting").exit_code == 0
     db = apsw.Connection(str(database(hello)))
     db.execute("PRAGMA journal_mode = DELETE")
@@ -130,7 +130,7 @@ def test_what_isn_t_ours_is_never_repaired(hello: Project, owner: str):
 
 
 def test_a_full_disk_is_reported(hello: Project):
-    """Before anything fails for it."""
+    """Before any write fails."""
     with small_disk(hello.root / ".chora", "1m") as disk:
         assert steps(run(hello, "doctor", "--json"))["store space"]["ok"]
         disk.fill()
@@ -139,8 +139,8 @@ def test_a_full_disk_is_reported(hello: Project):
         assert step["remedy"]
 
 
-def test_what_may_not_be_written_is_reported(hello: Project):
-    """A disk that is read-only, for one."""
+def test_a_read_only_folder_is_reported(hello: Project):
+    """As on a read-only disk."""
     with small_disk(hello.root / ".chora", "1m") as disk:
         assert run(hello, "generate", "greeting").exit_code == 0
         disk.remount("ro")
@@ -149,8 +149,8 @@ def test_what_may_not_be_written_is_reported(hello: Project):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows doesn't let a file be copied while it is written")
-def test_changes_that_wait_are_no_fault(hello: Project):
-    """A process has it open, or was ended; what lies behind damage there is lost, and told."""
+def test_a_write_ahead_log_is_no_fault(hello: Project):
+    """A process has the database open, or was killed; what follows a damaged part of the log is lost, and reported."""
     assert run(hello, "generate", "greeting").exit_code == 0
     db = apsw.Connection(str(database(hello)))
     for number in range(5):
@@ -167,8 +167,8 @@ def test_changes_that_wait_are_no_fault(hello: Project):
     assert (step["ok"], "follow a damaged one" in step["reason"]) == (False, True)
 
 
-def test_a_store_of_files_that_can_t_be_read_is_reported(hello: Project):
-    """With the reason that using it would give."""
+def test_an_unreadable_filesystem_store_is_reported(hello: Project):
+    """With the error that using it would give."""
     hello.write("chora.toml", '[storage]\nbackend = "filesystem"\n')
     hello.write("ephemeral", "a file")
     looked = steps(run(hello, "doctor", "--json"))

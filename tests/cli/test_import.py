@@ -1,4 +1,4 @@
-"""`chora import` as a person or a script would run it."""
+"""`chora import`."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A small project of chora-compose's, with a config in another dialect and a stray file."""
+    """A small chora-compose project, with a config in an old form and an unknown file."""
     root = tmp_path / "old"
     for path, body in {
         "configs/content/note.json": {
@@ -33,7 +33,7 @@ def old(tmp_path: Path) -> Path:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(json.dumps(body))
     (root / "configs/templates").mkdir()
-    (root / "configs/templates/note.j2").write_text("Hello {{ nobody }}!")
+    (root / "configs/templates/note.j2").write_text("Hello {{ missing }}!")
     (root / "configs/content/stray.txt").write_text("stray")
     return root
 
@@ -51,8 +51,8 @@ def run(tmp_path: Path) -> Run:
     return invoke
 
 
-def test_an_old_project_runs_after_it(run: Run, old: Path):
-    """Its configs make texts, undefined names are empty as they were, and its history is there."""
+def test_an_imported_project_works(run: Run, old: Path):
+    """Its configs generate texts, undefined names are empty as before, and its history is stored."""
     result = run("import", str(old))
     assert "copied configs/content/note.json" in result.stdout
     assert "versions: 1 imported, 0 already there" in result.stdout
@@ -77,7 +77,7 @@ def test_a_dry_run_writes_nothing(run: Run, old: Path, tmp_path: Path):
 
 
 def test_what_a_conversion_changes_is_reported(run: Run, old: Path):
-    """Every change, and what has no place."""
+    """Every change, and every key that has no counterpart."""
     (old / "configs/artifact").mkdir()
     (old / "configs/artifact/a.json").write_text(
         json.dumps({"artifact_id": "a", "composition": {"members": ["note"], "glue": "-"}, "output_path": "a.md"})
@@ -102,7 +102,7 @@ def test_json_is_one_object(run: Run, old: Path, tmp_path: Path):
 
 
 def test_strict_settings_are_warned_of(run: Run, old: Path, tmp_path: Path):
-    """Templates that worked may not any more, and that is said where it is decided."""
+    """Templates that worked may fail under them; the warning says which setting decides that."""
     (tmp_path / "new" / "chora.toml").write_text("")
     assert "warning: The settings of this project" in run("import", str(old)).stderr
     (tmp_path / "new" / "chora.toml").write_text('[templates]\nundefined = "lenient"\n')

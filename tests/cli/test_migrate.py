@@ -1,4 +1,4 @@
-"""`chora migrate` as a person or a script would run it."""
+"""`chora migrate`."""
 
 import json
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def run(hello: Project) -> Run:
     return invoke
 
 
-def test_everything_moves_and_the_line_to_write_is_reported(run: Run, hello: Project):
-    """Afterwards the project works on with the other backend, from where it was."""
+def test_everything_is_migrated_and_the_new_setting_is_reported(run: Run, hello: Project):
+    """Afterwards the project goes on with the other backend."""
     run("assemble", "hello")
     result = run("migrate", "--to", "filesystem")
     assert "versions\t1\t0" in result.stdout
@@ -43,7 +43,7 @@ def test_everything_moves_and_the_line_to_write_is_reported(run: Run, hello: Pro
 
 
 def test_a_dry_run_makes_no_files(run: Run, hello: Project):
-    """It says what there would be, and no line to write."""
+    """It reports the counts, and no setting to write."""
     run("generate", "greeting")
     result = run("migrate", "--to", "filesystem", "--dry-run")
     assert "versions\t1\t0" in result.stdout
@@ -56,7 +56,7 @@ def test_a_dry_run_makes_no_files(run: Run, hello: Project):
 
 
 def test_a_dry_run_says_would(run: Run, monkeypatch: pytest.MonkeyPatch):
-    """On a terminal the column says whether anything was copied, or only would be."""
+    """The column header is "Would copy" instead of "Copied"."""
     headings: list[tuple[str, ...]] = []
     monkeypatch.setattr("chora.cli.migrate.print_table", lambda names, rows: headings.append(names))
     run("generate", "greeting")
@@ -66,8 +66,8 @@ def test_a_dry_run_says_would(run: Run, monkeypatch: pytest.MonkeyPatch):
     assert json.loads(run("migrate", "--to", "filesystem", "--json").stdout)["dry_run"] is False
 
 
-def test_where_it_is_already_it_can_t_go(run: Run, hello: Project):
-    """Nor does memory keep anything."""
+def test_the_current_backend_is_refused_as_target(run: Run, hello: Project):
+    """And so is memory, which keeps nothing."""
     assert "sqlite already" in run("migrate", "--to", "sqlite", code=2).stderr
     hello.write("chora.toml", '[storage]\nbackend = "memory"\n')
     error: dict[str, Any] = json.loads(run("migrate", "--to", "sqlite", "--json", code=2).stdout)["error"]
@@ -77,8 +77,8 @@ def test_where_it_is_already_it_can_t_go(run: Run, hello: Project):
     assert run("migrate", code=2)
 
 
-def test_what_differs_is_an_error(run: Run, hello: Project):
-    """A text of the same id that is another one is named, and the exit code says failed."""
+def test_a_different_text_under_the_same_id_is_an_error(run: Run, hello: Project):
+    """It is named, and the exit code is that of a failure."""
     run("generate", "greeting")
     run("migrate", "--to", "filesystem")
     [file] = (hello.root / "ephemeral" / "content" / "greeting" / "v1").glob("20*.json")
@@ -90,7 +90,7 @@ def test_what_differs_is_an_error(run: Run, hello: Project):
 
 
 def test_progress_is_shown_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch):
-    """One line per kind, written over until it is done; none for scripts."""
+    """One line per kind, updated in place; none without a terminal."""
     run("generate", "greeting")
     assert "versions 1 of 1" not in run("migrate", "--to", "filesystem", "--dry-run").stderr
     real = CliRunner.invoke

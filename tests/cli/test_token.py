@@ -1,4 +1,4 @@
-"""`chora token`, and what servers offer to whom."""
+"""`chora token`."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ def run(project: Project, *arguments: str) -> int:
 
 
 def test_a_token_is_shown_once(project: Project, capsys: pytest.CaptureFixture[str]):
-    """On stdout alone, so that it can be piped to where it is needed; what is said of it goes to stderr."""
+    """On stdout alone, so that it can be piped; messages go to stderr."""
     assert run(project, "token", "new", "n8n", "--scope", "write", "--expires", "30d") == 0
     out, err = capsys.readouterr()
     assert re.fullmatch(r"chora_[\w-]{43}\n", out)
@@ -62,7 +62,7 @@ def test_tokens_as_json(project: Project, capsys: pytest.CaptureFixture[str]):
 def test_a_token_expires_at_the_given_time(
     project: Project, expires: str, lasts: timedelta, capsys: pytest.CaptureFixture[str]
 ):
-    """The time is shown when it is made and in the list, and kept with the token."""
+    """The time is shown when the token is created and in the list."""
     before = datetime.now(UTC)
     assert run(project, "token", "new", "app", "--expires", expires) == 0
     after = datetime.now(UTC)
@@ -84,21 +84,21 @@ def test_a_token_expires_at_the_given_time(
         (("new", "app", "--expires", "soon"), 2),
         (("new", "app", "--expires", "0d"), 2),
         (("new", "app", "--expires", "9999999d"), 2),
-        (("revoke", "nobody"), 3),
+        (("revoke", "unknown"), 3),
         (("new", "taken"), 4),
     ],
 )
-def test_what_goes_wrong_with_tokens(
+def test_token_errors_have_an_exit_code_and_a_hint(
     project: Project, arguments: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
 ):
-    """Each failure has its exit code, a sentence and a way on."""
+    """And a sentence each."""
     Tokens(tokens_folder(project.root)).create_token("taken", "read")
     assert run(project, "token", *arguments) == code
     assert capsys.readouterr().err
 
 
-def test_a_revoked_token_is_reported_to_be(project: Project, capsys: pytest.CaptureFixture[str]):
-    """And an expired one is listed as such."""
+def test_revoked_and_expired_tokens_are_listed_as_such(project: Project, capsys: pytest.CaptureFixture[str]):
+    """With their state."""
     Tokens(tokens_folder(project.root)).create_token("app", "read")
     assert run(project, "token", "revoke", "app") == 0
     assert "app is revoked" in capsys.readouterr().out

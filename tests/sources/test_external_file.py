@@ -1,4 +1,4 @@
-"""Files as context: what each ending becomes, and everything that a file can be wrong in."""
+"""Files as context: how each suffix is parsed, and every kind of invalid file."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def fetch(project: Project) -> Callable[[str], Any]:
         ("A.YML", "[1]", [1]),
     ],
 )
-def test_the_ending_says_what_a_file_becomes(path: str, text: str, data: Any):
-    """json, yaml, toml and csv become data of JSON's kinds; everything else is text."""
+def test_the_suffix_decides_how_a_file_is_parsed(path: str, text: str, data: Any):
+    """json, yaml, toml and csv become JSON values; everything else is text."""
     assert parse(path, text) == data
 
 
@@ -122,8 +122,8 @@ BILLION = "\n".join(
         ("a.csv", "a\n" + "1\n" * (CELLS_LIMIT + 1), "it has more than 500,000 cells"),
     ],
 )
-def test_a_file_that_is_not_what_its_ending_promises_says_why(path: str, text: str, problem: str):
-    """The sentence names the file, the language and the fault; nothing of it takes noticeable time or memory."""
+def test_a_file_that_does_not_match_its_suffix_is_an_error(path: str, text: str, problem: str):
+    """It names the file, the format and the fault, within little time and memory."""
     with pytest.raises(SourceFailed) as failed:
         parse(path, text)
     assert problem in str(failed.value)
@@ -132,7 +132,7 @@ def test_a_file_that_is_not_what_its_ending_promises_says_why(path: str, text: s
 
 
 def test_data_may_be_nested_as_deep_as_a_config():
-    """64 levels are fine in every language."""
+    """64 levels are allowed in every format."""
     assert is_too_deep(parse("a.json", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT)) is False
     parse("a.yaml", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT)
     parse("a.toml", "a = " + "[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1))
@@ -150,8 +150,8 @@ def test_depth_counts_every_level_of_lists_and_objects(wrap: Callable[[Any], Any
     assert not is_too_deep("text")
 
 
-async def test_a_large_file_is_parsed_beside_the_loop(fetch: Callable[[str], Any], project: Project):
-    """Above 64 KiB the result is the same; a fault in it is too."""
+async def test_a_large_file_is_parsed_in_a_thread(fetch: Callable[[str], Any], project: Project):
+    """Above 64 KiB; the result is the same, and so is an error."""
     project.write("big.json", "[" + "1," * INLINE_BYTES + "1]")
     assert len(await fetch("big.json")) == INLINE_BYTES + 1
     project.write("big.json", "[" + "1," * INLINE_BYTES)
@@ -160,7 +160,7 @@ async def test_a_large_file_is_parsed_beside_the_loop(fetch: Callable[[str], Any
 
 
 async def test_a_byte_order_mark_is_no_part_of_the_text(fetch: Callable[[str], Any], project: Project):
-    """Files that Windows saved read like all others."""
+    """Files that Windows programs saved are read like all others."""
     project.write("a.json", b'\xef\xbb\xbf{"a": 1}')
     assert await fetch("a.json") == {"a": 1}
 
@@ -181,7 +181,7 @@ async def test_a_byte_order_mark_is_no_part_of_the_text(fetch: Callable[[str], A
 async def test_a_file_that_cannot_be_read_says_why(
     fetch: Callable[[str], Any], project: Project, tmp_path: Path, path: str, problem: str
 ):
-    """Missing, outside by any road, not a file, not text, too large."""
+    """Missing, outside the project by path or link, not a file, not text, too large."""
     (tmp_path / "outside.txt").write_text("secret")
     (project.root / "link.txt").symlink_to(tmp_path / "outside.txt")
     (project.root / "folder").mkdir()

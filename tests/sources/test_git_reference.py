@@ -1,4 +1,4 @@
-"""Files of git commits as context: what is found, and everything that a hostile repository might try."""
+"""Files of git commits as context, and what a hostile repository may try."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ Fetch = Callable[..., Any]
 
 
 @pytest.fixture
-def noted() -> dict[str, str]:
-    """What the source said that it depends on."""
+def dependencies() -> dict[str, str]:
+    """What the source reported as its dependencies."""
     return {}
 
 
 @pytest.fixture
-def fetch(project: Project, noted: dict[str, str]) -> Fetch:
+def fetch(project: Project, dependencies: dict[str, str]) -> Fetch:
     """Fetch `ref:path` from the repository that a folder of the project belongs to."""
     folder = Folder(project.root)
 
@@ -86,7 +86,13 @@ def fetch(project: Project, noted: dict[str, str]) -> Fetch:
         raise AssertionError
 
     reach = SourceAccess(
-        folder, Catalog(folder), RenderPool(settings.RenderSettings()), nothing, nothing, nothing, noted.__setitem__
+        folder,
+        Catalog(folder),
+        RenderPool(settings.RenderSettings()),
+        nothing,
+        nothing,
+        nothing,
+        dependencies.__setitem__,
     )
 
     async def fetch(locator: str, repository: str = ".") -> str:
@@ -108,8 +114,8 @@ async def refused(fetch: Fetch, problem: str, locator: str = "HEAD:a.md", reposi
 
 
 @requirement("sources.git-reference")
-async def test_a_file_is_found_as_a_commit_has_it(project: Project, fetch: Fetch):
-    """By branch, tag, commit and their relatives; what lies in the folder now doesn't matter."""
+async def test_a_file_is_read_from_its_commit(project: Project, fetch: Fetch):
+    """By branch, tag, commit and relative names; the working tree doesn't matter."""
     first = commit(project.root, a_md="one\n")
     git(project.root, "tag", "v1")
     git(project.root, "tag", "--annotate", "v1-annotated", "--message", "first")
@@ -126,7 +132,7 @@ async def test_a_file_is_found_as_a_commit_has_it(project: Project, fetch: Fetch
 
 
 async def test_packed_refs_and_objects(project: Project, fetch: Fetch):
-    """After git tidied up, nothing lies loose."""
+    """After `git gc` there are no loose refs or objects."""
     commit(project.root, a_md="one\n")
     git(project.root, "tag", "v1")
     commit(project.root, a_md="two\n")
@@ -141,8 +147,8 @@ async def test_packed_refs_and_objects(project: Project, fetch: Fetch):
     "name", ["a b.md", "p blob", "ü.md", "-x.md", "--batch", "a:b.md", "{a}.md", "a*b", "HEAD", "x blob 5", "'q\".md"]
 )
 @posix
-async def test_any_name_may_be_asked_for(project: Project, fetch: Fetch, name: str):
-    """Blanks, options and git's own words in a name are only a name; so they are when there is no such file."""
+async def test_a_path_may_have_any_name(project: Project, fetch: Fetch, name: str):
+    """Blanks, options and git's own syntax in a name are only a name, also when the file doesn't exist."""
     project.write(name, "found\n")
     commit(project.root)
     assert await fetch(f"HEAD:{name}") == "found\n"
@@ -150,14 +156,14 @@ async def test_any_name_may_be_asked_for(project: Project, fetch: Fetch, name: s
     await refused(fetch, "there is no", f"HEAD:no {name}")
 
 
-async def test_a_byte_order_mark_is_no_text(project: Project, fetch: Fetch):
-    """As with files of the project."""
+async def test_a_byte_order_mark_is_no_part_of_the_text(project: Project, fetch: Fetch):
+    """As in files of the project."""
     commit(project.root, a_md=b"\xef\xbb\xbfx", b_md="")
     assert (await fetch("HEAD:a.md"), await fetch("HEAD:b.md")) == ("x", "")
 
 
 async def test_a_project_inside_a_repository(tmp_path: Path, project: Project, fetch: Fetch):
-    """Paths start from the folder that was meant, or from the top if they lead into it; nothing else is reached."""
+    """Paths start from the given folder, or from the top if they lead into the folder; nothing else can be read."""
     commit(tmp_path, **{"secret_md": "outside\n", "project__a_md": "in\n", "project__docs__b_md": "deep\n"})
     assert await fetch("HEAD:a.md") == "in\n"
     assert await fetch("HEAD:project/a.md") == "in\n"
@@ -172,7 +178,7 @@ async def test_a_project_inside_a_repository(tmp_path: Path, project: Project, f
 
 
 async def test_a_repository_in_a_folder_of_the_project(project: Project, fetch: Fetch):
-    """The nearest one counts; a bare one and a git folder will do."""
+    """The nearest one is used; it may be bare or a `.git` folder."""
     commit(project.root, a_md="outer\n")
     commit(project.root / "sub", a_md="inner\n")
     git(project.root, "clone", "--quiet", "--bare", "--no-local", "sub", "bare.git")
@@ -182,7 +188,7 @@ async def test_a_repository_in_a_folder_of_the_project(project: Project, fetch: 
 
 
 async def test_a_worktree(tmp_path: Path, project: Project, fetch: Fetch):
-    """Its repository may lie outside the project, if it knows of the worktree."""
+    """Its repository may be outside the project, if that has the worktree registered."""
     main = tmp_path / "main"
     commit(main, a_md="one\n")
     git(main, "worktree", "add", "--quiet", str(project.root / "tree"), "-b", "side")
@@ -193,7 +199,7 @@ async def test_a_worktree(tmp_path: Path, project: Project, fetch: Fetch):
 
 
 async def test_a_submodule_inside_the_project(tmp_path: Path, project: Project, fetch: Fetch):
-    """Its git folder is the project's own; the entry itself is no file."""
+    """Its git folder is inside the project; the entry itself isn't a file."""
     commit(tmp_path / "library", a_md="library\n")
     commit(project.root, a_md="outer\n")
     git(
@@ -212,16 +218,18 @@ async def test_a_submodule_inside_the_project(tmp_path: Path, project: Project, 
     await refused(fetch, "there is no HEAD:lib in the repository", "HEAD:lib")
 
 
-# -- what is noted ----------------------------------------------------------------------------------------------
+# -- dependencies -----------------------------------------------------------------------------------------------
 
 
-async def test_what_a_text_depends_on_is_the_blob(project: Project, fetch: Fetch, noted: dict[str, str]):
-    """A commit that leaves the file alone changes nothing; one that changes it does; a missing file is noted too."""
+async def test_the_dependency_of_a_text_is_the_blob(project: Project, fetch: Fetch, dependencies: dict[str, str]):
+    """A commit that leaves the file alone doesn't change it; one that changes the file does; a missing file is a
+    dependency too.
+    """
     commit(project.root, a_md="one\n")
     await fetch("HEAD:a.md")
     with pytest.raises(SourceFailed):
         await fetch("HEAD:b.md")
-    (key, blob), (other, missing) = noted.items()
+    (key, blob), (other, missing) = dependencies.items()
     assert blob == git(project.root, "rev-parse", "HEAD:a.md")
     assert missing == MISSING
     folder = Folder(project.root)
@@ -235,7 +243,7 @@ async def test_what_a_text_depends_on_is_the_blob(project: Project, fetch: Fetch
     assert await identify(folder, key) == MISSING
 
 
-# -- what isn't found -------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -272,8 +280,8 @@ async def test_what_a_text_depends_on_is_the_blob(project: Project, fetch: Fetch
         ("HEAD:a.bin", "HEAD:a.bin is not UTF-8 text"),
     ],
 )
-async def test_what_is_no_file_of_a_commit(project: Project, fetch: Fetch, locator: str, problem: str):
-    """Missing, a folder, not text, or nothing that may be asked for: a sentence, and never an option of git's."""
+async def test_an_invalid_reference_is_an_error(project: Project, fetch: Fetch, locator: str, problem: str):
+    """A missing file, a folder, not text, or a forbidden form: a sentence, and never an option of git's."""
     commit(project.root, a_md="x", docs__b_md="y", a_bin=b"\xff\xfe\x00")
     await refused(fetch, problem, locator)
 
@@ -289,28 +297,28 @@ async def test_what_is_no_file_of_a_commit(project: Project, fetch: Fetch, locat
         ("", "A path is empty"),
     ],
 )
-async def test_what_is_no_repository(project: Project, fetch: Fetch, repository: str, problem: str):
-    """Only folders of the project can be meant."""
+async def test_a_folder_without_a_repository_is_an_error(project: Project, fetch: Fetch, repository: str, problem: str):
+    """Only folders of the project can be named."""
     project.write("file", "x")
     await refused(fetch, problem, repository=repository)
 
 
 async def test_a_repository_without_a_commit(project: Project, fetch: Fetch):
-    """There is nothing yet."""
+    """It has no files yet."""
     git(project.root, "init", "--quiet")
     await refused(fetch, "there is no HEAD:a.md in the repository")
 
 
-async def test_a_file_that_is_too_large(project: Project, fetch: Fetch, noted: dict[str, str]):
-    """Refused by its size, before it is read; and once it is another one, that is noticed."""
+async def test_a_file_that_is_too_large(project: Project, fetch: Fetch, dependencies: dict[str, str]):
+    """It is refused by its size, before it is read; a changed file is noticed."""
     commit(project.root, a_md=b"x" * (SOURCE_LIMIT + 1), b_md=b"x" * SOURCE_LIMIT)
     await refused(fetch, f"HEAD:a.md is larger than {SOURCE_LIMIT:,} bytes")
-    assert list(noted.values()) == [git(project.root, "rev-parse", "HEAD:a.md")]
+    assert list(dependencies.values()) == [git(project.root, "rev-parse", "HEAD:a.md")]
     assert len(await fetch("HEAD:b.md")) == SOURCE_LIMIT
 
 
 async def test_a_broken_repository(project: Project, fetch: Fetch):
-    """What git says is passed on, in a line."""
+    """The first line of git's error is passed on."""
     commit(project.root, a_md="x")
     (project.root / ".git/HEAD").write_text("nonsense")
     await refused(fetch, "git failed: fatal: not a git repository")
@@ -319,12 +327,12 @@ async def test_a_broken_repository(project: Project, fetch: Fetch):
     await refused(fetch, "git failed: fatal: bad config")
 
 
-# -- repositories that borrow -----------------------------------------------------------------------------------
+# -- repositories that use others' objects ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def private(tmp_path: Path) -> Path:
-    """Somebody's repository outside the project, whose text nobody may see."""
+    """A repository outside the project whose texts must stay unreadable."""
     commit(tmp_path / "private", a_md="secret\n")
     return tmp_path / "private"
 
@@ -402,7 +410,7 @@ def borrow_by_a_linked_file(root: Path, private: Path) -> None:
     (root / ".git").symlink_to(private.parent / "tree/.git")
 
 
-def borrow_a_worktree_of_somebody_else(root: Path, private: Path) -> None:
+def borrow_a_foreign_worktree(root: Path, private: Path) -> None:
     git(private, "worktree", "add", "--quiet", str(private.parent / "tree"), "-b", "side")
     shutil.copy(private.parent / "tree/.git", root / ".git")
 
@@ -445,10 +453,10 @@ BORROWERS = [value for name, value in list(globals().items()) if name.startswith
 
 @posix
 @pytest.mark.parametrize("borrow", BORROWERS, ids=lambda borrow: borrow.__name__)
-async def test_no_repository_opens_another(
+async def test_no_repository_gives_access_to_another(
     project: Project, fetch: Fetch, private: Path, borrow: Callable[[Path, Path], None]
 ):
-    """Whatever a project's git folder says or links to, the texts of other repositories stay theirs."""
+    """Whatever a project's git folder contains or links to, the texts of other repositories can't be read."""
     secret = git(private, "rev-parse", "HEAD")
     borrow(project.root, private)
     for ref in (secret, "HEAD", "main"):
@@ -458,8 +466,8 @@ async def test_no_repository_opens_another(
 
 
 @posix
-async def test_the_borrowers_would_succeed(private: Path, project: Project):
-    """Git itself follows most of them: the tests above test something."""
+async def test_git_itself_would_follow_the_links(private: Path, project: Project):
+    """Most of them, so the test above tests something."""
     secret = git(private, "rev-parse", "HEAD")
     followed: list[str] = []
     for number, borrow in enumerate(BORROWERS):
@@ -481,7 +489,7 @@ async def test_the_borrowers_would_succeed(private: Path, project: Project):
 
 
 async def test_a_repository_without_packs(project: Project, fetch: Fetch):
-    """Git does without the folder, and so do we."""
+    """Git works without the folder, and so does the source."""
     commit(project.root, a_md="x\n")
     (project.root / ".git/objects/pack").rmdir()
     assert await fetch("HEAD:a.md") == "x\n"
@@ -490,7 +498,7 @@ async def test_a_repository_without_packs(project: Project, fetch: Fetch):
 async def test_objects_that_cannot_be_listed_are_not_trusted(
     project: Project, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ):
-    """Git could go through the folder all the same, and nobody could tell where to."""
+    """Git could traverse the folder all the same, to an unknown place."""
     commit(project.root, a_md="x\n")
 
     def closed(folder: object) -> None:
@@ -500,13 +508,13 @@ async def test_objects_that_cannot_be_listed_are_not_trusted(
     await refused(fetch, "borrows objects from another one")
 
 
-# -- repositories that bite -------------------------------------------------------------------------------------
+# -- hostile configuration --------------------------------------------------------------------------------------
 
 
 @requirement("sources.git-reference")
 @posix
-async def test_nothing_that_a_repository_names_is_run(tmp_path: Path, project: Project, fetch: Fetch):
-    """No monitor, pager, editor, filter, hook, helper or transport, whatever its configuration says."""
+async def test_no_program_that_a_repository_configures_is_run(tmp_path: Path, project: Project, fetch: Fetch):
+    """No monitor, pager, editor, filter, hook, helper or transport (CWE-78)."""
     trap = tmp_path / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\nexit 1\n")
     trap.chmod(0o755)
@@ -554,7 +562,7 @@ async def test_nothing_that_a_repository_names_is_run(tmp_path: Path, project: P
         shutil.copy(trap, tmp_path / "hooks" / hook)
     shutil.copy(trap, project.root / ".git/hooks/reference-transaction")
     assert await fetch("HEAD:a.md") == "x\n"
-    # An object that isn't there, and could be fetched from whoever promised it.
+    # A missing object that a promisor remote could provide.
     tree = git(project.root, "rev-parse", f"{first}:a.md")
     (project.root / ".git/objects" / tree[:2] / tree[2:]).unlink()
     with pytest.raises(SourceFailed):
@@ -564,7 +572,7 @@ async def test_nothing_that_a_repository_names_is_run(tmp_path: Path, project: P
 
 @posix
 async def test_the_traps_work(tmp_path: Path, project: Project):
-    """Left to itself, git runs what a promisor's remote names."""
+    """Plain git runs the program that a promisor remote names, so the test above tests something."""
     trap = tmp_path / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {tmp_path}/sprung\nexit 1\n")
     trap.chmod(0o755)
@@ -587,7 +595,7 @@ async def test_the_traps_work(tmp_path: Path, project: Project):
 
 @posix
 async def test_a_configuration_that_never_ends(project: Project, fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
-    """An included pipe that nobody writes to ends with the deadline."""
+    """An included pipe that has no writer ends with the deadline."""
     commit(project.root, a_md="x\n")
     make_pipe(project.root / ".git/pipe")
     with (project.root / ".git/config").open("a") as configuration:
@@ -597,8 +605,10 @@ async def test_a_configuration_that_never_ends(project: Project, fetch: Fetch, m
 
 
 @posix
-async def test_git_hears_of_no_secret(tmp_path: Path, project: Project, fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
-    """Its environment is PATH and what we set, and what a config names is on its stdin, not among its arguments."""
+async def test_git_gets_no_secrets(tmp_path: Path, project: Project, fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
+    """Its environment has PATH and chora's own variables only, and configured values are passed on stdin, not as
+    arguments.
+    """
     commit(project.root, a_md="x\n")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret")
     monkeypatch.setenv("GIT_DIR", "/elsewhere")
@@ -625,7 +635,7 @@ print("0" * 40, "blob 0")
 
 
 def fake_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    """Put a program of our own in the place of git."""
+    """Put a test program in the place of git."""
     folder = tmp_path / "programs"
     folder.mkdir()
     (folder / "git").write_text(f"#!{sys.executable} -I\n{source}")
@@ -636,14 +646,14 @@ def fake_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> No
 @requirement("sources.limits")
 @posix
 async def test_git_that_takes_too_long(
-    tmp_path: Path, project: Project, fetch: Fetch, noted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, project: Project, fetch: Fetch, dependencies: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
-    """It is ended, and next time it is tried again."""
+    """It is killed, and the next call tries again."""
     commit(project.root, a_md="x\n")
     fake_git(tmp_path, monkeypatch, "import time; time.sleep(60)")
     monkeypatch.setattr(git_reference, "DEADLINE", 0.3)
     await refused(fetch, "git took longer than 0.3 s")
-    assert list(noted.values()) == [MISSING]
+    assert list(dependencies.values()) == [MISSING]
 
 
 @posix
@@ -659,15 +669,15 @@ async def test_git_that_takes_too_long(
 async def test_git_that_fails(
     tmp_path: Path, project: Project, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, source: str, problem: str
 ):
-    """Its first line is the reason."""
+    """The first line of its error is the reason."""
     commit(project.root, a_md="x\n")
     fake_git(tmp_path, monkeypatch, source)
     await refused(fetch, problem)
 
 
 @posix
-async def test_git_that_is_not_there(tmp_path: Path, project: Project, fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
-    """Not installed, or no program."""
+async def test_git_is_missing(tmp_path: Path, project: Project, fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
+    """Not installed, or not a program."""
     commit(project.root, a_md="x\n")
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     await refused(fetch, "git is not installed")
@@ -685,8 +695,8 @@ def test_the_top_of_a_repository_has_no_prefix(tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bounded by the kernel of Linux")
-async def test_git_may_not_take_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A repository made to be large can't fill the machine's memory by what is asked of git."""
+async def test_the_memory_of_git_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A repository made for it can't fill the machine's memory."""
     program = tmp_path / "bin" / "git"
     program.parent.mkdir()
     program.write_text(

@@ -1,4 +1,4 @@
-"""Taking a part of what a source gave: every form of selector, and what matches none."""
+"""Selectors, which take a part of a source's value: every form, and invalid ones."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ function $price() { return 3; }
     ],
 )
 def test_a_heading_takes_its_section(selector: str, taken: str):
-    """From the heading to the next of the same or a higher level; what stands in code is no heading."""
+    """From the heading to the next of the same or a higher level; a `#` in code is no heading."""
     assert part_of(MARKDOWN, selector) == taken
 
 
@@ -115,7 +115,7 @@ def test_a_heading_takes_its_section(selector: str, taken: str):
     "selector", ["# Small craft", "### Small craft", "## not a heading", "# not a heading", "## Small"]
 )
 def test_a_heading_must_match_in_level_and_whole_title(selector: str):
-    """A title at another level, a part of one, or a comment in code isn't it."""
+    """A title of another level, a part of one, or a comment in code doesn't match."""
     with pytest.raises(SourceFailed, match="there is no heading"):
         part_of(MARKDOWN, selector)
 
@@ -134,8 +134,10 @@ def test_a_heading_must_match_in_level_and_whole_title(selector: str):
         "Text\n   # A   \nyes\n",
     ],
 )
-def test_fences_and_headings_are_what_markdown_takes_for_them(text: str):
-    """A fence is closed by its own kind, as long and bare; a heading has a blank after at most six signs."""
+def test_fences_and_headings_follow_commonmark(text: str):
+    """A fence is closed by the same characters, alone and at least as many; a heading has at most six signs and a
+    blank.
+    """
     assert part_of(text, "# A").splitlines()[-1] == "yes"
     assert part_of(text, "# A").count("\n") == 2
 
@@ -164,7 +166,7 @@ def test_a_hash_inside_a_title_is_part_of_it():
     ],
 )
 def test_a_definition_is_taken_with_its_body(text: str, selector: str, first: str, last: str):
-    """Python and JavaScript, with parameters over several lines and braces on lines of their own."""
+    """Python and JavaScript, with parameters over several lines and braces on their own lines."""
     lines = part_of(text, selector).splitlines()
     assert (lines[0], lines[-1]) == (first, last)
     assert "\n".join(lines) in text
@@ -173,8 +175,8 @@ def test_a_definition_is_taken_with_its_body(text: str, selector: str, first: st
 @pytest.mark.parametrize(
     "selector", ["function:harbour", "function:tid", "class:tide", "function:", "function:tide.*", "class:Harbou"]
 )
-def test_a_definition_that_is_not_there_is_said(selector: str):
-    """Names match whole and literally, and a class is no function."""
+def test_a_missing_definition_is_an_error(selector: str):
+    """Names match whole and literally, and a class isn't a function."""
     with pytest.raises(SourceFailed, match="there is no"):
         part_of(PYTHON, selector)
 
@@ -197,13 +199,13 @@ LINES = "1\n2\r\n3\x0cstill 3\n4"
     ],
 )
 def test_a_line_range_counts_from_one_and_includes_both_ends(selector: str, taken: str):
-    """Past the end is clipped; line ends stay as they are; a form feed ends no line."""
+    """A range past the end is clipped; line ends are kept; a form feed doesn't end a line."""
     assert part_of(LINES, selector) == taken
 
 
 @pytest.mark.parametrize("selector", ["5-6", "3-2", ":0", "99:"])
 def test_an_empty_line_range_is_an_error(selector: str):
-    """Nothing is never silently taken."""
+    """An empty text is never returned silently."""
     with pytest.raises(SourceFailed, match="hold nothing"):
         part_of(LINES, selector)
 
@@ -229,8 +231,8 @@ def test_an_empty_line_range_is_an_error(selector: str):
         "x" * 500,
     ],
 )
-def test_anything_else_is_refused_with_the_forms_there_are(selector: str):
-    """The error names them, and shows only the head of a long selector."""
+def test_an_unknown_selector_is_refused_with_the_known_forms(selector: str):
+    """The error shows only the beginning of a long selector."""
     with pytest.raises(SourceFailed) as failed:
         part_of("text", selector)
     assert "is not a selector; write a JSONPath" in str(failed.value)
@@ -238,7 +240,7 @@ def test_anything_else_is_refused_with_the_forms_there_are(selector: str):
 
 
 def test_selectors_of_text_see_data_as_indented_json():
-    """A line range of an object is one of its JSON."""
+    """A line range of an object is a range of its JSON."""
     assert part_of({"a": 1, "b": [2]}, "2-2") == '  "a": 1,\n'
 
 
@@ -253,8 +255,8 @@ def test_selectors_of_text_see_data_as_indented_json():
         ("x\n" * 200_000, "# Title"),
     ],
 )
-def test_no_text_takes_a_selector_long(text: str, selector: str):
-    """The time stays linear in the text, however it is made; cubic time would be hours."""
+def test_selectors_take_linear_time(text: str, selector: str):
+    """For any text; cubic time would be hours (CWE-1333)."""
     began = time.process_time()
     with pytest.raises(SourceFailed):
         part_of(text, selector)
@@ -262,8 +264,8 @@ def test_no_text_takes_a_selector_long(text: str, selector: str):
 
 
 @given(st.text(alphabet="#a \t`~\n-1", max_size=60), st.text(alphabet="#a $.:-1[]*'function", max_size=12))
-def test_every_text_and_selector_gives_a_part_or_a_sentence(text: str, selector: str):
-    """No other exception gets out, and a part of a text is never longer than it, but for a last line end."""
+def test_any_text_and_selector_gives_a_part_or_an_error(text: str, selector: str):
+    """Of one class; a part is never longer than the text, except for a final newline."""
     with suppress(SourceFailed):
         taken = part_of(text, selector)
         assert len(taken) <= len(text) + 1
@@ -271,7 +273,7 @@ def test_every_text_and_selector_gives_a_part_or_a_sentence(text: str, selector:
 
 @given(st.lists(st.text(alphabet="ab c", max_size=5), min_size=1, max_size=9), st.data())
 def test_a_line_range_takes_exactly_those_lines(lines: list[str], data: st.DataObject):
-    """Joined, neighbouring ranges are the text again."""
+    """Neighbouring ranges joined are the text again."""
     text = "".join(f"{line}\n" for line in lines)
     middle = data.draw(st.integers(1, len(lines)))
     head = part_of(text, f":{middle}")
@@ -287,12 +289,12 @@ def test_a_line_range_takes_exactly_those_lines(lines: list[str], data: st.DataO
 @pytest.mark.parametrize("value", ["text", 5, None, [1], {"a": 1}])
 @pytest.mark.parametrize("selector", [None, "", "whole_content"])
 async def test_no_selector_takes_everything(engine: Engine, value: Any, selector: str | None):
-    """Absent, empty and whole_content leave the value as it is."""
+    """Absent, empty and whole_content leave the value unchanged."""
     assert await select(value, selector, engine.templates.pool) is value
 
 
-async def test_a_long_text_is_searched_beside_the_loop(engine: Engine):
-    """The result is the same, and so is the failure."""
+async def test_a_long_text_is_searched_in_a_thread(engine: Engine):
+    """With the same result or error."""
     text = "x" * INLINE_LENGTH + "\n# A\nyes\n"
     assert await select(text, "# A", engine.templates.pool) == "# A\nyes\n"
     assert await select("# A\nyes\n", "# A", engine.templates.pool) == "# A\nyes\n"
@@ -333,7 +335,7 @@ TAKEN: dict[str, Any] = {
 
 @requirement("sources.selectors.jsonpath")
 async def test_a_json_path_takes_one_value_or_a_list(engine: Engine):
-    """Every query of the RFC: one match is the value itself, several are a list, none is an error."""
+    """Every query of RFC 9535: one match is the value itself, several are a list, none is an error."""
     for selector, taken in TAKEN.items():
         if taken is SourceFailed:
             with pytest.raises(SourceFailed, match="matches nothing"):
@@ -343,7 +345,7 @@ async def test_a_json_path_takes_one_value_or_a_list(engine: Engine):
 
 
 async def test_a_json_path_on_text_parses_it_first(engine: Engine):
-    """Text that is JSON is data to a JSONPath; other text, or JSON too deep for data, is an error."""
+    """A JSONPath needs text that is JSON; other text, or JSON nested too deep, is an error."""
     pool = engine.templates.pool
     assert await select('{"a": [1, 2]}', "$.a[1]", pool) == 2
     assert await select('"just text"', "$", pool) == "just text"
@@ -368,7 +370,7 @@ async def test_a_json_path_on_text_parses_it_first(engine: Engine):
     ],
 )
 async def test_a_json_path_that_fails_is_a_missing_value(engine: Engine, selector: str, data: Any, problem: str):
-    """Broken, unspeakable or endless: one sentence, and the next query goes on."""
+    """Malformed, unencodable or endless: one sentence, and the next query works."""
     engine.templates.pool._settings = settings.RenderSettings(wall=1.5)
     with pytest.raises(SourceFailed) as failed:
         await select(data, selector, engine.templates.pool)
@@ -377,13 +379,13 @@ async def test_a_json_path_that_fails_is_a_missing_value(engine: Engine, selecto
     assert await select([1], "$[0]", engine.templates.pool) == 1
 
 
-async def test_a_busy_pool_is_not_the_sources_fault():
+async def test_a_busy_pool_is_not_a_source_error():
     """The same call may succeed in a moment."""
     with pytest.raises(Busy):
         await select([1], "$[0]", RenderPool(settings.RenderSettings()))
 
 
-def test_the_library_is_only_imported_by_workers():
-    """A server doesn't pay for queries, nor for YAML it hasn't met."""
+def test_the_jsonpath_library_is_only_imported_by_workers():
+    """The server doesn't import it, nor YAML before it is needed."""
     code = "import sys, chora.app; assert 'jsonpath' not in sys.modules; assert 'yaml' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

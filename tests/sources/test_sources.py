@@ -26,20 +26,20 @@ PARTS = {"selectors", "source"}
 
 
 def test_every_source_is_registered():
-    """A file in the room that isn't a part of the furniture is a source, and has what a source needs."""
+    """Every module of the package that isn't one of PARTS is a source, and has the required attributes."""
     found = {module.name for module in pkgutil.iter_modules(chora.sources.__path__)} - PARTS
     assert found == {source.__name__.rpartition(".")[2] for source in SOURCES}
     assert {source.TYPE: source for source in SOURCES} == BY_TYPE
     assert all(callable(source.fetch) for source in SOURCES)
 
 
-def reach(
+def source_access(
     project: Project,
     generate: Callable[[FoundConfig], Any] | None = None,
     stored: Callable[[str, str], list[str]] | None = None,
     noted: dict[str, str] | None = None,
 ) -> SourceAccess:
-    """What sources may use in this project; `generate` gives the text or raises."""
+    """What sources may use in this project; `generate` returns the text or raises."""
 
     async def run(found: FoundConfig) -> str:
         assert generate is not None
@@ -79,34 +79,34 @@ def reach(
         ({"source_locator": "[" * 5000}, "[" * 5000),
     ],
 )
-async def test_inline_data_is_json_if_it_can_be(project: Project, written: dict[str, Any], value: Any):
-    """A locator that isn't JSON, or too deep for data, is the text it is."""
+async def test_an_inline_locator_is_parsed_as_json(project: Project, written: dict[str, Any], value: Any):
+    """If it isn't JSON, or is nested too deep, it is text."""
     document = content("a", sources=[{"id": "s", "source_type": "inline_data", **written}])
     (source,) = parse_config("content", document, where="a").config.inputs.sources
-    assert await inline_data.fetch(source, reach(project)) == value
+    assert await inline_data.fetch(source, source_access(project)) == value
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, [1], "text", 0, False, None])
-async def test_inline_data_in_the_short_spelling_is_taken_as_it_is(project: Project, value: Any):
-    """Text in `data` is text, also when it looks like JSON."""
+async def test_inline_data_in_the_short_form_is_taken_unchanged(project: Project, value: Any):
+    """Text in `data` stays text, also if it looks like JSON."""
     document = content("a", sources=[{"id": "s", "type": "inline_data", "data": value}])
     (source,) = parse_config("content", document, where="a").config.inputs.sources
-    assert await inline_data.fetch(source, reach(project)) == value
+    assert await inline_data.fetch(source, source_access(project)) == value
 
 
 @requirement("sources.content-config")
 @pytest.mark.parametrize("locator", ["note", "configs/content/note.json", "content/note.json", "note.json"])
 async def test_a_content_config_is_found_by_id_and_by_path(project: Project, locator: str):
-    """Without a selector it is the config as data, unknown keys included."""
+    """Without a selector its value is the config, with unknown keys."""
     document = text("note", "hello") | {"extra": 1}
     project.save(document)
     source = Source(type="content_config", locator=locator)
-    assert await content_config.fetch(source, reach(project)) == document
+    assert await content_config.fetch(source, source_access(project)) == document
 
 
 @requirement("sources.content-config")
-async def test_the_selector_output_generates_the_very_config_that_was_named(project: Project):
-    """By path it is the file at the path, even if another file goes by the id inside."""
+async def test_the_selector_output_generates_the_named_config(project: Project):
+    """By path it is the file at the path, even if another file has the same id."""
     project.save(text("note", "one"))
     project.write("configs/content/other/draft.json", msgspec.json.encode(text("note", "two")))
     asked: list[str] = []
@@ -117,7 +117,7 @@ async def test_the_selector_output_generates_the_very_config_that_was_named(proj
 
     for locator in ("note", "configs/content/other/draft.json"):
         source = Source(type="content_config", locator=locator, selector="output")
-        assert await content_config.fetch(source, reach(project, generate)) == "the text"
+        assert await content_config.fetch(source, source_access(project, generate)) == "the text"
     assert asked == ["configs/content/note.json", "configs/content/other/draft.json"]
 
 
@@ -131,17 +131,17 @@ async def test_the_selector_output_generates_the_very_config_that_was_named(proj
         ("", "The config id '' is empty"),
     ],
 )
-async def test_a_config_that_cannot_be_had_is_a_missing_value(project: Project, locator: str, problem: str):
-    """Not found, outside, broken: the sentence of the failure is kept, without its full stop."""
+async def test_an_unavailable_config_is_a_missing_value(project: Project, locator: str, problem: str):
+    """Not found, outside, broken: with the error's sentence, without its full stop."""
     project.write("configs/content/broken.json", "{")
     with pytest.raises(SourceFailed) as failed:
-        await content_config.fetch(Source(type="content_config", locator=locator), reach(project))
+        await content_config.fetch(Source(type="content_config", locator=locator), source_access(project))
     assert str(failed.value).startswith(problem)
     assert not str(failed.value).endswith(".")
 
 
-async def test_a_text_that_cannot_be_made_is_a_missing_value(project: Project):
-    """The other content's own failure is one of the source."""
+async def test_a_text_that_cannot_be_generated_is_a_missing_value(project: Project):
+    """The other content's error becomes the source's."""
     project.save(text("note", "one"))
 
     def generate(found: FoundConfig) -> str:
@@ -149,12 +149,12 @@ async def test_a_text_that_cannot_be_made_is_a_missing_value(project: Project):
 
     source = Source(type="content_config", locator="note", selector="output")
     with pytest.raises(SourceFailed, match=r"note: there is no template$"):
-        await content_config.fetch(source, reach(project, generate))
+        await content_config.fetch(source, source_access(project, generate))
 
 
 @pytest.mark.parametrize("error", [Busy("wait"), StorageFailed("disk full")])
-async def test_a_failure_of_the_house_is_no_missing_value(project: Project, error: ChoraError):
-    """An optional source must not turn into null because the server was busy."""
+async def test_a_server_failure_is_not_a_missing_value(project: Project, error: ChoraError):
+    """An optional source must not become null because the server was busy."""
     project.save(text("note", "one"))
 
     def generate(found: FoundConfig) -> str:
@@ -162,4 +162,4 @@ async def test_a_failure_of_the_house_is_no_missing_value(project: Project, erro
 
     source = Source(type="content_config", locator="note", selector="output")
     with pytest.raises(type(error)):
-        await content_config.fetch(source, reach(project, generate))
+        await content_config.fetch(source, source_access(project, generate))

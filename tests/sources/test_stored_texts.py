@@ -1,4 +1,4 @@
-"""Texts that were stored earlier, and artifact configs, as context."""
+"""Stored texts and artifact configs as context."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from chora.timestamps import now
 from tests.conftest import Project, artifact, child, content, requirement, text
 
 
-def nothing(*given: Any) -> Any:
-    """Hears notes, and has no text."""
+def unavailable(*given: Any) -> Any:
+    """A source access that records dependencies and has no texts."""
 
 
 @pytest.fixture
-async def reach(engine: Engine) -> SourceAccess:
+async def access(engine: Engine) -> SourceAccess:
     """What sources may use in this project."""
     recorder = Build(engine).new_recorder()
-    return source_access(engine, recorder, nothing)
+    return source_access(engine, recorder, unavailable)
 
 
 async def store(engine: Engine, content_id: str, *bodies: str, approved: bool = False) -> None:
@@ -66,13 +66,15 @@ def source(locator: str, **rest: Any) -> Source:
         ("single:all", ["only"]),
     ],
 )
-async def test_a_stored_text_is_found_by_its_strategy(engine: Engine, reach: SourceAccess, locator: str, value: Any):
-    """One text; for `all` a list, also if it holds only one."""
+async def test_a_stored_text_is_selected_by_its_strategy(
+    engine: Engine, access: SourceAccess, locator: str, value: Any
+):
+    """One text; for `all` a list, also if it has one item."""
     await store(engine, "note", "one")
     await store(engine, "note", "two", approved=True)
     await store(engine, "note", "three")
     await store(engine, "single", "only")
-    assert await ephemeral_output.fetch(source(locator), reach) == value
+    assert await ephemeral_output.fetch(source(locator), access) == value
 
 
 @pytest.mark.parametrize(
@@ -88,29 +90,29 @@ async def test_a_stored_text_is_found_by_its_strategy(engine: Engine, reach: Sou
         (":all", "it names no content; write content-id or content-id:strategy"),
     ],
 )
-async def test_a_text_that_is_not_there_is_a_missing_value(
-    engine: Engine, reach: SourceAccess, locator: str, problem: str
+async def test_a_text_that_is_not_stored_is_a_missing_value(
+    engine: Engine, access: SourceAccess, locator: str, problem: str
 ):
-    """Nothing is generated for it, and the sentence ends without its full stop."""
+    """It isn't generated; the error's sentence has no full stop."""
     await store(engine, "note", "one")
     with pytest.raises(SourceFailed) as failed:
-        await ephemeral_output.fetch(source(locator), reach)
+        await ephemeral_output.fetch(source(locator), access)
     assert str(failed.value) == problem
 
 
 @pytest.mark.parametrize("error", [Busy("wait"), StorageError("disk full")])
-async def test_a_failure_of_the_house_is_no_missing_value(reach: SourceAccess, error: ChoraError):
-    """An optional source must not turn into null because the disk was full."""
+async def test_a_server_failure_is_not_a_missing_value(access: SourceAccess, error: ChoraError):
+    """An optional source must not become null because the disk was full."""
 
     def fail(content_id: str, strategy: str) -> list[str]:
         raise error
 
     with pytest.raises(type(error)):
-        await ephemeral_output.fetch(source("note"), reach._replace(stored=fail))
+        await ephemeral_output.fetch(source("note"), access._replace(stored=fail))
 
 
-async def test_a_text_is_made_again_once_the_stored_one_is_another(project: Project, engine: Engine):
-    """What is stored is an input like any file; storing the same text under another strategy isn't noticed."""
+async def test_a_text_is_generated_again_when_the_stored_one_changes(project: Project, engine: Engine):
+    """The stored text is an input like any file; the same text under another strategy is no change."""
     project.save(
         text("note", "one"),
         content(
@@ -136,7 +138,7 @@ async def test_a_text_is_made_again_once_the_stored_one_is_another(project: Proj
 
 @requirement("sources.never-rendered")
 async def test_a_stored_text_is_never_rendered(project: Project, engine: Engine):
-    """Whatever it says, it is data."""
+    """It is data, whatever it contains."""
     await store(engine, "note", "{{ 1 + 1 }}")
     project.save(
         content(
@@ -149,8 +151,8 @@ async def test_a_stored_text_is_never_rendered(project: Project, engine: Engine)
     assert done.version.body == "{{ 1 + 1 }}"
 
 
-def test_the_strategies_are_said_where_they_are_looked_for():
-    """The docstring of the source names each."""
+def test_the_strategies_are_documented():
+    """In the docstring of the source."""
     for strategy in retrieval.STRATEGIES:
         assert strategy in (ephemeral_output.__doc__ or "")
 
@@ -160,11 +162,11 @@ def test_the_strategies_are_said_where_they_are_looked_for():
 
 @requirement("sources.artifact-config")
 @pytest.mark.parametrize("locator", ["pack", "configs/artifact/pack.json", "artifact/pack.json", "pack.json"])
-async def test_an_artifact_config_is_found_by_id_and_by_path(project: Project, reach: SourceAccess, locator: str):
-    """As data, unknown keys included."""
+async def test_an_artifact_config_is_found_by_id_and_by_path(project: Project, access: SourceAccess, locator: str):
+    """As data, with unknown keys."""
     document = artifact("pack", [child("note")]) | {"extra": 1}
     project.save(document)
-    assert await artifact_config.fetch(Source(type="artifact_config", locator=locator), reach) == document
+    assert await artifact_config.fetch(Source(type="artifact_config", locator=locator), access) == document
 
 
 @pytest.mark.parametrize(
@@ -178,22 +180,22 @@ async def test_an_artifact_config_is_found_by_id_and_by_path(project: Project, r
         ("configs/content/note.json", "configs/content/note.json is not an artifact config"),
     ],
 )
-async def test_an_artifact_config_that_cannot_be_had_is_a_missing_value(
-    project: Project, reach: SourceAccess, locator: str, problem: str
+async def test_an_unavailable_artifact_config_is_a_missing_value(
+    project: Project, access: SourceAccess, locator: str, problem: str
 ):
     """Not found, outside, broken, of another kind."""
     project.write("configs/artifact/broken.json", "{")
     project.save(text("note", "x"))
     with pytest.raises(SourceFailed) as failed:
-        await artifact_config.fetch(Source(type="artifact_config", locator=locator), reach)
+        await artifact_config.fetch(Source(type="artifact_config", locator=locator), access)
     assert str(failed.value).startswith(problem)
     assert not str(failed.value).endswith(".")
 
 
-async def test_a_failing_disk_is_no_missing_config(
-    project: Project, engine: Engine, reach: SourceAccess, monkeypatch: pytest.MonkeyPatch
+async def test_a_disk_error_is_not_a_missing_config(
+    project: Project, engine: Engine, access: SourceAccess, monkeypatch: pytest.MonkeyPatch
 ):
-    """It ends the call."""
+    """It fails the call."""
     project.save(artifact("pack", [child("note")]))
 
     def fail(*given: object, **named: object) -> bytes:
@@ -201,4 +203,4 @@ async def test_a_failing_disk_is_no_missing_config(
 
     monkeypatch.setattr(engine.folder, "read_bytes", fail)
     with pytest.raises(StorageError):
-        await artifact_config.fetch(Source(type="artifact_config", locator="pack"), reach)
+        await artifact_config.fetch(Source(type="artifact_config", locator="pack"), access)

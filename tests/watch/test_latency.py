@@ -1,4 +1,4 @@
-"""The benchmarker: percentiles over real calls, and loop lag."""
+"""The latency measurements: percentiles over real calls, and event loop lag."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from tests.patience import PATIENCE
 
 
 async def test_a_round_gives_percentiles_and_lag(hello: Project, serve: Serve):
-    """p50 ≤ p95 ≤ p99, in milliseconds, over as many calls as asked for."""
+    """p50 ≤ p95 ≤ p99, in milliseconds, over the given number of calls."""
     async with serve(hello.root) as opened:
         sample = await latency.measure_latency(opened.target, 5)
     assert sample.ok
@@ -27,14 +27,14 @@ async def test_a_round_gives_percentiles_and_lag(hello: Project, serve: Serve):
 
 
 async def test_a_round_that_fails_says_why():
-    """Nobody there is a result, not an error."""
+    """An unreachable server is a result, not an exception."""
     sample = await latency.measure_latency(ProbeTarget("http://127.0.0.1:1/mcp", Secret("x")), 5)
     assert not sample.ok
     assert "doesn't answer" in sample.facts["reason"]
 
 
-async def test_the_service_measures_at_once_and_again(hello: Project, serve: Serve):
-    """Each round is stored; the lag shows in the metrics."""
+async def test_the_service_measures_at_once_and_at_intervals(hello: Project, serve: Serve):
+    """Each round is stored; the lag is in the metrics."""
     store, metrics = SqliteStore(None), Metrics()
     async with serve(hello.root) as opened, trio.open_nursery() as nursery:
         await nursery.start(partial(latency.serve, opened.target, store, metrics, interval=0.01, calls=1))
@@ -51,13 +51,13 @@ async def test_the_service_measures_at_once_and_again(hello: Project, serve: Ser
     [([1.0], 99, 1.0), ([1, 2, 3, 4], 50, 2), ([1, 2, 3, 4], 75, 3), (list(range(1, 101)), 95, 95), ([3, 1, 2], 0, 1)],
 )
 def test_nearest_rank(values: list[float], percent: float, expected: float):
-    """The least value that so many percent don't exceed; always one that was measured."""
+    """The smallest value that at least that share of the values doesn't exceed; always a measured one."""
     assert latency.percentile(values, percent) == expected
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1), st.integers(1, 100))
-def test_a_percentile_is_what_it_says(values: list[int], percent: int):
-    """At least that share lies at or below it, and less than that share below it."""
+def test_a_percentile_has_its_share_of_values_below_it(values: list[int], percent: int):
+    """At least that share is at or below it, and less than that share below it."""
     found = latency.percentile([float(value) for value in values], percent)
     assert sum(value <= found for value in values) / len(values) >= percent / 100
     assert sum(value < found for value in values) / len(values) < percent / 100

@@ -1,4 +1,4 @@
-"""The small client: what it sends is MCP, and what it gets back is checked."""
+"""The small MCP client of the probes: it validates what it gets."""
 
 import sys
 from collections.abc import AsyncGenerator
@@ -50,16 +50,16 @@ def http(body: bytes, kind: bytes = b"application/json", status: bytes = b"200 O
         (http(b"", kind=b"text/event-stream"), "not JSON-RPC"),
     ],
 )
-async def test_what_is_no_answer_is_reported_as_none(answer: bytes, reason: str):
-    """Every way to answer wrongly ends in one sentence."""
+async def test_an_invalid_response_is_an_error(answer: bytes, reason: str):
+    """Each kind of invalid response ends in one sentence."""
     with trio.fail_after(PATIENCE):
         async with answering(answer) as url, connect_http(url) as caller:
             with pytest.raises(CallFailed, match=reason):
                 await caller.call("hello_world", {})
 
 
-async def test_an_answer_may_come_as_a_stream_or_as_text_alone():
-    """The last event of a stream is the answer; without structured content the text is all there is."""
+async def test_a_response_may_be_a_stream_or_text_content():
+    """The last event of a stream is the response; without structured content the text is the result."""
     stream = b'event: message\r\ndata: {"method":"x"}\r\n\r\ndata: {"result":{"content":[{"text":"hi"}]}}\r\n\r\n'
     async with answering(http(stream, kind=b"text/event-stream; charset=utf-8")) as url, connect_http(url) as caller:
         answer = await caller.call("hello_world", {})
@@ -76,16 +76,16 @@ async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/mcp", "nothing", "http://127.0.0.1:1/mcp"])
-async def test_an_address_without_a_server_is_named(url: str):
+async def test_an_unreachable_address_is_an_error(url: str):
     """Wrong scheme, no address, no server."""
     with pytest.raises(CallFailed):
         async with connect_http(url):
             pass
 
 
-async def test_tls_is_believed_by_the_certificate_that_is_named(hello: Project, serve: Serve, tmp_path: Path):
-    """Our own certificate is enough when it is given as trust, whichever CA issued it, and not otherwise."""
-    issued = trustme.CA().issue_cert("chora.example")  # no trust store here has its issuer
+async def test_tls_trusts_the_configured_certificate(hello: Project, serve: Serve, tmp_path: Path):
+    """Our own certificate is trusted when it is configured, whichever CA issued it, and not otherwise."""
+    issued = trustme.CA().issue_cert("chora.example")  # its issuer is in no trust store
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     issued.private_key_pem.write_to_path(key)
     issued.cert_chain_pems[0].write_to_path(cert)
@@ -98,7 +98,7 @@ async def test_tls_is_believed_by_the_certificate_that_is_named(hello: Project, 
                 await caller.call("hello_world", {})
 
 
-# -- over pipes ---------------------------------------------------------------------------------------------
+# -- over stdio -------------------------------------------------------------------------------------------------
 
 
 def python(code: str) -> list[str]:
@@ -113,22 +113,22 @@ def python(code: str) -> list[str]:
         ('input(); print(\'{"id":1,"error":{"message":"sorry"}}\', flush=True); input()', "sorry"),
     ],
 )
-async def test_a_process_that_does_not_speak_mcp_is_named(code: str, reason: str):
-    """It ends, it babbles, it refuses: each is one sentence."""
+async def test_a_process_that_does_not_speak_mcp_is_an_error(code: str, reason: str):
+    """It ends, writes something else, or returns an error: each gives one sentence."""
     with trio.fail_after(PATIENCE), pytest.raises(CallFailed, match=reason):
         async with start_process(python(code), this_process.child_environment()):
             pass
 
 
-async def test_a_process_that_cannot_be_started_is_named():
-    """A command that isn't there."""
+async def test_a_process_that_cannot_be_started_is_an_error():
+    """The command doesn't exist."""
     with pytest.raises(CallFailed, match="can't be started"):
         async with start_process(["/nonexistent/chora"], {}):
             pass
 
 
-async def test_a_process_that_will_not_end_is_ended(monkeypatch: pytest.MonkeyPatch):
-    """After the farewell it is killed."""
+async def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch):
+    """After its stdin was closed and a pause."""
     monkeypatch.setattr("chora.watch.mcp_client.EXIT_TIMEOUT", 0.2)
     stubborn = 'import time\nprint(\'{"id":1,"result":{}}\', flush=True)\nwhile True: time.sleep(1)'
     with trio.fail_after(PATIENCE):
@@ -137,7 +137,7 @@ async def test_a_process_that_will_not_end_is_ended(monkeypatch: pytest.MonkeyPa
 
 
 async def test_an_endless_line_is_cut(monkeypatch: pytest.MonkeyPatch):
-    """A server that never ends its line doesn't fill our memory."""
+    """A server that never ends its line doesn't fill the memory."""
     monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", 1000)
     with trio.fail_after(PATIENCE), pytest.raises(CallFailed, match="larger than"):
         async with start_process(

@@ -1,4 +1,4 @@
-"""The uptime probe calls the server as any client does."""
+"""The uptime probe: a real call, as any client makes it."""
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ from tests.patience import PATIENCE
 
 
 async def test_a_successful_probe_is_a_sample_that_is_up(hello: Project, serve: Serve):
-    """One real call, timed."""
+    """With the duration of one real call."""
     async with serve(hello.root) as opened:
         sample = await probe.probe(opened.target)
     assert sample.ok
@@ -24,7 +24,7 @@ async def test_a_successful_probe_is_a_sample_that_is_up(hello: Project, serve: 
 
 
 async def test_a_closed_listener_makes_the_probe_report_down(hello: Project, serve: Serve):
-    """The process runs, but can't be reached: that is down."""
+    """The process runs, but can't be reached."""
     async with serve(hello.root) as opened:
         assert (await probe.probe(opened.target)).ok
         opened.http.stop()
@@ -37,7 +37,7 @@ async def test_a_closed_listener_makes_the_probe_report_down(hello: Project, ser
 async def test_a_server_that_refuses_the_probes_token_is_down(
     hello: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ):
-    """A refusal is an answer, but no service."""
+    """401 is a response, but the service isn't usable."""
     monkeypatch.setenv("CHORA_TOKEN", "sesame")
     async with serve(hello.root) as opened:
         sample = await probe.probe(ProbeTarget(opened.target.url, Secret("wrong")))
@@ -46,7 +46,7 @@ async def test_a_server_that_refuses_the_probes_token_is_down(
 
 
 async def test_a_server_that_never_answers_is_down(monkeypatch: pytest.MonkeyPatch):
-    """After the deadline the silence is the result."""
+    """At the deadline."""
     monkeypatch.setattr(probe, "TIMEOUT", 0.1)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
@@ -57,7 +57,7 @@ async def test_a_server_that_never_answers_is_down(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_tool_that_fails_is_down(hello: Project, serve: Serve):
-    """`hello_world` looks at the store, so a broken store shows from outside."""
+    """`hello_world` reads the store, so a broken store is noticed."""
     async with serve(hello.root) as opened:
         store = opened.engine.store
         assert isinstance(store, SqliteStore)
@@ -66,8 +66,8 @@ async def test_a_tool_that_fails_is_down(hello: Project, serve: Serve):
     assert not sample.ok
 
 
-async def test_the_service_keeps_what_it_finds(hello: Project, serve: Serve):
-    """At once and then every interval, each sample in the store and the last one in the metrics."""
+async def test_the_service_stores_its_samples(hello: Project, serve: Serve):
+    """At once and then at every interval, each in the store and the last one in the metrics."""
     store, metrics = SqliteStore(None), Metrics()
     async with serve(hello.root) as opened, trio.open_nursery() as nursery:
         await nursery.start(
@@ -86,15 +86,15 @@ async def test_the_service_keeps_what_it_finds(hello: Project, serve: Serve):
     store.close()
 
 
-@pytest.mark.slow("five minutes of the fake clock pass beside real connections")
+@pytest.mark.slow("five minutes of the fake clock pass while real connections are made")
 async def test_five_minutes_are_six_probes(monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock):
-    """The interval is kept by the clock, whatever a probe takes; nobody needs to wait for it here."""
+    """The interval is kept by the (fake) clock, however long a probe takes."""
 
-    async def knock(target: ProbeTarget) -> Sample:
+    async def fake_probe(target: ProbeTarget) -> Sample:
         await trio.sleep(0.5)
         return Sample(kind="probe", at=now(), ok=True, milliseconds=500.0)
 
-    monkeypatch.setattr(probe, "probe", knock)
+    monkeypatch.setattr(probe, "probe", fake_probe)
     mock_clock.autojump_threshold = 0.2  # the store writes in a thread, which the clock can't see
     store = SqliteStore(None)
     with trio.move_on_after(301):
@@ -103,8 +103,8 @@ async def test_five_minutes_are_six_probes(monkeypatch: pytest.MonkeyPatch, mock
     store.close()
 
 
-async def test_a_store_that_refuses_does_not_stop_the_watching(caplog: pytest.LogCaptureFixture):
-    """The sample is lost and said to be; the service goes on."""
+async def test_a_store_that_refuses_does_not_stop_the_service(caplog: pytest.LogCaptureFixture):
+    """The sample is lost, and the log says so."""
     store = SqliteStore(None)
     store.close()
     sample = await probe.probe(ProbeTarget("http://127.0.0.1:1/mcp", Secret("x")))

@@ -22,7 +22,7 @@ from chora.watch.uptime import measure_uptime, uptime_percentage
     ],
 )
 def test_the_percentage_is_rounded_down(up: int, samples: int, percent: float | None):
-    """One failure among millions is not 100 %; without samples there is no percentage."""
+    """One failure among millions is less than 100 %; without samples there isn't a percentage."""
     assert uptime_percentage(up, samples) == percent
 
 
