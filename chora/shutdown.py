@@ -9,11 +9,12 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import trio
 
@@ -21,6 +22,10 @@ log = logging.getLogger("chora")
 
 FORCED_EXIT_DELAY = 2.0
 """Seconds after the grace until the process is ended by force."""
+LOG_TIMEOUT = 0.5
+"""Seconds that the log gets for its last line."""
+STOPPING = 0
+"""What the watchdog reads for a stop without a signal; no signal has this number."""
 PARENT_INTERVAL = 2.0
 """Seconds between two checks whether the parent process still runs."""
 
@@ -35,39 +40,31 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
     """
     stopping = trio.Event()
     wanted = [signal.SIGTERM, signal.SIGINT]
-    # Plain locks, and a thread started in advance: a signal handler may interrupt the start of a thread.
-    watchdog_started, ended = threading.Lock(), threading.Lock()
-    watchdog_started.acquire()
-    ended.acquire()
+    token = trio.lowlevel.current_trio_token()
+    # The C handler writes each signal's number here. Handlers in Python aren't enough: they wait until the main thread
+    # runs bytecode, so one that is inside a long call misses a signal that came just before it, or to another thread.
+    received, numbers = socket.socketpair()
+    numbers.setblocking(False)
+    delay = grace + FORCED_EXIT_DELAY
 
     def run_watchdog() -> None:
-        watchdog_started.acquire()
-        if not ended.acquire(timeout=grace + FORCED_EXIT_DELAY):
-            _exit_now(grace + FORCED_EXIT_DELAY)
-
-    def start_watchdog() -> None:
-        with contextlib.suppress(RuntimeError):  # it is released already
-            watchdog_started.release()
-
-    threading.Thread(target=run_watchdog, name="watchdog", daemon=True).start()
-
-    def start_watchdog_before(handle: Callable[..., Any]) -> Callable[..., None]:
-        def handler(number: int, frame: Any) -> None:
-            start_watchdog()
-            handle(number, frame)
-
-        return handler
+        deadline = None
+        with received:
+            while number := _receive(received, deadline):
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(_do_nothing, idempotent=True)  # the wakeup file descriptor is ours, not trio's
+                if deadline is None and number[0] in (STOPPING, *wanted):
+                    deadline = time.monotonic() + delay
+        if number is None:
+            _exit_now(delay)
 
     async def start_watchdog_when_stopping() -> None:
         await stopping.wait()
-        start_watchdog()
+        with contextlib.suppress(OSError):  # full of signals, which are reason enough, or at its end
+            numbers.send(bytes([STOPPING]))
 
     async def listen(*, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(*wanted) as signals:
-            # A stuck event loop never gets the signal, but the interpreter's handlers run.
-            for number in wanted:
-                if callable(handle := signal.getsignal(number)):
-                    signal.signal(number, start_watchdog_before(handle))
             task_status.started()
             is_second = False  # the end of stdin may have come before the first
             async for number in signals:
@@ -77,20 +74,40 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
                 log.info("received %s; stopping", signal.Signals(number).name)
                 stopping.set()
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(listen)
-        nursery.start_soon(start_watchdog_when_stopping)
-        try:
-            yield stopping
-        finally:
-            ended.release()
-            start_watchdog()
-        nursery.cancel_scope.cancel()
+    with numbers:
+        threading.Thread(target=run_watchdog, name="watchdog", daemon=True).start()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listen)
+            nursery.start_soon(start_watchdog_when_stopping)
+            previous = signal.set_wakeup_fd(numbers.fileno(), warn_on_full_buffer=False)
+            try:
+                yield stopping
+            finally:
+                signal.set_wakeup_fd(previous)
+                numbers.shutdown(socket.SHUT_RDWR)  # ends the thread
+            nursery.cancel_scope.cancel()
+
+
+def _receive(received: socket.socket, deadline: float | None) -> bytes | None:
+    """The next byte, empty at the end; None if the deadline passes first."""
+    received.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.001))
+    try:
+        return received.recv(1)
+    except TimeoutError:
+        return None
+
+
+def _do_nothing() -> None:
+    """Wakes the event loop, so that the interpreter runs its signal handlers."""
 
 
 def _exit_now(seconds: float) -> None:
     """End the process at once, without any cleanup; nothing that was acknowledged is lost."""
-    log.error("the process hasn't stopped %g s after the signal; it is ended by force", seconds)
+    message = "the process hasn't stopped %g s after the signal; it is ended by force"
+    # Whatever is stuck may hold the lock of the log, such as when nobody reads stderr.
+    logger = threading.Thread(target=log.error, args=(message, seconds), daemon=True)
+    logger.start()
+    logger.join(LOG_TIMEOUT)
     os._exit(1)
 
 

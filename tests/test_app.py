@@ -125,7 +125,9 @@ def test_a_process_that_is_stuck_is_ended_all_the_same(hello: Project):
     with serving(hello) as (url, process):
         caller = threading.Thread(target=_call_and_forget, args=(url,))
         caller.start()
+        deadline = time.monotonic() + PATIENCE
         while not (hello.root / "is-stuck").exists():
+            assert time.monotonic() < deadline, "the call never reached the generator"
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 1

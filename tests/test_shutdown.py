@@ -9,7 +9,7 @@ from tests.conftest import requirement
 from tests.patience import PATIENCE
 
 PROGRAM = """
-import os, signal, sys, time
+import logging, os, signal, sys, time
 import trio
 from chora import shutdown
 
@@ -22,6 +22,8 @@ async def main():
 trio.run(main)
 """
 TERM = "os.kill(os.getpid(), signal.SIGTERM)"
+BLOCK = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])"
+"""Lets another thread receive the signal, and so doesn't interrupt what the main thread is doing."""
 
 
 def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
@@ -42,8 +44,23 @@ def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
         ([TERM, "time.sleep(60)"], 1, b"hasn't stopped 0.2 s after the signal"),
         ([TERM, "await trio.sleep(60)"], 1, b"hasn't stopped 0.2 s after the signal"),
         (["stopping.set()", "await trio.sleep(0.02)", "time.sleep(60)"], 1, b"hasn't stopped 0.2 s after the signal"),
+        ([BLOCK, TERM, "await stopping.wait()"], 0, b""),
+        ([BLOCK, TERM, "time.sleep(300)"], 1, b"hasn't stopped 0.2 s after the signal"),
+        ([TERM, "logging.lastResort.acquire(); time.sleep(300)"], 1, b""),
     ],
-    ids=["orderly", "signal", "event", "signal-after-event", "second-signal", "stuck", "slow", "stuck-after-event"],
+    ids=[
+        "orderly",
+        "signal",
+        "event",
+        "signal-after-event",
+        "second-signal",
+        "stuck",
+        "slow",
+        "stuck-after-event",
+        "signal-in-another-thread",
+        "stuck-where-no-handler-runs",
+        "stuck-in-the-log",
+    ],
 )
 @requirement("server.watchdog")
 def test_a_process_ends_one_way_or_the_other(steps: list[str], code: int, said: bytes):
