@@ -45,7 +45,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Clock:
-    """The clock that is looked at before a file is; the disk has its own."""
+    """The clock that is compared with files' times; the disk has its own."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0
@@ -54,7 +54,7 @@ class Clock:
 
 
 def at_rest(file: Path, clock: Clock, whole: bool = False) -> None:
-    """As if the file had been written long ago."""
+    """Set a file's times as if it had been written long ago."""
     clock.ahead = 10 * COARSE
     status = file.stat()
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns // 10**9 * 10**9 + (0 if whole else 1)))

@@ -1,4 +1,4 @@
-"""Spending: budgets hold, answers are paid for once, and nothing that was paid for is forgotten."""
+"""Spending on models: budgets are kept, answers are paid for once, and every cost is recorded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRICE = 0.01
 
 
 class Model:
-    """Answers when it is told to; a failure is raised instead."""
+    """Answers when the test lets it; a failure is raised instead."""
 
     def __init__(self) -> None:
         self.asked: list[llm.ModelRequest] = []
@@ -71,7 +71,7 @@ def asking(prompt: str = "x", model: str = "claude-sonnet-5") -> llm.ModelReques
 
 
 async def spent(store: SqliteStore, usd: float, hours_ago: float) -> None:
-    """Money that went before."""
+    """Record an earlier cost."""
     at = format_timestamp(datetime.now(UTC) - timedelta(hours=hours_ago))
     cost = Cost(at=at, content_id="other", model="m", input_tokens=1, output_tokens=1, usd=usd)
     completion = Completion(key=f"old {hours_ago}", model="m", text="", input_tokens=1, output_tokens=1, at=at)
@@ -79,7 +79,7 @@ async def spent(store: SqliteStore, usd: float, hours_ago: float) -> None:
 
 
 async def refused(budget: Budget, request: llm.ModelRequest) -> dict[str, Any]:
-    """The details of a request that no budget allows."""
+    """The details of the refusal of a request that exceeds a budget."""
     with pytest.raises(BudgetExceeded) as exceeded:
         await budget.complete("note", request)
     error = exceeded.value
@@ -90,7 +90,9 @@ async def refused(budget: Budget, request: llm.ModelRequest) -> dict[str, Any]:
 
 @pytest.mark.slow("imports the model's SDK")
 async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
-    """What really went over the wire: the text for the next time, the cost for the budgets, the sum for the run."""
+    """The answer for the next time, the cost for the budgets, and the sum for the run; all from the response's own
+    usage.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANTHROPIC_API_KEY", KEY)
         async with serving(message("hi", tokens=(1000, 500))) as server:
@@ -109,8 +111,8 @@ async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
     assert budget.spent == pytest.approx(0.007)
 
 
-async def test_a_fresh_answer_is_asked_for_and_replaces_the_old_one(store: SqliteStore, model: Model):
-    """Whoever regenerates wants another text, and the next one gets that."""
+async def test_a_fresh_request_replaces_the_cached_answer(store: SqliteStore, model: Model):
+    """Regenerating asks the model again, and later requests get the new answer."""
     budget = spending(store, model).budget()
     assert (await budget.complete("note", asking())).text == "answer 1"
     assert (await budget.complete("note", asking(), fresh=True)).text == "answer 2"
@@ -130,10 +132,10 @@ async def test_a_fresh_answer_is_asked_for_and_replaces_the_old_one(store: Sqlit
         ({}, [(9.0, 1.0)], None),
     ],
 )
-async def test_what_would_exceed_a_budget_is_not_asked(
+async def test_a_request_that_would_exceed_a_budget_is_refused(
     store: SqliteStore, model: Model, limits: dict[str, float], before: list[tuple[float, float]], budget: str | None
 ):
-    """Of the run, of 24 hours, or of all time; 0 is no limit."""
+    """Of the run, of 24 hours, or in total; 0 is no limit."""
     for usd, hours in before:
         await spent(store, usd, hours)
     opened = spending(store, model, **limits)
@@ -152,7 +154,7 @@ async def test_what_would_exceed_a_budget_is_not_asked(
 
 
 async def test_a_run_has_its_own_sum(store: SqliteStore, model: Model):
-    """What one call spent doesn't burden the next."""
+    """One call's spending doesn't count for the next."""
     opened = spending(store, model, run=0.012)
     budget = opened.budget()
     await budget.complete("note", asking("a"))
@@ -162,7 +164,7 @@ async def test_a_run_has_its_own_sum(store: SqliteStore, model: Model):
 
 @pytest.mark.parametrize("together", [True, False])
 async def test_calls_in_flight_count(store: SqliteStore, model: Model, together: bool):
-    """Two at the same time can't both have the money that is there for one, in one run or in two."""
+    """Two concurrent requests can't both use money that suffices for one, in one run or in two."""
     opened = spending(store, model, **({"run": 0.016} if together else {"day": 0.016}))
     first = opened.budget()
     second = first if together else opened.budget()
@@ -178,8 +180,8 @@ async def test_calls_in_flight_count(store: SqliteStore, model: Model, together:
     assert [request.prompt for request in model.asked] == ["a", "b"]
 
 
-async def test_the_same_question_is_asked_once(store: SqliteStore, model: Model):
-    """Members that want the same at the same time share the answer."""
+async def test_concurrent_equal_requests_are_made_once(store: SqliteStore, model: Model):
+    """They share the answer."""
     opened = spending(store, model)
     model.may_answer = trio.Event()
     replies: list[llm.ModelReply] = []
@@ -197,8 +199,8 @@ async def test_the_same_question_is_asked_once(store: SqliteStore, model: Model)
     assert opened.asked == {}
 
 
-async def test_if_the_first_fails_the_next_one_asks(store: SqliteStore, model: Model):
-    """Nobody waits for an answer that won't come, and a failure that cost nothing leaves nothing behind."""
+async def test_if_a_shared_request_fails_the_next_one_is_made(store: SqliteStore, model: Model):
+    """Waiting requests don't hang, and a failure that cost nothing leaves no record."""
     opened = spending(store, model)
     model.may_answer = trio.Event()
     model.failures = [GenerationFailed("No.", "Later.", error_type="APIConnectionError")]
@@ -219,8 +221,8 @@ async def test_if_the_first_fails_the_next_one_asks(store: SqliteStore, model: M
     assert (len(failures), len(replies), len(model.asked), len(store.costs())) == (1, 2, 2, 1)
 
 
-async def test_two_fresh_questions_are_both_asked(store: SqliteStore, model: Model):
-    """Each of them wants its own; a third one is content with what comes first."""
+async def test_two_fresh_requests_are_both_made(store: SqliteStore, model: Model):
+    """A third one that isn't fresh takes the first answer."""
     opened = spending(store, model)
     model.may_answer = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -233,8 +235,8 @@ async def test_two_fresh_questions_are_both_asked(store: SqliteStore, model: Mod
     assert len(model.asked) == 2
 
 
-async def test_a_broken_answer_was_paid_for_all_the_same(store: SqliteStore, model: Model):
-    """Its cost counts, and the next one asks again."""
+async def test_an_unusable_answer_still_costs(store: SqliteStore, model: Model):
+    """Its cost counts, and the next request is made again."""
     model.failures = [
         GenerationFailed("Cut off.", "More.", error_type="BrokenAnswer", input_tokens=0, output_tokens=1000)
     ]
@@ -247,8 +249,8 @@ async def test_a_broken_answer_was_paid_for_all_the_same(store: SqliteStore, mod
     assert (await refused(budget, asking("more")))["spent_usd"] == pytest.approx(0.015)
 
 
-async def test_a_caller_who_leaves_gives_the_money_back(store: SqliteStore, model: Model):
-    """A cancelled call holds nothing back from the budgets."""
+async def test_a_cancelled_request_releases_its_reservation(store: SqliteStore, model: Model):
+    """It no longer counts for the budgets."""
     opened = spending(store, model, run=0.012)
     budget = opened.budget()
     model.may_answer = trio.Event()
@@ -261,8 +263,8 @@ async def test_a_caller_who_leaves_gives_the_money_back(store: SqliteStore, mode
     await budget.complete("note", asking())
 
 
-async def test_what_was_paid_for_is_kept_although_the_caller_left(store: SqliteStore, model: Model):
-    """Between the answer and its being stored there is no way out."""
+async def test_an_answer_is_stored_although_its_call_was_cancelled(store: SqliteStore, model: Model):
+    """Storing it can't be cancelled, as it has been paid for."""
     budget = spending(store, model).budget()
     with trio.CancelScope() as scope:
         original = model.complete_request
@@ -278,21 +280,21 @@ async def test_what_was_paid_for_is_kept_although_the_caller_left(store: SqliteS
     assert len(store.costs()) == 1
 
 
-async def test_a_model_nobody_knows_may_be_asked(store: SqliteStore, model: Model):
-    """Its price can't be held against it; the outlook says so where a budget is set."""
+async def test_a_model_without_a_known_price_may_be_used(store: SqliteStore, model: Model):
+    """It can't be counted; the estimate warns of that if a budget is set."""
     opened = spending(store, model, run=0.001)
-    request = asking(model="somebody-elses")
+    request = asking(model="unlisted-model")
     outlook = opened.preview_cost(request)
     assert (outlook["estimated_usd"], outlook["would_exceed"]) == (None, None)
-    assert outlook["warning"] == "What somebody-elses costs isn't known, so the budgets can't limit it"
+    assert outlook["warning"] == "What unlisted-model costs isn't known, so the budgets can't limit it"
     assert spending(store, model).preview_cost(request)["warning"] is None
     reply = await opened.budget().complete("note", request)
     assert reply.usd is None
     assert store.costs()[0].usd is None
 
 
-async def test_an_outlook_says_what_it_would_cost(store: SqliteStore, model: Model):
-    """Before anything is asked, and nothing once the answer is known."""
+async def test_an_estimate_says_what_a_request_would_cost(store: SqliteStore, model: Model):
+    """Before it is made; zero if the answer is cached."""
     await spent(store, 0.25, 1.0)
     await spent(store, 0.5, 48.0)
     opened = spending(store, model, run=1.0, day=10.0, project=100.0)
@@ -314,8 +316,8 @@ async def test_an_outlook_says_what_it_would_cost(store: SqliteStore, model: Mod
     assert (outlook["cached"], outlook["estimated_usd"]) == (True, 0.0)
 
 
-async def test_a_known_answer_needs_no_budget(store: SqliteStore, model: Model):
-    """What is free is given even when all is spent."""
+async def test_a_cached_answer_needs_no_budget(store: SqliteStore, model: Model):
+    """It is returned even when everything is spent."""
     await spending(store, model).budget().complete("note", asking())
     poor = spending(store, model, day=0.001)
     assert (await poor.budget().complete("note", asking())).cached

@@ -20,7 +20,7 @@ OLD, NEW = "the old text\n" * 300, "the new text\n" * 400
 @requirement("outputs.atomic")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="strikes a fork of itself")
 async def test_a_kill_at_any_point_leaves_the_old_file_or_the_new_one(project: Project, engine: Engine):
-    """Never a part of either; and the next assembly goes through, knowing the file for its own."""
+    """Never a part of either; the next assembly succeeds and recognizes the file as chora's."""
     project.save(text("body", OLD), artifact("note", [child("body")]))
     assert (
         await build_artifact(Build(engine), engine.catalog.find_config("artifact", "note").parsed, CallerContext({}))

@@ -1,4 +1,4 @@
-"""Drafts from the first word to the saved file: checked at each step, nothing overwritten by accident."""
+"""Drafts from drafting to the saved file: validated at each step, with no accidental overwrite."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def draft(engine: Engine, document: dict[str, Any], **rest: Any) -> str:
 
 @pytest.mark.parametrize("document", [text("note", "x"), artifact("sheet", [child("note")]), COLLECTION])
 async def test_a_draft_is_kept_as_it_was_given(project: Project, engine: Engine, document: dict[str, Any]):
-    """With everything the format doesn't know; no file is written."""
+    """With keys that the format doesn't know; no file is written."""
     document = {**document, "unknown": {"kept": [1, None, 10**30]}}
     with unchanged(project):
         made, parsed = await make_draft(engine, document["type"], document, "for later")
@@ -79,7 +79,7 @@ async def test_a_draft_is_kept_as_it_was_given(project: Project, engine: Engine,
 
 
 async def test_every_draft_has_an_id_of_its_own(engine: Engine):
-    """Also within one second."""
+    """Also drafts of the same second."""
     assert len({await draft(engine, text("note", "x")) for _ in range(20)}) == 20
 
 
@@ -93,8 +93,8 @@ async def test_every_draft_has_an_id_of_its_own(engine: Engine):
         ({**text("note", "x"), "more": 10**400}, "$.more"),
     ],
 )
-async def test_what_does_not_fit_the_format_is_no_draft(engine: Engine, document: dict[str, Any], field: str):
-    """The error names the first fault, and the details all of them."""
+async def test_an_invalid_config_is_refused_as_a_draft(engine: Engine, document: dict[str, Any], field: str):
+    """The error names the first fault, the details all of them."""
     with pytest.raises(ValidationError) as failed:
         await make_draft(engine, "content", document, None)
     error = failed.value
@@ -126,7 +126,7 @@ async def test_a_draft_that_cannot_be_stored_is_a_failure(engine: Engine, tmp_pa
 # -- testing ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_content_draft_is_made_in_memory(project: Project, engine: Engine):
+async def test_a_content_draft_is_tested_in_memory(project: Project, engine: Engine):
     """With the caller's context; nothing is stored or written."""
     document = content("note", pattern={"type": "template_fill", "template": "For {{ who }}{{ x }}"})
     document["generation"]["patterns"][0]["generation_config"] = {"undefined_behavior": "empty"}
@@ -140,13 +140,13 @@ async def test_a_content_draft_is_made_in_memory(project: Project, engine: Engin
 
 
 async def test_a_draft_renders_with_the_real_workers(engine: Engine):
-    """As it will once it is saved."""
+    """As it will when it is saved."""
     draft_id = await draft(engine, content("note", pattern={"type": "jinja2", "template": "{{ 6 * n }}"}))
     assert (await preview_draft(engine, draft_id, {"n": 7})).text == "42"
 
 
 async def test_an_artifact_draft_is_composed_in_memory(project: Project, engine: Engine):
-    """Of its children as they would be made now; nothing is stored or written."""
+    """From its children as they would be generated now; nothing is stored or written."""
     project.save(text("one", "One\n"), content("two", pattern={"type": "template_fill", "template": "{{ n }}"}))
     children = [child("one"), child("two"), child("gone", required=False)]
     draft_id = await draft(engine, artifact("sheet", children))
@@ -157,7 +157,7 @@ async def test_an_artifact_draft_is_composed_in_memory(project: Project, engine:
     assert engine.store.counts() == {**dict.fromkeys(engine.store.counts(), 0), "drafts": 1}
 
 
-async def test_a_test_can_be_stored_as_one(engine: Engine):
+async def test_the_output_of_a_test_can_be_stored(engine: Engine):
     """Under the draft's id, flagged as test output."""
     draft_id = await draft(engine, text("note", "x"))
     await preview_draft(engine, draft_id, {}, store_output=True)
@@ -173,7 +173,7 @@ async def test_a_test_can_be_stored_as_one(engine: Engine):
             "generation_failed",
             "template_fill",
         ),
-        (content("note", pattern={"type": "nobody"}), "generator_not_found", "nobody"),
+        (content("note", pattern={"type": "unknown"}), "generator_not_found", "unknown"),
         (content("note"), "generation_failed", None),
         (
             content(
@@ -193,7 +193,7 @@ async def test_a_test_can_be_stored_as_one(engine: Engine):
 async def test_a_draft_whose_generator_fails_says_how(
     project: Project, engine: Engine, document: dict[str, Any], code: str, generator: str | None
 ):
-    """The failure's code and details stand in the error, its hint too; the draft is still there."""
+    """The error has the failure's code, details and hint; the draft stays."""
     project.save(text("one", "One"))
     draft_id = await draft(engine, document)
     with unchanged(project), pytest.raises(TestExecutionFailed) as failed:
@@ -207,7 +207,7 @@ async def test_a_draft_whose_generator_fails_says_how(
 
 
 async def test_a_fault_that_is_not_the_drafts_keeps_its_own_code(engine: Engine):
-    """A context that no template can be handed, a server that is busy."""
+    """An invalid context, a busy server."""
     draft_id = await draft(engine, content("note", pattern={"type": "jinja2", "template": "{{ x }}"}))
     with pytest.raises(InvalidContext):
         await preview_draft(engine, draft_id, {"x": 10**30})
@@ -217,15 +217,15 @@ async def test_a_fault_that_is_not_the_drafts_keeps_its_own_code(engine: Engine)
 
 
 async def test_a_collection_draft_has_no_text(engine: Engine):
-    """It can be drafted and saved, and says that it can't be tested."""
+    """It can be drafted and saved; testing it is refused."""
     draft_id = await draft(engine, COLLECTION)
     with pytest.raises(TestFailed, match="A collection draft has no text of its own") as failed:
         await preview_draft(engine, draft_id, {})
     assert failed.value.hint
 
 
-async def test_a_draft_that_no_longer_fits_cannot_be_tested(engine: Engine):
-    """Written by another version, say; the faults stand in the details."""
+async def test_a_draft_that_is_no_longer_valid_cannot_be_tested(engine: Engine):
+    """It may come from another version; the faults are in the details."""
     draft_id = await draft(engine, text("note", "x"))
     kept = find_draft(engine, draft_id)
     await engine.store.save_draft(msgspec.structs.replace(kept, config_data={"type": "content"}))
@@ -236,8 +236,8 @@ async def test_a_draft_that_no_longer_fits_cannot_be_tested(engine: Engine):
 
 
 @pytest.mark.parametrize("draft_id", ["draft-20260101T000000-abcdef", "", "../x", "x" * 9999])
-async def test_a_draft_that_is_not_there_is_said(engine: Engine, draft_id: str):
-    """By testing and by saving."""
+async def test_a_missing_draft_is_an_error(engine: Engine, draft_id: str):
+    """When testing and when saving."""
     for step in (preview_draft(engine, draft_id, {}), save_draft(engine, draft_id, "note")):
         with pytest.raises(DraftNotFound) as failed:
             await step
@@ -257,10 +257,10 @@ async def test_a_draft_that_is_not_there_is_said(engine: Engine, draft_id: str):
         (COLLECTION, "configs/collection/saved.json"),
     ],
 )
-async def test_a_new_config_goes_to_the_nested_layout(
+async def test_a_new_config_is_saved_in_the_nested_layout(
     project: Project, engine: Engine, document: dict[str, Any], path: str
 ):
-    """Under the id it is saved by, with everything else as it was drafted; it is found at once, the draft is gone."""
+    """Under the id it is saved by, otherwise as drafted; it is found at once, and the draft is deleted."""
     draft_id = await draft(engine, {**document, "unknown": [1.0, "ü"]})
     saved = await save_draft(engine, draft_id, "saved")
     assert saved == (path, document["type"], None)
@@ -289,7 +289,7 @@ async def test_a_new_config_goes_to_the_nested_layout(
     ],
 )
 async def test_a_config_is_replaced_where_it_is(project: Project, engine: Engine, path: str):
-    """In its own language and layout, with a backup of what it was, to the byte."""
+    """In its format and layout, with an exact backup of the old file."""
     old = text("note", "old")
     before = (yaml.safe_dump(old) if path.endswith("l") else msgspec.json.encode(old).decode() + "  \n").encode()
     project.write(path, before)
@@ -305,8 +305,8 @@ async def test_a_config_is_replaced_where_it_is(project: Project, engine: Engine
     assert len(project.files()) == 4, "settings, config, and a backup each time"
 
 
-async def test_an_existing_config_is_kept_unless_told_otherwise(project: Project, engine: Engine):
-    """The draft too, so that it can be saved in another way."""
+async def test_an_existing_config_is_kept_without_overwrite(project: Project, engine: Engine):
+    """The draft is kept too, so that it can be saved under another id."""
     project.save(text("note", "old"))
     draft_id = await draft(engine, text("other", "new"))
     with unchanged(project), pytest.raises(SaveFailed) as failed:
@@ -317,7 +317,7 @@ async def test_an_existing_config_is_kept_unless_told_otherwise(project: Project
 
 
 async def test_a_broken_config_is_not_overwritten_by_accident(project: Project, engine: Engine):
-    """It stands in the way like any other, and its backup keeps it."""
+    """It needs overwrite like any other, and has a backup then."""
     project.write("configs/content/note.json", '{"type": "content", "id": "note"}')
     draft_id = await draft(engine, text("note", "new"))
     with unchanged(project), pytest.raises(SaveFailed):
@@ -331,8 +331,8 @@ async def test_a_broken_config_is_not_overwritten_by_accident(project: Project, 
 @pytest.mark.parametrize(
     "config_id", ["", "Note", "no_te", "../note", "a/b", "a b", "-a", "1a", "note\n", "ä", "a" * 256, "a.json", "a\0"]
 )
-async def test_an_id_that_is_none_is_refused(project: Project, engine: Engine, config_id: str):
-    """Whatever the draft said; nothing is written, the draft stays."""
+async def test_an_invalid_id_is_refused(project: Project, engine: Engine, config_id: str):
+    """Whatever id the draft has; nothing is written, and the draft stays."""
     draft_id = await draft(engine, text("note", "x"))
     with unchanged(project), pytest.raises(SaveFailed, match="can't be a config id") as failed:
         await save_draft(engine, draft_id, config_id)
@@ -341,13 +341,13 @@ async def test_an_id_that_is_none_is_refused(project: Project, engine: Engine, c
 
 
 async def test_a_collections_id_may_begin_with_a_digit(project: Project, engine: Engine):
-    """As its format has it."""
+    """As its format allows."""
     draft_id = await draft(engine, COLLECTION)
     assert (await save_draft(engine, draft_id, "2026-pack")).path == "configs/collection/2026-pack.json"
 
 
 async def test_an_id_that_makes_no_file_name_is_refused(project: Project, engine: Engine):
-    """The longest that fits leaves space for the suffix of its backups."""
+    """The longest valid one leaves space for the suffix of its backups."""
     draft_id = await draft(engine, text("note", "x"))
     longest = NAME_LIMIT - len("-content.json.20261122T101530123456Z.backup")
     with unchanged(project), pytest.raises(SaveFailed, match="makes the name of its file too long") as failed:
@@ -358,8 +358,8 @@ async def test_an_id_that_makes_no_file_name_is_refused(project: Project, engine
     assert again.backup
 
 
-async def test_a_draft_that_no_longer_fits_is_not_saved(project: Project, engine: Engine):
-    """The faults stand in the details."""
+async def test_a_draft_that_is_no_longer_valid_is_not_saved(project: Project, engine: Engine):
+    """The faults are in the details."""
     draft_id = await draft(engine, text("note", "x"))
     await engine.store.save_draft(
         msgspec.structs.replace(find_draft(engine, draft_id), config_data={"type": "content"})
@@ -368,8 +368,8 @@ async def test_a_draft_that_no_longer_fits_is_not_saved(project: Project, engine
         await save_draft(engine, draft_id, "note")
 
 
-async def test_one_draft_too_many_is_refused(engine: Engine, ask: Asking, monkeypatch: pytest.MonkeyPatch):
-    """None of the others goes for it; the error names the oldest and the ways to have room again, and they work."""
+async def test_a_draft_beyond_the_limit_is_refused(engine: Engine, ask: Asking, monkeypatch: pytest.MonkeyPatch):
+    """No other is deleted for it; the error names the oldest and the ways to make space, which work."""
     monkeypatch.setattr(drafts, "MOST_DRAFTS", 12)
     made = [await draft(engine, text(f"note-{number}", "x")) for number in range(12)]
     with pytest.raises(LimitExceeded, match="12 drafts") as caught:
@@ -391,8 +391,8 @@ async def test_one_draft_too_many_is_refused(engine: Engine, ask: Asking, monkey
         await draft(engine, text("one-more", "x"))
 
 
-async def test_a_config_too_large_for_a_file_is_no_draft(project: Project, engine: Engine):
-    """Saved, nobody could read it; neither can one be made by patches."""
+async def test_a_config_too_large_for_a_file_is_refused_as_a_draft(project: Project, engine: Engine):
+    """Once saved it couldn't be read; patches can't make one either."""
     with pytest.raises(LimitExceeded, match="bytes as a file") as caught:
         await draft(engine, text("note", "x" * CONFIG_LIMIT))
     assert caught.value.details["limit"] == "config"
@@ -406,8 +406,8 @@ async def test_a_config_too_large_for_a_file_is_no_draft(project: Project, engin
         await modify_config(engine, "note", {"more": "x" * 3_000})
 
 
-async def test_a_disk_that_refuses_leaves_everything(project: Project, engine: Engine):
-    """The error names path and errno, and the draft can be saved once the disk lets it."""
+async def test_a_failed_save_changes_nothing(project: Project, engine: Engine):
+    """The error names path and errno, and the draft can be saved once the disk is writable."""
     draft_id = await draft(engine, text("note", "x"))
     project.write("configs/content/note", "a file where the folder should be")
     with unchanged(project), pytest.raises(SaveExecutionFailed) as failed:
@@ -420,7 +420,7 @@ async def test_a_disk_that_refuses_leaves_everything(project: Project, engine: E
 
 
 async def test_configs_are_saved_whatever_bounds_outputs_have(project: Project):
-    """The setting paths.outputs is about outputs; configs go where configs are."""
+    """The setting paths.outputs doesn't apply to configs."""
     (project.root / "chora.toml").write_text('[paths]\noutputs = ["outputs"]\nconfigs = "recipes"\n')
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
         saved = await save_draft(engine, await draft(engine, text("note", "x")), "note")
@@ -429,7 +429,7 @@ async def test_configs_are_saved_whatever_bounds_outputs_have(project: Project):
 
 
 async def test_of_two_saves_at_once_one_is_refused(project: Project, engine: Engine):
-    """They don't pass each other between looking and writing."""
+    """A lock covers the check and the write."""
     drafts = [await draft(engine, text("note", str(number))) for number in range(4)]
     refused: list[SaveFailed] = []
 
@@ -469,8 +469,8 @@ async def test_of_two_saves_at_once_one_is_refused(project: Project, engine: Eng
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_patches_merge_as_the_rfc_says(original: Any, patch: Any, result: Any):
-    """Every example of RFC 7396, appendix A."""
+def test_patches_merge_as_in_rfc_7396(original: Any, patch: Any, result: Any):
+    """Every example of its appendix A."""
     before = msgspec.json.encode([original, patch])
     assert merge_patch(original, patch) == result
     assert msgspec.json.encode([original, patch]) == before, "neither is changed"
@@ -484,14 +484,14 @@ values = st.recursive(
 
 
 def without_nulls(value: Any) -> Any:
-    """What a patch can say: an object's null is no value."""
+    """Without the null members of objects, which a patch can't express."""
     if isinstance(value, dict):
         return {key: without_nulls(each) for key, each in value.items() if each is not None}
     return value
 
 
 def difference(one: Any, other: Any) -> Any:
-    """The patch that makes the other of the one; both without nulls in objects."""
+    """The patch from one document to the other, both without nulls in objects."""
     if not isinstance(one, dict) or not isinstance(other, dict):
         return other
     gone = {key: None for key in one if key not in other}
@@ -499,8 +499,8 @@ def difference(one: Any, other: Any) -> Any:
 
 
 @given(values, values)
-def test_patching_twice_is_patching_once(target: Any, patch: Any):
-    """And nothing in the result is null because of the patch; an empty patch changes no object."""
+def test_patching_is_idempotent(target: Any, patch: Any):
+    """The patch puts no null into the result, and an empty patch changes no object."""
     once = merge_patch(target, patch)
     assert merge_patch(once, patch) == once
     if isinstance(target, dict):
@@ -512,16 +512,16 @@ def test_patching_twice_is_patching_once(target: Any, patch: Any):
 
 
 @given(values.map(without_nulls), values.map(without_nulls))
-def test_every_change_can_be_said_as_a_patch(one: Any, other: Any):
+def test_every_change_can_be_expressed_as_a_patch(one: Any, other: Any):
     """Between any two documents without nulls."""
     assert merge_patch(one, difference(one, other)) == other
 
 
-# -- changing what there is -------------------------------------------------------------------------------------
+# -- changing existing configs ----------------------------------------------------------------------------------
 
 
-async def test_a_draft_is_patched_as_it_was_given(project: Project, engine: Engine):
-    """Siblings and unknown keys survive, its id may change, and it can be tested and saved at once."""
+async def test_patching_a_draft_keeps_everything_else(project: Project, engine: Engine):
+    """Siblings and unknown keys stay; its id may change; it can be tested and saved at once."""
     document = {**text("note", "old"), "unknown": {"deep": [1.0, {"kept": None}]}}
     draft_id = await draft(engine, document)
     before = find_draft(engine, draft_id)
@@ -545,7 +545,7 @@ async def test_a_draft_is_patched_as_it_was_given(project: Project, engine: Engi
 
 @pytest.mark.parametrize("path", ["configs/content/note.json", "configs/content/note/note-content.json"])
 async def test_a_saved_config_is_patched_where_it_is(project: Project, engine: Engine, path: str):
-    """In its own order, with unknown keys, and a backup that equals the old file to the byte."""
+    """With its order and unknown keys, and an exact backup of the old file."""
     old = b'{"unknown": {"b": 1.50, "a": [null]},   "type": "content"' + msgspec.json.encode(text("note", "x"))[17:]
     project.write(path, old)
     modified = await modify_config(engine, "note", {"unknown": {"b": None, "c": 2}, "evolution": {"stage": "approved"}})
@@ -562,8 +562,8 @@ async def test_a_saved_config_is_patched_where_it_is(project: Project, engine: E
     assert len(project.files()) == 3, "settings, config, and one backup"
 
 
-async def test_a_saved_yaml_config_stays_one(project: Project, engine: Engine):
-    """With what YAML would take for a date or a number still text; its backup keeps the comments."""
+async def test_a_saved_yaml_config_stays_yaml(project: Project, engine: Engine):
+    """Text that YAML would read as a date or a number stays text; the backup keeps the comments."""
     old = yaml.safe_dump({**text("note", "x"), "tags": ["2026-11-22", "1e3", "no", "ü"]}, allow_unicode=True)
     project.write("configs/content/note.yaml", f"# mine\n{old}")
     modified = await modify_config(engine, "note", {"metadata": {"description": "New"}})
@@ -577,7 +577,7 @@ async def test_a_saved_yaml_config_stays_one(project: Project, engine: Engine):
 
 @pytest.mark.parametrize("document", [text("note", "x"), artifact("note", [child("a")]), {**COLLECTION, "id": "note"}])
 async def test_every_kind_of_config_can_be_patched(project: Project, engine: Engine, document: dict[str, Any]):
-    """Subscribers are notified which."""
+    """Subscribers to its resource are notified."""
     reported: list[str] = []
     engine.changes.subscribe(reported.append)
     project.save(document)
@@ -587,8 +587,8 @@ async def test_every_kind_of_config_can_be_patched(project: Project, engine: Eng
     assert msgspec.json.decode(project.read(str(modified.path))) == {**document, "more": 1}
 
 
-async def test_an_id_of_several_kinds_needs_one_named(project: Project, engine: Engine):
-    """The error names those there are; the named one is patched, and the others aren't."""
+async def test_an_id_of_several_kinds_needs_a_kind(project: Project, engine: Engine):
+    """The error names the kinds; only the named one is patched."""
     project.save(text("note", "x"), artifact("note", [child("note")]), {**COLLECTION, "id": "note"})
     with unchanged(project), pytest.raises(InvalidInput) as failed:
         await modify_config(engine, "note", {"more": 1})
@@ -604,7 +604,7 @@ async def test_an_id_of_several_kinds_needs_one_named(project: Project, engine: 
 
 
 def deep(levels: int) -> Any:
-    """An object in an object, and so on."""
+    """An object nested so deep."""
     value: Any = 1
     for _ in range(levels):
         value = {"a": value}
@@ -623,10 +623,10 @@ def deep(levels: int) -> Any:
         ({"more": deep(5000)}, "$"),
     ],
 )
-async def test_a_patch_that_leaves_no_config_changes_nothing(
+async def test_a_patch_with_an_invalid_result_changes_nothing(
     project: Project, engine: Engine, updates: dict[str, Any], field: str
 ):
-    """Neither a draft nor a file, nor is there a backup; the error names the first fault."""
+    """Neither draft nor file, and there is no backup; the error names the first fault."""
     project.save(text("note", "x"))
     draft_id = await draft(engine, text("note", "x"))
     before = find_draft(engine, draft_id)
@@ -638,8 +638,8 @@ async def test_a_patch_that_leaves_no_config_changes_nothing(
     assert find_draft(engine, draft_id) == before
 
 
-async def test_the_id_of_a_saved_config_stays(project: Project, engine: Engine):
-    """Whoever names it would look in vain; the same id once more is no change."""
+async def test_a_patch_cannot_change_the_id_of_a_saved_config(project: Project, engine: Engine):
+    """References to it would break; setting the same id is no change."""
     project.save(text("note", "x"))
     with unchanged(project), pytest.raises(ModificationFailed, match="would go by another id, other") as failed:
         await modify_config(engine, "note", {"id": "other"})
@@ -649,10 +649,10 @@ async def test_the_id_of_a_saved_config_stays(project: Project, engine: Engine):
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
-async def test_a_disk_that_refuses_a_patch_leaves_the_config(
+async def test_a_failed_patch_leaves_the_config(
     project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ):
-    """Whether the backup or the config can't be written; at worst there is a backup too many."""
+    """Whether the backup or the config can't be written; at worst there is an extra backup."""
     project.save(text("note", "x"))
     before = project.read("configs/content/note.json")
     really, turns = engine.project_folder.write_file, 0
@@ -687,8 +687,8 @@ async def test_a_store_that_refuses_a_patch_leaves_the_draft(engine: Engine, tmp
     full.close()
 
 
-async def test_patches_at_once_all_count(project: Project, engine: Engine):
-    """Each is laid over what the one before left, of a draft and of a file."""
+async def test_concurrent_patches_are_all_applied(project: Project, engine: Engine):
+    """One after the other, to a draft and to a file."""
     project.save(text("note", "x"))
     draft_id = await draft(engine, text("note", "x"))
     async with trio.open_nursery() as nursery:

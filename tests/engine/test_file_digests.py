@@ -1,4 +1,4 @@
-"""The digests of files: never an old one for a new file, and no more reads than needed."""
+"""The digests of files: never an outdated one, and no more reads than needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_user = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason
 
 
 def test_a_file_at_rest_is_read_once(digests: FileDigests, folder: Counting, clock: Clock):
-    """Its times tell that it is the same; a change of it is noticed by them."""
+    """Its times show that it is unchanged, and a change of it changes them."""
     file = folder.root / "a.txt"
     file.write_text("one")
     at_rest(file, clock)
@@ -34,7 +34,7 @@ def test_a_file_at_rest_is_read_once(digests: FileDigests, folder: Counting, clo
 
 
 def test_a_file_written_just_now_is_read_again(digests: FileDigests, folder: Counting):
-    """A second write within the clock's tick would leave its times as they are."""
+    """A second write within the clock's resolution would leave its times unchanged."""
     file = folder.root / "a.txt"
     for number in range(50):
         body = f"{number:02}".encode()
@@ -63,7 +63,7 @@ def test_coarse_clocks_need_a_longer_rest(
 
 
 def test_a_file_of_the_future_is_read_every_time(digests: FileDigests, folder: Counting, clock: Clock):
-    """Nobody knows when it was written."""
+    """Its times don't show when it was written."""
     (folder.root / "a.txt").write_text("x")
     clock.ahead = -60 * 10**9
     digests.digest_file("a.txt")
@@ -72,7 +72,7 @@ def test_a_file_of_the_future_is_read_every_time(digests: FileDigests, folder: C
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(digests: FileDigests, folder: Counting, clock: Clock):
-    """What was read may be half of each."""
+    """The bytes read may be part of either version."""
     file = folder.root / "a.txt"
     file.write_text("one")
     at_rest(file, clock)
@@ -83,7 +83,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(digests: FileDig
 
 
 def test_a_file_that_vanishes_is_absent(digests: FileDigests, folder: Counting, monkeypatch: pytest.MonkeyPatch):
-    """Between two looks, or between the look at it and its being read; it may come back."""
+    """Between two checks, or between the check and the read; it may be created again."""
     file = folder.root / "a.txt"
     assert digests.digest_file("a.txt") == ABSENT
     file.write_text("x")
@@ -104,8 +104,8 @@ def test_a_file_that_vanishes_is_absent(digests: FileDigests, folder: Counting, 
 
 
 @pytest.mark.parametrize("path", ["folder", ".", "a\0b", "x" * 5000])
-def test_what_is_no_file_is_unreadable(digests: FileDigests, folder: Counting, path: str):
-    """A folder, or a name that none can have."""
+def test_a_folder_or_invalid_name_is_unreadable(digests: FileDigests, folder: Counting, path: str):
+    """It has a digest of its own."""
     (folder.root / "folder").mkdir()
     assert digests.digest_file(path) == UNREADABLE
     assert folder.reads == 0
@@ -113,15 +113,15 @@ def test_what_is_no_file_is_unreadable(digests: FileDigests, folder: Counting, p
 
 @needs_posix
 def test_a_pipe_is_unreadable(digests: FileDigests, folder: Counting):
-    """And nobody waits for what comes out of it."""
+    """It is never opened, as that would block."""
     os.mkfifo(folder.root / "pipe")
     assert digests.digest_file("pipe") == UNREADABLE
 
 
 @needs_posix
 @needs_user
-def test_a_closed_file_is_unreadable(digests: FileDigests, folder: Counting, clock: Clock):
-    """Until it is opened again; a closed folder on the way is the same."""
+def test_a_file_without_permission_is_unreadable(digests: FileDigests, folder: Counting, clock: Clock):
+    """Until it may be read again; a folder on the way without permission has the same effect."""
     file = folder.root / "closed/a.txt"
     file.parent.mkdir()
     file.write_text("x")
@@ -136,7 +136,7 @@ def test_a_closed_file_is_unreadable(digests: FileDigests, folder: Counting, clo
 
 @needs_posix
 def test_links_are_followed_within_the_project(digests: FileDigests, folder: Counting, clock: Clock, tmp_path: Path):
-    """A link that leads elsewhere has another digest; one that leads out, or in a circle, has none."""
+    """A changed target gives another digest; a link out of the project, or in a cycle, is unreadable."""
     for name in ("one", "two"):
         (folder.root / name).write_text(name)
         at_rest(folder.root / name, clock)
@@ -156,10 +156,8 @@ def test_links_are_followed_within_the_project(digests: FileDigests, folder: Cou
         assert digests.digest_file("link") == digest, target
 
 
-def test_a_file_too_large_to_matter_is_not_read(
-    digests: FileDigests, folder: Counting, monkeypatch: pytest.MonkeyPatch
-):
-    """Nothing here takes so much, and memory isn't without bounds; nor if it grows while it is read."""
+def test_a_file_beyond_the_limit_is_not_read(digests: FileDigests, folder: Counting, monkeypatch: pytest.MonkeyPatch):
+    """No source takes so large a file; the same if it grows while it is read."""
     monkeypatch.setattr(file_digests, "DIGEST_LIMIT", 10)
     file = folder.root / "a.txt"
     file.write_bytes(b"x" * 11)
@@ -172,10 +170,10 @@ def test_a_file_too_large_to_matter_is_not_read(
     assert digests.digest_file("a.txt") == UNREADABLE
 
 
-def test_what_an_earlier_process_found_out_is_believed_as_long_as_the_times_agree(
+def test_digests_of_earlier_processes_are_used_while_the_times_agree(
     digests: FileDigests, folder: Counting, clock: Clock
 ):
-    """A file is then not even read once; what this process saw itself counts more."""
+    """Then the file isn't read at all; this process's own digests take precedence."""
     file = folder.root / "a.txt"
     file.write_text("x")
     at_rest(file, clock)
@@ -199,7 +197,7 @@ writes = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "1", "2"
 
 
 @given(writes)
-def test_a_digest_is_always_the_one_of_the_file_that_is_there(steps: list[tuple[str, str, bool]]):
+def test_a_digest_is_always_that_of_the_current_file(steps: list[tuple[str, str, bool]]):
     """Whatever was written when, with whichever times."""
     import tempfile
 

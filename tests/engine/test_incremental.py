@@ -31,7 +31,7 @@ names = st.sampled_from("xy")
 
 
 class Workshop(Project):
-    """A project that a person works on."""
+    """A project that is edited and built in turn."""
 
     def begin(self) -> None:
         """Three contents with a template each; two artifacts; a collection in a collection."""
@@ -72,7 +72,7 @@ class Workshop(Project):
         self.write(f"configs/templates/{letter}.j2", body)
 
     def shadow(self, letter: str, word: str) -> None:
-        """A template folder that is looked into first gets one of the same name."""
+        """Add a template of the same name in a folder with higher precedence."""
         self.write(f"templates/{letter}.j2", f"shadow {word}\n")
 
     def no_shadow(self, letter: str) -> None:
@@ -87,7 +87,7 @@ class Workshop(Project):
         self.save(artifact(name, parts, compositionStrategy=strategy))
 
     def move(self, letter: str) -> None:
-        """A config goes into another layout, or back."""
+        """Move a config to the other layout, or back."""
         flat, nested = (self.root / f"configs/content/{place}.json" for place in (letter, f"{letter}/{letter}-content"))
         if flat.exists():
             nested.parent.mkdir(exist_ok=True)
@@ -96,12 +96,12 @@ class Workshop(Project):
             nested.rename(flat)
 
     def rival(self, letter: str, word: str) -> None:
-        """Another config of the same id, in a place that is looked at first by those who go by the id."""
+        """Another config with the same id, in a place that is searched first."""
         shown = [{"name": "body", "format": "text", "example_output": f"rival {word}"}]
         self.write(f"configs/content/{letter}.yaml", msgspec.json.encode(content(letter, elements=shown)))
 
     def artifact_rival(self, word: str) -> None:
-        """A file of the name that the inner collection's member goes by, in a place that is looked at first."""
+        """A file with the name of the inner collection's member, in a place that is searched first."""
         shown = artifact("y", [child("a" if word else "b")])
         self.write("y.json", msgspec.json.encode(shown))
 
@@ -171,7 +171,7 @@ changes = st.one_of(
 
 
 async def build_outer(engine: Engine, output_path: str | None) -> str | None:
-    """Build the collection `outer`; returns the code of the failure, if it fails."""
+    """Build the collection `outer`; return the code of the failure, if any."""
     try:
         parsed = engine.catalog.open_config("collection", "outer").parsed
         await build_collection(Build(engine), parsed, {}, output_path=output_path)
@@ -186,7 +186,7 @@ def files(folder: Path) -> dict[str, str]:
 
 
 async def run_steps(root: Path, steps: list[tuple[str, tuple[Any, ...]]]) -> None:
-    """Change and build in turn, and hold every build against one that knows of nothing."""
+    """Change and build in turn, and compare every build with one from scratch."""
     workshop = Workshop(root)
     workshop.begin()
     waiting = [*steps]

@@ -1,4 +1,4 @@
-"""The inputs of a build: recorded before they are read, looked up once a build, and compared later."""
+"""The inputs of a build: recorded before they are read, checked once a build, and compared later."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="permissions an
 needs_user = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may read anything")
 
 
-def test_an_input_is_noted_as_it_was_at_first(tmp_path: Path):
-    """Its digest is taken before it is read, and once; an absolute path is the relative one."""
+def test_an_input_is_recorded_once_and_before_it_is_read(tmp_path: Path):
+    """An absolute path is recorded as the relative one."""
     counted: list[str] = []
 
     def digest(name: str) -> str:
@@ -61,13 +61,13 @@ def test_an_input_is_noted_as_it_was_at_first(tmp_path: Path):
         (InputChange("generator:jinja2", "1", "2"), "the generator jinja2 has another version"),
     ],
 )
-def test_a_change_is_told_in_words(change: InputChange, reason: str):
-    """By what it is a change of."""
+def test_a_change_is_described_in_words(change: InputChange, reason: str):
+    """By the kind of input that changed."""
     assert change.reason == reason
 
 
 async def reasons(engine: Engine, content_id: str = "note") -> list[str]:
-    """Why the content isn't what it would be now, by its newest trace."""
+    """Why the content is outdated, by its newest trace."""
     parsed = engine.catalog.find_config("content", content_id).parsed
     known = engine.traces.latest_trace(f"content:{parsed.origin}", ContentTrace)
     assert known is not None
@@ -87,8 +87,8 @@ def git(project: Project, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=project.root, check=True, capture_output=True)
 
 
-async def test_every_kind_of_input_tells_of_its_change(project: Project, engine: Engine):
-    """Files, templates and those that may be included, configs by name and by id, git, stored texts, generators."""
+async def test_every_kind_of_input_has_a_reason(project: Project, engine: Engine):
+    """Files, templates and possible includes, configs by name and by id, git, stored texts, generators."""
     project.write("data/day.json", '{"name": "Friday"}')
     project.write("data/gone.json", "1")
     project.write("templates/page.j2", "{{ day.name }} {{ old }} {{ other }} {% include what %}\n")
@@ -137,8 +137,8 @@ async def test_every_kind_of_input_tells_of_its_change(project: Project, engine:
     assert await reasons(engine) == []
 
 
-async def test_a_snapshot_looks_at_everything_once(project: Project, engine: Engine):
-    """All of a call agrees about a file, whatever happens meanwhile, but for what the call itself wrote."""
+async def test_a_snapshot_checks_every_input_once(project: Project, engine: Engine):
+    """All of a call sees one state of a file, except for what the call itself writes."""
     project.write("a.txt", "one")
     project.save(text("note", "x"))
     snapshot = Build(engine).snapshot
@@ -152,17 +152,17 @@ async def test_a_snapshot_looks_at_everything_once(project: Project, engine: Eng
     assert not snapshot.still_current(before), "but it is known that the file isn't what was noted"
     snapshot.forget_file("a.txt")
     snapshot.forget_stored_texts("note")
-    snapshot.forget_stored_texts("nobody")
+    snapshot.forget_stored_texts("unknown")
     assert [change.name for change in await snapshot.find_changes(before)] == ["a.txt", stored]
 
 
 async def test_an_unknown_strategy_is_a_digest_too(project: Project, engine: Engine):
-    """The source fails; mending it changes the config."""
+    """The source fails; fixing it changes the config."""
     assert engine.digest_stored_texts("note", "newest") == "invalid_input"
 
 
 async def test_a_file_that_changes_while_a_text_is_made_leaves_no_trace(project: Project):
-    """Else the text of the one state would be taken for that of the other once the file is changed back."""
+    """Otherwise the text of one state would be taken for that of the other after changing the file back."""
     project.write("chora.toml", '[plugins]\ngenerators = ["slow.py"]\n')
     project.write("slow.py", SLOW)
     word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt"}

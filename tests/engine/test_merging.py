@@ -32,8 +32,8 @@ def test_changes_are_counted_in_order(old: str, new: str, added: int, removed: i
 
 
 @given(texts, texts)
-def test_what_changes_says_accounts_for_every_line(old: str, new: str):
-    """Old lines less the removed plus the added ones are the new ones; turned round, the roles are too."""
+def test_differences_account_for_every_line(old: str, new: str):
+    """Old lines without the removed and with the added ones are the new ones; swapped sides swap the roles."""
     found, back = count_changes(old, new), count_changes(new, old)
     assert len(old.splitlines()) - found.removed + found.added == len(new.splitlines())
     assert (found == LineChanges(0, 0, 0)) is (old.splitlines() == new.splitlines())
@@ -41,15 +41,15 @@ def test_what_changes_says_accounts_for_every_line(old: str, new: str):
 
 
 def test_texts_beyond_bounds_are_compared_as_blocks():
-    """In no time."""
+    """In little time."""
     old = "".join(f"a{n}\n" for n in range(MERGE_LINES + 1))
     new = "".join(f"b{n}\n" for n in range(MERGE_LINES + 2))
     assert count_changes(old, new) == LineChanges(1, 0, MERGE_LINES + 1)
 
 
 @given(texts, texts)
-def test_a_side_that_changed_nothing_gives_way(base: str, other: str):
-    """To the other one, and equal changes are one change."""
+def test_an_unchanged_side_takes_the_other_ones_changes(base: str, other: str):
+    """Equal changes on both sides are one change."""
     assert merge_texts(base, base, other) == MergedText(other, 0)
     assert merge_texts(base, other, base) == MergedText(other, 0)
     assert merge_texts(base, other, other) == MergedText(other, 0)
@@ -57,7 +57,7 @@ def test_a_side_that_changed_nothing_gives_way(base: str, other: str):
 
 @given(texts, texts, texts)
 def test_nothing_that_either_side_added_is_lost(base: str, mine: str, theirs: str):
-    """Every line that only one side has stands in the merged text; conflicts are marked as often as counted."""
+    """Every line that only one side has is in the result; as many conflicts are marked as are counted."""
     merged = merge_texts(base, mine, theirs)
     assert merged is not None
     found = merged.text.splitlines()
@@ -67,19 +67,19 @@ def test_nothing_that_either_side_added_is_lost(base: str, mine: str, theirs: st
     assert found.count(YOURS) == found.count(OURS) == found.count(END) == merged.conflicts
 
 
-def test_changes_in_different_places_go_together():
+def test_changes_in_different_places_are_merged():
     """Without a conflict."""
     merged = merge_texts("1\n2\n3\n4\n5\n", "1\nmine\n3\n4\n5\n", "1\n2\n3\n4\ntheirs\n")
     assert merged == MergedText("1\nmine\n3\n4\ntheirs\n", 0)
 
 
-def test_changes_of_the_same_lines_stand_between_marks():
-    """Each with a line of its own, even at an end without a newline."""
+def test_changes_of_the_same_lines_are_marked_as_conflict():
+    """Each marker is on a line of its own, even at an end without a newline."""
     merged = merge_texts("1\n2", "1\nmine", "1\ntheirs")
     assert merged == MergedText(f"1\n{YOURS}\nmine\n{OURS}\ntheirs\n{END}\n", 1)
 
 
 def test_texts_too_long_to_compare_are_not_merged():
-    """Whoever asked has to refuse."""
+    """The merge returns nothing, and the caller refuses."""
     long = "".join(f"{n}\n" for n in range(MERGE_LINES + 1))
     assert merge_texts("x\n", long, "y\n") is None

@@ -1,4 +1,4 @@
-"""Forgetting: what any rule speaks for stays, and what is told beforehand is what goes."""
+"""Retention: what any rule keeps stays, and a dry run reports exactly what is deleted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 def info(age: float, name: str = "x", **rest: Any) -> VersionInfo:
-    """A version of so many days ago."""
+    """A version of `days` days ago."""
     made = VersionInfo(
         version_id=name,
         content_id="note",
@@ -54,7 +54,7 @@ def info(age: float, name: str = "x", **rest: Any) -> VersionInfo:
 def gone(
     ages: list[float], rules: RetentionRules, approved: Collection[int] = (), deleted: Collection[int] = ()
 ) -> str:
-    """The names of those that go, of versions a, b, c … of these ages, oldest first."""
+    """The names of the deleted ones, of versions a, b, c … of these ages, oldest first."""
     infos = [
         info(age, string.ascii_lowercase[number], approved=number in approved, deleted=number in deleted)
         for number, age in enumerate(ages)
@@ -87,22 +87,22 @@ def gone(
         ([-1, -2], RetentionRules(keep_versions=0, keep_latest=False), ""),
     ],
 )
-def test_a_version_goes_that_no_rule_speaks_for(ages: list[float], rules: RetentionRules, names: str):
-    """The latest, the newest few, and the young stay; what is asked to be older than a time has to be."""
+def test_a_version_that_no_rule_keeps_is_deleted(ages: list[float], rules: RetentionRules, names: str):
+    """The latest, the newest few and the young ones stay; with `older_than`, also all younger ones."""
     if any(age > 700_000 for age in ages):
         ages = [700_000, 1]
     assert gone(ages, rules) == names
 
 
 def test_the_newest_approved_version_stays_whatever_the_rules():
-    """It can't be made again; an older approved one can go."""
+    """It can't be generated again; older approved ones may be deleted."""
     nothing = RetentionRules(keep_versions=0, keep_days=0, keep_latest=False)
     assert gone([9, 8, 7, 6], nothing, approved={0, 2}) == "abd"
     assert gone([9, 8, 7, 6], nothing, approved={3}) == "abc"
 
 
-def test_deleted_versions_count_for_nothing():
-    """They are among neither the newest nor the latest, and can't go once more."""
+def test_deleted_versions_are_not_counted():
+    """They are neither the newest nor the latest, and can't be deleted again."""
     assert gone([9, 8, 7.5, 7.4, 7.3], RetentionRules(keep_versions=2, keep_days=0), deleted={2, 4}) == "a"
     assert gone([9, 8], RetentionRules(keep_versions=0, keep_days=0), deleted={1}) == ""
 
@@ -118,10 +118,10 @@ all_rules = st.builds(
 
 
 @given(ages, all_rules, st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)))
-def test_what_a_rule_speaks_for_never_goes_and_the_rest_does(
+def test_exactly_the_versions_that_no_rule_keeps_are_deleted(
     days: list[float], rules: RetentionRules, approved: set[int], deleted: set[int]
 ):
-    """By the words of the rules, one by one."""
+    """Checked rule by rule."""
     infos = [
         info(age, str(number), approved=number in approved, deleted=number in deleted)
         for number, age in enumerate(days)
@@ -185,16 +185,16 @@ async def test_a_dry_run_says_what_a_real_one_does(engine: Engine):
 
 
 async def test_only_the_named_contents_are_cleaned(engine: Engine):
-    """Each of them once; of one that isn't there, nothing."""
+    """Each once; an unknown one is ignored."""
     await fill(engine, a=[40, 30, 20, 10], b=[40, 30, 20, 10])
-    checked, cleaned = await clean_content(engine, RetentionRules(keep_versions=1), content_ids=["b", "nobody", "b"])
+    checked, cleaned = await clean_content(engine, RetentionRules(keep_versions=1), content_ids=["b", "unknown", "b"])
     assert checked == 1
     assert [each.content_id for each in cleaned] == ["b"]
     assert (len(engine.store.versions("a")), len(engine.store.versions("b"))) == (4, 1)
 
 
 async def test_nothing_is_deleted_when_one_deletion_fails(engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    """All of it is one step."""
+    """All deletions are one transaction."""
     await fill(engine, a=[40, 30, 20, 10], b=[40, 30, 20, 10])
     engine.store._writer.execute(  # pyright: ignore
         "CREATE TEMP TRIGGER refuse BEFORE DELETE ON versions WHEN old.content_id = 'b' "
@@ -228,8 +228,8 @@ def keep_for(engine: Engine, days: int) -> None:
 @pytest.mark.parametrize(
     ("days", "left"), [(30, ["new"]), (0, ["new", "old"]), (10**9, ["new", "old"]), (45, ["new", "old"])]
 )
-async def test_drafts_go_that_are_untouched_for_long(engine: Engine, days: int, left: list[str]):
-    """With their test outputs; by when they were touched last, not by when they were made."""
+async def test_old_drafts_are_deleted(engine: Engine, days: int, left: list[str]):
+    """With their test outputs; by the time of their last change, not of their creation."""
     keep_for(engine, days)
     await keep_draft(engine, "old", 40)
     await keep_draft(engine, "new", 20)
@@ -240,18 +240,18 @@ async def test_drafts_go_that_are_untouched_for_long(engine: Engine, days: int, 
     assert engine.store.content_ids() == left
 
 
-async def test_the_artifacts_of_a_content_are_known(project: Project, engine: Engine):
-    """By the ids of their children, in either layout; broken ones are passed over."""
+async def test_the_artifacts_that_refer_to_a_content_are_found(project: Project, engine: Engine):
+    """By the ids of their children, in either layout; broken configs are skipped."""
     project.save(text("a", "x"), artifact("one", [child("a")]), artifact("two", [child("b")]))
     nested = artifact("three", [child("b"), child("a", required=False)])
     project.write("configs/artifact/three/three-artifact.json", msgspec.json.encode(nested))
     project.write("configs/artifact/broken.json", "{")
     assert referring_artifacts(engine, "a") == ["one", "three"]
-    assert referring_artifacts(engine, "nobody") == []
+    assert referring_artifacts(engine, "unknown") == []
 
 
 async def litter(engine: Engine) -> None:
-    """Something old of every kind, and something new beside it."""
+    """An old and a new record of every kind."""
     await fill(engine, a=[90, 80, 70, 60, 50, 1])
     await keep_draft(engine, "old", 40)
     long_ago, today = format_timestamp(datetime.now(UTC) - timedelta(days=40)), now()
@@ -271,7 +271,7 @@ async def litter(engine: Engine) -> None:
 
 
 async def test_a_round_of_housekeeping_removes_what_is_old(engine: Engine):
-    """Drafts, texts, jobs, events; a dry one counts the first two and removes nothing; a second one finds nothing."""
+    """Drafts, texts, jobs, events; a dry run counts the first two and deletes nothing; a second round finds nothing."""
     await litter(engine)
     before = engine.store.counts()
     assert await apply_retention(engine, dry_run=True) == (1, 3, 240, 0, 0)
@@ -281,8 +281,8 @@ async def test_a_round_of_housekeeping_removes_what_is_old(engine: Engine):
     assert engine.store.counts()["versions"] == 3
 
 
-async def test_what_is_kept_for_ever_is_never_swept(engine: Engine):
-    """With retention_days 0, or more of them than there were."""
+async def test_retention_can_be_switched_off(engine: Engine):
+    """With retention_days 0, or more days than have ever passed."""
     await litter(engine)
     before = engine.store.counts()
     keep_for(engine, 0)
@@ -293,16 +293,16 @@ async def test_what_is_kept_for_ever_is_never_swept(engine: Engine):
 
 
 @pytest.fixture
-def threshold() -> MockClock:
-    """Time passes by itself whenever nothing has happened for a moment, a thread's work included."""
+def autojump_clock() -> MockClock:
+    """A clock that jumps ahead whenever all tasks and threads have been idle for a moment."""
     return MockClock(autojump_threshold=0.5)
 
 
-@pytest.mark.slow("a day of the fake clock passes beside real threads")
-async def test_housekeeping_comes_round(
-    engine: Engine, threshold: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.slow("a day of the fake clock passes while real threads work")
+async def test_housekeeping_runs_every_six_hours(
+    engine: Engine, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """A minute after the start and then every six hours; a failure is reported, and tried again the next time."""
+    """First a minute after the start; a failure is logged, and the next round tries again."""
     rounds: list[float] = []
     really = retention.apply_retention
     start = trio.current_time()

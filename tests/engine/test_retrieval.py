@@ -1,4 +1,4 @@
-"""Which stored texts a strategy names: by age, version, time and approval."""
+"""Which stored texts a strategy selects: by age, version, time and approval."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def store(engine: Engine, body: str, at: str, *, version: str = "1.0.0", a
 
 @pytest.fixture
 async def stored(engine: Engine) -> dict[str, str]:
-    """Four texts of `note`, the third of them deleted; by name, their ids."""
+    """The ids of four texts of `note`, the third of them deleted, by name."""
     ids = {
         "one": await store(engine, "one", "2026-01-10T08:00:00.000Z", approved=True),
         "two": await store(engine, "two", "2026-01-11T08:00:00.000Z", version="2.0.0"),
@@ -57,8 +57,8 @@ async def stored(engine: Engine) -> dict[str, str]:
         ("approved_only", ["one"]),
     ],
 )
-async def test_a_strategy_names_texts(engine: Engine, stored: dict[str, str], strategy: str, names: list[str]):
-    """Oldest first, and never one that was deleted; both ways to look agree."""
+async def test_a_strategy_selects_texts(engine: Engine, stored: dict[str, str], strategy: str, names: list[str]):
+    """Oldest first, and never a deleted one; by body or by metadata gives the same."""
     assert [version.body for version in find_versions(engine.store, "note", strategy)] == names
     assert find_version_ids(engine.store, "note", strategy) == [stored[name] for name in names]
     assert [info.version_id for info in find_version_infos(engine.store, "note", strategy)] == [
@@ -67,7 +67,7 @@ async def test_a_strategy_names_texts(engine: Engine, stored: dict[str, str], st
 
 
 async def test_a_timestamp_may_be_a_version_id(engine: Engine, stored: dict[str, str]):
-    """Or the beginning of one, as it stands in file names and URIs."""
+    """Or its beginning, as in file names and URIs."""
     assert [version.body for version in find_versions(engine.store, "note", f"timestamp:{stored['two']}")] == ["two"]
     shared = stored["two"][:8]
     expected = [name for name in ("one", "two", "three") if stored[name].startswith(shared)]
@@ -77,8 +77,8 @@ async def test_a_timestamp_may_be_a_version_id(engine: Engine, stored: dict[str,
 @pytest.mark.parametrize(
     "strategy", ["newest", "", "version", "version:", "timestamp:", "latest:1", "all:x", "approved_only:yes", ":1"]
 )
-async def test_what_is_no_strategy_is_refused(engine: Engine, strategy: str):
-    """The hint lists those that are, and nothing is guessed."""
+async def test_an_unknown_strategy_is_refused(engine: Engine, strategy: str):
+    """The hint lists the known ones."""
     for ask in (find_version_infos, find_version_ids, find_versions):
         with pytest.raises(InvalidInput) as refused:
             ask(engine.store, "note", strategy)
@@ -87,7 +87,7 @@ async def test_what_is_no_strategy_is_refused(engine: Engine, strategy: str):
 
 
 @pytest.mark.parametrize("strategy", ["latest", "all", "version:1.0.0", "timestamp:2026", "approved_only"])
-async def test_of_an_unknown_content_there_is_nothing(engine: Engine, strategy: str):
-    """That is no error here; whoever wants the text decides."""
+async def test_an_unknown_content_has_no_texts(engine: Engine, strategy: str):
+    """That isn't an error here; the caller decides."""
     assert find_versions(engine.store, "nothing", strategy) == []
     assert find_version_ids(engine.store, "nothing", strategy) == []

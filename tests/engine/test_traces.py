@@ -26,7 +26,7 @@ from tests.patience import PATIENCE
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A result to keep."""
+    """A result to store in a trace."""
 
     value: str
 
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 async def test_a_trace_is_found_at_once_and_in_the_store_later(
     store: SqliteStore, digests: FileDigests, folder: Counting, clock: Clock
 ):
-    """By its subject and key, with inputs, result and time; a file at rest needn't be read by the next process."""
+    """By its subject and key, with inputs, result and time; the next process needn't read a file at rest."""
     file = folder.root / "a.txt"
     file.write_text("x")
     at_rest(file, clock)
@@ -77,7 +77,7 @@ async def test_a_trace_is_found_at_once_and_in_the_store_later(
 async def test_a_file_that_was_not_at_rest_is_read_by_the_next_process(
     store: SqliteStore, digests: FileDigests, folder: Counting
 ):
-    """Its times are no proof, so they aren't kept."""
+    """Its times prove nothing, so they aren't stored."""
     (folder.root / "a.txt").write_text("x")
     traces = Traces(store, digests)
     traces.add_trace(TraceKey("content:a", "key"), {"a.txt": digests.digest_file("a.txt")}, Result(""))
@@ -88,7 +88,7 @@ async def test_a_file_that_was_not_at_rest_is_read_by_the_next_process(
 
 
 async def test_the_latest_trace_of_a_subject_is_known(store: SqliteStore, digests: FileDigests):
-    """Under whatever key, stored or not yet."""
+    """Under any key, stored or not yet."""
     traces = Traces(store, digests)
     assert traces.latest_trace("content:a", Result) is None
     for key in ("one", "two"):
@@ -104,7 +104,7 @@ async def test_the_latest_trace_of_a_subject_is_known(store: SqliteStore, digest
 
 
 async def test_fresh_traces_are_stored_soon_and_at_the_end(store: SqliteStore, digests: FileDigests):
-    """Gathered for a moment; what came last is stored when the service ends."""
+    """Batched for a moment; the last ones are stored when the service ends."""
     traces = Traces(store, digests)
     async with trio.open_nursery() as nursery:
         await nursery.start(traces.serve)
@@ -124,10 +124,10 @@ class Full(SqliteStore):
         raise StorageError("The database failed: full.")
 
 
-async def test_a_store_that_refuses_traces_costs_a_look_and_no_more(
+async def test_a_store_that_refuses_traces_only_costs_time(
     tmp_path: Path, digests: FileDigests, caplog: pytest.LogCaptureFixture
 ):
-    """This process still knows them, the log says so, and the service goes on."""
+    """This process still has them, the failure is logged, and the service goes on; the next process checks again."""
     full = Full(tmp_path / "full.db")
     traces = Traces(full, digests)
     async with trio.open_nursery() as nursery:
@@ -145,7 +145,7 @@ async def test_a_store_that_refuses_traces_costs_a_look_and_no_more(
 
 
 class SlowStore(SqliteStore):
-    """A store whose first write of traces doesn't get anywhere."""
+    """A store whose first write of traces never ends."""
 
     blocked: trio.Event | None = None
 
@@ -157,7 +157,7 @@ class SlowStore(SqliteStore):
 
 
 async def test_traces_that_are_being_stored_when_the_process_ends_are_not_lost(tmp_path: Path, digests: FileDigests):
-    """A command that ends at just that moment would otherwise build everything again the next time."""
+    """Otherwise a command that ends at that moment would build everything again the next time."""
     slow = SlowStore(tmp_path / "slow.db")
     traces = Traces(slow, digests)
     with trio.fail_after(PATIENCE):
@@ -173,8 +173,8 @@ async def test_traces_that_are_being_stored_when_the_process_ends_are_not_lost(t
     slow.close()
 
 
-async def test_memory_holds_so_many_traces(store: SqliteStore, digests: FileDigests, monkeypatch: pytest.MonkeyPatch):
-    """The first ones go; the store still has them."""
+async def test_traces_in_memory_are_limited(store: SqliteStore, digests: FileDigests, monkeypatch: pytest.MonkeyPatch):
+    """The oldest are dropped; the store still has them."""
     monkeypatch.setattr(traces_module, "TRACES_IN_MEMORY", 3)
     traces = Traces(store, digests)
     for number in range(10):
@@ -189,7 +189,7 @@ async def test_memory_holds_so_many_traces(store: SqliteStore, digests: FileDige
 
 
 async def test_a_crash_loses_traces_and_no_text(project: Project):
-    """Without them the stored text is found by what it is made of; nothing is made twice."""
+    """Without traces a stored text is found by its fingerprint; nothing is generated twice."""
     project.save(text("note", "x"))
     loaded = settings.load(project.root, {})
     async with open_engine(project.root, loaded.settings) as engine:
@@ -205,7 +205,7 @@ async def test_a_crash_loses_traces_and_no_text(project: Project):
 
 
 async def test_another_engine_knows_what_this_one_stored(project: Project, engine: Engine):
-    """And what one of them changes, the other notices."""
+    """And changes made by one are noticed by the other."""
     project.write("word.txt", "one")
     word = {"id": "word", "source_type": "external_file", "source_locator": "word.txt"}
     project.save(content("note", pattern={"type": "template_fill", "template": "{{ word }}"}, sources=[word]))
@@ -221,8 +221,8 @@ async def test_another_engine_knows_what_this_one_stored(project: Project, engin
     assert latest.body == "two"
 
 
-async def test_a_stamp_that_does_not_fit_is_ignored(store: SqliteStore, digests: FileDigests):
-    """What a trace says of a file beyond the digest is used only if it is a stamp."""
+async def test_an_invalid_stamp_is_ignored(store: SqliteStore, digests: FileDigests):
+    """A trace's data about a file beyond the digest is validated before use."""
     seen: Any = {"a": ["sha256:1", 1, 2, 3, 4], "b": ["x"]}
     await store.save_traces([Trace(subject="s", key="k", seen=seen, result={"value": "1"}, at="2026")])
     known = Traces(store, digests).find_trace(TraceKey("s", "k"), Result)
@@ -231,10 +231,8 @@ async def test_a_stamp_that_does_not_fit_is_ignored(store: SqliteStore, digests:
 
 
 @pytest.mark.parametrize("result", [{}, {"value": 1}, {"other": "1"}, {"value": None}])
-async def test_a_trace_of_another_format_is_as_good_as_none(
-    store: SqliteStore, digests: FileDigests, result: dict[str, Any]
-):
-    """Another version of chora may have kept less, more or other things; its trace is never a KeyError."""
+async def test_a_trace_in_another_format_is_ignored(store: SqliteStore, digests: FileDigests, result: dict[str, Any]):
+    """Another version of chora may have stored other fields; that is never a KeyError."""
     await store.save_traces([Trace(subject="s", key="k", seen={}, result=result, at="2026")])
     traces = Traces(store, digests)
     assert traces.find_trace(TraceKey("s", "k"), Result) is None

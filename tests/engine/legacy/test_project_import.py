@@ -1,4 +1,4 @@
-"""Old projects: their configs, templates and history come in, nothing is overwritten, nothing is lost silently."""
+"""Importing old projects: configs, templates and history, with no overwrite and no silent loss."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The old project, still empty."""
+    """The old project, empty at first."""
     root = tmp_path / "old"
     root.mkdir()
     return root
@@ -59,7 +59,7 @@ def old(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def new(tmp_path: Path) -> Path:
-    """The new project, still empty."""
+    """The new project, empty at first."""
     root = tmp_path / "new"
     root.mkdir()
     return root
@@ -67,7 +67,7 @@ def new(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def put(old: Path) -> Put:
-    """Put a file into the old project; what isn't text is written as JSON."""
+    """Write a file into the old project; what isn't text is written as JSON."""
 
     def write(path: str, body: Any) -> Path:
         target = old / path
@@ -87,8 +87,8 @@ async def store() -> AsyncGenerator[Store]:
     store.close()
 
 
-async def bring(old: Path, new: Path, store: Store, **how: Any) -> ImportResult:
-    """Import, and see that the old project is as it was."""
+async def run_import(old: Path, new: Path, store: Store, **how: Any) -> ImportResult:
+    """Import, and check that the old project is unchanged."""
     before = files(old)
     done = await import_project(old, Folder(new), store, **how)
     if old != new:
@@ -103,8 +103,8 @@ def reasons(done: ImportResult) -> dict[str, str]:
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-async def test_configs_templates_and_what_they_read_come_in(old: Path, new: Path, store: Store, put: Put):
-    """Every layout, byte for byte, with the data and templates that configs name; the settings say lenient."""
+async def test_configs_templates_and_their_inputs_are_imported(old: Path, new: Path, store: Store, put: Put):
+    """Every layout, byte for byte, with the data and templates that configs name; the settings become lenient."""
     source = {"id": "tides", "source_type": "external_file", "source_locator": "data/tides.json"}
     put("configs/content/flat.json", content("flat", inputs={"sources": [source]}))
     put("configs/content/nested/nested-content.json", content("nested"))
@@ -120,7 +120,7 @@ async def test_configs_templates_and_what_they_read_come_in(old: Path, new: Path
     put("outputs/a.md", "an output")
     put(".git/config", "hidden")
     put("configs/.DS_Store", "hidden")
-    done = await bring(old, new, store)
+    done = await run_import(old, new, store)
     expected = {path: data for path, data in files(old).items() if not path.startswith((".", "outputs", "configs/."))}
     del expected["data/unnamed.json"]
     settings = files(new).pop("chora.toml").decode()
@@ -139,16 +139,16 @@ async def test_configs_templates_and_what_they_read_come_in(old: Path, new: Path
     assert [found.parsed.config.id for found in catalog.list_configs("artifact").found] == ["a"]
 
 
-async def test_repeating_it_changes_nothing(old: Path, new: Path, store: Store, put: Put):
-    """Also when configs are converted, and what came meanwhile comes too."""
+async def test_repeating_an_import_changes_nothing(old: Path, new: Path, store: Store, put: Put):
+    """Also when configs are converted; what is new in the old project is imported."""
     put("configs/content/a.json", content("a"))
     put("configs/content/b.json", {"content_id": "b", "generator_type": "jinja2", "template_path": "b.j2"})
     put("ephemeral/content/a/v1/2025-10-15T10-15-00Z.json", {"content": "x"})
     put("ephemeral/drafts/draft-20251015T101500-abc.json", content("a"))
-    first = await bring(old, new, store, to_convert=True)
+    first = await run_import(old, new, store, to_convert=True)
     assert (first.versions.imported, first.drafts.imported, len(first.converted)) == (1, 1, 1)
     before, versions = files(new), store.versions("a")
-    second = await bring(old, new, store, to_convert=True)
+    second = await run_import(old, new, store, to_convert=True)
     assert files(new) == before
     assert store.versions("a") == versions
     assert (second.copied, second.converted, second.unchanged) == ([], [], 2)
@@ -156,23 +156,23 @@ async def test_repeating_it_changes_nothing(old: Path, new: Path, store: Store, 
     assert (second.drafts.imported, second.drafts.already_there) == (0, 1)
     assert not second.settings_written
     put("configs/content/c.json", content("c"))
-    assert (await bring(old, new, store)).copied == ["configs/content/c.json"]
+    assert (await run_import(old, new, store)).copied == ["configs/content/c.json"]
 
 
-async def test_a_dry_run_tells_the_same_and_writes_nothing(old: Path, new: Path, store: Store, put: Put):
+async def test_a_dry_run_reports_the_same_and_writes_nothing(old: Path, new: Path, store: Store, put: Put):
     """Neither files nor records."""
     put("configs/content/a.json", content("a"))
     put("configs/content/b.json", {"content_id": "b", "generator_type": "jinja2", "template_path": "b.j2"})
     put("ephemeral/a/20251015T101500123456.md", "x")
-    planned = await bring(old, new, store, to_convert=True, dry_run=True)
+    planned = await run_import(old, new, store, to_convert=True, dry_run=True)
     assert files(new) == {}
     assert set(store.counts().values()) == {0}
-    done = await bring(old, new, store, to_convert=True)
+    done = await run_import(old, new, store, to_convert=True)
     assert msgspec.structs.replace(planned, dry_run=False) == done
 
 
 async def test_nothing_is_overwritten(old: Path, new: Path, store: Store, put: Put):
-    """What is there and different stays, and is named; so do settings, with a warning if they are strict."""
+    """An existing, different file stays and is named; so do settings, with a warning if they are strict."""
     put("configs/content/a.json", content("a"))
     put("configs/templates/t.j2", "theirs")
     put("configs/templates/same.j2", "same")
@@ -189,7 +189,7 @@ async def test_nothing_is_overwritten(old: Path, new: Path, store: Store, put: P
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(body)
     before = files(new)
-    done = await bring(old, new, store, to_convert=True, is_strict=True)
+    done = await run_import(old, new, store, to_convert=True, is_strict=True)
     assert files(new) == before
     assert (done.copied, done.converted, done.unchanged, done.settings_written) == ([], [], 1, False)
     assert sorted(reasons(done)) == [
@@ -201,20 +201,22 @@ async def test_nothing_is_overwritten(old: Path, new: Path, store: Store, put: P
     assert "something else" in reasons(done)["configs/content/a.json"]
     assert "Settings" in reasons(done)["chora.toml"]
     assert "lenient" in done.warnings[0]
-    assert (await bring(old, new, store)).warnings == []
+    assert (await run_import(old, new, store)).warnings == []
 
 
 @requirement("rulings.c38")
 async def test_the_other_config_folder_is_found(old: Path, new: Path, store: Store, put: Put):
-    """`chora-configs` stays where it is, or goes where our configs are; artifacts follow their children."""
+    """`chora-configs` stays as it is, or is imported into our config folder; artifacts refer to the new paths of their
+    children.
+    """
     put("chora-configs/content/a.json", content("a"))
     put("chora-configs/artifact/b.json", artifact("b", {"id": "a", "path": "chora-configs/content/a.json"}))
     put("chora-configs/templates/t.j2", "t")
-    await bring(old, new, store)
+    await run_import(old, new, store)
     assert {*files(new)} - {"chora.toml"} == {*files(old)}
     other = new.with_name("other")
     (other / "configs").mkdir(parents=True)
-    done = await bring(old, other, store)
+    done = await run_import(old, other, store)
     assert {*files(other)} - {"chora.toml"} == {
         "configs/content/a.json",
         "configs/artifact/b.json",
@@ -229,7 +231,7 @@ async def test_the_other_config_folder_is_found(old: Path, new: Path, store: Sto
 
 
 async def test_what_isn_t_understood_is_listed_with_the_reason(old: Path, new: Path, store: Store, put: Put):
-    """Broken files, other dialects, stray files, files that lead out: each has its sentence, and none comes in."""
+    """Broken files, other formats, stray files, links that lead out: each has its sentence, and none is imported."""
     put("configs/content/broken.json", "{")
     put("configs/content/binary.json", b"\xff\xfe")
     put("configs/content/dialect.json", {"content_id": "x", "generator_type": "jinja2"})
@@ -253,7 +255,7 @@ async def test_what_isn_t_understood_is_listed_with_the_reason(old: Path, new: P
     put("ephemeral/drafts/z.txt", "")
     if os.name != "nt":
         (old / "configs/content/out.json").symlink_to("/etc/passwd")
-    done = await bring(old, new, store)
+    done = await run_import(old, new, store)
     said = reasons(done)
     expected = {path for path in files(old) if path != "configs/content/out.json"}
     assert set(said) == expected
@@ -272,17 +274,17 @@ async def test_what_can_t_be_written_is_reported(old: Path, new: Path, store: St
     """A folder in a file's place, and a file in a folder's."""
     put("configs/content/a.json", content("a"))
     (new / "configs/content/a.json").mkdir(parents=True)
-    done = await bring(old, new, store)
+    done = await run_import(old, new, store)
     assert "regular file" in reasons(done)["configs/content/a.json"]
     other = new.with_name("other")
     other.mkdir()
     (other / "configs").write_text("a file")
     with pytest.raises(WriteFailed, match="can't be written"):
-        await bring(old, other, store)
+        await run_import(old, other, store)
 
 
 async def test_a_folder_that_is_no_project_is_refused(tmp_path: Path, new: Path, store: Store):
-    """With what it would have."""
+    """The error says what a project has."""
     with pytest.raises(InvalidInput, match="no chora-compose project") as caught:
         await import_project(new, Folder(new), store)
     assert "chora-configs" in str(caught.value.hint)
@@ -294,8 +296,8 @@ async def test_a_folder_that_is_no_project_is_refused(tmp_path: Path, new: Path,
 
 
 @requirement("legacy.history")
-async def test_history_comes_with_its_times_and_in_its_order(old: Path, new: Path, store: Store, put: Put):
-    """Both layouts, with what is known of each text; ids follow the times."""
+async def test_history_is_imported_with_its_times_and_order(old: Path, new: Path, store: Store, put: Put):
+    """Both layouts, with all metadata of each text; ids follow the times."""
     put(
         "ephemeral/content/tides/v1/2025-10-15T10-15-00Z.json",
         {
@@ -317,7 +319,7 @@ async def test_history_comes_with_its_times_and_in_its_order(old: Path, new: Pat
     put("ephemeral/tides/20251017_101500.txt.meta.json", {"timestamp": "2025-10-17T10:15:00", "content_id": "tides"})
     if os.name != "nt":
         (old / "ephemeral/tides/latest").symlink_to("20251017_101500.txt")
-    done = await bring(old, new, store)
+    done = await run_import(old, new, store)
     assert done.skipped == []
     assert done.versions.imported == 5
     found = store.versions("tides")
@@ -345,8 +347,8 @@ async def test_history_comes_with_its_times_and_in_its_order(old: Path, new: Pat
     assert store.latest_version("tides") == found[4]
 
 
-async def test_drafts_come_with_their_times(old: Path, new: Path, store: Store, put: Put):
-    """In all places that drafts were kept, as records or as bare configs."""
+async def test_drafts_are_imported_with_their_times(old: Path, new: Path, store: Store, put: Put):
+    """From all places that drafts were stored in, as records or as bare configs."""
     whole = {
         "draft_id": "draft-20251015T101500-abc123",
         "config_type": "artifact",
@@ -360,7 +362,7 @@ async def test_drafts_come_with_their_times(old: Path, new: Path, store: Store, 
     put("drafts/artifact/draft-20251017T101500-c.json", {"type": "artifact", "id": "c", "description": "of the config"})
     aged = put("drafts/nameless.json", {"config": content("d")})
     os.utime(aged, (1_760_000_000, 1_760_000_000))
-    done = await bring(old, new, store)
+    done = await run_import(old, new, store)
     assert done.skipped == []
     assert [(each.draft_id, each.config_type, each.created_at) for each in store.drafts()] == [
         ("nameless", "content", "2025-10-09T08:53:20.000Z"),
@@ -372,7 +374,7 @@ async def test_drafts_come_with_their_times(old: Path, new: Path, store: Store, 
     assert kept is not None
     assert (kept.config_data, kept.description, kept.updated_at) == ({"id": "a"}, "mine", "2025-10-15T11:15:00.250Z")
     put("ephemeral/drafts/draft-20251015T101500-abc123.json", {**whole, "config_data": {"id": "other"}})
-    again = await bring(old, new, store)
+    again = await run_import(old, new, store)
     assert (again.drafts.imported, again.drafts.already_there) == (0, 3)
     assert "another draft" in reasons(again)["draft-20251015T101500-abc123"]
     assert store.draft("draft-20251015T101500-abc123") == kept
@@ -380,7 +382,7 @@ async def test_drafts_come_with_their_times(old: Path, new: Path, store: Store, 
 
 @pytest.mark.parametrize("backend", ["sqlite", "filesystem"])
 async def test_a_project_can_be_its_own_source(old: Path, put: Put, backend: str):
-    """Only its history is brought in, and settings; with the file backend the store lies in the same folder."""
+    """Only its history and settings are imported; with the filesystem backend the store is in the same folder."""
     put("configs/content/a.json", content("a"))
     put("configs/content/b.json", {"content_id": "b"})
     put("ephemeral/content/a/v1/2025-10-15T10-15-00Z.json", {"content": "x", "version": "1.0.0"})
@@ -390,7 +392,7 @@ async def test_a_project_can_be_its_own_source(old: Path, put: Put, backend: str
     before = files(old)
     store: Store = SqliteStore(None) if backend == "sqlite" else FilesystemStore(old / "ephemeral")
     for expected in (2, 0, 0):
-        done = await bring(old, old, store, to_convert=True)
+        done = await run_import(old, old, store, to_convert=True)
         assert done.versions.imported == expected
         assert (done.copied, done.converted, done.skipped) == ([], [], [])
         assert [each.body for each in store.versions("a")] == ["x", "y"]
@@ -399,7 +401,7 @@ async def test_a_project_can_be_its_own_source(old: Path, put: Put, backend: str
     assert "lenient" in (old / "chora.toml").read_text()
     mine = await store.add_version(msgspec.structs.replace(store.versions("a")[0], version_id="", body="mine"))
     await store.add_sample(imports_sample())
-    done = await bring(old, old, store)
+    done = await run_import(old, old, store)
     assert (done.versions.imported, done.skipped) == (0, [])
     assert store.latest_version("a") == mine
 
@@ -411,19 +413,19 @@ def imports_sample() -> Any:
 
 
 async def test_the_files_of_another_chora_keep_their_ids(old: Path, new: Path, store: Store):
-    """Its store of files has the layout of the old ones; what it deleted is deleted."""
+    """Its filesystem store has the old layout; deleted texts stay deleted."""
     theirs = FilesystemStore(old / "ephemeral")
     await theirs.add_version(first := imports_version("one"))
     kept = await theirs.add_version(imports_version("two"))
     gone = await theirs.add_version(imports_version("three"))
     await theirs.delete_versions([gone.version_id], keep_metadata=True)
-    done = await bring(old, new, store)
+    done = await run_import(old, new, store)
     assert done.versions.imported == 3
     assert store.version_infos(first.content_id) == theirs.version_infos(first.content_id)
     found = store.version(first.content_id, kept.version_id)
     assert found is not None
     assert found.body == "two"
-    assert (await bring(old, new, store)).versions.already_there == 3
+    assert (await run_import(old, new, store)).versions.already_there == 3
 
 
 def imports_version(body: str) -> Any:
@@ -445,17 +447,17 @@ def imports_version(body: str) -> Any:
 async def test_many_records_are_stored_in_steps(
     old: Path, new: Path, store: Store, put: Put, monkeypatch: pytest.MonkeyPatch
 ):
-    """And those of one moment, of many contents too, get ids of their own."""
+    """Records of the same moment, of several contents too, get ids of their own."""
     monkeypatch.setattr(history_import, "BATCH", 4)
     for number in range(10):
         put(f"ephemeral/content/c{number % 4}/v1/2025-10-15T10-15-00Z-{number}.json", {"content": str(number)})
-    assert (await bring(old, new, store)).versions.imported == 10
+    assert (await run_import(old, new, store)).versions.imported == 10
     assert store.counts()["versions"] == 10
     assert [each.body for each in store.versions("c1")] == ["1", "5", "9"]
-    assert (await bring(old, new, store)).versions.already_there == 10
+    assert (await run_import(old, new, store)).versions.already_there == 10
 
 
-# -- dialects ---------------------------------------------------------------------------------------------------
+# -- older forms of configs -------------------------------------------------------------------------------------
 
 
 @requirement("rulings.c37")
@@ -679,8 +681,8 @@ async def test_many_records_are_stored_in_steps(
         ),
     ],
 )
-def test_a_dialect_is_converted_as_far_as_it_maps(kind: Any, document: Any, expected: Any, left: list[str]):
-    """The result is read without an error; what was changed is reported, and so is what has no place."""
+def test_an_older_form_is_converted_as_far_as_possible(kind: Any, document: Any, expected: Any, left: list[str]):
+    """The result is valid; every change is reported, and so is every key without a counterpart."""
     given = json.dumps(document)
     with pytest.raises(ValidationFailed):
         parse_config(kind, document, where="it")
@@ -710,8 +712,8 @@ def test_a_dialect_is_converted_as_far_as_it_maps(kind: Any, document: Any, expe
         ("collection", {"type": "collection", "members": 7, "output": {}}),
     ],
 )
-def test_nonsense_stays_nonsense(kind: Any, document: Any):
-    """It isn't made up into something; reading says what is wrong with it."""
+def test_invalid_configs_are_not_converted(kind: Any, document: Any):
+    """Reading them says what is wrong."""
     conversion = convert(kind, document, "configs/x/some-thing.json")
     assert conversion.document["id"] == "some-thing"
     with pytest.raises(ValidationFailed):
@@ -719,13 +721,13 @@ def test_nonsense_stays_nonsense(kind: Any, document: Any):
 
 
 def test_what_is_no_config_has_no_kind():
-    """Data isn't taken for a config."""
+    """Other data isn't taken for a config."""
     assert kind_of({"low": 1}) is None
     assert kind_of({"type": "FeatureCollection"}) is None
 
 
-async def test_converted_configs_are_followed(old: Path, new: Path, store: Store, put: Put):
-    """A content that gets another id gets another file, and the artifacts and collections that name it learn of it."""
+async def test_references_follow_converted_configs(old: Path, new: Path, store: Store, put: Put):
+    """A content with a new id gets a new file, and the artifacts and collections that name it are changed."""
     put("configs/content/daily_report.yaml", "content_id: daily_report\ngenerator_type: jinja2\ntemplate_path: t.j2\n")
     put("configs/content/plain.json", content("plain"))
     put("configs/content/hopeless.json", {"content_id": "h", "elements": 7})
@@ -735,7 +737,7 @@ async def test_converted_configs_are_followed(old: Path, new: Path, store: Store
     collection = {"type": "collection", "id": "c", "name": "C", "members": [member], "output": {"base_path": "o"}}
     put("configs/collection/c.json", collection)
     put("configs/loose.json", {"content_id": "loose", "generator_type": "jinja2", "template_path": "t.j2"})
-    done = await bring(old, new, store, to_convert=True)
+    done = await run_import(old, new, store, to_convert=True)
     assert {each.source: each.path for each in done.converted} == {
         "configs/content/daily_report.yaml": "configs/content/daily-report/daily-report-content.json",
         "configs/artifact/all_parts.json": "configs/artifact/all-parts/all-parts-artifact.json",
@@ -752,4 +754,4 @@ async def test_converted_configs_are_followed(old: Path, new: Path, store: Store
     [found] = catalog.list_configs("collection").found
     [member] = found.parsed.config.members
     assert (member.id, member.path) == ("all-parts", "configs/artifact/all-parts/all-parts-artifact.json")
-    assert (await bring(old, new, store, to_convert=True)).converted == []
+    assert (await run_import(old, new, store, to_convert=True)).converted == []

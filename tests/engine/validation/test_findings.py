@@ -1,4 +1,4 @@
-"""What is wrong with texts, configs and collections: every code, every kind of rule, every place a rule can look at."""
+"""Findings in texts, configs and collections: every code, every kind of rule, every subject of a rule."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def store(engine: Engine, content_id: str, body: str, **rest: Any) -> Version:
-    """Keep a text as if it had been generated."""
+    """Store a text as if it had been generated."""
     fingerprint = f"sha256:{len(engine.store.version_infos(content_id))}"
     return await engine.store.add_version(
         Version(
@@ -62,7 +62,7 @@ async def look(engine: Engine, name: str, *rules: ValidationRule) -> ValidationR
 
 
 async def rule_findings(engine: Engine, body: str, rule: ValidationRule, **metadata: Any) -> list[Finding]:
-    """The findings of a rule in a text of which only the text is known, or also the config's metadata."""
+    """The findings of a rule in a text alone, or with its config's metadata."""
     await store(engine, "piece", body)
     return [
         issue for issue in (await look(engine, "piece", rule)).findings if not issue.code.startswith("content_very")
@@ -73,7 +73,7 @@ def codes(findings: ValidationReport) -> list[str]:
     return [issue.code for issue in findings.findings]
 
 
-# -- what any text is held to -----------------------------------------------------------------------------------
+# -- built-in checks --------------------------------------------------------------------------------------------
 
 
 @requirement("tools.validate-content.built-in")
@@ -91,8 +91,8 @@ def codes(findings: ValidationReport) -> list[str]:
         ("One\n\nand [TBD] two", [("warning", "content_incomplete", "line 3")]),
     ],
 )
-async def test_every_text_is_held_to_the_obvious(engine: Engine, body: str, expected: list[Any]):
-    """Empty is an error, suspicious is a warning, and only errors make it invalid."""
+async def test_every_text_gets_the_built_in_checks(engine: Engine, body: str, expected: list[Any]):
+    """An empty text is an error, a suspicious one a warning; only errors make it invalid."""
     await store(engine, "note", body)
     found = await look(engine, "note")
     assert [(issue.severity, issue.code, issue.location) for issue in found.findings] == expected
@@ -389,7 +389,7 @@ ROWS: list[tuple[str, ValidationRule, str, list[tuple[str, str, str | None, dict
 
 @pytest.mark.parametrize(("rule", "body", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
 async def test_rules(project: Project, engine: Engine, rule: ValidationRule, body: str, expected: list[Any]):
-    """What a rule finds, where, how bad it is, and with which facts."""
+    """What a rule finds, where, with which severity and details."""
     project.write("docs/map.md", "The map")
     project.write("docs/image.png", b"\x89PNG\xff")
     project.write("docs/broken.json", "{")
@@ -403,8 +403,8 @@ async def test_rules(project: Project, engine: Engine, rule: ValidationRule, bod
         assert issue.message[:1] == issue.message[:1].upper()
 
 
-def test_every_check_has_a_row_and_configs_may_ask_for_it():
-    """Whoever adds a check also says what it finds, and that configs may name it."""
+def test_every_check_has_a_row_and_can_be_named_in_configs():
+    """So that a new check comes with its findings."""
     tried = {rule.type for _, rule, _, _ in ROWS}
     assert set(CHECKS) - tried <= {"coherence"}
     allowed = {
@@ -415,8 +415,8 @@ def test_every_check_has_a_row_and_configs_may_ask_for_it():
     assert allowed - set(CHECKS) == {"custom", "custom_check"}
 
 
-async def test_a_hostile_pattern_does_not_hang_anybody(engine: Engine):
-    """It is killed, and the answer says which rule couldn't be checked."""
+async def test_a_catastrophic_pattern_is_killed(engine: Engine):
+    """The result says which rule couldn't be checked (CWE-1333)."""
     engine.templates.pool._settings = settings.RenderSettings(wall=1.5)
     with pytest.raises(ValidationExecutionFailed) as failed:
         await rule_findings(engine, "a" * 5000 + "b", ValidationRule("regex", config={"pattern": "(a+)+$"}))
@@ -436,14 +436,14 @@ async def test_a_hostile_pattern_does_not_hang_anybody(engine: Engine):
 async def test_a_worker_that_breaks_is_an_error_not_a_finding(
     engine: Engine, rule: ValidationRule, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whoever asked hears which rule it was."""
+    """It names the rule."""
     monkeypatch.setattr("chora.render.processes.worker_command", lambda: [sys.executable, "-c", "pass"])
     with pytest.raises(ValidationExecutionFailed) as failed:
         await rule_findings(engine, OBJECT, rule)
     assert failed.value.details["rule_type"] == rule.type
 
 
-async def test_a_busy_house_is_no_finding(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+async def test_a_busy_server_is_not_a_finding(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """The same call may succeed in a moment."""
 
     async def busy(*given: object) -> None:
@@ -485,15 +485,15 @@ async def test_a_busy_house_is_no_finding(engine: Engine, monkeypatch: pytest.Mo
     ],
 )
 async def test_links(project: Project, engine: Engine, body: str, broken: list[str]):
-    """Inline, reference and image links; code, other hosts and footnotes are passed over."""
+    """Inline, reference and image links; code, other hosts and footnotes are skipped."""
     for name in ("x.md", "x y.md", "page_(1).md", "sub/y.md"):
         project.write(name, "x")
     found = await rule_findings(engine, body, ValidationRule("links"))
     assert [issue.details["link"] for issue in found] == broken
 
 
-async def test_many_links_are_looked_at_beside(project: Project, engine: Engine):
-    """A long text is looked through in a thread, in linear time, and a hundred broken links are enough."""
+async def test_many_links_are_checked_in_a_thread(project: Project, engine: Engine):
+    """In linear time, and at most a hundred broken links are reported."""
     with trio.fail_after(PATIENCE):
         assert await rule_findings(engine, "](" * 300_000, ValidationRule("links")) == []
         assert await rule_findings(engine, "](a" * 300_000, ValidationRule("links")) == []
@@ -507,7 +507,7 @@ async def test_many_links_are_looked_at_beside(project: Project, engine: Engine)
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Put a program of this name, in Python, on PATH; returns where it may leave traces."""
+    """Put a Python program of this name on PATH; return the folder it may write to."""
 
     def put(name: str, source: str) -> Path:
         file = tmp_path / "programs" / name
@@ -522,10 +522,10 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="programs by their fi
 
 
 @posix
-async def test_a_linter_hears_the_text_and_nothing_else(
+async def test_a_linter_gets_the_text_and_nothing_else(
     engine: Engine, program: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    """Its arguments are ours and checked, its folder is empty and not the project, its environment holds PATH alone."""
+    """Its arguments are chora's and validated, its working folder is empty, its environment holds PATH alone."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "secret")
     traces = program(
         "yamllint",
@@ -535,7 +535,7 @@ seen = {"argv": sys.argv[1:], "env": sorted(os.environ), "folder": os.getcwd(), 
 seen["text"] = sys.stdin.read()
 (pathlib.Path(sys.argv[0]).parent.parent / "seen.json").write_text(json.dumps(seen))
 print('stdin:2:5: [error] too many spaces (colons)')
-print('a line that is no finding')
+print('a line without a finding')
 sys.exit(1)
 """,
     )
@@ -566,7 +566,7 @@ sys.exit(1)
 async def test_a_linter_that_fails_is_an_error(
     engine: Engine, program: Callable[[str, str], Path], source: str, problem: str
 ):
-    """Not a finding: nobody knows whether the text is right."""
+    """Not a finding: the text wasn't checked."""
     program("yamllint", source)
     engine.settings = msgspec.structs.replace(engine.settings, validation=settings.ValidationSettings(lint_time=0.5))
     with pytest.raises(ValidationExecutionFailed) as failed:
@@ -584,24 +584,24 @@ async def test_a_linter_that_cannot_be_started_is_an_error(engine: Engine, progr
 
 
 @posix
-async def test_a_linter_that_talks_without_end_is_cut_off(engine: Engine, program: Callable[[str, str], Path]):
-    """What it said so far counts, up to a hundred findings."""
+async def test_the_output_of_a_linter_is_bounded(engine: Engine, program: Callable[[str, str], Path]):
+    """Its findings up to then count, at most a hundred."""
     program("yamllint", "while True: print('x:1:2: again', flush=False)")
     found = await rule_findings(engine, "a: 1\n", ValidationRule("lint", config={"linter": "yamllint"}))
     assert len(found) == 100
 
 
 @posix
-async def test_a_linter_need_not_listen(engine: Engine, program: Callable[[str, str], Path]):
-    """One that closes its stdin at once may still find something."""
+async def test_a_linter_need_not_read_its_input(engine: Engine, program: Callable[[str, str], Path]):
+    """One that closes stdin at once may still have findings."""
     program("yamllint", "import os, time; os.close(0); print('x:7: found')")
     (issue,) = await rule_findings(engine, "a: 1\n" * 100_000, ValidationRule("lint", config={"linter": "yamllint"}))
     assert issue.details == {"linter": "yamllint", "line": 7, "column": None}
 
 
 @posix
-async def test_a_linter_of_the_settings_own_is_run_without_options(engine: Engine, program: Callable[[str, str], Path]):
-    """Any program that reads stdin and says file:line: message will do."""
+async def test_a_linter_from_the_settings_is_run_without_options(engine: Engine, program: Callable[[str, str], Path]):
+    """Any program that reads stdin and prints file:line: message."""
     program("prose", "import sys; print('x:1: ' + ' '.join(sys.argv[1:]))")
     engine.settings = msgspec.structs.replace(
         engine.settings, validation=settings.ValidationSettings(linters=("prose",))
@@ -612,8 +612,8 @@ async def test_a_linter_of_the_settings_own_is_run_without_options(engine: Engin
     assert issue.code == "invalid_rule"
 
 
-async def test_ruff_is_told_what_the_text_is_called(project: Project, engine: Engine):
-    """A stub may have unused imports; a file of the project goes by its own name; its settings don't count."""
+async def test_ruff_gets_the_name_of_the_text(project: Project, engine: Engine):
+    """A stub may have unused imports; a file of the project has its own name; ruff's settings are ignored."""
     project.write("ruff.toml", 'lint.ignore = ["F401"]\n')
     project.write("src/a.py", "import os\n")
     rule = ValidationRule("lint", "src/a.py", {"linter": "ruff", "options": ["--select", "F401", "--line-length=80"]})
@@ -640,8 +640,8 @@ async def test_ruff_is_told_what_the_text_is_called(project: Project, engine: En
         ("yamllint", ["-d", "{rules: {}}"], ["-d", "{rules: {}}"]),
     ],
 )
-def test_options_that_a_linter_is_given(name: str, options: Any, checked: list[str]):
-    """Those that change what is found, and nothing else."""
+def test_options_that_are_passed_to_a_linter(name: str, options: Any, checked: list[str]):
+    """Those that change what is found, and no others."""
     assert lint.read_options(name, options) == checked
 
 
@@ -669,8 +669,8 @@ def test_options_that_a_linter_is_given(name: str, options: Any, checked: list[s
         ("prose", "-v"),
     ],
 )
-def test_options_that_no_linter_is_given(name: str, options: Any):
-    """What names a file, writes, or can't be understood."""
+def test_options_that_are_never_passed_to_a_linter(name: str, options: Any):
+    """Those that name a file, write, or aren't understood."""
     with pytest.raises(lint.OptionsRefused):
         lint.read_options(name, options)
 
@@ -684,7 +684,7 @@ def rules(*written: dict[str, Any]) -> dict[str, Any]:
 
 @requirement("tools.validate-content.config-rules")
 async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
-    """Beside those of the call, each with its own severity; what is declared as format needn't be said again."""
+    """Together with those of the call, each with its own severity; the declared format is checked without a rule."""
     project.save(
         content(
             "note",
@@ -717,7 +717,7 @@ async def test_the_rules_of_a_config_run_too(project: Project, engine: Engine):
 
 
 async def test_required_fields_of_a_config(project: Project, engine: Engine):
-    """The config's fields, when the text is no data or the rule says so."""
+    """The config's fields, if the text is no data or the rule says so."""
     project.save(text("note", "Everything is well.") | {"owner": {"name": "Ines"}})
     await build_content(Build(engine), engine.catalog.find_config("content", "note").parsed, CallerContext({}))
     for target in ("", "config"):
@@ -733,7 +733,7 @@ async def test_required_fields_of_a_config(project: Project, engine: Engine):
 
 
 async def test_required_fields_of_a_text_in_its_declared_format(project: Project, engine: Engine):
-    """YAML is told by the config; before there is a text, the config is what has the fields."""
+    """The config declares YAML; before there is a text, the config's fields are checked."""
     document = content("note", pattern={"type": "jinja2", "template": "{{ a }}"})
     document["metadata"]["output_format"] = "yaml"
     project.save(document)
@@ -746,14 +746,14 @@ async def test_required_fields_of_a_text_in_its_declared_format(project: Project
 
 
 async def test_the_schema_of_a_config(project: Project, engine: Engine):
-    """A project can hold its configs to a schema of its own."""
+    """A project may have a schema of its own for its configs."""
     project.save(text("note", "Everything is well."))
     found = await look(engine, "note", ValidationRule("schema", "config", {"schema": {"required": ["owner"]}}))
     assert [(issue.code, issue.location) for issue in found.findings] == [("schema_validation_failed", "config, $")]
 
 
 async def test_a_remark_on_a_config_is_an_issue(project: Project, engine: Engine):
-    """What reading it tolerated is said with what to write instead."""
+    """What reading it tolerated is reported with what to write instead."""
     project.save({**text("note", "x"), "elments": [], "schemaRef": None})
     found = await look(engine, "note")
     assert {(issue.severity, issue.code, issue.location) for issue in found.findings} == {
@@ -765,8 +765,8 @@ async def test_a_remark_on_a_config_is_an_issue(project: Project, engine: Engine
 
 
 @pytest.mark.parametrize("stored", [False, True])
-async def test_a_config_that_cannot_be_read_is_told_fault_by_fault(project: Project, engine: Engine, stored: bool):
-    """Also beside a text that was stored before."""
+async def test_every_fault_of_an_invalid_config_is_reported(project: Project, engine: Engine, stored: bool):
+    """Together with the findings of a stored text."""
     project.save({**text("note", "x"), "metadata": {"version": "x"}})
     if stored:
         await store(engine, "note", "[TBD] and more")
@@ -781,7 +781,7 @@ async def test_a_config_that_cannot_be_read_is_told_fault_by_fault(project: Proj
 
 
 async def test_a_config_that_is_too_large_is_reported(project: Project, engine: Engine):
-    """Whatever keeps it from being read."""
+    """Like any other reason that it can't be read."""
     project.write("configs/content/note.json", " " * 1_100_000)
     (issue,) = (await look(engine, "note")).findings
     assert (issue.code, issue.location) == ("schema_validation_failed", None)
@@ -804,7 +804,7 @@ async def test_a_config_that_is_too_large_is_reported(project: Project, engine: 
 async def test_a_content_that_cannot_be_generated(
     project: Project, engine: Engine, document: dict[str, Any], severity: str | None, code: str | None
 ):
-    """No such generator, no template, one that can't be parsed; a context isn't needed to tell."""
+    """Unknown generator, no template, one with a syntax error; found without a context."""
     project.save(document)
     found = await look(engine, "note")
     assert [(issue.severity, issue.code) for issue in found.findings] == ([(severity, code)] if code else [])
@@ -814,7 +814,7 @@ async def test_a_content_that_cannot_be_generated(
 
 
 async def test_an_artifact_is_complete_or_not(project: Project, engine: Engine):
-    """Every child needs a config and a text; of an optional one the lack is a warning."""
+    """Every child needs a config and a text; for an optional one the lack is a warning."""
     approved = {"evolution": {"stage": "approved"}}
     project.save(
         text("good", "Everything is well."),
@@ -856,7 +856,7 @@ async def test_an_artifact_is_complete_or_not(project: Project, engine: Engine):
 
 
 async def test_an_artifact_is_coherent_or_not(project: Project, engine: Engine):
-    """Ids, positions and outputs stand once; what assembling refuses is an error in any case."""
+    """Ids, positions and outputs must be unique; what assembling refuses is an error in any case."""
     project.save(
         text("a", "x"),
         text("b", "x"),
@@ -878,8 +878,8 @@ async def test_an_artifact_is_coherent_or_not(project: Project, engine: Engine):
     assert [(issue.severity, issue.code, issue.location) for issue in found.findings] == expected
 
 
-async def test_what_an_artifact_declares_replaces_what_is_usual(project: Project, engine: Engine):
-    """Its own severity counts, and nothing is told twice."""
+async def test_declared_checks_of_an_artifact_replace_the_default_ones(project: Project, engine: Engine):
+    """Their severity counts, and nothing is reported twice."""
     document = artifact("pack", [child("gone"), child("gone")])
     document |= rules(
         {"check_type": "completeness", "severity": "info"},
@@ -897,8 +897,8 @@ async def test_what_an_artifact_declares_replaces_what_is_usual(project: Project
     assert (found.rule_count, found.valid) == (3, True)
 
 
-async def test_the_files_of_an_artifact_are_its_texts(project: Project, engine: Engine):
-    """Each by its own format, and links from where it lies."""
+async def test_the_files_of_an_artifact_are_validated(project: Project, engine: Engine):
+    """Each in its format, with links relative to its folder."""
     document = artifact(
         "pack",
         [child("a")],
@@ -919,18 +919,18 @@ async def test_the_files_of_an_artifact_are_its_texts(project: Project, engine: 
 
 
 async def test_the_children_of_a_content(project: Project, engine: Engine):
-    """A content refers to others too."""
+    """A content may have children too."""
     project.save(text("a", "x"), text("b", "x") | {"children": [child("a"), child("gone")]})
     (issue,) = (await look(engine, "b", ValidationRule("completeness"))).findings
     assert (issue.code, issue.location) == ("missing_child", "children[1]")
 
 
-# -- what a name means ------------------------------------------------------------------------------------------
+# -- resolving a name -------------------------------------------------------------------------------------------
 
 
 @requirement("tools.validate-content.artifacts")
-async def test_a_name_means_a_content_then_an_artifact_then_a_collection_then_a_draft(project: Project, engine: Engine):
-    """And a text that is stored under it in any case."""
+async def test_a_name_is_a_content_then_an_artifact_then_a_collection_then_a_draft(project: Project, engine: Engine):
+    """And a text stored under it in any case."""
     project.save(collection("x", "gone"))
     assert [(issue.code, issue.location) for issue in (await look(engine, "x")).findings] == [
         ("missing_config", "gone")
@@ -946,15 +946,15 @@ async def test_a_name_means_a_content_then_an_artifact_then_a_collection_then_a_
 
 
 async def test_a_draft_is_validated_by_its_id(engine: Engine):
-    """Also one that no longer fits its format."""
+    """Also one that is no longer valid in its format."""
     draft, _ = await make_draft(engine, "artifact", artifact("pack", [child("gone")]), None)
     assert codes(await look(engine, draft.draft_id)) == ["missing_child"]
     await engine.store.save_draft(msgspec.structs.replace(draft, config_data={"type": "artifact"}))
     assert set(codes(await look(engine, draft.draft_id))) == {"schema_validation_failed"}
 
 
-async def test_nothing_by_this_name(engine: Engine):
-    """The error says where it was looked for; what can't be an id is another error."""
+async def test_an_unknown_name_is_an_error(engine: Engine):
+    """It says where it was looked for; an invalid id is another error."""
     with pytest.raises(ConfigNotFound) as missing:
         await look(engine, "nothing")
     assert missing.value.details["content_or_config_id"] == "nothing"
@@ -963,8 +963,8 @@ async def test_nothing_by_this_name(engine: Engine):
         await look(engine, "../x")
 
 
-async def test_a_failing_disk_is_no_finding(project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    """It ends the call, wherever it happens."""
+async def test_a_disk_error_is_not_a_finding(project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """It fails the call, wherever it happens."""
     project.save(text("a", "x"))
 
     def busy(*given: object) -> None:
@@ -990,8 +990,8 @@ def events(project: Project) -> Callable[[], list[dict[str, Any]]]:
 
 
 @requirement("events.validation-completed")
-async def test_every_validation_is_reported(engine: Engine, events: Callable[[], list[dict[str, Any]]]):
-    """Passed, not passed, and not possible."""
+async def test_every_validation_emits_an_event(engine: Engine, events: Callable[[], list[dict[str, Any]]]):
+    """Passed, failed, and not possible."""
     await store(engine, "note", "Everything is well.")
     await look(engine, "note", ValidationRule("presence"), ValidationRule("length", config={"min": 1}))
     await look(engine, "note", ValidationRule("length", config={"min": 100}))
@@ -1015,7 +1015,7 @@ async def test_every_validation_is_reported(engine: Engine, events: Callable[[],
 
 
 def collection(id: str, *members: dict[str, Any] | str, **rest: Any) -> dict[str, Any]:
-    """A collection; a member that is a mere id is an artifact of this id."""
+    """A collection; a member given as a string is the artifact with that id."""
     listed = [
         {"id": member, "type": "artifact", "path": f"{member}.json"} if isinstance(member, str) else member
         for member in members
@@ -1030,7 +1030,7 @@ def nested(id: str, **rest: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def pieces(project: Project) -> Project:
-    """Two artifacts of one text, `one` and `two`."""
+    """Two artifacts, `one` and `two`, of one text each."""
     project.save(text("a", "x"), artifact("one", [child("a")]), artifact("two", [child("a")]))
     return project
 
@@ -1044,15 +1044,15 @@ async def survey(engine: Engine, name: str, *, check_members: bool = True) -> tu
     return issues, found.missing, found.depth
 
 
-async def test_a_collection_with_nothing_wrong(pieces: Project, engine: Engine):
-    """Its depth counts the collections on the longest way down."""
+async def test_a_valid_collection_has_no_findings(pieces: Project, engine: Engine):
+    """Its depth is the longest chain of collections."""
     pieces.save(collection("inner", "one"), collection("outer", "two", nested("inner")))
     assert await survey(engine, "outer") == ([], [], 2)
     assert await survey(engine, "inner") == ([], [], 1)
 
 
-async def test_member_configs_that_cannot_be_had(pieces: Project, engine: Engine):
-    """By the ids that lead to them; of optional members it is a warning; unless nobody wants to know."""
+async def test_unavailable_member_configs_are_reported(pieces: Project, engine: Engine):
+    """With the ids that lead to them; for optional members it is a warning, unless that check is switched off."""
     pieces.write("configs/artifact/broken.json", "{")
     gone = {"id": "lost", "type": "artifact", "path": "lost.json", "required": False}
     pieces.save(
@@ -1072,8 +1072,8 @@ async def test_member_configs_that_cannot_be_had(pieces: Project, engine: Engine
     assert await survey(engine, "outer", check_members=False) == ([], [], 1)
 
 
-async def test_what_reading_remarked(pieces: Project, engine: Engine):
-    """With the member it is about."""
+async def test_remarks_on_member_configs_are_reported(pieces: Project, engine: Engine):
+    """With the member."""
     pieces.save(
         collection(
             "pack",
@@ -1096,7 +1096,7 @@ async def test_what_reading_remarked(pieces: Project, engine: Engine):
 
 
 async def test_collections_that_contain_one_another(pieces: Project, engine: Engine):
-    """An issue and no error, however they do it."""
+    """An issue, not an error, for every form of cycle."""
     pieces.save(collection("a", nested("b")), collection("b", "one", nested("c")), collection("c", nested("a")))
     issues, _, _ = await survey(engine, "a")
     assert issues == [("error", "circular_reference", "b/c/a")]
@@ -1105,7 +1105,7 @@ async def test_collections_that_contain_one_another(pieces: Project, engine: Eng
 
 
 async def test_collections_that_go_too_deep(pieces: Project, engine: Engine):
-    """Ten levels are allowed; the eleventh is named, also where it was looked at before."""
+    """Ten levels are allowed; the eleventh is named, also if it was visited before at a lower depth."""
     pieces.save(collection("c11", "one"))
     for level in range(10, 0, -1):
         pieces.save(collection(f"c{level}", nested(f"c{level + 1}")))
@@ -1117,8 +1117,8 @@ async def test_collections_that_go_too_deep(pieces: Project, engine: Engine):
     assert (await survey(engine, "both"))[0][0][1] == "max_depth_exceeded"
 
 
-async def test_a_collection_in_many_places_is_looked_at_once(pieces: Project, engine: Engine):
-    """Ten levels of ten members each are ten collections, and not ten thousand million."""
+async def test_a_collection_in_many_places_is_validated_once(pieces: Project, engine: Engine):
+    """Ten levels of ten members each are ten collections, not ten billion."""
     pieces.save(collection("c10", "gone"))
     for level in range(9, 0, -1):
         members = [{"id": f"m{index}", "type": "collection", "path": f"c{level + 1}.json"} for index in range(10)]
@@ -1183,15 +1183,17 @@ async def test_without_a_manifest_its_name_is_free(pieces: Project, engine: Engi
         ("{{ '../' }}x", "invalid_base_path"),
     ],
 )
-async def test_where_a_collection_goes(pieces: Project, engine: Engine, base_path: str, code: str | None):
-    """A template that can be rendered, to where outputs may be written."""
+async def test_the_base_path_of_a_collection_is_checked(
+    pieces: Project, engine: Engine, base_path: str, code: str | None
+):
+    """It must render, to a path where outputs may be written."""
     shared = {"shared": {"sources": [{"type": "inline_data", "data": {"port": "Norrvik"}}]}}
     pieces.save(collection("pack", "one", output={"base_path": base_path}, context=shared))
     assert (await survey(engine, "pack"))[0] == ([("error", code, None)] if code else [])
 
 
 async def test_shared_sources_that_fail(pieces: Project, engine: Engine):
-    """Each is told; an optional one, and one of an optional member, is a warning; no text is made for any."""
+    """Each is reported; an optional one, or one of an optional member, is a warning; no text is generated."""
     pieces.save(
         content("never", pattern={"type": "jinja2", "template": "{{ 1 // 0 }}"}),
         content("mute"),
@@ -1228,7 +1230,9 @@ async def test_shared_sources_that_fail(pieces: Project, engine: Engine):
     assert engine.store.content_ids() == []
 
 
-async def test_a_busy_house_ends_the_look_at_a_source(pieces: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+async def test_a_busy_server_ends_the_check_of_a_source(
+    pieces: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
     """It isn't the source's fault."""
     source = {"type": "external_file", "id": "a", "path": "chora.toml", "selector": "$.a"}
     pieces.save(collection("pack", "one", context={"shared": {"sources": [source]}}))
@@ -1244,7 +1248,7 @@ async def test_a_busy_house_ends_the_look_at_a_source(pieces: Project, engine: E
 
 
 async def test_a_large_collection_lets_others_run(pieces: Project, engine: Engine):
-    """Looking at a thousand members is no reason for anybody to wait."""
+    """Validating a thousand members yields to other tasks."""
     members = [{"id": f"m{index}", "type": "artifact", "path": "one.json"} for index in range(1000)]
     pieces.save(collection("pack", *members))
     turns = 0
@@ -1263,7 +1267,7 @@ async def test_a_large_collection_lets_others_run(pieces: Project, engine: Engin
 
 
 async def test_nothing_is_written(project: Project, hello_engine: Engine):
-    """Validating leaves every file and the store as they were."""
+    """Validating changes neither files nor the store."""
     before, counts = project.files(), hello_engine.store.counts()
     for name in ("greeting", "hello"):
         await look(
@@ -1285,5 +1289,5 @@ async def hello_engine(hello: Project) -> AsyncGenerator[Engine]:
 
 
 def test_the_inline_limit_is_a_small_text():
-    """What is looked through at once can't hold anybody up."""
+    """So that checking it in the event loop delays no other task."""
     assert INLINE_LENGTH <= 64 * 1024
