@@ -154,12 +154,9 @@ class Server:
 
 
 @pytest.fixture(autouse=True)
-def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the bridge's timeouts, so that tests don't wait long."""
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses between attempts, so that tests don't wait long."""
     monkeypatch.setattr(Backoff, "LONGEST_PAUSE", 0.2)
-    monkeypatch.setattr(sse, "ENDPOINT_TIMEOUT", 0.3)
-    monkeypatch.setattr(streamable, "STREAM_END_TIMEOUT", 0.2)
-    monkeypatch.setattr(streamable, "SESSION_END_TIMEOUT", 0.3)
 
 
 # -- passing messages through -----------------------------------------------------------------------------------
@@ -247,8 +244,9 @@ async def test_a_second_handshake_begins_a_second_session():
         assert (await client.ask("ping"))["result"]["session"] == "session-2"
 
 
-async def test_twenty_calls_at_once_get_their_own_answers():
+async def test_twenty_calls_at_once_get_their_own_answers(monkeypatch: pytest.MonkeyPatch):
     """The server answers in reverse order."""
+    monkeypatch.setattr(streamable, "SESSION_END_TIMEOUT", 0.3)  # the connections stay occupied
     waiting: list[tuple[trio.abc.Stream, Asked]] = []
     all_arrived = trio.Event()
 
@@ -1115,6 +1113,7 @@ async def test_a_new_handshake_without_a_response_times_out(monkeypatch: pytest.
         server.sessions.clear()
         server.answers["initialize"] = lambda _: _forever
         assert "doesn't open a new session" in (await client.ask("ping"))["error"]["message"]
+        monkeypatch.setattr(streamable, "NEW_SESSION_TIMEOUT", PATIENCE)
         del server.answers["initialize"]
         await client.send("ping", id=2)
         assert {(await client.read()).get("id") for _ in range(2)} == {None, 2}
@@ -1452,8 +1451,12 @@ async def test_messages_are_posted_to_the_same_server_only(endpoint: str, said: 
         (http(b"", "500 Oops"), "HTTP 500"),
     ],
 )
-async def test_a_response_that_is_not_an_event_stream_is_refused(stream: bytes, said: str):
+async def test_a_response_that_is_not_an_event_stream_is_refused(
+    stream: bytes, said: str, monkeypatch: pytest.MonkeyPatch
+):
     """When the older transport is configured, the error says what is wrong."""
+    if stream == STREAM:
+        monkeypatch.setattr(sse, "ENDPOINT_TIMEOUT", 0.3)
     async with playing(lambda _: stream) as upstream, bridged(sse_url(upstream), transport="sse") as client:
         answer = await client.ask("initialize", HELLO)
         assert said in answer["error"]["message"], answer

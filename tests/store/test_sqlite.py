@@ -698,7 +698,7 @@ async def test_a_statement_that_takes_for_ever_is_given_up(store: SqliteStore, m
     """Neither a read nor a write holds its thread; the others that wait with the write are stored all the same."""
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS c FROM n"
     monkeypatch.setattr(sqlite, "READ_TIMEOUT", 0.05)
-    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.5)
     failed: list[StorageError] = []
 
     async def write_for_ever() -> None:

@@ -739,7 +739,7 @@ async def test_an_idle_connection_is_closed() -> None:
 
 async def test_a_second_head_has_its_own_time() -> None:
     """On a kept connection the head's clock starts with its first byte, and ends in 408."""
-    async with serving(fine, keep_alive=5.0, header_time=0.1) as running, running.client() as client:
+    async with serving(fine, keep_alive=PATIENCE, header_time=0.5) as running, running.client() as client:
         await client.ask()
         assert (await client.ask(b"GET ")).status == 408
 

@@ -375,7 +375,7 @@ async def test_the_longest_idle_session_is_evicted(http_client: OpenHttpClient):
 async def test_an_unused_session_expires(http_client: OpenHttpClient):
     """After `limits.idle` its id is unknown, and the metrics count it as idle."""
     async with http_client(limits__idle=0.3) as client:
-        await client.initialize()
+        client.session = (await client.ask("initialize", HELLO)).headers["mcp-session-id"]
         await _until(client, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
         assert (await client.ask("ping")).status_code == 404
 
@@ -791,10 +791,13 @@ async def test_a_session_has_a_limited_number_of_streams(http_client: OpenHttpCl
         assert answer.json()["result"]["structuredContent"]["success"] is True
 
 
-async def test_a_session_with_a_call_in_flight_is_evicted_last(http_client: OpenHttpClient, hello: Project):
+async def test_a_session_with_a_call_in_flight_is_evicted_last(
+    http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch
+):
     """It isn't idle, however long ago its last request came."""
+    monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
-    async with http_client(limits__sessions=2, limits__idle=0.4) as client, trio.open_nursery() as nursery:
+    async with http_client(limits__sessions=2) as client, trio.open_nursery() as nursery:
         await client.initialize()
         application: Any = client.running.http.app
         nursery.start_soon(partial(client.call, "generate_content", content_config_id="endless"))
@@ -803,6 +806,8 @@ async def test_a_session_with_a_call_in_flight_is_evicted_last(http_client: Open
         for _ in range(3):
             assert (await client.ask("initialize", HELLO, mcp_session_id="")).status_code == 200
         assert client.session in application.sessions._sessions
+        limits = application.sessions._limits
+        application.sessions._limits = msgspec.structs.replace(limits, idle=0.1)
         await _until(client, "/metrics", lambda text: 'reason="idle"} 1.0' in text)
         assert client.session in application.sessions._sessions
         note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
