@@ -3,13 +3,16 @@
 import inspect
 import math
 import string
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from chora.errors import InvalidInput, StorageError
 from chora.hashing import sha256
@@ -638,3 +641,124 @@ async def test_two_that_are_open_see_each_others_changes(name: Any, tmp_path: Pa
     assert one.latest_version("tides") is None
     one.close()
     other.close()
+
+
+# -- cancellation -----------------------------------------------------------------------------------------------
+
+
+class SlowDisk:
+    """Holds each write in its thread, before it does anything, until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._held: list[threading.Event] = []
+        self._begun = trio.Event()
+        token, real = trio.lowlevel.current_trio_token(), trio.to_thread.run_sync
+
+        def begin(go_on: threading.Event) -> None:
+            self._held.append(go_on)
+            self._begun.set()
+
+        async def run_sync(write: Callable[..., Any], *given: Any, **options: Any) -> Any:
+            def held() -> Any:
+                go_on = threading.Event()
+                token.run_sync_soon(begin, go_on)
+                assert go_on.wait(PATIENCE)
+                return write(*given)
+
+            return await real(held, **options)
+
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+
+    async def wait_until_writing(self) -> None:
+        """Wait until a write has begun that isn't let go."""
+        while not self._held:
+            self._begun = trio.Event()
+            await self._begun.wait()
+
+    def let_go(self) -> None:
+        """Let the write that has begun go on."""
+        self._held.pop(0).set()
+
+    async def write_the_rest(self) -> None:
+        """Let go of every write as it begins, for ever."""
+        while True:
+            await self.wait_until_writing()
+            self.let_go()
+
+
+class Writers:
+    """Writers that can be cancelled one by one, and what was stored when each one's scope ended."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self.stored_at_end: dict[str, bool] = {}
+
+    def stored(self) -> set[str]:
+        return {each.body for each in self._store.versions("tides")}
+
+    async def add(self, body: str, then_cancel: str | None = None) -> None:
+        with trio.CancelScope() as self._scopes[body]:
+            await self._store.add_version(version(body=body))
+            if then_cancel:
+                self.cancel(then_cancel)
+        self.stored_at_end[body] = body in self.stored()
+
+    def cancel(self, *bodies: str) -> None:
+        for body in bodies:
+            self._scopes[body].cancel()
+
+
+@asynccontextmanager
+async def writing_nursery(disk: SlowDisk) -> AsyncGenerator[trio.Nursery]:
+    """A nursery for writers, whose writes are all let go at the end of its body."""
+    async with trio.open_nursery() as outer:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+            outer.start_soon(disk.write_the_rest)
+        outer.cancel_scope.cancel()
+
+
+async def start_one_by_one(nursery: trio.Nursery, writers: Writers, *bodies: str) -> None:
+    """Start writers that wait for the one before them."""
+    for body in bodies:
+        nursery.start_soon(writers.add, body)
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_cancelled_write_is_done_or_not_begun_when_its_scope_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """One under way is waited for; none is stored after the scope of its caller has ended."""
+    disk, writers = SlowDisk(monkeypatch), Writers(store)
+    with trio.fail_after(PATIENCE):
+        async with writing_nursery(disk) as nursery:
+            await start_one_by_one(nursery, writers, "first")
+            await disk.wait_until_writing()
+            await start_one_by_one(nursery, writers, "second", "third", "fourth")
+            writers.cancel("first", "fourth")
+            await trio.testing.wait_all_tasks_blocked()
+            assert writers.stored_at_end == {"fourth": False}, "the one under way is waited for, the other not begun"
+            disk.let_go()
+            await disk.wait_until_writing()  # the second, and in some stores the third with it
+            assert writers.stored_at_end == {"first": True, "fourth": False}
+            writers.cancel("second", "third")
+            await trio.testing.wait_all_tasks_blocked()
+            assert "second" not in writers.stored_at_end
+    assert writers.stored_at_end["second"]
+    assert {body for body, stored in writers.stored_at_end.items() if stored} == writers.stored()
+    monkeypatch.undo()
+    await store.add_version(version(body="afterwards"))
+    assert "afterwards" in writers.stored()
+
+
+async def test_a_writer_cancelled_as_its_turn_comes_takes_nobody_with_it(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """What others wanted to write together with it is written."""
+    disk, writers = SlowDisk(monkeypatch), Writers(store)
+    with trio.fail_after(PATIENCE):
+        async with writing_nursery(disk) as nursery:
+            nursery.start_soon(writers.add, "first", "second")
+            await disk.wait_until_writing()
+            await start_one_by_one(nursery, writers, "second", "third")
+    assert {"first", "third"} <= writers.stored()
+    assert {body for body, stored in writers.stored_at_end.items() if stored} == writers.stored()

@@ -1047,33 +1047,6 @@ async def test_a_lock_fails_all_that_waited_for_it(path: Path, monkeypatch: pyte
     store.close()
 
 
-async def test_who_is_cancelled_on_the_way_to_disk_waits_for_the_end(store: SqliteStore, held: Held):
-    """Neither the one that began the transaction nor the others in it go before it is known what came of it."""
-    gone: list[str] = []
-
-    async def add(body: str) -> None:
-        try:
-            await store.add_version(version(body=body))
-        finally:
-            gone.append(body)
-
-    with trio.fail_after(PATIENCE):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(add, "first")
-            await held.begun.wait()
-            async with trio.open_nursery() as others:
-                for body in ("second", "third"):
-                    others.start_soon(add, body)
-                    await trio.testing.wait_all_tasks_blocked()
-                held.go_on.set()
-                while len(held.batches) < 2:
-                    await trio.lowlevel.checkpoint()
-                others.cancel_scope.cancel()
-            assert {"second", "third"} <= set(gone)
-            assert {each.body for each in store.versions("tides")} == {"first", "second", "third"}
-    assert held.batches == [1, 2]
-
-
 # -- cancellation -----------------------------------------------------------------------------------------------
 
 
