@@ -40,7 +40,7 @@ SUFFIXES = (".json", ".yaml", ".yml")
 ROOTS = ("configs", "chora-configs")
 CACHE_LIMIT = 16 * 1024 * 1024
 """The total size of files that are cached; parsed, they take up to ten times as much memory."""
-CONFIGS = "configs:"
+CONFIG_SEARCH = "configs:"
 """The prefix under which a search through all files of a kind is recorded."""
 
 OnRead = Callable[[str], None]
@@ -129,11 +129,11 @@ class Catalog:
             id=shown,
         )
 
-    def find_config(self, kind: Kind, config_id: str, noting: OnRead | None = None) -> FoundConfig:
+    def find_config(self, kind: Kind, config_id: str, on_read: OnRead | None = None) -> FoundConfig:
         """Find a config by id: by the name of its file, in the order of the layouts, else by the id inside.
 
-        `noting` is called with every path that was tried, whether a file exists or not; and, when no name led to the
-        config, with `CONFIGS` and the kind whose folder was searched.
+        `on_read` is called with every path that was tried, whether a file exists or not; and, when no name led to the
+        config, with `CONFIG_SEARCH` and the kind whose folder was searched.
 
         Raises:
             InvalidConfigId: the id is invalid.
@@ -143,17 +143,17 @@ class Catalog:
         """
         self.check_id(config_id)
         for path in self._candidate_paths(kind, config_id):
-            if noting:
-                noting(path)
+            if on_read:
+                on_read(path)
             if parsed := self._read_config(kind, path):
                 return FoundConfig(path, check_expected_id(parsed, config_id))
-        if noting:
-            noting(CONFIGS + kind)
+        if on_read:
+            on_read(CONFIG_SEARCH + kind)
         listing = self.list_configs(kind)
         for found in listing.found:
             if found.parsed.config.id == config_id:
-                if noting:
-                    noting(found.path)
+                if on_read:
+                    on_read(found.path)
                 return found
         for broken in listing.invalid:
             if broken.cause.details.get("config_id") == config_id:
@@ -166,7 +166,7 @@ class Catalog:
             **{_PARAMETERS[kind]: config_id, "searched_paths": searched},
         )
 
-    def open_config(self, kind: Kind, path: str, noting: OnRead | None = None) -> FoundConfig:
+    def open_config(self, kind: Kind, path: str, on_read: OnRead | None = None) -> FoundConfig:
         """Open the config at a path: relative to project, config folder or folder of its kind.
 
         A path without a suffix is tried with each of them, and a bare name finally as an id. An absolute path must lie
@@ -182,8 +182,8 @@ class Catalog:
         if not path.strip() or re.search(r"[\x00-\x1f\x7f]", path):
             raise InvalidConfigId(f"The path {path!r} is empty or holds control characters.", id=path)
         if (kind, path) in self._cached:
-            if noting:
-                noting(path)
+            if on_read:
+                on_read(path)
             if parsed := self._read_config(kind, path):
                 return FoundConfig(path, parsed)
         outside: PermissionDenied | None = None
@@ -192,8 +192,8 @@ class Catalog:
             for suffix in ("",) if path.endswith(SUFFIXES) else SUFFIXES:
                 try:
                     searched.append(where := self._normalize_path(base, path + suffix))
-                    if noting:
-                        noting(where)
+                    if on_read:
+                        on_read(where)
                     if parsed := self._read_config(kind, where):
                         return FoundConfig(where, parsed)
                 except PermissionDenied as error:
@@ -203,7 +203,7 @@ class Catalog:
         if outside:
             raise outside
         if "/" not in path and not path.endswith(SUFFIXES):
-            return self.find_config(kind, path, noting)
+            return self.find_config(kind, path, on_read)
         raise ConfigNotFound(
             f"There is no {kind} config at {path!r}.",
             _LIST_HINTS[kind],

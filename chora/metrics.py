@@ -63,7 +63,7 @@ class Metrics:
         self.probe_up = Gauge("chora_probe_up", "Whether the last uptime probe succeeded")
         self.loop_lag = Gauge("chora_loop_lag_seconds", "How late the event loop woke in the last benchmark round")
 
-    def all(self) -> list[Counter | Histogram]:
+    def list_metrics(self) -> list[Counter | Histogram]:
         """Every metric, in the order written above."""
         return list(vars(self).values())
 
@@ -73,7 +73,7 @@ class Metrics:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         families: list[Any] = []
-        for metric in self.all():
+        for metric in self.list_metrics():
             if isinstance(metric, Histogram):
                 family = HistogramMetricFamily(metric.name, metric.meaning, labels=metric.labels)
                 for labels, counts in metric.counts.items():

@@ -155,7 +155,7 @@ def _read_keyring(name: str, timeout: float = 2.0) -> str:
     """Query the OS keyring in a daemon thread: a locked one prompts the user and may never return."""
     answer: list[str] = []
 
-    def ask() -> None:
+    def query_keyring() -> None:
         try:
             import keyring
 
@@ -163,7 +163,7 @@ def _read_keyring(name: str, timeout: float = 2.0) -> str:
         except Exception:  # each backend has its own exceptions; none may stop the start
             answer.append("")
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=query_keyring, daemon=True)
     thread.start()
     thread.join(timeout)
     return answer[0] if answer else ""

@@ -53,7 +53,7 @@ def gather() -> dict[str, Any]:
         "errors": {
             "errors": [describe_error(each) for each in errors.subclasses() if each.__module__ == "chora.errors"]
         },
-        "metrics": {"metrics": [describe_metric(each) for each in Metrics().all()]},
+        "metrics": {"metrics": [describe_metric(each) for each in Metrics().list_metrics()]},
         "generators": {"generators": [describe_generator(each) for each in GENERATORS]},
         "resources": {
             "families": [

@@ -91,7 +91,7 @@ def test_every_tool_command_and_metric_is_in_its_reference():
         assert f"## {name}\n" in (reference / "tools.md").read_text()
     for name in COMMANDS:
         assert f"## chora {name}\n" in (reference / "cli.md").read_text()
-    for metric in Metrics().all():
+    for metric in Metrics().list_metrics():
         name = f"{metric.name}_total" if type(metric) is Counter else metric.name
         assert f"`{name}`" in (reference / "metrics.md").read_text()
 

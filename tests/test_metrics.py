@@ -23,8 +23,8 @@ def test_every_metric_is_on_the_page_before_anything_happened():
     """Each has its type and meaning from the start, so that a dashboard knows it."""
     metrics = Metrics()
     families = parsed(metrics)
-    assert set(families) == {metric.name for metric in metrics.all()}
-    for metric in metrics.all():
+    assert set(families) == {metric.name for metric in metrics.list_metrics()}
+    for metric in metrics.list_metrics():
         kind = "histogram" if isinstance(metric, Histogram) else "gauge" if isinstance(metric, Gauge) else "counter"
         assert families[metric.name].type == kind
         assert families[metric.name].documentation == metric.meaning
@@ -33,7 +33,7 @@ def test_every_metric_is_on_the_page_before_anything_happened():
 
 def test_names_are_ours_and_stand_once():
     """Every name begins with chora_, and none is given twice."""
-    names = [metric.name for metric in Metrics().all()]
+    names = [metric.name for metric in Metrics().list_metrics()]
     assert all(name.startswith("chora_") for name in names)
     assert len(names) == len(set(names))
 

@@ -1,8 +1,7 @@
-"""Budgets for language models: known answers are free, and a request that would exceed a budget isn't sent.
+"""Budgets for language models: stored replies are free, and a request that would exceed a budget isn't sent.
 
-A model whose price isn't known is asked all the same, or a new model could not be used before chora knows its price;
-its calls count as free, which previews and results say. Of other processes only what they have spent counts, not what
-they have in flight.
+A model without a known price may be used, or a new model would need a new chora first; its calls count as free, which
+previews and results say. Of other processes, only completed calls count, not those in flight.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from chora.store.store import Store
 from chora.timestamps import format_timestamp, now
 
 
-class _Budget(NamedTuple):
-    """A limit, and how much of it is gone; amounts in US dollars."""
+class BudgetState(NamedTuple):
+    """A limit, and how much of it is used; amounts in US dollars."""
 
     name: str
     limit: float
@@ -45,24 +44,24 @@ class Budgets:
         self.settings = settings
         self.in_flight = 0.0
         """US dollars that the calls under way may cost at most."""
-        self.asked: dict[str, trio.Event] = {}
-        """Requests under way, by key; the event says that there is an answer, or won't be."""
+        self.requests_under_way: dict[str, trio.Event] = {}
+        """Requests under way, by key; the event is set when they end, with or without a reply."""
 
-    def budget(self) -> Budget:
+    def open_budget(self) -> Budget:
         """The budget of one run: everything that one tool call requests."""
         return Budget(self)
 
     def preview_cost(self, request: llm.ModelRequest) -> dict[str, Any]:
-        """What asking would cost and what is left to spend, in US dollars; nothing is asked.
+        """What the request would cost and what was spent so far, in US dollars; nothing is sent.
 
         `estimated_usd` is the most it should cost, None for a model whose price isn't known; `would_exceed` is the
         budget that would be exceeded, if any; `warning` says when no budget can limit the model.
         """
         cached = self.store.completion(request.key) is not None
         estimated = 0.0 if cached else llm.estimate_cost(request)
-        budgets = self.budgets(0.0, 0.0)
-        exceeded = _exceeded(budgets, estimated or 0.0)
-        unheld = estimated is None and any(budget.limit for budget in budgets)
+        budgets = self.list_budgets(0.0, 0.0)
+        exceeded = _exceeded_budget(budgets, estimated or 0.0)
+        unlimited = estimated is None and any(budget.limit for budget in budgets)
         return {
             "model": request.model,
             "estimated_usd": None if estimated is None else round(estimated, 6),
@@ -71,84 +70,86 @@ class Budgets:
             "spent_project_usd": round(budgets[2].spent, 6),
             **{f"budget_{budget.name}_usd": budget.limit for budget in budgets},
             "would_exceed": exceeded.name if exceeded else None,
-            "warning": f"What {request.model} costs isn't known, so the budgets can't limit it" if unheld else None,
+            "warning": f"What {request.model} costs isn't known, so the budgets can't limit it" if unlimited else None,
         }
 
-    def budgets(self, run_spent: float, run_in_flight: float) -> list[_Budget]:
+    def list_budgets(self, run_spent: float, run_in_flight: float) -> list[BudgetState]:
         """Every budget: of the run, the day and the project."""
         settings = self.settings
-        yesterday = format_timestamp(datetime.now(UTC) - timedelta(hours=24))
+        day_ago = format_timestamp(datetime.now(UTC) - timedelta(hours=24))
         return [
-            _Budget("run", settings.budget_run, run_spent, run_in_flight),
-            _Budget("day", settings.budget_day, self.store.total_cost(yesterday), self.in_flight),
-            _Budget("project", settings.budget_project, self.store.total_cost(), self.in_flight),
+            BudgetState("run", settings.budget_run, run_spent, run_in_flight),
+            BudgetState("day", settings.budget_day, self.store.total_cost(day_ago), self.in_flight),
+            BudgetState("project", settings.budget_project, self.store.total_cost(), self.in_flight),
         ]
 
 
 class Budget:
-    """What one run may spend.
+    """The budget of one run.
 
     Args:
-        spending: the project's.
+        budgets: the budgets of the project.
     """
 
-    def __init__(self, spending: Budgets) -> None:
-        self._spending = spending
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
         self.spent = 0.0
         """US dollars this run has spent."""
         self._in_flight = 0.0
 
-    async def complete(self, content_id: str, request: llm.ModelRequest, *, fresh: bool = False) -> llm.ModelReply:
-        """The model's answer: the one it gave to the same request before, or a new one if the budgets allow it.
+    async def complete_request(
+        self, content_id: str, request: llm.ModelRequest, *, fresh: bool = False
+    ) -> llm.ModelReply:
+        """The model's reply: the stored one to the same request, or a new one if the budgets allow it.
 
-        The same request at the same time is asked once.
+        Equal requests at the same time are sent once.
 
         Args:
             content_id: the content that the cost is recorded for.
-            request: what to ask.
-            fresh: ask even if the answer is known.
+            request: the request.
+            fresh: send it even if its reply is stored.
 
         Raises:
             BudgetExceeded: it could cost more than is left; nothing was spent.
-            GenerationFailed: there is no answer that can be used. If it was paid for, the cost is kept.
-            StorageError: the answer couldn't be kept.
+            GenerationFailed: there is no usable reply. If it was paid for, the cost is recorded.
+            StorageError: the reply couldn't be stored.
         """
-        spending = self._spending
+        spending = self._budgets
         while not fresh:
-            if known := self._known(request):
+            if known := self._stored_reply(request):
                 return known
-            if (under_way := spending.asked.get(request.key)) is None:
+            if (under_way := spending.requests_under_way.get(request.key)) is None:
                 break
             await under_way.wait()
-        with self._reserve(request), _announced(spending.asked, request.key):
+        with self._reserve_cost(request), _register_request(spending.requests_under_way, request.key):
             try:
                 reply = await spending.anthropic.complete_request(request)
             except GenerationFailed as error:
                 if error.details.get("output_tokens") is not None:
-                    await self._keep_broken(content_id, request, error.details)
+                    await self._store_unusable_reply(content_id, request, error.details)
                 raise
-            await self._keep(content_id, request.key, reply)
+            await self._store_reply(content_id, request.key, reply)
             return reply
 
-    async def recall(self, request: llm.ModelRequest) -> llm.ModelReply:
-        """The answer that the model gave to this request before.
+    async def recall_reply(self, request: llm.ModelRequest) -> llm.ModelReply:
+        """The stored reply to this request.
 
         Raises:
-            ModelNotAsked: there is none; the details say what asking would cost.
+            ModelNotAsked: there is none; the details say what the request would cost.
         """
-        known = self._known(request)
+        known = self._stored_reply(request)
         if known is None:
             raise llm.ModelNotAsked(
                 f"{request.model} was never asked this, and nothing may be spent here.",
                 "generate_content asks it; preview_generation with spend: true does so without storing the text.",
                 error_type="NotAsked",
                 request=request,
-                outlook=self._spending.preview_cost(request),
+                outlook=self._budgets.preview_cost(request),
             )
         return known
 
-    def _known(self, request: llm.ModelRequest) -> llm.ModelReply | None:
-        known = self._spending.store.completion(request.key)
+    def _stored_reply(self, request: llm.ModelRequest) -> llm.ModelReply | None:
+        known = self._budgets.store.completion(request.key)
         if known is None:
             return None
         return llm.ModelReply(
@@ -161,10 +162,10 @@ class Budget:
         )
 
     @contextmanager
-    def _reserve(self, request: llm.ModelRequest) -> Generator[None]:
+    def _reserve_cost(self, request: llm.ModelRequest) -> Generator[None]:
         """Reserve the most that the call may cost until it is over."""
         estimated = llm.estimate_cost(request) or 0.0
-        budget = _exceeded(self._spending.budgets(self.spent, self._in_flight), estimated)
+        budget = _exceeded_budget(self._budgets.list_budgets(self.spent, self._in_flight), estimated)
         if budget is not None:
             setting = f"llm.budget_{budget.name}"
             raise BudgetExceeded(
@@ -179,15 +180,15 @@ class Budget:
                 setting=setting,
             )
         self._in_flight += estimated
-        self._spending.in_flight += estimated
+        self._budgets.in_flight += estimated
         try:
             yield
         finally:
             self._in_flight -= estimated
-            self._spending.in_flight -= estimated
+            self._budgets.in_flight -= estimated
 
-    async def _keep(self, content_id: str, key: str, reply: llm.ModelReply) -> None:
-        """Keep an answer and its cost; it was paid for, so it is kept even if the caller cancels now."""
+    async def _store_reply(self, content_id: str, key: str, reply: llm.ModelReply) -> None:
+        """Store a reply and its cost; it was paid for, so it is stored even if the caller cancels now."""
         self.spent += reply.usd or 0.0
         moment = now()
         completion = Completion(
@@ -207,10 +208,10 @@ class Budget:
             usd=reply.usd,
         )
         with trio.CancelScope(shield=True):
-            await self._spending.store.add_completion(completion, cost)
+            await self._budgets.store.add_completion(completion, cost)
 
-    async def _keep_broken(self, content_id: str, request: llm.ModelRequest, details: dict[str, Any]) -> None:
-        """Keep the cost of an answer that can't be used, under a key that no request has."""
+    async def _store_unusable_reply(self, content_id: str, request: llm.ModelRequest, details: dict[str, Any]) -> None:
+        """Store the cost of an unusable reply, under a key that no request has."""
         tokens: tuple[int, int] = details["input_tokens"], details["output_tokens"]
         dollars = llm.cost_of(request.model, *tokens)
         reply = llm.ModelReply(
@@ -220,11 +221,11 @@ class Budget:
             model=request.model,
             usd=None if dollars is None else sum(dollars),
         )
-        await self._keep(content_id, f"broken:{request.key}", reply)
+        await self._store_reply(content_id, f"broken:{request.key}", reply)
 
 
-def _exceeded(budgets: list[_Budget], estimated: float) -> _Budget | None:
-    """The first budget that this much more would exceed; a limit of 0 is none."""
+def _exceeded_budget(budgets: list[BudgetState], estimated: float) -> BudgetState | None:
+    """The first budget that this amount would exceed; a limit of 0 is no limit."""
     return next(
         (
             budget
@@ -236,7 +237,7 @@ def _exceeded(budgets: list[_Budget], estimated: float) -> _Budget | None:
 
 
 @contextmanager
-def _announced(asked: dict[str, trio.Event], key: str) -> Generator[None]:
+def _register_request(asked: dict[str, trio.Event], key: str) -> Generator[None]:
     """Register this request as under way, unless it already is."""
     if key in asked:
         yield

@@ -50,7 +50,7 @@ DRAFT_ID = re.compile(r"draft-\d{8}T\d{6}-[0-9a-f]{6}")
 """The form of a draft's id; the capital letter keeps it apart from config ids."""
 CONFIG_ID = re.compile(r"[a-z][a-z0-9-]{0,254}")
 COLLECTION_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,254}")
-MOST_DRAFTS = 100
+DRAFTS_LIMIT = 100
 OLDEST_SHOWN = 10
 """How many drafts there may be, and how many of the oldest the error for one more names."""
 NAME_LIMIT = 255
@@ -76,7 +76,7 @@ class SavedDraft(NamedTuple):
     backup: str | None
 
 
-async def make_draft(
+async def create_draft(
     engine: Engine, kind: Kind, document: dict[str, Any], description: str | None
 ) -> tuple[Draft, ParsedConfig]:
     """Check a config and keep it as a draft.
@@ -86,7 +86,7 @@ async def make_draft(
         LimitExceeded: it is too large to be a config's file, or there are too many drafts.
         DraftCreationFailed: the store refused.
     """
-    parsed = _read(kind, document, "config_data")
+    parsed = _parse_draft(kind, document, "config_data")
     _check_size(document)
     moment = datetime.now(UTC)
     created = now()
@@ -99,7 +99,7 @@ async def make_draft(
         updated_at=created,
     )
     try:
-        _check_room(engine)
+        _check_draft_count(engine)
         await engine.store.save_draft(made)
     except StorageError as error:
         raise DraftCreationFailed(
@@ -109,7 +109,7 @@ async def make_draft(
 
 
 def _check_size(document: dict[str, Any]) -> None:
-    if (size := len(_encoded("", document))) > CONFIG_LIMIT:
+    if (size := len(_encode_config("", document))) > CONFIG_LIMIT:
         raise LimitExceeded(
             f"The config has {size:,} bytes as a file; {CONFIG_LIMIT:,} are allowed.",
             "Put long texts into files of their own, and name them as sources.",
@@ -118,9 +118,9 @@ def _check_size(document: dict[str, Any]) -> None:
         )
 
 
-def _check_room(engine: Engine) -> None:
+def _check_draft_count(engine: Engine) -> None:
     """Refuse one draft too many: only their authors know which of the others can go."""
-    if engine.store.counts()["drafts"] < MOST_DRAFTS:
+    if engine.store.counts()["drafts"] < DRAFTS_LIMIT:
         return
     oldest = [
         {
@@ -131,7 +131,7 @@ def _check_room(engine: Engine) -> None:
         for draft in engine.store.drafts()[:OLDEST_SHOWN]
     ]
     raise LimitExceeded(
-        f"There are {MOST_DRAFTS} drafts, and no more are kept.",
+        f"There are {DRAFTS_LIMIT} drafts, and no more are kept.",
         "save_config uses a draft up, and delete_content with its id discards it; the details name the oldest. "
         "cleanup_ephemeral and `chora gc` remove those older than storage.retention_days.",
         limit="drafts",
@@ -156,7 +156,7 @@ async def preview_draft(
     except ValidationFailed as error:
         raise TestFailed(f"{draft_id} can't be tested: {error.message}", error.hint, **error.details) from error
     try:
-        text, generator, warnings, cost = await _text_of(engine, parsed, caller)
+        text, generator, warnings, cost = await _generate_preview(engine, parsed, caller)
     except (TestFailed, InvalidContext, *SERVER_ERRORS):
         raise
     except ChoraError as error:
@@ -178,7 +178,7 @@ async def preview_draft(
     return DraftPreview(text, generator, parsed.warnings, warnings, cost)
 
 
-async def _text_of(
+async def _generate_preview(
     engine: Engine, parsed: ParsedConfig, caller: dict[str, Any]
 ) -> tuple[str, str, list[str], float | None]:
     config = parsed.config
@@ -230,7 +230,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
         )
     # The file has the id that it is saved under, whatever the draft says.
     document = {**kept.config_data, "id": config_id}
-    _read(kind, document, draft_id)
+    _parse_draft(kind, document, draft_id)
     async with engine.write_locks(f"{kind}:{config_id}"):
         path = engine.catalog.path_to_save(kind, config_id)
         backup = backup_name(path)
@@ -242,7 +242,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
                 config_id=config_id,
             )
         try:
-            before = _current(engine, path)
+            before = _read_current(engine, path)
             if before is not None:
                 if before != overwrite if isinstance(overwrite, bytes) else not overwrite:
                     exists = ConfigExists(
@@ -254,7 +254,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
                     exists.replaced = before
                     raise exists
                 await engine.project_folder.write_file(backup, before)
-            await engine.project_folder.write_file(path, _encoded(path, document))
+            await engine.project_folder.write_file(path, _encode_config(path, document))
         except OSError as error:
             raise SaveExecutionFailed(
                 f"{path} couldn't be written: {error.strerror}.",
@@ -266,7 +266,7 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
     return SavedDraft(path, kind, None if before is None else backup)
 
 
-def _current(engine: Engine, path: str) -> bytes | None:
+def _read_current(engine: Engine, path: str) -> bytes | None:
     try:
         return engine.project_folder.read_bytes(path)
     except FileNotFoundError:
@@ -320,13 +320,13 @@ async def modify_config(
     if DRAFT_ID.fullmatch(config_id) or engine.store.draft(config_id):
         async with engine.write_locks(config_id):
             return await _modify_draft(engine, find_draft(engine, config_id), updates)
-    found_kind, found = _find_saved(engine, config_id, kind)
+    found_kind, found = _find_saved_config(engine, config_id, kind)
     async with engine.write_locks(f"{found_kind}:{found.parsed.config.id}"):
         found = engine.catalog.open_config(found_kind, found.path)
-        return await _modify_saved(engine, found_kind, found, updates, create_backup)
+        return await _modify_saved_config(engine, found_kind, found, updates, create_backup)
 
 
-def _find_saved(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind, FoundConfig]:
+def _find_saved_config(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind, FoundConfig]:
     found: dict[Kind, FoundConfig] = {}
     searched: list[str] = []
     for each in (kind,) if kind else KINDS:
@@ -354,7 +354,7 @@ def _find_saved(engine: Engine, config_id: str, kind: Kind | None) -> tuple[Kind
 async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -> ModifiedConfig:
     kind = cast(Kind, draft.config_type)
     document = cast("dict[str, Any]", merge_patch(draft.config_data, updates))
-    parsed = _patched(kind, document, draft.draft_id, updates)
+    parsed = _parse_patched(kind, document, draft.draft_id, updates)
     try:
         await engine.store.save_draft(msgspec.structs.replace(draft, config_data=document, updated_at=now()))
     except StorageError as error:
@@ -364,11 +364,11 @@ async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -
     return ModifiedConfig(kind, None, draft.draft_id, parsed.warnings, None)
 
 
-async def _modify_saved(
+async def _modify_saved_config(
     engine: Engine, kind: Kind, found: FoundConfig, updates: dict[str, Any], create_backup: bool
 ) -> ModifiedConfig:
     document = cast("dict[str, Any]", merge_patch(found.parsed.raw, updates))
-    parsed = _patched(kind, document, found.path, updates)
+    parsed = _parse_patched(kind, document, found.path, updates)
     if parsed.config.id != found.parsed.config.id:
         raise ModificationFailed(
             f"{found.path} would go by another id, {parsed.config.id}, and nothing that names it would find it.",
@@ -378,11 +378,11 @@ async def _modify_saved(
         )
     try:
         backup = None
-        before = _current(engine, found.path)
+        before = _read_current(engine, found.path)
         if create_backup and before is not None:
             backup = backup_name(found.path)
             await engine.project_folder.write_file(backup, before)
-        await engine.project_folder.write_file(found.path, _encoded(found.path, document))
+        await engine.project_folder.write_file(found.path, _encode_config(found.path, document))
     except OSError as error:
         raise ModificationExecutionFailed(
             f"{found.path} couldn't be written: {error.strerror}.",
@@ -393,7 +393,7 @@ async def _modify_saved(
     return ModifiedConfig(kind, backup, None, parsed.warnings, found.path)
 
 
-def _patched(kind: Kind, document: dict[str, Any], where: str, updates: dict[str, Any]) -> ParsedConfig:
+def _parse_patched(kind: Kind, document: dict[str, Any], where: str, updates: dict[str, Any]) -> ParsedConfig:
     _check_size(document)
     try:
         return parse_config(kind, document, where=where)
@@ -430,7 +430,7 @@ def find_draft(engine: Engine, draft_id: str) -> Draft:
     return kept
 
 
-def _read(kind: Kind, document: dict[str, Any], where: str) -> ParsedConfig:
+def _parse_draft(kind: Kind, document: dict[str, Any], where: str) -> ParsedConfig:
     try:
         return parse_config(kind, document, where=where)
     except ValidationFailed as error:
@@ -445,7 +445,7 @@ def _read(kind: Kind, document: dict[str, Any], where: str) -> ParsedConfig:
         ) from error
 
 
-def _encoded(path: str, document: dict[str, Any]) -> bytes:
+def _encode_config(path: str, document: dict[str, Any]) -> bytes:
     if path.endswith((".yaml", ".yml")):
         import yaml
 

@@ -11,7 +11,7 @@ from typing import cast
 import trio
 
 from chora import llm
-from chora.catalog import CONFIGS, Catalog
+from chora.catalog import CONFIG_SEARCH, Catalog
 from chora.engine import retrieval
 from chora.engine.budget import Budgets
 from chora.engine.file_digests import FileDigests
@@ -23,7 +23,7 @@ from chora.files import Folder
 from chora.generators import GENERATORS
 from chora.generators.plugins import load_composers
 from chora.generators.registry import GeneratorRegistry
-from chora.generators.templates import ALL, Templates
+from chora.generators.templates import ALL_TEMPLATES, Templates
 from chora.hashing import digest_of
 from chora.jobs import Jobs
 from chora.locks import FileLocks, NamedLocks
@@ -100,8 +100,8 @@ class Engine:
         return DigestSnapshot(
             self.file_digests.digest_file,
             {
-                CONFIGS: lambda kind: self.catalog.digest(cast(Kind, kind)),
-                ALL: lambda _: self.templates.digest(),
+                CONFIG_SEARCH: lambda kind: self.catalog.digest(cast(Kind, kind)),
+                ALL_TEMPLATES: lambda _: self.templates.digest_all_templates(),
                 GENERATOR: self.generators.digest,
                 STORED: lambda name: self.digest_stored_texts(*name.split(":", 1)),
             },

@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from chora.catalog import CONFIGS
+from chora.catalog import CONFIG_SEARCH
 from chora.engine.file_digests import ABSENT
-from chora.generators.templates import ALL
+from chora.generators.templates import ALL_TEMPLATES
 
 GIT = "git:"
 STORED = "stored:"
@@ -65,9 +65,9 @@ class InputChange(NamedTuple):
     def reason(self) -> str:
         """The change in a few words."""
         name = self.name
-        if name.startswith(CONFIGS):
-            return f"the set of {name.removeprefix(CONFIGS)} configs has changed"
-        if name.startswith(ALL):
+        if name.startswith(CONFIG_SEARCH):
+            return f"the set of {name.removeprefix(CONFIG_SEARCH)} configs has changed"
+        if name.startswith(ALL_TEMPLATES):
             return "the set of templates has changed"
         if name.startswith(GIT):
             name = name.partition("\0")[2]

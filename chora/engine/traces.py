@@ -76,7 +76,7 @@ class Traces:
             if stamp:
                 self._digests.remember(name, FileStamp(*stamp), digest)
         known = KnownTrace(inputs, result, record.at)
-        self._keep(key, known)
+        self._remember(key, known)
         return known
 
     def latest_trace(self, subject: str, result_type: type[R]) -> KnownTrace[R] | None:
@@ -90,11 +90,11 @@ class Traces:
     def add_trace(self, key: TraceKey, inputs: dict[str, str], result: msgspec.Struct) -> None:
         """Keep what a build read and what it gave."""
         known = KnownTrace(inputs, result, now())
-        self._keep(key, known)
+        self._remember(key, known)
         self._unsaved[key] = known
         self._added.set()
 
-    def _keep(self, key: TraceKey, known: KnownTrace[Any]) -> None:
+    def _remember(self, key: TraceKey, known: KnownTrace[Any]) -> None:
         self._known[key] = known
         if len(self._known) > TRACES_IN_MEMORY:
             self._known.popitem(last=False)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from chora.errors import GenerationFailed, LimitExceeded
 from chora.files import SOURCE_LIMIT
-from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill_names, listed, undefined_behavior
+from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill_names, list_names, undefined_behavior
 from chora.wording import quantity
 
 NAME = "bdd_scenario"
@@ -360,7 +360,7 @@ class _Writer:
         text = text.lstrip()
         keyword = self._language.step_keyword(text)
         if keyword is None:
-            words = listed([f"“{word.strip()}”" for word in self._language.steps])
+            words = list_names([f"“{word.strip()}”" for word in self._language.steps])
             raise self._failed(f"{where} doesn't begin with a keyword: {_shown(text)}", f"Begin it with {words}.")
         line = self._line(where, text)
         if len(line) <= len(keyword.rstrip()) or self._language.step_keyword(line) != keyword:

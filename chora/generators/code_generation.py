@@ -16,8 +16,8 @@ from chora.generators.generator import (
     GeneratedText,
     GenerationJob,
     InvalidGeneratorConfig,
-    file_text,
     fill_names,
+    read_if_file,
     undefined_behavior,
 )
 
@@ -64,7 +64,7 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
     if options.prompt:
         found[PROMPT] = options.prompt
     elif job.template:
-        found[PROMPT] = _text(job, job.template)
+        found[PROMPT] = _read_text(job, job.template)
     elif job.config.instructions.user_prompt:
         found[PROMPT] = job.config.instructions.user_prompt
     else:
@@ -72,7 +72,7 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
             NAME, "there is no prompt", "Write generation_config.prompt, or name a prompt file in patterns[0].template."
         )
     if options.fallback_template:
-        found[FALLBACK] = _text(job, options.fallback_template)
+        found[FALLBACK] = _read_text(job, options.fallback_template)
     if not options.model:
         found[MODEL] = job.model
     return found
@@ -88,7 +88,7 @@ def request_of(job: GenerationJob, default_model: str) -> llm.ModelRequest:
     Raises:
         GenerationFailed: the options don't fit, or the prompt wants a value that isn't there.
     """
-    return _request(job, default_model)[0]
+    return _make_request(job, default_model)[0]
 
 
 def unavailable(settings: settings.LlmSettings) -> str | None:
@@ -112,17 +112,17 @@ async def generate(job: GenerationJob) -> GeneratedText:
     """
     options = _options(job)
     try:
-        return await _ask(job, options)
+        return await _generate_with_model(job, options)
     except (GenerationFailed, BudgetExceeded) as error:
         if FALLBACK not in job.sources or isinstance(error, InvalidGeneratorConfig):
             raise
         behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
-        text, warnings = fill_names(job, NAME, job.sources[FALLBACK], behavior, context=_values(job, options))
+        text, warnings = fill_names(job, NAME, job.sources[FALLBACK], behavior, context=_prompt_values(job, options))
         return GeneratedText(text, [f"The fallback template was used: {error.message}", *warnings], provisional=True)
 
 
-async def _ask(job: GenerationJob, options: Options) -> GeneratedText:
-    request, warnings = _request(job, job.model)
+async def _generate_with_model(job: GenerationJob, options: Options) -> GeneratedText:
+    request, warnings = _make_request(job, job.model)
     if job.llm is None:
         raise job.failed(
             NAME,
@@ -135,7 +135,7 @@ async def _ask(job: GenerationJob, options: Options) -> GeneratedText:
         reply = await job.llm(request)
     except GenerationFailed as error:
         raise _with_job_details(job, error) from error
-    code = extract(reply.text, options.language)
+    code = extract_code(reply.text, options.language)
     if options.language.lower() in _NAMES["python"]:
         warnings += await _check_python(job, code)
     usage = usage_of(reply)
@@ -156,9 +156,9 @@ def _with_job_details(job: GenerationJob, error: GenerationFailed) -> Generation
     )
 
 
-def _text(job: GenerationJob, words: str) -> str:
+def _read_text(job: GenerationJob, words: str) -> str:
     """A text that may be given as a file."""
-    text = file_text(job, NAME, words)
+    text = read_if_file(job, NAME, words)
     return words if text is None else text
 
 
@@ -178,16 +178,16 @@ def _options(job: GenerationJob) -> Options:
         ) from None
 
 
-def _values(job: GenerationJob, options: Options) -> dict[str, Any]:
+def _prompt_values(job: GenerationJob, options: Options) -> dict[str, Any]:
     """The names that a prompt may use: the context, and the language."""
     return {"language": options.language or None, **job.context}
 
 
-def _request(job: GenerationJob, default_model: str) -> tuple[llm.ModelRequest, list[str]]:
+def _make_request(job: GenerationJob, default_model: str) -> tuple[llm.ModelRequest, list[str]]:
     options = _options(job)
     model = options.model or default_model
     behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
-    asked, warnings = fill_names(job, NAME, job.sources[PROMPT], behavior, context=_values(job, options))
+    asked, warnings = fill_names(job, NAME, job.sources[PROMPT], behavior, context=_prompt_values(job, options))
     hints = [options.style_hints] if isinstance(options.style_hints, str) else options.style_hints
     parts = [
         f"Write this in {options.language}." if options.language else "",
@@ -240,16 +240,16 @@ _NAMES = {name: set(group.split()) for group in _GROUPS for name in group.split(
 """Names of a language after a code fence."""
 
 
-def extract(answer: str, language: str) -> str:
+def extract_code(answer: str, language: str) -> str:
     """The code in an answer: the first fenced block of the language, else the first one, else the whole, stripped."""
-    blocks = _blocks(answer)
+    blocks = _fenced_blocks(answer)
     wanted = _NAMES.get(language.lower(), {language.lower()})
     matching = [code for kind, code in blocks if language and kind.lower() in wanted]
     code = (matching or [code for _, code in blocks] or [answer.strip()])[0]
     return code.strip("\n").rstrip()
 
 
-def _blocks(answer: str) -> list[tuple[str, str]]:
+def _fenced_blocks(answer: str) -> list[tuple[str, str]]:
     """The fenced blocks: the word after the fence, and the text. One that isn't closed reaches to the end.
 
     Models put fenced examples into fenced documents, so a fence with a word after it opens a nested block.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill, listed, template_file
+from chora.generators.generator import GeneratedText, GenerationJob, as_text, fill_places, list_names, template_file
 
 NAME = "demonstration"
 VERSION = "1.0.0"
@@ -38,7 +38,7 @@ async def generate(job: GenerationJob) -> GeneratedText:
         if missing:
             raise job.failed(
                 NAME,
-                f"no example_output for {listed(missing)}",
+                f"no example_output for {list_names(missing)}",
                 "Write elements[].example_output, or choose another generator.",
             )
         return GeneratedText("\n\n".join(element.example_output or "" for element in job.config.elements))
@@ -49,14 +49,14 @@ async def generate(job: GenerationJob) -> GeneratedText:
     if missing:
         raise job.failed(
             NAME,
-            f"no value for {listed(missing)}",
+            f"no value for {list_names(missing)}",
             "Declare it under generation.patterns[].variables with a source such as "
             f"elements.{missing[0]}.example_output, or give it a default.",
             error_type="UndefinedError",
             missing_variable=missing[0],
         )
 
-    filled = fill(job, text, _PLACE, lambda place: as_text(values[place[1]]), _unescape)
+    filled = fill_places(job, text, _PLACE, lambda place: as_text(values[place[1]]), _unescape)
     return GeneratedText(filled, (), template if template in job.sources else None)
 
 

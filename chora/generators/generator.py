@@ -76,7 +76,7 @@ class GenerationJob(NamedTuple):
             PermissionDenied, LimitExceeded: it can't be read.
         """
         try:
-            return self.templates.read(name, self.on_read)
+            return self.templates.read_template_text(name, self.on_read)
         except UnicodeDecodeError:
             raise self.failed(
                 generator,
@@ -86,15 +86,15 @@ class GenerationJob(NamedTuple):
                 template_path=name,
             ) from None
 
-    def no_template(self, generator: str, name: str) -> GenerationFailed:
+    def template_not_found(self, generator: str, name: str) -> GenerationFailed:
         """The error for a template file that isn't there."""
         return self.failed(
             generator,
             f"there is no template {name}",
-            self.templates.advice(),
+            self.templates.search_hint(),
             error_type="TemplateNotFound",
             template_path=name,
-            searched_paths=self.templates.places(name),
+            searched_paths=self.templates.candidate_paths(name),
         )
 
 
@@ -117,11 +117,11 @@ def template_file(job: GenerationJob, generator: str) -> dict[str, str]:
         GenerationFailed: there is no such file.
     """
     name = job.template
-    text = None if name is None else file_text(job, generator, name)
+    text = None if name is None else read_if_file(job, generator, name)
     return {} if name is None or text is None else {name: text}
 
 
-def file_text(job: GenerationJob, generator: str, name: str) -> str | None:
+def read_if_file(job: GenerationJob, generator: str, name: str) -> str | None:
     """The text of the file that a config names; None if what it says is the text itself.
 
     What looks like a file name must be a file; anything else is text.
@@ -134,11 +134,11 @@ def file_text(job: GenerationJob, generator: str, name: str) -> str | None:
     if (text := job.read(generator, name)) is not None:
         return text
     if not any(letter.isspace() for letter in name) and ("." in name or "/" in name):
-        raise job.no_template(generator, name)
+        raise job.template_not_found(generator, name)
     return None
 
 
-def fill(
+def fill_places(
     job: GenerationJob,
     template: str,
     places: re.Pattern[str],
@@ -220,7 +220,7 @@ def fill_names(
     if missing and behavior == "error":
         raise job.failed(
             generator,
-            f"no value for {listed(missing)}",
+            f"no value for {list_names(missing)}",
             "Pass it in context, add a source for it, or set generation_config.undefined_behavior.",
             error_type="UndefinedError",
             missing_variable=missing[0],
@@ -234,7 +234,7 @@ def fill_names(
 
     left = "as it stands" if behavior == "keep" else "empty"
     warnings = [f"{name} has no value and was left {left}" for name in missing]
-    return fill(job, template, PLACE, value_at, unescape), warnings
+    return fill_places(job, template, PLACE, value_at, unescape), warnings
 
 
 def lookup(context: dict[str, Any], dotted: str) -> Any:
@@ -250,7 +250,7 @@ def lookup(context: dict[str, Any], dotted: str) -> Any:
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Names for a sentence, limited in number and length."""
     shown = ", ".join(name if len(name) <= 80 else f"{name[:79]}…" for name in names[:10])
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

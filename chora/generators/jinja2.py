@@ -43,7 +43,7 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
     elif (read := job.read(NAME, name)) is not None:
         top, text = name, read
     else:
-        raise job.no_template(NAME, name)
+        raise job.template_not_found(NAME, name)
     options = _options(job)
     found = {top: text}
     waiting = [top]
@@ -54,14 +54,20 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
             )
         current = waiting.pop()
         try:
-            scanned = await job.templates.scan(current, found[current], options)
+            scanned = await job.templates.find_references(current, found[current], options)
         except RenderFailed as failure:
             if current == top:
                 raise _translated(job, failure, current) from None
             continue  # it may be behind an `if` or unused; the render decides
         wanted = {name: job.read(NAME, name) for name in scanned.references if name not in found}
         if scanned.dynamic:
-            wanted.update({name: text for name, text in job.templates.all(job.on_read).items() if name not in found})
+            wanted.update(
+                {
+                    name: text
+                    for name, text in job.templates.read_all_templates(job.on_read).items()
+                    if name not in found
+                }
+            )
         # A missing one may be behind `ignore missing` or an `if`; the render decides.
         fresh = {name: text for name, text in wanted.items() if text is not None}
         found.update(fresh)
@@ -124,7 +130,9 @@ def _translated(job: GenerationJob, failure: RenderFailed, name: str) -> Excepti
     failed = failure.reason
     where = failed.template or name
     line = f" at {where}, line {failed.line}" if failed.line else f" in {where}"
-    advice = job.templates.advice() if failed.kind == "template_not_found" else _ADVICE.get(failed.kind, _OTHERWISE)
+    advice = (
+        job.templates.search_hint() if failed.kind == "template_not_found" else _ADVICE.get(failed.kind, _OTHERWISE)
+    )
     return job.failed(
         NAME,
         f"{failed.message.removesuffix('.')}{line}",

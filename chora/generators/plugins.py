@@ -17,7 +17,7 @@ import trio
 
 from chora.errors import ChoraError, UsageError
 from chora.files import CONFIG_LIMIT, Folder
-from chora.generators.generator import GeneratedText, GenerationJob, listed, template_file
+from chora.generators.generator import GeneratedText, GenerationJob, list_names, template_file
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _DIGEST = "__chora_digest__"
@@ -171,7 +171,7 @@ def _class_of(spec: str, module: ModuleType) -> type | None:
     ]
     last = [one for one in defined if not any(other is not one and issubclass(other, one) for other in defined)]
     if len(last) > 1:
-        names = listed([each.__name__ for each in last])
+        names = list_names([each.__name__ for each in last])
         raise _broken("generator", spec, f"it has more than one class that generates: {names}")
     return last[0] if last else None
 
@@ -272,7 +272,7 @@ def _check_context(job: GenerationJob, name: str, instance: Any) -> None:
     if missing:
         raise job.failed(
             name,
-            f"the context lacks {listed(missing)}",
+            f"the context lacks {list_names(missing)}",
             "Pass it in context.",
             error_type="MissingVariable",
             missing_variable=missing[0],

@@ -15,8 +15,8 @@ from chora.hashing import sha256
 from chora.render import ScanJob, TemplateOptions, TemplateReferences
 from chora.render.pool import RenderPool
 
-ALL = "templates:"
-"""The name under which the set of all templates is recorded as an input."""
+ALL_TEMPLATES = "templates:"
+"""The key under which the set of all templates is recorded as an input."""
 
 SCANS_KEPT = 1024
 TEMPLATES_LIMIT = 1000
@@ -44,15 +44,17 @@ class Templates:
         """Whether a config's `template` is the text itself and not the name of a file."""
         return "\n" in template or "{{" in template or "{%" in template or "{#" in template
 
-    def places(self, name: str) -> list[str]:
-        """Every path where a template of this name may be, in the order of the search."""
+    def candidate_paths(self, name: str) -> list[str]:
+        """Every path where a template of this name may be, in search order."""
         return [name, *(f"{path}/{name}" for path in self._paths)]
 
-    def advice(self) -> str:
-        """Where templates are looked for, in a sentence."""
-        return f"Templates are looked up in the project folder and in {', '.join(f'{path}/' for path in self._paths)}."
+    def search_hint(self) -> str:
+        """A sentence that says where templates are searched for."""
+        return (
+            f"Templates are searched for in the project folder and in {', '.join(f'{path}/' for path in self._paths)}."
+        )
 
-    def read(self, name: str, noting: OnRead | None = None) -> str | None:
+    def read_template_text(self, name: str, on_read: OnRead | None = None) -> str | None:
         """The text of a template file, or None if there is none of this name.
 
         `on_read` is called with every path that was looked up, whether there was a file or not.
@@ -62,9 +64,9 @@ class Templates:
             LimitExceeded: the file is larger than 1 MiB.
             UnicodeDecodeError: the file is not text.
         """
-        for place in self.places(name):
-            if noting:
-                noting(place)
+        for place in self.candidate_paths(name):
+            if on_read:
+                on_read(place)
             # A folder of the same name doesn't hide a template. Path.is_file raises for a name too long to be one.
             if not os.path.isfile(self._folder.resolve(place)):  # noqa: PTH113
                 continue
@@ -74,18 +76,17 @@ class Templates:
                 continue
         return None
 
-    def all(self, noting: OnRead | None = None) -> dict[str, str]:
+    def read_all_templates(self, on_read: OnRead | None = None) -> dict[str, str]:
         """Every template by each name that finds it, for includes that only a render can name.
 
-        `on_read` is called with `ALL`, not with each of them.
-
-        Files that are no templates, because they are too large or not text, are left out.
+        `on_read` is called with `ALL_TEMPLATES`, not with each of them. Files that are too large or not text are
+        skipped.
 
         Raises:
             LimitExceeded: there are too many.
         """
-        if noting:
-            noting(ALL)
+        if on_read:
+            on_read(ALL_TEMPLATES)
         found: dict[str, str] = {}
         size = files = 0
         for path in self._paths:
@@ -107,11 +108,11 @@ class Templates:
                     found.setdefault(name, text)
         return found
 
-    def digest(self) -> str:
+    def digest_all_templates(self) -> str:
         """A hash of every template by its name."""
-        return sha256(msgspec.json.encode(sorted(self.all().items())))
+        return sha256(msgspec.json.encode(sorted(self.read_all_templates().items())))
 
-    async def scan(self, name: str, text: str, options: TemplateOptions) -> TemplateReferences:
+    async def find_references(self, name: str, text: str, options: TemplateOptions) -> TemplateReferences:
         """What a template refers to; remembered by the hash of its text.
 
         Raises:

@@ -160,7 +160,7 @@ class RequestingClient:
     def _is_modern(self) -> bool:
         return self._revision.era == "modern"
 
-    async def ask(self, questions: Mapping[str, Question], state: Any = None) -> dict[str, dict[str, Any]]:
+    async def ask_client(self, questions: Mapping[str, Question], state: Any = None) -> dict[str, dict[str, Any]]:
         """Ask the client, and wait for all answers.
 
         Args:
@@ -175,7 +175,7 @@ class RequestingClient:
         if self._is_modern:
             return self.require_answers(questions, state)
         self._check_capabilities(questions)
-        return {name: await self._ask_one(question) for name, question in questions.items()}
+        return {name: await self._send_question(question) for name, question in questions.items()}
 
     def require_answers(self, questions: Mapping[str, Question], state: Any = None) -> dict[str, dict[str, Any]]:
         """The answers that came with this request, in modern revisions.
@@ -205,7 +205,7 @@ class RequestingClient:
                 {"requiredCapabilities": lacking},
             )
 
-    async def _ask_one(self, question: Question) -> dict[str, Any]:
+    async def _send_question(self, question: Question) -> dict[str, Any]:
         assert self._notify is not None
         session = self._session
         session.requests_sent += 1
@@ -246,14 +246,14 @@ class RequestingClient:
         }
         question = Question("elicitation/create", {"message": message, "requestedSchema": schema})
         try:
-            answer = (await self.ask({"confirm": question}, subject))["confirm"]
+            answer = (await self.ask_client({"confirm": question}, subject))["confirm"]
         except NoAnswer:
             return None
         return answer.get("action") == "accept" and answer.get("content") == {"confirm": True}
 
     # -- log messages -------------------------------------------------------------------------------------
 
-    def log(self, level: str, data: Any, logger: str = "chora") -> None:
+    def queue_log_message(self, level: str, data: Any, logger: str = "chora") -> None:
         """Queue a log message, if the client gets messages of this level. Never waits."""
         if (
             self.log_level is not None
@@ -263,7 +263,7 @@ class RequestingClient:
             message = {"level": level, "logger": logger, "data": data}
             self._logs.append(wire.notification("notifications/message", message))
 
-    async def flush(self) -> None:
+    async def flush_log_messages(self) -> None:
         """Send the queued log messages."""
         while self._logs:
             assert self._notify is not None

@@ -113,11 +113,11 @@ class ToolCalls:
 
         def log_event(event: dict[str, Any]) -> None:
             failed = event["status"] in ("failure", "failed", "error")
-            client.log("error" if failed else "info", event, event["event_type"])
+            client.queue_log_message("error" if failed else "info", event, event["event_type"])
 
         async def flush_regularly() -> None:
             while True:
-                await client.flush()
+                await client.flush_log_messages()
                 await trio.sleep(LOG_FLUSH_INTERVAL)
 
         answer: ToolAnswer | None = None
@@ -133,7 +133,7 @@ class ToolCalls:
                 beside.cancel_scope.cancel()
         finally:
             event_listener.reset(token)
-        await client.flush()
+        await client.flush_log_messages()
         client.log_level = None  # work that goes on as a job sends no more log messages
         if failure is not None:
             raise failure

@@ -32,7 +32,7 @@ def read_template(context: ResourceContext, arguments: Arguments) -> str:
             pass
         except UnicodeDecodeError:
             raise InvalidInput(f"The template {name!r} is not UTF-8 text.", "Save the file as UTF-8.") from None
-    raise ResourceNotFound(f"There is no template {shorten(name)!r}.", context.engine.templates.advice())
+    raise ResourceNotFound(f"There is no template {shorten(name)!r}.", context.engine.templates.search_hint())
 
 
 def template_names(context: ResourceContext, arguments: Arguments) -> list[str]:

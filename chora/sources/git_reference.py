@@ -30,13 +30,13 @@ DEADLINE = 10.0
 """Seconds that one run of git may take."""
 MEMORY_LIMIT = 1024 * 1024 * 1024
 """Bytes of memory that git may take: beside what it unpacks, up to a hundred million for what others refer to."""
-COMPLAINT_LIMIT = 4096
+STDERR_LIMIT = 4096
 """Bytes of git's error output that are read."""
 
 _REF = re.compile(r"(?!-)(?!.*(?:\^\{/|@\{\D))[^\s\x00-\x20\x7f:?*\[\\]{1,250}")
 """What names a commit: no options, no searches through history, nothing that asks for the reflog by date."""
-_FOUND = re.compile(rb"([0-9a-f]{40,64}) (\w+) ([0-9]+)\n")
-"""How git answers for a name that it can resolve; others come back as they were sent."""
+_BATCH_CHECK_LINE = re.compile(rb"([0-9a-f]{40,64}) (\w+) ([0-9]+)\n")
+"""What `cat-file --batch-check` prints for a name that it can resolve; it repeats any other name."""
 
 
 class Repository(NamedTuple):
@@ -72,7 +72,7 @@ async def fetch(source: Source, access: SourceAccess) -> Any:
     access.on_other_input(key, blob.id)
     if blob.size > SOURCE_LIMIT:
         raise SourceFailed(f"{source.locator} is larger than {SOURCE_LIMIT:,} bytes")
-    data = await _git(repository, ["cat-file", "blob", blob.id], b"")
+    data = await _run_git(repository, ["cat-file", "blob", blob.id], b"")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -104,54 +104,58 @@ def find_repository(folder: Folder, path: str) -> Repository:
     if not start.is_dir():
         raise SourceFailed(f"there is no folder {path}")
     if (start / "HEAD").is_file() and (start / "objects").is_dir():
-        return _own(start, "", path)
+        return _open_repository(start, "", path)
     for top in (start, *start.parents):
         link = top / ".git"
         if os.path.lexists(link):
             prefix = "" if top == start else f"{start.relative_to(top).as_posix()}/"
-            return _own(link, prefix, path) if link.is_dir() else _linked(folder, link, prefix, path)
+            return (
+                _open_repository(link, prefix, path)
+                if link.is_dir()
+                else _open_linked_repository(folder, link, prefix, path)
+            )
     raise SourceFailed(f"{path} is in no git repository")
 
 
-def _own(git_folder: Path, prefix: str, path: str, common: Path | None = None) -> Repository:
+def _open_repository(git_folder: Path, prefix: str, path: str, common: Path | None = None) -> Repository:
     """A git folder that keeps its objects itself, or in the `common` one that it belongs to."""
-    shared = _first_line(git_folder / "commondir")
+    shared = _read_first_line(git_folder / "commondir")
     if git_folder.is_symlink() or (
-        shared is not None and (common is None or not _is_same(git_folder / shared, common))
+        shared is not None and (common is None or not _is_same_path(git_folder / shared, common))
     ):
-        raise _elsewhere(path)
+        raise _repository_elsewhere(path)
     objects = (common or git_folder) / "objects"
     if os.path.lexists(objects / "info" / "alternates") or _has_links(objects):
         raise SourceFailed(f"the repository of {path} borrows objects from another one, which isn't followed")
     return Repository(git_folder, objects, prefix)
 
 
-def _linked(folder: Folder, link: Path, prefix: str, path: str) -> Repository:
+def _open_linked_repository(folder: Folder, link: Path, prefix: str, path: str) -> Repository:
     """The repository of a worktree or a submodule, whose git folder a file names.
 
     That one is somewhere in the project, or knows of the worktree: else any project could read any repository.
     """
-    words = None if link.is_symlink() else _first_line(link)
+    words = None if link.is_symlink() else _read_first_line(link)
     if words is None or not words.startswith("gitdir:"):
-        raise _elsewhere(path)
+        raise _repository_elsewhere(path)
     target = Path(os.path.realpath(link.parent / words.removeprefix("gitdir:").strip()))
     if folder.root not in target.parents:
-        back = _first_line(target / "gitdir")
-        if back is None or not _is_same(target / back, link):
-            raise _elsewhere(path)
-    is_worktree = _first_line(target / "commondir") is not None
-    return _own(target, prefix, path, target.parent.parent if is_worktree else None)
+        back = _read_first_line(target / "gitdir")
+        if back is None or not _is_same_path(target / back, link):
+            raise _repository_elsewhere(path)
+    is_worktree = _read_first_line(target / "commondir") is not None
+    return _open_repository(target, prefix, path, target.parent.parent if is_worktree else None)
 
 
-def _elsewhere(path: str) -> SourceFailed:
+def _repository_elsewhere(path: str) -> SourceFailed:
     return SourceFailed(f"the repository of {path} is kept elsewhere, and doesn't know of this folder")
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _is_same_path(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _first_line(file: Path) -> str | None:
+def _read_first_line(file: Path) -> str | None:
     """The first line of a small file; None if there is no such file, or none that is text."""
     try:
         if not file.is_file():  # a pipe, say, would never end
@@ -194,7 +198,9 @@ async def find_blob(repository: Repository, locator: str) -> Blob:
         raise SourceFailed(f"{path!r} is not a path inside the repository")
     inside = path.removeprefix("./")
     wanted = inside if inside.startswith(repository.prefix) else repository.prefix + inside
-    answer = _FOUND.fullmatch(await _git(repository, ["cat-file", "--batch-check"], f"{ref}:{wanted}\n".encode()))
+    answer = _BATCH_CHECK_LINE.fullmatch(
+        await _run_git(repository, ["cat-file", "--batch-check"], f"{ref}:{wanted}\n".encode())
+    )
     if answer is None:
         raise SourceFailed(f"there is no {locator} in the repository")
     identity, kind, size = (part.decode() for part in answer.groups())
@@ -205,7 +211,7 @@ async def find_blob(repository: Repository, locator: str) -> Blob:
     return Blob(identity, int(size))
 
 
-async def _git(repository: Repository, arguments: list[str], given: bytes) -> bytes:
+async def _run_git(repository: Repository, arguments: list[str], given: bytes) -> bytes:
     environment = {
         **{name: value for name, value in this_process.child_environment().items() if name in ("PATH", "SYSTEMROOT")},
         "GIT_DIR": str(repository.git_folder),
@@ -220,7 +226,7 @@ async def _git(repository: Repository, arguments: list[str], given: bytes) -> by
     }
     try:
         with trio.fail_after(DEADLINE):
-            done = await _run(["git", "-c", "core.multiPackIndex=false", *arguments], environment, given)
+            done = await _run_process(["git", "-c", "core.multiPackIndex=false", *arguments], environment, given)
     except trio.TooSlowError:
         raise SourceFailed(f"git took longer than {DEADLINE:g} s") from None
     except FileNotFoundError:
@@ -228,14 +234,14 @@ async def _git(repository: Repository, arguments: list[str], given: bytes) -> by
     except (OSError, subprocess.SubprocessError) as error:
         raise SourceFailed(f"git can't be run: {error}") from None
     if len(done.output) > SOURCE_LIMIT:
-        raise SourceFailed(f"git gave more than {SOURCE_LIMIT:,} bytes; the repository is damaged, or wants to be")
+        raise SourceFailed(f"git gave more than {SOURCE_LIMIT:,} bytes; the repository may be damaged")
     if done.status:
         said = done.complaint.decode(errors="replace").strip().partition("\n")[0][:200]
         raise SourceFailed(f"git failed: {said or f'exit status {done.status}'}")
     return bytes(done.output)
 
 
-class _Done(NamedTuple):
+class _CompletedGit(NamedTuple):
     """What a program wrote, no more than a source may have, and its exit status."""
 
     output: bytearray
@@ -243,22 +249,22 @@ class _Done(NamedTuple):
     status: int
 
 
-async def _run(command: list[str], environment: dict[str, str], given: bytes) -> _Done:
-    """Run a program to its end, or to the most it may write: an object may be larger than it said it was."""
+async def _run_process(command: list[str], environment: dict[str, str], given: bytes) -> _CompletedGit:
+    """Run a program to its end, or until it exceeds the output limit: an object may be larger than its header says."""
     process = await trio.lowlevel.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    _confine(process.pid)
+    _limit_resources(process.pid)
     output, complaint = bytearray(), bytearray()
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_give, process.stdin, given)
-            nursery.start_soon(_take, process.stdout, output, SOURCE_LIMIT)
-            nursery.start_soon(_take, process.stderr, complaint, COMPLAINT_LIMIT)
-        return _Done(output, complaint, await process.wait())
+            nursery.start_soon(_feed_stdin, process.stdin, given)
+            nursery.start_soon(_read_limited, process.stdout, output, SOURCE_LIMIT)
+            nursery.start_soon(_read_limited, process.stderr, complaint, STDERR_LIMIT)
+        return _CompletedGit(output, complaint, await process.wait())
     finally:
         process.kill()
         with trio.CancelScope(shield=True):
@@ -267,7 +273,7 @@ async def _run(command: list[str], environment: dict[str, str], given: bytes) ->
             await process.wait()
 
 
-def _confine(process: int) -> None:
+def _limit_resources(process: int) -> None:
     """Bound what a repository made to be large can cost, where the kernel lets a parent do so.
 
     Memory is what a process has to itself: packs are mapped, and those of a good repository may be larger than that.
@@ -281,13 +287,13 @@ def _confine(process: int) -> None:
             resource.prlimit(process, which, (most, most))
 
 
-async def _give(pipe: trio.abc.SendStream, data: bytes) -> None:
+async def _feed_stdin(pipe: trio.abc.SendStream, data: bytes) -> None:
     async with pipe:
         with contextlib.suppress(trio.BrokenResourceError):  # it ended without reading
             await pipe.send_all(data)
 
 
-async def _take(pipe: trio.abc.ReceiveStream, into: bytearray, limit: int) -> None:
+async def _read_limited(pipe: trio.abc.ReceiveStream, into: bytearray, limit: int) -> None:
     """Read to the end, or to one piece beyond the limit; closing the pipe then ends the writer."""
     async with pipe:
         while len(into) <= limit and (piece := await pipe.receive_some(65536)):

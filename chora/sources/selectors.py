@@ -42,11 +42,11 @@ async def select(value: Any, selector: str | None, pool: RenderPool) -> Any:
     if selector.startswith("$"):
         return await _json_path(value, selector, pool)
     if isinstance(value, str) and len(value) <= INLINE_LENGTH:
-        return part_of(value, selector)
-    return await trio.to_thread.run_sync(part_of, value, selector)
+        return select_part(value, selector)
+    return await trio.to_thread.run_sync(select_part, value, selector)
 
 
-def part_of(value: Any, selector: str) -> str:
+def select_part(value: Any, selector: str) -> str:
     """The part of a text that a selector other than a JSONPath takes; of data, of its JSON.
 
     Raises:

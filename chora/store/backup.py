@@ -70,7 +70,7 @@ async def make_backup(store: Store, folder: Path, *, prefix: str = "storage") ->
                     await migrate_store(store, copy)
                 await trio.to_thread.run_sync(_leave_wal, temporary)
             counts = await trio.to_thread.run_sync(verify_backup, temporary)
-            await trio.to_thread.run_sync(_publish, temporary, target)
+            await trio.to_thread.run_sync(_move_into_place, temporary, target)
         finally:
             _delete_database_files(temporary)
     except OSError as error:
@@ -94,7 +94,7 @@ def _leave_wal(path: Path) -> None:
         db.execute("PRAGMA journal_mode = DELETE")
 
 
-def _publish(temporary: Path, target: Path) -> None:
+def _move_into_place(temporary: Path, target: Path) -> None:
     for path, flags in ((temporary, os.O_RDWR), (temporary.parent, os.O_RDONLY)):
         if path == temporary.parent:
             temporary.rename(target)

@@ -44,7 +44,7 @@ async def draft_config(engine: Engine, arguments: DraftConfig, call: Call) -> Dr
     """Check a config and store it as a draft, without writing a file. Next: test_config, then save_config."""
     started = time.monotonic()
     document = parse_object(arguments.config_data, "config_data")
-    draft, parsed = await drafts.make_draft(engine, arguments.config_type, document, arguments.description)
+    draft, parsed = await drafts.create_draft(engine, arguments.config_type, document, arguments.description)
     return DraftedConfig(
         draft_id=draft.draft_id,
         config_type=draft.config_type,

@@ -60,7 +60,7 @@ class LineReader:
             self._searched = len(self._buffer)
             if self._searched > self._limit:
                 self._dropping = True
-                self._remove(self._searched)
+                self._consume(self._searched)
             if self._ended:
                 return self._take_line(len(self._buffer), 0) if self._buffer or self._dropping else None
             chunk = await self._source.receive_some(READ_BYTES)
@@ -70,13 +70,13 @@ class LineReader:
 
     def _take_line(self, length: int, end: int) -> bytes:
         line = bytes(self._buffer[:length])
-        self._remove(length + end)
+        self._consume(length + end)
         if self._dropping or length > self._limit:
             self._dropping = False
             raise LineTooLong
         return line
 
-    def _remove(self, length: int) -> None:
+    def _consume(self, length: int) -> None:
         del self._buffer[:length]
         self._searched = 0
 

@@ -70,16 +70,18 @@ class EventStream:
         self.on_end: Callable[[], None] | None = None
         """Called when the stream ends."""
         self._events: deque[RecordedEvent] = deque()
-        self.last = 0
+        self.last_number = 0
         """The number of the newest event."""
         self._sent = 0
         self._connection: trio.CancelScope | None = None
         self._changed = trio.Event()
 
-    def add(self, data: bytes, *, retry: float | None = None) -> RecordedEvent:
+    def add_event(self, data: bytes, *, retry: float | None = None) -> RecordedEvent:
         """Add an event; never waits."""
-        self.last += 1
-        recorded = RecordedEvent(self.last, encode_event(data, identity=f"{self.name}.{self.last}", retry=retry))
+        self.last_number += 1
+        recorded = RecordedEvent(
+            self.last_number, encode_event(data, identity=f"{self.name}.{self.last_number}", retry=retry)
+        )
         self._events.append(recorded)
         self.size += len(recorded.frame)
         while len(self._events) > 1 and (len(self._events) > STREAM_EVENTS_LIMIT or self.size > STREAM_BYTES_LIMIT):
@@ -87,18 +89,18 @@ class EventStream:
         self._wake()
         return recorded
 
-    async def put(self, data: bytes, *, retry: float | None = None) -> None:
+    async def send_event(self, data: bytes, *, retry: float | None = None) -> None:
         """Add an event, and wait until it was sent if there is a connection."""
-        number = self.add(data, retry=retry).number
+        number = self.add_event(data, retry=retry).number
         await trio.lowlevel.checkpoint()
         while self._connection is not None and self._sent < number:
             await self._changed.wait()
 
-    def after(self, number: int) -> list[RecordedEvent]:
+    def events_after(self, number: int) -> list[RecordedEvent]:
         """The recorded events after a number."""
         return [each for each in self._events if each.number > number]
 
-    def end(self) -> None:
+    def end_stream(self) -> None:
         """End the stream; its recorded events can still be read."""
         self.ended_at = trio.current_time()
         self._wake()
@@ -124,7 +126,7 @@ class EventStream:
                     self._connection = None
                     self._wake()
                     if self.is_standalone:
-                        self.end()
+                        self.end_stream()
 
     async def write_events(
         self, write: Write, after: int = 0, on_disconnect: Callable[[Callable[[], None]], None] | None = None
@@ -146,14 +148,14 @@ class EventStream:
                 on_disconnect(scope.cancel)
             self._sent = after
             while True:
-                news = self._changed
-                for recorded in self.after(self._sent):
+                changed = self._changed
+                for recorded in self.events_after(self._sent):
                     await write(recorded.frame)
                     self._sent = recorded.number
                     self._wake()
-                if self.ended_at is not None and self._sent >= self.last:
+                if self.ended_at is not None and self._sent >= self.last_number:
                     return True
-                await news.wait()
+                await changed.wait()
         return False
 
     def _wake(self) -> None:
@@ -169,16 +171,16 @@ class ReplayBuffer:
         self.size = 0
         """Bytes."""
 
-    def put(self, stream: EventStream, owner: SessionStreams) -> None:
+    def add_stream(self, stream: EventStream, owner: SessionStreams) -> None:
         """Add an ended stream; removes the oldest ones when there are too many bytes."""
-        self.remove(stream)
+        self.remove_stream(stream)
         self._ended[stream] = owner, stream.size
         self.size += stream.size
         while self.size > REPLAY_BYTES_LIMIT and len(self._ended) > 1:
             oldest = next(iter(self._ended))
             self._ended[oldest][0].remove_stream(oldest)
 
-    def remove(self, stream: EventStream) -> None:
+    def remove_stream(self, stream: EventStream) -> None:
         """Count a stream no longer."""
         _, size = self._ended.pop(stream, (None, 0))
         self.size -= size
@@ -206,7 +208,7 @@ class SessionStreams:
 
     def _add_to_replay_buffer(self, stream: EventStream) -> None:
         if stream.name in self._streams:  # not if the session has ended meanwhile
-            self._replay_buffer.put(stream, self)
+            self._replay_buffer.add_stream(stream, self)
 
     def find_event(self, last_event: str) -> tuple[EventStream, int] | None:
         """The stream of an event id, and the event's number; None if it isn't known (any more)."""
@@ -214,7 +216,7 @@ class SessionStreams:
         stream = self._streams.get(name)
         if stream is None or not (number.isascii() and number.isdecimal() and len(number) <= 9):
             return None
-        return (stream, int(number)) if int(number) <= stream.last else None
+        return (stream, int(number)) if int(number) <= stream.last_number else None
 
     def remove_expired(self) -> None:
         """Remove streams that ended long ago, and the oldest where there are too many."""
@@ -227,7 +229,7 @@ class SessionStreams:
     def remove_stream(self, stream: EventStream) -> None:
         """Remove one stream."""
         self._streams.pop(stream.name, None)
-        self._replay_buffer.remove(stream)
+        self._replay_buffer.remove_stream(stream)
 
     def clear(self) -> None:
         """Remove all streams: the session has ended."""

@@ -196,14 +196,14 @@ async def test_x_mcp_header(fixture: Fixture, client: RequestingClient, argument
 @tool("Says in the log how it goes")
 async def test_tool_with_logging(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
     for said in ("Tool execution started", "Tool processing data", "Tool execution completed"):
-        client.log("info", said, fixture.name)
+        client.queue_log_message("info", said, fixture.name)
         await trio.sleep(PAUSE)
     return [text("Tool with logging executed successfully")]
 
 
 @tool("Says something in the log, if it is wanted")
 async def test_logging_tool(fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]) -> list[Block]:
-    client.log("info", "Looking", fixture.name)
+    client.queue_log_message("info", "Looking", fixture.name)
     return [text("Looked")]
 
 
@@ -250,7 +250,7 @@ def shown(answer: dict[str, Any]) -> str:
 
 async def asked(client: RequestingClient, questions: Mapping[str, Question], state: Any = None) -> str:
     """The answers to all questions, in short."""
-    answers = await client.ask(questions, state)
+    answers = await client.ask_client(questions, state)
     return "; ".join(f"{name}: {shown(answer)}" for name, answer in answers.items())
 
 
@@ -326,7 +326,7 @@ async def test_streaming_elicitation(
 async def test_input_required_result_elicitation(
     fixture: Fixture, client: RequestingClient, arguments: dict[str, Any]
 ) -> list[Block]:
-    answers = await client.ask({"user_name": NAME})
+    answers = await client.ask_client({"user_name": NAME})
     return [text(f"Hello, {answers['user_name'].get('content', {}).get('name', 'stranger')}!")]
 
 
@@ -375,12 +375,12 @@ async def test_input_required_result_multi_round(
 ) -> list[Block]:
     known = client.state or {"step": 1}
     if known["step"] == 1:
-        first = await client.ask(
+        first = await client.ask_client(
             {"step1": form("Step 1: What is your name?", ["name"], name={"type": "string"})}, known
         )
         known = {"step": 2, "name": first["step1"].get("content", {}).get("name")}
     color = form("Step 2: What is your favorite color?", ["color"], color={"type": "string"})
-    second = await client.ask({"step2": color}, known)
+    second = await client.ask_client({"step2": color}, known)
     return [text(f"{known['name']} likes {second['step2'].get('content', {}).get('color')}")]
 
 

@@ -81,7 +81,7 @@ async def spent(store: SqliteStore, usd: float, hours_ago: float) -> None:
 async def refused(budget: Budget, request: llm.ModelRequest) -> dict[str, Any]:
     """The details of the refusal of a request that exceeds a budget."""
     with pytest.raises(BudgetExceeded) as exceeded:
-        await budget.complete("note", request)
+        await budget.complete_request("note", request)
     error = exceeded.value
     assert error.message.endswith(".")
     assert str(error.details["setting"]) in str(error.hint)
@@ -97,10 +97,10 @@ async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
         patch.setenv("ANTHROPIC_API_KEY", KEY)
         async with serving(message("hi", tokens=(1000, 500))) as server:
             limits = settings.LlmSettings(base_url=server.url)
-            budget = Budgets(store, llm.Anthropic(limits), limits).budget()
+            budget = Budgets(store, llm.Anthropic(limits), limits).open_budget()
             with trio.fail_after(PATIENCE):
-                first = await budget.complete("note", asking())
-                again = await budget.complete("other", asking())
+                first = await budget.complete_request("note", asking())
+                again = await budget.complete_request("other", asking())
     assert len(server.asked) == 1
     assert (first.cached, first.usd) == (False, pytest.approx(0.007))
     assert again == llm.ModelReply(
@@ -113,10 +113,10 @@ async def test_an_answer_and_its_cost_are_kept(store: SqliteStore):
 
 async def test_a_fresh_request_replaces_the_cached_answer(store: SqliteStore, model: Model):
     """Regenerating asks the model again, and later requests get the new answer."""
-    budget = spending(store, model).budget()
-    assert (await budget.complete("note", asking())).text == "answer 1"
-    assert (await budget.complete("note", asking(), fresh=True)).text == "answer 2"
-    assert (await budget.complete("note", asking())).text == "answer 2"
+    budget = spending(store, model).open_budget()
+    assert (await budget.complete_request("note", asking())).text == "answer 1"
+    assert (await budget.complete_request("note", asking(), fresh=True)).text == "answer 2"
+    assert (await budget.complete_request("note", asking())).text == "answer 2"
     assert len(store.costs()) == 2
 
 
@@ -141,9 +141,9 @@ async def test_a_request_that_would_exceed_a_budget_is_refused(
     opened = spending(store, model, **limits)
     assert opened.preview_cost(asking())["would_exceed"] == budget
     if budget is None:
-        await opened.budget().complete("note", asking())
+        await opened.open_budget().complete_request("note", asking())
         return
-    details = await refused(opened.budget(), asking())
+    details = await refused(opened.open_budget(), asking())
     assert details["budget"] == budget
     assert details["setting"] == f"llm.budget_{budget}"
     assert details["limit_usd"] == limits[budget]
@@ -156,27 +156,27 @@ async def test_a_request_that_would_exceed_a_budget_is_refused(
 async def test_a_run_has_its_own_sum(store: SqliteStore, model: Model):
     """One call's spending doesn't count for the next."""
     opened = spending(store, model, run=0.012)
-    budget = opened.budget()
-    await budget.complete("note", asking("a"))
+    budget = opened.open_budget()
+    await budget.complete_request("note", asking("a"))
     assert (await refused(budget, asking("b")))["spent_usd"] == 0.005
-    await opened.budget().complete("note", asking("b"))
+    await opened.open_budget().complete_request("note", asking("b"))
 
 
 @pytest.mark.parametrize("together", [True, False])
 async def test_calls_in_flight_count(store: SqliteStore, model: Model, together: bool):
     """Two concurrent requests can't both use money that suffices for one, in one run or in two."""
     opened = spending(store, model, **({"run": 0.016} if together else {"day": 0.016}))
-    first = opened.budget()
-    second = first if together else opened.budget()
+    first = opened.open_budget()
+    second = first if together else opened.open_budget()
     model.may_answer = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(first.complete, "note", asking("a"))
+        nursery.start_soon(first.complete_request, "note", asking("a"))
         await trio.testing.wait_all_tasks_blocked()
         details = await refused(second, asking("b"))
         assert (details["spent_usd"], details["in_flight_usd"]) == (0, pytest.approx(PRICE, rel=0.01))
         model.may_answer.set()
     assert opened.in_flight == pytest.approx(0)
-    await second.complete("note", asking("b"))  # the first one took half of what it might have
+    await second.complete_request("note", asking("b"))  # the first one took half of what it might have
     assert [request.prompt for request in model.asked] == ["a", "b"]
 
 
@@ -187,7 +187,7 @@ async def test_concurrent_equal_requests_are_made_once(store: SqliteStore, model
     replies: list[llm.ModelReply] = []
 
     async def ask(content_id: str) -> None:
-        replies.append(await opened.budget().complete(content_id, asking()))
+        replies.append(await opened.open_budget().complete_request(content_id, asking()))
 
     async with trio.open_nursery() as nursery:
         for number in range(5):
@@ -196,7 +196,7 @@ async def test_concurrent_equal_requests_are_made_once(store: SqliteStore, model
         model.may_answer.set()
     assert len(model.asked) == len(store.costs()) == 1
     assert sorted(reply.cached for reply in replies) == [False, True, True, True, True]
-    assert opened.asked == {}
+    assert opened.requests_under_way == {}
 
 
 async def test_if_a_shared_request_fails_the_next_one_is_made(store: SqliteStore, model: Model):
@@ -209,7 +209,7 @@ async def test_if_a_shared_request_fails_the_next_one_is_made(store: SqliteStore
 
     async def ask() -> None:
         try:
-            replies.append(await opened.budget().complete("note", asking()))
+            replies.append(await opened.open_budget().complete_request("note", asking()))
         except GenerationFailed as error:
             failures.append(error)
 
@@ -227,9 +227,9 @@ async def test_two_fresh_requests_are_both_made(store: SqliteStore, model: Model
     model.may_answer = trio.Event()
     async with trio.open_nursery() as nursery:
         for _ in range(2):
-            nursery.start_soon(lambda: opened.budget().complete("note", asking(), fresh=True))
+            nursery.start_soon(lambda: opened.open_budget().complete_request("note", asking(), fresh=True))
         await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(opened.budget().complete, "note", asking())
+        nursery.start_soon(opened.open_budget().complete_request, "note", asking())
         await trio.testing.wait_all_tasks_blocked()
         model.may_answer.set()
     assert len(model.asked) == 2
@@ -241,31 +241,31 @@ async def test_an_unusable_answer_still_costs(store: SqliteStore, model: Model):
         GenerationFailed("Cut off.", "More.", error_type="BrokenAnswer", input_tokens=0, output_tokens=1000)
     ]
     opened = spending(store, model, run=0.021)
-    budget = opened.budget()
+    budget = opened.open_budget()
     with pytest.raises(GenerationFailed):
-        await budget.complete("note", asking())
+        await budget.complete_request("note", asking())
     assert budget.spent == store.total_cost() == pytest.approx(0.01)
-    assert (await budget.complete("note", asking())).text == "answer 2"
+    assert (await budget.complete_request("note", asking())).text == "answer 2"
     assert (await refused(budget, asking("more")))["spent_usd"] == pytest.approx(0.015)
 
 
 async def test_a_cancelled_request_releases_its_reservation(store: SqliteStore, model: Model):
     """It no longer counts for the budgets."""
     opened = spending(store, model, run=0.012)
-    budget = opened.budget()
+    budget = opened.open_budget()
     model.may_answer = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(budget.complete, "note", asking())
+        nursery.start_soon(budget.complete_request, "note", asking())
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert (opened.in_flight, budget.spent, opened.asked) == (0, 0, {})
+    assert (opened.in_flight, budget.spent, opened.requests_under_way) == (0, 0, {})
     model.may_answer.set()
-    await budget.complete("note", asking())
+    await budget.complete_request("note", asking())
 
 
 async def test_an_answer_is_stored_although_its_call_was_cancelled(store: SqliteStore, model: Model):
     """Storing it can't be cancelled, as it has been paid for."""
-    budget = spending(store, model).budget()
+    budget = spending(store, model).open_budget()
     with trio.CancelScope() as scope:
         original = model.complete_request
 
@@ -275,7 +275,7 @@ async def test_an_answer_is_stored_although_its_call_was_cancelled(store: Sqlite
             return reply
 
         model.complete_request = complete_and_leave
-        await budget.complete("note", asking())
+        await budget.complete_request("note", asking())
     assert store.completion(asking().key) is not None
     assert len(store.costs()) == 1
 
@@ -288,7 +288,7 @@ async def test_a_model_without_a_known_price_may_be_used(store: SqliteStore, mod
     assert (outlook["estimated_usd"], outlook["would_exceed"]) == (None, None)
     assert outlook["warning"] == "What unlisted-model costs isn't known, so the budgets can't limit it"
     assert spending(store, model).preview_cost(request)["warning"] is None
-    reply = await opened.budget().complete("note", request)
+    reply = await opened.open_budget().complete_request("note", request)
     assert reply.usd is None
     assert store.costs()[0].usd is None
 
@@ -311,14 +311,14 @@ async def test_an_estimate_says_what_a_request_would_cost(store: SqliteStore, mo
         "warning": None,
     }
     assert model.asked == []
-    await opened.budget().complete("note", asking())
+    await opened.open_budget().complete_request("note", asking())
     outlook = opened.preview_cost(asking())
     assert (outlook["cached"], outlook["estimated_usd"]) == (True, 0.0)
 
 
 async def test_a_cached_answer_needs_no_budget(store: SqliteStore, model: Model):
     """It is returned even when everything is spent."""
-    await spending(store, model).budget().complete("note", asking())
+    await spending(store, model).open_budget().complete_request("note", asking())
     poor = spending(store, model, day=0.001)
-    assert (await poor.budget().complete("note", asking())).cached
-    await refused(poor.budget(), asking("other"))
+    assert (await poor.open_budget().complete_request("note", asking())).cached
+    await refused(poor.open_budget(), asking("other"))

@@ -17,8 +17,8 @@ from chora import settings
 from chora.engine import drafts
 from chora.engine.drafts import (
     NAME_LIMIT,
+    create_draft,
     find_draft,
-    make_draft,
     merge_patch,
     modify_config,
     preview_draft,
@@ -58,7 +58,7 @@ COLLECTION: dict[str, Any] = {
 
 async def draft(engine: Engine, document: dict[str, Any], **rest: Any) -> str:
     """Draft a config and return the draft's id."""
-    return (await make_draft(engine, document["type"], document, rest.get("description")))[0].draft_id
+    return (await create_draft(engine, document["type"], document, rest.get("description")))[0].draft_id
 
 
 # -- drafting ---------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ async def test_a_draft_is_kept_as_it_was_given(project: Project, engine: Engine,
     """With keys that the format doesn't know; no file is written."""
     document = {**document, "unknown": {"kept": [1, None, 10**30]}}
     with unchanged(project):
-        made, parsed = await make_draft(engine, document["type"], document, "for later")
+        made, parsed = await create_draft(engine, document["type"], document, "for later")
     assert re.fullmatch(r"draft-\d{8}T\d{6}-[0-9a-f]{6}", made.draft_id)
     assert find_draft(engine, made.draft_id) == made
     assert (made.config_type, made.config_data, made.description) == (document["type"], document, "for later")
@@ -96,7 +96,7 @@ async def test_every_draft_has_an_id_of_its_own(engine: Engine):
 async def test_an_invalid_config_is_refused_as_a_draft(engine: Engine, document: dict[str, Any], field: str):
     """The error names the first fault, the details all of them."""
     with pytest.raises(ValidationError) as failed:
-        await make_draft(engine, "content", document, None)
+        await create_draft(engine, "content", document, None)
     error = failed.value
     assert error.details["config_type"] == "content"
     assert error.details["field"] == field
@@ -370,7 +370,7 @@ async def test_a_draft_that_is_no_longer_valid_is_not_saved(project: Project, en
 
 async def test_a_draft_beyond_the_limit_is_refused(engine: Engine, ask: Asking, monkeypatch: pytest.MonkeyPatch):
     """No other is deleted for it; the error names the oldest and the ways to make space, which work."""
-    monkeypatch.setattr(drafts, "MOST_DRAFTS", 12)
+    monkeypatch.setattr(drafts, "DRAFTS_LIMIT", 12)
     made = [await draft(engine, text(f"note-{number}", "x")) for number in range(12)]
     with pytest.raises(LimitExceeded, match="12 drafts") as caught:
         await draft(engine, text("one-more", "x"))

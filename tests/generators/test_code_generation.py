@@ -15,7 +15,7 @@ from chora import llm, settings
 from chora.engine.budget import Budgets
 from chora.errors import BudgetExceeded, GenerationFailed
 from chora.generators import code_generation
-from chora.generators.code_generation import extract
+from chora.generators.code_generation import extract_code
 from chora.generators.generator import GeneratedText, GenerationJob
 from chora.store import SqliteStore
 from tests.anthropic_server import KEY, message, refusal, serving
@@ -242,13 +242,13 @@ async def test_what_is_no_question_is_refused(tmp_path: Path, options: dict[str,
 )
 def test_the_code_is_taken_from_the_answer(answer: str, language: str, code: str):
     """The first block of the language, else the first block, else all of it."""
-    assert extract(answer, language) == code
+    assert extract_code(answer, language) == code
 
 
 @given(st.text(alphabet="`~ab\n ", max_size=60), st.sampled_from(["", "a", "python"]))
 def test_no_answer_is_too_odd_to_take_code_from(answer: str, language: str):
     """Whatever stands in it, a piece of it comes back."""
-    assert extract(answer, language) in answer
+    assert extract_code(answer, language) in answer
 
 
 async def test_python_is_parsed(tmp_path: Path):
@@ -376,9 +376,9 @@ async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     try:
         async with serving(refusal(529), message("```python\ndef f():\n    return 1\n```")) as server:
             limits = settings.LlmSettings(base_url=server.url)
-            budget = Budgets(store, llm.Anthropic(limits), limits).budget()
+            budget = Budgets(store, llm.Anthropic(limits), limits).open_budget()
             options = {"prompt": "Write f", "language": "python", "retry_delay": 0}
-            asked = job(tmp_path, options)._replace(llm=partial(budget.complete, "note"))
+            asked = job(tmp_path, options)._replace(llm=partial(budget.complete_request, "note"))
             with trio.fail_after(PATIENCE):
                 first = await make(code_generation, asked)
                 again = await make(code_generation, asked)

@@ -295,7 +295,7 @@ async def test_there_is_a_bound_to_how_many_templates_one_may_use(
 
 async def test_scans_are_remembered_by_text_and_options(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """The same text is scanned once; other options, or having been forgotten, make it new; failures aren't kept."""
-    scan, rendered = engine.templates.scan, lambda: engine.templates.pool.statistics().rendered
+    scan, rendered = engine.templates.find_references, lambda: engine.templates.pool.statistics().rendered
     first = await scan("a", "{% include 'x' %}", TemplateOptions())
     assert first.references == ["x"]
     count = rendered()
@@ -327,13 +327,13 @@ def test_what_is_inline_is_told_by_its_marks():
 async def test_template_folders_are_searched_in_order(project: Project, engine: Engine):
     """The root first, then each folder as the settings list them; a trailing slash changes nothing."""
     found = Templates(Folder(project.root), ("one/", "two"), engine.templates.pool)
-    assert found.places("a.j2") == ["a.j2", "one/a.j2", "two/a.j2"]
-    assert "one/, two/" in found.advice()
+    assert found.candidate_paths("a.j2") == ["a.j2", "one/a.j2", "two/a.j2"]
+    assert "one/, two/" in found.search_hint()
     project.write("two/a.j2", "two")
-    assert found.read("a.j2") == "two"
+    assert found.read_template_text("a.j2") == "two"
     project.write("one/a.j2", "one")
-    assert found.read("a.j2") == "one"
-    assert found.all() == {"one/a.j2": "one", "a.j2": "one", "two/a.j2": "two"}
+    assert found.read_template_text("a.j2") == "one"
+    assert found.read_all_templates() == {"one/a.j2": "one", "a.j2": "one", "two/a.j2": "two"}
     project.write("a.j2", "root")
-    assert found.read("a.j2") == "root"
-    assert found.read("b.j2") is None
+    assert found.read_template_text("a.j2") == "root"
+    assert found.read_template_text("b.j2") is None

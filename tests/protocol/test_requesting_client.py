@@ -250,7 +250,7 @@ async def test_a_request_without_a_response_times_out(mock_clock: MockClock):
     session = Session("memory", LOCAL)
     session.capabilities = FORMS
     with pytest.raises(NoAnswer, match="no answer within 300 s"):
-        await handshake_peer(session, notify).ask({"name": NAME})
+        await handshake_peer(session, notify).ask_client({"name": NAME})
     assert trio.current_time() >= requesting_client.ANSWER_TIMEOUT
     assert [each["method"] for each in sent] == ["elicitation/create", "notifications/cancelled"]
     assert sent[1]["params"]["requestId"] == sent[0]["id"]
@@ -315,7 +315,7 @@ async def test_a_cancelled_call_cancels_its_request_to_the_client():
             scope.cancel()
             await trio.lowlevel.checkpoint_if_cancelled()
 
-        await handshake_peer(session, notify).ask({"roots": ROOTS})
+        await handshake_peer(session, notify).ask_client({"roots": ROOTS})
     assert sent[-1]["method"] == "notifications/cancelled"
     assert session.pending_requests == {}
 
@@ -363,7 +363,7 @@ def test_a_client_supports_the_requests_it_declared_capabilities_for(
 async def test_a_missing_capability_is_named_in_the_error():
     """The client learns which capabilities it would have to declare."""
     with pytest.raises(RpcError) as caught:
-        await modern_peer({}, {"sampling": {}}).ask({"name": NAME, "roots": ROOTS})
+        await modern_peer({}, {"sampling": {}}).ask_client({"name": NAME, "roots": ROOTS})
     assert caught.value.code == wire.MISSING_CAPABILITY
     assert caught.value.data == {"requiredCapabilities": {"elicitation": {}, "roots": {}}}
     assert wire.HTTP_STATUS[wire.MISSING_CAPABILITY] == 400
@@ -378,7 +378,10 @@ async def test_only_missing_answers_are_requested_again():
     assert caught.value.result["inputRequests"] == {"roots": {"method": "roots/list", "params": {}}}
     assert "requestState" not in caught.value.result
     both = modern_peer({"inputResponses": {"name": {"action": "accept"}, "roots": {"roots": []}}}, capabilities)
-    assert await both.ask({"name": NAME, "roots": ROOTS}) == {"name": {"action": "accept"}, "roots": {"roots": []}}
+    assert await both.ask_client({"name": NAME, "roots": ROOTS}) == {
+        "name": {"action": "accept"},
+        "roots": {"roots": []},
+    }
 
 
 @pytest.mark.parametrize("answers", [None, 3, [], {"name": 12345}, {"name": "Ada"}, {"name": None}])
@@ -531,7 +534,7 @@ def test_unsent_log_messages_are_limited():
     session.log_level = "debug"
     peer = handshake_peer(session, notify)
     for number in range(requesting_client.LOG_QUEUE_LIMIT + 50):
-        peer.log("info", number)
+        peer.queue_log_message("info", number)
     assert len(peer._logs) == requesting_client.LOG_QUEUE_LIMIT  # pyright: ignore[reportPrivateUsage]
     assert peer.progress is None
     assert peer.state is None

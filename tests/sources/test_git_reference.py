@@ -706,12 +706,12 @@ async def test_the_memory_of_git_is_limited(tmp_path: Path, monkeypatch: pytest.
     )
     program.chmod(0o755)
     with trio.fail_after(PATIENCE):
-        done = await git_reference._run([str(program)], {"PATH": os.environ["PATH"]}, b"")
+        done = await git_reference._run_process([str(program)], {"PATH": os.environ["PATH"]}, b"")
     limits = {line.split("  ")[0]: line.split()[-3:-1] for line in done.output.decode().splitlines()}
     assert limits["Max data size"] == [str(git_reference.MEMORY_LIMIT)] * 2
     assert limits["Max core file size"] == ["0", "0"]
     with trio.fail_after(PATIENCE):
-        greedy = await git_reference._run(
+        greedy = await git_reference._run_process(
             [sys.executable, "-c", "import time; time.sleep(0.5); bytearray(2_000_000_000)"], {}, b""
         )
     assert b"MemoryError" in greedy.complaint

@@ -17,7 +17,7 @@ from chora.engine.engine import Engine
 from chora.errors import Busy
 from chora.nesting import DEPTH_LIMIT
 from chora.render.pool import RenderPool
-from chora.sources.selectors import INLINE_LENGTH, part_of, select
+from chora.sources.selectors import INLINE_LENGTH, select, select_part
 from chora.sources.source import SourceFailed
 from tests.conftest import requirement
 from tests.patience import PATIENCE
@@ -108,7 +108,7 @@ function $price() { return 3; }
 )
 def test_a_heading_takes_its_section(selector: str, taken: str):
     """From the heading to the next of the same or a higher level; a `#` in code is no heading."""
-    assert part_of(MARKDOWN, selector) == taken
+    assert select_part(MARKDOWN, selector) == taken
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_heading_takes_its_section(selector: str, taken: str):
 def test_a_heading_must_match_in_level_and_whole_title(selector: str):
     """A title of another level, a part of one, or a comment in code doesn't match."""
     with pytest.raises(SourceFailed, match="there is no heading"):
-        part_of(MARKDOWN, selector)
+        select_part(MARKDOWN, selector)
 
 
 @requirement("sources.selectors.heading")
@@ -138,14 +138,14 @@ def test_fences_and_headings_follow_commonmark(text: str):
     """A fence is closed by the same characters, alone and at least as many; a heading has at most six signs and a
     blank.
     """
-    assert part_of(text, "# A").splitlines()[-1] == "yes"
-    assert part_of(text, "# A").count("\n") == 2
+    assert select_part(text, "# A").splitlines()[-1] == "yes"
+    assert select_part(text, "# A").count("\n") == 2
 
 
 def test_a_hash_inside_a_title_is_part_of_it():
     """Only number signs after a blank close a heading."""
-    assert part_of("## C#\nsharp\n## C\nplain\n", "## C#") == "## C#\nsharp\n"
-    assert part_of("## C#\nsharp\n## C\nplain\n", "## C") == "## C\nplain\n"
+    assert select_part("## C#\nsharp\n## C\nplain\n", "## C#") == "## C#\nsharp\n"
+    assert select_part("## C#\nsharp\n## C\nplain\n", "## C") == "## C\nplain\n"
 
 
 @requirement("sources.selectors.definition")
@@ -167,7 +167,7 @@ def test_a_hash_inside_a_title_is_part_of_it():
 )
 def test_a_definition_is_taken_with_its_body(text: str, selector: str, first: str, last: str):
     """Python and JavaScript, with parameters over several lines and braces on their own lines."""
-    lines = part_of(text, selector).splitlines()
+    lines = select_part(text, selector).splitlines()
     assert (lines[0], lines[-1]) == (first, last)
     assert "\n".join(lines) in text
 
@@ -178,7 +178,7 @@ def test_a_definition_is_taken_with_its_body(text: str, selector: str, first: st
 def test_a_missing_definition_is_an_error(selector: str):
     """Names match whole and literally, and a class isn't a function."""
     with pytest.raises(SourceFailed, match="there is no"):
-        part_of(PYTHON, selector)
+        select_part(PYTHON, selector)
 
 
 LINES = "1\n2\r\n3\x0cstill 3\n4"
@@ -200,14 +200,14 @@ LINES = "1\n2\r\n3\x0cstill 3\n4"
 )
 def test_a_line_range_counts_from_one_and_includes_both_ends(selector: str, taken: str):
     """A range past the end is clipped; line ends are kept; a form feed doesn't end a line."""
-    assert part_of(LINES, selector) == taken
+    assert select_part(LINES, selector) == taken
 
 
 @pytest.mark.parametrize("selector", ["5-6", "3-2", ":0", "99:"])
 def test_an_empty_line_range_is_an_error(selector: str):
     """An empty text is never returned silently."""
     with pytest.raises(SourceFailed, match="hold nothing"):
-        part_of(LINES, selector)
+        select_part(LINES, selector)
 
 
 @requirement("sources.selectors.otherwise")
@@ -234,14 +234,14 @@ def test_an_empty_line_range_is_an_error(selector: str):
 def test_an_unknown_selector_is_refused_with_the_known_forms(selector: str):
     """The error shows only the beginning of a long selector."""
     with pytest.raises(SourceFailed) as failed:
-        part_of("text", selector)
+        select_part("text", selector)
     assert "is not a selector; write a JSONPath" in str(failed.value)
     assert len(str(failed.value)) < 300
 
 
 def test_selectors_of_text_see_data_as_indented_json():
     """A line range of an object is a range of its JSON."""
-    assert part_of({"a": 1, "b": [2]}, "2-2") == '  "a": 1,\n'
+    assert select_part({"a": 1, "b": [2]}, "2-2") == '  "a": 1,\n'
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_selectors_take_linear_time(text: str, selector: str):
     """For any text; cubic time would be hours (CWE-1333)."""
     began = time.process_time()
     with pytest.raises(SourceFailed):
-        part_of(text, selector)
+        select_part(text, selector)
     assert time.process_time() - began < 5
 
 
@@ -267,7 +267,7 @@ def test_selectors_take_linear_time(text: str, selector: str):
 def test_any_text_and_selector_gives_a_part_or_an_error(text: str, selector: str):
     """Of one class; a part is never longer than the text, except for a final newline."""
     with suppress(SourceFailed):
-        taken = part_of(text, selector)
+        taken = select_part(text, selector)
         assert len(taken) <= len(text) + 1
 
 
@@ -276,10 +276,10 @@ def test_a_line_range_takes_exactly_those_lines(lines: list[str], data: st.DataO
     """Neighbouring ranges joined are the text again."""
     text = "".join(f"{line}\n" for line in lines)
     middle = data.draw(st.integers(1, len(lines)))
-    head = part_of(text, f":{middle}")
+    head = select_part(text, f":{middle}")
     assert head.count("\n") == middle
     if middle < len(lines):
-        assert head + part_of(text, f"{middle + 1}:") == text
+        assert head + select_part(text, f"{middle + 1}:") == text
 
 
 # -- any source, any selector -----------------------------------------------------------------------------------

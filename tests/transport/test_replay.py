@@ -38,11 +38,11 @@ async def test_what_is_put_is_written_before_put_returns():
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream.write_events, connection.write)
         await wait_all_tasks_blocked()
-        await stream.put(b"a")
+        await stream.send_event(b"a")
         assert connection.data == ["a"]
-        await stream.put(b"b")
+        await stream.send_event(b"b")
         assert connection.data == ["a", "b"]
-        stream.end()
+        stream.end_stream()
     assert connection.written.count(b"id: 1.") == 2
 
 
@@ -51,8 +51,8 @@ async def test_without_a_connection_nothing_waits():
     stream, connection = EventStream("1"), Connection()
     with trio.fail_after(PATIENCE):
         for each in (b"a", b"b", b"c"):
-            await stream.put(each)
-        stream.end()
+            await stream.send_event(each)
+        stream.end_stream()
         assert await stream.write_events(connection.write, after=1) is True
     assert connection.data == ["b", "c"]
 
@@ -72,14 +72,14 @@ async def test_a_dropped_connection_lets_the_work_go_on():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, 0)
             await wait_all_tasks_blocked()
-            nursery.start_soon(stream.put, b"a")
+            nursery.start_soon(stream.send_event, b"a")
             await wait_all_tasks_blocked()
             stream.disconnect()
             await wait_all_tasks_blocked()
             assert ended == [False]
             nursery.start_soon(write, 0)
-            await stream.put(b"b")
-            stream.end()
+            await stream.send_event(b"b")
+            stream.end_stream()
     assert second.data == ["a", "b"]
     assert ended == [False, True]
 
@@ -100,14 +100,14 @@ async def test_a_new_connection_takes_over():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, "old", stuck)
             await wait_all_tasks_blocked()
-            stream.add(b"a")
+            stream.add_event(b"a")
             await wait_all_tasks_blocked()
             nursery.start_soon(write, "new", second.write)
             await wait_all_tasks_blocked()
             assert ended == ["old"]
             assert second.data == ["a"]
-            await stream.put(b"b")
-            stream.end()
+            await stream.send_event(b"b")
+            stream.end_stream()
     assert second.data == ["a", "b"]
 
 
@@ -134,7 +134,7 @@ async def test_a_takeover_leaves_the_new_connection_in_charge():
             await wait_all_tasks_blocked()
             nursery.start_soon(write, slow)
             await wait_all_tasks_blocked()
-            nursery.start_soon(stream.put, b"a")
+            nursery.start_soon(stream.send_event, b"a")
             await wait_all_tasks_blocked()
             assert len(nursery.child_tasks) == 2, "a write, and a put that waits for it"
             stream.disconnect()
@@ -142,8 +142,8 @@ async def test_a_takeover_leaves_the_new_connection_in_charge():
             assert ended == [False, False]
             nursery.start_soon(write, slow)
             await wait_all_tasks_blocked()
-            stream.add(b"b")
-            stream.end()
+            stream.add_event(b"b")
+            stream.end_stream()
             released.set()
     assert second.data == ["a", "b"]
 
@@ -152,14 +152,14 @@ def test_what_is_kept_is_bounded():
     """In number and in size; the newest is there in any case, because it may be the answer."""
     many = EventStream("1")
     for number in range(replay.STREAM_EVENTS_LIMIT + 10):
-        many.add(b"%d" % number)
-    assert len(many.after(0)) == replay.STREAM_EVENTS_LIMIT
+        many.add_event(b"%d" % number)
+    assert len(many.events_after(0)) == replay.STREAM_EVENTS_LIMIT
     large = EventStream("2")
     for _ in range(4):
-        large.add(b"x" * (replay.STREAM_BYTES_LIMIT // 2))
-    assert len(large.after(0)) == 1
-    large.add(b"y" * (2 * replay.STREAM_BYTES_LIMIT))
-    assert [each.number for each in large.after(0)] == [5]
+        large.add_event(b"x" * (replay.STREAM_BYTES_LIMIT // 2))
+    assert len(large.events_after(0)) == 1
+    large.add_event(b"y" * (2 * replay.STREAM_BYTES_LIMIT))
+    assert [each.number for each in large.events_after(0)] == [5]
 
 
 def test_a_stream_is_found_by_any_of_its_events():
@@ -167,7 +167,7 @@ def test_a_stream_is_found_by_any_of_its_events():
     known = SessionStreams()
     stream = known.open_stream()
     for _ in range(7):
-        stream.add(b"x")
+        stream.add_event(b"x")
     assert known.find_event(f"{stream.name}.7") == (stream, 7)
     assert known.find_event(f"{stream.name}.0") == (stream, 0)
     for odd in (
@@ -198,11 +198,11 @@ async def test_ended_streams_are_forgotten(mock_clock: MockClock):
     """Some of them after a while, the oldest of too many at once, and running ones never."""
     known = SessionStreams()
     running = known.open_stream()
-    running.add(b"x")
+    running.add_event(b"x")
     ended = [known.open_stream() for _ in range(replay.ENDED_STREAMS_LIMIT + 3)]
     for stream in ended:
-        stream.add(b"x")
-        stream.end()
+        stream.add_event(b"x")
+        stream.end_stream()
     known.remove_expired()
     assert [known.find_event(f"{each.name}.1") is not None for each in ended] == [False] * 3 + [
         True
@@ -219,7 +219,7 @@ async def test_a_standalone_stream_ends_with_its_connection(mock_clock: MockCloc
     stream = known.open_stream(is_standalone=True)
     for _ in range(2):
         with stream.attach_connection():
-            stream.add(b"news")
+            stream.add_event(b"news")
             mock_clock.jump(replay.ENDED_STREAM_LIFETIME + 1)
             known.remove_expired()
         known.remove_expired()
@@ -237,12 +237,12 @@ async def test_the_stream_that_ended_last_is_forgotten_last(mock_clock: MockCloc
     """However early it began: a long call's answer is the one that a client is likely to resume."""
     known = SessionStreams()
     long = known.open_stream()
-    long.add(b"answer")
+    long.add_event(b"answer")
     for _ in range(replay.ENDED_STREAMS_LIMIT + 1):
         mock_clock.jump(1)
-        known.open_stream().end()
+        known.open_stream().end_stream()
     mock_clock.jump(1)
-    long.end()
+    long.end_stream()
     known.open_stream()
     assert known.find_event(f"{long.name}.1") == (long, 1)
 
@@ -264,33 +264,33 @@ async def test_the_streams_of_all_sessions_are_limited(monkeypatch: pytest.Monke
     buffer = ReplayBuffer()
     sessions = [SessionStreams(buffer) for _ in range(3)]
     running = sessions[0].open_stream()
-    running.add(b"x" * 4_000)
+    running.add_event(b"x" * 4_000)
     ended = [sessions[number % 3].open_stream() for number in range(6)]
     for stream in ended:
-        stream.add(b"x" * 2_000)
-        stream.end()
+        stream.add_event(b"x" * 2_000)
+        stream.end_stream()
     assert [
         owner.find_event(f"{each.name}.1") is not None for owner, each in zip(sessions * 2, ended, strict=True)
     ] == 4 * [False] + [True, True]
     assert sessions[0].find_event(f"{running.name}.1") is not None
-    running.add(b"x" * 9_000)
-    running.end()
+    running.add_event(b"x" * 9_000)
+    running.end_stream()
     assert sessions[0].find_event(f"{running.name}.1") is not None
     assert sessions[1].find_event(f"{ended[4].name}.1") is None
     assert buffer.size == running.size
     sessions[0].clear()
     assert buffer.size == 0
     late = sessions[0].open_stream()
-    late.add(b"x")
+    late.add_event(b"x")
     sessions[0].clear()
-    late.end()
+    late.end_stream()
     assert buffer.size == 0
     news = sessions[1].open_stream(is_standalone=True)
     with news.attach_connection():
-        news.add(b"x" * 1_000)
+        news.add_event(b"x" * 1_000)
     assert buffer.size == news.size
     with news.attach_connection():
-        news.add(b"x" * 1_000)
+        news.add_event(b"x" * 1_000)
     assert buffer.size == news.size
 
 
@@ -310,13 +310,13 @@ async def test_the_end_of_an_old_connection_is_not_that_of_the_new_one():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, stuck)
             await wait_all_tasks_blocked()
-            stream.add(b"a")
+            stream.add_event(b"a")
             await wait_all_tasks_blocked()
             nursery.start_soon(write, second.write)
             await wait_all_tasks_blocked()
             leave[0]()
             await wait_all_tasks_blocked()
-            await stream.put(b"b")
-            stream.end()
+            await stream.send_event(b"b")
+            stream.end_stream()
     assert second.data == ["a", "b"]
     assert ended == [False, True]

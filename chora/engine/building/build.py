@@ -44,7 +44,7 @@ class Build:
         self.settings_digest = settings_digest(engine)
         """Part of the key of every trace."""
         self.snapshot = engine.new_snapshot()
-        self.budget = engine.budgets.budget()
+        self.budget = engine.budgets.open_budget()
         self.source_texts = SourceTexts()
         self.made: set[str] = set()
         """Fingerprints of the texts that this build made: `force` makes each of them again, but only once."""
@@ -62,8 +62,8 @@ class Build:
     def model_for(self, content_id: str) -> Callable[[llm.ModelRequest], Awaitable[llm.ModelReply]]:
         """How a content asks a language model: within the budgets, or only for answers that are known already."""
         if self.spend:
-            return partial(self.budget.complete, content_id, fresh=self.force)
-        return self.budget.recall
+            return partial(self.budget.complete_request, content_id, fresh=self.force)
+        return self.budget.recall_reply
 
 
 class CallerContext:

@@ -15,7 +15,7 @@ from chora.engine.building.build import Build
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, ValidationExecutionFailed
 from chora.model import ArtifactConfig, ContentConfig, Severity
-from chora.sources.selectors import part_of
+from chora.sources.selectors import select_part
 from chora.sources.source import SourceFailed
 from chora.store import Version
 
@@ -181,7 +181,7 @@ def _section(text: str, name: str) -> str | None:
     for title in dict.fromkeys((name, re.sub("[-_]", " ", name))):
         for level in range(1, 7):
             try:
-                return part_of(text, f"{'#' * level} {title}").partition("\n")[2]
+                return select_part(text, f"{'#' * level} {title}").partition("\n")[2]
             except SourceFailed:
                 continue
     return None

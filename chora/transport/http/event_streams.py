@@ -66,12 +66,12 @@ async def send_notifications(
     attached = trio.CancelScope() if stream is None else stream.attach_connection()
     with attached as listening, sessions.closing_stream(session, listening.cancel):
         scope["extensions"]["chora.on_disconnect"](listening.cancel)
-        recorded = b"" if stream is None else b"".join(each.frame for each in stream.after(after))
+        recorded = b"" if stream is None else b"".join(each.frame for each in stream.events_after(after))
         await send({"type": "http.response.body", "body": b": chora\r\n\r\n" + recorded, "more_body": True})
         while True:
             frame = PING
             with trio.move_on_after(PING_INTERVAL):
                 message = await session.notifications.wait_next()
-                frame = encode_event(message) if stream is None else stream.add(message).frame
+                frame = encode_event(message) if stream is None else stream.add_event(message).frame
             await send({"type": "http.response.body", "body": frame, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

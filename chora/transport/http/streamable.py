@@ -196,14 +196,14 @@ class StreamableHttp:
             if stream is None:
                 stream = session.streams.open_stream()
                 if session.revision is not None and session.revision.primes_streams:
-                    stream.add(b"", retry=RETRY)
+                    stream.add_event(b"", retry=RETRY)
                 await writing.start(send_stream, scope, send, stream, 0)
-            await stream.put(message)
+            await stream.send_event(message)
 
         async def drop_connection(retry: float) -> None:
             await notify(b"")
             assert stream is not None
-            await stream.put(b"", retry=retry)
+            await stream.send_event(b"", retry=retry)
             stream.disconnect()
 
         streams = accepts_event_stream(scope) and len(session.in_flight) < SESSION_CALLS_LIMIT
@@ -213,8 +213,8 @@ class StreamableHttp:
             )
             if stream is not None:
                 if reply is not None:
-                    stream.add(reply.body)
-                stream.end()
+                    stream.add_event(reply.body)
+                stream.end_stream()
             elif reply is None:  # a batch of notifications, or a request that was cancelled
                 await send_empty(send, 202)
             else:

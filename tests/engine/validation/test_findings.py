@@ -14,7 +14,7 @@ import trio
 from chora import settings
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.content import build_content
-from chora.engine.drafts import make_draft
+from chora.engine.drafts import create_draft
 from chora.engine.engine import Engine, open_engine
 from chora.engine.validation import lint
 from chora.engine.validation.checks import CHECKS
@@ -947,7 +947,7 @@ async def test_a_name_is_a_content_then_an_artifact_then_a_collection_then_a_dra
 
 async def test_a_draft_is_validated_by_its_id(engine: Engine):
     """Also one that is no longer valid in its format."""
-    draft, _ = await make_draft(engine, "artifact", artifact("pack", [child("gone")]), None)
+    draft, _ = await create_draft(engine, "artifact", artifact("pack", [child("gone")]), None)
     assert codes(await look(engine, draft.draft_id)) == ["missing_child"]
     await engine.store.save_draft(msgspec.structs.replace(draft, config_data={"type": "artifact"}))
     assert set(codes(await look(engine, draft.draft_id))) == {"schema_validation_failed"}
