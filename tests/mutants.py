@@ -68,6 +68,8 @@ class Mutant(NamedTuple):
     start: int
     end: int
     text: str
+    at_import: bool
+    """Whether it is executed when its module is imported, so that no line tells which tests it matters to."""
 
     @property
     def package(self) -> str:
@@ -76,6 +78,11 @@ class Mutant(NamedTuple):
 
     def apply(self, source: bytes) -> bytes:
         return source[: self.start] + self.text.encode() + source[self.end :]
+
+    def diff(self, source: bytes) -> str:
+        """The changed lines with their neighbours, as a unified diff without its head."""
+        before, after = (text.decode().splitlines() for text in (source, self.apply(source)))
+        return "\n".join(list(difflib.unified_diff(before, after, self.path, self.path, lineterm="", n=1))[2:])
 
 
 class Outcome(NamedTuple):
@@ -97,18 +104,19 @@ def mutants_of(path: str, source: bytes) -> Iterator[Mutant]:
     for line in source.splitlines(keepends=True):
         lines.append(lines[-1] + len(line))
 
-    def make(node: Any, kind: str, text: str) -> Mutant:
+    def make(node: Any, kind: str, text: str, at_import: bool) -> Mutant:
         start, end = lines[node.lineno - 1] + node.col_offset, lines[node.end_lineno - 1] + node.end_col_offset
-        return Mutant(path, node.lineno, kind, start, end, text)
+        return Mutant(path, node.lineno, kind, start, end, text, at_import)
 
-    for node in _reachable(ast.parse(source)):
+    for node, at_import in _reachable(ast.parse(source)):
         for kind, changed in _changes(node):
             text = ast.unparse(changed) if not isinstance(changed, str) else changed
-            yield make(node, kind, f"({text})" if isinstance(node, ast.expr) else text)
+            yield make(node, kind, f"({text})" if isinstance(node, ast.expr) else text, at_import)
 
 
-def _reachable(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node that does something when the program runs, and whose place in the source is known."""
+def _reachable(node: ast.AST, at_import: bool = True) -> Iterator[tuple[ast.AST, bool]]:
+    """Every node that does something when the program runs and whose place in the source is known, and whether that is
+    when its module is imported."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list", "type_params"):
             continue
@@ -119,8 +127,10 @@ def _reachable(node: ast.AST) -> Iterator[ast.AST]:
                 continue
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
                 continue
-            yield child
-            yield from _reachable(child)
+            called_later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and field == "body"
+            now = at_import and not called_later
+            yield child, now
+            yield from _reachable(child, now)
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST | str]]:
@@ -183,6 +193,24 @@ def choose(root: Path, count: int, seed: int, only: str) -> list[Mutant]:
         chosen += chance.sample(found, min(len(found), max(1, round(count * len(found) / total))))
     chance.shuffle(chosen)
     return chosen[:count]
+
+
+def choose_survivors(root: Path, report: Path) -> list[Mutant]:
+    """The mutants that survived an earlier run, wherever their lines are now."""
+    survivors: dict[str, set[str]] = collections.defaultdict(set)
+    for outcome in json.loads(report.read_text())["mutants"]:
+        if outcome["status"] in ("survived", "untested"):
+            survivors[outcome["mutant"]["path"]].add(_without_place(outcome["diff"]))
+    chosen: list[Mutant] = []
+    for path, diffs in survivors.items():
+        if (root / path).exists():
+            source = (root / path).read_bytes()
+            chosen += [each for each in mutants_of(path, source) if _without_place(each.diff(source)) in diffs]
+    return chosen
+
+
+def _without_place(diff: str) -> str:
+    return "\n".join(line for line in diff.splitlines() if not line.startswith("@@"))
 
 
 def _tracked() -> list[str]:
@@ -272,7 +300,8 @@ class Coverage:
 
     def tests(self, mutant: Mutant, chance: random.Random) -> list[str]:
         """The tests that a mutant meets: those that mirror its module first, then the quickest to be told apart."""
-        executing = self._lines[mutant.path].get(mutant.line) or self.files[mutant.path]
+        lines = {} if mutant.at_import else self._lines[mutant.path]
+        executing = lines.get(mutant.line) or self.files[mutant.path]
         found = {test for test in executing if not test.startswith("stress ")}
         if not found:
             return [test.removeprefix("stress ") for test in sorted(executing)][:MOST_TESTS]
@@ -320,9 +349,7 @@ def measure(checkout: Checkout, data: Path) -> None:
 
 def attempt(mutant: Mutant, checkout: Checkout, coverage: Coverage, seed: int) -> Outcome:
     source = (checkout.folder / mutant.path).read_bytes()
-    changed = mutant.apply(source)
-    before, after = (text.decode().splitlines() for text in (source, changed))
-    diff = "\n".join(list(difflib.unified_diff(before, after, mutant.path, mutant.path, lineterm="", n=1))[2:])
+    changed, diff = mutant.apply(source), mutant.diff(source)
     tests = coverage.tests(mutant, random.Random(f"{seed} {mutant}"))
     if not tests:
         return Outcome(mutant, "untested", 0, 0.0, "", diff)
@@ -346,6 +373,7 @@ def main() -> None:
     parser.add_argument("count", type=int, help="how many mutants are tried")
     parser.add_argument("--seed", type=int, default=1, help="which ones")
     parser.add_argument("--only", default="chora/", help="only of files whose path begins so")
+    parser.add_argument("--survivors", type=Path, help="only those that survived in the results of an earlier run")
     parser.add_argument("--workers", type=int, default=1, help="how many at a time")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "mutants.json", help="where the results go")
     options = parser.parse_args()
@@ -355,7 +383,10 @@ def main() -> None:
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="chora-mutants-") as place:
         checkouts = [Checkout(Path(place) / str(number)) for number in range(options.workers)]
-        chosen = choose(checkouts[0].folder, options.count, options.seed, options.only)
+        if options.survivors:
+            chosen = choose_survivors(checkouts[0].folder, options.survivors)
+        else:
+            chosen = choose(checkouts[0].folder, options.count, options.seed, options.only)
         if not data.exists():
             measure(checkouts[0], data)
         coverage = Coverage(data)
