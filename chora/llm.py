@@ -154,17 +154,17 @@ def estimate_cost(request: ModelRequest) -> float | None:
 # -- requests ---------------------------------------------------------------------------------------------------
 
 
-class _TokenUsage(Struct):
+class _TokenUsage(Struct, frozen=True):
     input_tokens: int
     output_tokens: int
 
 
-class _ContentBlock(Struct):
+class _ContentBlock(Struct, frozen=True):
     type: str
     text: str = ""
 
 
-class _ApiMessage(Struct):
+class _ApiMessage(Struct, frozen=True):
     """The used part of the API's answer."""
 
     content: list[_ContentBlock]

@@ -384,6 +384,11 @@ def test_prices_go_by_the_model(model: str, price: tuple[float, float]):
     assert llm.cost_of(model, 100_000, 100_000) == pytest.approx((price[0] / 10, price[1] / 10))
 
 
+def test_written_tokens_cost_five_times_as_much_as_read_ones():
+    """A price that breaks the rule of all models so far is probably a slip."""
+    assert {name for name, price in llm.PRICES.items() if price.output != 5 * price.input} == set()
+
+
 def test_a_long_prompt_may_cost_more():
     """Where a model has two prices, the length of the prompt decides."""
     assert llm.cost_of("claude-haiku-5-5", 1_000_000, 0) == (0.5, 0.0)

@@ -100,11 +100,11 @@ def subscription_of(message: BridgedMessage) -> Key | None:
     return key_of(found.meta.subscription)
 
 
-class _SubscriptionMeta(Struct):
+class _SubscriptionMeta(Struct, frozen=True):
     subscription: Raw | UnsetType = msgspec.field(default=UNSET, name=wire.SUBSCRIPTION_KEY)
 
 
-class _SubscriptionParams(Struct):
+class _SubscriptionParams(Struct, frozen=True):
     meta: _SubscriptionMeta = msgspec.field(default_factory=_SubscriptionMeta, name="_meta")
 
 

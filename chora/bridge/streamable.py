@@ -421,7 +421,7 @@ class StreamableUpstream:
                 return
 
 
-class _Page(msgspec.Struct, rename="camel"):
+class _Page(msgspec.Struct, frozen=True, rename="camel"):
     next_cursor: str | None = None
 
 

@@ -269,5 +269,5 @@ def code_of(message: BridgedMessage) -> int:
         return 0
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, frozen=True):
     code: int = 0

@@ -170,7 +170,7 @@ def _invalid(listing: ConfigListing) -> list[InvalidConfigInfo]:
 Limit = Annotated[int, Meta(description="Most rows, 1 to 500")]
 
 
-class ContentFilter(Struct, forbid_unknown_fields=True):
+class ContentFilter(Struct, frozen=True, forbid_unknown_fields=True):
     generator_type: str | None = None
     generated: bool | None = None
     stage: Literal["draft", "review", "approved", "deprecated"] | None = None
@@ -270,7 +270,7 @@ def _limit(limit: int | None) -> int:
 # -- artifacts --------------------------------------------------------------------------------------------------
 
 
-class ArtifactFilter(Struct, forbid_unknown_fields=True):
+class ArtifactFilter(Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["documentation", "test", "code", "configuration", "report", "mixed"] | None = None
     stage: Literal["draft", "review", "approved", "deprecated"] | None = None
     assembled: bool | None = None

@@ -18,7 +18,7 @@ from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, obje
 Days = Annotated[int, Meta(ge=0)]
 
 
-class Retention(Struct, forbid_unknown_fields=True):
+class Retention(Struct, frozen=True, forbid_unknown_fields=True):
     keep_versions: Annotated[int, Meta(ge=0, description="How many of the newest versions stay")] = 3
     keep_days: Annotated[
         int, Meta(ge=0, description="Versions of the last days stay; 0: none stays because of its age")
@@ -29,7 +29,7 @@ class Retention(Struct, forbid_unknown_fields=True):
 RETENTION_SCHEMA = {**object_schema(Retention), "type": ["object", "string", "null"]}
 
 
-class CleanupFilter(Struct, forbid_unknown_fields=True):
+class CleanupFilter(Struct, frozen=True, forbid_unknown_fields=True):
     content_ids: list[str] | None = None
     older_than_days: Days | None = None
 

@@ -225,7 +225,7 @@ def _result(body: bytes) -> dict[str, Any]:
     return message.result
 
 
-class _Response(msgspec.Struct):
+class _Response(msgspec.Struct, frozen=True):
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
 

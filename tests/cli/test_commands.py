@@ -1,8 +1,10 @@
 """The commands, with text output and with --json."""
 
+import gc
 import importlib
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -205,11 +207,34 @@ def test_config_shows_values_and_origins(run: Run, hello: Project, monkeypatch: 
     monkeypatch.setenv("CHORA_HTTP_PORT", "9001")
     monkeypatch.setenv("CHORA_HTPP_PORT", "9002")
     table = loads(run("config", "--json"))
+    assert table["success"] is True
     port = next(row for row in table["settings"] if row["key"] == "http.port")
     assert (port["value"], port["origin"]) == (9001, "CHORA_HTTP_PORT")
     result = run("config")
     assert "http.port\t9001\tCHORA_HTTP_PORT" in result.stdout
     assert "CHORA_HTPP_PORT" in result.stderr
+
+
+def test_a_command_logs_only_what_went_wrong(hello: Project):
+    """Its result is what it prints; each tool call would be a line of the log."""
+    done = subprocess.run(
+        [sys.executable, "-m", "chora", "--project", str(hello.root), "call", "hello_world"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["stdio", "serve"])
+def test_the_garbage_collector_runs_in_servers(command: str, hello: Project, monkeypatch: pytest.MonkeyPatch):
+    """It is off only while modules are imported; without it, cycles would fill the memory of a server."""
+    running: list[bool] = []
+    monkeypatch.setattr(trio, "run", lambda *_, **__: running.append(gc.isenabled()))
+    monkeypatch.setattr("chora.transport.pipes.take_stdio", lambda: None)
+    CliRunner().invoke(program, ["--project", str(hello.root), command])
+    gc.unfreeze()
+    assert running == [True]
 
 
 @requirement("cli.init")

@@ -218,6 +218,17 @@ async def test_invalid_modern_bodies_are_refused_and_the_server_goes_on(
         assert (await client.ask_modern("tools/list")).status_code == 200
 
 
+async def test_an_error_of_the_server_is_a_response_with_status_200(http_client: OpenHttpClient):
+    """Only errors that the revision gives a status of their own have another one."""
+    async with http_client() as client:
+        store: Any = client.running.engine.store
+        store._reader.close()
+        response = await client.ask_modern(
+            "resources/read", {"uri": "content://greeting"}, mcp_name="content://greeting"
+        )
+        assert (response.status_code, response.json()["error"]["code"]) == (200, wire.INTERNAL_ERROR)
+
+
 async def test_modern_errors_carry_their_status(http_client: OpenHttpClient):
     """404 for an unknown method, 400 with the known ones for an unknown revision, 202 for a notification."""
     async with http_client() as client:
@@ -339,6 +350,8 @@ async def test_ending_a_session_stops_its_calls(http_client: OpenHttpClient, hel
             await _until(client, "/metrics", lambda text: busy in text)
             await client.http.delete("/mcp", headers={"mcp-session-id": client.session})
             await _until_counted(client, "cancelled")
+        metrics = (await client.http.get("/metrics")).text
+        assert 'chora_calls_in_flight{tool="generate_content"} 0.0' in metrics
 
 
 async def test_a_session_has_a_stream_until_it_ends(http_client: OpenHttpClient):

@@ -1,5 +1,7 @@
 """The uptime probe: a real call, as any client makes it."""
 
+import logging
+
 import pytest
 import trio
 import trio.testing
@@ -21,6 +23,16 @@ async def test_a_successful_probe_is_a_sample_that_is_up(hello: Project, serve: 
     assert sample.ok
     assert sample.milliseconds > 0
     assert sample.facts == {}
+
+
+async def test_probes_are_logged_only_when_debugging(hello: Project, serve: Serve, caplog: pytest.LogCaptureFixture):
+    """One a minute, for years, would hide what clients do."""
+    async with serve(hello.root) as opened:
+        for level, logged in ((logging.INFO, False), (logging.DEBUG, True)):
+            caplog.clear()
+            caplog.set_level(level)
+            assert (await probe.probe(opened.target)).ok
+            assert ("hello_world" in caplog.text) is logged
 
 
 async def test_a_closed_listener_makes_the_probe_report_down(hello: Project, serve: Serve):
