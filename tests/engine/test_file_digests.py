@@ -105,7 +105,7 @@ def test_a_file_that_vanishes_is_absent(digests: FileDigests, folder: Counting, 
 
 @pytest.mark.parametrize("path", ["folder", ".", "a\0b", "x" * 5000])
 def test_a_folder_or_invalid_name_is_unreadable(digests: FileDigests, folder: Counting, path: str):
-    """It has a digest of its own."""
+    """Its digest is UNREADABLE, without an attempt to read it."""
     (folder.root / "folder").mkdir()
     assert digests.digest_file(path) == UNREADABLE
     assert folder.reads == 0

@@ -1,4 +1,4 @@
-"""Gherkin: what is written is what the official parser reads."""
+"""Gherkin: the official parser reads what the config says."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def parsed(text: str) -> dict[str, Any]:
 
 
 @requirement("generators.bdd-scenario")
-async def test_a_feature_is_written_whole(tmp_path: Path):
+async def test_a_feature_is_written_with_all_its_parts(tmp_path: Path):
     """Tags, description, background, scenarios, outlines and rules, with values in all of them."""
     made = await write(tmp_path, LOGIN, {"product": "Door", "user": {"name": "Ann"}})
     assert (made.text, list(made.warnings), made.template) == (WRITTEN, [], None)
@@ -150,8 +150,8 @@ async def test_a_feature_is_written_whole(tmp_path: Path):
 
 
 @requirement("rulings.c39")
-async def test_rules_may_stand_in_the_feature(tmp_path: Path):
-    """As well as beside it, and before those."""
+async def test_rules_may_be_a_key_of_the_feature(tmp_path: Path):
+    """As well as a key next to it, and then they come first."""
     values = {"product": "Door", "user": {"name": "Ann"}}
     inside = {**LOGIN, "feature": {**LOGIN["feature"], "rules": LOGIN["rules"]}, "rules": []}
     assert (await write(tmp_path, inside, values)).text == WRITTEN
@@ -177,8 +177,8 @@ async def test_one_examples_object_is_enough(tmp_path: Path):
 
 
 @pytest.mark.parametrize("code", list(bdd_scenario.LANGUAGES))
-def test_the_words_of_a_language_are_the_official_ones(code: str):
-    """As the official dialects have them, none missing."""
+def test_the_keywords_of_every_language_are_the_official_ones(code: str):
+    """All languages of the official dialect file, with all keywords."""
     official: Any = Dialect.for_name(code)
     ours = bdd_scenario.LANGUAGES[code]
     for name, keywords in (
@@ -196,8 +196,8 @@ def test_the_words_of_a_language_are_the_official_ones(code: str):
 
 @requirement("rulings.c39")
 @pytest.mark.parametrize("code", list(bdd_scenario.LANGUAGES))
-async def test_a_feature_speaks_its_language(code: str, tmp_path: Path):
-    """Keywords are of the language, and the parser is told which."""
+async def test_a_feature_has_the_keywords_of_its_language(code: str, tmp_path: Path):
+    """And a `# language:` line for the parser."""
     words = bdd_scenario.LANGUAGES[code]
     steps = [f"{keyword}x" for keyword in words.steps]
     options = {
@@ -216,8 +216,8 @@ async def test_a_feature_speaks_its_language(code: str, tmp_path: Path):
     assert [step["keyword"] for step in rule["rule"]["children"][0]["scenario"]["steps"]] == list(words.steps)
 
 
-async def test_another_language_is_refused_by_name(tmp_path: Path):
-    """It can't be guessed, and the hint lists those there are."""
+async def test_an_unknown_language_is_refused(tmp_path: Path):
+    """The hint lists the known ones."""
     options = {**feature(), "feature": {"title": "F", "language": "tlh"}}
     with pytest.raises(GenerationFailed) as failed:
         await write(tmp_path, options)
@@ -226,8 +226,8 @@ async def test_another_language_is_refused_by_name(tmp_path: Path):
 
 
 @requirement("generators.bdd-scenario.checked")
-async def test_steps_are_held_to_the_language(tmp_path: Path):
-    """An English step in a German feature wouldn't be one."""
+async def test_steps_need_keywords_of_the_language(tmp_path: Path):
+    """The parser wouldn't read an English step in a German feature."""
     german = {**feature(), "feature": {"title": "F", "language": "de"}}
     assert "scenarios[0].steps[0] doesn't begin with a keyword" in await refused(tmp_path, german)
 
@@ -271,13 +271,13 @@ async def test_steps_are_held_to_the_language(tmp_path: Path):
         (feature(scenarios=[scenario("Given a\nb")]), "has a line break in it"),
     ],
 )
-async def test_what_is_no_feature_is_refused(tmp_path: Path, options: dict[str, Any], said: str):
-    """The sentence says what and where."""
+async def test_an_invalid_feature_is_refused(tmp_path: Path, options: dict[str, Any], said: str):
+    """The message says what is wrong and where."""
     assert said in await refused(tmp_path, options)
 
 
 async def test_a_misspelt_key_is_a_warning(tmp_path: Path):
-    """What isn't looked at is said; what belongs to every generator isn't."""
+    """It says which keys aren't used; keys that every generator has aren't warned of."""
     made = await write(tmp_path, feature(scenario=[], context={"a": 1}, undefined_behavior="keep"))
     assert made.warnings == ["generation_config.scenario means nothing to bdd_scenario"]
 
@@ -285,8 +285,8 @@ async def test_a_misspelt_key_is_a_warning(tmp_path: Path):
 # -- values -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_name_without_a_value_is_never_empty(tmp_path: Path):
-    """An error in a strict project, its own place in a lenient one; null is no value."""
+async def test_an_undefined_name_never_renders_empty(tmp_path: Path):
+    """An error in a strict project, the placeholder itself in a lenient one; null counts as undefined."""
     options = feature(scenarios=[scenario("Given {{ who.name }} and {{ none }} and {{ none }}")])
     assert "no value for who.name, none" in await refused(tmp_path, options, {"none": None})
     lenient = await write(tmp_path, options, {"none": None}, undefined="lenient")
@@ -319,7 +319,7 @@ async def test_a_name_without_a_value_is_never_empty(tmp_path: Path):
     ],
 )
 async def test_a_value_that_would_change_the_structure_is_refused(tmp_path: Path, place: str, value: str, said: str):
-    """With a sentence that names the place."""
+    """The message names the place."""
     options = feature(
         scenarios=[
             {
@@ -341,8 +341,8 @@ async def test_a_value_can_not_lengthen_a_keyword(tmp_path: Path):
     assert "changes it" in await refused(tmp_path, options, {"x": "que tu viens"})
 
 
-async def test_there_is_a_bound_to_the_size(tmp_path: Path):
-    """Whether by many values or by a table whose columns would be padded."""
+async def test_the_size_is_limited(tmp_path: Path):
+    """Whether many values exceed it or a table whose columns would be padded."""
     big = {"x": "x" * 3_000_000}
     with pytest.raises(LimitExceeded):
         await write(tmp_path, feature(scenarios=[scenario(*["Given {{ x }}"] * 4)]), big)
@@ -409,7 +409,7 @@ FEATURE = st.fixed_dictionaries(
 )
 
 
-def asked(options: dict[str, Any]) -> dict[str, Any]:
+def expected_document(options: dict[str, Any]) -> dict[str, Any]:
     """What the parser should find."""
     return {
         **asked_head(options["feature"]),
@@ -473,7 +473,7 @@ def _newlines(text: str) -> str:
 
 
 def _trimmed(text: str) -> str:
-    """White space around a cell is no part of it, line breaks are."""
+    """Whitespace around a cell isn't part of it, line breaks are."""
     ends = "".join(character for character in set(text) if character.isspace() and character != "\n")
     return text.strip(ends) if ends else text
 
@@ -539,10 +539,10 @@ PROPERTY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, 
 @given(options=FEATURE)
 @PROPERTY
 @pytest.mark.slow("the official parser reads every example")
-async def test_the_official_parser_reads_what_was_asked_for(tmp_path: Path, options: dict[str, Any]):
+async def test_the_official_parser_reads_what_the_config_says(tmp_path: Path, options: dict[str, Any]):
     """Cells and texts of any characters, and every part of the structure in its place."""
     made = await write(tmp_path, options)
-    assert found(parsed(made.text)) == asked(options)
+    assert found(parsed(made.text)) == expected_document(options)
 
 
 @given(
@@ -553,7 +553,7 @@ async def test_the_official_parser_reads_what_was_asked_for(tmp_path: Path, opti
 @PROPERTY
 @pytest.mark.slow("the official parser reads every example")
 async def test_no_value_changes_the_structure(tmp_path: Path, values: dict[str, Any]):
-    """Whatever a value is, either it is refused, or the feature has the parts that the config gives it."""
+    """A value is either refused, or the feature has exactly the parts that the config gives it."""
     options = {
         "feature": {"title": "f {{ feature }}", "description": "d\n{{ description }}"},
         "scenarios": [
@@ -584,7 +584,7 @@ async def test_no_value_changes_the_structure(tmp_path: Path, values: dict[str, 
 
 @given(text=st.lists(ANY | NASTY, max_size=4).map("\n".join))
 @PROPERTY
-async def test_a_docstring_comes_back_as_it_was(tmp_path: Path, text: str):
+async def test_a_docstring_is_read_back_unchanged(tmp_path: Path, text: str):
     """Indentation, blank lines, quotes and backticks included."""
     try:
         made = await write(tmp_path, feature(scenarios=[scenario({"text": "Given x", "docstring": text})]))
@@ -596,7 +596,7 @@ async def test_a_docstring_comes_back_as_it_was(tmp_path: Path, text: str):
 
 
 async def test_a_description_keeps_its_inner_indentation(tmp_path: Path):
-    """A list in a description stays one."""
+    """So that a list in a description stays one."""
     description = "\n\nIn short:\n  * one\n\n  * two\n"
     read = parsed((await write(tmp_path, {**feature(), "feature": {"title": "F", "description": description}})).text)
     assert textwrap.dedent(read["description"]) == "In short:\n  * one\n\n  * two"

@@ -1,4 +1,4 @@
-"""Code by a language model: what it is asked, what is taken from its answer, and what happens when there is none."""
+"""Code by a language model: the request, the code taken from the response, and failures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.patience import PATIENCE
 
 
 class Model:
-    """Gives one answer, or fails in one way, and remembers what it was asked."""
+    """Gives one answer, or fails in one way, and records the requests."""
 
     def __init__(self, answer: str | Exception = "```python\nx = 1\n```", cached: bool = False) -> None:
         self.answer = answer
@@ -58,7 +58,7 @@ def job(
 
 
 async def request(root: Path, options: dict[str, Any], *rest: Any, **more: Any) -> llm.ModelRequest:
-    """What the model is asked; the preview shows the same."""
+    """The request to the model; the preview shows the same."""
     model = Model()
     asked = job(root, options, *rest, answer=model, **more)
     asked = asked._replace(sources=await code_generation.ingredients(asked))
@@ -78,11 +78,11 @@ async def failure(asked: GenerationJob) -> GenerationFailed:
     return error
 
 
-# -- the question -----------------------------------------------------------------------------------------------
+# -- the request ------------------------------------------------------------------------------------------------
 
 
-async def test_a_prompt_is_dressed(tmp_path: Path):
-    """Language before it, style behind it, and the wish for code alone."""
+async def test_the_language_and_style_are_added_to_the_prompt(tmp_path: Path):
+    """The language before it, the style after it, and the instruction to return only code."""
     options = {"prompt": "Sort {{ what }}", "language": "python", "style_hints": ["short", "typed"]}
     asked = await request(tmp_path, options, {"what": "a list"})
     assert asked.prompt == (
@@ -94,8 +94,8 @@ async def test_a_prompt_is_dressed(tmp_path: Path):
     assert bare.prompt.startswith("Sort\n\nAnswer with")
 
 
-async def test_what_is_left_out_depends_on_the_model(tmp_path: Path):
-    """A model that reasons takes no temperature, and needs room and time to think."""
+async def test_parameters_depend_on_the_model(tmp_path: Path):
+    """A reasoning model gets no temperature, and more tokens and time."""
     old = await request(tmp_path, {"prompt": "p", "model": "claude-sonnet-4-5"})
     assert (old.model, old.temperature, old.max_tokens, old.timeout) == ("claude-sonnet-4-5", 0.0, 4096, 30.0)
     new = await request(tmp_path, {"prompt": "p"})
@@ -103,8 +103,8 @@ async def test_what_is_left_out_depends_on_the_model(tmp_path: Path):
     assert (new.retries, new.retry_delay) == (3, 1.0)
 
 
-async def test_every_option_is_heard(tmp_path: Path):
-    """Null is as good as absent."""
+async def test_every_option_is_passed_on(tmp_path: Path):
+    """Null means absent."""
     options = {
         "prompt": "p",
         "model": "claude-3-haiku",
@@ -134,13 +134,13 @@ async def test_every_option_is_heard(tmp_path: Path):
 
 
 async def test_a_temperature_that_a_model_refuses_is_left_out(tmp_path: Path):
-    """With a warning, so that a config from before goes on working."""
+    """With a warning, so that an existing config keeps working."""
     made = await make(code_generation, job(tmp_path, {"prompt": "p", "temperature": 0.0}))
     assert made.warnings == ["claude-sonnet-5 takes no temperature, so it was left out"]
 
 
 async def test_instructions_of_the_config_are_defaults(tmp_path: Path):
-    """The pattern's own words win; guidance for everything is added to the system prompt."""
+    """The pattern's own values win; global instructions are added to the system prompt."""
     instructions = {"global": "British spelling.", "system_prompt": "You are terse.", "user_prompt": "Write {{ x }}"}
     asked = await request(tmp_path, {}, {"x": "one"}, instructions=instructions)
     assert asked.prompt.startswith("Write one\n\n")
@@ -152,8 +152,8 @@ async def test_instructions_of_the_config_are_defaults(tmp_path: Path):
     assert own.system == "Me\n\nBritish spelling."
 
 
-async def test_a_prompt_may_stand_in_a_file(tmp_path: Path):
-    """Or in the template itself; the file is an ingredient, so that a change in it is noticed."""
+async def test_a_prompt_may_be_a_file(tmp_path: Path):
+    """Or the template itself; the file is an input, so that a change of it is noticed."""
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates/ask.md").write_text("From a file: {{ x }}")
     by_file = job(tmp_path, {}, {"x": 1}, template="ask.md")
@@ -164,22 +164,22 @@ async def test_a_prompt_may_stand_in_a_file(tmp_path: Path):
     assert error.details["error_type"] == "TemplateNotFound"
 
 
-async def test_the_settings_model_is_an_ingredient(tmp_path: Path):
-    """Another one writes another text, unless the config names its own."""
+async def test_the_default_model_is_an_input(tmp_path: Path):
+    """Another one may write another text, unless the config names its own."""
     assert (await code_generation.ingredients(job(tmp_path, {"prompt": "p"})))["<model>"] == "claude-sonnet-5"
     assert "<model>" not in await code_generation.ingredients(job(tmp_path, {"prompt": "p", "model": "m"}))
 
 
-async def test_values_stay_values(tmp_path: Path):
-    """What stands in a value isn't filled again; the language is known by its name, and the context's wins."""
+async def test_values_are_not_rendered_again(tmp_path: Path):
+    """The language is a variable of the prompt, and the context's value wins."""
     options = {"prompt": "{{ a }} {{ language }}", "language": "go"}
     assert (await request(tmp_path, options, {"a": "{{ b }}"})).prompt.startswith("Write this in go.\n\n{{ b }} go\n")
     mine = await request(tmp_path, options, {"a": "x", "language": "Latin"})
     assert "x Latin" in mine.prompt
 
 
-async def test_a_name_without_a_value_is_an_error_or_a_warning(tmp_path: Path):
-    """As in every template; nobody is asked a question with a hole in it unless that was wanted."""
+async def test_an_undefined_name_is_an_error_or_a_warning(tmp_path: Path):
+    """As in every template; a prompt with missing values is sent only if the project is lenient."""
     model = Model()
     error = await failure(job(tmp_path, {"prompt": "{{ x }}"}, answer=model, undefined="strict"))
     assert (error.details["error_type"], error.details["missing_variable"]) == ("UndefinedError", "x")
@@ -204,8 +204,8 @@ async def test_a_name_without_a_value_is_an_error_or_a_warning(tmp_path: Path):
         ({"prompt": "p", "undefined_behavior": "odd"}, "undefined_behavior is 'odd'"),
     ],
 )
-async def test_what_is_no_question_is_refused(tmp_path: Path, options: dict[str, Any], said: str):
-    """Before anybody is asked, and a fallback doesn't hide it."""
+async def test_an_invalid_prompt_is_refused(tmp_path: Path, options: dict[str, Any], said: str):
+    """Before any request; a fallback doesn't hide it."""
     (tmp_path / "f.txt").write_text("never")
     for more in ({}, {"fallback_template": "f.txt"}):
         model = Model()
@@ -213,7 +213,7 @@ async def test_what_is_no_question_is_refused(tmp_path: Path, options: dict[str,
         assert model.asked == []
 
 
-# -- the answer -------------------------------------------------------------------------------------------------
+# -- the response -----------------------------------------------------------------------------------------------
 
 
 @requirement("generators.code-generation")
@@ -240,19 +240,19 @@ async def test_what_is_no_question_is_refused(tmp_path: Path, options: dict[str,
         ("```python\n```", "python", ""),
     ],
 )
-def test_the_code_is_taken_from_the_answer(answer: str, language: str, code: str):
+def test_the_code_is_taken_from_the_response(answer: str, language: str, code: str):
     """The first block of the language, else the first block, else all of it."""
     assert extract_code(answer, language) == code
 
 
 @given(st.text(alphabet="`~ab\n ", max_size=60), st.sampled_from(["", "a", "python"]))
-def test_no_answer_is_too_odd_to_take_code_from(answer: str, language: str):
-    """Whatever stands in it, a piece of it comes back."""
+def test_code_is_taken_from_any_response(answer: str, language: str):
+    """It is always a substring of the response."""
     assert extract_code(answer, language) in answer
 
 
 async def test_python_is_parsed(tmp_path: Path):
-    """What doesn't parse isn't stored; the line is named, and other languages are left alone."""
+    """Code with a syntax error isn't stored; the error names the line. Other languages aren't checked."""
     broken = "```python\nx = 1\ndef f(:\n```"
     error = await failure(job(tmp_path, {"prompt": "p", "language": "py"}, answer=broken))
     assert (error.details["error_type"], error.details["line"]) == ("SyntaxError", 2)
@@ -262,7 +262,7 @@ async def test_python_is_parsed(tmp_path: Path):
     assert nul.details["error_type"] == "SyntaxError"
 
 
-async def test_what_can_not_be_parsed_in_bounds_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_code_that_is_too_large_to_parse_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Too deep or too long: the text is taken with a warning."""
     deep = await make(code_generation, job(tmp_path, {"prompt": "p", "language": "python"}, answer="-" * 50_000 + "1"))
     assert deep.warnings == ["The code was not checked: it is nested too deeply"]
@@ -272,8 +272,8 @@ async def test_what_can_not_be_parsed_in_bounds_is_not_checked(tmp_path: Path, m
 
 
 @requirement("generators.code-generation.cost")
-async def test_what_it_took_is_reported(tmp_path: Path):
-    """Tokens and US dollars, rounded; nothing for an answer that was known."""
+async def test_usage_is_reported(tmp_path: Path):
+    """Tokens and US dollars, rounded; nothing for a cached answer."""
     made = await make(code_generation, job(tmp_path, {"prompt": "p"}))
     assert made == GeneratedText(
         "x = 1",
@@ -292,20 +292,20 @@ async def test_what_it_took_is_reported(tmp_path: Path):
     known = await make(code_generation, job(tmp_path, {"prompt": "p"}, answer=Model(cached=True)))
     assert known.usage
     assert (known.usage["total_cost_usd"], known.usage["cached"]) == (0.0, True)
-    strange = await make(code_generation, job(tmp_path, {"prompt": "p", "model": "theirs"}))
-    assert strange.usage
-    assert strange.usage["total_cost_usd"] is None
-    assert strange.warnings == ["What theirs costs isn't known, so the budgets don't count it"]
+    unpriced = await make(code_generation, job(tmp_path, {"prompt": "p", "model": "theirs"}))
+    assert unpriced.usage
+    assert unpriced.usage["total_cost_usd"] is None
+    assert unpriced.warnings == ["What theirs costs isn't known, so the budgets don't count it"]
 
 
-# -- when there is none -----------------------------------------------------------------------------------------
+# -- failures and fallbacks -------------------------------------------------------------------------------------
 
 OVERLOADED = GenerationFailed("The API answered 529.", "Later.", error_type="APIStatusError", status=529, attempts=4)
 TOO_DEAR = BudgetExceeded("It could cost too much.", "Raise it.", budget="run", setting="llm.budget_run")
 
 
 async def test_a_failure_of_the_model_is_one_of_the_content(tmp_path: Path):
-    """With its own facts and those that every generator owes."""
+    """With its own details and those of every generator."""
     error = await failure(job(tmp_path, {"prompt": "p"}, {"a": 1}, answer=OVERLOADED))
     assert error.message == "note: the API answered 529."
     assert error.hint == "Later."
@@ -329,8 +329,8 @@ async def test_a_failure_of_the_model_is_one_of_the_content(tmp_path: Path):
         (None, "note: no language model may be asked here."),
     ],
 )
-async def test_a_fallback_stands_in(tmp_path: Path, answer: str | Exception | None, why: str):
-    """It says why, and that the model is to be asked again."""
+async def test_a_fallback_replaces_a_failed_response(tmp_path: Path, answer: str | Exception | None, why: str):
+    """With a warning that says why; the text is marked as provisional."""
     options = {"prompt": "p", "language": "python", "fallback_template": "# {{ language }} for {{ who }}\npass"}
     made = await make(code_generation, job(tmp_path, options, {"who": "Ann"}, answer=answer))
     assert made.text == "# python for Ann\npass"
@@ -338,8 +338,8 @@ async def test_a_fallback_stands_in(tmp_path: Path, answer: str | Exception | No
     assert (made.provisional, made.usage) == (True, None)
 
 
-async def test_a_fallback_may_stand_in_a_file(tmp_path: Path):
-    """It is an ingredient too, and one that is missing is told before anything is spent."""
+async def test_a_fallback_may_be_a_file(tmp_path: Path):
+    """It is an input too, and a missing one is an error before anything is spent."""
     (tmp_path / "f.py.txt").write_text("pass # {{ x }}")
     options = {"prompt": "p", "fallback_template": "f.py.txt"}
     made = await make(code_generation, job(tmp_path, options, answer=OVERLOADED, undefined="lenient"))
@@ -352,25 +352,25 @@ async def test_a_fallback_may_stand_in_a_file(tmp_path: Path):
     assert strict.details["missing_variable"] == "x"
 
 
-async def test_without_a_model_nobody_is_asked(tmp_path: Path):
-    """Where nothing may be spent, the failure says so."""
+async def test_without_a_model_the_failure_says_so(tmp_path: Path):
+    """Where no spending is allowed."""
     error = await failure(job(tmp_path, {"prompt": "p"}, answer=None))
     assert error.details["error_type"] == "NotAsked"
 
 
 async def test_a_programming_error_is_not_hidden_by_a_fallback(tmp_path: Path):
-    """Only what a model can do to us is."""
+    """A fallback is only for failures of the model."""
     options = {"prompt": "p", "fallback_template": "a b"}
     with pytest.raises(ZeroDivisionError):
         await make(code_generation, job(tmp_path, options, answer=ZeroDivisionError()))
 
 
-# -- with the rest of the server ---------------------------------------------------------------------------------
+# -- in the server ----------------------------------------------------------------------------------------------
 
 
 @requirement("generators.code-generation")
-async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """From the config over the wire into the text, once: the second time the answer is known."""
+async def test_code_is_generated_from_config_to_stored_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With a request to the provider's API once; the second time the answer is cached."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     store = SqliteStore(None)
     try:
@@ -393,6 +393,6 @@ async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert code_generation.estimate(ready, limits) == llm.estimate_cost(code_generation.request_of(ready, limits.model))
 
 
-def test_it_says_why_it_can_not_be_used():
-    """Without a key it is listed all the same, with what to do about it."""
+def test_the_generator_says_why_it_cannot_be_used():
+    """Without an API key it is listed all the same, with a hint."""
     assert "ANTHROPIC_API_KEY_FILE" in str(code_generation.unavailable(settings.LlmSettings()))

@@ -1,4 +1,4 @@
-"""The two generators that put values in places: demonstration and template_fill."""
+"""The two generators that fill placeholders: demonstration and template_fill."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTS = {"generator", "plugins", "registry", "templates"}
 
 @requirement("generators.five")
 def test_every_generator_is_registered(tmp_path: Path):
-    """Every module of the package that isn't part of its machinery is a generator, and describes itself."""
+    """Every module of the package that isn't one of PARTS is a generator, and has the required attributes."""
     found = {module.name for module in pkgutil.iter_modules(chora.generators.__path__)} - PARTS
     assert found == {generator.__name__.rpartition(".")[2] for generator in GENERATORS}
     by_name = GeneratorRegistry(GENERATORS, (), Folder(tmp_path)).by_name
@@ -43,7 +43,7 @@ def test_every_generator_is_registered(tmp_path: Path):
 
 
 class Bench:
-    """Runs a generator by hand, the way the engine does."""
+    """Runs a generator directly, as the engine does."""
 
     def __init__(self, project: Project) -> None:
         folder = Folder(project.root)
@@ -90,7 +90,7 @@ def show(template: str | None = None, *variables: dict[str, Any]) -> dict[str, A
 @requirement("generators.demonstration")
 @pytest.mark.parametrize("pattern", [None, show(), show("")])
 async def test_a_demonstration_without_a_template_joins_its_examples(bench: Bench, pattern: dict[str, Any] | None):
-    """All examples, with a blank line between them."""
+    """With a blank line between them."""
     made = await bench.make(demonstration, bench.job(pattern, {}, elements=elements("one", "", "two\n")))
     assert made == GeneratedText("one\n\n\n\ntwo\n")
 
@@ -102,7 +102,7 @@ async def test_a_demonstration_without_a_template_joins_its_examples(bench: Benc
         ("{{ e0 }}-{{e1}}", [], "one-two"),
         ("{{ first }}", [{"name": "first", "source": "elements.e1.example_output"}], "two"),
         ("{{ first }}", [{"name": "first", "source": "elements.1.example_output"}], "two"),
-        ("{{ first }}", [{"name": "first", "source": "elements.e7.example_output", "default": "nobody"}], "nobody"),
+        ("{{ first }}", [{"name": "first", "source": "elements.e7.example_output", "default": "unknown"}], "unknown"),
         ("{{ first }}", [{"name": "first", "source": "somewhere.else", "default": 5}], "5"),
         ("{{ first }}", [{"name": "first", "default": {"a": [1]}}], '{"a":[1]}'),
         ("{{ e0 }}", [{"name": "e0", "default": "unused"}], "one"),
@@ -115,13 +115,13 @@ async def test_a_demonstration_without_a_template_joins_its_examples(bench: Benc
 async def test_a_demonstration_fills_its_template(
     bench: Bench, template: str, variables: list[dict[str, Any]], text: str
 ):
-    """Variables come from elements by name or position, else from their default; escapes become real."""
+    """Variables come from elements by name or position, else from their default; escapes are decoded."""
     made = await bench.make(demonstration, bench.job(show(template, *variables), {}, elements=elements("one", "two")))
     assert made == GeneratedText(text)
 
 
 async def test_a_demonstration_ignores_the_context(bench: Bench):
-    """It shows what the config says, whatever is asked."""
+    """It only shows what the config says."""
     job = bench.job(show("{{ e0 }}"), {"e0": "other"}, elements=elements("one"))
     assert (await bench.make(demonstration, job)).text == "one"
     with pytest.raises(GenerationFailed):
@@ -140,7 +140,7 @@ async def test_a_demonstration_ignores_the_context(bench: Bench):
 async def test_a_demonstration_without_a_value_fails(
     bench: Bench, pattern: dict[str, Any], missing: str | None, message: str
 ):
-    """The failure names every missing one and says what to write."""
+    """The error names every missing value and what to write."""
     with pytest.raises(GenerationFailed) as failed:
         await bench.make(demonstration, bench.job(pattern, {"a": 1}, elements=elements("one", None)))
     assert failed.value.message == message
@@ -154,7 +154,7 @@ async def test_a_demonstration_without_a_value_fails(
 @given(examples=st.lists(st.text(max_size=20), min_size=1, max_size=3), between=st.text(alphabet="ab{}\n ", max_size=5))
 @hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_the_values_of_a_demonstration_are_literal(bench: Bench, examples: list[str], between: str):
-    """Backslashes, braces and group references in an example stay what they are."""
+    """Backslashes, braces and group references in an example are kept."""
     template = between.join(f"{{{{ e{number} }}}}" for number in range(len(examples)))
     made = await bench.make(demonstration, bench.job(show(template), {}, elements=elements(*examples)))
     assert made.text == between.join(examples)
@@ -193,8 +193,8 @@ CONTEXT = {"a": {"b": [{"c": "deep"}, 5]}, "n": None, "t": True, "f": 1.5, "list
         ("words only", "words only"),
     ],
 )
-async def test_template_fill_puts_values_in_places(bench: Bench, template: str, text: str):
-    """Dotted names reach into objects and lists; what isn't text reads as JSON; nothing else is a place."""
+async def test_template_fill_fills_placeholders(bench: Bench, template: str, text: str):
+    """Dotted names reach into objects and lists; values that aren't text become JSON; other braces stay."""
     made = await bench.make(template_fill, bench.job(filling(template), CONTEXT))
     assert (made.text, list(made.warnings), made.template) == (text, [], None)
 
@@ -205,7 +205,7 @@ async def test_template_fill_puts_values_in_places(bench: Bench, template: str, 
     ["missing", "a.x", "a.b.2", "a.b.c", "a.b.", "s.x", "s.0", "n", "n.x", "a..b", "a.b." + "9" * 5000, "t.x"],
 )
 async def test_an_undefined_name_is_an_error(bench: Bench, name: str):
-    """Missing anywhere on the way, or null; the failure lists what there is."""
+    """Missing at any step, or null; the error lists the available names."""
     with pytest.raises(GenerationFailed) as failed:
         await bench.make(template_fill, bench.job(filling(f"{{{{ s }}}} {{{{ {name} }}}}"), CONTEXT))
     assert failed.value.message == f"note: no value for {name if len(name) < 80 else name[:79] + '…'}."
@@ -216,7 +216,7 @@ async def test_an_undefined_name_is_an_error(bench: Bench, name: str):
 
 
 async def test_many_undefined_names_are_not_all_reported(bench: Bench):
-    """Ten are enough to go on with."""
+    """Ten are enough."""
     template = "".join(f"{{{{ n{number} }}}}" for number in range(12))
     with pytest.raises(GenerationFailed, match=r"no value for n0, n1, .*, n9 and 2 more\."):
         await bench.make(template_fill, bench.job(filling(template), {}))
@@ -235,10 +235,10 @@ async def test_many_undefined_names_are_not_all_reported(bench: Bench):
         ("lenient", None, "text  "),
     ],
 )
-async def test_what_an_undefined_name_does_can_be_chosen(
+async def test_undefined_names_can_be_kept_or_left_empty(
     bench: Bench, undefined: str, behaviour: str | None, outcome: str | None
 ):
-    """The config's own word counts, else the project's; what is left out is warned of once."""
+    """The config's setting counts, else the project's; each name is warned of once."""
     job = bench.job(filling("{{ s }} {{ x }} {{x}}", undefined_behavior=behaviour), CONTEXT, undefined)
     if outcome is None:
         with pytest.raises(GenerationFailed, match="no value for x"):
@@ -257,8 +257,8 @@ async def test_what_an_undefined_name_does_can_be_chosen(
         (filling("x {{ s }}", undefined_behavior="ignore"), "note: undefined_behavior is 'ignore'."),
     ],
 )
-async def test_a_template_fill_that_is_not_set_up_fails(bench: Bench, pattern: dict[str, Any], message: str):
-    """The failure says what to write."""
+async def test_an_incomplete_template_fill_fails(bench: Bench, pattern: dict[str, Any], message: str):
+    """The error says what to write."""
     with pytest.raises(GenerationFailed) as failed:
         await bench.make(template_fill, bench.job(pattern, CONTEXT))
     assert failed.value.message == message
@@ -275,7 +275,7 @@ plain = st.text(alphabet="ab \n", max_size=6)
 async def test_filled_values_are_literal(
     bench: Bench, places: list[tuple[str, str]], tail: str, values: dict[str, str]
 ):
-    """The text is that of the template with each value as it is: no escapes, no places, nothing of it is read."""
+    """The result is the template with each value unchanged: escapes and placeholders in values aren't interpreted."""
     context = {name: "\\n{{ s }}" for _, name in places} | values
     template = "".join(f"{before}{{{{ {name} }}}}" for before, name in places) + tail
     job = bench.job(filling(template or " "), context)
@@ -286,7 +286,7 @@ async def test_filled_values_are_literal(
 @given(st.text(alphabet="ab\\ntr'\" ", max_size=12), st.text(alphabet="\\nt", max_size=6))
 @hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_escapes_are_the_templates_own(bench: Bench, template: str, value: str):
-    """Splitting a template at a place changes none of its escapes, and none come from the value."""
+    """A placeholder within an escape doesn't change it, and a value adds none."""
 
     async def filled(text: str) -> str:
         return (await bench.make(template_fill, bench.job(filling("\n" + text), {"v": value}))).text
@@ -309,8 +309,8 @@ json = st.recursive(
     st.dictionaries(names, json, max_size=4),
     st.lists(st.sampled_from(["a", "0", "1", "b"]) | names, min_size=1, max_size=4),
 )
-def test_a_dotted_name_is_a_walk_through_the_data(context: dict[str, Any], parts: list[str]):
-    """Whatever the data, a name gives a value in it or None, never an error."""
+def test_a_dotted_name_looks_up_a_value(context: dict[str, Any], parts: list[str]):
+    """In any data it gives a value of it or None, never an error."""
     found = lookup(context, ".".join(parts))
     steps: list[Any] = [context]
     for part in parts:
@@ -335,7 +335,7 @@ def using(generator: ModuleType, template: str) -> dict[str, Any]:
 @pytest.mark.parametrize("generator", BOTH)
 @pytest.mark.parametrize("place", ["", "templates/", "configs/templates/", "chora-configs/templates/"])
 async def test_a_template_may_be_a_file(bench: Bench, project: Project, generator: ModuleType, place: str):
-    """It is found in the project root and every template folder, and named in what is made."""
+    """It is searched in the project root and every template folder, and recorded in the version."""
     project.write(f"{place}mail/note.txt", "Dear {{ e0 }}\\n!")
     job = bench.job(using(generator, "mail/note.txt"), {"e0": "one"}, elements=elements("one"))
     assert await generator.ingredients(job) == {"mail/note.txt": "Dear {{ e0 }}\\n!"}
@@ -346,7 +346,7 @@ async def test_a_template_may_be_a_file(bench: Bench, project: Project, generato
 @pytest.mark.parametrize("generator", BOTH)
 @pytest.mark.parametrize("name", ["note.txt", "mail/note", "templates/note.j2"])
 async def test_a_missing_template_file_is_not_taken_for_a_text(bench: Bench, generator: ModuleType, name: str):
-    """Else a slip of the pen would become the whole document."""
+    """Otherwise a typo in the name would become the document."""
     with pytest.raises(GenerationFailed) as failed:
         await bench.make(generator, bench.job(using(generator, name), {}, elements=elements("one")))
     assert failed.value.message == f"note: there is no template {name}."
@@ -372,8 +372,8 @@ async def test_a_template_file_that_cannot_be_read_fails(
 
 
 @pytest.mark.parametrize("generator", BOTH)
-async def test_words_are_a_text_even_if_a_folder_goes_by_them(bench: Bench, project: Project, generator: ModuleType):
-    """A folder hides neither a template of its name nor a text that reads like it."""
+async def test_a_text_may_equal_the_name_of_a_folder(bench: Bench, project: Project, generator: ModuleType):
+    """A folder hides neither a template file of its name nor an inline text."""
     (project.root / "notes").mkdir()
     job = bench.job(using(generator, "notes"), {}, elements=elements("one"))
     assert (await bench.make(generator, job)).text == "notes"
@@ -382,8 +382,8 @@ async def test_words_are_a_text_even_if_a_folder_goes_by_them(bench: Bench, proj
 
 
 @pytest.mark.parametrize("generator", BOTH)
-async def test_a_text_has_a_largest_size(bench: Bench, generator: ModuleType):
-    """A template of a few places can't ask for more memory than a text may have."""
+async def test_the_size_of_a_text_is_limited(bench: Bench, generator: ModuleType):
+    """A template of a few placeholders can't take more memory than a text may have."""
     value = "x" * 500_000
     places = SOURCE_LIMIT // len(value)
     fitting = bench.job(using(generator, "{{ e0 }}" * places), {"e0": value}, elements=elements(value))
@@ -396,7 +396,7 @@ async def test_a_text_has_a_largest_size(bench: Bench, generator: ModuleType):
 
 
 def test_options_that_are_null_are_absent(bench: Bench):
-    """A null in generation_config leaves the default."""
+    """A null in generation_config means the default."""
     job = bench.job(filling("x {{ s }}", a=None, b=0), {})
     assert job.option("a", "default") == "default"
     assert job.option("b", "default") == 0

@@ -1,4 +1,4 @@
-"""jinja2 through the real workers: what a template may use, what it is made from, and how it fails."""
+"""jinja2 through real workers: what a template may use, its inputs, and how it fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import Project, content, requirement
 
 
 class Bench:
-    """Runs the generator by hand, the way the engine does."""
+    """Runs the generator directly, as the engine does."""
 
     def __init__(self, engine: Engine) -> None:
         self.templates = engine.templates
@@ -64,7 +64,7 @@ def bench(engine: Engine) -> Bench:
 
 @requirement("generators.jinja2")
 async def test_a_template_is_rendered(bench: Bench, project: Project):
-    """Inline or a file, with all that Jinja has; a file is named in what is made."""
+    """Inline or a file, with all of Jinja's syntax; a file is recorded in the version."""
     inline = "{% for n in names %}{{ loop.index }}. {{ n | upper }}\n{% endfor %}"
     assert await bench.make(inline, {"names": ["a", "b"]}) == GeneratedText("1. A\n2. B\n", [])
     project.write("configs/templates/deep/a.j2", "{{ x.y[0] }}{# no #}")
@@ -74,8 +74,8 @@ async def test_a_template_is_rendered(bench: Bench, project: Project):
 
 
 @requirement("generators.jinja2")
-async def test_the_options_of_jinja_are_taken(bench: Bench):
-    """Blank control, autoescape and the two harmless extensions; the scan knows them as the render does."""
+async def test_jinjas_options_are_passed_on(bench: Bench):
+    """Whitespace control, autoescape and the two harmless extensions; the scan uses the same options as the render."""
     lines = "{% if true %}\n  {% if true %}\nx\n  {% endif %}\n{% endif %}\n"
     assert (await bench.make(lines, {}, trim_blocks=True, lstrip_blocks=True)).text == "x\n"
     assert (await bench.make("{{ x }}\n", {"x": "<"}, autoescape=True, keep_trailing_newline=True)).text == "&lt;\n"
@@ -98,8 +98,8 @@ async def test_the_options_of_jinja_are_taken(bench: Bench):
         ),
     ],
 )
-async def test_options_that_do_not_fit_are_refused(bench: Bench, options: dict[str, Any], message: str):
-    """With what they may be."""
+async def test_invalid_options_are_refused(bench: Bench, options: dict[str, Any], message: str):
+    """With the allowed values."""
     failed = await bench.fail("{{ 1 }}", {}, **options)
     assert failed["message"].startswith(message)
     assert failed["error_type"] == "InvalidConfig"
@@ -107,7 +107,7 @@ async def test_options_that_do_not_fit_are_refused(bench: Bench, options: dict[s
 
 @requirement("generators.jinja2.undefined")
 async def test_an_undefined_variable_is_an_error_or_a_warning(bench: Bench):
-    """Strict names variable and line; lenient renders it empty and says so."""
+    """Strict names variable and line; lenient renders it empty, with a warning."""
     failed = await bench.fail("one\n{{ missing }}", {"a": 1})
     assert failed["message"] == "note: 'missing' is undefined at <inline>, line 2."
     assert failed["error_type"] == "UndefinedError"
@@ -119,7 +119,7 @@ async def test_an_undefined_variable_is_an_error_or_a_warning(bench: Bench):
 
 @requirement("rulings.c32.config-wins")
 async def test_a_config_may_differ_from_its_project(bench: Bench):
-    """`generation_config.undefined` wins in both directions, and null leaves the project's word."""
+    """`generation_config.undefined` wins in both directions; null means the project's setting."""
     assert (await bench.fail("{{ missing }}", {}, "lenient", undefined="strict"))["missing_variable"] == "missing"
     assert (await bench.make("{{ missing }}", {}, "strict", undefined="lenient")).text == ""
     assert (await bench.make("{{ missing }}", {}, "lenient", undefined=None)).text == ""
@@ -127,7 +127,7 @@ async def test_a_config_may_differ_from_its_project(bench: Bench):
 
 @requirement("generators.jinja2.errors")
 async def test_a_missing_template_says_where_it_was_looked_for(bench: Bench):
-    """The config's own, and one that a template asks for."""
+    """The config's own, and an included one."""
     failed = await bench.fail("missing.j2", {})
     assert failed["message"] == "note: there is no template missing.j2."
     assert failed["error_type"] == "TemplateNotFound"
@@ -149,7 +149,7 @@ async def test_a_missing_template_says_where_it_was_looked_for(bench: Bench):
 
 @requirement("generators.jinja2.errors")
 async def test_a_syntax_error_names_file_and_line(bench: Bench, project: Project):
-    """In the template itself, inline, and in one that it includes."""
+    """In a template file, inline, and in an included one."""
     project.write("templates/bad.j2", "fine\n{% if %}\n")
     failed = await bench.fail("bad.j2", {})
     assert failed["error_type"] == "TemplateSyntaxError"
@@ -174,13 +174,13 @@ async def test_a_syntax_error_names_file_and_line(bench: Bench, project: Project
     ],
 )
 async def test_a_template_that_misbehaves_fails_alone(bench: Bench, template: str, error_type: str):
-    """The failure is the content's, and the next render goes on."""
+    """The failure is the content's, and the next render works."""
     assert (await bench.fail(template, {"x": []}))["error_type"] == error_type
     assert (await bench.make("{{ 1 }}", {})).text == "1"
 
 
-async def test_bounds_of_a_render_are_not_the_templates_fault_alone(bench: Bench, engine: Engine):
-    """Too much output and unspeakable values keep their own codes; a pool that doesn't run is busy."""
+async def test_failures_beyond_the_template_keep_their_codes(bench: Bench, engine: Engine):
+    """Too much output, values that can't be encoded, and a pool that doesn't run."""
     with pytest.raises(LimitExceeded) as failed:
         await bench.make("{% for n in range(99999) %}{{ x }}{% endfor %}", {"x": "x" * 1000})
     assert failed.value.details["limit"] == "render.output"
@@ -191,11 +191,11 @@ async def test_bounds_of_a_render_are_not_the_templates_fault_alone(bench: Bench
         await jinja2.ingredients(bench.job("{{ x }}", {})._replace(templates=idle))
 
 
-# -- ingredients ------------------------------------------------------------------------------------------------
+# -- inputs -----------------------------------------------------------------------------------------------------
 
 
-async def test_everything_a_template_refers_to_is_an_ingredient(bench: Bench, project: Project):
-    """Includes, imports and parents, all the way down, each once, also in circles."""
+async def test_everything_a_template_refers_to_is_an_input(bench: Bench, project: Project):
+    """Includes, imports and parents, recursively, each once, also in cycles."""
     project.write("templates/base.j2", "{% block b %}{% endblock %}{% from 'macros.j2' import m %}")
     project.write("templates/macros.j2", "{% macro m() %}{% endmacro %}{% import 'more/deep.j2' as d %}")
     project.write("configs/templates/more/deep.j2", "{% include ['no.j2', 'yes.j2'] %}{% include 'base.j2' %}")
@@ -209,8 +209,8 @@ async def test_everything_a_template_refers_to_is_an_ingredient(bench: Bench, pr
     assert set(await bench.ingredients("{% include 'yes.j2' %}")) == {"<inline>", "yes.j2"}
 
 
-async def test_a_computed_include_could_be_any_template(bench: Bench, project: Project):
-    """It renders by each name that would find the file, whatever its ending."""
+async def test_any_template_may_be_a_computed_include(bench: Bench, project: Project):
+    """By each name that would find the file, whatever its suffix."""
     project.write("templates/en/part.md", "english")
     project.write("configs/templates/fr.j2", "french {% include 'en/part.md' %}")
     template = "{% include name %}"
@@ -230,8 +230,8 @@ async def test_a_computed_include_could_be_any_template(bench: Bench, project: P
     }
 
 
-async def test_what_a_computed_include_does_not_name_is_no_hindrance(bench: Bench, project: Project):
-    """Broken, binary, oversized and dangling files in the template folders break only who asks for them."""
+async def test_unrelated_broken_templates_do_not_fail_a_computed_include(bench: Bench, project: Project):
+    """Broken, binary, oversized and dangling files fail only templates that include them."""
     project.write("templates/good.j2", "good")
     project.write("templates/broken.j2", "{% if %}")
     project.write("templates/binary.png", b"\x89PNG\xff")
@@ -243,8 +243,8 @@ async def test_what_a_computed_include_does_not_name_is_no_hindrance(bench: Benc
     assert (await bench.fail(template, {"name": "binary.png"}))["error_type"] == "TemplateNotFound"
 
 
-async def test_a_linked_template_folder_is_one(bench: Bench, project: Project):
-    """A folder that is a link within the project works by its own name."""
+async def test_a_linked_template_folder_works(bench: Bench, project: Project):
+    """A folder that is a link within the project can be used by its own name."""
     project.write("shared/parts/a.j2", "linked")
     (project.root / "templates").symlink_to("shared/parts")
     assert (await bench.make("a.j2", {})).text == "linked"
@@ -255,13 +255,13 @@ async def test_a_linked_template_folder_is_one(bench: Bench, project: Project):
 @requirement("layouts.inside-project")
 @pytest.mark.parametrize("template", ["../out.j2", "{% include '../out.j2' %}", "{% import '/etc/passwd' as x %}"])
 async def test_a_template_outside_the_project_is_denied(bench: Bench, template: str):
-    """Named by the config or by a template."""
+    """Named by the config or by a template (CWE-22)."""
     with pytest.raises(PermissionDenied):
         await bench.ingredients(template)
 
 
 async def test_a_template_that_is_not_text_says_so(bench: Bench, project: Project):
-    """As the config's own template, and as an included one."""
+    """As the config's own template and as an included one."""
     project.write("latin.j2", b"\xff")
     for template in ("latin.j2", "{% include 'latin.j2' %}"):
         failed = await bench.fail(template, {})
@@ -269,10 +269,8 @@ async def test_a_template_that_is_not_text_says_so(bench: Bench, project: Projec
         assert failed["error_type"] == "UnicodeDecodeError"
 
 
-async def test_there_is_a_bound_to_how_many_templates_one_may_use(
-    bench: Bench, project: Project, monkeypatch: pytest.MonkeyPatch
-):
-    """Files for a computed include, their bytes, and names that refer to one another."""
+async def test_the_templates_of_one_render_are_limited(bench: Bench, project: Project, monkeypatch: pytest.MonkeyPatch):
+    """Files for a computed include, their bytes, and chains of references."""
     for number in range(4):
         project.write(f"templates/{number}.j2", f"{{% include '{number + 1}.j2' ignore missing %}}" + "x" * 100)
     monkeypatch.setattr(templates, "TEMPLATES_LIMIT", 4)
@@ -293,8 +291,8 @@ async def test_there_is_a_bound_to_how_many_templates_one_may_use(
         await bench.ingredients("{% include '0.j2' %}")
 
 
-async def test_scans_are_remembered_by_text_and_options(engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    """The same text is scanned once; other options, or having been forgotten, make it new; failures aren't kept."""
+async def test_scans_are_cached_by_text_and_options(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """The same text is scanned once; other options, or eviction, scan it again; failures aren't cached."""
     scan, rendered = engine.templates.find_references, lambda: engine.templates.pool.statistics().rendered
     first = await scan("a", "{% include 'x' %}", TemplateOptions())
     assert first.references == ["x"]
@@ -311,8 +309,8 @@ async def test_scans_are_remembered_by_text_and_options(engine: Engine, monkeypa
             await scan("bad", "{% if %}", TemplateOptions())
 
 
-def test_what_is_inline_is_told_by_its_marks():
-    """A newline or an opening mark makes a template of the text."""
+def test_a_template_is_inline_if_it_has_markup_or_a_newline():
+    """Otherwise it is the name of a file."""
     assert [Templates.is_inline(text) for text in ("a.j2", "a\nb", "{{ a }}", "{% a %}", "{# a #}", "words here")] == [
         False,
         True,
@@ -325,7 +323,7 @@ def test_what_is_inline_is_told_by_its_marks():
 
 @requirement("layouts.templates")
 async def test_template_folders_are_searched_in_order(project: Project, engine: Engine):
-    """The root first, then each folder as the settings list them; a trailing slash changes nothing."""
+    """The root first, then each folder in the order of the settings; a trailing slash changes nothing."""
     found = Templates(Folder(project.root), ("one/", "two"), engine.templates.pool)
     assert found.candidate_paths("a.j2") == ["a.j2", "one/a.j2", "two/a.j2"]
     assert "one/, two/" in found.search_hint()

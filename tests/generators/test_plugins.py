@@ -1,4 +1,4 @@
-"""A project's own generators and composers: loaded whole or not at all, and nothing they do is a bug of ours."""
+"""A project's own generators and composers: loaded completely or refused; their failures aren't bugs of chora."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def generate(job):
 
 @pytest.fixture(autouse=True)
 def clean_modules() -> Any:
-    """What a test imports is gone after it."""
+    """Remove the modules that a test imports."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -73,7 +73,7 @@ def job(root: Path, context: dict[str, Any] | None = None, **pattern: Any) -> Ge
 
 
 def refused(root: Path, *specs: str) -> str:
-    """The message of a setting with a plugin that can't be used."""
+    """The message of a setting with an unusable plugin."""
     with pytest.raises(UsageError) as failed:
         GeneratorRegistry(GENERATORS, specs, Folder(root))
     assert failed.value.hint
@@ -82,11 +82,11 @@ def refused(root: Path, *specs: str) -> str:
     return failed.value.message
 
 
-# -- the registry --------------------------------------------------------------------------------------------------
+# -- the registry -----------------------------------------------------------------------------------------------
 
 
 async def test_a_file_of_the_project_is_a_generator(tmp_path: Path):
-    """By its name and its aliases, after ours."""
+    """By its name and its aliases, listed after the built-in ones."""
     found = registry(tmp_path, WHOLE)
     generator = found.by_name["shout"]
     assert found.by_name["yell"] is generator
@@ -96,7 +96,7 @@ async def test_a_file_of_the_project_is_a_generator(tmp_path: Path):
 
 
 async def test_a_module_is_a_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Anything that can be imported."""
+    """Any importable module."""
     write(tmp_path, WHOLE, "plugin_of_test/inner.py")
     write(tmp_path, "", "plugin_of_test/__init__.py")
     monkeypatch.syspath_prepend(tmp_path)
@@ -107,7 +107,7 @@ async def test_a_module_is_a_generator(tmp_path: Path, monkeypatch: pytest.Monke
 
 @requirement("generators.plugins.explicit")
 def test_without_plugins_only_builtin_generators_are_registered(tmp_path: Path):
-    """Nothing is loaded that isn't named, whatever lies about."""
+    """Only plugins that the settings name are loaded, whatever files there are."""
     write(tmp_path, "raise SystemExit", "shout_generator.py")
     found = GeneratorRegistry(GENERATORS, (), Folder(tmp_path))
     assert [each.module for each in found.list_generators()] == list(GENERATORS)
@@ -115,8 +115,8 @@ def test_without_plugins_only_builtin_generators_are_registered(tmp_path: Path):
     assert found.by_name["bdd_scenario_assembly"] is found.by_name["bdd_scenario"]
 
 
-def test_an_edited_plugin_is_another_one(tmp_path: Path):
-    """Its digest changes with any byte, and its new code runs."""
+def test_an_edited_plugin_has_another_digest(tmp_path: Path):
+    """Any changed byte changes it, and the new code runs."""
     first = plugin(tmp_path, WHOLE)
     same = plugin(tmp_path, WHOLE)
     edited = plugin(tmp_path, WHOLE.replace("Shouts.", "Shouts!"))
@@ -125,7 +125,7 @@ def test_an_edited_plugin_is_another_one(tmp_path: Path):
 
 
 def test_a_plugin_may_define_classes(tmp_path: Path):
-    """Dataclasses look for the module of their class."""
+    """dataclasses need the module of a class in sys.modules."""
     source = (
         f"from __future__ import annotations\nimport dataclasses{WHOLE}\n@dataclasses.dataclass\nclass A:\n  b: int = 1"
     )
@@ -157,19 +157,19 @@ def test_a_plugin_may_define_classes(tmp_path: Path):
     ],
 )
 def test_a_broken_plugin_stops_the_start(tmp_path: Path, source: str, said: str):
-    """The sentence names the plugin and what is wrong with it."""
+    """The error names the plugin and the fault."""
     assert said in refused(tmp_path, write(tmp_path, source))
 
 
 def test_a_plugin_that_fails_to_load_leaves_no_module(tmp_path: Path):
-    """Nothing half-made lies about under its name."""
+    """No partial module stays in sys.modules."""
     before = set(sys.modules)
     refused(tmp_path, write(tmp_path, "x = 1\n1/0"))
     assert not [name for name in set(sys.modules) - before if name.startswith("chora_plugin_")]
 
 
-def test_a_plugin_that_is_not_there_is_named(tmp_path: Path):
-    """Neither as a file nor as a module, nor outside the project."""
+def test_a_missing_plugin_is_named(tmp_path: Path):
+    """Neither a file nor a module, or outside the project."""
     (tmp_path / "project").mkdir()
     write(tmp_path, WHOLE)
     (tmp_path / "project/big.py").write_text("#" * 2_000_000)
@@ -181,30 +181,30 @@ def test_a_plugin_that_is_not_there_is_named(tmp_path: Path):
 
 
 def test_two_plugins_of_one_name_are_refused(tmp_path: Path):
-    """Which of them was meant can't be reported."""
+    """Which of them is meant would be ambiguous."""
     first, second = write(tmp_path, WHOLE, "a.py"), write(tmp_path, WHOLE, "b.py")
     assert "b.py can't be used: the name shout is taken" in refused(tmp_path, first, second)
 
 
-# -- running ----------------------------------------------------------------------------------------------------
+# -- execution --------------------------------------------------------------------------------------------------
 
 
 async def test_a_plugin_may_return_a_bare_text(tmp_path: Path):
-    """A str is as good as a GeneratedText."""
+    """A str is accepted as a GeneratedText."""
     generator = plugin(tmp_path, WHOLE.replace('GeneratedText(job.context["text"].upper())', '"plain"'))
     assert await make(generator, job(tmp_path)) == GeneratedText("plain")
 
 
 @pytest.mark.parametrize("returned", ["None", "7", "('a',)"])
 async def test_a_plugin_that_returns_no_text_fails(tmp_path: Path, returned: str):
-    """It isn't stored as if it were one."""
+    """Its value isn't stored as text."""
     generator = plugin(tmp_path, WHOLE.replace('GeneratedText(job.context["text"].upper())', returned))
     with pytest.raises(GenerationFailed, match="returned no text"):
         await make(generator, job(tmp_path))
 
 
-async def test_what_a_plugin_raises_is_told_by_its_type(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """The caller learns plugin and type, the log has the traceback; what the plugin's words hold stays there."""
+async def test_an_exception_of_a_plugin_is_reported_by_its_type(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The caller gets the plugin's name and the type; message and traceback may hold secrets and are only logged."""
     generator = plugin(tmp_path, WHOLE.replace("return GeneratedText", "raise KeyError('secret') or Made"))
     with pytest.raises(GenerationFailed) as failed:
         await make(generator, job(tmp_path))
@@ -216,17 +216,17 @@ async def test_what_a_plugin_raises_is_told_by_its_type(tmp_path: Path, caplog: 
     assert caplog.records[-1].levelno == logging.ERROR
 
 
-async def test_what_a_plugin_says_on_purpose_is_left_alone(tmp_path: Path):
-    """Its own GenerationFailed, and any other error of ours."""
-    source = WHOLE.replace("return GeneratedText", "raise job.failed(NAME, 'too loud', 'Whisper.') or Made")
-    with pytest.raises(GenerationFailed, match=r"note: too loud\."):
+async def test_chora_errors_of_a_plugin_are_passed_on(tmp_path: Path):
+    """Its own GenerationFailed, and any other error class of chora."""
+    source = WHOLE.replace("return GeneratedText", "raise job.failed(NAME, 'too long', 'Shorten it.') or Made")
+    with pytest.raises(GenerationFailed, match=r"note: too long\."):
         await make(plugin(tmp_path, source), job(tmp_path))
     outside = WHOLE + "\nasync def ingredients(job): return {'x': job.read(NAME, '../x')}"
     with pytest.raises(PermissionDenied):
         await make(plugin(tmp_path, outside), job(tmp_path))
 
 
-async def test_ingredients_of_a_plugin_are_held_to_their_shape(tmp_path: Path):
+async def test_the_inputs_that_a_plugin_reports_are_validated(tmp_path: Path):
     """They become part of a fingerprint."""
     good = plugin(tmp_path, WHOLE + "\nasync def ingredients(job): return {'a': 'b'}")
     assert await good.gather_ingredients(job(tmp_path)) == {"a": "b"}
@@ -239,8 +239,8 @@ async def test_ingredients_of_a_plugin_are_held_to_their_shape(tmp_path: Path):
         await raising.gather_ingredients(job(tmp_path))
 
 
-async def test_a_bug_of_ours_stays_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Only what a plugin does is told as a failure of generation."""
+async def test_an_unexpected_error_outside_plugins_stays_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only an exception of a plugin becomes a failure of generation."""
 
     async def broken(job: GenerationJob) -> Any:
         raise ZeroDivisionError
@@ -254,7 +254,7 @@ async def test_a_bug_of_ours_stays_a_bug(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_plugin_can_be_cancelled(tmp_path: Path):
-    """Cancellation goes through it, also when its class is busy in a thread."""
+    """Also when its class is busy in a thread."""
     waits = plugin(
         tmp_path, "import trio" + WHOLE.replace("return GeneratedText", "await trio.sleep_forever() or GeneratedText")
     )
@@ -304,8 +304,8 @@ def echo(signature: str, body: str) -> str:
         ("self", "'x'", "x"),
     ],
 )
-async def test_every_interface_of_old_is_called_rightly(tmp_path: Path, signature: str, body: str, text: str):
-    """By the names of the parameters, in whichever order they stand."""
+async def test_every_interface_of_chora_compose_is_supported(tmp_path: Path, signature: str, body: str, text: str):
+    """By parameter names, in whichever order."""
     write(tmp_path, "t.txt: ", "t.txt")
     generator = plugin(tmp_path, echo(signature, body), "echo_generator.py")
     made = await make(generator, job(tmp_path, template="t.txt"))
@@ -316,23 +316,23 @@ async def test_every_interface_of_old_is_called_rightly(tmp_path: Path, signatur
 
 
 def test_a_class_is_named_by_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """GENERATOR_TYPE of the module, else of the class, else the file's name; a module's last part."""
+    """GENERATOR_TYPE of the module, else of the class, else the file's name; for a module, its last part."""
     in_class = echo("self", "''").replace("version", "GENERATOR_TYPE = 'by-class'\n    version")
     assert plugin(tmp_path, "GENERATOR_TYPE = 'by-module'" + in_class).name == "by-module"
     assert plugin(tmp_path, in_class).name == "by-class"
-    assert plugin(tmp_path, echo("self", "''"), "deep/loud_generator.py").name == "loud"
+    assert plugin(tmp_path, echo("self", "''"), "deep/upper_generator.py").name == "upper"
     write(tmp_path, echo("self", "''"), "plugin_of_test_echo.py")
     monkeypatch.syspath_prepend(tmp_path)
     assert "plugin_of_test_echo" in GeneratorRegistry(GENERATORS, ["plugin_of_test_echo"], Folder(tmp_path)).by_name
-    assert "lacks NAME" in refused(tmp_path, write(tmp_path, echo("self", "''"), "Loud.py"))
+    assert "lacks NAME" in refused(tmp_path, write(tmp_path, echo("self", "''"), "Upper.py"))
 
 
 async def test_a_base_class_in_the_same_file_does_not_count(tmp_path: Path):
-    """The last one of a family is the generator; two families are one too many."""
-    family = echo("self, config", "'base'") + "class Loud(Echo):\n  def generate(self, config): return 'loud'\n"
-    assert (await make(plugin(tmp_path, family), job(tmp_path))).text == "loud"
+    """The most derived class is the generator; two unrelated classes are refused."""
+    family = echo("self, config", "'base'") + "class Upper(Echo):\n  def generate(self, config): return 'upper'\n"
+    assert (await make(plugin(tmp_path, family), job(tmp_path))).text == "upper"
     other = family + "class Other:\n  def generate(self): return ''\n"
-    assert "more than one class that generates: Loud, Other" in refused(tmp_path, write(tmp_path, other))
+    assert "more than one class that generates: Upper, Other" in refused(tmp_path, write(tmp_path, other))
 
 
 @pytest.mark.parametrize(
@@ -345,11 +345,11 @@ async def test_a_base_class_in_the_same_file_does_not_count(tmp_path: Path):
     ],
 )
 def test_a_class_that_can_not_be_used_is_refused(tmp_path: Path, source: str, said: str):
-    """Before anything starts."""
+    """At the start of the server."""
     assert said in refused(tmp_path, write(tmp_path, source))
 
 
-def test_the_base_class_of_old_is_not_needed(tmp_path: Path):
+def test_the_base_class_of_chora_compose_is_not_needed(tmp_path: Path):
     """The hint says what to do about the import."""
     write(tmp_path, "from chora_compose.generators.base import GeneratorStrategy")
     with pytest.raises(UsageError) as failed:
@@ -358,15 +358,15 @@ def test_the_base_class_of_old_is_not_needed(tmp_path: Path):
 
 
 async def test_a_class_is_given_copies(tmp_path: Path):
-    """What it does to its context changes nothing for others."""
+    """Changes that it makes to its context affect nothing else."""
     generator = plugin(tmp_path, echo("self, context", "context['list'].append(1) or 'x'"))
     context: dict[str, Any] = {"list": []}
     await make(generator, job(tmp_path, context))
     assert context == {"list": []}
 
 
-async def test_a_class_says_what_it_needs(tmp_path: Path):
-    """Required keys and its own check of the context are asked first."""
+async def test_a_class_may_validate_its_context(tmp_path: Path):
+    """Required keys and its own validation are checked first."""
     needs = echo("self, context", "'x'")
     as_method = needs + "    def get_required_context_keys(self): return ['who', 'what']\n"
     as_list = needs + "    required_context_keys = ['who', 'what']\n"
@@ -381,15 +381,15 @@ async def test_a_class_says_what_it_needs(tmp_path: Path):
 
 
 async def test_a_class_may_generate_asynchronously(tmp_path: Path):
-    """Its coroutine runs where ours do; what it returns must be a text all the same."""
+    """Its coroutine runs in the event loop; its result must be a text as well."""
     source = echo("self, config", "config.id").replace("def generate", "async def generate")
     assert (await make(plugin(tmp_path, source), job(tmp_path))).text == "note"
     with pytest.raises(GenerationFailed, match="returned no text"):
         await make(plugin(tmp_path, echo("self", "7")), job(tmp_path))
 
 
-async def test_a_class_that_can_not_share_is_called_alone(tmp_path: Path):
-    """`concurrency_safe: false` is heeded; others run side by side."""
+async def test_concurrency_safe_false_serializes_calls(tmp_path: Path):
+    """Other classes run in parallel."""
     source = """
 import threading
 most = now = 0
@@ -448,7 +448,7 @@ async def test_a_composer_is_loaded_by_name(tmp_path: Path):
     ],
 )
 def test_a_broken_composer_stops_the_start(tmp_path: Path, source: str, said: str):
-    """With the same sentences, about its own setting."""
+    """With the same messages, about its own setting."""
     with pytest.raises(UsageError) as failed:
         load_composers([write(tmp_path, source)], Folder(tmp_path))
     assert said in failed.value.message
@@ -456,7 +456,7 @@ def test_a_broken_composer_stops_the_start(tmp_path: Path, source: str, said: st
 
 
 def test_two_composers_of_one_name_are_refused(tmp_path: Path):
-    """Which of them was meant can't be reported."""
+    """Which of them is meant would be ambiguous."""
     specs = [write(tmp_path, COMPOSER, "a.py"), write(tmp_path, COMPOSER, "b.py")]
     with pytest.raises(UsageError, match="the name woven is taken"):
         load_composers(specs, Folder(tmp_path))
@@ -465,8 +465,8 @@ def test_two_composers_of_one_name_are_refused(tmp_path: Path):
 # -- the guide --------------------------------------------------------------------------------------------------
 
 
-async def test_the_guide_can_be_followed(tmp_path: Path):
-    """Its generator loads from its settings, and makes what it says of its config."""
+async def test_the_guide_works(tmp_path: Path):
+    """Its generator loads from its settings, and generates what the guide says from its config."""
     import tomllib
 
     import msgspec

@@ -1,4 +1,4 @@
-"""The pool with real worker processes: what they may do, how they end, and that nothing of them is left."""
+"""The pool with real worker processes: jobs, limits, crashes and confinement; no process is left behind."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ both_kinds = pytest.mark.parametrize(
 
 
 def processes_below(parent: int) -> list[int]:
-    """Children and their children, zombies included, in the order they started."""
+    """Children and their descendants, zombies included, in the order of their start."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -88,7 +88,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def running(*, fork: bool = hasattr(os, "fork"), **settings: Any) -> AsyncGenerator[RenderPool]:
-    """A pool that serves; afterwards no process and no descriptor of it may be left."""
+    """A running pool; afterwards no process and no descriptor of it may be left."""
     at_rest = sys.platform == "linux" and len(descriptors(os.getpid()))
     workers = RenderPool(RenderSettings(**{"workers": 1, **settings}), fork=fork)
     with trio.fail_after(PATIENCE):
@@ -103,7 +103,7 @@ async def running(*, fork: bool = hasattr(os, "fork"), **settings: Any) -> Async
 
 
 def only_worker() -> int:
-    """The process id of the only worker there is: the last process that was started below us."""
+    """The process id of the only worker: the descendant that was started last."""
     return processes_below(os.getpid())[-1]
 
 
@@ -113,7 +113,7 @@ def fork_server() -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def warmed_up() -> None:
-    """What trio opens once and keeps (its thread cache, a pidfd probe) isn't the pool's."""
+    """What trio opens once and keeps (its thread cache, a pidfd probe), so that it isn't counted as the pool's."""
 
     async def start_something() -> None:
         await trio.run_process([sys.executable, "-c", ""])
@@ -126,7 +126,7 @@ def warmed_up() -> None:
 
 @both_kinds
 async def test_renders_and_scans(fork: bool):
-    """One worker answers several jobs of both sorts, and the parent never imports jinja2 for it."""
+    """One worker handles several jobs of both kinds, and the parent never imports jinja2 for it."""
     async with running(fork=fork) as workers:
         assert workers.statistics() == RenderStatistics(workers=0, idle=0, waiting=0, rendered=0, killed=0)
         assert await workers.render_template(HELLO) == GREETING
@@ -138,14 +138,14 @@ async def test_renders_and_scans(fork: bool):
         assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=3, killed=0)
 
 
-def test_the_parent_does_without_jinja2():
-    """Start-up pays for no template engine."""
+def test_the_parent_does_not_import_jinja2():
+    """So that start-up stays fast."""
     script = "import sys, chora.render.pool; assert 'jinja2' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE)
 
 
 async def test_undefined_names_are_reported():
-    """Lenient names come back with the text; strict ones name the variable."""
+    """Lenient names are returned with the text; the error of strict ones names the variable."""
     async with running() as workers:
         job = RenderJob("[{{ event.data.tool_name }}]", "page", undefined="lenient")
         assert await workers.render_template(job) == RenderedText("[]", ["event"])
@@ -155,7 +155,7 @@ async def test_undefined_names_are_reported():
 
 
 async def test_syntax_errors_say_where():
-    """Template and line come along, for rendering and for scanning, and the worker stays."""
+    """With template and line, for rendering and for scanning; the worker is kept."""
     async with running() as workers:
         for attempt in (
             workers.render_template(RenderJob("\n{% if %}", "page")),
@@ -168,8 +168,8 @@ async def test_syntax_errors_say_where():
         assert workers.statistics() == RenderStatistics(workers=1, idle=1, waiting=0, rendered=2, killed=0)
 
 
-async def test_large_jobs_and_texts_cross():
-    """Frames far beyond a socket's buffer arrive whole in both directions."""
+async def test_large_jobs_and_texts_are_transferred():
+    """Frames far larger than a socket's buffer arrive complete in both directions."""
     async with running() as workers:
         text = "ä" * (3 * MIB // 2)
         assert (await workers.render_template(RenderJob("{{ text }}", "page", context={"text": text}))).text == text
@@ -177,7 +177,7 @@ async def test_large_jobs_and_texts_cross():
 
 @pytest.mark.parametrize("value", [object(), 2**70, "\ud800", pytest.param([[]], id="deep")])
 async def test_a_context_must_be_plain_data(value: Any):
-    """Live objects, numbers and texts without a plain form and bottomless nesting are the caller's mistake."""
+    """Live objects, values without a plain form and bottomless nesting are an error of the caller."""
     if value == [[]]:
         for _ in range(5000):
             value = [value]
@@ -192,7 +192,7 @@ async def test_a_context_must_be_plain_data(value: Any):
 
 @both_kinds
 async def test_an_endless_template_is_killed(fork: bool):
-    """At its wall the worker dies, and the next job gets a new one."""
+    """At its time limit; the next job gets a new worker."""
     async with running(fork=fork, wall=0.3) as workers:
         await workers.warm_up()
         with pytest.raises(LimitExceeded, match=r"endless took longer than 0\.3 s") as caught:
@@ -205,7 +205,7 @@ async def test_an_endless_template_is_killed(fork: bool):
 
 @pytest.mark.slow("waits for two time limits")
 async def test_the_next_render_after_a_kill_works():
-    """The same pool goes on."""
+    """In the same pool."""
     async with running(wall=0.9) as workers:
         for _ in range(2):
             with pytest.raises(LimitExceeded):
@@ -220,7 +220,7 @@ async def test_the_next_render_after_a_kill_works():
     ["{{ 'x' * 10**12 }}", "{% set x = 'x' * 2**20 %}{% for i in range(30) %}{% set x = x ~ x %}{{ x }}{% endfor %}"],
 )
 async def test_a_memory_bomb_meets_its_limit(template: str):
-    """Too much memory is said to be that, and the worker isn't used again."""
+    """The error says that the memory was exceeded, and the worker isn't used again."""
     async with running(memory=96 * MIB, output=1024 * MIB) as workers:
         for _ in range(2):
             with pytest.raises(LimitExceeded) as caught:
@@ -232,13 +232,13 @@ async def test_a_memory_bomb_meets_its_limit(template: str):
 
 @needs_posix
 async def test_the_smallest_memory_suffices():
-    """The least that the settings allow is enough for an ordinary template."""
+    """The smallest value that the settings allow is enough for an ordinary template."""
     async with running(memory=64 * MIB) as workers:
         assert await workers.render_template(HELLO) == GREETING
 
 
 async def test_an_output_bomb_meets_its_limit():
-    """Too much text is refused while it is rendered; the worker can go on."""
+    """The text is refused while it is rendered; the worker can go on."""
     async with running(output=100_000) as workers:
         with pytest.raises(LimitExceeded, match="100000 bytes") as caught:
             await workers.render_template(RenderJob("{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}", "bomb"))
@@ -247,7 +247,7 @@ async def test_an_output_bomb_meets_its_limit():
 
 
 async def test_a_job_beyond_the_memory_is_not_even_sent():
-    """Its size alone tells."""
+    """It is refused by its size."""
     async with running(memory=64 * MIB) as workers:
         with pytest.raises(LimitExceeded) as caught:
             await workers.render_template(RenderJob("", "page", context={"text": "x" * 9 * MIB}))
@@ -257,7 +257,7 @@ async def test_a_job_beyond_the_memory_is_not_even_sent():
 
 @pytest.mark.slow("waits for a time limit")
 async def test_too_many_waiting_jobs_are_busy():
-    """Beyond the queue, and beyond one caller's half of it, the answer is immediate; those that wait get their turn."""
+    """Beyond the queue limit, or one caller's half of it, the error is immediate; waiting jobs are done."""
     async with running(queue=4, wall=1.8) as workers:
         await workers.warm_up()
         texts: list[str] = []
@@ -292,7 +292,7 @@ async def test_too_many_waiting_jobs_are_busy():
 
 @pytest.mark.slow("waits for a time limit")
 async def test_callers_are_served_round_robin():
-    """One caller with many jobs makes another wait for one of them, not for all."""
+    """A caller waits for one job of a caller with many, not for all of them."""
     async with running(wall=1.8) as workers:
         await workers.warm_up()
         done: list[str] = []
@@ -312,8 +312,8 @@ async def test_callers_are_served_round_robin():
         assert done[4:] == ["greedy"] * 29
 
 
-async def test_turns_go_round():
-    """Callers in the order they came, each with their first, then each with their second."""
+async def test_the_semaphore_is_fair_between_callers():
+    """Callers in order of arrival: the first waiting task of each, then the second of each."""
     turns = FairSemaphore(1)
     order: list[str] = []
 
@@ -336,7 +336,7 @@ async def test_turns_go_round():
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["before it notices", "after it noticed"])
 async def test_a_slot_is_not_given_to_a_cancelled_task(at_once: bool):
-    """A waiting task that was cancelled is skipped, even if its slot comes in the same moment."""
+    """It is skipped, even if its slot becomes free at the same moment."""
     turns = FairSemaphore(1)
     await turns.acquire("x")
     async with trio.open_nursery() as nursery:
@@ -353,7 +353,7 @@ async def test_a_slot_is_not_given_to_a_cancelled_task(at_once: bool):
 
 
 async def test_jobs_run_at_once_on_several_workers():
-    """One endless template doesn't hold up the others."""
+    """One endless template doesn't delay the others."""
     async with running(workers=2) as workers, trio.open_nursery() as nursery:
         nursery.start_soon(workers.render_template, ENDLESS)
         await until(lambda: workers.statistics().workers == 1)
@@ -364,7 +364,7 @@ async def test_jobs_run_at_once_on_several_workers():
 
 @both_kinds
 async def test_a_cancelled_caller_frees_its_worker(fork: bool):
-    """No caller waits for the text any more, so the worker is killed, and the cancellation goes on."""
+    """The worker is killed, as its result isn't needed, and the cancellation is propagated."""
     async with running(fork=fork) as workers:
         await workers.warm_up()
         with trio.move_on_after(0.1) as scope:
@@ -376,7 +376,7 @@ async def test_a_cancelled_caller_frees_its_worker(fork: bool):
 
 @both_kinds
 async def test_a_caller_cancelled_while_a_worker_starts_leaves_nothing(fork: bool):
-    """Not even the process that was on its way."""
+    """Not even the starting process."""
     async with running(fork=fork) as workers:
         with trio.move_on_after(0.01) as scope:
             await workers.render_template(HELLO)
@@ -385,7 +385,7 @@ async def test_a_caller_cancelled_while_a_worker_starts_leaves_nothing(fork: boo
         assert await workers.render_template(HELLO) == GREETING
 
 
-# -- deaths -----------------------------------------------------------------------------------------------------
+# -- crashes ----------------------------------------------------------------------------------------------------
 
 
 @needs_proc
@@ -406,7 +406,7 @@ async def test_an_idle_worker_that_was_killed_is_replaced(fork: bool):
 @needs_proc
 @both_kinds
 async def test_a_busy_worker_that_was_killed_ran_out_of_memory(fork: bool):
-    """SIGKILL from elsewhere is what the kernel does when memory is short; the job isn't tried again."""
+    """SIGKILL from outside is most likely the kernel's OOM killer; the job isn't tried again."""
     assert sys.platform != "win32"
     async with running(fork=fork) as workers, trio.open_nursery() as nursery:
         await workers.warm_up()
@@ -425,7 +425,7 @@ async def test_a_busy_worker_that_was_killed_ran_out_of_memory(fork: bool):
 @needs_proc
 @both_kinds
 async def test_a_worker_killed_before_it_read_its_job_is_no_different(fork: bool):
-    """The connection is then reset rather than closed."""
+    """Its connection is then reset rather than closed, with the same error."""
     assert sys.platform != "win32"
     async with running(fork=fork) as workers, trio.open_nursery() as nursery:
         await workers.warm_up()
@@ -443,7 +443,7 @@ async def test_a_worker_killed_before_it_read_its_job_is_no_different(fork: bool
 @needs_proc
 @both_kinds
 async def test_a_busy_worker_that_crashed_is_a_failure(fork: bool):
-    """Any other signal is told as it is."""
+    """Any other signal is reported as such."""
     async with running(fork=fork) as workers, trio.open_nursery() as nursery:
         await workers.warm_up()
 
@@ -459,7 +459,7 @@ async def test_a_busy_worker_that_crashed_is_a_failure(fork: bool):
 
 @needs_proc
 async def test_a_killed_fork_server_is_started_again():
-    """Its workers are given up with it, idle and busy ones, and the next job works."""
+    """Its workers, idle and busy, are dropped with it, and the next job works."""
     assert sys.platform != "win32"
     async with running(workers=2) as workers, trio.open_nursery() as nursery:
         await workers.render_template(HELLO)
@@ -481,7 +481,7 @@ async def test_a_killed_fork_server_is_started_again():
 
 @needs_proc
 async def test_a_fork_server_that_does_not_listen_is_killed_at_the_end(monkeypatch: pytest.MonkeyPatch):
-    """Stopping doesn't wait for it for ever."""
+    """Stopping waits for it only for a limited time."""
     assert sys.platform != "win32"
     monkeypatch.setattr(pool, "END_TIMEOUT", 0.2)
     monkeypatch.setattr(processes, "END_TIMEOUT", 0.2)
@@ -492,7 +492,7 @@ async def test_a_fork_server_that_does_not_listen_is_killed_at_the_end(monkeypat
 
 @needs_proc
 async def test_a_killed_parent_leaves_nothing_behind():
-    """When chora is killed, its fork server and workers end, even one amid an endless template."""
+    """When chora is killed, its fork server and workers end, even within an endless template."""
     script = f"""
 import os
 import trio
@@ -529,7 +529,7 @@ trio.run(main)
 
 @both_kinds
 async def test_stopping_ends_jobs_in_flight(fork: bool):
-    """A job that is cut off by the end of the service is told to come back."""
+    """With an error that says to try again."""
     workers = RenderPool(settings.RenderSettings(), fork=fork)
 
     async def expect_busy() -> None:
@@ -548,7 +548,7 @@ async def test_stopping_ends_jobs_in_flight(fork: bool):
 
 @needs_posix
 async def test_an_answer_that_arrives_after_the_end_releases_its_worker():
-    """It would never be used again."""
+    """The worker isn't put back into the stopped pool."""
     assert sys.platform != "win32"
     workers = RenderPool(settings.RenderSettings())
     async with trio.open_nursery() as services:
@@ -581,7 +581,7 @@ async def test_stopping_ends_workers_that_are_about_to_start(monkeypatch: pytest
 
 
 async def test_a_worker_is_retired_after_enough_jobs():
-    """The pool goes on with a fresh one and no job notices."""
+    """The pool replaces it, unnoticed by jobs."""
     async with running() as workers:
         await workers.render_template(HELLO)
         first = workers._idle[0]
@@ -592,7 +592,7 @@ async def test_a_worker_is_retired_after_enough_jobs():
 
 @needs_posix
 async def test_a_worker_that_grew_is_retired():
-    """One that once took more than half of its memory makes room for a small one."""
+    """One that has used more than half of its memory limit is replaced."""
     async with running(memory=128 * MIB) as workers:
         big = RenderJob("{{ ('x' * n) | length }}", "big", context={"n": 70 * MIB})
         assert (await workers.render_template(big)).text == str(70 * MIB)
@@ -600,13 +600,13 @@ async def test_a_worker_that_grew_is_retired():
         assert await workers.render_template(HELLO) == GREETING
 
 
-# -- workers that don't do what they should -------------------------------------------------------------------------
+# -- misbehaving workers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", [["/nowhere/python"], [sys.executable, "-c", "pass"]])
 @both_kinds
 async def test_a_worker_that_cannot_start_is_a_failure(command: list[str], fork: bool, monkeypatch: pytest.MonkeyPatch):
-    """Whether there is no such program or it ends at once, the job fails and the pool lives."""
+    """Whether the program doesn't exist or ends at once, the job fails and the pool goes on."""
     monkeypatch.setattr(processes, "worker_command", lambda: command)
     async with running(fork=fork) as workers:
         with pytest.raises(RenderFailed, match="No template worker can be started"):
@@ -616,7 +616,7 @@ async def test_a_worker_that_cannot_start_is_a_failure(command: list[str], fork:
 
 
 async def test_a_worker_that_never_gets_ready_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    """It is killed after the time a start may take."""
+    """It is killed after the start timeout."""
     monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
     monkeypatch.setattr(pool, "START_TIMEOUT", 0.1)
     async with running(fork=False) as workers:
@@ -634,7 +634,7 @@ async def test_a_worker_that_never_gets_ready_is_given_up(monkeypatch: pytest.Mo
     ],
 )
 async def test_an_invalid_answer_is_a_failure(answer: bytes, monkeypatch: pytest.MonkeyPatch):
-    """A worker that was taken over can't confuse the server, and isn't trusted again."""
+    """A compromised worker can't confuse the server, and isn't used again."""
     script = f"import os; os.write(1, bytes(4)); os.read(0, 65536); os.write(1, {answer!r}); os.read(0, 65536)"
     monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, "-c", script])
     async with running(fork=False) as workers:
@@ -644,7 +644,7 @@ async def test_an_invalid_answer_is_a_failure(answer: bytes, monkeypatch: pytest
 
 @needs_posix
 async def test_a_worker_that_sends_without_a_job_is_not_used():
-    """What it says between two jobs could pass for the answer to the next."""
+    """Its message could be taken for the result of the next job."""
     assert sys.platform != "win32"
     async with running() as workers:
         await workers.render_template(HELLO)
@@ -659,7 +659,7 @@ async def test_a_worker_that_sends_without_a_job_is_not_used():
 
 
 def test_the_frozen_binary_runs_itself(monkeypatch: pytest.MonkeyPatch):
-    """It has no interpreter to start; its own flag leads to the worker."""
+    """It has no interpreter to start; its own flag makes it a worker."""
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert processes.worker_command() == [sys.executable, "--render-worker"]
 
@@ -668,8 +668,8 @@ def test_the_frozen_binary_runs_itself(monkeypatch: pytest.MonkeyPatch):
 
 
 @needs_proc
-async def test_a_worker_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """No environment, no descriptor but its socket, no privileges to gain, little to use, a neutral folder."""
+async def test_a_worker_is_confined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """No environment, no descriptor but its socket, no privileges, little memory, an empty folder."""
     monkeypatch.setenv("SECRET_OF_THE_PARENT", "x")
     monkeypatch.chdir(tmp_path)
     with (tmp_path / "open").open("w") as inherited:
@@ -716,7 +716,7 @@ async def test_the_sandbox_refuses(template: str):
 
 
 async def test_jobs_leave_no_state():
-    """The second job on the same worker finds nothing of the first."""
+    """The second job on the same worker sees nothing of the first."""
     lib = "{% set n = namespace(i=0) %}{% macro up() %}{% set n.i = n.i + 1 %}{{ n.i }}{% endmacro %}"
     async with running() as workers:
         for _ in range(2):
@@ -729,7 +729,7 @@ async def test_jobs_leave_no_state():
 
 
 async def test_a_query_runs_in_a_worker_too():
-    """JSONPath is bounded like any template; a query that is none says so."""
+    """JSONPath has the limits of a template; an invalid query is an error."""
     async with running() as pool:
         assert (await pool.select_values(SelectJob(query="$.a[*]", data={"a": [1, 2]}))).values == [1, 2]
         with pytest.raises(RenderFailed):

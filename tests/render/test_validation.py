@@ -1,4 +1,4 @@
-"""The checks of a worker, in this process and in a real worker: patterns, languages, schemas and conditions."""
+"""A worker's checks, in this process and in a real worker: patterns, languages, schemas and conditions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from tests.patience import PATIENCE
     ],
 )
 def test_a_pattern_matches_somewhere_or_not(pattern: str, flags: str, place: int | None):
-    """The first place counts, in characters; flags have Python's meaning."""
+    """The position of the first match, in characters; flags have Python's meaning."""
     assert validation.match_pattern(MatchJob(pattern, "ab\ncd", flags)) == MatchPosition(place)
 
 
@@ -63,8 +63,8 @@ def test_a_pattern_matches_somewhere_or_not(pattern: str, flags: str, place: int
     ],
     ids=["unclosed", "too many", "flag", "deep"],
 )
-def test_what_is_no_pattern_says_so(pattern: str, flags: str, problem: str):
-    """Whatever is wrong with it comes back as data."""
+def test_an_invalid_pattern_is_reported(pattern: str, flags: str, problem: str):
+    """Any fault is returned as data."""
     failed = validation.match_pattern(MatchJob(pattern, "a", flags, name="n" * 500))
     assert isinstance(failed, JobFailure)
     assert failed.kind == "syntax"
@@ -121,35 +121,35 @@ WRONG = [
 ]
 
 
-def briefly(value: object) -> str:
-    """A test's name for a value that may be large."""
+def short_id(value: object) -> str:
+    """A test id for a value that may be large."""
     return str(value)[:20]
 
 
 def test_every_language_has_rows():
-    """A new language comes with texts that are of it and texts that aren't."""
+    """With valid and invalid texts, so that a new language gets tested."""
     assert set(RIGHT) == set(LANGUAGES) == {language for language, _, _ in WRONG}
 
 
 @pytest.mark.parametrize(
-    ("language", "text"), [(language, text) for language, texts in RIGHT.items() for text in texts], ids=briefly
+    ("language", "text"), [(language, text) for language, texts in RIGHT.items() for text in texts], ids=short_id
 )
-def test_texts_of_a_language_are_found_right(language: str, text: str):
-    """Nothing is found where nothing is wrong."""
+def test_valid_texts_have_no_findings(language: str, text: str):
+    """In each language."""
     assert validation.check_text(CheckJob(language, text)) == CheckResult([])
 
 
-@pytest.mark.parametrize(("language", "text", "flaw"), WRONG, ids=briefly)
-def test_texts_of_no_language_are_found_out(language: str, text: str, flaw: TextFinding):
-    """What is wrong is said first, with the place where it is known."""
+@pytest.mark.parametrize(("language", "text", "flaw"), WRONG, ids=short_id)
+def test_invalid_texts_have_findings(language: str, text: str, flaw: TextFinding):
+    """The first fault, with its position where known."""
     checked = validation.check_text(CheckJob(language, text))
     assert isinstance(checked, CheckResult)
     assert checked.findings[0] == flaw
 
 
-@pytest.mark.parametrize("text", ["x = 1\0", "x = '\\ud800'.encode()\nx = (" + "(" * 5000], ids=briefly)
-def test_python_that_its_parser_refuses_is_a_flaw(text: str):
-    """Also when Python refuses it in a way of its own."""
+@pytest.mark.parametrize("text", ["x = 1\0", "x = '\\ud800'.encode()\nx = (" + "(" * 5000], ids=short_id)
+def test_python_that_its_parser_refuses_is_a_finding(text: str):
+    """Also when Python raises something other than SyntaxError."""
     checked = validation.check_text(CheckJob("python", text))
     assert isinstance(checked, CheckResult)
     assert len(checked.findings) == 1
@@ -164,22 +164,22 @@ def test_python_that_its_parser_refuses_is_a_flaw(text: str):
     ],
 )
 def test_xml_with_a_document_type_is_refused(text: str):
-    """Before any entity is even declared."""
+    """Before any entity is declared (CWE-611, CWE-776)."""
     (flaw,) = validation.check_text(CheckJob("xml", text)).findings  # pyright: ignore[reportAttributeAccessIssue]
     assert flaw.message.startswith("it declares a document type")
     assert flaw.line == 1
 
 
-def test_nothing_of_a_text_is_run(capfd: pytest.CaptureFixture[str]):
-    """Python is only parsed, and a YAML tag makes no object."""
+def test_checking_a_text_runs_nothing_of_it(capfd: pytest.CaptureFixture[str]):
+    """Python is only parsed, and a YAML tag creates no object (CWE-502)."""
     validation.check_text(CheckJob("python", "print('ran')\n"))
     validation.check_text(CheckJob("yaml", "!!python/object/apply:print [ran]"))
     validation.check_text(CheckJob("jinja2", "{{ cycler.__init__.__globals__.os.system('echo ran') }}"))
     assert "ran" not in capfd.readouterr().out
 
 
-def test_flaws_are_bounded():
-    """A hundred are enough, and none is long."""
+def test_findings_are_limited():
+    """A hundred at most, each of limited length."""
     checked = validation.check_text(CheckJob("csv", "a,b\n" + "1\n" * 200))
     assert isinstance(checked, CheckResult)
     assert len(checked.findings) == FINDINGS_LIMIT
@@ -191,7 +191,7 @@ def test_flaws_are_bounded():
 
 
 def test_an_unknown_language_is_a_failure():
-    """It names those that there are."""
+    """It names the known ones."""
     failed = validation.check_text(CheckJob("klingon", "x"))
     assert isinstance(failed, JobFailure)
     assert "write one of json, yaml" in failed.message
@@ -213,8 +213,8 @@ def test_an_unknown_language_is_a_failure():
         (False, 1, ["$"]),
     ],
 )
-def test_data_is_compared_with_its_schema(schema: Any, data: Any, paths: list[str]):
-    """Every place that doesn't fit is named."""
+def test_data_is_validated_against_its_schema(schema: Any, data: Any, paths: list[str]):
+    """Every violation is reported with its path."""
     checked = validation.compare_with_schema(CompareJob(schema, data))
     assert isinstance(checked, CheckResult)
     assert [flaw.path for flaw in checked.findings] == paths
@@ -232,8 +232,8 @@ def test_data_is_compared_with_its_schema(schema: Any, data: Any, paths: list[st
         ({"$schema": []}, "it can't be applied: TypeError"),
     ],
 )
-def test_what_is_no_schema_says_so(schema: Any, problem: str):
-    """Nothing is fetched, and a schema that goes round in circles ends."""
+def test_an_invalid_schema_is_reported(schema: Any, problem: str):
+    """Remote references aren't fetched, and cyclic ones end."""
     failed = validation.compare_with_schema(CompareJob(schema, "x"))
     assert isinstance(failed, JobFailure)
     assert failed.message.startswith(problem)
@@ -268,7 +268,7 @@ def test_running_out_of_memory_is_left_to_the_caller(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_condition_is_true_or_not(expression: str, truth: bool):
-    """Over the context; what depends on an undefined name isn't true."""
+    """In the context; one that depends on an undefined name is false."""
     job = EvaluateJob(expression, {"audience": "crew", "berths": 4})
     assert sandbox.evaluate_condition(job) == EvaluatedCondition(truth)
 
@@ -277,7 +277,7 @@ def test_a_condition_is_true_or_not(expression: str, truth: bool):
     ("expression", "kind"),
     [("audience ==", "syntax"), ("1 // 0", "runtime"), ("audience.__class__.__mro__", "security"), ("", "syntax")],
 )
-def test_a_condition_that_is_none_says_so(expression: str, kind: str):
+def test_an_invalid_condition_is_reported(expression: str, kind: str):
     """It runs in the sandbox that templates run in."""
     failed = sandbox.evaluate_condition(EvaluateJob(expression, {"audience": "crew"}))
     assert isinstance(failed, JobFailure)
@@ -303,8 +303,8 @@ async def running(**settings: Any) -> AsyncGenerator[RenderPool]:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_worker_checks():
-    """All three jobs cross to a worker and back, with what is wrong with them."""
+async def test_a_worker_runs_all_checks():
+    """The jobs are sent to a worker, and their findings returned."""
     async with running() as pool:
         assert await pool.match_pattern(MatchJob("c", "abc")) == MatchPosition(2)
         assert await pool.evaluate_condition(EvaluateJob("a", {"a": 1})) == EvaluatedCondition(True)
@@ -331,8 +331,8 @@ async def test_a_worker_checks():
         pytest.param(CheckJob("yaml", "[" * 200_000), id="yaml"),
     ],
 )
-async def test_what_would_take_for_ever_is_killed(hostile: MatchJob | CheckJob | CompareJob):
-    """And the next job is done all the same."""
+async def test_an_endless_check_is_killed(hostile: MatchJob | CheckJob | CompareJob):
+    """And the next job works."""
     async with running(wall=1.5) as pool:
         with pytest.raises((LimitExceeded, RenderFailed)):
             await (pool.match_pattern(hostile) if isinstance(hostile, MatchJob) else pool.check_text(hostile))
@@ -340,7 +340,7 @@ async def test_what_would_take_for_ever_is_killed(hostile: MatchJob | CheckJob |
 
 
 async def test_what_is_not_plain_data_is_refused():
-    """Half a character can't be sent anywhere."""
+    """A lone surrogate can't be encoded."""
     async with running() as pool:
         with pytest.raises(InvalidContext):
             await pool.match_pattern(MatchJob("a", "\ud800"))
@@ -348,7 +348,7 @@ async def test_what_is_not_plain_data_is_refused():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits")
 async def test_a_text_that_breaks_its_worker_is_a_failure():
-    """A parser that overflows its stack takes a worker with it and nothing else."""
+    """A parser that overflows its stack crashes one worker and nothing else."""
     async with running(wall=2.0) as pool:
         with pytest.raises((LimitExceeded, RenderFailed)):
             await pool.check_text(CheckJob("yaml", "- " * 500_000))

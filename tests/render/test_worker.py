@@ -1,4 +1,4 @@
-"""What a worker does with a job, asked in this process; and the entry, the confinement and the fork server by hand."""
+"""A worker's jobs, run in this process; and its entry point, confinement and fork server, run directly."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def failure_of(template: str, context: dict[str, Any] | None = None, **job: Any)
 
 
 def test_renders_a_template_with_its_context():
-    """Names, loops and filters give text; nothing is escaped unless asked for."""
+    """Names, loops and filters work; nothing is escaped by default."""
     assert text_of("{% for x in xs %}{{ x | upper }}<{% endfor %}", {"xs": ["a", "b"]}) == "A<B<"
 
 
@@ -87,7 +87,7 @@ def test_includes_imports_and_extends_sources():
 
 
 def test_takes_the_text_from_the_sources_when_there_is_none():
-    """A job without text renders the source of its name."""
+    """A job without text renders the source with its name."""
     job = RenderJob(None, "page", {"page": "from the sources"})
     assert sandbox.render_template(job, sandbox.CompiledTemplates(), MIB) == RenderedText("from the sources", [])
 
@@ -113,12 +113,12 @@ def test_options_have_jinja2s_meaning(options: TemplateOptions, template: str, t
 
 
 def test_there_is_no_lipsum():
-    """The one global that is random and can grow without bound is gone."""
+    """The one global that is random and unbounded is removed."""
     assert failure_of("{{ lipsum() }}").variable == "lipsum"
 
 
 def test_stops_while_rendering_once_the_text_is_too_large():
-    """The limit counts bytes, not characters, and endless output isn't gathered first."""
+    """The limit counts bytes, and endless output isn't collected first."""
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}ä{% endfor %}{% endfor %}"
     assert failure_of(endless, output=2000).kind == "output"
     assert text_of("ä" * 1000, output=2000) == "ä" * 1000
@@ -126,7 +126,7 @@ def test_stops_while_rendering_once_the_text_is_too_large():
 
 
 def test_memory_errors_are_left_to_the_caller():
-    """A worker that ran out of memory must end, so the error isn't turned into data here."""
+    """A worker that ran out of memory must end, so the error isn't returned as data."""
     with pytest.raises(MemoryError):
         render("{{ 'x' * n }}", {"n": sys.maxsize // 2})
     with pytest.raises(MemoryError):
@@ -167,7 +167,7 @@ def test_memory_errors_are_left_to_the_caller():
     ],
 )
 def test_failures_say_what_and_where(template: str, failed: JobFailure | str):
-    """Kind, sentence, template, line and variable come back as data."""
+    """Kind, message, template, line and variable are returned as data."""
     sources = {"part": "\n\n{{ gone }}", "broken": "\n{{ 1 +"}
     outcome = failure_of(template, {"user": {}, "items": []}, sources=sources)
     if isinstance(failed, str):
@@ -177,13 +177,13 @@ def test_failures_say_what_and_where(template: str, failed: JobFailure | str):
 
 
 def test_a_missing_main_template_is_named():
-    """The template that was asked for itself may be the one that is missing."""
+    """Also when it is the requested template itself."""
     outcome = sandbox.render_template(RenderJob(None, "page"), sandbox.CompiledTemplates(), MIB)
     assert outcome == JobFailure("template_not_found", "The template page doesn't exist.", "page")
 
 
 def test_messages_are_short():
-    """However long a name or a message is, little of it crosses."""
+    """However long a name or a message is, it is truncated."""
     long = "x" * 5000
     outcome = failure_of("{{ " + long + " }}")
     assert len(outcome.message) == sandbox.MESSAGE_LENGTH
@@ -211,7 +211,7 @@ def test_messages_are_short():
     ],
 )
 def test_lenient_templates_render_undefined_names_empty(template: str, text: str, names: list[str]):
-    """Undefined names are empty all the way down, and reported if something depended on them, cached or not."""
+    """Also attributes and items of undefined names; each is reported if the output depended on it, cached or not."""
     compiled = sandbox.CompiledTemplates()
     job = RenderJob(template, "page", context={"user": {"list": []}}, undefined="lenient")
     for _cold_then_warm in range(2):
@@ -219,13 +219,13 @@ def test_lenient_templates_render_undefined_names_empty(template: str, text: str
 
 
 def test_lenient_templates_fail_where_emptiness_makes_no_sense():
-    """Calling an undefined name, or calculating with it, is still an error that names it."""
+    """Calling an undefined name, or calculating with it, is an error that names it."""
     assert failure_of("{{ gone() }}", undefined="lenient").variable == "gone"
     assert failure_of("{{ gone + 1 }}", undefined="lenient").variable == "gone"
 
 
 def test_lenient_reports_are_bounded():
-    """A template can't flood the report with names it makes up."""
+    """A template can't flood the report with made-up names."""
     outcome = render("{% for i in range(1000) %}{{ d['k' ~ i] }}{% endfor %}", {"d": {}}, undefined="lenient")
     assert isinstance(outcome, RenderedText)
     assert len(outcome.undefined_names) == sandbox.UNDEFINED_NAMES_LIMIT
@@ -251,7 +251,7 @@ def test_lenient_reports_are_bounded():
     ],
 )
 def test_private_attributes_are_refused(template: str, undefined: Any):
-    """No spelling reaches what starts with an underscore or belongs to Python itself, in either mode."""
+    """Names with an underscore or of Python's internals, in any spelling, in either mode (CWE-1336)."""
     outcome = render(template, {"text": "x"}, undefined=undefined)
     assert isinstance(outcome, JobFailure), outcome
     assert outcome.kind == "security"
@@ -268,13 +268,13 @@ def test_the_context_cannot_be_changed(template: str):
     assert context == {"xs": [2, 1], "d": {"a": 1}}
 
 
-def test_data_may_be_called_like_a_dangerous_method():
-    """A key `update` or `pop` of the data is data."""
+def test_keys_of_data_may_have_the_names_of_unsafe_methods():
+    """A key `update` or `pop` is data."""
     assert text_of("{{ d.update }} {{ d.pop }}", {"d": {"update": "u", "pop": "p"}}) == "u p"
 
 
 def test_nothing_of_one_job_is_left_for_the_next():
-    """Not even a counter in an imported module, which jinja2 would keep with its compiled template."""
+    """Not even a variable of an imported template, which jinja2 would keep with the compiled module."""
     compiled = sandbox.CompiledTemplates()
     lib = "{% set count = namespace(n=0) %}{% macro bump() %}{% set count.n = count.n + 1 %}{{ count.n }}{% endmacro %}"
     first = RenderJob(
@@ -286,11 +286,11 @@ def test_nothing_of_one_job_is_left_for_the_next():
         assert sandbox.render_template(second, compiled, MIB) == RenderedText("[0, 1]False", [])
 
 
-# -- compiled templates -------------------------------------------------------------------------------------------
+# -- compiled templates -----------------------------------------------------------------------------------------
 
 
-def test_compiled_templates_are_kept_by_source_and_options():
-    """The same source is compiled once; another source, name or option isn't mistaken for it."""
+def test_compiled_templates_are_cached_by_source_and_options():
+    """The same source is compiled once; another source, name or option is another entry."""
     compiled = sandbox.CompiledTemplates()
     code = compiled.compile_template(TemplateOptions(), "a", "text")
     assert compiled.compile_template(TemplateOptions(), "a", "text") is code
@@ -299,8 +299,8 @@ def test_compiled_templates_are_kept_by_source_and_options():
     assert compiled.compile_template(TemplateOptions(trim_blocks=True), "a", "text") is not code
 
 
-def test_compiled_templates_are_bounded():
-    """The one that wasn't used for longest makes room."""
+def test_the_cache_of_compiled_templates_is_bounded():
+    """The least recently used one is evicted."""
     compiled = sandbox.CompiledTemplates(bound=2)
     first = compiled.compile_template(TemplateOptions(), "1", "")
     compiled.compile_template(TemplateOptions(), "2", "")
@@ -315,7 +315,7 @@ def test_compiled_templates_are_bounded():
 
 
 def test_scan_finds_references_and_variables():
-    """Every kind of reference is found once, and only names from outside are variables."""
+    """Every kind of reference once, and only names from outside as variables."""
     source = (
         "{% extends 'base' %}{% include 'part' %}{% include 'part' %}{% import 'lib' as lib %}"
         "{% from 'forms' import field %}{% set mine = 1 %}{{ mine }}{{ title }}{{ range(author.age) }}"
@@ -326,12 +326,12 @@ def test_scan_finds_references_and_variables():
 
 
 def test_scan_reports_that_a_reference_is_dynamic():
-    """A name that is only known while rendering is marked, and the known ones still listed."""
+    """A name that is computed while rendering is marked as such, and the known ones are still listed."""
     assert sandbox.scan_template(ScanJob("{% include ['a', which] %}")) == TemplateReferences(["a"], True, ["which"])
 
 
 def test_scan_understands_options():
-    """A tag of an extension is no syntax error when the extension is on."""
+    """A tag of an extension is no syntax error if the extension is on."""
     source = "{% for i in [1] %}{% break %}{% endfor %}"
     assert isinstance(
         sandbox.scan_template(ScanJob(source, options=TemplateOptions(extensions=("jinja2.ext.loopcontrols",)))),
@@ -360,8 +360,8 @@ def test_scan_leaves_memory_errors_to_the_caller(monkeypatch: pytest.MonkeyPatch
 # -- frames -----------------------------------------------------------------------------------------------------
 
 
-def test_frames_survive_any_cut():
-    """A frame comes together from single bytes."""
+def test_frames_are_assembled_from_any_pieces():
+    """Even from single bytes."""
     unframer = FrameReader(1000)
     framed = encode_frame(ScanJob("x"))
     pieces = [unframer.feed(framed[i : i + 1]) for i in range(len(framed))]
@@ -371,18 +371,18 @@ def test_frames_survive_any_cut():
 
 
 def test_frames_are_bounded():
-    """A length beyond the limit, or anything behind the frame, is refused before it is gathered."""
+    """A length beyond the limit, or bytes behind the frame, are refused before they are collected."""
     with pytest.raises(ValueError, match="1000 bytes"):
         FrameReader(999).feed((1000).to_bytes(4))
     with pytest.raises(ValueError, match="fit the protocol"):
         FrameReader(999).feed(encode_frame(None) + b"x")
 
 
-# -- a conversation -----------------------------------------------------------------------------------------------
+# -- the connection to the pool ---------------------------------------------------------------------------------
 
 
 class Conversation:
-    """The pool's side of a worker connection, blocking."""
+    """The pool's end of a worker connection, blocking."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(10)
@@ -407,7 +407,7 @@ class Conversation:
 
 @contextmanager
 def conversation(render_settings: settings.RenderSettings) -> Generator[Conversation]:
-    """Talk to `serve_jobs` running in a thread; afterwards it must have ended by itself."""
+    """Connect to `serve_jobs`, running in a thread, which has to end by itself afterwards."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         thread = threading.Thread(target=worker.serve_jobs, args=(theirs.fileno(), theirs.fileno(), render_settings))
@@ -422,14 +422,14 @@ def conversation(render_settings: settings.RenderSettings) -> Generator[Conversa
 
 @pytest.fixture
 def no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor limit would stay with the test process."""
+    """Skip the CPU limit, which would apply to the test process."""
     monkeypatch.setattr(worker, "set_cpu_limit", lambda wall: None)
     monkeypatch.setattr(worker, "peak_memory", lambda: 0)
 
 
 @pytest.mark.usefixtures("no_time_limit")
 def test_a_worker_answers_until_its_connection_closes():
-    """It says that it is ready, renders, scans, and outlives a job that it can't read."""
+    """It reports that it is ready, renders, scans, and survives a job that it can't decode."""
     with conversation(settings.RenderSettings()) as talk:
         assert talk.receive() == b""
         assert talk.ask(RenderJob("{{ 1 + 1 }}", "page")) == WorkerAnswer(RenderedText("2", []))
@@ -450,7 +450,7 @@ def test_a_worker_answers_until_its_connection_closes():
 
 @pytest.mark.usefixtures("no_time_limit")
 def test_a_worker_without_memory_says_so_and_ends():
-    """The answer was made in advance and is the last one."""
+    """With a result that was allocated in advance."""
     with conversation(settings.RenderSettings()) as talk:
         talk.receive()
         answer = talk.ask(RenderJob("{{ 'x' * n }}", "page", context={"n": sys.maxsize // 2}))
@@ -461,7 +461,7 @@ def test_a_worker_without_memory_says_so_and_ends():
 
 @pytest.mark.usefixtures("no_time_limit")
 def test_a_worker_ends_after_enough_jobs(monkeypatch: pytest.MonkeyPatch):
-    """The answer to its last job says that it is the last."""
+    """The result of its last job says that it is the last."""
     monkeypatch.setattr(worker, "JOBS_PER_WORKER", 2)
     with conversation(settings.RenderSettings()) as talk:
         talk.receive()
@@ -470,7 +470,7 @@ def test_a_worker_ends_after_enough_jobs(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.usefixtures("no_time_limit")
 def test_a_worker_that_grew_ends(monkeypatch: pytest.MonkeyPatch):
-    """Beyond half the memory it may have, a fresh worker is better; a peak it was born with doesn't count."""
+    """When it uses more than half of its memory limit; a peak inherited from the fork server doesn't count."""
     render_settings = settings.RenderSettings()
     peaks = [render_settings.memory, render_settings.memory, render_settings.memory + 1]
     monkeypatch.setattr(worker, "peak_memory", lambda: peaks.pop(0))
@@ -480,7 +480,7 @@ def test_a_worker_that_grew_ends(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_deep_job_is_a_failure_not_a_crash():
-    """What can't be decoded for its depth comes back as data."""
+    """A job nested too deep to decode gets an error as data."""
     deep = b"\x81\xa1x" * 5000 + b"\xc0"
     job = b"\x84\xa4type\xa9RenderJob\xa8template\xa0\xa4name\xa4page\xa7context" + deep
     outcome = worker._perform_job(memoryview(job), sandbox.CompiledTemplates(), MIB)
@@ -488,7 +488,7 @@ def test_a_deep_job_is_a_failure_not_a_crash():
     assert outcome.kind == "recursion"
 
 
-# -- whole processes, by hand: the real limits forbid a worker to write what coverage has measured ------------------
+# -- whole processes, run directly: the real limits keep a worker from writing coverage data --------------------
 
 
 def start(script: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -504,8 +504,8 @@ RULES = msgspec.json.encode(settings.RenderSettings()).decode()
 
 
 @needs_posix
-def test_confinement_lasts():
-    """Limits hold for soft and hard values, a lower hard limit stays, and time and memory are counted."""
+def test_confinement_cannot_be_lifted():
+    """Soft and hard limits are set, a lower hard limit stays, and time and memory are counted."""
     script = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_CORE, (4096, 4096))
@@ -525,8 +525,8 @@ if sys.platform == "linux":
 
 
 @needs_posix
-def test_the_limits_are_the_promised_ones():
-    """Memory as set, 16 descriptors, no file and no core."""
+def test_a_worker_has_the_documented_limits():
+    """The configured memory, 16 descriptors, no file size and no core dumps."""
     assert sys.platform != "win32"
     import resource
 
@@ -540,7 +540,7 @@ def test_the_limits_are_the_promised_ones():
 
 @needs_posix
 def test_the_fork_server_forks_kills_reaps_and_ends():
-    """A worker per connection; a killed one and one that ended are reported; the end of control is the end of all."""
+    """One worker per connection; killed and ended ones are reported; it ends when the control connection closes."""
     assert sys.platform != "win32"
     ours, theirs = socket.socketpair()
     ours.settimeout(10)
@@ -558,7 +558,7 @@ def test_the_fork_server_forks_kills_reaps_and_ends():
             assert talk.ask(RenderJob("hello", "page")) == WorkerAnswer(RenderedText("hello", []))
         ours.send(COMMAND.pack(KILL, 2))
         assert REPORT.unpack(ours.recv(REPORT.size)) == (2, -signal.SIGKILL)
-        ours.send(COMMAND.pack(KILL, 2))  # gone already: nothing happens
+        ours.send(COMMAND.pack(KILL, 2))  # has ended already: nothing happens
         connections[0].close()
         assert REPORT.unpack(ours.recv(REPORT.size)) == (1, 0)
         for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -572,7 +572,7 @@ def test_the_fork_server_forks_kills_reaps_and_ends():
 
 @needs_posix
 def test_a_fork_that_fails_is_reported():
-    """The connection closes, and the number comes back with the error."""
+    """The connection closes, and the error number is returned."""
     assert sys.platform != "win32"
     script = "import errno, os\ndef fork(): raise OSError(errno.EAGAIN, 'no more')\nos.fork = fork\nworker.main()"
     ours, theirs = socket.socketpair()
@@ -595,13 +595,13 @@ def test_a_fork_that_fails_is_reported():
 
 @needs_posix
 def test_a_worker_does_not_outlive_a_server_that_ended_while_it_began():
-    """Between the fork and the request to die together, the server may already be gone."""
+    """The server may have ended between the fork and PR_SET_PDEATHSIG."""
     script = "import os\nworker.die_with_parent(os.getppid() + 1)\nos._exit(7)"
     assert start(script).wait(PATIENCE) == (0 if sys.platform == "linux" else 7)
 
 
 def test_a_direct_worker_speaks_over_stdin_and_stdout():
-    """Without a control descriptor it is one worker, and nothing else reaches its stdout."""
+    """Without a control descriptor it is a single worker, and nothing else is written to stdout."""
     process = start(UNLIMITED, SINGLE_WORKER, RULES, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     framed = bytes(encode_frame(RenderJob("{{ 6 * 7 }}", "page")))
     output, _ = process.communicate(framed, timeout=PATIENCE)
@@ -610,7 +610,7 @@ def test_a_direct_worker_speaks_over_stdin_and_stdout():
 
 
 def test_reaping_without_a_pool_is_quiet():
-    """A report without a receiver is dropped."""
+    """A report without a receiver is dropped without an error."""
     if sys.platform != "linux":
         pytest.skip("looks at a process that has ended without reaping it")
     ours, theirs = socket.socketpair()
@@ -636,14 +636,14 @@ def test_reaping_without_a_pool_is_quiet():
     ],
 )
 def test_a_query_selects_values_in_its_order(query: str, values: list[Any]):
-    """RFC 9535: names, filters, slices, descent, and nothing where there is nothing."""
+    """RFC 9535: names, filters, slices, descendants, and an empty result."""
     data = {"people": [{"name": "Ines", "age": 36}, {"name": "Per", "age": 41}]}
     assert sandbox.select_values(SelectJob(query=query, data=data)) == SelectedValues(values)
 
 
 @pytest.mark.parametrize("query", ["people", "$.[", "$[?", "$[?@.a ==]", "$" + "[" * 5000])
-def test_a_query_that_is_none_says_so(query: str):
-    """Whatever is wrong with it comes back as data."""
+def test_an_invalid_query_is_reported(query: str):
+    """Any fault is returned as data."""
     failed = sandbox.select_values(SelectJob(query=query, data={}))
     assert isinstance(failed, JobFailure)
     assert failed.message
@@ -651,6 +651,6 @@ def test_a_query_that_is_none_says_so(query: str):
 
 @pytest.mark.parametrize(("query", "values"), [("$", ["[1]"]), ("$[0]", []), (" $ ", ["[1]"])])
 def test_a_text_is_a_scalar_to_a_query(query: str, values: list[Any]):
-    """Text that looks like JSON isn't parsed behind our back."""
+    """Text that looks like JSON isn't parsed."""
     found = sandbox.select_values(SelectJob(query=query, data="[1]"))
     assert isinstance(found, JobFailure) or found == SelectedValues(values)

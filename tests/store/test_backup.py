@@ -47,8 +47,8 @@ def settings(backend: str) -> StorageSettings:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_backup_holds_everything_and_can_be_put_back(tmp_path: Path, backend: str):
-    """In whichever backend; what it replaces is kept, and can be put back too."""
+async def test_a_backup_holds_everything_and_can_be_restored(tmp_path: Path, backend: str):
+    """Of either backend; what it replaces is kept, and can be restored too."""
     folder = tmp_path / "backups"
     with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
         for body in ("one", "two"):
@@ -68,8 +68,8 @@ async def test_a_backup_holds_everything_and_can_be_put_back(tmp_path: Path, bac
 
 
 @posix
-async def test_a_backup_is_for_its_owner_alone_and_leaves_nothing_beside_it(tmp_path: Path):
-    """One file, mode 0600, whatever the umask; no journal, no temporary file."""
+async def test_a_backup_is_readable_by_its_owner_alone(tmp_path: Path):
+    """Mode 0600, whatever the umask; no journal or temporary file is left next to it."""
     before = os.umask(0)
     try:
         with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
@@ -81,7 +81,7 @@ async def test_a_backup_is_for_its_owner_alone_and_leaves_nothing_beside_it(tmp_
 
 
 async def test_a_backup_is_consistent_while_others_write(tmp_path: Path):
-    """Pairs are written in one step; a backup never has half of one."""
+    """Pairs are written in one transaction; a backup never has half of one."""
     with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
         stop = trio.Event()
 
@@ -110,7 +110,7 @@ async def test_a_backup_is_consistent_while_others_write(tmp_path: Path):
 
 
 async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Neither under its name nor under any other."""
+    """Neither under its name nor under a temporary one."""
 
     def fail(path: Path) -> dict[str, int]:
         raise StorageError("It is damaged.", "Again.")
@@ -125,7 +125,7 @@ async def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: p
             await make_backup(store, tmp_path / "file" / "backups")
 
 
-async def test_what_was_left_of_a_backup_goes(tmp_path: Path):
+async def test_leftovers_of_killed_backups_are_deleted(tmp_path: Path):
     """A killed backup leaves a hidden file, which a later one deletes when it is old enough."""
     folder, old = tmp_path / "backups", time.time() - 7200
     folder.mkdir()
@@ -141,7 +141,7 @@ async def test_what_was_left_of_a_backup_goes(tmp_path: Path):
 
 
 async def test_old_backups_are_removed_and_nothing_else(tmp_path: Path):
-    """What a person put there, and what a restore replaced, stays."""
+    """Other files, and what a restore replaced, stay."""
     folder = tmp_path / "backups"
     with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
         made = [(await make_backup(store, folder)).path for _ in range(4)]
@@ -153,8 +153,8 @@ async def test_old_backups_are_removed_and_nothing_else(tmp_path: Path):
     assert delete_old_backups(folder, 2) == []
 
 
-async def test_backups_are_made_again_and_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """At the interval, with the newest kept; a failure is logged and doesn't end the service."""
+async def test_backups_are_made_at_intervals(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The newest ones are kept; a failure is logged and doesn't end the service."""
     folder = tmp_path / "backups"
     folder.write_text("in the way")
     with trio.fail_after(PATIENCE), contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
@@ -177,8 +177,8 @@ async def test_backups_are_made_again_and_again(tmp_path: Path, caplog: pytest.L
 
 
 @pytest.mark.parametrize("what", ["missing", "text", "foreign", "newer", "cut short"])
-async def test_what_is_no_backup_is_refused_before_anything_is_touched(tmp_path: Path, what: str):
-    """With the reason, and the store as it was."""
+async def test_an_invalid_backup_is_refused(tmp_path: Path, what: str):
+    """With the reason, and the store unchanged."""
     file = tmp_path / "given.db"
     with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
         await store.add_version(version("kept"))
@@ -201,7 +201,7 @@ async def test_what_is_no_backup_is_refused_before_anything_is_touched(tmp_path:
 
 
 async def test_a_damaged_database_is_moved_aside(tmp_path: Path):
-    """As it is, with the restored one in its place."""
+    """Unchanged, and the restored one takes its place."""
     path = tmp_path / ".chora/storage.db"
     with contextlib.closing(SqliteStore(path)) as store:
         await store.add_version(version("kept"))
@@ -214,7 +214,7 @@ async def test_a_damaged_database_is_moved_aside(tmp_path: Path):
         assert texts(store) == ["kept"]
 
 
-async def test_a_store_that_is_open_goes_on_with_what_was_restored(tmp_path: Path):
+async def test_an_open_store_goes_on_with_the_restored_data(tmp_path: Path):
     """A running server needn't be stopped."""
     with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
         await store.add_version(version("one"))
@@ -226,16 +226,16 @@ async def test_a_store_that_is_open_goes_on_with_what_was_restored(tmp_path: Pat
         assert texts(store) == ["one", "three"]
 
 
-async def test_where_nothing_is_kept_nothing_is_restored(tmp_path: Path):
-    """The backend memory is refused."""
+async def test_the_memory_backend_cannot_be_restored(tmp_path: Path):
+    """It is refused."""
     with contextlib.closing(SqliteStore(tmp_path / "storage.db")) as store:
         made = await make_backup(store, tmp_path / "backups")
     with pytest.raises(UsageError):
         await restore_backup(tmp_path, settings("memory"), made.path, tmp_path / "backups")
 
 
-async def test_what_can_be_read_of_a_damaged_database_is_saved(tmp_path: Path):
-    """From both ends around the damage; the damaged file is left as it was."""
+async def test_the_readable_part_of_a_damaged_database_is_saved(tmp_path: Path):
+    """From both ends around the damage; the damaged file is left unchanged."""
     path = tmp_path / "storage.db"
     with contextlib.closing(SqliteStore(path)) as store:
         for number in range(200):

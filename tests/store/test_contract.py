@@ -1,4 +1,4 @@
-"""What every storage backend promises, held against each of them."""
+"""The promises of every storage backend, tested with each of them."""
 
 import inspect
 import math
@@ -57,11 +57,11 @@ ODD = [
     "ä" * 200,
     string.punctuation,
 ]
-"""Names that come from outside and are no file's names."""
+"""Names from outside that can't be the names of files."""
 
 
 def version(content_id: str = "tides", **rest: Any) -> Version:
-    """A text; what isn't given is the same each time."""
+    """A text; fields that aren't given are the same each time."""
     values: dict[str, Any] = {
         "body": "low water at noon",
         "sha256": "sha256:00",
@@ -123,7 +123,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_has_every_method_of_the_protocol(name: str, tmp_path: Path):
-    """With the same parameters, and waiting where the Protocol waits."""
+    """With the same parameters, and async where the Protocol is."""
     store = open_store(tmp_path, StorageSettings(backend=name))  # pyright: ignore[reportArgumentType]
     promised = {name: each for name, each in vars(Store).items() if inspect.isfunction(each) and name[0] != "_"}
     assert len(promised) > 30
@@ -136,14 +136,14 @@ def test_a_backend_has_every_method_of_the_protocol(name: str, tmp_path: Path):
     store.close()
 
 
-def test_every_backend_of_the_settings_is_there():
-    """What the settings offer can be opened, and nothing else is offered."""
+def test_every_backend_of_the_settings_exists():
+    """And the settings offer every backend."""
     field = next(field for field in msgspec.structs.fields(StorageSettings) if field.name == "backend")
     assert set(BACKENDS) == set(field.type.__origin__.__args__)
 
 
-async def test_an_empty_store_knows_nothing(store: Store):
-    """Nothing is found, asking is no error, and neither is deleting what isn't there."""
+async def test_an_empty_store_has_no_records(store: Store):
+    """Looking something up is no error, and neither is deleting an unknown record."""
     assert store.version("tides", "20261122T101530123Z-7f3a") is None
     assert store.latest_version("tides") is None
     assert store.version_with_fingerprint("tides", "f") is None
@@ -185,8 +185,8 @@ async def test_an_empty_store_knows_nothing(store: Store):
 KINDS = (Version, Draft, Output, Trace, Job, Cost, Completion, Sample, Event)
 
 
-async def test_what_is_counted_has_the_same_names_everywhere(store: Store):
-    """The status page shows how much there is of what."""
+async def test_counts_have_the_same_names_in_every_backend(store: Store):
+    """The status page shows them."""
     names = ["versions", "drafts", "outputs", "traces", "jobs", "costs", "completions", "samples", "events"]
     assert sorted(store.counts()) == sorted(names)
     await store.add_version(version())
@@ -215,8 +215,8 @@ async def test_what_is_counted_has_the_same_names_everywhere(store: Store):
         version(body='{"not": "parsed"}', metadata={"big": 2**63, "deep": [[[[]]]]}),
     ],
 )
-async def test_a_version_comes_back_as_it_was(store: Store, given: Version):
-    """Every field of a text, whatever its letters and its length; only the id is new."""
+async def test_a_version_is_read_back_unchanged(store: Store, given: Version):
+    """Every field, whatever its characters and its length; only the id is new."""
     saved = await store.add_version(given)
     assert saved == msgspec.structs.replace(given, version_id=saved.version_id)
     assert store.latest_version("tides") == saved
@@ -230,8 +230,8 @@ async def test_a_version_comes_back_as_it_was(store: Store, given: Version):
         assert getattr(info, field) == getattr(saved, field)
 
 
-async def test_the_latest_isn_t_always_the_one_made_from_this(store: Store):
-    """A text made from other input is newer, but not the answer to what was made from exactly this."""
+async def test_the_latest_version_may_have_another_fingerprint(store: Store):
+    """A text of another input may be newer, but isn't found by this fingerprint."""
     first = await store.add_version(version(fingerprint="a"))
     second = await store.add_version(version(fingerprint="b", config_version="2.0.0"))
     third = await store.add_version(version(fingerprint="a", config_version="2.0.0"))
@@ -249,8 +249,8 @@ async def test_the_latest_isn_t_always_the_one_made_from_this(store: Store):
 
 
 @requirement("identity.version-ids")
-async def test_ids_rise_and_are_never_given_again(store: Store):
-    """Also those of deleted versions, and of the newest one."""
+async def test_ids_rise_and_are_never_reused(store: Store):
+    """Neither those of deleted versions nor that of the newest one."""
     given = [(await store.add_version(version(f"c{number % 3}"))).version_id for number in range(20)]
     assert given == sorted(set(given))
     await store.delete_versions(given[10:])
@@ -262,7 +262,7 @@ async def test_ids_rise_and_are_never_given_again(store: Store):
 
 
 async def test_ids_of_many_writers_differ(store: Store):
-    """However many write at once."""
+    """With concurrent writes."""
     given: list[str] = []
 
     async def add() -> None:
@@ -278,7 +278,7 @@ async def test_ids_of_many_writers_differ(store: Store):
 
 
 async def test_a_version_that_has_an_id_keeps_it(store: Store):
-    """It takes its place in the order; storing it again replaces it; what comes later is above it."""
+    """It is sorted by its id; storing it again replaces it; later ids are above it."""
     newer = await store.add_version(version(version_id="20260301T000000000Z-0001", body="newer"))
     older = await store.add_version(
         version(version_id="20250301T000000000Z-ffff", body="older", config_version="1.0.0")
@@ -300,8 +300,8 @@ async def test_a_version_that_has_an_id_keeps_it(store: Store):
 @pytest.mark.parametrize(
     "odd", ["v1", "20261122T101530123Z-7F3A", "20261322T101530123Z-7f3a", "99991231T235959999Z-ffff", "../x", "١" * 8]
 )
-async def test_what_is_no_id_is_refused(store: Store, odd: str):
-    """An id names a moment, or there would be no id above it."""
+async def test_an_invalid_id_is_refused(store: Store, odd: str):
+    """An id contains a time, or later ids couldn't be above it."""
     with pytest.raises(InvalidInput, match="not the id of a version"):
         await store.add_version(version(version_id=odd))
     with pytest.raises(InvalidInput, match="not the id of a version"):
@@ -309,7 +309,7 @@ async def test_what_is_no_id_is_refused(store: Store, odd: str):
     assert store.counts()["versions"] == 0
 
 
-async def test_a_deleted_version_is_gone_or_only_its_text(store: Store):
+async def test_a_deleted_version_is_removed_or_keeps_its_metadata(store: Store):
     """With its metadata kept it is still listed, but never found as a text."""
     first = await store.add_version(version(body="one", fingerprint="a"))
     second = await store.add_version(version(body="two", fingerprint="b", config_version="2.0.0", metadata={"k": 1}))
@@ -331,7 +331,7 @@ async def test_a_deleted_version_is_gone_or_only_its_text(store: Store):
 
 @pytest.mark.slow("writes thousands of files")
 async def test_thousands_of_versions_are_deleted_at_once(store: Store):
-    """More than a database takes parameters, and others stay."""
+    """More than SQLite allows parameters; others stay."""
     ids = [f"20260101T000000000Z-{number:04x}" for number in range(1500)]
     await store.add_records(version(f"c{number % 7}", version_id=each) for number, each in enumerate(ids))
     await store.delete_versions(["none", *ids[500:], *(f"20250101T000000000Z-{n:04x}" for n in range(40_000))])
@@ -341,7 +341,7 @@ async def test_thousands_of_versions_are_deleted_at_once(store: Store):
 
 @pytest.mark.parametrize("name", ODD)
 async def test_names_may_be_any_text(store: Store, name: str, tmp_path: Path):
-    """Ids and paths come from outside; they neither lead out of the store nor get mixed up."""
+    """Ids and paths from outside neither lead out of the store (CWE-22) nor get mixed up."""
     around = set(tmp_path.rglob("*"))
     for other in {"upper", "%", "x" * 301, name + "x"} - {name}:
         await store.add_version(version(other, body="other"))
@@ -374,8 +374,8 @@ async def test_names_may_be_any_text(store: Store, name: str, tmp_path: Path):
 # -- drafts, outputs, traces, jobs ------------------------------------------------------------------------------
 
 
-async def test_a_draft_is_replaced_and_forgotten(store: Store):
-    """The last state of a draft counts; they come oldest first."""
+async def test_a_draft_is_replaced_and_deleted(store: Store):
+    """Its last state counts; drafts are listed oldest first."""
     data = {"id": "tides", "list": [1, None, {"ä": True}], "big": 2**63, "number": 1.5}
     first = draft("draft-20260101T000000-abc123", config_data=data, created_at=AT(3))
     await store.save_draft(first)
@@ -391,8 +391,8 @@ async def test_a_draft_is_replaced_and_forgotten(store: Store):
     assert [each.draft_id for each in store.drafts()] == ["draft-b", "draft-a"]
 
 
-async def test_a_drafts_id_may_be_a_contents(store: Store):
-    """Test outputs are kept under the id of their draft."""
+async def test_a_draft_and_a_content_may_have_the_same_id(store: Store):
+    """Test outputs are stored under the id of their draft."""
     name = "draft-20260101T000000-abc123"
     await store.save_draft(draft(name))
     saved = await store.add_version(version(name, metadata={"test_output": True}))
@@ -402,7 +402,7 @@ async def test_a_drafts_id_may_be_a_contents(store: Store):
 
 
 async def test_outputs_are_kept_by_path(store: Store):
-    """What is known of a file is replaced, its artifact too; they come in the order of their paths."""
+    """The record of a file is replaced, also by that of another artifact; outputs are sorted by path."""
     await store.save_outputs(
         iter(
             [output("b.md"), output("a.md", sha256=None, pending="p", base="höher\n"), output("c.md", artifact_id="x")]
@@ -419,7 +419,7 @@ async def test_outputs_are_kept_by_path(store: Store):
 
 
 async def test_only_the_newest_traces_of_a_subject_stay(store: Store):
-    """However they come; a trace that is made again counts as new."""
+    """In whatever order they are stored; a trace that is stored again counts as new."""
     await store.save_traces(trace("s", f"{number:02}", AT(number)) for number in reversed(range(TRACES_KEPT)))
     await store.save_traces([trace("other", "k", AT(0))])
     assert len(store.traces("s")) == TRACES_KEPT
@@ -433,14 +433,14 @@ async def test_only_the_newest_traces_of_a_subject_stay(store: Store):
 
 
 async def test_traces_of_the_same_moment_go_by_their_order(store: Store):
-    """The one that was stored last is the newest."""
+    """The one stored last is the newest."""
     for number in range(TRACES_KEPT + 2):
         await store.save_traces([trace("s", str(number))])
     assert [each.key for each in store.traces("s")] == [str(number) for number in range(TRACES_KEPT + 1, 1, -1)]
 
 
 async def test_jobs_come_newest_first(store: Store):
-    """By the time they were made, whatever happened to them since."""
+    """By creation time, whatever happened to them since."""
     for name, minute in (("b", 2), ("c", 1), ("a", 2), ("d", 3)):
         await store.save_job(job(name, AT(minute)))
     done = job(
@@ -454,8 +454,8 @@ async def test_jobs_come_newest_first(store: Store):
     assert store.job("d") is None
 
 
-async def test_what_is_saved_together_is_saved_all_or_not(store: Store):
-    """A record that can't be stored takes the others of its step with it."""
+async def test_records_saved_together_are_saved_all_or_none(store: Store):
+    """A record that can't be stored fails the others of its transaction."""
     unwritable: Any = object()
     with pytest.raises(TypeError):
         await store.save_traces([trace("s", "a"), trace("s", "b", x=unwritable)])
@@ -466,11 +466,11 @@ async def test_what_is_saved_together_is_saved_all_or_not(store: Store):
     assert store.counts()["traces"] == 2
 
 
-# -- language models, measurements, happenings ------------------------------------------------------------------
+# -- language models, measurements, events ----------------------------------------------------------------------
 
 
 async def test_an_answer_is_kept_with_its_cost(store: Store):
-    """Costs add up since a time; one without a known price counts nothing, and none replaces another."""
+    """Costs add up from a time on; one without a known price counts as zero, and none replaces another."""
     await store.add_completion(completion("a", "tief\n"), cost(AT(2), 0.25))
     await store.add_completion(completion("b"), cost(AT(1), 0.5, content_id="harbour"))
     await store.add_completion(completion("a", "neu"), cost(AT(3), None))
@@ -490,7 +490,7 @@ async def test_an_answer_is_kept_with_its_cost(store: Store):
 
 
 async def test_samples_are_counted_since_a_time(store: Store):
-    """The window begins with the moment it is given; kinds don't mix; the newest is the newest by time."""
+    """Including that moment; by kind; the newest is the one with the latest time."""
     for minute, ok in ((3, True), (4, True), (1, True), (2, False)):
         await store.add_sample(sample(AT(minute), ok, error=None if ok else "timeout"))
     await store.add_sample(sample(AT(50), kind="latency", p95=0.01))
@@ -503,7 +503,7 @@ async def test_samples_are_counted_since_a_time(store: Store):
 
 
 async def test_events_come_newest_first(store: Store):
-    """By time, those of the same moment by their order; as many as are asked for, since a time."""
+    """By time, those of the same moment by their order; limited in number and to those since a time."""
     await store.add_events([event(AT(2), facts={"n": 1}), event(AT(1), trace_id="t"), event(AT(2), facts={"n": 2})])
     await store.add_events([event(AT(2), facts={"n": 3})])
     assert store.events() == [
@@ -519,8 +519,8 @@ async def test_events_come_newest_first(store: Store):
     assert len(store.events()) == 100
 
 
-async def test_what_is_old_is_forgotten(store: Store):
-    """Events and samples from before a time, and nothing else."""
+async def test_old_events_and_samples_are_deleted(store: Store):
+    """Those before a time, and nothing else."""
     await store.add_events([event(AT(minute)) for minute in range(4)])
     for minute in range(5):
         await store.add_sample(sample(AT(minute)))
@@ -531,15 +531,15 @@ async def test_what_is_old_is_forgotten(store: Store):
     assert [each.at for each in store.samples("probe")] == [AT(2), AT(3), AT(4)]
     assert store.total_cost() == 1.0
     assert await store.delete_before(AT(2)) == 0
-    await store.add_sample(sample(AT(1)))  # one that comes late is there again
+    await store.add_sample(sample(AT(1)))  # one that is stored late is kept
     assert store.sample_counts("probe").total == 4
 
 
 # -- everything -------------------------------------------------------------------------------------------------
 
 
-async def test_records_go_out_and_in_as_they_are(store: Store, tmp_path: Path):
-    """All of a kind in the order in which it was stored, and back into any other store."""
+async def test_records_are_exported_and_imported_unchanged(store: Store, tmp_path: Path):
+    """All of a kind in the order in which they were stored, from any store into any other."""
     given: list[Any] = [
         *(version(f"c{n % 3}", version_id=f"20260101T00000000{n}Z-0000", generated_at=AT(n)) for n in range(9)),
         *(draft(f"d{n}", created_at=AT(n)) for n in range(3)),
@@ -566,8 +566,8 @@ async def test_records_go_out_and_in_as_they_are(store: Store, tmp_path: Path):
     assert store.output("x.md") is None
 
 
-async def test_a_closed_store_says_so(store: Store):
-    """Whatever is asked of it afterwards is an error that can be told; closing twice is none."""
+async def test_a_closed_store_raises(store: Store):
+    """Every later call is a StorageError; closing twice is no error."""
     await store.add_version(version())
     store.close()
     store.close()
@@ -580,7 +580,7 @@ async def test_a_closed_store_says_so(store: Store):
 
 
 async def test_a_check_leaves_everything_as_it_was(store: Store):
-    """Even one that writes to see whether it can."""
+    """Also the one that writes to see whether it can."""
     await store.add_version(version())
     before = store.counts()
     async with trio.open_nursery() as nursery:
@@ -591,8 +591,8 @@ async def test_a_check_leaves_everything_as_it_was(store: Store):
 
 @requirement("storage.backends")
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "memory"])
-async def test_what_was_stored_is_there_for_the_next_process(name: Any, tmp_path: Path):
-    """A store that is opened again has all of it."""
+async def test_a_reopened_store_has_everything(name: Any, tmp_path: Path):
+    """For the next process."""
     store = open_store(tmp_path, StorageSettings(backend=name))
     assert store.path is not None
     assert tmp_path in store.path.parents
@@ -615,8 +615,8 @@ async def test_what_was_stored_is_there_for_the_next_process(name: Any, tmp_path
 
 @requirement("storage.shared")
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "memory"])
-async def test_two_that_are_open_see_each_others_changes(name: Any, tmp_path: Path):
-    """At once: what one has acknowledged the other one knows."""
+async def test_two_open_stores_see_each_others_changes(name: Any, tmp_path: Path):
+    """At once: what one has acknowledged, the other can read."""
     one = open_store(tmp_path, StorageSettings(backend=name))
     other = open_store(tmp_path, StorageSettings(backend=name))
     for number in range(12):

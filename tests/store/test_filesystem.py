@@ -1,4 +1,4 @@
-"""The store as files: its layout, what becomes of damage, several processes, and a process that is ended."""
+"""The filesystem store: its layout, damaged files, several processes, and killed ones."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ from tests.store.test_contract import AT, completion, cost, draft, event, job, o
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder that isn't there yet."""
+    """The path of a folder that doesn't exist yet."""
     return tmp_path / "project" / "ephemeral"
 
 
@@ -48,8 +48,8 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @requirement("storage.readable-files")
-async def test_a_version_is_a_file_that_people_can_read(root: Path):
-    """By content, by number of the config's version, by time; beside it what the folder holds."""
+async def test_a_version_is_a_readable_file(root: Path):
+    """Sorted by content, number of the config version and time, with the metadata next to it."""
     store = FilesystemStore(root, retention_days=30)
     given = version(
         "tides", body="Ebbe\n", config_version="1.0.0", approved=True, metadata={"warnings": []}, generated_at=AT(9)
@@ -88,7 +88,7 @@ async def test_a_version_is_a_file_that_people_can_read(root: Path):
 
 @requirement("storage.readable-files")
 async def test_a_new_config_version_begins_a_new_folder(root: Path):
-    """N starts at 1 and counts up; going back to an earlier version is a change too."""
+    """N starts at 1 and counts up; going back to an earlier version is a new one too."""
     store = FilesystemStore(root)
     for config_version in ("1.0.0", "1.0.0", "1.1.0", None, "1.0.0"):
         await store.add_version(version("tides", config_version=config_version))
@@ -103,8 +103,8 @@ async def test_a_new_config_version_begins_a_new_folder(root: Path):
     assert len(folders) == 5
 
 
-async def test_an_old_version_that_comes_late_goes_where_it_belongs(root: Path):
-    """Beside the neighbours of its config version, wherever it stands in time."""
+async def test_an_old_version_that_is_stored_late_is_put_in_its_place(root: Path):
+    """In the folder of its config version, between its neighbours in time."""
     store = FilesystemStore(root)
 
     def at(day: int, config_version: str) -> Version:
@@ -124,7 +124,7 @@ async def test_an_old_version_that_comes_late_goes_where_it_belongs(root: Path):
 
 
 async def test_drafts_and_records_are_files_too(root: Path):
-    """One per draft; a line for everything else."""
+    """One per draft; a line for every other record."""
     store = FilesystemStore(root)
     await store.save_draft(draft("draft-20260101T000000-abc123", config_data={"id": "ä"}))
     await store.save_outputs([output("outputs/a.md"), output("outputs/b.md")])
@@ -146,8 +146,8 @@ async def test_drafts_and_records_are_files_too(root: Path):
     assert lines[2]["output"] == msgspec.to_builtins(output("outputs/b.md"))
 
 
-async def test_empty_folders_go(root: Path):
-    """With the last version its folder is deleted, unless it holds a foreign file."""
+async def test_empty_folders_are_deleted(root: Path):
+    """With the last version, unless there is a foreign file in it."""
     store = FilesystemStore(root)
     saved = [await store.add_version(version(name, config_version=v)) for name in "ab" for v in ("1", "2")]
     (root / "content" / "b" / "v1" / "notes.txt").write_text("mine")
@@ -159,8 +159,8 @@ async def test_empty_folders_go(root: Path):
 
 
 @given(st.lists(st.text(), min_size=2, max_size=2, unique=True))
-def test_different_texts_have_different_names(texts: list[str]):
-    """Also on a disk that doesn't tell a from A, and none is a name that some system keeps to itself."""
+def test_different_ids_have_different_file_names(texts: list[str]):
+    """Also on a case-insensitive file system, and none is a name reserved by Windows."""
     names = [file_name(text) for text in texts]
     assert names[0].casefold() != names[1].casefold()
     for name in names:
@@ -171,7 +171,7 @@ def test_different_texts_have_different_names(texts: list[str]):
 
 
 @pytest.mark.parametrize("name", ["intro", "draft-20260101T000000-abc123", "api-v2.1", "snake_case", "1-2-3"])
-def test_usual_ids_are_their_own_names(name: str):
+def test_ordinary_ids_are_their_own_file_names(name: str):
     """So that people find them."""
     assert file_name(name) == name
 
@@ -193,7 +193,7 @@ def test_usual_ids_are_their_own_names(name: str):
 async def test_a_damaged_version_is_left_out_with_one_warning(
     root: Path, damage: bytes, caplog: pytest.LogCaptureFixture
 ):
-    """Half a file, no text, another shape: the others are there, and the file stays as it is."""
+    """A truncated file, no text, another shape: the others are read, and the file stays unchanged."""
     store = FilesystemStore(root)
     saved = [await store.add_version(version(body=str(number), fingerprint=str(number))) for number in range(3)]
     file = root / "content" / "tides" / "v1" / version_file_name(saved[2].version_id)
@@ -215,8 +215,8 @@ async def test_a_damaged_version_is_left_out_with_one_warning(
     assert file.read_bytes() == damage
 
 
-async def test_a_file_in_anothers_place_is_left_out(root: Path, caplog: pytest.LogCaptureFixture):
-    """A copy under another name, or in another content's folder, isn't taken for what it says it is."""
+async def test_a_file_in_the_wrong_place_is_left_out(root: Path, caplog: pytest.LogCaptureFixture):
+    """A copy under another name, or in another content's folder, isn't taken for the version it contains."""
     store = FilesystemStore(root)
     saved = await store.add_version(version("tides"))
     file = root / "content" / "tides" / "v1" / version_file_name(saved.version_id)
@@ -233,8 +233,8 @@ async def test_a_file_in_anothers_place_is_left_out(root: Path, caplog: pytest.L
     assert len(warnings(caplog)) == 1
 
 
-async def test_chora_composes_own_history_is_passed_over(root: Path, caplog: pytest.LogCaptureFixture):
-    """Its files lie in the same folder by default; they are for `chora import`, and nothing is written among them."""
+async def test_the_history_of_chora_compose_is_skipped(root: Path, caplog: pytest.LogCaptureFixture):
+    """Its files are in the same folder by default; they are for `chora import`, and nothing is written among them."""
     old = root / "content" / "tides" / "v1" / "2025-10-01T10-00-00Z.json"
     old.parent.mkdir(parents=True)
     old.write_text('{"content_id": "tides"}')
@@ -248,7 +248,7 @@ async def test_chora_composes_own_history_is_passed_over(root: Path, caplog: pyt
 
 
 async def test_a_damaged_draft_is_left_out(root: Path, caplog: pytest.LogCaptureFixture):
-    """It is neither shown nor written over nor deleted."""
+    """It is neither listed, overwritten nor deleted."""
     store = FilesystemStore(root)
     await store.save_draft(draft("good"))
     bad = root / "drafts" / "bad.json"
@@ -272,7 +272,7 @@ async def test_a_damaged_draft_is_left_out(root: Path, caplog: pytest.LogCapture
 async def test_a_damaged_line_is_left_out_and_kept(
     root: Path, damage: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """One warning; the lines around it count, and it is still there when the file is written anew."""
+    """One warning; the other lines count, and it is kept when the file is rewritten."""
     monkeypatch.setattr(journal, "COMPACTION_SLACK", 100)
     store = FilesystemStore(root)
     await store.save_outputs([output("a.md")])
@@ -291,8 +291,8 @@ async def test_a_damaged_line_is_left_out_and_kept(
     assert store.outputs() == [output("a.md"), output("b.md", size=399)]
 
 
-async def test_a_line_that_was_cut_off_doesn_t_spoil_the_next(root: Path):
-    """What a process that was ended left of its last step is no step, in whichever letter it ended."""
+async def test_an_incomplete_line_does_not_spoil_the_next(root: Path):
+    """A transaction that a killed process wrote in part is none, wherever it was cut."""
     store = FilesystemStore(root)
     await store.save_outputs([output("a.md")])
     path = root / "outputs.jsonl"
@@ -310,7 +310,7 @@ async def test_a_line_that_was_cut_off_doesn_t_spoil_the_next(root: Path):
 
 
 async def test_a_journal_that_is_edited_meanwhile_is_read_again(root: Path):
-    """A person's editor may put a new file in the place of the old one, or change lines where they stand."""
+    """An editor may replace the file, or change lines in place."""
     store = FilesystemStore(root)
     await store.save_outputs([output(f"{number}.md") for number in range(3)])
     path = root / "outputs.jsonl"
@@ -319,7 +319,7 @@ async def test_a_journal_that_is_edited_meanwhile_is_read_again(root: Path):
     other.write_bytes(b"".join([lines[0], lines[3]]))
     other.replace(path)
     assert [each.path for each in store.outputs()] == ["2.md"]
-    path.write_bytes(lines[3])  # the head has gone
+    path.write_bytes(lines[3])  # the first line is gone
     assert [each.path for each in store.outputs()] == ["2.md"]
     path.write_bytes(lines[0] + lines[3])
     assert [each.path for each in store.outputs()] == ["2.md"]
@@ -333,7 +333,7 @@ async def test_a_journal_that_is_edited_meanwhile_is_read_again(root: Path):
     assert [each.path for each in store.outputs()] == ["x.md"]
 
 
-# -- several at once, and an end in the middle --------------------------------------------------------------------
+# -- concurrency and crashes ------------------------------------------------------------------------------------
 
 WRITER = """
 import sys
@@ -378,7 +378,7 @@ def go(writer: subprocess.Popen[str]) -> None:
 
 
 async def test_processes_share_a_folder(root: Path):
-    """Two write as fast as they can while a third one does too and reads: nothing lost, no id twice."""
+    """Two write as fast as they can while a third writes and reads: nothing is lost, no id is given twice."""
     writers = {name: start_writer(root, name, 40) for name in ("ebb", "flood")}
     store = FilesystemStore(root)
     try:
@@ -400,8 +400,8 @@ async def test_processes_share_a_folder(root: Path):
 
 
 @requirement("storage.survives-kill")
-def test_what_was_acknowledged_survives_a_kill(root: Path):
-    """SIGKILL at any moment of writing: every id that was printed is there, and at most one more."""
+def test_acknowledged_writes_survive_a_kill(root: Path):
+    """SIGKILL at any moment of writing: every printed id is stored, and at most one more."""
     acknowledged: list[str] = []
     for round_ in range(4):
         writer = start_writer(root, "tides", 100_000)
@@ -423,8 +423,8 @@ def test_what_was_acknowledged_survives_a_kill(root: Path):
         acknowledged = found
 
 
-async def test_an_end_between_writing_and_renaming_leaves_nothing_half(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """The temporary file isn't taken for anything, and the old file is as it was."""
+async def test_a_crash_between_write_and_rename_leaves_the_old_file(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """The temporary file is ignored."""
     store = FilesystemStore(root)
     saved = await store.add_version(version())
     await store.save_draft(draft("d", description="old"))
@@ -451,7 +451,7 @@ async def test_an_end_between_writing_and_renaming_leaves_nothing_half(root: Pat
         assert each.events() == []
 
 
-async def test_a_deletion_that_was_cut_off_is_finished(root: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_an_interrupted_deletion_is_finished(root: Path, monkeypatch: pytest.MonkeyPatch):
     """By the next process that opens the store or writes."""
     store = FilesystemStore(root)
     other = FilesystemStore(root)
@@ -476,8 +476,8 @@ async def test_a_deletion_that_was_cut_off_is_finished(root: Path, monkeypatch: 
     assert (root / "deleting.json").read_bytes() == b"not ours"
 
 
-async def test_a_lock_held_for_long_is_an_error_of(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """A lock that isn't given back in time is an error that says so; reading goes on, and writing too afterwards."""
+async def test_a_lock_that_is_held_too_long_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """Reading goes on meanwhile, and writing works afterwards."""
     monkeypatch.setattr(locks, "FILE_LOCK_TIMEOUT", 0.05)
     store = FilesystemStore(root)
     with locks.file_lock(root / ".lock"), trio.fail_after(PATIENCE):
@@ -489,8 +489,8 @@ async def test_a_lock_held_for_long_is_an_error_of(root: Path, monkeypatch: pyte
     assert len(store.versions("tides")) == 1
 
 
-async def test_a_cancelled_write_is_stored_in_whole(root: Path):
-    """Writers that are cancelled all the time leave whole records, and a store that goes on."""
+async def test_a_cancelled_write_is_complete_or_not_made(root: Path):
+    """Writers that are cancelled all the time leave complete records, and a working store."""
     store = FilesystemStore(root)
     finished = 0
     with trio.fail_after(PATIENCE):
@@ -508,15 +508,15 @@ async def test_a_cancelled_write_is_stored_in_whole(root: Path):
 
 
 def test_a_folder_that_can_t_be_made_is_reported(tmp_path: Path):
-    """A file where the folder should be: the error says which, and what to check."""
+    """A file is in its place: the error says which, and what to check."""
     (tmp_path / "ephemeral").write_text("a file")
     with pytest.raises(StorageError, match="ephemeral") as caught:
         FilesystemStore(tmp_path / "ephemeral" / "deeper")
     assert "folder" in str(caught.value.hint)
 
 
-async def test_a_folder_that_goes_is_noticed(root: Path):
-    """The health check says so."""
+async def test_a_deleted_folder_is_noticed(root: Path):
+    """By the health check."""
     store = FilesystemStore(root)
     await store.check()
     root.rename(root.with_name("gone"))
@@ -527,7 +527,7 @@ async def test_a_folder_that_goes_is_noticed(root: Path):
 
 
 async def test_a_write_that_fails_leaves_the_journal_as_it_was(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """A full disk in the middle of a line is an error, and the half line is gone."""
+    """A full disk in the middle of a line is an error, and the partial line is removed."""
     store = FilesystemStore(root)
     await store.add_sample(sample(AT(1)))
     before = (root / "samples.jsonl").read_bytes()
@@ -552,8 +552,8 @@ async def test_a_write_that_fails_leaves_the_journal_as_it_was(root: Path, monke
     assert [each.at for each in store.samples("probe")] == [AT(1), AT(3)]
 
 
-async def test_what_didn_t_change_isn_t_read_again(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """Asking again costs a look at the folders' times, not one file."""
+async def test_unchanged_files_are_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """Reading again only checks the folders' times."""
     store = FilesystemStore(root)
     for number in range(5):
         await store.add_version(version(config_version=str(number // 3)))
@@ -572,16 +572,16 @@ async def test_what_didn_t_change_isn_t_read_again(root: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("age", "at_rest"), [(0, False), (0.01, False), (1, True), (-5, False)])
-def test_a_fresh_time_isn_t_trusted(age: float, at_rest: bool):
-    """A second change in the same moment would leave it as it is."""
+def test_a_recent_modification_time_is_not_trusted(age: float, at_rest: bool):
+    """A second change within the clock's resolution would leave it unchanged."""
     now = time.time_ns()
     modified = now - int(age * 1e9)
     assert is_at_rest(modified + (modified % 1_000_000_000 == 0)) is at_rest
     assert not is_at_rest(now // 1_000_000_000 * 1_000_000_000)
 
 
-async def test_outdated_lines_go_in_time(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """A job that says every few seconds that it lives doesn't fill the disk; two that look see the same."""
+async def test_outdated_lines_are_removed(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """The heartbeats of a job don't fill the disk; two processes read the same."""
     monkeypatch.setattr(journal, "COMPACTION_SLACK", 1000)
     store, other = FilesystemStore(root), FilesystemStore(root)
     await store.save_job(job("kept", AT(1)))
@@ -595,8 +595,8 @@ async def test_outdated_lines_go_in_time(root: Path, monkeypatch: pytest.MonkeyP
     assert other.events() == [event(AT(59))]
 
 
-async def test_steps_of_many_lines_stay_whole_when_written_anew(root: Path, monkeypatch: pytest.MonkeyPatch):
-    """What is left of a step stands for itself."""
+async def test_transactions_of_many_lines_stay_complete_when_rewritten(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is left of a transaction is one again."""
     monkeypatch.setattr(journal, "COMPACTION_SLACK", 0)
     store = FilesystemStore(root)
     expected: dict[str, Output] = {}

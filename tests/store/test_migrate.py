@@ -1,4 +1,4 @@
-"""Moving between backends: nothing is lost, nothing is doubled, and what differs is named."""
+"""Migrating between backends: nothing is lost or doubled, and differences are named."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.store.test_contract import AT, completion, cost, draft, event, job, o
 
 
 def everything(store: Store) -> dict[str, Any]:
-    """All a store holds, as it would answer."""
+    """All that a store holds, as its methods return it."""
     contents = store.content_ids()
     subjects = sorted({each.subject for each in store.records(Trace)})
     return {
@@ -41,7 +41,7 @@ def everything(store: Store) -> dict[str, Any]:
 
 
 async def fill(store: Store) -> None:
-    """Some of everything."""
+    """Store some records of every kind."""
     for number in range(5):
         body = f"Ebbe {number}\r\n" * 100
         await store.add_version(
@@ -65,7 +65,7 @@ async def fill(store: Store) -> None:
 
 @pytest.fixture(params=["sqlite to filesystem", "filesystem to sqlite"])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Store, Store]]:
-    """A store with some of everything, and an empty one of the other backend."""
+    """A store with some records of every kind, and an empty one of the other backend."""
     stores: list[Store] = [SqliteStore(tmp_path / "storage.db"), FilesystemStore(tmp_path / "ephemeral")]
     if request.param.startswith("filesystem"):
         stores.reverse()
@@ -76,24 +76,24 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator
 
 
 @requirement("storage.migration")
-async def test_everything_arrives_as_it_was(pair: tuple[Store, Store]):
-    """Ids, times, texts, what is deleted, and the order of what has no id; the source stays as it is."""
+async def test_everything_is_migrated_unchanged(pair: tuple[Store, Store]):
+    """Ids, times, texts, deleted ones, and the order of records without ids; the source stays unchanged."""
     source, target = pair
     before = everything(source)
-    told: list[tuple[str, int, int]] = []
-    done = await migrate.migrate_store(source, target, progress=lambda *said: told.append(said))
+    steps: list[tuple[str, int, int]] = []
+    done = await migrate.migrate_store(source, target, progress=lambda *said: steps.append(said))
     assert everything(target) == everything(source) == before
     assert {kind: (moved.copied, moved.already_there) for kind, moved in done.kinds.items()} == {
         kind: (count, 0) for kind, count in source.counts().items()
     }
     assert done.copied == sum(source.counts().values())
-    assert {said[0] for said in told} == set(RECORD_KINDS)
-    assert all(finished == total for _, finished, total in told)
+    assert {said[0] for said in steps} == set(RECORD_KINDS)
+    assert all(finished == total for _, finished, total in steps)
 
 
 @requirement("storage.migration")
-async def test_repeating_it_changes_nothing(pair: tuple[Store, Store]):
-    """What is there is there, also what has no name of its own and stands there twice."""
+async def test_repeating_a_migration_changes_nothing(pair: tuple[Store, Store]):
+    """Also for records without an id that exist twice."""
     source, target = pair
     await migrate.migrate_store(source, target)
     before = everything(target)
@@ -110,8 +110,8 @@ async def test_repeating_it_changes_nothing(pair: tuple[Store, Store]):
 async def test_a_dry_run_only_counts(pair: tuple[Store, Store]):
     """It finds the same numbers, and writes nothing."""
     source, target = pair
-    told: list[Any] = []
-    planned = await migrate.migrate_store(source, target, dry_run=True, progress=lambda *said: told.append(said))
+    steps: list[Any] = []
+    planned = await migrate.migrate_store(source, target, dry_run=True, progress=lambda *said: steps.append(said))
     assert planned.dry_run
     assert set(target.counts().values()) == {0}
     done = await migrate.migrate_store(source, target)
@@ -119,8 +119,8 @@ async def test_a_dry_run_only_counts(pair: tuple[Store, Store]):
     assert (await migrate.migrate_store(source, target, dry_run=True)).copied == 0
 
 
-async def test_newer_states_stay(pair: tuple[Store, Store]):
-    """After the move the target is what is worked with; repeating it doesn't bring back what was."""
+async def test_newer_states_of_the_target_stay(pair: tuple[Store, Store]):
+    """After the migration the target is in use; repeating it doesn't bring old states back."""
     source, target = pair
     await migrate.migrate_store(source, target)
     newer = draft("draft-20260101T000000-abc123", description="newer", updated_at=AT(50))
@@ -137,7 +137,7 @@ async def test_newer_states_stay(pair: tuple[Store, Store]):
 
 
 async def test_newer_states_of_the_source_are_copied(pair: tuple[Store, Store]):
-    """The source may have gone on since the last time."""
+    """The source may have been used since the last time."""
     source, target = pair
     await migrate.migrate_store(source, target)
     await source.save_draft(draft("draft-20260101T000000-abc123", description="newer", updated_at=AT(50)))
@@ -151,7 +151,7 @@ async def test_newer_states_of_the_source_are_copied(pair: tuple[Store, Store]):
 
 
 async def test_another_text_of_the_same_id_is_refused(pair: tuple[Store, Store]):
-    """Neither of the two may be lost, so a person has to decide."""
+    """Neither may be lost, so a person has to decide."""
     source, target = pair
     await migrate.migrate_store(source, target)
     [info] = [info for info in target.version_infos("c0") if not info.deleted]
@@ -172,7 +172,7 @@ async def test_another_text_of_the_same_id_is_refused(pair: tuple[Store, Store])
 
 
 class Losing(SqliteStore):
-    """A store that drops or changes something on the way."""
+    """A store that drops or changes records on writing."""
 
     def __init__(self, lose: Any) -> None:
         super().__init__(None)
@@ -183,8 +183,8 @@ class Losing(SqliteStore):
 
 
 @requirement("storage.migration")
-async def test_what_doesn_t_arrive_is_named(pair: tuple[Store, Store]):
-    """Missing records of every kind, and not only the first; more than twenty aren't listed."""
+async def test_records_that_are_not_copied_are_named(pair: tuple[Store, Store]):
+    """Missing records of every kind, up to twenty of them."""
     source, _ = pair
     for kind in RECORD_KINDS.values():
         with pytest.raises(MigrationFailed, match=f"missing for {kind.__name__.lower()}") as caught:
@@ -216,8 +216,8 @@ async def test_a_text_that_arrives_changed_is_named(pair: tuple[Store, Store]):
         await migrate.migrate_store(source, jobs)
 
 
-async def test_many_and_large_records_go_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Neither their number nor their size fills the memory."""
+async def test_many_and_large_records_are_copied_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Bounded in number and size."""
     monkeypatch.setattr(migrate, "BATCH_RECORDS", 10)
     monkeypatch.setattr(migrate, "BATCH_CHARACTERS", 1000)
     source, steps = SqliteStore(None), list[int]()
@@ -274,8 +274,8 @@ RECORDS = st.one_of(
 
 @given(records=st.lists(RECORDS, max_size=25))
 @pytest.mark.slow("writes each example to three stores")
-def test_there_and_back_again_changes_nothing(records: list[Any]):
-    """Whatever the records are: from the database into files and into a new database it is the same."""
+def test_a_round_trip_changes_nothing(records: list[Any]):
+    """From the database into files and into a new database, for any records."""
 
     async def go(folder: Path) -> None:
         first, files, second = SqliteStore(None), FilesystemStore(folder), SqliteStore(None)

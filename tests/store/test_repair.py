@@ -1,4 +1,4 @@
-"""Saying what is wrong with a database, and making a whole one of a damaged one."""
+"""Diagnosing a database, and repairing a damaged one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COUNT = 300
 
 
 def texts(path: Path) -> dict[str, str]:
-    """Every stored text by its id, each of which is what its hash says."""
+    """Every stored text by its id, after checking each against its hash."""
     with contextlib.closing(SqliteStore(path)) as store:
         found = store.versions("tides")
     assert all(sha256(each.body.encode()) == each.sha256 for each in found)
@@ -40,7 +40,7 @@ def texts(path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A database with three hundred texts, of which some take several pages, a draft and an output."""
+    """A database with three hundred texts, some of several pages, a draft and an output."""
     path = tmp_path / ".chora" / "storage.db"
     store = SqliteStore(path)
 
@@ -78,7 +78,7 @@ def output() -> Output:
 
 
 def pages_of(path: Path, name: str) -> list[int]:
-    """The pages, from 0, that a table or an index lies on, without its root."""
+    """The numbers, from 0, of the pages of a table or an index, without its root."""
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute("CREATE VIRTUAL TABLE temp.stat USING dbstat(main)")
         sql = "SELECT pageno - 1 FROM temp.stat WHERE name = ? AND path != '/' ORDER BY 1"
@@ -104,7 +104,7 @@ def _bytes_of_a_text(path: Path) -> None:
     data = path.read_bytes()
     place = data.index(b"xxxxxxxx", len(data) // 2)
     path.write_bytes(data[:place] + b"y" + data[place + 1 :])
-    # That alone, SQLite can't see; this makes it look.
+    # SQLite doesn't notice that alone; this damage makes it check.
     flip(path, pages_of(path, "versions_by_fingerprint")[:1])
 
 
@@ -125,7 +125,7 @@ def _without_header(path: Path) -> None:
 
 
 def _moved_without_header(path: Path) -> None:
-    """As a restored one is: its tables begin elsewhere than in a new one."""
+    """Like a restored database: its tables begin on other pages than in a new one."""
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute("DROP INDEX samples_by_time; VACUUM; CREATE INDEX samples_by_time ON samples (kind, at); VACUUM")
     _without_header(path)
@@ -140,7 +140,7 @@ def _index(path: Path) -> None:
 
 
 def _unlike_its_index(path: Path) -> None:
-    """Every page fits, but the index lacks what the table has; only a full check finds that."""
+    """Every page is valid, but the index lacks rows of the table; only a full check finds that."""
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)
         db.execute("PRAGMA writable_schema = ON")
@@ -165,13 +165,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], int]] = {
     "index": (_index, COUNT),
     "unlike its index": (_unlike_its_index, COUNT),
 }
-"""Ways to damage a database, and how many texts can be saved at least."""
+"""Kinds of damage, and how many texts can be saved at least."""
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_database_is_replaced_by_what_can_be_read_of_it(path: Path, damage: str):
-    """Looking changes nothing and says what can be saved; repairing saves it, keeps the damaged one, and nothing torn
-    comes back."""
+    """Diagnosing changes nothing and says what can be saved; repairing saves it, keeps the damaged file, and restores
+    no incomplete text.
+    """
     before = texts(path)
     hurt, least = DAMAGES[damage]
     hurt(path)
@@ -193,8 +194,8 @@ def test_a_damaged_database_is_replaced_by_what_can_be_read_of_it(path: Path, da
         assert (done.saved.lost, done.saved.saved["drafts"], done.saved.saved["outputs"]) == ({}, 1, 1)
 
 
-def test_changes_that_wait_beside_a_damaged_database_are_saved_too(path: Path):
-    """What the log holds counts, and goes aside with the damaged one instead of being applied to the new one."""
+def test_changes_in_the_wal_of_a_damaged_database_are_saved_too(path: Path):
+    """The WAL counts, and is moved aside with the damaged file instead of being applied to the new one."""
     store = SqliteStore(path)
     added = trio.run(store.add_version, text("late"))
     kept = {file: file.read_bytes() for file in (path, path.with_name("storage.db-wal"))}
@@ -217,8 +218,8 @@ def pages_without_log(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["torn", "cut", "damaged in the middle", "none"])
-def test_what_is_left_of_the_log_is_checked(path: Path, how: str):
-    """A last change that wasn't finished is nothing; changes behind a damaged one were acknowledged, and are missed."""
+def test_the_rest_of_the_wal_is_checked(path: Path, how: str):
+    """An unfinished last change is ignored; changes behind a damaged one were acknowledged, and reported as lost."""
     store = SqliteStore(path)
     for number in range(5):
         trio.run(store.add_version, text(f"late {number}"))
@@ -291,8 +292,8 @@ def _folder(path: Path) -> None:
         (lambda path: path.unlink(), "missing"),
     ],
 )
-def test_what_isn_t_ours_to_repair_is_left_alone(path: Path, make: Callable[[Path], object], kind: str):
-    """Another program's, a newer one's, a whole one, or nothing: it is said, and not a byte changes."""
+def test_other_databases_are_not_repaired(path: Path, make: Callable[[Path], object], kind: str):
+    """Another program's, a newer chora's, an intact one, or none: it is reported, and not a byte changes."""
     make(path)
     before = {file: file.is_file() and file.read_bytes() for file in path.parent.rglob("*")}
     condition = examine_database(path)
@@ -305,7 +306,7 @@ def test_what_isn_t_ours_to_repair_is_left_alone(path: Path, make: Callable[[Pat
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows itself keeps what is open")
 def test_a_database_that_a_process_has_open_is_not_replaced(path: Path):
-    """What that process writes from then on would be lost."""
+    """That process's later writes would be lost."""
     script = (
         "import sys, apsw; db = apsw.Connection(sys.argv[1]); db.execute('SELECT count(*) FROM drafts').fetchall(); "
         "print('open', flush=True); sys.stdin.read()"
@@ -328,7 +329,7 @@ def test_a_database_that_a_process_has_open_is_not_replaced(path: Path):
 
 
 def test_a_database_of_an_older_chora_is_saved(tmp_path: Path):
-    """Columns and tables that it doesn't have yet are filled in as opening it would."""
+    """Missing columns and tables are filled in as by a migration."""
     path = tmp_path / "old.db"
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute(migrations()[0][1])
@@ -343,8 +344,8 @@ def test_a_database_of_an_older_chora_is_saved(tmp_path: Path):
         assert (only.body, only.approved) == ("old", False)
 
 
-def test_ids_of_deleted_texts_are_not_given_again(path: Path):
-    """What the damaged one knew of them, the new one knows too."""
+def test_ids_of_deleted_texts_are_not_reused(path: Path):
+    """The new database keeps the counter of the damaged one."""
     store = SqliteStore(path)
     high = msgspec.structs.replace(store.versions("tides")[0], version_id="99980101T000000000Z-0000")
     trio.run(store.add_records, [high])
@@ -357,7 +358,7 @@ def test_ids_of_deleted_texts_are_not_given_again(path: Path):
 
 
 def test_a_repair_that_finds_no_space_leaves_everything(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The damaged one stays in its place, and nothing lies beside it."""
+    """The damaged file stays, and no other is left."""
     _index(path)
     before = path.read_bytes()
 
@@ -371,8 +372,8 @@ def test_a_repair_that_finds_no_space_leaves_everything(path: Path, monkeypatch:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_database_without_a_name_is_checked_by_what_is_in_it(tmp_path: Path):
-    """One without an application id is foreign if it holds anything, and may become ours if it is empty."""
+def test_a_database_without_an_application_id_is_checked_by_its_tables(tmp_path: Path):
+    """It is foreign if it holds anything, and may be used if it is empty."""
     path = tmp_path / "some.db"
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute("CREATE TABLE notes (a)")
@@ -383,7 +384,7 @@ def test_a_database_without_a_name_is_checked_by_what_is_in_it(tmp_path: Path):
 
 
 def test_a_database_that_is_locked_by_another_process_is_not_diagnosed(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The process that holds it will release it."""
+    """That process will release the lock."""
     monkeypatch.setattr(repairing, "BUSY_TIMEOUT", 50)
     holder = apsw.Connection(str(path))
     holder.execute("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; DELETE FROM drafts; COMMIT").fetchall()
@@ -394,7 +395,7 @@ def test_a_database_that_is_locked_by_another_process_is_not_diagnosed(path: Pat
 
 
 def test_rows_that_are_no_records_are_not_saved(path: Path, tmp_path: Path):
-    """A page may fit while what stands in it is no longer what it was."""
+    """A page may be valid although its rows are damaged."""
     with contextlib.closing(apsw.Connection(str(path))) as db:
         db.execute("UPDATE versions SET metadata = '{\"a\":' WHERE rowid = 7")
         db.execute("UPDATE versions SET metadata = '[1]' WHERE rowid = 8")
@@ -404,8 +405,8 @@ def test_rows_that_are_no_records_are_not_saved(path: Path, tmp_path: Path):
     assert len(texts(tmp_path / "saved.db")) == COUNT - 3
 
 
-def test_what_is_saved_needs_free_space(path: Path, tmp_path: Path):
-    """On a disk without any, nothing is left of the attempt."""
+def test_a_repair_needs_free_space(path: Path, tmp_path: Path):
+    """On a full disk, nothing is left of the attempt."""
     with small_disk(tmp_path / "disk", "1m") as disk:
         with pytest.raises(StorageError, match=r"full|No space left"):
             salvage_database(path, disk.root / "saved.db")

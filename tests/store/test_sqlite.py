@@ -1,4 +1,4 @@
-"""The database: what is kept, in which order, and what happens when the disk, the clock or a process fails."""
+"""The SQLite store: records and their order, and failures of the disk, the clock and processes."""
 
 import itertools
 import os
@@ -31,7 +31,7 @@ ID = r"\d{8}T\d{9}Z-[0-9a-f]{4}"
 
 
 def version(content_id: str = "tides", **rest: Any) -> Version:
-    """A text; what isn't given is the same each time."""
+    """A text; fields that aren't given are the same each time."""
     values: dict[str, Any] = {
         "body": "low water at noon",
         "sha256": "sha256:00",
@@ -55,7 +55,7 @@ def output(path: str, **rest: Any) -> Output:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A database that isn't there yet, in a folder that isn't either."""
+    """The path of a database and a folder that don't exist yet."""
     return tmp_path / ".chora" / "storage.db"
 
 
@@ -67,7 +67,7 @@ async def store(request: pytest.FixtureRequest, path: Path) -> AsyncGenerator[Sq
     store.close()
 
 
-# -- what is kept -----------------------------------------------------------------------------------------------
+# -- records ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ async def store(request: pytest.FixtureRequest, path: Path) -> AsyncGenerator[Sq
         version(body="x" * 3_000_000),
     ],
 )
-async def test_a_version_comes_back_as_it_was(store: SqliteStore, given: Version):
-    """Every field of a text, whatever its letters and its length; only the id is new."""
+async def test_a_version_is_read_back_unchanged(store: SqliteStore, given: Version):
+    """Every field, whatever its characters and its length; only the id is new."""
     saved = await store.add_version(given)
     assert re.fullmatch(ID, saved.version_id)
     assert saved == msgspec.structs.replace(given, version_id=saved.version_id)
@@ -90,8 +90,8 @@ async def test_a_version_comes_back_as_it_was(store: SqliteStore, given: Version
     assert store.versions("tides") == [saved]
 
 
-async def test_what_isn_t_there_is_none(store: SqliteStore):
-    """Nothing is found in an empty store, and asking is no error."""
+async def test_unknown_records_are_none(store: SqliteStore):
+    """Looking something up in an empty store is no error."""
     assert store.latest_version("tides") is None
     assert store.version_with_fingerprint("tides", "f") is None
     assert store.versions("tides") == []
@@ -104,8 +104,8 @@ async def test_what_isn_t_there_is_none(store: SqliteStore):
     assert set(store.counts().values()) == {0}
 
 
-async def test_the_latest_isn_t_always_the_one_made_from_this(store: SqliteStore):
-    """A text made from other input is newer, but not the answer to what was made from exactly this."""
+async def test_the_latest_version_may_have_another_fingerprint(store: SqliteStore):
+    """A text of another input may be newer, but isn't found by this fingerprint."""
     first = await store.add_version(version(fingerprint="a"))
     second = await store.add_version(version(fingerprint="b"))
     third = await store.add_version(version(fingerprint="a"))
@@ -117,8 +117,8 @@ async def test_the_latest_isn_t_always_the_one_made_from_this(store: SqliteStore
     assert store.versions("tides") == [first, second, third]
 
 
-async def test_a_draft_is_replaced_and_forgotten(store: SqliteStore):
-    """The last state of a draft counts; forgetting one that isn't there is fine."""
+async def test_a_draft_is_replaced_and_deleted(store: SqliteStore):
+    """Its last state counts; deleting an unknown one is no error."""
     data = {"id": "tides", "list": [1, None, {"ä": True}], "big": 2**63, "number": 1.5}
     first = Draft(
         draft_id="d", config_type="content", config_data=data, description=None, created_at="t", updated_at="t"
@@ -135,7 +135,7 @@ async def test_a_draft_is_replaced_and_forgotten(store: SqliteStore):
 
 
 async def test_outputs_are_kept_by_path(store: SqliteStore):
-    """What we know of a file is replaced; an artifact's files come in the order of their paths."""
+    """The record of a file is replaced; an artifact's outputs are sorted by path."""
     await store.save_outputs(
         [output("b.md"), output("a.md", sha256=None, pending="p"), output("c.md", artifact_id="x")]
     )
@@ -145,8 +145,8 @@ async def test_outputs_are_kept_by_path(store: SqliteStore):
     assert store.outputs_of("note") == [output("a.md", sha256=None, pending="p"), output("b.md", size=2**40)]
 
 
-async def test_outputs_are_remembered_all_or_none(store: SqliteStore):
-    """One that can't be stored takes the others of its transaction with it."""
+async def test_outputs_are_stored_all_or_none(store: SqliteStore):
+    """One that can't be stored fails the others of its transaction."""
     broken: Any = output("b.md", size="three")
     with pytest.raises(StorageError):
         await store.save_outputs([output("a.md"), broken])
@@ -156,7 +156,7 @@ async def test_outputs_are_remembered_all_or_none(store: SqliteStore):
 
 
 async def test_samples_are_counted_since_a_time(store: SqliteStore):
-    """The window begins with the moment it is given; kinds don't mix; the newest is the newest by time."""
+    """Including that moment; by kind; the newest is the one with the latest time."""
     for minute, ok in ((3, True), (4, True), (1, True), (2, False)):
         await store.add_sample(sample(f"2026-11-22T10:0{minute}:00.000Z", ok, error=None if ok else "timeout"))
     await store.add_sample(sample("2026-11-22T11:00:00.000Z", kind="latency", p95=0.01))
@@ -172,7 +172,7 @@ async def test_samples_are_counted_since_a_time(store: SqliteStore):
 
 
 async def test_counts_are_rows_per_table(store: SqliteStore):
-    """The status page shows how much there is."""
+    """The status page shows them."""
     await store.add_version(version())
     await store.add_version(version())
     await store.add_sample(sample("t"))
@@ -180,13 +180,13 @@ async def test_counts_are_rows_per_table(store: SqliteStore):
     assert list(store.counts()) == list(database.TABLES.values())
 
 
-async def test_a_reopened_store_has_it_all(path: Path):
-    """What was written is there for the next process, and the files of the log are folded in at the end."""
+async def test_a_reopened_store_has_everything(path: Path):
+    """And closing the last connection checkpoints the WAL."""
     store = SqliteStore(path)
     saved = await store.add_version(version())
     await store.add_sample(sample("t"))
     store.close()
-    store.close()  # twice does no harm
+    store.close()  # closing twice is no error
     assert [file.name for file in path.parent.iterdir()] == ["storage.db"]
     store = SqliteStore(path)
     assert store.latest_version("tides") == saved
@@ -195,7 +195,7 @@ async def test_a_reopened_store_has_it_all(path: Path):
 
 
 async def test_stores_in_memory_are_independent():
-    """Two of them share nothing, and a file of that name isn't made."""
+    """They share nothing, and no file is created."""
     one, other = SqliteStore(None), SqliteStore(None)
     await one.add_version(version())
     assert other.counts()["versions"] == 0
@@ -206,7 +206,7 @@ async def test_stores_in_memory_are_independent():
 
 
 async def test_reading_and_writing_at_once(store: SqliteStore):
-    """While the thread writes, the loop reads: neither fails, and what is seen is what was acknowledged before."""
+    """While the writer thread writes, the event loop reads what was acknowledged before."""
     acknowledged = 0
 
     async def add() -> None:
@@ -228,8 +228,8 @@ async def test_reading_and_writing_at_once(store: SqliteStore):
 # -- version ids ------------------------------------------------------------------------------------------------
 
 
-async def test_ids_are_unique_and_sort_as_they_were_given(store: SqliteStore):
-    """Five hundred texts added at once get five hundred ids, in the order in which they were stored."""
+async def test_ids_are_unique_and_sorted_by_storing_order(store: SqliteStore):
+    """Five hundred texts added at once get five hundred ids."""
     given: list[str] = []
 
     async def add(number: int) -> None:
@@ -248,7 +248,7 @@ async def test_ids_are_unique_and_sort_as_they_were_given(store: SqliteStore):
 
 
 class Clock(datetime):
-    """Shows the times it was wound with, one after the other."""
+    """Returns the given times, one after the other."""
 
     shows: Iterator[datetime]
 
@@ -262,7 +262,7 @@ NOON = datetime(2026, 11, 22, 12, 0, 0, 123456, UTC)
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets the clock to show some times, the last one for ever."""
+    """Sets the times that the clock returns, the last one for ever."""
     monkeypatch.setattr(ids, "datetime", Clock)
 
     def wind(*times: datetime) -> None:
@@ -272,13 +272,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 async def test_an_id_shows_its_time(store: SqliteStore, clock: Callable[..., None]):
-    """A millisecond of UTC, and four digits for what else happens in it."""
+    """UTC in milliseconds, and four digits for versions of the same millisecond."""
     clock(NOON)
     assert (await store.add_version(version())).version_id.startswith("20261122T120000123Z-")
 
 
-async def test_ids_go_on_when_the_clock_goes_back(store: SqliteStore, clock: Callable[..., None]):
-    """Neither standing still nor going back an hour makes an id that sorts before an earlier one."""
+async def test_ids_rise_when_the_clock_goes_back(store: SqliteStore, clock: Callable[..., None]):
+    """Neither a stopped clock nor one set back an hour makes an id that sorts before an earlier one."""
     clock(NOON, NOON, NOON - timedelta(hours=1), NOON - timedelta(days=400), NOON, NOON + timedelta(milliseconds=1))
     given = [(await store.add_version(version())).version_id for _ in range(6)]
     assert given == sorted(set(given))
@@ -299,7 +299,7 @@ async def test_ids_go_on_when_the_clock_goes_back(store: SqliteStore, clock: Cal
 async def test_a_full_millisecond_runs_over_into_the_next(
     store: SqliteStore, clock: Callable[..., None], newest: str, following: str
 ):
-    """After the last of its numbers the name of the next millisecond is taken: sortable, if a little early."""
+    """After the last of its numbers the next millisecond's is used: sortable, if slightly early."""
     clock(NOON - timedelta(days=1))
     await store.add_version(version(version_id=newest))
     assert (await store.add_version(version())).version_id == following
@@ -350,7 +350,7 @@ def go(writer: subprocess.Popen[str]) -> None:
 @requirement("storage.shared")
 @pytest.mark.slow("starts processes")
 async def test_two_processes_share_a_database(path: Path):
-    """Both write as fast as they can while a third one reads: no error, nothing lost, no id twice."""
+    """Both write as fast as they can while a third reads: no error, nothing lost, no id twice."""
     writers = {name: start_writer(path, name, 150) for name in ("ebb", "flood")}
     store = SqliteStore(path)
     try:
@@ -375,8 +375,8 @@ async def test_two_processes_share_a_database(path: Path):
 
 
 @pytest.mark.slow("starts four processes")
-def test_processes_make_a_database_at_once(path: Path):
-    """Several that find none all open it: none takes an incomplete one for a foreign one, or gives up on a lock."""
+def test_processes_create_a_database_at_once(path: Path):
+    """None takes an incomplete database for a foreign one, or gives up on a lock."""
     program = (
         "import sys; from pathlib import Path; from chora.store import SqliteStore\n"
         "base = Path(sys.argv[1])\n"
@@ -407,8 +407,8 @@ def test_processes_make_a_database_at_once(path: Path):
 
 @requirement("storage.survives-kill")
 @pytest.mark.slow("starts processes")
-def test_what_was_acknowledged_survives_a_kill(path: Path):
-    """SIGKILL at any moment of writing: every id that was printed is there, and at most one more."""
+def test_acknowledged_writes_survive_a_kill(path: Path):
+    """SIGKILL at any moment of writing: every printed id is stored, and at most one more."""
     acknowledged: list[str] = []
     for round_ in range(3):
         writer = start_writer(path, "tides", 100_000)
@@ -432,7 +432,7 @@ def test_what_was_acknowledged_survives_a_kill(path: Path):
         acknowledged = found
 
 
-# -- what isn't a database of ours ------------------------------------------------------------------------------
+# -- foreign and damaged databases ------------------------------------------------------------------------------
 
 
 def _foreign(path: Path) -> None:
@@ -458,13 +458,13 @@ def _newer(path: Path) -> None:
 
 
 def _text(path: Path) -> None:
-    path.write_bytes(b"This is no database, whatever it is called.\n" * 100)
+    path.write_bytes(b"This isn't a database, whatever it is called.\n" * 100)
 
 
 def _damaged(path: Path) -> None:
     SqliteStore(path).close()
     data = bytearray(path.read_bytes())
-    data[100:4000] = b"\xff" * 3900  # the page that says which tables there are
+    data[100:4000] = b"\xff" * 3900  # the page of the schema
     path.write_bytes(data)
 
 
@@ -483,8 +483,8 @@ def _folder(path: Path) -> None:
         (_folder, "unable to open", "Check that the folder exists"),
     ],
 )
-def test_what_isn_t_ours_is_left_alone(path: Path, make: Callable[[Path], None], says: str, hint: str):
-    """Another program's database, a newer or damaged one, or no database at all is refused, and not a byte changes."""
+def test_foreign_databases_are_refused(path: Path, make: Callable[[Path], None], says: str, hint: str):
+    """Another program's, a newer or damaged one, or no database at all: not a byte changes."""
     path.parent.mkdir()
     make(path)
     before = {file: file.is_file() and file.read_bytes() for file in path.parent.rglob("*")}
@@ -496,7 +496,7 @@ def test_what_isn_t_ours_is_left_alone(path: Path, make: Callable[[Path], None],
 
 
 def test_a_folder_that_can_t_be_made_is_reported(path: Path):
-    """A file where the folder should be: the error says which folder, and what to do."""
+    """A file is in its place: the error says which folder, and what to do."""
     path.parent.write_text("a file")
     with pytest.raises(StorageError, match="can't be created") as caught:
         SqliteStore(path)
@@ -513,7 +513,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 async def test_a_full_disk_loses_nothing(disk: Disk):
-    """The write that doesn't fit is an error with advice; reading goes on, and with room again writing does too."""
+    """The write that doesn't fit is an error with a hint; reading goes on, and with free space writing does too."""
     store = SqliteStore(disk.root / "storage.db")
     saved = [await store.add_version(version(body="x" * 10_000)) for _ in range(5)]
     filler = disk.fill()
@@ -539,8 +539,8 @@ async def test_a_full_disk_loses_nothing(disk: Disk):
     store.close()
 
 
-def test_a_database_is_not_made_on_a_full_disk(disk: Disk):
-    """Opening fails with advice, and works once there is room."""
+def test_a_database_is_not_created_on_a_full_disk(disk: Disk):
+    """Opening fails with a hint, and works once there is space."""
     filler = disk.fill()
     with pytest.raises(StorageError) as caught:
         SqliteStore(disk.root / "storage.db")
@@ -550,7 +550,7 @@ def test_a_database_is_not_made_on_a_full_disk(disk: Disk):
 
 
 async def test_a_disk_that_turns_read_only_is_reported(disk: Disk):
-    """Neither a new database nor a write into an old one is possible, and both say what to check."""
+    """Creating a database and writing into an existing one fail with a hint."""
     store = SqliteStore(disk.root / "storage.db")
     saved = await store.add_version(version())
     store.close()
@@ -570,7 +570,7 @@ async def test_a_disk_that_turns_read_only_is_reported(disk: Disk):
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere, Windows has other rights")
 def test_a_folder_that_may_not_be_written_is_reported(path: Path):
-    """Without the right to make the file, the error says what to check."""
+    """Without permission to create the file, the error says what to check."""
     path.parent.mkdir()
     path.parent.chmod(0o500)
     try:
@@ -581,8 +581,8 @@ def test_a_folder_that_may_not_be_written_is_reported(path: Path):
     assert "may be written" in str(caught.value.hint)
 
 
-async def test_a_database_that_others_hold_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A lock that isn't given back in time is an error that says so, and the store works on afterwards."""
+async def test_a_locked_database_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A lock that isn't released in time is an error, and the store works afterwards."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     store = SqliteStore(path)
     holder = apsw.Connection(str(path))
@@ -598,8 +598,8 @@ async def test_a_database_that_others_hold_is_reported(path: Path, monkeypatch: 
     store.close()
 
 
-def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """While another process holds the file exclusively, opening it waits as long as writing would."""
+def test_opening_waits_for_a_locked_database(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As long as writing would, while another process has an exclusive lock."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 200)
     path.parent.mkdir()
     holder = apsw.Connection(str(path))
@@ -607,7 +607,7 @@ def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: 
     with pytest.raises(StorageError, match="locked"):
         SqliteStore(path)
     holder.execute("ROLLBACK")
-    # Who only reads doesn't stop us from reading, but the journal mode can't be changed beneath him.
+    # A reader doesn't block reading, but the journal mode can't be changed while it reads.
     holder.execute("BEGIN; SELECT * FROM sqlite_schema").fetchall()
     with pytest.raises(StorageError, match="locked"):
         SqliteStore(path)
@@ -619,8 +619,8 @@ def test_a_new_database_that_others_hold_is_waited_for(path: Path, monkeypatch: 
     holder.close()
 
 
-async def test_whether_it_can_be_written_is_tried(disk: Disk):
-    """A file that can't be written any more looks fine until it is written to, so a check writes."""
+async def test_the_health_check_writes(disk: Disk):
+    """A file that can't be written any more looks fine until it is written to."""
     path = disk.root / "storage.db"
     SqliteStore(path).close()
     subprocess.run(["mount", "--bind", path, path], check=True)
@@ -640,8 +640,8 @@ async def test_whether_it_can_be_written_is_tried(disk: Disk):
     store.close()
 
 
-async def test_a_full_disk_is_reported_before_anything_fails(disk: Disk):
-    """What the WAL has taken already would still take a little."""
+async def test_a_full_disk_is_reported_before_a_write_fails(disk: Disk):
+    """Small writes could still succeed in the space that the WAL already has."""
     store = SqliteStore(disk.root / "storage.db")
     await store.add_version(version(body="x" * 50_000))
     filler = disk.fill()
@@ -653,8 +653,8 @@ async def test_a_full_disk_is_reported_before_anything_fails(disk: Disk):
     store.close()
 
 
-async def test_a_check_writes_no_more_often_than_it_must(store: SqliteStore):
-    """Concurrent checks, and those soon after, share one write."""
+async def test_health_checks_share_a_write(store: SqliteStore):
+    """Concurrent checks, and those soon after."""
     writes = 0
 
     def count(_: object) -> bool:
@@ -676,8 +676,8 @@ async def test_a_check_writes_no_more_often_than_it_must(store: SqliteStore):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows doesn't let go of a file that is open")
 @pytest.mark.parametrize("how", ["moved", "replaced"])
-async def test_a_file_that_is_no_longer_there_takes_no_writes(path: Path, how: str):
-    """SQLite would go on writing to a lost file; once it is put back, it is used as before."""
+async def test_a_deleted_database_takes_no_writes(path: Path, how: str):
+    """SQLite would go on writing to the unlinked file; once it is put back, it is used as before."""
     store = SqliteStore(path)
     saved = await store.add_version(version())
     aside = path.with_name("aside")
@@ -694,8 +694,8 @@ async def test_a_file_that_is_no_longer_there_takes_no_writes(path: Path, how: s
     store.close()
 
 
-async def test_a_statement_that_takes_for_ever_is_given_up(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
-    """Neither a read nor a write holds its thread; the others that wait with the write are stored all the same."""
+async def test_a_statement_that_takes_too_long_is_interrupted(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
+    """Reading or writing; the other changes of an interrupted transaction are stored all the same."""
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS c FROM n"
     monkeypatch.setattr(sqlite, "READ_TIMEOUT", 0.05)
     monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.5)
@@ -703,7 +703,7 @@ async def test_a_statement_that_takes_for_ever_is_given_up(store: SqliteStore, m
 
     async def write_for_ever() -> None:
         with pytest.raises(StorageError, match="interrupted") as caught:
-            # One that writes takes all of its transaction with it when it is given up.
+            # Interrupting a write rolls its whole transaction back.
             await store._write(lambda db: db.execute(f"INSERT INTO costs SELECT c, 'a', 'b', 1, 1, c FROM ({endless})"))
         failed.append(caught.value)
 
@@ -723,13 +723,13 @@ async def test_a_statement_that_takes_for_ever_is_given_up(store: SqliteStore, m
 
 
 def many(count: int) -> list[Version]:
-    """Texts that fill a page each."""
+    """Texts of one page each."""
     bodies = (f"{number} {'x' * 3000}" for number in range(count))
     return [version(body=body, version_id=f"20260101T000000{n:03}Z-0000") for n, body in enumerate(bodies)]
 
 
-def test_a_damaged_database_is_refused_as_it_is(path: Path):
-    """Also with changes beside it that closing it would fold in: not a byte changes, but for the index of the WAL."""
+def test_a_damaged_database_is_refused_unchanged(path: Path):
+    """Also with a WAL that closing would checkpoint: not a byte changes, except for the index of the WAL."""
     store = SqliteStore(path)
     trio.run(store.add_records, many(300))
     store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -749,8 +749,8 @@ def test_a_damaged_database_is_refused_as_it_is(path: Path):
     assert {file: file.read_bytes() for file in kept} == kept
 
 
-def test_looking_for_damage_is_given_up_in_time(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A database that is too large to be looked through is opened all the same."""
+def test_the_check_for_damage_has_a_time_limit(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A database that is too large to be checked in time is opened all the same."""
     store = SqliteStore(path)
     trio.run(store.add_records, many(300))
     store.close()
@@ -761,8 +761,8 @@ def test_looking_for_damage_is_given_up_in_time(path: Path, monkeypatch: pytest.
     store.close()
 
 
-async def test_a_store_that_is_closed_says_so(store: SqliteStore):
-    """Whatever is asked of it afterwards is a StorageError, not a crash."""
+async def test_a_closed_store_raises(store: SqliteStore):
+    """Every later call is a StorageError, not a crash."""
     store.close()
     with pytest.raises(StorageError):
         await store.check()
@@ -770,8 +770,8 @@ async def test_a_store_that_is_closed_says_so(store: SqliteStore):
         await store.add_version(version())
 
 
-async def test_a_file_that_is_damaged_beneath_us_is_reported(path: Path):
-    """The health check notices, and the advice is a backup."""
+async def test_a_file_that_is_damaged_while_open_is_reported(path: Path):
+    """By the health check, whose hint is a backup."""
     store = SqliteStore(path)
     await store.add_version(version())
     await store.check()
@@ -787,8 +787,8 @@ async def test_a_file_that_is_damaged_beneath_us_is_reported(path: Path):
 # -- the schema -------------------------------------------------------------------------------------------------
 
 
-def test_the_writer_is_set_up_to_lose_nothing(path: Path):
-    """WAL, synchronous FULL, our application id, and as many migrations as there are."""
+def test_the_writer_has_durable_settings(path: Path):
+    """WAL, synchronous FULL, our application id, and all migrations."""
     store = SqliteStore(path)
     writer = store._writer
     assert writer.pragma("journal_mode") == "wal"
@@ -802,13 +802,13 @@ def test_the_writer_is_set_up_to_lose_nothing(path: Path):
 
 
 def test_migrations_are_numbered_without_a_gap():
-    """Their number is the version of the schema they lead to."""
+    """The number is the version of the schema after it."""
     assert [number for number, _ in database.migrations()] == list(range(1, len(database.migrations()) + 1))
 
 
 @requirement("storage.schema-migrations")
 def test_each_migration_is_one_transaction(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """One that fails leaves the database as before; once repaired, it continues from there."""
+    """One that fails leaves the database as before; once fixed, it continues from there."""
     first = database.migrations()
     broken = [*first, (len(first) + 1, "CREATE TABLE more (x TEXT) STRICT; INSERT INTO nowhere VALUES (1)")]
     monkeypatch.setattr(database, "migrations", lambda: broken)
@@ -844,14 +844,14 @@ async def test_another_process_may_migrate_first(path: Path, monkeypatch: pytest
 
 
 def schema_of(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """Every table and index with its definition, without comments and layout."""
+    """Every table and index with its definition, without comments and whitespace."""
     found = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     plain = {(kind, name): re.sub(r"--[^\n]*", "", sql) for kind, name, sql in found}
     return {key: re.sub(r"\s*([(),])\s*", r"\1", re.sub(r"\s+", " ", sql)).strip() for key, sql in plain.items()}
 
 
-def test_schema_sql_is_what_the_migrations_lead_to(path: Path):
-    """schema.sql is the resulting schema: tables, indexes, application id and version."""
+def test_schema_sql_is_the_result_of_the_migrations(path: Path):
+    """Tables, indexes, application id and version."""
     SqliteStore(path).close()
     migrated, written = sqlite3.connect(path), sqlite3.connect(":memory:")
     written.executescript((resources.files("chora.store") / "schema.sql").read_text("utf-8"))
@@ -865,13 +865,13 @@ def test_schema_sql_is_what_the_migrations_lead_to(path: Path):
 
 @pytest.mark.parametrize("record", database.TABLES, ids=lambda record: record.__name__)
 async def test_every_field_has_its_column(store: SqliteStore, record: type[Record]):
-    """A record and its table agree, so that nothing is dropped on the way."""
+    """So that no field of a record is dropped on storing."""
     columns = store._query(f"SELECT name FROM pragma_table_info('{database.TABLES[record]}')")
     assert {name for (name,) in columns} - {"size"} == set(record.__struct_fields__) - {"size"}
 
 
-async def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path):
-    """Its records are there with all they have now: what was approved is, and sizes are known."""
+async def test_a_database_of_the_first_schema_is_migrated(path: Path):
+    """Its records get the fields of today, such as approval and size."""
     path.parent.mkdir()
     db = apsw.Connection(str(path))
     db.execute(database.migrations()[0][1])
@@ -895,8 +895,8 @@ def plan(store: SqliteStore, sql: str) -> str:
     return str(store._query(f"EXPLAIN QUERY PLAN {sql}"))
 
 
-async def test_lists_don_t_walk_through_bodies(path: Path):
-    """What a list of versions shows stands in an index; a body of megabytes isn't even touched."""
+async def test_lists_of_versions_do_not_read_bodies(path: Path):
+    """They are read from an index, without the megabytes of a body."""
     store = SqliteStore(path)
     names = ", ".join(VersionInfo.__struct_fields__)
     sql = f"SELECT {names} FROM versions WHERE content_id = 'tides' ORDER BY version_id"
@@ -906,11 +906,11 @@ async def test_lists_don_t_walk_through_bodies(path: Path):
     store.close()
 
 
-# -- writing together -------------------------------------------------------------------------------------------
+# -- batched writes ---------------------------------------------------------------------------------------------
 
 
 class Held:
-    """Holds the first write on its way to disk until it is let go, and counts the transactions."""
+    """Holds the first transaction until it is released, and counts the transactions."""
 
     def __init__(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = trio.Event()
@@ -929,12 +929,12 @@ class Held:
 
 @pytest.fixture
 async def held(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> Held:
-    """The store's first write will wait."""
+    """Hold the store's first transaction."""
     return Held(store, monkeypatch)
 
 
 async def test_writes_that_wait_are_committed_together(store: SqliteStore, held: Held):
-    """One is on its way to disk; the seven that come meanwhile take one transaction, in their order."""
+    """While one is being committed, seven more arrive and share one transaction, in order."""
     ids: list[str] = []
 
     async def add(number: int) -> None:
@@ -953,8 +953,8 @@ async def test_writes_that_wait_are_committed_together(store: SqliteStore, held:
     assert [each.version_id for each in store.versions("tides")] == ids
 
 
-async def test_one_that_fails_doesn_t_fail_the_others(store: SqliteStore, held: Held):
-    """Each change stands for itself, though they share a transaction; whose change failed is told."""
+async def test_a_failing_change_does_not_fail_the_others(store: SqliteStore, held: Held):
+    """They share a transaction, but only the failing change raises."""
     failed: list[int] = []
 
     async def save(number: int) -> None:
@@ -975,8 +975,8 @@ async def test_one_that_fails_doesn_t_fail_the_others(store: SqliteStore, held: 
     assert [each.path for each in store.outputs()] == [f"{number}-{end}.md" for number in (0, 1, 3, 5) for end in "ab"]
 
 
-async def test_a_bug_in_one_change_isn_t_the_others_affair(store: SqliteStore, held: Held):
-    """Not only the database's refusals stay with who caused them."""
+async def test_a_bug_in_one_change_does_not_fail_the_others(store: SqliteStore, held: Held):
+    """Also for exceptions that don't come from the database."""
     unwritable: Any = object()
     failed: list[str] = []
 
@@ -999,7 +999,7 @@ async def test_a_bug_in_one_change_isn_t_the_others_affair(store: SqliteStore, h
 
 
 async def test_what_fits_on_a_full_disk_is_written(disk: Disk, monkeypatch: pytest.MonkeyPatch):
-    """One text too large for the disk doesn't take the small ones of its transaction with it."""
+    """A text too large for the disk doesn't fail the small ones of its transaction."""
     store = SqliteStore(disk.root / "storage.db")
     held = Held(store, monkeypatch)
     refused: list[str] = []
@@ -1022,7 +1022,7 @@ async def test_what_fits_on_a_full_disk_is_written(disk: Disk, monkeypatch: pyte
 
 
 async def test_a_lock_fails_all_that_waited_for_it(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """They are told at once, not each after a wait of its own."""
+    """At once, not each after a timeout of its own."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 300)
     store = SqliteStore(path)
     holder = apsw.Connection(str(path))
@@ -1051,7 +1051,7 @@ async def test_a_lock_fails_all_that_waited_for_it(path: Path, monkeypatch: pyte
 
 
 async def test_a_cancelled_write_is_stored_or_not(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
-    """One that waits its turn isn't begun, one under way is completed, and the connection works on."""
+    """A waiting one isn't begun, a running one is completed, and the connection works afterwards."""
     begun, go_on = trio.Event(), threading.Event()
     token, real = trio.lowlevel.current_trio_token(), sqlite._next_version_id
 
@@ -1089,7 +1089,7 @@ async def test_a_cancelled_write_is_stored_or_not(store: SqliteStore, monkeypatc
 
 
 async def test_cancelling_at_any_moment_breaks_nothing(store: SqliteStore):
-    """Writers that are cancelled all the time leave whole records, and a store that goes on."""
+    """Writers that are cancelled all the time leave complete records, and a working store."""
     finished = 0
     with trio.fail_after(PATIENCE):
         for number in range(60):

@@ -1,4 +1,4 @@
-"""What the tests of the tools share: how answers look, ways to spell a context, and a store that refuses."""
+"""Shared by the tests of the tools: the shape of results, forms of a context, and a failing store."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ CONTEXTS = [
     pytest.param('{"name": "Ada"}', id="string"),
     pytest.param(' {"name":\n"Ada"}', id="string with blanks"),
 ]
-"""One context in every spelling that is accepted."""
+"""One context in every accepted form."""
 
 EMPTY = [None, "", "{}", {}, "null", "  "]
 """Everything that means no context."""
 
 NO_CONTEXTS = [([], "array"), (5, "number"), ("x=1", "string"), ("[]", "array"), (True, "boolean")]
-"""What is no context, and the type that is told of it."""
+"""Invalid contexts, and the type that the error names."""
 
 NO_IDS = ["", " ", "a/b", "..", "a\\b", "x" * 256]
-"""What can't be an id."""
+"""Invalid ids."""
 
 
 def taken(result: dict[str, Any], *fields: str) -> dict[str, Any]:
-    """A result without `success` and its duration, and with exactly these fields besides."""
+    """Check that a result has exactly these fields, `success` and its duration, and return it without these two."""
     assert result.pop("success") is True
     assert set(result) == set(fields)
     if "duration_ms" in result:
@@ -43,7 +43,7 @@ def taken(result: dict[str, Any], *fields: str) -> dict[str, Any]:
 
 
 class FailingStore(SqliteStore):
-    """A store that can be read, and refuses everything new and every end."""
+    """A store that can be read, and refuses every write and deletion."""
 
     async def add_version(self, version: Version) -> Version:
         raise _full()

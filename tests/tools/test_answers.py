@@ -1,4 +1,4 @@
-"""What a call may answer: by the published schemas, also when it fails; and what a context may look like."""
+"""Results of calls follow the published schemas, also when they fail; and the forms of a context."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ LONG = {
     "validate_collection_config",
     "generate_collection",
 }
-"""The tools whose work may outlive their call."""
+"""The tools whose calls may become jobs."""
 
 
 @requirement("tools.default-set")
@@ -102,7 +102,7 @@ def test_the_catalogue_is_complete():
 
 @requirement("tools.small-list")
 def test_the_list_is_small_enough_for_a_model():
-    """Without output schemas they stay within 24 KiB; a client pays for them in every conversation."""
+    """Without output schemas within 24 KiB; a client pays for it in every conversation."""
     listed = [
         {key: value for key, value in tool.describe().items() if key != "outputSchema"} for tool in TOOLS.values()
     ]
@@ -111,8 +111,8 @@ def test_the_list_is_small_enough_for_a_model():
 
 @requirement("tools.category", "tools.hints", "tools.input-schema")
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_a_tool_says_what_it_is(name: str):
-    """Category, hints, arguments and their defaults; a title and a description of full sentences."""
+def test_a_tool_has_its_published_description(name: str):
+    """Category, hints, arguments and their defaults; a title and full sentences."""
     category, hints, required, optional = CATALOGUE[name]
     shown = TOOLS[name].describe()
     assert shown["name"] == name
@@ -137,8 +137,8 @@ def test_a_tool_says_what_it_is(name: str):
 
 @requirement("tools.output-schema", "tools.running-schema")
 @pytest.mark.parametrize("name", TOOLS)
-def test_schemas_are_whole(name: str):
-    """Valid JSON Schema with an object at the root, every reference inside, no docstring as a description."""
+def test_schemas_are_self_contained(name: str):
+    """Valid JSON Schema with an object at the root, every reference internal, no docstring as a description."""
     shown = TOOLS[name].describe()
     for schema in (shown["inputSchema"], shown["outputSchema"]):
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -162,13 +162,13 @@ OWN = [each for each in subclasses() if each.__module__ == ChoraError.__module__
 @requirement("tools.envelope.failure")
 @pytest.mark.parametrize("error", OWN, ids=lambda error: error.__name__)
 def test_every_failure_fits_the_schema_of_every_tool(error: type[ChoraError]):
-    """Some clients check failures against it too."""
+    """Some clients validate failures against it too."""
     made = Internal(ValueError("x"), where="x") if error is Internal else error("It failed.", "Do this.", a=[1])
     for name in TOOLS:
         answer_schema(name).validate(made.as_dict())
 
 
-# -- a tool of our own ------------------------------------------------------------------------------------------
+# -- a test tool ------------------------------------------------------------------------------------------------
 
 
 class Work(ToolArguments):
@@ -185,7 +185,7 @@ class Done(ToolResult):
 
 @tool(title="Work", category="Utility")
 async def work(engine: Engine, arguments: Work, call: Call) -> Done:
-    """Do as it is told."""
+    """Do what the argument says."""
     if arguments.what == "fail":
         raise GenerationFailed("It failed.", "Try again.", why=[1, "x"])
     if arguments.what == "bug":
@@ -204,7 +204,7 @@ async def run(engine: Engine, arguments: Any) -> Any:
 
 @requirement("tools.envelope.success")
 async def test_a_success_is_the_results_json(engine: Engine):
-    """With `success: true` and the defaults of what wasn't passed; a null is taken where it may be."""
+    """With `success: true` and defaults for missing arguments; a null is accepted for optional ones."""
     answer = await run(engine, {"what": "x"})
     assert (answer.is_error, answer.code, answer.exit_code) == (False, "ok", 0)
     assert msgspec.json.decode(answer.body) == {"success": True, "what": "x", "number": 3, "data": None}
@@ -213,7 +213,7 @@ async def test_a_success_is_the_results_json(engine: Engine):
 
 @requirement("tools.envelope.failure")
 async def test_a_failure_is_an_answer_with_code_and_hint(engine: Engine):
-    """As is, with its details and the exit code of its category."""
+    """With its details and the exit code of its category."""
     answer = await run(engine, {"what": "fail"})
     assert (answer.is_error, answer.code, answer.exit_code) == (
         True,
@@ -234,7 +234,7 @@ async def test_a_failure_is_an_answer_with_code_and_hint(engine: Engine):
 @requirement("tools.error.internal-error")
 @pytest.mark.parametrize("what", ["bug", "unspeakable failure", "unspeakable answer"])
 async def test_a_bug_is_an_incident(engine: Engine, caplog: pytest.LogCaptureFixture, what: str):
-    """The log has it in full under an id, and the caller gets the id, the type and no more."""
+    """The log has the traceback under an id; the caller gets only the id and the type (CWE-209)."""
     answer = await run(engine, {"what": what})
     error = msgspec.json.decode(answer.body)["error"]
     assert (answer.is_error, answer.code, answer.exit_code) == (
@@ -268,8 +268,8 @@ async def test_a_bug_is_an_incident(engine: Engine, caplog: pytest.LogCaptureFix
         (b'{"what": "x", "data": 1e999}', "$", ""),
     ],
 )
-async def test_arguments_that_do_not_fit_are_named(engine: Engine, arguments: Any, field: str, issue: str):
-    """Path and fault stand in the details, the arguments there are in the hint."""
+async def test_invalid_arguments_are_named(engine: Engine, arguments: Any, field: str, issue: str):
+    """Path and fault are in the details, the valid arguments in the hint."""
     answer = await run(engine, arguments)
     error = msgspec.json.decode(answer.body)["error"]
     assert (answer.is_error, answer.code, answer.exit_code) == (True, "invalid_input", 2)
@@ -279,8 +279,8 @@ async def test_arguments_that_do_not_fit_are_named(engine: Engine, arguments: An
     assert error["hint"] == "The arguments are: what, [number], [data]."
 
 
-def test_a_tool_without_arguments_says_so():
-    """In its signature."""
+def test_a_tool_without_arguments_has_an_empty_schema():
+    """And its error says so."""
 
     class Nothing(ToolArguments):
         pass
@@ -315,7 +315,7 @@ def test_a_tool_without_arguments_says_so():
     ],
 )
 def test_a_context_is_an_object_or_its_json(value: Any, context: dict[str, Any]):
-    """Some clients can only send strings; nothing means an empty one."""
+    """Some clients can only send strings; an empty string means an empty object."""
     assert parse_context(value) == context
     assert parse_object(value, "config_data") == context
 
@@ -340,7 +340,7 @@ def test_a_context_is_an_object_or_its_json(value: Any, context: dict[str, Any])
     ],
 )
 def test_a_context_that_is_no_object_is_refused(value: Any, received: str, parse_error: bool):
-    """With what it was, what was expected, and of a long one only the beginning."""
+    """The error says what it was and what was expected, with only the beginning of a long one."""
     with pytest.raises(InvalidContext) as failed:
         parse_context(value)
     error = failed.value
@@ -355,7 +355,7 @@ def test_a_context_that_is_no_object_is_refused(value: Any, received: str, parse
 
 
 def test_a_context_has_a_largest_depth():
-    """As a config has; beyond it, hashing and rendering would fail in ways of their own."""
+    """That of a config; beyond it, hashing and rendering would fail."""
     deepest = {"a": json.loads("[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1))}
     assert parse_context(deepest) is deepest
     for deeper in ({"a": deepest}, json.dumps({"a": deepest})):
@@ -368,5 +368,5 @@ def test_a_context_has_a_largest_depth():
 @requirement("tools.context.object-or-string")
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=4))
 def test_an_object_and_its_json_are_the_same_context(data: dict[str, Any]):
-    """However the client sends it."""
+    """Whichever form the client sends."""
     assert parse_context(json.dumps(data)) == parse_context(data) == data

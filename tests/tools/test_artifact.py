@@ -1,4 +1,4 @@
-"""assemble_artifact as a client meets it."""
+"""assemble_artifact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHEET: dict[str, Any] = {"artifact_config_id": "sheet", "context": {"name": "Ada
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("arguments", [{}, {"output_path": None, "force": None, "dry_run": None}])
 async def test_assemble_artifact(ask: Asking, greeting: Project, context: Any, arguments: dict[str, Any]):
-    """The file and everything that is known of it."""
+    """The file and all fields of the result."""
     greeting.save(
         artifact(
             "sheet",
@@ -77,7 +77,7 @@ async def test_assemble_artifact_again(ask: Asking, greeting: Project):
 
 @requirement("outputs.first-is-primary")
 async def test_output_path_replaces_the_first_output_only(ask: Asking, greeting: Project):
-    """Every output is written, and the first one is told."""
+    """Every output is written, and the result names the first one."""
     outputs = [{"file": "outputs/a.md", "format": "markdown"}, {"file": "outputs/a.txt", "format": "text"}]
     greeting.save(artifact("two", [child("greeting")], *outputs))
     made = await ask("assemble_artifact", artifact_config_id="two", context={"name": "x"}, output_path="outputs/b.md")
@@ -88,7 +88,7 @@ async def test_output_path_replaces_the_first_output_only(ask: Asking, greeting:
 
 @requirement("tools.assemble-artifact.dry-run")
 async def test_a_dry_run_reports_what_would_be_written(ask: Asking, greeting: Project, engine: Engine):
-    """File by file with the action, the reasons and the difference; nothing is written or stored."""
+    """File by file with action, reasons and difference; nothing is written or stored."""
     with unchanged(greeting):
         planned = taken(await ask("assemble_artifact", **SHEET, dry_run=True), *ASSEMBLED)
     assert planned["status"] == "assembled"
@@ -123,14 +123,14 @@ async def test_a_dry_run_reports_what_would_be_written(ask: Asking, greeting: Pr
 @requirement("tools.progress")
 async def test_assemble_artifact_reports_its_progress(greeting: Project, engine: Engine):
     """To the caller."""
-    told: list[tuple[float, float, str]] = []
+    steps: list[tuple[float, float, str]] = []
 
     async def progress(done: float, total: float, what: str) -> None:
-        told.append((done, total, what))
+        steps.append((done, total, what))
 
     arguments = msgspec.json.encode({"artifact_config_id": "sheet", "context": {"name": "x"}})
     await TOOLS["assemble_artifact"].run_tool(engine, arguments, Call("cli", progress=progress))
-    assert told == [(1, 1, "greeting")]
+    assert steps == [(1, 1, "greeting")]
 
 
 @requirement(
@@ -143,7 +143,7 @@ async def test_assemble_artifact_reports_its_progress(greeting: Project, engine:
     "tools.error.permission-denied",
 )
 async def test_assembling_fails_with_the_codes_of_the_reference(ask: Asking, greeting: Project):
-    """Each with the details that its code promises."""
+    """Each with the documented details."""
     missing = await ask.refused("assemble_artifact", "config_not_found", artifact_config_id="gone")
     assert missing["details"]["artifact_config_id"] == "gone"
     assert "configs/artifact/gone.json" in missing["details"]["searched_paths"]

@@ -1,4 +1,4 @@
-"""What is wrong is named, with its code and a next step; nothing on disk changes, and the server goes on."""
+"""Invalid input is an error with a code and a hint; nothing on disk changes, and the server goes on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import Asking, Project, artifact, child, content, requiremen
 
 
 class Wrong(NamedTuple):
-    """A call that fails: what is prepared, what is called, and what the error says."""
+    """A call that fails: the setup, the arguments, and what the error says."""
 
     prepare: Callable[[Project], object]
     tool: str
@@ -90,14 +90,14 @@ WRONG = {
         "limit_exceeded",
         "",
     ),
-    "context that is no object": Wrong(
+    "context that isn't an object": Wrong(
         saves(text("note", "x")),
         "generate_content",
         {**NOTE, "context": [1]},
         "invalid_context",
         "context is of type array",
     ),
-    "context that is no JSON": Wrong(
+    "context that isn't JSON": Wrong(
         saves(text("note", "x")), "generate_content", {**NOTE, "context": "{name: x}"}, "invalid_context", "is not JSON"
     ),
     "missing source": Wrong(
@@ -143,7 +143,7 @@ WRONG = {
         "permission_denied",
         "The path '/tmp/sheet.md' leads outside the project.",
     ),
-    "somebody's file": Wrong(
+    "a foreign file": Wrong(
         lambda project: (
             project.write("outputs/sheet.md", "mine"),
             project.save(text("note", "x"), artifact("sheet", [child("note")])),
@@ -199,8 +199,8 @@ WRONG = {
 
 @requirement("tools.error.validation-failed", "tools.error.permission-denied", "tools.error.output-edited")
 @pytest.mark.parametrize("what", WRONG)
-async def test_what_is_wrong_is_named(project: Project, ask: Asking, what: str):
-    """The code of the reference, what is wrong in the message, a next step in the hint; and then all goes on."""
+async def test_invalid_input_is_named(project: Project, ask: Asking, what: str):
+    """The documented code, the fault in the message, a next step in the hint; the next call works."""
     wrong = WRONG[what]
     ask.engine.templates.pool._settings = settings.RenderSettings(wall=1.5)
     wrong.prepare(project)
@@ -214,7 +214,7 @@ async def test_what_is_wrong_is_named(project: Project, ask: Asking, what: str):
 
 @requirement("rulings.c32")
 async def test_a_project_without_settings_is_lenient(project: Project):
-    """As chora-compose was: an undefined name is empty, and a warning in the metadata."""
+    """As chora-compose: an undefined name is empty, with a warning in the metadata."""
     (project.root / "chora.toml").unlink()
     project.save(jinja("<{{ name }}>"))
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:

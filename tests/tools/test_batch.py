@@ -1,4 +1,4 @@
-"""batch_generate as a client meets it."""
+"""batch_generate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH = (
 
 @pytest.fixture
 def three(project: Project) -> Project:
-    """`a`, `b` and `c` greet; `broken` can't be made."""
+    """`a`, `b` and `c` greet; `broken` can't be generated."""
     pattern = {"type": "template_fill", "template": "{{ word }} {{ name }}"}
     project.save(*(content(each, pattern=pattern) for each in "abc"), content("broken", pattern={"type": "oracle"}))
     return project
@@ -37,7 +37,7 @@ def three(project: Project) -> Project:
     [{}, {"individual_contexts": None, "force": None, "continue_on_error": None, "max_parallel": None}],
 )
 async def test_batch_generate(ask: Asking, three: Project, engine: Engine, arguments: dict[str, Any]):
-    """Every text is made and stored; the results stand in the order of the ids, each id once."""
+    """Every text is generated and stored; the results are in the order of the ids, each id once."""
     result = taken(
         await ask(
             "batch_generate",
@@ -72,7 +72,7 @@ async def test_batch_generate(ask: Asking, three: Project, engine: Engine, argum
 )
 @pytest.mark.parametrize("spelled", ["objects", "a string", "strings in an object"])
 async def test_every_content_has_its_own_context(ask: Asking, three: Project, engine: Engine, spelled: str):
-    """Its own wins over the shared one, in every spelling; the two merge."""
+    """It is merged over the shared one, in every form."""
     own: Any = {"a": {"name": "Ada"}, "b": {"word": "Bye", "name": "Bob"}, "other": {"unused": True}}
     if spelled == "a string":
         own = msgspec.json.encode(own).decode()
@@ -98,7 +98,7 @@ async def test_a_batch_skips_what_is_unchanged(ask: Asking, three: Project):
 
 @requirement("tools.batch-generate.partial")
 async def test_a_failure_among_successes_is_reported_with_its_content(ask: Asking, three: Project):
-    """The call succeeds, and the others are made."""
+    """The call succeeds, and the other texts are generated."""
     arguments: dict[str, Any] = {"shared_context": {"word": "x", "name": "y"}}
     result = await ask("batch_generate", content_ids=["broken", "a", "gone", "../a"], **arguments)
     assert (result["status"], result["total"], result["successful"], result["failed"]) == ("batch_partial", 4, 1, 3)
@@ -126,7 +126,7 @@ async def test_a_batch_of_which_all_failed_is_an_error(ask: Asking, three: Proje
 
 @requirement("tools.batch-generate.continue-on-error")
 async def test_continue_on_error_false_starts_no_further_one(ask: Asking, three: Project, engine: Engine):
-    """What wasn't started is failed, with a code of its own."""
+    """Contents that weren't started are failed, with a code of their own."""
     result = await ask(
         "batch_generate",
         content_ids=["a", "broken", "b", "c"],
@@ -148,10 +148,10 @@ async def test_continue_on_error_false_starts_no_further_one(ask: Asking, three:
 @pytest.mark.parametrize(
     ("given", "at_once"), [({}, 4), ({"max_parallel": None}, 4), ({"max_parallel": 1}, 1), ({"max_parallel": 10}, 6)]
 )
-async def test_so_many_run_at_once(
+async def test_the_contents_of_a_batch_are_generated_concurrently(
     ask: Asking, project: Project, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], at_once: int
 ):
-    """Four, or as many as was asked for, and never more than there are."""
+    """Four at once, or `max_concurrent`, and never more than there are."""
     ids = [f"n{number}" for number in range(6)]
     project.save(*(text(each, "x") for each in ids))
     most = running = 0
@@ -177,7 +177,7 @@ async def test_so_many_run_at_once(
 
 
 @requirement("tools.batch-generate.limits", "tools.error.invalid-input")
-async def test_a_batch_has_its_bounds(ask: Asking, three: Project):
+async def test_the_size_and_concurrency_of_a_batch_are_limited(ask: Asking, three: Project):
     """1 to 50 distinct ids, 1 to 10 at once."""
     for ids, count in (([], 0), ([f"n{n}" for n in range(51)], 51)):
         refused = await ask.refused("batch_generate", "invalid_input", content_ids=ids)
@@ -193,7 +193,7 @@ async def test_a_batch_has_its_bounds(ask: Asking, three: Project):
 
 @requirement("tools.error.invalid-context", "tools.batch-generate.individual-contexts")
 async def test_a_wrong_context_names_its_content(ask: Asking, three: Project):
-    """Before anything is made."""
+    """Before anything is generated."""
     for context, received in NO_CONTEXTS:
         shared = await ask.refused("batch_generate", "invalid_context", content_ids=["a"], shared_context=context)
         assert shared["details"]["received_type"] == received
@@ -208,15 +208,15 @@ async def test_a_wrong_context_names_its_content(ask: Asking, three: Project):
 @requirement("tools.progress")
 async def test_a_batch_reports_its_progress(three: Project, engine: Engine):
     """Content by content."""
-    told: list[tuple[float, float, str]] = []
+    steps: list[tuple[float, float, str]] = []
 
     async def progress(done: float, total: float, what: str) -> None:
-        told.append((done, total, what))
+        steps.append((done, total, what))
 
     arguments = msgspec.json.encode(
         {"content_ids": ["a", "gone"], "shared_context": {"word": "x", "name": "y"}, "max_parallel": 1}
     )
     await TOOLS["batch_generate"].run_tool(engine, arguments, Call("cli", progress=progress))
-    assert told == [(1, 2, "a: generated"), (2, 2, "gone: failed")]
-    quiet = await TOOLS["batch_generate"].run_tool(engine, arguments, Call("cli"))
-    assert msgspec.json.decode(quiet.body)["skipped"] == 1
+    assert steps == [(1, 2, "a: generated"), (2, 2, "gone: failed")]
+    silent = await TOOLS["batch_generate"].run_tool(engine, arguments, Call("cli"))
+    assert msgspec.json.decode(silent.body)["skipped"] == 1

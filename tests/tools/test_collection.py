@@ -1,4 +1,4 @@
-"""The tools of collections, and check_freshness, as a client meets them."""
+"""The tools of collections, and check_freshness."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACK: dict[str, Any] = {"collection_config_path": "pack"}
 
 
 def pack(id: str, members: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
-    """A collection config, written to `outputs/ID` unless told otherwise."""
+    """A collection config, written to `outputs/ID` by default."""
     document: dict[str, Any] = {"type": "collection", "id": id, "name": f"The {id}", "members": members}
     return {**document, "output": {"base_path": f"outputs/{id}"}, **rest}
 
@@ -100,7 +100,7 @@ async def test_generate_collection(ask: Asking, harbour: Project, arguments: dic
 
 @requirement("tools.generate-collection.cache", "collection.cache.hit", "collection.cache.keeps-generated-at")
 async def test_generate_collection_again(ask: Asking, harbour: Project):
-    """A member of which nothing changed is a success from the cache, made when it was made."""
+    """An unchanged member is a success from the cache, with its old time."""
     await ask("generate_collection", **PACK)
     first = manifest_of(harbour)
     again = await ask("generate_collection", **PACK)
@@ -121,17 +121,17 @@ async def test_generate_collection_again(ask: Asking, harbour: Project):
     [
         ({"force": True}, [False, False]),
         ({"force_members": ["desk"]}, [True, False]),
-        ({"force_members": ["notice", "nobody"]}, [False, True]),
+        ({"force_members": ["notice", "unknown"]}, [False, True]),
     ],
 )
 async def test_members_can_be_forced(ask: Asking, harbour: Project, arguments: dict[str, Any], cached: list[bool]):
-    """All of them, or those that are named."""
+    """All of them, or the named ones."""
     await ask("generate_collection", **PACK)
     planned = await ask("generate_collection", **PACK, **arguments, dry_run=True)
     assert [each["cache_used"] for each in planned["members"]] == cached
     forced = await ask("generate_collection", **PACK, **arguments)
     assert [each["cache_used"] for each in forced["members"]] == cached
-    slip = ["nobody is not a member and can't be forced"] if "nobody" in str(arguments) else []
+    slip = ["unknown is not a member and can't be forced"] if "unknown" in str(arguments) else []
     assert forced["metadata"]["warnings"] == planned["metadata"]["warnings"] == slip
 
 
@@ -144,8 +144,8 @@ async def test_a_collection_takes_context(ask: Asking, harbour: Project, context
 
 
 @requirement("tools.generate-collection.output-path")
-async def test_a_collection_can_go_elsewhere(ask: Asking, harbour: Project):
-    """`output_path` replaces the base path; outside of the project it is denied."""
+async def test_output_path_replaces_the_base_path(ask: Asking, harbour: Project):
+    """Outside of the project it is denied."""
     made = await ask("generate_collection", **PACK, output_path="elsewhere/pack")
     assert made["manifest_path"] == "elsewhere/pack/manifest.json"
     assert harbour.read("elsewhere/pack/desk/sheet/sheet.md") == "fixed"
@@ -180,8 +180,8 @@ async def test_a_dry_run_of_a_collection_reports_why(ask: Asking, harbour: Proje
 
 
 @requirement("tools.generate-collection.dry-run")
-async def test_a_dry_run_reports_of_members_that_would_fail(ask: Asking, harbour: Project):
-    """It is no failure of the call."""
+async def test_a_dry_run_reports_members_that_would_fail(ask: Asking, harbour: Project):
+    """The call itself succeeds."""
     harbour.save(pack("pack", [member("gone"), member("notice")]))
     plan = await ask("generate_collection", **PACK, dry_run=True)
     assert [each["status"] for each in plan["members"]] == ["failed", "success"]
@@ -192,8 +192,8 @@ async def test_a_dry_run_reports_of_members_that_would_fail(ask: Asking, harbour
 @requirement(
     "manifest.shape", "manifest.context", "manifest.validation", "manifest.cache-stats", "manifest.generated-at"
 )
-async def test_the_manifest_says_what_came_of_each_member(ask: Asking, harbour: Project):
-    """Status, files, hashes and times, the context without its secrets, and how much came from the cache."""
+async def test_the_manifest_describes_each_member(ask: Asking, harbour: Project):
+    """Status, files, hashes and times, the redacted context, and the share of the cache."""
     secret = inline({"port": "Norrvik", "word": "open", "api_key": "sk-1", "deep": {"password": "x", "depth": 4}})
     harbour.save(
         pack(
@@ -255,7 +255,7 @@ async def test_the_manifest_says_what_came_of_each_member(ask: Asking, harbour: 
 @requirement("manifest.order", "collection.strategy", "collection.order")
 @pytest.mark.parametrize("strategy", ["parallel", "sequential", "mixed"])
 async def test_members_are_listed_as_the_config_lists_them(ask: Asking, project: Project, strategy: str):
-    """Whatever is done first, and whatever ends first."""
+    """In whichever order they are built."""
     ids = ["c", "a", "b", "d"]
     project.save(
         text("note", "x"),
@@ -272,7 +272,7 @@ async def test_members_are_listed_as_the_config_lists_them(ask: Asking, project:
 
 @requirement("manifest.optional")
 async def test_a_manifest_need_not_be_written(ask: Asking, project: Project):
-    """With `output.manifest: false` there is none, and nothing says where one is."""
+    """With `output.manifest: false` there is none, and no result names one."""
     project.save(
         text("note", "x"),
         artifact("sheet", [child("note")]),
@@ -285,7 +285,7 @@ async def test_a_manifest_need_not_be_written(ask: Asking, project: Project):
 @requirement("collection.structure.flat", "collection.structure.custom")
 @pytest.mark.parametrize(("structure", "path"), [("flat", "outputs/pack/sheet.md"), ("custom", "outputs/sheet.md")])
 async def test_the_structure_says_where_files_go(ask: Asking, project: Project, structure: str, path: str):
-    """Flat: all in the base path; custom: where the artifacts put them."""
+    """Flat: all in the base path; custom: the artifacts' own paths."""
     project.save(
         text("note", "x"),
         artifact("sheet", [child("note")]),
@@ -318,7 +318,7 @@ async def test_two_members_cannot_write_one_file(ask: Asking, project: Project):
 
 @requirement("collection.base-path-template")
 async def test_the_base_path_is_a_template(ask: Asking, project: Project):
-    """It knows the collection, the shared context and the caller's; a name it doesn't know fails the call."""
+    """Of the collection's names, the shared context and the caller's; an undefined name fails the call."""
     project.save(
         text("note", "x"),
         artifact("sheet", [child("note")]),
@@ -373,8 +373,8 @@ async def test_shared_context_propagates_as_configured(ask: Asking, project: Pro
 
 
 @requirement("context.reserved-names")
-async def test_texts_may_name_whom_they_are_made_for(ask: Asking, project: Project):
-    """Collection, member, artifact and content."""
+async def test_texts_may_use_the_reserved_names(ask: Asking, project: Project):
+    """Of collection, member, artifact and content."""
     template = "{{ collection_id }} {{ collection_name }} {{ member_id }} {{ artifact_id }} {{ content_id }}"
     project.save(
         content("note", pattern={"type": "jinja2", "template": template}),
@@ -387,7 +387,7 @@ async def test_texts_may_name_whom_they_are_made_for(ask: Asking, project: Proje
 
 @requirement("collection.required-member", "collection.optional-member", "tools.generate-collection.failure")
 async def test_a_failed_member_leaves_the_others_alone(ask: Asking, project: Project):
-    """A required one fails the call once all were tried; an optional one is told; one without a config is skipped."""
+    """A required one fails the call at the end; an optional one is reported; one without a config is skipped."""
     project.save(
         text("note", "x"),
         content("broken", pattern={"type": "oracle"}),
@@ -419,7 +419,7 @@ async def test_a_failed_member_leaves_the_others_alone(ask: Asking, project: Pro
     ("rule", "required", "fails"),
     [("no_failures", True, True), ("no_failures", False, False), ("all_members_present", True, False)],
 )
-async def test_a_rule_that_does_not_hold_fails_the_collection(
+async def test_a_failed_rule_fails_the_collection(
     ask: Asking, project: Project, rule: str, required: bool, fails: bool
 ):
     """If it is required; the manifest is written all the same."""
@@ -444,7 +444,7 @@ async def test_a_rule_that_does_not_hold_fails_the_collection(
 
 @requirement("collection.fail-fast")
 async def test_fail_fast_starts_no_further_member(ask: Asking, project: Project):
-    """What wasn't started is skipped, with the reason."""
+    """Members that weren't started are skipped, with the reason."""
     project.save(
         text("note", "x"),
         artifact("good", [child("note")]),
@@ -464,8 +464,8 @@ async def test_fail_fast_starts_no_further_member(ask: Asking, project: Project)
 
 
 @requirement("collection.circular", "collection.max-depth", "tools.error.circular-reference")
-async def test_collections_that_never_end_are_refused(ask: Asking, project: Project):
-    """Circles with their chain, and more than ten levels; nothing is built."""
+async def test_cyclic_and_too_deep_collections_are_refused(ask: Asking, project: Project):
+    """The error names the cycle; at most ten levels are allowed; nothing is built."""
     project.save(text("note", "x"), artifact("sheet", [child("note")]))
     project.save(pack("pack", [member("inner", "collection")]), pack("inner", [member("pack", "collection")]))
     circle = await ask.refused("generate_collection", "circular_reference", **PACK)
@@ -485,7 +485,7 @@ async def test_collections_that_never_end_are_refused(ask: Asking, project: Proj
 )
 @pytest.mark.parametrize("name", ["generate_collection", "list_collection_members", "check_collection_cache"])
 async def test_collections_fail_with_the_codes_of_the_reference(ask: Asking, harbour: Project, name: str):
-    """Each with the details that its code promises."""
+    """Each with the documented details."""
     gone = await ask.refused(name, "config_not_found", collection_config_path="gone")
     assert gone["details"]["config_path"] == "gone"
     assert "configs/collection/gone.json" in gone["details"]["searched_paths"]
@@ -509,8 +509,8 @@ async def test_collections_fail_with_the_codes_of_the_reference(ask: Asking, har
 @pytest.mark.parametrize(
     "path", ["pack", "pack.json", "configs/collection/pack.json", "collection/pack.json", "absolute"]
 )
-async def test_a_collection_goes_by_many_names(ask: Asking, harbour: Project, path: str):
-    """Its id, its file from the folder of collections, from the configs, from the project, or absolute."""
+async def test_a_collection_is_found_by_id_or_path(ask: Asking, harbour: Project, path: str):
+    """A path may be relative to its kind's folder, the config folder or the project, or absolute."""
     if path == "absolute":
         path = str(harbour.root / "configs/collection/pack.json")
     assert (await ask("check_collection_cache", collection_config_path=path))["collection_id"] == "pack"
@@ -518,7 +518,7 @@ async def test_a_collection_goes_by_many_names(ask: Asking, harbour: Project, pa
 
 @requirement("collection.sources", "sources.short-spelling")
 async def test_shared_context_comes_from_sources(ask: Asking, project: Project):
-    """Objects land key by key, other values under their name; a value without a name fails the call."""
+    """The keys of objects, other values under their id; a value without an id fails the call."""
     project.write("data/port.json", '{"contact": {"phone": "17"}}')
     project.write("notes.txt", "calm")
     sources = [
@@ -541,24 +541,24 @@ async def test_shared_context_comes_from_sources(ask: Asking, project: Project):
 
 @requirement("tools.progress")
 async def test_a_collection_reports_its_progress(harbour: Project, engine: Engine):
-    """Member by member; the last word says that all are done."""
-    told: list[tuple[float, float]] = []
+    """Member by member; the last step says that all are done."""
+    steps: list[tuple[float, float]] = []
 
     async def progress(done: float, total: float, what: str) -> None:
-        told.append((done, total))
+        steps.append((done, total))
 
     await TOOLS["generate_collection"].run_tool(engine, msgspec.json.encode(PACK), Call("cli", progress=progress))
-    assert told[-1] == (2, 2)
+    assert steps[-1] == (2, 2)
 
 
 @requirement("events.collection-generated")
-async def test_a_collection_is_reported_as_an_event(ask: Asking, harbour: Project):
-    """Once for each, the nested one too; and once with the reason, if it failed."""
+async def test_a_collection_emits_an_event(ask: Asking, harbour: Project):
+    """One for each, nested ones too; on failure with the error."""
     await ask("generate_collection", **PACK)
     harbour.save(pack("pack", [member("gone")]))
     await ask.refused("generate_collection", "composition_failed", **PACK)
-    told = [msgspec.json.decode(line) for line in harbour.read("var/telemetry/events.jsonl").splitlines()]
-    desk, whole, failed = [each for each in told if each["event_type"] == "chora.collection_generated"]
+    events = [msgspec.json.decode(line) for line in harbour.read("var/telemetry/events.jsonl").splitlines()]
+    desk, whole, failed = [each for each in events if each["event_type"] == "chora.collection_generated"]
     assert (desk["collection_id"], whole["collection_id"]) == ("desk", "pack")
     assert (whole["status"], whole["member_count"], whole["cached_count"], whole["failed_count"]) == (
         "success",
@@ -574,7 +574,7 @@ async def test_a_collection_is_reported_as_an_event(ask: Asking, harbour: Projec
 async def test_a_large_collection_is_reported_in_part(
     ask: Asking, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
-    """Those members of which there is something to say, and a link to the manifest; the command line gets all."""
+    """The noteworthy members, and a link to the manifest; the command line gets all."""
     monkeypatch.setattr(collection, "MEMBERS_SHOWN", 3)
     ids = [f"m{number}" for number in range(5)]
     project.save(
@@ -604,7 +604,7 @@ async def test_a_large_collection_is_reported_in_part(
 @requirement("tools.list-collection-members.result", "tools.list-collection-members.check-status")
 @pytest.mark.parametrize("arguments", [{}, {"check_status": None, "recursive": None}])
 async def test_list_collection_members(ask: Asking, harbour: Project, arguments: dict[str, Any]):
-    """What a collection consists of, and what of it was made."""
+    """All members and the state of their outputs."""
     fields = ("collection_id", "members", "total_members", "generated_members", "duration_ms")
     before = taken(await ask("list_collection_members", **PACK, **arguments), *fields)
     common = {"generated": False, "output_path": None, "parent": None, "error": None}
@@ -658,8 +658,8 @@ async def test_list_collection_members_within_members(ask: Asking, harbour: Proj
     assert listed["members"][1]["description"] == "All of it"
 
 
-async def test_a_list_of_members_has_an_end(ask: Asking, harbour: Project, monkeypatch: pytest.MonkeyPatch):
-    """Collections of collections could come to millions."""
+async def test_a_list_of_members_is_limited(ask: Asking, harbour: Project, monkeypatch: pytest.MonkeyPatch):
+    """Nested collections could add up to millions."""
     monkeypatch.setattr(collection, "MEMBERS_LISTED", 2)
     assert (await ask("list_collection_members", **PACK))["total_members"] == 2
     refused = await ask.refused("list_collection_members", "limit_exceeded", **PACK, recursive=True)
@@ -688,7 +688,7 @@ CHECKED = (
 @requirement("tools.check-collection-cache.result", "tools.check-collection-cache.recommendation")
 @pytest.mark.parametrize("arguments", [{}, {"check_member_cache": None, "output_path": None, "context": None}])
 async def test_check_collection_cache(ask: Asking, harbour: Project, arguments: dict[str, Any]):
-    """No manifest: everything; some stale: those; none stale: nothing is to be built. Nothing is built here."""
+    """No manifest: all members are to be built; otherwise the stale ones. Nothing is built here."""
     with unchanged(harbour):
         before = taken(await ask("check_collection_cache", **PACK, **arguments), *CHECKED)
     assert before == {
@@ -722,7 +722,7 @@ async def test_check_collection_cache(ask: Asking, harbour: Project, arguments: 
 @requirement("tools.check-collection-cache.context", "cache.context")
 @pytest.mark.parametrize("context", CONTEXTS)
 async def test_check_collection_cache_for_a_context(ask: Asking, harbour: Project, context: Any):
-    """What is valid for one context isn't for another."""
+    """A cache that is valid for one context isn't for another."""
     await ask("generate_collection", **PACK, context=context)
     assert (await ask("check_collection_cache", **PACK, context=context))["cache_valid"] is True
     assert (await ask("check_collection_cache", **PACK))["cache_valid"] is False
@@ -730,7 +730,7 @@ async def test_check_collection_cache_for_a_context(ask: Asking, harbour: Projec
 
 @requirement("tools.check-collection-cache.output-path")
 async def test_check_collection_cache_elsewhere(ask: Asking, harbour: Project):
-    """Where it was never built, everything is to be built."""
+    """At an output path without outputs, everything is to be built."""
     await ask("generate_collection", **PACK, output_path="there")
     assert (await ask("check_collection_cache", **PACK, output_path="there"))["recommendation"] == "use_cache"
     assert (await ask("check_collection_cache", **PACK))["recommendation"] == "regenerate_all"
@@ -757,7 +757,7 @@ AGED = (
 
 
 def write_manifest(project: Project, ages: dict[str, float | None], base: str = "outputs/pack") -> None:
-    """A manifest whose members are that many days old; None is a failed one."""
+    """Write a manifest whose members have these ages in days; None is a failed one."""
     members = [
         {
             "id": id,
@@ -776,7 +776,7 @@ def write_manifest(project: Project, ages: dict[str, float | None], base: str = 
     ("age", "band"), [(0.0, "fresh"), (7.9, "fresh"), (8.1, "stale"), (9.9, "stale"), (10.1, "expired")]
 )
 async def test_check_freshness(ask: Asking, project: Project, arguments: dict[str, Any], age: float, band: str):
-    """Below four fifths of its greatest age a member is fresh, below all of it stale, then expired."""
+    """Below four fifths of its maximum age a member is fresh, below all of it stale, then expired."""
     project.save(pack("pack", [member("a")], freshness={"default_max_age_days": 10}))
     write_manifest(project, {"a": age})
     result = taken(await ask("check_freshness", **PACK, **arguments), *AGED)
@@ -808,7 +808,7 @@ async def test_check_freshness(ask: Asking, project: Project, arguments: dict[st
 
 @requirement("freshness.recommendation", "freshness.max-age", "freshness.never-made", "rulings.c12")
 async def test_the_worst_member_decides(ask: Asking, project: Project):
-    """Each against its own greatest age; one that failed or was never made is expired, without dates."""
+    """Each by its own maximum age; one that failed or was never built is expired, without dates."""
     project.save(
         pack(
             "pack",
@@ -829,7 +829,7 @@ async def test_the_worst_member_decides(ask: Asking, project: Project):
 
 
 @requirement("freshness.disabled")
-async def test_where_age_does_not_matter_nothing_is_reported(ask: Asking, project: Project):
+async def test_without_a_maximum_age_everything_is_fresh(ask: Asking, project: Project):
     """Neither members nor a manifest are needed."""
     project.save(pack("pack", [member("a")], freshness={"enabled": False}))
     result = await ask("check_freshness", **PACK)
@@ -841,7 +841,7 @@ async def test_where_age_does_not_matter_nothing_is_reported(ask: Asking, projec
 
 @requirement("freshness.age-only", "collection.cache.keeps-generated-at")
 async def test_a_cache_hit_makes_no_member_younger(ask: Asking, harbour: Project):
-    """Freshness is age; whether inputs changed is another matter."""
+    """Freshness is age; changed inputs are another matter."""
     await ask("generate_collection", **PACK)
     first = await ask("check_freshness", **PACK)
     assert first["recommendation"] == "all_fresh"
@@ -854,7 +854,7 @@ async def test_a_cache_hit_makes_no_member_younger(ask: Asking, harbour: Project
 
 @requirement("tools.check-freshness.output-path")
 async def test_check_freshness_elsewhere(ask: Asking, project: Project):
-    """Where the collection was built."""
+    """At another output path."""
     project.save(pack("pack", [member("a")]))
     write_manifest(project, {"a": 1}, "there")
     found = await ask("check_freshness", **PACK, output_path="there")
@@ -864,7 +864,7 @@ async def test_check_freshness_elsewhere(ask: Asking, project: Project):
 
 @requirement("tools.check-freshness.errors", "tools.error.manifest-not-found")
 async def test_checking_freshness_fails_with_the_codes_of_the_reference(ask: Asking, project: Project):
-    """Each with the details that its code promises."""
+    """Each with the documented details."""
     gone = await ask.refused("check_freshness", "config_not_found", collection_config_path="gone")
     assert gone["details"]["config_path"] == "gone"
     for path in ("../pack", "/etc/passwd", ""):

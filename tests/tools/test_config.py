@@ -1,4 +1,4 @@
-"""draft_config, test_config, modify_config and save_config as a client meets them."""
+"""draft_config, test_config, modify_config and save_config."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACK: dict[str, Any] = {
 @pytest.mark.parametrize("as_string", [False, True])
 @pytest.mark.parametrize("arguments", [{}, {"description": None}, {"description": "for later"}])
 async def test_draft_config(ask: Asking, project: Project, engine: Engine, as_string: bool, arguments: dict[str, Any]):
-    """A checked config, kept without a file; where it would go, and what could be better."""
+    """A valid config is stored without a file; the result has its future path and improvements."""
     document = {**text("note", "x"), "tags": ["a"]}
     data: Any = msgspec.json.encode(document).decode() if as_string else document
     with unchanged(project):
@@ -69,14 +69,14 @@ async def test_draft_config(ask: Asking, project: Project, engine: Engine, as_st
     ids=lambda value: value["type"] if isinstance(value, dict) else "",
 )
 async def test_every_kind_of_config_can_be_drafted(ask: Asking, document: dict[str, Any], path: str):
-    """Collections too, which chora-compose had people write by hand."""
+    """Collections too, unlike in chora-compose."""
     made = await ask("draft_config", config_type=document["type"], config_data=document)
     assert (made["config_type"], made["preview_path"]) == (document["type"], path)
 
 
 @requirement("tools.draft-config.errors", "tools.error.validation-error")
 async def test_drafting_fails_with_the_codes_of_the_reference(ask: Asking, engine: Engine, tmp_path: Path):
-    """Each with the details that its code promises."""
+    """Each with the documented details."""
     for data in ({}, None, "", {"type": "content"}, text("Bad Id", "x"), artifact("a", [])):
         wrong = await ask.refused("draft_config", "validation_error", config_type="content", config_data=data)
         assert wrong["details"]["config_type"] == "content"
@@ -115,7 +115,7 @@ TESTED = (
 async def test_test_config(
     ask: Asking, project: Project, engine: Engine, drafted: Any, context: Any, arguments: dict[str, Any]
 ):
-    """The text a draft would make; nothing is stored."""
+    """The text that a draft would generate; nothing is stored."""
     pattern = {
         "type": "template_fill",
         "template": "Hello {{ name }}{{ x }}!",
@@ -139,7 +139,7 @@ async def test_test_config(
 @requirement("tools.test-config.preview-limit")
 @pytest.mark.parametrize(("length", "cut"), [(PREVIEW_LIMIT, False), (PREVIEW_LIMIT + 1, True), (25_000, True)])
 async def test_test_config_shows_the_head_of_a_long_text(ask: Asking, drafted: Any, length: int, cut: bool):
-    """And says how long it is in all."""
+    """With its full length."""
     assert PREVIEW_LIMIT == 10_000
     result = await ask("test_config", draft_id=await drafted(text("note", "x" * length)))
     assert result["content_length"] == length
@@ -149,7 +149,7 @@ async def test_test_config_shows_the_head_of_a_long_text(ask: Asking, drafted: A
 
 @requirement("tools.test-config.dry-run")
 async def test_test_config_can_store_the_text(ask: Asking, engine: Engine, drafted: Any):
-    """Under the draft's id, flagged as what it is."""
+    """Under the draft's id, flagged as test output."""
     draft_id = await drafted(text("note", "x"))
     await ask("test_config", draft_id=draft_id, dry_run=False)
     (version,) = engine.store.versions(draft_id)
@@ -169,7 +169,7 @@ async def test_an_artifact_draft_is_composed_in_memory(ask: Asking, project: Pro
 
 @requirement("tools.test-config.errors")
 async def test_testing_fails_with_the_codes_of_the_reference(ask: Asking, engine: Engine, drafted: Any):
-    """Each with the details that its code promises."""
+    """Each with the documented details."""
     gone = await ask.refused("test_config", "draft_not_found", draft_id="draft-20260101T000000-000000")
     assert gone["details"] == {"draft_id": "draft-20260101T000000-000000"}
     failing = await drafted(content("note", pattern={"type": "jinja2", "template": "{{ x }}"}))
@@ -228,7 +228,7 @@ async def test_modify_config_of_a_draft(
 @requirement("tools.modify-config.saved", "tools.modify-config.backup", "rulings.c24", "config.unknown-keys")
 @pytest.mark.parametrize("create_backup", [None, True, False])
 async def test_modify_config_of_a_saved_config(ask: Asking, project: Project, create_backup: bool | None):
-    """Patched where it is, with a copy beside it, and what is made of it is another text."""
+    """Patched in place with a backup; the next generated text is another one."""
     before = {**text("note", "old"), "tags": ["a"]}
     project.save(before)
     updates = {"elements": [{"name": "body", "format": "text", "example_output": "new"}]}
@@ -254,7 +254,7 @@ async def test_modify_config_of_a_saved_config(ask: Asking, project: Project, cr
 
 @requirement("tools.modify-config.config-type")
 async def test_modify_config_of_one_of_several_kinds(ask: Asking, project: Project):
-    """When they share an id, the kind has to be named."""
+    """When they share an id, the kind has to be given."""
     project.save(text("note", "x"), artifact("note", [child("note")]))
     updates = {"metadata": {"title": "New"}}
     unclear = await ask.refused("modify_config", "invalid_input", config_id="note", updates=updates)
@@ -264,8 +264,8 @@ async def test_modify_config_of_one_of_several_kinds(ask: Asking, project: Proje
 
 
 @requirement("tools.modify-config.saved")
-async def test_a_config_may_be_called_like_a_draft(ask: Asking, project: Project):
-    """Its id begins like that of one, and it is none."""
+async def test_a_config_may_have_an_id_that_looks_like_a_drafts(ask: Asking, project: Project):
+    """It begins with the same prefix."""
     project.save(text("draft-horses", "x"))
     made = await ask("modify_config", config_id="draft-horses", updates={"metadata": {"description": "New"}})
     assert (made["config_path"], made["draft_id"]) == ("configs/content/draft-horses.json", None)
@@ -275,7 +275,7 @@ async def test_a_config_may_be_called_like_a_draft(ask: Asking, project: Project
 async def test_modifying_fails_with_the_codes_of_the_reference(
     ask: Asking, project: Project, engine: Engine, drafted: Any, tmp_path: Path
 ):
-    """Each with the details that its code promises; what was there still is."""
+    """Each with the documented details; the config stays unchanged."""
     project.save(text("note", "x"))
     draft_id = await drafted(text("draft", "x"))
     kept = engine.store.draft(draft_id)
@@ -315,7 +315,7 @@ async def test_modifying_fails_with_the_codes_of_the_reference(
 async def test_a_saved_config_that_cannot_be_written_stays(
     ask: Asking, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
-    """With the path and the error's number."""
+    """The error has path and errno."""
     project.save(text("note", "x"))
 
     async def full(path: str, data: bytes) -> None:
@@ -337,7 +337,7 @@ SAVED = ("config_path", "config_id", "config_type", "backup_path", "duration_ms"
 )
 @pytest.mark.parametrize("arguments", [{}, {"overwrite": None}, {"overwrite": False}])
 async def test_save_config(ask: Asking, project: Project, drafted: Any, arguments: dict[str, Any]):
-    """A file under the id it is saved as, and the config works at once; the draft is used up."""
+    """The file has the id it is saved as, and works at once; the draft is deleted."""
     draft_id = await drafted(text("other", "hello"))
     assert taken(await ask("save_config", draft_id=draft_id, config_id="note", **arguments), *SAVED) == {
         "config_path": "configs/content/note/note-content.json",
@@ -353,7 +353,7 @@ async def test_save_config(ask: Asking, project: Project, drafted: Any, argument
 
 @requirement("tools.save-config.overwrite")
 async def test_save_config_over_another(ask: Asking, project: Project, drafted: Any):
-    """Where it is, with a backup beside it."""
+    """In place, with a backup."""
     project.save(text("note", "old"))
     result = await ask("save_config", draft_id=await drafted(text("note", "new")), config_id="note", overwrite=True)
     assert result["config_path"] == "configs/content/note.json"
@@ -363,7 +363,7 @@ async def test_save_config_over_another(ask: Asking, project: Project, drafted: 
 
 @requirement("tools.save-config.errors", "tools.save-config.overwrite", "tools.save-config.config-id")
 async def test_saving_fails_with_the_codes_of_the_reference(ask: Asking, project: Project, drafted: Any):
-    """Each with the details that its code promises; the draft stays."""
+    """Each with the documented details; the draft stays."""
     project.save(text("note", "old"))
     draft_id = await drafted(text("note", "new"))
     with unchanged(project):
@@ -384,7 +384,7 @@ async def test_saving_fails_with_the_codes_of_the_reference(ask: Asking, project
 @requirement("lifecycle.draft-test-modify-save")
 @pytest.mark.parametrize("kind", ["content", "artifact", "collection"])
 async def test_the_whole_life_of_a_config(ask: Asking, project: Project, drafted: Any, kind: str):
-    """Draft, test, modify, save, use, modify what was saved, use again."""
+    """Draft, test, modify, save, use, modify the saved one, use again."""
     project.save(text("piece", "a piece"), artifact("sheet", [child("piece")]))
     documents = {"content": text("new", "one"), "artifact": artifact("new", [child("piece")]), "collection": PACK}
     draft_id = await drafted(documents[kind])

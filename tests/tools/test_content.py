@@ -1,4 +1,4 @@
-"""generate_content, regenerate_content and preview_generation as a client meets them."""
+"""generate_content, regenerate_content and preview_generation."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from tests.tools.answers import (
 )
 
 CUT = ("truncated", "content_length", "resource")
-"""What is told of a text that may be too long for an answer."""
+"""The fields about a text that may be too long for a result."""
 
 MAKERS = ("generate_content", "regenerate_content", "preview_generation")
 
-# -- what all three share ---------------------------------------------------------------------------------------
+# -- common to all three ----------------------------------------------------------------------------------------
 
 
 @requirement("tools.context.empty")
 @pytest.mark.parametrize("empty", EMPTY)
 @pytest.mark.parametrize("name", MAKERS)
-async def test_an_empty_context_is_none(ask: Asking, project: Project, name: str, empty: Any):
-    """Null, nothing, blanks and `{}`, as values or as strings, all mean the same."""
+async def test_an_empty_context_equals_no_context(ask: Asking, project: Project, name: str, empty: Any):
+    """Null, an empty string, blanks and `{}`, as values or as strings."""
     project.save(text("note", "x"))
     assert await ask(name, content_config_id="note", context=empty)
 
@@ -56,15 +56,18 @@ async def test_an_empty_context_is_none(ask: Asking, project: Project, name: str
 )
 @pytest.mark.parametrize("name", MAKERS)
 async def test_generating_fails_with_the_codes_of_the_reference(ask: Asking, project: Project, name: str):
-    """Each with the details that its code promises."""
+    """Each with the documented details."""
     missing = await ask.refused(name, "config_not_found", content_config_id="gone")
     assert missing["details"]["content_config_id"] == "gone"
     assert "configs/content/gone.json" in missing["details"]["searched_paths"]
     assert "configs/content/gone/gone-content.json" in missing["details"]["searched_paths"]
 
     project.save(content("odd", pattern={"type": "oracle"}))
-    nobody = await ask.refused(name, "generator_not_found", content_config_id="odd")
-    assert nobody["details"] == {"generator_type": "oracle", "available_generators": [each.NAME for each in GENERATORS]}
+    unknown = await ask.refused(name, "generator_not_found", content_config_id="odd")
+    assert unknown["details"] == {
+        "generator_type": "oracle",
+        "available_generators": [each.NAME for each in GENERATORS],
+    }
 
     project.save(content("fill", pattern={"type": "jinja2", "template": "\n{{ missing }}"}))
     failed = await ask.refused(name, "generation_failed", content_config_id="fill", context={"b": 1, "a": 2})
@@ -100,7 +103,7 @@ async def test_generating_fails_with_the_codes_of_the_reference(ask: Asking, pro
 async def test_a_text_that_cannot_be_stored_is_a_storage_failure(
     ask: Asking, greeting: Project, engine: Engine, tmp_path: Path, name: str
 ):
-    """Although it was made."""
+    """Although it was generated."""
     engine.store = FailingStore(tmp_path / "full.db")
     failed = await ask.refused(name, "storage_failed", content_config_id="greeting", context={"name": "x"})
     assert failed["details"] == {"storage_path": "x", "error_type": "FullError"}
@@ -110,7 +113,7 @@ async def test_a_text_that_cannot_be_stored_is_a_storage_failure(
 async def test_a_busy_server_says_so(ask: Asking, project: Project, engine: Engine):
     """The same call may succeed in a moment."""
     project.save(content("note", pattern={"type": "jinja2", "template": "{{ 1 }}"}))
-    engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
+    engine.templates.pool = RenderPool(settings.RenderSettings())  # a generator that fails as busy
     await ask.refused("generate_content", "busy", content_config_id="note")
 
 
@@ -122,7 +125,7 @@ GENERATED = ("content_id", "status", "content", "generator", "duration_ms", "met
 @requirement("tools.generate-content.result", "tools.context.object-or-string", "identity.version-ids")
 @pytest.mark.parametrize("context", CONTEXTS)
 async def test_generate_content(ask: Asking, greeting: Project, engine: Engine, context: Any):
-    """A new text, stored, with everything that is known of it."""
+    """A new text is stored; the result has all its fields."""
     result = taken(await ask("generate_content", content_config_id="greeting", context=context), *GENERATED)
     version = engine.store.latest_version("greeting")
     assert version is not None
@@ -153,7 +156,7 @@ async def test_generate_content(ask: Asking, greeting: Project, engine: Engine, 
 
 @requirement("tools.generate-content.status", "tools.generate-content.force", "cache.skip", "cache.context")
 async def test_generate_content_again(ask: Asking, greeting: Project):
-    """Skipped with the full text and the real generator while nothing changed; made anew by change or force."""
+    """Skipped, with the full text and its real generator, if nothing changed; generated again by a change or force."""
     arguments: dict[str, Any] = {"content_config_id": "greeting", "context": {"name": "Ada"}}
     first = await ask("generate_content", **arguments)
     skipped = await ask("generate_content", **arguments, force=None)
@@ -188,7 +191,7 @@ PREVIEWED = ("content_id", "preview_content", "content_hash", "generator", "meta
 async def test_preview_generation(
     ask: Asking, greeting: Project, engine: Engine, context: Any, arguments: dict[str, Any]
 ):
-    """The text and its facts; nothing is stored, told or written."""
+    """The text and its metadata; nothing is stored, emitted or written."""
     with unchanged(greeting):
         result = await ask("preview_generation", content_config_id="greeting", context=context, **arguments)
     assert taken(result, *PREVIEWED) == {
@@ -209,7 +212,7 @@ async def test_preview_generation(
 
 @requirement("tools.preview-generation.metadata", "rulings.c32.config-wins")
 async def test_preview_generation_with_metadata(ask: Asking, project: Project):
-    """Variables, template, generator, what the template uses of it, and warnings of sources and render."""
+    """Variables, template, generator, and the warnings of sources and rendering."""
     project.write("templates/a.j2", "{{ x }}{{ y }}{{ x }}")
     source = {"id": "gone", "source_type": "external_file", "source_locator": "gone", "required": False}
     pattern = {"type": "jinja2", "template": "a.j2", "generation_config": {"undefined": "lenient"}}
@@ -239,8 +242,8 @@ async def test_preview_generation_with_metadata(ask: Asking, project: Project):
 
 
 @requirement("tools.preview-generation.cost-guard")
-async def test_preview_generation_asks_no_paid_model(ask: Asking, project: Project, engine: Engine):
-    """The prompt stands in for the text, with what the answer would cost; only `spend: true` asks."""
+async def test_preview_generation_calls_no_paid_model(ask: Asking, project: Project, engine: Engine):
+    """It returns the prompt and the estimated cost; only `spend: true` calls the model."""
     pattern = {
         "type": "code_generation",
         "generation_config": {"prompt": "Sort {{ what }}", "model": "claude-3-5-sonnet-20241022"},
@@ -271,7 +274,7 @@ REGENERATED = (
 async def test_regenerate_content_the_first_time(
     ask: Asking, greeting: Project, engine: Engine, context: Any, arguments: dict[str, Any]
 ):
-    """There is nothing to compare with, and it is made all the same."""
+    """There is nothing to compare with, and it is generated all the same."""
     result = taken(
         await ask("regenerate_content", content_config_id="greeting", context=context, **arguments), *REGENERATED
     )
@@ -299,7 +302,7 @@ async def test_regenerate_content_the_first_time(
 
 @requirement("tools.regenerate-content.previous", "tools.regenerate-content.reason", "tools.regenerate-content.changes")
 async def test_regenerate_content_reports_what_changed(ask: Asking, project: Project, engine: Engine):
-    """Against the last stored text, with a real sequence diff and the reason in the version's metadata."""
+    """Compared with the last stored text, with a real diff and the reason in the version's metadata."""
     project.save(content("note", pattern={"type": "template_fill", "template": "a\n{{ b }}\nc\nd\n"}))
     first = await ask("generate_content", content_config_id="note", context={"b": "b"})
     made = await ask(
@@ -325,21 +328,21 @@ async def test_regenerate_content_reports_what_changed(ask: Asking, project: Pro
 
 @requirement("tools.regenerate-content.always", "tools.regenerate-content.changes")
 async def test_regenerate_content_always_runs(ask: Asking, greeting: Project, engine: Engine):
-    """Also when nothing changed; without `compare` nothing is compared."""
+    """Also when nothing changed; without `compare` there is no comparison."""
     arguments: dict[str, Any] = {"content_config_id": "greeting", "context": {"name": "Ada"}}
     await ask("generate_content", **arguments)
     same = await ask("regenerate_content", **arguments)
     assert same["changes"] == {"lines_added": 0, "lines_removed": 0, "lines_changed": 0, "diff_summary": "+0 -0 ~0"}
-    quiet = await ask("regenerate_content", **arguments, compare=False)
-    assert quiet["changes"] is None
-    assert quiet["previous_version"]["version_id"] == same["metadata"]["version_id"]
+    uncompared = await ask("regenerate_content", **arguments, compare=False)
+    assert uncompared["changes"] is None
+    assert uncompared["previous_version"]["version_id"] == same["metadata"]["version_id"]
     assert len(engine.store.versions("greeting")) == 3
     await ask.refused("regenerate_content", "invalid_input", **arguments, reason="x" * 2001)
 
 
 @requirement("tools.long-texts")
 async def test_long_texts_of_both_versions_are_cut(ask: Asking, project: Project):
-    """The new one with a link to all of it."""
+    """The new one has a link to the complete text."""
     project.save(content("long", pattern={"type": "template_fill", "template": "{{ a }}"}))
     await ask("generate_content", content_config_id="long", context={"a": "x" * 300_000})
     made = await ask("regenerate_content", content_config_id="long", context={"a": "y" * 300_000})

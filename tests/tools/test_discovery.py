@@ -1,4 +1,4 @@
-"""The tools that list and trace, as a client meets them."""
+"""The tools that list and trace."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ GENERATORS = ["demonstration", "jinja2", "template_fill", "bdd_scenario", "code_
     ],
 )
 async def test_list_generators(ask: Asking, arguments: dict[str, Any], names: list[str], filtered: bool):
-    """Those a config can name; never an error for finding none."""
+    """Those a config can name; an empty result is no error."""
     result = taken(await ask("list_generators", **arguments), "generators", "total_count", "filtered")
     assert [each["name"] for each in result["generators"]] == names
     assert (result["total_count"], result["filtered"]) == (len(names), filtered)
 
 
 @requirement("tools.list-generators.result", "generators.code-generation.unavailable")
-async def test_a_generator_is_shown_with_what_it_can_do(ask: Asking):
-    """Version and capabilities; and, when something it needs is missing, what to do about it."""
+async def test_a_generator_is_listed_with_its_capabilities(ask: Asking):
+    """And its version; if it can't be used, with the reason and a hint."""
     shown = {each["name"]: each for each in (await ask("list_generators"))["generators"]}
     assert shown["jinja2"] == {
         "name": "jinja2",
@@ -59,7 +59,7 @@ async def test_a_generator_is_shown_with_what_it_can_do(ask: Asking):
 
 @requirement("generators.plugins.explicit", "rulings.c42", "tools.list-generators.filter")
 async def test_a_projects_own_generators_are_listed_as_plugins(project: Project):
-    """Those that the settings name, and no others that lie around."""
+    """Only those that the settings name."""
     plugin = (
         'NAME = "{0}"\nVERSION = "2.0.0"\nDESCRIPTION = "Shouts."\nCAPABILITIES = ("text",)\n\n\n'
         "async def generate(job):\n    return job.config.id.upper()\n"
@@ -83,7 +83,7 @@ async def test_a_projects_own_generators_are_listed_as_plugins(project: Project)
 
 @requirement("tools.list-generators.errors", "tools.list-configs.errors")
 async def test_listing_with_wrong_arguments_is_refused(ask: Asking):
-    """A type that isn't one, a pattern that isn't text or too long."""
+    """An unknown type, a pattern that isn't text or is too long."""
     await ask.refused("list_generators", "invalid_input", generator_type="other")
     for name in ("list_content_configs", "list_artifact_configs"):
         for pattern in (5, "x" * 256, ["a*"]):
@@ -93,7 +93,7 @@ async def test_listing_with_wrong_arguments_is_refused(ask: Asking):
 
 @requirement("tools.list-content-configs.result", "layouts.content")
 async def test_list_content_configs(ask: Asking, project: Project):
-    """Every layout and language, each with its generator and the head of its description."""
+    """Every layout and format, each with its generator and the beginning of its description."""
     long = "About many things. " * 20
     project.save(content("api-b", pattern={"type": "jinja2", "template": "x.j2"}), text("shown", "x"), content("none"))
     project.write(
@@ -125,7 +125,7 @@ async def test_list_content_configs(ask: Asking, project: Project):
 
 @requirement("tools.list-artifact-configs.result")
 async def test_list_artifact_configs(ask: Asking, project: Project):
-    """With the number of children; the purpose stands in for a description."""
+    """With the number of children; the purpose serves as description."""
     project.save(
         artifact("b", [child("x"), child("y")]), artifact("a", [child("x")], description="Described", title="A!")
     )
@@ -155,7 +155,7 @@ async def test_list_artifact_configs(ask: Asking, project: Project):
 @requirement("tools.list-configs.filter-pattern", "tools.list-configs.invalid")
 @pytest.mark.parametrize("kind", ["content", "artifact"])
 async def test_lists_take_a_glob_and_hide_nothing(ask: Asking, project: Project, kind: str):
-    """Over ids, in full; a broken file is always shown, with its reason."""
+    """The glob matches whole ids; a broken file is always listed, with its reason."""
     name = f"list_{kind}_configs"
     assert (await ask(name))["total"] == 0
     ids = ["api-one", "api-two", "my-api"]
@@ -185,8 +185,8 @@ async def test_lists_take_a_glob_and_hide_nothing(ask: Asking, project: Project,
 
 
 @pytest.fixture
-def shelf(project: Project) -> Project:
-    """Three contents that differ in everything one can filter and sort by."""
+def three_contents(project: Project) -> Project:
+    """Three contents that differ in every field to filter and sort by."""
     project.save(
         content("b", pattern={"type": "jinja2", "template": "x"}, metadata=_about("Zebra crossings of the harbour")),
         {**text("a", "x"), "metadata": _about("apples"), "evolution": {"stage": "approved"}},
@@ -207,11 +207,11 @@ def _about(description: str) -> dict[str, Any]:
 
 @requirement("tools.list-content.result")
 @pytest.mark.parametrize("arguments", [{}, {"filter": None, "sort": None, "limit": None}, {"filter": {}}])
-async def test_list_content(ask: Asking, shelf: Project, arguments: dict[str, Any]):
-    """With what is stored of each, and when the newest was really made."""
+async def test_list_content(ask: Asking, three_contents: Project, arguments: dict[str, Any]):
+    """With its stored versions, and the time of the newest."""
     made = await ask("generate_content", content_config_id="a")
     await ask("generate_content", content_config_id="a", force=True)
-    shelf.write("configs/content/broken.json", "{")
+    three_contents.write("configs/content/broken.json", "{")
     result = taken(await ask("list_content", **arguments), "total", "returned", "content", "invalid", "duration_ms")
     assert (result["total"], result["returned"]) == (3, 3)
     assert [each["id"] for each in result["content"]] == ["a", "b", "c"]
@@ -253,8 +253,10 @@ async def test_list_content(ask: Asking, shelf: Project, arguments: dict[str, An
         ({"sort": "modified", "filter": {"generated": False}}, "bc"),
     ],
 )
-async def test_list_content_filters_and_sorts(ask: Asking, shelf: Project, arguments: dict[str, Any], found: str):
-    """By generator, by what is stored and by stage; by id, title, generator, or the newest file first."""
+async def test_list_content_filters_and_sorts(
+    ask: Asking, three_contents: Project, arguments: dict[str, Any], found: str
+):
+    """By generator, stored texts and review status; by id, title, generator, or the newest file first."""
     await ask("generate_content", content_config_id="a")
     result = await ask("list_content", **arguments)
     assert "".join(each["id"] for each in result["content"]) == found
@@ -264,7 +266,7 @@ async def test_list_content_filters_and_sorts(ask: Asking, shelf: Project, argum
 @requirement("tools.lists.limit")
 @pytest.mark.parametrize(("name", "rows"), [("list_content", "content"), ("list_artifacts", "artifacts")])
 async def test_a_limit_cuts_and_total_counts_all(ask: Asking, project: Project, name: str, rows: str):
-    """1 to 500; `total` is what matched before the limit."""
+    """1 to 500; `total` is the number of matches before the limit."""
     project.save(*(text(f"c{n}", "x") for n in range(3)), *(artifact(f"a{n}", [child("c0")]) for n in range(3)))
     for limit, returned in ((1, 1), (2, 2), (3, 3), (500, 3), (None, 3)):
         result = await ask(name, limit=limit)
@@ -282,7 +284,7 @@ async def test_a_limit_cuts_and_total_counts_all(ask: Asking, project: Project, 
 
 @pytest.fixture
 async def assembled(ask: Asking, project: Project) -> Project:
-    """Three artifacts, of which `a` was assembled, and then `b`; `c` has a foreign file."""
+    """Three artifacts: first `a` was assembled, then `b`; `c` has a foreign file."""
     project.save(
         text("note", "x"),
         artifact("b", [child("note")], type="report", title="apples"),
@@ -301,7 +303,7 @@ async def assembled(ask: Asking, project: Project) -> Project:
 @requirement("tools.list-artifacts.result")
 @pytest.mark.parametrize("arguments", [{}, {"filter": None, "sort": None, "limit": None}, {"filter": {}}])
 async def test_list_artifacts(ask: Asking, assembled: Project, arguments: dict[str, Any]):
-    """An artifact is assembled when its first output is there; when chora wrote it is told too."""
+    """An artifact counts as assembled if its first output exists; with the time if chora wrote it."""
     assembled.write("configs/artifact/broken.json", "{")
     result = taken(await ask("list_artifacts", **arguments), "total", "returned", "artifacts", "invalid", "duration_ms")
     assert (result["total"], result["returned"]) == (4, 4)
@@ -342,7 +344,7 @@ async def test_list_artifacts(ask: Asking, assembled: Project, arguments: dict[s
     ],
 )
 async def test_list_artifacts_filters_and_sorts(ask: Asking, assembled: Project, arguments: dict[str, Any], found: str):
-    """By type, stage and whether it is there; by id, title, or the newest file or config first."""
+    """By type, status and whether the file exists; by id, title, or the newest file or config first."""
     result = await ask("list_artifacts", **arguments)
     assert "".join(each["id"] for each in result["artifacts"]) == found
 
@@ -357,7 +359,7 @@ TRACED = (
 
 @pytest.fixture
 def sheet(project: Project) -> Project:
-    """An artifact of a child that is there, one that is optional, and one without a config."""
+    """An artifact with an existing child, an optional one, and one without a config."""
     project.save(
         text("intro", "x"),
         text("more", "y"),
@@ -376,7 +378,7 @@ def sheet(project: Project) -> Project:
 @requirement("tools.trace-dependencies.result", "tools.trace-dependencies.status")
 @pytest.mark.parametrize("arguments", [{}, {"check_status": None, "show_metadata": None}, {"check_status": True}])
 async def test_trace_dependencies(ask: Asking, sheet: Project, arguments: dict[str, Any]):
-    """In the order of assembly, with what is stored of each and what is missing."""
+    """In the order of assembly, with the stored versions of each and what is missing."""
     with unchanged(sheet):
         result = taken(await ask("trace_dependencies", artifact_config_id="sheet", **arguments), *TRACED)
     errors = [each.pop("error") for each in result["dependencies"]]
@@ -425,8 +427,8 @@ async def test_trace_dependencies(ask: Asking, sheet: Project, arguments: dict[s
 
 
 @requirement("tools.trace-dependencies.status", "tools.trace-dependencies.missing-ids")
-async def test_what_is_missing_can_be_given_to_batch_generate(ask: Asking, sheet: Project):
-    """Once it is made, the artifact is ready; optional ones without a config don't hinder it."""
+async def test_missing_contents_can_be_passed_to_batch_generate(ask: Asking, sheet: Project):
+    """Then the artifact is ready; optional ones without a config don't matter."""
     traced = await ask("trace_dependencies", artifact_config_id="sheet")
     await ask("batch_generate", content_ids=traced["missing_content_ids"])
     again = await ask("trace_dependencies", artifact_config_id="sheet")
@@ -440,8 +442,8 @@ async def test_what_is_missing_can_be_given_to_batch_generate(ask: Asking, sheet
 
 
 @requirement("tools.trace-dependencies.missing-ids")
-async def test_a_child_that_goes_by_another_id_is_traced_by_its_own(ask: Asking, project: Project):
-    """The path decides which config is meant; what is listed can be generated."""
+async def test_a_child_with_another_id_is_traced_by_the_id_inside(ask: Asking, project: Project):
+    """The path decides which config is meant, and the listed id can be generated."""
     project.save(text("note", "x"), artifact("sheet", [{"id": "intro", "path": "configs/content/note.json"}]))
     traced = await ask("trace_dependencies", artifact_config_id="sheet")
     assert traced["missing_content_ids"] == traced["assembly_order"] == ["note"]
@@ -460,7 +462,7 @@ async def test_without_a_check_the_status_is_unknown(ask: Asking, sheet: Project
 
 @requirement("tools.trace-dependencies.metadata", "tools.trace-dependencies.stale-because")
 async def test_trace_dependencies_says_what_has_changed(ask: Asking, project: Project):
-    """Of a template that was edited it is said by name, for the text and for the file."""
+    """An edited template is named, for the text and for the file."""
     project.write("configs/templates/a.j2", "one")
     project.save(content("note", pattern={"type": "jinja2", "template": "a.j2"}), artifact("sheet", [child("note")]))
     await ask("assemble_artifact", artifact_config_id="sheet")
@@ -480,7 +482,7 @@ async def test_trace_dependencies_says_what_has_changed(ask: Asking, project: Pr
 
 @requirement("tools.trace-dependencies.errors")
 async def test_tracing_fails_with_the_codes_of_the_reference(ask: Asking, project: Project):
-    """Each with the details that its code promises."""
+    """Each with the documented details."""
     gone = await ask.refused("trace_dependencies", "config_not_found", artifact_config_id="gone")
     assert gone["details"]["artifact_config_id"] == "gone"
     assert "configs/artifact/gone.json" in gone["details"]["searched_paths"]

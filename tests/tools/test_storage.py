@@ -1,4 +1,4 @@
-"""cleanup_ephemeral and delete_content as a client meets them."""
+"""cleanup_ephemeral and delete_content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLEANED = (
 
 
 async def store(engine: Engine, content_id: str, *ages: float, **facts: Any) -> None:
-    """Store texts of a content, generated that many days ago, oldest first; each has ten bytes."""
+    """Store texts of ten bytes of a content, generated so many days ago, oldest first."""
     for age in ages:
         moment = format_timestamp(datetime.now(UTC) - timedelta(days=age))
         await engine.store.add_version(
@@ -50,7 +50,7 @@ def kept(engine: Engine, content_id: str) -> int:
 @requirement("tools.cleanup-ephemeral.result", "tools.cleanup-ephemeral.defaults", "tools.cleanup-ephemeral.touched")
 @pytest.mark.parametrize("arguments", [{}, {"retention": None, "filter": None, "dry_run": None}, {"retention": {}}])
 async def test_cleanup_ephemeral(ask: Asking, engine: Engine, arguments: dict[str, Any]):
-    """By default the newest three stay, and all of the last seven days; only what was touched is listed."""
+    """By default the newest three stay, and all of the last seven days; only contents with deletions are listed."""
     await store(engine, "old", 50, 40, 30, 20, 10)
     await store(engine, "young", 6, 5, 4, 3, 2)
     result = taken(await ask("cleanup_ephemeral", **arguments), *CLEANED)
@@ -88,8 +88,8 @@ async def test_cleanup_ephemeral(ask: Asking, engine: Engine, arguments: dict[st
         ("", 3),
     ],
 )
-async def test_a_version_stays_that_any_rule_speaks_for(ask: Asking, engine: Engine, retention: Any, left: int):
-    """The newest ones, the young ones, the latest one; 0 days disables the rule of age."""
+async def test_a_version_stays_if_any_rule_keeps_it(ask: Asking, engine: Engine, retention: Any, left: int):
+    """The newest, the young, the latest; 0 days disables the rule of age."""
     await store(engine, "note", 50, 40, 30, 20, 10)
     cleaned = await ask("cleanup_ephemeral", retention=retention)
     assert kept(engine, "note") == left
@@ -102,8 +102,8 @@ async def test_a_version_stays_that_any_rule_speaks_for(ask: Asking, engine: Eng
 
 
 @requirement("tools.cleanup-ephemeral.filter")
-async def test_a_filter_narrows_what_goes(ask: Asking, engine: Engine):
-    """To some contents, and to versions older than a number of days besides the rules."""
+async def test_a_filter_narrows_what_is_deleted(ask: Asking, engine: Engine):
+    """To some contents, and to versions older than a number of days."""
     nothing = {"keep_versions": 0, "keep_days": 0, "keep_latest": False}
     await store(engine, "a", 50, 20)
     await store(engine, "b", 50, 20)
@@ -115,18 +115,18 @@ async def test_a_filter_narrows_what_goes(ask: Asking, engine: Engine):
 
 
 @requirement("tools.cleanup-ephemeral.dry-run")
-async def test_a_dry_run_reports_and_keeps(ask: Asking, engine: Engine):
-    """The same numbers, and nothing is gone."""
+async def test_a_dry_run_reports_and_deletes_nothing(ask: Asking, engine: Engine):
+    """With the same numbers."""
     await store(engine, "note", 50, 40, 30, 20, 10)
-    told = await ask("cleanup_ephemeral", dry_run=True)
-    assert (told["status"], told["dry_run"], told["total_versions_deleted"]) == ("dry_run", True, 2)
+    planned = await ask("cleanup_ephemeral", dry_run=True)
+    assert (planned["status"], planned["dry_run"], planned["total_versions_deleted"]) == ("dry_run", True, 2)
     assert kept(engine, "note") == 5
     done = await ask("cleanup_ephemeral")
-    assert done["content_cleaned"] == told["content_cleaned"]
+    assert done["content_cleaned"] == planned["content_cleaned"]
 
 
 @requirement("tools.cleanup-ephemeral.drafts", "storage.drafts-expire")
-async def test_old_drafts_go_too(ask: Asking, engine: Engine, drafted: Any):
+async def test_old_drafts_are_deleted_too(ask: Asking, engine: Engine, drafted: Any):
     """Drafts unchanged for thirty days, with their test outputs; a filtered clean-up leaves them."""
     old, young = await drafted(text("old", "x")), await drafted(text("young", "x"))
     await ask("test_config", draft_id=old, dry_run=False)
@@ -146,7 +146,7 @@ async def test_old_drafts_go_too(ask: Asking, engine: Engine, drafted: Any):
 
 @requirement("storage.approved-stays")
 async def test_the_newest_approved_text_stays(ask: Asking, engine: Engine):
-    """Artifacts may ask for it, and it can't be made again."""
+    """Artifacts may select it, and it can't be generated again."""
     await store(engine, "note", 60, approved=True)
     await store(engine, "note", 50, 40, 30, 20)
     await ask("cleanup_ephemeral", retention={"keep_versions": 1, "keep_days": 0})
@@ -214,7 +214,7 @@ DELETED = (
 @requirement("tools.delete-content.result")
 @pytest.mark.parametrize("arguments", [{}, {"preserve_metadata": None, "force": None}, {"force": False}])
 async def test_delete_content(ask: Asking, project: Project, engine: Engine, arguments: dict[str, Any]):
-    """Every stored text goes; the config stays and can be generated again."""
+    """Every stored text is deleted; the config stays and can be generated again."""
     project.save(text("note", "hello"))
     await store(engine, "note", 3)
     await ask("generate_content", content_config_id="note", force=True)
@@ -232,8 +232,8 @@ async def test_delete_content(ask: Asking, project: Project, engine: Engine, arg
 
 
 @requirement("tools.delete-content.preserve-metadata")
-async def test_delete_content_may_keep_what_is_known(ask: Asking, engine: Engine):
-    """The bodies go, the versions' metadata stays; a second time there is no text left to delete."""
+async def test_delete_content_may_keep_metadata(ask: Asking, engine: Engine):
+    """The bodies are deleted; a second time there is no text left to delete."""
     await store(engine, "note", 3, 2)
     gone = await ask("delete_content", content_id="note", preserve_metadata=True)
     assert (gone["versions_deleted"], gone["bytes_freed"], gone["metadata_preserved"]) == (2, 20, True)
@@ -247,7 +247,7 @@ async def test_delete_content_may_keep_what_is_known(ask: Asking, engine: Engine
 
 @requirement("tools.delete-content.references", "tools.error.referenced-by-artifacts")
 async def test_what_artifacts_use_is_not_deleted_unless_forced(ask: Asking, project: Project, engine: Engine):
-    """Artifacts of both layouts count; with force they turn into warnings."""
+    """Artifacts of both layouts count; with force they become warnings."""
     project.save(artifact("flat", [child("note")]))
     nested = artifact("nested", [child("other"), child("note")])
     project.write("configs/artifact/nested/nested-artifact.json", msgspec.json.encode(nested))
@@ -267,7 +267,7 @@ async def test_what_artifacts_use_is_not_deleted_unless_forced(ask: Asking, proj
 
 @requirement("tools.delete-content.errors")
 async def test_deleting_fails_with_the_codes_of_the_reference(ask: Asking, engine: Engine, tmp_path: Path):
-    """Each with the details that its code promises."""
+    """Each with the documented details."""
     gone = await ask.refused("delete_content", "content_not_found", content_id="gone")
     assert gone["details"] == {"content_id": "gone"}
     for content_id in NO_IDS:

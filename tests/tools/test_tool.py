@@ -1,4 +1,4 @@
-"""What a tool is: schemas that hold, arguments that are checked, failures that can be acted on."""
+"""Tools: valid schemas, validated arguments, and errors with a hint."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ CALL = Call("test", len(TOOLS))
 
 
 async def run(engine: Engine, name: str, /, **arguments: Any) -> Any:
-    """The answer of a tool, checked against its own output schema."""
+    """The result of a tool, validated against its output schema."""
     answer = await TOOLS[name].run_tool(engine, msgspec.json.encode(arguments), CALL)
     body = json.loads(answer.body)
     jsonschema.validate(body, TOOLS[name].output_schema)
@@ -32,7 +32,7 @@ async def run(engine: Engine, name: str, /, **arguments: Any) -> Any:
 
 @pytest.mark.parametrize("each", TOOLS.values(), ids=TOOLS.keys())
 def test_every_tool_describes_itself(each: Tool):
-    """A name clients accept, a title, one or two sentences, object schemas, and a meaning for every argument."""
+    """A name that clients accept, a title, one or two sentences, object schemas, every argument described."""
     assert each.name.replace("_", "").isalnum()
     assert each.title
     assert 20 < len(each.description) < 600
@@ -43,8 +43,8 @@ def test_every_tool_describes_itself(each: Tool):
     assert msgspec.json.decode(msgspec.json.encode(each.describe()))["_meta"]["chora/category"] == each.category
 
 
-def test_the_shelf_is_what_the_files_define():
-    """Deleting a function takes its tool off the shelf; nothing else names it."""
+def test_the_registry_holds_what_the_modules_define():
+    """Deleting a function unregisters its tool; it is named nowhere else."""
     defined = [value for module in MODULES for value in vars(module).values() if isinstance(value, Tool)]
     assert list(TOOLS.values()) == defined
     assert len({each.name for each in defined}) == len(defined)
@@ -52,8 +52,8 @@ def test_the_shelf_is_what_the_files_define():
 
 @pytest.mark.parametrize("each", TOOLS.values(), ids=TOOLS.keys())
 @pytest.mark.parametrize("arguments", [b"[]", b"7", b"{", b"\xff", b'{"no_such_argument": 1}', b"[" * 2000])
-async def test_arguments_that_do_not_fit_are_named(engine: Engine, each: Tool, arguments: bytes):
-    """invalid_input, with the path, the problem and the arguments there are."""
+async def test_invalid_arguments_are_named(engine: Engine, each: Tool, arguments: bytes):
+    """invalid_input, with the path, the problem and the valid arguments."""
     answer = await each.run_tool(engine, arguments, CALL)
     error = json.loads(answer.body)["error"]
     assert (answer.is_error, error["code"], answer.exit_code) == (True, "invalid_input", 2)
@@ -63,7 +63,7 @@ async def test_arguments_that_do_not_fit_are_named(engine: Engine, each: Tool, a
 
 @requirement("tools.null-is-absent")
 @pytest.mark.parametrize("each", TOOLS.values(), ids=TOOLS.keys())
-async def test_null_is_as_good_as_absent_for_what_is_optional(engine: Engine, each: Tool):
+async def test_null_means_absent_for_optional_arguments(engine: Engine, each: Tool):
     """Clients send explicit nulls; only required arguments are missed."""
     optional = set(each.input_schema["properties"]) - set(each.input_schema.get("required", []))
     answer = await each.run_tool(engine, msgspec.json.encode(dict.fromkeys(optional)), CALL)
@@ -75,7 +75,9 @@ async def test_null_is_as_good_as_absent_for_what_is_optional(engine: Engine, ea
 
 @requirement("tools.error.internal-error")
 async def test_a_bug_is_reported_to_the_log_and_an_id_to_the_caller(engine: Engine, caplog: pytest.LogCaptureFixture):
-    """Nothing of the exception leaves but its type; the incident id leads to the traceback."""
+    """Of the exception the caller gets only the type and an incident id, which leads to the traceback in the log
+    (CWE-209).
+    """
 
     class Nothing(ToolArguments):
         pass
@@ -83,19 +85,19 @@ async def test_a_bug_is_reported_to_the_log_and_an_id_to_the_caller(engine: Engi
     @tool(title="Break", category="Utility")
     async def broken(engine: Engine, arguments: Nothing, call: Call) -> ToolResult:
         """Fails with an unexpected exception."""
-        raise ZeroDivisionError("the secret of the house")
+        raise ZeroDivisionError("an internal secret")
 
     answer = await broken.run_tool(engine, b"{}", CALL)
     error = json.loads(answer.body)["error"]
     assert error["code"] == "internal_error"
     assert error["details"]["error_type"] == "ZeroDivisionError"
-    assert "secret of the house" not in answer.body.decode()
+    assert "internal secret" not in answer.body.decode()
     assert error["details"]["incident"] in caplog.text
-    assert "the secret of the house" in caplog.text, "the log is where it belongs"
+    assert "an internal secret" in caplog.text, "only the log has it"
 
 
 async def test_a_call_is_one_line_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture):
-    """Transport, tool, outcome, time; the probe's routine calls only when debugging."""
+    """Transport, tool, outcome, time; the probe's routine calls only at debug level."""
     caplog.set_level(logging.INFO, logger="chora")
     await TOOLS["hello_world"].run_tool(engine, b"{}", CALL)
     await TOOLS["hello_world"].run_tool(engine, b"{}", CALL._replace(routine=True))
@@ -105,13 +107,13 @@ async def test_a_call_is_one_line_in_the_log(engine: Engine, caplog: pytest.LogC
 
 
 async def test_hello_world_reports_live_values(engine: Engine):
-    """Not constants: the transport and the number of tools are those of the call."""
+    """The transport and the number of tools are those of the call."""
     body = await run(engine, "hello_world", name="Ada")
     assert (body["transport"], body["tools_available"]) == ("test", len(TOOLS))
 
 
-async def test_the_whole_way_answers_by_its_schemas(engine: Engine, project: Project):
-    """Each tool's success and failure fits the schema it is listed with."""
+async def test_results_follow_the_listed_schemas(engine: Engine, project: Project):
+    """Each tool's success and failure, called over MCP."""
     project.save(text("one", "first"), artifact("both", [child("one"), child("two")]))
     drafted = await run(engine, "draft_config", config_type="content", config_data=json.dumps(text("two", "second")))
     tested = await run(engine, "test_config", draft_id=drafted["draft_id"])
@@ -137,7 +139,7 @@ async def test_the_whole_way_answers_by_its_schemas(engine: Engine, project: Pro
 
 @requirement("tools.list-configs.invalid")
 async def test_listings_name_what_is_broken(engine: Engine, project: Project):
-    """A config file that can't be read doesn't vanish: it is listed with the reason."""
+    """A config file that can't be read is listed with the reason."""
     project.save(text("good", "fine"))
     project.write("configs/content/bad.json", "{ not json")
     project.write("configs/artifact/worse.yaml", "a: [")
@@ -155,14 +157,14 @@ async def test_listings_name_what_is_broken(engine: Engine, project: Project):
     "body", ["", "short", "x" * HEAD_LIMIT, "ü" * (HEAD_LIMIT // 2), "\U0001f600" * (HEAD_LIMIT // 4)]
 )
 def test_a_text_that_fits_is_whole(body: str):
-    """Up to 256 KiB, counted as bytes."""
+    """Up to 256 KiB, counted in bytes."""
     assert truncate_text(body, Call("http"), "content://x") == (body, False, len(body), None)
 
 
 @requirement("tools.long-texts")
 @pytest.mark.parametrize("character", ["x", "ü", "€", "\U0001f600"])
-def test_a_longer_text_is_its_head_and_where_the_rest_is(character: str):
-    """Cut at a character, never within one; the length is that of all of it."""
+def test_a_longer_text_is_cut_and_linked(character: str):
+    """Between characters, never within one; the length is that of the complete text."""
     body = "y" + character * HEAD_LIMIT
     head = truncate_text(body, Call("stdio"), "content://x/1")
     assert head.truncated
@@ -173,14 +175,14 @@ def test_a_longer_text_is_its_head_and_where_the_rest_is(character: str):
 
 
 def test_the_command_line_gets_all_of_it():
-    """A person redirects it into a file."""
+    """It may be redirected into a file."""
     body = "x" * (HEAD_LIMIT + 1)
     assert truncate_text(body, Call("cli"), "content://x") == (body, False, len(body), None)
 
 
 @requirement("tools.long-texts")
-async def test_both_ways_of_making_a_text_are_cut(ask: Asking, project: Project):
-    """generate_content with a link to what it stored; preview_generation, which stores nothing, without one."""
+async def test_generated_and_previewed_texts_are_cut(ask: Asking, project: Project):
+    """generate_content adds a link to the stored text; preview_generation, which stores nothing, doesn't."""
     project.save(text("long", "x" * (HEAD_LIMIT + 1)), text("short", "x"))
     made = await ask("generate_content", content_config_id="long")
     assert (made["truncated"], made["content_length"]) == (True, HEAD_LIMIT + 1)
@@ -193,8 +195,8 @@ async def test_both_ways_of_making_a_text_are_cut(ask: Asking, project: Project)
     assert (short["truncated"], short["content_length"], short["resource"]) == (False, 1, None)
 
 
-async def test_an_answer_points_to_what_it_cut(ask: Asking, project: Project):
-    """Transports with links show them beside the text."""
+async def test_a_result_links_to_the_text_it_cut(ask: Asking, project: Project):
+    """Transports with links show them next to the text."""
     project.save(text("long", "x" * (HEAD_LIMIT + 1)))
     arguments = b'{"content_config_id": "long"}'
     answer = await TOOLS["generate_content"].run_tool(ask.engine, arguments, Call("http"))
@@ -209,7 +211,7 @@ async def test_an_answer_points_to_what_it_cut(ask: Asking, project: Project):
 
 @requirement("tools.context.object-or-string")
 async def test_lists_and_objects_may_come_as_strings(ask: Asking, project: Project):
-    """Some clients can send nothing but strings; what still doesn't fit is named as it was sent."""
+    """Some clients can send nothing but strings; invalid ones are named as they were sent."""
     project.save(text("one", "first"), artifact("both", [child("one")]))
     assert (await ask("batch_generate", content_ids='["one"]'))["total"] == 1
     assert (await ask("list_content", filter='{"generated": true}'))["total"] == 1
@@ -220,7 +222,7 @@ async def test_lists_and_objects_may_come_as_strings(ask: Asking, project: Proje
     assert (await ask("hello_world", name="{[}"))["message"].startswith("Hello, {[}!"), "text stays text"
 
 
-# -- long work --------------------------------------------------------------------------------------------------
+# -- jobs -------------------------------------------------------------------------------------------------------
 
 
 @requirement("tools.running-schema", "jobs.same-call-joins")
@@ -236,7 +238,7 @@ async def test_lists_and_objects_may_come_as_strings(ask: Asking, project: Proje
 async def test_a_call_past_its_budget_becomes_a_job(
     project: Project, monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, Any]
 ):
-    """It answers that it is running, by its schema; the same call, however it is spelled, gets the result."""
+    """It returns a running job, by its schema; the same call, in any equal form, gets the result."""
     project.save(text("note", "x"), artifact("sheet", [child("note")]))
     may_end = trio.Event()
 
@@ -267,7 +269,7 @@ async def test_a_call_past_its_budget_becomes_a_job(
 
 
 @requirement("tools.long-texts", "jobs.same-call-joins")
-async def test_the_link_of_a_job_is_the_links_of_its_answer(project: Project):
+async def test_the_result_of_a_job_has_its_links(project: Project):
     """Also when the result waited in the store."""
     project.save(text("long", "x" * (HEAD_LIMIT + 1)))
     loaded = settings.load(project.root, {}, {"jobs.call_budget": 1e-9})

@@ -1,4 +1,4 @@
-"""hello_world as a client meets it."""
+"""hello_world."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tools.answers import taken
     ("arguments", "name"), [({}, "World"), ({"name": None}, "World"), ({"name": ""}, "World"), ({"name": "Ada"}, "Ada")]
 )
 async def test_hello_world(ask: Asking, arguments: dict[str, Any], name: str):
-    """Reports what is true now: version, tools, transport."""
+    """It reports the current version, tools and transport."""
     assert taken(
         await ask("hello_world", **arguments), "message", "version", "tools_available", "status", "transport"
     ) == {
@@ -36,7 +36,7 @@ async def test_hello_world(ask: Asking, arguments: dict[str, Any], name: str):
 
 @requirement("tools.hello-world.live-values")
 @pytest.mark.parametrize(("transport", "count"), [("stdio", 24), ("http", 7), ("cli", 0)])
-async def test_hello_world_says_what_the_call_says(engine: Engine, transport: str, count: int):
+async def test_hello_world_reports_the_call(engine: Engine, transport: str, count: int):
     """Neither the transport nor the number of tools is a constant."""
     answer = await TOOLS["hello_world"].run_tool(engine, b"{}", Call(transport, count))
     body = msgspec.json.decode(answer.body)
@@ -45,7 +45,7 @@ async def test_hello_world_says_what_the_call_says(engine: Engine, transport: st
 
 @requirement("tools.hello-world.live-values")
 async def test_hello_world_fails_when_the_store_does(ask: Asking, engine: Engine, tmp_path: Path):
-    """It is what the probe calls: a server without a store is not up."""
+    """The probe calls it: a server without a store isn't up."""
     store = SqliteStore(tmp_path / "gone.db")
     engine.store.close()
     engine.store = store

@@ -1,4 +1,4 @@
-"""The tools that validate: validate_content, validate_collection_config and check_freshness, called as by a client."""
+"""validate_content, validate_collection_config and check_freshness."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def collection(id: str, *members: str, **rest: Any) -> dict[str, Any]:
 
 @requirement("tools.validate-content.result", "tools.validate-content.valid", "tools.negative-findings")
 async def test_a_text_is_validated(project: Project, ask: Asking):
-    """The answer counts the issues, and only errors make it invalid."""
+    """The result counts the issues, and only errors make the text invalid."""
     project.save(text("note", "Everything is well, [TBD]"))
     await ask("generate_content", content_config_id="note")
     with unchanged(project):
@@ -69,8 +69,8 @@ async def test_a_text_is_validated(project: Project, ask: Asking):
         '[{"type": "length", "severity": "warning", "config": {"min": 100}}]',
     ],
 )
-async def test_rules_may_be_spelt_in_several_ways(project: Project, ask: Asking, rules: Any):
-    """As the tool says, as configs do, with options beside the type, and as a JSON string."""
+async def test_rules_may_have_several_forms(project: Project, ask: Asking, rules: Any):
+    """The tool's form, that of configs, with options next to the type, and as a JSON string."""
     project.save(text("note", "Everything is well."))
     await ask("generate_content", content_config_id="note")
     found = await ask("validate_content", content_or_config_id="note", validation_rules=rules)
@@ -78,8 +78,8 @@ async def test_rules_may_be_spelt_in_several_ways(project: Project, ask: Asking,
 
 
 @pytest.mark.parametrize("rules", [None, [], "", " ", "[]", "null"])
-async def test_no_rules_are_fine(project: Project, ask: Asking, rules: Any):
-    """What is usual is checked all the same."""
+async def test_rules_are_optional(project: Project, ask: Asking, rules: Any):
+    """The built-in checks run all the same."""
     project.save(text("note", "Everything is well."))
     found = await ask("validate_content", content_or_config_id="note", validation_rules=rules)
     assert (found["valid"], found["rule_count"]) == (True, 0)
@@ -98,8 +98,8 @@ async def test_no_rules_are_fine(project: Project, ask: Asking, rules: Any):
         ({"type": "length", "config": "{"}, "config is a string that is not JSON"),
     ],
 )
-async def test_what_is_no_rule_is_an_issue(project: Project, ask: Asking, rule: Any, problem: str):
-    """It is told with its place, and the others are checked."""
+async def test_an_invalid_rule_is_an_issue(project: Project, ask: Asking, rule: Any, problem: str):
+    """With its position; the others are checked."""
     project.save(text("note", "Everything is well."))
     found = await ask("validate_content", content_or_config_id="note", validation_rules=[{"type": "spelling"}, rule])
     assert [issue["code"] for issue in found["issues"]] == ["unknown_rule_type", "invalid_rule"]
@@ -112,7 +112,7 @@ async def test_what_is_no_rule_is_an_issue(project: Project, ask: Asking, rule: 
 @pytest.mark.parametrize(
     "rules", ["{", 5, {"type": "length"}, "[" * 5000, '"length"', [{"type": "x"}] * (RULES_LIMIT + 1)]
 )
-async def test_what_is_no_list_of_rules_is_refused(project: Project, ask: Asking, rules: Any):
+async def test_an_invalid_list_of_rules_is_refused(project: Project, ask: Asking, rules: Any):
     """Nothing is checked, and the error says how to write it."""
     project.save(text("note", "Everything is well."))
     error = await ask.refused("validate_content", "invalid_input", content_or_config_id="note", validation_rules=rules)
@@ -120,8 +120,8 @@ async def test_what_is_no_list_of_rules_is_refused(project: Project, ask: Asking
 
 
 @requirement("tools.validate-content.errors")
-async def test_nothing_goes_by_the_name(ask: Asking):
-    """Not found, and not an id."""
+async def test_an_unknown_name_is_an_error(ask: Asking):
+    """Not found, or not an id."""
     error = await ask.refused("validate_content", "config_not_found", content_or_config_id="nothing")
     assert error["details"]["content_or_config_id"] == "nothing"
     await ask.refused("validate_content", "invalid_config_id", content_or_config_id="../nothing")
@@ -163,7 +163,7 @@ async def test_of_very_many_issues_the_worst_are_shown(project: Project, engine:
 
 @requirement("tools.validate-collection-config.result")
 async def test_a_collection_config_is_validated(project: Project, ask: Asking):
-    """Issues with their member, what is missing, how many and how deep."""
+    """Issues with their member, missing configs, the number of members and the depth."""
     inner = {"id": "inner", "type": "collection", "path": "inner.json"}
     outer = collection("outer", "one", "gone")
     outer["members"].append(inner)
@@ -185,7 +185,7 @@ async def test_a_collection_config_is_validated(project: Project, ask: Asking):
 
 @requirement("tools.validate-collection-config.errors")
 async def test_a_collection_config_that_cannot_be_read(project: Project, ask: Asking):
-    """An error with every fault; there is nothing to look at."""
+    """An error with every fault; nothing is validated further."""
     project.save(collection("pack"))
     error = await ask.refused("validate_collection_config", "validation_failed", collection_config_path="pack.json")
     assert error["details"]["schema_errors"][0]["path"] == "$.members"
@@ -195,7 +195,7 @@ async def test_a_collection_config_that_cannot_be_read(project: Project, ask: As
 
 
 async def test_a_collection_of_which_everything_is_missing(project: Project, ask: Asking):
-    """An answer stays an answer."""
+    """The result is still a success with issues."""
     project.save(collection("pack", *(f"m{index}" for index in range(600))))
     found = await ask("validate_collection_config", collection_config_path="pack")
     assert (len(found["issues"]), len(found["metadata"]["missing_configs"])) == (ISSUES_SHOWN, ISSUES_SHOWN)
@@ -206,7 +206,7 @@ async def test_a_collection_of_which_everything_is_missing(project: Project, ask
 
 
 class Moment(datetime):
-    """A clock that stands still."""
+    """A stopped clock."""
 
     @classmethod
     def now(cls, tz: Any = None) -> datetime:
@@ -215,7 +215,7 @@ class Moment(datetime):
 
 @pytest.fixture
 def manifest(project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Write a manifest in which each member was built that many days ago."""
+    """Write a manifest in which each member was built so many days ago."""
     monkeypatch.setattr(validation, "datetime", Moment)
 
     def write(path: str, collection_id: str, ages: dict[str, Any]) -> None:
@@ -235,7 +235,7 @@ def manifest(project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def dated(id: str, *limits: float | None, **rest: Any) -> dict[str, Any]:
-    """A collection of the members `m0`, `m1` …, each with its greatest age."""
+    """A collection of the members `m0`, `m1` …, each with its maximum age."""
     document = collection(id, *(f"m{index}" for index in range(len(limits))), **rest)
     for member, limit in zip(document["members"], limits, strict=True):
         if limit is not None:
@@ -244,8 +244,8 @@ def dated(id: str, *limits: float | None, **rest: Any) -> dict[str, Any]:
 
 
 @requirement("freshness.bands")
-async def test_the_bands_of_freshness(project: Project, ask: Asking, manifest: Any):
-    """Stale from just four fifths of the greatest age on, expired from just all of it."""
+async def test_the_limits_of_freshness(project: Project, ask: Asking, manifest: Any):
+    """Stale from exactly four fifths of the maximum age on, expired from exactly all of it."""
     project.save(dated("pack", *[10] * 6))
     manifest("out/pack/manifest.json", "pack", {"m0": 0, "m1": 7.999, "m2": 8, "m3": 9.999, "m4": 10, "m5": -1})
     found = await ask("check_freshness", collection_config_path="pack")
@@ -289,7 +289,7 @@ async def test_the_bands_of_freshness(project: Project, ask: Asking, manifest: A
 async def test_the_worst_member_decides(
     project: Project, ask: Asking, manifest: Any, ages: Any, overall: str, recommendation: str, action: str
 ):
-    """Seven days unless told otherwise; one that was never made counts as expired."""
+    """Seven days by default; one that was never built counts as expired."""
     project.save(dated("pack", None, None))
     manifest("out/pack/manifest.json", "pack", ages)
     found = await ask("check_freshness", collection_config_path="pack")
@@ -297,8 +297,8 @@ async def test_the_worst_member_decides(
     assert [member["max_age_days"] for member in found["members"]] == [7.0, 7.0]
 
 
-async def test_ages_that_cannot_be_known(project: Project, ask: Asking, manifest: Any):
-    """No time, one that isn't one, a member that failed: expired, without an age. Without a zone it is UTC."""
+async def test_unknown_ages_are_expired(project: Project, ask: Asking, manifest: Any):
+    """No time, an invalid one, a failed member: expired, without an age. Without a zone it is UTC."""
     project.save(dated("pack", 1, 1, 1, 1e9))
     manifest("out/pack/manifest.json", "pack", {"m0": None, "m1": "yesterday", "m3": "2026-11-22T00:00:00"})
     found = await ask("check_freshness", collection_config_path="pack")
@@ -312,7 +312,7 @@ async def test_ages_that_cannot_be_known(project: Project, ask: Asking, manifest
 
 
 async def test_freshness_that_is_disabled(project: Project, ask: Asking):
-    """Switched off, everything is fresh, and no manifest is needed."""
+    """Everything is fresh, and no manifest is needed."""
     project.save(dated("pack", 1, freshness={"enabled": False}))
     found = await ask("check_freshness", collection_config_path="pack")
     assert (found["freshness_enabled"], found["members"], found["overall_status"]) == (False, [], "fresh")
@@ -330,7 +330,7 @@ async def test_no_manifest_of_this_collection(project: Project, ask: Asking, bod
 
 
 async def test_a_collection_that_was_built_elsewhere(project: Project, ask: Asking, manifest: Any):
-    """The base path can be told; it stays among the outputs."""
+    """The base path can be given; it must be among the outputs."""
     project.save(dated("pack", 1))
     manifest("elsewhere/manifest.json", "pack", {"m0": 0})
     found = await ask("check_freshness", collection_config_path="pack", output_path="elsewhere")
@@ -340,8 +340,8 @@ async def test_a_collection_that_was_built_elsewhere(project: Project, ask: Aski
     await ask.refused("check_freshness", "config_not_found", collection_config_path="nothing")
 
 
-async def test_freshness_of_what_was_really_built(project: Project, ask: Asking):
-    """A collection in a collection has the age of its oldest member."""
+async def test_freshness_of_a_built_collection(project: Project, ask: Asking):
+    """A nested collection has the age of its oldest member."""
     project.save(text("a", "x"), artifact("one", [child("a")]), collection("inner", "one"))
     outer = collection("outer", "one")
     outer["members"].append({"id": "inner", "type": "collection", "path": "inner.json"})
@@ -362,7 +362,7 @@ def run(project: Project, *arguments: str) -> Any:
     return CliRunner().invoke(cli_validate.command, list(arguments), obj=str(project.root))
 
 
-def test_the_command_says_what_is_wrong(project: Project):
+def test_the_command_prints_the_issues(project: Project):
     """One line for each issue, and exit code 1 if one is an error."""
     project.save(content("note", pattern={"type": "telepathy"}), text("fine", "Everything is well."))
     done = run(project, "note")
@@ -377,8 +377,8 @@ def test_the_command_says_what_is_wrong(project: Project):
     assert run(project, "fine", "--rules", "{").exit_code == 2
 
 
-def test_the_command_checks_collections(project: Project):
-    """With the member each issue is about, or as the tool's own JSON."""
+def test_the_command_validates_collections(project: Project):
+    """With the member of each issue, or as the tool's JSON."""
     project.save(collection("pack", "gone"))
     done = run(project, "pack", "--collection")
     assert done.exit_code == 1
@@ -387,6 +387,6 @@ def test_the_command_checks_collections(project: Project):
     assert (answer["success"], answer["valid"]) == (True, False)
 
 
-def test_the_project_folder_is_all_it_needs(tmp_path: Path):
-    """A folder that is no project is an error for people too."""
+def test_the_command_needs_only_the_project_folder(tmp_path: Path):
+    """A folder that is no project is an error."""
     assert CliRunner().invoke(cli_validate.command, ["x"], obj=str(tmp_path / "nowhere")).exit_code == 3

@@ -559,7 +559,7 @@ async def test_a_collection_stays_in_the_project(project: Project, engine: Engin
 
 
 async def test_output_path_replaces_the_base_path(project: Project, engine: Engine):
-    """From then on, the outputs at either place are known."""
+    """Each path has its own traces, so that switching back finds everything cached."""
     project.save(*sheet("one", "x"), pack([member("one")], output={"base_path": "{{ missing }}"}))
     for place in ("there", "else/where"):
         made = await build(engine, output_path=place)
@@ -571,7 +571,7 @@ async def test_output_path_replaces_the_base_path(project: Project, engine: Engi
 
 @pytest.mark.parametrize("strategy", ["parallel", "sequential"])
 async def test_two_members_cannot_write_one_file(project: Project, engine: Engine, strategy: str):
-    """The second one fails with the id of the first; also when the first one was skipped."""
+    """The second one fails, and the error names the first; also when the first one is cached."""
     project.save(text("one", "one"), text("two", "two"))
     shared = {"file": "same.md", "format": "markdown"}
     detour = {"file": "x/../SAME.md", "format": "markdown"}
