@@ -1,5 +1,6 @@
 """The bridge: messages pass through unchanged in both directions, and it survives a server that fails."""
 
+import contextlib
 import os
 import re
 from collections.abc import AsyncGenerator
@@ -16,10 +17,10 @@ import trustme
 
 from chora import bridge, settings
 from chora.bridge import messages, sse, streamable
-from chora.bridge.messages import Backoff, CallFailure, UpstreamUnreachable
+from chora.bridge.messages import Backoff, CallFailure, ConnectionLost, UpstreamUnreachable
 from chora.bridge.parameter_headers import find_parameter_headers
 from chora.bridge.upstream import Upstream
-from chora.fetch import ConnectFailed, parse_address
+from chora.fetch import ConnectFailed, ConnectionBroken, parse_address
 from chora.protocol import wire
 from chora.secrets import FoundSecret, Secret
 from chora.transport.pipes import LineReader, Pipes, PolledPipe
@@ -1529,8 +1530,28 @@ async def test_a_client_that_is_gone_ends_the_bridge():
         assert upstream.methods()[-1] == "DELETE"
 
 
+class Unavailable:
+    """A response with status 503."""
+
+    status = 503
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failure"),
+    [
+        (ConnectFailed("refused"), UpstreamUnreachable),
+        (ConnectionBroken("reset"), ConnectionLost),
+        (Unavailable(), None),
+    ],
+)
 async def test_retries_end_before_their_time_is_over(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, outcome: Any, failure: Any
 ):
     """No pause begins that would end too late; each other pause is followed by one attempt."""
     attempts: list[float] = []
@@ -1538,14 +1559,16 @@ async def test_retries_end_before_their_time_is_over(
     class AbsentServer:
         async def request(self, *arguments: Any) -> Any:
             attempts.append(trio.current_time())
-            raise ConnectFailed("refused")
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
 
     upstream = Upstream(parse_address("http://host.example/mcp"), lambda _: None)
     upstream._pool = cast(Any, AbsentServer())
     monkeypatch.setattr(Backoff, "next_pause", lambda self: 0.4)
     started = trio.current_time()
-    with pytest.raises(UpstreamUnreachable):
-        await upstream.send_request("POST", (), retry_time=1.0)
+    with pytest.raises(failure) if failure else contextlib.nullcontext():
+        assert (await upstream.send_request("POST", (), retry_time=1.0)).status == 503
     assert [round(each - started, 3) for each in attempts] == [0, 0.4, 0.8]
     assert round(trio.current_time() - started, 3) == 0.8
 

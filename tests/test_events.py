@@ -387,7 +387,13 @@ def test_counts_are_not_redacted():
 
 
 def test_data_nested_too_deep_is_redacted():
-    """So that the recursion is bounded."""
+    """So that the recursion is bounded: 64 levels are not."""
+    for wrap in (lambda value: {"a": value}, lambda value: [value]):  # pyright: ignore[reportUnknownLambdaType]
+        level: Any = "x"
+        for _ in range(64):
+            level = wrap(level)
+        assert redact_secrets(level) == level
+        assert "x" not in str(redact_secrets(wrap(level)))
     deep: Any = "x"
     for level in range(1000):
         deep = {"a": deep} if level % 2 else [deep]

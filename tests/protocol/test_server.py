@@ -192,10 +192,19 @@ async def test_batches_are_answered_where_the_revision_knows_them(server: McpSer
     assert (await ask(server, shaken("2025-06-18"), batch))["error"]["code"] == wire.INVALID_REQUEST
 
 
-@pytest.mark.parametrize("body", [b"[]", b"[" + b",".join([b"1"] * 51) + b"]", b"[1"])
-async def test_a_batch_is_neither_empty_nor_endless(server: McpServer, body: bytes):
-    """Nothing, too much and half an array are refused."""
-    assert "error" in await ask(server, shaken("2025-03-26"), body)
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"[]", wire.INVALID_REQUEST),
+        (b"[" + b",".join([b"1"] * 51) + b"]", wire.INVALID_REQUEST),
+        (b"[1", wire.PARSE_ERROR),
+    ],
+)
+async def test_a_batch_is_neither_empty_nor_endless(server: McpServer, body: bytes, code: int):
+    """Nothing, too much and half an array are refused; 50 messages are not."""
+    assert (await ask(server, shaken("2025-03-26"), body))["error"]["code"] == code
+    answers = await ask(server, shaken("2025-03-26"), b"[" + b",".join([request("ping", id=1)] * 50) + b"]")
+    assert [each["result"] for each in answers] == [{}] * 50
 
 
 async def test_the_answers_to_a_batch_are_bounded(server: McpServer, monkeypatch: pytest.MonkeyPatch):
