@@ -1531,9 +1531,10 @@ async def test_a_client_that_is_gone_ends_the_bridge():
 
 
 class Unavailable:
-    """A response with status 503."""
+    """A response of a proxy without its server."""
 
-    status = 503
+    def __init__(self, status: int) -> None:
+        self.status = status
 
     async def __aenter__(self) -> None: ...
 
@@ -1547,7 +1548,9 @@ class Unavailable:
     [
         (ConnectFailed("refused"), UpstreamUnreachable),
         (ConnectionBroken("reset"), ConnectionLost),
-        (Unavailable(), None),
+        (Unavailable(502), None),
+        (Unavailable(503), None),
+        (Unavailable(504), None),
     ],
 )
 async def test_retries_end_before_their_time_is_over(
@@ -1568,7 +1571,7 @@ async def test_retries_end_before_their_time_is_over(
     monkeypatch.setattr(Backoff, "next_pause", lambda self: 0.4)
     started = trio.current_time()
     with pytest.raises(failure) if failure else contextlib.nullcontext():
-        assert (await upstream.send_request("POST", (), retry_time=1.0)).status == 503
+        assert (await upstream.send_request("POST", (), retry_time=1.0)).status == outcome.status
     assert [round(each - started, 3) for each in attempts] == [0, 0.4, 0.8]
     assert round(trio.current_time() - started, 3) == 0.8
 

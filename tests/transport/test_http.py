@@ -218,6 +218,27 @@ async def test_invalid_modern_bodies_are_refused_and_the_server_goes_on(
         assert (await client.ask_modern("tools/list")).status_code == 200
 
 
+async def test_an_argument_that_a_header_repeats_must_equal_it(http_client: OpenHttpClient):
+    """Where a tool wants the header; a proxy may have routed the request by it."""
+    async with http_client() as client:
+        client.running.server.parameter_headers["hello_world"] = {"name": "mcp-param-name"}
+        call = {"name": "hello_world", "arguments": {"name": "Ada"}}
+        for value, status in (("Ada", 200), ("Grace", 400), ("", 400)):
+            response = await client.ask_modern("tools/call", call, mcp_param_name=value)
+            assert response.status_code == status
+            assert ("error" not in response.json()) or response.json()["error"]["code"] == wire.HEADER_MISMATCH
+
+
+async def test_what_a_tool_did_becomes_an_event_in_the_store(http_client: OpenHttpClient):
+    """A server stores its events while it runs."""
+    async with http_client() as client:
+        await client.initialize()
+        await client.call("generate_content", content_config_id="greeting")
+        with trio.fail_after(PATIENCE):
+            while "chora.content_generated" not in [event.kind for event in client.running.engine.store.events()]:
+                await trio.sleep(0.01)
+
+
 async def test_an_error_of_the_server_is_a_response_with_status_200(http_client: OpenHttpClient):
     """Only errors that the revision gives a status of their own have another one."""
     async with http_client() as client:
