@@ -24,7 +24,7 @@ TOKEN = "correct horse battery staple".replace(" ", "-")
     "host", ["localhost", "LocalHost", "127.0.0.1", "127.8.9.10", "::1", "[::1]", "0:0:0:0:0:0:0:1", "::1%lo"]
 )
 def test_loopback_is_this_machine_alone(host: str):
-    """Every spelling of an address that no other machine reaches."""
+    """Every form of an address that only this machine reaches."""
     assert is_loopback(host)
 
 
@@ -36,12 +36,12 @@ def test_loopback_is_this_machine_alone(host: str):
     ],
 )
 def test_anything_else_is_public(host: str):
-    """What isn't surely loopback counts as reachable, names included: they may resolve to anything."""
+    """Names too, as they may resolve to any address."""
     assert not is_loopback(host)
 
 
 def test_a_loopback_server_needs_no_token():
-    """Without a token every client on this machine is the local user, whatever header it sends."""
+    """Every client on this machine is the local user, whatever header it sends."""
     authenticator = Authenticator("127.0.0.1", None)
     assert not authenticator.is_public
     for header in (None, "Bearer anything", "Basic eDp5", ""):
@@ -53,7 +53,7 @@ def test_a_loopback_server_needs_no_token():
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
 @requirement("server.loopback")
 def test_a_public_server_without_a_token_is_refused(host: str):
-    """It doesn't open at all, and says how to give a token."""
+    """It doesn't start, and the hint says how to create a token."""
     with pytest.raises(UsageError) as caught:
         Authenticator(host, None)
     assert "without a token" in caught.value.message
@@ -64,7 +64,7 @@ def test_a_public_server_without_a_token_is_refused(host: str):
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
 def test_the_right_token_is_accepted(host: str, scheme: str):
-    """The scheme's letters may be of any size, and more than one space may follow."""
+    """The scheme is case-insensitive, and more than one space may follow."""
     principal = Authenticator(host, Secret(TOKEN)).authenticate(f"{scheme} {TOKEN}")
     assert principal == Principal("token")
     assert principal.has_scope("write")
@@ -79,8 +79,8 @@ def test_the_right_token_is_accepted(host: str, scheme: str):
         *("Bearer \x00", "Bearer \xff\xfe", f"Bearer {'x' * 100_000}", f"Bearer Bearer {TOKEN}"),
     ],
 )
-def test_any_other_header_stays_outside(host: str, header: str | None):
-    """A missing, wrong or mangled token is refused, and the refusal doesn't repeat it."""
+def test_any_other_header_is_refused(host: str, header: str | None):
+    """A missing, wrong or malformed token; the error doesn't repeat it."""
     authenticator = Authenticator(host, Secret(TOKEN))
     with pytest.raises(Unauthorized) as caught:
         authenticator.authenticate(header)
@@ -90,7 +90,7 @@ def test_any_other_header_stays_outside(host: str, header: str | None):
 
 @pytest.mark.parametrize("token", [None, Secret(TOKEN)])
 def test_a_token_can_be_added_later(token: Secret | None):
-    """An added token identifies its principal beside the server's own, and on a server that needs none."""
+    """It identifies its principal in addition to the server's own token, also on a server without one."""
     authenticator = Authenticator("127.0.0.1", token)
     probe = Principal("probe", "read", routine=True)
     authenticator.add_token(Secret("probe-token"), probe)
@@ -101,7 +101,7 @@ def test_a_token_can_be_added_later(token: Secret | None):
 
 
 def test_tokens_are_compared_in_constant_time_and_kept_as_hashes(monkeypatch: pytest.MonkeyPatch):
-    """How long a refusal takes says nothing of how near the guess was, and the authenticator doesn't hold the token."""
+    """The time of a refusal reveals nothing about the token (CWE-208), and the authenticator doesn't store it."""
     compared: list[tuple[bytes, bytes]] = []
 
     class Watched:
@@ -132,8 +132,8 @@ def header(secret: Secret) -> str:
     return f"Bearer {secret.reveal()}"
 
 
-def test_a_named_token_stands_for_its_name_and_scope(tokens: Tokens):
-    """Each scope holds those before it."""
+def test_a_named_token_gives_its_name_and_scope(tokens: Tokens):
+    """Each scope includes the lower ones."""
     authenticator = Authenticator("127.0.0.1", None, tokens)
     for number, scope in enumerate(SCOPES):
         secret, token = tokens.create_token(f"app-{scope}", scope)
@@ -145,7 +145,7 @@ def test_a_named_token_stands_for_its_name_and_scope(tokens: Tokens):
 
 @requirement("server.tokens")
 def test_only_the_hash_of_a_token_is_kept(tokens: Tokens, tmp_path: Path):
-    """In files that only their owner can read, and nothing else stays behind."""
+    """In files that only their owner can read, with no other copy."""
     secret, token = tokens.create_token("app", "read")
     assert len(secret.reveal()) >= 40
     assert secret.reveal() not in repr(token)
@@ -158,7 +158,7 @@ def test_only_the_hash_of_a_token_is_kept(tokens: Tokens, tmp_path: Path):
 
 
 def test_from_the_first_token_on_every_request_needs_one(tokens: Tokens):
-    """Also that of a server which runs, and it stays closed when the last token is revoked."""
+    """Also on a running server, and also after the last token is revoked."""
     authenticator = Authenticator("127.0.0.1", None, tokens)
     assert authenticator.authenticate(None) is LOCAL
     assert authenticator.is_still_valid(LOCAL)
@@ -175,7 +175,7 @@ def test_from_the_first_token_on_every_request_needs_one(tokens: Tokens):
 
 
 def test_a_named_token_allows_binding_beyond_loopback(tokens: Tokens):
-    """As long as one was ever made."""
+    """Once one was created."""
     with pytest.raises(UsageError, match="without a token"):
         Authenticator("0.0.0.0", None, tokens)
     tokens.create_token("app", "read")
@@ -183,7 +183,7 @@ def test_a_named_token_allows_binding_beyond_loopback(tokens: Tokens):
 
 
 def test_an_accepted_token_can_be_revoked(tokens: Tokens):
-    """A session's principal is known no more once its token is revoked, nor when another bears its name."""
+    """A session's principal becomes invalid when its token is revoked, also if a new token has the same name."""
     authenticator = Authenticator("127.0.0.1", Secret(TOKEN), tokens)
     first, _ = tokens.create_token("app", "read")
     principal = authenticator.authenticate(header(first))
@@ -196,8 +196,8 @@ def test_an_accepted_token_can_be_revoked(tokens: Tokens):
     assert authenticator.is_still_valid(authenticator.authenticate(f"Bearer {TOKEN}"))
 
 
-def test_an_expired_token_is_worth_nothing(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
-    """From the moment on that it names; the list still shows it."""
+def test_an_expired_token_is_refused(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+    """From its expiry on; the list still shows it."""
     authenticator = Authenticator("127.0.0.1", None, tokens)
     secret, token = tokens.create_token("app", "read", lasts=timedelta(hours=1))
     principal = authenticator.authenticate(header(secret))
@@ -214,7 +214,7 @@ def test_an_expired_token_is_worth_nothing(tokens: Tokens, monkeypatch: pytest.M
     "name", ["", "App", "1app", "a" * 64, "a/b", "../a", "a.json", "a b", "ä", "-a", "local", "token", "probe", "a\n"]
 )
 def test_a_token_has_a_plain_name(tokens: Tokens, name: str):
-    """It is a file name and a principal's; nothing of it can mean anything else."""
+    """It is used as a file name and as a principal's."""
     with pytest.raises(InvalidInput):
         tokens.create_token(name, "read")
     with pytest.raises(TokenNotFound):
@@ -222,8 +222,8 @@ def test_a_token_has_a_plain_name(tokens: Tokens, name: str):
     assert not tokens.in_use
 
 
-def test_a_name_is_taken_once(tokens: Tokens):
-    """The token that bears it stays what it was."""
+def test_a_token_name_is_unique(tokens: Tokens):
+    """An existing token isn't replaced."""
     secret, token = tokens.create_token("app", "read")
     with pytest.raises(SaveFailed, match="already"):
         tokens.create_token("app", "admin")
@@ -232,7 +232,7 @@ def test_a_name_is_taken_once(tokens: Tokens):
 
 
 def test_the_number_of_tokens_is_limited(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
-    """Each of them is looked at when they change."""
+    """As all are read when one changes."""
     monkeypatch.setattr(access, "TOKEN_LIMIT", 2)
     tokens.create_token("a", "read")
     tokens.create_token("b", "read")
@@ -260,8 +260,8 @@ def test_the_number_of_tokens_is_limited(tokens: Tokens, monkeypatch: pytest.Mon
     ],
     ids=range(12),
 )
-def test_a_file_that_is_no_token_authenticates_no_request(tokens: Tokens, tmp_path: Path, text: str):
-    """A damaged one is passed over, and those beside it still work."""
+def test_an_invalid_token_file_authenticates_no_request(tokens: Tokens, tmp_path: Path, text: str):
+    """It is skipped, and the other tokens still work."""
     secret, token = tokens.create_token("app", "read")
     odd = tmp_path / ".chora" / "tokens" / "odd.json"
     odd.write_bytes(text.encode("latin-1"))
@@ -272,7 +272,7 @@ def test_a_file_that_is_no_token_authenticates_no_request(tokens: Tokens, tmp_pa
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes that bear a name in a folder")
 def test_a_pipe_in_place_of_a_token_file_blocks_nothing(tokens: Tokens, tmp_path: Path):
-    """A pipe without a writer, a folder, a loop, a device without end; and no descriptor is left open."""
+    """A pipe without a writer, a folder, a link to itself, an endless device; no descriptor is left open."""
     secret, token = tokens.create_token("app", "read")
     folder = tmp_path / ".chora" / "tokens"
     if sys.platform != "win32":
@@ -289,8 +289,8 @@ def test_a_pipe_in_place_of_a_token_file_blocks_nothing(tokens: Tokens, tmp_path
     assert Authenticator("0.0.0.0", None, tokens).authenticate(header(secret)) == token.principal
 
 
-def test_a_file_system_without_links_keeps_tokens_too(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
-    """And a name is still taken once."""
+def test_tokens_work_on_a_file_system_without_hard_links(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
+    """Names are unique there too."""
 
     def refuse(*_: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -303,7 +303,7 @@ def test_a_file_system_without_links_keeps_tokens_too(tokens: Tokens, monkeypatc
     assert tokens.list_tokens() == [token]
 
 
-def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
+def test_a_token_that_cannot_be_stored_is_not_created(tokens: Tokens, tmp_path: Path):
     """The error says why, and no useless token is returned."""
     (tmp_path / ".chora").mkdir()
     (tmp_path / ".chora" / "tokens").write_text("in the way")
@@ -313,7 +313,7 @@ def test_a_token_that_cannot_be_kept_is_none(tokens: Tokens, tmp_path: Path):
 
 
 def test_a_public_server_needs_a_token_even_when_the_tokens_vanish(tokens: Tokens, tmp_path: Path):
-    """Removing the folder, or the volume it was on, gives no access."""
+    """Removing the folder, or its volume, gives no access."""
     tokens.create_token("app", "admin")
     authenticator = Authenticator("0.0.0.0", None, tokens)
     shutil.rmtree(tmp_path / ".chora")
@@ -322,8 +322,8 @@ def test_a_public_server_needs_a_token_even_when_the_tokens_vanish(tokens: Token
     assert not authenticator.is_still_valid(LOCAL)
 
 
-def test_a_look_for_revoked_tokens_reads_the_folder_once(tokens: Tokens, tmp_path: Path):
-    """However many sessions there are: each is asked about every few seconds."""
+def test_checking_for_revoked_tokens_reads_the_folder_once(tokens: Tokens, tmp_path: Path):
+    """However many sessions there are: each is checked every few seconds."""
     authenticator = Authenticator("127.0.0.1", None, tokens)
     principals = [tokens.create_token(f"app-{number}", "read")[1].principal for number in range(3)]
     os.utime(tmp_path / ".chora" / "tokens", (1_700_000_000, 1_700_000_000))
@@ -335,8 +335,8 @@ def test_a_look_for_revoked_tokens_reads_the_folder_once(tokens: Tokens, tmp_pat
     assert not reads
 
 
-def test_a_change_within_one_tick_of_the_clock_is_seen(tokens: Tokens, tmp_path: Path):
-    """A folder that changed within a step of the file system's clock is read again."""
+def test_a_change_within_the_clocks_resolution_is_seen(tokens: Tokens, tmp_path: Path):
+    """A folder that changed just now is read again."""
     authenticator = Authenticator("127.0.0.1", None, tokens)
     secrets = [tokens.create_token(f"app-{number}", "read")[0] for number in range(2)]
     folder = tmp_path / ".chora" / "tokens"
@@ -348,8 +348,8 @@ def test_a_change_within_one_tick_of_the_clock_is_seen(tokens: Tokens, tmp_path:
     assert authenticator.authenticate(header(secrets[2])).name == "late"
 
 
-def test_a_folder_at_rest_is_not_read_again(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """One look at it tells that nothing changed."""
+def test_an_unchanged_folder_is_not_read_again(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its modification time shows that nothing changed."""
     authenticator = Authenticator("127.0.0.1", None, tokens)
     secret, _ = tokens.create_token("app", "read")
     folder = tmp_path / ".chora" / "tokens"
@@ -362,8 +362,8 @@ def test_a_folder_at_rest_is_not_read_again(tokens: Tokens, tmp_path: Path, monk
 # -- proxies ----------------------------------------------------------------------------------------------------
 
 
-def test_only_named_proxies_are_trusted():
-    """By address or by network, in both families, also an IPv4 address in an IPv6 coat."""
+def test_only_configured_proxies_are_trusted():
+    """By address or network, IPv4 and IPv6, also IPv4-mapped IPv6 addresses."""
     authenticator = Authenticator("127.0.0.1", None, trusted_proxies=["127.0.0.1", "10.0.0.0/8", "fd00::/8"])
     for address in ("127.0.0.1", "10.1.2.3", "fd00::1", "::ffff:10.0.0.1"):
         assert authenticator.is_trusted_proxy(address), address
@@ -373,7 +373,7 @@ def test_only_named_proxies_are_trusted():
 
 @pytest.mark.parametrize("proxy", ["localhost", "10.0.0.1/8", "", "*", "10.0.0"])
 def test_a_proxy_is_an_address(proxy: str):
-    """A name can point anywhere, and a network with host bits is likely to be a mistake."""
+    """A name may resolve to anything, and a network with host bits is likely a mistake."""
     with pytest.raises(UsageError, match="trusted_proxies"):
         Authenticator("127.0.0.1", None, trusted_proxies=[proxy])
 
@@ -401,7 +401,7 @@ def test_the_client_is_the_address_that_the_outermost_trusted_proxy_saw(forwarde
     assert Authenticator("127.0.0.1", None, trusted_proxies=["10.0.0.0/8"]).client_address(forwarded) == client
 
 
-def test_who_comes_from_afar_needs_a_token(tokens: Tokens):
+def test_a_client_beyond_this_machine_needs_a_token(tokens: Tokens):
     """A server without tokens serves this machine only, and the error says how to change that."""
     authenticator = Authenticator("127.0.0.1", None, tokens)
     with pytest.raises(Unauthorized, match="proxy") as caught:
@@ -413,7 +413,7 @@ def test_who_comes_from_afar_needs_a_token(tokens: Tokens):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no mode there")
 def test_a_token_that_came_with_a_checkout_is_ignored(tokens: Tokens, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """A foreign project can bring files, but none that only their owner can read."""
+    """A foreign project may contain files, but none that only their owner can read."""
     secret, token = tokens.create_token("stranger", "admin")
     path = tmp_path / ".chora" / "tokens" / "stranger.json"
     path.chmod(0o644)

@@ -1,4 +1,4 @@
-"""The life of a process: what starts, what runs beside what, and how it ends."""
+"""The processes of `chora serve` and stdio: start, services, signals and shutdown."""
 
 import contextlib
 import gc
@@ -117,8 +117,8 @@ async def generate(job):
 
 
 @requirement("server.watchdog")
-def test_a_process_that_is_stuck_is_ended_all_the_same(hello: Project):
-    """By a thread, when the grace and a little more are over, with an exit code that tells it from an orderly end."""
+def test_a_stuck_process_is_ended_by_a_watchdog(hello: Project):
+    """A thread ends it shortly after the grace, with an exit code of its own."""
     hello.write("plugins/stuck.py", STUCK.replace("PLACE", str(hello.root / "is-stuck")))
     hello.write("chora.toml", '[limits]\ngrace = 0.2\n[plugins]\ngenerators = ["plugins/stuck.py"]\n')
     hello.save(content("stuck", pattern={"type": "stuck"}))
@@ -144,7 +144,7 @@ def _call_and_forget(url: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="who started a process is not asked there")
 @requirement("server.parent")
 def test_stdio_ends_with_the_process_that_started_it(hello: Project):
-    """Also when another process still holds the other end of its stdin."""
+    """Also when another process still holds its stdin open."""
     command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]
     starter = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(600)"
     source, sink = os.pipe()
@@ -157,7 +157,7 @@ def test_stdio_ends_with_the_process_that_started_it(hello: Project):
     ):
         assert started.stdout is not None
         server = int(started.stdout.readline())
-        # Should it live on for ever, this ends it, and the log doesn't say what it should.
+        # If it doesn't end, this does it, and the log lacks the expected line.
         guard = threading.Timer(60, os.kill, [server, signal.SIGKILL])
         guard.start()
         try:
@@ -175,8 +175,8 @@ def test_stdio_ends_with_the_process_that_started_it(hello: Project):
     assert "the parent process has ended" in log.read_text()
 
 
-def test_a_server_backs_its_store_up_by_itself(hello: Project):
-    """Every so often, as the flag says; what it makes is whole."""
+def test_a_server_backs_up_its_store(hello: Project):
+    """At the interval of the flag; the backup is valid."""
     with serving(hello, "--backup-every", "0.00005") as (_, process):
         folder = hello.root / ".chora" / "backups"
         deadline = time.monotonic() + PATIENCE
@@ -187,8 +187,8 @@ def test_a_server_backs_its_store_up_by_itself(hello: Project):
     assert backup.verify_backup(made[0])["versions"] == 0
 
 
-def test_open_streams_do_not_hold_the_end(hello: Project):
-    """SSE streams are ended; the whole stop takes far less than the grace."""
+def test_open_streams_do_not_delay_the_shutdown(hello: Project):
+    """SSE streams are ended, well within the grace."""
     hello.write("chora.toml", "[limits]\ngrace = 600\n")
     with serving(hello) as (url, process):
         stream = urllib.request.urlopen(url + "/sse", timeout=PATIENCE)
@@ -199,7 +199,7 @@ def test_open_streams_do_not_hold_the_end(hello: Project):
 
 
 def test_serve_with_stdio_speaks_on_both_and_ends_with_its_input(hello: Project):
-    """One process, one store: pipes for the parent, HTTP for all other clients."""
+    """One process, one store: stdio for the parent, HTTP for all other clients."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -219,8 +219,8 @@ def test_serve_with_stdio_speaks_on_both_and_ends_with_its_input(hello: Project)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_the_server_in_order(hello: Project, number: signal.Signals):
-    """In this process: the run returns by itself, and the store is closed."""
+async def test_a_signal_shuts_the_server_down(hello: Project, number: signal.Signals):
+    """In this process: the run returns, and the store is closed."""
     loaded = settings.load(hello.root, {}, {"http.port": 0})
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
@@ -233,8 +233,8 @@ async def test_a_signal_ends_the_server_in_order(hello: Project, number: signal.
     assert not (hello.root / ".chora/storage.db-wal").exists(), "the last one out folds the log into the database"
 
 
-async def test_a_second_signal_does_not_wait(hello: Project):
-    """Whoever asks twice means it."""
+async def test_a_second_signal_skips_the_grace(hello: Project):
+    """The user insists."""
     loaded = settings.load(hello.root, {}, {"http.port": 0, "limits.grace": 30.0})
     streams: list[trio.SocketStream] = []
     with pytest.raises(BaseExceptionGroup) as caught, trio.fail_after(PATIENCE):  # noqa: PT012
@@ -256,7 +256,7 @@ async def test_a_second_signal_does_not_wait(hello: Project):
 
 
 async def test_beyond_loopback_a_token_is_needed(hello: Project):
-    """Refused before anything is opened, with what to do."""
+    """Refused before anything is opened, with a hint."""
     loaded = settings.load(hello.root, {}, {"http.host": "0.0.0.0", "http.port": 0})
     with pytest.raises(UsageError, match="token"):
         await app.run_server(hello.root, loaded)
@@ -264,7 +264,7 @@ async def test_beyond_loopback_a_token_is_needed(hello: Project):
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 async def test_an_address_in_use_is_named(hello: Project, serve: Serve):
-    """The second server says which address, and ends."""
+    """By the second server's error."""
     async with serve(hello.root) as opened:
         loaded = settings.load(hello.root, {}, {"http.port": int(opened.url.rpartition(":")[2])})
         with pytest.raises(BaseExceptionGroup) as caught:
@@ -274,9 +274,9 @@ async def test_an_address_in_use_is_named(hello: Project, serve: Serve):
     gc.collect()  # hypercorn leaves the socket that it couldn't bind to the collector
 
 
-async def test_a_database_that_is_none_is_refused_and_left_alone(hello: Project):
-    """No fresh database over a damaged one."""
-    broken = hello.write(".chora/storage.db", b"this is no database, but somebody's notes" * 30)
+async def test_an_invalid_database_is_refused_and_left_alone(hello: Project):
+    """It isn't replaced by a new one."""
+    broken = hello.write(".chora/storage.db", b"this isn't a database, but a few notes" * 30)
     before = broken.read_bytes()
     with pytest.raises(StorageError):
         async with open_engine(hello.root, settings.load(hello.root, {}).settings):
@@ -285,7 +285,7 @@ async def test_a_database_that_is_none_is_refused_and_left_alone(hello: Project)
 
 
 async def test_several_processes_share_a_project(hello: Project, serve: Serve):
-    """A server, and another chora beside it on the same database: both see what either wrote."""
+    """A server and another chora process on the same database: both see each other's changes."""
     async with serve(hello.root), open_engine(hello.root, settings.load(hello.root, {}).settings) as engine:
         done = await trio.run_process(
             [sys.executable, "-m", "chora", "--project", str(hello.root), "generate", "greeting"], capture_stdout=True
@@ -296,9 +296,9 @@ async def test_several_processes_share_a_project(hello: Project, serve: Serve):
         assert version.body.startswith("# Hello")
 
 
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="systemd is told over a Unix socket")
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="systemd is notified over a Unix socket")
 def test_systemd_is_notified_of_readiness_and_of_stopping(hello: Project, tmp_path: Path):
-    """READY=1 once it can serve calls, STOPPING=1 when asked to end."""
+    """READY=1 once it can serve calls, STOPPING=1 when it begins to shut down."""
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(path)

@@ -1,4 +1,4 @@
-"""Finding configs in every layout, reading them once, and saying why a file is none."""
+"""Finding configs in every layout, caching them, and reporting invalid files."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled as soon as they are written, so that no test has to wait for it."""
+def trust_times_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust modification times without a delay, so that no test has to wait."""
     monkeypatch.setattr(file_stamps, "RACY", -(10**18))
 
 
@@ -103,7 +103,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("suffix", [".json", ".yaml", ".yml"])
 def test_a_config_is_found_in_every_layout(project: Project, kind: Kind, layout: str, suffix: str) -> None:
-    """Flat and nested, singular and plural, JSON and YAML: each place a config may have is searched."""
+    """Flat and nested, singular and plural, JSON and YAML."""
     path = project.put(f"configs/{layout.format(kind=kind)}{suffix}", kind)
     found = project.catalog().find_config(kind, "note")
     assert found.path == path
@@ -112,7 +112,7 @@ def test_a_config_is_found_in_every_layout(project: Project, kind: Kind, layout:
 
 
 def test_the_layouts_have_an_order(project: Project) -> None:
-    """Of several files that may be meant, the one in the better place is taken: flat, then nested; singular first."""
+    """Of several matching files the first is taken: flat, then nested; singular first."""
     places = [
         "configs/artifact/note.json",
         "configs/artifact/note.yaml",
@@ -130,7 +130,7 @@ def test_the_layouts_have_an_order(project: Project) -> None:
 
 @requirement("layouts.id-inside")
 def test_the_id_inside_finds_a_file_of_another_name(project: Project) -> None:
-    """As a last resort the id inside the file counts."""
+    """As a last resort."""
     path = project.put("configs/content/deep/er/whatever.json")
     assert project.catalog().find_config("content", "note") == FoundConfig(
         path, project.catalog().open_config("content", path).parsed
@@ -138,15 +138,15 @@ def test_the_id_inside_finds_a_file_of_another_name(project: Project) -> None:
 
 
 def test_a_file_named_after_another_id_is_found_with_a_warning(project: Project) -> None:
-    """A file's name wins over the id inside, which is told."""
+    """Its name wins over the id inside, and the warning names both."""
     project.put("configs/content/intro.json", config_id="note")
     (warning,) = project.catalog().find_config("content", "intro").parsed.warnings
     assert (warning.code, warning.write) == ("id_mismatch", '"id": "intro"')
     assert project.catalog().find_config("content", "note").parsed.warnings == []
 
 
-def test_a_missing_config_says_where_it_was_sought(project: Project) -> None:
-    """The error names the id under its tool's parameter, every place searched, and ids that are near."""
+def test_the_error_of_a_missing_config_lists_the_searched_paths(project: Project) -> None:
+    """And the id under its tool's parameter, and similar ids."""
     project.put("configs/content/note.json")
     with pytest.raises(ConfigNotFound) as caught:
         project.catalog().find_config("content", "notes")
@@ -168,7 +168,7 @@ def test_a_missing_config_says_where_it_was_sought(project: Project) -> None:
     ],
 )
 def test_without_near_ids_the_hint_names_the_list(project: Project, kind: Kind, parameter: str, hint: str) -> None:
-    """In an empty project the hint says how to see what there is."""
+    """In an empty project the hint says how to list configs."""
     with pytest.raises(ConfigNotFound) as caught:
         project.catalog().find_config(kind, "note")
     assert caught.value.details[parameter] == "note"
@@ -184,8 +184,8 @@ def test_without_near_ids_the_hint_names_the_list(project: Project, kind: Kind, 
     ]
 
 
-def test_the_config_folder_is_the_one_that_is_there(project: Project) -> None:
-    """`configs` if present, else `chora-configs`, unless the setting names another."""
+def test_the_config_folder_is_the_existing_one(project: Project) -> None:
+    """`configs`, else `chora-configs`, unless the setting names another."""
     catalog = project.catalog()
     assert catalog.root == "configs"
     project.put("chora-configs/content/note.json")
@@ -220,7 +220,7 @@ def test_the_config_folder_is_the_one_that_is_there(project: Project) -> None:
     ],
 )
 def test_a_path_is_tried_from_three_folders(project: Project, path: str) -> None:
-    """Children name files from the project root, the config folder or the folder of their kind, suffix or not."""
+    """From the project root, the config folder or the folder of its kind, with or without suffix."""
     where = project.put("configs/artifact/note.json", "artifact")
     catalog = project.catalog()
     assert catalog.open_config("artifact", path).path == where
@@ -228,8 +228,8 @@ def test_a_path_is_tried_from_three_folders(project: Project, path: str) -> None
     assert catalog.open_config("artifact", str(project.root / where)).path == where
 
 
-def test_the_nearest_meaning_of_a_path_wins(project: Project) -> None:
-    """The project root comes before the config folder, and that before the folder of the kind."""
+def test_paths_are_tried_in_order(project: Project) -> None:
+    """The project root before the config folder, and that before the folder of the kind."""
     paths = ["note.json", "configs/note.json", "configs/content/note.json"]
     for path in paths:
         project.put(path)
@@ -250,7 +250,7 @@ def test_a_mere_name_is_an_id_in_the_end(project: Project) -> None:
 @requirement("layouts.inside-project")
 @pytest.mark.parametrize("path", ["../outside.json", "/etc/hostname.json", "configs/../../outside.json", "link/x.json"])
 def test_a_path_that_leaves_the_project_is_denied(tmp_path: Path, path: str) -> None:
-    """Neither dots nor absolute paths nor links lead out, whether something is there or not."""
+    """By `..`, an absolute path or a link, whether the target exists or not (CWE-22)."""
     outside = Project(tmp_path)
     outside.put("outside.json")
     outside.put("other/x.json")
@@ -262,22 +262,22 @@ def test_a_path_that_leaves_the_project_is_denied(tmp_path: Path, path: str) -> 
 
 
 def test_dots_that_stay_inside_are_fine(project: Project) -> None:
-    """A path relative to the config folder may go up, as long as it stays in the project."""
+    """A path relative to the config folder may go up within the project."""
     project.put("common/note.json")
     project.put("configs/content/other.json", config_id="other")
     assert project.catalog().open_config("content", "../common/note.json").path == "common/note.json"
 
 
 @pytest.mark.parametrize("path", ["", "  ", "a\0b", "a\nb.json"])
-def test_a_path_that_is_none_is_refused(project: Project, path: str) -> None:
-    """Empty paths and control characters are refused before the disk is asked."""
+def test_an_invalid_path_is_refused(project: Project, path: str) -> None:
+    """Empty paths and control characters, before the disk is accessed."""
     with pytest.raises(InvalidConfigId):
         project.catalog().open_config("content", path)
 
 
 @pytest.mark.parametrize("config_id", ["", "   ", "a" * 256, "..", "a..b", "a/b", "a\\b", "a\nb", "a\0", "\x7f"])
-def test_an_id_that_is_none_is_refused(project: Project, config_id: str) -> None:
-    """Empty, endless and path-like ids are refused wherever an id goes in."""
+def test_an_invalid_id_is_refused(project: Project, config_id: str) -> None:
+    """Empty, too long and path-like ids, everywhere."""
     catalog = project.catalog()
     for use in (
         catalog.check_id,
@@ -289,8 +289,8 @@ def test_an_id_that_is_none_is_refused(project: Project, config_id: str) -> None
         assert len(caught.value.message) < 250
 
 
-def test_an_ordinary_id_is_none_of_its_business(project: Project) -> None:
-    """Whether an id fits the format is for the format to say."""
+def test_an_ordinary_id_is_accepted(project: Project) -> None:
+    """Whether it fits the format is validated by the format."""
     for config_id in ("a", "Weekly Report", "a" * 255, "a.b"):
         project.catalog().check_id(config_id)
 
@@ -299,7 +299,7 @@ def test_an_ordinary_id_is_none_of_its_business(project: Project) -> None:
 
 
 def test_a_listing_has_every_file_sorted_by_id(project: Project) -> None:
-    """What can be read stands by id, what can't by path with its reason; nothing is missing."""
+    """Readable files by id, others by path with the reason; none is missing."""
     project.put("configs/content/z.json", config_id="alpha")
     project.put("configs/content/sub/a.yaml", config_id="beta")
     project.write("configs/content/broken.json", "{")
@@ -332,7 +332,7 @@ def test_a_file_in_both_folders_counts_once(project: Project) -> None:
 
 
 def test_of_two_files_with_one_id_the_found_one_counts(project: Project) -> None:
-    """The file that `find` takes is listed; the other stands under invalid and names the first."""
+    """The file that a lookup takes is listed; the other one is listed as invalid and names the first."""
     project.put("configs/content/a.json")
     project.put("configs/content/b.json")
     project.put("configs/content/note/note.json")
@@ -344,8 +344,8 @@ def test_of_two_files_with_one_id_the_found_one_counts(project: Project) -> None
     assert "configs/content/note/note.json" in listing.invalid[0].error
 
 
-def test_a_broken_file_says_so_when_its_id_is_asked_for(project: Project) -> None:
-    """A config that exists but doesn't fit is refused with its faults, by name or by the id inside."""
+def test_looking_up_a_broken_file_reports_its_faults(project: Project) -> None:
+    """By name or by the id inside."""
     broken = {**config("content", "note"), "metadata": {"description": ""}}
     project.write("configs/content/other.json", json.dumps(broken))
     for config_id in ("note", "other"):
@@ -376,16 +376,16 @@ def test_a_config_is_saved_where_it_is(project: Project, path: str) -> None:
 
 
 def test_a_config_is_not_saved_over_another_one(project: Project) -> None:
-    """A file of the right name that holds another id is left alone."""
+    """A file of the right name with another id isn't overwritten."""
     project.put("configs/content/intro/intro-content.json", config_id="intro-content")
     assert project.catalog().path_to_save("content", "intro") == "configs/content/intro.json"
 
 
-# -- reading once -----------------------------------------------------------------------------------------------
+# -- the cache --------------------------------------------------------------------------------------------------
 
 
 class Counting(Folder):
-    """A folder that counts what is read."""
+    """A folder that counts reads."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -396,9 +396,9 @@ class Counting(Folder):
         return super().read_bytes(path, limit=limit)
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("trust_times_at_once")
 def test_an_unchanged_file_is_read_once(project: Project) -> None:
-    """Finding, opening and listing share one reading; a changed file is read anew."""
+    """Finding, opening and listing share the cache; a changed file is read again."""
     path = project.put("configs/content/note.json")
     folder = Counting(project.root)
     catalog = Catalog(folder)
@@ -413,9 +413,9 @@ def test_an_unchanged_file_is_read_once(project: Project) -> None:
     assert len(folder.reads) == 2
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("trust_times_at_once")
 def test_the_times_of_a_file_may_be_set_back(project: Project) -> None:
-    """A change of the same size under the old modification time is still seen."""
+    """A change of the same size under the old modification time is still noticed."""
     path = project.put("configs/content/note.json")
     catalog = project.catalog()
     catalog.find_config("content", "note")
@@ -425,8 +425,8 @@ def test_the_times_of_a_file_may_be_set_back(project: Project) -> None:
     assert catalog.find_config("content", "note").parsed.config.metadata.description == "B note"
 
 
-def test_a_file_just_written_is_not_remembered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second write within the clock's grain could go unseen, so a fresh file is read every time."""
+def test_a_recently_written_file_is_not_cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second write within the clock's resolution could go unnoticed."""
     monkeypatch.setattr(file_stamps, "RACY", 10**18)
     project.put("configs/content/note.json")
     folder = Counting(project.root)
@@ -436,9 +436,9 @@ def test_a_file_just_written_is_not_remembered(project: Project, monkeypatch: py
     assert len(folder.reads) == 2
 
 
-@pytest.mark.usefixtures("settled")
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(project: Project) -> None:
-    """What was read may be older than the file by then."""
+@pytest.mark.usefixtures("trust_times_at_once")
+def test_a_file_that_changes_while_it_is_read_is_not_cached(project: Project) -> None:
+    """The bytes read may be outdated."""
     path = project.put("configs/content/note.json")
 
     class Racing(Counting):
@@ -454,9 +454,9 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(project: Project
     assert folder.reads == [path, path]
 
 
-@pytest.mark.usefixtures("settled")
-def test_a_refusal_is_remembered_too(project: Project) -> None:
-    """A broken file is explained again without being read again, as an error of its own each time."""
+@pytest.mark.usefixtures("trust_times_at_once")
+def test_a_parse_error_is_cached_too(project: Project) -> None:
+    """The file isn't read again, and each lookup raises a new error."""
     project.write("configs/content/note.json", "{")
     folder = Counting(project.root)
     catalog = Catalog(folder)
@@ -470,9 +470,9 @@ def test_a_refusal_is_remembered_too(project: Project) -> None:
     assert len(folder.reads) == 1
 
 
-@pytest.mark.usefixtures("settled")
-def test_what_is_remembered_is_bounded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The least recently used file makes room; a removed one is forgotten."""
+@pytest.mark.usefixtures("trust_times_at_once")
+def test_the_cache_is_bounded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least recently used file is evicted, and a removed one too."""
     paths = [project.put(f"configs/content/n{index}.json", config_id=f"n{index}") for index in range(3)]
     size = (project.root / paths[0]).stat().st_size
     monkeypatch.setattr(module, "CACHE_LIMIT", 2 * size)
@@ -490,7 +490,7 @@ def test_what_is_remembered_is_bounded(project: Project, monkeypatch: pytest.Mon
 
 
 def test_a_file_that_goes_away_is_simply_not_there(project: Project) -> None:
-    """Removal between looking and reading is no error."""
+    """Removal between lookup and reading is no error."""
     project.put("configs/content/note.json")
     project.put("configs/content/note-content.json")
 
@@ -506,7 +506,7 @@ def test_a_file_that_goes_away_is_simply_not_there(project: Project) -> None:
 
 
 def test_a_failing_disk_is_a_storage_error(project: Project) -> None:
-    """An error while reading says which file, and stands in the listing."""
+    """It names the file, and is in the listing."""
     project.put("configs/content/note.json")
 
     class Failing(Folder):
@@ -521,7 +521,7 @@ def test_a_failing_disk_is_a_storage_error(project: Project) -> None:
 
 
 def test_a_huge_file_is_refused(project: Project) -> None:
-    """A config beyond the limit isn't read, and says so in the listing."""
+    """Beyond the limit it isn't read, and the listing says so."""
     project.write("configs/content/note.json", b" " * (CONFIG_LIMIT + 1))
     with pytest.raises(LimitExceeded):
         project.catalog().find_config("content", "note")
@@ -530,7 +530,7 @@ def test_a_huge_file_is_refused(project: Project) -> None:
 
 @requirement("layouts.inside-project")
 def test_a_link_out_of_the_project_is_denied(tmp_path: Path) -> None:
-    """A config file that is a link to somewhere else is not read."""
+    """A config file that is such a link isn't read."""
     Project(tmp_path).put("outside.json")
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project")
@@ -549,7 +549,7 @@ def test_a_link_out_of_the_project_is_denied(tmp_path: Path) -> None:
 
 @requirement("layouts.yaml", "rulings.c15")
 def test_yaml_reads_as_the_same_config(project: Project) -> None:
-    """A YAML config with dates and blocks is what its JSON would be."""
+    """With dates and block texts, it equals its JSON form."""
     project.write("configs/content/tides.yaml", YAML)
     parsed = project.catalog().find_config("content", "tides").parsed
     assert parsed.warnings == []
@@ -558,8 +558,8 @@ def test_yaml_reads_as_the_same_config(project: Project) -> None:
     assert parsed.raw["evolution"]["history"][0]["date"] == "2026-03-01"
 
 
-def test_values_of_yaml_that_json_hasn_t_are_refused_by_the_format(project: Project) -> None:
-    """Keys that aren't text and numbers without end are refused at their place."""
+def test_yaml_values_without_json_form_are_refused(project: Project) -> None:
+    """Keys that aren't text, and infinities, at their path."""
     project.write("configs/content/tides.yaml", YAML + "on: 1\n")
     with pytest.raises(ValidationFailed, match="the key True"):
         project.catalog().find_config("content", "tides")
@@ -568,8 +568,8 @@ def test_values_of_yaml_that_json_hasn_t_are_refused_by_the_format(project: Proj
         project.catalog().find_config("content", "tides")
 
 
-def test_keys_that_stand_twice_are_reported(project: Project) -> None:
-    """In JSON the last one counts, as in every reader, with a warning; YAML refuses them."""
+def test_duplicate_keys_are_reported(project: Project) -> None:
+    """In JSON the last one counts, with a warning; in YAML they are refused."""
     plain = json.dumps(config("content", "tides"))
     project.write("configs/content/tides.json", plain)
     before = project.catalog().find_config("content", "tides").parsed.warnings
@@ -580,9 +580,9 @@ def test_keys_that_stand_twice_are_reported(project: Project) -> None:
     project.write("configs/content/tides.json", twice)
     parsed = project.catalog().find_config("content", "tides").parsed
     assert parsed.raw["x"] == [2]
-    told = [issue for issue in parsed.warnings if issue not in before]
-    assert [(issue.code, issue.severity) for issue in told[:2]] == [("duplicate_key", "warning")] * 2
-    assert {issue.found for issue in told if issue.code == "duplicate_key"} == {"'version'", "'x'"}
+    new = [issue for issue in parsed.warnings if issue not in before]
+    assert [(issue.code, issue.severity) for issue in new[:2]] == [("duplicate_key", "warning")] * 2
+    assert {issue.found for issue in new if issue.code == "duplicate_key"} == {"'version'", "'x'"}
     many = plain[:-1] + "".join(f', "k{number}": 1, "k{number}": 2' for number in range(1000)) + "}"
     project.write("configs/content/tides.json", many)
     remarks = project.catalog().find_config("content", "tides").parsed.warnings

@@ -1,4 +1,4 @@
-"""Mailboxes: bounded, each change once, and only what was asked for."""
+"""Notification queues: bounded, each change once, and only for subscriptions."""
 
 import msgspec
 import pytest
@@ -25,8 +25,8 @@ async def next_notification(queue: NotificationQueue) -> dict[str, object]:
         return msgspec.json.decode(await queue.wait_next())
 
 
-async def test_a_change_waits_once_however_often_it_happens():
-    """A peer that doesn't read costs what it asked for and no more."""
+async def test_a_change_is_queued_once_however_often_it_happens():
+    """The queue of a client that doesn't read is bounded by its subscriptions."""
     queue = NotificationQueue()
     queue.subscribed = {NOTE: NOTE.uri, LIST_CHANGES["resources"]: ""}
     for _ in range(100_000):
@@ -39,8 +39,8 @@ async def test_a_change_waits_once_however_often_it_happens():
         await queue.wait_next()
 
 
-async def test_only_what_was_asked_for_is_heard():
-    """Under the URI by which the peer knows it, with the meta of its subscription."""
+async def test_only_subscribed_changes_are_sent():
+    """Under the URI that the client used, with the meta of its subscription."""
     broadcaster, queue = Broadcaster(), NotificationQueue(meta={"id": 7})
     assert broadcaster.is_empty
     broadcaster.subscribe(queue)
@@ -59,7 +59,7 @@ async def test_only_what_was_asked_for_is_heard():
 
 
 async def test_a_change_without_a_subscription_is_not_sent():
-    """An unsubscription counts at once, also for what waits already."""
+    """An unsubscription also applies to queued changes."""
     queue = NotificationQueue()
     queue.subscribed = {NOTE: NOTE.uri, LIST_CHANGES["prompts"]: ""}
     queue.notify(NOTE)
@@ -69,7 +69,7 @@ async def test_a_change_without_a_subscription_is_not_sent():
 
 
 async def test_messages_come_first_and_are_bounded():
-    """Answers are owed; beyond the limit the transport gives the peer up."""
+    """They may not be dropped; beyond the limit the transport ends the session."""
     queue = NotificationQueue(2)
     queue.subscribed[NOTE] = NOTE.uri
     queue.notify(NOTE)
@@ -84,7 +84,7 @@ async def test_messages_come_first_and_are_bounded():
 
 
 async def test_each_change_reaches_one_of_two_readers():
-    """Two streams of one session: everything is told, and nothing twice."""
+    """Two streams of one session together get every change once."""
     queue, taken = NotificationQueue(), list[bytes]()
     changes = [ChangeNotification(RESOURCE_UPDATED, f"config://content/{number}") for number in range(20)]
     queue.subscribed = {change: change.uri for change in changes}
@@ -106,8 +106,8 @@ async def test_each_change_reaches_one_of_two_readers():
     assert len(taken) == len(changes)
 
 
-async def test_what_waits_is_bounded_in_size_too(monkeypatch: pytest.MonkeyPatch):
-    """A few large messages are as much as many small ones; a single one may be as large as it is."""
+async def test_the_queue_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch):
+    """By the total size of messages; a single one may be of any size."""
     monkeypatch.setattr(broadcast, "QUEUE_BYTES_LIMIT", 100)
     queue = NotificationQueue(10)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The core by itself: messages in, answers out."""
+"""The MCP server without a transport: messages in, responses out."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ async def ask(server: McpServer, session: Session, message: bytes, notify: Any =
     return None if reply is None else msgspec.json.decode(reply.body)
 
 
-def shaken(revision: str = "2025-11-25", principal: Principal = LOCAL) -> Session:
+def initialized_session(revision: str = "2025-11-25", principal: Principal = LOCAL) -> Session:
     """A session after its handshake."""
     session = Session("memory", principal)
     session.revision = wire.REVISIONS[revision]
@@ -51,8 +51,8 @@ def shaken(revision: str = "2025-11-25", principal: Principal = LOCAL) -> Sessio
 
 
 @pytest.mark.parametrize("revision", wire.HANDSHAKE_REVISIONS)
-async def test_initialize_settles_on_the_revision_that_was_asked_for(server: McpServer, revision: str):
-    """Each revision with a handshake is spoken when it is asked for."""
+async def test_initialize_agrees_to_every_handshake_revision(server: McpServer, revision: str):
+    """The requested one is used."""
     session = Session("memory", LOCAL)
     answer = await ask(server, session, request("initialize", {"protocolVersion": revision}))
     assert answer["result"]["protocolVersion"] == revision
@@ -62,13 +62,13 @@ async def test_initialize_settles_on_the_revision_that_was_asked_for(server: Mcp
 
 @pytest.mark.parametrize("wanted", ["2026-07-28", "1999-01-01", "zzz"])
 async def test_initialize_offers_the_newest_handshake_for_any_other(server: McpServer, wanted: str):
-    """A revision unknown, or without a handshake, gets a counter-offer."""
+    """An unknown revision, or one without a handshake, gets the newest handshake revision as counter-offer."""
     answer = await ask(server, Session("memory", LOCAL), request("initialize", {"protocolVersion": wanted}))
     assert answer["result"]["protocolVersion"] == "2025-11-25"
 
 
 async def test_discover_names_the_server(server: McpServer):
-    """The modern opening: versions, capabilities, instructions, and how long that stays true."""
+    """Versions, capabilities, instructions, and how long the result may be cached."""
     answer = await ask(server, Session("memory", LOCAL), request("server/discover", {"_meta": MODERN}))
     result = answer["result"]
     assert result["supportedVersions"] == ["2026-07-28"]
@@ -87,26 +87,26 @@ async def test_discover_names_the_server(server: McpServer):
         ("2025-11-25", [], ["annotations", "outputSchema", "title"]),
     ],
 )
-async def test_a_list_holds_what_its_revision_knows(
+async def test_a_list_has_only_the_fields_of_its_revision(
     server: McpServer, revision: str, absent: list[str], present: list[str]
 ):
-    """Older clients aren't shown fields that came later."""
-    listed = await ask(server, shaken(revision), request("tools/list"))
+    """Older clients don't get fields that came later."""
+    listed = await ask(server, initialized_session(revision), request("tools/list"))
     for tool in listed["result"]["tools"]:
         assert not set(absent) & set(tool)
         assert set(present) <= set(tool)
 
 
-async def test_structured_content_is_for_revisions_that_know_it(server: McpServer):
-    """Text alone before 2025-06-18."""
+async def test_structured_content_is_sent_from_2025_06_18_on(server: McpServer):
+    """Older clients get text content alone."""
     call = request("tools/call", {"name": "hello_world"})
-    assert "structuredContent" not in (await ask(server, shaken("2025-03-26"), call))["result"]
-    assert "structuredContent" in (await ask(server, shaken("2025-06-18"), call))["result"]
+    assert "structuredContent" not in (await ask(server, initialized_session("2025-03-26"), call))["result"]
+    assert "structuredContent" in (await ask(server, initialized_session("2025-06-18"), call))["result"]
 
 
 async def test_the_default_list_is_small_enough_for_a_model(server: McpServer):
     """Without output schemas, tools/list stays well below 24 KiB."""
-    answer = await ask(server, shaken("2025-03-26"), request("tools/list"))
+    answer = await ask(server, initialized_session("2025-03-26"), request("tools/list"))
     assert len(msgspec.json.encode(answer)) < 24 * 1024
 
 
@@ -133,19 +133,19 @@ async def test_the_default_list_is_small_enough_for_a_model(server: McpServer):
         (request("initialize", {"protocolVersion": 3}), wire.INVALID_PARAMS, "initialize"),
     ],
 )
-async def test_what_is_not_mcp_is_answered_with_its_error(server: McpServer, message: bytes, code: int, said: str):
-    """Each kind of wrong message gets its JSON-RPC code and a sentence, and the next good one is answered."""
-    session = shaken()
+async def test_invalid_messages_get_their_error(server: McpServer, message: bytes, code: int, said: str):
+    """Each kind gets its JSON-RPC code and a sentence, and the next valid one is answered."""
+    session = initialized_session()
     answer = await ask(server, session, message)
     assert answer["error"]["code"] == code
     assert said in answer["error"]["message"]
     assert (await ask(server, session, request("ping")))["result"] == {}
 
 
-async def test_the_id_comes_back_as_it_was_sent(server: McpServer):
-    """Strings, large and negative numbers are echoed to the letter."""
+async def test_the_id_is_echoed_unchanged(server: McpServer):
+    """Strings, large and negative numbers, byte for byte."""
     for id in (b'"a b"', b"0", b"-7", b"123456789012345678901234567890"):
-        reply = await server.answer(shaken(), b'{"jsonrpc":"2.0","id":' + id + b',"method":"ping"}')
+        reply = await server.answer(initialized_session(), b'{"jsonrpc":"2.0","id":' + id + b',"method":"ping"}')
         assert reply is not None
         assert reply.body == b'{"jsonrpc":"2.0","id":' + id + b',"result":{}}'
 
@@ -160,16 +160,18 @@ async def test_the_id_comes_back_as_it_was_sent(server: McpServer):
         ({wire.VERSION_KEY: "2025-11-25", wire.CAPABILITIES_KEY: {}}, wire.UNSUPPORTED_VERSION),
     ],
 )
-async def test_a_request_needs_a_handshake_or_a_whole_envelope(server: McpServer, meta: dict[str, Any], code: int):
-    """Without either, the error says what to carry; for an unknown revision it names what is supported."""
+async def test_a_request_needs_a_handshake_or_a_complete_modern_envelope(
+    server: McpServer, meta: dict[str, Any], code: int
+):
+    """Without either, the error says what is missing; for an unknown revision it lists the supported ones."""
     answer = await ask(server, Session("memory", LOCAL), request("tools/list", {"_meta": meta}))
     assert answer["error"]["code"] == code
     if code == wire.UNSUPPORTED_VERSION:
         assert answer["error"]["data"] == {"supported": ["2026-07-28"], "requested": meta[wire.VERSION_KEY]}
 
 
-async def test_modern_requests_have_no_ping_and_lists_that_may_be_kept(server: McpServer):
-    """What the modern era dropped is unknown there; its lists say how long they hold."""
+async def test_the_modern_era_has_no_ping_and_cacheable_lists(server: McpServer):
+    """Removed methods are unknown there; lists say how long they may be cached."""
     session = Session("memory", LOCAL)
     assert (await ask(server, session, request("ping", {"_meta": MODERN})))["error"]["code"] == wire.METHOD_NOT_FOUND
     result = (await ask(server, session, request("tools/list", {"_meta": MODERN})))["result"]
@@ -178,18 +180,18 @@ async def test_modern_requests_have_no_ping_and_lists_that_may_be_kept(server: M
 
 
 async def test_ping_is_answered_before_the_handshake(server: McpServer):
-    """A client may check for a server before its handshake."""
+    """A client may check for a server before it."""
     assert (await ask(server, Session("memory", LOCAL), request("ping")))["result"] == {}
 
 
-async def test_batches_are_answered_where_the_revision_knows_them(server: McpServer):
-    """Requests are answered together and in order; notifications are owed nothing."""
+async def test_batches_are_answered_in_2025_03_26(server: McpServer):
+    """Requests together and in order; notifications get no response."""
     note = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
     batch = b"[" + b",".join([request("ping", id=1), note, b"7", request("ping", id=2)]) + b"]"
-    answers = await ask(server, shaken("2025-03-26"), batch)
+    answers = await ask(server, initialized_session("2025-03-26"), batch)
     assert [answer["id"] for answer in answers] == [1, None, 2]
-    assert await ask(server, shaken("2025-03-26"), b"[" + note + b"]") is None
-    assert (await ask(server, shaken("2025-06-18"), batch))["error"]["code"] == wire.INVALID_REQUEST
+    assert await ask(server, initialized_session("2025-03-26"), b"[" + note + b"]") is None
+    assert (await ask(server, initialized_session("2025-06-18"), batch))["error"]["code"] == wire.INVALID_REQUEST
 
 
 @pytest.mark.parametrize(
@@ -200,17 +202,17 @@ async def test_batches_are_answered_where_the_revision_knows_them(server: McpSer
         (b"[1", wire.PARSE_ERROR),
     ],
 )
-async def test_a_batch_is_neither_empty_nor_endless(server: McpServer, body: bytes, code: int):
-    """Nothing, too much and half an array are refused; 50 messages are not."""
-    assert (await ask(server, shaken("2025-03-26"), body))["error"]["code"] == code
-    answers = await ask(server, shaken("2025-03-26"), b"[" + b",".join([request("ping", id=1)] * 50) + b"]")
+async def test_a_batch_has_a_valid_size(server: McpServer, body: bytes, code: int):
+    """An empty, a too large and an incomplete array are refused; 50 messages are not."""
+    assert (await ask(server, initialized_session("2025-03-26"), body))["error"]["code"] == code
+    answers = await ask(server, initialized_session("2025-03-26"), b"[" + b",".join([request("ping", id=1)] * 50) + b"]")
     assert [each["result"] for each in answers] == [{}] * 50
 
 
 async def test_the_answers_to_a_batch_are_bounded(server: McpServer, monkeypatch: pytest.MonkeyPatch):
-    """What no longer fits is answered with an error and not carried out; notifications are still heard."""
+    """Requests beyond the limit get an error and aren't executed; notifications still take effect."""
     monkeypatch.setattr("chora.protocol.server.BATCH_BYTES", 100)
-    session = shaken("2025-03-26")
+    session = initialized_session("2025-03-26")
     level = request("logging/setLevel", {"level": "debug"}, 3)
     batch = b"[" + b",".join([request("tools/list", id=1), request("ping", id=2), level]) + b"]"
     answers = await ask(server, session, batch)
@@ -220,22 +222,22 @@ async def test_the_answers_to_a_batch_are_bounded(server: McpServer, monkeypatch
     assert session.log_level is None
 
 
-async def test_responses_and_unknown_notifications_are_owed_nothing(server: McpServer):
-    """We ask clients nothing, so whatever they answer goes nowhere; likewise what we don't know."""
+async def test_responses_and_unknown_notifications_get_no_response(server: McpServer):
+    """Responses that match no request are dropped."""
     for message in (
         b'{"jsonrpc":"2.0","id":1,"result":{}}',
-        b'{"jsonrpc":"2.0","method":"notifications/strange","params":{"a":1}}',
+        b'{"jsonrpc":"2.0","method":"notifications/unknown","params":{"a":1}}',
         b'{"jsonrpc":"2.0","method":"notifications/cancelled"}',
         b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":9}}',
         b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":[]}',
         b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{}}',
     ):
-        assert await server.answer(shaken(), message) is None
+        assert await server.answer(initialized_session(), message) is None
 
 
 async def test_null_arguments_are_no_arguments(server: McpServer):
     """Clients that send `arguments: null` mean none."""
-    answer = await ask(server, shaken(), request("tools/call", {"name": "hello_world", "arguments": None}))
+    answer = await ask(server, initialized_session(), request("tools/call", {"name": "hello_world", "arguments": None}))
     assert "isError" not in answer["result"]
 
 
@@ -244,7 +246,7 @@ SLOW = "{% for i in range(40000) %}{% for j in range(1000) %}{% endfor %}{% endf
 
 @pytest.fixture
 def slow(project: Project) -> Project:
-    """A content whose text takes longer to render than any test waits."""
+    """A content that takes longer to render than any test waits."""
     project.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
     return project
 
@@ -256,8 +258,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_cancelled_call_stops_and_is_not_answered(server: McpServer, slow: Project):
-    """Its worker is killed, the metrics count it, and the same id may be used again."""
-    session = shaken()
+    """Its worker is killed, the metrics count it, and its id may be used again."""
+    session = initialized_session()
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "slow"}}, id=7)
     answers: list[Any] = []
 
@@ -277,8 +279,8 @@ async def test_a_cancelled_call_stops_and_is_not_answered(server: McpServer, slo
 
 
 async def test_a_reader_may_not_write(server: McpServer):
-    """A principal with the scope read calls what only reads; anything else is refused as a result."""
-    reader = shaken(principal=Principal("reader", "read"))
+    """A principal with the scope read may only call read-only tools; other calls are refused in the result."""
+    reader = initialized_session(principal=Principal("reader", "read"))
     assert "isError" not in (await ask(server, reader, request("tools/call", {"name": "hello_world"})))["result"]
     for tool in TOOLS.values():
         if not tool.read_only:
@@ -287,26 +289,26 @@ async def test_a_reader_may_not_write(server: McpServer):
             assert answer["result"]["structuredContent"]["error"]["code"] == "forbidden"
 
 
-async def test_a_tool_that_is_gone_is_gone_everywhere(engine: Engine):
-    """The list, the count and the call all follow the registry."""
+async def test_a_removed_tool_is_removed_everywhere(engine: Engine):
+    """List, count and calls follow the registry."""
     fewer: dict[str, Tool] = {name: tool for name, tool in TOOLS.items() if name != "list_generators"}
     server = project_server(engine, fewer, Metrics())
-    listed = await ask(server, shaken(), request("tools/list"))
+    listed = await ask(server, initialized_session(), request("tools/list"))
     assert [tool["name"] for tool in listed["result"]["tools"]] == list(fewer)
-    hello = await ask(server, shaken(), request("tools/call", {"name": "hello_world"}))
+    hello = await ask(server, initialized_session(), request("tools/call", {"name": "hello_world"}))
     assert hello["result"]["structuredContent"]["tools_available"] == len(fewer)
-    gone = await ask(server, shaken(), request("tools/call", {"name": "list_generators"}))
+    gone = await ask(server, initialized_session(), request("tools/call", {"name": "list_generators"}))
     assert gone["error"]["code"] == wire.INVALID_PARAMS
 
 
-# -- resources, prompts, completion ---------------------------------------------------------------------------
+# -- resources, prompts, completion -----------------------------------------------------------------------------
 
 
 def modern(method: str, **params: Any) -> bytes:
     return request(method, {**params, "_meta": MODERN})
 
 
-async def test_capabilities_are_what_the_revision_knows(server: McpServer):
+async def test_capabilities_follow_the_revision(server: McpServer):
     """Completion is announced from 2025-03-26 on; everything else always."""
     for revision in wire.REVISIONS.values():
         if revision.era == "modern":
@@ -322,8 +324,8 @@ async def test_capabilities_are_what_the_revision_knows(server: McpServer):
 
 @pytest.mark.parametrize("revision", wire.HANDSHAKE_REVISIONS)
 async def test_resources_are_listed_and_read_in_every_revision(server: McpServer, hello: Project, revision: str):
-    """Times of change only where the revision has a place for them; the URI comes back as it was asked."""
-    session = shaken(revision)
+    """Modification times only where the revision has a field for them; the URI is echoed as requested."""
+    session = initialized_session(revision)
     listed = (await ask(server, session, request("resources/list")))["result"]
     assert "ttlMs" not in listed
     (config,) = [each for each in listed["resources"] if each["uri"] == "config://content/greeting"]
@@ -338,8 +340,8 @@ async def test_resources_are_listed_and_read_in_every_revision(server: McpServer
     assert "content://{content_id}/{version_id}" in [each["uriTemplate"] for each in templates]
 
 
-async def test_modern_results_say_how_long_they_hold(server: McpServer, hello: Project):
-    """What is fixed may be kept, what may change at once may not."""
+async def test_modern_results_say_how_long_they_may_be_cached(server: McpServer, hello: Project):
+    """Constant ones for long, those that may change at any time not at all."""
     session = Session("memory", LOCAL)
     for method, params, lasts in (
         ("tools/list", {}, True),
@@ -355,15 +357,15 @@ async def test_modern_results_say_how_long_they_hold(server: McpServer, hello: P
         assert result["_meta"][wire.SERVER_KEY]["name"] == "chora"
 
 
-async def test_a_resource_that_is_not_there_is_an_error_of_its_era(server: McpServer, hello: Project):
-    """-32002 with a handshake, -32602 without; the data names the URI and where to look."""
+async def test_a_missing_resource_has_the_error_code_of_its_era(server: McpServer, hello: Project):
+    """-32002 with a handshake, -32602 without; the data has the URI and a hint."""
     for message, session, code in (
-        (request("resources/read", {"uri": "content://nobody"}), shaken(), wire.RESOURCE_NOT_FOUND),
-        (modern("resources/read", uri="content://nobody"), Session("memory", LOCAL), wire.INVALID_PARAMS),
+        (request("resources/read", {"uri": "content://missing"}), initialized_session(), wire.RESOURCE_NOT_FOUND),
+        (modern("resources/read", uri="content://missing"), Session("memory", LOCAL), wire.INVALID_PARAMS),
     ):
         error = (await ask(server, session, message))["error"]
         assert error["code"] == code
-        assert error["data"]["uri"] == "content://nobody"
+        assert error["data"]["uri"] == "content://missing"
         assert error["data"]["code"] == "content_not_found"
         assert "resources/list" in error["data"]["hint"]
 
@@ -382,7 +384,7 @@ async def test_a_resource_that_is_not_there_is_an_error_of_its_era(server: McpSe
         ("prompts/get", {"name": "make-coffee"}),
         ("prompts/get", {"name": "author-config"}),
         ("prompts/get", {"name": "author-config", "arguments": {"kind": 1}}),
-        ("prompts/get", {"name": "review-content", "arguments": {"content_id": "nobody"}}),
+        ("prompts/get", {"name": "review-content", "arguments": {"content_id": "missing"}}),
         ("completion/complete", {}),
         ("completion/complete", {"ref": {"type": "ref/magic"}, "argument": {"name": "a", "value": ""}}),
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": "x"}, "argument": {"name": "a", "value": ""}}),
@@ -391,30 +393,32 @@ async def test_a_resource_that_is_not_there_is_an_error_of_its_era(server: McpSe
 )
 async def test_wrong_parameters_are_refused(server: McpServer, method: str, params: Any):
     """-32602, and the next request is answered."""
-    session = shaken()
+    session = initialized_session()
     answer = await ask(server, session, request(method, params))
     assert answer["error"]["code"] == wire.INVALID_PARAMS, answer
     assert (await ask(server, session, request("ping")))["result"] == {}
 
 
-async def test_a_broken_config_can_be_told_from_a_missing_one(server: McpServer, project: Project):
-    """Its faults come with the error."""
+async def test_an_invalid_config_is_distinguished_from_a_missing_one(server: McpServer, project: Project):
+    """Its faults are in the error."""
     project.write("configs/content/broken.json", "{")
-    error = (await ask(server, shaken(), request("resources/read", {"uri": "config://content/broken"})))["error"]
+    error = (await ask(server, initialized_session(), request("resources/read", {"uri": "config://content/broken"})))[
+        "error"
+    ]
     assert error["code"] == wire.INVALID_PARAMS
     assert error["data"]["code"] == "validation_failed"
 
 
-async def test_a_bug_in_a_resource_is_an_id_in_the_log(
+async def test_a_bug_in_a_resource_is_logged_under_an_id(
     server: McpServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """Nothing but cancellation leaves the server, and no words of the exception do."""
+    """Only cancellation is raised by the server; the client gets nothing of the exception's text (CWE-209)."""
 
     def fail(resources: ProjectResources, uri: str) -> None:
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(ProjectResources, "read_resource", fail)
-    error = (await ask(server, shaken(), request("resources/read", {"uri": "schema://content"})))["error"]
+    error = (await ask(server, initialized_session(), request("resources/read", {"uri": "schema://content"})))["error"]
     assert error["code"] == wire.INTERNAL_ERROR
     assert "secret" not in str(error)
     assert error["data"]["code"] == "internal_error"
@@ -422,9 +426,9 @@ async def test_a_bug_in_a_resource_is_an_id_in_the_log(
 
 
 async def test_prompts_are_listed_and_got(server: McpServer, hello: Project):
-    """Titles and links only where the revision knows them; an older one gets the link as a sentence."""
+    """Titles and links only where the revision has them; an older client gets the link as a sentence."""
     for revision in wire.HANDSHAKE_REVISIONS:
-        session = shaken(revision)
+        session = initialized_session(revision)
         knows = revision >= "2025-06-18"
         prompts = (await ask(server, session, request("prompts/list")))["result"]["prompts"]
         assert [prompt["name"] for prompt in prompts] == ["author-config", "refresh-stale", "review-content"]
@@ -436,12 +440,12 @@ async def test_prompts_are_listed_and_got(server: McpServer, hello: Project):
         assert "schema://content" in str(got["result"]["messages"][2])
 
 
-async def test_completion_offers_what_begins_so_first(server: McpServer, project: Project):
-    """Then what holds it; a hundred at most, with the number of all."""
+async def test_completion_lists_prefix_matches_first(server: McpServer, project: Project):
+    """Then values that contain the text; a hundred at most, with the total."""
     for name in ("beta-alpha", "alpha-1", "Alpha", "gamma"):
         project.save({**content("x"), "id": name.lower()})
     reference = {"type": "ref/resource", "uri": "config://content/{content_id}"}
-    session = shaken()
+    session = initialized_session()
 
     async def complete(typed: str, ref: Any = reference, name: str = "content_id", **rest: Any) -> Any:
         params = {"ref": ref, "argument": {"name": name, "value": typed}, **rest}
@@ -458,9 +462,9 @@ async def test_completion_offers_what_begins_so_first(server: McpServer, project
     assert (len(many["values"]), many["total"], many["hasMore"]) == (100, 150, True)
 
 
-async def test_versions_are_completed_for_the_content_that_was_settled_on(server: McpServer, hello: Project):
-    """The context of a completion is what stands in the other blanks."""
-    session = shaken()
+async def test_versions_are_completed_for_the_chosen_content(server: McpServer, hello: Project):
+    """The context of a completion has the other parameters' values."""
+    session = initialized_session()
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "greeting"}})
     version = (await ask(server, session, call))["result"]["structuredContent"]["metadata"]["version_id"]
     params = {
@@ -472,7 +476,7 @@ async def test_versions_are_completed_for_the_content_that_was_settled_on(server
     assert completion["values"] == [version]
 
 
-# -- what the server says of itself ----------------------------------------------------------------------------
+# -- notifications and subscriptions ----------------------------------------------------------------------------
 
 
 async def next_notification(queue: NotificationQueue) -> Any:
@@ -510,15 +514,15 @@ async def test_a_subscriber_is_notified_of_its_resources_only(server: McpServer,
 
 
 async def test_the_list_of_versions_changes_with_the_text(server: McpServer):
-    """A new text is a new line in `content://…/versions`."""
+    """A new text changes `content://…/versions`."""
     session = await initialize(server)
     await ask(server, session, request("resources/subscribe", {"uri": "content://note/versions"}))
     server.notify_resource_changed("content://note")
     assert (await next_notification(session.notifications))["params"] == {"uri": "content://note/versions"}
 
 
-async def test_a_session_subscribes_to_no_more_than_it_may(server: McpServer):
-    """So that what a peer can make us remember is bounded; one it has already doesn't count twice."""
+async def test_the_subscriptions_of_a_session_are_limited(server: McpServer):
+    """So that a client can't fill the memory; repeating one doesn't count twice."""
     session = await initialize(server)
     for number in range(SUBSCRIPTION_LIMIT):
         assert "result" in await ask(server, session, request("resources/subscribe", {"uri": f"content://n-{number}"}))
@@ -528,11 +532,11 @@ async def test_a_session_subscribes_to_no_more_than_it_may(server: McpServer):
 
 
 async def test_each_era_has_its_own_way_to_subscribe(server: McpServer):
-    """subscribe and unsubscribe with a handshake, listen without; the other's is unknown."""
+    """subscribe and unsubscribe with a handshake, listen without; the other era's method is unknown."""
     for method in ("resources/subscribe", "resources/unsubscribe", "ping", "initialize"):
         answer = await ask(server, Session("memory", LOCAL), modern(method, uri="content://note"))
         assert answer["error"]["code"] == wire.METHOD_NOT_FOUND
-    answer = await ask(server, shaken(), request("subscriptions/listen", {"notifications": {}}))
+    answer = await ask(server, initialized_session(), request("subscriptions/listen", {"notifications": {}}))
     assert answer["error"]["code"] == wire.METHOD_NOT_FOUND
 
 
@@ -547,7 +551,7 @@ class Listening:
         self._nursery = nursery
 
     async def start(self, **filters: Any) -> Any:
-        """Returns what is acknowledged."""
+        """Start it, and return the acknowledgement."""
         message = request("subscriptions/listen", {"notifications": filters, "_meta": MODERN}, self.id)
         self._nursery.start_soon(self._run, message)
         acknowledged = await self.next()
@@ -569,8 +573,10 @@ class Listening:
 
 
 @pytest.mark.parametrize("id", ["sub-1", 7])
-async def test_listening_is_a_stream_of_what_was_asked_for(server: McpServer, id: Any):
-    """Acknowledged first, only asked-for kinds, each tagged with the request's id, answered when the server ends it."""
+async def test_listen_streams_the_requested_changes(server: McpServer, id: Any):
+    """First an acknowledgement, then only requested kinds, each with the request's id; it gets its result when the
+    server ends it.
+    """
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             one = Listening(server, Session("memory", LOCAL), nursery, id)
@@ -598,8 +604,8 @@ async def test_listening_is_a_stream_of_what_was_asked_for(server: McpServer, id
     assert not one.session.in_flight
 
 
-async def test_a_cancelled_subscription_is_owed_nothing(server: McpServer):
-    """notifications/cancelled ends it where streams share a channel."""
+async def test_a_cancelled_subscription_gets_no_response(server: McpServer):
+    """notifications/cancelled ends it where streams share a connection."""
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             one = Listening(server, Session("memory", LOCAL), nursery)
@@ -614,8 +620,8 @@ async def test_a_cancelled_subscription_is_owed_nothing(server: McpServer):
     assert server.broadcaster.is_empty
 
 
-async def test_what_cannot_be_listened_to_is_refused(server: McpServer):
-    """Without a stream, without filters, twice under one id, too many at a time, too many resources."""
+async def test_invalid_subscriptions_are_refused(server: McpServer):
+    """Without a stream, without filters, a repeated id, too many at a time, too many resources."""
     session = Session("memory", LOCAL)
 
     async def refused(message: bytes, notify: Any) -> int:
@@ -640,8 +646,8 @@ async def test_what_cannot_be_listened_to_is_refused(server: McpServer):
             session.close_subscriptions()
 
 
-async def test_a_broken_store_stops_no_news(server: McpServer, engine: Engine):
-    """Whether a text is a content's first can't be known then; that it changed can."""
+async def test_a_broken_store_does_not_stop_notifications(server: McpServer, engine: Engine):
+    """Then it is unknown whether a text is its content's first, but not that it changed."""
     session = await initialize(server)
     await ask(server, session, request("resources/subscribe", {"uri": "content://note"}))
     engine.store.close()
@@ -672,23 +678,23 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 async def test_events_belong_to_the_trace_of_their_request(
     server: McpServer, hello: Project, meta: dict[str, Any], trace: str | None
 ):
-    """A W3C traceparent before a plain id; what is neither is no trace, and the next request has its own."""
+    """A W3C traceparent wins over a plain id; an invalid one is ignored, and each request has its own."""
     for parameters, expected in ((meta, trace), ({}, None)):
         arguments = {"content_config_id": "greeting", "force": True}
         params = {"name": "generate_content", "arguments": arguments, "_meta": parameters}
-        answer = await ask(server, shaken(), request("tools/call", params))
+        answer = await ask(server, initialized_session(), request("tools/call", params))
         assert "isError" not in answer["result"]
         last = hello.read("var/telemetry/events.jsonl").splitlines()[-1]
         assert msgspec.json.decode(last)["trace_id"] == expected
 
 
-async def test_a_long_text_comes_as_its_head_and_a_link(server: McpServer, project: Project):
-    """The link leads to all of it; a revision that knows no links still has its URI in the answer."""
+async def test_a_long_text_is_cut_and_linked(server: McpServer, project: Project):
+    """In revisions without links, the URI is in the result."""
     long = "ü" * HEAD_LIMIT
     project.save(text("long", long))
     call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "long"}})
     for revision in wire.HANDSHAKE_REVISIONS:
-        session = shaken(revision)
+        session = initialized_session(revision)
         result = (await ask(server, session, call))["result"]
         said = msgspec.json.decode(result["content"][0]["text"])
         assert said["truncated"] is True
@@ -700,8 +706,8 @@ async def test_a_long_text_comes_as_its_head_and_a_link(server: McpServer, proje
         assert read["result"]["contents"][0]["text"] == long
 
 
-def test_the_protocol_loads_nothing_of_what_is_served_over_it():
-    """Importing the server in a fresh interpreter loads no tools, resources, engine or store."""
+def test_the_protocol_does_not_import_what_is_served_over_it():
+    """Importing the server in a new interpreter loads no tools, resources, engine or store."""
     code = "import sys, chora.protocol.server; print(*(name for name in sys.modules if name.startswith('chora')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[1] for name in done.stdout.split() if "." in name}

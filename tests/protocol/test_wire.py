@@ -7,18 +7,18 @@ from chora.protocol import wire
 
 
 def test_an_error_without_a_known_id_has_a_null_one():
-    """JSON-RPC wants the member there."""
+    """JSON-RPC requires the member there."""
     body = msgspec.json.decode(wire.error_response(None, wire.RpcError(-1, "no", {"a": 1})))
     assert body == {"jsonrpc": "2.0", "id": None, "error": {"code": -1, "message": "no", "data": {"a": 1}}}
 
 
 @pytest.mark.parametrize(("raw", "fits"), [(b'"a"', True), (b"-1", True), (b"null", False), (b"{}", False)])
 def test_ids_are_strings_or_numbers(raw: bytes, fits: bool):
-    """Null is no id."""
+    """Null isn't a valid id."""
     assert wire.is_id(raw) is fits
 
 
-def test_revisions_stand_in_order_and_every_one_has_an_era():
-    """The table is what is served."""
+def test_revisions_are_sorted_and_every_one_has_an_era():
+    """The table lists exactly the supported ones."""
     assert list(wire.REVISIONS) == sorted(wire.REVISIONS)
     assert [*wire.HANDSHAKE_REVISIONS, *wire.MODERN_REVISIONS] == list(wire.REVISIONS)
