@@ -205,7 +205,9 @@ async def test_batches_are_answered_in_2025_03_26(server: McpServer):
 async def test_a_batch_has_a_valid_size(server: McpServer, body: bytes, code: int):
     """An empty, a too large and an incomplete array are refused; 50 messages are not."""
     assert (await ask(server, initialized_session("2025-03-26"), body))["error"]["code"] == code
-    answers = await ask(server, initialized_session("2025-03-26"), b"[" + b",".join([request("ping", id=1)] * 50) + b"]")
+    answers = await ask(
+        server, initialized_session("2025-03-26"), b"[" + b",".join([request("ping", id=1)] * 50) + b"]"
+    )
     assert [each["result"] for each in answers] == [{}] * 50
 
 
