@@ -129,15 +129,17 @@ async def run_server(
             url = await start_listening(listening, http_server, http)
             target = probe.ProbeTarget(loopback_url(url) + "/mcp", probe_token, http.cert)
             await services.start(application.serve, http_server.draining)
-            every = loaded.settings.probe
-            await services.start(partial(probe.serve, target, engine.store, metrics, interval=every.interval))
-            benchmark = partial(latency.serve, interval=every.latency_interval, calls=every.latency_calls)
+            probe_settings = loaded.settings.probe
+            await services.start(partial(probe.serve, target, engine.store, metrics, interval=probe_settings.interval))
+            benchmark = partial(
+                latency.serve, interval=probe_settings.latency_interval, calls=probe_settings.latency_calls
+            )
             await services.start(benchmark, target, engine.store, metrics)
             services.start_soon(_warm_up, engine.templates.pool)
             if loaded.settings.backup.every:
-                kept = loaded.settings.backup
-                serve_backup = partial(backup.serve, every=kept.every * 3600, keep=kept.keep)
-                services.start_soon(serve_backup, engine.store, project / kept.folder)
+                backup_settings = loaded.settings.backup
+                serve_backup = partial(backup.serve, every=backup_settings.every * 3600, keep=backup_settings.keep)
+                services.start_soon(serve_backup, engine.store, project / backup_settings.folder)
             services.start_soon(_watch_files, engine, server)
             services.start_soon(retention.serve, engine)
             health.state = "ready"

@@ -13,7 +13,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,9 +33,6 @@ from chora.files import CONFIG_LIMIT, Folder
 from chora.hashing import sha256
 from chora.model import Kind
 
-if TYPE_CHECKING:
-    pass
-
 SUFFIXES = (".json", ".yaml", ".yml")
 ROOTS = ("configs", "chora-configs")
 CACHE_LIMIT = 16 * 1024 * 1024
@@ -52,9 +49,9 @@ _PARAMETERS: dict[Kind, str] = {
     "collection": "collection_config_path",
 }
 _LIST_HINTS: dict[Kind, str] = {
-    "content": "list_content_configs shows every content config.",
-    "artifact": "list_artifact_configs shows every artifact config.",
-    "collection": "Collection configs are in the folder collection of the configs.",
+    "content": "list_content_configs lists the content configs.",
+    "artifact": "list_artifact_configs lists the artifact configs.",
+    "collection": "Collection configs are in the folder collection/ of the config folder.",
 }
 
 
@@ -211,7 +208,8 @@ class Catalog:
         )
 
     def list_configs(self, kind: Kind) -> ConfigListing:
-        """List the files of a kind. Of two with the same id, the one that `find` takes counts; the other is invalid."""
+        """List the files of a kind. Of two with the same id, the one that `find_config` returns counts; the other is
+        invalid."""
         found: dict[str, list[FoundConfig]] = {}
         invalid: list[InvalidConfigFile] = []
         for path in self._list_files(kind):
@@ -223,12 +221,12 @@ class Catalog:
                 if parsed:  # it may have been deleted since the folder was listed
                     found.setdefault(parsed.config.id, []).append(FoundConfig(path, parsed))
         chosen: list[FoundConfig] = []
-        for config_id, rivals in sorted(found.items()):
-            if len(rivals) > 1:
+        for config_id, same_id in sorted(found.items()):
+            if len(same_id) > 1:
                 ranks = {path: rank for rank, path in enumerate(self._candidate_paths(kind, config_id))}
-                rivals.sort(key=lambda rival: (ranks.get(rival.path, len(ranks)), rival.path))
-            chosen.append(rivals[0])
-            invalid += [_shadowed_config(rival, rivals[0]) for rival in rivals[1:]]
+                same_id.sort(key=lambda duplicate: (ranks.get(duplicate.path, len(ranks)), duplicate.path))
+            chosen.append(same_id[0])
+            invalid += [_shadowed_config(duplicate, same_id[0]) for duplicate in same_id[1:]]
         return ConfigListing(chosen, sorted(invalid, key=lambda broken: broken.path))
 
     def digest(self, kind: Kind) -> str:
@@ -300,7 +298,7 @@ class Catalog:
         return FileStamp.of(status)
 
     def _read_config(self, kind: Kind, path: str) -> ParsedConfig | None:
-        """What the file holds, None if there is none. Raises what `find` raises for a file that is no config."""
+        """The config in a file, None if there is no file. Raises as `find_config` for a file that isn't a config."""
         if (stamp := self._stamp_of(path)) is None:
             self._uncache((kind, path))
             return None
@@ -325,8 +323,8 @@ class Catalog:
         try:
             data = self._folder.read_bytes(path, limit=CONFIG_LIMIT)
             parsed = parse_config(kind, decode(data, path), where=path)
-            twice = duplicate_keys(data) if path.endswith(".json") else []
-            return parsed._replace(warnings=[*map(_duplicate_key, twice[:ISSUES_LIMIT]), *parsed.warnings])
+            duplicates = duplicate_keys(data) if path.endswith(".json") else []
+            return parsed._replace(warnings=[*map(_duplicate_key, duplicates[:ISSUES_LIMIT]), *parsed.warnings])
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -351,17 +349,17 @@ def _copy_error(error: ChoraError) -> ChoraError:
     return type(error)(error.message, error.hint, **error.details)
 
 
-def _shadowed_config(rival: FoundConfig, chosen: FoundConfig) -> InvalidConfigFile:
-    config_id = rival.parsed.config.id
+def _shadowed_config(duplicate: FoundConfig, chosen: FoundConfig) -> InvalidConfigFile:
+    config_id = duplicate.parsed.config.id
     fault = ValidationFailed(
-        f"{rival.path} has the id {config_id}, and so has {chosen.path}, which is used.",
+        f"{duplicate.path} has the id {config_id}, and so has {chosen.path}, which is used.",
         "Give one of them another id, or remove it.",
-        file=rival.path,
+        file=duplicate.path,
         schema_errors=[
             schema_error("two configs with one id", f'"id": "{config_id}"', "an id of its own", "another id")
         ],
     )
-    return InvalidConfigFile(rival.path, fault.message, fault)
+    return InvalidConfigFile(duplicate.path, fault.message, fault)
 
 
 def _duplicate_key(key: str) -> Issue:

@@ -14,8 +14,8 @@
      │   ModificationExecutionFailed
      └── Busy, LimitExceeded, BudgetExceeded
 
-Each class owns a wire `code`, which clients match on, and a `category`, whose HTTP status and exit code stand in
-`CATEGORIES`: the HTTP server and the command line look them up there. Everything that isn't a `ChoraError` is a bug:
+Each class has a wire `code`, which clients match on, and a `category`, whose HTTP status and exit code are in
+`CATEGORIES`, where the HTTP server and the command line look them up. Everything that isn't a `ChoraError` is a bug:
 it is logged in full under an id, and only that id leaves the process.
 """
 
@@ -158,7 +158,7 @@ class ConfigNotFound(ChoraError):
 
 
 class ContentNotFound(ChoraError):
-    """A content of which nothing is stored."""
+    """A content without a stored text."""
 
     code = "content_not_found"
     category = "missing"
@@ -221,7 +221,7 @@ class TokenNotFound(ChoraError):
 
 
 class SaveFailed(ChoraError):
-    """A save that would overwrite a config, or whose id is invalid."""
+    """A config that can't be saved: its id is invalid, or it would overwrite another one."""
 
     code = "save_failed"
     category = "conflict"
@@ -307,21 +307,21 @@ class TestExecutionFailed(ChoraError):
 
 
 class BatchFailed(ChoraError):
-    """A batch of which nothing could be generated; `details.results` has every reason."""
+    """A batch in which no content could be generated; `details.results` has every reason."""
 
     code = "batch_failed"
     category = "failed"
 
 
 class ModificationFailed(ChoraError):
-    """A patch that would leave a config that doesn't fit; nothing was changed."""
+    """Updates that would make a config invalid; nothing was changed."""
 
     code = "modification_failed"
     category = "invalid"
 
 
 class ModificationExecutionFailed(ChoraError):
-    """A patch that the disk or the store refused; what was there still is."""
+    """Updates that couldn't be written; the config is unchanged."""
 
     code = "modification_execution_failed"
     category = "failed"
@@ -335,7 +335,7 @@ class ValidationExecutionFailed(ChoraError):
 
 
 class MigrationFailed(ChoraError):
-    """A move between stores after which the two don't hold the same; the old one is untouched."""
+    """A copy of a store that differs from its source; the source is unchanged."""
 
     code = "migration_failed"
     category = "failed"
@@ -363,7 +363,7 @@ class StorageError(ChoraError):
 
 
 class WriteFailed(ChoraError):
-    """An output file couldn't be written; the old one is untouched."""
+    """An output file that couldn't be written; the old one is unchanged."""
 
     code = "write_failed"
     category = "failed"
@@ -398,7 +398,7 @@ class BudgetExceeded(ChoraError):
 
 
 class Busy(ChoraError):
-    """Too much is waiting already; the same call may succeed in a moment."""
+    """Too many calls are waiting already; the same call may succeed in a moment."""
 
     code = "busy"
     category = "busy"

@@ -31,7 +31,7 @@ HEARTBEAT_INTERVAL = 2.0
 HEARTBEAT_TIMEOUT = 30.0
 """Seconds without a heartbeat after which the process of a job counts as dead."""
 POLL_INTERVAL = 0.5
-"""Seconds between two looks at a job of another process."""
+"""Seconds between two checks of a job of another process."""
 RESULT_LIFETIME = 900.0
 """Seconds for which the same call gets a stored result; a later call starts the work again."""
 
@@ -57,7 +57,7 @@ class RunningJob:
         self.is_cancel_requested = False
 
     async def report_progress(self, done: float, total: float, message: str) -> None:
-        """The progress callback for the work; never waits for a listener."""
+        """The progress callback for the work; never waits."""
         progress = {"done": done, "total": total, "message": message}
         self.job = msgspec.structs.replace(self.job, progress=progress)
         self.progressed.set()
@@ -116,9 +116,9 @@ class Jobs:
         while (running := self._running.get(key)) is not None and running.scope.cancel_called:
             await running.done.wait()  # it was cancelled, but is still cleaning up
         if running is None:
-            kept = self._find_equal_job(key)
-            if kept is not None:
-                return await self._wait_for_other_process(kept, progress)
+            equal_job = self._find_equal_job(key)
+            if equal_job is not None:
+                return await self._wait_for_other_process(equal_job, progress)
             running = self._start_job(key, tool, arguments, principal, work)
         running.waiting_calls += 1
         try:
@@ -197,9 +197,9 @@ class Jobs:
             running.progressed.set()
             if running.is_stored:
                 with trio.CancelScope(shield=True):
-                    await self._store_outcome(running)
+                    await self._store_result(running)
 
-    async def _store_outcome(self, running: RunningJob) -> None:
+    async def _store_result(self, running: RunningJob) -> None:
         """Store the outcome of a job."""
         if running.answer is not None:
             status = "failed" if running.answer.is_error else "done"
@@ -225,7 +225,7 @@ class Jobs:
             running.job = msgspec.structs.replace(running.job, updated_at=now())
             await self._store.save_job(running.job)
             if running.done.is_set():  # it ended while it was being stored
-                await self._store_outcome(running)
+                await self._store_result(running)
 
     # -- jobs of other calls and other processes --
 
@@ -288,15 +288,15 @@ class Jobs:
         for running in self._running.values():
             if running.job.job_id == job_id:
                 return running.job
-        kept = self._store.job(job_id)
-        if kept is None:
+        stored = self._store.job(job_id)
+        if stored is None:
             raise JobNotFound(f"There is no job {job_id[:80]!r}.", "`chora jobs` lists them.", job=job_id[:80])
-        return _with_current_status(kept)
+        return _with_current_status(stored)
 
     def list_jobs(self) -> list[Job]:
         """Every job that outlived its call, newest first."""
-        here = {running.job.job_id: running.job for running in self._running.values()}
-        return [here.get(job.job_id) or _with_current_status(job) for job in self._store.jobs()]
+        running_here = {running.job.job_id: running.job for running in self._running.values()}
+        return [running_here.get(job.job_id) or _with_current_status(job) for job in self._store.jobs()]
 
     async def cancel_job(self, job_id: str) -> Job:
         """Cancel a job and wait for its end, a few seconds at most if another process runs it. A job that has ended
@@ -324,7 +324,7 @@ class Jobs:
         return job
 
     async def _send_heartbeats(self) -> None:
-        """Renew the heartbeats of stored jobs, and cancel those that another process wants cancelled."""
+        """Renew the heartbeats of stored jobs, and cancel those whose cancellation another process requested."""
         while True:
             await trio.sleep(HEARTBEAT_INTERVAL)
             for running in [each for each in self._running.values() if each.is_stored]:
@@ -366,7 +366,7 @@ def _is_result_current(job: Job) -> bool:
 
 
 def _with_current_status(job: Job) -> Job:
-    """A stored job with its current status: without a heartbeat for long, it is interrupted."""
+    """A stored job with its current status: interrupted if it has had no heartbeat for `HEARTBEAT_TIMEOUT`."""
     if job.status == "running" and job.updated_at < format_timestamp(
         datetime.now(UTC) - timedelta(seconds=HEARTBEAT_TIMEOUT)
     ):

@@ -144,6 +144,6 @@ async def _acquire(stack: ExitStack, file: Path) -> None:
         except TimeoutError:
             if trio.current_time() > deadline:
                 raise Busy(
-                    "Another process has been writing files of this project for long.", "Try again in a moment."
+                    "Another process has been writing files of this project for a long time.", "Try again in a moment."
                 ) from None
         await trio.sleep(0.01)

@@ -26,10 +26,10 @@ SecretReference = Annotated[str, Meta(pattern=r"^(keyring:.+|file:.+|env:\w+)?$"
 
 
 class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the HTTP server listens, and whom it trusts."""
+    """Where the HTTP server listens, and which hosts, origins and proxies it trusts."""
 
     host: Annotated[str, Meta(description="Address to bind; other than loopback needs a token")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8000
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 picks a free one")] = 8000
     allowed_hosts: Annotated[
         tuple[str, ...], Meta(description="Host names accepted besides loopback ones and `host`")
     ] = ()
@@ -44,7 +44,7 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     key: Annotated[str, Meta(description="TLS private key, a PEM file")] = ""
     token: Annotated[
         SecretReference,
-        Meta(description="Where the access token is: keyring:NAME, file:PATH or env:NAME; if empty, it is looked up"),
+        Meta(description="Source of the access token: keyring:NAME, file:PATH or env:NAME; if empty, the usual places"),
     ] = ""
     sse: Annotated[bool, Meta(description="Serve the 2024-11-05 SSE transport at /sse")] = True
 
@@ -89,7 +89,7 @@ class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):
     path: Annotated[str, Meta(description="SQLite database, relative to the project")] = ".chora/storage.db"
     folder: Annotated[str, Meta(description="Folder of the filesystem backend, relative to the project")] = "ephemeral"
     retention_days: Annotated[
-        int, Meta(ge=0, description="Days that drafts and old texts are kept; 0 keeps them for ever")
+        int, Meta(ge=0, description="Days that drafts and old texts are kept; 0 keeps them forever")
     ] = 30
 
 
@@ -113,7 +113,7 @@ class TemplateSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     undefined: Annotated[
         Literal["strict", "lenient"],
-        Meta(description="An undefined variable is an error, or empty with a warning"),
+        Meta(description="Whether an undefined variable is an error, or empty with a warning"),
     ] = "strict"
 
 
@@ -132,7 +132,7 @@ class RenderSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Regular backups by `chora serve`."""
 
-    every: Annotated[float, Meta(ge=0, description="Hours between two backups; 0 makes none")] = 0.0
+    every: Annotated[float, Meta(ge=0, description="Hours between two backups; 0 disables them")] = 0.0
     keep: Annotated[Count, Meta(description="Backups kept; older ones are deleted")] = 7
     folder: Annotated[str, Meta(description="Their folder, relative to the project or absolute")] = ".chora/backups"
 
@@ -147,9 +147,9 @@ class OutputSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class JobSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Work that takes longer than its call."""
+    """Jobs: work that takes longer than its call."""
 
-    call_budget: Annotated[Positive, Meta(description="Seconds after which a call returns `running`")] = 45.0
+    call_budget: Annotated[Positive, Meta(description="Seconds after which a call returns the status `running`")] = 45.0
     running: Annotated[Count, Meta(description="Jobs at once; beyond it the error is `busy`")] = 8
     keep_days: Annotated[Positive, Meta(description="Days that a finished job's result is kept")] = 7.0
 
@@ -160,12 +160,12 @@ class LlmSettings(Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(min_length=1, description="Model, unless the config names one")] = "claude-sonnet-5"
     api_key: Annotated[
         SecretReference,
-        Meta(description="Where the key is: keyring:NAME, file:PATH or env:NAME; if empty, it is looked up"),
+        Meta(description="Source of the key: keyring:NAME, file:PATH or env:NAME; if empty, the usual places"),
     ] = ""
     base_url: Annotated[str, Meta(description="Address of the Messages API; if empty, Anthropic's own")] = ""
-    budget_run: Annotated[float, Meta(ge=0, description="Most US dollars one call may spend; 0 is no limit")] = 1.0
-    budget_day: Annotated[float, Meta(ge=0, description="Most US dollars in 24 hours; 0 is no limit")] = 10.0
-    budget_project: Annotated[float, Meta(ge=0, description="Most US dollars in all; 0 is no limit")] = 0.0
+    budget_run: Annotated[float, Meta(ge=0, description="Limit of one call, US dollars; 0 is no limit")] = 1.0
+    budget_day: Annotated[float, Meta(ge=0, description="Limit of 24 hours, US dollars; 0 is no limit")] = 10.0
+    budget_project: Annotated[float, Meta(ge=0, description="Limit of the project, US dollars; 0 is no limit")] = 0.0
 
 
 class ValidationSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,7 +178,7 @@ class ValidationSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PluginSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Code of the project; nothing is loaded that isn't named here."""
+    """Code of the project; only what is named here is loaded."""
 
     generators: Annotated[
         tuple[str, ...], Meta(description="Modules to import, or files relative to the project, one generator each")
@@ -354,7 +354,7 @@ def _hint_for(key: str) -> str:
     kind: Any = _setting_fields()[key][1].type
     if get_origin(choice := kind.__origin__) is Literal:
         return f"Write one of {', '.join(get_args(choice))}."
-    return "`chora config` shows every setting, its value and where it comes from."
+    return "`chora config` lists every setting with its value and origin."
 
 
 def _from_text(key: str, text: str, name: str) -> Any:

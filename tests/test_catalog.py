@@ -164,7 +164,7 @@ def test_the_error_of_a_missing_config_lists_the_searched_paths(project: Project
     [
         ("content", "content_config_id", "list_content_configs"),
         ("artifact", "artifact_config_id", "list_artifact_configs"),
-        ("collection", "collection_config_path", "in the folder collection"),
+        ("collection", "collection_config_path", "in the folder collection/"),
     ],
 )
 def test_without_near_ids_the_hint_names_the_list(project: Project, kind: Kind, parameter: str, hint: str) -> None:

@@ -104,7 +104,7 @@ def test_every_category_has_its_status_and_exit_code():
 
 def test_the_tree_in_the_docstring_is_the_tree():
     """The head of the file lists every error; `Internal` is described in the text below."""
-    tree = (errors.__doc__ or "").partition("Each class owns")[0]
+    tree = (errors.__doc__ or "").partition("Each class has")[0]
     assert set(re.findall(r"\w+", tree.partition("ChoraError")[2])) == {each.__name__ for each in ours()} - {"Internal"}
 
 

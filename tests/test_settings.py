@@ -303,7 +303,7 @@ def test_every_setting_has_a_row_with_its_meaning(tmp_path: Path):
     rows = {row["key"]: row for row in settings.settings_table(loaded)}
     assert set(rows) == set(loaded.origins)
     assert all(row["meaning"] for row in rows.values())
-    assert rows["http.port"]["meaning"] == "TCP port; 0 takes a free one"
+    assert rows["http.port"]["meaning"] == "TCP port; 0 picks a free one"
     assert (rows["http.port"]["value"], rows["http.port"]["default"], rows["http.port"]["origin"]) == (
         81,
         8000,

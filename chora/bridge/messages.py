@@ -152,7 +152,7 @@ class ConnectionLost(CallFailure):
     def __init__(self, where: object, why: object) -> None:
         super().__init__(
             f"The connection to {where} broke before the answer was complete: {why}.",
-            "Make the call again, but know that this one may have been carried out.",
+            "Make the call again; this one may have been carried out already.",
             retryable=True,
             carried_out=True,
         )

@@ -91,16 +91,16 @@ class Upstream:
         pause, redirects, renewed = Backoff(), 0, False
         redirected: Address | None = None  # where this request alone was redirected to
         while True:
-            there = redirected or address or self.address
+            target = redirected or address or self.address
             try:
-                response = await self._pool.request(method, there.target, self._with_token(headers), body)
+                response = await self._pool.request(method, target.target, self._with_token(headers), body)
             except fetch.CertificateRejected as refused:
-                raise CallFailure(f"{there}: {refused}.", "Name the CA that signed it with --trust FILE.") from refused
+                raise CallFailure(f"{target}: {refused}.", "Name the CA that signed it with --trust FILE.") from refused
             except fetch.ConnectFailed as absent:
                 wait = pause.next_pause()
                 if trio.current_time() + wait > until:
                     hint = "Nothing was carried out. See that the server runs, then make the call again."
-                    raise UpstreamUnreachable(f"{there} can't be reached: {absent}.", hint, retryable=True) from absent
+                    raise UpstreamUnreachable(f"{target} can't be reached: {absent}.", hint, retryable=True) from absent
                 await trio.sleep(wait)
                 continue
             except fetch.ConnectionBroken as broken:
@@ -110,9 +110,9 @@ class Upstream:
                 if repeatable and trio.current_time() + wait <= until:
                     await trio.sleep(wait)
                     continue
-                raise ConnectionLost(there, broken) from broken
+                raise ConnectionLost(target, broken) from broken
             except FetchFailed as failed:
-                raise CallFailure(f"{there} doesn't answer properly: {failed}.", _CHECK_ADDRESS) from failed
+                raise CallFailure(f"{target} doesn't answer properly: {failed}.", _CHECK_ADDRESS) from failed
             status = response.status
             if status in UNAVAILABLE and repeatable:
                 wait = pause.next_pause()
@@ -125,7 +125,7 @@ class Upstream:
                 await self._discard(response)
                 redirects += 1
                 redirected = self._follow_redirect(
-                    there, location, method, status, redirects, chosen=address is not None
+                    target, location, method, status, redirects, chosen=address is not None
                 )
                 continue
             if status == 401 and not renewed and await self._renew_token():
@@ -209,7 +209,7 @@ class Upstream:
             return None
 
     def _follow_redirect(
-        self, there: Address, location: str, method: str, status: int, count: int, *, chosen: bool
+        self, address: Address, location: str, method: str, status: int, count: int, *, chosen: bool
     ) -> Address | None:
         """Follow a redirect, if it leads to the same server and keeps the request as it is.
 
@@ -223,28 +223,28 @@ class Upstream:
             CallFailure: the redirect isn't followed.
         """
         try:
-            new = there.join(location)
+            new = address.join(location)
         except ValueError:
-            raise CallFailure(f"{there} redirects to an invalid address (HTTP {status}).", _CHECK_ADDRESS) from None
-        plain = there.origin._replace(scheme="http", port=80)
-        secured = there.origin._replace(scheme="https", port=443)
-        is_same = new.origin == there.origin or (there.origin == plain and new.origin == secured)
+            raise CallFailure(f"{address} redirects to an invalid address (HTTP {status}).", _CHECK_ADDRESS) from None
+        plain = address.origin._replace(scheme="http", port=80)
+        secured = address.origin._replace(scheme="https", port=443)
+        is_same = new.origin == address.origin or (address.origin == plain and new.origin == secured)
         if count > REDIRECT_LIMIT:
-            raise CallFailure(f"{there} redirects in a circle.", _CHECK_ADDRESS)
+            raise CallFailure(f"{address} redirects in a circle.", _CHECK_ADDRESS)
         if not is_same:
             hint = "That is another server, which must not see the access token. If it is right, connect to it."
-            raise CallFailure(f"{there} redirects to {new}.", hint)
+            raise CallFailure(f"{address} redirects to {new}.", hint)
         if method != "GET" and status not in (307, 308):
             raise CallFailure(
-                f"{there} redirects to {new} (HTTP {status}), where messages can't follow.", _CHECK_ADDRESS
+                f"{address} redirects to {new} (HTTP {status}), where messages can't follow.", _CHECK_ADDRESS
             )
-        if new.origin != there.origin:
+        if new.origin != address.origin:
             self._pool.close()
             self._pool = ConnectionPool(new.origin, trust=self._trust)
             self.address = self.address._replace(origin=new.origin)
         if chosen or not (method == "POST" or status in PERMANENT_REDIRECTS):
             return new
-        log.info("%s redirects to %s", there, new)
+        log.info("%s redirects to %s", address, new)
         self.address = new
         return None
 

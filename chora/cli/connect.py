@@ -9,7 +9,7 @@ from typing import Literal
 import click
 import trio
 
-from chora.cli.run import json_option, report_errors
+from chora.cli.run import json_errors_option, report_errors
 from chora.errors import UsageError
 from chora.secrets import FoundSecret, find_secret
 from chora.transport.pipes import take_stdio
@@ -34,7 +34,7 @@ CONNECTION_HEADERS = {
     "reference",
     default="",
     metavar="REF",
-    help="Where the access token is: keyring:NAME, file:PATH or env:NAME.",
+    help="Source of the access token: keyring:NAME, file:PATH or env:NAME.",
 )
 @click.option(
     "--transport",
@@ -60,7 +60,7 @@ CONNECTION_HEADERS = {
 @click.option(
     "--limit", type=click.IntRange(1, 4096), default=64, show_default=True, help="Largest answer passed on, MiB."
 )
-@json_option
+@json_errors_option
 @click.pass_obj
 @report_errors
 def command(
@@ -100,7 +100,9 @@ def command(
         return find_token(keyring=use_keyring) if is_safe else None
 
     if reference and not REFERENCE.fullmatch(reference):
-        raise UsageError("--token doesn't say where the access token is.", "Write keyring:NAME, file:PATH or env:NAME.")
+        raise UsageError(
+            "--token doesn't name a source of the access token.", "Write keyring:NAME, file:PATH or env:NAME."
+        )
     if reference and not is_safe:
         click.echo(f"warning: the access token goes to {address.origin} unencrypted; use https", err=True)
     elif not is_safe and find_token(keyring=False) is not None:

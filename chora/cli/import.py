@@ -60,9 +60,9 @@ def _print_result(done: ImportResult) -> None:
             click.echo(f"  {change}")
         for left in config.left:
             click.echo(f"  can't be converted: {left}")
-    for kind, brought in (("versions", done.versions), ("drafts", done.drafts)):
-        if brought.imported or brought.already_there:
-            click.echo(f"{kind}: {brought.imported} {would}imported, {brought.already_there} already there")
+    for kind, counts in (("versions", done.versions), ("drafts", done.drafts)):
+        if counts.imported or counts.already_there:
+            click.echo(f"{kind}: {counts.imported} {would}imported, {counts.already_there} already there")
     if done.unchanged:
         click.echo(f"{quantity(done.unchanged, 'file')} already there")
     if done.settings_written:

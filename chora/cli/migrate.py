@@ -24,25 +24,27 @@ from chora.store.migrate import MigrationResult, migrate_store
 def command(project: str | None, backend: str, dry_run: bool, as_json: bool) -> None:
     """Copy versions, drafts and all other records to another backend, and compare both. The source stays unchanged."""
     folder, loaded = load_settings(project)
-    here = loaded.settings.storage
-    if here.backend in (backend, "memory"):
+    current = loaded.settings.storage
+    if current.backend in (backend, "memory"):
         raise UsageError(
-            f"The project stores its data in the backend {here.backend} already."
-            if here.backend == backend
+            f"The project stores its data in the backend {current.backend} already."
+            if current.backend == backend
             else "The backend memory stores nothing that could be copied.",
             "The setting storage.backend says where the data is now.",
-            backend=here.backend,
+            backend=current.backend,
         )
-    there = msgspec.structs.replace(here, backend=backend)
+    target_storage = msgspec.structs.replace(current, backend=backend)
     with (
-        contextlib.closing(open_store(folder, here)) as source,
-        contextlib.closing((open_existing_store if dry_run else open_store)(folder, there)) as target,
+        contextlib.closing(open_store(folder, current)) as source,
+        contextlib.closing((open_existing_store if dry_run else open_store)(folder, target_storage)) as target,
     ):
         progress = None if as_json or not sys.stderr.isatty() else _show_progress
         done = run_async(partial(migrate_store, source, target, dry_run=dry_run, progress=progress))
     lines = f'[storage]\nbackend = "{backend}"\n'
     if as_json:
-        print_json({"success": True, "from": here.backend, "to": backend, "write": lines, **msgspec.to_builtins(done)})
+        print_json(
+            {"success": True, "from": current.backend, "to": backend, "write": lines, **msgspec.to_builtins(done)}
+        )
     else:
         _print_result(done)
         if not dry_run:
@@ -55,6 +57,6 @@ def _show_progress(kind: str, done: int, total: int) -> None:
 
 
 def _print_result(done: MigrationResult) -> None:
-    said = "would copy" if done.dry_run else "copied"
+    verb = "would copy" if done.dry_run else "copied"
     rows = [(kind, moved.copied, moved.already_there) for kind, moved in done.kinds.items() if moved.total]
-    print_table(("Kind", said.capitalize(), "Already there"), rows)
+    print_table(("Kind", verb.capitalize(), "Already there"), rows)

@@ -21,7 +21,8 @@ from chora.nesting import decode_json
 T = TypeVar("T")
 Function = Callable[..., Any]
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+json_errors_option = click.option("--json", "as_json", is_flag=True, help="Print an error as one JSON object.")
 context_option = click.option(
     "--context",
     "-c",

@@ -12,7 +12,7 @@ from chora.cli.run import json_option, load_settings, report_errors, toolset_fla
 
 @click.command("serve")
 @click.option("--host", metavar="ADDRESS", help="Address to bind; beyond loopback a token is needed.")
-@click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0 picks a free one.")
 @toolset_options
 @click.option("--backup-every", type=click.FloatRange(0), metavar="HOURS", help="Hours between two backups.")
 @click.option("--stdio", "with_stdio", is_flag=True, help="Also speak MCP on stdin and stdout; ends when stdin does.")

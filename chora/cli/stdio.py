@@ -7,12 +7,12 @@ import gc
 import click
 import trio
 
-from chora.cli.run import json_option, load_settings, report_errors, toolset_flags, toolset_options
+from chora.cli.run import json_errors_option, load_settings, report_errors, toolset_flags, toolset_options
 
 
 @click.command("stdio")
 @toolset_options
-@json_option
+@json_errors_option
 @click.pass_obj
 @report_errors
 def command(project: str | None, read_only: bool | None, toolset: tuple[str, ...], as_json: bool) -> None:

@@ -58,14 +58,14 @@ NAME_LIMIT = 255
 
 
 class DraftPreview(NamedTuple):
-    """A draft's text, made without storing it."""
+    """A draft's text, generated without storing it."""
 
     text: str
     generator: str
     issues: list[Issue]
     warnings: list[str]
     estimated_cost: float | None
-    """US dollars that asking a language model may cost at most; None if none is asked, or its price isn't known."""
+    """The most that the language model may cost, in US dollars; None if none is used, or its price isn't known."""
 
 
 class SavedDraft(NamedTuple):
@@ -84,7 +84,7 @@ async def create_draft(
     Raises:
         ValidationError: it doesn't fit its format; details list every fault.
         LimitExceeded: it is too large to be a config's file, or there are too many drafts.
-        DraftCreationFailed: the store refused.
+        DraftCreationFailed: the store failed.
     """
     parsed = _parse_draft(kind, document, "config_data")
     _check_size(document)
@@ -119,7 +119,7 @@ def _check_size(document: dict[str, Any]) -> None:
 
 
 def _check_draft_count(engine: Engine) -> None:
-    """Refuse one draft too many: only their authors know which of the others can go."""
+    """Refuse one draft too many: only their authors know which others may be deleted."""
     if engine.store.counts()["drafts"] < DRAFTS_LIMIT:
         return
     oldest = [
@@ -132,7 +132,7 @@ def _check_draft_count(engine: Engine) -> None:
     ]
     raise LimitExceeded(
         f"There are {DRAFTS_LIMIT} drafts, and no more are kept.",
-        "save_config uses a draft up, and delete_content with its id discards it; the details name the oldest. "
+        "save_config deletes the draft it saves, and delete_content one by its id; the details list the oldest. "
         "cleanup_ephemeral and `chora gc` remove those older than storage.retention_days.",
         limit="drafts",
         drafts=oldest,
@@ -142,7 +142,7 @@ def _check_draft_count(engine: Engine) -> None:
 async def preview_draft(
     engine: Engine, draft_id: str, caller: dict[str, Any], *, store_output: bool = False
 ) -> DraftPreview:
-    """Make a draft's text without saving the draft; an artifact's is composed in memory.
+    """Generate a draft's text without saving the draft; an artifact is composed in memory.
 
     Raises:
         DraftNotFound: there is no such draft.
@@ -302,7 +302,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 async def modify_config(
     engine: Engine, config_id: str, updates: dict[str, Any], *, kind: Kind | None = None, create_backup: bool = True
 ) -> ModifiedConfig:
-    """Patch a draft or a saved config. What wouldn't fit its format afterwards isn't changed at all.
+    """Patch a draft or a saved config; nothing is changed if the result would be invalid.
 
     Raises:
         DraftNotFound, ConfigNotFound: there is no such draft or config.
@@ -337,7 +337,7 @@ def _find_saved_config(engine: Engine, config_id: str, kind: Kind | None) -> tup
     if not found:
         raise ConfigNotFound(
             f"There is no config {config_id!r}, and no draft of this id.",
-            "list_content_configs and list_artifact_configs show every config.",
+            "list_content_configs and list_artifact_configs list the configs.",
             config_id=config_id,
             searched_paths=searched,
         )
@@ -371,7 +371,7 @@ async def _modify_saved_config(
     parsed = _parse_patched(kind, document, found.path, updates)
     if parsed.config.id != found.parsed.config.id:
         raise ModificationFailed(
-            f"{found.path} would go by another id, {parsed.config.id}, and nothing that names it would find it.",
+            f"The updates would change the id of {found.path} to {parsed.config.id} and break all references to it.",
             "Draft it again and save it under the other id.",
             reason="the id would change",
             field="$.id",
@@ -386,7 +386,7 @@ async def _modify_saved_config(
     except OSError as error:
         raise ModificationExecutionFailed(
             f"{found.path} couldn't be written: {error.strerror}.",
-            "Check disk space and permissions; the config is as it was.",
+            "Check disk space and permissions; the config is unchanged.",
             **io_details(error, config_path=found.path),
         ) from error
     engine.changes.publish(f"config://{kind}/{parsed.config.id}")
@@ -400,7 +400,7 @@ def _parse_patched(kind: Kind, document: dict[str, Any], where: str, updates: di
     except ValidationFailed as error:
         first: dict[str, Any] = error.details["schema_errors"][0]
         raise ModificationFailed(
-            f"With these updates {where} wouldn't fit its format; it is as it was. {first.get('message')}",
+            f"With these updates {where} would be invalid; nothing was changed. {first.get('message')}",
             error.hint,
             reason=first.get("message"),
             field=first.get("path"),
@@ -424,7 +424,7 @@ def find_draft(engine: Engine, draft_id: str) -> Draft:
     if kept is None:
         raise DraftNotFound(
             f"There is no draft {draft_id[:80]!r}.",
-            "draft_config makes one; saving a draft uses it up.",
+            "draft_config creates one; save_config deletes the draft that it saves.",
             draft_id=draft_id[:80],
         )
     return kept

@@ -187,11 +187,11 @@ def _make_request(job: GenerationJob, default_model: str) -> tuple[llm.ModelRequ
     options = _options(job)
     model = options.model or default_model
     behavior = undefined_behavior(job, NAME, lenient="empty", allowed=("error", "keep", "empty"))
-    asked, warnings = fill_names(job, NAME, job.sources[PROMPT], behavior, context=_prompt_values(job, options))
+    prompt, warnings = fill_names(job, NAME, job.sources[PROMPT], behavior, context=_prompt_values(job, options))
     hints = [options.style_hints] if isinstance(options.style_hints, str) else options.style_hints
     parts = [
         f"Write this in {options.language}." if options.language else "",
-        asked.strip(),
+        prompt.strip(),
         "Keep to this style:\n" + "\n".join(f"- {hint}" for hint in hints) if hints else "",
         "Answer with one fenced block that holds the code, and nothing before or after it.",
     ]

@@ -1,4 +1,4 @@
-"""Rendering in killable worker processes; here: the messages between the server and its workers, and their framing.
+"""Rendering in killable worker processes; here: the messages between the server and the workers, and their framing.
 
     pool.py         server: keeps workers, gives them jobs, kills them when their time is up
     processes.py    server: the worker processes, spawned or forked by a fork server
@@ -130,7 +130,7 @@ class EvaluatedCondition(Struct, frozen=True, tag=True):
 class MatchPosition(Struct, frozen=True, tag=True):
     """The index of the first character of the match; None if nothing matches."""
 
-    place: int | None
+    index: int | None
 
 
 class TextFinding(Struct, frozen=True):
@@ -143,7 +143,7 @@ class TextFinding(Struct, frozen=True):
 
 
 class CheckResult(Struct, frozen=True, tag=True):
-    """The problems of a text or of data; empty if it is valid."""
+    """The findings in a text or in data; empty if it is valid."""
 
     findings: list[TextFinding]
 
@@ -176,7 +176,7 @@ class WorkerAnswer(Struct, frozen=True):
 
 
 class RenderFailed(Exception):
-    """A template that can't be rendered, or a worker that broke; `reason` has the facts."""
+    """A template that can't be rendered, or a worker that failed; `reason` has the facts."""
 
     def __init__(self, failure: JobFailure) -> None:
         super().__init__(failure.message)

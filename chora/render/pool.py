@@ -1,6 +1,6 @@
 """The pool of template workers: starts them when needed, gives each one job at a time, and kills them at the timeout.
 
-A template can loop for ever or allocate all memory (CWE-400), and a thread can't be killed. So templates are rendered
+A template can loop forever or allocate all memory (CWE-400), and a thread can't be killed. So templates are rendered
 in processes of their own, without environment, files or privileges, and a job that takes too long is ended by SIGKILL.
 A worker that answered is used again, so that a render costs little more than in this process.
 """
@@ -124,7 +124,7 @@ class RenderPool:
         """Start a worker before the first job.
 
         Raises:
-            Busy, RenderFailed: as `render`.
+            Busy, RenderFailed: as `render_template`.
         """
         await self._acquire_slot()
         try:
@@ -147,7 +147,7 @@ class RenderPool:
         """Find the references of a template.
 
         Raises:
-            RenderFailed, LimitExceeded, Busy: as `render`.
+            RenderFailed, LimitExceeded, Busy: as `render_template`.
         """
         return await self._run_job(job, TemplateReferences)
 
@@ -156,7 +156,7 @@ class RenderPool:
 
         Raises:
             RenderFailed: the query is not a JSONPath.
-            LimitExceeded, InvalidContext, Busy: as `render`.
+            LimitExceeded, InvalidContext, Busy: as `render_template`.
         """
         return await self._run_job(job, SelectedValues)
 
@@ -165,16 +165,16 @@ class RenderPool:
 
         Raises:
             RenderFailed: it isn't an expression, or fails.
-            LimitExceeded, InvalidContext, Busy: as `render`.
+            LimitExceeded, InvalidContext, Busy: as `render_template`.
         """
         return await self._run_job(job, EvaluatedCondition)
 
     async def match_pattern(self, job: MatchJob) -> MatchPosition:
-        """Find where a regular expression matches, in a worker because backtracking can take for ever (CWE-1333).
+        """Find where a regular expression matches, in a worker because backtracking can take forever (CWE-1333).
 
         Raises:
             RenderFailed: it isn't a regular expression.
-            LimitExceeded, InvalidContext, Busy: as `render`.
+            LimitExceeded, InvalidContext, Busy: as `render_template`.
         """
         return await self._run_job(job, MatchPosition)
 
@@ -183,7 +183,7 @@ class RenderPool:
 
         Raises:
             RenderFailed: the language is unknown, or the schema invalid.
-            LimitExceeded, InvalidContext, Busy: as `render`.
+            LimitExceeded, InvalidContext, Busy: as `render_template`.
         """
         return await self._run_job(job, CheckResult)
 

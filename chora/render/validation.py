@@ -1,6 +1,6 @@
 """Checks in a worker: where a pattern matches, whether a text is valid in its language, whether data fits a schema.
 
-The author of a pattern, text or schema can make each of these run for ever (CWE-1333, CWE-400) or overflow a stack
+The author of a pattern, text or schema can make each of these run forever (CWE-1333, CWE-400) or overflow a stack
 (CWE-674), so they run in a process that can be killed. Libraries are imported by the job that needs them.
 """
 

@@ -236,8 +236,8 @@ async def _run_git(repository: Repository, arguments: list[str], given: bytes) -
     if len(done.output) > SOURCE_LIMIT:
         raise SourceFailed(f"git gave more than {SOURCE_LIMIT:,} bytes; the repository may be damaged")
     if done.status:
-        said = done.complaint.decode(errors="replace").strip().partition("\n")[0][:200]
-        raise SourceFailed(f"git failed: {said or f'exit status {done.status}'}")
+        complaint = done.complaint.decode(errors="replace").strip().partition("\n")[0][:200]
+        raise SourceFailed(f"git failed: {complaint or f'exit status {done.status}'}")
     return bytes(done.output)
 
 

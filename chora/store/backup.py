@@ -76,7 +76,7 @@ async def make_backup(store: Store, folder: Path, *, prefix: str = "storage") ->
     except OSError as error:
         raise StorageError(
             f"The backup {target} couldn't be written: {error.strerror}.",
-            "Check disk space and permissions; there is no half backup.",
+            "Check disk space and permissions; no partial backup was left behind.",
             **io_details(error, path=str(target)),
         ) from error
     return Backup(target, target.stat().st_size, counts)

@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 READ_TIMEOUT = 5.0
 WRITE_TIMEOUT = 60.0
-"""Seconds after which a statement is interrupted, so that none blocks the event loop or the writer thread for ever."""
+"""Seconds after which a statement is interrupted, so that none blocks the event loop or the writer thread forever."""
 FAILURE_REUSE_TIME = 0.5
 """Seconds for which `check` reports the last failure without trying another write."""
 PAGE_RECORDS = 100  # records in memory at once while all of a kind are read

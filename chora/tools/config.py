@@ -129,7 +129,7 @@ async def save_config(engine: Engine, arguments: SaveConfig, call: Call) -> Save
             raise
         if not agreed:
             raise drafts.ConfigExists(
-                f"There is a config {arguments.config_id} already, and the person at the client wants to keep it.",
+                f"There is a config {arguments.config_id} already, and the user chose to keep it.",
                 "Save the draft under another id.",
                 **error.details,
             ) from None

@@ -51,7 +51,7 @@ class Generators(ToolResult):
 async def list_generators(engine: Engine, arguments: ListGenerators, call: Call) -> Generators:
     """List the generators that a content config can name in generation.patterns[0].type."""
     shown = [
-        await _generator(engine, generator)
+        await _describe_generator(engine, generator)
         for generator in engine.generators.list_generators()
         if arguments.generator_type in (None, generator.kind)
         and (arguments.include_plugins is not False or generator.kind == "builtin")
@@ -63,7 +63,7 @@ async def list_generators(engine: Engine, arguments: ListGenerators, call: Call)
     )
 
 
-async def _generator(engine: Engine, generator: Generator) -> GeneratorInfo:
+async def _describe_generator(engine: Engine, generator: Generator) -> GeneratorInfo:
     reason = await trio.to_thread.run_sync(generator.why_unavailable, engine.settings.llm)
     return GeneratorInfo(
         name=generator.name,
@@ -117,7 +117,7 @@ async def list_content_configs(engine: Engine, arguments: ListConfigs, call: Cal
         if _matches_pattern(found.parsed.config.id, arguments.filter_pattern)
     ]
     return ContentConfigs(
-        total=len(configs), configs=configs, invalid=_invalid(listing), duration_ms=milliseconds_since(started)
+        total=len(configs), configs=configs, invalid=_invalid_configs(listing), duration_ms=milliseconds_since(started)
     )
 
 
@@ -153,7 +153,7 @@ async def list_artifact_configs(engine: Engine, arguments: ListConfigs, call: Ca
         if _matches_pattern(found.parsed.config.id, arguments.filter_pattern)
     ]
     return ArtifactConfigs(
-        total=len(configs), configs=configs, invalid=_invalid(listing), duration_ms=milliseconds_since(started)
+        total=len(configs), configs=configs, invalid=_invalid_configs(listing), duration_ms=milliseconds_since(started)
     )
 
 
@@ -161,7 +161,7 @@ def _matches_pattern(config_id: str, pattern: str | None) -> bool:
     return not pattern or fnmatch.fnmatchcase(config_id, pattern)
 
 
-def _invalid(listing: ConfigListing) -> list[InvalidConfigInfo]:
+def _invalid_configs(listing: ConfigListing) -> list[InvalidConfigInfo]:
     return [InvalidConfigInfo(file_path=broken.path, error=broken.error) for broken in listing.invalid]
 
 
@@ -206,7 +206,7 @@ class ContentList(ToolResult):
 async def list_content(engine: Engine, arguments: ListContent, call: Call) -> ContentList:
     """List contents with the state of their stored versions."""
     started = time.monotonic()
-    limit = _limit(arguments.limit)
+    limit = _check_limit(arguments.limit)
     wanted = arguments.filter or ContentFilter()
     listing = engine.catalog.list_configs("content")
     rows: list[tuple[ContentInfo, str]] = []
@@ -244,12 +244,12 @@ async def list_content(engine: Engine, arguments: ListContent, call: Call) -> Co
         total=len(rows),
         returned=min(len(rows), limit),
         content=[info for info, _ in rows[:limit]],
-        invalid=_invalid(listing),
+        invalid=_invalid_configs(listing),
         duration_ms=milliseconds_since(started),
     )
 
 
-def _limit(limit: int | None) -> int:
+def _check_limit(limit: int | None) -> int:
     """The requested number of rows.
 
     Raises:
@@ -308,7 +308,7 @@ class Artifacts(ToolResult):
 async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -> Artifacts:
     """List artifacts with their files; one is assembled when its first output exists."""
     started = time.monotonic()
-    limit = _limit(arguments.limit)
+    limit = _check_limit(arguments.limit)
     wanted = arguments.filter or ArtifactFilter()
     listing = engine.catalog.list_configs("artifact")
     rows: list[tuple[ArtifactInfo, str]] = []
@@ -351,7 +351,7 @@ async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -
         total=len(rows),
         returned=min(len(rows), limit),
         artifacts=[info for info, _ in rows[:limit]],
-        invalid=_invalid(listing),
+        invalid=_invalid_configs(listing),
         duration_ms=milliseconds_since(started),
     )
 
@@ -410,7 +410,7 @@ async def trace_dependencies(engine: Engine, arguments: TraceDependencies, call:
     check = arguments.check_status is not False
     build = Build(engine, dry=True)
     children = sorted(parsed.config.content.children, key=lambda child: child.order)
-    dependencies = [await _dependency(build, child, check, bool(arguments.show_metadata)) for child in children]
+    dependencies = [await _trace_dependency(build, child, check, bool(arguments.show_metadata)) for child in children]
     missing = [each for each in dependencies if each.status == "missing"]
     if not check:
         status = "unknown"
@@ -432,7 +432,7 @@ async def trace_dependencies(engine: Engine, arguments: TraceDependencies, call:
     )
 
 
-async def _dependency(build: Build, child: ArtifactChild, check: bool, metadata: bool) -> DependencyInfo:
+async def _trace_dependency(build: Build, child: ArtifactChild, check: bool, metadata: bool) -> DependencyInfo:
     engine = build.engine
     content_id, path, generator, error = child.id, child.path, None, None
     stale: list[str] = []

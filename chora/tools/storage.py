@@ -172,7 +172,7 @@ async def delete_content(engine: Engine, arguments: DeleteContent, call: Call) -
     texts = [info for info in infos if not info.deleted]
     if draft is None and not (texts if arguments.preserve_metadata else infos):
         raise ContentNotFound(
-            f"Nothing is stored of {arguments.content_id!r}.",
+            f"No text of {arguments.content_id!r} is stored.",
             "list_content shows what is stored.",
             content_id=arguments.content_id,
         )

@@ -389,7 +389,7 @@ def parse_context(value: Any) -> dict[str, Any]:
     """Parse a context argument into an object.
 
     Raises:
-        InvalidContext: as `object_of`, or it is nested too deeply.
+        InvalidContext: as `parse_object`, or it is nested too deeply.
     """
     context = parse_object(value, "context")
     if is_too_deep(context):

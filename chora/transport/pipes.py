@@ -149,7 +149,7 @@ class PolledPipe(trio.abc.Stream):
 class ThreadedPipe(trio.abc.Stream):
     """Reads or writes a descriptor that the event loop can't wait for (a file, a Windows pipe) through a thread.
 
-    A read is abandoned on cancellation; a buffered reader would hold its lock for ever.
+    A read is abandoned on cancellation; a buffered reader would hold its lock forever.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -31,11 +31,11 @@ log = logging.getLogger("chora.watch")
 
 START_DELAY = 1.0
 """Seconds after the first answer until watching begins: its imports must not delay a short session."""
-REPORT_INTERVAL = 100
+REPORT_MILLISECONDS = 100
 """Milliseconds without a further report after which a change counts as done, and between two checks for the end."""
-DEBOUNCE = 1000
+DEBOUNCE_MILLISECONDS = 1000
 """Milliseconds for which reports are gathered at most."""
-POLL = 5.0
+SCAN_INTERVAL = 5.0
 """Seconds between two scans where the system can't report changes."""
 
 Files = dict[str, FileStamp]
@@ -103,7 +103,7 @@ async def _publish_changes(
     Args:
         ids: the config ids by path, as they were last published: a deleted file can't be read any more.
     """
-    listed = False
+    list_changed = False
     for path in sorted(known.keys() | found.keys()):
         if known.get(path) == found.get(path):
             continue
@@ -111,8 +111,10 @@ async def _publish_changes(
         before = ids.get(path)
         for uri in _resource_uris(engine, ids, paths, path, present=path in found):
             server.notify_resource_changed(uri)
-            listed = listed or path not in known or path not in found or ids.get(path) != (before or ids.get(path))
-    if listed:
+            list_changed = (
+                list_changed or path not in known or path not in found or ids.get(path) != (before or ids.get(path))
+            )
+    if list_changed:
         server.notify_list_changed("resources")
 
 
@@ -131,13 +133,13 @@ def _resource_uris(
     for folder, kind in paths.configs.items():
         if path.startswith(f"{folder}/"):
             before = ids.pop(path, None)
-            guess = PurePosixPath(path).stem.removesuffix(f"-{kind}")
+            id_of_name = PurePosixPath(path).stem.removesuffix(f"-{kind}")
             if present:
                 try:
                     ids[path] = engine.catalog.open_config(kind, path).parsed.config.id
                 except ChoraError:
-                    ids[path] = before or guess
-            yield from (config_uri(kind, each) for each in dict.fromkeys((before, ids.get(path, guess))) if each)
+                    ids[path] = before or id_of_name
+            yield from (config_uri(kind, each) for each in dict.fromkeys((before, ids.get(path, id_of_name))) if each)
 
 
 # -- scanning ----------------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ class FileWatcher:
         for path in paths.manifests:
             folders.add(self._nearest_folder(path))
             try:
-                files[path] = FileStamp.of(os.stat(self._real(path)))  # noqa: PTH116
+                files[path] = FileStamp.of(os.stat(self._absolute_path(path)))  # noqa: PTH116
             except OSError:
                 continue
         return files, folders
@@ -194,26 +196,26 @@ class FileWatcher:
                 continue  # a folder vanished since it was seen; watchfiles says so only when told to ignore nothing
             except (OSError, WatchfilesRustInternalError) as error:
                 if not self._warned:
-                    log.warning("files can't be watched, so they are scanned every %g s: %s", POLL, error)
+                    log.warning("files can't be watched, so they are scanned every %g s: %s", SCAN_INTERVAL, error)
                 self._warned = True
-                self._ended.wait(POLL)
+                self._ended.wait(SCAN_INTERVAL)
                 if (found := self.scan_files(paths)[0]) != known:
                     return found
         return known
 
     def _wait_for_report(self, notify: RustNotify, paths: WatchedPaths) -> None:
-        within = tuple(self._real(path) for path in paths.folders())
-        alone = {self._real(path) for path in paths.manifests}
+        within = tuple(self._absolute_path(path) for path in paths.folders())
+        alone = {self._absolute_path(path) for path in paths.manifests}
         above = {str(parent) for path in (*within, *alone) for parent in PurePath(path).parents}
         inside = tuple(path + os.sep for path in within)
         while True:
-            reports = notify.watch(DEBOUNCE, REPORT_INTERVAL, 0, self._ended)
+            reports = notify.watch(DEBOUNCE_MILLISECONDS, REPORT_MILLISECONDS, 0, self._ended)
             if isinstance(reports, str):
                 return
             if any(path in above or path in within or path in alone or path.startswith(inside) for _, path in reports):
                 return
 
-    def _real(self, path: str) -> str:
+    def _absolute_path(self, path: str) -> str:
         return os.path.normpath(os.path.join(self._root, path))
 
     def _add_folder(self, place: str, files: Files, folders: set[str]) -> None:
@@ -222,7 +224,7 @@ class FileWatcher:
         while waiting:
             current = waiting.pop()
             try:
-                with os.scandir(self._real(current)) as entries:
+                with os.scandir(self._absolute_path(current)) as entries:
                     for entry in entries:
                         if entry.name.startswith("."):
                             continue
@@ -233,12 +235,12 @@ class FileWatcher:
             except OSError:
                 folders.add(self._nearest_folder(current))
             else:
-                folders.add(self._real(current))
+                folders.add(self._absolute_path(current))
 
     def _nearest_folder(self, path: str) -> str:
         """The innermost existing folder above a path."""
         for parent in PurePosixPath(path).parents:
-            if os.path.isdir(where := self._real(str(parent))):  # noqa: PTH112
+            if os.path.isdir(where := self._absolute_path(str(parent))):  # noqa: PTH112
                 return where
         return self._root
 

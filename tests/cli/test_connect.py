@@ -312,7 +312,7 @@ def test_the_bridge_imports_little(tmp_path: Path):
     [
         (("nothing",), "is not the address of a server"),
         (("http://me:pa55word@host/mcp",), "user name"),
-        (("https://host/mcp", "--token", "pa55word"), "doesn't say where"),
+        (("https://host/mcp", "--token", "pa55word"), "doesn't name a source"),
         (("https://host/mcp", "--token", "env:NOT_THERE"), "doesn't exist"),
         (("https://host/mcp", "--header", "nothing"), "is not a header"),
         (("https://host/mcp", "--header", "a b: c"), "is not a header"),

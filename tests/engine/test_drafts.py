@@ -641,7 +641,7 @@ async def test_a_patch_with_an_invalid_result_changes_nothing(
 async def test_a_patch_cannot_change_the_id_of_a_saved_config(project: Project, engine: Engine):
     """References to it would break; setting the same id is no change."""
     project.save(text("note", "x"))
-    with unchanged(project), pytest.raises(ModificationFailed, match="would go by another id, other") as failed:
+    with unchanged(project), pytest.raises(ModificationFailed, match="to other and break all references") as failed:
         await modify_config(engine, "note", {"id": "other"})
     assert failed.value.details["field"] == "$.id"
     assert failed.value.hint

@@ -130,7 +130,7 @@ async def test_any_answer_but_an_accepted_confirmation_keeps_the_config(
         said = await client.call("save_config", arguments, inputResponses={"confirm": answer}, requestState=state)
     error = structured(said)["error"]
     assert error["code"] == "save_failed"
-    assert "wants to keep it" in error["message"]
+    assert "chose to keep it" in error["message"]
     assert "overwrite" not in error["hint"]
     assert "old" in project.read("configs/content/note.json")
 

@@ -943,12 +943,12 @@ async def test_the_principal_with_the_most_sessions_loses_one(http_client: OpenH
         names = ["ann"] + ["bob"] * 4 + ["cy"]
         opened = [HttpSession("http", Principal(name), float(number)) for number, name in enumerate(names)]
         for session in opened:
-            application.sessions.add(session)
-        application.sessions.add(HttpSession("http", Principal("ann"), 9.0))
+            application.sessions.add_session(session)
+        application.sessions.add_session(HttpSession("http", Principal("ann"), 9.0))
         known = application.sessions._sessions
         assert [each.id in known for each in opened] == [True, False, True, True, True, True]
         for number in range(4):
-            application.sessions.add(HttpSession("http", Principal("cy"), 10.0 + number))
+            application.sessions.add_session(HttpSession("http", Principal("cy"), 10.0 + number))
         counts = [sum(each.principal.name == name for each in known.values()) for name in ("ann", "bob", "cy")]
         assert counts[2] <= 4
         assert sum(counts) <= 6

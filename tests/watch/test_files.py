@@ -32,8 +32,8 @@ LIST = "notifications/resources/list_changed"
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Short delays before and between scans; the event is set after the first scan."""
     monkeypatch.setattr(files, "START_DELAY", 0.0)
-    monkeypatch.setattr(files, "REPORT_INTERVAL", 50)
-    monkeypatch.setattr(files, "POLL", 0.1)
+    monkeypatch.setattr(files, "REPORT_MILLISECONDS", 50)
+    monkeypatch.setattr(files, "SCAN_INTERVAL", 0.1)
     looking, wait = threading.Event(), files.FileWatcher.wait_for_change
 
     def begin(self: files.FileWatcher, places: files.WatchedPaths, known: files.Files) -> files.Files:

@@ -149,7 +149,7 @@ async def plan_artifact(
     except ModelNotAsked as error:
         cost = error.details["outlook"]["estimated_usd"]
         price = "an unknown amount" if cost is None else f"up to ${cost:.4f}"
-        reasons = [*reasons, f"a language model would be asked, for {price}"]
+        reasons = [*reasons, f"a language model would be called, for {price}"]
         actions: list[Action] = ["update" if engine.folder.is_file(output.file) else "create" for output in outputs]
         return [
             PlannedOutput(output.file, action, reasons, "") for output, action in zip(outputs, actions, strict=True)
@@ -212,13 +212,13 @@ def _locate_outputs(
     if output_path is not None:
         wanted[0] = output_path
     paths = [check_output_path(engine, path) for path in wanted]
-    if twice := {path for path in paths if paths.count(path) > 1}:
+    if duplicates := {path for path in paths if paths.count(path) > 1}:
         raise CompositionFailed(
-            f"{config.id} names {', '.join(sorted(twice))} as output twice.",
+            f"{config.id} names {', '.join(sorted(duplicates))} as output twice.",
             "Name each file once.",
             composition_strategy=config.metadata.composition_strategy,
             error_type="DuplicateOutput",
-            output_path=min(twice),
+            output_path=min(duplicates),
         )
     return [
         msgspec.structs.replace(output, file=path) for output, path in zip(config.metadata.outputs, paths, strict=True)
@@ -250,7 +250,7 @@ async def _write_texts(
 ) -> BuiltArtifact:
     """Write the outputs, and keep a trace if an unchanged project would give the same."""
     confirm_inputs(build, recorder)
-    lasting_warnings = list(pieces.warnings)
+    trace_warnings = list(pieces.warnings)  # those of the write don't apply to later builds
     fingerprint = artifact_fingerprint(texts, [piece.version_id for piece in pieces.pieces])
     written = await write_outputs(build.engine, config.id, outputs, texts, fingerprint, force=build.force)
     pieces.warnings.extend(written.warnings)
@@ -282,7 +282,7 @@ async def _write_texts(
         [(piece.content_id, piece.size, piece.version_id) for piece in pieces.pieces],
         pieces.missing,
         pieces.excluded,
-        lasting_warnings,
+        trace_warnings,
         built.generated_at,
         fingerprint,
     )

@@ -37,7 +37,7 @@ from chora.render import RenderFailed, RenderJob
 
 log = logging.getLogger("chora.engine")
 
-DEEPEST_NESTING = 10
+NESTING_LIMIT = 10
 PROGRESS_INTERVAL = 0.1
 """Seconds between two progress notifications: ten thousand members would flood a client."""
 CHECKPOINT_INTERVAL = 200
@@ -150,18 +150,18 @@ def check_nesting(engine: Engine, parsed: ParsedConfig) -> int:
             )
         if (depth := known.get(collection.origin)) is None:
             depth = 1
-            if len(names) <= DEEPEST_NESTING:
+            if len(names) <= NESTING_LIMIT:
                 for member in collection.config.members:
                     if member.type == "collection" and (nested := _open_nested(engine, member)) is not None:
                         depth = max(depth, 1 + depth_of(nested, (*chain, collection)))
                 known[collection.origin] = depth
-        if len(chain) + depth > DEEPEST_NESTING:
+        if len(chain) + depth > NESTING_LIMIT:
             raise MaxDepthExceeded(
-                f"{names[0]} nests collections more than {DEEPEST_NESTING} deep.",
+                f"{names[0]} nests collections more than {NESTING_LIMIT} deep.",
                 "Move some of the artifacts into an outer collection.",
                 collection_id=names[0],
                 chain=names,
-                max_depth=DEEPEST_NESTING,
+                max_depth=NESTING_LIMIT,
             )
         return depth
 
@@ -178,11 +178,11 @@ async def find_manifest_path(build: Build, parsed: ParsedConfig, output_path: st
 
 
 def scope_digest(
-    salt: str, config: CollectionConfig, base_path: str, shared: dict[str, Any], context: dict[str, Any]
+    settings_digest: str, config: CollectionConfig, base_path: str, shared: dict[str, Any], context: dict[str, Any]
 ) -> str:
     """A hash of everything that the members of a collection have in common; the rest is in the members' own keys."""
     names = [config.id, config.name, config.context.propagation, config.output.structure]
-    return digest_of([salt, names, base_path, shared, context])
+    return digest_of([settings_digest, names, base_path, shared, context])
 
 
 class _CollectionBuild:
@@ -195,16 +195,16 @@ class _CollectionBuild:
         self._builder = MemberBuilder(build, scope, force_members, _claimed_files(scope))
         self._results: dict[str, BuiltMember] = {}
         self._notified_at = 0.0
-        self._last = "nothing has changed"
+        self._last_message = "nothing has changed"
         self._stopping = False
 
     async def run_build(self, started: float) -> BuiltCollection:
         try:
-            for group in self._groups():
+            for group in self._group_members():
                 await self._build_group(group)
             if self._build.progress:
                 total = len(self._config.members)
-                await self._build.progress(total, total, self._last)
+                await self._build.progress(total, total, self._last_message)
         except BaseException as error:  # cancelled, or the server is at fault: the manifest says how far it got
             with trio.CancelScope(shield=True):
                 try:
@@ -214,7 +214,7 @@ class _CollectionBuild:
             raise
         return await self._finish(started, None)
 
-    def _groups(self) -> list[list[Member]]:
+    def _group_members(self) -> list[list[Member]]:
         """The members that may be built at once, in turn."""
         members = sorted(self._config.members, key=lambda member: member.order)
         match self._config.generation.strategy:
@@ -251,12 +251,12 @@ class _CollectionBuild:
         self._results[built.member.id] = built
         if built.status == "failed" and self._config.validation.fail_fast:
             self._stopping = True
-        self._last = f"{built.member.id}: {built.status}"
+        self._last_message = f"{built.member.id}: {built.status}"
         done, total = len(self._results), len(self._config.members)
         # The last notification follows when everything is done.
         if self._build.progress and done < total and trio.current_time() - self._notified_at >= PROGRESS_INTERVAL:
             self._notified_at = trio.current_time()
-            await self._build.progress(done, total, self._last)
+            await self._build.progress(done, total, self._last_message)
 
     async def _finish(self, started: float, ended_by: MemberError | None) -> BuiltCollection:
         """The result, written to the manifest; members that weren't reached have the reason why."""

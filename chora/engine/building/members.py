@@ -38,7 +38,7 @@ class MemberError(NamedTuple):
     hint: str | None = None
 
     @classmethod
-    def of(cls, error: ChoraError) -> MemberError:
+    def from_error(cls, error: ChoraError) -> MemberError:
         return cls(error.code, error.message, error.hint)
 
 
@@ -195,7 +195,7 @@ class MemberBuilder:
             raise
         except ChoraError as error:
             gone = isinstance(error, ConfigNotFound) and not member.required
-            built = BuiltMember(member, "skipped" if gone else "failed", error=MemberError.of(error))
+            built = BuiltMember(member, "skipped" if gone else "failed", error=MemberError.from_error(error))
         return built._replace(seconds=time.monotonic() - started)
 
     async def plan_member(self, member: Member, plan_nested: PlanNested, *, render: bool) -> PlannedMember:
@@ -214,7 +214,7 @@ class MemberBuilder:
         except SERVER_ERRORS:
             raise
         except ChoraError as error:
-            return PlannedMember(member, ["it fails"], [], MemberError.of(error))
+            return PlannedMember(member, ["it fails"], [], MemberError.from_error(error))
 
     def trace_key(self, member: Member) -> TraceKey:
         """Under which subject and key the member's trace is kept."""
@@ -236,7 +236,7 @@ class MemberBuilder:
         parsed = open_member(self._engine, member, recorder.record).parsed
         if member.type == "collection":
             nested = await build_nested(build, parsed, caller.context, self._nested_base_path(member))
-            return _of_nested(member, nested)
+            return _nested_result(member, nested)
         locate = self._claim_outputs(member, parsed)
         built = await build_artifact(build, parsed, caller, locate=locate)
         key = self.trace_key(member)
@@ -265,7 +265,7 @@ class MemberBuilder:
             return PlannedMember(member, reasons, [], None, nested)
         locate = self._claim_outputs(member, parsed)
         if build.force:
-            reasons = ["force was asked for"]
+            reasons = ["force is set"]
         else:
             reasons = await explain_stale_artifact(build, parsed, caller, locate=locate)
         if not reasons:
@@ -303,22 +303,22 @@ class MemberBuilder:
         """
         locate = output_location(self._config, self._scope.base_path, member)
         outputs = parsed.config.metadata.outputs
-        rival = self._claim(member, [check_output_path(self._engine, locate(output.file)) for output in outputs])
-        if rival:
+        conflict = self._claim(member, [check_output_path(self._engine, locate(output.file)) for output in outputs])
+        if conflict:
             raise CompositionFailed(
-                f"{member.id} writes {rival[1]}, as {rival[0]} does already.",
+                f"{member.id} writes {conflict[1]}, as {conflict[0]} does already.",
                 "Choose the structure nested, or give the outputs different names.",
                 composition_strategy=self._config.generation.strategy,
                 error_type="DuplicateOutput",
-                output_path=rival[1],
+                output_path=conflict[1],
             )
         return locate
 
     def _claim(self, member: Member, paths: list[str]) -> tuple[str, str] | None:
         """Claim files for a member; another member that has claimed one of them already, and that file."""
         for path in paths:
-            if (holder := self._claimed.get(path.casefold(), member.id)) != member.id:
-                return holder, path
+            if (writer := self._claimed.get(path.casefold(), member.id)) != member.id:
+                return writer, path
         self._claimed.update((path.casefold(), member.id) for path in paths)
         return None
 
@@ -376,7 +376,7 @@ def shared_source_access(build: Build, recorder: InputRecorder) -> SourceAccess:
     return source_access(build.engine, recorder, generate)
 
 
-def _of_nested(member: Member, nested: BuiltCollection) -> BuiltMember:
+def _nested_result(member: Member, nested: BuiltCollection) -> BuiltMember:
     outputs = [nested.manifest_path] if nested.manifest_path else []
     hashes = digest_of([[built.member.id, built.context_hash] for built in nested.members])
     cached = nested.cached == len(nested.members)

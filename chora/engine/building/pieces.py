@@ -140,7 +140,7 @@ async def _gather_child(
         return fresh
     if strategy == "version" and not child.version:
         raise CompositionFailed(
-            f"{config.id}: the child {child.id} wants a version and doesn't say which.",
+            f"{config.id}: the child {child.id} retrieves a version and doesn't name one.",
             'Write "version": "1.0.0" beside retrievalStrategy.',
             composition_strategy=config.metadata.composition_strategy,
             error_type="MissingVersion",
@@ -152,7 +152,7 @@ async def _gather_child(
     if not versions and not fresh:
         raise MissingContent(
             f"No stored text of {child.id} is {named.replace(':', ' ')}.",
-            "Generate it with generate_content while its config is so, or choose another retrievalStrategy.",
+            "Generate it with generate_content while its config is in that state, or choose another retrievalStrategy.",
             missing_content_ids=[child.id],
             available_content_ids=engine.store.content_ids(),
         )

@@ -1,7 +1,7 @@
 """The texts of contents that other contents take as sources: each is generated at most once in a build.
 
-Contents may need one another in a chain, in a diamond or, by mistake, in a circle. A chain is bounded, and a circle is
-an error that names it; where the source is optional, the text is generated without it.
+Contents may be sources of one another in a chain, in a diamond or, by mistake, in a circle. A chain is bounded, and a
+circle is an error that names it; where the source is optional, the text is generated without it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SourceTexts:
         if content_id in dependents:
             self._cuts += 1
             raise GenerationFailed(
-                f"The contents need one another in a circle: {' → '.join(chain)}.",
+                f"The contents are sources of one another in a circle: {' → '.join(chain)}.",
                 "Break the circle in inputs.sources.",
                 content_config_id=content_id,
                 generator_type=generator,

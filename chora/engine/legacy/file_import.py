@@ -150,14 +150,14 @@ class FileImport:
     async def _write_if_absent(self, path: str, target: str, data: bytes) -> bool:
         """Write a file that isn't there; returns whether it was written, or would be."""
         try:
-            there = self._state.new_project.read_bytes(target, limit=10 * CONFIG_LIMIT)
+            existing = self._state.new_project.read_bytes(target, limit=10 * CONFIG_LIMIT)
         except FileNotFoundError:
             pass
         except ChoraError as error:
             self._state.skip_file(path, error.message)
             return False
         else:
-            if there == data:
+            if existing == data:
                 self.unchanged += 1
             else:
                 self._state.skip_file(path, f"{target} is there already and holds something else; it is left as it is.")

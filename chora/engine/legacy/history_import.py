@@ -165,10 +165,10 @@ class HistoryImport:
         new: list[Record] = []
         already_there = 0
         for draft in found:
-            there = self._state.store.draft(draft.draft_id)
-            if there is None:
+            stored = self._state.store.draft(draft.draft_id)
+            if stored is None:
                 new.append(draft)
-            elif there.config_data == draft.config_data:
+            elif stored.config_data == draft.config_data:
                 already_there += 1
             else:
                 self._state.skip_file(draft.draft_id, "The store has another draft of this name; it is left as it is.")
@@ -208,8 +208,8 @@ class _StoredRecords:
         if version.version_id in self._ids:
             return None
         for version_id in self._ids_by_time[version.content_id, version.generated_at]:
-            there = self._store.version(version.content_id, version_id)
-            if there is not None and (there.deleted or there.body == version.body):
+            stored = self._store.version(version.content_id, version_id)
+            if stored is not None and (stored.deleted or stored.body == version.body):
                 return None
         version_id = version.version_id
         # The same text gets the same id again; those of one content and millisecond keep their order.

@@ -46,7 +46,7 @@ def check_child(engine: Engine, child: ArtifactChild | ContentChild) -> Iterator
     strategy = child.retrieval_strategy if isinstance(child, ArtifactChild) else "latest"
     wanted = f"version:{child.version}" if strategy == "version" else strategy
     if strategy == "version" and not child.version:
-        yield RuleFinding("invalid_child", f"{child.id} wants a version and doesn't say which")
+        yield RuleFinding("invalid_child", f"{child.id} retrieves a version and doesn't name one")
         return
     config: ContentConfig | None = None
     try:

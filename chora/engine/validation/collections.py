@@ -127,8 +127,8 @@ class _CollectionValidation:
             self._add_finding("error", "circular_reference", message, within)
             return 0
         known = self._depths.get(parsed.origin)
-        if len(chain) + (known or 1) > collection.DEEPEST_NESTING:
-            message = f"Collections are nested more than {collection.DEEPEST_NESTING} deep here: {' → '.join(ids)}"
+        if len(chain) + (known or 1) > collection.NESTING_LIMIT:
+            message = f"Collections are nested more than {collection.NESTING_LIMIT} deep here: {' → '.join(ids)}"
             self._add_finding("error", "max_depth_exceeded", message, within)
             return known or 1
         if known is None:
@@ -223,8 +223,8 @@ class _CollectionValidation:
                 except ChoraError as error:
                     self._add_finding(severity, "invalid_output", error.message, within, member.id)
                     continue
-                if rival := claimed.get(path.casefold()):
-                    by_whom = "twice" if rival == member.id else f"and so does {rival}"
+                if other_writer := claimed.get(path.casefold()):
+                    by_whom = "twice" if other_writer == member.id else f"and so does {other_writer}"
                     self._add_finding(
                         severity, "duplicate_output", f"{member.id} writes {path}, {by_whom}", within, member.id
                     )

@@ -140,7 +140,7 @@ def _find_subject(build: Build, name: str) -> tuple[ValidationSubject, ChoraErro
     if version is None:
         raise ConfigNotFound(
             f"There is no text, config or draft {name!r}.",
-            "list_content_configs and list_artifact_configs show every config.",
+            "list_content_configs and list_artifact_configs list the configs.",
             content_or_config_id=name,
             searched_paths=searched,
         )

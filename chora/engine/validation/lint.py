@@ -168,10 +168,10 @@ async def run_linter(
         raise LinterFailed(f"{name} took longer than {seconds:g} s") from None
     except (OSError, subprocess.SubprocessError) as error:
         raise LinterFailed(f"{name} can't be run: {error}") from None
-    said = ran.output.decode(errors="replace")
+    stdout_text = ran.output.decode(errors="replace")
     findings = [
         LintFinding(int(found[1]), int(found[2]) if found[2] else None, found[3][:500])
-        for found in map(_FINDING.fullmatch, said.splitlines())
+        for found in map(_FINDING.fullmatch, stdout_text.splitlines())
         if found
     ]
     if not findings and ran.status not in (0, None):

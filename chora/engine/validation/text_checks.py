@@ -113,7 +113,7 @@ async def check_regex(context: RuleContext, piece: CheckedText) -> list[RuleFind
     for pattern, wanted in _patterns(context):
         try:
             job = MatchJob(pattern, piece.text, str(flags), f"the pattern {pattern[:80]}")
-            place = (await context.subject.engine.templates.pool.match_pattern(job)).place
+            place = (await context.subject.engine.templates.pool.match_pattern(job)).index
         except RenderFailed as failure:
             if failure.reason.kind != "syntax":
                 raise

@@ -42,7 +42,7 @@ class LegacySse:
         """Open a session, which lasts as long as this response."""
         session = SseSession(scope[PRINCIPAL], trio.current_time())
         session.expires_at = scope.get(EXPIRES_AT)
-        self._sessions.add(session)
+        self._sessions.add_session(session)
         try:
             await start_response(send)
             endpoint = f"/messages/?session_id={session.id}".encode()
@@ -51,12 +51,12 @@ class LegacySse:
             )
             await send_notifications(scope, send, self._sessions, session)
         finally:
-            self._sessions.end(session, "closed")
+            self._sessions.end_session(session, "closed")
 
     async def post(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a message; its answer comes on the session's stream."""
         session_id = parse_qs(scope["query_string"].decode("ascii", "replace")).get("session_id", [""])[0]
-        session = self._sessions.find(session_id, "sse", scope[PRINCIPAL])
+        session = self._sessions.find_session(session_id, "sse", scope[PRINCIPAL])
         if session is None:
             await send_json(send, 404, error_body("There is no such session.", "Open GET /sse again."))
             return
@@ -73,7 +73,7 @@ class LegacySse:
             try:
                 session.notifications.put(message)
             except QueueFull:
-                self._sessions.end(session, "not reading")
+                self._sessions.end_session(session, "not reading")
 
         async def answer() -> None:
             if not self._sessions.is_open(session):

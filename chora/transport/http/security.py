@@ -62,7 +62,7 @@ class RequestSecurity:
         name = _host_name(hosts[0]) if len(hosts) == 1 else None
         if name is None or not (name in self._hosts or is_loopback(name)):
             raise Forbidden(
-                f"The Host {hosts[0][:100] if hosts else '(none)'} is not one this server goes by.",
+                f"The Host {hosts[0][:100] if hosts else '(none)'} is not a name of this server.",
                 "Use its address, or add the name to the setting http.allowed_hosts.",
             )
 
@@ -75,8 +75,8 @@ class RequestSecurity:
             name = _host_name(origin.partition("://")[2])
             if not (origin.lower().rstrip("/") in self._origins or (name is not None and is_loopback(name))):
                 raise Forbidden(
-                    f"Pages of the origin {origin[:100]} may not talk to this server.",
-                    "Add it to the setting http.allowed_origins if they should.",
+                    f"Requests from the origin {origin[:100]} are not allowed.",
+                    "Add it to the setting http.allowed_origins if they should be.",
                 )
 
     async def authenticate(self, scope: Scope, *, is_local: bool) -> Principal:

@@ -107,11 +107,11 @@ class HttpSessions:
         """End what is idle, or whose token was revoked or has expired."""
         oldest = trio.current_time() - self._limits.idle
         for session in [each for each in self._sessions.values() if each.eviction_rank < (False, oldest)]:
-            self.end(session, "idle")
+            self.end_session(session, "idle")
         principals = {each.principal for each in (*self._sessions.values(), *self._subscriptions)}
         revoked = {each for each in principals if not self._authenticator.is_still_valid(each)}
         for session in [each for each in self._sessions.values() if each.principal in revoked]:
-            self.end(session, "revoked")
+            self.end_session(session, "revoked")
         for subscription, expires_at in self._subscriptions.items():
             if subscription.principal in revoked or (expires_at is not None and expires_at < time.time()):
                 subscription.close_subscriptions()
@@ -127,22 +127,22 @@ class HttpSessions:
         self._calls.start_soon(call)
         return True
 
-    def add(self, session: HttpSession) -> None:
+    def add_session(self, session: HttpSession) -> None:
         """Add a session, evicting another one where there are too many (CWE-770)."""
         own = [each for each in self._sessions.values() if each.principal == session.principal]
         if len(own) >= self._limits.sessions_each:
-            self.end(min(own, key=_eviction_rank), "evicted")
+            self.end_session(min(own, key=_eviction_rank), "evicted")
         elif len(self._sessions) >= self._limits.sessions:
             # The principal with the most sessions loses one, so that no principal can evict all others.
             counts = Counter(each.principal for each in (session, *self._sessions.values()))
-            greedy = counts.most_common(1)[0][0]
-            candidates = [each for each in self._sessions.values() if each.principal == greedy]
-            self.end(min(candidates, key=_eviction_rank), "evicted")
+            largest = counts.most_common(1)[0][0]
+            candidates = [each for each in self._sessions.values() if each.principal == largest]
+            self.end_session(min(candidates, key=_eviction_rank), "evicted")
         self._sessions[session.id] = session
         self._broadcaster.subscribe(session.notifications)
         self._update_metrics()
 
-    def find(self, session_id: str, transport: str, principal: Principal) -> HttpSession | None:
+    def find_session(self, session_id: str, transport: str, principal: Principal) -> HttpSession | None:
         """The session of this id; None where it is unknown, or another principal's."""
         session = self._sessions.get(session_id)
         if session is None or session.transport != transport or session.principal != principal:
@@ -153,7 +153,7 @@ class HttpSessions:
         """Whether the session hasn't ended."""
         return session.id in self._sessions
 
-    def end(self, session: HttpSession, reason: str) -> None:
+    def end_session(self, session: HttpSession, reason: str) -> None:
         """End a session with its streams and calls; the reason is counted."""
         if self._sessions.pop(session.id, None) is not None:
             self._broadcaster.unsubscribe(session.notifications)

@@ -182,7 +182,7 @@ class StreamableHttp:
         if reply is None:  # it has no id
             await send_empty(send, 202)
         elif reply.error_code is None:
-            self._sessions.add(session)
+            self._sessions.add_session(session)
             await send_json(send, 200, reply.body, [(b"mcp-session-id", session.id.encode())])
         else:
             await send_json(send, 400, reply.body)
@@ -260,12 +260,12 @@ class StreamableHttp:
         elif header_value(scope, b"mcp-session-id") is None:
             await send_json(send, 400, error_body("The Mcp-Session-Id header is missing."))
         elif (session := await self._find_session(scope, send)) is not None:
-            self._sessions.end(session, "deleted")
+            self._sessions.end_session(session, "deleted")
             await send_empty(send, 204)
 
     async def _find_session(self, scope: Scope, send: Send) -> HttpSession | None:
         """The session a request names; an unknown one, or one of another principal, is answered with 404."""
-        session = self._sessions.find(header_value(scope, b"mcp-session-id") or "", "http", scope[PRINCIPAL])
+        session = self._sessions.find_session(header_value(scope, b"mcp-session-id") or "", "http", scope[PRINCIPAL])
         if session is None:
             await send_json(send, 404, error_body("There is no such session.", "Send initialize to open one."))
             return None

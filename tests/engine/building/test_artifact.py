@@ -1165,7 +1165,7 @@ async def test_the_newest_approved_text_can_be_selected(sheet: Project, engine: 
             MissingContent,
             "No stored text of one is version 9.0.0",
         ),
-        ({"retrievalStrategy": "version"}, CompositionFailed, "wants a version and doesn't say which"),
+        ({"retrievalStrategy": "version"}, CompositionFailed, "retrieves a version and doesn't name one"),
     ],
 )
 async def test_a_selected_text_that_is_not_stored_is_missing(
@@ -1291,12 +1291,12 @@ async def test_a_plan_says_what_a_model_would_cost(project: Project, engine: Eng
             reported = await planned(engine)
         assert reported.action == "create"
         assert reported.reasons[0] == "it was never assembled"
-        assert reported.reasons[1].startswith("a language model would be asked, for up to $0.")
+        assert reported.reasons[1].startswith("a language model would be called, for up to $0.")
     project.write(SHEET, "x")
     assert (await planned(engine)).action == "update"
     pattern["generation_config"] = {"prompt": "Write.", "model": "unheard-of"}
     project.save(content("code", pattern=pattern))
-    assert "a language model would be asked, for an unknown amount" in (await planned(engine)).reasons
+    assert "a language model would be called, for an unknown amount" in (await planned(engine)).reasons
     project.save(content("code", pattern={"type": "template_fill", "template": "{{ x }}"}))
     project.save(artifact("sheet", [child("code")]))
     with pytest.raises(GenerationFailed, match="no value for x"):

@@ -1020,7 +1020,7 @@ async def test_force_builds_every_member_again(gauge: Project, engine: Engine, m
     assert cached(await build(engine)) == []
     assert len(generator.begun) == 5 + 5 + 1 + 2 + 5
     plans = await planned(engine)
-    assert {tuple(each.reasons) for each in plans} == {("force was asked for",)}
+    assert {tuple(each.reasons) for each in plans} == {("force is set",)}
 
 
 async def test_force_reaches_nested_collections(gauge: Project, engine: Engine):
@@ -1097,7 +1097,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
     }
     another = "the context, the location or a setting has changed, or chora was updated"
     assert (await reported(context={"x": 1}))["b"] == [another, "configs/content/b.json has changed"]
-    assert (await reported(force_members=frozenset("b")))["b"] == ["force was asked for"]
+    assert (await reported(force_members=frozenset("b")))["b"] == ["force is set"]
     assert (await reported(output_path="elsewhere"))["a"] == [another, "word.txt has changed"]
     plans = await planned(engine)
     assert [(file.path, file.action, file.diff) for file in plans[1].files] == [

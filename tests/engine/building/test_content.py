@@ -349,7 +349,7 @@ def failing(document: dict[str, Any]) -> dict[str, Any]:
 async def test_contents_that_depend_on_each_other_fail(project: Project, engine: Engine):
     """The error spells the cycle out, also when a content depends on itself."""
     project.save(taking("a", "b"), taking("b", "c"), taking("c", "b"), taking("self", "self"))
-    with pytest.raises(GenerationFailed, match="The contents need one another in a circle: a → b → c → b"):
+    with pytest.raises(GenerationFailed, match="The contents are sources of one another in a circle: a → b → c → b"):
         await run(engine, "a")
     with pytest.raises(GenerationFailed, match="self → self"):
         await run(engine, "self")
