@@ -121,6 +121,7 @@ async def test_a_connection_is_used_again_until_it_is_stale():
         (b"connection: a, Close\r\n", 2),
         (b"keep-alive: timeout=1\r\n", 2),
         (b"keep-alive: timeout=0\r\n", 2),
+        (b"keep-alive: timeout=2\r\n", 1),
         (b"keep-alive: max=1, timeout=60\r\n", 1),
         (b"x: close\r\n", 1),
     ],

@@ -92,6 +92,18 @@ async def test_everything_is_migrated_unchanged(pair: tuple[Store, Store]):
 
 
 @requirement("storage.migration")
+async def test_progress_counts_what_is_in_the_target(pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch):
+    """After each batch, with what was there before."""
+    monkeypatch.setattr(migrate, "BATCH_RECORDS", 1)
+    source, target = pair
+    await migrate.migrate_store(source, target)
+    await source.add_events([event(AT(4)), event(AT(5))])
+    steps: list[tuple[str, int, int]] = []
+    await migrate.migrate_store(source, target, progress=lambda *said: steps.append(said))
+    assert [said for said in steps if said[0] == "events"] == [("events", 4, 5), ("events", 5, 5), ("events", 5, 5)]
+
+
+@requirement("storage.migration")
 async def test_repeating_a_migration_changes_nothing(pair: tuple[Store, Store]):
     """Also for records without an id that exist twice."""
     source, target = pair

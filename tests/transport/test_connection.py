@@ -784,6 +784,31 @@ async def test_a_client_that_does_not_read_is_disconnected() -> None:
         assert running.server.statistics().open == 0
 
 
+async def test_an_idle_server_sleeps(autojump_clock: trio.testing.MockClock) -> None:
+    """Without connections nothing wakes it, as there are no deadlines to check; after the last one it sleeps again."""
+
+    class Steps(trio.abc.Instrument):
+        count = 0
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.count += 1
+
+    async def idle_steps() -> int:
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        await trio.sleep(30)  # three hundred sweeps
+        trio.lowlevel.remove_instrument(steps)
+        return steps.count
+
+    async with serving(fine) as running:
+        assert await idle_steps() < 10
+        async with running.client() as client:
+            await client.ask()
+        await eventually(lambda: running.server.statistics().open == 0)
+        await trio.sleep(1)
+        assert await idle_steps() < 10
+
+
 async def test_the_write_bound_holds_per_slice(autojump_clock: trio.testing.MockClock) -> None:
     """A slow reader of a large body isn't cut as long as it goes on reading."""
     body = bytes(6_000_000)
