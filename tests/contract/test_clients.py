@@ -46,7 +46,7 @@ async def memory_streams(engine: Engine) -> AsyncGenerator[tuple[Any, Any]]:
         async for message in from_client:
             nursery.start_soon(answer, message.message.model_dump_json(by_alias=True, exclude_none=True).encode())
 
-    async def tell() -> None:
+    async def report_progress() -> None:
         while True:
             await reply(await session.notifications.wait_next())
 
@@ -54,7 +54,7 @@ async def memory_streams(engine: Engine) -> AsyncGenerator[tuple[Any, Any]]:
     engine.changes.subscribe(server.notify_resource_changed)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
-        nursery.start_soon(tell)
+        nursery.start_soon(report_progress)
         yield from_server, to_server
         nursery.cancel_scope.cancel()
     for stream in (to_client, from_server, to_server, from_client):
@@ -92,8 +92,8 @@ def connect(request: pytest.FixtureRequest, hello: Project, engine: Engine, serv
 
 
 @requirement("server.one-core")
-async def test_the_client_settles_on_the_era_it_asked_for(connect: Connect, mode: str):
-    """`auto` finds the modern era everywhere, `legacy` shakes hands on the newest revision that has hands."""
+async def test_the_client_negotiates_the_requested_era(connect: Connect, mode: str):
+    """`auto` uses the modern era on every transport, `legacy` the newest revision with a handshake."""
     async with connect() as one:
         assert one.protocol_version == {"auto": "2026-07-28", "legacy": "2025-11-25"}[mode]
 
@@ -115,8 +115,8 @@ async def test_every_tool_is_listed_with_schemas_and_hints(connect: Connect):
         assert tool.meta == {"chora/category": TOOLS[tool.name].category}
 
 
-async def test_a_call_answers_with_the_same_json_as_structure_and_as_text(connect: Connect):
-    """n8n reads the text, the SDKs the structure; both say the same, and live values at that."""
+async def test_structured_and_text_content_are_the_same_json(connect: Connect):
+    """n8n reads the text, the SDKs the structure; both have live values."""
     async with connect() as one:
         answer = await one.call_tool("hello_world", {"name": "Ada"})
     assert answer.is_error is not True
@@ -128,7 +128,7 @@ async def test_a_call_answers_with_the_same_json_as_structure_and_as_text(connec
 
 
 async def test_a_document_is_drafted_tested_saved_and_assembled(connect: Connect, hello: Project):
-    """The main job, end to end, over every transport."""
+    """The main workflow, end to end, over every transport."""
     async with connect() as one:
 
         async def call(tool: str, **arguments: Any) -> dict[str, Any]:
@@ -143,7 +143,7 @@ async def test_a_document_is_drafted_tested_saved_and_assembled(connect: Connect
                 tested = await call("test_config", draft_id=draft["draft_id"])
                 assert tested["preview_content"] == "Good night."
             await call("save_config", draft_id=draft["draft_id"], config_id=document["id"])
-        # The nested layout, where save_config writes, is found although the child names the flat one.
+        # save_config writes the nested layout; the child's path names the flat one, and finds it.
         assembled = await call("assemble_artifact", artifact_config_id="notice", context='{"name": "Ada"}')
     assert assembled["status"] == "assembled"
     assert assembled["metadata"]["generated_content"] == ["greeting", "farewell"]
@@ -151,8 +151,8 @@ async def test_a_document_is_drafted_tested_saved_and_assembled(connect: Connect
     assert written == "# Hello, Ada!\n\nThis file was composed by chora.\n\nGood night."
 
 
-async def test_a_failure_reaches_the_model_as_a_result_it_can_act_on(connect: Connect):
-    """A wrong id is an `isError` result with a code and a next step, not a protocol error."""
+async def test_a_failure_reaches_the_model_as_a_result(connect: Connect):
+    """A wrong id is an `isError` result with a code and a hint, not a protocol error."""
     async with connect() as one:
         answer = await one.call_tool("generate_content", {"content_config_id": "greting"})
     assert answer.is_error is True
@@ -175,7 +175,7 @@ async def test_progress_is_reported_to_clients_that_ask_for_it(connect: Connect)
 
 
 async def test_an_unknown_tool_is_a_protocol_error(connect: Connect):
-    """-32602: nothing a model could mend by trying again with other arguments."""
+    """-32602: other arguments wouldn't help the model."""
     async with connect() as one:
         with pytest.raises(MCPError) as caught:
             await one.call_tool("make_coffee", {})
@@ -190,11 +190,11 @@ async def test_names_of_chora_compose_are_accepted_on_call(connect: Connect):
     assert answer.is_error is not True
 
 
-# -- resources, prompts, completion, news -------------------------------------------------------------------------
+# -- resources, prompts, completion, notifications --------------------------------------------------------------
 
 
 async def test_resources_are_listed_and_read(connect: Connect):
-    """What is listed can be read; so can what only a template names, under either spelling."""
+    """Listed ones can be read, and so can those that only match a template, in either spelling."""
     async with connect() as one:
         await one.call_tool("generate_content", {"content_config_id": "greeting"})
         listed = {resource.uri: resource for resource in (await one.list_resources()).resources}
@@ -210,17 +210,17 @@ async def test_resources_are_listed_and_read(connect: Connect):
         assert {"content://{content_id}/{version_id}", "template://{name}", "job://{job_id}"} <= templates
 
 
-async def test_a_resource_that_is_not_there_says_where_to_look(connect: Connect, mode: str):
-    """An error of the era's own code, with a hint."""
+async def test_a_missing_resource_has_a_hint(connect: Connect, mode: str):
+    """With the error code of the era."""
     async with connect() as one:
         with pytest.raises(MCPError) as caught:
-            await one.read_resource("content://nobody")
+            await one.read_resource("content://missing")
     assert caught.value.error.code == {"auto": -32602, "legacy": -32002}[mode]
     assert "resources/list" in caught.value.error.data["hint"]
 
 
 async def test_prompts_are_listed_and_got(connect: Connect):
-    """A prompt comes with what the model needs; a wrong one is refused."""
+    """A prompt has what the model needs; an unknown one is refused."""
     async with connect() as one:
         assert [prompt.name for prompt in (await one.list_prompts()).prompts] == [
             "author-config",
@@ -238,7 +238,7 @@ async def test_prompts_are_listed_and_got(connect: Connect):
 
 
 async def test_arguments_are_completed(connect: Connect):
-    """For prompts and for the blanks of resource templates."""
+    """Of prompts and of resource templates."""
     async with connect() as one:
         kinds = await one.complete(PromptReference(name="author-config"), {"name": "kind", "value": "a"})
         assert kinds.completion.values == ["artifact"]
@@ -248,16 +248,16 @@ async def test_arguments_are_completed(connect: Connect):
 
 
 async def test_a_subscriber_is_notified_of_a_new_text(connect: Connect, mode: str):
-    """In either era by its own way; the newest text is then the one that is read."""
+    """By the means of its era; reading then gives the new text."""
     if mode == "legacy":
-        heard = trio.Event()
+        updated = trio.Event()
         seen: list[str] = []
 
         async def note(message: Any) -> None:
             params = getattr(getattr(message, "root", message), "params", None)
             if (uri := getattr(params, "uri", None)) is not None:
                 seen.append(str(uri))
-                heard.set()
+                updated.set()
 
         async with connect() as one:
             one.session._message_handler = note
@@ -265,7 +265,7 @@ async def test_a_subscriber_is_notified_of_a_new_text(connect: Connect, mode: st
                 await one.subscribe_resource("content://greeting")  # pyright: ignore[reportDeprecated]
             await one.call_tool("generate_content", {"content_config_id": "greeting"})
             with trio.fail_after(PATIENCE):
-                await heard.wait()
+                await updated.wait()
         assert seen == ["content://greeting"]
     else:
         async with connect() as one, one.listen(resource_subscriptions=["content://greeting"]) as subscription:
@@ -275,8 +275,8 @@ async def test_a_subscriber_is_notified_of_a_new_text(connect: Connect, mode: st
 
 
 @pytest.mark.parametrize("action", ["accept", "decline"])
-async def test_a_person_is_asked_before_a_config_is_replaced(connect: Connect, hello: Project, action: Any):
-    """Through the SDK's own client, in both eras; what they say is what happens."""
+async def test_a_user_is_asked_before_a_config_is_replaced(connect: Connect, hello: Project, action: Any):
+    """Through the SDK's client, in both eras; the answer decides."""
     asked: list[str] = []
 
     async def answer(context: Any, params: Any) -> ElicitResult:

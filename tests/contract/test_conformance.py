@@ -27,22 +27,22 @@ def check(status: str, id: str = "some-check") -> dict[str, Any]:
     return {"id": id, "status": status, "errorMessage": f"it says {status}"}
 
 
-def test_the_marks_add_up_to_those_of_the_sdks_example_server():
-    """The table of scenarios is whole: 56, 84 and 152 passes."""
+def test_the_expected_passes_add_up_to_those_of_the_sdks_example_server():
+    """The table of scenarios is complete: 56, 84 and 152 passes."""
     scenarios = expected().values()
     assert [sum(scenario.marks[column] for scenario in scenarios) for column in range(3)] == [56, 84, 152]
 
 
-def test_every_fixture_that_a_scenario_needs_is_there():
-    """Names in the table are those of the registry, so that a count can't stay zero for a slip of the pen."""
+def test_every_fixture_that_a_scenario_needs_exists():
+    """Names in the table are those of the registry, so that no count stays zero because of a typo."""
     prompts = fixture_server.FixturePrompts.ARGUMENTS
     for scenario in expected().values():
         for name in scenario.calls:
             assert name in fixture_server.TOOLS or name in prompts or "/" in name, name
 
 
-def test_checks_are_counted_by_what_became_of_them():
-    """A warning is a finding as a failure is; what the suite only notes is neither, but for what counts as well."""
+def test_checks_are_counted_by_their_status():
+    """A warning counts as a failure; an INFO check doesn't count, except for the ones listed."""
     statuses = ["SUCCESS", "SUCCESS", "FAILURE", "WARNING", "SKIPPED", "INFO"]
     verdict = read_verdict([*map(check, statuses), check("INFO", "server-sse-streams-functional")])
     assert (verdict.passed, verdict.failed, verdict.warned, verdict.skipped, verdict.noted) == (2, 1, 1, 1, 1)
@@ -56,7 +56,7 @@ def faults_of(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int]) 
     return find_faults(LEG, "http", scenarios, read, calls)
 
 
-def test_a_leg_that_gives_what_it_must_has_no_faults():
+def test_a_leg_with_the_expected_passes_has_no_faults():
     """Scenarios of other legs aren't missed."""
     assert faults_of({"simple": [check("SUCCESS")] * 2}, {"a_tool": 1}) == []
 
@@ -73,15 +73,15 @@ def test_a_leg_that_gives_what_it_must_has_no_faults():
     ],
 )
 @requirement("server.conformance")
-def test_everything_less_is_a_fault(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int], fault: str):
-    """Failures, warnings, fewer passes, scenarios lost or new, and passes without the fixture's doing."""
+def test_any_deviation_is_a_fault(verdicts: dict[str, list[dict[str, Any]]], calls: dict[str, int], fault: str):
+    """Failures, warnings, fewer passes, missing or new scenarios, and passes without a use of the fixture."""
     faults = faults_of(verdicts, calls)
     assert len(faults) == 1
     assert fault in faults[0]
 
 
-def test_the_product_is_held_to_what_needs_no_fixtures():
-    """Checks that need fixtures are left out, the others must pass."""
+def test_the_product_must_pass_the_checks_without_fixtures():
+    """Checks that need fixtures are left out."""
     scenarios = {"mixed": Scenario([2, 0, 0], product=True, needing=["fixture"]), "fixed": Scenario([2, 0, 0])}
     without = read_verdict([check("SUCCESS"), check("FAILURE", "fixture")], needing=frozenset({"fixture"}))
     assert find_faults(LEG, "product", scenarios, {"mixed": without}, {}) == []
@@ -90,10 +90,10 @@ def test_the_product_is_held_to_what_needs_no_fixtures():
     assert find_faults(LEG, "product", scenarios, {}, {}) == [f"{LEG} product mixed: the suite didn't run it"]
 
 
-def test_scenarios_about_http_mean_nothing_elsewhere():
-    """Over stdio, what gives nothing there isn't asked for."""
-    scenarios = {"door": Scenario([2, 0, 0], http=True)}
-    verdicts = {"door": read_verdict([check("FAILURE")])}
+def test_scenarios_about_http_are_skipped_over_stdio():
+    """They have no expected passes there."""
+    scenarios = {"http-only": Scenario([2, 0, 0], http=True)}
+    verdicts = {"http-only": read_verdict([check("FAILURE")])}
     assert find_faults(LEG, "stdio", scenarios, verdicts, {}) == []
     assert len(find_faults(LEG, "http", scenarios, verdicts, {})) == 2
 
@@ -125,7 +125,7 @@ async def call(http: httpx2.AsyncClient, tool: str, **meta: Any) -> httpx2.Respo
 
 
 async def test_fixtures_are_served_by_choras_own_http_application(http: httpx2.AsyncClient):
-    """A handshake, and the list of tools with a schema given out as it was written."""
+    """A handshake, and the list of tools with an unchanged schema."""
     opened = await http.post("/mcp", json=message("initialize", HELLO, 1))
     session = {"mcp-session-id": opened.headers["mcp-session-id"]}
     assert opened.json()["result"]["serverInfo"]["name"] == "fixtures"
@@ -136,11 +136,11 @@ async def test_fixtures_are_served_by_choras_own_http_application(http: httpx2.A
 
 
 async def test_progress_comes_before_the_answer(http: httpx2.AsyncClient):
-    """Three times, with the token that was sent."""
-    told = events((await call(http, "test_tool_with_progress", progressToken="t")).text)
-    assert [each["params"]["progress"] for each in told[:-1]] == [0, 50, 100]
-    assert {each["params"]["progressToken"] for each in told[:-1]} == {"t"}
-    assert told[-1]["result"]["content"][0]["type"] == "text"
+    """Three notifications, with the token of the request."""
+    messages = events((await call(http, "test_tool_with_progress", progressToken="t")).text)
+    assert [each["params"]["progress"] for each in messages[:-1]] == [0, 50, 100]
+    assert {each["params"]["progressToken"] for each in messages[:-1]} == {"t"}
+    assert messages[-1]["result"]["content"][0]["type"] == "text"
 
 
 async def test_pictures_and_sounds_are_what_they_say(http: httpx2.AsyncClient):
@@ -152,7 +152,7 @@ async def test_pictures_and_sounds_are_what_they_say(http: httpx2.AsyncClient):
 
 
 async def test_every_use_is_counted(nursery: trio.Nursery):
-    """Tools by their name, resources by their URI: that is what hollow passes are found by."""
+    """Tools by name, resources by URI; so passes without a use are found."""
     with trio.fail_after(PATIENCE):
         served = await nursery.start(fixture_server.serve)
         async with httpx2.AsyncClient(base_url=served.url, timeout=PATIENCE, headers={"accept": BOTH}) as client:
@@ -173,22 +173,22 @@ async def test_every_use_is_counted(nursery: trio.Nursery):
         ("test_error_handling", lambda answer: answer["result"]["isError"] is True),
     ],
 )
-async def test_asking_and_logging_go_together(tool: str, outcome: Any):
-    """A call whose caller wants the log may still end with a question, or with a refusal of the protocol."""
+async def test_a_call_with_log_messages_may_require_input(tool: str, outcome: Any):
+    """Or fail with a protocol error."""
     server = McpServer(fixture_server.FixtureProvider(lambda name: None), Metrics())
     meta = {**MODERN, wire.CAPABILITIES_KEY: {"elicitation": {}}, "io.modelcontextprotocol/logLevel": "info"}
 
-    async def hear(message: bytes) -> None:
+    async def ignore_notification(message: bytes) -> None:
         pass
 
     asked = msgspec.json.encode(message("tools/call", {"name": tool, "_meta": meta}, 1))
-    reply = await server.answer(Session("memory", LOCAL), asked, hear)
+    reply = await server.answer(Session("memory", LOCAL), asked, ignore_notification)
     assert reply is not None
     assert outcome(msgspec.json.decode(reply.body)), reply.body
 
 
 def test_a_missing_conformance_suite_is_reported_with_the_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
-    """The runner ends with a sentence rather than with a trace."""
+    """The runner ends with a sentence rather than a traceback."""
     from tests.contract import installation
 
     monkeypatch.setattr(installation, "PACKAGES", tmp_path / "nothing")

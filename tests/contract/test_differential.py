@@ -23,7 +23,7 @@ CLIENT_INFO = {"name": "client", "version": "1"}
 
 
 class Case(NamedTuple):
-    """What is said, after a handshake on this revision (none with an empty one)."""
+    """The messages, after a handshake with this revision (without one if it is empty)."""
 
     name: str
     revision: str
@@ -47,7 +47,7 @@ def hello(version: Any, **rest: Any) -> bytes:
 
 
 def modern(method: str, params: Any = None, meta: dict[str, Any] | None = None) -> bytes:
-    """A request of the modern era; what is None is left out of its envelope."""
+    """A request of the modern era; None leaves a field out of its envelope."""
     envelope = {key: value for key, value in (MODERN | (meta or {})).items() if value is not None}
     return call(method, {**(params or {}), "_meta": envelope})
 
@@ -137,7 +137,7 @@ SPOKEN = {
         "completion/complete", {"ref": {"type": "ref/prompt", "name": "test_simple_prompt"}}
     ),
     "logging/setLevel": call("logging/setLevel", {"level": "debug"}),
-    "logging/setLevel, unknown level": call("logging/setLevel", {"level": "loud"}),
+    "logging/setLevel, unknown level": call("logging/setLevel", {"level": "verbose"}),
     "logging/setLevel, no level": call("logging/setLevel", {}),
 }
 
@@ -211,9 +211,9 @@ ENVELOPED = {
         "tools/call", {"name": "test_simple_text", "inputResponses": {"x": {"action": "decline"}}}
     ),
     "tools/call in the modern era, unknown level": modern(
-        "tools/call", {"name": "test_simple_text"}, meta={"io.modelcontextprotocol/logLevel": "loud"}
+        "tools/call", {"name": "test_simple_text"}, meta={"io.modelcontextprotocol/logLevel": "verbose"}
     ),
-    "tools/call in the modern era, a state that nobody gave": modern(
+    "tools/call in the modern era, a state that was never issued": modern(
         "tools/call", {"name": "test_simple_text", "requestState": "made-up"}
     ),
     "resources/list in the modern era": modern("resources/list"),
@@ -255,11 +255,11 @@ async def ours() -> AsyncGenerator[tuple[Say, list[Any]]]:
     server, session = McpServer(offer, Metrics(), name="oracle"), Session("memory", LOCAL)
     answers: list[Any] = []
 
-    async def hear(message: bytes) -> None:
+    async def ignore_notification(message: bytes) -> None:
         answers.append(json.loads(message))
 
     async def say(line: bytes) -> None:
-        reply = await server.answer(session, line, hear)
+        reply = await server.answer(session, line, ignore_notification)
         if reply is not None:
             answers.append(json.loads(reply.body))
 
@@ -297,7 +297,7 @@ def normalise(answer: Any) -> Any:
     return {**answer, "result": result}
 
 
-UNANSWERED = "JSON-RPC wants to be told what was wrong with a message; the SDK drops it, and its client waits."
+UNANSWERED = "JSON-RPC demands an error for an invalid message; the SDK drops it, and its client waits."
 TOLERANT = "It isn't needed to answer, so a client that leaves it out or gets it wrong is answered all the same."
 
 ON_PURPOSE = {
@@ -306,7 +306,7 @@ ON_PURPOSE = {
     "initialize, no clientInfo": TOLERANT,
     "initialize, clientInfo without version": TOLERANT,
     "server/discover, clientInfo is a text": TOLERANT,
-    "unknown method before initialize": "Whoever forgot the handshake is told so, whatever they ask for.",
+    "unknown method before initialize": "Without a handshake the error says so, whatever the method.",
     "tools/call, arguments are a list": "Bad arguments are a result that the model can act on.",
     "tools/call, arguments are a text": "Bad arguments are a result that the model can act on.",
     **dict.fromkeys(
@@ -342,11 +342,11 @@ ON_PURPOSE = {
     "empty batch, where there are batches": UNANSWERED,
     "batch of two, where there are batches": "Revisions up to 2025-03-26 have batches; the SDK drops them.",
     "batch with something else in it, where there are batches": "Of a batch, each message is answered by itself.",
-    "server/discover": "Ours stays true for a while, and its lists are told of; the SDK's server can't know of its.",
+    "server/discover": "Ours may be cached, as changes of its lists are notified; the SDK's server knows none.",
     "server/discover, with clientInfo": "As without.",
     "initialize in the modern era": "Gone is gone: the same answer as to any method that there isn't.",
-    "tools/call in the modern era, answers are null": "Null is no set of answers, says the conformance suite.",
-    "tools/call in the modern era, a state that nobody gave": "What a client brings back must be what it was given.",
+    "tools/call in the modern era, answers are null": "The conformance suite doesn't accept null as answers.",
+    "tools/call in the modern era, a state that was never issued": "A state must be one that the server issued.",
     "handshake after an envelope": "Each request says what it is spoken in, so both eras may share a pipe.",
     "envelope after a handshake": "Each request says what it is spoken in, so both eras may share a pipe.",
 }
@@ -354,8 +354,8 @@ ON_PURPOSE = {
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.revision}".strip())
-async def test_both_answer_the_same_or_there_is_a_reason(case: Case):
-    """Results are equal, errors have the same code; what differs is in the table, and what is in the table differs."""
+async def test_both_servers_answer_the_same_or_there_is_a_reason(case: Case):
+    """Results are equal, errors have the same code; every difference is in the table, and the table has no others."""
     with trio.fail_after(PATIENCE):
         theirs, mine = await converse(oracle, case), await converse(ours, case)
     if case.name in ON_PURPOSE:
@@ -364,6 +364,6 @@ async def test_both_answer_the_same_or_there_is_a_reason(case: Case):
         assert mine == theirs
 
 
-def test_the_reasons_are_about_cases():
-    """A reason whose case is gone has nothing to say."""
+def test_every_reason_belongs_to_a_case():
+    """Reasons of removed cases are removed too."""
     assert set(ON_PURPOSE) <= {case.name for case in CASES}

@@ -82,7 +82,7 @@ REQUESTS = {
     "ping, header of another revision": inside(mcp_protocol_version="2025-06-18"),
     "ping, modern header without envelope": inside(mcp_protocol_version=MODERN_HEADER),
     "ping, no session": outside(PING),
-    "ping, unknown session": outside(PING, mcp_session_id="nobody"),
+    "ping, unknown session": outside(PING, mcp_session_id="unknown"),
     "ping, session with odd characters": outside(PING, mcp_session_id="a b"),
     "unknown method": inside(message("make/coffee", None, 1)),
     "unknown tool": inside(message("tools/call", {"name": "make_coffee"}, 1)),
@@ -110,11 +110,11 @@ REQUESTS = {
     "PUT": inside(method="PUT"),
     "PATCH": inside(method="PATCH"),
     "GET, no session": outside(method="GET", accept="text/event-stream"),
-    "GET, unknown session": outside(method="GET", accept="text/event-stream", mcp_session_id="nobody"),
+    "GET, unknown session": outside(method="GET", accept="text/event-stream", mcp_session_id="unknown"),
     "GET, accepts JSON": inside(None, method="GET", accept="application/json"),
     "DELETE": inside(None, method="DELETE"),
     "DELETE, no session": outside(method="DELETE"),
-    "DELETE, unknown session": outside(method="DELETE", mcp_session_id="nobody"),
+    "DELETE, unknown session": outside(method="DELETE", mcp_session_id="unknown"),
     "ping after DELETE": inside()._replace(before=(("DELETE", None),)),
     "DELETE after DELETE": inside(None, method="DELETE")._replace(before=(("DELETE", None),)),
     "foreign host": inside(host="evil.example"),
@@ -163,7 +163,7 @@ REQUESTS = {
     "modern answer": outside(
         {"jsonrpc": "2.0", "id": 1, "result": {}}, mcp_protocol_version=MODERN_HEADER, mcp_method="x"
     ),
-    "modern, with another session's id": modern("tools/list", mcp_session_id="nobody"),
+    "modern, with another session's id": modern("tools/list", mcp_session_id="unknown"),
     "modern GET": outside(method="GET", accept="text/event-stream", mcp_protocol_version=MODERN_HEADER),
     "modern DELETE": outside(method="DELETE", mcp_protocol_version=MODERN_HEADER),
     "modern, accepts JSON": modern("tools/list", accept="application/json"),
@@ -210,14 +210,14 @@ MEDIA = "What isn't JSON is 415 to HTTP."
 
 ON_PURPOSE = {
     "initialize, no params": "A handshake that failed opened no session, which a status of 400 says to all.",
-    "not JSON-RPC": "JSON that is no message is -32600; the SDK calls its envelope parameters.",
+    "not JSON-RPC": "JSON that isn't a message is -32600; the SDK calls its envelope parameters.",
     "a batch": "Answered as any other message that can't be read: with the code for it; the SDK talks of parameters.",
     "plain text": MEDIA,
     "a form": MEDIA,
     "no content type": MEDIA,
     "content type in capitals": "Media types are the same in capitals.",
     "accepts nothing in particular": "In HTTP, a request without Accept takes anything.",
-    "GET, no session": "405 is how clients see that there is no stream without a session; they go on without one.",
+    "GET, no session": "405 shows clients that there is no stream without a session; they go on without one.",
     "DELETE": "There is nothing to say when a session has ended: 204.",
     "foreign host": "403, as for a foreign origin.",
     "modern, header of a handshake": "Header and envelope differ, and the code for that is -32020.",
@@ -229,7 +229,7 @@ ON_PURPOSE = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_both_servers_answer_the_same_or_there_is_a_reason(name: str):
-    """The status is the same, and so is the code of the error, if the SDK tells one."""
+    """The same status, and the same error code if the SDK gives one."""
     with trio.fail_after(PATIENCE):
         theirs, mine = await send_request(oracle_over_http, REQUESTS[name]), await send_request(ours, REQUESTS[name])
     if theirs[1] is None:
@@ -240,6 +240,6 @@ async def test_both_servers_answer_the_same_or_there_is_a_reason(name: str):
         assert mine == theirs
 
 
-def test_the_reasons_are_about_requests_in_the_table():
-    """A reason whose case is gone has nothing to say."""
+def test_every_reason_belongs_to_a_request():
+    """Reasons of removed requests are removed too."""
     assert set(ON_PURPOSE) <= set(REQUESTS)

@@ -1,4 +1,4 @@
-"""Kills four writers of one project again and again, and says after each round what was acknowledged and what is there.
+"""Kills four writers of one project again and again, and reports after each round what was acknowledged and stored.
 
 A process of its own, so that it can fork: `crash_rounds.py FOLDER ROUNDS` prints one JSON line per round.
 """
@@ -26,8 +26,8 @@ from chora.store import SqliteStore, Version
 WRITERS = 4
 
 
-def tell(channel: int, **fact: Any) -> None:
-    """Acknowledge: one write, so that a killed writer leaves no half of it."""
+def acknowledge(channel: int, **fact: Any) -> None:
+    """Report a finished change in one write, so that a killed writer leaves no partial line."""
     os.write(channel, json.dumps(fact).encode() + b"\n")
 
 
@@ -46,7 +46,7 @@ async def store_texts(engine: Engine, name: str, channel: int) -> None:
                 generated_at="2026-01-01T00:00:00.000Z",
             )
         )
-        tell(channel, content_id=name, version_id=saved.version_id, sha256=saved.sha256)
+        acknowledge(channel, content_id=name, version_id=saved.version_id, sha256=saved.sha256)
 
 
 async def write_files(engine: Engine, name: str, channel: int) -> None:
@@ -58,13 +58,13 @@ async def write_files(engine: Engine, name: str, channel: int) -> None:
         document["elements"][0]["example_output"] = body
         await engine.project_folder.write_file(f"configs/content/{name}.json", json.dumps(document).encode())
         await build_artifact(Build(engine), engine.catalog.find_config("artifact", name).parsed, CallerContext({}))
-        tell(channel, output=f"outputs/{name}.md", number=number)
+        acknowledge(channel, output=f"outputs/{name}.md", number=number)
 
 
 def writer(root: Path, number: int, channel: int) -> None:
     async def run() -> None:
         async with open_engine(root, settings.load(root, {}).settings) as engine:
-            tell(channel, ready=number)
+            acknowledge(channel, ready=number)
             build = store_texts if number % 2 else write_files
             await build(engine, f"writer-{number}", channel)
 
@@ -105,8 +105,8 @@ def one_round(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in received.splitlines()]
 
 
-def look(root: Path, said: list[dict[str, Any]]) -> dict[str, Any]:
-    """Compare what was acknowledged with what is there."""
+def check_state(root: Path, said: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compare what was acknowledged with what is stored."""
     began = time.monotonic()
     store = SqliteStore(root / ".chora/storage.db")
     took = time.monotonic() - began
@@ -140,7 +140,7 @@ def main() -> None:
     root, rounds = Path(sys.argv[1]), int(sys.argv[2])
     random.seed(17)
     for _ in range(rounds):
-        print(json.dumps(look(root, one_round(root))), flush=True)
+        print(json.dumps(check_state(root, one_round(root))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every hostile case has to leave as it was: memory, descriptors, processes, files and the time it may take."""
+"""Bounds of every hostile case: memory, descriptors, processes, files and time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 linux = pytest.mark.skipif(sys.platform != "linux", reason="measures itself in /proc, and needs links and pipes")
 
 SETTINGS = f"[render]\nworkers = 1\nwall = 1.5\nmemory = {128 * MIB}\noutput = {MIB}\n"
-"""One worker, so that a descriptor too many shows, and little patience, so that bombs end soon."""
+"""One worker, so that a leaked descriptor shows, and short limits, so that bombs end soon."""
 
 PROCESSOR_TIME = 30.0
 """Seconds of processors that nothing may take: ten times what the slowest of all usually does. What isn't stopped goes
@@ -35,14 +35,14 @@ GOOD = content("good", pattern={"type": "jinja2", "template": "Hello {{ name | d
 
 
 def prepare(project: Project) -> Project:
-    """Give a project the settings above and a content that works."""
+    """Write these settings and a working content into a project."""
     project.write("chora.toml", SETTINGS)
     project.save(GOOD)
     return project
 
 
 async def is_well(ask: Asking) -> None:
-    """The next good call works, and is really made anew."""
+    """Check that the next valid call works, and generates anew."""
     made = await ask("generate_content", content_config_id="good", force=True)
     assert made["content"].startswith("Hello you"), made
 
@@ -66,7 +66,7 @@ async def bounded(
     assert took < PROCESSOR_TIME, f"took {took:.1f} s of processors"
     assert _peak(process) - peak < memory, f"took {(_peak(process) - peak) // MIB} MiB"
     with trio.move_on_after(PATIENCE):
-        # A connection that was refused lingers until both sides have closed it, a killed process until it is reaped.
+        # A refused connection lingers until both sides have closed it, a killed process until it is reaped.
         while _descriptors(process) > opened or _children(process) > children:
             await trio.sleep(0.01)
     assert _descriptors(process) <= opened, f"descriptors were left open: {links(process)}"
@@ -76,7 +76,7 @@ async def bounded(
 
 
 def calls_in(act: Callable[[], object]) -> int:
-    """How many functions are called: the same number on every machine, however slow and busy it is."""
+    """The number of function calls: the same on every machine, however slow and busy it is."""
     count = 0
 
     def note(_: object, event: str, __: object) -> None:
@@ -142,7 +142,7 @@ def _disk(root: Path) -> int:
     return sum(path.lstat().st_blocks * 512 for path in root.rglob("*"))
 
 
-# -- a server of its own ---------------------------------------------------------------------------------------
+# -- a server of its own ----------------------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -152,7 +152,7 @@ def free_port() -> int:
 
 
 async def settled(server: trio.Process) -> None:
-    """Wait until the server has opened what it opens once it was used: what watches the files comes last."""
+    """Wait until the server has opened everything that it opens after its first use, the file watch last."""
     with trio.fail_after(PATIENCE):
         while not any("inotify" in link for link in links(server.pid)):
             await trio.sleep(0.05)
@@ -161,7 +161,7 @@ async def settled(server: trio.Process) -> None:
 
 @asynccontextmanager
 async def process(project: Project, *command: str, **pipes: Any) -> AsyncGenerator[trio.Process]:
-    """A chora of its own, which has to be there until the end, and to end in peace then."""
+    """Another chora process, which must run until the end and then exit with 0."""
     with (project.root.parent / "log").open("wb") as log:
         started = await trio.lowlevel.open_process(
             this_process.own_command("--project", str(project.root), *command),
@@ -192,7 +192,7 @@ async def process(project: Project, *command: str, **pipes: Any) -> AsyncGenerat
 
 @asynccontextmanager
 async def serving(project: Project) -> AsyncGenerator[tuple[trio.Process, HttpTestClient]]:
-    """A server on a free port, and somebody at its door who has shaken hands."""
+    """A server on a free port, and a client with a session."""
     port = free_port()
     async with (
         process(project, "serve", "--port", str(port)) as server,

@@ -1,4 +1,4 @@
-"""Config files and messages made to break whoever reads them, through the tools, over HTTP and on pipes."""
+"""Hostile config files and messages, through the tools, over HTTP and over stdio."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def project(project: Project) -> Project:
     return prepare(project)
 
 
-# -- files --------------------------------------------------------------------------------------------------------
+# -- files ------------------------------------------------------------------------------------------------------
 
 VALID = msgspec.json.encode(text("odd", "x"))
 
@@ -124,8 +124,8 @@ FILES: dict[str, tuple[str, bytes]] = {
 }
 
 
-async def test_files_that_are_no_configs(project: Project, ask: Asking):
-    """Each is told for what it is, in bounds, and the lists go on without it."""
+async def test_invalid_files_are_reported(project: Project, ask: Asking):
+    """Each with its fault, in bounded time, and the lists still have the others."""
     await is_well(ask)
     for kind, (suffix, body) in FILES.items():
         target = project.write(f"configs/content/odd{suffix}", body)
@@ -143,8 +143,8 @@ async def test_files_that_are_no_configs(project: Project, ask: Asking):
 
 
 @pytest.mark.parametrize("folder", ["artifact", "collection"])
-async def test_files_of_the_other_kinds(project: Project, ask: Asking, folder: str):
-    """The same bodies where artifacts and collections are looked for; what is slow to decode was decoded above."""
+async def test_invalid_artifacts_and_collections_are_reported(project: Project, ask: Asking, folder: str):
+    """The same bodies for the other kinds; slow decoding was tested above."""
     await is_well(ask)
     for kind, (suffix, body) in FILES.items():
         if kind.startswith("many"):
@@ -170,8 +170,8 @@ async def test_files_of_the_other_kinds(project: Project, ask: Asking, folder: s
         target.unlink()
 
 
-async def test_drafts_of_the_same_bodies(project: Project, ask: Asking):
-    """What comes as an argument is bounded like what comes as a file."""
+async def test_invalid_drafts_are_refused(project: Project, ask: Asking):
+    """An argument has the same limits as a file."""
     await is_well(ask)
     for kind, (_, body) in FILES.items():
         data = body.decode("utf-8", "replace")
@@ -202,8 +202,8 @@ SOURCES: dict[str, tuple[str, bytes]] = {
 }
 
 
-async def test_sources_of_the_same_bodies(project: Project, ask: Asking):
-    """A context source is read with the same care, and what it gives stays within what a worker may have."""
+async def test_invalid_sources_are_refused(project: Project, ask: Asking):
+    """A context source is read with the same limits, and its value must fit a worker."""
     await is_well(ask)
     for kind, (path, body) in SOURCES.items():
         target = project.write(path, body)
@@ -220,7 +220,7 @@ async def test_sources_of_the_same_bodies(project: Project, ask: Asking):
 
 
 async def test_ten_thousand_files(project: Project, ask: Asking):
-    """A crowded folder takes its time once, and no more afterwards."""
+    """A folder of many files takes its time once, and then comes from the cache."""
     folder = project.root / "configs/content"
     for number in range(10_001):
         (folder / f"c{number}.json").write_bytes(VALID.replace(b'"odd"', b'"c%d"' % number))
@@ -233,8 +233,8 @@ async def test_ten_thousand_files(project: Project, ask: Asking):
 
 
 @pytest.mark.parametrize("count", [2_000])
-async def test_very_wide_and_tangled_configs(project: Project, ask: Asking, count: int):
-    """Artifacts of themselves, contents in circles and thousands of children end, as errors or done."""
+async def test_very_wide_and_cyclic_configs_end(project: Project, ask: Asking, count: int):
+    """Artifacts of themselves, cyclic contents and thousands of children: with an error or a result."""
     source = {"id": "x", "source_type": "content_config", "data_selector": "output"}
     pattern = {"type": "jinja2", "template": "{{ x }}"}
     project.save(
@@ -279,7 +279,7 @@ async def test_very_wide_and_tangled_configs(project: Project, ask: Asking, coun
             await is_well(ask)
 
 
-# -- messages -----------------------------------------------------------------------------------------------------
+# -- messages ---------------------------------------------------------------------------------------------------
 
 
 def call_of(arguments: bytes) -> bytes:
@@ -340,8 +340,8 @@ MESSAGES: dict[str, bytes] = {
 }
 
 
-async def test_messages_over_http(project: Project):
-    """A real server answers each with a status of its own, and the next call as if nothing had been."""
+async def test_hostile_messages_over_http(project: Project):
+    """Each gets its status, and the next call works."""
     async with serving(project) as (server, client):
         await client.initialize()
 
@@ -355,21 +355,21 @@ async def test_messages_over_http(project: Project):
             async with bounded(project, server.pid, memory=150 * MIB):
                 answer = await client.post(body)
                 assert answer.status_code in (200, 202, 400, 413), (kind, answer)
-                assert len(answer.content) < len(body) + 100_000, kind  # an id comes back, whatever its length
+                assert len(answer.content) < len(body) + 100_000, kind  # an id is echoed, whatever its length
                 assert "Traceback" not in answer.text
                 assert "internal_error" not in answer.text, (kind, answer.text)
                 await is_well()
 
 
-async def test_messages_on_pipes(project: Project):
-    """The same on stdio, line by line: an answer or none, and the next call works."""
+async def test_hostile_messages_over_stdio(project: Project):
+    """Line by line: a response or none, and the next call works."""
     async with process(project, "stdio", stdin=-1, stdout=-1) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         received = bytearray()
 
         async def ask(line: bytes) -> list[bytes]:
-            """The answer to a message with the id `well`, and whatever came before it."""
+            """The response to a message with the id `well`, and everything before it."""
             assert server.stdin is not None
             assert server.stdout is not None
             await server.stdin.send_all(line + b"\n" + well + b"\n")
@@ -395,7 +395,7 @@ async def test_messages_on_pipes(project: Project):
 
 @pytest.mark.parametrize("levels", [2, 30, 60, 300, 900])
 async def test_batches_in_batches(ask: Asking, levels: int):
-    """Where a revision knows batches, one in another is no message, however deep it goes."""
+    """A nested batch isn't a valid message, at any depth."""
     server = project_server(ask.engine, TOOLS, Metrics())
     session = Session("memory", LOCAL)
     session.revision = wire.REVISIONS["2025-03-26"]

@@ -17,8 +17,9 @@ ROUNDS = 100
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks its writers")
 def test_nothing_that_was_acknowledged_is_lost(project: Project):
-    """Every stored text is there, byte by byte; every output is whole, and no older than the last one acknowledged;
-    and the store opens at once."""
+    """Every stored text is intact; every output is complete, and no older than the last acknowledged one; the store
+    opens at once.
+    """
     for number in range(0, 4, 2):
         name = f"writer-{number}"
         project.save(text(name, f"{name} 0 begins\n{name} 0 ends\n"), artifact(name, [child(name)]))

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone, under real processes: everything acknowledged stays, all the rest is told."""
+"""Full, read-only and vanished disks under real processes: acknowledged data stays, failures are reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FULL = {"storage_failed", "storage_error", "write_failed", "draft_creation_faile
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A disk of 8 MiB, on which a whole project lies."""
+    """A disk of 8 MiB that holds a whole project."""
     with small_disk(tmp_path / "project", "8m") as disk:
         yield disk
 
@@ -67,7 +67,9 @@ def chora(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("backend", ["sqlite", "filesystem"])
 async def test_a_server_on_a_disk_that_fills_up(disk: Disk, backend: Any):
-    """Saves fail as errors of the tools, `/ready` says why, and with room again all goes on without a restart."""
+    """Saving fails with tool errors, `/ready` has the reason, and with free space everything works again without a
+    restart.
+    """
     project = Project(disk.root)
     pattern = {"type": "jinja2", "template": "{{ body }}"}
     project.save(content("large", pattern=pattern), artifact("note", [child("large")]), text("good", "Hello you\n"))
@@ -78,7 +80,7 @@ async def test_a_server_on_a_disk_that_fills_up(disk: Disk, backend: Any):
     async with serving(project) as (_, client):
 
         async def save(size: int) -> str:
-            """Returns what became of it."""
+            """Save a text and return the outcome."""
             body = secrets.token_hex(size // 2)
             made = await call(client, "generate_content", content_config_id="large", context={"body": body})
             if not made["success"]:
@@ -122,7 +124,9 @@ async def test_a_server_on_a_disk_that_fills_up(disk: Disk, backend: Any):
 
 
 async def test_outputs_on_a_full_disk(project: Project, ask: Asking):
-    """The old file stays, whole; nothing lies beside it; and the text is remembered, so that only writing is left."""
+    """The old file stays complete, no temporary file is left, and the text is stored, so that only the write is
+    repeated.
+    """
     pattern = {"type": "jinja2", "template": "{{ body }}"}
     project.save(content("large", pattern=pattern), artifact("note", [child("large")]))
     note = {"artifact_config_id": "note"}
@@ -140,7 +144,7 @@ async def test_outputs_on_a_full_disk(project: Project, ask: Asking):
 
 
 async def test_backups_on_a_full_disk(project: Project):
-    """Nothing is left that looks like a backup, or of one; with room again there is one."""
+    """No partial backup is left; with free space it works."""
     prepare(project)
     assert chora(project, "generate", "good").returncode == 0
     with small_disk(project.root / "backups", "1m") as disk:
@@ -157,7 +161,7 @@ async def test_backups_on_a_full_disk(project: Project):
 
 
 async def test_events_on_a_full_disk(project: Project, ask: Asking, caplog: pytest.LogCaptureFixture):
-    """The event file is never a reason for work to fail, and goes on once there is room."""
+    """Events never fail the work, and are written again once there is space."""
     prepare(project)
     with small_disk(project.root / "var", "1m") as disk:
         filler = disk.fill()
@@ -172,22 +176,20 @@ async def test_events_on_a_full_disk(project: Project, ask: Asking, caplog: pyte
 
 
 async def test_files_that_may_not_grow(project: Project):
-    """A quota rather than a full disk: there is room, and still nothing can be written."""
+    """As with a quota: there is free space, and still nothing can be written."""
     prepare(project)
     project.save(content("large", pattern={"type": "jinja2", "template": "{{ body }}"}))
     async with serving(project) as (server, client):
         context = {"body": "x" * 10_000}
         assert (await call(client, "generate_content", content_config_id="large", context=context))["success"]
         await wait_ready(client)
-        # Only how far files may reach: what is within stays writable, as under a quota.
+        # Only the size of files is limited: existing parts stay writable, as under a quota.
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         context = {"body": "y" * 900_000}
         failed = await call(client, "generate_content", content_config_id="large", context=context)
         assert failed["error"]["code"] in FULL, failed
         assert (await readiness(client))[0] == 503
-        await trio.sleep(
-            FAILURE_REUSE_TIME + 0.1
-        )  # from now on the failure speaks no longer for itself: it is tried again
+        await trio.sleep(FAILURE_REUSE_TIME + 0.1)  # from now on the failure isn't cached: the write is tried again
         assert (await readiness(client))[0] == 503
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         await wait_ready(client)
@@ -195,7 +197,7 @@ async def test_files_that_may_not_grow(project: Project):
 
 
 async def test_a_disk_that_is_read_only(disk: Disk):
-    """Nothing starts that couldn't keep anything, one line says why, and afterwards everything is as it was."""
+    """Commands that need to store refuse to start with one line, and nothing is changed."""
     project = prepare(Project(disk.root))
     assert chora(project, "generate", "good").returncode == 0
     before = {path: path.read_bytes() for path in disk.root.rglob("*") if path.is_file()}
@@ -211,7 +213,9 @@ async def test_a_disk_that_is_read_only(disk: Disk):
 
 
 async def test_a_database_that_is_taken_away(project: Project):
-    """A server whose database was moved says so, refuses to write where nobody would look, and takes it back."""
+    """A server whose database was moved reports it, refuses to write into the unlinked file, and uses it again once it
+    is back.
+    """
     prepare(project)
     database = project.root / ".chora/storage.db"
     async with serving(project) as (_, client):

@@ -1,4 +1,4 @@
-"""One caller that asks for far too much: the others hardly notice."""
+"""One caller that floods the server: the others hardly notice."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ async def greeted(server: McpServer) -> Session:
 
 
 @pytest.mark.parametrize("era", ["sessions", "principals"])
-async def test_a_flood_of_one_caller_is_its_own_problem(project: Project, ask: Asking, server: McpServer, era: str):
-    """With two hundred renders of one caller in the line, another waits for one; what is too much is told as busy."""
+async def test_a_flood_by_one_caller_does_not_delay_others(project: Project, ask: Asking, server: McpServer, era: str):
+    """With two hundred queued renders of one caller, another waits for one of them; the excess gets busy."""
     if era == "sessions":
         greedy, modest = await greeted(server), await greeted(server)
     else:
@@ -77,14 +77,14 @@ async def test_a_flood_of_one_caller_is_its_own_problem(project: Project, ask: A
         assert body["success"], body
         before = outcomes.count("ok")
         nursery.cancel_scope.cancel()
-    # A call that was scanned has to get in line once more to be rendered, and may find it full by then.
+    # A scanned call has to queue again to be rendered, and the queue may be full by then.
     assert outcomes.count("busy") >= 200 - 128 - 1
     assert before <= 3, "another caller waited for the whole line"
     await is_well(ask)
 
 
 async def test_cancelled_floods_leave_nothing(project: Project, ask: Asking, server: McpServer):
-    """Callers that go away while their renders wait take them along."""
+    """Queued renders of disconnected callers are removed."""
     await is_well(ask)
     for _ in range(3):
         session = await greeted(server)

@@ -1,4 +1,4 @@
-"""Paths that lead elsewhere and files that aren't what they seem, by every way a path comes in."""
+"""Paths out of the project and special files, through every argument and config key that takes a path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def project(project: Project) -> Project:
 
 @pytest.fixture
 def outside(project: Project) -> Path:
-    """A folder beside the project, with a secret in every shape that could be asked for, and links that lead there."""
+    """A folder next to the project, with a secret in every file type, and links to it from inside."""
     folder = project.root.parent / "outside"
     (folder / "objects").mkdir(parents=True)
     (folder / "HEAD").write_text(SECRET)
@@ -66,7 +66,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-# -- every way a path comes in ------------------------------------------------------------------------------------
+# -- every argument and key that takes a path -------------------------------------------------------------------
 
 Entry = Callable[[Asking, Project, str], Awaitable[Any]]
 
@@ -286,7 +286,9 @@ CODES = {
 
 @pytest.mark.parametrize("entry", ENTRIES)
 async def test_no_path_leads_out(project: Project, ask: Asking, outside: Path, entry: str):
-    """Every way in refuses what leads outside, shows nothing of it and leaves nothing there."""
+    """Every one of them refuses paths that lead outside, shows nothing of the target and writes nothing there (CWE-22,
+    CWE-59).
+    """
     before = everything(outside)
     settings = project.read("chora.toml")
     await is_well(ask)
@@ -311,7 +313,7 @@ async def test_no_path_leads_out(project: Project, ask: Asking, outside: Path, e
 
 @pytest.mark.parametrize("entry", ENTRIES)
 async def test_odd_paths_are_names_or_errors(project: Project, ask: Asking, outside: Path, entry: str):
-    """A name that looks odd is a name; what can't be one is an error with a known code."""
+    """A valid file name works, however odd; any other is an error with a known code."""
     before = everything(outside)
     settings = project.read("chora.toml")
     await is_well(ask)
@@ -326,7 +328,7 @@ async def test_odd_paths_are_names_or_errors(project: Project, ask: Asking, outs
     assert not (project.root / ".git").exists()
 
 
-# Half a character can't be said in UTF-8, so these come as JSON's escapes.
+# Lone surrogates can't be encoded in UTF-8, so these are sent as JSON escapes.
 @pytest.mark.parametrize(
     ("tool", "body"),
     [
@@ -341,8 +343,8 @@ async def test_odd_paths_are_names_or_errors(project: Project, ask: Asking, outs
         ("hello_world", rb'{"name": "\ud800"}'),
     ],
 )
-async def test_half_characters_in_arguments(project: Project, ask: Asking, tool: str, body: bytes):
-    """They are refused, or answered in JSON that can be sent."""
+async def test_lone_surrogates_in_arguments(project: Project, ask: Asking, tool: str, body: bytes):
+    """They are refused, or escaped in JSON that can be sent."""
     project.save(text("note", "x"), artifact("notice", [child("note")]))
     await is_well(ask)
     async with bounded(project):
@@ -352,7 +354,7 @@ async def test_half_characters_in_arguments(project: Project, ask: Asking, tool:
         await is_well(ask)
 
 
-# -- files that aren't what they seem -----------------------------------------------------------------------------
+# -- special files ----------------------------------------------------------------------------------------------
 
 
 def sparse(path: Path) -> None:
@@ -401,7 +403,7 @@ PLACES: dict[str, tuple[str, Entry, str]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_special_files(project: Project, ask: Asking, place: str):
-    """Nothing waits for a pipe, reads a device to its end or takes a terabyte into memory."""
+    """Reading never waits for a pipe, reads a device to its end or allocates a terabyte."""
     where, entry, path = PLACES[place]
     await is_well(ask)
     for kind, make in SPECIAL.items():
@@ -430,7 +432,7 @@ async def test_special_files(project: Project, ask: Asking, place: str):
 
 
 async def test_a_hard_link_is_replaced_not_written_through(project: Project, ask: Asking):
-    """An output that shares its bytes with a file elsewhere leaves that one as it is."""
+    """A file elsewhere with the same inode stays unchanged."""
     elsewhere = project.root.parent / "elsewhere.md"
     await as_output(ask, project, "outputs/a.md")
     os.link(project.root / "outputs/a.md", elsewhere)
@@ -442,7 +444,7 @@ async def test_a_hard_link_is_replaced_not_written_through(project: Project, ask
 
 @contextlib.contextmanager
 def meanwhile(step: Callable[[], object]) -> Generator[None]:
-    """Do something over and over in a thread."""
+    """Repeat an action in a thread."""
     stopping = threading.Event()
 
     def run() -> None:
@@ -459,7 +461,7 @@ def meanwhile(step: Callable[[], object]) -> Generator[None]:
 
 
 async def test_a_file_that_grows_while_it_is_read(project: Project, ask: Asking):
-    """What is read is bounded, whatever is appended meanwhile."""
+    """The read is bounded, whatever is appended meanwhile."""
     growing = project.write("data/log.txt", "x")
     await is_well(ask)
     with growing.open("ab", buffering=0) as file:
@@ -491,7 +493,7 @@ FLIPPED: dict[str, tuple[Entry, str]] = {
 @pytest.mark.parametrize("way", ["links", "folder and link"])
 @pytest.mark.parametrize("entry", FLIPPED)
 async def test_a_link_that_flips_during_the_call(project: Project, ask: Asking, entry: str, way: str):
-    """A folder that leads inside at one moment and outside at the next never leads outside for us."""
+    """A folder that is swapped with a link to the outside is never followed there (CWE-367)."""
     outside = project.root.parent / "outside"
     outside.mkdir()
     inside = project.root / "inside"
@@ -539,11 +541,11 @@ async def test_a_link_that_flips_during_the_call(project: Project, ask: Asking, 
     await is_well(ask)
 
 
-# -- chora import -------------------------------------------------------------------------------------------------
+# -- chora import -----------------------------------------------------------------------------------------------
 
 
 async def test_importing_a_hostile_folder(project: Project, ask: Asking, outside: Path):
-    """An old project whose files lead outside, never end or aren't files brings nothing of that in."""
+    """Links to the outside, endless and special files of an old project aren't imported."""
     old = project.root.parent / "old"
     (old / "configs/content").mkdir(parents=True)
     (old / "configs/templates").mkdir(parents=True)

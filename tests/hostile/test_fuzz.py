@@ -1,4 +1,4 @@
-"""Anything at all, in the place of configs, selectors, contexts and messages: an answer with a known code, in time.
+"""Fuzzing of configs, selectors, contexts and messages: always a result with a known code, in time.
 
 `FUZZ_SECONDS` says how long each of them is tried (`just fuzz` tries for long); `FUZZ_SEED` repeats a run.
 """
@@ -51,15 +51,15 @@ def project(project: Project) -> Project:
 
 
 class Complaints(logging.Handler):
-    """What was logged with a traceback or as an incident."""
+    """Collects log records with a traceback or an incident."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[str] = []
+        self.records: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info or "incident" in record.getMessage() or record.levelno >= logging.ERROR:
-            self.heard.append(self.format(record))
+            self.records.append(self.format(record))
 
 
 async def fuzz(values: st.SearchStrategy[Any], attempt: Callable[[Any], Awaitable[None]]) -> None:
@@ -71,7 +71,7 @@ async def fuzz(values: st.SearchStrategy[Any], attempt: Callable[[Any], Awaitabl
     async def in_time(value: Any) -> None:
         with trio.fail_after(PATIENCE):
             await attempt(value)
-        assert complaints.heard == []
+        assert complaints.records == []
 
     def rounds() -> None:
         until = time.monotonic() + SECONDS
@@ -101,7 +101,7 @@ async def fuzz(values: st.SearchStrategy[Any], attempt: Callable[[Any], Awaitabl
 
 
 async def use(engine: Engine, tool: str, arguments: bytes) -> dict[str, Any]:
-    """Call a tool with whatever bytes; its answer is of the shape it published, and its code is known."""
+    """Call a tool with these bytes, and check the result's schema and error code."""
     answer = await TOOLS[tool].run_tool(engine, arguments, Call("test", len(TOOLS)))
     body = msgspec.json.decode(answer.body)
     answer_schema(tool).validate(body)
@@ -109,7 +109,7 @@ async def use(engine: Engine, tool: str, arguments: bytes) -> dict[str, Any]:
     return body
 
 
-# -- what is tried ------------------------------------------------------------------------------------------------
+# -- the inputs -------------------------------------------------------------------------------------------------
 
 WORDS = st.sampled_from(
     [
@@ -143,7 +143,7 @@ VALUES = st.recursive(
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to everything in a document."""
+    """The paths of all values in a document."""
     found = [path] if path else []
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in inner:
@@ -153,7 +153,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @st.composite
 def mutated(draw: st.DrawFn, documents: list[Any]) -> bytes:
-    """A valid document in which some things were replaced, removed or doubled, and at times some bytes changed."""
+    """A valid document with some values replaced, removed or doubled, and sometimes some bytes changed."""
     document = copy.deepcopy(draw(st.sampled_from(documents)))
     for _ in range(draw(st.integers(1, 3))):
         ways = places(document)
@@ -219,8 +219,8 @@ COLLECTIONS = [
 ]
 
 
-async def test_configs(project: Project, ask: Asking):
-    """Every tool that reads a config says what is wrong with it, or does what it says."""
+async def test_any_config_is_accepted_or_refused(project: Project, ask: Asking):
+    """By every tool that reads one."""
     project.write("data/x.json", '{"a": [1, {"b": "c"}]}')
     project.save(*CONTENTS[:1], *ARTIFACTS[:1])
     kinds = {
@@ -245,8 +245,8 @@ async def test_configs(project: Project, ask: Asking):
     await fuzz(st.one_of([st.tuples(st.just(kind), mutated(documents)) for kind, documents in tried]), attempt)
 
 
-async def test_selectors(project: Project, ask: Asking):
-    """A selector takes a part, or is told to be none."""
+async def test_any_selector_takes_a_part_or_is_refused(project: Project, ask: Asking):
+    """In any text."""
 
     async def attempt(value: tuple[str, Any, str]) -> None:
         selector, data, ending = value
@@ -261,8 +261,8 @@ async def test_selectors(project: Project, ask: Asking):
     await fuzz(st.tuples(selectors, VALUES, st.sampled_from(["json", "yaml", "toml", "csv", "md", "py"])), attempt)
 
 
-async def test_contexts(project: Project, ask: Asking):
-    """A context is rendered, or refused for what it is; and so are all other arguments."""
+async def test_any_context_is_rendered_or_refused(project: Project, ask: Asking):
+    """And so are all other arguments."""
     template = "{% for k in x %}{{ k }}{% endfor %}{{ x.a.b|default(1) }}{{ x|tojson }}"
     project.save(content("fuzz", pattern={"type": "jinja2", "template": template}))
 
@@ -305,8 +305,8 @@ MESSAGES: list[Any] = [
 ]
 
 
-async def test_messages(project: Project, ask: Asking):
-    """The protocol answers in its own words, whatever it is sent and whichever revision is spoken."""
+async def test_any_message_gets_a_valid_response(project: Project, ask: Asking):
+    """Of the protocol, in every revision."""
     server = project_server(ask.engine, TOOLS, Metrics())
 
     async def attempt(value: tuple[str, bytes]) -> None:
@@ -322,8 +322,8 @@ async def test_messages(project: Project, ask: Asking):
             if "error" in answer:
                 assert answer["error"]["code"] in RPC_CODES, (body[:2000], answer)
             elif answer["result"].get("isError"):
-                told = json.loads(answer["result"]["content"][0]["text"])
-                assert told["error"]["code"] in KNOWN, (body[:2000], told)
+                failure = json.loads(answer["result"]["content"][0]["text"])
+                assert failure["error"]["code"] in KNOWN, (body[:2000], failure)
 
     bodies = mutated(MESSAGES) | mutated([MESSAGES[:2], MESSAGES[3:6]]) | st.binary(max_size=100)
     await fuzz(st.tuples(st.sampled_from(wire.HANDSHAKE_REVISIONS), bodies), attempt)

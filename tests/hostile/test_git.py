@@ -1,4 +1,4 @@
-"""Hostile repositories, as whoever generates a text meets them."""
+"""Hostile repositories as sources of a generated text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def git(project: Project, *arguments: str) -> str:
 
 
 def commit(project: Project, **files: str) -> None:
-    """A repository in the project with these files, `_` for a dot."""
+    """Create a repository in the project with these files, `_` for a dot."""
     for name, body in files.items():
         project.write(name.replace("_", "."), body)
     git(project, "init", "--quiet")
@@ -49,7 +49,7 @@ def commit(project: Project, **files: str) -> None:
 
 
 def put_object(project: Project, kind: str, size: int, body: bytes) -> str:
-    """A loose object, whatever its header says; returns the id it is filed under."""
+    """Write a loose object with any header; return the id it is stored under."""
     whole = f"{kind} {size}\0".encode() + body
     identity = hashlib.sha1(whole, usedforsecurity=False).hexdigest()
     project.write(f".git/objects/{identity[:2]}/{identity[2:]}", zlib.compress(whole, 9))
@@ -92,7 +92,7 @@ def large_blob(project: Project) -> None:
 
 
 def tree_of_itself(project: Project) -> None:
-    # No tree can hold its own id; filed under another's, it is found all the same.
+    # No tree can contain its own id; stored under another one, it is found all the same.
     identity = "11" * 20
     body = entry("40000", b"a", identity)
     whole = f"tree {len(body)}\0".encode() + body
@@ -161,13 +161,15 @@ TRAPS: dict[str, Trap] = {
 
 
 @pytest.mark.parametrize("kind", TRAPS)
-async def test_repositories_that_bite(project: Project, ask: Asking, kind: str, monkeypatch: pytest.MonkeyPatch):
-    """It is an error of the source, within the deadline, and what it costs is bounded; other texts go on."""
+async def test_hostile_repositories_are_source_errors(
+    project: Project, ask: Asking, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Within the deadline and bounded in cost; other texts can be generated."""
     commit(project, a_md="fine")
     assert (await show(ask, project))["content"] == "[fine]"
     await is_well(ask)
     TRAPS[kind](project)
-    monkeypatch.setattr(git_reference, "DEADLINE", 0.3)  # a good repository would need longer on some machines
+    monkeypatch.setattr(git_reference, "DEADLINE", 0.3)  # a valid repository would need longer on some machines
     async with bounded(project):
         for locator in ("HEAD:a.md", "main:a/a/a/a.md"):
             answer = await show(ask, project, locator)
@@ -179,7 +181,7 @@ async def test_repositories_that_bite(project: Project, ask: Asking, kind: str, 
                 "HEAD elsewhere",
                 "pipe for HEAD",
             }
-            if answer["success"]:  # git doesn't look at what it has no use for
+            if answer["success"]:  # git doesn't read what it doesn't need
                 assert kind in harmless, answer
                 assert answer["content"] == "[fine]"
             else:
@@ -189,7 +191,7 @@ async def test_repositories_that_bite(project: Project, ask: Asking, kind: str, 
 
 
 async def test_links_in_a_commit_are_texts(project: Project, ask: Asking):
-    """A link that was committed shows where it leads, and isn't followed."""
+    """A committed link gives its target path as text, and isn't followed."""
     (project.root / "a.md").symlink_to("/etc/passwd")
     commit(project)
     (project.root / "a.md").unlink()
@@ -197,7 +199,7 @@ async def test_links_in_a_commit_are_texts(project: Project, ask: Asking):
 
 
 async def test_submodules_of_a_commit_are_not_entered(project: Project, ask: Asking):
-    """A commit of another repository is no file."""
+    """The entry is a commit of another repository, not a file."""
     commit(project, a_md="fine")
     put_commit(project, entry("160000", b"sub", "ab" * 20))
     await is_well(ask)
@@ -208,8 +210,8 @@ async def test_submodules_of_a_commit_are_not_entered(project: Project, ask: Ask
         await is_well(ask)
 
 
-async def test_texts_of_commits_are_texts(project: Project, ask: Asking):
-    """Neither rendered again nor taken for an option, a path or a locator."""
+async def test_texts_of_commits_are_data(project: Project, ask: Asking):
+    """They aren't rendered, nor used as an option, a path or a locator."""
     commit(project, a_md=INJECTED)
     assert (await show(ask, project))["content"] == f"[{INJECTED}]"
     assert not Path("x").exists()
@@ -224,8 +226,8 @@ LOCATORS = [
 ]
 
 
-async def test_locators_that_are_none(project: Project, ask: Asking):
-    """What isn't a commit and a path is refused before git, or found to be nothing by it."""
+async def test_invalid_locators_are_refused(project: Project, ask: Asking):
+    """Before git runs, or git finds nothing."""
     commit(project, a_md="fine")
     await show(ask, project)
     await is_well(ask)
@@ -239,7 +241,7 @@ async def test_locators_that_are_none(project: Project, ask: Asking):
 
 
 async def test_many_sources_of_one_repository(project: Project, ask: Asking):
-    """A hundred of them run one git after the other, and leave none behind."""
+    """A hundred of them run git one after the other, and leave no process."""
     commit(project, a_md="fine")
     sources = [{"id": f"s{n}", "source_type": "git_reference", "source_locator": "HEAD:a.md"} for n in range(100)]
     project.save(content("note", pattern={"type": "jinja2", "template": "{{ s0 }}{{ s99 }}"}, sources=sources))

@@ -1,4 +1,4 @@
-"""Several processes on one project at once: a server, somebody on stdio, and commands, all of them writing."""
+"""Several processes writing to one project at once: an HTTP server, a stdio server, and commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS = 3
 
 
 def fill(project: Project) -> None:
-    """A content, an artifact and a collection for every writer, and one of each for all of them."""
+    """A content, an artifact and a collection for each writer, and shared ones."""
     prepare(project)
     for who in ("http", "pipes", "command", "all"):
         pattern = {"type": "jinja2", "template": "{{ body }}"}
@@ -42,7 +42,7 @@ def fill(project: Project) -> None:
 
 
 def calls(who: str, number: int) -> list[tuple[str, dict[str, Any]]]:
-    """What every writer does: on what is its own, and on what is everybody's."""
+    """The calls of one writer: to its own configs and to the shared ones."""
     body = f"{who} {number} " + "x" * (number * 137 % 5000)
     draft = content(f"made-{who}-{number}", elements=[{"name": "a", "format": "text", "example_output": body}])
     context: dict[str, Any] = {"context": {"body": body}, "force": True}
@@ -55,8 +55,8 @@ def calls(who: str, number: int) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-async def test_a_server_a_pipe_and_commands_share_a_project(project: Project):
-    """Every call succeeds, everything acknowledged is there once and whole, and the files are those last written."""
+async def test_http_stdio_and_commands_share_a_project(project: Project):
+    """Every call succeeds, everything acknowledged is stored once and complete, and files hold the last text."""
     fill(project)
     ids: list[str] = []
     bodies: dict[str, str] = {}

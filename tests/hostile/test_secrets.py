@@ -1,4 +1,4 @@
-"""A secret is in no log, event, error, report or child, however it got near one."""
+"""Secrets never appear in logs, events, errors, reports or child processes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TOKEN = "tok/en-Value.17+for=tests"
 KEY = "sk-ant-test-0123456789-abcdef"
 
 
-def test_every_appearance_of_a_held_secret_is_blotted_out():
-    """In the middle of words, several times, and also what only looks like one."""
+def test_every_occurrence_of_a_known_secret_is_redacted():
+    """In the middle of words, several times, and by chance too."""
     held = Secret(TOKEN)
     assert redact(f"a {TOKEN}, b={TOKEN}.") == f"a {REDACTED}, b={REDACTED}."
     assert redact("Authorization: Bearer abcdef.123456") == f"Authorization: Bearer {REDACTED}"
@@ -34,22 +34,22 @@ def test_every_appearance_of_a_held_secret_is_blotted_out():
     assert held.reveal() == TOKEN
 
 
-def test_short_secrets_leave_words_alone():
-    """A secret of three letters would make every log unreadable, and hides nothing."""
+def test_short_secrets_are_not_redacted():
+    """A secret of three letters would make every log unreadable, and protects nothing."""
     held = Secret("log")
     assert redact("the log") == "the log"
     assert held.reveal() == "log"
 
 
-def test_a_secret_that_nobody_holds_any_more_is_forgotten():
-    """Nothing keeps it in memory."""
+def test_a_secret_without_references_is_released():
+    """The redaction doesn't keep it in memory."""
     Secret("gone-with-the-call")
     assert redact("gone-with-the-call") == "gone-with-the-call"
 
 
 @pytest.fixture
 def sample(tmp_path: Path) -> Path:
-    """A project whose template asks for everything that it might see of its surroundings."""
+    """A project whose template reads everything that it might see of its environment."""
     write_sample(tmp_path, INIT)
     return tmp_path
 
@@ -65,7 +65,7 @@ def everything_in(root: Path) -> bytes:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks into the environment of processes")
 def test_no_child_of_a_server_knows_its_secrets(sample: Path):
-    """Neither the fork server nor a template worker has them in its environment or its command line."""
+    """Neither the fork server nor a worker has them in its environment or command line."""
     command = [sys.executable, "-P", "-m", "chora", "--project", str(sample), "serve", "--port", "0", "--json"]
     env = environment(CHORA_TOKEN=TOKEN, ANTHROPIC_API_KEY=KEY)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
@@ -104,8 +104,8 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def test_a_template_sees_nothing_of_its_surroundings(sample: Path):
-    """No variable of the environment, no setting, no module."""
+def test_a_template_sees_nothing_of_its_environment(sample: Path):
+    """No environment variable, no setting, no module."""
     (sample / "configs/templates/greeting.md.j2").write_text(
         "{{ CHORA_TOKEN | default('none') }} {{ environ | default('none') }} {{ os | default('none') }}"
     )
@@ -114,8 +114,8 @@ def test_a_template_sees_nothing_of_its_surroundings(sample: Path):
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
-def test_a_wrong_key_is_in_no_word_of_what_went_wrong(project: Project, format: str):
-    """Not on the command line, in the log at its loudest, in the events or in the store."""
+def test_a_wrong_key_is_in_no_error(project: Project, format: str):
+    """Nor on the command line, in the debug log, in events or in the store."""
     options = {"prompt": "Write.", "model": "claude-3-haiku-20240307", "retry_count": 0}
     project.save(content("code", pattern={"type": "code_generation", "generation_config": options}))
     done = run(
@@ -142,7 +142,7 @@ def run(root: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[
 
 
 def test_a_reference_in_the_settings_replaces_the_search(tmp_path: Path):
-    """By file, by variable; what stands in the usual places doesn't count then."""
+    """To a file or a variable; then the usual places aren't searched."""
     file = tmp_path / "token"
     file.write_text("from the file\n")
     env = {"CHORA_TOKEN": "from the search", "OTHER": " from a variable "}
@@ -153,8 +153,8 @@ def test_a_reference_in_the_settings_replaces_the_search(tmp_path: Path):
 
 
 @pytest.mark.parametrize("reference", ["file:/none/of/this", "env:NOT_SET", "keyring:nothing"])
-def test_a_reference_to_nothing_is_an_error(reference: str):
-    """Rather than a door without a lock."""
+def test_a_reference_to_a_missing_secret_is_an_error(reference: str):
+    """Rather than a server without authentication."""
     with pytest.raises(settings.UsageError) as failed:
         find_secret("CHORA_TOKEN", {}, reference=reference)
     assert reference in failed.value.message
@@ -162,7 +162,7 @@ def test_a_reference_to_nothing_is_an_error(reference: str):
 
 @pytest.mark.parametrize("token", ["ümlaut-token", "line\nbreak", "nul\0"])
 def test_a_token_that_no_header_can_hold_is_refused(tmp_path: Path, token: str):
-    """At the start, without repeating it, rather than with every request."""
+    """At the start, without showing it."""
     file = tmp_path / "token"
     file.write_text(token)
     with pytest.raises(settings.UsageError) as failed:
@@ -171,8 +171,8 @@ def test_a_token_that_no_header_can_hold_is_refused(tmp_path: Path, token: str):
 
 
 @pytest.mark.parametrize("value", [TOKEN, "vault:x", "file:", "env:A B"])
-def test_a_secret_itself_is_no_setting(tmp_path: Path, value: str):
-    """It is refused, and isn't repeated in the refusal's advice."""
+def test_a_secret_in_the_settings_is_refused(tmp_path: Path, value: str):
+    """The error doesn't show it."""
     (tmp_path / "chora.toml").write_text(f"[http]\ntoken = {json.dumps(value)}\n")
     with pytest.raises(settings.UsageError, match=r"http\.token") as failed:
         settings.load(tmp_path, {})
@@ -181,7 +181,7 @@ def test_a_secret_itself_is_no_setting(tmp_path: Path, value: str):
 
 
 async def test_the_key_of_the_model_may_be_a_reference(project: Project, tmp_path: Path):
-    """It reaches the API and nothing else."""
+    """The key is sent to the API and nowhere else."""
     key = tmp_path / "key"
     key.write_text(KEY)
     async with serving(message("x = 1")) as api:

@@ -1,4 +1,4 @@
-"""Templates that want out, or want everything: they fail alone, and the next one is rendered."""
+"""Templates that try to escape or to exhaust resources: only they fail, and the next one is rendered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def jinja(template: Any, **rest: Any) -> dict[str, Any]:
 
 NOTE = {"content_config_id": "note", "force": True}
 
-# -- ways out ---------------------------------------------------------------------------------------------------
+# -- escapes ----------------------------------------------------------------------------------------------------
 
 ESCAPES = {
     "private attributes": [
@@ -127,8 +127,8 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("kind", ESCAPES)
-async def test_no_template_gets_out(project: Project, ask: Asking, kind: str):
-    """Whatever isn't plain data is refused by name, in every mode, and nothing of the machine is shown."""
+async def test_no_template_escapes_the_sandbox(project: Project, ask: Asking, kind: str):
+    """Everything but plain data is refused by name, in every mode, and shows nothing of the machine (CWE-1336)."""
     project.root.parent.joinpath("outside.txt").write_text("hunter2")
     context = {"data": {"a": "x", "word": "__class__", "path": "/etc/passwd"}, "items": [1]}
     await is_well(ask)
@@ -139,7 +139,7 @@ async def test_no_template_gets_out(project: Project, ask: Asking, kind: str):
             project.save(document)
             async with bounded(project, memory=24 * 2**20):
                 answer = await ask.answer("generate_content", {**NOTE, "context": context})
-                if answer["success"]:  # lenient: what isn't there is empty
+                if answer["success"]:  # lenient: undefined names are empty
                     assert mode == "lenient", template
                     shown = answer["content"]
                     assert not [word for word in ("<", "hunter2", "root:") if word in shown], (template, shown)
@@ -224,8 +224,8 @@ CODES = {
 
 
 @pytest.mark.parametrize("sort", CODES)
-async def test_no_bomb_goes_off(project: Project, ask: Asking, sort: str):
-    """Too large, too long or too deep is an error of its own; the worker pays for it and nobody else."""
+async def test_bombs_are_errors(project: Project, ask: Asking, sort: str):
+    """Too large, too long or too deep; only the worker is affected."""
     cases = {"SIZE": SIZE, "TIME": TIME, "DEEP": DEEP}[sort]
     await is_well(ask)
     for name, template in cases.items():
@@ -239,8 +239,8 @@ async def test_no_bomb_goes_off(project: Project, ask: Asking, sort: str):
 
 @pytest.mark.parametrize("name", ["huge number", "times", "power"])
 @pytest.mark.parametrize("tool", ["preview_generation", "test_config", "regenerate_content", "batch_generate"])
-async def test_every_tool_that_renders_is_as_safe(project: Project, ask: Asking, tool: str, name: str):
-    """A bomb is the same error by whichever tool it comes."""
+async def test_every_tool_that_renders_has_the_same_limits(project: Project, ask: Asking, tool: str, name: str):
+    """With the same error."""
     document = jinja(SIZE[name])
     project.save(document)
     await is_well(ask)
@@ -262,8 +262,8 @@ async def test_every_tool_that_renders_is_as_safe(project: Project, ask: Asking,
         await is_well(ask)
 
 
-async def test_a_storm_of_bombs_on_a_server(project: Project):
-    """A real server stays as large as it was, its workers within their limit, and answers the next call."""
+async def test_many_bombs_on_a_server(project: Project):
+    """A real server's memory doesn't grow, its workers keep their limit, and the next call works."""
     kinds = [*SIZE.values()][:8] + [*TIME.values()][:2]
     project.save(*(content(f"bomb{n}", pattern={"type": "jinja2", "template": each}) for n, each in enumerate(kinds)))
     async with serving(project) as (server, client):
@@ -297,7 +297,7 @@ async def test_a_storm_of_bombs_on_a_server(project: Project):
             await client.http.aclose()
         assert len(codes) == len(kinds)
         assert set(codes) <= {"limit_exceeded", "generation_failed"}, codes
-        # The fork server, and one worker within its 128 MiB of addresses; a killed one may overlap with the next.
+        # The fork server, and one worker with 128 MiB of address space; a killed one may overlap with the next.
         assert max(memory) < 300 * MIB
 
 
@@ -305,7 +305,7 @@ async def test_a_storm_of_bombs_on_a_server(project: Project):
 
 
 async def test_templates_that_include_one_another(project: Project, ask: Asking):
-    """Circles, long chains and templates that explode by including end as errors."""
+    """Cycles, long chains and exponential includes end with an error."""
     project.write("configs/templates/a.j2", "{% include 'b.j2' %}")
     project.write("configs/templates/b.j2", "{% include 'a.j2' %}")
     project.write("configs/templates/base.j2", "{% extends 'base.j2' %}")
@@ -323,7 +323,7 @@ async def test_templates_that_include_one_another(project: Project, ask: Asking)
             await is_well(ask)
 
 
-async def test_more_templates_than_an_include_may_mean(project: Project, ask: Asking):
+async def test_more_templates_than_a_computed_include_may_read(project: Project, ask: Asking):
     """A computed name could be any of them, and they aren't all read."""
     for number in range(1001):
         project.write(f"configs/templates/t{number}.j2", "x")
@@ -345,7 +345,7 @@ CONTEXTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", CONTEXTS)
 async def test_huge_contexts(project: Project, ask: Asking, kind: str):
-    """A context is bounded by what a worker may have, before it is sent."""
+    """A context is limited by a worker's memory, before it is sent."""
     project.save(jinja("{{ x|length if x else 'none' }}", metadata={"description": "x", "version": "1"}))
     await is_well(ask)
     async with bounded(project, memory=500 * 2**20):
@@ -360,7 +360,7 @@ async def test_huge_contexts(project: Project, ask: Asking, kind: str):
 
 @pytest.mark.parametrize("levels", [63, 64, 200, 5_000, 400_000])
 async def test_deep_contexts(project: Project, ask: Asking, levels: int):
-    """Data nested without end is refused, as an object and as a text of one."""
+    """Data nested too deep is refused, as an object and as JSON text."""
     project.save(jinja("{{ x }}"))
     body = '{"x": ' + "[" * levels + "]" * levels + "}"
     await is_well(ask)
@@ -382,8 +382,8 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-async def test_odd_letters_in_templates(project: Project, ask: Asking, kind: str):
-    """What is Unicode is text like any other, and comes out as it went in."""
+async def test_unicode_in_templates(project: Project, ask: Asking, kind: str):
+    """Any Unicode text is rendered unchanged."""
     project.save(jinja(ODD[kind] + "\n"))
     await is_well(ask)
     async with bounded(project):
@@ -393,8 +393,8 @@ async def test_odd_letters_in_templates(project: Project, ask: Asking, kind: str
 
 
 @pytest.mark.parametrize("template", ["{{ '\\ud800' }}", "{{ '\\ud800\\udc00'[0] }}", "{% set x = '\\udfff' %}{{ x }}"])
-async def test_templates_that_make_no_text(project: Project, ask: Asking, template: str):
-    """Half a character is no text, and is told instead of stored."""
+async def test_a_rendered_lone_surrogate_is_an_error(project: Project, ask: Asking, template: str):
+    """It can't be encoded, so it isn't stored."""
     project.save(jinja(template))
     await is_well(ask)
     async with bounded(project):
@@ -403,8 +403,8 @@ async def test_templates_that_make_no_text(project: Project, ask: Asking, templa
 
 
 @pytest.mark.parametrize("raw", ['"\\ud800"', '"{{ 1 }}\\udfff\\n"'])
-async def test_half_characters_in_a_config(project: Project, ask: Asking, raw: str):
-    """Escapes that JSON allows and Unicode doesn't are the config's fault."""
+async def test_lone_surrogates_in_a_config_are_refused(project: Project, ask: Asking, raw: str):
+    """JSON's escapes allow them, Unicode doesn't."""
     document = '{"type": "content", "id": "note", "metadata": {"description": "x", "version": "1"}, "generation": '
     project.write(
         "configs/content/note.json",
@@ -417,7 +417,7 @@ async def test_half_characters_in_a_config(project: Project, ask: Asking, raw: s
         await is_well(ask)
 
 
-# -- the other doors of the sandbox -----------------------------------------------------------------------------
+# -- other uses of the sandbox ----------------------------------------------------------------------------------
 
 EXPRESSIONS = {
     "endless": "range(99999)|map('string')|map('list')|sum(start=[])|length > 0",
@@ -436,8 +436,8 @@ def notice(**metadata: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", EXPRESSIONS)
-async def test_conditions(project: Project, ask: Asking, kind: str):
-    """A child's condition runs in the same cage."""
+async def test_conditions_run_in_the_sandbox(project: Project, ask: Asking, kind: str):
+    """Those of children."""
     project.save(text("note", "x"), artifact("notice", [child("note", conditions=EXPRESSIONS[kind])]))
     await is_well(ask)
     async with bounded(project):
@@ -448,8 +448,8 @@ async def test_conditions(project: Project, ask: Asking, kind: str):
 
 
 @pytest.mark.parametrize("name", ["times", "ranges", "macros"])
-async def test_composition_templates(project: Project, ask: Asking, name: str):
-    """So does the template that puts the pieces together."""
+async def test_composition_templates_run_in_the_sandbox(project: Project, ask: Asking, name: str):
+    """With the pieces."""
     config = {"compositionStrategy": "template", "compositionConfig": {"template": SIZE[name]}}
     project.save(text("note", "x"), notice(**config))
     await is_well(ask)
@@ -473,8 +473,8 @@ BASE_PATHS = {
 
 
 @pytest.mark.parametrize("kind", BASE_PATHS)
-async def test_base_paths(project: Project, ask: Asking, kind: str):
-    """And the base path of a collection, whose result is a path like any other."""
+async def test_base_paths_run_in_the_sandbox(project: Project, ask: Asking, kind: str):
+    """And the resulting path is checked like any other."""
     base_path, code = BASE_PATHS[kind]
     collection = {
         "type": "collection",
@@ -504,8 +504,8 @@ PATTERNS = {
 
 
 @pytest.mark.parametrize("kind", PATTERNS)
-async def test_patterns_of_validation(project: Project, ask: Asking, kind: str):
-    """A pattern that never ends is ended."""
+async def test_endless_patterns_are_killed(project: Project, ask: Asking, kind: str):
+    """In validation rules (CWE-1333)."""
     pattern, body = PATTERNS[kind]
     project.save(text("note", body))
     await ask("generate_content", content_config_id="note")
@@ -532,8 +532,8 @@ SCHEMAS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
-async def test_schemas_of_validation(project: Project, ask: Asking, kind: str):
-    """A schema that leads in circles, outside or nowhere is an issue or an error, and nothing is fetched."""
+async def test_hostile_schemas_are_reported(project: Project, ask: Asking, kind: str):
+    """A schema that is cyclic, outside the project or missing is an issue or an error, and nothing is fetched."""
     project.save(text("note", '{"' + "a" * 5000 + 'b": 1}'))
     await ask("generate_content", content_config_id="note")
     await is_well(ask)
@@ -554,7 +554,7 @@ INJECTED = "{{ 7 * 7 }}{% include '../chora.toml' %}{# gone #}{{ x }}{{ ''.__cla
 
 @pytest.mark.parametrize("pattern", ["jinja2", "template_fill"])
 async def test_texts_of_sources_are_never_rendered(project: Project, ask: Asking, pattern: str):
-    """Whatever a source says is text, in the text that shows it and in everything that is made from that."""
+    """A source's text is data, also in texts made from it."""
     project.write("data/note.txt", INJECTED)
     source = {"id": "x", "source_type": "external_file", "source_locator": "data/note.txt"}
     through = {"id": "x", "source_type": "content_config", "source_locator": "note", "data_selector": "output"}
@@ -571,8 +571,8 @@ async def test_texts_of_sources_are_never_rendered(project: Project, ask: Asking
     assert project.read("outputs/notice.md").count(INJECTED) == 2
 
 
-async def test_texts_are_no_paths_options_or_descriptions(project: Project, ask: Asking):
-    """A text that names a file, an option of git or a template stays a text."""
+async def test_texts_are_not_used_as_paths_or_options(project: Project, ask: Asking):
+    """A text that looks like a file name, an option of git or a template stays text."""
     before = [tool["description"] for tool in (await ask("list_generators"))["generators"]]
     for word in ("/etc/passwd", "../../etc/passwd", "--upload-pack=touch x", "good.j2", "file:///etc/passwd", "$(id)"):
         project.write("data/note.txt", word)

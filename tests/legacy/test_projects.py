@@ -1,4 +1,4 @@
-"""Projects as chora-compose had them, with every known deviation, run unchanged."""
+"""Projects of chora-compose, with every known deviation, work unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def keeper(harbour: Project) -> AsyncGenerator[Asking]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Project:
-    """The `chora-configs` layout, with variables that are given at run time."""
+    """The `chora-configs` layout, with runtime variables."""
     return copied("report", tmp_path)
 
 
@@ -73,7 +73,7 @@ def squeezed(text: str) -> str:
 
 @requirement("layouts.content", "layouts.artifact", "layouts.yaml", "rulings.c16", "legacy.runs-unchanged")
 async def test_everything_is_found(keeper: Asking):
-    """In flat and nested folders, singular and plural, under all names a file had; nothing is broken."""
+    """In flat and nested folders, singular and plural, with every suffix; all are valid."""
     contents = await keeper("list_content_configs")
     assert {each["id"]: each["file_path"] for each in contents["configs"]} == {
         "berth-note": "configs/content/berth-note.json",
@@ -103,7 +103,7 @@ async def test_every_content_is_generated(keeper: Asking, content_id: str):
 
 @requirement("legacy.runs-unchanged", "sources.long-spelling", "sources.selectors.heading", "rulings.c33")
 async def test_an_artifact_is_assembled(keeper: Asking, harbour: Project):
-    """From four children in four kinds of paths, of which the optional one isn't there."""
+    """From four children with four kinds of paths, of which the optional one is missing."""
     made = await keeper("assemble_artifact", artifact_config_id="weekly", context=CONTEXT)
     assert made["output_path"] == "output/weekly.md"
     assert made["metadata"]["missing_content"] == ["advert"]
@@ -138,7 +138,7 @@ async def test_undefined_names_are_warnings(keeper: Asking):
 
 @requirement("rulings.c32")
 async def test_with_chora_toml_the_same_project_is_strict(harbour: Project):
-    """Undefined names are errors where somebody has begun to use chora's own settings, unless they say otherwise."""
+    """With a chora.toml, undefined names are errors, unless it says otherwise."""
     (harbour.root / "chora.toml").write_text("")
     async with open_engine(harbour.root, settings.load(harbour.root, {}).settings) as engine:
         await Asking(engine).refused("generate_content", "generation_failed", content_config_id="tide-table")
@@ -149,7 +149,7 @@ async def test_with_chora_toml_the_same_project_is_strict(harbour: Project):
 
 @requirement("rulings.c34", "rulings.c35")
 async def test_what_was_normalised_is_reported(keeper: Asking, harbour: Project):
-    """One issue each, with what to write; unknown keys are kept and only worth an information."""
+    """One issue each, with what to write; unknown keys are kept and only an information."""
     before = harbour.files()
     found = await keeper("validate_content", content_or_config_id="berth-note")
     codes = [(issue["severity"], issue["code"], issue["location"]) for issue in found["issues"]]
@@ -168,7 +168,7 @@ async def test_what_was_normalised_is_reported(keeper: Asking, harbour: Project)
 
 @requirement("rulings.c34")
 async def test_a_misspelt_key_is_named_with_the_near_one(keeper: Asking, harbour: Project):
-    """Unknown keys may be somebody's own; one that is nearly ours is likely a slip."""
+    """An unknown key may be intended; one that is similar to a known key is likely a typo."""
     harbour.save({**text("slip", "A text of some length."), "evolutoin": {"stage": "review"}})
     found = await keeper("validate_content", content_or_config_id="slip")
     (issue,) = [issue for issue in found["issues"] if issue["code"] == "unknown_key"]
@@ -177,7 +177,7 @@ async def test_a_misspelt_key_is_named_with_the_near_one(keeper: Asking, harbour
 
 @requirement("rulings.c34", "rulings.c24")
 async def test_changing_a_config_keeps_what_chora_does_not_know(keeper: Asking, harbour: Project):
-    """Keys of others, and the layout it stands in."""
+    """Unknown keys, and the layout."""
     updates = {"metadata": {"description": "Berths of the week"}}
     made = await keeper("modify_config", config_id="berth-note", updates=updates)
     assert made["config_path"] == "configs/content/berth-note.json"
@@ -199,7 +199,7 @@ async def test_changing_a_config_keeps_what_chora_does_not_know(keeper: Asking, 
 async def test_elements_are_only_needed_where_they_are_shown(
     keeper: Asking, harbour: Project, document: dict[str, Any], runs: bool
 ):
-    """The tables ask for them everywhere, and real configs leave them out."""
+    """The old documentation requires them everywhere, but existing configs leave them out."""
     harbour.save(document)
     answer = await keeper.answer("generate_content", {"content_config_id": "note"})
     assert answer["success"] is runs
@@ -214,7 +214,7 @@ PASSAGES = [{"boat": "Alma", "at": "9:00"}, {"boat": "Brita", "at": "9:20"}]
 
 @requirement("rulings.c36", "rulings.c38", "legacy.runs-unchanged")
 async def test_declared_variables_are_the_callers(lock_keeper: Asking):
-    """A default stands in for what isn't given; the declaration itself is never printed."""
+    """A default is used for a missing one; the declaration itself is never rendered."""
     context: dict[str, Any] = {"day": "Monday", "passages": PASSAGES}
     made = await lock_keeper("generate_content", content_config_id="daily-log", context=context)
     assert made["content"].startswith("# Monday, 24 hours")
@@ -226,7 +226,7 @@ async def test_declared_variables_are_the_callers(lock_keeper: Asking):
 
 @requirement("rulings.c36")
 async def test_a_required_variable_that_is_missing_is_named(lock_keeper: Asking):
-    """With what it means; one of another type is refused too."""
+    """With its description; one of another type is refused too."""
     missing = await lock_keeper.refused(
         "generate_content", "generation_failed", content_config_id="daily-log", context={"passages": []}
     )
@@ -243,7 +243,7 @@ async def test_a_required_variable_that_is_missing_is_named(lock_keeper: Asking)
 
 @requirement("rulings.c36")
 async def test_a_declaration_is_never_merged_into_what_the_caller_gives(lock_keeper: Asking, log: Project):
-    """An object of the caller's replaces it whole."""
+    """The caller's object replaces it."""
     declared = {"port": {"source": "runtime", "type": "object", "default": {"name": "Norrvik", "depth": 4}}}
     pattern = {"type": "jinja2", "template": "{{ port | tojson }}", "generation_config": {"context": declared}}
     log.write("chora-configs/content/note.json", msgspec.json.encode(content("note", pattern=pattern)))
@@ -263,7 +263,7 @@ def test_the_other_layout_is_found_from_within(log: Project, monkeypatch: pytest
 
 @requirement("rulings.c38")
 def test_a_project_is_imported(log: Project, project: Project):
-    """`chora import` finds the other layout, and writes that templates are lenient."""
+    """`chora import` finds the other layout, and sets templates to lenient."""
     (project.root / "chora.toml").unlink()
     done = CliRunner().invoke(program, ["--project", str(project.root), "import", str(log.root), "--json"])
     assert done.exit_code == 0, done.output
@@ -293,8 +293,8 @@ DIALECTS: dict[str, tuple[dict[str, Any], str]] = {
 
 @requirement("rulings.c37", "rulings.c15")
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_another_dialect_is_refused_by_name(keeper: Asking, harbour: Project, dialect: str):
-    """With what to write; and it doesn't vanish from the list."""
+async def test_another_config_format_is_refused_by_name(keeper: Asking, harbour: Project, dialect: str):
+    """With what to write; and it stays in the list."""
     changes, named = DIALECTS[dialect]
     document = {**text("note", "x"), **changes}
     document = {key: value for key, value in document.items() if value is not ...}
@@ -351,8 +351,8 @@ async def test_gherkin_has_tables_docstrings_rules_and_languages(keeper: Asking,
 
 
 @requirement("rulings.c39")
-async def test_a_placeholder_without_a_value_is_never_empty(keeper: Asking, harbour: Project):
-    """It is kept in a lenient project, with a warning."""
+async def test_an_undefined_placeholder_is_kept(keeper: Asking, harbour: Project):
+    """In a lenient project, with a warning."""
     scenario = {"title": "One", "steps": ["Given the port {{ nowhere }}"]}
     feature = {"feature": {"title": "Lock"}, "scenarios": [scenario]}
     harbour.save(content("lock-note", pattern={"type": "bdd_scenario", "generation_config": feature}))
@@ -401,8 +401,8 @@ async def test_a_jsonpath_without_a_match_names_its_source(keeper: Asking, harbo
 
 
 @requirement("legacy.history")
-def test_history_of_old_can_be_imported_into_its_own_project(harbour: Project):
-    """The texts that chora-compose kept in `ephemeral/` become versions with their times."""
+def test_old_history_can_be_imported_into_its_own_project(harbour: Project):
+    """The texts in `ephemeral/` become versions with their times."""
     command = ["--project", str(harbour.root), "import", str(harbour.root), "--json"]
     first = CliRunner().invoke(program, command)
     assert json.loads(first.stdout)["versions"]["imported"] == 1, first.output

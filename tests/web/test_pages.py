@@ -1,4 +1,4 @@
-"""What monitors and people see."""
+"""The pages for monitors and people: health, readiness, status, metrics."""
 
 from chora import __version__, settings
 from chora.engine.engine import open_engine
@@ -9,7 +9,7 @@ from tests.conftest import OpenHttpClient, Project
 
 
 async def test_health_says_only_that_it_is_alive(http_client: OpenHttpClient):
-    """200, the version and for how long; nothing of the project."""
+    """200, version and uptime; nothing about the project."""
     async with http_client() as client:
         body = (await client.http.get("/health")).json()
     assert set(body) == {"status", "version", "uptime_seconds"}
@@ -18,7 +18,7 @@ async def test_health_says_only_that_it_is_alive(http_client: OpenHttpClient):
 
 
 async def test_ready_turns_to_failing_with_the_reason(http_client: OpenHttpClient):
-    """A store that stops working shows as 503, while health stays alive."""
+    """A store that stops working gives 503, while /health stays 200."""
     async with http_client() as client:
         assert (await client.http.get("/ready")).json() == {"status": "ready", "reasons": []}
         store = client.running.engine.store
@@ -36,7 +36,7 @@ async def test_status_counts_what_happened(http_client: OpenHttpClient):
     async with http_client() as client:
         await client.initialize()
         await client.call("generate_content", content_config_id="greeting")
-        await client.call("generate_content", content_config_id="nobody")
+        await client.call("generate_content", content_config_id="missing")
         status = (await client.http.get("/status.json")).json()
     assert set(status) == {
         *("version", "state", "reasons", "uptime_seconds", "uptime", "latency", "calls", "sessions", "store", "build"),
@@ -49,7 +49,7 @@ async def test_status_counts_what_happened(http_client: OpenHttpClient):
 
 
 async def test_the_page_shows_the_state_and_the_measurements(http_client: OpenHttpClient):
-    """A person sees at a glance whether it works."""
+    """For people."""
     async with http_client() as client:
         page = await client.http.get("/")
     assert page.headers["content-type"].startswith("text/html")
@@ -69,7 +69,7 @@ async def test_metrics_are_what_prometheus_scrapes(http_client: OpenHttpClient):
 
 
 async def test_a_draining_server_is_not_ready(hello: Project):
-    """Whoever asks on a connection that is still open is told to go elsewhere."""
+    """503 on connections that are still open, so that clients go elsewhere."""
     async with open_engine(hello.root, settings.load(hello.root, {}).settings) as engine:
         life = HealthStatus(engine.store, engine.folder.root, Metrics())
         assert (await life.status()).state == "starting"
@@ -78,10 +78,10 @@ async def test_a_draining_server_is_not_ready(hello: Project):
 
 
 async def test_a_failed_benchmark_is_shown_with_its_reason(http_client: OpenHttpClient):
-    """Not as percentiles that nobody measured."""
+    """Instead of percentiles."""
     async with http_client() as client:
-        failed = Sample(kind="latency", at="9999", ok=False, milliseconds=0.0, facts={"reason": "nobody answers"})
+        failed = Sample(kind="latency", at="9999", ok=False, milliseconds=0.0, facts={"reason": "no answer"})
         await client.running.engine.store.add_sample(failed)
         page = (await client.http.get("/")).text
-    assert "nobody answers" in page
+    assert "no answer" in page
     assert "p50" not in page
