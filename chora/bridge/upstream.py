@@ -112,7 +112,9 @@ class Upstream:
                     continue
                 raise ConnectionLost(target, broken) from broken
             except FetchFailed as failed:
-                raise CallFailure(f"{target} doesn't answer properly: {failed}.", _CHECK_ADDRESS) from failed
+                raise CallFailure(
+                    f"{target} doesn't answer properly: {failed}.", _CHECK_ADDRESS, carried_out=True
+                ) from failed
             status = response.status
             if status in UNAVAILABLE and repeatable:
                 wait = pause.next_pause()

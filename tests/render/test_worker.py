@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -472,11 +473,13 @@ def test_a_worker_ends_after_enough_jobs(monkeypatch: pytest.MonkeyPatch):
 def test_a_worker_that_grew_ends(monkeypatch: pytest.MonkeyPatch):
     """When it uses more than half of its memory limit; a peak inherited from the fork server doesn't count."""
     render_settings = settings.RenderSettings()
-    peaks = [render_settings.memory, render_settings.memory, render_settings.memory + 1]
-    monkeypatch.setattr(worker, "peak_memory", lambda: peaks.pop(0))
-    with conversation(render_settings) as talk:
-        talk.receive()
-        assert [talk.ask(RenderJob("x", "page")).last for _ in range(2)] == [False, True]
+    half = render_settings.memory // 2
+    for inherited, threshold in ((0, half), (half - 1, half), (half + 7, half + 7)):
+        peaks = [inherited, threshold, threshold + 1]
+        monkeypatch.setattr(worker, "peak_memory", partial(peaks.pop, 0))
+        with conversation(render_settings) as talk:
+            talk.receive()
+            assert [talk.ask(RenderJob("x", "page")).last for _ in range(2)] == [False, True]
 
 
 def test_a_deep_job_is_a_failure_not_a_crash():
