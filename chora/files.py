@@ -161,7 +161,7 @@ class Folder:
     def _open_checked(self, path: str | Path, shown: str) -> int:
         real = self.resolve(path)
         try:
-            with self._opened_parent(real) as (parent, name):
+            with self._open_parent(real) as (parent, name):
                 return os.open(name, _READ | _NOFOLLOW, dir_fd=parent)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(errno.ENOENT, "No such file", shown) from None
@@ -265,26 +265,26 @@ class Folder:
         await trio.to_thread.run_sync(self._write, real, data)
 
     def _write(self, real: Path, data: bytes) -> None:
-        with self._opened_parent(real, make=True) as (parent, name):
+        with self._open_parent(real, make=True) as (parent, name):
             if real.parent not in self._cleaned:
                 self._cleaned.add(real.parent)
                 delete_leftovers(real.parent if parent is None else parent)
-            kept: int | None = None
+            old_mode: int | None = None
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode):
                     raise PermissionDenied(f"{real} exists and is not a regular file.", path=str(real))
-                kept = stat.S_IMODE(status.st_mode)
+                old_mode = stat.S_IMODE(status.st_mode)
             temporary = _temporary_name(name)
-            mode = 0o666 if kept is None else kept
+            mode = 0o666 if old_mode is None else old_mode
             descriptor = os.open(temporary, _CREATE | _NOFOLLOW, mode, dir_fd=parent)
             try:
                 try:
                     view = memoryview(data)
                     while view:
                         view = view[os.write(descriptor, view) :]
-                    if kept is not None:
-                        _restore_mode(descriptor, kept)
+                    if old_mode is not None:
+                        _restore_mode(descriptor, old_mode)
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
@@ -297,7 +297,7 @@ class Folder:
                 _sync_folder(parent)
 
     @contextlib.contextmanager
-    def _opened_parent(self, real: Path, *, make: bool = False) -> Generator[tuple[int | None, str]]:
+    def _open_parent(self, real: Path, *, make: bool = False) -> Generator[tuple[int | None, str]]:
         """Open the parent folder of `real`, component by component from the root, following no link (CWE-59).
 
         With `make`, missing folders are created. Yields the descriptor and the last name; without descriptor support,

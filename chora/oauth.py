@@ -100,7 +100,7 @@ class Issuer:
                 raise jwt.InvalidTokenError("it is too long")
             head = jwt.get_unverified_header(token)
             if head.get("alg") not in ALGORITHMS:
-                raise jwt.InvalidTokenError("its signature is of a kind that isn't believed")
+                raise jwt.InvalidTokenError("its signature algorithm isn't accepted")
             key = await self._get_key(head.get("kid"))
             if key is None:
                 raise jwt.InvalidTokenError("the issuer has no such key")

@@ -27,7 +27,7 @@ class Age(NamedTuple):
     expires_at: str | None
 
 
-def ages(config: CollectionConfig, manifest: Manifest, moment: datetime) -> list[Age]:
+def member_ages(config: CollectionConfig, manifest: Manifest, moment: datetime) -> list[Age]:
     """The age of every member of a config, by its manifest."""
     made = {member.id: member.generated_at for member in manifest.members if member.status == "success"}
     return [

@@ -35,7 +35,7 @@ def load_generator(spec: str, folder: Folder) -> ModuleType:
     Raises:
         UsageError: it isn't there, can't be imported, or lacks a part; the message says which.
     """
-    return _load("generator", spec, folder, _check_generator)
+    return _load_plugin("generator", spec, folder, _check_generator)
 
 
 def load_composers(specs: Sequence[str], folder: Folder) -> dict[str, ModuleType]:
@@ -49,9 +49,9 @@ def load_composers(specs: Sequence[str], folder: Folder) -> dict[str, ModuleType
     """
     found: dict[str, ModuleType] = {}
     for spec in specs:
-        composer = _load("composer", spec, folder, _check_composer)
+        composer = _load_plugin("composer", spec, folder, _check_composer)
         if composer.NAME in found:
-            raise _broken("composer", spec, f"the name {composer.NAME} is taken by another one")
+            raise _plugin_error("composer", spec, f"the name {composer.NAME} is taken by another one")
         found[composer.NAME] = composer
     return found
 
@@ -61,33 +61,33 @@ def source_digest(module: ModuleType) -> str:
     return getattr(module, _DIGEST, "")
 
 
-def _load(kind: str, spec: str, folder: Folder, check: Check) -> ModuleType:
+def _load_plugin(kind: str, spec: str, folder: Folder, check: Check) -> ModuleType:
     source: bytes | None = None
     if spec.endswith(".py"):
         try:
             source = folder.read_bytes(spec, limit=CONFIG_LIMIT)
         except FileNotFoundError:
-            raise _broken(kind, spec, "there is no such file in the project") from None
+            raise _plugin_error(kind, spec, "there is no such file in the project") from None
         except ChoraError as error:
-            raise _broken(kind, spec, error.message.rstrip(".")) from None
+            raise _plugin_error(kind, spec, error.message.rstrip(".")) from None
     try:
         if source is None:
-            module, source = _import(spec)
+            module, source = _import_module(spec)
         else:
-            module = _run(folder.resolve(spec), source)
+            module = _execute_file(folder.resolve(spec), source)
     except ImportError as error:
         hint = ""
         if (error.name or "").startswith("chora_compose"):
             hint = "Leave out the import and the base class: any class with a generate method will do."
-        raise _broken(kind, spec, f"it can't be imported: {error}", hint) from error
+        raise _plugin_error(kind, spec, f"it can't be imported: {error}", hint) from error
     except (Exception, SystemExit) as error:  # a plugin's code may do anything while it is imported
-        raise _broken(kind, spec, f"it can't be imported: {type(error).__name__}: {error}") from error
+        raise _plugin_error(kind, spec, f"it can't be imported: {type(error).__name__}: {error}") from error
     checked = check(spec, module)
     checked.__dict__[_DIGEST] = hashlib.sha256(source).hexdigest()
     return checked
 
 
-def _run(path: Path, source: bytes) -> ModuleType:
+def _execute_file(path: Path, source: bytes) -> ModuleType:
     """A file of the project as a module; what was read is what runs and what the digest is of."""
     code = compile(source, str(path), "exec", dont_inherit=True)
     module = ModuleType(f"chora_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}")
@@ -101,7 +101,7 @@ def _run(path: Path, source: bytes) -> ModuleType:
     return module
 
 
-def _import(spec: str) -> tuple[ModuleType, bytes]:
+def _import_module(spec: str) -> tuple[ModuleType, bytes]:
     module = importlib.import_module(spec)
     loader = module.__spec__.loader if module.__spec__ else None
     get_data = getattr(loader, "get_data", None)
@@ -110,16 +110,16 @@ def _import(spec: str) -> tuple[ModuleType, bytes]:
 
 
 def _check_generator(spec: str, module: ModuleType) -> ModuleType:
-    if not hasattr(module, "generate") and (maker := _class_of(spec, module)):
-        return _adapt(spec, module, maker)
+    if not hasattr(module, "generate") and (plugin_class := _find_generator_class(spec, module)):
+        return _adapt_class(spec, module, plugin_class)
     _check_name("generator", spec, module)
     for part in ("VERSION", "DESCRIPTION"):
         if not isinstance(getattr(module, part, None), str):
-            raise _broken("generator", spec, f"it lacks {part}, a text")
+            raise _plugin_error("generator", spec, f"it lacks {part}, a text")
     for part in ("CAPABILITIES", "ALIASES"):
         words: Any = getattr(module, part, None if part == "CAPABILITIES" else ())
         if not isinstance(words, tuple | list) or not all(isinstance(word, str) for word in cast("list[Any]", words)):
-            raise _broken("generator", spec, f"it lacks {part}, a tuple of texts")
+            raise _plugin_error("generator", spec, f"it lacks {part}, a tuple of texts")
     _check_async("generator", spec, module, "generate", "job")
     if hasattr(module, "ingredients"):
         _check_async("generator", spec, module, "ingredients", "job")
@@ -135,7 +135,7 @@ def _check_composer(spec: str, module: ModuleType) -> ModuleType:
 def _check_name(kind: str, spec: str, module: ModuleType) -> None:
     name = getattr(module, "NAME", None)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _broken(kind, spec, "it lacks NAME, a text of lower-case letters, digits, - and _")
+        raise _plugin_error(kind, spec, "it lacks NAME, a text of lower-case letters, digits, - and _")
 
 
 def _check_async(kind: str, spec: str, module: ModuleType, function: str, parameters: str) -> None:
@@ -143,14 +143,14 @@ def _check_async(kind: str, spec: str, module: ModuleType, function: str, parame
 
     found = getattr(module, function, None)
     if not inspect.iscoroutinefunction(found):
-        raise _broken(kind, spec, f"it lacks `async def {function}({parameters})`")
+        raise _plugin_error(kind, spec, f"it lacks `async def {function}({parameters})`")
     try:
         inspect.signature(found).bind(*parameters.split(", "))
     except TypeError:
-        raise _broken(kind, spec, f"its {function} doesn't take ({parameters})") from None
+        raise _plugin_error(kind, spec, f"its {function} doesn't take ({parameters})") from None
 
 
-def _broken(kind: str, spec: str, what: str, hint: str = "") -> UsageError:
+def _plugin_error(kind: str, spec: str, what: str, hint: str = "") -> UsageError:
     return UsageError(
         f"The {kind} {spec} can't be used: {what}.",
         hint or f"Fix it, or remove it from the setting plugins.{kind}s.",
@@ -162,7 +162,7 @@ def _broken(kind: str, spec: str, what: str, hint: str = "") -> UsageError:
 # -- classes, as chora-compose has them -------------------------------------------------------------------------
 
 
-def _class_of(spec: str, module: ModuleType) -> type | None:
+def _find_generator_class(spec: str, module: ModuleType) -> type | None:
     """The class with a `generate` method that a module defines; base classes of another one don't count."""
     defined: list[type] = [
         each
@@ -172,28 +172,30 @@ def _class_of(spec: str, module: ModuleType) -> type | None:
     last = [one for one in defined if not any(other is not one and issubclass(other, one) for other in defined)]
     if len(last) > 1:
         names = list_names([each.__name__ for each in last])
-        raise _broken("generator", spec, f"it has more than one class that generates: {names}")
+        raise _plugin_error("generator", spec, f"it has more than one class that generates: {names}")
     return last[0] if last else None
 
 
-def _adapt(spec: str, module: ModuleType, maker: type) -> ModuleType:
+def _adapt_class(spec: str, module: ModuleType, plugin_class: type) -> ModuleType:
     """A class of chora-compose as a generator: its synchronous `generate` runs in a thread."""
     import inspect
 
     try:
-        instance: Any = maker()
+        instance: Any = plugin_class()
     except Exception as error:
-        raise _broken("generator", spec, f"{maker.__name__}() failed: {type(error).__name__}: {error}") from error
+        raise _plugin_error(
+            "generator", spec, f"{plugin_class.__name__}() failed: {type(error).__name__}: {error}"
+        ) from error
     adapted = ModuleType(module.__name__)
     stem = PurePath(spec).stem if spec.endswith(".py") else spec.rpartition(".")[2]
     adapted.NAME = (  # pyright: ignore[reportAttributeAccessIssue]
         getattr(module, "GENERATOR_TYPE", None)
-        or getattr(maker, "GENERATOR_TYPE", None)
+        or getattr(plugin_class, "GENERATOR_TYPE", None)
         or stem.removesuffix("_generator")
     )
     _check_name("generator", spec, adapted)
     name: str = adapted.NAME
-    arguments = _arguments(spec, instance.generate)
+    arguments = _make_argument_binder(spec, instance.generate)
     is_async = inspect.iscoroutinefunction(instance.generate)
     depends: Any = getattr(instance, "upstream_dependencies", None)
     safe = cast("dict[str, Any]", depends).get("concurrency_safe", True) if isinstance(depends, dict) else True
@@ -216,7 +218,7 @@ def _adapt(spec: str, module: ModuleType, maker: type) -> ModuleType:
             raise job.failed(name, "the plugin returned no text", "Its generate must return a str.")
         return GeneratedText(text, (), job.template if job.template in job.sources else None)
 
-    summary = (maker.__doc__ or f"Generates {name}.").strip().partition("\n")[0]
+    summary = (plugin_class.__doc__ or f"Generates {name}.").strip().partition("\n")[0]
     adapted.__dict__.update(
         VERSION=str(getattr(instance, "version", "0.0.0")),
         DESCRIPTION=str(getattr(instance, "description", None) or summary),
@@ -227,7 +229,9 @@ def _adapt(spec: str, module: ModuleType, maker: type) -> ModuleType:
     return adapted
 
 
-def _arguments(spec: str, function: Callable[..., Any]) -> Callable[[GenerationJob], tuple[list[Any], dict[str, Any]]]:
+def _make_argument_binder(
+    spec: str, function: Callable[..., Any]
+) -> Callable[[GenerationJob], tuple[list[Any], dict[str, Any]]]:
     """The arguments for a `generate` that takes some of config, context and template, in whichever order.
 
     A config annotated as a dict is the plain document, else the typed one; both are copies.
@@ -241,7 +245,9 @@ def _arguments(spec: str, function: Callable[..., Any]) -> Callable[[GenerationJ
         if parameter.name in ("config", "context", "template"):
             taken.append(parameter)
         elif parameter.default is inspect.Parameter.empty:
-            raise _broken("generator", spec, f"its generate wants {parameter.name}, not just config and context")
+            raise _plugin_error(
+                "generator", spec, f"its generate requires {parameter.name}; it may take config, context and template"
+            )
 
     def bind(job: GenerationJob) -> tuple[list[Any], dict[str, Any]]:
         values: list[Any] = []

@@ -124,13 +124,13 @@ class ToolCalls:
         failure: InputRequired | RpcError | None = None
         token = event_listener.set(log_event)
         try:
-            async with trio.open_nursery() as beside:
-                beside.start_soon(flush_regularly)
+            async with trio.open_nursery() as background:
+                background.start_soon(flush_regularly)
                 try:
                     answer = await self._provider.call_tool(name, arguments, call)
                 except (InputRequired, RpcError) as error:  # raised below, outside the nursery and its exception group
                     failure = error
-                beside.cancel_scope.cancel()
+                background.cancel_scope.cancel()
         finally:
             event_listener.reset(token)
         await client.flush_log_messages()

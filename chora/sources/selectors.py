@@ -40,7 +40,7 @@ async def select(value: Any, selector: str | None, pool: RenderPool) -> Any:
     if not selector or selector == "whole_content":
         return value
     if selector.startswith("$"):
-        return await _json_path(value, selector, pool)
+        return await _select_json_path(value, selector, pool)
     if isinstance(value, str) and len(value) <= INLINE_LENGTH:
         return select_part(value, selector)
     return await trio.to_thread.run_sync(select_part, value, selector)
@@ -54,13 +54,13 @@ def select_part(value: Any, selector: str) -> str:
     """
     shown = _shown(selector)
     text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
-    if (heading := _heading(selector)) and heading.title:
-        return _section(text, heading, shown)
+    if (heading := _parse_heading(selector)) and heading.title:
+        return _select_section(text, heading, shown)
     kind, colon, name = selector.partition(":")
     if colon and kind in ("function", "class"):
-        return _definition(text, kind, name.strip(), shown)
+        return _select_definition(text, kind, name.strip(), shown)
     if (lines := _LINES.fullmatch(selector)) and selector != ":":
-        return _line_range(text, int(lines[1] or 1), int(lines[2]) if lines[2] else None, shown)
+        return _select_lines(text, int(lines[1] or 1), int(lines[2]) if lines[2] else None, shown)
     raise SourceFailed(
         f"{shown!r} is not a selector; write a JSONPath ($.a.b), a heading (## Title), function:name, "
         "class:name, a line range (10-20) or whole_content"
@@ -74,7 +74,7 @@ def _shown(selector: str) -> str:
 # -- data -------------------------------------------------------------------------------------------------------
 
 
-async def _json_path(value: Any, selector: str, pool: RenderPool) -> Any:
+async def _select_json_path(value: Any, selector: str, pool: RenderPool) -> Any:
     shown = _shown(selector)
     if isinstance(value, str):
         try:
@@ -102,7 +102,7 @@ class _Heading(NamedTuple):
     title: str
 
 
-def _heading(line: str) -> _Heading | None:
+def _parse_heading(line: str) -> _Heading | None:
     """What a line heads, if it is a heading with number signs.
 
     Plain string methods, because a pattern would take cubic time for a line of spaces.
@@ -116,12 +116,12 @@ def _heading(line: str) -> _Heading | None:
     return _Heading(level, bare.strip() if not bare or bare[-1].isspace() else title.strip())
 
 
-def _section(text: str, wanted: _Heading, shown: str) -> str:
+def _select_section(text: str, wanted: _Heading, shown: str) -> str:
     taken: list[str] = []
     fence = ""
     for line in text.splitlines():
         mark = _fence(line)
-        heading = None if fence or mark else _heading(line)
+        heading = None if fence or mark else _parse_heading(line)
         if fence:
             if mark.startswith(fence) and line.strip() == mark:
                 fence = ""
@@ -151,17 +151,17 @@ def _fence(line: str) -> str:
 # -- code -------------------------------------------------------------------------------------------------------
 
 
-def _definition(text: str, kind: str, name: str, shown: str) -> str:
+def _select_definition(text: str, kind: str, name: str, shown: str) -> str:
     keyword = r"(?:async\s+)?(?:def\s|function\s*\*|function\s)" if kind == "function" else r"class\s"
     first = re.compile(rf"\s*(?:export\s+)?(?:default\s+)?{keyword}\s*{re.escape(name)}(?![\w$]).*")
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if name and first.fullmatch(line):
-            return "\n".join(lines[number : _end_of(lines, number)]).rstrip() + "\n"
+            return "\n".join(lines[number : _find_definition_end(lines, number)]).rstrip() + "\n"
     raise SourceFailed(f"there is no {shown!r}")
 
 
-def _end_of(lines: list[str], first: int) -> int:
+def _find_definition_end(lines: list[str], first: int) -> int:
     """The index after the last line of a definition that begins at `first`."""
     indent = _indent(lines[first])
     end = first + 1
@@ -184,7 +184,7 @@ def _indent(line: str) -> int:
 # -- lines ------------------------------------------------------------------------------------------------------
 
 
-def _line_range(text: str, first: int, last: int | None, shown: str) -> str:
+def _select_lines(text: str, first: int, last: int | None, shown: str) -> str:
     # Lines as editors count them: unlike splitlines, this doesn't break at form feeds and the like.
     lines = list(io.StringIO(text, newline=""))[max(first, 1) - 1 : last]
     if not lines or (last is not None and last < first):

@@ -135,8 +135,8 @@ class FilesystemStore:
         with self._reading():
             counts = {"versions": sum(len(content.version_folders()) for content in self._all_content_folders())}
             counts["drafts"] = sum(1 for _ in self._drafts.read_all())
-            for kind, (journal, how) in self._journals.items():
-                counts[f"{kind.__name__.lower()}s"] = journal.count_records(how)
+            for record_type, (journal, kind) in self._journals.items():
+                counts[f"{record_type.__name__.lower()}s"] = journal.count_records(kind)
             return counts
 
     # -- versions -------------------------------------------------------------------------------------------
@@ -162,8 +162,8 @@ class FilesystemStore:
         """The version of this id, if it belongs to this content."""
         with self._reading():
             folder = self._content_folder(content_id).version_folders().get(version_id)
-            brief = folder and self._summary(folder, content_id, version_id)
-            return self._load_version(folder, brief) if folder and brief else None
+            summary = folder and self._summary(folder, content_id, version_id)
+            return self._load_version(folder, summary) if folder and summary else None
 
     def latest_version(self, content_id: str) -> Version | None:
         """The newest version of a content that isn't deleted."""
@@ -171,18 +171,18 @@ class FilesystemStore:
 
     def version_with_fingerprint(self, content_id: str, fingerprint: str) -> Version | None:
         """The newest version of a content with this fingerprint that isn't deleted."""
-        return self._newest_version(content_id, lambda brief: brief.fingerprint == fingerprint)
+        return self._newest_version(content_id, lambda summary: summary.fingerprint == fingerprint)
 
     def versions(self, content_id: str) -> list[Version]:
         """Every version of a content, oldest first, including deleted ones."""
         with self._reading():
-            found = (self._load_version(folder, brief) for folder, brief in self._summaries(content_id))
+            found = (self._load_version(folder, summary) for folder, summary in self._summaries(content_id))
             return [version for version in found if version is not None]
 
     def version_infos(self, content_id: str) -> list[VersionInfo]:
         """Every version of a content without its text, oldest first."""
         with self._reading():
-            return [brief.info for _, brief in self._summaries(content_id)]
+            return [summary.info for _, summary in self._summaries(content_id)]
 
     def content_ids(self) -> list[str]:
         """Every content that has a version, sorted."""
@@ -207,9 +207,9 @@ class FilesystemStore:
         with self._reading():
             places = self._content_folder(content_id).version_folders()
             for version_id in reversed(places):
-                brief = self._summary(places[version_id], content_id, version_id)
-                if brief is not None and not brief.info.deleted and fits(brief):
-                    return self._load_version(places[version_id], brief)
+                summary = self._summary(places[version_id], content_id, version_id)
+                if summary is not None and not summary.info.deleted and fits(summary):
+                    return self._load_version(places[version_id], summary)
             return None
 
     def _content_folder(self, content_id: str) -> ContentFolder:
@@ -229,15 +229,15 @@ class FilesystemStore:
 
     def _summaries(self, content_id: str) -> Iterator[tuple[CachedFolder[VersionSummary], VersionSummary]]:
         for version_id, folder in self._content_folder(content_id).version_folders().items():
-            if (brief := self._summary(folder, content_id, version_id)) is not None:
-                yield folder, brief
+            if (summary := self._summary(folder, content_id, version_id)) is not None:
+                yield folder, summary
 
     def _summary(self, folder: CachedFolder[VersionSummary], content_id: str, version_id: str) -> VersionSummary | None:
-        brief = folder.read_file(version_file_name(version_id))
-        return brief if brief is not None and brief.info.content_id == content_id else None
+        summary = folder.read_file(version_file_name(version_id))
+        return summary if summary is not None and summary.info.content_id == content_id else None
 
-    def _load_version(self, folder: CachedFolder[VersionSummary], brief: VersionSummary) -> Version | None:
-        return load_file(folder.path / version_file_name(brief.info.version_id), parse_version)
+    def _load_version(self, folder: CachedFolder[VersionSummary], summary: VersionSummary) -> Version | None:
+        return load_file(folder.path / version_file_name(summary.info.version_id), parse_version)
 
     # -- drafts ---------------------------------------------------------------------------------------------
 
@@ -362,9 +362,9 @@ class FilesystemStore:
 
     def sample_counts(self, kind: str, since: str = "") -> SampleCounts:
         """How many measurements of a kind were taken at or after a time, and how many succeeded."""
-        journal, how = self._journals[Sample]
+        journal, journal_kind = self._journals[Sample]
         with self._reading():
-            fine = journal.list_notes(how, kind, since)
+            fine = journal.list_notes(journal_kind, kind, since)
         return SampleCounts(len(fine), sum(fine))
 
     async def add_events(self, events: Sequence[Event]) -> None:
@@ -391,11 +391,11 @@ class FilesystemStore:
         elif kind is Draft:
             yield from cast("list[R]", self.drafts())
         else:
-            journal, how = self._journals[kind]
+            journal, journal_kind = self._journals[kind]
             last = -1
             while True:
                 with self._translate_errors():
-                    page, last = journal.read_page(how, last, PAGE_RECORDS)
+                    page, last = journal.read_page(journal_kind, last, PAGE_RECORDS)
                 if not page:
                     return
                 yield from page
@@ -429,16 +429,16 @@ class FilesystemStore:
     # -- internals ------------------------------------------------------------------------------------------
 
     def _find_record(self, kind: type[R], *key: str) -> R | None:
-        journal, how = self._journals[kind]
+        journal, journal_kind = self._journals[kind]
         with self._translate_errors():
-            return journal.find_record(how, key)
+            return journal.find_record(journal_kind, key)
 
     def _list_records(
         self, kind: type[R], group: str | None = None, since: str = "", *, newest: int | None = None
     ) -> list[R]:
-        journal, how = self._journals[kind]
+        journal, journal_kind = self._journals[kind]
         with self._translate_errors():
-            return journal.list_records(how, group, since, newest=newest)
+            return journal.list_records(journal_kind, group, since, newest=newest)
 
     async def _append_records(self, records: Iterable[Record]) -> None:
         given = list(records)
@@ -518,8 +518,8 @@ class FilesystemStore:
         ids = list(places)
         here = bisect(ids, version.version_id)
         for neighbour in ids[max(0, here - 1) : here + 1]:
-            brief = self._summary(places[neighbour], version.content_id, neighbour)
-            if brief is not None and brief.info.config_version == version.config_version:
+            summary = self._summary(places[neighbour], version.content_id, neighbour)
+            if summary is not None and summary.info.config_version == version.config_version:
                 return places[neighbour]
         return CachedFolder(
             content.path / f"v{max(content.numbered_folders(), default=0) + 1}", VERSION_FILE_NAME, parse_summary
@@ -529,15 +529,15 @@ class FilesystemStore:
         """Write the metadata file of a folder, or remove the folder when it is empty."""
         with self._cache_lock:
             names = folder.file_names()
-            briefs = [brief for name in names[:1] + names[-1:] if (brief := folder.read_file(name)) is not None]
+            summaries = [summary for name in names[:1] + names[-1:] if (summary := folder.read_file(name)) is not None]
         description = folder.path / "metadata.json"
-        if briefs:
+        if summaries:
             about = {
-                "content_id": briefs[0].info.content_id,
-                "version": briefs[0].info.config_version,
+                "content_id": summaries[0].info.content_id,
+                "version": summaries[0].info.config_version,
                 "total_generations": len(names),
-                "latest_generation": briefs[-1].info.generated_at,
-                "oldest_generation": briefs[0].info.generated_at,
+                "latest_generation": summaries[-1].info.generated_at,
+                "oldest_generation": summaries[0].info.generated_at,
                 "retention_policy": self._retention,
             }
             replace_file(description, [encode_pretty(about)], durably=False)  # it can be derived again
@@ -621,7 +621,7 @@ _JOURNALS: dict[str, tuple[JournalKind[Any], ...]] = {
 def _content_id_of(content: ContentFolder) -> str | None:
     """The content id of a folder; None if it holds no version."""
     for version_id, folder in content.version_folders().items():
-        brief = folder.read_file(version_file_name(version_id))
-        if brief is not None and file_name(brief.info.content_id) == content.path.name:
-            return brief.info.content_id
+        summary = folder.read_file(version_file_name(version_id))
+        if summary is not None and file_name(summary.info.content_id) == content.path.name:
+            return summary.info.content_id
     return None

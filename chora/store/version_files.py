@@ -69,9 +69,9 @@ class CachedFolder(Generic[T]):
         parse: parses the bytes of a file; raises msgspec.DecodeError if they are invalid.
     """
 
-    def __init__(self, path: Path, form: re.Pattern[str], parse: Callable[[bytes, str], T]) -> None:
+    def __init__(self, path: Path, pattern: re.Pattern[str], parse: Callable[[bytes, str], T]) -> None:
         self.path = path
-        self._form = form
+        self._pattern = pattern
         self._parse = parse
         self._trusted = -1
         self._stamps: dict[str, FileStamp] = {}
@@ -92,7 +92,7 @@ class CachedFolder(Generic[T]):
         stamps: dict[str, FileStamp] = {}
         with os.scandir(self.path) as found:
             for entry in found:
-                if self._form.fullmatch(entry.name):
+                if self._pattern.fullmatch(entry.name):
                     with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
                         status = entry.stat(follow_symlinks=False)
                         stamps[entry.name] = FileStamp.of(status)
@@ -169,9 +169,9 @@ def version_file_name(version_id: str) -> str:
 
 def version_id_of(name: str) -> str:
     """The version id in a file name."""
-    form = VERSION_FILE_NAME.fullmatch(name)
-    assert form is not None
-    year, month, day, hour, minute, second, milliseconds, count = form.groups()
+    matched = VERSION_FILE_NAME.fullmatch(name)
+    assert matched is not None
+    year, month, day, hour, minute, second, milliseconds, count = matched.groups()
     return f"{year}{month}{day}T{hour}{minute}{second}{milliseconds}Z-{count}"
 
 

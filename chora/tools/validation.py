@@ -260,7 +260,7 @@ async def check_freshness(engine: Engine, arguments: CheckFreshness, call: Call)
     manifest_path = None
     if config.freshness.enabled:
         manifest_path = await collection.find_manifest_path(Build(engine, dry=True), parsed, arguments.output_path)
-        ages = freshness.ages(config, read_manifest(engine, config, manifest_path), moment)
+        ages = freshness.member_ages(config, read_manifest(engine, config, manifest_path), moment)
     counts = {band: sum(age.band == band for age in ages) for band in ("fresh", "stale", "expired")}
     worst: Literal["fresh", "stale", "expired"] = (
         "expired" if counts["expired"] else "stale" if counts["stale"] else "fresh"

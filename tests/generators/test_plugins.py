@@ -338,7 +338,7 @@ async def test_a_base_class_in_the_same_file_does_not_count(tmp_path: Path):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        (echo("self, config, client", "''"), "its generate wants client"),
+        (echo("self, config, client", "''"), "its generate requires client"),
         ("class A:\n  def __init__(self, x): pass\n  def generate(self): pass", "A() failed: TypeError"),
         ("class A:\n  pass", "lacks NAME"),
         ("class A:\n  generate = 1", "lacks NAME"),

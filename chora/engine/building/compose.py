@@ -69,7 +69,7 @@ async def compose(
 # -- concat -----------------------------------------------------------------------------------------------------
 
 
-async def _concat(composition: Composition) -> str:
+async def _compose_by_concatenation(composition: Composition) -> str:
     # Each piece's last newline goes, or the gap would be three lines high; the text's last one stays.
     separator = composition.config.metadata.composition_config.separator
     text = separator.join(piece.text.removesuffix("\n") for piece in composition.pieces)
@@ -79,7 +79,7 @@ async def _concat(composition: Composition) -> str:
 # -- merge ------------------------------------------------------------------------------------------------------
 
 
-async def _merge(composition: Composition) -> str:
+async def _compose_by_merging(composition: Composition) -> str:
     """Merge as data if every piece is an object, else as Markdown, section by section."""
     if sum(len(piece.text) for piece in composition.pieces) > INLINE_LENGTH:
         return await trio.to_thread.run_sync(_merged, composition)
@@ -88,7 +88,7 @@ async def _merge(composition: Composition) -> str:
 
 def _merged(composition: Composition) -> str:
     data_formats = {output.format for output in composition.config.metadata.outputs} & {"json", "yaml"}
-    documents = _documents(composition, data_formats)
+    documents = _decode_documents(composition, data_formats)
     if documents is None:
         options = composition.config.metadata.composition_config
         return merge_sections(
@@ -103,7 +103,7 @@ def _merged(composition: Composition) -> str:
     return msgspec.json.format(msgspec.json.encode(whole), indent=2).decode() + "\n"
 
 
-def _documents(composition: Composition, data_formats: set[str]) -> list[dict[str, Any]] | None:
+def _decode_documents(composition: Composition, data_formats: set[str]) -> list[dict[str, Any]] | None:
     """The pieces as objects; None if they are texts."""
     documents: list[dict[str, Any]] = []
     for piece in composition.pieces:
@@ -177,11 +177,11 @@ def merge_sections(texts: list[str], *, keep_all: bool = False, normalize: bool 
     for text in texts:
         section = _Section("")
         lines: list[str] = []
-        for is_heading, line in [*_headings(text), (True, None)]:
+        for is_heading, line in [*_mark_headings(text), (True, None)]:
             if not is_heading:
                 lines.append(cast(str, line))
                 continue
-            body = _body(lines)
+            body = _trim_blank_lines(lines)
             if section.heading or body:
                 key = " ".join(section.heading.split()).casefold()
                 first = known.get(key) if key and not keep_all else None
@@ -194,16 +194,16 @@ def merge_sections(texts: list[str], *, keep_all: bool = False, normalize: bool 
             section, lines = _Section(line or ""), []
     parts = [part for section in sections for part in (section.heading, *section.bodies) if part]
     whole = "\n\n".join(parts)
-    return (_normalized(whole) if normalize else whole) + "\n"
+    return (_collapse_blank_lines(whole) if normalize else whole) + "\n"
 
 
-def _body(lines: list[str]) -> str:
+def _trim_blank_lines(lines: list[str]) -> str:
     """The lines without the blank ones at both ends."""
     filled = [at for at, line in enumerate(lines) if line.strip()]
     return "\n".join(lines[filled[0] : filled[-1] + 1]) if filled else ""
 
 
-def _headings(text: str) -> list[tuple[bool, str]]:
+def _mark_headings(text: str) -> list[tuple[bool, str]]:
     found: list[tuple[bool, str]] = []
     fence = ""
     for line in text.splitlines():
@@ -218,7 +218,7 @@ def _headings(text: str) -> list[tuple[bool, str]]:
     return found
 
 
-def _normalized(text: str) -> str:
+def _collapse_blank_lines(text: str) -> str:
     lines: list[str] = []
     fence = ""
     for line in text.splitlines():
@@ -236,7 +236,7 @@ def _normalized(text: str) -> str:
 # -- template ---------------------------------------------------------------------------------------------------
 
 
-async def _template(composition: Composition) -> str:
+async def _compose_with_template(composition: Composition) -> str:
     """A Jinja2 template that sees `pieces` (with `id` and `text`), `by_id`, and the caller's context."""
     template = composition.config.metadata.composition_config.template
     if not template:
@@ -274,7 +274,7 @@ async def _template(composition: Composition) -> str:
 # -- custom -----------------------------------------------------------------------------------------------------
 
 
-async def _custom(composition: Composition) -> str:
+async def _compose_with_composer(composition: Composition) -> str:
     """A composer that the settings name; nothing else is run, and no shell."""
     options = composition.config.metadata.composition_config
     composers = composition.engine.composers
@@ -308,8 +308,8 @@ def _raise_failed(composition: Composition, name: str, error: Exception) -> NoRe
 
 
 _STRATEGIES: dict[str, Callable[[Composition], Awaitable[str]]] = {
-    "concat": _concat,
-    "merge": _merge,
-    "template": _template,
-    "custom": _custom,
+    "concat": _compose_by_concatenation,
+    "merge": _compose_by_merging,
+    "template": _compose_with_template,
+    "custom": _compose_with_composer,
 }

@@ -133,11 +133,11 @@ class _ContextBuilder:
         for name, value in data.items():
             if isinstance(value, dict) and cast("dict[str, Any]", value).get("source") == "file":
                 path = str(cast("dict[str, Any]", value).get("path", ""))
-                await self._add(Source(id=name, type="external_file", locator=path))
+                await self._add_source(Source(id=name, type="external_file", locator=path))
             else:
                 self._context = deep_merge(self._context, {name: value})
         for source in self._config.inputs.sources:
-            await self._add(source)
+            await self._add_source(source)
         self._context = deep_merge(self._context, caller)
         reserved_names = [name for name in reserved if name not in self._context]
         self._context.update({name: reserved[name] for name in reserved_names})
@@ -145,7 +145,7 @@ class _ContextBuilder:
             self._check_variable(declaration)
         return GatheredContext(self._context, self._warnings, reserved_names, not self._warnings)
 
-    async def _add(self, source: Source) -> None:
+    async def _add_source(self, source: Source) -> None:
         """Merge the value of one source under its id; without an id, merge the object itself."""
         try:
             added = await self._value_of(source)

@@ -142,10 +142,10 @@ class StreamableHttp:
                         await send({"type": "http.response.body", "body": PING, "more_body": True})
 
         with self._sessions.closing_subscription(session, scope.get(EXPIRES_AT)):
-            async with trio.open_nursery() as beside:
-                beside.start_soon(ping)
+            async with trio.open_nursery() as background:
+                background.start_soon(ping)
                 await self._answer(scope, send_exclusively, session, body)
-                beside.cancel_scope.cancel()
+                background.cancel_scope.cancel()
 
     # -- the handshake era ------------------------------------------------------------------------------------
 
