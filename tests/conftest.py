@@ -98,7 +98,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the settings or secrets of whoever runs it."""
+    """No test sees the settings or secrets of the user who runs it."""
     for name in list(os.environ):
         if name.startswith(("CHORA_", "MCP_", "ANTHROPIC_")) or name in ("LOG_LEVEL", "NOTIFY_SOCKET"):
             monkeypatch.delenv(name)
@@ -121,7 +121,7 @@ def content(id: str, **rest: Any) -> dict[str, Any]:
 
 
 def artifact(id: str, children: list[dict[str, Any]], *outputs: dict[str, Any], **metadata: Any) -> dict[str, Any]:
-    """An artifact config of the children, written to `outputs/ID.md` unless told otherwise."""
+    """An artifact config of the children, written to `outputs/ID.md` by default."""
     return {
         "type": "artifact",
         "id": id,

@@ -859,7 +859,7 @@ FULL: dict[str, tuple[Kind, Callable[[], dict[str, Any]]]] = {
         lambda: {"inputs": {"sources": filled(lambda n: {"type": "external_file"})}},
     ),
     "sources of nothing": ("content", lambda: {"inputs": {"sources": filled(lambda n: {})}}),
-    "good sources beside a fault": (
+    "valid sources with a fault": (
         "content",
         lambda: {"elements": [{}], "inputs": {"sources": filled(lambda n: {"type": "external_file", "path": "x"})}},
     ),
@@ -871,12 +871,12 @@ FULL: dict[str, tuple[Kind, Callable[[], dict[str, Any]]]] = {
         "artifact",
         lambda: {"content": {"children": filled(lambda n: {"id": "a", "path": "x"})}},
     ),
-    "rules beside a fault": (
+    "rules with a fault": (
         "collection",
         lambda: {"name": 1, "validation": {"rules": filled(lambda n: {"type": "x"})}},
     ),
-    "names beside a fault": ("collection", lambda: {"name": 1, "generation": {"force_members": filled(lambda n: "x")}}),
-    "overrides beside a fault": (
+    "names with a fault": ("collection", lambda: {"name": 1, "generation": {"force_members": filled(lambda n: "x")}}),
+    "overrides with a fault": (
         "collection",
         lambda: {"name": 1, "context": {"overrides": {f"k{n}": {} for n in range(90_000)}}},
     ),

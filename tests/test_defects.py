@@ -30,7 +30,7 @@ from tests.patience import PATIENCE
 
 
 @pytest.fixture
-def shelf(engine: Engine) -> ProjectResources:
+def resources(engine: Engine) -> ProjectResources:
     return ProjectResources(engine, TOOLS, Metrics())
 
 
@@ -60,21 +60,23 @@ async def test_lists_do_not_swallow_what_is_wrong(ask: Asking, project: Project)
 
 
 @requirement("defects.resources-broken")
-async def test_content_and_generators_can_be_read_as_resources(ask: Asking, project: Project, shelf: ProjectResources):
+async def test_content_and_generators_can_be_read_as_resources(
+    ask: Asking, project: Project, resources: ProjectResources
+):
     """content:// and generator:// called methods that no store and no registry had."""
     project.save(text("note", "hello"))
     made = await ask("generate_content", content_config_id="note")
-    assert shelf.read_resource("content://note").text == "hello"
-    assert shelf.read_resource(f"content://note/{made['metadata']['version_id']}").text == "hello"
+    assert resources.read_resource("content://note").text == "hello"
+    assert resources.read_resource(f"content://note/{made['metadata']['version_id']}").text == "hello"
     for generator in (await ask("list_generators"))["generators"]:
-        assert json.loads(shelf.read_resource(f"generator://{generator['name']}").text)["name"] == generator["name"]
+        assert json.loads(resources.read_resource(f"generator://{generator['name']}").text)["name"] == generator["name"]
 
 
 @requirement("defects.schemas-missing")
 @pytest.mark.parametrize("kind", ["content", "artifact", "collection"])
-async def test_schemas_can_be_read_as_resources(shelf: ProjectResources, kind: str):
+async def test_schemas_can_be_read_as_resources(resources: ProjectResources, kind: str):
     """schema:// looked for files in a folder that had none."""
-    jsonschema.Draft202012Validator.check_schema(json.loads(shelf.read_resource(f"schema://{kind}").text))
+    jsonschema.Draft202012Validator.check_schema(json.loads(resources.read_resource(f"schema://{kind}").text))
 
 
 @requirement("defects.sources-unresolved")
@@ -217,7 +219,7 @@ async def test_a_stored_text_is_validated_and_warnings_leave_it_valid(ask: Askin
 
 
 @requirement("defects.batch-ignores-continue-on-error")
-async def test_a_batch_stops_when_it_is_told_to(ask: Asking, project: Project):
+async def test_a_batch_stops_at_the_first_error_if_asked(ask: Asking, project: Project):
     """batch_generate ignored continue_on_error."""
     project.save(content("broken", pattern={"type": "oracle"}), text("a", "x"), text("b", "x"))
     result = await ask("batch_generate", content_ids=["a", "broken", "b"], continue_on_error=False, max_parallel=1)
@@ -361,7 +363,7 @@ async def test_events_that_cannot_be_written_break_nothing(ask: Asking, project:
 
 
 @requirement("defects.validation-event-never-emitted", "events.validation-completed")
-async def test_a_validation_is_told_as_an_event(ask: Asking, project: Project):
+async def test_a_validation_emits_an_event(ask: Asking, project: Project):
     """`chora.validation_completed` was in the schema and never emitted."""
     project.save(text("note", "A text that is long enough."))
     await ask("validate_content", content_or_config_id="note")
@@ -434,7 +436,7 @@ async def test_the_cost_of_a_test_is_estimated(ask: Asking, project: Project, mo
 
 @requirement("defects.no-cli-no-version")
 def test_there_is_a_command_line_and_a_version():
-    """The installed package had neither, so nobody could tell whether it was ready."""
+    """The installed package had neither, so its readiness couldn't be checked."""
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
     assert {"generate", "assemble", "collect", "serve", "stdio", "version"} <= set(COMMANDS)
 
@@ -460,7 +462,7 @@ async def test_hello_counts_tools_and_knows_its_transport(http_client: OpenHttpC
 
 @requirement("defects.conditions-unused", "assembly.conditions")
 async def test_a_condition_includes_a_child_or_leaves_it_out(ask: Asking, project: Project):
-    """There was no conditional inclusion: `conditions` was read by nobody."""
+    """There was no conditional inclusion: `conditions` was never read."""
     project.save(text("a", "all"), text("b", "crew only"))
     project.save(artifact("sheet", [child("a"), child("b", conditions='audience == "crew"')]))
     for audience, expected in (("crew", "all\n\ncrew only"), ("guests", "all")):
@@ -567,13 +569,13 @@ async def test_both_ways_over_http_are_there(http_client: OpenHttpClient):
 
 
 @requirement("traps.version-ids", "identity.version-ids")
-async def test_version_ids_are_fit_for_uris(ask: Asking, project: Project, shelf: ProjectResources):
+async def test_version_ids_are_fit_for_uris(ask: Asking, project: Project, resources: ProjectResources):
     """They held `:` and `+`, which the pattern of their own resource didn't match."""
     project.save(text("note", "x"))
     made = await ask("generate_content", content_config_id="note")
     version_id = made["metadata"]["version_id"]
     assert re.fullmatch(r"\d{8}T\d{9}Z-[0-9a-f]{4}", version_id)
-    assert shelf.read_resource(f"content://note/{version_id}").text == "x"
+    assert resources.read_resource(f"content://note/{version_id}").text == "x"
 
 
 @requirement("traps.tools-stay-callable")

@@ -84,10 +84,10 @@ async def test_an_answer_says_how_long_it_took(ask: Asking, tool: str, arguments
     assert len(found) >= count, found
     for path, seconds in found.items():
         assert TOOK <= seconds < PATIENCE, (path, seconds)
-    told = events(ask.engine.folder.root)
-    assert told
-    assert all(0 <= event["duration_ms"] < PATIENCE * 1000 for event in told if "duration_ms" in event)
-    assert max(event.get("duration_ms", 0) for event in told) >= TOOK * 1000
+    emitted = events(ask.engine.folder.root)
+    assert emitted
+    assert all(0 <= event["duration_ms"] < PATIENCE * 1000 for event in emitted if "duration_ms" in event)
+    assert max(event.get("duration_ms", 0) for event in emitted) >= TOOK * 1000
 
 
 def events(root: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The HTTP client: what it sends, what it believes, and what it refuses."""
+"""The HTTP client: what it sends, accepts and refuses."""
 
 import socket
 from collections.abc import AsyncGenerator
@@ -62,8 +62,8 @@ async def ask(answer: Answer, limit: int = 10_000) -> bytes:
         ("http://[fe80::1%25eth0]:8/", "http://[fe80::1%25eth0]:8", "/"),
     ],
 )
-def test_an_address_is_taken_apart(url: str, origin: str, target: str):
-    """Server and path; ports that go without saying aren't said."""
+def test_a_url_is_parsed(url: str, origin: str, target: str):
+    """Into server and path; default ports are left out."""
     address = parse_address(url)
     assert (str(address.origin), address.target) == (origin, target)
     assert "?" not in str(address)
@@ -96,14 +96,14 @@ def test_an_address_is_taken_apart(url: str, origin: str, target: str):
         "http://" + "ü" * 99,
     ],
 )
-def test_what_is_no_address_is_refused(url: str):
-    """With a sentence, whatever is wrong with it."""
+def test_an_invalid_url_is_refused(url: str):
+    """With a sentence for every fault."""
     with pytest.raises(ValueError, match=r"\w"):
         parse_address(url)
 
 
-async def test_a_connection_is_used_again_until_it_is_stale():
-    """One connection for many requests; another one when the server has ended it, or said it would."""
+async def test_a_connection_is_reused_until_it_is_stale():
+    """One for many requests; a new one when the server has closed it, or announced that."""
     answers = [http(b"1"), http(b"2", connection="close"), http(b"3", keep_alive="timeout=1, max=5"), http(b"4")]
     with trio.fail_after(PATIENCE):
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as connections:
@@ -127,7 +127,7 @@ async def test_a_connection_is_used_again_until_it_is_stale():
     ],
 )
 async def test_a_connection_is_kept_as_long_as_the_server_wants(head: bytes, connections: int):
-    """In whichever of several headers it says so."""
+    """Whichever header says so."""
     answer = b"HTTP/1.1 200 OK\r\n" + head + b"content-length: 1\r\n\r\nx"
     with trio.fail_after(PATIENCE):
         async with playing(lambda _: answer) as upstream, pool(upstream.url) as there:
@@ -144,8 +144,8 @@ async def test_a_connection_is_kept_as_long_as_the_server_wants(head: bytes, con
         b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"x") + END,
     ],
 )
-async def test_a_connection_whose_server_may_see_it_otherwise_is_not_kept(answer: bytes):
-    """An old server closes it; with two lengths, a proxy may take another point for the start of the next response."""
+async def test_an_ambiguous_connection_is_not_reused(answer: bytes):
+    """HTTP/1.0 servers close it; with two lengths, a proxy may see the next response begin elsewhere (CWE-444)."""
     with trio.fail_after(PATIENCE):
         async with playing(lambda _: answer) as upstream, pool(upstream.url) as there:
             for _ in range(2):
@@ -154,8 +154,8 @@ async def test_a_connection_whose_server_may_see_it_otherwise_is_not_kept(answer
             assert upstream.connections == 2
 
 
-async def test_what_follows_an_answer_is_not_the_next_one():
-    """A connection on which more arrives than was asked for is used no more."""
+async def test_bytes_after_a_response_are_not_the_next_one():
+    """A connection with excess bytes isn't used again (CWE-444)."""
     answers = [http(b"1") + http(b"smuggled"), http(b"2")]
     with trio.fail_after(PATIENCE):
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as there:
@@ -166,7 +166,7 @@ async def test_what_follows_an_answer_is_not_the_next_one():
 
 
 async def test_a_pooled_connection_that_ends_is_an_error_of_its_own():
-    """Whoever asked may ask again where that does no harm; on a new connection it is just broken."""
+    """An idempotent request may then be repeated; on a new connection it is just broken."""
     answers: list[Answer] = [http(b"1"), None, None]
     with trio.fail_after(PATIENCE):
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as connections:
@@ -179,8 +179,8 @@ async def test_a_pooled_connection_that_ends_is_an_error_of_its_own():
             assert not isinstance(caught.value, StaleConnection)
 
 
-async def test_a_kept_connection_that_begins_to_answer_was_heard():
-    """So it isn't stale, and whatever was asked for may have been done."""
+async def test_a_reused_connection_that_begins_to_answer_is_not_stale():
+    """The request may have been carried out."""
 
     async def break_off(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 2")
@@ -196,8 +196,8 @@ async def test_a_kept_connection_that_begins_to_answer_was_heard():
             assert not isinstance(caught.value, StaleConnection)
 
 
-async def test_what_arrives_unasked_is_no_answer():
-    """A kept connection on which something came meanwhile is used no more."""
+async def test_an_unsolicited_response_is_refused():
+    """A pooled connection that received something meanwhile isn't used again."""
     taken, sent = trio.Event(), trio.Event()
 
     async def speak_out_of_turn(stream: trio.abc.Stream) -> None:
@@ -218,7 +218,7 @@ async def test_what_arrives_unasked_is_no_answer():
 
 
 async def test_at_most_a_few_connections_are_kept():
-    """Those that were used last; the others are ended."""
+    """The others are closed."""
     async with playing(lambda _: http(b"x")) as upstream, pool(upstream.url) as connections:
         responses = [await connections.request("GET", "/") for _ in range(IDLE_LIMIT + 2)]
         used = [response._connection for response in responses]
@@ -299,8 +299,8 @@ async def test_bodies_come_in_every_framing():
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"x" * 6000) * 2, "larger than"),
     ],
 )
-async def test_what_is_no_answer_is_refused(answer: bytes, reason: str):
-    """Whatever could be understood in two ways, or doesn't end."""
+async def test_an_invalid_response_is_refused(answer: bytes, reason: str):
+    """Also any that is ambiguous or doesn't end."""
     with pytest.raises(FetchFailed, match=reason):
         await ask(answer)
 
@@ -316,8 +316,8 @@ async def test_what_is_no_answer_is_refused(answer: bytes, reason: str):
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n",
     ],
 )
-async def test_an_answer_that_breaks_off_is_broken(answer: bytes):
-    """Wherever it does."""
+async def test_an_incomplete_response_is_an_error(answer: bytes):
+    """Wherever it is cut."""
 
     async def hang_up(stream: trio.abc.Stream) -> None:
         await stream.send_all(answer)
@@ -328,7 +328,7 @@ async def test_an_answer_that_breaks_off_is_broken(answer: bytes):
 
 
 async def test_a_reset_is_a_broken_connection():
-    """The other end vanishes while it is waited for."""
+    """While waiting for the response."""
 
     async def reset(stream: trio.abc.Stream) -> None:
         assert isinstance(stream, trio.SocketStream)
@@ -339,8 +339,8 @@ async def test_a_reset_is_a_broken_connection():
         await ask(reset)
 
 
-async def test_no_header_can_smuggle_another():
-    """What isn't a header's value is never sent."""
+async def test_header_values_cannot_inject_headers():
+    """An invalid value is never sent (CWE-113)."""
     async with playing(lambda _: http(b"x")) as upstream, pool(upstream.url) as connections:
         for value in ("a\r\nb: c", "a\nb: c", "a\rb: c", "ü", "\0"):
             with pytest.raises(ValueError, match="header"):
@@ -349,7 +349,7 @@ async def test_no_header_can_smuggle_another():
 
 
 async def test_an_unreachable_server_is_known_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch):
-    """Refused, unknown, or silent: nothing was carried out."""
+    """Refused, unknown, or silent: the request wasn't carried out."""
     monkeypatch.setattr("chora.fetch.connections.CONNECT_TIMEOUT", 0.2)
     with trio.fail_after(PATIENCE):
         for url in ("http://127.0.0.1:1/", "http://no.such.host.invalid/"):
@@ -362,8 +362,8 @@ async def test_an_unreachable_server_is_known_before_anything_is_sent(monkeypatc
                 await ConnectionPool(Origin("https", "127.0.0.1", full.getsockname()[1])).request("GET", "/")
 
 
-async def test_tls_is_believed_by_the_names_it_bears(hello: Project, serve: Serve, tmp_path: Path):
-    """A CA of one's own vouches for the address; for another name, or without it, nothing is sent."""
+async def test_tls_certificates_are_verified(hello: Project, serve: Serve, tmp_path: Path):
+    """A private CA may be trusted; for another name, or without the CA, nothing is sent."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     key, cert, trust = tmp_path / "key.pem", tmp_path / "cert.pem", tmp_path / "ca.pem"
@@ -400,7 +400,7 @@ async def test_a_server_without_tls_is_an_error_of_its_own():
         nursery.cancel_scope.cancel()
 
 
-# -- event streams ------------------------------------------------------------------------------------------
+# -- event streams ----------------------------------------------------------------------------------------------
 
 
 async def events(*pieces: bytes, limit: int = 1000) -> tuple[list[ServerSentEvent], float | None]:
@@ -426,7 +426,7 @@ async def events(*pieces: bytes, limit: int = 1000) -> tuple[list[ServerSentEven
 
 
 async def test_events_are_cut_at_every_kind_of_line_end():
-    """LF, CRLF and CR; the same events whatever pieces they arrive in."""
+    """LF, CRLF and CR; the same events in whatever pieces they arrive."""
     expected = [
         ServerSentEvent("message", b"one\ntwo", None),
         ServerSentEvent("other", b"{}", "7"),
@@ -440,8 +440,8 @@ async def test_events_are_cut_at_every_kind_of_line_end():
         assert await events(*(bytes([byte]) for byte in whole)) == (expected, 1.5)
 
 
-async def test_an_event_that_does_not_end_is_none():
-    """What no empty line ended is dropped; an id with a null is no id; an id alone is news."""
+async def test_an_incomplete_event_is_dropped():
+    """It needs an empty line; an id with a null character is ignored; an id alone is an update."""
     assert (await events(b"id: 1\n\nid: \0\ndata: x\n\ndata: cut"))[0] == [
         ServerSentEvent("message", b"", "1"),
         ServerSentEvent("message", b"x", None),
@@ -458,17 +458,17 @@ async def test_an_endless_event_is_refused(pieces: tuple[bytes, ...]):
 
 
 async def test_an_event_of_countless_small_lines_is_refused():
-    """Each costs more than it says."""
+    """Each line costs more than its bytes."""
     with pytest.raises(ResponseTooLarge):
         await events(b"data:\n" * 1000, limit=20_000)
 
 
-async def test_comments_without_end_cost_nothing():
-    """A server may keep a silent stream open for as long as it likes."""
+async def test_comments_are_unlimited():
+    """A server may keep a silent stream open."""
     assert (await events(*[b": ping\r\n\r\n"] * 300, b"data: x\n\n"))[0] == [ServerSentEvent("message", b"x", None)]
 
 
-def test_what_was_asked_is_what_was_meant():
-    """The test's own server reads requests as they are."""
+def test_requests_arrive_unchanged():
+    """The test server parses them itself."""
     asked = Asked("POST", "/", {}, b'{"id": 1, "method": "ping"}')
     assert asked.answers({"a": 1}) == b'{"jsonrpc":"2.0","id":1,"result":{"a":1}}'

@@ -1,4 +1,4 @@
-"""Reading and writing beneath a folder that no path leaves."""
+"""Reading and writing inside a folder that no path escapes."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ from tests.patience import PATIENCE
 
 
 def names(folder: Path) -> list[str]:
-    """What lies in a folder, hidden or not."""
+    """The names in a folder, hidden ones too."""
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -32,7 +32,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has other permission
 
 
 class Place(NamedTuple):
-    """A folder with a neighbour that nothing may reach."""
+    """A folder, and another one next to it that must stay unreachable."""
 
     folder: Folder
     root: Path
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 @pytest.fixture(params=["by kernel", "by descriptor", "by path"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The folder: held by the kernel, with descriptors and, as on Windows, without."""
+    """The folder: opened with openat2, with descriptors, and, as on Windows, without."""
     if request.param == "by kernel":
         if files._find_openat2() is None:
             pytest.skip("this kernel can't open beneath a folder")
@@ -75,7 +75,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_file_is_read_by_any_name_it_has(place: Place):
-    """Relative, absolute, with dots on the way, as text or path; a link within the folder is followed."""
+    """Relative, absolute, with `..`, as str or Path; a link within the folder is followed."""
     target = place.put("a/b.txt", "hello")
     (place.root / "link.txt").symlink_to("a/b.txt")
     (place.root / "folder").symlink_to(place.root / "a")
@@ -87,7 +87,7 @@ def test_a_file_is_read_by_any_name_it_has(place: Place):
 
 
 def test_text_is_utf_8(place: Place):
-    """A byte order mark is dropped; what isn't UTF-8 is told."""
+    """A byte order mark is dropped; other encodings are an error."""
     (place.root / "a.txt").write_bytes(b"\xef\xbb\xbfN\xc3\xb8rvik\r\n")
     assert place.folder.read_text("a.txt") == "Nørvik\r\n"
     (place.root / "a.txt").write_bytes(b"\xff")
@@ -96,8 +96,8 @@ def test_text_is_utf_8(place: Place):
 
 
 @pytest.mark.parametrize("path", ["nothing.txt", "no/folder/at/all", "a.txt/below"])
-def test_what_isn_t_there_is_not_found(place: Place, path: str):
-    """Neither the file nor a folder on the way has to exist, nor to be one."""
+def test_a_missing_file_is_not_found(place: Place, path: str):
+    """Also if a folder on the way is missing, or isn't a folder."""
     place.put("a.txt")
     with pytest.raises(FileNotFoundError) as caught:
         place.folder.read_bytes(path)
@@ -123,7 +123,7 @@ def test_a_file_beyond_the_limit_is_refused(place: Place):
 
 
 def test_a_file_that_grows_is_bounded_too(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """A file that claims to be small and gets longer while it is read ends at the limit."""
+    """A file that gets longer while it is read is cut off at the limit."""
     target = place.put("log.txt", "x")
     real, reads = os.read, list[int]()
 
@@ -139,8 +139,8 @@ def test_a_file_that_grows_is_bounded_too(place: Place, monkeypatch: pytest.Monk
     assert len(reads) < 10
 
 
-def test_a_disk_that_fails_is_no_permission(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """An error while reading isn't taken for the end of the file, nor for a permission error."""
+def test_a_read_error_is_reported_as_such(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """Neither as the end of the file nor as a permission error."""
     place.put("a.txt", "x")
 
     def fail(descriptor: int, size: int) -> bytes:
@@ -160,7 +160,7 @@ def test_a_folder_is_no_file(place: Place, path: str):
     assert not place.folder.is_file(path)
 
 
-# -- leaving the folder -----------------------------------------------------------------------------------------
+# -- paths out of the folder ------------------------------------------------------------------------------------
 
 ESCAPES: list[Callable[[Place], str]] = [
     lambda place: "../outside/secret.txt",
@@ -196,8 +196,8 @@ def links(place: Place) -> Place:
 
 
 @pytest.mark.parametrize("escape", ESCAPES)
-async def test_no_path_leads_outside(links: Place, escape: Callable[[Place], str]):
-    """Not by dots, not by an absolute path, not through a link: neither to read nor to write nor to look."""
+async def test_no_path_escapes(links: Place, escape: Callable[[Place], str]):
+    """Neither by `..`, nor an absolute path, nor a link: for reading, writing and listing (CWE-22, CWE-59)."""
     path, before = escape(links), links.everything()
     for act in (links.folder.read_bytes, links.folder.resolve, links.folder.relative, links.folder.check_writable):
         with pytest.raises(PermissionDenied) as caught:
@@ -212,8 +212,8 @@ async def test_no_path_leads_outside(links: Place, escape: Callable[[Place], str
 
 
 @posix
-async def test_a_circle_of_links_ends(place: Place):
-    """Links that lead to one another are no file, and nothing hangs."""
+async def test_a_cycle_of_links_is_no_file(place: Place):
+    """And doesn't hang."""
     (place.root / "a").symlink_to("b")
     (place.root / "b").symlink_to("a")
     with pytest.raises((PermissionDenied, FileNotFoundError)):
@@ -224,12 +224,12 @@ async def test_a_circle_of_links_ends(place: Place):
 
 
 @posix
-def test_odd_letters_are_reported_in_json(place: Place):
-    """A path of bytes that no text has is refused or missing like any other, in words that JSON can hold."""
+def test_undecodable_paths_are_reported_in_valid_json(place: Place):
+    """A path of bytes that aren't text is refused or missing, with an escaped message."""
     with pytest.raises(FileNotFoundError) as missing:
         place.folder.read_bytes("a\udcff.txt")
     msgspec.json.encode(missing.value.filename)
-    for path in ("../\udcff", "\udcff\0", "\ud800"):  # the last one can't even be a name
+    for path in ("../\udcff", "\udcff\0", "\ud800"):  # the last one isn't a valid file name
         with pytest.raises(PermissionDenied) as caught:
             place.folder.read_bytes(path)
         msgspec.json.encode(caught.value.as_dict())
@@ -286,8 +286,8 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has openat2")
 @pytest.mark.parametrize("lack", ["machine", "kernel"])
-def test_without_openat2_there_is_the_checked_way(monkeypatch: pytest.MonkeyPatch, lack: str):
-    """Neither a machine whose calls we don't know nor a kernel that refuses is asked twice."""
+def test_without_openat2_paths_are_checked_step_by_step(monkeypatch: pytest.MonkeyPatch, lack: str):
+    """A machine with unknown call numbers, or a kernel that refuses, isn't tried twice."""
     probe = cast(Any, files._find_openat2).__wrapped__
     assert probe() is not None or files._find_openat2() is None
     if lack == "machine":
@@ -300,7 +300,7 @@ def test_without_openat2_there_is_the_checked_way(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_paths_too_long_or_deep_for_others(place: Place):
-    """We could make folders that no other program can enter, and don't."""
+    """chora refuses to create folders that other programs couldn't enter."""
     for path in ("x" * 4097, "x/" * 3000 + "x"):
         with pytest.raises(PermissionDenied, match="4,096 are allowed"):
             place.folder.read_bytes(path)
@@ -312,7 +312,7 @@ async def test_paths_too_long_or_deep_for_others(place: Place):
     assert place.folder.read_bytes("x/" * 99 + "y") == b"deep"
 
 
-# -- what isn't a plain file ------------------------------------------------------------------------------------
+# -- special files ----------------------------------------------------------------------------------------------
 
 
 def _pipe(path: Path) -> None:
@@ -332,8 +332,8 @@ def _device(path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("make", [_pipe, _socket, _device])
-async def test_what_isn_t_a_plain_file_is_refused(place: Place, make: Callable[[Path], None]):
-    """A pipe, a socket or a device is neither read, which would wait or never end, nor replaced."""
+async def test_special_files_are_refused(place: Place, make: Callable[[Path], None]):
+    """A pipe, a socket or a device is neither read, which could block or never end, nor replaced."""
     make(place.root / "odd.txt")
     kind = stat.S_IFMT((place.root / "odd.txt").lstat().st_mode)
     with trio.fail_after(PATIENCE), pytest.raises(PermissionDenied):
@@ -364,7 +364,7 @@ async def test_names_too_long_for_the_disk_are_an_error(place: Place):
 @posix
 @pytest.mark.parametrize("name", ["x" * 255, "ø" * 127, "漢" * 85, "🌊" * 63])
 async def test_the_longest_names_can_be_written(place: Place, name: str):
-    """A name as long as the disk takes it has room for a temporary file beside it, whatever its letters."""
+    """A name of maximal length can be written with a temporary file, whatever its characters."""
     await place.folder.write_file(name, b"text")
     assert place.folder.read_bytes(name) == b"text"
     assert names(place.root) == [name]
@@ -373,7 +373,7 @@ async def test_the_longest_names_can_be_written(place: Place, name: str):
 # -- listing ----------------------------------------------------------------------------------------------------
 
 
-def test_files_are_listed_by_their_ending(place: Place):
+def test_files_are_listed_by_suffix(place: Place):
     """Project-relative, sorted, at any depth; hidden folders aren't entered."""
     for path in ("c/z.json", "c/a.yaml", "c/b/x.json", "c/.git/no.json", "c/.json", "c/no.txt", "d/no.json"):
         place.put(path)
@@ -420,8 +420,8 @@ def test_a_junction_isn_t_entered(place: Place, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="there every name is text")
-def test_names_that_aren_t_text_are_left_out(place: Place):
-    """A file or folder named in another encoding can't be asked for, and doesn't spoil the list of the others."""
+def test_undecodable_names_are_left_out(place: Place):
+    """The list still has the others."""
     place.put("a.txt")
     (place.root / os.fsdecode(b"\xff.txt")).write_text("")
     (place.root / os.fsdecode(b"\xfe")).mkdir()
@@ -430,7 +430,7 @@ def test_names_that_aren_t_text_are_left_out(place: Place):
 
 
 def test_a_list_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """A folder with too much in it is refused, whatever the endings."""
+    """A folder with too many entries is refused, whatever their suffixes."""
     monkeypatch.setattr(files, "FILES_LIMIT", 3)
     for path in ("a.txt", "b.md", "c/d.txt"):
         place.put(path)
@@ -442,8 +442,8 @@ def test_a_list_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch):
 
 @posix
 @pytest.mark.slow("makes folders as deep as the system allows")
-def test_folders_as_deep_as_they_go_are_listed(place: Place):
-    """Neither the depth of calls nor the longest path of the system ends a listing."""
+def test_very_deep_folders_are_listed(place: Place):
+    """Neither recursion nor the system's longest path ends a listing."""
     place.put("a.txt")
     current = os.open(place.root, os.O_RDONLY)
     for _ in range(2500):
@@ -468,8 +468,8 @@ def _remove_deep(folder: Path) -> None:
     folder.rmdir()
 
 
-def test_a_folder_that_is_closed_is_passed_over(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """One folder that can't be looked into doesn't hide the others."""
+def test_a_folder_without_permission_is_skipped(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """The others are listed."""
     place.put("a/one.txt")
     place.put("b/two.txt")
     real = os.scandir
@@ -487,7 +487,7 @@ def test_a_folder_that_is_closed_is_passed_over(place: Place, monkeypatch: pytes
 
 
 async def test_what_is_written_can_be_read(place: Place):
-    """A new file, a file in new folders, over an old file, and nothing at all."""
+    """A new file, a file in new folders, over an old file, and an empty one."""
     for path, data in (("a.txt", b"one"), ("x/y/z.txt", b"deep"), ("a.txt", b"two\0\r\n"), ("empty", b"")):
         await place.folder.write_file(path, data)
         assert place.folder.read_bytes(path) == data
@@ -498,7 +498,7 @@ async def test_what_is_written_can_be_read(place: Place):
 
 
 async def test_a_link_inside_is_written_through(place: Place):
-    """The file that a link means is replaced, and the link stays one."""
+    """The link's target is replaced, and the link stays."""
     place.put("real/a.txt", "old")
     (place.root / "link.txt").symlink_to("real/a.txt")
     await place.folder.write_file("link.txt", b"new")
@@ -507,7 +507,7 @@ async def test_a_link_inside_is_written_through(place: Place):
 
 
 async def test_a_file_in_the_place_of_a_folder_stays(place: Place):
-    """What stands in the way isn't removed."""
+    """It isn't removed, and the write fails."""
     place.put("a", "a file")
     before = place.everything()
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
@@ -519,8 +519,8 @@ async def test_a_file_in_the_place_of_a_folder_stays(place: Place):
     assert place.everything() == before
 
 
-async def test_the_disk_may_take_it_in_pieces(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """A write that takes less than it was given is gone on with."""
+async def test_partial_writes_are_continued(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """A write that takes fewer bytes than given isn't the end."""
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:7]))
     await place.folder.write_file("a.txt", b"a text of several pieces")
@@ -549,10 +549,10 @@ def failing(number: int, on_call: int = 1) -> Callable[..., Any]:
         ("replace", errno.EROFS),
     ],
 )
-async def test_a_write_that_fails_leaves_what_was(
+async def test_a_failed_write_leaves_the_old_file(
     place: Place, monkeypatch: pytest.MonkeyPatch, step: str, number: int, old: str | None
 ):
-    """At every step: the old file is whole, or there is none, and no temporary file lies about."""
+    """At every step: the old file is intact, or there is none, and no temporary file is left."""
     if old is not None:
         place.put("a.txt", old)
     before = place.everything()
@@ -573,8 +573,8 @@ async def test_a_write_that_fails_leaves_what_was(
     assert (place.root / "a.txt").read_bytes() == b"the new text"
 
 
-async def test_a_write_that_fails_twice_reports_the_first(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """Where even the temporary file can't be removed, the error is still the one that counts."""
+async def test_a_failed_clean_up_reports_the_first_error(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """When even the temporary file can't be removed."""
     with monkeypatch.context() as broken:
         broken.setattr(os, "replace", failing(errno.EIO))
         broken.setattr(os, "unlink", failing(errno.EROFS))
@@ -584,8 +584,8 @@ async def test_a_write_that_fails_twice_reports_the_first(place: Place, monkeypa
 
 
 @posix
-async def test_what_can_sync_folders_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The file, its folder and each new folder's parent are synced, in the order in which they must survive."""
+async def test_folders_are_synced_where_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The file, its folder and each new folder's parent, in that order."""
     if not files._BY_DESCRIPTOR:
         pytest.skip("this platform can't sync folders")
     synced: list[str] = []
@@ -604,7 +604,7 @@ async def test_what_can_sync_folders_does(tmp_path: Path, monkeypatch: pytest.Mo
 @posix
 @pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
 async def test_a_folder_that_can_t_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fails: bool):
-    """Network file systems that sync no folders are written to all the same; a broken disk is told."""
+    """Network file systems that can't sync folders work all the same; a disk error is reported."""
     if not files._BY_DESCRIPTOR:
         pytest.skip("this platform can't sync folders")
     with monkeypatch.context() as broken:
@@ -645,7 +645,7 @@ async def test_an_old_file_keeps_its_permissions(place: Place, monkeypatch: pyte
 
 @posix
 async def test_permissions_that_can_t_be_restored_stay_stricter(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """A disk that knows no permissions is no reason not to write."""
+    """A disk without permissions can still be written."""
     place.put("a.txt", "old").chmod(0o666)
     with monkeypatch.context() as broken:
         broken.setattr(files.os, "chmod", refuse := failing(errno.EPERM))
@@ -661,8 +661,8 @@ async def test_permissions_that_can_t_be_restored_stay_stricter(place: Place, mo
 
 @posix
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-async def test_a_new_file_has_what_the_umask_leaves(place: Place, umask: int, mode: int):
-    """The umask of the process decides who may read new files."""
+async def test_a_new_file_follows_the_umask(place: Place, umask: int, mode: int):
+    """It decides who may read new files."""
     before = os.umask(umask)
     try:
         await place.folder.write_file("a.txt", b"x")
@@ -672,7 +672,7 @@ async def test_a_new_file_has_what_the_umask_leaves(place: Place, umask: int, mo
 
 
 async def test_two_writers_don_t_mix(place: Place):
-    """The last rename wins; readers see one text or the other, always complete."""
+    """The last rename wins; readers see one complete text or the other."""
     texts = {letter.encode() * 200_000 for letter in "abcdef"}
     await place.folder.write_file("a.txt", min(texts))
     seen: set[bytes] = set()
@@ -686,8 +686,8 @@ async def test_two_writers_don_t_mix(place: Place):
     assert names(place.root) == ["a.txt"]
 
 
-async def test_a_cancelled_write_is_whole_or_not_at_all(place: Place, monkeypatch: pytest.MonkeyPatch):
-    """One that hasn't begun doesn't, one that has goes through, and the file says which."""
+async def test_a_cancelled_write_is_complete_or_not_made(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """A waiting one isn't begun, a running one is completed."""
     with trio.CancelScope() as scope:
         scope.cancel()
         await place.folder.write_file("a.txt", b"never")
@@ -717,7 +717,7 @@ async def test_a_cancelled_write_is_whole_or_not_at_all(place: Place, monkeypatc
 
 
 async def test_only_writable_folders_are_written_to(place: Place):
-    """Beneath one of them everything, elsewhere nothing, and reading knows no such bounds."""
+    """Everything inside them and nothing elsewhere; reading isn't bounded by them."""
     folder = Folder(place.root, ("outputs", "docs/reference"))
     place.put("configs/a.json", "{}")
     for path in ("outputs/a.md", "outputs/deep/er/a.md", "docs/reference/a.md", place.root / "outputs" / "b.md"):
@@ -735,7 +735,7 @@ async def test_only_writable_folders_are_written_to(place: Place):
 
 
 async def test_a_writable_folder_may_be_a_link(place: Place):
-    """Outputs that are kept in another folder of the project are where the link says; outside stays outside."""
+    """Outputs may be in another folder of the project that a link leads to, but not outside."""
     (place.root / "build").mkdir()
     (place.root / "outputs").symlink_to("build")
     folder = Folder(place.root, ("outputs", "away"))
@@ -748,7 +748,7 @@ async def test_a_writable_folder_may_be_a_link(place: Place):
 
 
 def test_a_root_may_be_a_link(place: Place):
-    """A project that is reached over a link is the folder behind it, and paths by either name lie inside."""
+    """The project is the folder behind it, and paths by either name are inside."""
     link = place.root.with_name("link")
     link.symlink_to(place.root)
     place.put("a.txt", "x")
@@ -765,8 +765,8 @@ def test_a_root_must_exist(tmp_path: Path):
 
 
 @posix
-def test_the_short_way_to_a_path_is_the_long_one(tmp_path: Path):
-    """Whatever a path is put together from, walking from the root down comes to what resolving all of it comes to."""
+def test_walking_a_path_equals_resolving_it(tmp_path: Path):
+    """For any combination of links and `..`."""
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "file").write_text("x")
     for link, target in (("in", "a"), ("out", "/etc"), ("a/up", "../file"), ("loop", "loop")):
@@ -791,8 +791,8 @@ def test_the_short_way_to_a_path_is_the_long_one(tmp_path: Path):
 
 
 @posix
-async def test_what_was_left_of_others_goes(tmp_path: Path):
-    """A temporary file whose writer was killed is removed by the next write to its folder; nothing else is."""
+async def test_leftover_temporary_files_are_removed(tmp_path: Path):
+    """Those whose writer was killed, by the next write to their folder, and no other file."""
     old, name = time.time() - 7200, ".note.md.0123456789ab.tmp"
     kept = [
         "note.md.0123456789ab.tmp",
@@ -806,7 +806,7 @@ async def test_what_was_left_of_others_goes(tmp_path: Path):
     for each in (*kept, name):
         (tmp_path / each).write_text("half")
         os.utime(tmp_path / each, (old, old))
-    (tmp_path / ".fresh.0123456789ab.tmp").write_text("somebody is at it")
+    (tmp_path / ".fresh.0123456789ab.tmp").write_text("being written")
     (tmp_path / ".folder.0123456789ab.tmp").mkdir()
     (tmp_path / "elsewhere").write_text("x")
     (tmp_path / ".link.0123456789ab.tmp").symlink_to("elsewhere")
@@ -832,8 +832,8 @@ async def test_what_was_left_of_others_goes(tmp_path: Path):
 
 
 @posix
-async def test_a_folder_is_tidied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Looking for what others left costs nothing from the second write on."""
+async def test_a_folder_is_cleaned_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Later writes don't list it again."""
     folder, looked = Folder(tmp_path), 0
     look = os.scandir
 

@@ -1,4 +1,4 @@
-"""Asking a language model: real sockets, real SDK, and a server on loopback that answers by a script."""
+"""Requests to a language model: real sockets, the real SDK, and a scripted server on loopback."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ async def failure(server: AnthropicServer, **changes: Any) -> GenerationFailed:
     return error
 
 
-# -- what is asked ----------------------------------------------------------------------------------------------
+# -- requests ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow("imports the model's SDK")
 async def test_an_answer_comes_with_its_cost():
-    """The text of every text block, the tokens, and the price of both in US dollars."""
+    """The text of every text block, the tokens, and their price in US dollars."""
     blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     async with serving(message("", content=blocks)) as server:
         with trio.fail_after(PATIENCE):
@@ -94,7 +94,7 @@ async def test_a_temperature_is_sent_only_where_there_is_one(temperature: float 
 
 
 async def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch):
-    """Neither a proxy nor what the SDK reads for itself leads a request elsewhere or dresses it differently."""
+    """Neither proxies nor the SDK's own variables change a request."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY", "ANTHROPIC_BASE_URL"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "x-odd: yes\nauthorization: Bearer other\nx-api-key: other")
@@ -109,7 +109,7 @@ async def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_the_key_is_looked_up_for_every_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A key that is changed while the server runs is the one that is used next."""
+    """A key that changes while the server runs is used next."""
     async with serving(message("hi")) as server:
         asks = client(server)
         with trio.fail_after(PATIENCE):
@@ -121,8 +121,8 @@ async def test_the_key_is_looked_up_for_every_request(monkeypatch: pytest.Monkey
     assert "sk-second" in " ".join(server.asked[1].headers.values())
 
 
-async def test_without_a_key_no_one_is_asked(monkeypatch: pytest.MonkeyPatch):
-    """The failure names every place that a key could be put, and so does `unavailable`."""
+async def test_without_a_key_no_request_is_made(monkeypatch: pytest.MonkeyPatch):
+    """The error names every place for a key, and so does `why_unavailable`."""
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     async with serving(message("hi")) as server:
         error = await failure(server)
@@ -137,7 +137,7 @@ async def test_without_a_key_no_one_is_asked(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_a_key_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A named file is required: nothing else is tried."""
+    """A configured file is required; no other place is tried."""
     monkeypatch.setenv("ANTHROPIC_API_KEY_FILE", str(tmp_path / "gone"))
     async with serving(message("hi")) as server:
         error = await failure(server)
@@ -147,8 +147,8 @@ async def test_a_key_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("odd", ["sk-a\nb", "“sk-ab”", "sk ab"])
-async def test_a_key_that_is_none_is_not_sent(monkeypatch: pytest.MonkeyPatch, odd: str):
-    """A line break or a quote of a word processor came along; the key itself isn't shown."""
+async def test_an_invalid_key_is_not_sent(monkeypatch: pytest.MonkeyPatch, odd: str):
+    """It has a line break or a typographic quote; the error doesn't show it."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", odd)
     async with serving(message("hi")) as server:
         error = await failure(server)
@@ -171,13 +171,13 @@ async def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.M
     assert "pip install 'chora[llm]'" in str(error.hint)
 
 
-# -- what is tried again ----------------------------------------------------------------------------------------
+# -- retries ----------------------------------------------------------------------------------------------------
 
 
 @requirement("generators.code-generation.retries")
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 529])
-async def test_what_passes_is_tried_again(status: int):
-    """A server in trouble is asked again, with the same words."""
+async def test_transient_errors_are_retried(status: int):
+    """With an identical request."""
     async with serving(refusal(status), refusal(status), message("hi")) as server:
         with trio.fail_after(PATIENCE):
             assert (await client(server).complete_request(asking())).text == "hi"
@@ -185,8 +185,8 @@ async def test_what_passes_is_tried_again(status: int):
 
 
 @requirement("generators.code-generation.retries")
-async def test_there_is_an_end_to_trying():
-    """The given number of retries, and the failure says how many attempts were made."""
+async def test_retries_are_limited():
+    """The error says how many attempts were made."""
     async with serving(refusal(529, "overloaded")) as server:
         error = await failure(server, retries=2)
     assert len(server.asked) == 3
@@ -198,8 +198,8 @@ async def test_there_is_an_end_to_trying():
 @requirement("generators.code-generation.retries")
 @pytest.mark.parametrize(("status", "error_type"), [(400, "APIStatusError"), (401, "AuthenticationError")])
 @pytest.mark.parametrize("more", [0, 3])
-async def test_what_will_not_pass_is_asked_once(status: int, error_type: str, more: int):
-    """A wrong key or question stays wrong."""
+async def test_permanent_errors_are_not_retried(status: int, error_type: str, more: int):
+    """A wrong key or request stays wrong."""
     async with serving(refusal(status + more, "not so")) as server:
         error = await failure(server)
     assert len(server.asked) == 1
@@ -220,7 +220,7 @@ async def test_a_redirect_is_not_followed():
 
 
 async def test_a_rate_limit_is_waited_for(autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch):
-    """Retry-After wins over our own delay; a date in it counts too; ours doubles."""
+    """Retry-After wins over our own delay, also as a date; ours doubles."""
     waits = await _waits(
         monkeypatch,
         llm._Failure("RateLimitError", "slow", "later", 429, True, 7.0),
@@ -268,7 +268,7 @@ async def test_a_retry_after_header_is_honored():
 
 
 async def test_a_lost_connection_is_tried_again():
-    """Whether it ends in the middle of an answer or doesn't listen at all."""
+    """In the middle of a response, or refused."""
     async with serving(Answer(body=b'{"content"', closes_early=True), message("hi")) as server:
         with trio.fail_after(PATIENCE):
             assert (await client(server).complete_request(asking())).text == "hi"
@@ -277,8 +277,8 @@ async def test_a_lost_connection_is_tried_again():
     assert (error.details["status"], error.details["attempts"]) == (None, 2)
 
 
-async def test_a_slow_model_is_not_waited_for():
-    """Each attempt has its time, and a slow answer isn't asked for again: it would be paid for twice."""
+async def test_a_slow_response_times_out():
+    """It isn't retried, as it would be paid for twice."""
     async with serving(Answer(never=True)) as server:
         error = await failure(server, timeout=0.3)
         with trio.fail_after(PATIENCE):
@@ -289,7 +289,7 @@ async def test_a_slow_model_is_not_waited_for():
 
 
 async def test_a_cancelled_call_ends_its_request():
-    """The server sees its client go."""
+    """Its connection is closed."""
     async with serving(Answer(never=True)) as server, trio.open_nursery() as nursery:
         with trio.fail_after(PATIENCE):
             nursery.start_soon(client(server).complete_request, asking(timeout=60.0))
@@ -300,7 +300,7 @@ async def test_a_cancelled_call_ends_its_request():
             await server.left.wait()
 
 
-# -- what is no answer ------------------------------------------------------------------------------------------
+# -- invalid responses ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -317,8 +317,8 @@ async def test_a_cancelled_call_ends_its_request():
         (message("x", "pause_turn"), "'pause_turn'", True),
     ],
 )
-async def test_a_broken_answer_is_an_error(answer: Answer, said: str, paid: bool):
-    """Nothing is taken for the text that isn't it; what was paid for is in the details."""
+async def test_an_invalid_response_is_an_error(answer: Answer, said: str, paid: bool):
+    """Nothing of it is taken as text; its cost is in the details."""
     async with serving(answer) as server:
         error = await failure(server, max_tokens=99)
     assert len(server.asked) == 1
@@ -327,8 +327,8 @@ async def test_a_broken_answer_is_an_error(answer: Answer, said: str, paid: bool
     assert error.details.get("output_tokens") == (500 if paid else None)
 
 
-async def test_an_endless_answer_is_not_taken_in(monkeypatch: pytest.MonkeyPatch):
-    """Whatever answers can't fill the memory."""
+async def test_an_endless_response_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    """It can't fill the memory."""
     monkeypatch.setattr(llm, "REPLY_LIMIT", 1000)
     async with serving(message("x" * 2000)) as server:
         error = await failure(server, retries=0)
@@ -345,15 +345,15 @@ async def test_an_endless_answer_is_not_taken_in(monkeypatch: pytest.MonkeyPatch
     ids=["401", "500", "closed", "refusal"],
 )
 async def test_the_key_is_never_shown(answer: Answer, caplog: pytest.LogCaptureFixture):
-    """Neither the error nor its traceback nor a log at its most talkative has it, even if the API says it."""
+    """Not in the error, its traceback or the debug log, even if the API repeats it."""
     caplog.set_level(logging.DEBUG)
     for name in ("anthropic", "httpx2", "httpcore2", "chora"):
         caplog.set_level(logging.DEBUG, logger=name)
     async with serving(answer) as server:
         error = await failure(server, retries=1)
-    told = [str(error), repr(error), str(error.as_dict()), *traceback.format_exception(error), caplog.text]
+    texts = [str(error), repr(error), str(error.as_dict()), *traceback.format_exception(error), caplog.text]
     assert len(caplog.records) > 1
-    assert not [text for text in told if KEY in text]
+    assert not [text for text in texts if KEY in text]
     assert error.__cause__ is None
     assert error.__context__ is None
 
@@ -403,7 +403,7 @@ def test_an_unknown_model_has_no_price():
 
 
 def test_an_estimate_is_what_it_may_cost_at_most():
-    """Three bytes a token going in, all that is allowed coming out."""
+    """Three bytes per input token, and all allowed output tokens."""
     assert llm.estimate_cost(asking(prompt="x" * 4, system="yy", max_tokens=1000)) == pytest.approx(2 * 2e-6 + 0.01)
     assert llm.estimate_cost(asking(prompt="x" * 4, max_tokens=1)) == pytest.approx(2 * 2e-6 + 1e-5)
     assert llm.estimate_cost(asking(prompt="漢字", max_tokens=1)) == pytest.approx(2 * 2e-6 + 1e-5)

@@ -1,4 +1,4 @@
-"""Tokens of an authorization server, which here is a real one in small: it shows its keys over HTTP."""
+"""Tokens of an authorization server; here a small one that serves its keys over HTTP."""
 
 import base64
 import hmac
@@ -98,7 +98,7 @@ async def authority() -> AsyncGenerator[Authority]:
 
 
 async def test_a_token_of_the_issuer_is_accepted(authority: Authority):
-    """As its subject, with the greatest of our scopes that it has; the keys are fetched once."""
+    """As its subject, with the highest of our scopes that it has; the keys are fetched once."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
         principal, until = await issuer.identify(authority.token())
@@ -116,8 +116,8 @@ async def test_a_token_of_the_issuer_is_accepted(authority: Authority):
     ("key", "algorithm"),
     [(ec.generate_private_key(ec.SECP256R1()), "ES256"), (ed25519.Ed25519PrivateKey.generate(), "EdDSA")],
 )
-async def test_other_signatures_of_the_issuer_are_believed(authority: Authority, key: Any, algorithm: str):
-    """Elliptic curves as well as RSA."""
+async def test_elliptic_curve_signatures_are_accepted(authority: Authority, key: Any, algorithm: str):
+    """As well as RSA."""
     authority.add("second", key, algorithm)
     with trio.fail_after(PATIENCE):
         assert (await Issuer(authority.settings()).identify(authority.token("second"))).principal.scope == "write"
@@ -146,15 +146,15 @@ async def test_other_signatures_of_the_issuer_are_believed(authority: Authority,
     ],
 )
 async def test_a_token_for_another_resource_is_refused(authority: Authority, claims: dict[str, Any]):
-    """Meant for another server, by another issuer, for another time, or saying none of these."""
+    """For another server, by another issuer, for another time, or without these claims."""
     with trio.fail_after(PATIENCE), pytest.raises(Unauthorized) as caught:
         await Issuer(authority.settings()).identify(authority.token(**claims))
     assert authority.url in str(caught.value.hint)
 
 
 @requirement("server.oauth")
-async def test_a_signature_that_anyone_could_make_is_refused(authority: Authority):
-    """No signature, a secret that is our own public key, another key under the right name, a changed claim."""
+async def test_a_forged_signature_is_refused(authority: Authority):
+    """None, HMAC with our public key, another key under the same id, a changed claim (CWE-347)."""
     issuer = Issuer(authority.settings())
     good = authority.token()
     head, body, signature = good.split(".")
@@ -204,15 +204,15 @@ async def test_a_signature_that_anyone_could_make_is_refused(authority: Authorit
         {"chora:admin": 1},
     ],
 )
-async def test_a_token_without_our_scopes_is_refused_by_name(authority: Authority, scope: Any):
-    """Whoever sent it learns which scopes there are."""
+async def test_a_token_without_our_scopes_is_refused(authority: Authority, scope: Any):
+    """The error lists our scopes."""
     with trio.fail_after(PATIENCE), pytest.raises(Forbidden) as caught:
         await Issuer(authority.settings()).identify(authority.token(scope=scope))
     assert "chora:read, chora:write, chora:admin" in str(caught.value.hint)
 
 
-async def test_a_secret_among_the_public_keys_signs_nothing(authority: Authority):
-    """The key is public, so anyone could sign with it."""
+async def test_a_symmetric_key_in_the_key_set_is_ignored(authority: Authority):
+    """It is published, so anyone could sign with it."""
     secret = b"shared between two and shown to all"
     shown = {"kty": "oct", "k": base64.urlsafe_b64encode(secret).rstrip(b"=").decode(), "kid": "shared"}
     authority.documents["/keys"]["keys"].append(shown)
@@ -236,16 +236,16 @@ async def test_a_secret_among_the_public_keys_signs_nothing(authority: Authority
         {"b64": False},
     ],
 )
-async def test_a_token_that_demands_more_is_refused(authority: Authority, head: dict[str, Any]):
-    """What its header calls critical has to be understood, RFC 7515; nothing of the kind is here."""
+async def test_a_token_with_critical_headers_is_refused(authority: Authority, head: dict[str, Any]):
+    """RFC 7515: what `crit` lists has to be understood, and nothing is supported."""
     claims = jwt.decode(authority.token(), options={"verify_signature": False})
     token = jwt.encode(claims, authority.keys["first"], "RS256", headers={"kid": "first", **head})
     with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
         await Issuer(authority.settings()).identify(token)
 
 
-async def test_only_keys_for_signing_of_kinds_we_name_are_believed(authority: Authority):
-    """One that is for encrypting isn't held as closely, and a curve that isn't in our list isn't in our list."""
+async def test_only_signing_keys_of_supported_kinds_are_used(authority: Authority):
+    """No encryption keys, which may be less protected, and no other curves."""
     authority.add("hidden", rsa.generate_private_key(65537, 2048), "RS256")
     authority.documents["/keys"]["keys"][-1]["use"] = "enc"
     authority.add("odd", ec.generate_private_key(ec.SECP256K1()), "ES256K")
@@ -257,8 +257,8 @@ async def test_only_keys_for_signing_of_kinds_we_name_are_believed(authority: Au
                 await issuer.identify(authority.token(key))
 
 
-async def test_a_token_is_meant_for_us_to_the_letter(authority: Authority):
-    """Not for the issuer itself, nor for what our name is the beginning of."""
+async def test_the_audience_must_match_exactly(authority: Authority):
+    """Neither the issuer itself nor a longer URL that begins like ours."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
         for audience in (authority.url, RESOURCE + "/", RESOURCE[:-1], [authority.url]):
@@ -266,8 +266,8 @@ async def test_a_token_is_meant_for_us_to_the_letter(authority: Authority):
                 await issuer.identify(authority.token(aud=audience))
 
 
-async def test_a_long_token_is_not_looked_at(authority: Authority):
-    """Whoever signed it."""
+async def test_a_token_that_is_too_long_is_refused(authority: Authority):
+    """Before it is parsed."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
         assert await issuer.identify(authority.token(note="x" * 8_000))
@@ -275,8 +275,8 @@ async def test_a_long_token_is_not_looked_at(authority: Authority):
             await issuer.identify(authority.token(note="x" * oauth.TOKEN_LIMIT))
 
 
-async def test_an_issuer_answers_for_itself_alone(authority: Authority, caplog: pytest.LogCaptureFixture):
-    """Metadata that name another issuer, or keys that come on a way where they could be forged, lead nowhere."""
+async def test_the_issuers_metadata_must_match(authority: Authority, caplog: pytest.LogCaptureFixture):
+    """Another issuer in it, or keys at a URL without TLS, are refused."""
     for document, reason in (
         ({"issuer": "https://other.example", "jwks_uri": f"{authority.url}/keys"}, "another issuer"),
         ({"issuer": authority.url, "jwks_uri": "http://far.example/keys"}, "keys could be forged"),
@@ -289,8 +289,8 @@ async def test_an_issuer_answers_for_itself_alone(authority: Authority, caplog: 
         assert "/keys" not in authority.asked
 
 
-async def test_a_key_that_a_token_brings_along_is_not_looked_at(authority: Authority):
-    """Neither in its header nor at an address that stands there."""
+async def test_a_key_in_the_token_is_ignored(authority: Authority):
+    """In its header or at a URL there (`jwk`, `jku`, `x5u`)."""
     stranger = rsa.generate_private_key(65537, 2048)
     own = jwt.get_algorithm_by_name("RS256").to_jwk(stranger.public_key(), as_dict=True)
     claims = jwt.decode(authority.token(), options={"verify_signature": False})
@@ -305,8 +305,8 @@ async def test_a_key_that_a_token_brings_along_is_not_looked_at(authority: Autho
     assert authority.asked == ["/keys"]
 
 
-async def test_subjects_that_begin_alike_are_two(authority: Authority):
-    """However long they are; and a name is one line."""
+async def test_long_subjects_stay_distinct(authority: Authority):
+    """However long their common beginning; and a name is one line."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
         first = (await issuer.identify(authority.token(sub="a" * 300 + "b"))).principal
@@ -318,15 +318,15 @@ async def test_subjects_that_begin_alike_are_two(authority: Authority):
 
 
 @pytest.mark.parametrize("head", [b'{"alg":' + b"[" * 8000, b'{"alg":"RS256","kid":' + b"9" * 8000 + b"}", b"\xff"])
-async def test_a_header_that_is_odd_is_no_token(authority: Authority, head: bytes):
-    """Nobody who knows no token at all gets more out of us than a refusal."""
+async def test_a_malformed_token_is_refused(authority: Authority, head: bytes):
+    """With the same refusal as any other."""
     odd = base64.urlsafe_b64encode(head).rstrip(b"=").decode()
     with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
         await Issuer(authority.settings()).identify(f"{odd}.e30.AAAA")
 
 
 async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, mock_clock: MockClock):
-    """Once in a while, however many tokens make up key ids."""
+    """At intervals, however many tokens have made-up key ids."""
     issuer = Issuer(authority.settings(keys=f"{authority.url}/keys"))
     await issuer.identify(authority.token())
     authority.add("second", rsa.generate_private_key(65537, 2048), "RS256")
@@ -374,7 +374,7 @@ async def test_a_token_that_names_no_key_is_checked_with_the_only_one(authority:
 async def test_without_the_issuers_keys_no_token_is_accepted(
     authority: Authority, documents: dict[str, Any], caplog: pytest.LogCaptureFixture
 ):
-    """The operator learns why from the log; the next asking may go well again."""
+    """The log has the reason; the next fetch may succeed."""
     own = authority.documents
     authority.documents = {
         path: {name: authority.url if value == "SELF" else value for name, value in document.items()}
@@ -393,8 +393,10 @@ async def test_without_the_issuers_keys_no_token_is_accepted(
 
 
 @pytest.mark.parametrize("status", [b"500 Internal Server Error", b"503 Service Unavailable", b"403 Forbidden"])
-async def test_keys_of_a_failed_request_are_none(authority: Authority, status: bytes, caplog: pytest.LogCaptureFixture):
-    """Whatever JSON comes with it; when the issuer is well again, so is the token."""
+async def test_keys_of_an_error_response_are_ignored(
+    authority: Authority, status: bytes, caplog: pytest.LogCaptureFixture
+):
+    """Whatever JSON it has; when the issuer works again, the token is accepted."""
     authority.status = status
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
@@ -406,8 +408,8 @@ async def test_keys_of_a_failed_request_are_none(authority: Authority, status: b
         assert (await issuer.identify(authority.token())).principal.scope == "write"
 
 
-async def test_keys_are_found_where_openid_puts_them(authority: Authority):
-    """Behind or before the path of an issuer that has one."""
+async def test_keys_are_found_at_openids_metadata_paths(authority: Authority):
+    """After or before the path of the issuer."""
     document = authority.documents.pop("/.well-known/oauth-authorization-server")
     authority.url += "/realms/docs"
     document["issuer"] = authority.url
@@ -416,10 +418,10 @@ async def test_keys_are_found_where_openid_puts_them(authority: Authority):
         assert (await Issuer(authority.settings()).identify(authority.token())).principal.scope == "write"
 
 
-async def test_an_issuer_that_says_nothing_is_not_waited_for(
+async def test_a_silent_issuer_times_out(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """Those who wait for its keys are refused after a while."""
+    """Requests that wait for its keys are refused."""
     monkeypatch.setattr(oauth, "FETCH_TIMEOUT", 0.2)
     authority.stuck = True
     with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
@@ -444,7 +446,7 @@ def test_settings_that_could_be_forged_are_refused(settings: dict[str, Any], sai
 
 
 async def test_the_server_publishes_the_issuer_of_its_tokens(authority: Authority, http_client: OpenHttpClient):
-    """RFC 9728: the refusal says where to ask, and the answer there names the issuer; then a token is accepted."""
+    """RFC 9728: the 401 names the metadata, which name the issuer; then a token is accepted."""
     async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:
         refused = await client.ask_modern("tools/list")
         assert refused.status_code == 401
@@ -452,9 +454,9 @@ async def test_the_server_publishes_the_issuer_of_its_tokens(authority: Authorit
         assert 'resource_metadata="https://docs.example/.well-known/oauth-protected-resource/mcp"' in challenge
         assert 'scope="chora:read"' in challenge
         for path in ("/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource"):
-            told = (await client.http.get(path)).json()
-            assert told["resource"] == RESOURCE
-            assert told["authorization_servers"] == [authority.url]
+            metadata = (await client.http.get(path)).json()
+            assert metadata["resource"] == RESOURCE
+            assert metadata["authorization_servers"] == [authority.url]
         token = f"Bearer {authority.token(scope='chora:read')}"
         assert (await client.ask_modern("tools/list", authorization=token)).status_code == 200
         drafted = await client.ask_modern("tools/call", {"name": "draft_config", "arguments": {}}, authorization=token)
@@ -465,10 +467,10 @@ async def test_the_server_publishes_the_issuer_of_its_tokens(authority: Authorit
 
 
 @pytest.mark.slow("waits until a token expires")
-async def test_a_session_lasts_longer_than_what_its_token_holds_open(
+async def test_a_session_outlives_its_token(
     authority: Authority, http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
-    """Streams end with the token; with a new one the session goes on."""
+    """Its streams end with the token; with a new token the session goes on."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     monkeypatch.setattr(oauth, "LEEWAY", 0)
     async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:
@@ -490,7 +492,7 @@ async def test_a_session_lasts_longer_than_what_its_token_holds_open(
 async def test_a_subscription_ends_with_its_token(
     authority: Authority, http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
-    """There is no session that a later token could keep open."""
+    """It has no session that a later token could continue."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
     monkeypatch.setattr(oauth, "LEEWAY", 0)
     async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:

@@ -1,4 +1,4 @@
-"""Every promise is proved by a test, and no test cites a promise that nobody made."""
+"""Every requirement is cited by a test, and no test cites an unknown one."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def citations() -> list[tuple[str, str]]:
     return found
 
 
-def test_every_promise_is_proved():
+def test_every_requirement_is_tested():
     """By a test that cites it."""
     assert sorted(set(REQUIREMENTS) - {cited for cited, _ in citations()}) == []
 
 
-def test_nothing_else_is_cited():
-    """A slip in an id would leave its promise without a proof, and a withdrawn promise leaves its test behind."""
+def test_only_known_requirements_are_cited():
+    """A typo in an id would leave a requirement untested, and a removed one leaves its citations behind."""
     assert sorted({f"{where} cites {cited}" for cited, where in citations() if cited not in REQUIREMENTS}) == []
 
 
-def test_promises_are_sentences():
-    """One each, under an id of lower-case words, said once."""
+def test_requirements_are_sentences():
+    """One each, under a unique id of lower-case words."""
     for cited, sentence in REQUIREMENTS.items():
         assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", cited), cited
         assert sentence.endswith("."), cited

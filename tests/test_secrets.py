@@ -1,4 +1,4 @@
-"""Where secrets are looked up, and that they never print themselves."""
+"""Where secrets are looked up, and that they are never printed."""
 
 import copy
 import os
@@ -24,7 +24,7 @@ Environment = dict[str, str]
 
 
 class Ring(keyring.backend.KeyringBackend):
-    """A keyring of a dictionary, or one that does what it is told when asked."""
+    """A keyring with these entries, or one that calls a function."""
 
     priority = 1  # type: ignore[assignment]
 
@@ -112,8 +112,8 @@ def test_a_file_that_was_named_must_hold_the_secret(tmp_path: Path, places: Envi
 
 
 @pytest.mark.parametrize("content", ["", " \n"])
-def test_nothing_is_no_secret(tmp_path: Path, places: Environment, ring: Callable[[Ring], None], content: str):
-    """An empty secret would be a password known to all: every place with one is skipped."""
+def test_an_empty_secret_is_skipped(tmp_path: Path, places: Environment, ring: Callable[[Ring], None], content: str):
+    """It would be a password that everyone knows."""
     del places["API_KEY_FILE"]
     for folder in ("run", "credentials"):
         (tmp_path / folder / "api_key").write_text(content)
@@ -138,8 +138,8 @@ def test_a_keyring_that_fails_is_passed_over(tmp_path: Path, places: Environment
     assert find({"API_KEY": places["API_KEY"]}, tmp_path / "nowhere") == ("of the environment", "environment API_KEY")
 
 
-def test_a_keyring_that_asks_a_person_is_given_up(ring: Callable[[Ring], None]):
-    """A locked keyring with a display opens a window and waits; we don't."""
+def test_a_keyring_that_prompts_times_out(ring: Callable[[Ring], None]):
+    """A locked keyring with a display opens a window."""
     answered = threading.Event()
 
     def ask() -> str:
@@ -151,14 +151,14 @@ def test_a_keyring_that_asks_a_person_is_given_up(ring: Callable[[Ring], None]):
     answered.set()
 
 
-def test_a_hanging_keyring_holds_no_process_up(tmp_path: Path):
-    """A backend of the real library that never answers delays the search, and not the exit either."""
+def test_a_hanging_keyring_delays_the_exit_of_no_process(tmp_path: Path):
+    """A real backend that never answers only delays the search."""
     (tmp_path / "hanging.py").write_text(
         "import threading, keyring.backend\n"
         "class Hanging(keyring.backend.KeyringBackend):\n"
         "    priority = 1\n"
         "    def get_password(self, service, username):\n"
-        "        print('asked for', service, username, flush=True)\n"
+        "        print('lookup of', service, username, flush=True)\n"
         "        threading.Event().wait()\n"
         "    def set_password(self, service, username, password):\n"
         "        raise NotImplementedError\n"
@@ -177,12 +177,12 @@ def test_a_hanging_keyring_holds_no_process_up(tmp_path: Path):
         text=True,
         timeout=PATIENCE,
     )
-    assert (done.stdout, done.stderr) == ("asked for chora chora_token\nx environment CHORA_TOKEN\n", "")
+    assert (done.stdout, done.stderr) == ("lookup of chora chora_token\nx environment CHORA_TOKEN\n", "")
 
 
 @requirement("settings.secrets")
-def test_a_secret_doesn_t_print_itself():
-    """In messages, logs, containers and formats it is three stars; only `reveal` hands it out."""
+def test_a_secret_is_never_printed():
+    """In messages, logs, containers and formats it is three asterisks; only `reveal` returns it."""
     secret = Secret("hunter2")
     assert secret.reveal() == "hunter2"
     shown = [repr(secret), str(secret), f"{secret}", "%s %r" % (secret, secret), str([secret]), str({"a": secret})]  # noqa: UP031
@@ -191,8 +191,8 @@ def test_a_secret_doesn_t_print_itself():
 
 
 @pytest.mark.parametrize("act", [pickle.dumps, copy.copy, copy.deepcopy, msgspec.json.encode, vars])
-def test_a_secret_doesn_t_travel(act: Callable[[Any], Any]):
-    """It can't be pickled into a worker, copied, written as JSON or unfolded."""
+def test_a_secret_cannot_be_serialized(act: Callable[[Any], Any]):
+    """Neither pickled, copied, encoded as JSON nor converted."""
     with pytest.raises(TypeError) as caught:
         act(Secret("hunter2"))
     assert "hunter2" not in str(caught.value)

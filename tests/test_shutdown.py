@@ -32,7 +32,7 @@ def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE, check=False)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a process there can't send itself a signal that is heard")
+@pytest.mark.skipif(sys.platform == "win32", reason="a process there can't send itself a signal that it handles")
 @pytest.mark.parametrize(
     ("steps", "code", "said"),
     [
