@@ -231,7 +231,21 @@ async def test_a_rate_limit_is_waited_for(autojump_clock: trio.testing.MockClock
     assert waits == [0.0, 7.0, 7.0 + 5.0, 7.0 + 5.0 + 10.0]
 
 
-async def _waits(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> list[float]:
+async def test_a_minute_is_waited_for_and_no_more(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    """Our own delay grows up to a minute, and one that the server asks for is refused beyond it."""
+    limited = llm._Failure("RateLimitError", "slow", "later", 429, True)
+    reply = llm.ModelReply(text="hi", input_tokens=1, output_tokens=1, model="m")
+    assert await _waits(monkeypatch, limited, limited, limited, reply, retry_delay=25.0) == [0.0, 25.0, 75.0, 135.0]
+    asked = limited._replace(wait=llm.RETRY_AFTER_LIMIT)
+    assert await _waits(monkeypatch, asked, reply) == [0.0, llm.RETRY_AFTER_LIMIT]
+    with pytest.raises(GenerationFailed) as refused:
+        await _waits(monkeypatch, limited._replace(wait=llm.RETRY_AFTER_LIMIT + 0.5), reply)
+    assert refused.value.details["error_type"] == "RateLimitError"
+
+
+async def _waits(monkeypatch: pytest.MonkeyPatch, *outcomes: Any, retry_delay: float = 2.5) -> list[float]:
     """When the attempts with these outcomes were made, in seconds of a clock that jumps."""
     moments: list[float] = []
     start = trio.current_time()
@@ -244,7 +258,7 @@ async def _waits(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> list[float]
     monkeypatch.setattr(llm, "_send_request", attempt)
     secret: Any = Secret("x")
     none: Any = None
-    await llm.Anthropic(settings.LlmSettings())._send_with_retries(none, secret, asking(retry_delay=2.5))
+    await llm.Anthropic(settings.LlmSettings())._send_with_retries(none, secret, asking(retry_delay=retry_delay))
     return moments
 
 

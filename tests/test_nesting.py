@@ -65,6 +65,7 @@ def test_depth_is_counted_as_json_counts_it(value: object, wrapped: int):
     [
         ("[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT, False),
         ("[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1), True),
+        ("[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT + "[]", False),
         ("[" * (DEPTH_LIMIT + 1), True),
         ('{"a":' * DEPTH_LIMIT + "1", False),
         ('{"a":' * (DEPTH_LIMIT + 1) + "1", True),

@@ -48,7 +48,7 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
     found = {top: text}
     waiting = [top]
     while waiting:
-        if len(found) > FOUND_LIMIT:
+        if len(found) - 1 > FOUND_LIMIT:
             raise job.failed(
                 NAME, f"the template uses more than {FOUND_LIMIT:,} others", "Split it into several contents."
             )

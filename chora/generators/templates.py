@@ -95,7 +95,7 @@ class Templates:
                     text = self._folder.read_text(file, limit=CONFIG_LIMIT)
                 except (OSError, UnicodeDecodeError, PermissionDenied, LimitExceeded):
                     continue
-                files, size = files + 1, size + len(text)
+                files, size = files + 1, size + len(text.encode())
                 if files > TEMPLATES_LIMIT or size > TEMPLATES_BYTES:
                     raise LimitExceeded(
                         f"An include with a computed name could mean any template, and there are more than "

@@ -267,8 +267,10 @@ async def test_code_that_is_too_large_to_parse_is_not_checked(tmp_path: Path, mo
     deep = await make(code_generation, job(tmp_path, {"prompt": "p", "language": "python"}, answer="-" * 50_000 + "1"))
     assert deep.warnings == ["The code was not checked: it is nested too deeply"]
     monkeypatch.setattr(code_generation, "PARSED_LIMIT", 3)
-    long = await make(code_generation, job(tmp_path, {"prompt": "p", "language": "python"}, answer="x = ("))
+    long = await make(code_generation, job(tmp_path, {"prompt": "p", "language": "python"}, answer="x=1("))
     assert long.warnings == ["The code was not checked: it has more than 3 characters"]
+    full = await failure(job(tmp_path, {"prompt": "p", "language": "python"}, answer="x=("))
+    assert full.details["error_type"] == "SyntaxError"
 
 
 @requirement("generators.code-generation.cost")

@@ -270,21 +270,26 @@ async def test_a_template_that_is_not_text_says_so(bench: Bench, project: Projec
 
 
 async def test_the_templates_of_one_render_are_limited(bench: Bench, project: Project, monkeypatch: pytest.MonkeyPatch):
-    """Files for a computed include, their bytes, and chains of references."""
+    """Files for a computed include, their bytes, and chains of references: exactly as many, and one more."""
+    size = 0
     for number in range(4):
-        project.write(f"templates/{number}.j2", f"{{% include '{number + 1}.j2' ignore missing %}}" + "x" * 100)
+        text = f"{{% include '{number + 1}.j2' ignore missing %}}" + "ø" * 100
+        project.write(f"templates/{number}.j2", text)
+        size += len(text.encode())
     monkeypatch.setattr(templates, "TEMPLATES_LIMIT", 4)
-    monkeypatch.setattr(templates, "TEMPLATES_BYTES", 1000)
+    monkeypatch.setattr(templates, "TEMPLATES_BYTES", size)
     await bench.ingredients("{% include name %}")
-    monkeypatch.setattr(templates, "TEMPLATES_BYTES", 500)
+    monkeypatch.setattr(templates, "TEMPLATES_BYTES", size - 1)
     with pytest.raises(LimitExceeded, match="An include with a computed name"):
         await bench.ingredients("{% include name %}")
-    monkeypatch.setattr(templates, "TEMPLATES_BYTES", 1000)
+    monkeypatch.setattr(templates, "TEMPLATES_BYTES", size)
     monkeypatch.setattr(templates, "TEMPLATES_LIMIT", 3)
     with pytest.raises(LimitExceeded) as failed:
         await bench.ingredients("{% include name %}")
     assert failed.value.hint
     assert failed.value.details["limit"] == "templates"
+    assert len(await bench.ingredients("{% include '0.j2' %}")) == 5
+    monkeypatch.setattr(jinja2, "FOUND_LIMIT", 4)
     assert len(await bench.ingredients("{% include '0.j2' %}")) == 5
     monkeypatch.setattr(jinja2, "FOUND_LIMIT", 3)
     with pytest.raises(GenerationFailed, match="uses more than 3 others"):

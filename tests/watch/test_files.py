@@ -281,6 +281,17 @@ async def test_too_many_files_leave_the_configs_watched(
     assert "manifests aren't watched" in caplog.text
 
 
+def test_only_so_many_files_are_watched(project: Project, monkeypatch: pytest.MonkeyPatch):
+    """As many as the limit, whatever else is in the folders."""
+    for number in range(4):
+        project.write(f"templates/{number}.j2", "x")
+    paths = files.WatchedPaths({}, ["templates"], {})
+    watcher = files.FileWatcher(str(project.root))
+    for limit in (5, 4, 3):
+        monkeypatch.setattr(files, "FILES_LIMIT", limit)
+        assert len(watcher.scan_files(paths)[0]) == min(limit, 4)
+
+
 async def test_it_ends_promptly_and_leaves_no_thread(short_delays: threading.Event, project: Project, engine: Engine):
     """A stopping process isn't held up by a watch without changes."""
     server = project_server(engine, TOOLS, Metrics())

@@ -1,5 +1,6 @@
 """The small MCP client of the probes: it validates what it gets."""
 
+import contextlib
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -134,6 +135,23 @@ async def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyP
     with trio.fail_after(PATIENCE):
         async with start_process(python(stubborn), this_process.child_environment()):
             pass
+
+
+async def test_an_answer_may_be_as_large_as_the_limit(monkeypatch: pytest.MonkeyPatch):
+    """With the end of its line, or as a body; one byte more is refused."""
+    answer = b'{"id":1,"result":{"content":[],"structuredContent":{"a":1}}}'
+    lines = python(f"input(); print({answer.decode()!r}, flush=True); input()")
+    body = answer.replace(b'"id":1', b'"id":2')
+    for spare in (0, -1):
+        refused = pytest.raises(CallFailed, match="larger than") if spare else contextlib.nullcontext()
+        monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", len(answer) + 1 + spare)
+        with trio.fail_after(PATIENCE), refused:
+            async with start_process(lines, this_process.child_environment()):
+                pass
+        monkeypatch.setattr("chora.watch.mcp_client.ANSWER_LIMIT", len(body) + spare)
+        async with answering(http(body)) as url, connect_http(url) as caller:
+            with pytest.raises(CallFailed, match="larger than") if spare else contextlib.nullcontext():
+                assert (await caller.call("hello_world", {})).result == {"a": 1}
 
 
 async def test_an_endless_line_is_cut(monkeypatch: pytest.MonkeyPatch):
