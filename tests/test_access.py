@@ -231,6 +231,13 @@ def test_a_token_name_is_unique(tokens: Tokens):
     assert Authenticator("127.0.0.1", None, tokens).authenticate(header(secret)).scope == "read"
 
 
+def test_tokens_are_listed_by_name(tokens: Tokens):
+    """In whatever order they were created."""
+    for name in ("b", "c", "a"):
+        tokens.create_token(name, "read")
+    assert [token.name for token in tokens.list_tokens()] == ["a", "b", "c"]
+
+
 def test_the_number_of_tokens_is_limited(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     """As all are read when one changes."""
     monkeypatch.setattr(access, "TOKEN_LIMIT", 2)

@@ -17,7 +17,7 @@ from chora.protocol import wire
 from chora.protocol.broadcast import SUBSCRIPTION_LIMIT, NotificationQueue
 from chora.protocol.server import McpServer
 from chora.protocol.session import Session
-from chora.protocol.subscriptions import OPEN_SUBSCRIPTIONS_LIMIT
+from chora.protocol.subscriptions import OPEN_SUBSCRIPTIONS_LIMIT, URI_LIMIT
 from chora.provider import project_server
 from chora.resources import ProjectResources
 from chora.tools import TOOLS
@@ -222,6 +222,13 @@ async def test_the_answers_to_a_batch_are_bounded(server: McpServer, monkeypatch
     assert "result" in answers[0]
     assert all("by itself" in answer["error"]["message"] for answer in answers[1:])
     assert session.log_level is None
+    pings = [request("ping", id=number) for number in range(3)]
+    reply = await server.answer(session, pings[0])
+    one = len(reply.body) if reply else 0
+    for limit, answered in ((2 * one - 1, 2), (2 * one, 3)):  # carried out until the answers are larger than that
+        monkeypatch.setattr("chora.protocol.server.BATCH_BYTES", limit)
+        answers = await ask(server, session, b"[" + b",".join(pings) + b"]")
+        assert ["result" in answer for answer in answers] == [number < answered for number in range(3)]
 
 
 async def test_responses_and_unknown_notifications_get_no_response(server: McpServer):
@@ -533,6 +540,15 @@ async def test_the_subscriptions_of_a_session_are_limited(server: McpServer):
     assert more["error"]["code"] == wire.INVALID_REQUEST
 
 
+@pytest.mark.parametrize(("length", "outcome"), [(URI_LIMIT, "result"), (URI_LIMIT + 1, "error")])
+async def test_a_uri_to_subscribe_to_may_be_as_long_as_the_limit(server: McpServer, length: int, outcome: str):
+    """One character more is refused."""
+    session = await initialize(server)
+    uri = "template://" + "x" * (length - len("template://"))
+    assert outcome in await ask(server, session, request("resources/subscribe", {"uri": uri}))
+    assert any(change.uri == uri for change in session.notifications.subscribed) == (outcome == "result")
+
+
 async def test_each_era_has_its_own_way_to_subscribe(server: McpServer):
     """subscribe and unsubscribe with a handshake, listen without; the other era's method is unknown."""
     for method in ("resources/subscribe", "resources/unsubscribe", "ping", "initialize"):
@@ -620,6 +636,17 @@ async def test_a_cancelled_subscription_gets_no_response(server: McpServer):
             await one.over.wait()
     assert one.reply is None
     assert server.broadcaster.is_empty
+
+
+async def test_one_subscription_may_name_as_many_resources_as_the_limit(server: McpServer):
+    """All of them are acknowledged."""
+    uris = [f"content://n-{number}" for number in range(SUBSCRIPTION_LIMIT)]
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            session = Session("memory", LOCAL)
+            acknowledged = await Listening(server, session, nursery).start(resourceSubscriptions=uris)
+            assert acknowledged == {"resourceSubscriptions": uris}
+            session.close_subscriptions()
 
 
 async def test_invalid_subscriptions_are_refused(server: McpServer):

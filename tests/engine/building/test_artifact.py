@@ -458,6 +458,15 @@ async def test_two_outputs_cannot_be_one_file(sheet: Project, engine: Engine, ou
     assert failed.value.hint
 
 
+async def test_outputs_that_are_one_file_are_named_in_order(sheet: Project, engine: Engine):
+    """However many there are, and however the config orders them."""
+    names = ["d.md", "b.md", "c.md", "a.md"]
+    sheet.save(artifact("sheet", [child("one")], *map(out, [*names, "e.md", *names])))
+    with unchanged(sheet), pytest.raises(CompositionFailed, match=r"names a\.md, b\.md, c\.md, d\.md as ") as failed:
+        await run(engine)
+    assert failed.value.details["output_path"] == "a.md"
+
+
 @requirement("outputs.inside-project")
 @pytest.mark.parametrize(
     "path",

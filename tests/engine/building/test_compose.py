@@ -214,11 +214,15 @@ async def test_a_registered_composer_is_given_everything(engine: Engine):
 @requirement("composition.custom")
 @pytest.mark.parametrize("name", [None, "other"])
 async def test_only_registered_composers_are_run(engine: Engine, name: str | None):
-    """The hint says how to register one."""
+    """The hint says how to register one, and the details list those that are, by name."""
     options: dict[str, Any] = {"composer": name} if name else {}
     with pytest.raises(CompositionFailed) as failed:
         await composed(engine, "a", strategy="custom", **options)
     assert failed.value.details["available_composers"] == []
+    engine.composers = {each: composer(print)["zip"] for each in ("zip", "join", "list")}
+    with pytest.raises(CompositionFailed) as failed:
+        await composed(engine, "a", strategy="custom", **options)
+    assert failed.value.details["available_composers"] == ["join", "list", "zip"]
 
 
 async def test_a_composer_that_breaks_fails_the_composition(engine: Engine):
