@@ -50,6 +50,22 @@ async def ask(answer: Answer, limit: int = 10_000) -> bytes:
             return await response.read(limit)
 
 
+@pytest.mark.parametrize("pieces", [[b"x" * 100], [b"x" * 60, b"x" * 40], [b"x"] * 100], ids=["whole", "two", "bytes"])
+async def test_a_body_may_be_as_large_as_the_limit(pieces: list[bytes]):
+    """With a length or in chunks; one byte more is refused."""
+
+    async def chunked(peer: trio.abc.Stream) -> None:
+        await peer.send_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            await peer.send_all(chunk(piece))
+        await peer.send_all(END)
+
+    for answer in (http(b"".join(pieces)), chunked):
+        assert await ask(answer, 100) == b"x" * 100
+        with pytest.raises(ResponseTooLarge, match="larger than 99 bytes"):
+            await ask(answer, 99)
+
+
 @pytest.mark.parametrize(
     ("url", "origin", "target"),
     [

@@ -152,6 +152,15 @@ async def test_a_very_long_text_is_shown_in_part(prompts: ProjectPrompts, engine
     assert linked(messages) == [f"content://note/{version.version_id}"]
 
 
+async def test_a_text_as_long_as_the_limit_is_shown_whole(prompts: ProjectPrompts, engine: Engine):
+    """Nothing says that it is a part."""
+    await engine.store.add_version(stored("x" * EMBED_LIMIT))
+    _, messages = prompts.get_prompt("review-content", {"content_id": "note"})
+    assert embedded(messages)[0]["text"] == "x" * EMBED_LIMIT
+    assert "characters; read the resource" not in said(messages)
+    assert linked(messages) == []
+
+
 async def test_arguments_are_completed_from_what_exists(prompts: ProjectPrompts, project: Project, engine: Engine):
     """Kinds, collections, and contents with a text."""
     project.save(collection(id="pack"), text("other", "x"))

@@ -17,6 +17,7 @@ from chora import settings
 from chora.engine import drafts
 from chora.engine.drafts import (
     NAME_LIMIT,
+    _encode_config,
     create_draft,
     find_draft,
     merge_patch,
@@ -404,6 +405,20 @@ async def test_a_config_too_large_for_a_file_is_refused_as_a_draft(project: Proj
     assert engine.catalog.find_config("content", "note").path == saved.path
     with unchanged(project), pytest.raises(LimitExceeded):
         await modify_config(engine, "note", {"more": "x" * 3_000})
+
+
+async def test_a_config_as_large_as_a_file_may_be_is_saved_and_read(project: Project, engine: Engine):
+    """One byte more is refused, of a new draft and of a patch."""
+    frame = len(_encode_config("", text("note", "")))
+    kept = await draft(engine, text("note", "x" * (CONFIG_LIMIT - frame)))
+    saved = await save_draft(engine, kept, "note")
+    assert len(project.read(saved.path)) == CONFIG_LIMIT
+    assert engine.catalog.find_config("content", "note").path == saved.path
+    with pytest.raises(LimitExceeded) as caught:
+        await draft(engine, text("note", "x" * (CONFIG_LIMIT - frame + 1)))
+    assert caught.value.details["bytes"] == CONFIG_LIMIT + 1
+    with unchanged(project), pytest.raises(LimitExceeded):
+        await modify_config(engine, "note", {"version": "1.0.10"})
 
 
 async def test_a_failed_save_changes_nothing(project: Project, engine: Engine):
