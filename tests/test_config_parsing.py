@@ -257,6 +257,14 @@ def test_an_artifact_has_at_most_a_hundred_children() -> None:
     assert refused("artifact", artifact(content={"children": [child] * 101}))[0]["path"] == "$.content.children"
 
 
+@pytest.mark.parametrize(("length", "is_named"), [(255, True), (256, False)])
+def test_an_error_names_a_config_whose_id_is_not_too_long(length: int, is_named: bool) -> None:
+    """An id of the permitted length, also where it has other faults."""
+    with pytest.raises(ValidationFailed) as caught:
+        parse_config("content", put(content(), "id", "X" * length), where="x.json")
+    assert caught.value.details.get("config_id") == ("X" * length if is_named else None)
+
+
 @requirement("config.every-fault")
 def test_every_fault_is_named_at_once() -> None:
     """Independent faults all stand in schema_errors, and the message counts them."""

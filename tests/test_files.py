@@ -438,6 +438,19 @@ def test_a_list_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch):
         place.folder.list_files(".", (".txt",))
     assert caught.value.details["limit"] == "files"
     assert place.folder.list_files("c", (".txt",)) == ["c/d.txt"]
+    monkeypatch.setattr(files, "FILES_LIMIT", 4)  # a folder counts as well
+    assert place.folder.list_files(".", (".txt",)) == ["a.txt", "c/d.txt"]
+
+
+def test_a_path_may_be_as_long_as_the_limit(place: Place):
+    """One character more is refused."""
+    target = place.put("a.txt", "hello")
+    path = "./" * ((files.PATH_LIMIT - len("a.txt")) // 2)
+    path += "/" * (files.PATH_LIMIT - len(path) - len("a.txt")) + "a.txt"
+    assert len(path) == files.PATH_LIMIT
+    assert place.folder.resolve(path) == target
+    with pytest.raises(PermissionDenied, match="4,096 are allowed"):
+        place.folder.resolve("/" + path)
 
 
 @posix

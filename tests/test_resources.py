@@ -147,6 +147,8 @@ async def test_a_text_beyond_ten_megabytes_is_refused(resources: ProjectResource
         resources.read_resource("content://note")
     assert caught.value.details["bytes"] == SOURCE_LIMIT
     assert caught.value.hint
+    await engine.store.add_version(stored("ü" * (SOURCE_LIMIT // 2)))
+    assert len(resources.read_resource("content://note").text or "") == SOURCE_LIMIT // 2
 
 
 @requirement("resources.generator")

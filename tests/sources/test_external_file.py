@@ -87,6 +87,12 @@ BILLION = "\n".join(
 )
 
 
+def test_a_csv_file_may_have_as_many_cells_as_the_limit():
+    """In one column or in several; the names don't count."""
+    assert len(parse("a.csv", "a\n" + "1\n" * CELLS_LIMIT)) == CELLS_LIMIT
+    assert len(parse("a.csv", "a,b\n" + "1,2\n" * (CELLS_LIMIT // 2))) == CELLS_LIMIT // 2
+
+
 @pytest.mark.parametrize(
     ("path", "text", "problem"),
     [

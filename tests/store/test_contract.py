@@ -309,6 +309,19 @@ async def test_an_invalid_id_is_refused(store: Store, odd: str):
     assert store.counts()["versions"] == 0
 
 
+async def test_versions_are_ordered_by_their_ids(store: Store):
+    """Not by when they were stored, nor by what they say of when they were generated."""
+    ids = [f"20260101T00000000{number}Z-0000" for number in range(4)]
+    await store.add_records(
+        version(version_id=ids[number], generated_at=AT(9 - number), body=str(number)) for number in (2, 0, 3, 1)
+    )
+    assert [each.version_id for each in store.versions("tides")] == ids
+    assert [each.version_id for each in store.version_infos("tides")] == ids
+    for latest in (store.latest_version("tides"), store.version_with_fingerprint("tides", "sha256:11")):
+        assert latest is not None
+        assert latest.version_id == ids[3]
+
+
 async def test_a_deleted_version_is_removed_or_keeps_its_metadata(store: Store):
     """With its metadata kept it is still listed, but never found as a text."""
     first = await store.add_version(version(body="one", fingerprint="a"))

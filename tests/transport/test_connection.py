@@ -636,6 +636,22 @@ async def test_a_chunked_body_is_counted_while_it_streams() -> None:
         assert cancelled is trio.Cancelled
 
 
+@pytest.mark.parametrize(("spare", "status"), [(0, 200), (-1, 413)])
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunks"])
+async def test_a_body_may_be_as_large_as_the_limit(is_chunked: bool, spare: int, status: int) -> None:
+    """One byte more is refused; a chunk counts for 64 of them."""
+    size = 2 * (64 + 10) if is_chunked else 200
+    async with serving(echo, body=size + spare) as running, running.client() as client:
+        if is_chunked:
+            await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            answer = await client.ask(b"a\r\n0123456789\r\n" * 2 + b"0\r\n\r\n")
+        else:
+            answer = await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\n\r\n" + bytes(200))
+        assert answer.status == status
+        if status == 200:
+            assert len(answer.body) == (20 if is_chunked else 200)
+
+
 async def test_tiny_chunks_count_for_more_than_their_bytes() -> None:
     """A body of many tiny chunks is refused long before its bytes reach the limit, for it costs that much to read."""
     async with serving(echo, body=10_000) as running:

@@ -955,6 +955,22 @@ async def test_the_principal_with_the_most_sessions_loses_one(http_client: OpenH
         assert counts[0] == 2
 
 
+@requirement("server.sessions")
+async def test_one_more_session_than_a_principal_may_have_ends_the_oldest(http_client: OpenHttpClient):
+    """As many as the limit stay open; those of others, and room for more, make no difference."""
+    async with http_client(limits__sessions=10, limits__sessions_each=2) as client:
+        sessions = client.running.http.app.sessions  # pyright: ignore
+        other, *own = [
+            HttpSession("http", Principal(name), float(age)) for age, name in enumerate(("ann", *["bob"] * 3))
+        ]
+        still_open: list[list[bool]] = []
+        for session in (other, *own):
+            sessions.add(session)
+            still_open.append([sessions.is_open(each) for each in (other, *own)])
+        assert still_open[2] == [True, True, True, False]
+        assert still_open[3] == [True, False, True, True]
+
+
 # -- tokens and proxies -----------------------------------------------------------------------------------------
 
 

@@ -148,12 +148,20 @@ async def test_a_takeover_leaves_the_new_connection_in_charge():
     assert second.data == ["a", "b"]
 
 
-def test_what_is_kept_is_bounded():
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch):
     """In number and in size; the newest is there in any case, because it may be the answer."""
     many = EventStream("1")
     for number in range(replay.STREAM_EVENTS_LIMIT + 10):
         many.add_event(b"%d" % number)
     assert len(many.events_after(0)) == replay.STREAM_EVENTS_LIMIT
+    full = EventStream("3")
+    frame = len(replay.encode_event(b"x", identity="3.1"))
+    monkeypatch.setattr(replay, "STREAM_BYTES_LIMIT", 3 * frame)
+    for _ in range(4):
+        full.add_event(b"x")
+    assert [each.number for each in full.events_after(0)] == [2, 3, 4]
+    assert full.size == 3 * frame
+    monkeypatch.undo()
     large = EventStream("2")
     for _ in range(4):
         large.add_event(b"x" * (replay.STREAM_BYTES_LIMIT // 2))
@@ -256,6 +264,19 @@ async def test_a_stream_that_was_never_read_is_removed(mock_clock: MockClock):
     mock_clock.jump(replay.ENDED_STREAM_LIFETIME + 1)
     known.remove_expired()
     assert not known._streams
+
+
+async def test_ended_streams_may_fill_the_limit(monkeypatch: pytest.MonkeyPatch):
+    """As many bytes as it says are kept; with one more the oldest stream goes."""
+    frame = len(replay.encode_event(b"x", identity="1.1"))
+    for limit, kept in ((3 * frame, 3), (3 * frame - 1, 2)):
+        monkeypatch.setattr(replay, "REPLAY_BYTES_LIMIT", limit)
+        streams = SessionStreams(ReplayBuffer())
+        ended = [streams.open_stream() for _ in range(3)]
+        for stream in ended:
+            stream.add_event(b"x")
+            stream.end_stream()
+        assert [streams.find_event(f"{each.name}.1") is not None for each in ended] == [kept == 3, True, True]
 
 
 async def test_the_streams_of_all_sessions_are_limited(monkeypatch: pytest.MonkeyPatch):
