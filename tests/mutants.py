@@ -279,7 +279,7 @@ class Checkout:
 
 
 class Coverage:
-    """Which tests execute which lines; measured once for a state of the checkout, and kept beside it."""
+    """Which tests execute which lines; measured once for a state of the checkout, and stored with it."""
 
     def __init__(self, data: Path) -> None:
         self._lines: dict[str, dict[int, set[str]]] = collections.defaultdict(lambda: collections.defaultdict(set))
@@ -299,7 +299,7 @@ class Coverage:
                             self._lines[name][at * 8 + bit].add(context)
 
     def tests(self, mutant: Mutant, chance: random.Random) -> list[str]:
-        """The tests that a mutant meets: those that mirror its module first, then the quickest to be told apart."""
+        """The tests of a mutant: those that mirror its module first, then the quickest ones."""
         lines = {} if mutant.at_import else self._lines[mutant.path]
         executing = lines.get(mutant.line) or self.files[mutant.path]
         found = {test for test in executing if not test.startswith("stress ")}
@@ -307,9 +307,9 @@ class Coverage:
             return [test.removeprefix("stress ") for test in sorted(executing)][:MOST_TESTS]
         module = Path(mutant.path).with_suffix("").relative_to("chora")
         mirror = f"tests/{module.with_name('test_' + module.name)}.py"
-        beside = f"tests/{module.parent}/" if module.parent.name else f"tests/test_{module.name}"
+        neighbours = f"tests/{module.parent}/" if module.parent.name else f"tests/test_{module.name}"
         first = sorted(test for test in found if test.startswith(mirror))
-        second = sorted(test for test in found if test.startswith(beside) and not test.startswith(mirror))
+        second = sorted(test for test in found if test.startswith(neighbours) and not test.startswith(mirror))
         third = sorted(found - {*first, *second})
         chance.shuffle(second)
         chance.shuffle(third)

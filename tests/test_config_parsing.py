@@ -1,4 +1,4 @@
-"""Reading documents: what is accepted, what is turned into what, and what is refused with which advice."""
+"""Parsing configs: what is accepted, what is converted, and what is refused with which hint."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def only(issues: list[Issue]) -> Issue:
     return issues[0]
 
 
-# -- what fits --------------------------------------------------------------------------------------------------
+# -- valid configs ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_config_reads_without_a_remark(kind: Kind) -> None:
-    """A config that uses every key of its format is accepted silently, and kept as it was."""
+def test_a_complete_config_is_read_without_warnings(kind: Kind) -> None:
+    """It uses every key of its format, and stays unchanged."""
     document = WHOLE[kind]()
     before = copy.deepcopy(document)
     parsed = accepted(kind, document)
@@ -63,7 +63,7 @@ def test_a_whole_config_reads_without_a_remark(kind: Kind) -> None:
 
 
 @requirement("config.content.fields")
-def test_content_arrives_in_the_struct() -> None:
+def test_a_content_is_read_into_its_struct() -> None:
     """Keys in camel case and plain ones end in the fields that the engine reads."""
     config = accepted("content", content()).config
     assert isinstance(config, ContentConfig)
@@ -82,8 +82,8 @@ def test_content_arrives_in_the_struct() -> None:
 
 
 @requirement("config.artifact.fields")
-def test_an_artifact_arrives_in_the_struct() -> None:
-    """Outputs, children and dependencies of an artifact are what the document said."""
+def test_an_artifact_is_read_into_its_struct() -> None:
+    """With its outputs, children and dependencies."""
     config = accepted("artifact", artifact()).config
     assert isinstance(config, ArtifactConfig)
     assert config.metadata.composition_strategy == "concat"
@@ -94,8 +94,8 @@ def test_an_artifact_arrives_in_the_struct() -> None:
 
 
 @requirement("config.collection.fields")
-def test_a_collection_arrives_in_the_struct() -> None:
-    """Members, context and output of a collection are what the document said."""
+def test_a_collection_is_read_into_its_struct() -> None:
+    """With its members, context and output."""
     config = accepted("collection", collection()).config
     assert isinstance(config, CollectionConfig)
     assert [(member.id, member.required) for member in config.members] == [("weekly", True), ("desk", False)]
@@ -106,8 +106,8 @@ def test_a_collection_arrives_in_the_struct() -> None:
 
 
 @requirement("config.content.fields", "config.artifact.fields", "config.collection.fields")
-def test_what_is_left_out_has_its_default() -> None:
-    """The smallest configs of each kind get the defaults of the format."""
+def test_missing_keys_have_their_defaults() -> None:
+    """The smallest config of each kind gets the defaults of the format."""
     small = accepted(
         "content",
         {
@@ -138,10 +138,10 @@ def test_what_is_left_out_has_its_default() -> None:
     assert (pack.config.freshness.enabled, pack.config.freshness.default_max_age_days) == (True, 7.0)
 
 
-# -- what doesn't -----------------------------------------------------------------------------------------------
+# -- invalid configs --------------------------------------------------------------------------------------------
 
 CONSTRAINTS: list[tuple[Kind, str, Any, str, str]] = [
-    # kind, where, what stands there, the fault's path, what its `write` holds
+    # kind, path, value, the fault's path, a part of its `write`
     ("content", "type", "note", "$.type", '"type": "content"'),
     ("content", "id", "Tide Table", "$.id", '"id": "tide-table"'),
     ("content", "id", "9-tides", "$.id", '"id": "my-config"'),
@@ -212,10 +212,10 @@ CONSTRAINTS: list[tuple[Kind, str, Any, str, str]] = [
 
 @requirement("config.constraints")
 @pytest.mark.parametrize(("kind", "place", "value", "path", "write"), CONSTRAINTS)
-def test_each_constraint_refuses_with_a_place_and_advice(
+def test_each_violated_constraint_has_a_path_and_a_hint(
     kind: Kind, place: str, value: Any, path: str, write: str
 ) -> None:
-    """Whatever breaks one constraint is refused, at that place alone, with something to write instead."""
+    """One fault at that path alone, with something to write instead."""
     faults = refused(kind, put(WHOLE[kind](), place, value))
     assert [fault["path"] for fault in faults] == [path]
     assert write in faults[0]["write"]
@@ -244,8 +244,8 @@ def test_each_constraint_refuses_with_a_place_and_advice(
         ("collection", "freshness.default_max_age_days", 0, "a number, above 0"),
     ],
 )
-def test_what_fits_is_said_in_words(kind: Kind, place: str, value: Any, expected: str) -> None:
-    """`expected` says what the schema asks for, without schema words."""
+def test_the_expected_value_is_described_in_words(kind: Kind, place: str, value: Any, expected: str) -> None:
+    """`expected` says what the schema demands, without schema keywords."""
     assert refused(kind, put(WHOLE[kind](), place, value))[0]["expected"] == expected
 
 
@@ -267,7 +267,7 @@ def test_an_error_names_a_config_whose_id_is_not_too_long(length: int, is_named:
 
 @requirement("config.every-fault")
 def test_every_fault_is_named_at_once() -> None:
-    """Independent faults all stand in schema_errors, and the message counts them."""
+    """Independent faults are all in schema_errors, and the message counts them."""
     document = put(put(put(content(), "metadata.version", ...), "elements.0.format", "poem"), "id", "X Y")
     with pytest.raises(ValidationFailed) as caught:
         parse_config("content", document, where="configs/content/x.json", expected_id="x")
@@ -284,8 +284,8 @@ def test_every_fault_is_named_at_once() -> None:
         assert all(fault.values())
 
 
-def test_a_refusal_also_tells_what_was_merely_odd() -> None:
-    """Deviations that alone would pass are listed beside the faults."""
+def test_a_refusal_also_lists_warnings() -> None:
+    """Deviations that would be tolerated alone are listed with the faults."""
     document = put(put(content(), "metadata.version", "1.0"), "elements.0.format", "poem")
     with pytest.raises(ValidationFailed) as caught:
         parse_config("content", document, where="x")
@@ -293,8 +293,8 @@ def test_a_refusal_also_tells_what_was_merely_odd() -> None:
     assert "one more error" not in caught.value.message
 
 
-def test_two_faults_are_one_more() -> None:
-    """The message counts in plain words."""
+def test_the_message_counts_further_faults() -> None:
+    """In plain words."""
     with pytest.raises(ValidationFailed, match=r"There is one more error\.$"):
         parse_config("content", put(put(content(), "id", "X"), "evolution.stage", "x"), where="x")
 
@@ -306,8 +306,8 @@ def test_the_hint_names_the_schema_when_there_is_nothing_to_write() -> None:
     assert caught.value.hint == "The format's JSON Schema is at schema://collection."
 
 
-def test_a_file_of_a_thousand_faults_reports_some() -> None:
-    """The list of faults is bounded, whatever the file."""
+def test_the_list_of_faults_is_bounded() -> None:
+    """Whatever the file."""
     members = [{"id": f"m{index}", "type": "x", "path": "p"} for index in range(1000)]
     assert len(refused("collection", collection(members=members))) == ISSUES_LIMIT
     odd = [{"id": f"m{index}", "type": "artifact", "path": "p", "colour": "red"} for index in range(1000)]
@@ -316,7 +316,7 @@ def test_a_file_of_a_thousand_faults_reports_some() -> None:
 
 @pytest.mark.parametrize("document", [None, [], "content", 7, True])
 def test_a_document_that_is_no_object_is_refused(document: object) -> None:
-    """What isn't an object can't be a config, and the advice shows a whole one."""
+    """The hint shows a complete config."""
     fault = refused("artifact", document)[0]
     assert (fault["path"], fault["expected"]) == ("$", "an object")
     assert accepted("artifact", json.loads(fault["write"])).warnings == []
@@ -324,8 +324,8 @@ def test_a_document_that_is_no_object_is_refused(document: object) -> None:
 
 @requirement("config.wrong-kind")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_config_of_another_kind_is_called_that(kind: Kind) -> None:
-    """Reading a config as another kind says so, instead of listing all that is missing."""
+def test_a_config_of_another_kind_is_named_as_such(kind: Kind) -> None:
+    """Instead of listing all missing keys."""
     for other in set(KINDS) - {kind}:
         faults = refused(kind, WHOLE[other]())
         assert len(faults) == 1
@@ -341,7 +341,7 @@ def _nested(levels: int) -> Any:
 
 
 def test_deep_nesting_is_refused() -> None:
-    """A document may be 64 levels deep and no deeper, and a circle ends too."""
+    """A document may be 64 levels deep; cyclic data ends too."""
     accepted("content", content(deep=_nested(DEPTH_LIMIT - 1)))
     fault = refused("content", content(deep=_nested(DEPTH_LIMIT)))[0]
     assert "64 levels" in fault["found"]
@@ -367,8 +367,8 @@ def test_deep_nesting_is_refused() -> None:
         (object(), "an object"),
     ],
 )
-def test_what_json_hasn_t_is_refused(value: Any, found: str) -> None:
-    """A value that couldn't be saved again is refused at its place."""
+def test_values_without_json_form_are_refused(value: Any, found: str) -> None:
+    """They couldn't be saved again; the error has their path."""
     fault = refused("content", content(extra=[0, value]))[0]
     assert fault["path"].startswith("$.extra[1]")
     assert found in fault["found"]
@@ -576,13 +576,13 @@ def test_names_are_unique(kind: Kind, document: Document, path: str) -> None:
 
 
 def test_an_id_other_than_the_expected_one_is_a_warning() -> None:
-    """A file named after another id is read, and the difference is told."""
+    """A file named after another id is read, with a warning."""
     assert parse_config("content", content(), where="x", expected_id="tide-table").warnings == []
     issue = only(parse_config("content", content(), where="x", expected_id="tides").warnings)
     assert (issue.code, issue.path, issue.write) == ("id_mismatch", "$.id", '"id": "tides"')
 
 
-# -- other dialects ---------------------------------------------------------------------------------------------
+# -- other config formats ---------------------------------------------------------------------------------------
 
 
 @requirement("rulings.c37")
@@ -610,8 +610,8 @@ def test_an_id_other_than_the_expected_one_is_a_warning() -> None:
         ("collection", collection(id="season_pack"), "$.id"),
     ],
 )
-def test_another_dialect_is_refused_by_name(kind: Kind, document: Document, path: str) -> None:
-    """Configs of other dialects are refused, saying what they are and what to write."""
+def test_another_config_format_is_refused_by_name(kind: Kind, document: Document, path: str) -> None:
+    """The error says which format it is and what to write."""
     with pytest.raises(ValidationFailed) as caught:
         parse_config(kind, document, where="x")
     faults = {fault["path"]: fault for fault in caught.value.details["schema_errors"]}
@@ -619,12 +619,12 @@ def test_another_dialect_is_refused_by_name(kind: Kind, document: Document, path
     assert faults[path]["write"]
     assert "another dialect" in caught.value.message
     assert "chora import --convert" in str(caught.value.hint)
-    # The schema doesn't complain a second time about what the dialect explains.
+    # The schema's faults don't repeat what the format's error explains.
     assert not any(each.startswith((f"{path}.", f"{path}[")) for each in faults)
 
 
-def test_a_dialect_explains_what_is_missing_for_it() -> None:
-    """A flat config is told its three foreign keys and what is missing besides, nothing twice."""
+def test_a_foreign_format_explains_its_missing_keys() -> None:
+    """A flat config gets its three foreign keys and its other missing keys listed, each once."""
     faults = refused("content", {"content_id": "a", "generator_type": "jinja2", "template_path": "a.j2"})
     assert [fault["path"] for fault in faults] == [
         "$.content_id",
@@ -642,8 +642,8 @@ def test_a_foreign_element_is_translated_as_far_as_it_goes() -> None:
     assert json.loads(fault["write"]) == {"name": "request-id", "format": "text", "example_output": "R-1"}
 
 
-def test_a_foreign_key_beside_the_native_one_is_merely_unknown() -> None:
-    """Keys of other dialects don't matter where the config is complete without them."""
+def test_a_foreign_key_next_to_the_native_one_is_only_unknown() -> None:
+    """Keys of other formats don't matter if the config is complete without them."""
     document = content(content_elements=[], generator_type="x")
     document["elements"][0]["id"] = "extra"
     document["generation"]["generator"] = {}
@@ -710,8 +710,8 @@ def test_a_foreign_key_beside_the_native_one_is_merely_unknown() -> None:
         ({"type": "External-File", "path": "a"}, Source(type="external_file", locator="a")),
     ],
 )
-def test_both_spellings_of_a_source_become_one(written: Document, source: Source) -> None:
-    """A source reads the same in content configs and in collections, long or short."""
+def test_both_forms_of_a_source_are_equal(written: Document, source: Source) -> None:
+    """In content configs and in collections, long or short."""
     assert accepted("content", content(inputs={"sources": [written]})).config.inputs.sources == (source,)
     shared = {"shared": {"sources": [written]}}
     assert accepted("collection", collection(context=shared)).config.context.shared.sources == (source,)
@@ -738,8 +738,8 @@ def test_both_spellings_of_a_source_become_one(written: Document, source: Source
         ("data.json", "", '{"type"'),
     ],
 )
-def test_a_source_that_doesn_t_fit_is_explained_in_its_own_spelling(written: Any, path: str, write: str) -> None:
-    """Faults of a source name the keys that its author used."""
+def test_an_invalid_source_is_explained_in_its_own_form(written: Any, path: str, write: str) -> None:
+    """Faults name the keys that its author used."""
     faults = refused("content", content(inputs={"sources": [LONG, written]}))
     assert [fault["path"] for fault in faults] == [f"$.inputs.sources[1]{path}"]
     if written != "data.json":
@@ -752,8 +752,8 @@ def test_an_unknown_key_of_a_source_is_information() -> None:
     assert (issue.severity, issue.write) == ("info", '"data_selector": "x"')
 
 
-def test_a_declared_type_that_is_none_is_a_warning() -> None:
-    """An unknown type word is told where it stands, and any value is taken."""
+def test_an_unknown_declared_type_is_a_warning() -> None:
+    """At its path, and any value is accepted."""
     context = {"date": {"source": "runtime", "type": "date"}, "count": {"source": "runtime", "type": "list"}}
     issue = only(
         accepted("content", put(content(), "generation.patterns.0.generation_config.context", context)).warnings

@@ -62,7 +62,7 @@ def test_broken_json_is_explained_with_its_place(
         ("a: [1,\n b: }", (2, 5), "did not find expected node content"),
         ("a: 1\nb:\n  c: 1\n  c: 2\n", (4, 3), "the key 'c' stands twice"),
         ("a: &x [*x]", None, "an alias stands inside what it names"),
-        ("a: *nobody", (1, 4), "undefined alias"),
+        ("a: *missing", (1, 4), "undefined alias"),
         ("a: !!python/object:os.system ls", (1, 4), "the tag tag:yaml.org,2002:python/object:os.system isn't read"),
         ("a: !secret x", (1, 4), "the tag !secret isn't read"),
         ("? [a]\n: b", (1, 3), "unhashable key"),
@@ -156,7 +156,7 @@ def test_a_yaml_file_has_a_bounded_number_of_values() -> None:
     "number", ["1" * 101, "1" + ":59" * 100, "0x" + "f" * 100, "1." + "1" * 100, "1" + ":59" * 100 + ".5"]
 )
 def test_numbers_without_end_are_not_calculated(number: str):
-    """A number that would take a while to make of its text is told to be too long; one with quotes is text."""
+    """A number with too many digits to convert quickly is refused (CWE-400); one in quotes is text."""
     with pytest.raises(ValidationFailed, match="a number has more than 100 characters"):
         decode_text(f"a: {number}", "yaml", "x.yaml")
     assert decode_text(f"a: '{number}'", "yaml", "x.yaml") == {"a": number}

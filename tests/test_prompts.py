@@ -114,7 +114,7 @@ async def test_a_refresh_names_the_tools_in_order(prompts: ProjectPrompts, proje
 
 
 async def test_a_review_holds_the_text_and_its_guidance(prompts: ProjectPrompts, project: Project, engine: Engine):
-    """The stored version is embedded under its own URI; what the config asks for stands beside it."""
+    """The stored version is embedded under its own URI, together with the config's requirements."""
     document = content(id="note")
     document["elements"][0] |= {"prompt_guidance": "Two columns", "human_feedback": "Too long"}
     project.save(document)

@@ -125,7 +125,7 @@ class StdioProgram:
             found = [each for each in self._pending.values() if each.token == params["progressToken"]]
             return message, found[0] if found else None
         if "id" in message or message["method"] == "notifications/message":
-            # The program doesn't say which request it asks or logs for; the newest is as good as any.
+            # The program doesn't name the request that its own request or log message belongs to; the newest is used.
             return message, next(reversed(self._pending.values()), None)
         return message, None
 

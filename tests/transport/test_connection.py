@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 class RawClient:
-    """A client that says exactly the bytes it is told to."""
+    """A client that sends exactly the bytes it is given."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
@@ -431,7 +431,7 @@ async def test_small_packets_are_not_held_back() -> None:
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    """Requests sent in one packet get their responses one after the other, bodies told apart."""
+    """Requests sent in one packet get their responses one after the other, each with its own body."""
     async with serving(echo) as running, running.client() as client:
         await client.send(
             b"".join(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n%d" % digit for digit in range(9))
@@ -889,7 +889,7 @@ async def test_the_next_request_may_be_large(app_dawdles: bool) -> None:
 
 
 async def test_connections_beyond_the_cap_are_refused() -> None:
-    """One connection too many is told 503 and counted; when another leaves there is room again."""
+    """One connection too many gets 503 and is counted; when another one closes, a new one is accepted."""
     async with serving(fine, connections=1) as running:
         async with running.client() as first:
             await first.ask()
@@ -1241,7 +1241,7 @@ async def test_every_long_request_is_watched() -> None:
 
 
 async def test_receive_is_woken_by_the_last_send() -> None:
-    """A task that waits in `receive` for the client's departure is told when the response is complete."""
+    """A task that waits in `receive` for the client's disconnect is woken when the response is complete."""
 
     async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
         await read_body(receive)
@@ -1460,7 +1460,7 @@ async def test_what_outlives_the_grace_is_cut(
 
 
 async def test_a_request_without_an_answer_gets_503_after_the_grace() -> None:
-    """A request cut before its response began is told that the server stops, so that it can be tried elsewhere."""
+    """A request cut before its response began gets 503, so that the client can try another server."""
     app = Recorder(never_answer)
     async with serving(app, grace=0.1) as running, running.client() as client:
         await client.send(GET)
