@@ -467,6 +467,23 @@ async def test_jobs_come_newest_first(store: Store):
     assert store.job("d") is None
 
 
+async def test_the_latest_job_of_a_key_is_the_newest(store: Store):
+    """By time, then by id; neither the last one stored nor the highest id, and no other key's."""
+    for name, minute in (("b", 2), ("c", 2), ("a", 2), ("d", 1)):
+        await store.save_job(job(name, AT(minute)))
+    await store.save_job(job("e", AT(3), key="other"))
+    latest = store.latest_job("k")
+    assert latest is not None
+    assert latest.job_id == "c"
+    assert store.latest_job("none") is None
+
+
+async def test_the_outputs_of_an_artifact_are_ordered_by_path(store: Store):
+    """In whatever order they were stored."""
+    await store.save_outputs([output("c.md"), output("a.md"), output("b.md")])
+    assert [each.path for each in store.outputs_of("note")] == ["a.md", "b.md", "c.md"]
+
+
 async def test_records_saved_together_are_saved_all_or_none(store: Store):
     """A record that can't be stored fails the others of its transaction."""
     unwritable: Any = object()

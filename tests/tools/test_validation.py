@@ -119,6 +119,14 @@ async def test_an_invalid_list_of_rules_is_refused(project: Project, ask: Asking
     assert error["details"]["field"] == "validation_rules"
 
 
+async def test_as_many_rules_as_the_limit_are_checked(project: Project, ask: Asking):
+    """Each of them."""
+    project.save(text("note", "Everything is well."))
+    rules = [{"type": "length"}] * RULES_LIMIT
+    found = await ask("validate_content", content_or_config_id="note", validation_rules=rules)
+    assert found["rule_count"] == RULES_LIMIT
+
+
 @requirement("tools.validate-content.errors")
 async def test_an_unknown_name_is_an_error(ask: Asking):
     """Not found, or not an id."""

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from chora.transport.pipes import PolledPipe, ThreadedPipe, open_pipe
+from chora.transport.pipes import LineReader, LineTooLong, PolledPipe, ThreadedPipe, open_pipe
 from tests.patience import PATIENCE
 
 ENDS = [PolledPipe, ThreadedPipe]
@@ -76,3 +76,37 @@ async def test_a_file_is_read_through_a_thread(tmp_path: Path):
         assert isinstance(source, ThreadedPipe)
         assert await source.receive_some(2) == b"te"
         assert await source.receive_some() == b"xt"
+
+
+@pytest.mark.parametrize("piece", [1, 5, 100], ids=["bytes", "pieces", "whole"])
+@pytest.mark.parametrize("end", [b"\n", b""], ids=["line", "end-of-stream"])
+async def test_a_line_may_be_as_long_as_the_limit(piece: int, end: bytes):
+    """Without its end, however it arrives; one byte more is refused, and the line after it is received."""
+    sent = b"x" * 11 + b"\n" + b"y" * 10 + end
+    sink, source = trio.testing.memory_stream_one_way_pair()
+    for start in range(0, len(sent), piece):
+        await sink.send_all(sent[start : start + piece])
+    await sink.aclose()
+    lines = LineReader(source, 10)
+    with trio.fail_after(PATIENCE):
+        with pytest.raises(LineTooLong):
+            await lines.receive_line()
+        assert await lines.receive_line() == b"y" * 10
+        assert await lines.receive_line() is None
+
+
+async def test_a_line_that_grows_to_the_limit_is_received():
+    """Its end may come when all of it has been searched."""
+    sink, source = trio.testing.memory_stream_one_way_pair()
+    lines, received = LineReader(source, 10), list[bytes | None]()
+
+    async def receive() -> None:
+        received.append(await lines.receive_line())
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for piece in (b"12345", b"67890", b"\n"):
+                await trio.testing.wait_all_tasks_blocked()
+                await sink.send_all(piece)
+    assert received == [b"1234567890"]
