@@ -948,6 +948,22 @@ async def test_redirects_within_the_server_are_followed():
         assert [asked.target for asked in upstream.asked] == ["/mcp", "/mcp/?x=1", "/mcp/?x=1"]
 
 
+@pytest.mark.parametrize(("redirects", "outcome"), [(3, "result"), (4, "error")])
+async def test_only_so_many_redirects_are_followed(redirects: int, outcome: str):
+    """Three of one request; one more is a circle."""
+
+    def play(asked: Asked) -> Answer:
+        if len(asked.target) <= redirects:
+            return http(b"moved", "307 Temporary Redirect", "text/plain", location=asked.target + "x")
+        return http(asked.answers({"target": asked.target}))
+
+    async with playing(play) as upstream, bridged(upstream.url.removesuffix("/mcp") + "/") as client:
+        answer = await client.ask_modern("tools/list", id=1)
+    assert outcome in answer
+    assert [asked.target for asked in upstream.asked] == ["/" + "x" * number for number in range(4)]
+    assert outcome == "result" or "redirects in a circle" in answer["error"]["message"]
+
+
 async def test_a_redirect_to_https_is_permanent():
     """From http to https on the same host only; a redirect of the stream applies to the stream alone."""
     link = Upstream(parse_address("http://host.example/mcp"), lambda _: None)

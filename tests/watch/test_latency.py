@@ -1,9 +1,13 @@
 """The latency measurements: percentiles over real calls, and event loop lag."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +38,7 @@ async def test_a_round_that_fails_says_why():
 
 
 async def test_the_service_measures_at_once_and_at_intervals(hello: Project, serve: Serve):
-    """Each round is stored; the lag is in the metrics."""
+    """Each round is stored."""
     store, metrics = SqliteStore(None), Metrics()
     async with serve(hello.root) as opened, trio.open_nursery() as nursery:
         await nursery.start(partial(latency.serve, opened.target, store, metrics, interval=0.01, calls=1))
@@ -42,8 +46,42 @@ async def test_the_service_measures_at_once_and_at_intervals(hello: Project, ser
             while len(store.samples("latency")) < 2:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
-    assert () in metrics.loop_lag.values
     store.close()
+
+
+async def test_the_lag_of_the_last_round_is_a_metric(hello: Project, serve: Serve):
+    """In seconds; its sample has it in milliseconds."""
+    store, metrics = SqliteStore(None), Metrics()
+    async with serve(hello.root) as opened, trio.open_nursery() as nursery:
+        await nursery.start(partial(latency.serve, opened.target, store, metrics, interval=3600.0, calls=1))
+        with trio.fail_after(PATIENCE):
+            while (sample := store.last_sample("latency")) is None:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert metrics.loop_lag.values == {(): sample.facts["loop_lag"] / 1000}
+    store.close()
+
+
+async def test_the_lag_is_how_late_the_loop_wakes(monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock):
+    """The largest of the round, in milliseconds."""
+    late = iter([0.0, 0.002, 0.25, 0.001])
+
+    class Client:
+        async def call(self, tool: str, arguments: dict[str, Any]) -> None:
+            await trio.lowlevel.checkpoint()
+
+    @asynccontextmanager
+    async def connect(*given: Any, **named: Any) -> AsyncGenerator[Client]:
+        yield Client()
+
+    async def sleep(seconds: float) -> None:
+        mock_clock.jump(seconds + next(late))
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(latency, "connect_http", connect)
+    monkeypatch.setattr(trio, "sleep", sleep)
+    sample = await latency.measure_latency(ProbeTarget("http://127.0.0.1:1/mcp", Secret("x")), 2)
+    assert sample.facts["loop_lag"] == 250
 
 
 @pytest.mark.parametrize(
