@@ -266,13 +266,19 @@ async def test_the_audience_must_match_exactly(authority: Authority):
                 await issuer.identify(authority.token(aud=audience))
 
 
-async def test_a_token_that_is_too_long_is_refused(authority: Authority):
-    """Before it is parsed."""
+async def test_a_token_that_is_too_long_is_refused(authority: Authority, monkeypatch: pytest.MonkeyPatch):
+    """Before it is parsed; one as long as the limit is accepted."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
         assert await issuer.identify(authority.token(note="x" * 8_000))
         with pytest.raises(Unauthorized):
             await issuer.identify(authority.token(note="x" * oauth.TOKEN_LIMIT))
+        full = authority.token(note="full")
+        monkeypatch.setattr(oauth, "TOKEN_LIMIT", len(full))
+        assert await issuer.identify(full)
+        monkeypatch.setattr(oauth, "TOKEN_LIMIT", len(full) - 1)
+        with pytest.raises(Unauthorized):
+            await Issuer(authority.settings()).identify(full)
 
 
 async def test_the_issuers_metadata_must_match(authority: Authority, caplog: pytest.LogCaptureFixture):

@@ -121,6 +121,18 @@ async def test_a_fresh_request_replaces_the_cached_answer(store: SqliteStore, mo
 
 
 @requirement("generators.code-generation.budget")
+@pytest.mark.parametrize("kind", ["run", "day", "project"])
+async def test_a_budget_may_be_spent_to_the_last_cent(store: SqliteStore, model: Model, kind: str):
+    """A request that is estimated at all that is left is made; one that is estimated at more isn't."""
+    estimate = llm.estimate_cost(asking())
+    assert estimate
+    limits: dict[str, float] = {kind: estimate * 0.999}
+    assert (await refused(spending(store, model, **limits).open_budget(), asking()))["budget"] == kind
+    limits = {kind: estimate}
+    assert (await spending(store, model, **limits).open_budget().complete_request("note", asking())).text == "answer 1"
+
+
+@requirement("generators.code-generation.budget")
 @pytest.mark.parametrize(
     ("limits", "before", "budget"),
     [
