@@ -26,7 +26,7 @@ from chora.secrets import FoundSecret, Secret
 from chora.transport.pipes import LineReader, Pipes, PolledPipe
 from tests.conftest import Project, Serve, requirement
 from tests.patience import PATIENCE
-from tests.upstream import END, STREAM, Answer, Asked, FakeUpstream, chunk, event, http, playing
+from tests.upstream import END, STREAM, Answer, FakeUpstream, ReceivedRequest, chunk, event, http, playing
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 OFFER: dict[str, Any] = {"tools": {"listChanged": True}, "resources": {"subscribe": True}, "logging": {}}
@@ -124,29 +124,29 @@ class Server:
         """Method → the answer to it, instead of the usual one."""
         self.streaming: list[trio.abc.Stream] = []
 
-    def __call__(self, asked: Asked) -> Answer:
-        if asked.method == "DELETE":
-            self.sessions.discard(asked.headers.get("mcp-session-id", ""))
+    def __call__(self, request: ReceivedRequest) -> Answer:
+        if request.method == "DELETE":
+            self.sessions.discard(request.headers.get("mcp-session-id", ""))
             return http(status="204 No Content", kind="")
-        message = asked.message
+        message = request.message
         method = message.get("method", "")
-        known = asked.headers.get("mcp-session-id") in self.sessions
+        known = request.headers.get("mcp-session-id") in self.sessions
         if method in self.answers:
             answer = self.answers[method]
-            return answer if isinstance(answer, bytes) else answer(asked)
+            return answer if isinstance(answer, bytes) else answer(request)
         if method == "initialize":
             self.count += 1
             session = f"session-{self.count}"
             self.sessions.add(session)
             result = {"protocolVersion": self.version, "capabilities": self.capabilities, "serverInfo": {"name": "x"}}
-            return http(asked.answers(result), mcp_session_id=session)
+            return http(request.answers(result), mcp_session_id=session)
         if not known:
             return self.gone
-        if asked.method == "GET":
+        if request.method == "GET":
             return self.stream if self.streams else http(status="405 Method Not Allowed", kind="")
         if "id" not in message or "method" not in message:
             return http(status="202 Accepted", kind="")
-        return http(asked.answers({"method": method, "session": asked.headers["mcp-session-id"]}))
+        return http(request.answers({"method": method, "session": request.headers["mcp-session-id"]}))
 
     async def stream(self, stream: trio.abc.Stream) -> None:
         await stream.send_all(STREAM)
@@ -181,7 +181,7 @@ async def test_bytes_pass_through_untouched():
         await client.initialize()
         await client.write(ODD)
         assert await client.read_line() == ODD_ANSWER
-        assert upstream.asked[-1].body == ODD
+        assert upstream.requests[-1].body == ODD
         server.answers["tools/call"] = http(b'{"jsonrpc":"2.0",\r\n "id": 2,\n "result": {}\n}\n')
         await client.send("tools/call", id=2)
         assert await client.read_line() == b'{"jsonrpc":"2.0",   "id": 2,  "result": {} }', "in one line"
@@ -207,7 +207,7 @@ async def test_messages_on_streams_pass_through_in_order():
         response = b'{"jsonrpc":"2.0","id":"s-1","result":{"model":"m"}}'
         await client.write(response)
         assert await client.read_line() == b'{"jsonrpc":"2.0","id":7, "result":{}}'
-        assert upstream.asked[-1].body == response
+        assert upstream.requests[-1].body == response
         connections = upstream.connections
         assert (await client.ask("tools/list", id=8))["result"]["session"] == "session-1"
         assert upstream.connections == connections, "they are kept"
@@ -223,12 +223,12 @@ async def test_a_session_is_opened_used_and_ended():
             await client.send("tools/list", id=1)
             assert [(await client.read())["id"] for _ in range(2)] == [0, 1], "sent at once, yet answered in order"
             assert await client.read_rest() == []
-        first, *others = upstream.asked
+        first, *others = upstream.requests
         assert "mcp-session-id" not in first.headers
         assert "mcp-protocol-version" not in first.headers
-        for asked in others:
-            assert asked.headers["mcp-session-id"] == "session-1"
-            assert asked.headers["mcp-protocol-version"] == "2025-06-18"
+        for request in others:
+            assert request.headers["mcp-session-id"] == "session-1"
+            assert request.headers["mcp-protocol-version"] == "2025-06-18"
         assert upstream.methods()[:2] == ["POST initialize", "POST notifications/initialized"]
         assert set(upstream.methods()[2:-1]) == {"POST tools/list", "GET"}
         assert upstream.methods()[-1] == "DELETE"
@@ -248,12 +248,12 @@ async def test_a_second_handshake_begins_a_second_session():
 async def test_twenty_calls_at_once_get_their_own_answers(monkeypatch: pytest.MonkeyPatch):
     """The server answers in reverse order."""
     monkeypatch.setattr(streamable, "SESSION_END_TIMEOUT", 0.3)  # the connections stay occupied
-    waiting: list[tuple[trio.abc.Stream, Asked]] = []
+    waiting: list[tuple[trio.abc.Stream, ReceivedRequest]] = []
     all_arrived = trio.Event()
 
-    def hold(asked: Asked) -> Answer:
+    def hold(request: ReceivedRequest) -> Answer:
         async def answer(stream: trio.abc.Stream) -> None:
-            waiting.append((stream, asked))
+            waiting.append((stream, request))
             if len(waiting) == 20:
                 all_arrived.set()
             await trio.sleep_forever()
@@ -267,8 +267,8 @@ async def test_twenty_calls_at_once_get_their_own_answers(monkeypatch: pytest.Mo
         for number in range(20):
             await client.send("tools/call", {"name": f"tool-{number}"}, f"id-{number}")
         await all_arrived.wait()
-        for stream, asked in reversed(waiting):
-            await stream.send_all(http(asked.answers({"name": asked.message["params"]["name"]})))
+        for stream, request in reversed(waiting):
+            await stream.send_all(http(request.answers({"name": request.message["params"]["name"]})))
         for _ in range(20):
             answer = await client.read()
             assert answer["result"]["name"] == answer["id"].replace("id", "tool")
@@ -319,21 +319,21 @@ async def _forever(stream: trio.abc.Stream) -> None:
 
 async def test_a_modern_request_gets_its_routing_headers():
     """Revision, method and name; values that a header can't hold are encoded. No session, no GET, no DELETE."""
-    async with playing(lambda asked: http(asked.answers())) as upstream, bridged(upstream.url) as client:
+    async with playing(lambda request: http(request.answers())) as upstream, bridged(upstream.url) as client:
         for name in ("plain", " padded ", "Größe", "=?base64?x?="):
             await client.ask_modern("tools/call", {"name": name})
-            headers = upstream.asked[-1].headers
+            headers = upstream.requests[-1].headers
             assert headers["mcp-protocol-version"] == "2026-07-28"
             assert headers["mcp-method"] == "tools/call"
             assert headers["mcp-name"] == wire.encode_header(name)
             assert headers["accept"] == "application/json, text/event-stream"
         await client.ask_modern("resources/read", {"uri": "chora://x"})
-        assert upstream.asked[-1].headers["mcp-name"] == "chora://x"
+        assert upstream.requests[-1].headers["mcp-name"] == "chora://x"
         await client.ask_modern("odd\nmethod")
-        assert "mcp-method" not in upstream.asked[-1].headers
+        assert "mcp-method" not in upstream.requests[-1].headers
         assert await client.read_rest() == []
-        assert {asked.method for asked in upstream.asked} == {"POST"}
-        assert not any("mcp-session-id" in asked.headers for asked in upstream.asked)
+        assert {request.method for request in upstream.requests} == {"POST"}
+        assert not any("mcp-session-id" in request.headers for request in upstream.requests)
 
 
 def test_header_values_are_encoded_as_in_the_specification():
@@ -354,8 +354,8 @@ async def test_cancelling_a_modern_call_closes_its_connection():
         await stream.receive_some()
         closed.set()
 
-    def play(asked: Asked) -> Answer:
-        return wait if asked.message["method"] == "tools/call" else http(asked.answers())
+    def play(request: ReceivedRequest) -> Answer:
+        return wait if request.message["method"] == "tools/call" else http(request.answers())
 
     async with playing(play) as upstream, bridged(upstream.url) as client:
         await client.send("tools/call", {"name": "x", "_meta": MODERN}, 5)
@@ -421,8 +421,8 @@ async def test_annotated_parameters_are_repeated_in_headers(caplog: pytest.LogCa
     """The annotations are taken from tools/list as it passes; a tool with invalid ones is removed and logged."""
     tools = [{"name": "sql", "inputSchema": SCHEMA}, {"name": "bad", "inputSchema": {"x-mcp-header": "A"}}]
 
-    def play(asked: Asked) -> Answer:
-        return http(asked.answers({"tools": tools} if asked.message["method"] == "tools/list" else {}))
+    def play(request: ReceivedRequest) -> Answer:
+        return http(request.answers({"tools": tools} if request.message["method"] == "tools/list" else {}))
 
     async with playing(play) as upstream, bridged(upstream.url) as client:
         listed = await client.ask_modern("tools/list")
@@ -430,7 +430,7 @@ async def test_annotated_parameters_are_repeated_in_headers(caplog: pytest.LogCa
         assert "the tool 'bad' is left out of the list: " in caplog.text
         arguments = {"region": "Zürich", "options": {"deep": 42.0}, "dry": False, "other": 1}
         await client.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
-        found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
+        found = {k: v for k, v in upstream.requests[-1].headers.items() if k.startswith("mcp-param-")}
         assert found == {
             "mcp-param-region": wire.encode_header("Zürich"),
             "mcp-param-deep": "42",
@@ -438,26 +438,26 @@ async def test_annotated_parameters_are_repeated_in_headers(caplog: pytest.LogCa
         }
         for odd in ({"region": None, "options": []}, {"dry": 1.5, "options": {"deep": -7}}, []):
             await client.ask_modern("tools/call", {"name": "sql", "arguments": odd})
-            found = {k: v for k, v in upstream.asked[-1].headers.items() if k.startswith("mcp-param-")}
+            found = {k: v for k, v in upstream.requests[-1].headers.items() if k.startswith("mcp-param-")}
             assert found == ({"mcp-param-deep": "-7"} if "dry" in odd else {})
         tools.pop(0)
         await client.ask_modern("tools/list")
         await client.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
-        assert "mcp-param-region" in upstream.asked[-1].headers, "what isn't listed any more is still known"
+        assert "mcp-param-region" in upstream.requests[-1].headers, "what isn't listed any more is still known"
 
 
 async def test_the_bridge_lists_the_tools_when_a_header_is_missing():
     """The server refuses a call for a missing header: the bridge lists the tools, all pages, and repeats the call."""
 
-    def play(asked: Asked) -> Answer:
-        message = asked.message
+    def play(request: ReceivedRequest) -> Answer:
+        message = request.message
         if message["method"] == "tools/list":
             assert message["params"]["_meta"] == MODERN
             second = message["params"].get("cursor") == "more"
             tools = [{"name": "sql", "inputSchema": SCHEMA}] if second else [{"name": "x"}]
-            return http(asked.answers({"tools": tools} if second else {"tools": tools, "nextCursor": "more"}))
-        if "mcp-param-region" in asked.headers or message["params"]["name"] != "sql":
-            return http(asked.answers({"done": True}))
+            return http(request.answers({"tools": tools} if second else {"tools": tools, "nextCursor": "more"}))
+        if "mcp-param-region" in request.headers or message["params"]["name"] != "sql":
+            return http(request.answers({"done": True}))
         mismatch = {"code": wire.HEADER_MISMATCH, "message": "no Region"}
         return http(msgspec.json.encode({"jsonrpc": "2.0", "id": message["id"], "error": mismatch}), "400 Bad")
 
@@ -497,7 +497,7 @@ async def test_a_subscription_outlives_its_server():
         await _until(lambda: len(streams) == 2)
         await streams[1].send_all(event(end) + END)
         assert await client.read_line() == end, "the server's own end is one"
-        assert len(upstream.asked) == 3
+        assert len(upstream.requests) == 3
 
 
 async def test_a_subscription_that_never_began_fails():
@@ -520,7 +520,7 @@ async def test_a_lost_session_is_replaced_without_an_error():
         await client.ask("resources/subscribe", {"uri": "chora://a"}, 3)
         await client.ask("resources/subscribe", {"uri": "chora://b"}, 4)
         await client.ask("resources/unsubscribe", {"uri": "chora://a"}, 5)
-        before = len(upstream.asked)
+        before = len(upstream.requests)
         server.sessions.clear()
         await client.send("tools/call", {"name": "x"}, 6)
         assert (await client.read())["method"] == "notifications/tools/list_changed"
@@ -537,8 +537,8 @@ async def test_a_lost_session_is_replaced_without_an_error():
             "resources/subscribe",
             "tools/call",
         ]
-        repeated = next(each for each in upstream.asked[before:] if each.message.get("method") == "initialize")
-        assert repeated.body == upstream.asked[0].body
+        repeated = next(each for each in upstream.requests[before:] if each.message.get("method") == "initialize")
+        assert repeated.body == upstream.requests[0].body
         assert "mcp-session-id" not in repeated.headers
 
 
@@ -567,7 +567,7 @@ async def test_a_lost_session_is_replaced_for_a_notification_too():
         await client.send("notifications/roots/list_changed")
         assert (await client.read())["method"] == "notifications/tools/list_changed"
         await upstream.wait_for("roots", 2)
-        assert upstream.asked[-1].headers["mcp-session-id"] == "session-2"
+        assert upstream.requests[-1].headers["mcp-session-id"] == "session-2"
 
 
 async def test_a_changed_server_is_logged(caplog: pytest.LogCaptureFixture):
@@ -578,7 +578,7 @@ async def test_a_changed_server_is_logged(caplog: pytest.LogCaptureFixture):
         server.sessions.clear()
         server.version, server.capabilities = "2025-06-18", {}
         assert (await client.ask("ping"))["result"]["session"] == "session-2"
-        assert upstream.asked[-1].headers["mcp-protocol-version"] == "2025-06-18"
+        assert upstream.requests[-1].headers["mcp-protocol-version"] == "2025-06-18"
     assert "to 2025-06-18" in caplog.text
     assert "capabilities have changed" in caplog.text
 
@@ -593,7 +593,7 @@ async def test_a_server_that_refuses_a_new_session_fails_only_the_call():
         server.answers["initialize"] = refused
         answer = await client.ask("ping")
         assert "in 3 s" in answer["error"]["message"]
-        server.answers["initialize"] = lambda asked: http(
+        server.answers["initialize"] = lambda request: http(
             b'{"jsonrpc":"2.0","id":%s,"error":{"code":-32000,"message":"no"}}' % msgspec.json.encode("hello")
         )
         assert "refuses a new session" in (await client.ask("ping"))["error"]["message"]
@@ -674,10 +674,10 @@ async def test_a_stream_with_event_ids_is_resumed():
     again = [go_on, finish]
 
     class Resumable(Server):
-        def __call__(self, asked: Asked) -> Answer:
-            if asked.method == "GET" and "last-event-id" in asked.headers:
+        def __call__(self, request: ReceivedRequest) -> Answer:
+            if request.method == "GET" and "last-event-id" in request.headers:
                 return again.pop(0)
-            return super().__call__(asked)
+            return super().__call__(request)
 
     server = Resumable()
     server.answers["tools/call"] = lambda _: begin
@@ -686,7 +686,7 @@ async def test_a_stream_with_event_ids_is_resumed():
         await client.send("tools/call", {"name": "x"}, 1)
         assert [await client.read_line() for _ in range(2)] == [first, second]
         assert (await client.read())["id"] == 1
-        resumed = [each.headers.get("last-event-id") for each in upstream.asked if each.method == "GET"]
+        resumed = [each.headers.get("last-event-id") for each in upstream.requests if each.method == "GET"]
         assert [each for each in resumed if each] == ["e-1", "e-2"]
         assert upstream.methods().count("POST tools/call") == 1
 
@@ -696,8 +696,8 @@ async def test_a_stream_that_cannot_be_resumed_fails_the_call(refusal: Answer):
     """The server doesn't know the stream any more, or isn't reachable."""
 
     class Forgetful(Server):
-        def __call__(self, asked: Asked) -> Answer:
-            return refusal if "last-event-id" in asked.headers else super().__call__(asked)
+        def __call__(self, request: ReceivedRequest) -> Answer:
+            return refusal if "last-event-id" in request.headers else super().__call__(request)
 
     server = Forgetful()
     server.answers["tools/call"] = lambda _: _cut(STREAM + chunk(b"id: 1\nretry: 0\ndata:\n\n"))
@@ -719,14 +719,14 @@ async def test_the_stream_of_a_session_brings_notifications():
         assert await client.read_line() == note
         await server.streaming[0].aclose()
         await upstream.wait_for("GET", 2)
-        assert upstream.asked[-1].headers["last-event-id"] == "n-1"
+        assert upstream.requests[-1].headers["last-event-id"] == "n-1"
         server.sessions.clear()
         await _until(lambda: len(server.streaming) == 2)
         await server.streaming[1].aclose()
         assert (await client.read())["method"] == "notifications/tools/list_changed", "before any call"
         await upstream.wait_for("GET", 4)
-        assert upstream.asked[-1].headers["mcp-session-id"] == "session-2"
-        assert "last-event-id" not in upstream.asked[-1].headers
+        assert upstream.requests[-1].headers["mcp-session-id"] == "session-2"
+        assert "last-event-id" not in upstream.requests[-1].headers
 
 
 async def _until(condition: Any) -> None:
@@ -754,11 +754,11 @@ async def test_a_cancelled_call_of_the_handshake_era_is_cancelled_by_notificatio
     server = Server()
     hold = trio.Event()
 
-    def late(asked: Asked) -> Answer:
+    def late(request: ReceivedRequest) -> Answer:
         async def answer(stream: trio.abc.Stream) -> None:
-            if asked.message["id"] == 1:
+            if request.message["id"] == 1:
                 await hold.wait()
-                await stream.send_all(http(asked.answers()))
+                await stream.send_all(http(request.answers()))
             else:
                 assert await stream.receive_some() == b"", "it is let go"
 
@@ -921,8 +921,8 @@ async def test_a_line_that_was_begun_is_written_to_its_end():
     """Also when its call is cancelled meanwhile and other messages wait."""
     long = http(b'{"jsonrpc":"2.0","id":1,"result":{"text":"%s"}}' % (b"x" * 1_000_000))
 
-    def play(asked: Asked) -> Answer:
-        return long if asked.message["id"] == 1 else http(asked.answers())
+    def play(request: ReceivedRequest) -> Answer:
+        return long if request.message["id"] == 1 else http(request.answers())
 
     async with playing(play) as upstream, bridged(upstream.url) as client:
         await client.send("tools/call", {"name": "x", "_meta": MODERN}, 1)
@@ -937,15 +937,15 @@ async def test_a_line_that_was_begun_is_written_to_its_end():
 async def test_redirects_within_the_server_are_followed():
     """A missing slash costs one redirect; the next message goes to the new URL."""
 
-    def play(asked: Asked) -> Answer:
-        if asked.target == "/mcp":
+    def play(request: ReceivedRequest) -> Answer:
+        if request.target == "/mcp":
             return http(b"moved", "307 Temporary Redirect", "text/plain", location="/mcp/?x=1")
-        return http(asked.answers({"target": asked.target}))
+        return http(request.answers({"target": request.target}))
 
     async with playing(play) as upstream, bridged(upstream.url) as client:
         for id in (1, 2):
             assert (await client.ask_modern("tools/list", id=id))["result"]["target"] == "/mcp/?x=1"
-        assert [asked.target for asked in upstream.asked] == ["/mcp", "/mcp/?x=1", "/mcp/?x=1"]
+        assert [request.target for request in upstream.requests] == ["/mcp", "/mcp/?x=1", "/mcp/?x=1"]
 
 
 @pytest.mark.parametrize(("redirects", "outcome"), [(3, "result"), (4, "error")])
@@ -994,18 +994,18 @@ async def test_a_redirect_of_the_stream_does_not_move_calls():
     """The stream leads to a login page; calls still go to the server, which may accept us again by then."""
     server = Server()
 
-    def play(asked: Asked) -> Answer:
-        if asked.target == "/login":
+    def play(request: ReceivedRequest) -> Answer:
+        if request.target == "/login":
             return http(b"<html>", kind="text/html")
-        if asked.method == "GET":
+        if request.method == "GET":
             return http(b"", "302 Found", location="/login")
-        return server(asked)
+        return server(request)
 
     async with playing(play) as upstream, bridged(upstream.url) as client:
         await client.initialize()
-        await _until(lambda: any(asked.target == "/login" for asked in upstream.asked))
+        await _until(lambda: any(request.target == "/login" for request in upstream.requests))
         assert "result" in await client.ask("ping")
-        assert upstream.asked[-1].target == "/mcp"
+        assert upstream.requests[-1].target == "/mcp"
 
 
 async def test_a_server_that_never_opens_its_stream_is_given_up(monkeypatch: pytest.MonkeyPatch):
@@ -1024,7 +1024,7 @@ async def test_a_stream_that_breaks_at_once_is_resumed_with_pauses():
     server = Server()
     times: list[float] = []
 
-    def resume(asked: Asked) -> Answer:
+    def resume(request: ReceivedRequest) -> Answer:
         times.append(trio.current_time())
         if len(times) > 3:
             done = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "result": {}})
@@ -1033,8 +1033,8 @@ async def test_a_stream_that_breaks_at_once_is_resumed_with_pauses():
 
     server.answers["slow"] = resume
 
-    def play(asked: Asked) -> Answer:
-        return resume(asked) if asked.method == "GET" and "last-event-id" in asked.headers else server(asked)
+    def play(request: ReceivedRequest) -> Answer:
+        return resume(request) if request.method == "GET" and "last-event-id" in request.headers else server(request)
 
     async with playing(play) as upstream, bridged(upstream.url) as client:
         await client.initialize()
@@ -1081,7 +1081,7 @@ async def test_a_stalled_response_times_out(monkeypatch: pytest.MonkeyPatch, cap
         await stream.aclose()
 
     server = Server()
-    server.answers |= {"ping": lambda _: stall, "pong": lambda asked: cut if asked.target == "/mcp" else http(b"{")}
+    server.answers |= {"ping": lambda _: stall, "pong": lambda request: cut if request.target == "/mcp" else http(b"{")}
     server.answers["notifications/roots/list_changed"] = lambda _: _forever
     async with playing(server) as upstream, bridged(upstream.url) as client:
         await client.initialize()
@@ -1107,8 +1107,8 @@ async def test_a_server_without_a_stream_may_say_so_with_404():
     """That doesn't mean that the session is lost."""
 
     class NoStream(Server):
-        def __call__(self, asked: Asked) -> Answer:
-            return http(b"", "404 Not Found") if asked.method == "GET" else super().__call__(asked)
+        def __call__(self, request: ReceivedRequest) -> Answer:
+            return http(b"", "404 Not Found") if request.method == "GET" else super().__call__(request)
 
     async with playing(NoStream()) as upstream, bridged(upstream.url) as client:
         await client.initialize()
@@ -1122,10 +1122,10 @@ async def test_a_session_stream_that_redirects_to_another_server_is_given_up(cap
     """The redirect isn't followed; calls go on."""
 
     class Elsewhere(Server):
-        def __call__(self, asked: Asked) -> Answer:
-            if asked.method == "GET":
+        def __call__(self, request: ReceivedRequest) -> Answer:
+            if request.method == "GET":
                 return http(b"", "302 Found", location="http://evil.example/")
-            return super().__call__(asked)
+            return super().__call__(request)
 
     async with playing(Elsewhere()) as upstream, bridged(upstream.url) as client:
         await client.initialize()
@@ -1169,7 +1169,7 @@ async def test_an_invalid_session_id_is_ignored(caplog: pytest.LogCaptureFixture
         assert "names no revision" in (await client.ask("initialize", HELLO))["error"]["message"]
         assert "result" in await client.ask("initialize", HELLO)
         assert "result" in await client.ask("ping")
-        assert "mcp-session-id" not in upstream.asked[-1].headers
+        assert "mcp-session-id" not in upstream.requests[-1].headers
     assert "continuing without one" in caplog.text
 
 
@@ -1177,9 +1177,9 @@ async def test_numbers_out_of_range_are_passed_on_or_refused():
     """As an id, a revision or an argument, without an internal error."""
     tools = [{"name": "sql", "inputSchema": SCHEMA}]
 
-    def play(asked: Asked) -> Answer:
-        if b"tools/list" in asked.body:
-            return http(asked.answers({"tools": tools}))
+    def play(request: ReceivedRequest) -> Answer:
+        if b"tools/list" in request.body:
+            return http(request.answers({"tools": tools}))
         return STREAM + event(b'{"jsonrpc":"2.0","id":1e999,"result":{}}') + event(b'{"id":1,"result":{}}') + END
 
     async with playing(play) as upstream, bridged(upstream.url) as client:
@@ -1188,14 +1188,14 @@ async def test_numbers_out_of_range_are_passed_on_or_refused():
         call = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"sql","arguments":{"region":1e999}'
         await client.write(call + b',"_meta":' + meta + b"}}")
         assert (await client.read())["id"] == 1
-        assert "mcp-param-region" not in upstream.asked[-1].headers
+        assert "mcp-param-region" not in upstream.requests[-1].headers
         await client.write(call + b',"_meta":{"io.modelcontextprotocol/protocolVersion":1e999}}}')
         assert (await client.read())["id"] == 1
-        assert "mcp-protocol-version" not in upstream.asked[-1].headers
+        assert "mcp-protocol-version" not in upstream.requests[-1].headers
         await client.write(b'{"jsonrpc":"2.0","id":1e999,"method":"ping"}')
         assert b'"id":1e999,"error":{"code":-32600' in (await client.read_line() or b"")
         await client.ask("ping", [1], 1)
-        assert upstream.asked[-1].message["params"] == [1]
+        assert upstream.requests[-1].message["params"] == [1]
 
 
 async def test_the_first_error_stays_when_the_tools_cannot_be_listed():
@@ -1203,8 +1203,8 @@ async def test_the_first_error_stays_when_the_tools_cannot_be_listed():
     lists = [b'{"jsonrpc":"2.0","id":"chora-0","error":{"code":1,"message":"no"}}']
     lists += [b'{"jsonrpc":"2.0","id":"chora-0","result":[]}', b'{"jsonrpc":"2.0","id":"chora-0","result":{"tools":7}}']
 
-    def play(asked: Asked) -> Answer:
-        if asked.message["method"] == "tools/list":
+    def play(request: ReceivedRequest) -> Answer:
+        if request.message["method"] == "tools/list":
             return http(lists.pop(0))
         return http(b'{"jsonrpc":"2.0","id":1,"error":{"code":%d,"message":"m"}}' % wire.HEADER_MISMATCH, "400 Bad")
 
@@ -1228,9 +1228,9 @@ async def test_a_token_that_changes_is_read_again():
             raise settings.UsageError("gone", "x")
         return FoundSecret(Secret(current), "file /run/token")
 
-    def play(asked: Asked) -> Answer:
-        good = asked.headers["authorization"] == "Bearer new-token"
-        return http(asked.answers()) if good else http(b"", "401 Unauthorized")
+    def play(request: ReceivedRequest) -> Answer:
+        good = request.headers["authorization"] == "Bearer new-token"
+        return http(request.answers()) if good else http(b"", "401 Unauthorized")
 
     async with playing(play) as upstream, bridged(upstream.url, token=find, headers=(("X-Key", "k"),)) as client:
         answer = await client.ask_modern("tools/call", {"name": "x"})
@@ -1240,7 +1240,7 @@ async def test_a_token_that_changes_is_read_again():
         assert "refuses" in (await client.ask_modern("tools/call", {"name": "x"}))["error"]["message"]
         current = "new-token"
         assert "result" in await client.ask_modern("tools/call", {"name": "x"})
-        assert upstream.asked[-1].headers["x-key"] == "k"
+        assert upstream.requests[-1].headers["x-key"] == "k"
     assert searched == [False, True, True, True]
 
 
@@ -1252,9 +1252,9 @@ async def test_a_token_refused_for_the_stream_is_read_again():
     def find(wanted: bool) -> FoundSecret | None:
         return FoundSecret(Secret(current), "file /run/token")
 
-    def play(asked: Asked) -> Answer:
-        good = asked.headers["authorization"] == "Bearer new-token"
-        return server(asked) if good else http(b"", "401 Unauthorized")
+    def play(request: ReceivedRequest) -> Answer:
+        good = request.headers["authorization"] == "Bearer new-token"
+        return server(request) if good else http(b"", "401 Unauthorized")
 
     async with playing(play) as upstream, bridged(sse_url(upstream), token=find) as client:
         refused = await client.ask("initialize", HELLO, "hello")
@@ -1277,12 +1277,12 @@ class SseServer:
         self.accepted = http(b"Accepted", "202 Accepted", "text/plain")
         self.silent: set[str] = set()
 
-    def __call__(self, asked: Asked) -> Answer:
-        if asked.method == "GET":
+    def __call__(self, request: ReceivedRequest) -> Answer:
+        if request.method == "GET":
             return self.stream
-        if asked.target.startswith("/messages"):
-            stream = self.streams.get(asked.target.partition("=")[2])
-            return http(b"", "404 Not Found") if stream is None else lambda client: self.reply(asked, client, stream)
+        if request.target.startswith("/messages"):
+            stream = self.streams.get(request.target.partition("=")[2])
+            return http(b"", "404 Not Found") if stream is None else lambda client: self.reply(request, client, stream)
         return http(b"Cannot POST", "404 Not Found", "text/html")
 
     async def stream(self, stream: trio.abc.Stream) -> None:
@@ -1292,16 +1292,16 @@ class SseServer:
         await stream.send_all(STREAM + event(place, event="endpoint"))
         await trio.sleep_forever()
 
-    async def reply(self, asked: Asked, client: trio.abc.Stream, stream: trio.abc.Stream) -> None:
+    async def reply(self, request: ReceivedRequest, client: trio.abc.Stream, stream: trio.abc.Stream) -> None:
         await client.send_all(self.accepted)
-        message = asked.message
+        message = request.message
         method = message.get("method")
         if "id" not in message or method in self.silent or not self.accepted.startswith(b"HTTP/1.1 202"):
             return
-        result = {"method": method, "stream": asked.target}
+        result = {"method": method, "stream": request.target}
         if method == "initialize":
             result = {"protocolVersion": "2024-11-05", "capabilities": OFFER}
-        await stream.send_all(event(asked.answers(result), event="message"))
+        await stream.send_all(event(request.answers(result), event="message"))
 
     async def end(self, number: int) -> None:
         await self.streams.pop(str(number)).aclose()
@@ -1317,10 +1317,10 @@ async def test_an_answer_on_the_stream_counts_when_its_request_breaks(hangs_up: 
     server = SseServer()
     reply = server.reply
 
-    async def answer_first(asked: Asked, client: trio.abc.Stream, stream: trio.abc.Stream) -> None:
-        if asked.message["method"] != "tools/call":
-            return await reply(asked, client, stream)
-        await stream.send_all(event(asked.answers({"answered": True}), event="message"))
+    async def answer_first(request: ReceivedRequest, client: trio.abc.Stream, stream: trio.abc.Stream) -> None:
+        if request.message["method"] != "tools/call":
+            return await reply(request, client, stream)
+        await stream.send_all(event(request.answers({"answered": True}), event="message"))
         if hangs_up == "stream":
             await trio.testing.wait_all_tasks_blocked(0.05)
             await server.end(1)
@@ -1511,8 +1511,8 @@ async def test_refusals_of_the_older_transport_reach_the_client():
 async def test_a_path_that_ends_in_sse_may_be_streamable_http():
     """The transport is detected by the answer, not by the path alone."""
 
-    def play(asked: Asked) -> Answer:
-        return http(b"", "405 Method Not Allowed") if asked.method == "GET" else http(asked.answers())
+    def play(request: ReceivedRequest) -> Answer:
+        return http(b"", "405 Method Not Allowed") if request.method == "GET" else http(request.answers())
 
     async with playing(play) as upstream, bridged(sse_url(upstream)) as client:
         assert "result" in await client.ask_modern("tools/list")
@@ -1525,12 +1525,12 @@ async def test_the_end_of_the_input_leaves_calls_a_grace():
     """Calls have the grace to be answered; subscriptions end at once."""
     release = trio.Event()
 
-    def play(asked: Asked) -> Answer:
+    def play(request: ReceivedRequest) -> Answer:
         async def soon(stream: trio.abc.Stream) -> None:
             await release.wait()
-            await stream.send_all(http(asked.answers()))
+            await stream.send_all(http(request.answers()))
 
-        return soon if asked.message["params"].get("name") == "soon" else _forever
+        return soon if request.message["params"].get("name") == "soon" else _forever
 
     async with playing(play) as upstream, bridged(upstream.url, grace=0.5) as client:
         await client.send("subscriptions/listen", {"notifications": {}, "_meta": MODERN}, 1)

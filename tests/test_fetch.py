@@ -26,7 +26,7 @@ from chora.fetch import (
 from chora.fetch.limits import IDLE_LIMIT
 from tests.conftest import Project, Serve
 from tests.patience import PATIENCE
-from tests.upstream import END, Answer, Asked, chunk, http, playing
+from tests.upstream import END, Answer, ReceivedRequest, chunk, http, playing
 
 
 @asynccontextmanager
@@ -361,7 +361,7 @@ async def test_header_values_cannot_inject_headers():
         for value in ("a\r\nb: c", "a\nb: c", "a\rb: c", "ü", "\0"):
             with pytest.raises(ValueError, match="header"):
                 await connections.request("GET", "/", [("x", value)])
-        assert upstream.asked == []
+        assert upstream.requests == []
 
 
 async def test_an_unreachable_server_is_known_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch):
@@ -486,5 +486,5 @@ async def test_comments_are_unlimited():
 
 def test_requests_arrive_unchanged():
     """The test server parses them itself."""
-    asked = Asked("POST", "/", {}, b'{"id": 1, "method": "ping"}')
-    assert asked.answers({"a": 1}) == b'{"jsonrpc":"2.0","id":1,"result":{"a":1}}'
+    request = ReceivedRequest("POST", "/", {}, b'{"id": 1, "method": "ping"}')
+    assert request.answers({"a": 1}) == b'{"jsonrpc":"2.0","id":1,"result":{"a":1}}'

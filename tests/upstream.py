@@ -11,7 +11,7 @@ import trio
 Headers = dict[str, str]
 
 
-class Asked(NamedTuple):
+class ReceivedRequest(NamedTuple):
     """A request as it arrived."""
 
     method: str
@@ -39,9 +39,9 @@ class FakeUpstream:
         play: what to answer a request with.
     """
 
-    def __init__(self, play: Callable[[Asked], Answer]) -> None:
+    def __init__(self, play: Callable[[ReceivedRequest], Answer]) -> None:
         self.play = play
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.connections = 0
         self.port = 0
         self._arrived = trio.Condition()
@@ -52,7 +52,7 @@ class FakeUpstream:
 
     def methods(self) -> list[str]:
         """The HTTP method of every request, and that of the message in it."""
-        return [f"{each.method} {each.message.get('method', '')}".strip() for each in self.asked]
+        return [f"{each.method} {each.message.get('method', '')}".strip() for each in self.requests]
 
     async def wait_for(self, text: str, count: int = 1) -> None:
         """Wait until `count` requests were made whose methods contain `text`."""
@@ -77,11 +77,11 @@ class FakeUpstream:
                         buffer += await stream.receive_some()
                     length = int(headers.get("content-length", 0))
                     body, buffer = buffer[:length], buffer[length:]
-                    asked = Asked(first.split()[0], first.split()[1], headers, body)
+                    request = ReceivedRequest(first.split()[0], first.split()[1], headers, body)
                     async with self._arrived:
-                        self.asked.append(asked)
+                        self.requests.append(request)
                         self._arrived.notify_all()
-                    answer = self.play(asked)
+                    answer = self.play(request)
                     if answer is None:
                         return
                     if isinstance(answer, bytes):
@@ -93,7 +93,7 @@ class FakeUpstream:
 
 
 @asynccontextmanager
-async def playing(play: Callable[[Asked], Answer]) -> AsyncGenerator[FakeUpstream]:
+async def playing(play: Callable[[ReceivedRequest], Answer]) -> AsyncGenerator[FakeUpstream]:
     """A server on a free port of this machine."""
     upstream, failure = FakeUpstream(play), None
     async with trio.open_nursery() as nursery:

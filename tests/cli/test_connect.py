@@ -335,11 +335,11 @@ def test_wrong_use_is_reported_before_anything_starts(arguments: tuple[str, ...]
 async def headers_of(*options: str, env: dict[str, str] | None = None) -> dict[str, str]:
     """The headers of a request that the server gets."""
     async with (
-        playing(lambda asked: http(asked.answers())) as upstream,
+        playing(lambda request: http(request.answers())) as upstream,
         connected(upstream.url, *options, env=env) as client,
     ):
         assert "result" in await client.ask("ping", {"_meta": MODERN})
-        return upstream.asked[-1].headers
+        return upstream.requests[-1].headers
 
 
 async def test_the_token_comes_from_secrets(tmp_path: Path):
