@@ -952,15 +952,15 @@ async def test_redirects_within_the_server_are_followed():
 async def test_only_so_many_redirects_are_followed(redirects: int, outcome: str):
     """Three of one request; one more is a circle."""
 
-    def play(asked: Asked) -> Answer:
-        if len(asked.target) <= redirects:
-            return http(b"moved", "307 Temporary Redirect", "text/plain", location=asked.target + "x")
-        return http(asked.answers({"target": asked.target}))
+    def play(request: ReceivedRequest) -> Answer:
+        if len(request.target) <= redirects:
+            return http(b"moved", "307 Temporary Redirect", "text/plain", location=request.target + "x")
+        return http(request.answers({"target": request.target}))
 
     async with playing(play) as upstream, bridged(upstream.url.removesuffix("/mcp") + "/") as client:
         answer = await client.ask_modern("tools/list", id=1)
     assert outcome in answer
-    assert [asked.target for asked in upstream.asked] == ["/" + "x" * number for number in range(4)]
+    assert [request.target for request in upstream.requests] == ["/" + "x" * number for number in range(4)]
     assert outcome == "result" or "redirects in a circle" in answer["error"]["message"]
 
 
