@@ -237,14 +237,14 @@ def _exceeded_budget(budgets: list[BudgetState], estimated: float) -> BudgetStat
 
 
 @contextmanager
-def _register_request(asked: dict[str, trio.Event], key: str) -> Generator[None]:
+def _register_request(pending: dict[str, trio.Event], key: str) -> Generator[None]:
     """Register this request as under way, unless it already is."""
-    if key in asked:
+    if key in pending:
         yield
         return
-    asked[key] = over = trio.Event()
+    pending[key] = over = trio.Event()
     try:
         yield
     finally:
-        del asked[key]
+        del pending[key]
         over.set()

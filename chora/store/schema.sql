@@ -38,7 +38,7 @@ CREATE TABLE drafts (
   updated_at  TEXT NOT NULL
 ) STRICT;
 
--- Files on disk. A hash that is neither `sha256` nor `pending` is somebody's edit.
+-- Files on disk. A hash that is neither `sha256` nor `pending` is a person's edit.
 CREATE TABLE outputs (
   path        TEXT PRIMARY KEY,         -- relative to the project
   artifact_id TEXT NOT NULL,
