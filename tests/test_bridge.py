@@ -16,7 +16,7 @@ import trio
 import trustme
 
 from chora import bridge, settings
-from chora.bridge import messages, sse, streamable
+from chora.bridge import messages, parameter_headers, sse, streamable
 from chora.bridge.messages import Backoff, CallFailure, ConnectionLost, UpstreamUnreachable
 from chora.bridge.parameter_headers import find_parameter_headers
 from chora.bridge.upstream import Upstream
@@ -444,6 +444,25 @@ async def test_annotated_parameters_are_repeated_in_headers(caplog: pytest.LogCa
         await client.ask_modern("tools/list")
         await client.ask_modern("tools/call", {"name": "sql", "arguments": arguments})
         assert "mcp-param-region" in upstream.requests[-1].headers, "what isn't listed any more is still known"
+
+
+async def test_headers_are_remembered_of_so_many_tools_only(monkeypatch: pytest.MonkeyPatch):
+    """The tools beyond the limit stay in the list and are called without headers."""
+    assert parameter_headers.TOOLS_LIMIT == 10_000
+    monkeypatch.setattr(parameter_headers, "TOOLS_LIMIT", 2)
+    tools = [{"name": name, "inputSchema": SCHEMA} for name in ("first", "second", "third")]
+
+    def play(request: ReceivedRequest) -> Answer:
+        return http(request.answers({"tools": tools} if request.message["method"] == "tools/list" else {}))
+
+    async with playing(play) as upstream, bridged(upstream.url) as client:
+        assert (await client.ask_modern("tools/list"))["result"]["tools"] == tools
+        repeated: list[str] = []
+        for tool in tools:
+            await client.ask_modern("tools/call", {"name": tool["name"], "arguments": {"region": "x"}})
+            if "mcp-param-region" in upstream.requests[-1].headers:
+                repeated.append(str(tool["name"]))
+        assert repeated == ["first", "second"]
 
 
 async def test_the_bridge_lists_the_tools_when_a_header_is_missing():
@@ -1043,8 +1062,14 @@ async def test_a_stream_that_breaks_at_once_is_resumed_with_pauses():
 
 
 def test_a_tool_that_wants_endless_headers_is_refused():
-    """Before they take much time or memory."""
+    """Before they take much time or memory; a hundred are allowed."""
     wanted = {"type": "string"}
+    allowed = {f"p{number}": {**wanted, "x-mcp-header": f"h{number}"} for number in range(100)}
+    assert len(find_parameter_headers({"type": "object", "properties": allowed})) == 100
+    with pytest.raises(ValueError, match="more than 100"):
+        find_parameter_headers(
+            {"type": "object", "properties": {**allowed, "p": {**wanted, "x-mcp-header": "one-more"}}}
+        )
     properties = {f"p{number}": {**wanted, "x-mcp-header": f"h{number}"} for number in range(200_000)}
     with pytest.raises(ValueError, match="more than 100"):
         find_parameter_headers({"type": "object", "properties": properties})

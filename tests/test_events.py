@@ -309,7 +309,8 @@ async def test_a_failing_store_fails_no_work(caplog: Log):
 
 
 async def test_rows_beyond_the_queue_limit_are_dropped_and_counted(path: Path, caplog: Log):
-    """Memory stays bounded while the store hangs; the file has every line."""
+    """Memory stays bounded while the store hangs: 10,000 rows wait; the file has every line."""
+    assert ROWS_LIMIT == 10_000
     events, store = Events(path), Slow()
     store.may_write = trio.Event()
     async with trio.open_nursery() as nursery:

@@ -23,7 +23,8 @@ from chora.fetch import (
     StaleConnection,
     parse_address,
 )
-from chora.fetch.limits import IDLE_LIMIT
+from chora.fetch.connections import ClientConnection
+from chora.fetch.limits import HEAD_LIMIT, IDLE_LIMIT, LINE_LIMIT
 from tests.conftest import Project, Serve
 from tests.patience import PATIENCE
 from tests.upstream import END, Answer, ReceivedRequest, chunk, http, playing
@@ -319,6 +320,47 @@ async def test_an_invalid_response_is_refused(answer: bytes, reason: str):
     """Also any that is ambiguous or doesn't end."""
     with pytest.raises(FetchFailed, match=reason):
         await ask(answer)
+
+
+class Pieces(trio.abc.Stream):
+    """A server whose answer arrives in exactly these pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    async def wait_send_all_might_not_block(self) -> None:
+        pass
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return self.pieces.pop(0)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def ask_pieces(*pieces: bytes) -> bytes:
+    """The body of an answer that arrives in these pieces."""
+    stream: Any = Pieces(*pieces)
+    connection = ClientConnection(ConnectionPool(Origin("http", "127.0.0.1", 1)), stream, stream)
+    return await (await connection.send_request("GET", "/", [], b"")).read(10)
+
+
+async def test_a_head_and_a_line_may_be_as_long_as_the_limit_before_their_end_arrives():
+    """64 KiB of a head and 16 KiB of a line between chunks; one byte more is refused."""
+    assert (HEAD_LIMIT, LINE_LIMIT) == (65_536, 16_384)
+    start, length = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n", HEAD_LIMIT
+    head = start + b"x: " + b"a" * (length - len(start) - 3)
+    assert await ask_pieces(head, b"\r\n\r\ny") == b"y"
+    with pytest.raises(FetchFailed, match="its head is larger than 65,536 bytes"):
+        await ask_pieces(head + b"a", b"\r\n\r\ny")
+    chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    line = b"1;" + b"a" * (LINE_LIMIT - 2)
+    assert await ask_pieces(chunked, line, b"\r\ny\r\n0\r\n\r\n") == b"y"
+    with pytest.raises(FetchFailed, match="a chunk has no size"):
+        await ask_pieces(chunked, line + b"a", b"\r\ny\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,21 @@ async def test_an_output_bomb_meets_its_limit():
         assert workers.statistics().idle == 1
 
 
+async def test_a_job_may_be_an_eighth_of_the_memory():
+    """Exactly that is sent; one byte more is refused."""
+
+    def job(length: int) -> RenderJob:
+        return RenderJob("{{ text | length }}", "page", context={"text": "x" * length})
+
+    most = 8 * MIB
+    room = most - len(encode_frame(job(MIB))) + MIB
+    assert (len(encode_frame(job(room))), len(encode_frame(job(room + 1)))) == (most, most + 1)
+    async with running(memory=64 * MIB) as workers:
+        assert (await workers.render_template(job(room))).text == str(room)
+        with pytest.raises(LimitExceeded, match=f"has {most + 1} bytes; {most} is the most"):
+            await workers.render_template(job(room + 1))
+
+
 async def test_a_job_beyond_the_memory_is_not_even_sent():
     """It is refused by its size."""
     async with running(memory=64 * MIB) as workers:

@@ -15,7 +15,7 @@ import trio
 
 from chora import settings
 from chora.catalog import Catalog
-from chora.files import SOURCE_LIMIT, Folder
+from chora.files import PATH_LIMIT, SOURCE_LIMIT, Folder
 from chora.model import Source
 from chora.render.pool import RenderPool
 from chora.sources import git_reference
@@ -284,6 +284,15 @@ async def test_an_invalid_reference_is_an_error(project: Project, fetch: Fetch, 
     """A missing file, a folder, not text, or a forbidden form: a sentence, and never an option of git's."""
     commit(project.root, a_md="x", docs__b_md="y", a_bin=b"\xff\xfe\x00")
     await refused(fetch, problem, locator)
+
+
+async def test_a_path_may_be_as_long_as_a_path_in_the_project(project: Project, fetch: Fetch):
+    """4096 characters; one more is refused before git is asked."""
+    assert PATH_LIMIT == 4096
+    commit(project.root, a_md="x")
+    longest = "HEAD:" + "a" * PATH_LIMIT
+    await refused(fetch, f"there is no {longest} in the repository", longest)
+    await refused(fetch, f"'{'a' * 80}'… has more than 4,096 characters", longest + "a")
 
 
 @pytest.mark.parametrize(

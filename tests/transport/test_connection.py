@@ -600,6 +600,18 @@ async def test_refused_before_any_app(request_bytes: bytes, status: int, reason:
         assert running.server.statistics().aborted == {reason: 1}
 
 
+@pytest.mark.parametrize(("extra", "status"), [(0, 200), (1, 431)])
+async def test_a_request_head_may_be_as_large_as_the_limit(extra: int, status: int) -> None:
+    """64 KiB of target, names and values, without what stands between them; one byte more is refused."""
+    counted = len("/") + len("Host") + len("x") + len("X")
+    value = b"a" * (65_536 - counted + extra)
+    head = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + value + b"\r\n\r\n"
+    async with serving(fine) as running, running.client() as client:
+        # In two pieces, so that less than the limit is incomplete at any time.
+        await client.send(head[:65_000])
+        assert (await client.ask(head[65_000:])).status == status
+
+
 async def test_a_refused_head_request_gets_no_body() -> None:
     """Even a refusal leaves out the body when the method is HEAD, and only then."""
     async with serving(fine) as running:
