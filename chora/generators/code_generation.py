@@ -174,7 +174,8 @@ def _options(job: GenerationJob) -> Options:
             NAME,
             f"generation_config doesn't fit: {error}",
             "prompt, model, language, system_prompt and fallback_template are texts, style_hints a list of them, "
-            "temperature is 0 to 1, max_tokens 1 to 128000, retry_count 0 to 10, timeout up to 600 seconds.",
+            "temperature is 0 to 1, max_tokens 1 to 128000, retry_count 0 to 10, "
+            "retry_delay 0 to 60, timeout above 0 and up to 600 seconds.",
         ) from None
 
 
