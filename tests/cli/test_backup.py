@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chora.cli import program
+from chora.store.salvage import SalvageResult
 from tests.cli.test_doctor import fill
 from tests.conftest import Project
 
@@ -73,3 +74,30 @@ def test_a_missing_backup_is_reported(hello: Project, option: list[str]):
     done = run(hello, "restore", *option, str(hello.root / "none.db"))
     assert (done.exit_code, "There is no file" in done.output) == (1, True)
     assert not (hello.root / "none.db").exists()
+
+
+def test_a_salvage_names_what_is_missing_in_order(hello: Project, monkeypatch: pytest.MonkeyPatch):
+    """The kinds of records that are incomplete, as JSON and in a sentence; nothing is said when nothing is missing."""
+    damaged = latest(hello)
+
+    def salvage(lost: dict[str, int]) -> None:
+        done = SalvageResult(hello.root / "new.db", {"versions": 2, "drafts": 1}, lost)
+        monkeypatch.setattr("chora.store.salvage.salvage_database", lambda damaged, target: done)
+
+    salvage({"versions": 1, "drafts": 3, "outputs": 2})
+    done = json_of(run(hello, "restore", "--salvage", "new.db", "--json", str(damaged)))
+    assert done == {
+        "success": True,
+        "path": str(hello.root / "new.db"),
+        "saved": {"versions": 2, "drafts": 1},
+        "lost": ["drafts", "outputs", "versions"],
+    }
+    result = run(hello, "restore", "--salvage", "new.db", str(damaged))
+    assert result.stdout == f"{hello.root / 'new.db'}\n"
+    assert result.stderr == (
+        f"saved 2 versions, 1 draft; `chora restore {hello.root / 'new.db'}` puts it in place\n"
+        "rows are missing from drafts, outputs, versions\n"
+    )
+    salvage({})
+    result = run(hello, "restore", "--salvage", "new.db", str(damaged))
+    assert "missing" not in result.output

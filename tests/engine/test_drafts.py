@@ -653,6 +653,14 @@ async def test_a_patch_with_an_invalid_result_changes_nothing(
     assert find_draft(engine, draft_id) == before
 
 
+async def test_a_refused_patch_names_its_keys_in_order(project: Project, engine: Engine):
+    """Whatever their order in the patch."""
+    project.save(text("note", "x"))
+    with pytest.raises(ModificationFailed) as failed:
+        await modify_config(engine, "note", {"state": {}, "metadata": None, "children": []})
+    assert failed.value.details["updated_keys"] == ["children", "metadata", "state"]
+
+
 async def test_a_patch_cannot_change_the_id_of_a_saved_config(project: Project, engine: Engine):
     """References to it would break; setting the same id is no change."""
     project.save(text("note", "x"))

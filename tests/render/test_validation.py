@@ -147,6 +147,22 @@ def test_invalid_texts_have_findings(language: str, text: str, flaw: TextFinding
     assert checked.findings[0] == flaw
 
 
+def test_findings_in_html_come_in_the_order_of_the_text():
+    """By line, then by column, although the innermost element is noticed first."""
+    checked = validation.check_text(CheckJob("html", "<div><b><i>x\n</em><a><u>y\n<em>"))
+    assert isinstance(checked, CheckResult)
+    assert [(flaw.line, flaw.column) for flaw in checked.findings] == [
+        (1, 1),
+        (1, 6),
+        (1, 9),
+        (2, 1),
+        (2, 6),
+        (2, 9),
+        (3, 1),
+    ]
+    assert checked.findings[3] == TextFinding("</em> closes nothing", 2, 1)
+
+
 @pytest.mark.parametrize("text", ["x = 1\0", "x = '\\ud800'.encode()\nx = (" + "(" * 5000], ids=short_id)
 def test_python_that_its_parser_refuses_is_a_finding(text: str):
     """Also when Python raises something other than SyntaxError."""

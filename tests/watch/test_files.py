@@ -208,6 +208,22 @@ async def test_a_file_that_is_no_resource_is_not_published(
         assert nothing.cancelled_caught
 
 
+async def test_changes_seen_at_once_are_published_by_path(
+    short_delays: threading.Event, project: Project, engine: Engine, tmp_path: Path
+):
+    """A folder that is moved in shows all its files to one scan."""
+    names = [f"note-{letter}" for letter in "abcdefgh"]
+    project.save(*[text(name, "x") for name in names])
+    (project.root / "configs").rename(tmp_path / "away")
+    async with watching(engine, short_delays) as watched:
+        watched.subscribe(*[f"config://content/{name}" for name in names])
+        (tmp_path / "away").rename(project.root / "configs")
+        seen: dict[str, None] = {}
+        while len(seen) <= len(names):
+            seen[await watched.wait_change()] = None
+        assert [uri for uri in seen if uri != LIST] == [f"config://content/{name}" for name in names]
+
+
 async def test_many_changes_at_once_are_each_published(short_delays: threading.Event, project: Project, engine: Engine):
     """A checkout changes everything; each file is published, the list once or twice."""
     for number in range(200):

@@ -165,6 +165,17 @@ async def test_the_caller_takes_precedence_over_sources_and_the_config(bench: Be
     }
 
 
+async def test_an_error_lists_the_names_of_the_context_in_order(bench: Bench):
+    """Whatever defines them, in whatever order."""
+    error = await bench.fail(
+        [inline("wind", 1), inline("area", 2)],
+        {"zone": 1, "berth": 2, "day": {"source": "runtime", "required": True}},
+        {"tide": 1},
+    )
+    assert error.details["missing_variable"] == "day"
+    assert error.details["available_context"] == ["area", "berth", "content_id", "tide", "wind", "zone"]
+
+
 @requirement("sources.landing")
 async def test_a_source_without_an_id_adds_its_own_names(bench: Bench):
     """In the short form an object is merged into the context; any other value needs an id."""

@@ -18,7 +18,7 @@ from chora.engine.legacy.project_import import import_project
 from chora.errors import InvalidInput, ValidationFailed, WriteFailed
 from chora.files import Folder
 from chora.hashing import sha256
-from chora.store import SqliteStore, Store
+from chora.store import SqliteStore, Store, Version
 from chora.store.filesystem import FilesystemStore
 from tests.conftest import requirement
 
@@ -345,6 +345,46 @@ async def test_history_is_imported_with_its_times_and_order(old: Path, new: Path
     assert third.metadata["generation_time_ms"] == 3
     assert third.metadata["imported_from"] == "ephemeral/content/tides/v1/2025-10-15T10-15-00Z.json"
     assert store.latest_version("tides") == found[4]
+
+
+async def test_texts_of_one_millisecond_keep_their_order(old: Path, new: Path, store: Store, put: Put):
+    """By the whole time, whatever folder they are in; those of the same microsecond by their path."""
+    put("ephemeral/content/tides/v1/a.json", {"content": "third", "generated_at": "2025-10-14T08:00:00.000003"})
+    put("ephemeral/content/tides/v1/b.json", {"content": "fourth", "generated_at": "2025-10-14T08:00:00.000003"})
+    put("ephemeral/content/tides/v2/c.json", {"content": "second", "generated_at": "2025-10-14T08:00:00.000002"})
+    put("ephemeral/tides/2025-10-14T08-00-00.000001.md", "first")
+    put("ephemeral/zone/2025-10-14T08-00-00.000000.md", "of another content")
+    await run_import(old, new, store)
+    assert [each.body for each in store.versions("tides")] == ["first", "second", "third", "fourth"]
+    assert len({each.generated_at for each in store.versions("tides")}) == 1
+    assert [each.body for each in store.records(Version)] == [
+        "of another content",
+        "first",
+        "second",
+        "third",
+        "fourth",
+    ]
+
+
+async def test_contents_of_the_same_time_are_stored_by_their_names(old: Path, new: Path, store: Store, put: Put):
+    """Whatever their files are called."""
+    for name, content_id in (("a", "zone"), ("b", "tides"), ("c", "area")):
+        put(
+            f"ephemeral/{name}/2025-10-14T08-00-00.md.meta.json",
+            {"content_id": content_id, "generated_at": "2025-10-14T08:00:00Z"},
+        )
+        put(f"ephemeral/{name}/2025-10-14T08-00-00.md", name)
+    await run_import(old, new, store)
+    assert [each.content_id for each in store.records(Version)] == ["area", "tides", "zone"]
+
+
+async def test_metadata_without_a_text_is_listed_by_path(old: Path, new: Path, store: Store, put: Put):
+    """However many there are."""
+    paths = [f"ephemeral/{name}/2025-10-15T10-16-00.meta.json" for name in "abcdefgh"]
+    for path in reversed(paths):
+        put(path, {})
+    done = await run_import(old, new, store)
+    assert [each.path for each in done.skipped] == paths
 
 
 async def test_drafts_are_imported_with_their_times(old: Path, new: Path, store: Store, put: Put):
