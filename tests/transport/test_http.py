@@ -965,7 +965,7 @@ async def test_one_more_session_than_a_principal_may_have_ends_the_oldest(http_c
         ]
         still_open: list[list[bool]] = []
         for session in (other, *own):
-            sessions.add(session)
+            sessions.add_session(session)
             still_open.append([sessions.is_open(each) for each in (other, *own)])
         assert still_open[2] == [True, True, True, False]
         assert still_open[3] == [True, False, True, True]

@@ -30,7 +30,7 @@ async def test_probes_are_logged_only_when_debugging(hello: Project, serve: Serv
     async with serve(hello.root) as opened:
         for level, logged in ((logging.INFO, False), (logging.DEBUG, True)):
             caplog.clear()
-            caplog.set_level(level)
+            caplog.set_level(level, logger="chora")
             assert (await probe.probe(opened.target)).ok
             assert ("hello_world" in caplog.text) is logged
 
