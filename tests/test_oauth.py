@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -97,6 +98,24 @@ async def authority() -> AsyncGenerator[Authority]:
         yield here
 
 
+Log = pytest.LogCaptureFixture
+
+
+async def refused(issuer: Issuer, token: str, log: Log) -> str:
+    """Why a token is refused: the log says it, the error doesn't."""
+    log.set_level("INFO", "chora.oauth")
+    log.clear()
+    with pytest.raises(Unauthorized) as caught:
+        await issuer.identify(token)
+    assert caught.value.message == "The token is not valid here."
+    assert caught.value.hint == f"Get a new one from {issuer.url}."
+    (reason,) = [found[1] for record in log.records if (found := _REFUSED.fullmatch(record.getMessage()))]
+    return reason
+
+
+_REFUSED = re.compile(r"a token was refused: (.*)")
+
+
 async def test_a_token_of_the_issuer_is_accepted(authority: Authority):
     """As its subject, with the highest of our scopes that it has; the keys are fetched once."""
     issuer = Issuer(authority.settings())
@@ -124,37 +143,40 @@ async def test_elliptic_curve_signatures_are_accepted(authority: Authority, key:
 
 
 @pytest.mark.parametrize(
-    "claims",
+    ("claims", "reason"),
     [
-        {"iss": "https://other.example"},
-        {"aud": "https://other.example/mcp"},
-        {"aud": None},
-        {"aud": RESOURCE + "/"},
-        {"exp": 1},
-        {"exp": None},
-        {"exp": "soon"},
-        {"iss": None},
-        {"sub": None},
-        {"exp": float("inf")},
-        {"exp": 10**400},
-        {"exp": True},
-        {"exp": [2**40]},
-        {"aud": ["https://other.example", "http://127.0.0.1"]},
-        {"nbf": 2**40},
-        {"iat": 2**40},
-        {"sub": 7},
+        ({"iss": "https://other.example"}, "Invalid issuer"),
+        ({"aud": "https://other.example/mcp"}, "Audience doesn't match"),
+        ({"aud": None}, 'missing the "aud" claim'),
+        ({"aud": RESOURCE + "/"}, "Audience doesn't match"),
+        ({"exp": 1}, "Signature has expired"),
+        ({"exp": None}, 'missing the "exp" claim'),
+        ({"exp": "soon"}, "(exp) must be an integer"),
+        ({"iss": None}, 'missing the "iss" claim'),
+        ({"sub": None}, 'missing the "sub" claim'),
+        ({"exp": float("inf")}, "(exp) must be an integer"),
+        ({"exp": 10**400}, "too large"),
+        ({"exp": True}, "Signature has expired"),
+        ({"exp": [2**40]}, "(exp) must be an integer"),
+        ({"aud": ["https://other.example", "http://127.0.0.1"]}, "Audience doesn't match"),
+        ({"nbf": 2**40}, "not yet valid (nbf)"),
+        ({"iat": 2**40}, "not yet valid (iat)"),
+        ({"sub": 7}, "Subject must be a string"),
     ],
 )
-async def test_a_token_for_another_resource_is_refused(authority: Authority, claims: dict[str, Any]):
-    """For another server, by another issuer, for another time, or without these claims."""
-    with trio.fail_after(PATIENCE), pytest.raises(Unauthorized) as caught:
-        await Issuer(authority.settings()).identify(authority.token(**claims))
-    assert authority.url in str(caught.value.hint)
+async def test_a_token_for_another_resource_is_refused(
+    authority: Authority, claims: dict[str, Any], reason: str, caplog: Log
+):
+    """For another server, by another issuer, for another time, or without these claims; and for no other reason."""
+    with trio.fail_after(PATIENCE):
+        assert reason in await refused(Issuer(authority.settings()), authority.token(**claims), caplog)
 
 
 @requirement("server.oauth")
-async def test_a_forged_signature_is_refused(authority: Authority):
-    """None, HMAC with our public key, another key under the same id, a changed claim (CWE-347)."""
+async def test_a_forged_signature_is_refused(authority: Authority, caplog: Log):
+    """None, HMAC with our public key, another key under the same id, a changed claim (CWE-347); each for its own
+    reason.
+    """
     issuer = Issuer(authority.settings())
     good = authority.token()
     head, body, signature = good.split(".")
@@ -164,26 +186,26 @@ async def test_a_forged_signature_is_refused(authority: Authority):
         return base64.urlsafe_b64encode(msgspec.json.encode(value)).rstrip(b"=").decode()
 
     stranger = rsa.generate_private_key(65537, 2048)
+    unsigned, forged = "its signature algorithm isn't accepted", "Signature verification failed"
     bad = [
-        jwt.encode(claims, None, "none"),  # pyright: ignore[reportArgumentType]
-        f"{part({'alg': 'none', 'kid': 'first'})}.{body}.",
-        jwt.encode(claims, b"x" * 32, "HS256", headers={"kid": "first"}),
-        jwt.encode(claims, stranger, "RS256", headers={"kid": "first"}),
-        f"{head}.{part({**claims, 'scope': 'chora:admin'})}.{signature}",
-        f"{head}.{body}.{signature[:-4]}AAAA",
-        f"{head}.{body}.",
-        f"{part({'alg': ['RS256'], 'kid': 'first'})}.{body}.{signature}",
-        f"{part({'alg': 'RS256', 'kid': ['first']})}.{body}.{signature}",
-        f"{part([])}.{body}.{signature}",
-        "..",
-        "a.b.c",
-        "ü.ü.ü",
-        good + "x" * oauth.TOKEN_LIMIT,
+        (jwt.encode(claims, None, "none"), unsigned),  # pyright: ignore[reportArgumentType]
+        (f"{part({'alg': 'none', 'kid': 'first'})}.{body}.", unsigned),
+        (jwt.encode(claims, b"x" * 32, "HS256", headers={"kid": "first"}), unsigned),
+        (jwt.encode(claims, stranger, "RS256", headers={"kid": "first"}), forged),
+        (f"{head}.{part({**claims, 'scope': 'chora:admin'})}.{signature}", forged),
+        (f"{head}.{body}.{signature[:-4]}AAAA", forged),
+        (f"{head}.{body}.", forged),
+        (f"{part({'alg': ['RS256'], 'kid': 'first'})}.{body}.{signature}", unsigned),
+        (f"{part({'alg': 'RS256', 'kid': ['first']})}.{body}.{signature}", "must be a string"),
+        (f"{part([])}.{body}.{signature}", "must be a json object"),
+        ("..", "header"),
+        ("a.b.c", "header"),
+        ("ü.ü.ü", "header"),
+        (good + "x" * oauth.TOKEN_LIMIT, "it is too long"),
     ]
     with trio.fail_after(PATIENCE):
-        for token in bad:
-            with pytest.raises(Unauthorized):
-                await issuer.identify(token)
+        for token, reason in bad:
+            assert reason in await refused(issuer, token, caplog)
         assert (await issuer.identify(good)).principal.name.startswith("ann")
 
 
@@ -211,7 +233,7 @@ async def test_a_token_without_our_scopes_is_refused(authority: Authority, scope
     assert "chora:read, chora:write, chora:admin" in str(caught.value.hint)
 
 
-async def test_a_symmetric_key_in_the_key_set_is_ignored(authority: Authority):
+async def test_a_symmetric_key_in_the_key_set_is_ignored(authority: Authority, caplog: Log):
     """It is published, so anyone could sign with it."""
     secret = b"shared between two and shown to all"
     shown = {"kty": "oct", "k": base64.urlsafe_b64encode(secret).rstrip(b"=").decode(), "kid": "shared"}
@@ -222,29 +244,31 @@ async def test_a_symmetric_key_in_the_key_set_is_ignored(authority: Authority):
     signature = base64.urlsafe_b64encode(hmac.digest(secret, head + b"." + body, "sha256")).rstrip(b"=")
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
-        with pytest.raises(Unauthorized):
-            await issuer.identify(b".".join([head, body, signature]).decode())
+        reason = await refused(issuer, b".".join([head, body, signature]).decode(), caplog)
+        assert "does not match the key's algorithm" in reason
         assert (await issuer.identify(authority.token())).principal.scope == "write"
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "reason"),
     [
-        {"crit": ["b64"], "b64": True},
-        {"crit": ["exp"]},
-        {"crit": []},
-        {"b64": False},
+        ({"crit": ["b64"], "b64": True}, "Critical extension 'b64'"),
+        ({"crit": ["exp"]}, "Unsupported critical extension: exp"),
+        ({"crit": []}, "Invalid 'crit' header"),
+        ({"b64": False}, "b64"),
     ],
 )
-async def test_a_token_with_critical_headers_is_refused(authority: Authority, head: dict[str, Any]):
+async def test_a_token_with_critical_headers_is_refused(
+    authority: Authority, head: dict[str, Any], reason: str, caplog: Log
+):
     """RFC 7515: what `crit` lists has to be understood, and nothing is supported."""
     claims = jwt.decode(authority.token(), options={"verify_signature": False})
     token = jwt.encode(claims, authority.keys["first"], "RS256", headers={"kid": "first", **head})
-    with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
-        await Issuer(authority.settings()).identify(token)
+    with trio.fail_after(PATIENCE):
+        assert reason in await refused(Issuer(authority.settings()), token, caplog)
 
 
-async def test_only_signing_keys_of_supported_kinds_are_used(authority: Authority):
+async def test_only_signing_keys_of_supported_kinds_are_used(authority: Authority, caplog: Log):
     """No encryption keys, which may be less protected, and no other curves."""
     authority.add("hidden", rsa.generate_private_key(65537, 2048), "RS256")
     authority.documents["/keys"]["keys"][-1]["use"] = "enc"
@@ -252,33 +276,32 @@ async def test_only_signing_keys_of_supported_kinds_are_used(authority: Authorit
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
         assert (await issuer.identify(authority.token())).principal.scope == "write"
-        for key in ("hidden", "odd"):
-            with pytest.raises(Unauthorized):
-                await issuer.identify(authority.token(key))
+        for key, reason in (
+            ("hidden", "the issuer has no such key"),
+            ("odd", "its signature algorithm isn't accepted"),
+        ):
+            assert await refused(issuer, authority.token(key), caplog) == reason
 
 
-async def test_the_audience_must_match_exactly(authority: Authority):
+async def test_the_audience_must_match_exactly(authority: Authority, caplog: Log):
     """Neither the issuer itself nor a longer URL that begins like ours."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
         for audience in (authority.url, RESOURCE + "/", RESOURCE[:-1], [authority.url]):
-            with pytest.raises(Unauthorized):
-                await issuer.identify(authority.token(aud=audience))
+            assert await refused(issuer, authority.token(aud=audience), caplog) == "Audience doesn't match"
 
 
-async def test_a_token_that_is_too_long_is_refused(authority: Authority, monkeypatch: pytest.MonkeyPatch):
+async def test_a_token_that_is_too_long_is_refused(authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: Log):
     """Before it is parsed; one as long as the limit is accepted."""
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
         assert await issuer.identify(authority.token(note="x" * 8_000))
-        with pytest.raises(Unauthorized):
-            await issuer.identify(authority.token(note="x" * oauth.TOKEN_LIMIT))
+        assert await refused(issuer, authority.token(note="x" * oauth.TOKEN_LIMIT), caplog) == "it is too long"
         full = authority.token(note="full")
         monkeypatch.setattr(oauth, "TOKEN_LIMIT", len(full))
         assert await issuer.identify(full)
         monkeypatch.setattr(oauth, "TOKEN_LIMIT", len(full) - 1)
-        with pytest.raises(Unauthorized):
-            await Issuer(authority.settings()).identify(full)
+        assert await refused(Issuer(authority.settings()), full, caplog) == "it is too long"
 
 
 async def test_the_issuers_metadata_must_match(authority: Authority, caplog: pytest.LogCaptureFixture):
@@ -295,8 +318,8 @@ async def test_the_issuers_metadata_must_match(authority: Authority, caplog: pyt
         assert "/keys" not in authority.asked
 
 
-async def test_a_key_in_the_token_is_ignored(authority: Authority):
-    """In its header or at a URL there (`jwk`, `jku`, `x5u`)."""
+async def test_a_key_in_the_token_is_ignored(authority: Authority, caplog: Log):
+    """In its header or at a URL there (`jwk`, `jku`, `x5u`), whether its id is one of the issuer's or not."""
     stranger = rsa.generate_private_key(65537, 2048)
     own = jwt.get_algorithm_by_name("RS256").to_jwk(stranger.public_key(), as_dict=True)
     claims = jwt.decode(authority.token(), options={"verify_signature": False})
@@ -306,8 +329,9 @@ async def test_a_key_in_the_token_is_ignored(authority: Authority):
     with trio.fail_after(PATIENCE):
         for extra in ({"jwk": own}, {"jku": there}, {"x5u": there}, {"kid": there}):
             token = jwt.encode(claims, stranger, "RS256", headers={"kid": "mine", **extra})
-            with pytest.raises(Unauthorized):
-                await issuer.identify(token)
+            assert await refused(issuer, token, caplog) == "the issuer has no such key"
+            token = jwt.encode(claims, stranger, "RS256", headers={**extra, "kid": "first"})
+            assert await refused(issuer, token, caplog) == "Signature verification failed"
     assert authority.asked == ["/keys"]
 
 
@@ -324,21 +348,20 @@ async def test_long_subjects_stay_distinct(authority: Authority):
 
 
 @pytest.mark.parametrize("head", [b'{"alg":' + b"[" * 8000, b'{"alg":"RS256","kid":' + b"9" * 8000 + b"}", b"\xff"])
-async def test_a_malformed_token_is_refused(authority: Authority, head: bytes):
+async def test_a_malformed_token_is_refused(authority: Authority, head: bytes, caplog: Log):
     """With the same refusal as any other."""
     odd = base64.urlsafe_b64encode(head).rstrip(b"=").decode()
-    with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
-        await Issuer(authority.settings()).identify(f"{odd}.e30.AAAA")
+    with trio.fail_after(PATIENCE):
+        assert "header" in await refused(Issuer(authority.settings()), f"{odd}.e30.AAAA", caplog)
 
 
-async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, mock_clock: MockClock):
+async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, mock_clock: MockClock, caplog: Log):
     """At intervals, however many tokens have made-up key ids."""
     issuer = Issuer(authority.settings(keys=f"{authority.url}/keys"))
     await issuer.identify(authority.token())
     authority.add("second", rsa.generate_private_key(65537, 2048), "RS256")
     for _ in range(3):
-        with pytest.raises(Unauthorized):
-            await issuer.identify(authority.token("second"))
+        assert await refused(issuer, authority.token("second"), caplog) == "the issuer has no such key"
     assert authority.asked == ["/keys"]
     mock_clock.jump(oauth.FETCH_INTERVAL)
     assert (await issuer.identify(authority.token("second"))).principal.scope == "write"
@@ -346,7 +369,7 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(authority: Authority, 
     assert authority.asked == ["/keys", "/keys"]
 
 
-async def test_a_token_that_names_no_key_is_checked_with_the_only_one(authority: Authority):
+async def test_a_token_that_names_no_key_is_checked_with_the_only_one(authority: Authority, caplog: Log):
     """With several keys it isn't guessed which."""
     issuer = Issuer(authority.settings())
     claims = jwt.decode(authority.token(), options={"verify_signature": False})
@@ -354,8 +377,7 @@ async def test_a_token_that_names_no_key_is_checked_with_the_only_one(authority:
     with trio.fail_after(PATIENCE):
         assert (await issuer.identify(nameless)).principal.scope == "write"
         authority.add("second", rsa.generate_private_key(65537, 2048), "RS256")
-        with pytest.raises(Unauthorized):
-            await Issuer(authority.settings()).identify(nameless)
+        assert await refused(Issuer(authority.settings()), nameless, caplog) == "the issuer has no such key"
 
 
 @pytest.mark.parametrize(
