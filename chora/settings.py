@@ -444,7 +444,9 @@ def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None
                 path = Path(named).expanduser().resolve()
                 is_folder = path.is_dir()
             except (OSError, RuntimeError) as error:  # an inaccessible folder, an unknown ~user, a loop of links
-                raise ProjectNotFound(f"{origin} names {named}, which can't be reached: {error}.") from None
+                raise ProjectNotFound(
+                    f"{origin} names {named}, which can't be reached: {str(error).rstrip('.')}."
+                ) from None
             if not is_folder:
                 raise ProjectNotFound(
                     f"{origin} names {path}, which is not a folder.", "Create it with: chora init " + str(path)

@@ -112,7 +112,7 @@ def test_tokens_are_compared_in_constant_time_and_kept_as_hashes(monkeypatch: py
 
     monkeypatch.setattr(access, "hmac", Watched)
     authenticator = Authenticator("0.0.0.0", Secret(TOKEN))
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="not valid here"):
         authenticator.authenticate("Bearer short")
     authenticator.authenticate(f"Bearer {TOKEN}")
     assert [(len(known), len(given)) for known, given in compared] == [(32, 32), (32, 32)]
@@ -163,14 +163,14 @@ def test_from_the_first_token_on_every_request_needs_one(tokens: Tokens):
     assert authenticator.authenticate(None) is LOCAL
     assert authenticator.is_still_valid(LOCAL)
     secret, token = tokens.create_token("app", "write")
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="This server needs a token"):
         authenticator.authenticate(None)
     assert not authenticator.is_still_valid(LOCAL)
     assert authenticator.authenticate(header(secret)) == token.principal
     tokens.revoke_token("app")
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="not valid here"):
         authenticator.authenticate(header(secret))
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="This server needs a token"):
         authenticator.authenticate(None)
 
 
@@ -204,7 +204,7 @@ def test_an_expired_token_is_refused(tokens: Tokens, monkeypatch: pytest.MonkeyP
     assert authenticator.is_still_valid(principal)
     assert token.expires is not None
     monkeypatch.setattr(access, "now", lambda: token.expires)
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="not valid here"):
         authenticator.authenticate(header(secret))
     assert not authenticator.is_still_valid(principal)
     assert [each.is_expired for each in tokens.list_tokens()] == [True]
@@ -215,7 +215,7 @@ def test_an_expired_token_is_refused(tokens: Tokens, monkeypatch: pytest.MonkeyP
 )
 def test_a_token_has_a_plain_name(tokens: Tokens, name: str):
     """It is used as a file name and as a principal's."""
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="can't name a token"):
         tokens.create_token(name, "read")
     with pytest.raises(TokenNotFound):
         tokens.revoke_token(name)
@@ -324,7 +324,7 @@ def test_a_public_server_needs_a_token_even_when_the_tokens_vanish(tokens: Token
     tokens.create_token("app", "admin")
     authenticator = Authenticator("0.0.0.0", None, tokens)
     shutil.rmtree(tmp_path / ".chora")
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="This server needs a token"):
         authenticator.authenticate(None)
     assert not authenticator.is_still_valid(LOCAL)
 
@@ -425,7 +425,7 @@ def test_a_token_that_came_with_a_checkout_is_ignored(tokens: Tokens, tmp_path: 
     path = tmp_path / ".chora" / "tokens" / "stranger.json"
     path.chmod(0o644)
     authenticator = Authenticator("127.0.0.1", None, tokens)
-    with pytest.raises(Unauthorized):
+    with pytest.raises(Unauthorized, match="not valid here"):
         authenticator.authenticate(header(secret))
     assert "chmod 600" in caplog.text
     path.chmod(0o600)

@@ -278,7 +278,7 @@ async def test_an_invalid_database_is_refused_and_left_alone(hello: Project):
     """It isn't replaced by a new one."""
     broken = hello.write(".chora/storage.db", b"this isn't a database, but a few notes" * 30)
     before = broken.read_bytes()
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="file is not a database"):
         async with open_engine(hello.root, settings.load(hello.root, {}).settings):
             pass
     assert broken.read_bytes() == before

@@ -199,7 +199,7 @@ def test_the_config_folder_is_the_existing_one(project: Project) -> None:
         assert project.catalog(setting).find_config("content", "note").path == "etc/content/note.json"
     project.put("content/note.json")
     assert project.catalog(".").find_config("content", "note").path == "content/note.json"
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDenied, match="leads outside the project"):
         project.catalog("../elsewhere")
 
 
@@ -257,7 +257,7 @@ def test_a_path_that_leaves_the_project_is_denied(tmp_path: Path, path: str) -> 
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project")
     (project.root / "link").symlink_to(tmp_path / "other", target_is_directory=True)
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDenied, match="leads outside the project"):
         project.catalog().open_config("content", path)
 
 
@@ -271,7 +271,7 @@ def test_dots_that_stay_inside_are_fine(project: Project) -> None:
 @pytest.mark.parametrize("path", ["", "  ", "a\0b", "a\nb.json"])
 def test_an_invalid_path_is_refused(project: Project, path: str) -> None:
     """Empty paths and control characters, before the disk is accessed."""
-    with pytest.raises(InvalidConfigId):
+    with pytest.raises(InvalidConfigId, match="is empty or holds control characters"):
         project.catalog().open_config("content", path)
 
 
@@ -523,7 +523,7 @@ def test_a_failing_disk_is_a_storage_error(project: Project) -> None:
 def test_a_huge_file_is_refused(project: Project) -> None:
     """Beyond the limit it isn't read, and the listing says so."""
     project.write("configs/content/note.json", b" " * (CONFIG_LIMIT + 1))
-    with pytest.raises(LimitExceeded):
+    with pytest.raises(LimitExceeded, match="is larger than 1,048,576 bytes"):
         project.catalog().find_config("content", "note")
     assert "larger than" in project.catalog().list_configs("content").invalid[0].error
 
@@ -537,7 +537,7 @@ def test_a_link_out_of_the_project_is_denied(tmp_path: Path) -> None:
     link = project.root / "configs/content/note.json"
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "outside.json")
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDenied, match="leads outside the project"):
         project.catalog().find_config("content", "note")
     (project.root / "configs/content/folder.json").mkdir()
     with pytest.raises(ConfigNotFound):

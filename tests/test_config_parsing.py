@@ -838,7 +838,7 @@ def test_an_empty_list_of_elements_is_none():
     assert parsed.config.elements == ()
     assert [issue.code for issue in parsed.warnings] == ["empty"]
     shown = content(elements=[], generation={"patterns": [{"id": "show", "type": "demonstration"}]})
-    with pytest.raises(ValidationFailed):
+    with pytest.raises(ValidationFailed, match="it must be a list of at least one item"):
         parse_config("content", shown, where="note")
 
 

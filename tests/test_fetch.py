@@ -189,7 +189,7 @@ async def test_a_pooled_connection_that_ends_is_an_error_of_its_own():
         async with playing(lambda _: answers.pop(0)) as upstream, pool(upstream.url) as connections:
             async with await connections.request("GET", "/") as response:
                 await response.read(10)
-            with pytest.raises(StaleConnection):
+            with pytest.raises(StaleConnection, match="ended without an answer"):
                 await connections.request("GET", "/")
             with pytest.raises(ConnectionBroken) as caught:
                 await connections.request("GET", "/")
@@ -393,7 +393,7 @@ async def test_a_reset_is_a_broken_connection():
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         await stream.aclose()
 
-    with pytest.raises(ConnectionBroken):
+    with pytest.raises(ConnectionBroken, match="connection broke:"):
         await ask(reset)
 
 
@@ -453,7 +453,7 @@ async def test_a_server_without_tls_is_an_error_of_its_own():
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, babble, listeners)
         port = listeners[0].socket.getsockname()[1]
-        with pytest.raises(ConnectFailed), trio.fail_after(PATIENCE):
+        with pytest.raises(ConnectFailed, match="there is no TLS to be had"), trio.fail_after(PATIENCE):
             await ConnectionPool(Origin("https", "127.0.0.1", port)).request("GET", "/")
         nursery.cancel_scope.cancel()
 
@@ -511,13 +511,13 @@ async def test_an_incomplete_event_is_dropped():
 )
 async def test_an_endless_event_is_refused(pieces: tuple[bytes, ...]):
     """One long line, or many lines."""
-    with pytest.raises(ResponseTooLarge):
+    with pytest.raises(ResponseTooLarge, match="larger than 1,000 bytes"):
         await events(*pieces)
 
 
 async def test_an_event_of_countless_small_lines_is_refused():
     """Each line costs more than its bytes."""
-    with pytest.raises(ResponseTooLarge):
+    with pytest.raises(ResponseTooLarge, match="larger than 20,000 bytes"):
         await events(b"data:\n" * 1000, limit=20_000)
 
 

@@ -118,7 +118,7 @@ def test_a_file_beyond_the_limit_is_refused(place: Place):
     with pytest.raises(LimitExceeded) as caught:
         place.folder.read_bytes("a.txt", limit=10)
     assert caught.value.details == {"limit": "source", "path": "a.txt", "bytes": 10}
-    with pytest.raises(LimitExceeded):
+    with pytest.raises(LimitExceeded, match="larger than 10 bytes"):
         place.folder.read_text("a.txt", limit=10)
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_grows_is_bounded_too(place: Place, monkeypatch: pytest.Monk
         return real(descriptor, min(size, 1000))
 
     monkeypatch.setattr(os, "read", growing)
-    with pytest.raises(LimitExceeded):
+    with pytest.raises(LimitExceeded, match="larger than 5,000 bytes"):
         place.folder.read_bytes("log.txt", limit=5000)
     assert len(reads) < 10
 
@@ -741,7 +741,7 @@ async def test_only_writable_folders_are_written_to(place: Place):
         with pytest.raises(PermissionDenied) as caught:
             folder.check_writable(path)
         assert "paths.outputs" in str(caught.value.hint)
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(PermissionDenied, match="outside the folders that outputs may be written to"):
             await folder.write_file(path, b"x")
     assert place.everything() == before
     assert folder.read_bytes("configs/a.json") == b"{}"
@@ -755,7 +755,7 @@ async def test_a_writable_folder_may_be_a_link(place: Place):
     await folder.write_file("outputs/a.md", b"x")
     assert (place.root / "build" / "a.md").read_bytes() == b"x"
     (place.root / "away").symlink_to(place.outside)
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDenied, match="leads outside the project"):
         await folder.write_file("away/a.md", b"x")
     assert names(place.outside) == ["secret.txt"]
 

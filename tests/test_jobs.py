@@ -627,7 +627,7 @@ async def test_a_store_that_fails_when_a_call_gives_up_waiting_fails_the_call(re
     async with running_jobs(refusing) as jobs:
         refusing.refuses = True
         work = Work()
-        with pytest.raises(StorageError):
+        with pytest.raises(StorageError, match="failed: full"):
             await call(jobs, work)
         refusing.refuses = False
         assert not work.was_stopped.is_set()

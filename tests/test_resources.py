@@ -19,6 +19,7 @@ from chora.errors import (
     JobNotFound,
     LimitExceeded,
     ManifestNotFound,
+    PermissionDenied,
     ResourceNotFound,
 )
 from chora.files import SOURCE_LIMIT
@@ -106,9 +107,9 @@ async def test_texts_are_read_by_content_and_by_version(resources: ProjectResour
         assert [each["version"] for each in listed["versions"]] == [first.version_id, second.version_id]
         assert [each["is_latest"] for each in listed["versions"]] == [False, True]
         assert listed["versions"][1]["size_bytes"] == 7
-    with pytest.raises(ContentNotFound):
+    with pytest.raises(ContentNotFound, match="No text of 'missing' is stored"):
         resources.read_resource("content://missing")
-    with pytest.raises(ContentNotFound):
+    with pytest.raises(ContentNotFound, match="No text of 'missing' is stored"):
         resources.read_resource("content://missing/versions")
     with pytest.raises(ContentNotFound) as caught:
         resources.read_resource("content://note/20200101T000000000Z-0000")
@@ -128,9 +129,9 @@ async def test_a_deleted_text_is_listed_but_cannot_be_read(resources: ProjectRes
     """Its metadata may be kept, its body is gone."""
     gone = await engine.store.add_version(stored("gone"))
     await engine.store.delete_versions([gone.version_id], keep_metadata=True)
-    with pytest.raises(ContentNotFound):
+    with pytest.raises(ContentNotFound, match="There is no text of note with the version"):
         resources.read_resource(f"content://note/{gone.version_id}")
-    with pytest.raises(ContentNotFound):
+    with pytest.raises(ContentNotFound, match="No text of 'note' is stored"):
         resources.read_resource("content://note")
     (only,) = read(resources, "content://note/versions")["versions"]
     assert (only["deleted"], only["is_latest"], only["size_bytes"]) == (True, False, 0)
@@ -188,7 +189,7 @@ async def test_only_files_in_the_template_folders_are_read_as_templates(
     """A config may name a template anywhere in the project, but only those in the template folders have URIs."""
     project.write(".env", "KEY=1")
     project.write("configs/templates/a.j2", "a")
-    with pytest.raises(ResourceNotFound):
+    with pytest.raises(ResourceNotFound, match="There is no template"):
         resources.read_resource(f"template://{name}")
 
 
@@ -214,12 +215,21 @@ async def test_a_manifest_is_read_from_its_collections_output(resources: Project
     assert "manifest://pack" in uris(resources)
 
 
-@pytest.mark.parametrize("base", ["outputs/{{ day }}", "outputs/{% if x %}a{% endif %}", "../elsewhere"])
-async def test_a_manifest_without_a_known_path_is_not_found(resources: ProjectResources, project: Project, base: str):
+@pytest.mark.parametrize(
+    ("base", "error", "problem"),
+    [
+        ("outputs/{{ day }}", ManifestNotFound, "The collection pack has no manifest yet"),
+        ("outputs/{% if x %}a{% endif %}", ManifestNotFound, "The collection pack has no manifest yet"),
+        ("../elsewhere", PermissionDenied, "leads outside the project"),
+    ],
+)
+async def test_a_manifest_without_a_known_path_is_not_found(
+    resources: ProjectResources, project: Project, base: str, error: type[ChoraError], problem: str
+):
     """A path that depends on a build's context, or lies outside the project, doesn't break the list."""
     project.save(collection(id="pack", output={"base_path": base}))
     assert "manifest://pack" not in uris(resources)
-    with pytest.raises(ChoraError):
+    with pytest.raises(error, match=problem):
         resources.read_resource("manifest://pack")
 
 
@@ -366,7 +376,7 @@ async def test_changes_are_published_under_one_spelling(resources: ProjectResour
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProjectResources, "_locate", lambda resources, uri: pytest.fail("something was read"))
         assert resources.canonical_uri("content://note/%76ersion") == "content://note/version"
-    with pytest.raises(ResourceNotFound):
+    with pytest.raises(ResourceNotFound, match="There is no resource nope://x"):
         resources.canonical_uri("nope://x")
 
 
@@ -436,7 +446,7 @@ async def test_pages_hold_every_resource_once_while_others_are_added_or_removed(
 @pytest.mark.parametrize("cursor", ["x", "ü", "abc", "ff"])
 async def test_an_invalid_cursor_is_refused(resources: ProjectResources, cursor: str):
     """The hint says to start from the first page."""
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="isn't one of this list"):
         resources.list_resources(cursor)
 
 
@@ -457,13 +467,18 @@ async def test_every_parameter_completes_to_existing_values(
     versions = "content://{content_id}/{version_id}"
     assert resources.complete(versions, "version_id", {"content_id": "note"}) == [version.version_id]
     assert resources.complete(versions, "version_id", {}) == []
-    assert "jinja2" in resources.complete("generator://{generator_type}", "generator_type", {})
+    generators = resources.complete("generator://{generator_type}", "generator_type", {})
+    assert generators == sorted(generators)
+    assert {"bdd_scenario", "code_generation", "demonstration", "jinja2", "template_fill"} <= set(generators)
     assert resources.complete("template://{name}", "name", {}) == ["parts/a.j2"]
+    project.write("templates/z.j2", "z")
+    project.write("configs/templates/b.j2", "b")
+    assert resources.complete("template://{name}", "name", {}) == ["b.j2", "parts/a.j2", "z.j2"]
     assert resources.complete("schema://{schema_name}", "schema_name", {}) == list(KINDS)
     assert "tools" in resources.complete("capabilities://{topic}", "topic", {})
     assert resources.complete("job://{job_id}", "job_id", {}) == []
     assert resources.complete("job://{job_id}", "other", {}) == []
-    with pytest.raises(ResourceNotFound):
+    with pytest.raises(ResourceNotFound, match="There is no resource template"):
         resources.complete("nope://{x}", "x", {})
 
 

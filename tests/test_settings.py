@@ -387,14 +387,14 @@ def test_a_named_project_that_isn_t_there_is_an_error(tmp_path: Path, below: Pat
     assert caught.value.message == f"{origin} names {wrong}, which is not a folder."
     assert caught.value.hint == f"Create it with: chora init {wrong}"
     (tmp_path / "wrong").write_text("a file")
-    with pytest.raises(ProjectNotFound):
+    with pytest.raises(ProjectNotFound, match="which is not a folder"):
         find_project(wrong, {})
 
 
 def test_a_project_that_can_t_be_reached_is_an_error(tmp_path: Path):
     """The home of an unknown user, and names too long for a disk, are refused in a sentence."""
     for wrong in ("~no-such-user/x", str(tmp_path / ("x" * 300))):
-        with pytest.raises(ProjectNotFound):
+        with pytest.raises(ProjectNotFound, match=r"which can't be reached: .*[^.]\.$"):
             find_project(wrong, {})
 
 

@@ -254,7 +254,7 @@ async def test_an_unusable_answer_still_costs(store: SqliteStore, model: Model):
     ]
     opened = spending(store, model, run=0.021)
     budget = opened.open_budget()
-    with pytest.raises(GenerationFailed):
+    with pytest.raises(GenerationFailed, match="Cut off"):
         await budget.complete_request("note", asking())
     assert budget.spent == store.total_cost() == pytest.approx(0.01)
     assert (await budget.complete_request("note", asking())).text == "answer 2"

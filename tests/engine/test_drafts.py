@@ -210,10 +210,10 @@ async def test_a_draft_whose_generator_fails_says_how(
 async def test_a_fault_that_is_not_the_drafts_keeps_its_own_code(engine: Engine):
     """An invalid context, a busy server."""
     draft_id = await draft(engine, content("note", pattern={"type": "jinja2", "template": "{{ x }}"}))
-    with pytest.raises(InvalidContext):
+    with pytest.raises(InvalidContext, match="can't serialize ints"):
         await preview_draft(engine, draft_id, {"x": 10**30})
     engine.templates.pool = RenderPool(settings.RenderSettings())  # one that doesn't run, and says so
-    with pytest.raises(Busy):
+    with pytest.raises(Busy, match="workers aren't running"):
         await preview_draft(engine, draft_id, {"x": 1})
 
 
@@ -321,7 +321,7 @@ async def test_a_broken_config_is_not_overwritten_by_accident(project: Project, 
     """It needs overwrite like any other, and has a backup then."""
     project.write("configs/content/note.json", '{"type": "content", "id": "note"}')
     draft_id = await draft(engine, text("note", "new"))
-    with unchanged(project), pytest.raises(SaveFailed):
+    with unchanged(project), pytest.raises(SaveFailed, match="exists already"):
         await save_draft(engine, draft_id, "note")
     saved = await save_draft(engine, draft_id, "note", overwrite=True)
     assert saved.path == "configs/content/note.json"
@@ -365,8 +365,11 @@ async def test_a_draft_that_is_no_longer_valid_is_not_saved(project: Project, en
     await engine.store.save_draft(
         msgspec.structs.replace(find_draft(engine, draft_id), config_data={"type": "content"})
     )
-    with unchanged(project), pytest.raises(ValidationError):
+    with unchanged(project), pytest.raises(ValidationError, match=r"\$\.metadata is missing") as failed:
         await save_draft(engine, draft_id, "note")
+    details = failed.value.details
+    assert (details["config_type"], details["field"]) == ("content", "$.metadata")
+    assert [fault["path"] for fault in details["schema_errors"]] == ["$.metadata"]
 
 
 async def test_a_draft_beyond_the_limit_is_refused(engine: Engine, ask: Asking, monkeypatch: pytest.MonkeyPatch):
@@ -388,7 +391,7 @@ async def test_a_draft_beyond_the_limit_is_refused(engine: Engine, ask: Asking, 
     gone = await ask("delete_content", content_id=made[1])
     assert (gone["status"], gone["versions_deleted"]) == ("deleted", 0)
     await draft(engine, text("another", "x"))
-    with pytest.raises(LimitExceeded):
+    with pytest.raises(LimitExceeded, match="There are 12 drafts, and no more are kept"):
         await draft(engine, text("one-more", "x"))
 
 
@@ -399,11 +402,11 @@ async def test_a_config_too_large_for_a_file_is_refused_as_a_draft(project: Proj
     assert caught.value.details["limit"] == "config"
     assert engine.store.drafts() == []
     kept = await draft(engine, text("note", "x" * (CONFIG_LIMIT - 2_000)))
-    with pytest.raises(LimitExceeded):
+    with pytest.raises(LimitExceeded, match="1,048,576 are allowed"):
         await modify_config(engine, kept, {"more": "x" * 3_000})
     saved = await save_draft(engine, kept, "note")
     assert engine.catalog.find_config("content", "note").path == saved.path
-    with unchanged(project), pytest.raises(LimitExceeded):
+    with unchanged(project), pytest.raises(LimitExceeded, match="1,048,576 are allowed"):
         await modify_config(engine, "note", {"more": "x" * 3_000})
 
 
@@ -417,7 +420,7 @@ async def test_a_config_as_large_as_a_file_may_be_is_saved_and_read(project: Pro
     with pytest.raises(LimitExceeded) as caught:
         await draft(engine, text("note", "x" * (CONFIG_LIMIT - frame + 1)))
     assert caught.value.details["bytes"] == CONFIG_LIMIT + 1
-    with unchanged(project), pytest.raises(LimitExceeded):
+    with unchanged(project), pytest.raises(LimitExceeded, match="1,048,576 are allowed"):
         await modify_config(engine, "note", {"version": "1.0.10"})
 
 

@@ -200,7 +200,7 @@ async def test_nothing_is_deleted_when_one_deletion_fails(engine: Engine, monkey
         "CREATE TEMP TRIGGER refuse BEFORE DELETE ON versions WHEN old.content_id = 'b' "
         "BEGIN SELECT raise(ABORT, 'no'); END"
     )
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="failed: no"):
         await clean_content(engine, RetentionRules(keep_versions=1))
     assert (len(engine.store.versions("a")), len(engine.store.versions("b"))) == (4, 4)
 

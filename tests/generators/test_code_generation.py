@@ -317,7 +317,7 @@ async def test_a_failure_of_the_model_is_one_of_the_content(tmp_path: Path):
         529,
         4,
     )
-    with pytest.raises(BudgetExceeded):
+    with pytest.raises(BudgetExceeded, match="It could cost too much"):
         await make(code_generation, job(tmp_path, {"prompt": "p"}, answer=TOO_DEAR))
 
 

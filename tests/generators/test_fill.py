@@ -124,7 +124,7 @@ async def test_a_demonstration_ignores_the_context(bench: Bench):
     """It only shows what the config says."""
     job = bench.job(show("{{ e0 }}"), {"e0": "other"}, elements=elements("one"))
     assert (await bench.make(demonstration, job)).text == "one"
-    with pytest.raises(GenerationFailed):
+    with pytest.raises(GenerationFailed, match="no value for name"):
         await bench.make(demonstration, bench.job(show("{{ name }}"), {"name": "x"}, elements=elements("one")))
 
 

@@ -222,7 +222,7 @@ async def test_chora_errors_of_a_plugin_are_passed_on(tmp_path: Path):
     with pytest.raises(GenerationFailed, match=r"note: too long\."):
         await make(plugin(tmp_path, source), job(tmp_path))
     outside = WHOLE + "\nasync def ingredients(job): return {'x': job.read(NAME, '../x')}"
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDenied, match="leads outside the project"):
         await make(plugin(tmp_path, outside), job(tmp_path))
 
 

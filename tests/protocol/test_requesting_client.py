@@ -437,7 +437,7 @@ def test_a_state_has_one_base64_spelling():
     again = text.replace(f"{last}=", f"{chr(ord(last) + 1)}=")
     assert base64.urlsafe_b64decode(again) == base64.urlsafe_b64decode(text)
     assert signer.verify("x", text) is not None
-    with pytest.raises(RpcError):
+    with pytest.raises(RpcError, match="not one given for this request"):
         signer.verify("x", again)
 
 
@@ -445,7 +445,7 @@ def test_a_state_is_for_one_purpose_and_one_principal():
     """A confirmation of one tool's call isn't valid for another tool or for another principal."""
     state = StateSigner(b"k").sign(f"{LOCAL.name} tools/call x", 5)
     assert modern_peer({"requestState": state}).state == 5
-    with pytest.raises(RpcError):
+    with pytest.raises(RpcError, match="not one given for this request"):
         modern_peer({"requestState": state}, purpose="tools/call y")
     decoded = wire.decode_params(
         msgspec.json.encode(
@@ -453,7 +453,7 @@ def test_a_state_is_for_one_purpose_and_one_principal():
         )
     )
     other = Session("memory", Principal("other"))
-    with pytest.raises(RpcError):
+    with pytest.raises(RpcError, match="not one given for this request"):
         RequestingClient(other, wire.REVISIONS["2026-07-28"], decoded, "tools/call x", None, None, StateSigner(b"k"))
 
 
@@ -463,7 +463,7 @@ def test_an_old_state_is_refused(monkeypatch: pytest.MonkeyPatch):
     state = signer.sign("a", 1)
     later = requesting_client.time.time() + requesting_client.STATE_LIFETIME + 1
     monkeypatch.setattr(requesting_client.time, "time", lambda: later)
-    with pytest.raises(RpcError):
+    with pytest.raises(RpcError, match="not one given for this request"):
         signer.verify("a", state)
 
 

@@ -404,6 +404,21 @@ async def test_a_draft_is_replaced_and_deleted(store: Store):
     assert [each.draft_id for each in store.drafts()] == ["draft-b", "draft-a"]
 
 
+async def test_drafts_of_the_same_moment_go_by_their_ids(store: Store):
+    """In whatever order they were stored."""
+    for name in "cab":
+        await store.save_draft(draft(f"draft-{name}"))
+    assert [each.draft_id for each in store.drafts()] == ["draft-a", "draft-b", "draft-c"]
+
+
+async def test_contents_are_listed_by_name(store: Store):
+    """In whatever order they were stored."""
+    names = [f"{letter}-note" for letter in "hbgdaecf"]
+    for name in names:
+        await store.add_version(version(name))
+    assert store.content_ids() == sorted(names)
+
+
 async def test_a_draft_and_a_content_may_have_the_same_id(store: Store):
     """Test outputs are stored under the id of their draft."""
     name = "draft-20260101T000000-abc123"
@@ -530,6 +545,17 @@ async def test_samples_are_counted_since_a_time(store: Store):
     assert (store.sample_counts("probe", AT(2)).total, store.sample_counts("probe", AT(2)).ok) == (3, 2)
     assert store.last_sample("probe") == sample(AT(4), error=None)
     assert store.last_sample("latency") == sample(AT(50), kind="latency", p95=0.01)
+
+
+async def test_samples_of_the_same_moment_go_by_their_order(store: Store):
+    """The one stored last is the last."""
+    for number in (3, 1, 2):
+        await store.add_sample(sample(AT(2), number=number))
+    await store.add_sample(sample(AT(1), number=4))
+    assert [each.facts["number"] for each in store.samples("probe")] == [4, 3, 1, 2]
+    last = store.last_sample("probe")
+    assert last is not None
+    assert last.facts["number"] == 2
 
 
 async def test_events_come_newest_first(store: Store):

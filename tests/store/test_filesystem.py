@@ -522,7 +522,7 @@ async def test_a_deleted_folder_is_noticed(root: Path):
     root.rename(root.with_name("gone"))
     with pytest.raises(StorageError, match="gone"):
         await store.check()
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="No such file or directory"):
         await store.add_version(version())
 
 

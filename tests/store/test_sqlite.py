@@ -764,9 +764,9 @@ def test_the_check_for_damage_has_a_time_limit(path: Path, monkeypatch: pytest.M
 async def test_a_closed_store_raises(store: SqliteStore):
     """Every later call is a StorageError, not a crash."""
     store.close()
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="connection has been closed"):
         await store.check()
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="connection has been closed"):
         await store.add_version(version())
 
 

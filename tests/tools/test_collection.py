@@ -135,6 +135,12 @@ async def test_members_can_be_forced(ask: Asking, harbour: Project, arguments: d
     assert forced["metadata"]["warnings"] == planned["metadata"]["warnings"] == slip
 
 
+async def test_names_that_are_no_members_are_listed_in_order(ask: Asking, harbour: Project):
+    """Each in a warning of its own."""
+    planned = await ask("generate_collection", **PACK, force_members=list("hgfedcba"), dry_run=True)
+    assert planned["metadata"]["warnings"] == [f"{name} is not a member and can't be forced" for name in "abcdefgh"]
+
+
 @requirement("tools.generate-collection.context", "context.caller-wins", "tools.context.object-or-string")
 @pytest.mark.parametrize("context", [{"word": "closed"}, '{"word": "closed"}'])
 async def test_a_collection_takes_context(ask: Asking, harbour: Project, context: Any):

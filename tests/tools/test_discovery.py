@@ -263,6 +263,23 @@ async def test_list_content_filters_and_sorts(
     assert result["total"] == len(found)
 
 
+async def test_contents_are_sorted_by_generator(ask: Asking, project: Project):
+    """Those of one generator by their ids."""
+    project.save(
+        content("a", pattern={"type": "template_fill", "template": "x\n"}),
+        content("b", pattern={"type": "jinja2", "template": "x\n"}),
+        text("c", "x"),
+        content("d", pattern={"type": "jinja2", "template": "x\n"}),
+    )
+    result = await ask("list_content", sort="generator")
+    assert [(each["id"], each["generator_type"]) for each in result["content"]] == [
+        ("c", "demonstration"),
+        ("b", "jinja2"),
+        ("d", "jinja2"),
+        ("a", "template_fill"),
+    ]
+
+
 @requirement("tools.lists.limit")
 @pytest.mark.parametrize(("name", "rows"), [("list_content", "content"), ("list_artifacts", "artifacts")])
 async def test_a_limit_cuts_and_total_counts_all(ask: Asking, project: Project, name: str, rows: str):
@@ -473,6 +490,8 @@ async def test_trace_dependencies_says_what_has_changed(ask: Asking, project: Pr
     assert STAMP.fullmatch(metadata["last_generated"])
     assert (metadata["generator_type"], metadata["versions_available"]) == ("jinja2", 1)
     assert "configs/content/note.json" in metadata["inputs"]
+    assert metadata["inputs"] == sorted(metadata["inputs"])
+    assert len(metadata["inputs"]) > 1
     assert "configs/templates/a.j2" in metadata["inputs"]
     project.write("configs/templates/a.j2", "two")
     stale = await ask("trace_dependencies", artifact_config_id="sheet")

@@ -102,6 +102,14 @@ async def test_a_version_stays_if_any_rule_keeps_it(ask: Asking, engine: Engine,
 
 
 @requirement("tools.cleanup-ephemeral.filter")
+async def test_the_first_unknown_rule_is_named(ask: Asking):
+    """By name, not by its place."""
+    unknown = dict.fromkeys("hgfedcba", 1)
+    error = await ask.refused("cleanup_ephemeral", "invalid_retention", retention=unknown)
+    assert error["message"] == "retention has no rule 'a'."
+    assert error["hint"] == "There are keep_versions, keep_days, keep_latest."
+
+
 async def test_a_filter_narrows_what_is_deleted(ask: Asking, engine: Engine):
     """To some contents, and to versions older than a number of days."""
     nothing = {"keep_versions": 0, "keep_days": 0, "keep_latest": False}

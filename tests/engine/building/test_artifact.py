@@ -227,7 +227,7 @@ async def test_a_busy_server_fails_the_artifact(sheet: Project, engine: Engine):
     sheet.save(content("three", pattern={"type": "jinja2", "template": "{{ 1 }}"}))
     sheet.save(artifact("sheet", [child("one"), child("three", required=False)]))
     engine.templates.pool = RenderPool(settings.RenderSettings())  # a generator that fails as busy
-    with unchanged(sheet), pytest.raises(Busy):
+    with unchanged(sheet), pytest.raises(Busy, match="workers aren't running"):
         await run(engine)
 
 
@@ -246,7 +246,7 @@ async def test_a_child_is_found_by_its_path_or_else_by_its_id(project: Project, 
 async def test_a_child_outside_the_project_is_denied(project: Project, engine: Engine):
     """Whatever its id."""
     project.save(text("a", "x"), artifact("sheet", [{"id": "a", "path": "../a.json"}]))
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDenied, match="leads outside the project"):
         await run(engine)
 
 
@@ -284,7 +284,7 @@ async def test_an_artifact_has_a_largest_size(sheet: Project, engine: Engine, mo
         text("two", "Two\n"),
         artifact("sheet", [child("one"), child("two")], out("outputs/wide.txt", encoding="utf-16")),
     )
-    with unchanged(sheet), pytest.raises(LimitExceeded):
+    with unchanged(sheet), pytest.raises(LimitExceeded, match="comes to more than 9 bytes"):
         await run(engine)
 
 
@@ -503,7 +503,7 @@ async def test_the_database_cannot_be_an_output_wherever_it_is(project: Project)
     (project.root / "chora.toml").write_text('[storage]\npath = "data/my.db"\n')
     project.save(text("one", "x"), artifact("sheet", [child("one")], out("data/my.db-wal", generated=True)))
     async with open_engine(project.root, settings.load(project.root, {}).settings) as engine:
-        with pytest.raises(PermissionDenied):
+        with pytest.raises(PermissionDenied, match="is where chora keeps its own data"):
             await run(engine)
         for path in ("data/other.md", "data/my.db.md"):
             await run(engine, output_path=path)
@@ -702,7 +702,7 @@ async def test_after_a_crash_a_file_is_known_by_either_hash(
     if wanted == NEW:
         sheet.save(text("two", "New\n"))
     if status is None:
-        with unchanged(sheet), pytest.raises(OutputEdited):
+        with unchanged(sheet), pytest.raises(OutputEdited, match="was edited after chora wrote it"):
             await run(engine)
         assert known(engine) == record
     else:
@@ -749,7 +749,7 @@ async def test_outputs_written_before_a_failure_are_not_edits(sheet: Project, en
     """The first was written, the second couldn't be; the next call finishes both."""
     sheet.save(artifact("sheet", [child("one")], out("a.md"), out("folder/b.md")))
     sheet.write("folder", "a file")
-    with pytest.raises(WriteFailed):
+    with pytest.raises(WriteFailed, match=r"folder/b\.md couldn't be written"):
         await run(engine)
     assert sheet.read("a.md") == "One\n"
     (sheet.root / "folder").unlink()
@@ -764,7 +764,7 @@ async def test_outputs_after_a_failed_one_are_not_edits(sheet: Project, engine: 
     await run(engine, output_path="a.md")
     sheet.write("folder", "a file")
     sheet.save(text("one", "New\n"))
-    with pytest.raises(WriteFailed):
+    with pytest.raises(WriteFailed, match=r"folder/a\.md couldn't be written"):
         await run(engine)
     assert sheet.read("b.md") == "One\n"
     (sheet.root / "folder").unlink()
@@ -779,7 +779,7 @@ async def test_outputs_after_a_failed_one_are_not_edits(sheet: Project, engine: 
 async def test_an_assembly_emits_an_event(sheet: Project, engine: Engine):
     """On success and on failure."""
     await run(engine)
-    with pytest.raises(PermissionDenied):
+    with pytest.raises(PermissionDenied, match="leads outside the project"):
         await run(engine, output_path="../x")
     lines = (sheet.root / "var/telemetry/events.jsonl").read_bytes().splitlines()
     good, bad = (
@@ -848,7 +848,7 @@ async def test_a_crash_and_then_a_failed_write_leave_the_file_known(
     project.save(text("one", "third"))
     with monkeypatch.context() as full_disk:
         full_disk.setattr(engine.folder, "write_file", refuse)
-        with pytest.raises(WriteFailed):
+        with pytest.raises(WriteFailed, match="it still holds its old text"):
             await build_artifact(Build(engine), parsed, CallerContext({}))
     assert project.read("outputs/note.md") == "second"
     project.save(text("one", "fourth"))
@@ -990,7 +990,7 @@ async def test_files_that_cannot_be_merged_are_refused(lines: Project, engine: E
     on_edit(engine, "merge")
     await run(engine)
     lines.write(SHEET, edited)
-    with unchanged(lines), pytest.raises(OutputEdited):
+    with unchanged(lines), pytest.raises(OutputEdited, match="can't be told apart from what was written"):
         await run(engine, context={"a": "A"})
 
 
@@ -1272,7 +1272,7 @@ async def test_a_plan_says_what_happens_to_a_file(
         assert "configs/content/two.json has changed" in reported.reasons
     assert bool(reported.diff) is (action != "adopt")
     if action == "refuse":
-        with unchanged(sheet), pytest.raises(OutputEdited):
+        with unchanged(sheet), pytest.raises(OutputEdited, match="was edited after chora wrote it"):
             await run(engine)
         return
     made = await run(engine)

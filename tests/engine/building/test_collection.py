@@ -788,7 +788,7 @@ async def test_a_folder_in_the_place_of_the_manifest_is_refused(project: Project
     """Before anything is built."""
     project.write("outputs/pack/manifest.json/x", "")
     project.save(*sheet("one", "x"), pack([member("one")]))
-    with unchanged(project), pytest.raises(OutputEdited):
+    with unchanged(project), pytest.raises(OutputEdited, match="was not written by chora"):
         await build(engine)
 
 
@@ -1116,7 +1116,7 @@ async def test_a_plan_changes_nothing_and_says_why(project: Project, engine: Eng
 async def test_a_busy_server_fails_a_plan(gauge: Project, engine: Engine):
     """It isn't reported as the member's failure."""
     engine.generators.by_name["gauge"].module.busy.add("b")
-    with pytest.raises(Busy):
+    with pytest.raises(Busy, match="Too much to do"):
         await planned(engine)
 
 

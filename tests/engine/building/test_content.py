@@ -418,7 +418,7 @@ async def test_a_busy_server_fails_the_whole_call(project: Project, engine: Engi
         content("inner", pattern={"type": "jinja2", "template": "{{ 1 }}"}), taking("outer", "inner", required=False)
     )
     engine.templates.pool = RenderPool(settings.RenderSettings())  # a generator that fails as busy
-    with pytest.raises(Busy):
+    with pytest.raises(Busy, match="workers aren't running"):
         await run(engine, "outer")
     assert engine.store.counts()["versions"] == 0
 

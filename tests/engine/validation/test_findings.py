@@ -959,7 +959,7 @@ async def test_an_unknown_name_is_an_error(engine: Engine):
         await look(engine, "nothing")
     assert missing.value.details["content_or_config_id"] == "nothing"
     assert "configs/artifact/nothing.json" in missing.value.details["searched_paths"]
-    with pytest.raises(InvalidConfigId):
+    with pytest.raises(InvalidConfigId, match=r"holds `\.\.`, a slash"):
         await look(engine, "../x")
 
 
@@ -995,7 +995,7 @@ async def test_every_validation_emits_an_event(engine: Engine, events: Callable[
     await store(engine, "note", "Everything is well.")
     await look(engine, "note", ValidationRule("presence"), ValidationRule("length", config={"min": 1}))
     await look(engine, "note", ValidationRule("length", config={"min": 100}))
-    with pytest.raises(ConfigNotFound):
+    with pytest.raises(ConfigNotFound, match="There is no text, config or draft 'nothing'"):
         await look(engine, "nothing")
     reported = events()
     assert [event["event_type"] for event in reported] == ["chora.validation_completed"] * 3
