@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from chora import settings
-from chora.errors import ChoraError, InvalidInput
+from chora.errors import ChoraError, InvalidInput, why_unreadable
 from chora.logs import start_logging
 from chora.nesting import decode_json
 
@@ -222,7 +222,11 @@ def parse_context(given: Sequence[str]) -> dict[str, Any]:
             try:
                 part = Path(part[1:]).read_text("utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise InvalidInput(f"{part[1:]} can't be read: {error}.", None, field="context") from None
+                raise InvalidInput(
+                    f"{part[1:]} can't be read: {why_unreadable(error)}.",
+                    "Name a file of UTF-8 text after the @.",
+                    field="context",
+                ) from None
         if part.lstrip().startswith("{"):
             context |= _parse_object(part)
         else:

@@ -24,6 +24,16 @@ def json_of(result: Result) -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
+def test_json_says_whether_the_backup_was_restored(hello: Project):
+    """Not when it was only verified; then nothing is replaced either."""
+    backup = latest(hello)
+    verified = json_of(run(hello, "restore", "--verify", "--json", str(backup)))
+    assert (verified["success"], verified["restored"], verified["replaced"]) == (True, False, None)
+    restored = json_of(run(hello, "restore", "--json", str(backup)))
+    assert (restored["success"], restored["restored"]) == (True, True)
+    assert Path(restored["replaced"]).exists()
+
+
 def versions(project: Project) -> int:
     return json_of(run(project, "restore", "--verify", "--json", str(latest(project))))["counts"]["versions"]
 

@@ -152,15 +152,31 @@ def test_failures_have_a_code_an_exit_status_and_a_hint(
         assert failure["error"]["code"] == said
         done = run(*arguments, code=code)
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith(f"error: {failure['error']['message']}\n")
+    assert failure["error"]["hint"] is not None
+    assert done.stderr.endswith(f"\n  {failure['error']['hint']}\n")
+
+
+def test_a_file_of_arguments_that_cannot_be_read_is_an_error(run: Run, tmp_path: Path):
+    """It says why, and shows nothing of the file."""
+    missing, odd = tmp_path / "missing.json", tmp_path / "odd.json"
+    odd.write_bytes(b"secret \xff")
+    for path, reason in ((missing, "No such file or directory"), (odd, "it is not UTF-8 text")):
+        done = run("call", "hello_world", f"@{path}", code=2)
+        assert done.stderr == (f"error: {path} can't be read: {reason}.\n  Name a file of UTF-8 text after the @.\n")
 
 
 def test_a_broken_config_is_explained_fault_by_fault(run: Run, hello: Project):
     """Each fault with its path and what to write instead."""
-    hello.write("configs/content/odd.json", '{"type": "content", "id": "odd", "metadata": {"version": 7}}')
+    hello.write(
+        "configs/content/odd.json", '{"type": "content", "id": "odd", "metadata": {"version": 7}, "elements": 7}'
+    )
     result = run("generate", "odd", code=2)
-    assert "$.metadata" in result.stderr
-    assert "write:" in result.stderr
+    faults = loads(run("generate", "odd", "--json", code=2))["error"]["details"]["schema_errors"]
+    assert [fault["path"] for fault in faults] == ["$.metadata.description", "$.elements"]
+    for fault in faults:
+        assert f"  {fault['path']}: {fault['message']}\n" in result.stderr
+        assert f"write: {fault['write']}\n" in result.stderr
 
 
 @requirement("cli.call")

@@ -34,6 +34,8 @@ def test_a_token_is_shown_once(project: Project, capsys: pytest.CaptureFixture[s
     listed = capsys.readouterr().out
     assert listed.startswith("n8n\twrite\t")
     assert out.strip() not in listed
+    assert run(project, "token", "new", "forever") == 0
+    assert capsys.readouterr().err == "This is the only time the token forever is shown. Its scope is read.\n"
 
 
 def test_tokens_as_json(project: Project, capsys: pytest.CaptureFixture[str]):
@@ -98,8 +100,19 @@ def test_token_errors_have_an_exit_code_and_a_hint(
 
 
 def test_revoked_and_expired_tokens_are_listed_as_such(project: Project, capsys: pytest.CaptureFixture[str]):
-    """With their state."""
-    Tokens(tokens_folder(project.root)).create_token("app", "read")
+    """A revoked one isn't listed any more; an expired one is marked; one that doesn't expire has a dash."""
+    tokens = Tokens(tokens_folder(project.root))
+    _, old = tokens.create_token("old", "admin", lasts=timedelta(seconds=-1))
+    _, lasting = tokens.create_token("lasting", "write")
+    assert run(project, "token", "list") == 0
+    assert capsys.readouterr().out == (
+        f"lasting\twrite\t{lasting.created}\t-\nold\tadmin\t{old.created}\t{old.expires} (expired)\n"
+    )
+    for name in ("old", "lasting"):
+        tokens.revoke_token(name)
+    assert run(project, "token", "list") == 0
+    assert capsys.readouterr().out == ""
+    tokens.create_token("app", "read")
     assert run(project, "token", "revoke", "app") == 0
     assert "app is revoked" in capsys.readouterr().out
     assert not list(Path(tokens_folder(project.root)).iterdir())
