@@ -596,6 +596,25 @@ async def test_a_failed_clean_up_reports_the_first_error(place: Place, monkeypat
     assert caught.value.errno == errno.EIO
 
 
+def test_the_kernel_opens_beneath_a_folder_where_it_can(tmp_path: Path):
+    """One system call instead of a walk; it refuses what leads out."""
+    if (open_beneath := files._find_openat2()) is None:
+        pytest.skip("this kernel has no openat2")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "a.txt").write_text("x")
+    (tmp_path / "b.txt").write_text("y")
+    folder = os.open(tmp_path / "inside", os.O_RDONLY)
+    try:
+        descriptor = open_beneath(folder, b"a.txt", os.O_RDONLY | os.O_CLOEXEC)
+        assert os.read(descriptor, 10) == b"x"
+        assert not os.get_inheritable(descriptor)
+        os.close(descriptor)
+        with pytest.raises(OSError, match="cross-device"):
+            open_beneath(folder, b"../b.txt", os.O_RDONLY)
+    finally:
+        os.close(folder)
+
+
 @posix
 async def test_folders_are_synced_where_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The file, its folder and each new folder's parent, in that order."""

@@ -257,6 +257,20 @@ async def test_a_request_without_a_response_times_out(mock_clock: MockClock):
     assert session.pending_requests == {}
 
 
+async def test_a_client_that_answers_with_an_error_is_quoted():
+    """The reason says what the client said, as far as 200 characters go."""
+    session = Session("memory", LOCAL)
+    session.capabilities = FORMS
+
+    async def notify(message: bytes) -> None:
+        question = msgspec.json.decode(message)
+        session.pending_requests[question["id"]].resolve(None, {"code": -1, "message": "no screen" + "x" * 300})
+
+    with pytest.raises(NoAnswer, match=r"the client answered with an error: .*no screenx+$") as refused:
+        await handshake_peer(session, notify).ask_client({"name": NAME})
+    assert len(str(refused.value)) == len("the client answered with an error: ") + 200
+
+
 async def test_only_the_first_response_to_a_request_counts(server: McpServer, ask: Asking, project: Project):
     """A second response with the same id is ignored."""
     project.save(text("note", "old"))

@@ -29,6 +29,10 @@ async def test_ready_turns_to_failing_with_the_reason(http_client: OpenHttpClien
         assert response.json()["status"] == "failing"
         assert "storage.db" in response.json()["reasons"][0]
         assert (await client.http.get("/health")).status_code == 200
+        status = (await client.http.get("/status.json")).json()
+        assert status["store"] | {"path": ""} == {"path": "", "versions": 0, "drafts": 0, "outputs": 0}
+        assert status["uptime"] == {"samples": 0, "up": 0, "percent": None, "last": None}
+        assert status["latency"] == {}
 
 
 async def test_status_counts_what_happened(http_client: OpenHttpClient):

@@ -729,6 +729,8 @@ def test_an_older_form_is_converted_as_far_as_possible(kind: Any, document: Any,
     assert kind_of(document) == kind
     conversion = convert(kind, document, f"configs/{kind}/x.json")
     assert json.dumps(document) == given
+    first = ["type", "id"] if kind == "collection" else ["type", "id", "schemaRef"]
+    assert [*conversion.document][: len(first)] == first
     plain = dict(conversion.document)
     assert plain.pop("type") == kind
     if kind != "collection":
