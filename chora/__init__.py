@@ -25,7 +25,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
       fetch shutdown disk       the HTTP client; how a process ends; durable writes
       file_stamps concurrency   telling a changed file from an unchanged one; bounded concurrency
       nesting wording           how deeply data may be nested; how counts are written in messages
-    errors                      the error classes
+    errors regular_files        the error classes; reading files that the settings name
 """
 
 __version__ = "0.1.0"

@@ -10,10 +10,12 @@ import logging
 import os
 import re
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
@@ -22,6 +24,7 @@ import msgspec
 from chora.errors import Forbidden, InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
 from chora.file_stamps import is_at_rest
 from chora.nesting import decode_json
+from chora.regular_files import read_regular_file
 from chora.secrets import Secret
 from chora.timestamps import format_timestamp, now
 
@@ -34,6 +37,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 TOKEN_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 TOKEN_LIMIT = 1000
 """Tokens of one project."""
+TOKEN_LENGTH_MINIMUM = 16
+"""Characters of the shared token."""
 FILE_LIMIT = 4096
 """Bytes of a token's file."""
 RESERVED_NAMES = ("local", "token", "probe")
@@ -102,6 +107,11 @@ class Token(msgspec.Struct, frozen=True):
         return Principal(self.name, self.scope, key=f"{NAMED_KEY_PREFIX}{self.sha256[:16]}")
 
 
+def is_token_name(name: str) -> bool:
+    """Whether a token may have this name; those of the principals that chora has by itself are taken."""
+    return TOKEN_NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
+
+
 class Tokens:
     """The named tokens of a project: a folder with a file for each, so that creating and revoking one is atomic.
 
@@ -118,8 +128,18 @@ class Tokens:
 
     @property
     def in_use(self) -> bool:
-        """Whether a token was ever created here."""
-        return self._folder.is_dir()
+        """Whether a token was ever created here; a folder that can't be looked at counts as one with tokens."""
+        try:
+            return stat.S_ISDIR(self._folder.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+
+    @property
+    def has_valid_token(self) -> bool:
+        """Whether a token exists that hasn't expired."""
+        return any(not token.is_expired for token in self.list_tokens())
 
     def create_token(self, name: str, scope: Scope, *, lasts: timedelta | None = None) -> tuple[Secret, Token]:
         """Create a token; the returned secret is the only copy of its text.
@@ -133,7 +153,7 @@ class Tokens:
             InvalidInput: the name isn't valid, or there are too many tokens.
             SaveFailed: there is a token of this name, or its file can't be written.
         """
-        if not TOKEN_NAME.fullmatch(name) or name in RESERVED_NAMES:
+        if not is_token_name(name):
             raise InvalidInput(
                 f"{name[:80]!r} can't name a token.",
                 f"Use lower-case letters, digits and hyphens, at most 63 of them, but not {', '.join(RESERVED_NAMES)}.",
@@ -161,15 +181,27 @@ class Tokens:
 
     def list_tokens(self) -> list[Token]:
         """All tokens, by name; files that aren't tokens are skipped."""
+        return self._read_tokens()[0]
+
+    def _read_tokens(self) -> tuple[list[Token], bool]:
+        """All tokens, by name, and whether each file could be looked at: descriptors may be lacking for a while."""
         found: list[Token] = []
-        for path in sorted(self._folder.glob("[a-z]*.json")) if self.in_use else ():
+        complete = True
+        try:
+            paths = sorted(path for path in self._folder.iterdir() if path.suffix == ".json")
+        except OSError as error:
+            return [], error.errno in _LASTING_ERRORS
+        for path in paths:
             try:
                 token = decode_json(_read_token(path), Token)
-            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            except OSError as error:
+                complete = complete and error.errno in _LASTING_ERRORS
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
-            if token.name == path.stem:
-                found.append(token)
-        return found
+            else:
+                if token.name == path.stem and is_token_name(token.name):
+                    found.append(token)
+        return found, complete
 
     def revoke_token(self, name: str) -> None:
         """Revoke a token, at once and for good.
@@ -207,28 +239,33 @@ class Tokens:
             changed = 0
         known, checked_at = self._last_check
         if changed != known or not is_at_rest(changed, now=checked_at):
-            self._last_check = (changed, time.time_ns())
-            found = self.list_tokens()
+            began = time.time_ns()
+            found, complete = self._read_tokens()
+            # After a failure the next request tries again: a token counts again as soon as its file can be read.
+            self._last_check = (changed, began) if complete else (-1, 0)
             self._known = {bytes.fromhex(token.sha256): token for token in found}
             self._principals = {token.principal: token for token in found}
 
 
-def _read_token(path: Path) -> bytes:
-    """The content of a token's file; of one that is too long, too little to be a token.
+_LASTING_ERRORS = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV),
+)
+"""Errors of files that aren't tokens; any other one may pass."""
 
-    Opened without blocking, in case it is a pipe without a writer.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if sys.platform != "win32" and os.fstat(descriptor).st_mode & 0o077:
-            # Git can't check out a file that only its owner reads: this one may be an attacker's token (CWE-732).
-            log.warning(
-                "the token in %s is ignored: other users may read the file; if it is yours, run chmod 600 on it", path
-            )
-            raise PermissionError(errno.EPERM, "others may read it", str(path))
-        return os.read(descriptor, FILE_LIMIT)
-    finally:
-        os.close(descriptor)
+
+def _read_token(path: Path) -> bytes:
+    """The content of a token's file."""
+    return read_regular_file(path, FILE_LIMIT, partial(_check_private, path))
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if sys.platform != "win32" and status.st_mode & 0o077:
+        # Git can't check out a file that only its owner reads: this one may be an attacker's token (CWE-732).
+        log.warning(
+            "the token in %s is ignored: other users may read the file; if it is yours, run chmod 600 on it", path
+        )
+        raise PermissionError(errno.EPERM, "others may read it", str(path))
 
 
 def _write_new(path: Path, data: bytes) -> None:
@@ -275,7 +312,8 @@ class Authenticator:
         has_issuer: whether an external issuer issues tokens too.
 
     Raises:
-        UsageError: the server is bound beyond loopback without a token, or a proxy is no address.
+        UsageError: the server is bound beyond loopback without a valid token, the token is too short, or a proxy is
+            no address.
     """
 
     def __init__(
@@ -292,7 +330,7 @@ class Authenticator:
         self._proxies = [_network(each) for each in trusted_proxies]
         self._principals: dict[bytes, Principal] = {}
         self._needs_token = token is not None or has_issuer
-        if self.is_public and not (self._needs_token or (tokens is not None and tokens.in_use)):
+        if self.is_public and not (self._needs_token or (tokens is not None and tokens.has_valid_token)):
             raise UsageError(
                 f"chora won't listen on {host} without a token: any client could read and write the project.",
                 "Make one with `chora token new NAME`, give one in CHORA_TOKEN_FILE or as the secret chora_token, or "
@@ -300,10 +338,15 @@ class Authenticator:
                 host=host,
             )
         if token is not None:
+            if len(token.reveal()) < TOKEN_LENGTH_MINIMUM:
+                raise UsageError(
+                    f"The access token is shorter than {TOKEN_LENGTH_MINIMUM} characters, so it could be guessed.",
+                    "Make a long random one, such as with `chora token new NAME` or `openssl rand -hex 32`.",
+                )
             self.add_token(token, Principal("token"))
 
     @property
-    def _requires_token(self) -> bool:
+    def requires_token(self) -> bool:
         """Whether every request needs a token; beyond loopback also when the folder of tokens has vanished."""
         return self.is_public or self._needs_token or (self._tokens is not None and self._tokens.in_use)
 
@@ -329,9 +372,9 @@ class Authenticator:
                     return principal
             if self._tokens is not None and (token := self._tokens.find_token(digest)) is not None:
                 return token.principal
-        if not self._requires_token and is_local:
+        if not self.requires_token and is_local:
             return LOCAL
-        if not self._requires_token:
+        if not self.requires_token:
             raise Unauthorized(
                 "This server has no token, so only this machine may use it, and a proxy forwards for other machines.",
                 "Make one with `chora token new NAME`, and name the proxy in the setting http.trusted_proxies.",
@@ -343,7 +386,7 @@ class Authenticator:
     def is_still_valid(self, principal: Principal) -> bool:
         """Whether the token of a principal is still accepted."""
         if principal == LOCAL:
-            return not self._requires_token
+            return not self.requires_token
         if principal.key.startswith(NAMED_KEY_PREFIX) and self._tokens is not None:
             return self._tokens.is_valid(principal)
         return True

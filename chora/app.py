@@ -96,7 +96,7 @@ async def run_server(
     from chora.web.pages import make_pages
 
     http, limits = loaded.settings.http, loaded.settings.limits
-    found = find_token(reference=http.token)
+    found = find_token(reference=http.token, fail_closed=True)
     issuer = Issuer(loaded.settings.oauth) if loaded.settings.oauth.issuer else None
     tokens = Tokens(settings.tokens_folder(project))
     authenticator = Authenticator(

@@ -17,11 +17,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 from chora.errors import ProjectNotFound, UsageError, why_unreadable
+from chora.regular_files import read_regular_file
 
 MIB = 1024 * 1024
+TOML_LIMIT = MIB
+"""Bytes of `chora.toml`."""
 
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
+# The upper bounds keep infinity and what overflows a clock or a C integer out of deadlines and counts.
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Bytes = Annotated[int, Meta(le=1 << 40)]
 SecretReference = Annotated[str, Meta(pattern=r"^(keyring:.+|file:.+|env:\w+)?$")]
 
 
@@ -67,7 +72,7 @@ class OauthSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Limits for one peer."""
 
-    body: Annotated[int, Meta(ge=1024, description="Largest request body or stdio line, bytes")] = 4 * MIB
+    body: Annotated[Bytes, Meta(ge=1024, description="Largest request body or stdio line, bytes")] = 4 * MIB
     header_time: Annotated[Positive, Meta(description="Seconds to receive a request head")] = 10.0
     body_time: Annotated[Positive, Meta(description="Seconds to receive a whole request body")] = 30.0
     write_stall: Annotated[Positive, Meta(description="Seconds a write may wait for a peer that doesn't read")] = 30.0
@@ -89,7 +94,7 @@ class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):
     path: Annotated[str, Meta(description="SQLite database, relative to the project")] = ".chora/storage.db"
     folder: Annotated[str, Meta(description="Folder of the filesystem backend, relative to the project")] = "ephemeral"
     retention_days: Annotated[
-        int, Meta(ge=0, description="Days that drafts and old texts are kept; 0 keeps them forever")
+        int, Meta(ge=0, le=100_000, description="Days that drafts and old texts are kept; 0 keeps them forever")
     ] = 30
 
 
@@ -122,8 +127,8 @@ class RenderSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     workers: Annotated[Count, Meta(description="Template worker processes")] = 2
     wall: Annotated[Positive, Meta(description="Seconds per render")] = 5.0
-    memory: Annotated[int, Meta(ge=64 * MIB, description="Address space of a worker, bytes")] = 512 * MIB
-    output: Annotated[int, Meta(ge=1024, description="Largest rendered text, bytes")] = 4 * MIB
+    memory: Annotated[Bytes, Meta(ge=64 * MIB, description="Address space of a worker, bytes")] = 512 * MIB
+    output: Annotated[Bytes, Meta(ge=1024, description="Largest rendered text, bytes")] = 4 * MIB
     queue: Annotated[
         Count, Meta(description="Waiting renders, at most half of them of one caller; beyond it the error is `busy`")
     ] = 256
@@ -132,7 +137,7 @@ class RenderSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Regular backups by `chora serve`."""
 
-    every: Annotated[float, Meta(ge=0, description="Hours between two backups; 0 disables them")] = 0.0
+    every: Annotated[float, Meta(ge=0, le=1e9, description="Hours between two backups; 0 disables them")] = 0.0
     keep: Annotated[Count, Meta(description="Backups kept; older ones are deleted")] = 7
     folder: Annotated[str, Meta(description="Their folder, relative to the project or absolute")] = ".chora/backups"
 
@@ -163,9 +168,11 @@ class LlmSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Source of the key: keyring:NAME, file:PATH or env:NAME; if empty, the usual places"),
     ] = ""
     base_url: Annotated[str, Meta(description="Address of the Messages API; if empty, Anthropic's own")] = ""
-    budget_run: Annotated[float, Meta(ge=0, description="Limit of one call, US dollars; 0 is no limit")] = 1.0
-    budget_day: Annotated[float, Meta(ge=0, description="Limit of 24 hours, US dollars; 0 is no limit")] = 10.0
-    budget_project: Annotated[float, Meta(ge=0, description="Limit of the project, US dollars; 0 is no limit")] = 0.0
+    budget_run: Annotated[float, Meta(ge=0, le=1e9, description="Limit of one call, US dollars; 0 is no limit")] = 1.0
+    budget_day: Annotated[float, Meta(ge=0, le=1e9, description="Limit of 24 hours, US dollars; 0 is no limit")] = 10.0
+    budget_project: Annotated[
+        float, Meta(ge=0, le=1e9, description="Limit of the project, US dollars; 0 is no limit")
+    ] = 0.0
 
 
 class ValidationSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -279,7 +286,7 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
 
     toml = project / "chora.toml"
     try:
-        text = toml.read_text("utf-8-sig")
+        text = read_regular_file(toml, TOML_LIMIT).decode("utf-8-sig")
     except FileNotFoundError:
         # An existing chora-compose project has no chora.toml, and its templates were written for empty names.
         values["templates.undefined"], origins["templates.undefined"] = "lenient", "no chora.toml"
@@ -372,8 +379,9 @@ def _from_text(key: str, text: str, name: str) -> Any:
 def _parse_toml(file: Path, text: str) -> list[tuple[str, Any, int]]:
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file} is not TOML: {error}.", file=str(file)) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError, too
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise UsageError(f"{file} is not TOML: {reason}.", file=str(file)) from None
     keys = _setting_fields()
     sections = {key.partition(".")[0] for key in keys}
     found: list[tuple[str, Any, int]] = []

@@ -20,6 +20,7 @@ import pytest
 import trio
 
 from chora import app, settings
+from chora.access import LOCAL, Principal
 from chora.cli.samples import INIT, write_sample
 from chora.engine.engine import Engine, open_engine
 from chora.protocol.types import Call
@@ -253,8 +254,9 @@ def answer_schema(tool: str) -> jsonschema.Draft202012Validator:
 class Asking:
     """Calls tools as a client would, and holds every answer to its published schema."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, principal: Principal = LOCAL) -> None:
         self.engine = engine
+        self.principal = principal
 
     async def __call__(self, tool: str, **arguments: Any) -> dict[str, Any]:
         """The result of a call that succeeds."""
@@ -273,7 +275,8 @@ class Asking:
         return error
 
     async def answer(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        answer = await TOOLS[tool].run_tool(self.engine, msgspec.json.encode(arguments), Call("test", len(TOOLS)))
+        call = Call("test", len(TOOLS), principal=self.principal)
+        answer = await TOOLS[tool].run_tool(self.engine, msgspec.json.encode(arguments), call)
         body = msgspec.json.decode(answer.body)
         answer_schema(tool).validate(body)
         assert answer.is_error is not body["success"]

@@ -564,6 +564,12 @@ SERVER = {
     "server.loopback": "Without a token only this machine is served, and no address beyond loopback is bound.",
     "server.proxies": "A request through a proxy that isn't trusted never counts as local.",
     "server.tokens": "Tokens are named, scoped, expiring and revocable, and only their hashes are stored.",
+    "secrets.fail-closed": "A secret that is configured and can't be read stops the start.",
+    "secrets.owner": "A secret's file that others may read is warned about, one of another user refused.",
+    "server.spending": "Money is spent only by principals that may write, and never on a server that only reads.",
+    "server.listed-tools": "A list of tools has those that the principal's scope allows.",
+    "server.tls": "A server whose TLS files are incomplete, missing or broken doesn't start.",
+    "server.public-pages": "Where a token is needed, only /health and /ready answer without one.",
     "server.scopes": "A call without the scope it needs is refused in a way that a model understands.",
     "server.revoked": "A revoked token loses its sessions and streams.",
     "server.oauth": (

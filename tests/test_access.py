@@ -1,5 +1,6 @@
 """Tokens, scopes, and how HTTP requests are authenticated."""
 
+import errno
 import hmac
 import os
 import shutil
@@ -59,6 +60,17 @@ def test_a_public_server_without_a_token_is_refused(host: str):
     assert "without a token" in caught.value.message
     assert "CHORA_TOKEN_FILE" in str(caught.value.hint)
     assert caught.value.details == {"host": host}
+
+
+@pytest.mark.parametrize(("length", "accepted"), [(1, False), (15, False), (16, True)])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_token_that_could_be_guessed_is_refused(host: str, length: int, accepted: bool):
+    """At least 16 characters, as a client may try many."""
+    if accepted:
+        Authenticator(host, Secret("x" * length))
+    else:
+        with pytest.raises(UsageError, match="shorter than 16 characters"):
+            Authenticator(host, Secret("x" * length))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
@@ -180,6 +192,78 @@ def test_a_named_token_allows_binding_beyond_loopback(tokens: Tokens):
         Authenticator("0.0.0.0", None, tokens)
     tokens.create_token("app", "read")
     assert Authenticator("0.0.0.0", None, tokens).is_public
+
+
+def test_revoked_and_expired_tokens_do_not_allow_binding_beyond_loopback(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody could use the server; it starts once there is a valid one."""
+    tokens.create_token("app", "read", lasts=timedelta(hours=1))
+    monkeypatch.setattr(access, "now", lambda: "2999-01-01T00:00:00.000Z")
+    with pytest.raises(UsageError, match="without a token"):
+        Authenticator("0.0.0.0", None, tokens)
+    tokens.revoke_token("app")
+    with pytest.raises(UsageError, match="without a token"):
+        Authenticator("0.0.0.0", None, tokens)
+    tokens.create_token("other", "read")
+    assert Authenticator("0.0.0.0", None, tokens).is_public
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM])
+@pytest.mark.parametrize(("owner", "call"), [(os, "open"), (Path, "iterdir")])
+def test_a_failed_read_neither_keeps_a_revoked_token_nor_locks_a_good_one_out(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch, number: int, owner: Any, call: str
+):
+    """While the files can't be read no token is accepted; the first request after that finds them again."""
+    authenticator = Authenticator("127.0.0.1", None, tokens)
+    kept, token = tokens.create_token("kept", "read")
+    revoked, _ = tokens.create_token("revoked", "read")
+    for secret in (kept, revoked):
+        assert authenticator.authenticate(header(secret))
+    tokens.revoke_token("revoked")
+    with monkeypatch.context() as broken:
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        broken.setattr(owner, call, fail)
+        for secret in (kept, revoked, None):
+            with pytest.raises(Unauthorized):
+                authenticator.authenticate(None if secret is None else header(secret))
+    assert authenticator.authenticate(header(kept)) == token.principal
+    with pytest.raises(Unauthorized):
+        authenticator.authenticate(header(revoked))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_folder_of_tokens_that_cannot_be_looked_at_opens_nothing(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    """It isn't taken for one that was never there."""
+    authenticator = Authenticator("127.0.0.1", None, tokens)
+    assert authenticator.authenticate(None) is LOCAL
+
+    def fail(self: Path, **_: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(Unauthorized):
+        authenticator.authenticate(None)
+
+
+@pytest.mark.parametrize("name", ["local", "token", "probe"])
+def test_a_token_file_named_like_a_principal_of_chora_is_no_token(tokens: Tokens, tmp_path: Path, name: str):
+    """Its calls would be taken for those of the probe, or of this machine."""
+    secret, _ = tokens.create_token("app", "admin")
+    file = tmp_path / ".chora" / "tokens" / "app.json"
+    text = file.read_text().replace('"app"', f'"{name}"')
+    file.unlink()
+    renamed = file.with_name(f"{name}.json")
+    renamed.write_text(text)
+    renamed.chmod(0o600)
+    assert tokens.list_tokens() == []
+    with pytest.raises(Unauthorized):
+        Authenticator("127.0.0.1", None, tokens).authenticate(header(secret))
 
 
 def test_an_accepted_token_can_be_revoked(tokens: Tokens):
@@ -423,11 +507,13 @@ def test_a_token_that_came_with_a_checkout_is_ignored(tokens: Tokens, tmp_path: 
     """A foreign project may contain files, but none that only their owner can read."""
     secret, token = tokens.create_token("stranger", "admin")
     path = tmp_path / ".chora" / "tokens" / "stranger.json"
-    path.chmod(0o644)
-    authenticator = Authenticator("127.0.0.1", None, tokens)
-    with pytest.raises(Unauthorized, match="not valid here"):
-        authenticator.authenticate(header(secret))
-    assert "chmod 600" in caplog.text
+    for bit in (0o40, 0o20, 0o10, 0o4, 0o2, 0o1):
+        path.chmod(0o600 | bit)
+        caplog.clear()
+        authenticator = Authenticator("127.0.0.1", None, tokens)
+        with pytest.raises(Unauthorized, match="not valid here"):
+            authenticator.authenticate(header(secret))
+        assert "chmod 600" in caplog.text
     path.chmod(0o600)
     os.utime(path.parent)
     assert authenticator.authenticate(header(secret)) == token.principal

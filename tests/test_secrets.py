@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -12,11 +13,13 @@ from typing import Any
 
 import keyring
 import keyring.backend
+import keyring.backends.fail
+import keyring.errors
 import msgspec
 import pytest
 
 from chora.errors import UsageError
-from chora.secrets import FoundSecret, Secret, _read_keyring, find_secret
+from chora.secrets import SECRET_LIMIT, FoundSecret, Secret, _read_keyring, find_secret
 from tests.conftest import requirement
 from tests.patience import PATIENCE
 
@@ -112,14 +115,92 @@ def test_a_file_that_was_named_must_hold_the_secret(tmp_path: Path, places: Envi
 
 
 @pytest.mark.parametrize("content", ["", " \n"])
-def test_an_empty_secret_is_skipped(tmp_path: Path, places: Environment, ring: Callable[[Ring], None], content: str):
-    """It would be a password that everyone knows."""
+def test_an_empty_secret_is_none(tmp_path: Path, places: Environment, ring: Callable[[Ring], None], content: str):
+    """It would be a password that everyone knows: in the keyring and the environment it is skipped."""
     del places["API_KEY_FILE"]
     for folder in ("run", "credentials"):
-        (tmp_path / folder / "api_key").write_text(content)
+        (tmp_path / folder / "api_key").unlink()
     ring(Ring(chora_api_key=content))
     assert find(places, tmp_path) == ("of the environment", "environment API_KEY")
     assert find({**places, "API_KEY": content}, tmp_path) is None
+
+
+@pytest.mark.parametrize("folder", ["run", "credentials"])
+@pytest.mark.parametrize("fault", ["empty", "a folder", "a pipe", "too large", "not UTF-8", "a link to nothing"])
+@requirement("secrets.fail-closed")
+def test_a_file_that_holds_no_secret_ends_the_search(tmp_path: Path, places: Environment, folder: str, fault: str):
+    """Somebody put it there to guard something: a later place, or none, must not be used instead; it doesn't block."""
+    del places["API_KEY_FILE"]
+    if folder == "credentials":
+        (tmp_path / "run" / "api_key").unlink()
+    file = tmp_path / folder / "api_key"
+    spoil(file, fault)
+    with pytest.raises(UsageError, match=re.escape(str(file))):
+        find(places, tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["empty", "a folder", "a pipe", "too large", "not UTF-8", "a link to nothing"])
+@pytest.mark.parametrize("way", ["API_KEY_FILE", "reference"])
+@requirement("secrets.fail-closed")
+def test_a_named_file_that_holds_no_secret_is_refused(tmp_path: Path, fault: str, way: str):
+    """With its path."""
+    file = tmp_path / "file"
+    spoil(file, fault)
+    reference, environment = (f"file:{file}", {}) if way == "reference" else ("", {"API_KEY_FILE": str(file)})
+    with pytest.raises(UsageError, match=re.escape(str(file))):
+        find_secret("API_KEY", environment, reference=reference)
+
+
+def spoil(file: Path, fault: str) -> None:
+    file.unlink(missing_ok=True)
+    match fault:
+        case "a folder":
+            file.mkdir()
+        case "a pipe":
+            if sys.platform == "win32":
+                pytest.skip("Windows has no such pipes")
+            os.mkfifo(file)
+        case "a link to nothing":
+            file.symlink_to(file.with_name("nothing"))
+        case _:
+            file.write_bytes({"empty": b" \n", "too large": b"x" * (SECRET_LIMIT + 1), "not UTF-8": b"\xff"}[fault])
+
+
+def test_the_largest_secret_is_read(tmp_path: Path):
+    """A key and its certificates fit."""
+    (tmp_path / "file").write_bytes(b"x" * SECRET_LIMIT)
+    assert find({"API_KEY_FILE": str(tmp_path / "file")}, tmp_path) is not None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+@pytest.mark.parametrize(
+    ("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True), (0o610, True)]
+)
+@requirement("secrets.owner")
+def test_a_secret_that_others_may_read_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+):
+    """With the file's path, and never with its content; not where the system put it with its own permissions."""
+    file = tmp_path / "run" / "api_key"
+    file.parent.mkdir()
+    file.write_text("hush-hush")
+    file.chmod(mode)
+    assert find({}, tmp_path) is not None
+    assert caplog.text == ""
+    assert find({"API_KEY_FILE": str(file)}, tmp_path) is not None
+    assert (f"other users may read the secret in {file}: run chmod 600 on it" in caplog.text) is warned
+    assert "hush-hush" not in caplog.text
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can give a file away")
+@requirement("secrets.owner")
+def test_a_secret_of_another_user_is_refused(tmp_path: Path):
+    """They could change it, and know it."""
+    file = tmp_path / "file"
+    file.write_text("theirs")
+    os.chown(file, 12345, -1)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        find({"API_KEY_FILE": str(file)}, tmp_path)
 
 
 def test_the_mark_of_a_windows_editor_isn_t_part_of_a_secret(tmp_path: Path):
@@ -138,6 +219,26 @@ def test_a_keyring_that_fails_is_passed_over(tmp_path: Path, places: Environment
     assert find({"API_KEY": places["API_KEY"]}, tmp_path / "nowhere") == ("of the environment", "environment API_KEY")
 
 
+@requirement("secrets.fail-closed")
+def test_a_server_whose_keyring_cannot_be_read_does_not_start(ring: Callable[[Ring], None], tmp_path: Path):
+    """Its token may be in it: without it the server would be open to every client on the machine."""
+
+    def fail() -> str:
+        raise keyring.errors.KeyringLocked("the user said no")
+
+    ring(Ring(fail))
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(UsageError, match="KeyringLocked") as caught:
+        find_secret("CHORA_TOKEN", {}, run_secrets=nowhere, fail_closed=True)
+    assert "PYTHON_KEYRING_BACKEND" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="KeyringLocked"):
+        find_secret("CHORA_TOKEN", {}, reference="keyring:mine")
+    ring(Ring())
+    assert find_secret("CHORA_TOKEN", {}, run_secrets=nowhere, fail_closed=True) is None
+    keyring.set_keyring(keyring.backends.fail.Keyring())
+    assert find_secret("CHORA_TOKEN", {}, run_secrets=nowhere, fail_closed=True) is None, "there is no keyring"
+
+
 def test_a_keyring_that_prompts_times_out(ring: Callable[[Ring], None]):
     """A locked keyring with a display opens a window."""
     answered = threading.Event()
@@ -148,6 +249,8 @@ def test_a_keyring_that_prompts_times_out(ring: Callable[[Ring], None]):
 
     ring(Ring(ask))
     assert _read_keyring("api_key", timeout=0.05) == ""
+    with pytest.raises(UsageError, match=r"doesn't answer within 0\.05 s"):
+        _read_keyring("api_key", timeout=0.05, fail_closed=True)
     answered.set()
 
 

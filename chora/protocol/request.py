@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -55,9 +55,14 @@ def uri_of(request: McpRequest) -> str:
     return request.params.uri
 
 
-def cacheable(revision: Revision) -> dict[str, Any]:
-    """The cache fields of a result that can't change while the server runs; none in revisions without them."""
-    return {"ttlMs": LIST_TTL, "cacheScope": "public"} if revision.era == "modern" else {}
+def cacheable(revision: Revision, cache_scope: Literal["public", "private"] = "public") -> dict[str, Any]:
+    """The cache fields of a result that can't change while the server runs; none in revisions without them.
+
+    Args:
+        revision: the client's.
+        cache_scope: `private` for a result that depends on who asks.
+    """
+    return {"ttlMs": LIST_TTL, "cacheScope": cache_scope} if revision.era == "modern" else {}
 
 
 def not_cacheable(revision: Revision) -> dict[str, Any]:

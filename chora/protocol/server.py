@@ -214,7 +214,7 @@ class McpServer:
             if method == "tools/call":
                 result = await self._tool_calls.call_tool(request)
             elif method == "tools/list":
-                result = self._tool_calls.lists[revision.name]
+                result = self._tool_calls.lists[revision.name, request.session.principal.scope]
             elif method == "subscriptions/listen" and in_era:
                 return await self._subscriptions.serve_subscription(request)
             elif (answer := self._methods.get(method)) and in_era:

@@ -10,7 +10,7 @@ import msgspec
 import trio
 from msgspec import UNSET
 
-from chora.access import Principal, authorize
+from chora.access import SCOPES, Principal, authorize
 from chora.errors import Forbidden
 from chora.metrics import Metrics
 from chora.protocol import wire
@@ -41,8 +41,15 @@ class ToolCalls:
         self._metrics = metrics
         self._state_signer = state_signer
         described = [tool.describe() for tool in provider.tools.values()]
-        self.lists = {revision.name: _encode_tools(described, revision) for revision in wire.REVISIONS.values()}
-        """The encoded result of `tools/list`, by revision."""
+        self.lists = {
+            (revision.name, scope): _encode_tools(
+                [each for each, tool in zip(described, provider.tools.values(), strict=True) if tool.scope in included],
+                revision,
+            )
+            for revision in wire.REVISIONS.values()
+            for scope, included in ((each, SCOPES[: SCOPES.index(each) + 1]) for each in SCOPES)
+        }
+        """The encoded result of `tools/list`, by revision and by the scope of who asks: the tools that it allows."""
         self.parameter_headers = {
             each["name"]: mirrored for each in described if (mirrored := _find_parameter_headers(each["inputSchema"]))
         }
@@ -63,9 +70,7 @@ class ToolCalls:
         if arguments is UNSET or bytes(arguments) == b"null":
             arguments = b"{}"
         principal = session.principal
-        call = Call(
-            session.transport, len(self._provider.tools), client.progress, principal.routine, principal.name, client
-        )
+        call = Call(session.transport, len(self._provider.tools), client.progress, principal, client)
         started = time.perf_counter()
         answer: ToolAnswer | None = None
         code = "cancelled"
@@ -172,7 +177,7 @@ def _encode_tools(described: Sequence[dict[str, Any]], revision: Revision) -> by
         *(() if revision.annotations else ("annotations",)),
     }
     tools = [{key: value for key, value in tool.items() if key not in left_out} for tool in described]
-    return wire.encode({"tools": tools} | cacheable(revision))
+    return wire.encode({"tools": tools} | cacheable(revision, "private"))  # each principal sees what its scope allows
 
 
 def _find_parameter_headers(schema: dict[str, Any]) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
+from chora.access import LOCAL, Principal
+
 Progress = Callable[[float, float, str], Awaitable[None]]
 """Reports how far work is: done, total, and what was done."""
 
@@ -62,9 +64,8 @@ class Call(NamedTuple):
     tools_available: int = 0
     progress: Progress | None = None
     """Reports progress to the caller; None when it didn't ask for that."""
-    routine: bool = False
-    """Not worth a line in the log."""
-    principal: str = "local"
+    principal: Principal = LOCAL
+    """Who makes it, and what they may do."""
     client: AskableClient | None = None
     """The client, where it can be asked something."""
 

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 import trio
 from msgspec import Meta, Struct
 
+from chora.access import Principal, authorize
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.content import BuiltContent, build_content, gather_content, recall_content
 from chora.engine.building.gather import GenerationInputs
 from chora.engine.engine import Engine
 from chora.engine.merging import count_changes
+from chora.errors import Forbidden
 from chora.generators.generator import GeneratedText
 from chora.hashing import sha256
 from chora.llm import ModelNotAsked
@@ -110,6 +112,21 @@ class PreviewGeneration(ToolArguments):
     ) = False
 
 
+def check_may_spend(engine: Engine, principal: Principal) -> None:
+    """Let a principal spend money through a tool that otherwise only reads.
+
+    Raises:
+        Forbidden: the principal may only read, or everyone here may.
+    """
+    if engine.settings.mcp.read_only:
+        raise Forbidden(
+            "Nothing is spent here: this server only reads, as the setting mcp.read_only is on.",
+            "Call preview_generation without spend: it shows the prompt and its price.",
+            tool="preview_generation",
+        )
+    authorize(principal, "preview_generation with spend: true", "write")
+
+
 class PreviewMetadata(Struct, frozen=True, kw_only=True):
     context_variables: list[str]
     template_path: str | None
@@ -137,6 +154,8 @@ async def preview_generation(engine: Engine, arguments: PreviewGeneration, call:
     its prompt replaces the text, and metadata.cost says what it would cost.
     """
     started = time.monotonic()
+    if arguments.spend:
+        check_may_spend(engine, call.principal)
     context = parse_context(arguments.context)
     parsed = engine.catalog.find_config("content", arguments.content_config_id).parsed
     inputs = await gather_content(Build(engine, dry=True, spend=bool(arguments.spend)), parsed, CallerContext(context))

@@ -218,7 +218,7 @@ class Tool:
                 answer = await self._run_function(engine, arguments, call)
         except ChoraError as error:
             answer = _failure(error)
-        level = logging.DEBUG if call.routine else logging.INFO
+        level = logging.DEBUG if call.principal.routine else logging.INFO
         elapsed = (time.perf_counter() - started) * 1000
         log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, elapsed)
         return answer
@@ -256,7 +256,7 @@ class Tool:
 
     def _key_of(self, arguments: dict[str, Any], call: Call) -> str:
         """The key of a job: equal for equal calls."""
-        return digest_of([self.name, arguments, call.principal])
+        return digest_of([self.name, arguments, call.principal.name])
 
     async def _run_as_job(self, engine: Engine, arguments: ToolArguments, call: Call) -> ToolAnswer:
         values = _normalized_arguments(arguments)
@@ -265,7 +265,7 @@ class Tool:
             return await self._run_function(engine, arguments, call._replace(progress=report))
 
         key = self._key_of(values, call)
-        outcome = await engine.jobs.run_job(key, self.name, values, call.principal, work, call.progress)
+        outcome = await engine.jobs.run_job(key, self.name, values, call.principal.name, work, call.progress)
         if isinstance(outcome, ToolAnswer):
             return outcome._replace(links=tuple(Link(*link) for link in outcome.links))  # lists, if they were stored
         progress = {name: value for name, value in outcome.job.progress.items() if name in ("done", "total", "message")}

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import ssl
 import sys
 from typing import Any
 
 import trio
 from hypercorn.config import Config
 
-from chora.errors import UsageError
+from chora.errors import UsageError, why_unreadable
+from chora.regular_files import read_regular_file
 from chora.settings import HttpSettings, LimitSettings
 from chora.transport.connection import ConnectionLimits
 from chora.transport.http_server import HttpServer
 
 log = logging.getLogger("chora")
 
+PEM_LIMIT = 1024 * 1024
+"""Bytes of a file with a certificate or a key."""
 RESERVED_DESCRIPTORS = 160
 """File descriptors that aren't for connections: the store, workers, watches, and refusals that are still sent."""
 
@@ -84,7 +88,43 @@ def affordable_connections(connections: int) -> int:
     return affordable
 
 
+def check_tls(http: HttpSettings) -> None:
+    """Refuse TLS settings that would leave the server without TLS, or fail at the first connection.
+
+    Raises:
+        UsageError: one of certificate and key is missing, a file can't be read, or both don't belong together.
+    """
+    for named, missing in (("cert", "key"), ("key", "cert")):
+        if getattr(http, named) and not getattr(http, missing):
+            raise UsageError(
+                f"http.{named} is set without http.{missing}: chora won't serve plain HTTP where TLS was meant.",
+                f"Name the file in http.{missing} too, or remove http.{named}.",
+                setting=f"http.{missing}",
+            )
+    if not http.cert:
+        return
+    for setting, path in (("http.cert", http.cert), ("http.key", http.key)):
+        try:
+            read_regular_file(path, PEM_LIMIT)
+        except OSError as error:
+            raise UsageError(
+                f"{setting} names {path}, which can't be read: {why_unreadable(error)}.",
+                "Give the path of a PEM file that this process may read.",
+                setting=setting,
+            ) from None
+    try:
+        # An encrypted key would have OpenSSL ask for its password on the terminal.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(http.cert, http.key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        raise UsageError(
+            f"The certificate {http.cert} and the key {http.key} can't be used: {error}.",
+            "Give a PEM file with the certificate and its chain, and one with its key, not encrypted.",
+            setting="http.cert",
+        ) from None
+
+
 def _hypercorn_config(http: HttpSettings) -> Config:
+    check_tls(http)
     config = Config()
     config.bind = [f"{f'[{http.host}]' if ':' in http.host else http.host}:{http.port}"]
     config.certfile = http.cert or None

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from chora import __version__
-from chora.access import LOCAL, Principal
+from chora.access import LOCAL, Principal, Scope
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.protocol import wire
@@ -175,7 +175,7 @@ async def test_the_modern_era_has_no_ping_and_cacheable_lists(server: McpServer)
     session = Session("memory", LOCAL)
     assert (await ask(server, session, request("ping", {"_meta": MODERN})))["error"]["code"] == wire.METHOD_NOT_FOUND
     result = (await ask(server, session, request("tools/list", {"_meta": MODERN})))["result"]
-    assert result["cacheScope"] == "public"
+    assert result["cacheScope"] == "private"
     assert result["resultType"] == "complete"
 
 
@@ -298,6 +298,28 @@ async def test_a_reader_may_not_write(server: McpServer):
             assert answer["result"]["structuredContent"]["error"]["code"] == "forbidden"
 
 
+@requirement("server.listed-tools")
+@pytest.mark.parametrize(
+    ("scope", "extra"),
+    [
+        ("read", set[str]()),
+        ("write", {"write"}),
+        ("admin", {"write", "admin"}),
+    ],
+)
+@pytest.mark.parametrize("modern", [False, True])
+async def test_the_list_has_the_tools_that_the_scope_allows(
+    server: McpServer, scope: Scope, extra: set[str], modern: bool
+):
+    """A model doesn't plan with what it will be refused."""
+    session = initialized_session(principal=Principal("ada", scope))
+    params = {"_meta": MODERN} if modern else None
+    result = (await ask(server, session, request("tools/list", params)))["result"]
+    expected = [tool.name for tool in TOOLS.values() if tool.scope in {"read", *extra}]
+    assert [tool["name"] for tool in result["tools"]] == expected
+    assert result.get("cacheScope") == ("private" if modern else None)
+
+
 async def test_a_removed_tool_is_removed_everywhere(engine: Engine):
     """List, count and calls follow the registry."""
     fewer: dict[str, Tool] = {name: tool for name, tool in TOOLS.items() if name != "list_generators"}
@@ -353,7 +375,6 @@ async def test_modern_results_say_how_long_they_may_be_cached(server: McpServer,
     """Constant ones for long, those that may change at any time not at all."""
     session = Session("memory", LOCAL)
     for method, params, lasts in (
-        ("tools/list", {}, True),
         ("resources/list", {}, False),
         ("resources/templates/list", {}, True),
         ("prompts/list", {}, True),

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from chora import settings
+from chora.access import Principal
 from chora.engine.engine import Engine
 from chora.generators import GENERATORS
 from chora.hashing import sha256
@@ -239,6 +240,22 @@ async def test_preview_generation_with_metadata(ask: Asking, project: Project):
     plain = await ask("preview_generation", content_config_id="plain", show_metadata=True)
     assert (plain["metadata"]["template_path"], plain["metadata"]["template_hash"]) == (None, None)
     assert plain["metadata"]["variable_usage"] == {}
+
+
+@requirement("server.spending")
+async def test_spending_takes_the_right_to_write(ask: Asking, project: Project, engine: Engine):
+    """A token that may only read can't spend money, nor can anybody on a server that only reads."""
+    project.save(content("code", pattern={"type": "code_generation", "generation_config": {"prompt": "Sort"}}))
+    reader = Asking(engine, Principal("reader", "read"))
+    preview = {"content_config_id": "code", "spend": True}
+    refused = await reader.refused("preview_generation", "forbidden", **preview)
+    assert refused["details"]["scope"] == "write"
+    assert (await reader("preview_generation", content_config_id="code"))["metadata"]["cost"]["estimated_usd"] > 0
+    writer = Asking(engine, Principal("writer", "write"))
+    assert "key" in (await writer.refused("preview_generation", "generation_failed", **preview))["message"].lower()
+    engine.settings = msgspec.structs.replace(engine.settings, mcp=settings.McpSettings(read_only=True))
+    for each in (ask, writer):
+        assert "only reads" in (await each.refused("preview_generation", "forbidden", **preview))["message"]
 
 
 @requirement("tools.preview-generation.cost-guard")

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from chora import settings
+from chora.access import Principal
 from chora.engine.engine import Engine, open_engine
 from chora.generators.registry import Generator
 from chora.protocol.types import Call
@@ -100,7 +101,8 @@ async def test_a_call_is_one_line_in_the_log(engine: Engine, caplog: pytest.LogC
     """Transport, tool, outcome, time; the probe's routine calls only at debug level."""
     caplog.set_level(logging.INFO, logger="chora")
     await TOOLS["hello_world"].run_tool(engine, b"{}", CALL)
-    await TOOLS["hello_world"].run_tool(engine, b"{}", CALL._replace(routine=True))
+    probe = Principal("probe", "read", routine=True)
+    await TOOLS["hello_world"].run_tool(engine, b"{}", CALL._replace(principal=probe))
     lines = [record.message for record in caplog.records if record.name == "chora.tools"]
     assert len(lines) == 1
     assert lines[0].startswith("test hello_world ok ")

@@ -88,17 +88,17 @@ async def test_a_configured_token_is_required(
 ):
     """401 with a challenge without it; /health needs none."""
     secret = tmp_path / "token"
-    secret.write_text("open sesame\n")
+    secret.write_text("open-sesame-12345\n")
     monkeypatch.setenv("CHORA_TOKEN_FILE", str(secret))
     async with http_client() as client:
-        for given in ("", "Bearer wrong", "Basic open sesame", "Bearer"):
+        for given in ("", "Bearer wrong", "Basic open-sesame-12345", "Bearer"):
             response = await client.ask("initialize", HELLO, authorization=given)
             assert response.status_code == 401
             assert response.headers["www-authenticate"].startswith("Bearer")
-            assert "open sesame" not in response.text
-        assert (await client.ask("initialize", HELLO, authorization="Bearer open sesame")).status_code == 200
+            assert "open-sesame-12345" not in response.text
+        assert (await client.ask("initialize", HELLO, authorization="Bearer open-sesame-12345")).status_code == 200
         assert (await client.http.get("/health")).status_code == 200
-        twice = [("authorization", "Bearer open sesame"), ("authorization", "Bearer open sesame")]
+        twice = [("authorization", "Bearer open-sesame-12345"), ("authorization", "Bearer open-sesame-12345")]
         assert (await client.http.post("/mcp", headers=twice)).status_code == 401
 
 
@@ -106,7 +106,7 @@ async def test_beyond_loopback_the_status_needs_the_token_too(
     http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
     """Bound to all addresses, only /health and readiness need no token."""
-    monkeypatch.setenv("CHORA_TOKEN", "sesame")
+    monkeypatch.setenv("CHORA_TOKEN", "open-sesame-12345")
     async with http_client(http__host="0.0.0.0") as client:
         url = client.running.url.replace("0.0.0.0", "127.0.0.1")
         async with httpx2.AsyncClient(base_url=url) as http:
@@ -114,7 +114,7 @@ async def test_beyond_loopback_the_status_needs_the_token_too(
                 assert (await http.get(path)).status_code == 200, path
             for path in ("/status.json", "/metrics", "/"):
                 assert (await http.get(path)).status_code == 401, path
-            bearer = {"authorization": "Bearer sesame"}
+            bearer = {"authorization": "Bearer open-sesame-12345"}
             assert (await http.get("/status.json", headers=bearer)).status_code == 200
 
 
@@ -416,23 +416,25 @@ async def test_an_unused_session_expires(http_client: OpenHttpClient):
 
 async def test_a_session_belongs_to_its_principal(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
     """Another principal that knows the id gets the same 404 as for an unknown one."""
-    monkeypatch.setenv("CHORA_TOKEN", "sesame")
+    monkeypatch.setenv("CHORA_TOKEN", "open-sesame-12345")
     async with http_client() as client:
-        response = await client.ask("initialize", HELLO, authorization="Bearer sesame")
+        response = await client.ask("initialize", HELLO, authorization="Bearer open-sesame-12345")
         id = response.headers["mcp-session-id"]
         probe = f"Bearer {client.running.target.token.reveal()}"
         assert (await client.ask("ping", mcp_session_id=id, authorization=probe)).status_code == 404
-        assert (await client.ask("ping", mcp_session_id=id, authorization="Bearer sesame")).status_code == 200
+        assert (
+            await client.ask("ping", mcp_session_id=id, authorization="Bearer open-sesame-12345")
+        ).status_code == 200
 
 
 async def test_a_session_of_the_old_transport_belongs_to_its_principal(
     http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
 ):
     """Another principal can't post into it, and its id isn't valid for Streamable HTTP."""
-    monkeypatch.setenv("CHORA_TOKEN", "sesame")
+    monkeypatch.setenv("CHORA_TOKEN", "open-sesame-12345")
     async with http_client() as client:
         probe = {"authorization": f"Bearer {client.running.target.token.reveal()}"}
-        client.http.headers["authorization"] = "Bearer sesame"
+        client.http.headers["authorization"] = "Bearer open-sesame-12345"
         async with sse(client) as (_, place):
             body = message("ping", None, 1)
             assert (await client.http.post(place, json=body, headers=probe)).status_code == 404

@@ -50,7 +50,7 @@ async def test_a_server_that_refuses_the_probes_token_is_down(
     hello: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ):
     """401 is a response, but the service isn't usable."""
-    monkeypatch.setenv("CHORA_TOKEN", "sesame")
+    monkeypatch.setenv("CHORA_TOKEN", "sesame-0123456789")
     async with serve(hello.root) as opened:
         sample = await probe.probe(ProbeTarget(opened.target.url, Secret("wrong")))
     assert not sample.ok

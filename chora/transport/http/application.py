@@ -88,7 +88,7 @@ class HttpApplication:
             else:
                 if path not in ("/health", "/ready"):
                     security.check_origin(scope)
-                    if security.authenticator.is_public or not is_local:
+                    if security.authenticator.requires_token or not is_local:
                         await security.authenticate(scope, is_local=is_local)
                 await self._pages(scope, receive, send)
         except ChoraError as error:

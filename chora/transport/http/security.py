@@ -10,8 +10,12 @@ from chora.oauth import Issuer
 from chora.settings import HttpSettings
 from chora.transport.http.asgi import EXPIRES_AT, Scope, header_values
 
-FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
-"""Headers that proxies add to a request."""
+FORWARDED = (
+    *(b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip", b"fastly-client-ip"),
+    *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port", b"x-forwarded-server"),
+    *(b"x-original-forwarded-for", b"x-cluster-client-ip", b"x-envoy-external-address", b"fly-client-ip"),
+)
+"""Headers that proxies add to a request: RFC 7239, RFC 9110 §7.6.3, and what proxies and networks add in practice."""
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 """A name or an address and perhaps a port, as in a Host header and at the end of an Origin."""
@@ -38,10 +42,11 @@ class RequestSecurity:
         """Take the Host from a trusted proxy's headers; returns whether the client is on this machine.
 
         Forwarding headers of any other client prove nothing (RFC 7239 §8.1). So a request that came through a
-        proxy that isn't trusted counts as remote.
+        proxy that isn't trusted counts as remote. HTTP/1.0 counts as one: MCP clients don't speak it, and nginx does
+        to the servers behind it, without a header of its own.
         """
         if not any(header_values(scope, name) for name in FORWARDED):
-            return True
+            return scope["http_version"] != "1.0"
         proxy = scope["client"][0] if scope["client"] else ""
         if not self.authenticator.is_trusted_proxy(proxy):
             return False
