@@ -15,6 +15,7 @@ from chora.access import SCOPES, Principal, Tokens
 from chora.protocol import wire
 from chora.settings import tokens_folder
 from chora.transport.http import event_streams, legacy_sse, sessions
+from chora.transport.http.security import FORWARDED
 from chora.transport.http.sessions import QUEUE_LIMIT, HttpSession
 from tests.conftest import OpenHttpClient, Project, content, requirement
 from tests.http_client import BOTH, HELLO, MODERN, HttpTestClient, message
@@ -102,12 +103,14 @@ async def test_a_configured_token_is_required(
         assert (await client.http.post("/mcp", headers=twice)).status_code == 401
 
 
-async def test_beyond_loopback_the_status_needs_the_token_too(
-    http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
+@requirement("server.public-pages")
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_where_a_token_is_needed_the_status_needs_it_too(
+    http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch, host: str
 ):
-    """Bound to all addresses, only /health and readiness need no token."""
+    """On every address: only /health and readiness need no token."""
     monkeypatch.setenv("CHORA_TOKEN", "open-sesame-12345")
-    async with http_client(http__host="0.0.0.0") as client:
+    async with http_client(http__host=host) as client:
         url = client.running.url.replace("0.0.0.0", "127.0.0.1")
         async with httpx2.AsyncClient(base_url=url) as http:
             for path in ("/health", "/ready"):
@@ -1072,6 +1075,30 @@ async def test_a_server_without_tokens_refuses_requests_through_a_proxy(
         assert pages.status_code == status
         alive = await client.http.get("/health", headers=headers)
         assert alive.status_code == (403 if status == 403 else 200)
+
+
+@requirement("server.proxies")
+async def test_a_request_with_any_header_of_a_proxy_is_not_local(http_client: OpenHttpClient):
+    """Proxies and networks name the client, or themselves, in many ways."""
+    async with http_client() as client:
+        for name in FORWARDED:
+            headers = {name.decode(): "127.0.0.1"}
+            assert (await client.ask_modern("server/discover", **headers)).status_code == 401, name
+            assert (await client.http.get("/status.json", headers=headers)).status_code == 401, name
+
+
+@requirement("server.proxies")
+@pytest.mark.parametrize(("version", "status"), [("1.0", 401), ("1.1", 200)])
+async def test_a_request_of_http_1_0_is_not_local(http_client: OpenHttpClient, version: str, status: int):
+    """nginx passes requests on as HTTP/1.0, and by default with no header that says so."""
+    async with http_client() as client:
+        port = int(client.running.url.rpartition(":")[2])
+        head = f"GET /status.json HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+        with trio.fail_after(PATIENCE):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(head.encode())
+                answer = b"".join([part async for part in stream])
+        assert int(answer.split()[1]) == status
 
 
 async def test_a_token_is_valid_through_any_proxy(http_client: OpenHttpClient, hello: Project):
