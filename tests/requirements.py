@@ -564,6 +564,7 @@ SERVER = {
     "server.loopback": "Without a token only this machine is served, and no address beyond loopback is bound.",
     "server.proxies": "A request through a proxy that isn't trusted never counts as local.",
     "server.tokens": "Tokens are named, scoped, expiring and revocable, and only their hashes are stored.",
+    "config.settings-file": "A chora.toml that is no regular file, too large or too deep is refused by name, at once.",
     "secrets.fail-closed": "A secret that is configured and can't be read stops the start.",
     "secrets.owner": "A secret's file that others may read is warned about, one of another user refused.",
     "server.spending": "Money is spent only by principals that may write, and never on a server that only reads.",

@@ -1,6 +1,7 @@
 """Where settings come from, and what is refused on the way."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -216,6 +217,13 @@ def test_the_origin_names_the_line(tmp_path: Path, text: str, line: int):
         ("[http]\nallowed_hosts = ['a', 5]", "http.allowed_hosts", "expected `str`, got `int`"),
         ("[http]\nhost = { name = 'a' }", "http.host", "expected `str`, got `object`"),
         ("[limits]\nheader_time = 0", "limits.header_time", "expected `float` > 0"),
+        ("[limits]\nheader_time = inf", "limits.header_time", "expected `float` <= 1000000000"),
+        ("[limits]\ngrace = 1e400", "limits.grace", "expected `float` <= 1000000000"),
+        ("[backup]\nevery = inf", "backup.every", "expected `float` <= 1000000000"),
+        ("[llm]\nbudget_day = inf", "llm.budget_day", "expected `float` <= 1000000000"),
+        ("[limits]\nsessions = 10000000000", "limits.sessions", "expected `int` <= 1000000000"),
+        ("[limits]\nbody = 9000000000000000000", "limits.body", "expected `int` <= 1099511627776"),
+        ("[storage]\nretention_days = 100001", "storage.retention_days", "expected `int` <= 100000"),
         ("[limits]\nheader_time = nan", "limits.header_time", "expected `float` > 0"),
         ("[render]\nworkers = 0", "render.workers", "expected `int` >= 1"),
         ("[log]\nlevel = 'LOUD'", "log.level", "invalid enum value 'LOUD'"),
@@ -427,3 +435,45 @@ def test_a_current_folder_that_is_gone_is_an_error(below: Path):
     below.rmdir()
     with pytest.raises(ProjectNotFound, match="gone"):
         find_project(None, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"x = " + b"[" * 5000, "it is nested too deep"),
+        (b"x = " + b"9" * 5000, "digits"),
+        (b"#" * (settings.TOML_LIMIT + 1), "larger than 1,048,576 bytes"),
+    ],
+    ids=["deep", "a number of 5,000 digits", "large"],
+)
+@requirement("config.settings-file")
+def test_a_settings_file_that_nobody_would_write_is_refused(tmp_path: Path, content: bytes, reason: str):
+    """With its name and the reason, and without a traceback."""
+    error = refused(toml(tmp_path, content))
+    assert "chora.toml" in error.message
+    assert reason in error.message
+
+
+def test_the_largest_settings_file_is_read(tmp_path: Path):
+    """A mebibyte, most of it a comment."""
+    text = b"[http]\nport = 9000\n#"
+    loaded = load(toml(tmp_path, text + b"x" * (settings.TOML_LIMIT - len(text))), {})
+    assert loaded.settings.http.port == 9000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a link to itself"])
+@requirement("config.settings-file")
+def test_a_settings_file_that_is_no_file_is_refused(tmp_path: Path, kind: str):
+    """At once: reading a pipe would wait for a writer, and a device may never end."""
+    place = tmp_path / "chora.toml"
+    match kind:
+        case "a pipe":
+            os.mkfifo(place)
+        case "a device":
+            place.symlink_to("/dev/zero")
+        case "a folder":
+            place.mkdir()
+        case _:
+            place.symlink_to(place)
+    assert "chora.toml can't be read" in refused(tmp_path).message
