@@ -571,6 +571,7 @@ SERVER = {
     "server.listed-tools": "A list of tools has those that the principal's scope allows.",
     "server.tls": "A server whose TLS files are incomplete, missing or broken doesn't start.",
     "server.public-pages": "Where a token is needed, only /health and /ready answer without one.",
+    "server.single-headers": "A request with two headers that decide who may do what is refused.",
     "server.scopes": "A call without the scope it needs is refused in a way that a model understands.",
     "server.revoked": "A revoked token loses its sessions and streams.",
     "server.oauth": (

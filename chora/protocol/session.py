@@ -60,6 +60,11 @@ class Session:
         """The key by which work is shared fairly: the session, or the principal for requests without one."""
         return self.principal.name if self.revision is None else f"{self.principal.name} {id(self)}"
 
+    def cancel_calls(self) -> None:
+        """Cancel the calls in flight; they get no answer."""
+        for call in list(self.in_flight.values()):
+            call.cancel()
+
     def close_subscriptions(self) -> None:
         """End the subscriptions; each gets its answer."""
         for queue in self.subscriptions:

@@ -15,7 +15,7 @@ from chora.access import SCOPES, Principal, Tokens
 from chora.protocol import wire
 from chora.settings import tokens_folder
 from chora.transport.http import event_streams, legacy_sse, sessions
-from chora.transport.http.security import FORWARDED
+from chora.transport.http.security import FORWARDED, SINGLE_HEADERS
 from chora.transport.http.sessions import QUEUE_LIMIT, HttpSession
 from tests.conftest import OpenHttpClient, Project, content, requirement
 from tests.http_client import BOTH, HELLO, MODERN, HttpTestClient, message
@@ -100,7 +100,7 @@ async def test_a_configured_token_is_required(
         assert (await client.ask("initialize", HELLO, authorization="Bearer open-sesame-12345")).status_code == 200
         assert (await client.http.get("/health")).status_code == 200
         twice = [("authorization", "Bearer open-sesame-12345"), ("authorization", "Bearer open-sesame-12345")]
-        assert (await client.http.post("/mcp", headers=twice)).status_code == 401
+        assert (await client.http.post("/mcp", headers=twice)).status_code == 400
 
 
 @requirement("server.public-pages")
@@ -1020,6 +1020,114 @@ async def test_a_revoked_token_loses_its_sessions(
                 tokens.revoke_token("app")
                 assert [piece async for piece in pieces if not piece.startswith(":")] == []
         assert (await client.ask("ping")).status_code == 401
+
+
+@requirement("server.revoked")
+@pytest.mark.parametrize("era", ["handshake", "modern"])
+async def test_a_revoked_token_loses_its_calls(
+    http_client: OpenHttpClient, hello: Project, monkeypatch: pytest.MonkeyPatch, era: str
+):
+    """The work stops, and the request is refused."""
+    monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
+    hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
+    tokens = Tokens(tokens_folder(hello.root))
+    secret, _ = tokens.create_token("app", "write")
+    tokens.create_token("other", "read")
+    call = {"name": "generate_content", "arguments": {"content_config_id": "endless"}}
+    statuses: list[int] = []
+
+    async def wait(client: HttpTestClient) -> None:
+        ask = client.ask_modern if era == "modern" else client.ask
+        statuses.append((await ask("tools/call", call)).status_code)
+
+    async with http_client(render__wall=PATIENCE) as client:
+        client.http.headers["authorization"] = f"Bearer {secret.reveal()}"
+        if era == "handshake":
+            await client.initialize()
+        in_flight = client.running.engine.jobs._running  # pyright: ignore[reportPrivateUsage]
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait, client)
+                while not in_flight:
+                    await trio.sleep(0.01)
+                tokens.revoke_token("app")
+            while in_flight:
+                await trio.sleep(0.01)
+        assert statuses == [401]
+
+
+@requirement("server.revoked")
+async def test_an_answer_is_not_delivered_to_a_token_that_was_revoked_meanwhile(
+    http_client: OpenHttpClient, hello: Project
+):
+    """Also when the work is done before the revocation is noticed."""
+    tokens = Tokens(tokens_folder(hello.root))
+    secret, _ = tokens.create_token("app", "write")
+    async with http_client() as client:
+        client.http.headers["authorization"] = f"Bearer {secret.reveal()}"
+        provider: Any = client.running.server._provider
+        call_tool = provider.call_tool
+
+        async def revoke_and_call(*arguments: Any) -> Any:
+            tokens.revoke_token("app")
+            return await call_tool(*arguments)
+
+        provider.call_tool = revoke_and_call
+        response = await client.ask_modern("tools/call", {"name": "hello_world", "arguments": {"name": "Ada"}})
+        assert (response.status_code, "Ada" in response.text) == (401, False)
+
+
+@pytest.mark.parametrize("name", [header.decode() for header in SINGLE_HEADERS])
+@requirement("server.single-headers")
+async def test_a_header_that_may_stand_once_is_refused_twice(http_client: OpenHttpClient, name: str):
+    """A proxy might check the one, and the server take the other."""
+    async with http_client() as client:
+        await client.initialize()
+        value = {"mcp-session-id": client.session, "origin": "http://localhost", "mcp-protocol-version": "2025-11-25"}
+        twice = [("content-type", "application/json"), *[(name, value.get(name, "Bearer x"))] * 2]
+        body = msgspec.json.encode(message("ping", None, 1))
+        for path in ("/mcp", "/sse", "/status.json"):
+            response = await client.http.request("POST" if path == "/mcp" else "GET", path, headers=twice, content=body)
+            assert response.status_code == 400
+            assert f"The header {name} stands more than once." in response.text
+
+
+@pytest.mark.parametrize("given", ["made-up", "an ended one"])
+async def test_initialize_opens_a_session_whatever_session_id_it_bears(http_client: OpenHttpClient, given: str):
+    """Some clients keep the header of a session that has ended; everything else gets 404."""
+    async with http_client() as client:
+        await client.initialize()
+        stale = client.session if given == "an ended one" else given
+        if given == "an ended one":
+            await client.http.delete("/mcp", headers={"mcp-session-id": stale})
+        assert (await client.ask("ping", mcp_session_id=stale)).status_code == 404
+        response = await client.ask("initialize", HELLO, mcp_session_id=stale)
+        assert response.status_code == 200
+        assert response.headers["mcp-session-id"] not in ("", stale)
+
+
+async def test_a_session_with_an_open_stream_is_in_use(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
+    """It doesn't expire, and isn't evicted before one that is idle; both once its stream has ended."""
+    monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
+    async with http_client(limits__sessions=2) as client:
+        application: Any = client.running.http.app
+        known = application.sessions._sessions
+        await client.initialize()
+        first = client.session
+        sent = {"accept": BOTH, "mcp-session-id": first}
+        with trio.fail_after(PATIENCE):
+            async with client.http.stream("GET", "/mcp", headers=sent) as stream:
+                await anext(stream.aiter_text())
+                for _ in range(3):
+                    assert (await client.ask("initialize", HELLO, mcp_session_id="")).status_code == 200
+                assert first in known
+                limits = application.sessions._limits
+                application.sessions._limits = msgspec.structs.replace(limits, idle=0.1)
+                while len(known) > 1:
+                    await trio.sleep(0.01)
+                assert list(known) == [first]
+            while known:
+                await trio.sleep(0.01)
 
 
 async def test_a_revoked_token_loses_its_subscriptions(

@@ -39,7 +39,8 @@ def test_a_certificate_with_its_key_is_used(pems: dict[str, Path]):
 @pytest.mark.parametrize(("given", "missing"), [("cert", "key"), ("key", "cert")])
 def test_half_of_the_tls_settings_is_refused(pems: dict[str, Path], given: str, missing: str):
     """Plain HTTP would carry the token in clear text, where somebody meant it to be encrypted."""
-    settings = HttpSettings(**{given: str(pems[given])})
+    both: dict[str, Any] = {given: str(pems[given])}
+    settings = HttpSettings(**both)
     with pytest.raises(UsageError, match=f"http.{given} is set without http.{missing}") as caught:
         make_http_server(None, settings, LimitSettings())
     assert caught.value.details == {"setting": f"http.{missing}"}

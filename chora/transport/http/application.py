@@ -74,6 +74,7 @@ class HttpApplication:
         try:
             is_local = security.resolve_proxy(scope)
             security.check_host(scope)
+            security.check_single_headers(scope)
             if route is not None:
                 security.check_origin(scope)
                 scope[PRINCIPAL] = await security.authenticate(scope, is_local=is_local)

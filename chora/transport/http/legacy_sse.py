@@ -79,7 +79,7 @@ class LegacySse:
             if not self._sessions.is_open(session):
                 return  # it ended before this began
             reply = await self._server.answer(session, body, push)
-            if reply is not None:
+            if reply is not None and self._sessions.is_still_valid(session.principal):
                 await push(reply.body)
 
         await send_empty(send, 202)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from chora.access import Authenticator, Principal, bearer_token, is_loopback
-from chora.errors import Forbidden, Unauthorized
+from chora.errors import Forbidden, InvalidInput
 from chora.oauth import Issuer
 from chora.settings import HttpSettings
-from chora.transport.http.asgi import EXPIRES_AT, Scope, header_values
+from chora.transport.http.asgi import EXPIRES_AT, Scope, header_value, header_values
 
 FORWARDED = (
     *(b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip", b"fastly-client-ip"),
@@ -16,6 +16,9 @@ FORWARDED = (
     *(b"x-original-forwarded-for", b"x-cluster-client-ip", b"x-envoy-external-address", b"fly-client-ip"),
 )
 """Headers that proxies add to a request: RFC 7239, RFC 9110 §7.6.3, and what proxies and networks add in practice."""
+
+SINGLE_HEADERS = (b"authorization", b"origin", b"mcp-protocol-version", b"mcp-session-id")
+"""Headers that decide who may do what; of two, a proxy might check the one and we take the other."""
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 """A name or an address and perhaps a port, as in a Host header and at the end of an Origin."""
@@ -57,6 +60,16 @@ class RequestSecurity:
             scope["headers"] = [*others, (b"host", hosts[-1].rpartition(",")[2].strip().encode("latin-1"))]
         return is_loopback(self.authenticator.client_address(header_values(scope, b"x-forwarded-for")))
 
+    def check_single_headers(self, scope: Scope) -> None:
+        """Refuse a request that has one of the headers twice that may stand once (RFC 9110 §5.3).
+
+        Raises:
+            InvalidInput: it has.
+        """
+        for name in SINGLE_HEADERS:
+            if len(header_values(scope, name)) > 1:
+                raise InvalidInput(f"The header {name.decode()} stands more than once.", "Send it once.")
+
     def check_host(self, scope: Scope) -> None:
         """Refuse a Host that isn't ours, and more or fewer than one (RFC 9112 §3.2).
 
@@ -91,10 +104,7 @@ class RequestSecurity:
             Unauthorized: a token is needed and none, or a wrong one, was given.
             Forbidden: the token has none of our scopes.
         """
-        headers = header_values(scope, b"authorization")
-        if len(headers) > 1:
-            raise Unauthorized("There is more than one Authorization header.", "Send one.")
-        given = headers[0] if headers else None
+        given = header_value(scope, b"authorization")
         # Only a JSON Web Token has three parts; the tokens of chora have one.
         if self.issuer is not None and (token := bearer_token(given) or "").count(".") == 2:
             principal, scope[EXPIRES_AT] = await self.issuer.identify(token)

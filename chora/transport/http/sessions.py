@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Generator
 import trio
 
 from chora.access import Authenticator, Principal
+from chora.errors import Unauthorized
 from chora.metrics import Metrics
 from chora.protocol.broadcast import Broadcaster, NotificationQueue
 from chora.protocol.session import Session
@@ -47,8 +48,8 @@ class HttpSession(Session):
 
     @property
     def eviction_rank(self) -> tuple[bool, float]:
-        """The order of eviction: sessions without a call in flight first, of those the longest idle."""
-        return bool(self.in_flight), self.last_used
+        """The order of eviction: sessions without calls in flight and open streams first, of those the longest idle."""
+        return bool(self.in_flight or self.stream_closers), self.last_used
 
     def close_streams(self) -> None:
         for close in list(self.stream_closers):
@@ -88,6 +89,8 @@ class HttpSessions:
         """Each closes one open stream, when the server begins to stop."""
         self._subscriptions: dict[Session, float | None] = {}
         """Subscriptions without a session, and when the tokens expire that opened them."""
+        self._single_calls: set[Session] = set()
+        """Calls without a session, each with one of its own for as long as it lasts."""
 
     async def serve(
         self, draining: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -108,10 +111,12 @@ class HttpSessions:
         oldest = trio.current_time() - self._limits.idle
         for session in [each for each in self._sessions.values() if each.eviction_rank < (False, oldest)]:
             self.end_session(session, "idle")
-        principals = {each.principal for each in (*self._sessions.values(), *self._subscriptions)}
+        principals = {each.principal for each in (*self._sessions.values(), *self._subscriptions, *self._single_calls)}
         revoked = {each for each in principals if not self._authenticator.is_still_valid(each)}
         for session in [each for each in self._sessions.values() if each.principal in revoked]:
             self.end_session(session, "revoked")
+        for session in [each for each in self._single_calls if each.principal in revoked]:
+            session.cancel_calls()
         for subscription, expires_at in self._subscriptions.items():
             if subscription.principal in revoked or (expires_at is not None and expires_at < time.time()):
                 subscription.close_subscriptions()
@@ -160,9 +165,25 @@ class HttpSessions:
             self._metrics.sessions_ended.count(reason)
             self._update_metrics()
         session.close_streams()
-        for call in list(session.in_flight.values()):
-            call.cancel()
+        session.cancel_calls()
         session.streams.clear()
+
+    def is_still_valid(self, principal: Principal) -> bool:
+        """Whether the token of a principal is still accepted, so that it may have the answer it has waited for."""
+        return self._authenticator.is_still_valid(principal)
+
+    def revoked_token(self) -> Unauthorized:
+        """The error of a request whose token was revoked while it was waiting for its answer."""
+        return Unauthorized("The token of this request was revoked.", "Send a valid one as `Authorization: Bearer …`.")
+
+    @contextlib.contextmanager
+    def cancelling_call(self, session: Session) -> Generator[None]:
+        """Have a call that belongs to no session cancelled when its token is revoked."""
+        self._single_calls.add(session)
+        try:
+            yield
+        finally:
+            self._single_calls.discard(session)
 
     @contextlib.contextmanager
     def closing_stream(self, session: HttpSession, close: Callable[[], None]) -> Generator[None]:
@@ -173,6 +194,7 @@ class HttpSessions:
             yield
         finally:
             session.stream_closers.discard(close)
+            session.last_used = trio.current_time()
             self._stream_closers.discard(close)
 
     @contextlib.contextmanager

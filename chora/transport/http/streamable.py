@@ -6,6 +6,7 @@ handshake era  `initialize` opens a session; its id comes with every later reque
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -97,10 +98,13 @@ class StreamableHttp:
         else:
             await self._answer(scope, send, session, body)
 
-    async def _answer(self, scope: Scope, send: Send, session: Session, body: bytes) -> None:
+    async def _answer(
+        self, scope: Scope, send: Send, session: Session, body: bytes, *, is_subscription: bool = False
+    ) -> None:
         """Answer with JSON, or with an event stream as soon as there is a notification to send before the answer.
 
-        In the modern era a client cancels a request by closing the response.
+        In the modern era a client cancels a request by closing the response. A token that was revoked meanwhile gets
+        no answer, but for the end of its subscription.
         """
         streaming = False
 
@@ -113,7 +117,12 @@ class StreamableHttp:
 
         with trio.CancelScope() as disconnected:
             scope["extensions"]["chora.on_disconnect"](disconnected.cancel)
-            reply = await self._server.answer(session, body, notify if accepts_event_stream(scope) else None)
+            with nullcontext() if is_subscription else self._sessions.cancelling_call(session):
+                reply = await self._server.answer(session, body, notify if accepts_event_stream(scope) else None)
+            if not (is_subscription or self._sessions.is_still_valid(session.principal)):
+                reply = None
+                if not streaming:
+                    raise self._sessions.revoked_token()
             if streaming:
                 last = b"" if reply is None else encode_event(reply.body)
                 await send({"type": "http.response.body", "body": last})
@@ -144,15 +153,12 @@ class StreamableHttp:
         with self._sessions.closing_subscription(session, scope.get(EXPIRES_AT)):
             async with trio.open_nursery() as background:
                 background.start_soon(ping)
-                await self._answer(scope, send_exclusively, session, body)
+                await self._answer(scope, send_exclusively, session, body, is_subscription=True)
                 background.cancel_scope.cancel()
 
     # -- the handshake era ------------------------------------------------------------------------------------
 
     async def _post_handshake(self, scope: Scope, send: Send, body: bytes) -> None:
-        session = await self._find_session(scope, send) if (given := header_value(scope, b"mcp-session-id")) else None
-        if given and session is None:
-            return
         try:
             incoming = None if body.lstrip()[:1] == b"[" else parse_message(body)
             if incoming is not None and incoming.params is not UNSET:
@@ -165,9 +171,12 @@ class StreamableHttp:
             await send_json(send, 400, wire.error_response(None, error))
             return
         if incoming is not None and incoming.method == "initialize":
+            # Some clients keep the id of a session that has ended, and would never get beyond a 404.
             await self._initialize(scope, send, body)
-        elif session is None:
+        elif not header_value(scope, b"mcp-session-id"):
             await send_json(send, 400, error_body("The Mcp-Session-Id header is missing.", "Send initialize first."))
+        elif (session := await self._find_session(scope, send)) is None:
+            return
         elif incoming is not None and (incoming.method is UNSET or incoming.id is UNSET):
             await self._server.answer(session, body)
             await send_empty(send, 202)
@@ -211,15 +220,20 @@ class StreamableHttp:
             reply = await self._server.answer(
                 session, body, notify if streams else None, drop_connection if streams else None
             )
+            is_valid = self._sessions.is_still_valid(session.principal)
             if stream is not None:
-                if reply is not None:
+                if reply is not None and is_valid:
                     stream.add_event(reply.body)
                 stream.end_stream()
-            elif reply is None:  # a batch of notifications, or a request that was cancelled
-                await send_empty(send, 202)
-            else:
-                refused = reply.error_code is not None and body.lstrip()[:1] == b"["
-                await send_json(send, 400 if refused else 200, reply.body)
+        if stream is not None:
+            return
+        if not is_valid:
+            raise self._sessions.revoked_token()
+        if reply is None:  # a batch of notifications, or a request that was cancelled
+            await send_empty(send, 202)
+        else:
+            refused = reply.error_code is not None and body.lstrip()[:1] == b"["
+            await send_json(send, 400 if refused else 200, reply.body)
 
     async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The standalone stream of a session, or the rest of a stream whose connection broke."""
