@@ -26,44 +26,48 @@ from tests.generators.test_code_generation import Model
 
 BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length")
 MIB = 1024 * 1024
+TIB = 1024 * 1024 * MIB
 
 POSITIVE: dict[str, float] = {"gt": 0}
-COUNT: dict[str, float] = {"ge": 1}
 NOT_NEGATIVE: dict[str, float] = {"ge": 0}
 ID: dict[str, float] = {"max_length": 255}
 NOT_EMPTY: dict[str, float] = {"min_length": 1}
 
+SECONDS: dict[str, float] = {"gt": 0, "le": 1e9}
+QUANTITY: dict[str, float] = {"ge": 1, "le": 1_000_000_000}
+AMOUNT: dict[str, float] = {"ge": 0, "le": 1e9}
+
 SETTINGS: dict[str, dict[str, float]] = {
     "http.port": {"ge": 0, "le": 65535},
-    "limits.body": {"ge": 1024},
-    "limits.header_time": POSITIVE,
-    "limits.body_time": POSITIVE,
-    "limits.write_stall": POSITIVE,
-    "limits.keep_alive": POSITIVE,
-    "limits.connections": COUNT,
-    "limits.sessions": COUNT,
-    "limits.sessions_each": COUNT,
-    "limits.idle": POSITIVE,
-    "limits.grace": POSITIVE,
-    "storage.retention_days": NOT_NEGATIVE,
-    "render.workers": COUNT,
-    "render.wall": POSITIVE,
-    "render.memory": {"ge": 64 * MIB},
-    "render.output": {"ge": 1024},
-    "render.queue": COUNT,
-    "backup.every": NOT_NEGATIVE,
-    "backup.keep": COUNT,
-    "jobs.call_budget": POSITIVE,
-    "jobs.running": COUNT,
-    "jobs.keep_days": POSITIVE,
+    "limits.body": {"ge": 1024, "le": TIB},
+    "limits.header_time": SECONDS,
+    "limits.body_time": SECONDS,
+    "limits.write_stall": SECONDS,
+    "limits.keep_alive": SECONDS,
+    "limits.connections": QUANTITY,
+    "limits.sessions": QUANTITY,
+    "limits.sessions_each": QUANTITY,
+    "limits.idle": SECONDS,
+    "limits.grace": SECONDS,
+    "storage.retention_days": {"ge": 0, "le": 100_000},
+    "render.workers": QUANTITY,
+    "render.wall": SECONDS,
+    "render.memory": {"ge": 64 * MIB, "le": TIB},
+    "render.output": {"ge": 1024, "le": TIB},
+    "render.queue": QUANTITY,
+    "backup.every": AMOUNT,
+    "backup.keep": QUANTITY,
+    "jobs.call_budget": SECONDS,
+    "jobs.running": QUANTITY,
+    "jobs.keep_days": SECONDS,
     "llm.model": NOT_EMPTY,
-    "llm.budget_run": NOT_NEGATIVE,
-    "llm.budget_day": NOT_NEGATIVE,
-    "llm.budget_project": NOT_NEGATIVE,
-    "validation.lint_time": POSITIVE,
-    "probe.interval": POSITIVE,
-    "probe.latency_interval": POSITIVE,
-    "probe.latency_calls": COUNT,
+    "llm.budget_run": AMOUNT,
+    "llm.budget_day": AMOUNT,
+    "llm.budget_project": AMOUNT,
+    "validation.lint_time": SECONDS,
+    "probe.interval": SECONDS,
+    "probe.latency_interval": SECONDS,
+    "probe.latency_calls": QUANTITY,
 }
 
 CONFIGS: dict[Kind, dict[str, dict[str, float]]] = {
