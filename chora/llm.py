@@ -16,6 +16,7 @@ from msgspec import Struct
 from chora import settings
 from chora.errors import GenerationFailed, UsageError
 from chora.hashing import sha256
+from chora.nesting import decode_json
 from chora.secrets import FoundSecret, Secret, find_secret
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class ModelPrice(NamedTuple):
 
 
 LONG_PROMPT = 100_000
+OVERHEAD = 4096
+"""Tokens that a request may have beyond the bytes of its prompt, none of which are less than a token."""
 
 PRICES: dict[str, ModelPrice] = {
     "claude-3-opus": ModelPrice(15, 75),
@@ -295,27 +298,45 @@ async def _send_request(client: anthropic.AsyncAnthropic, key: Secret, request: 
 def _parse_answer(answer: bytes, request: ModelRequest) -> ModelReply | _Failure:
     """Parse the API's answer; incomplete ones are failures."""
     try:
-        message = msgspec.json.decode(answer, type=_ApiMessage)
-    except msgspec.DecodeError:
+        message: _ApiMessage = decode_json(answer, _ApiMessage)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         hint = "Check llm.base_url: something other than the Messages API seems to answer there."
         return _Failure("BrokenAnswer", "the answer is not a message of the API", hint, 200)
+    usage = _plausible_usage(message.usage, request)
     text = "".join(block.text for block in message.content if block.type == "text")
     if message.stop_reason not in ("end_turn", "stop_sequence"):
         reason, hint = _STOP_REASONS.get(
             str(message.stop_reason), (f"stopped for {message.stop_reason!r}", _RETRY_HINT)
         )
         reason = reason.format(limit=request.max_tokens)
-        return _Failure("BrokenAnswer", f"the answer {reason}", hint, 200, usage=message.usage)
+        return _Failure("BrokenAnswer", f"the answer {reason}", hint, 200, usage=usage)
     if not text.strip():
-        return _Failure("BrokenAnswer", "the answer is empty", "Word the prompt differently.", 200, usage=message.usage)
-    dollars = cost_of(request.model, message.usage.input_tokens, message.usage.output_tokens)
+        return _Failure("BrokenAnswer", "the answer is empty", "Word the prompt differently.", 200, usage=usage)
+    dollars = cost_of(request.model, usage.input_tokens, usage.output_tokens)
     return ModelReply(
         text=text,
-        input_tokens=message.usage.input_tokens,
-        output_tokens=message.usage.output_tokens,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
         model=request.model,
         usd=None if dollars is None else sum(dollars),
     )
+
+
+def _plausible_usage(usage: _TokenUsage, request: ModelRequest) -> _TokenUsage:
+    """The numbers of tokens that an answer says it took, or the most that it can have taken where they can't be true.
+
+    The budgets count by them: a negative number would give money back, and an absurd one use all of it up.
+    """
+    most = _TokenUsage(len((request.system + request.prompt).encode("utf-8", "replace")) + OVERHEAD, request.max_tokens)
+    if 0 <= usage.input_tokens <= most.input_tokens and 0 <= usage.output_tokens <= most.output_tokens:
+        return usage
+    log.warning(
+        "%s says that an answer took %d and %d tokens, which can't be: the most that it can take is counted",
+        request.model,
+        usage.input_tokens,
+        usage.output_tokens,
+    )
+    return most
 
 
 def _status_failure(error: anthropic.APIStatusError, key: Secret) -> _Failure:

@@ -66,7 +66,7 @@ async def test_an_answer_comes_with_its_cost():
     blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     async with serving(message("", content=blocks)) as server:
         with trio.fail_after(PATIENCE):
-            reply = await client(server).complete_request(asking(system="Be brief", max_tokens=77))
+            reply = await client(server).complete_request(asking(system="Be brief", max_tokens=777))
     assert reply == llm.ModelReply(
         text="ab", input_tokens=1000, output_tokens=500, model="claude-sonnet-5", usd=0.002 + 0.005
     )
@@ -74,11 +74,58 @@ async def test_an_answer_comes_with_its_cost():
     assert asked.line == "POST /v1/messages HTTP/1.1"
     assert asked.body == {
         "model": "claude-sonnet-5",
-        "max_tokens": 77,
+        "max_tokens": 777,
         "system": "Be brief",
         "messages": [{"role": "user", "content": "Say hi"}],
     }
     assert KEY in asked.headers.get("x-api-key", "") + asked.headers.get("authorization", "")
+
+
+@pytest.mark.parametrize(
+    "tokens", [(-1_000_000, 5), (5, -1_000_000), (10**18, 5), (5, 10**18), (6 + llm.OVERHEAD + 1, 5), (5, 101)]
+)
+@requirement("generators.code-generation.usage")
+async def test_tokens_that_an_answer_cannot_have_taken_are_not_believed(
+    tokens: tuple[int, int], caplog: pytest.LogCaptureFixture
+):
+    """The most that it can have taken is counted: the budgets are neither given money nor used up by a number."""
+    async with serving(message("hi", tokens=tokens)) as server:
+        with trio.fail_after(PATIENCE):
+            reply = await client(server).complete_request(asking(max_tokens=100))
+    assert (reply.text, reply.input_tokens, reply.output_tokens) == ("hi", 6 + llm.OVERHEAD, 100)
+    assert reply.usd == pytest.approx((6 + llm.OVERHEAD) * 2e-6 + 100 * 1e-5)
+    assert "can't be" in caplog.text
+
+
+async def test_the_most_tokens_that_an_answer_can_have_taken_are_believed(caplog: pytest.LogCaptureFixture):
+    """The bytes of the prompt and what the API adds; as many as the request allows."""
+    async with serving(message("hi", tokens=(6 + llm.OVERHEAD, 100))) as server:
+        with trio.fail_after(PATIENCE):
+            reply = await client(server).complete_request(asking(max_tokens=100))
+    assert (reply.input_tokens, reply.output_tokens) == (6 + llm.OVERHEAD, 100)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [b'{"input_tokens": 9223372036854775808, "output_tokens": 1}', b'{"input_tokens": 1, "output_tokens": 1e400}'],
+)
+async def test_tokens_that_are_no_numbers_of_ours_cost_no_traceback(usage: bytes):
+    """What doesn't fit the store, or isn't a number, is counted as the most, or refused."""
+    body = b'{"content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn", "usage": ' + usage + b"}"
+    outcome = llm._parse_answer(body, asking(max_tokens=100))
+    if isinstance(outcome, llm.ModelReply):
+        assert (outcome.input_tokens, outcome.output_tokens) == (6 + llm.OVERHEAD, 100)
+    else:
+        assert outcome.error_type == "BrokenAnswer"
+
+
+async def test_an_answer_nested_too_deep_is_broken():
+    """On every Python alike."""
+    deep = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    outcome = llm._parse_answer(deep, asking())
+    assert isinstance(outcome, llm._Failure)
+    assert outcome.error_type == "BrokenAnswer"
 
 
 @pytest.mark.parametrize(
@@ -325,7 +372,7 @@ async def test_a_cancelled_call_ends_its_request():
         (Answer(body=b""), "not a message", False),
         (message(" \n"), "is empty", True),
         (message("", content=[]), "is empty", True),
-        (message("def f(", "max_tokens"), "cut off after 99 tokens", True),
+        (message("def f(", "max_tokens"), "cut off after 999 tokens", True),
         (message("x", "model_context_window_exceeded"), "window ended", True),
         (message("I won't", "refusal"), "is a refusal", True),
         (message("x", "pause_turn"), "'pause_turn'", True),
@@ -334,7 +381,7 @@ async def test_a_cancelled_call_ends_its_request():
 async def test_an_invalid_response_is_an_error(answer: Answer, said: str, paid: bool):
     """Nothing of it is taken as text; its cost is in the details."""
     async with serving(answer) as server:
-        error = await failure(server, max_tokens=99)
+        error = await failure(server, max_tokens=999)
     assert len(server.asked) == 1
     assert error.details["error_type"] == "BrokenAnswer"
     assert said in error.message
