@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import httpx2
 
 API_KEY_SECRET = "ANTHROPIC_API_KEY"  # noqa: S105  (the name of the secret, not the secret)
-RETRIED_STATUSES = frozenset({429, 500, 502, 503, 529})
-"""HTTP statuses after which a retry may succeed."""
+RETRIED_STATUSES = frozenset({500, 502, 503, 529})
+"""HTTP statuses after which a retry may succeed, besides 429, which says when."""
 RETRY_AFTER_LIMIT = 60.0
 """The longest Retry-After that is waited for, in seconds; beyond it the request fails at once."""
 REPLY_LIMIT = 16 * 1024 * 1024

@@ -67,7 +67,8 @@ def test_an_unknown_command_is_a_usage_error():
 def test_version(run: Run):
     """As text and as JSON."""
     assert run("version").stdout == f"chora {__version__}\n"
-    assert loads(run("version", "--json"))["version"] == __version__
+    shown = loads(run("version", "--json"))
+    assert (shown["success"], shown["version"]) == (True, __version__)
     assert __version__ in run("--version").stdout
 
 

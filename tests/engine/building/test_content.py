@@ -273,6 +273,17 @@ def test_a_generator_is_chosen_by_pattern_or_by_examples(parts: dict[str, Any], 
     assert generator_name(parse_config("content", content("note", **parts), where="note").config) == generator
 
 
+async def test_the_first_pattern_is_used(project: Project, engine: Engine):
+    """The others are alternatives for a person to put first."""
+    patterns = [
+        {"id": name, "type": "template_fill", "template": name, "generation_config": {}} for name in ("first", "second")
+    ]
+    document = content("note")
+    document["generation"] = {"patterns": patterns}
+    project.save(document)
+    assert (await run(engine)).version.body == "first"
+
+
 async def test_the_error_of_an_unknown_generator_lists_the_available_ones(project: Project, engine: Engine):
     """With the unknown type, in the details."""
     project.save(content("note", pattern={"type": "unknown"}))
