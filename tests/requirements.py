@@ -349,6 +349,9 @@ MAKING = {
     "outputs.encoding": "Every output has its encoding.",
     "outputs.atomic": "An output holds its old text or its new one, whenever the process ends.",
     "outputs.inside-project": "No output is written outside of the folders that outputs may go to.",
+    "outputs.merge.again": "Merging a merged text again changes nothing, and conflicts are counted until resolved.",
+    "outputs.merge.bounded": "Comparing and merging takes bounded work, whatever the lines are.",
+    "outputs.merge.quality": "Edits are merged as git merges them.",
     "outputs.edited-stays": (
         "A text that chora didn't write is never overwritten, unless the output is declared generated."
     ),

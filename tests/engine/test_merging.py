@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+from collections import Counter
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chora.engine.merging import END, MERGE_LINES, OURS, YOURS, LineChanges, MergedText, count_changes, merge_texts
+from chora.engine import line_diff, merging
+from chora.engine.merging import (
+    END,
+    MERGE_LENGTH,
+    MERGE_LINES,
+    MERGE_LINES_IN_ALL,
+    OURS,
+    YOURS,
+    LineChanges,
+    MergedText,
+    count_changes,
+    diff,
+    merge_texts,
+)
+from tests.conftest import requirement
+from tests.hostile.measures import calls_in, steps_in
 
 lines = st.lists(st.sampled_from(["a\n", "b\n", "c\n", "d\n", "\n"]), max_size=12)
 texts = lines.map("".join)
@@ -80,6 +100,187 @@ def test_changes_of_the_same_lines_are_marked_as_conflict():
 
 
 def test_texts_too_long_to_compare_are_not_merged():
-    """The merge returns nothing, and the caller refuses."""
+    """The merge returns nothing, and the caller refuses; texts of exactly this length are merged."""
     long = "".join(f"{n}\n" for n in range(MERGE_LINES + 1))
     assert merge_texts("x\n", long, "y\n") is None
+    fits = merge_texts("x\n", long.partition("\n")[2], "y\n")
+    assert fits is not None
+    assert fits.conflicts == 1
+    for line, count in (("\n", MERGE_LINES_IN_ALL - 1), ("y" * (MERGE_LENGTH // 64 - 5) + "\n", 64)):
+        base = "a\n" + line * count
+        merged = "m\n" + line * (count - 1) + "t\n"
+        assert merge_texts(base, "m\n" + line * count, "a\n" + line * (count - 1) + "t\n") == MergedText(merged, 0)
+        assert merge_texts(base + line, "m\n" + line * (count + 1), "a\n" + line * count + "t\n" * 64) is None
+
+
+# -- merging again ------------------------------------------------------------------------------------------------
+
+few_lines = st.lists(st.sampled_from("abcd"), max_size=7)
+words = st.one_of(
+    few_lines.map(lambda found: "".join(f"{line}\n" for line in found)),
+    few_lines.map("\n".join),
+    st.lists(st.sampled_from(["a", "b", OURS]), max_size=5).map("\n".join),
+)
+
+
+@requirement("outputs.merge.again")
+@given(words, words, words)
+@example("b\na\na\n", "b\n", "a\na\nb\na\n")
+@example("b\na\n", "b\n", "b\nb\na\na\n")
+@example("b\na\nb\na\n", "a\na\nb\na\n", "a\n")
+@example("a", "a\nb", "a\nc")
+@example(f"a\n{OURS}\n", f"b\n{OURS}\n", "c\n")
+def test_merging_again_changes_nothing(base: str, edited: str, ours: str):
+    """Neither against the old base (as after a crash) nor the new one, and marks aren't nested."""
+    merged = merge_texts(base, edited, ours)
+    if merged is None:
+        assert OURS in edited + ours, "only a line that reads like a mark prevents it"
+        return
+    assert merge_texts(base, merged.text, ours) == merged
+    assert merge_texts(ours, merged.text, ours) == merged
+    depth = 0
+    for line in merged.text.splitlines():
+        depth += (line == YOURS) - (line == END)
+        assert depth in (0, 1)
+    assert merged.text.count(YOURS) == merged.text.count(END) == merged.conflicts
+
+
+@given(words, words, words, words)
+def test_a_conflict_is_counted_until_a_person_resolves_it(base: str, edited: str, ours: str, next_text: str):
+    """However often the text is merged, with the same or another new text."""
+    merged = merge_texts(base, edited, ours)
+    again = merged and merge_texts(ours, merged.text, next_text)
+    if again is not None:
+        assert again.conflicts == again.text.count(YOURS) == again.text.count(END)
+
+
+def test_conflict_marks_that_are_text_are_not_merged():
+    """A new text or base that has some, and a conflict whose sides have some: they couldn't be told apart later."""
+    marked = f"{YOURS}\na\n{OURS}\nb\n{END}\n"
+    assert merge_texts("x\n", "y\n", marked) is None
+    assert merge_texts(marked, "y\n", "x\n") is None
+    assert merge_texts("x\n", f"Title\n{OURS}\n", "y\n") is None
+    assert merge_texts(f"Title\n{OURS}\n1\n2\n3\n", f"Title\n{OURS}\n1\n2\n4\n", f"Name\n{OURS}\n1\n2\n3\n") == (
+        MergedText(f"Name\n{OURS}\n1\n2\n4\n", 0)
+    )
+
+
+def test_a_mark_that_a_person_left_is_counted():
+    """A conflict of which they removed only a part isn't resolved."""
+    left = f"a\n{OURS}\nb\n{END}\n1\n2\n3\n"
+    assert merge_texts("x\n1\n2\n3\n", left, "x\n1\n2\nthree\n") == MergedText(left.replace("3", "three"), 1)
+
+
+# -- compared with git --------------------------------------------------------------------------------------------
+
+
+def test_changes_apart_are_merged_whatever_they_are():
+    """Each line occurs once, and is kept, changed, removed or followed by others on one side: the result has it all."""
+    for seed in range(300):
+        chance = random.Random(seed)
+        base: list[str] = []
+        sides: tuple[list[str], list[str]] = [], []
+        wanted: list[str] = []
+        for number in range(chance.randrange(1, 40)):
+            line, new = f"{number}\n", [f"{number} {chance.randrange(9)} new\n"] * chance.randrange(3)
+            after = new if chance.random() < 0.5 else [line, *new]
+            changes = number % 2 and chance.random() < 0.7
+            side = chance.randrange(2)
+            base.append(line)
+            sides[side].extend(after if changes else [line])
+            sides[1 - side].append(line)
+            wanted += after if changes else [line]
+        texts = ["".join(lines) for lines in (base, *sides, wanted)]
+        assert merge_texts(*texts[:3]) == MergedText(texts[3], 0), seed
+
+
+def merge_with_git(folder: Path, base: str, edited: str, ours: str) -> MergedText:
+    for name, text in (("base", base), ("edited", edited), ("ours", ours)):
+        (folder / name).write_text(text, newline="")
+    labels = ("-L", "edited", "-L", "base", "-L", "chora")
+    command = ["git", "merge-file", "-p", "-q", *labels, "edited", "base", "ours"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    assert done.returncode < 128, done.stderr
+    return MergedText(done.stdout.decode(), done.returncode)
+
+
+def edit_of(chance: random.Random, lines: list[str], alphabet: list[str]) -> str:
+    """The lines after up to three insertions, deletions and replacements."""
+    edited = list(lines)
+    for _ in range(chance.randint(1, 3)):
+        at = chance.randint(0, len(edited))
+        edited[at : at + chance.choice((0, 1, 2))] = chance.choices(alphabet, k=chance.randint(0, 3))
+    return "".join(f"{line}\n" for line in edited)
+
+
+def compare_with_git(folder: Path, alphabet: list[str], repeated: float, rounds: int) -> Counter[str]:
+    """How often merges agree with git's, of texts in which this share of the lines is of an alphabet."""
+    found: Counter[str] = Counter()
+    for seed in range(rounds):
+        chance = random.Random(f"{alphabet} {seed}")
+        lines = [
+            chance.choice(alphabet) if chance.random() < repeated else f"line {chance.randrange(1000)}"
+            for _ in range(chance.randint(4, 40))
+        ]
+        base = "".join(f"{line}\n" for line in lines)
+        edited, ours = edit_of(chance, lines, alphabet), edit_of(chance, lines, alphabet)
+        merged, git = merge_texts(base, edited, ours), merge_with_git(folder, base, edited, ours)
+        assert merged is not None
+        if bool(merged.conflicts) is bool(git.conflicts):
+            found["equal" if merged.conflicts or merged.text == git.text else "other text"] += 1
+        else:
+            found["conflict" if merged.conflicts else "no conflict"] += 1
+    return found
+
+
+@pytest.mark.slow("calls git several hundred times")
+@requirement("outputs.merge.quality")
+@pytest.mark.parametrize(
+    ("alphabet", "repeated", "differing"),
+    [([f"word {n}" for n in range(1000)], 1.0, 0), (["", "}", "x", "y"], 0.4, 2), (["a", "b", "c", "d"], 1.0, 16)],
+    ids=["hardly any lines are repeated", "as in code", "only four lines"],
+)
+def test_merges_are_those_of_git(tmp_path: Path, alphabet: list[str], repeated: float, differing: int):
+    """Few have conflicts where git has none, or none where git has some, or another text: fewer than this of 200."""
+    found = compare_with_git(tmp_path, alphabet, repeated, 200)
+    assert found.total() - found["equal"] <= differing, found
+
+
+# -- work ---------------------------------------------------------------------------------------------------------
+
+
+def lines_of(numbers: list[int]) -> str:
+    return "".join(f"{number}\n" for number in numbers)
+
+
+def longest_texts() -> dict[str, tuple[str, str, str]]:
+    """Texts at the limit that are slow to merge in one way or another."""
+    chance, length = random.Random(1), MERGE_LINES
+    many = range(length)
+    return {
+        "equal lines": (lines_of([0] * length), lines_of([0] * 3000), lines_of([0] * 4000 + [1])),
+        "two lines": tuple(lines_of([chance.randrange(2) for _ in many]) for _ in range(3)),  # type: ignore[dict-item]
+        "shuffled": tuple(lines_of(chance.sample(many, length)) for _ in range(3)),  # type: ignore[dict-item]
+        "many changes": tuple(lines_of([at + (chance.random() < 0.1) for at in many]) for _ in range(3)),  # type: ignore[dict-item]
+    }
+
+
+@pytest.mark.slow("counts every step of merging the longest texts")
+@requirement("outputs.merge.bounded")
+@pytest.mark.parametrize("shape", longest_texts())
+def test_merging_the_longest_texts_takes_bounded_work(shape: str):
+    """Some hundred steps for a line, whatever the lines are: no quadratic part (CWE-407)."""
+    base, edited, ours = longest_texts()[shape]
+    steps = steps_in(lambda: merge_texts(base, edited, ours), line_diff.__name__)
+    steps += steps_in(lambda: merge_texts(base, edited, ours), merging.__name__)
+    assert steps < 500 * MERGE_LINES
+    assert steps_in(lambda: count_changes(edited, ours), line_diff.__name__) < 60 * MERGE_LINES
+    assert steps_in(lambda: diff("a", edited.encode(), ours.encode()), line_diff.__name__) < 60 * MERGE_LINES
+
+
+def test_texts_beyond_the_limits_take_no_work():
+    """Millions of lines are counted, not split."""
+    base = "\n" * 2_000_000
+    assert calls_in(lambda: merge_texts(base, f"{base}a\n", f"{base}b\n")) < 50
+    assert calls_in(lambda: count_changes(f"a{base}", f"{base}b{base}")) < 250
+    assert calls_in(lambda: diff("a", base.encode(), f"b\n{base}".encode())) < 40 * MERGE_LINES

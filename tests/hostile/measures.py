@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx2
@@ -88,6 +89,26 @@ def calls_in(act: Callable[[], object]) -> int:
         act()
     finally:
         sys.setprofile(None)
+    return count
+
+
+def steps_in(act: Callable[[], object], module: str) -> int:
+    """The number of lines of a module that are run: the same on every machine, however slow and busy it is."""
+    count = 0
+
+    def note(frame: FrameType, event: str, __: object) -> Any:
+        nonlocal count
+        if frame.f_globals.get("__name__") != module:
+            return None
+        count += event == "line"
+        return note
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
     return count
 
 
