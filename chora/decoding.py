@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from chora.errors import LimitExceeded, ValidationFailed
-from chora.nesting import DEPTH_LIMIT, NestedTooDeeply, decode_json
+from chora.nesting import DECODING_VALUES, DEPTH_LIMIT, NestedTooDeeply, TooManyValues, decode_json
 
 if TYPE_CHECKING:
     import yaml
@@ -53,7 +53,7 @@ def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most
 
     Raises:
         ValidationFailed: it is not of the language; with line and column where they are known.
-        LimitExceeded: YAML has too many values, or too many with its aliases expanded.
+        LimitExceeded: it has too many values, or YAML too many with its aliases expanded.
     """
     if language == "yaml":
         return _decode_yaml(text, name, most_values)
@@ -61,6 +61,10 @@ def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most
         return decode_json(text)
     except NestedTooDeeply as error:
         raise _decoding_error(name, "JSON", str(error), "Write it in fewer levels.") from None
+    except TooManyValues:
+        raise LimitExceeded(
+            f"{name} holds more than {DECODING_VALUES:,} values.", "Split it.", limit="config.values", path=name
+        ) from None
     except msgspec.MsgspecError as error:
         raise _explain_json(text, name, error) from None
 

@@ -1,8 +1,10 @@
-"""How deeply data may be nested; counted by chora, because each Python's decoders stop at another depth (CWE-674)."""
+"""How deeply data may be nested, and how many values it may hold: counted before anything is built (CWE-674, CWE-770).
+
+Each Python's decoders stop at another depth, and a value takes up to a hundred times its bytes in memory.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any, cast
@@ -15,10 +17,14 @@ DECODING_LIMIT = 256
 """Levels that are decoded at all, so that what has a few too many gets an answer that fits the place. Python 3.11 stops
 at 1000 levels of C and Python code together, and newer ones at many thousands."""
 
+MESSAGE_VALUES = 100_000
+"""Values that a message may hold. Decoding them takes some hundredths of a second."""
+DECODING_VALUES = 500_000
+"""Values of JSON that are decoded at all."""
+
 SHARING_CHECK = 10_000
 """Values of one level after which values that occur more than once are merged."""
 
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
@@ -30,12 +36,43 @@ class NestedTooDeeply(msgspec.DecodeError):
         super().__init__("it is nested too deeply")
 
 
+class TooManyValues(msgspec.DecodeError):
+    """JSON text with more values than are decoded."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it holds more than {DECODING_VALUES:,} values")
+
+
+def has_too_many_values(data: bytes, limit: int) -> bool:
+    """Whether JSON has more values than that; counted without building anything, with brackets and commas."""
+    if _count_separators(data) <= limit:
+        return False
+    unescaped = _without_escapes(data)
+    # With two quotes for each string, and no more keys than values.
+    if unescaped.count(b'"') > 4 * (limit + 1):
+        return True
+    return _count_separators(_outside_strings(unescaped)) > limit
+
+
+def _count_separators(data: bytes) -> int:
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
+
+
+def _without_escapes(data: bytes) -> bytes:
+    """JSON without its backslashes and escaped quotes, so that each quote begins or ends a string."""
+    return data.replace(b"\\\\", b"").replace(b'\\"', b"")
+
+
+def _outside_strings(unescaped: bytes) -> bytes:
+    return b"".join(unescaped.split(b'"')[::2])
+
+
 def is_json_too_deep(text: str | bytes | msgspec.Raw, limit: int = DEPTH_LIMIT) -> bool:
     """Whether JSON has more levels than that; counted without building anything."""
     data = text.encode(errors="replace") if isinstance(text, str) else bytes(text)
     if data.count(b"[") + data.count(b"{") <= limit:
         return False
-    brackets = _STRINGS.sub(b"", data).translate(None, _OTHERS)
+    brackets = _outside_strings(_without_escapes(data)).translate(None, _OTHERS)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > limit
 
 
@@ -70,13 +107,17 @@ def decode_json(text: str | bytes | msgspec.Raw, type: Any = Any) -> Any:
 
     Raises:
         NestedTooDeeply: it has more than `DECODING_LIMIT` levels.
+        TooManyValues: it has more than `DECODING_VALUES` values.
         msgspec.DecodeError: as usual.
     """
-    check_json_depth(text)
+    check_json_structure(text)
     return msgspec.json.decode(text, type=type)
 
 
-def check_json_depth(text: str | bytes | msgspec.Raw) -> None:
-    """Raises `NestedTooDeeply` for JSON that has too many levels to be decoded."""
-    if is_json_too_deep(text, DECODING_LIMIT):
+def check_json_structure(text: str | bytes | msgspec.Raw) -> None:
+    """Raises `TooManyValues` or `NestedTooDeeply` for JSON with too many values or levels to be decoded."""
+    data = text.encode(errors="replace") if isinstance(text, str) else bytes(text)
+    if has_too_many_values(data, DECODING_VALUES):
+        raise TooManyValues
+    if is_json_too_deep(data, DECODING_LIMIT):
         raise NestedTooDeeply

@@ -16,7 +16,7 @@ from chora.nesting import (
     DECODING_LIMIT,
     DEPTH_LIMIT,
     NestedTooDeeply,
-    check_json_depth,
+    check_json_structure,
     decode_json,
     is_json_too_deep,
     is_too_deep,
@@ -104,7 +104,7 @@ def test_every_place_refuses_the_same(levels: int, fits: bool):
     """What one Python's decoders could still read, another's couldn't."""
     text = "[" * levels + "]" * levels
     refusals: dict[str, tuple[Any, type[Exception]]] = {
-        "text": (lambda: check_json_depth(text), NestedTooDeeply),
+        "text": (lambda: check_json_structure(text), NestedTooDeeply),
         "decode": (lambda: decode_json(text), NestedTooDeeply),
         "source": (lambda: decode_text(text, "json", "a.json"), ValidationFailed),
         "argument": (lambda: parse_object(f'{{"a": {text[1:-1]}}}', "context"), InvalidContext),

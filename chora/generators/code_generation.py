@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from typing import Annotated, Any
 
 import msgspec
-import trio
 from msgspec import Meta, Struct
 
 from chora import llm, settings
-from chora.errors import BudgetExceeded, GenerationFailed
+from chora.errors import BudgetExceeded, Busy, GenerationFailed, InvalidContext, LimitExceeded
 from chora.generators.generator import (
     GeneratedText,
     GenerationJob,
@@ -20,6 +17,7 @@ from chora.generators.generator import (
     read_if_file,
     undefined_behavior,
 )
+from chora.render import NESTED_TOO_DEEPLY, CheckJob, RenderFailed
 
 NAME = "code_generation"
 VERSION = "1.0.0"
@@ -32,7 +30,7 @@ MODEL = "<model>"
 """Names of the ingredients."""
 
 PARSED_LIMIT = 500_000
-"""Characters of Python that are checked: parsing can't be interrupted."""
+"""Characters of Python that are checked; parsing takes several times as long as most renders."""
 
 _SYSTEM = "You are a careful software developer. You write clear, complete code that runs as it is."
 
@@ -220,8 +218,6 @@ def _make_request(job: GenerationJob, default_model: str) -> tuple[llm.ModelRequ
 
 # -- the answer -------------------------------------------------------------------------------------------------
 
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^\s`]*)[^`]*")
-
 _GROUPS = (
     "python py python3",
     "javascript js",
@@ -259,12 +255,12 @@ def _fenced_blocks(answer: str) -> list[tuple[str, str]]:
     lines: list[str] = []
     fence, kind, depth = "", "", 0
     for line in answer.replace("\r\n", "\n").split("\n"):
-        mark = _FENCE.fullmatch(line)
+        mark, word = _parse_fence(line)
         if mark and not fence:
-            fence, kind, lines, depth = mark[1], mark[2], [], 1
+            fence, kind, lines, depth = mark, word, [], 1
             continue
-        if mark and mark[1].startswith(fence):
-            depth += 1 if mark[2] else -1
+        if mark and mark.startswith(fence):
+            depth += 1 if word else -1
             if depth == 0:
                 found.append((kind, "\n".join(lines)))
                 fence = ""
@@ -275,25 +271,45 @@ def _fenced_blocks(answer: str) -> list[tuple[str, str]]:
     return found
 
 
+def _parse_fence(line: str) -> tuple[str, str]:
+    """The backticks or tildes that open or close a block, and the word after them; empty for any other line.
+
+    Plain string methods, because a pattern would take quadratic time for a line of spaces (CWE-1333).
+    """
+    text = line.lstrip(" ")
+    rest = text.lstrip(text[:1]) if text[:1] in ("`", "~") else text
+    mark = text[: len(text) - len(rest)]
+    if len(line) - len(text) > 3 or len(mark) < 3 or "`" in rest:
+        return "", ""
+    word = rest.lstrip(" \t")
+    return mark, "" if not word or word[0].isspace() else word.split(None, 1)[0]
+
+
 async def _check_python(job: GenerationJob, code: str) -> list[str]:
-    """Refuse Python that doesn't parse; what is too large or nested too deeply to check is a warning."""
+    """Refuse Python that doesn't parse; what can't be checked within the limits of a worker is a warning.
+
+    The text has been paid for, so no limit and no crowd of other jobs may lose it.
+    """
     if len(code) > PARSED_LIMIT:
         return [f"The code was not checked: it has more than {PARSED_LIMIT:,} characters"]
     try:
-        await trio.to_thread.run_sync(ast.parse, code)
-    except (MemoryError, RecursionError):
-        return ["The code was not checked: it is nested too deeply"]
-    except (SyntaxError, ValueError) as error:  # a NUL is the one or the other, by the version of Python
-        line: int | None = getattr(error, "lineno", None)
+        found = (await job.templates.pool.check_text(CheckJob("python", code, NAME))).findings
+    except (LimitExceeded, InvalidContext, Busy) as error:
+        return [f"The code was not checked: {error.message.removesuffix('.')}"]
+    except RenderFailed as failure:
+        return [f"The code was not checked: {failure.reason.message.removesuffix('.')}"]
+    if found and found[0].message == NESTED_TOO_DEEPLY:
+        return [f"The code was not checked: {NESTED_TOO_DEEPLY}"]
+    if found:
+        line = found[0].line
         raise job.failed(
             NAME,
-            f"the model wrote Python that doesn't parse: {getattr(error, 'msg', error)}"
-            + (f" in line {line}" if line else ""),
+            f"the model wrote Python that doesn't parse: {found[0].message}" + (f" in line {line}" if line else ""),
             "Generate it again with force, or word the prompt differently.",
             error_class=GenerationFailed,
             error_type="SyntaxError",
             line=line,
-        ) from None
+        )
     return []
 
 

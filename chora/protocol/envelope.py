@@ -7,7 +7,7 @@ import re
 import msgspec
 from msgspec import UNSET
 
-from chora.nesting import DEPTH_LIMIT, is_json_too_deep
+from chora.nesting import DEPTH_LIMIT, MESSAGE_VALUES, has_too_many_values, is_json_too_deep
 from chora.protocol import wire
 from chora.protocol.session import Session
 from chora.protocol.wire import IncomingMessage, RequestParams, Revision, RpcError
@@ -22,8 +22,9 @@ def parse_message(message: bytes) -> IncomingMessage:
     """Decode the envelope of a message.
 
     Raises:
-        RpcError: -32700 for what isn't JSON, -32600 for what isn't a JSON-RPC message.
+        RpcError: -32700 for what isn't JSON, -32600 for what isn't a JSON-RPC message or holds too many values.
     """
+    check_values(message)
     if is_json_too_deep(message):
         raise RpcError(wire.PARSE_ERROR, f"The message nests deeper than {DEPTH_LIMIT} levels")
     try:
@@ -37,6 +38,20 @@ def parse_message(message: bytes) -> IncomingMessage:
     if (id_bytes := incoming.id_bytes) is not None and not wire.is_id(id_bytes):
         raise RpcError(wire.INVALID_REQUEST, "A request's id is a string or a number")
     return incoming
+
+
+def check_values(message: bytes) -> None:
+    """Refuse a message or batch that would take long to decode, before any of it is decoded.
+
+    Raises:
+        RpcError: -32600, it holds too many values.
+    """
+    if has_too_many_values(message, MESSAGE_VALUES):
+        raise RpcError(
+            wire.INVALID_REQUEST,
+            f"The message holds more than {MESSAGE_VALUES:,} values",
+            {"code": "limit_exceeded", "hint": "Send fewer values, or write them as the text of one."},
+        )
 
 
 def params_of(incoming: IncomingMessage) -> RequestParams:
@@ -95,7 +110,15 @@ def trace_of(params: RequestParams) -> str | None:
     """The trace id of a request: that of a W3C `traceparent`, else `trace_id` as it is."""
     if params.meta is UNSET:
         return None
-    parent, plain = params.meta.traceparent, params.meta.trace_id
-    if isinstance(parent, str) and (found := _PARENT.fullmatch(parent)) and found[1].strip("0"):
+    parent, plain = _text_of(params.meta.traceparent), _text_of(params.meta.trace_id)
+    if parent and (found := _PARENT.fullmatch(parent)) and found[1].strip("0"):
         return found[1]
-    return plain[:TRACE_LIMIT] if isinstance(plain, str) and plain else None
+    return plain[:TRACE_LIMIT] or None
+
+
+def _text_of(raw: msgspec.Raw | msgspec.UnsetType) -> str:
+    """A JSON string; empty for anything else, which isn't decoded."""
+    try:
+        return "" if raw is UNSET else wire.decode_text(raw)
+    except wire.DECODE_ERRORS:
+        return ""

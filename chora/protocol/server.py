@@ -20,7 +20,7 @@ from chora.errors import ChoraError, Internal
 from chora.metrics import Metrics
 from chora.protocol import wire
 from chora.protocol.broadcast import LIST_CHANGES, RESOURCE_UPDATED, Broadcaster, ChangeNotification, ListName
-from chora.protocol.envelope import params_of, parse_message, revision_of, trace_of
+from chora.protocol.envelope import check_values, params_of, parse_message, revision_of, trace_of
 from chora.protocol.prompt_methods import PromptMethods
 from chora.protocol.provider import Provider
 from chora.protocol.request import DropConnection, McpRequest, RequestCancelled, cacheable
@@ -163,6 +163,7 @@ class McpServer:
         try:
             if session.revision is None or not session.revision.batches:
                 raise RpcError(wire.INVALID_REQUEST, "Send one JSON-RPC message at a time, as an object")
+            check_values(message)
             messages = wire.decode_batch(message)
             if not 0 < len(messages) <= BATCH_LIMIT:
                 raise RpcError(wire.INVALID_REQUEST, f"A batch holds 1 to {BATCH_LIMIT} messages")
@@ -283,13 +284,14 @@ class McpServer:
         if incoming.id is UNSET:
             return
         try:
-            number = wire.decode_text(incoming.id)
+            pending = session.pending_requests.get(wire.decode_text(incoming.id))
+            if pending is None:
+                return
             result = UNSET if incoming.result is UNSET else wire.decode_any(incoming.result)
             error = UNSET if incoming.error is UNSET else wire.decode_any(incoming.error)
         except wire.DECODE_ERRORS:
             return
-        if (pending := session.pending_requests.get(number)) is not None:
-            pending.resolve(result, error)
+        pending.resolve(result, error)
 
 
 def _capabilities(revision: Revision) -> dict[str, dict[str, bool]]:

@@ -135,8 +135,8 @@ class RequestMeta(Struct, frozen=True):
     capabilities: Raw | UnsetType = msgspec.field(default=UNSET, name=CAPABILITIES_KEY)
     progress_token: int | str | UnsetType = msgspec.field(default=UNSET, name="progressToken")
     log_level: Any = msgspec.field(default=UNSET, name=LEVEL_KEY)
-    traceparent: Any = None
-    trace_id: Any = None
+    traceparent: Raw | UnsetType = UNSET
+    trace_id: Raw | UnsetType = UNSET
 
 
 class RequestParams(Struct, frozen=True):

@@ -5,6 +5,7 @@
     worker.py       worker process: the fork server, resource limits, the loop over jobs
     sandbox.py      worker process: templates, expressions and queries; alone in importing jinja2 and jsonpath
     validation.py   worker process: checks texts and data, which can be as hostile as any template
+    parsing.py      worker process, and for small files the server: data files into plain data
 
 Only plain data crosses: MessagePack of the Structs below, each message prefixed with its length.
 """
@@ -24,6 +25,10 @@ UndefinedMode = Literal["strict", "lenient"]
 FailureKind = Literal[
     "syntax", "undefined", "template_not_found", "security", "runtime", "memory", "output", "recursion"
 ]
+
+
+NESTED_TOO_DEEPLY = "it is nested too deeply"
+"""The finding in a text that its parser gives up on, whether it is valid or not."""
 
 
 class TemplateOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -100,6 +105,13 @@ class CompareJob(Struct, frozen=True, tag=True, omit_defaults=True):
     name: str = "schema"
 
 
+class ParseJob(Struct, frozen=True, tag=True):
+    """Parse the text of a data file; `name` is the file, whose extension names the language."""
+
+    text: str
+    name: str
+
+
 class RenderedText(Struct, frozen=True, tag=True):
     """The text, and in lenient mode the distinct undefined names that it used."""
 
@@ -148,6 +160,12 @@ class CheckResult(Struct, frozen=True, tag=True):
     findings: list[TextFinding]
 
 
+class ParsedData(Struct, frozen=True, tag=True):
+    """The data of a file."""
+
+    value: Any
+
+
 class JobFailure(Struct, frozen=True, tag=True):
     """Why a job failed.
 
@@ -162,9 +180,16 @@ class JobFailure(Struct, frozen=True, tag=True):
     variable: str | None = None
 
 
-WorkerJob = RenderJob | ScanJob | SelectJob | EvaluateJob | MatchJob | CheckJob | CompareJob
+WorkerJob = RenderJob | ScanJob | SelectJob | EvaluateJob | MatchJob | CheckJob | CompareJob | ParseJob
 JobOutcome = (
-    RenderedText | TemplateReferences | SelectedValues | EvaluatedCondition | MatchPosition | CheckResult | JobFailure
+    RenderedText
+    | TemplateReferences
+    | SelectedValues
+    | EvaluatedCondition
+    | MatchPosition
+    | CheckResult
+    | ParsedData
+    | JobFailure
 )
 
 

@@ -31,6 +31,8 @@ from chora.render import (
     JobOutcome,
     MatchJob,
     MatchPosition,
+    ParsedData,
+    ParseJob,
     RenderedText,
     RenderFailed,
     RenderJob,
@@ -70,7 +72,14 @@ _INVALID_ANSWER: Final = "A template worker gave an invalid answer."
 
 
 Expected = TypeVar(
-    "Expected", RenderedText, TemplateReferences, SelectedValues, EvaluatedCondition, MatchPosition, CheckResult
+    "Expected",
+    RenderedText,
+    TemplateReferences,
+    SelectedValues,
+    EvaluatedCondition,
+    MatchPosition,
+    CheckResult,
+    ParsedData,
 )
 
 
@@ -186,6 +195,15 @@ class RenderPool:
             LimitExceeded, InvalidContext, Busy: as `render_template`.
         """
         return await self._run_job(job, CheckResult)
+
+    async def parse_text(self, job: ParseJob) -> ParsedData:
+        """Parse the text of a data file.
+
+        Raises:
+            RenderFailed: it isn't of its language, or holds too many values.
+            LimitExceeded, Busy: as `render_template`.
+        """
+        return await self._run_job(job, ParsedData)
 
     def statistics(self) -> RenderStatistics:
         return RenderStatistics(

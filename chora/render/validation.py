@@ -11,8 +11,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
-from chora.nesting import NestedTooDeeply, check_json_depth
-from chora.render import CheckJob, CheckResult, CompareJob, JobFailure, MatchJob, MatchPosition, TextFinding
+from chora.nesting import NestedTooDeeply, check_json_structure
+from chora.render import (
+    NESTED_TOO_DEEPLY,
+    CheckJob,
+    CheckResult,
+    CompareJob,
+    JobFailure,
+    MatchJob,
+    MatchPosition,
+    TextFinding,
+)
 from chora.wording import quantity
 
 FINDINGS_LIMIT: Final = 100
@@ -77,7 +86,7 @@ def check_text(job: CheckJob) -> CheckResult | JobFailure:
             if len(findings) == FINDINGS_LIMIT:
                 break
     except RecursionError:
-        findings.append(TextFinding("it is nested too deeply"))
+        findings.append(TextFinding(NESTED_TOO_DEEPLY))
     return CheckResult(findings)
 
 
@@ -106,7 +115,7 @@ def _check_json(text: str) -> Iterator[TextFinding]:
             seen.add(key)
 
     try:
-        check_json_depth(text)
+        check_json_structure(text)
         json.loads(text, parse_constant=refuse, parse_int=str, object_pairs_hook=refuse_duplicates)
     except json.JSONDecodeError as error:
         yield TextFinding(error.msg, error.lineno, error.colno)

@@ -35,6 +35,7 @@ from chora.render import (
     JobFailure,
     JobOutcome,
     MatchJob,
+    ParseJob,
     RenderJob,
     ScanJob,
     SelectJob,
@@ -43,6 +44,7 @@ from chora.render import (
     check_depth,
     encode_frame,
     job_size_limit,
+    parsing,
     validation,
 )
 from chora.render.sandbox import (
@@ -93,6 +95,8 @@ def serve_jobs(incoming: int, outgoing: int, render_settings: settings.RenderSet
             answer = encode_frame(
                 WorkerAnswer(JobFailure("runtime", "The template creates a name that isn't valid Unicode."), last)
             )
+        except OverflowError:  # JSON may have numbers that MessagePack hasn't
+            answer = encode_frame(WorkerAnswer(JobFailure("runtime", "A number has more than 64 bits."), last))
         except MemoryError:
             answer, last = exhausted, True
         _send(outgoing, answer)
@@ -121,6 +125,8 @@ def _perform_job(request: memoryview, compiled: CompiledTemplates, output: int) 
             return validation.check_text(job)
         case CompareJob():
             return validation.compare_with_schema(job)
+        case ParseJob():
+            return parsing.parse_text(job)
 
 
 def _receive(descriptor: int, limit: int) -> memoryview | None:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from chora.disk import append_to_file, replace_file
 from chora.errors import StorageError
-from chora.nesting import check_json_depth
+from chora.nesting import check_json_structure
 from chora.store.records import Completion, Cost, Event, Job, Output, Record, Sample, Trace
 from chora.store.store import TRACES_KEPT
 
@@ -83,7 +83,7 @@ _decode_line = msgspec.json.Decoder(_JournalLine).decode
 
 
 def _decode(line: bytes) -> _JournalLine:
-    check_json_depth(line)
+    check_json_structure(line)
     return _decode_line(line)
 
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from chora.disk import file_name
 from chora.errors import StorageError
 from chora.file_stamps import FileStamp, is_at_rest
-from chora.nesting import check_json_depth
+from chora.nesting import check_json_structure
 from chora.store.records import (
     Draft,
     Version,
@@ -119,7 +119,7 @@ def load_file(path: Path, parse: Callable[[bytes, str], T]) -> T | None:
     """Parse a file; None if it doesn't exist, and None with a warning if it is invalid."""
     try:
         data = path.read_bytes()
-        check_json_depth(data)
+        check_json_structure(data)
         return parse(data, path.name)
     except FileNotFoundError:
         return None

@@ -25,7 +25,7 @@ from chora.engine.building.context import json_type
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
 from chora.hashing import digest_of
-from chora.nesting import DEPTH_LIMIT, check_json_depth, decode_json, is_too_deep
+from chora.nesting import DEPTH_LIMIT, check_json_structure, decode_json, is_too_deep
 from chora.protocol.types import Call, InputRequired, Link, Progress, ToolAnswer
 from chora.secrets import redact
 
@@ -178,7 +178,7 @@ class Tool:
             InvalidInput: they don't fit; the details name the path and the expectation.
         """
         try:
-            check_json_depth(encoded)
+            check_json_structure(encoded)
             try:
                 return self._decoder.decode(encoded)
             except msgspec.ValidationError:

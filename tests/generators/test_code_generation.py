@@ -13,14 +13,19 @@ from hypothesis import strategies as st
 
 from chora import llm, settings
 from chora.engine.budget import Budgets
+from chora.engine.engine import Engine
 from chora.errors import BudgetExceeded, GenerationFailed
+from chora.files import Folder
 from chora.generators import code_generation
 from chora.generators.code_generation import extract_code
 from chora.generators.generator import GeneratedText, GenerationJob
+from chora.generators.templates import Templates
+from chora.render.pool import RenderPool
 from chora.store import SqliteStore
 from tests.anthropic_server import KEY, message, refusal, serving
 from tests.conftest import requirement
 from tests.generators.jobs import job_of, make
+from tests.hostile.measures import steps_in
 from tests.patience import PATIENCE
 
 
@@ -55,6 +60,11 @@ def job(
         pattern["template"] = template
     model = answer if isinstance(answer, Model) or answer is None else Model(answer)
     return job_of(root, pattern, context, **rest)._replace(llm=model, model=default_model)
+
+
+def parsed_job(root: Path, engine: Engine, language: str, answer: str) -> GenerationJob:
+    """A job whose text is checked in the workers of an engine."""
+    return job(root, {"prompt": "p", "language": language}, answer=answer)._replace(templates=engine.templates)
 
 
 async def request(root: Path, options: dict[str, Any], *rest: Any, **more: Any) -> llm.ModelRequest:
@@ -245,31 +255,52 @@ def test_the_code_is_taken_from_the_response(answer: str, language: str, code: s
     assert extract_code(answer, language) == code
 
 
+@pytest.mark.parametrize("blanks", [" ", "\t", " \t", "\xa0"])
+def test_code_is_taken_in_linear_time(blanks: str):
+    """A fence followed by very many blanks, and then by what no fence has (CWE-1333)."""
+    answer = "```" + blanks * (2_000_000 // len(blanks)) + "`\n```py\nx\n```"
+    assert steps_in(lambda: extract_code(answer, "python"), code_generation.__name__) < 200
+    assert extract_code(answer, "python") == "x"
+
+
 @given(st.text(alphabet="`~ab\n ", max_size=60), st.sampled_from(["", "a", "python"]))
 def test_code_is_taken_from_any_response(answer: str, language: str):
     """It is always a substring of the response."""
     assert extract_code(answer, language) in answer
 
 
-async def test_python_is_parsed(tmp_path: Path):
-    """Code with a syntax error isn't stored; the error names the line. Other languages aren't checked."""
+async def test_python_is_parsed(tmp_path: Path, engine: Engine):
+    """In a worker. Code with a syntax error isn't stored; the error names the line. Other languages aren't checked."""
     broken = "```python\nx = 1\ndef f(:\n```"
-    error = await failure(job(tmp_path, {"prompt": "p", "language": "py"}, answer=broken))
+    error = await failure(parsed_job(tmp_path, engine, "py", broken))
     assert (error.details["error_type"], error.details["line"]) == ("SyntaxError", 2)
     assert "in line 2" in error.message
     assert (await make(code_generation, job(tmp_path, {"prompt": "p", "language": "go"}, answer=broken))).text
-    nul = await failure(job(tmp_path, {"prompt": "p", "language": "python"}, answer="x = '\0'"))
+    nul = await failure(parsed_job(tmp_path, engine, "python", "x = '\0'"))
     assert nul.details["error_type"] == "SyntaxError"
 
 
-async def test_code_that_is_too_large_to_parse_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Too deep or too long: the text is taken with a warning."""
-    deep = await make(code_generation, job(tmp_path, {"prompt": "p", "language": "python"}, answer="-" * 50_000 + "1"))
+async def test_code_that_cannot_be_checked_is_taken_with_a_warning(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """It is too deep or too long, takes longer than a worker may, or no worker is there: it has been paid for."""
+    deep = await make(code_generation, parsed_job(tmp_path, engine, "python", "-" * 50_000 + "1"))
     assert deep.warnings == ["The code was not checked: it is nested too deeply"]
+    slow = RenderPool(settings.RenderSettings(wall=0.1))
+    large = parsed_job(tmp_path, engine, "python", "x = [" + "0," * 240_000 + "0]")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(slow.serve)
+        templates = Templates(Folder(tmp_path), settings.PathSettings().templates, slow)
+        late = await make(code_generation, large._replace(templates=templates))
+        nursery.cancel_scope.cancel()
+    assert late.warnings == ["The code was not checked: Rendering code_generation took longer than 0.1 s"]
+    alone = await make(code_generation, job(tmp_path, {"prompt": "p", "language": "python"}, answer="x = 1"))
+    assert alone.text == "x = 1"
+    assert alone.warnings[0].startswith("The code was not checked: The template workers aren't running")
     monkeypatch.setattr(code_generation, "PARSED_LIMIT", 3)
     long = await make(code_generation, job(tmp_path, {"prompt": "p", "language": "python"}, answer="x=1("))
     assert long.warnings == ["The code was not checked: it has more than 3 characters"]
-    full = await failure(job(tmp_path, {"prompt": "p", "language": "python"}, answer="x=("))
+    full = await failure(parsed_job(tmp_path, engine, "python", "x=("))
     assert full.details["error_type"] == "SyntaxError"
 
 
@@ -331,10 +362,13 @@ async def test_a_failure_of_the_model_is_one_of_the_content(tmp_path: Path):
         (None, "note: no language model may be asked here."),
     ],
 )
-async def test_a_fallback_replaces_a_failed_response(tmp_path: Path, answer: str | Exception | None, why: str):
+async def test_a_fallback_replaces_a_failed_response(
+    tmp_path: Path, engine: Engine, answer: str | Exception | None, why: str
+):
     """With a warning that says why; the text is marked as provisional."""
     options = {"prompt": "p", "language": "python", "fallback_template": "# {{ language }} for {{ who }}\npass"}
-    made = await make(code_generation, job(tmp_path, options, {"who": "Ann"}, answer=answer))
+    asked = job(tmp_path, options, {"who": "Ann"}, answer=answer)._replace(templates=engine.templates)
+    made = await make(code_generation, asked)
     assert made.text == "# python for Ann\npass"
     assert made.warnings == [f"The fallback template was used: {why}"]
     assert (made.provisional, made.usage) == (True, None)

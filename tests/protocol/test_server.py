@@ -13,6 +13,7 @@ from chora import __version__
 from chora.access import LOCAL, Principal, Scope
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
+from chora.nesting import MESSAGE_VALUES
 from chora.protocol import wire
 from chora.protocol.broadcast import SUBSCRIPTION_LIMIT, NotificationQueue
 from chora.protocol.server import McpServer
@@ -117,6 +118,9 @@ async def test_the_default_list_is_small_enough_for_a_model(server: McpServer):
         (b"\xff\xfe", wire.PARSE_ERROR, "not JSON"),
         (b'{"jsonrpc": "2.0", "id": 1', wire.PARSE_ERROR, "not JSON"),
         (b"[" * 100_000, wire.INVALID_REQUEST, "one JSON-RPC message"),
+        (b'{"jsonrpc":"2.0","id":1,"params":[' + b"[]," * 50_001 + b"1]}", wire.INVALID_REQUEST, "100,000 values"),
+        (b'{"jsonrpc":"2.0","id":1,"params":[' + b'"",' * 1_000_000 + b"1]}", wire.INVALID_REQUEST, "100,000 values"),
+        (b"[" + b"0," * 100_001 + b"0]", wire.INVALID_REQUEST, "one JSON-RPC message"),
         (b'{"a":' * 65 + b"1" + b"}" * 65, wire.PARSE_ERROR, "deeper"),
         (b"3", wire.INVALID_REQUEST, "JSON-RPC 2.0"),
         (b"{}", wire.INVALID_REQUEST, "JSON-RPC 2.0"),
@@ -140,6 +144,28 @@ async def test_invalid_messages_get_their_error(server: McpServer, message: byte
     assert answer["error"]["code"] == code
     assert said in answer["error"]["message"]
     assert (await ask(server, session, request("ping")))["result"] == {}
+
+
+@requirement("wire.values")
+async def test_values_of_a_message_are_counted_before_it_is_decoded(server: McpServer):
+    """Exactly as many as allowed are; brackets and commas in texts don't count, however many there are."""
+    session = initialized_session()
+    # Three commas and a bracket for the message, a bracket each for its parameters and the list.
+    for value, separators in ((b"0,", 1), (b"[],", 2), (b'{"[,":1},', 2)):
+        fits = value * ((MESSAGE_VALUES - 6) // separators)
+        for values, is_refused in ((fits, False), (fits + value * 2, True)):
+            body = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":[' + values + b"0]}}"
+            assert ("error" in await ask(server, session, body)) is is_refused
+    text = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": '["\\,{' * 500_000}})
+    assert (await ask(server, session, text))["result"] == {}
+
+
+async def test_a_response_that_is_not_awaited_is_not_decoded(server: McpServer, monkeypatch: pytest.MonkeyPatch):
+    """Nor is a trace id that isn't a text."""
+    monkeypatch.setattr(wire, "decode_any", lambda _: pytest.fail("it was decoded"))
+    assert await server.answer(initialized_session(), b'{"jsonrpc":"2.0","id":"7","result":[[[1,2,3]]]}') is None
+    meta = {"traceparent": [{"a": 1}] * 100, "trace_id": {}}
+    assert (await ask(server, initialized_session(), request("ping", {"_meta": meta})))["result"] == {}
 
 
 async def test_the_id_is_echoed_unchanged(server: McpServer):

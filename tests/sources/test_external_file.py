@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from chora import settings
-from chora.catalog import Catalog
-from chora.files import SOURCE_LIMIT, Folder
+from chora.engine.engine import Engine
+from chora.files import SOURCE_LIMIT
 from chora.model import Source
 from chora.nesting import DEPTH_LIMIT, is_too_deep
-from chora.render.pool import RenderPool
+from chora.render.parsing import CELLS_LIMIT, NotData, parse_data
 from chora.sources import external_file
-from chora.sources.external_file import CELLS_LIMIT, INLINE_BYTES, parse
+from chora.sources.external_file import INLINE_LENGTH, INLINE_VALUES
 from chora.sources.source import SourceAccess, SourceFailed
 from tests.conftest import Project, requirement
 
@@ -33,11 +32,10 @@ def ignore(*noted: str) -> None:
 
 
 @pytest.fixture
-def fetch(project: Project) -> Callable[[str], Any]:
+def fetch(project: Project, engine: Engine) -> Callable[[str], Any]:
     """Fetch a file of the project."""
-    folder = Folder(project.root)
     reach = SourceAccess(
-        folder, Catalog(folder), RenderPool(settings.RenderSettings()), generate_nothing, find_nothing, ignore, ignore
+        engine.folder, engine.catalog, engine.templates.pool, generate_nothing, find_nothing, ignore, ignore
     )
 
     async def fetch(path: str) -> Any:
@@ -76,7 +74,7 @@ def fetch(project: Project) -> Callable[[str], Any]:
 )
 def test_the_suffix_decides_how_a_file_is_parsed(path: str, text: str, data: Any):
     """json, yaml, toml and csv become JSON values; everything else is text."""
-    assert parse(path, text) == data
+    assert parse_data(path, text) == data
 
 
 BILLION = "\n".join(
@@ -89,8 +87,8 @@ BILLION = "\n".join(
 
 def test_a_csv_file_may_have_as_many_cells_as_the_limit():
     """In one column or in several; the names don't count."""
-    assert len(parse("a.csv", "a\n" + "1\n" * CELLS_LIMIT)) == CELLS_LIMIT
-    assert len(parse("a.csv", "a,b\n" + "1,2\n" * (CELLS_LIMIT // 2))) == CELLS_LIMIT // 2
+    assert len(parse_data("a.csv", "a\n" + "1\n" * CELLS_LIMIT)) == CELLS_LIMIT
+    assert len(parse_data("a.csv", "a,b\n" + "1,2\n" * (CELLS_LIMIT // 2))) == CELLS_LIMIT // 2
 
 
 @pytest.mark.parametrize(
@@ -130,8 +128,8 @@ def test_a_csv_file_may_have_as_many_cells_as_the_limit():
 )
 def test_a_file_that_does_not_match_its_suffix_is_an_error(path: str, text: str, problem: str):
     """It names the file, the format and the fault, within little time and memory."""
-    with pytest.raises(SourceFailed) as failed:
-        parse(path, text)
+    with pytest.raises(NotData) as failed:
+        parse_data(path, text)
     assert problem in str(failed.value)
     assert len(str(failed.value)) < 300
     assert not str(failed.value).endswith(".")
@@ -139,10 +137,10 @@ def test_a_file_that_does_not_match_its_suffix_is_an_error(path: str, text: str,
 
 def test_data_may_be_nested_as_deep_as_a_config():
     """64 levels are allowed in every format."""
-    assert is_too_deep(parse("a.json", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT)) is False
-    parse("a.yaml", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT)
-    parse("a.toml", "a = " + "[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1))
-    parse("a.toml", "a." * (DEPTH_LIMIT - 1) + "b = 1")
+    assert is_too_deep(parse_data("a.json", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT)) is False
+    parse_data("a.yaml", "[" * DEPTH_LIMIT + "]" * DEPTH_LIMIT)
+    parse_data("a.toml", "a = " + "[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1))
+    parse_data("a.toml", "a." * (DEPTH_LIMIT - 1) + "b = 1")
 
 
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": 1, "b": value}], ids=["list", "object"])
@@ -156,13 +154,45 @@ def test_depth_counts_every_level_of_lists_and_objects(wrap: Callable[[Any], Any
     assert not is_too_deep("text")
 
 
-async def test_a_large_file_is_parsed_in_a_thread(fetch: Callable[[str], Any], project: Project):
-    """Above 64 KiB; the result is the same, and so is an error."""
-    project.write("big.json", "[" + "1," * INLINE_BYTES + "1]")
-    assert len(await fetch("big.json")) == INLINE_BYTES + 1
-    project.write("big.json", "[" + "1," * INLINE_BYTES)
+@requirement("sources.parsed-in-workers")
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_large_file_is_parsed_in_a_worker(
+    fetch: Callable[[str], Any], project: Project, engine: Engine, before: int
+):
+    """One with more characters, or of JSON with more values, than are parsed at once; data and errors are the same."""
+    for path, text in {
+        "a.json": "[" + "1," * INLINE_VALUES + "1" * (1 - before) + "]",
+        "a.yaml": "a: b # " + "c" * (INLINE_LENGTH - 6 - before),
+        "a.toml": "a = 1 # " + "c" * (INLINE_LENGTH - 7 - before),
+        "a.csv": "a,b\n" + "1,2\n" * (INLINE_LENGTH // 4 - before),
+    }.items():
+        if path == "a.json" and before:
+            text = text.replace(",]", "]")
+        project.write(path, text)
+        done = engine.templates.pool.statistics().rendered
+        assert await fetch(path) == parse_data(path, text)
+        assert engine.templates.pool.statistics().rendered - done == 1 - before, path
+    project.write("a.json", "[" + "1," * (INLINE_VALUES + 1))
     with pytest.raises(SourceFailed, match="it ends too soon"):
-        await fetch("big.json")
+        await fetch("a.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "problem"),
+    [
+        ("a.json", "[" + "1," * 500_000 + "1]", "a.json holds more than 500,000 values"),
+        ("a.toml", "a = [" + "1," * 500_000 + "1]", "it holds more than 500,000 values"),
+        ("a.yaml", "- 1\n" * 100_001, "a.yaml holds more than 100,000 values"),
+        ("a.json", f"[{'1,' * 10_000}{2**64}]", "A number has more than 64 bits"),
+    ],
+)
+async def test_data_with_too_many_values_has_no_value(
+    fetch: Callable[[str], Any], project: Project, path: str, text: str, problem: str
+):
+    """It is refused in the worker, so that this process builds none of it."""
+    project.write(path, text)
+    with pytest.raises(SourceFailed, match=problem):
+        await fetch(path)
 
 
 async def test_a_byte_order_mark_is_no_part_of_the_text(fetch: Callable[[str], Any], project: Project):
