@@ -6,7 +6,6 @@ only when they changed; a file that can't be read is listed with the reason.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -32,6 +31,7 @@ from chora.file_stamps import FileStamp
 from chora.files import CONFIG_LIMIT, Folder
 from chora.hashing import sha256
 from chora.model import Kind
+from chora.wording import find_nearest
 
 SUFFIXES = (".json", ".yaml", ".yml")
 ROOTS = ("configs", "chora-configs")
@@ -155,7 +155,7 @@ class Catalog:
         for broken in listing.invalid:
             if broken.cause.details.get("config_id") == config_id:
                 raise _copy_error(broken.cause)
-        near = difflib.get_close_matches(config_id, [found.parsed.config.id for found in listing.found])
+        near = find_nearest(config_id, (found.parsed.config.id for found in listing.found))
         searched = [*self._candidate_paths(kind, config_id), *(f"{at}/**" for at in self._kind_folders(kind))]
         raise ConfigNotFound(
             f"There is no {kind} config {config_id!r}.",

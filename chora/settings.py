@@ -415,7 +415,7 @@ def _find_line(text: str, *key: str) -> int:
     table: tuple[str, ...] = ()
     nearest = 1
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[+([^\]]+)\]", line):
+        if header := re.match(r"\s*\[++([^\]]+)\]", line):
             here = table = _split_key(header[1])
         elif assignment := re.match(r"([\w\s.\"'-]+)=", line):
             here = (*table, *_split_key(assignment[1]))

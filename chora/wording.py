@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def quantity(count: int, noun: str) -> str:
@@ -13,6 +13,21 @@ def quantity(count: int, noun: str) -> str:
 def list_quantities(counts: Mapping[str, int]) -> str:
     """The counts that aren't 0, by nouns in the plural: `1 version, 2 drafts`; `nothing` if there are none."""
     return ", ".join(quantity(count, noun.removesuffix("s")) for noun, count in counts.items() if count) or "nothing"
+
+
+def find_nearest(word: str, words: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """The words most like one that isn't among them, the best first, for "did you mean".
+
+    Compared are at most 500 of about its length, because each comparison takes hundredths of a millisecond and more for
+    long words (CWE-407).
+    """
+    import difflib
+
+    if len(word) > 100:
+        return []
+    alike = [each for each in words if abs(len(each) - len(word)) <= 2 + len(word) // 2]
+    alike.sort(key=lambda each: each[:2] != word[:2])
+    return difflib.get_close_matches(word, alike[:500], count, cutoff)
 
 
 def printable(text: str) -> str:

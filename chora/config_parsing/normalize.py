@@ -13,6 +13,7 @@ from chora.config_parsing.issues import ABSENT, ISSUES_LIMIT, IssueCollector, js
 from chora.config_parsing.plain_data import NotPlainData, PlainCopy, as_object, objects_of
 from chora.model import LongSource, ShortSource, Source, SourceType
 from chora.nesting import decode_json
+from chora.wording import find_nearest
 
 _SHORT_EXAMPLES = {
     "data": '{"name": "value"}',
@@ -70,11 +71,9 @@ class FieldNormalizer:
     def _warn_unknown(self, record: dict[str, Any], fields: dict[str, Field], key: str, path: str) -> None:
         if len(self._issues.warnings) >= ISSUES_LIMIT:
             return
-        import difflib
-
         here = json_path([key], path)
         known = [name for name in fields if name not in record]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+        near = find_nearest(key, known, 1, cutoff=0.7)
         message = f"{here} means nothing to chora; it is kept and has no effect."
         if near:
             message += f" Did you mean {near[0]}?"

@@ -19,6 +19,7 @@ from chora.config_parsing.issues import ABSENT, ISSUES_LIMIT, Issue, json_path, 
 from chora.config_parsing.normalize import is_long_spelling
 from chora.config_parsing.plain_data import as_object
 from chora.model import PATTERNS, Kind, schema
+from chora.wording import find_nearest
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError as JsonSchemaError
@@ -157,13 +158,11 @@ def _suggest(found: object, rule: dict[str, Any], definitions: dict[str, Any]) -
     if found is ABSENT or isinstance(found, bool):
         return example
     if "enum" in rule:
-        import difflib
-
-        word = str(found).partition("|")[0].strip().lower()  # people copy "one|two|three" from a reference
+        word = str(found)[:200].partition("|")[0].strip().lower()  # people copy "one|two|three" from a reference
         words = cast("list[str]", rule["enum"])
         if _SYNONYMS.get(word) in words:
             return _SYNONYMS[word]
-        return next(iter(difflib.get_close_matches(word, words, n=1)), example)
+        return next(iter(find_nearest(word, words, 1)), example)
     if "pattern" in rule:
         slug = slug_of(str(found))
         return slug if re.search(rule["pattern"], slug) else example

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 import trio
@@ -100,6 +101,10 @@ def _generated_content(engine: Engine, result: BuiltContent, call: Call, started
     )
 
 
+ODD_NAMES = 100
+"""Variables with a name that isn't a word whose uses are counted."""
+
+
 class PreviewGeneration(ToolArguments):
     content_config_id: ContentConfigId
     context: Context = None
@@ -180,7 +185,11 @@ async def preview_generation(engine: Engine, arguments: PreviewGeneration, call:
 
 def _preview_metadata(inputs: GenerationInputs, made: GeneratedText, cost: dict[str, Any] | None) -> PreviewMetadata:
     texts = list(inputs.job.sources.values())
-    usage = {name: sum(len(re.findall(rf"\b{re.escape(name)}\b", text)) for text in texts) for name in inputs.variables}
+    words = Counter(word for text in texts for word in re.findall(r"\w+", text))
+    usage = {name: words[name] for name in inputs.variables if re.fullmatch(r"\w+", name)}
+    # A template can use another name only in quotes. Each of these takes a pass over the texts.
+    others = [name for name in inputs.variables if name not in usage][:ODD_NAMES]
+    usage |= {name: sum(text.count(name) for text in texts) for name in others}
     unused = [f"{name} isn't used by the template" for name, count in usage.items() if texts and not count]
     template = None if made.template is None else inputs.job.sources.get(made.template)
     return PreviewMetadata(

@@ -107,7 +107,7 @@ def _find_links(text: str) -> tuple[list[MarkdownLink], set[str]]:
 
 def _slug(title: str) -> str:
     """The anchor that GitHub gives a heading."""
-    words = re.sub(r"\]\([^)]*\)", "", title).replace(" ", "-").casefold()
+    words = re.sub(r"\]\([^)\]]*+\)", "", title).replace(" ", "-").casefold()
     return "".join(letter for letter in words if letter.isalnum() or letter in "-_")
 
 
