@@ -30,7 +30,7 @@ def no_such(what: str) -> MCPError:
 
 async def list_tools(context: object, params: object) -> types.ListToolsResult:
     tools = [types.Tool.model_validate(fixture_server.TOOLS[name].describe()) for name in OFFERED]
-    return types.ListToolsResult(tools=tools, ttl_ms=300_000, cache_scope="public")
+    return types.ListToolsResult(tools=tools, ttl_ms=300_000, cache_scope="private")
 
 
 async def call_tool(context: object, params: types.CallToolRequestParams) -> types.CallToolResult:

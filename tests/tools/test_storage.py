@@ -178,6 +178,8 @@ async def test_a_wrong_retention_is_named(ask: Asking, engine: Engine):
     ):
         wrong = await ask.refused("cleanup_ephemeral", "invalid_retention", retention={field: value})
         assert (wrong["details"]["field"], wrong["details"]["value"]) == (field, value)
+        constraint = {"keep_latest": "true or false", "keep_forever": "a known rule"}
+        assert wrong["details"]["constraint"] == constraint.get(field, "a whole number, 0 or more")
         assert wrong["details"]["constraint"]
     for retention in ("x", [1], 5):
         wrong = await ask.refused("cleanup_ephemeral", "invalid_context", retention=retention)

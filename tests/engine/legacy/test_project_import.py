@@ -743,6 +743,23 @@ def test_an_older_form_is_converted_as_far_as_possible(kind: Any, document: Any,
     assert (again.document, again.changes, again.left) == (conversion.document, [], [])
 
 
+def test_every_change_of_a_conversion_is_reported():
+    """In the order in which they are made, with the old place and the new one."""
+    document = {
+        "type": "content",
+        "id": "x",
+        "metadata": {"description": "d", "version": "1.0.0"},
+        "generator_type": "jinja2",
+        "template_path": "x.j2",
+    }
+    assert convert("content", document, "configs/content/x.json").changes == [
+        "schemaRef: content-schema 3.1",
+        "generator_type: is the first pattern's type",
+        "template_path: is the first pattern's template",
+        "generation.patterns[0].id: 'main'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "document"),
     [
