@@ -21,9 +21,11 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
+from chora.disk import make_folder
 from chora.errors import Forbidden, InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
 from chora.file_stamps import is_at_rest
 from chora.nesting import decode_json
+from chora.nofollow import CREATE, open_folder
 from chora.regular_files import read_regular_file
 from chora.secrets import Secret
 from chora.timestamps import format_timestamp, now
@@ -166,7 +168,7 @@ class Tokens:
         token = Token(name, scope, _digest(secret.reveal()).hex(), now(), expires)
         path = self._folder / f"{name}.json"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._folder)
             _write_new(path, msgspec.json.format(msgspec.json.encode(token), indent=2) + b"\n")
         except OSError as error:
             if isinstance(error, FileExistsError) and self.in_use:
@@ -188,7 +190,8 @@ class Tokens:
         found: list[Token] = []
         complete = True
         try:
-            paths = sorted(path for path in self._folder.iterdir() if path.suffix == ".json")
+            with open_folder(self._folder) as folder:
+                paths = [self._folder / name for name in sorted(folder.names()) if name.endswith(".json")]
         except OSError as error:
             return [], error.errno in _LASTING_ERRORS
         for path in paths:
@@ -213,7 +216,10 @@ class Tokens:
         try:
             if not TOKEN_NAME.fullmatch(name):
                 raise FileNotFoundError
-            path.unlink()
+            with open_folder(self._folder) as folder:
+                if folder.find_status(path.name) is None:
+                    raise FileNotFoundError
+                folder.delete_file(path.name)
         except FileNotFoundError:
             raise TokenNotFound(
                 f"There is no token {name[:80]!r}.", "`chora token list` shows them.", name=name[:80]
@@ -256,7 +262,7 @@ _LASTING_ERRORS = (
 
 def _read_token(path: Path) -> bytes:
     """The content of a token's file."""
-    return read_regular_file(path, FILE_LIMIT, partial(_check_private, path))
+    return read_regular_file(path, FILE_LIMIT, partial(_check_private, path), links=False)
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
@@ -274,18 +280,18 @@ def _write_new(path: Path, data: bytes) -> None:
     Raises:
         FileExistsError: it exists.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    aside = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        _write_whole(os.open(aside, flags, 0o600), data)
+    with open_folder(path.parent) as folder:
+        aside = f".{secrets.token_hex(8)}.tmp"
         try:
-            os.link(aside, path)  # unlike a rename, this fails when the name is taken
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links; half a token's file isn't a token
-            _write_whole(os.open(path, flags, 0o600), data)
-    finally:
-        aside.unlink(missing_ok=True)
+            _write_whole(folder.open_file(aside, CREATE), data)
+            try:
+                folder.link(aside, path.name)  # unlike a rename, this fails when the name is taken
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links; half a token's file isn't a token
+                _write_whole(folder.open_file(path.name, CREATE), data)
+        finally:
+            folder.delete_file(aside)
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:

@@ -121,7 +121,7 @@ async def run_server(
     ):
         server = project_server(engine, TOOLS, metrics)
         engine.changes.subscribe(server.notify_resource_changed)
-        health = HealthStatus(engine.store, engine.folder.root, metrics)
+        health = HealthStatus(engine.store, metrics)
         pages = make_pages(health.status, health.uptime_seconds, health.exposition)
         application = HttpApplication(server, authenticator, http, limits, pages, metrics, issuer)
         http_server = health.http_server = make_http_server(application, http, limits)
@@ -139,7 +139,7 @@ async def run_server(
             if loaded.settings.backup.every:
                 backup_settings = loaded.settings.backup
                 serve_backup = partial(backup.serve, every=backup_settings.every * 3600, keep=backup_settings.keep)
-                services.start_soon(serve_backup, engine.store, project / backup_settings.folder)
+                services.start_soon(serve_backup, engine.store, settings.locate(project, backup_settings.folder))
             services.start_soon(_watch_files, engine, server)
             services.start_soon(retention.serve, engine)
             health.state = "ready"

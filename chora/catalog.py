@@ -28,13 +28,14 @@ from chora.errors import (
     io_details,
 )
 from chora.file_stamps import FileStamp
-from chora.files import CONFIG_LIMIT, Folder
+from chora.files import CONFIG_LIMIT, CONFIG_ROOTS, Folder
 from chora.hashing import sha256
 from chora.model import Kind
+from chora.path_rules import find_invisible
 from chora.wording import find_nearest
 
 SUFFIXES = (".json", ".yaml", ".yml")
-ROOTS = ("configs", "chora-configs")
+ROOTS = CONFIG_ROOTS
 CACHE_LIMIT = 16 * 1024 * 1024
 """The total size of files that are cached; parsed, they take up to ten times as much memory."""
 CONFIG_SEARCH = "configs:"
@@ -117,11 +118,14 @@ class Catalog:
             problem = f"has {len(config_id)} characters; 255 are allowed"
         elif re.search(r"\.\.|[/\\\x00-\x1f\x7f]", config_id):
             problem = "holds `..`, a slash, a backslash or a control character"
+        elif unseen := find_invisible(config_id):
+            problem = f"holds {unseen}, which can't be seen"
         else:
             return
         shown = config_id if len(config_id) <= 80 else f"{config_id[:79]}…"
+        quoted = ascii(shown) if find_invisible(shown) else repr(shown)
         raise InvalidConfigId(
-            f"The config id {shown!r} {problem}.",
+            f"The config id {quoted} {problem}.",
             "An id is lower-case letters, digits and hyphens, such as weekly-report.",
             id=shown,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import secrets
@@ -12,45 +13,49 @@ from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 
-from chora.errors import StorageError
+from chora.errors import StorageError, io_details
+from chora.nofollow import CREATE, PRIVATE_FOLDER, UnsafePath, open_file, open_folder
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+log = logging.getLogger("chora.store")
 
 # -- writing ----------------------------------------------------------------------------------------------------
 
 
 def replace_file(path: Path, parts: Iterable[bytes], *, durably: bool = True) -> None:
-    """Write a file atomically: temporary file, fsync, rename(2), fsync of the folder.
+    """Write a file of chora's own atomically: temporary file, fsync, rename(2), fsync of the folder.
 
     Args:
-        path: the file; its folder is created when missing.
+        path: the file; its folder is created when missing. Both are the owner's alone.
         parts: its content, in pieces.
         durably: False skips the syncs, for what can be derived again.
+
+    Raises:
+        UnsafePath: a link leads there, or something else than a file is there.
     """
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
-    descriptor = os.open(temporary, _CREATE, 0o644)
-    try:
+    with open_folder(path.parent, make=True) as folder:
+        folder.check_file(path.name)
+        temporary = f".{path.name[:40]}.{secrets.token_hex(6)}.tmp"
+        descriptor = folder.open_file(temporary, CREATE)
         try:
-            for part in parts:
-                _write(descriptor, part)
-            if durably:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    if durably:
-        sync_folder(path.parent)
+            try:
+                for part in parts:
+                    _write(descriptor, part)
+                if durably:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            folder.replace(temporary, path.name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                folder.delete_file(temporary)
+            raise
+        if durably:
+            folder.sync()
 
 
 def append_to_file(path: Path, data: bytes) -> None:
-    """Append to an existing file, durably; a partial append is truncated again."""
-    descriptor = os.open(path, _APPEND)
+    """Append to an existing file of chora's own, durably; a partial append is truncated again."""
+    descriptor = open_file(path, os.O_WRONLY | os.O_APPEND)
     try:
         before = os.fstat(descriptor).st_size
         try:
@@ -71,27 +76,42 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents; each new one survives a power cut."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):  # and if it isn't a folder, using it says so
-        folder.mkdir()
-    sync_folder(folder.parent)
+    """Create a folder of chora's own and those above it; each new one survives a power cut."""
+    with open_folder(folder, make=True):
+        pass
+
+
+def delete_file(path: Path, *, durably: bool = False) -> None:
+    """Delete a file of chora's own, if there is one."""
+    with open_folder(path.parent) as folder:
+        folder.delete_file(path.name)
+        if durably:
+            folder.sync()
 
 
 def sync_folder(folder: Path) -> None:
     """Write the entries of a folder to disk, fsync(2); Windows does so by itself."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # network file systems that can't sync folders
-            raise
-    finally:
-        os.close(descriptor)
+    with open_folder(folder) as opened:
+        opened.sync()
+
+
+def unsafe_path_error(error: UnsafePath) -> StorageError:
+    """What a store says of a link, or of something else than a file, among its own."""
+    return StorageError(f"{error.strerror}.", error.hint, **io_details(error, storage_path=str(error.path)))
+
+
+def keep_private(path: Path) -> None:
+    """Take permissions of others from a file or folder that an earlier chora, or a checkout, left open to them.
+
+    Taken, not only warned about: what is stored is the owner's, and no second account could ever write here, because
+    the lock files were writable by their owner alone. Where it can't be done, a warning says so.
+    """
+    with contextlib.suppress(FileNotFoundError), open_folder(path.parent) as folder:
+        done = folder.narrow(path.name, PRIVATE_FOLDER)
+        if done:
+            log.info("%s could be read by other users; it is the owner's alone now", path)
+        elif done is False:
+            log.warning("%s can be read by other users, and belongs to another one: chmod go= it", path)
 
 
 # -- space and names --------------------------------------------------------------------------------------------------

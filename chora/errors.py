@@ -21,8 +21,12 @@ it is logged in full under an id, and only that id leaves the process.
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 Category = Literal["invalid", "missing", "conflict", "unauthenticated", "denied", "failed", "busy", "internal"]
 
@@ -46,6 +50,44 @@ CATEGORIES: dict[Category, Outcome] = {
 }
 
 
+_HIDDEN_LIMIT = 16
+"""Folders that are remembered; a process opens one project, an import two."""
+_hidden: OrderedDict[str, re.Pattern[str]] = OrderedDict()
+
+
+def hide_folder(folder: Path) -> None:
+    """From now on name what is in a folder relative to it, in every error and wherever `without_folders` is used.
+
+    Where a project lies on a machine tells user names and mounts to whoever may call a tool (CWE-209, CWE-497).
+    """
+    text = str(folder)
+    if len(text) > len(folder.anchor):
+        _hidden[text] = re.compile(re.escape(text) + rf"(?:{re.escape(os.sep)}(?=\S)|(?![\w.-]))")
+        _hidden.move_to_end(text)
+        if len(_hidden) > _HIDDEN_LIMIT:
+            _hidden.popitem(last=False)
+
+
+def without_folders(text: str) -> str:
+    """A text with the paths in hidden folders made relative; the folder itself is `.`."""
+    for folder, pattern in _hidden.items():
+        if folder in text:
+            text = pattern.sub(lambda found: "" if found[0].endswith(os.sep) else ".", text)
+    return text
+
+
+def _without_folders(data: Any) -> Any:
+    match data:
+        case str():
+            return without_folders(data)
+        case dict():
+            return {key: _without_folders(value) for key, value in cast("dict[Any, Any]", data).items()}
+        case list():
+            return [_without_folders(each) for each in cast("list[Any]", data)]
+        case _:
+            return data
+
+
 class ChoraError(Exception):
     """A failure that the caller can understand and act on.
 
@@ -59,10 +101,10 @@ class ChoraError(Exception):
     category: ClassVar[Category] = "internal"
 
     def __init__(self, message: str, hint: str | None = None, **details: Any) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.details = details
+        self.message = without_folders(message)
+        self.hint = hint and without_folders(hint)
+        self.details: dict[str, Any] = _without_folders(details)
+        super().__init__(self.message)
 
     @property
     def exit_code(self) -> int:

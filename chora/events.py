@@ -19,6 +19,7 @@ import trio
 
 from chora import this_process
 from chora.errors import StorageError
+from chora.nofollow import open_folder
 from chora.request_context import event_listener, trace_id
 from chora.secrets import redact
 from chora.store.records import Event
@@ -38,9 +39,6 @@ BATCH_INTERVAL = 0.2
 """Seconds for which rows are collected before they are stored together."""
 STORE_TIMEOUT = 5.0
 """Seconds until storing a batch is given up."""
-
-# Non-blocking: events to a pipe without a reader are lost instead of blocking the process.
-_APPEND = os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Events:
@@ -97,8 +95,9 @@ class Events:
             self._file_failing = False
 
     def _append_line(self, path: Path, line: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, _APPEND | (os.O_RDWR if self._may_be_torn else os.O_WRONLY), 0o644)
+        flags = os.O_CREAT | os.O_APPEND | (os.O_RDWR if self._may_be_torn else os.O_WRONLY)
+        with open_folder(path.parent, make=True) as folder:
+            descriptor = folder.open_file(path.name, flags)
         try:
             if self._may_be_torn and os.fstat(descriptor).st_size:
                 os.lseek(descriptor, -1, os.SEEK_END)

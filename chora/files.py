@@ -1,9 +1,9 @@
 """Reading and writing beneath a root folder that no path can leave (CWE-22, path traversal).
 
-Where the kernel supports it, it opens beneath the folder: openat2(2) with RESOLVE_BENEATH on Linux. Otherwise, and to
-explain errors, a path is resolved (so that links inside the folder work), checked to lie beneath the root, and then
-walked again component by component without following links: a link swapped in between (CWE-59, CWE-367) fails instead
-of leading out.
+Where the kernel supports it, it opens beneath the folder: openat2(2) with RESOLVE_BENEATH on Linux. Otherwise, for a
+path through a link, and to explain errors, a path is resolved (so that links inside the folder work), checked to lie
+beneath the root, and then opened without following links (`chora.nofollow`): a link swapped in between (CWE-59,
+CWE-367) fails instead of leading out.
 Writes go to a temporary file beside the target, which is synced and renamed over it, and the folder is synced: readers
 see the old file or the new one, and what `write_file` acknowledged survives a power cut.
 """
@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import re
 import secrets
 import stat
-import struct
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import trio
 
-from chora.errors import LimitExceeded, PermissionDenied
+from chora import nofollow
+from chora.errors import LimitExceeded, PermissionDenied, hide_folder
+from chora.nofollow import CREATE, READ, OpenFolder, UnsafePath, open_folder
+from chora.path_rules import WriteRules, check_readable, relative_names
+from chora.settings import Settings, locate, secret_files
 from chora.wording import printable
 
 CONFIG_LIMIT = 1024 * 1024
@@ -36,12 +38,10 @@ PATH_LIMIT = 4096
 DEPTH_LIMIT = 100
 """Maximum depth of folders below the root that a write may create or pass."""
 
-# Windows opens neither folders nor files relative to a descriptor; there the checked path is used as it is.
-_BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+CONFIG_ROOTS = ("configs", "chora-configs")
+"""Where configs are unless the setting `paths.configs` names a folder."""
+NEW_FOLDER = 0o777
+"""The permissions of folders for outputs and configs, which are everybody's business; the umask takes from them."""
 
 
 class Folder:
@@ -50,12 +50,24 @@ class Folder:
     Args:
         root: the folder; it must exist.
         writable: sub-folders that `write` may write beneath, relative to `root`; `.` is all of it.
+        rules: what may not be written even there; None where the caller's own code names every file.
+        secret_files: files that hold secrets, absolute, besides those that are known by their names.
     """
 
-    def __init__(self, root: Path, writable: tuple[str, ...] = (".",)) -> None:
+    def __init__(
+        self,
+        root: Path,
+        writable: tuple[str, ...] = (".",),
+        *,
+        rules: WriteRules | None = None,
+        secret_files: Iterable[Path] = (),
+    ) -> None:
         self.root = root.resolve(strict=True)
+        hide_folder(self.root)
         self._prefix = f"{str(self.root).rstrip('/')}/"
         self._writable = writable
+        self._rules = rules
+        self._secret_files = relative_names(self.root, secret_files)
         self._cleaned: set[Path] = set()
         """The folders in which temporary files of killed processes were already deleted."""
 
@@ -135,12 +147,12 @@ class Folder:
 
         Raises:
             FileNotFoundError: no file exists.
-            PermissionDenied: outside the folder, unreadable, or not a regular file.
+            PermissionDenied: outside the folder, unreadable, not a regular file, or not to be read as text.
             LimitExceeded: larger than `limit`.
             OSError: the disk failed.
         """
         shown = printable(str(path))
-        if (descriptor := self._open_beneath(str(path), _READ)) is None:
+        if (descriptor := self._open_beneath(str(path))) is None:
             descriptor = self._open_checked(path, shown)
         try:
             status = os.fstat(descriptor)
@@ -160,33 +172,40 @@ class Folder:
 
     def _open_checked(self, path: str | Path, shown: str) -> int:
         real = self.resolve(path)
+        check_readable(self._shown(real), self._secret_files)
         try:
-            with self._open_parent(real) as (parent, name):
-                return os.open(name, _READ | _NOFOLLOW, dir_fd=parent)
+            return nofollow.open_file(real)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(errno.ENOENT, "No such file", shown) from None
+        except UnsafePath as error:
+            raise PermissionDenied(f"{shown} is not a regular file: it is {error.kind}.", path=shown) from None
         except OSError as error:
             raise PermissionDenied(f"{shown} can't be read: {error.strerror}.", path=shown) from None
 
-    def _open_beneath(self, text: str, flags: int) -> int | None:
-        """Open a path with openat2(2), which refuses to leave the folder.
+    def _open_beneath(self, text: str) -> int | None:
+        """Open a path for reading with openat2(2), which refuses to leave the folder and to follow links.
 
         None if that fails: `_open_checked` then tries again, or raises a specific error.
 
         Raises:
             FileNotFoundError: there is certainly no such file.
         """
-        if (open_beneath := _find_openat2()) is None or "\0" in text or len(text) > PATH_LIMIT:
+        if (openat2 := nofollow.find_openat2()) is None or "\0" in text or len(text) > PATH_LIMIT:
             return None
+        inside = text.removeprefix(self._prefix)
+        if ".." in inside:
+            return None
+        check_readable(
+            inside, self._secret_files
+        )  # without `..`, and links, which are refused here, it is the real path
         try:
-            root = os.open(self.root, _DIRECTORY)
-            try:
-                return open_beneath(root, os.fsencode(text.removeprefix(self._prefix)), flags)
-            finally:
-                os.close(root)
+            with open_folder(self.root) as root:
+                assert root.descriptor is not None
+                path = os.fsencode(inside)
+                return openat2(root.descriptor, path, READ, 0, nofollow.BENEATH)
         except FileNotFoundError:
             # Without `..` this is certain, and trying again would take twice as long.
-            if text and ".." not in text and flags == _READ:
+            if text:
                 raise FileNotFoundError(errno.ENOENT, "No such file", printable(text)) from None
             return None
         except (OSError, UnicodeEncodeError):
@@ -213,13 +232,12 @@ class Folder:
         waiting = [str(start)]
         while waiting:
             try:
-                with os.scandir(waiting.pop()) as found:
-                    entries = list(found)
+                entries = nofollow.list_entries(waiting.pop(), is_checked=True)
             except OSError:  # gone, not a folder, or not accessible
                 continue
             for entry in entries:
                 if (seen := seen + 1) > FILES_LIMIT:
-                    raise LimitExceeded(f"{start} holds more than {FILES_LIMIT:,} files.", limit="files")
+                    raise LimitExceeded(f"{self._shown(start)} holds more than {FILES_LIMIT:,} files.", limit="files")
                 if printable(entry.name) != entry.name:
                     continue
                 if entry.is_dir(follow_symlinks=False):
@@ -236,7 +254,7 @@ class Folder:
         """Resolve the path of a write.
 
         Raises:
-            PermissionDenied: outside the folder or outside its writable parts, or too deep in it.
+            PermissionDenied: outside the folder or outside its writable parts, too deep in it, or against the rules.
         """
         real = self.resolve(path)
         if not any(Path(os.path.realpath(self.root / part)) in real.parents for part in self._writable):
@@ -249,6 +267,8 @@ class Folder:
         if len(real.relative_to(self.root).parts) > DEPTH_LIMIT:
             shown = printable(str(path)[:80])
             raise PermissionDenied(f"{shown}… lies more than {DEPTH_LIMIT} folders deep.", path=f"{shown}…")
+        if self._rules is not None:
+            self._rules.check(self._shown(real), lambda name: os.path.lexists(self.root / name))
         return real
 
     async def write_file(self, path: str | Path, data: bytes) -> None:
@@ -265,19 +285,20 @@ class Folder:
         await trio.to_thread.run_sync(self._write, real, data)
 
     def _write(self, real: Path, data: bytes) -> None:
-        with self._open_parent(real, make=True) as (parent, name):
+        with open_folder(real.parent, make=True, mode=NEW_FOLDER) as folder:
             if real.parent not in self._cleaned:
                 self._cleaned.add(real.parent)
-                delete_leftovers(real.parent if parent is None else parent)
-            old_mode: int | None = None
-            with contextlib.suppress(FileNotFoundError):
-                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                delete_leftovers(folder)
+            name, old_mode = real.name, None
+            if (status := folder.find_status(name)) is not None:
                 if not stat.S_ISREG(status.st_mode):
-                    raise PermissionDenied(f"{real} exists and is not a regular file.", path=str(real))
+                    raise PermissionDenied(
+                        f"{self._shown(real)} exists and is not a regular file.", path=self._shown(real)
+                    )
                 old_mode = stat.S_IMODE(status.st_mode)
             temporary = _temporary_name(name)
             mode = 0o666 if old_mode is None else old_mode
-            descriptor = os.open(temporary, _CREATE | _NOFOLLOW, mode, dir_fd=parent)
+            descriptor = folder.open_file(temporary, CREATE, mode)
             try:
                 try:
                     view = memoryview(data)
@@ -288,75 +309,16 @@ class Folder:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
-                os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+                folder.replace(temporary, name)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=parent)
+                    folder.delete_file(temporary)
                 raise
-            if parent is not None:
-                _sync_folder(parent)
+            folder.sync()
 
-    @contextlib.contextmanager
-    def _open_parent(self, real: Path, *, make: bool = False) -> Generator[tuple[int | None, str]]:
-        """Open the parent folder of `real`, component by component from the root, following no link (CWE-59).
-
-        With `make`, missing folders are created. Yields the descriptor and the last name; without descriptor support,
-        None and the whole path.
-        """
-        if not _BY_DESCRIPTOR:
-            if make:
-                os.makedirs(real.parent, exist_ok=True)
-            yield None, str(real)
-            return
-        *folders, name = real.relative_to(self.root).parts or (".",)
-        # The path was resolved, so a link on the way was swapped in since (CWE-367).
-        opened = self._open_beneath("/".join(folders), _DIRECTORY | _NOFOLLOW) if make and folders else None
-        if opened is not None:
-            folders = []
-        current = os.open(self.root, _DIRECTORY) if opened is None else opened
-        try:
-            for part in folders:
-                if make:
-                    _make_folder(part, current)
-                following = os.open(part, _DIRECTORY | _NOFOLLOW, dir_fd=current)
-                os.close(current)
-                current = following
-            yield current, name
-        finally:
-            os.close(current)
-
-
-_OPENAT2 = 437
-_OPEN_HOW = struct.Struct("QQQ")
-_RESOLVE_FLAGS = 0x08 | 0x02
-"""RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS, openat2(2): no `..`, absolute link or /proc link leads outside."""
-
-
-@functools.cache
-def _find_openat2() -> Callable[[int, bytes, int], int] | None:
-    """A function that opens a path beneath a folder, by descriptor, path and flags; None without kernel support."""
-    if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
-        return None
-    import ctypes  # imported on first use, to start faster
-
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
-    call.restype = ctypes.c_long
-
-    def open_beneath(folder: int, path: bytes, flags: int) -> int:
-        descriptor = call(_OPENAT2, folder, path, _OPEN_HOW.pack(flags, 0, _RESOLVE_FLAGS), _OPEN_HOW.size)
-        if descriptor < 0:
-            raise OSError(number := ctypes.get_errno(), os.strerror(number))
-        return descriptor
-
-    root = os.open("/", _DIRECTORY)
-    try:
-        os.close(open_beneath(root, b".", _DIRECTORY))
-    except OSError:  # kernels before 5.6 lack it, and some seccomp profiles forbid it
-        return None
-    finally:
-        os.close(root)
-    return open_beneath
+    def _shown(self, real: Path) -> str:
+        """A path in a message: relative to the project, because where that lies is nobody else's business (CWE-209)."""
+        return printable(real.relative_to(self.root).as_posix())
 
 
 def _is_real_folder(folder: os.DirEntry[str]) -> bool:
@@ -365,22 +327,6 @@ def _is_real_folder(folder: os.DirEntry[str]) -> bool:
         return not getattr(folder.stat(follow_symlinks=False), "st_reparse_tag", 0)
     except OSError:
         return False
-
-
-def _make_folder(name: str, parent: int) -> None:
-    try:
-        os.mkdir(name, dir_fd=parent)
-    except FileExistsError:  # and if it isn't a folder, opening it says so
-        return
-    _sync_folder(parent)
-
-
-def _sync_folder(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # network file systems that can't sync folders
-            raise
 
 
 def _restore_mode(descriptor: int, mode: int) -> None:
@@ -395,24 +341,47 @@ _LEFTOVER_AGE = 3600.0
 """Seconds after which a temporary file is no longer being written."""
 
 
-def delete_leftovers(folder: int | Path, form: re.Pattern[str] = _LEFTOVER) -> None:
+def delete_leftovers(folder: OpenFolder, form: re.Pattern[str] = _LEFTOVER) -> None:
     """Delete temporary files of processes that were killed before they renamed them.
 
     Only certain ones are deleted: by name, regular files of our own user, unchanged for an hour.
     """
-    at = {"dir_fd": folder} if isinstance(folder, int) else {}
-    with contextlib.suppress(OSError), os.scandir(folder) as found:
-        for entry in found:
-            if not form.fullmatch(entry.name):
+    with contextlib.suppress(OSError):
+        for name in folder.names():
+            if not form.fullmatch(name):
                 continue
             with contextlib.suppress(OSError):
-                status = entry.stat(follow_symlinks=False)
+                status = folder.find_status(name)
+                if status is None or not stat.S_ISREG(status.st_mode):
+                    continue
                 is_ours = sys.platform == "win32" or status.st_uid == os.geteuid()
-                if is_ours and stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > _LEFTOVER_AGE:
-                    os.unlink(entry.name if at else entry.path, **at)
+                if is_ours and time.time() - status.st_mtime > _LEFTOVER_AGE:
+                    folder.delete_file(name)
 
 
 def _temporary_name(name: str) -> str:
     """A name for a temporary file: beside the target, hidden, unguessable (CWE-377), and short enough for any disk."""
     path = PurePosixPath(name.replace("\\", "/"))
     return str(path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp"))  # NAME_MAX is 255 bytes
+
+
+def open_project_folder(project: Path, settings: Settings, *, for_configs: bool = False) -> Folder:
+    """The folder of a project with the rules of its settings, for its outputs or for its configs and templates."""
+    plugins = (*settings.plugins.generators, *settings.plugins.composers)
+    modules = [each.replace(".", "/") for each in plugins if not each.endswith(".py")]
+    root = project.resolve()
+    loaded = [root / each for each in plugins if each.endswith(".py")]
+    loaded += [root / f"{module}{ending}" for module in modules for ending in (".py", "/__init__.py")]
+    if not for_configs:
+        roots = (settings.paths.configs,) if settings.paths.configs else CONFIG_ROOTS
+        loaded += [root / each for each in (*roots, *settings.paths.templates)]
+    database = locate(project, settings.storage.path)
+    kept = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+    kept += [locate(project, each) for each in (settings.storage.folder, settings.backup.folder, settings.paths.events)]
+    rules = WriteRules(
+        relative_names(root, kept),
+        relative_names(root, (Path(os.path.normpath(each)) for each in loaded)),
+        settings.paths.allow,
+    )
+    writable = (".",) if for_configs else settings.paths.outputs
+    return Folder(project, writable, rules=rules, secret_files=secret_files(project, settings))

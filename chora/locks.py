@@ -15,7 +15,8 @@ from zlib import crc32
 import trio
 
 from chora.disk import make_folder
-from chora.errors import Busy
+from chora.errors import Busy, PermissionDenied
+from chora.nofollow import UnsafePath, open_file
 
 log = logging.getLogger("chora.locks")
 
@@ -26,8 +27,6 @@ LOCK_FILES = 64
 FILE_LOCKS_TIMEOUT = 30.0
 """Seconds that `FileLocks` waits while another process writes."""
 
-_LOCK = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-
 
 @contextmanager
 def file_lock(path: Path, timeout: float | None = None) -> Generator[None]:
@@ -35,8 +34,9 @@ def file_lock(path: Path, timeout: float | None = None) -> Generator[None]:
 
     Raises:
         TimeoutError: the lock was held elsewhere for longer than `timeout`, `FILE_LOCK_TIMEOUT` by default, in seconds.
+        UnsafePath: a link leads there, or it is no file.
     """
-    descriptor = os.open(path, _LOCK, 0o644)
+    descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
     try:
         deadline = time.monotonic() + (FILE_LOCK_TIMEOUT if timeout is None else timeout)
         while not _try_lock(descriptor):
@@ -123,6 +123,7 @@ class FileLocks:
 
         Raises:
             Busy: another process held one of them for longer than `FILE_LOCKS_TIMEOUT`.
+            PermissionDenied: a link, or something else than a file or folder, is where the locks are.
         """
         numbers = {crc32(name.casefold().encode("utf-8", "replace")) % LOCK_FILES for name in names}
         with ExitStack() as stack:
@@ -131,6 +132,13 @@ class FileLocks:
                     make_folder(self._folder)
                     for number in sorted(numbers):
                         await _acquire(stack, self._folder / f"{number:02}")
+                except UnsafePath as error:
+                    raise PermissionDenied(f"{error.strerror}.", error.hint, path=str(error.path)) from None
+                except NotADirectoryError:
+                    where = str(self._folder)
+                    raise PermissionDenied(
+                        f"{where} is no folder, so files can't be locked.", "Move the file away.", path=where
+                    ) from None
                 except OSError as error:  # a file system without locks: only this process's own locks hold there
                     log.debug("files can't be locked; continuing without a lock: %s", error)
             yield

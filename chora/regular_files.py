@@ -8,21 +8,26 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from chora.nofollow import READ, open_without_links
 
-def read_regular_file(path: str | Path, limit: int, check: Callable[[os.stat_result], None] | None = None) -> bytes:
+
+def read_regular_file(
+    path: str | Path, limit: int, check: Callable[[os.stat_result], None] | None = None, *, links: bool = True
+) -> bytes:
     """Read a whole file.
 
     Opened without blocking, because a pipe without a writer would wait forever.
 
     Args:
-        path: the file; links are followed.
+        path: the file.
         limit: the most bytes that it may have.
         check: may refuse the file for its owner or permissions, by raising OSError.
+        links: whether links to it are followed, as Kubernetes makes for secrets; never to a file of the project.
 
     Raises:
         OSError: there is no such file, it can't be read, isn't a regular file, or is larger than `limit` (EFBIG).
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = open_without_links(os.path.realpath(path) if links else str(path), READ)
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):

@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_orig
 import msgspec
 from msgspec import Meta, Struct
 
-from chora.errors import ProjectNotFound, UsageError, why_unreadable
+from chora.errors import ProjectNotFound, UsageError, hide_folder, why_unreadable
 from chora.regular_files import read_regular_file
 
 MIB = 1024 * 1024
 TOML_LIMIT = MIB
 """Bytes of `chora.toml`."""
+SECRET_NAMES = ("CHORA_TOKEN", "ANTHROPIC_API_KEY")
+"""Secrets whose file `NAME_FILE` in the environment may name."""
 
 # The upper bounds keep infinity and what overflows a clock or a C integer out of deadlines and counts.
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -110,6 +112,13 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     outputs: Annotated[
         tuple[str, ...], Meta(description="Folders outputs may be written beneath; `.` is the project")
     ] = (".",)
+    allow: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Outputs that are allowed although programs would run or load them: paths, patterns such as "
+            ".github/workflows/*.yml, or folders with a slash at the end"
+        ),
+    ] = ()
     events: Annotated[str, Meta(description="Event file, JSON lines")] = "var/telemetry/events.jsonl"
 
 
@@ -284,9 +293,11 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
     origins: dict[str, str] = dict.fromkeys(_setting_fields(), "default")
     warnings: list[str] = []
 
+    hide_folder(Path(os.path.realpath(project)))
     toml = project / "chora.toml"
     try:
-        text = read_regular_file(toml, TOML_LIMIT).decode("utf-8-sig")
+        path = Path(os.path.realpath(project)) / "chora.toml"
+        text = read_regular_file(path, TOML_LIMIT, links=False).decode("utf-8-sig")
     except FileNotFoundError:
         # An existing chora-compose project has no chora.toml, and its templates were written for empty names.
         values["templates.undefined"], origins["templates.undefined"] = "lenient", "no chora.toml"
@@ -482,6 +493,35 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def locate(project: Path, place: str) -> Path:
+    """The absolute path of a file or folder of chora's own that a setting names, for `chora.nofollow` to open.
+
+    Inside the project no link is followed. To a place elsewhere, which a setting must name, links may lead.
+    """
+    root = Path(os.path.realpath(project))
+    path = Path(os.path.normpath(root / place))
+    if root in path.parents:
+        return path
+    path = Path(os.path.realpath(path.parent)) / path.name
+    hide_folder(path.parent)
+    return path
+
+
+def secret_files(project: Path, settings: Settings, env: Mapping[str, str] | None = None) -> list[Path]:
+    """The files that hold secrets by the settings and the environment: `file:` references, TLS keys, `NAME_FILE`."""
+    env = os.environ if env is None else env
+    values = msgspec.to_builtins(settings)
+    named = [settings.http.key, *(env.get(f"{name}_FILE", "") for name in SECRET_NAMES)]
+    named += [
+        value.removeprefix("file:")
+        for section in values.values()
+        for value in section.values()
+        if isinstance(value, str) and value.startswith("file:")
+    ]
+    # They are opened relative to the current folder; a path that is meant relative to the project counts as well.
+    return [Path(os.path.realpath(base / name)) for name in named if name for base in (project, Path())]
+
+
 def tokens_folder(project: Path) -> Path:
     """The folder of the named access tokens of a project."""
-    return project / ".chora" / "tokens"
+    return locate(project, ".chora/tokens")

@@ -410,6 +410,12 @@ COLLECTIONS = {
 }
 
 KEEPING = {
+    "files.own-paths": "No link or special file is followed among chora's own files, whichever command or tool runs.",
+    "files.private": "What chora keeps is readable by its owner alone.",
+    "files.secrets-unread": "Data of git and chora, and secrets, are never read as text.",
+    "outputs.no-programs": "An output never becomes a program, nor replaces what chora loads or keeps.",
+    "outputs.allowed": "The setting paths.allow lists the outputs that are allowed all the same.",
+    "errors.no-absolute-paths": "No answer names the folder in which the project lies.",
     "identity.version-ids": "Version ids are fit for URIs, sort by time and are never used twice.",
     "storage.backends": "Every backend keeps the same promises.",
     "storage.survives-kill": "What was acknowledged survives a kill.",

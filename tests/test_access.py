@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chora import access
+from chora import access, regular_files
 from chora.access import LOCAL, SCOPES, Authenticator, Principal, Tokens, is_loopback
 from chora.errors import InvalidInput, SaveFailed, TokenNotFound, Unauthorized, UsageError
 from chora.secrets import Secret
@@ -210,7 +210,7 @@ def test_revoked_and_expired_tokens_do_not_allow_binding_beyond_loopback(
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM])
-@pytest.mark.parametrize(("owner", "call"), [(os, "open"), (Path, "iterdir")])
+@pytest.mark.parametrize(("owner", "call"), [(regular_files, "open_without_links"), (access, "open_folder")])
 def test_a_failed_read_neither_keeps_a_revoked_token_nor_locks_a_good_one_out(
     tokens: Tokens, monkeypatch: pytest.MonkeyPatch, number: int, owner: Any, call: str
 ):
@@ -383,7 +383,7 @@ def test_a_pipe_in_place_of_a_token_file_blocks_nothing(tokens: Tokens, tmp_path
 def test_tokens_work_on_a_file_system_without_hard_links(tokens: Tokens, monkeypatch: pytest.MonkeyPatch):
     """Names are unique there too."""
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)

@@ -17,8 +17,8 @@ import msgspec
 import pytest
 import trio
 
-from chora import files
-from chora.errors import LimitExceeded, PermissionDenied
+from chora import files, nofollow
+from chora.errors import LimitExceeded, PermissionDenied, without_folders
 from chora.files import Folder
 from tests.patience import PATIENCE
 
@@ -56,13 +56,13 @@ class Place(NamedTuple):
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """The folder: opened with openat2, with descriptors, and, as on Windows, without."""
     if request.param == "by kernel":
-        if files._find_openat2() is None:
+        if nofollow.find_openat2() is None:
             pytest.skip("this kernel can't open beneath a folder")
     else:
-        monkeypatch.setattr(files, "_find_openat2", lambda: None)
+        monkeypatch.setattr(nofollow, "find_openat2", lambda: None)
     if request.param == "by path":
-        monkeypatch.setattr(files, "_BY_DESCRIPTOR", False)
-    elif not files._BY_DESCRIPTOR:
+        monkeypatch.setattr(nofollow, "BY_DESCRIPTOR", False)
+    elif not nofollow.BY_DESCRIPTOR:
         pytest.skip("this platform can't open relative to a descriptor")
     root, outside = tmp_path / "project", tmp_path / "outside"
     root.mkdir()
@@ -202,7 +202,7 @@ async def test_no_path_escapes(links: Place, escape: Callable[[Place], str]):
     for act in (links.folder.read_bytes, links.folder.resolve, links.folder.relative, links.folder.check_writable):
         with pytest.raises(PermissionDenied) as caught:
             act(path)
-        assert caught.value.details["path"] == path
+        assert caught.value.details["path"] == without_folders(path)
         assert "hunter2" not in str(caught.value)
     with pytest.raises(PermissionDenied):
         await links.folder.write_file(path, b"mine")
@@ -238,13 +238,13 @@ def test_undecodable_paths_are_reported_in_valid_json(place: Place):
 @posix
 async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch: pytest.MonkeyPatch):
     """Replacing a file or folder by a link between check and opening gains nothing (CWE-367)."""
-    if not files._BY_DESCRIPTOR:
+    if not nofollow.BY_DESCRIPTOR:
         pytest.skip("without descriptors a folder can be swapped: what Windows can't prevent")
     links.put("inner/secret.txt", "inner")
     links.put("plain.txt", "plain")
     (links.outside / "inner").mkdir()
     (links.outside / "inner" / "secret.txt").write_text("hunter2")
-    real, kernel = Folder.resolve, files._find_openat2()
+    real, kernel = Folder.resolve, nofollow.find_openat2()
 
     def swap() -> None:
         if not (links.root / "inner").is_symlink():
@@ -258,10 +258,10 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
         swap()
         return found
 
-    def swapping_first(folder: int, path: bytes, flags: int) -> int:
+    def swapping_first(folder: int, path: bytes, flags: int, mode: int, resolve: int) -> int:
         swap()
         assert kernel is not None
-        return kernel(folder, path, flags)
+        return kernel(folder, path, flags, mode, resolve)
 
     def restore() -> None:
         (links.root / "inner").unlink()
@@ -271,7 +271,7 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
 
     monkeypatch.setattr(Folder, "resolve", swapping)
     if kernel is not None:
-        monkeypatch.setattr(files, "_find_openat2", lambda: swapping_first)
+        monkeypatch.setattr(nofollow, "find_openat2", lambda: swapping_first)
     outside = {path: text for path, text in links.everything().items() if path.startswith("outside")}
     for path in ("inner/secret.txt", "plain.txt"):
         with pytest.raises((PermissionDenied, FileNotFoundError)):
@@ -288,12 +288,12 @@ async def test_a_link_swapped_in_after_the_check_fails(links: Place, monkeypatch
 @pytest.mark.parametrize("lack", ["machine", "kernel"])
 def test_without_openat2_paths_are_checked_step_by_step(monkeypatch: pytest.MonkeyPatch, lack: str):
     """A machine with unknown call numbers, or a kernel that refuses, isn't tried twice."""
-    probe = cast(Any, files._find_openat2).__wrapped__
-    assert probe() is not None or files._find_openat2() is None
+    probe = cast(Any, nofollow.find_openat2).__wrapped__
+    assert probe() is not None or nofollow.find_openat2() is None
     if lack == "machine":
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="pdp11"))
     else:
-        monkeypatch.setattr(files, "_OPENAT2", 9999)
+        monkeypatch.setattr(nofollow, "_OPENAT2", 9999)
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert probe() is None
     assert len(list(Path("/proc/self/fd").iterdir())) == before
@@ -598,19 +598,19 @@ async def test_a_failed_clean_up_reports_the_first_error(place: Place, monkeypat
 
 def test_the_kernel_opens_beneath_a_folder_where_it_can(tmp_path: Path):
     """One system call instead of a walk; it refuses what leads out."""
-    if (open_beneath := files._find_openat2()) is None:
+    if (openat2 := nofollow.find_openat2()) is None:
         pytest.skip("this kernel has no openat2")
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "a.txt").write_text("x")
     (tmp_path / "b.txt").write_text("y")
     folder = os.open(tmp_path / "inside", os.O_RDONLY)
     try:
-        descriptor = open_beneath(folder, b"a.txt", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = openat2(folder, b"a.txt", os.O_RDONLY | os.O_CLOEXEC, 0, nofollow.BENEATH)
         assert os.read(descriptor, 10) == b"x"
         assert not os.get_inheritable(descriptor)
         os.close(descriptor)
         with pytest.raises(OSError, match="cross-device"):
-            open_beneath(folder, b"../b.txt", os.O_RDONLY)
+            openat2(folder, b"../b.txt", os.O_RDONLY, 0, nofollow.BENEATH)
     finally:
         os.close(folder)
 
@@ -618,7 +618,7 @@ def test_the_kernel_opens_beneath_a_folder_where_it_can(tmp_path: Path):
 @posix
 async def test_folders_are_synced_where_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The file, its folder and each new folder's parent, in that order."""
-    if not files._BY_DESCRIPTOR:
+    if not nofollow.BY_DESCRIPTOR:
         pytest.skip("this platform can't sync folders")
     synced: list[str] = []
 
@@ -637,7 +637,7 @@ async def test_folders_are_synced_where_possible(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
 async def test_a_folder_that_can_t_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fails: bool):
     """Network file systems that can't sync folders work all the same; a disk error is reported."""
-    if not files._BY_DESCRIPTOR:
+    if not nofollow.BY_DESCRIPTOR:
         pytest.skip("this platform can't sync folders")
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", failing(number, on_call=2))

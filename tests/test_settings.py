@@ -179,9 +179,9 @@ def test_templates_are_lenient_where_there_is_no_chora_toml(tmp_path: Path):
 def test_an_unknown_key_is_refused_with_its_place(tmp_path: Path, text: str, line: int, key: str, hint: str):
     """A misspelt setting doesn't pass for set: file, line, key and the nearest that exists."""
     error = refused(toml(tmp_path, text))
-    assert error.message == f"{tmp_path / 'chora.toml'}, line {line}: there is no setting {key}."
+    assert error.message == f"chora.toml, line {line}: there is no setting {key}."
     assert hint in str(error.hint)
-    assert error.details == {"file": str(tmp_path / "chora.toml"), "line": line, "setting": key}
+    assert error.details == {"file": "chora.toml", "line": line, "setting": key}
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_names_that_aren_t_settings_are_no_misspelling(tmp_path: Path):
 def test_a_file_that_isn_t_toml_is_refused(tmp_path: Path, text: str):
     """A broken file isn't taken for an empty one; the parser's own words say where it breaks."""
     error = refused(toml(tmp_path, text))
-    assert error.message.startswith(f"{tmp_path / 'chora.toml'} is not TOML: ")
+    assert error.message.startswith("chora.toml is not TOML: ")
     assert "line" in error.message or "end of document" in error.message
 
 
@@ -302,7 +302,7 @@ def test_a_file_that_can_t_be_read_is_refused(tmp_path: Path):
     assert "not UTF-8" in refused(toml(tmp_path, b"\xff\xfe[http]")).message
     (tmp_path / "chora.toml").unlink()
     (tmp_path / "chora.toml").mkdir()
-    assert f"{tmp_path / 'chora.toml'} can't be read" in refused(tmp_path).message
+    assert "chora.toml can't be read" in refused(tmp_path).message
 
 
 def test_every_setting_has_a_row_with_its_meaning(tmp_path: Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.settings import locate
 from chora.wording import quantity
 
 
@@ -25,7 +26,7 @@ def command(project: str | None, folder: str | None, keep: int | None, as_json: 
     from chora.store.backup import delete_old_backups, make_backup
 
     root, loaded = load_settings(project)
-    target = Path(folder).absolute() if folder else root / loaded.settings.backup.folder
+    target = locate(Path.cwd() if folder else root, folder or loaded.settings.backup.folder)
     with contextlib.closing(open_store(root, loaded.settings.storage)) as store:
         made = run_async(partial(make_backup, store, target))
     removed = delete_old_backups(target, keep) if keep else []

@@ -11,8 +11,9 @@ import click
 
 from chora import this_process
 from chora.cli.run import json_option, print_json, report_errors, run_async
-from chora.cli.samples import DEMO, write_sample
+from chora.cli.samples import DEMO, replace_text, write_sample
 from chora.errors import SaveFailed, Unreachable
+from chora.nofollow import open_folder, read_file
 
 WELCOME = {
     "type": "content",
@@ -124,7 +125,7 @@ def command(folder: str | None, as_json: bool) -> None:
         print_json({"success": True, "project": str(root), "output": str(output), "steps": steps, "server": server})
         return
     click.echo(f"\n{click.style(str(output), bold=True)}\n")
-    click.echo("".join(f"  │ {line}\n" for line in output.read_text("utf-8").splitlines()))
+    click.echo("".join(f"  │ {line}\n" for line in read_file(output).decode().splitlines()))
     click.echo("Connect Claude Code to this project:")
     click.echo(f"  claude mcp add chora-demo -- {shlex.join(server)}")
     click.echo("Or Claude Desktop, in claude_desktop_config.json:")
@@ -140,8 +141,9 @@ def _new_folder(folder: str | None) -> Path:
     else:
         names = ("chora-demo", *(f"chora-demo-{number}" for number in range(2, 1000)))
         root = next(Path(name) for name in names if not Path(name).exists())
-    root.mkdir(parents=True, exist_ok=True)
-    return root.resolve()
+    root = root.resolve()
+    with open_folder(root, make=True, mode=0o777):
+        return root
 
 
 async def _run_demo(root: Path, quiet: bool) -> list[dict[str, Any]]:
@@ -197,10 +199,10 @@ async def _run_demo(root: Path, quiet: bool) -> list[dict[str, Any]]:
             cached = "{metadata[cached_members]} of {total_members} members from the cache"
             await call("generate_collection", week, cached, "generate_collection, once more")
             await call("check_freshness", week, "{recommendation}", "check_freshness week")
-            evenings = root / "data" / "evenings.json"
-            evenings.write_text(
-                evenings.read_text("utf-8").replace("Maps of the old harbour", "Charts by candlelight"), "utf-8"
-            )
+            with open_folder(root / "data") as data:
+                before_text = read_file(data.path / "evenings.json").decode()
+                after_text = before_text.replace("Maps of the old harbour", "Charts by candlelight")
+                replace_text(data, "evenings.json", after_text)
             stale = "{stale_members[0]} is stale: {metadata[reasons][weekly-notice][0]}"
             await call("check_collection_cache", week, stale, "check_collection_cache, an evening renamed")
             await call("generate_collection", week, f"{built}, the other from the cache", "generate_collection week")

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors
 from chora.errors import StorageError
+from chora.settings import locate
 
 if TYPE_CHECKING:
     from chora.settings import Settings
@@ -42,7 +43,8 @@ class Diagnosis:
     def place(self) -> Path | None:
         """The database or folder of the store; None in memory."""
         storage = self.settings.storage
-        return {"sqlite": self.root / storage.path, "filesystem": self.root / storage.folder}.get(storage.backend)
+        places = {"sqlite": storage.path, "filesystem": storage.folder}
+        return locate(self.root, places[storage.backend]) if storage.backend in places else None
 
     @cached_property
     def database(self) -> DatabaseCondition | None:
@@ -50,7 +52,7 @@ class Diagnosis:
         from chora.store.repair import examine_database
 
         return (
-            examine_database(self.root / self.settings.storage.path)
+            examine_database(locate(self.root, self.settings.storage.path))
             if self.settings.storage.backend == "sqlite"
             else None
         )
@@ -142,7 +144,7 @@ def command(project: str | None, repairing: bool, as_json: bool) -> None:
     diagnosis = Diagnosis(root, loaded.settings)
     repaired: RepairResult | None = None
     if repairing and diagnosis.database is not None and diagnosis.database.kind == "damaged":
-        repaired = repair_database(root / loaded.settings.storage.path)
+        repaired = repair_database(locate(root, loaded.settings.storage.path))
         diagnosis = Diagnosis(root, loaded.settings)
     steps = [check(diagnosis) for check in STEPS]
     if as_json:

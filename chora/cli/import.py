@@ -12,7 +12,7 @@ import msgspec
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
 from chora.engine.legacy.import_state import ImportResult
 from chora.engine.legacy.project_import import import_project
-from chora.files import Folder
+from chora.files import open_project_folder
 from chora.store import open_existing_store, open_store
 from chora.wording import quantity
 
@@ -36,7 +36,7 @@ def command(project: str | None, source: str, to_convert: bool, dry_run: bool, a
             partial(
                 import_project,
                 Path(source),
-                Folder(folder),
+                open_project_folder(folder, settings, for_configs=True),
                 store,
                 configs=settings.paths.configs,
                 is_strict=settings.templates.undefined == "strict",

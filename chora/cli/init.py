@@ -8,6 +8,7 @@ import click
 
 from chora.cli.run import json_option, print_json, report_errors
 from chora.cli.samples import INIT, write_sample
+from chora.errors import SaveFailed
 
 
 @click.command("init")
@@ -16,10 +17,13 @@ from chora.cli.samples import INIT, write_sample
 @report_errors
 def command(folder: str, as_json: bool) -> None:
     """Create a project with one working example. Existing files are kept."""
-    root = Path(folder)
-    written = write_sample(root, INIT)
+    root = Path(folder).resolve()
+    try:
+        written = write_sample(root, INIT)
+    except OSError as error:
+        raise SaveFailed(f"The project can't be written: {error.strerror}.", "Name another folder.") from error
     if as_json:
-        print_json({"success": True, "project": str(root.resolve()), "written": written})
+        print_json({"success": True, "project": str(root), "written": written})
         return
     for path in written:
         click.echo(f"wrote {path}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
+from chora.settings import locate
 from chora.wording import list_quantities
 
 
@@ -26,13 +27,15 @@ def command(project: str | None, backup: Path, only_verify: bool, salvage: str |
     from chora.store.backup import RestoreResult, restore_backup, verify_backup
 
     root, loaded = load_settings(project)
+    if not backup.exists() and (in_project := root / backup).exists():
+        backup = in_project  # as errors and `chora doctor` name it
     if salvage is not None:
         _salvage(backup, Path(salvage), as_json)
         return
     if only_verify:
         done = RestoreResult(verify_backup(backup), None)
     else:
-        folder = root / loaded.settings.backup.folder
+        folder = locate(root, loaded.settings.backup.folder)
         done = run_async(partial(restore_backup, root, loaded.settings.storage, backup.absolute(), folder))
     if as_json:
         replaced = str(done.replaced) if done.replaced else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,7 @@ from chora import settings
 from chora.errors import ChoraError, InvalidInput, why_unreadable
 from chora.logs import start_logging
 from chora.nesting import decode_json
+from chora.nofollow import read_file
 
 T = TypeVar("T")
 Function = Callable[..., Any]
@@ -220,7 +222,7 @@ def parse_context(given: Sequence[str]) -> dict[str, Any]:
     for part in given:
         if part.startswith("@"):
             try:
-                part = Path(part[1:]).read_text("utf-8")
+                part = read_file(os.path.realpath(part[1:])).decode()
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidInput(
                     f"{part[1:]} can't be read: {why_unreadable(error)}.",

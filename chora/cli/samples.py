@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from chora.nofollow import OpenFolder, find_status, open_folder
 
 SETTINGS = """\
 # Settings of this project; `chora config` lists all of them with their values and origins.
@@ -79,18 +82,24 @@ hours:
 """The files of the demo: data and a template. The configs are drafted over MCP, as by an agent."""
 
 
+def replace_text(folder: OpenFolder, name: str, text: str) -> None:
+    """Write a file of a project that no server has open yet."""
+    with open(folder.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def write_sample(root: Path, files: dict[str, str | dict[str, Any]]) -> list[str]:
     """Write the files that don't exist yet; returns their paths, relative to `root`."""
     written: list[str] = []
     for path, content in files.items():
         target = root / path
-        if target.exists():
+        if find_status(target) is not None:
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):
             text = content
         else:
             text = msgspec.json.format(msgspec.json.encode(content), indent=2).decode() + "\n"
-        target.write_text(text, "utf-8")
+        with open_folder(target.parent, make=True, mode=0o777) as folder:
+            replace_text(folder, target.name, text)
         written.append(path)
     return written

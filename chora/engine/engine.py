@@ -19,7 +19,7 @@ from chora.engine.inputs import GENERATOR, GIT, STORED, DigestSnapshot
 from chora.engine.traces import Traces
 from chora.errors import ChoraError
 from chora.events import Events
-from chora.files import Folder
+from chora.files import Folder, open_project_folder
 from chora.generators import GENERATORS
 from chora.generators.plugins import load_composers
 from chora.generators.registry import GeneratorRegistry
@@ -29,7 +29,7 @@ from chora.jobs import Jobs
 from chora.locks import FileLocks, NamedLocks
 from chora.model import Kind
 from chora.render.pool import RenderPool
-from chora.settings import Settings
+from chora.settings import Settings, locate
 from chora.sources import git_reference
 from chora.store import open_store
 from chora.store.store import Store
@@ -81,7 +81,7 @@ class Engine:
         self.store = store
         self.events = events
         self.settings = settings
-        self.project_folder = Folder(folder.root)
+        self.project_folder = open_project_folder(folder.root, settings, for_configs=True)
         """The project folder without the restriction to output folders: configs are saved where configs are."""
         self.generators = GeneratorRegistry(GENERATORS, settings.plugins.generators, folder)
         self.composers: Mapping[str, ModuleType] = load_composers(settings.plugins.composers, folder)
@@ -124,7 +124,7 @@ async def open_engine(project: Path, settings: Settings) -> AsyncGenerator[Engin
         StorageError: the store can't be used.
         UsageError: a plugin that the settings name can't be loaded.
     """
-    folder = Folder(project, settings.paths.outputs)
+    folder = open_project_folder(project, settings)
     store = open_store(project, settings.storage)
     try:
         async with trio.open_nursery() as services:
@@ -135,7 +135,7 @@ async def open_engine(project: Path, settings: Settings) -> AsyncGenerator[Engin
                 catalog=Catalog(folder, settings.paths.configs),
                 templates=Templates(folder, settings.paths.templates, pool),
                 store=store,
-                events=Events(project / settings.paths.events),
+                events=Events(locate(project, settings.paths.events)),
                 settings=settings,
             )
             await services.start(engine.traces.serve)

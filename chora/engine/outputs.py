@@ -10,13 +10,12 @@ still known as written by chora.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from chora.engine import merging
 from chora.engine.engine import Engine
-from chora.errors import LimitExceeded, OutputEdited, PermissionDenied, WriteFailed, io_details
+from chora.errors import LimitExceeded, OutputEdited, WriteFailed, io_details
 from chora.files import SOURCE_LIMIT
 from chora.hashing import sha256
 from chora.model import ArtifactOutput
@@ -27,7 +26,6 @@ Action = Literal["create", "update", "unchanged", "adopt", "merge", "overwrite",
 
 OUTPUT_LIMIT = 2 * SOURCE_LIMIT
 """Bytes that an output may have; chora can't have written a larger file."""
-DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 
 class OutputState(NamedTuple):
@@ -80,28 +78,9 @@ def check_output_path(engine: Engine, path: str) -> str:
     """The project-relative path of an output.
 
     Raises:
-        PermissionDenied: it lies outside the output folders, among chora's own data, or is a settings file.
+        PermissionDenied: it lies outside the output folders, among chora's own data, or would become a program.
     """
-    real = engine.folder.check_writable(path)
-    relative = real.relative_to(engine.folder.root).as_posix()
-    database = os.path.realpath(engine.store.path) if engine.store.path else ""
-    is_inside = bool(database) and str(real).startswith(database + os.sep)
-    if (
-        relative.casefold().startswith(".chora/")
-        or is_inside
-        or str(real) in {database + suffix for suffix in DATABASE_SUFFIXES}
-    ):
-        raise PermissionDenied(
-            f"{relative} is where chora keeps its own data.", "Write the output to another folder.", path=relative
-        )
-    # Files that make programs run (CWE-829): git's hooks and filters, generators of the project.
-    if relative.casefold() == "chora.toml" or ".git" in relative.casefold().split("/"):
-        raise PermissionDenied(
-            f"{relative} holds settings, which no output may change.",
-            "Write the output to another file.",
-            path=relative,
-        )
-    return relative
+    return engine.folder.check_writable(path).relative_to(engine.folder.root).as_posix()
 
 
 def examine_output(engine: Engine, output: ArtifactOutput, data: bytes) -> OutputState:

@@ -22,6 +22,7 @@ from chora import this_process
 from chora.errors import ChoraError
 from chora.files import PATH_LIMIT, SOURCE_LIMIT, Folder
 from chora.model import Source
+from chora.nofollow import list_entries, read_file
 from chora.sources.source import SourceAccess, SourceFailed
 
 TYPE = "git_reference"
@@ -158,10 +159,7 @@ def _is_same_path(one: Path, other: Path) -> bool:
 def _read_first_line(file: Path) -> str | None:
     """The first line of a small file; None if there is no such file, or none that is text."""
     try:
-        if not file.is_file():  # a pipe, say, would never end
-            return None
-        with file.open("rb") as opened:
-            return opened.read(4096).decode().partition("\n")[0].strip()
+        return read_file(file, 4096).decode().partition("\n")[0].strip()
     except (OSError, ValueError):
         return None
 
@@ -172,9 +170,8 @@ def _has_links(objects: Path) -> bool:
         return True
     for folder in (objects, objects / "pack"):
         try:
-            with os.scandir(folder) as entries:
-                if any(entry.is_symlink() for entry in entries):
-                    return True
+            if any(entry.is_symlink() for entry in list_entries(folder)):
+                return True
         except FileNotFoundError:
             continue
         except OSError:  # it can't be listed, and git could still go through it

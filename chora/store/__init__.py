@@ -1,9 +1,10 @@
 """Storage: versions of contents, drafts, outputs on disk, traces, jobs, costs, measurements, events."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from chora.settings import StorageSettings
+from chora.settings import StorageSettings, locate
 from chora.store.records import (
     Completion,
     Cost,
@@ -46,11 +47,11 @@ __all__ = [
 def _open_filesystem(project: Path, settings: StorageSettings) -> Store:
     from chora.store.filesystem import FilesystemStore  # imported only for this backend
 
-    return FilesystemStore(project / settings.folder, retention_days=settings.retention_days)
+    return FilesystemStore(locate(project, settings.folder), retention_days=settings.retention_days)
 
 
 BACKENDS: dict[str, Callable[[Path, StorageSettings], Store]] = {
-    "sqlite": lambda project, settings: SqliteStore(project / settings.path),
+    "sqlite": lambda project, settings: SqliteStore(locate(project, settings.path)),
     "filesystem": _open_filesystem,
     "memory": lambda _, __: SqliteStore(None),
 }
@@ -73,5 +74,5 @@ def open_existing_store(project: Path, settings: StorageSettings) -> Store:
         StorageError: there is one that can't be used.
     """
     places = {"sqlite": settings.path, "filesystem": settings.folder}
-    is_there = settings.backend in places and (project / places[settings.backend]).exists()
+    is_there = settings.backend in places and os.path.lexists(locate(project, places[settings.backend]))
     return open_store(project, settings) if is_there else SqliteStore(None)

@@ -22,11 +22,13 @@ from typing import NamedTuple, cast
 import apsw
 import trio
 
+from chora.disk import make_folder, unsafe_path_error
 from chora.errors import ChoraError, StorageError, UsageError, io_details
 from chora.files import delete_leftovers
-from chora.settings import StorageSettings
+from chora.nofollow import CREATE, UnsafePath, open_folder
+from chora.settings import StorageSettings, locate
 from chora.store import BACKENDS, SqliteStore, Store, open_store
-from chora.store.database import APPLICATION_ID, TABLES, migrations, translate_errors
+from chora.store.database import APPLICATION_ID, DATABASE_SUFFIXES, TABLES, connect, migrations, translate_errors
 from chora.store.migrate import migrate_store
 
 log = logging.getLogger("chora.store")
@@ -58,9 +60,9 @@ async def make_backup(store: Store, folder: Path, *, prefix: str = "storage") ->
     name = f"{prefix}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + "Z.db"
     target, temporary = folder / name, folder / f".{name}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        delete_leftovers(folder, BACKUP_LEFTOVERS)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with open_folder(folder, make=True) as opened:
+            delete_leftovers(opened, BACKUP_LEFTOVERS)
+            os.close(opened.open_file(temporary.name, CREATE))
         try:
             if isinstance(store, SqliteStore):
                 # Not abandoned on cancellation, or it would go on writing to a deleted file.
@@ -70,56 +72,62 @@ async def make_backup(store: Store, folder: Path, *, prefix: str = "storage") ->
                     await migrate_store(store, copy)
                 await trio.to_thread.run_sync(_leave_wal, temporary)
             counts = await trio.to_thread.run_sync(verify_backup, temporary)
-            await trio.to_thread.run_sync(_move_into_place, temporary, target)
+            size = await trio.to_thread.run_sync(_move_into_place, temporary, target)
         finally:
             _delete_database_files(temporary)
+    except UnsafePath as error:
+        raise unsafe_path_error(error) from error
     except OSError as error:
         raise StorageError(
             f"The backup {target} couldn't be written: {error.strerror}.",
             "Check disk space and permissions; no partial backup was left behind.",
             **io_details(error, path=str(target)),
         ) from error
-    return Backup(target, target.stat().st_size, counts)
+    return Backup(target, size, counts)
 
 
 def _copy_database(store: SqliteStore, target: Path) -> None:
     # VACUUM INTO is one read transaction: a consistent snapshot while others write, without free pages.
-    with translate_errors(store.path), _open_database(store.address, store.flags | apsw.SQLITE_OPEN_READWRITE) as db:
+    with translate_errors(store.path), _open_database(store.address, store.flags) as db:
         db.execute("VACUUM INTO ?", (str(target),))
 
 
 def _leave_wal(path: Path) -> None:
     """Checkpoint the WAL into the database file and leave WAL mode."""
-    with translate_errors(path), _open_database(str(path), apsw.SQLITE_OPEN_READWRITE) as db:
+    with translate_errors(path), _open_database(path, apsw.SQLITE_OPEN_READWRITE) as db:
         db.execute("PRAGMA journal_mode = DELETE")
 
 
-def _move_into_place(temporary: Path, target: Path) -> None:
-    for path, flags in ((temporary, os.O_RDWR), (temporary.parent, os.O_RDONLY)):
-        if path == temporary.parent:
-            temporary.rename(target)
-        with contextlib.suppress(PermissionError):  # Windows doesn't open folders
-            descriptor = os.open(path, flags)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+def _move_into_place(temporary: Path, target: Path) -> int:
+    """Rename a file, durably; returns its size."""
+    with open_folder(temporary.parent) as folder:
+        descriptor = folder.open_file(temporary.name, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+            size = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+        folder.replace(temporary.name, target.name)
+        folder.sync()
+    return size
 
 
 def _delete_database_files(path: Path) -> None:
     """Delete a temporary database with the files that SQLite keeps beside it."""
-    for ending in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, UnsafePath), open_folder(path.parent) as folder:
+        for suffix in DATABASE_SUFFIXES:
+            folder.delete_file(path.name + suffix)
 
 
 def delete_old_backups(folder: Path, keep: int) -> list[Path]:
     """Delete all but the newest `keep` backups in a folder; returns the deleted ones. Other files stay."""
-    names = sorted(path.name for path in folder.iterdir() if BACKUP_NAMES.fullmatch(path.name))
-    ours = [folder / name for name in names if name.startswith("storage-")]
-    old = ours[: max(0, len(ours) - keep)]
-    for path in old:
-        path.unlink(missing_ok=True)
-    return old
+    with open_folder(folder) as opened:
+        names = sorted(name for name in opened.names() if BACKUP_NAMES.fullmatch(name))
+        ours = [name for name in names if name.startswith("storage-")]
+        old = ours[: max(0, len(ours) - keep)]
+        for name in old:
+            opened.delete_file(name)
+    return [folder / name for name in old]
 
 
 async def serve(
@@ -154,7 +162,7 @@ def verify_backup(path: Path) -> dict[str, int]:
     """
     if not path.is_file():
         raise StorageError(f"There is no file {path}.", "`chora backup` makes one.", path=str(path))
-    with translate_errors(path), _open_database(str(path), apsw.SQLITE_OPEN_READONLY) as db:
+    with translate_errors(path), _open_database(path, apsw.SQLITE_OPEN_READONLY) as db:
         if db.pragma("application_id") != APPLICATION_ID:
             raise StorageError(f"{path} is not a backup that chora made.", "Name another file.", path=str(path))
         version, newest = cast(int, db.pragma("user_version")), migrations()[-1][0]
@@ -180,9 +188,8 @@ def verify_backup(path: Path) -> dict[str, int]:
 
 
 @contextmanager
-def _open_database(place: str, flags: int) -> Generator[apsw.Connection]:
-    db = apsw.Connection(place, flags)
-    db.set_busy_timeout(5000)
+def _open_database(place: Path | str, flags: int) -> Generator[apsw.Connection]:
+    db = connect(place, flags)
     try:
         yield db
     finally:
@@ -214,13 +221,14 @@ async def restore_backup(project: Path, settings: StorageSettings, backup: Path,
         raise UsageError("The backend memory keeps nothing.", "Set storage.backend to sqlite or filesystem.")
     replaced: Path | None = None
     if settings.backend == "filesystem":
-        place = project / settings.folder
+        place = locate(project, settings.folder)
         if place.exists():
             replaced = place.with_name(f"{place.name}-replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}Z")
-            place.rename(replaced)
+            with open_folder(place.parent) as parent:
+                parent.replace(place.name, replaced.name)
         await _load_into_fresh_store(backup, project, settings, folder)
         return RestoreResult(counts, replaced)
-    path = project / settings.path
+    path = locate(project, settings.path)
     if path.exists():
         try:
             with contextlib.closing(SqliteStore(path)) as current:
@@ -228,9 +236,10 @@ async def restore_backup(project: Path, settings: StorageSettings, backup: Path,
         except StorageError as error:
             replaced = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}Z")
             log.warning("%s can't be opened and is moved to %s: %s", path, replaced, error.message)
-            for ending in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    path.with_name(path.name + ending).rename(replaced.with_name(replaced.name + ending))
+            with open_folder(path.parent) as parent:
+                for suffix in DATABASE_SUFFIXES:
+                    with contextlib.suppress(FileNotFoundError):
+                        parent.replace(path.name + suffix, replaced.name + suffix)
     await trio.to_thread.run_sync(_overwrite_database, path, backup)
     BACKENDS[settings.backend](project, settings).close()  # migrates an older schema
     return RestoreResult(counts, replaced)
@@ -238,7 +247,7 @@ async def restore_backup(project: Path, settings: StorageSettings, backup: Path,
 
 async def _load_into_fresh_store(backup: Path, project: Path, settings: StorageSettings, folder: Path) -> None:
     """Copy a backup into a new store; the backup itself is only read."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     copy = folder / f".{backup.name}.restoring"
     try:
         await trio.to_thread.run_sync(_overwrite_database, copy, backup)
@@ -252,12 +261,12 @@ async def _load_into_fresh_store(backup: Path, project: Path, settings: StorageS
 
 
 def _overwrite_database(path: Path, source: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     read_write = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     with (
         translate_errors(path),
-        _open_database(str(source), apsw.SQLITE_OPEN_READONLY) as old,
-        _open_database(str(path), read_write) as new,
+        _open_database(source, apsw.SQLITE_OPEN_READONLY) as old,
+        _open_database(path, read_write) as new,
         new.backup("main", old, "main") as copying,
     ):
         copying.step(-1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from typing import Any, Literal, TypeVar, cast, get_origin
 import apsw
 import msgspec
 
+from chora.disk import keep_private, unsafe_path_error
 from chora.errors import StorageError, io_details
+from chora.nofollow import CREATE, UnsafePath, check_file, open_folder
 from chora.store.records import (
     Completion,
     Cost,
@@ -81,9 +84,10 @@ class StatementTimeout:
 def has_wal(path: Path) -> bool:
     """Whether the WAL of a database holds changes: a process has it open, or was killed."""
     try:
-        return path.with_name(f"{path.name}-wal").stat().st_size > 0
+        status = check_file(path.with_name(f"{path.name}-wal"))
     except OSError:
         return False
+    return status is not None and status.st_size > 0
 
 
 def file_identity(path: Path | None) -> tuple[int, int] | None:
@@ -91,16 +95,53 @@ def file_identity(path: Path | None) -> tuple[int, int] | None:
     if path is None:
         return None
     try:
-        status = path.stat()
+        status = check_file(path)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return None if status is None else (status.st_dev, status.st_ino)
 
 
-def connect(place: str, flags: int) -> apsw.Connection:
-    db = apsw.Connection(place, flags | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""The database, and the files that SQLite keeps beside it."""
+
+
+def connect(place: Path | str, flags: int, *, parameters: str = "") -> apsw.Connection:
+    """Open a database: the only place that does.
+
+    SQLite follows no link to it (SQLITE_OPEN_NOFOLLOW), nor to the files beside it. A pipe in the place of one of them
+    would block, so all of them are looked at first. A new database is readable by its owner alone, and SQLite gives
+    the files beside it the same permissions.
+
+    Args:
+        place: the file; text is the URI of a database in memory.
+        flags: how, `SQLITE_OPEN_…`.
+        parameters: those of a URI, such as `mode=ro`.
+
+    Raises:
+        UnsafePath: a link leads there, or something else than a file is there.
+        apsw.Error: SQLite refuses.
+    """
+    if isinstance(place, Path):
+        with open_folder(place.parent) as folder:
+            found = [folder.check_file(place.name + suffix) for suffix in DATABASE_SUFFIXES]
+            if found[0] is None and flags & apsw.SQLITE_OPEN_CREATE:
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    os.close(folder.open_file(place.name, CREATE))
+        flags |= apsw.SQLITE_OPEN_NOFOLLOW
+        if parameters:
+            flags, place = flags | apsw.SQLITE_OPEN_URI, f"{place.absolute().as_uri()}?{parameters}"
+    db = apsw.Connection(str(place), flags)
     db.set_busy_timeout(BUSY_TIMEOUT)
     return db
+
+
+def keep_store_private(path: Path) -> None:
+    """Take permissions of others from a database, the files beside it, and the folder `.chora`, which holds nothing
+    else than chora's own; another folder may hold other things."""
+    for suffix in DATABASE_SUFFIXES:
+        keep_private(path.with_name(path.name + suffix))
+    if path.parent.name == ".chora":
+        keep_private(path.parent)
 
 
 def migrate_schema(db: apsw.Connection, path: Path | None) -> None:
@@ -232,6 +273,8 @@ def translate_errors(path: Path | None) -> Generator[None]:
             storage_path=str(path),
             error_type=type(error).__name__,
         ) from error
+    except UnsafePath as error:
+        raise unsafe_path_error(error) from error
     except OSError as error:
         raise StorageError(
             f"The database folder of {path} can't be created: {error.strerror}.",

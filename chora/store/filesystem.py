@@ -32,9 +32,19 @@ from typing import Any, TypeVar, cast
 import msgspec
 import trio
 
-from chora.disk import check_free_space, file_name, make_folder, replace_file, sync_folder
+from chora.disk import (
+    check_free_space,
+    delete_file,
+    file_name,
+    keep_private,
+    make_folder,
+    replace_file,
+    sync_folder,
+    unsafe_path_error,
+)
 from chora.errors import InvalidInput, StorageError, io_details
 from chora.locks import file_lock
+from chora.nofollow import UnsafePath, check_file, list_entries, open_folder, read_file
 from chora.store.ids import id_after, time_of_id
 from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, JournalKind
 from chora.store.records import (
@@ -110,6 +120,7 @@ class FilesystemStore:
         self._highest: str | None = None
         with self._translate_errors():
             make_folder(folder)
+            keep_private(folder)  # and so everything in it, whatever its own permissions
             with self._exclusive():
                 pass  # finishes an interrupted deletion, and fails if the folder can't be written
 
@@ -222,10 +233,10 @@ class FilesystemStore:
 
     def _all_content_folders(self) -> list[ContentFolder]:
         try:
-            with os.scandir(self._root / "content") as found:
-                return [self._content_folder_at(Path(entry.path)) for entry in found if not entry.name.startswith(".")]
+            entries = list_entries(self._root / "content")
         except FileNotFoundError:
             return []
+        return [self._content_folder_at(Path(entry.path)) for entry in entries if not entry.name.startswith(".")]
 
     def _summaries(self, content_id: str) -> Iterator[tuple[CachedFolder[VersionSummary], VersionSummary]]:
         for version_id, folder in self._content_folder(content_id).version_folders().items():
@@ -263,8 +274,7 @@ class FilesystemStore:
         def delete() -> None:
             path = self._draft_path(draft_id)
             if load_file(path, parse_draft) is not None:
-                path.unlink()
-                sync_folder(path.parent)
+                delete_file(path, durably=True)
 
         await self._write(delete)
 
@@ -459,6 +469,8 @@ class FilesystemStore:
             raise StorageError(f"The store in {self._root} is closed.", None, storage_path=str(self._root))
         try:
             yield
+        except UnsafePath as error:
+            raise unsafe_path_error(error) from error
         except OSError as error:
             raise StorageError(
                 f"The store in {self._root} failed: {error.strerror or error}.",
@@ -491,7 +503,7 @@ class FilesystemStore:
     def _exclusive(self) -> Generator[None]:
         """Hold the write lock, after finishing a deletion that another process was killed in."""
         with file_lock(self._root / ".lock"):
-            if self._deleting.exists():
+            if check_file(self._deleting) is not None:
                 self._finish_deletion()
             yield
 
@@ -501,11 +513,11 @@ class FilesystemStore:
         name = version_file_name(version.version_id)
         with self._cache_lock:
             folder = self._folder_for(version)
-        if folder.path.joinpath(name).exists() and load_file(folder.path / name, parse_version) is None:
+        if check_file(folder.path / name) is not None and load_file(folder.path / name, parse_version) is None:
             raise foreign_file_error(folder.path / name)
         replace_file(folder.path / name, [encode_pretty(version_to_file(version))])
         if elsewhere is not None and elsewhere.path != folder.path:
-            (elsewhere.path / name).unlink()
+            delete_file(elsewhere.path / name)
             self._write_folder_metadata(elsewhere)
         self._write_folder_metadata(folder)
 
@@ -542,10 +554,11 @@ class FilesystemStore:
             }
             replace_file(description, [encode_pretty(about)], durably=False)  # it can be derived again
         elif not names:
-            description.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it holds files that aren't ours
-                folder.path.rmdir()
-                folder.path.parent.rmdir()
+                delete_file(description)
+                for each in (folder.path, folder.path.parent):
+                    with open_folder(each.parent) as above:
+                        above.delete_folder(each.name)
 
     def _finish_deletion(self) -> None:
         deletion = load_file(self._deleting, parse_deletion)
@@ -565,16 +578,15 @@ class FilesystemStore:
                     path, [encode_pretty(version_to_file(msgspec.structs.replace(version, body="", deleted=True)))]
                 )
             else:
-                path.unlink()
+                delete_file(path)
         for folder in {folder.path: folder for _, folder in chosen}.values():
             sync_folder(folder.path)
             self._write_folder_metadata(folder)
-        self._deleting.unlink()
-        sync_folder(self._root)
+        delete_file(self._deleting, durably=True)
 
     def _put_draft(self, draft: Draft) -> None:
         path = self._draft_path(draft.draft_id)
-        if path.exists() and load_file(path, parse_draft) is None:
+        if check_file(path) is not None and load_file(path, parse_draft) is None:
             raise foreign_file_error(path)
         replace_file(path, [encode_pretty(draft)])
 
@@ -594,7 +606,7 @@ class FilesystemStore:
 
     def _recorded_id(self) -> str:
         with contextlib.suppress(FileNotFoundError, InvalidInput, UnicodeDecodeError):
-            noted = (self._root / "last-version-id").read_text("ascii").strip()
+            noted = read_file(self._root / "last-version-id").decode("ascii").strip()
             time_of_id(noted)
             return noted
         return ""

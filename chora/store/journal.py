@@ -24,6 +24,7 @@ from msgspec import Struct
 from chora.disk import append_to_file, replace_file
 from chora.errors import StorageError
 from chora.nesting import check_json_structure
+from chora.nofollow import open_file
 from chora.store.records import Completion, Cost, Event, Job, Output, Record, Sample, Trace
 from chora.store.store import TRACES_KEPT
 
@@ -197,12 +198,13 @@ class Journal:
         """Open the file, with everything indexed that was written to it up to now."""
         with self._lock:
             try:
-                file = FileIO(self.path)  # unbuffered: most reads are of one line
+                file = FileIO(open_file(self.path))  # unbuffered: most reads are of one line
+                is_there = True
             except FileNotFoundError:
                 self._reset(-1, b"")
-                file = FileIO(os.devnull)
+                file, is_there = FileIO(os.devnull), False
             with file:
-                if file.name != os.devnull:
+                if is_there:
                     self._catch_up(file)
                 yield file
 

@@ -21,10 +21,11 @@ from typing import Literal, NamedTuple
 
 import apsw
 
-from chora.disk import sync_folder
+from chora.disk import delete_file
 from chora.errors import StorageError, io_details
+from chora.nofollow import UnsafePath, open_file, open_folder, read_file, temporary_folder
 from chora.store.backup import BACKUP_NAMES, verify_backup
-from chora.store.database import APPLICATION_ID, BUSY_TIMEOUT, has_wal, migrations
+from chora.store.database import APPLICATION_ID, connect, has_wal, migrations
 from chora.store.salvage import HEADER_LENGTH, SalvageResult, salvage_database
 from chora.wording import list_quantities
 
@@ -51,12 +52,10 @@ def examine_database(path: Path) -> DatabaseCondition:
     """Check all of a database; it and the files beside it stay unchanged."""
     if not os.path.lexists(path):
         return DatabaseCondition("missing", f"There is no {path} yet; the first write creates it.")
-    if not path.is_file():
-        remedy = "Point the setting storage.path at another place."
-        return DatabaseCondition("foreign", f"{path} is not a file.", remedy)
     try:
-        with path.open("rb") as file:
-            is_empty = not file.read(1)
+        is_empty = not read_file(path, 1)
+    except UnsafePath as error:
+        return DatabaseCondition("foreign", f"{error.strerror}.", error.hint)
     except OSError as error:
         remedy = "Check the permissions of the file and its folder."
         return DatabaseCondition("unreadable", f"{path} can't be read: {error.strerror}.", remedy)
@@ -78,8 +77,7 @@ def examine_database(path: Path) -> DatabaseCondition:
 
 def _check_header(path: Path) -> DatabaseCondition | None:
     """The condition, if the header says that the database isn't ours or is newer; damage of the rest doesn't matter."""
-    with path.open("rb") as file:
-        header = file.read(HEADER_LENGTH)
+    header = read_file(path, HEADER_LENGTH)
     if not header.startswith(b"SQLite format 3\0"):
         return None
     version, newest = int.from_bytes(header[60:64], "big"), migrations()[-1][0]
@@ -98,9 +96,8 @@ def _check_header(path: Path) -> DatabaseCondition | None:
 def _check_integrity(path: Path) -> DatabaseCondition:
     # Without a WAL the file is complete; immutable=1 keeps SQLite from creating files beside it.
     how = "mode=ro" if has_wal(path) else "mode=ro&immutable=1"
-    db = apsw.Connection(f"{path.absolute().as_uri()}?{how}", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    db = connect(path, apsw.SQLITE_OPEN_READONLY, parameters=how)
     try:
-        db.set_busy_timeout(BUSY_TIMEOUT)
         if db.pragma("application_id") != APPLICATION_ID:
             if not db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall():
                 return DatabaseCondition("missing", f"{path} is empty; the first write fills it.")
@@ -137,8 +134,8 @@ def preview_salvage(path: Path) -> SalvageResult:
     Raises:
         StorageError: no record can be read.
     """
-    with tempfile.TemporaryDirectory(prefix="chora-") as folder:
-        return salvage_database(path, Path(folder) / "saved.db")
+    with temporary_folder(Path(os.path.realpath(tempfile.gettempdir())), "chora-") as folder:
+        return salvage_database(path, folder / "saved.db")
 
 
 def describe_salvage(saved: SalvageResult) -> str:
@@ -151,10 +148,8 @@ def describe_salvage(saved: SalvageResult) -> str:
 
 def _restore_advice(path: Path) -> str | None:
     """How to restore the newest backup in the default folder, if there is one."""
-    with contextlib.suppress(OSError):
-        if names := sorted(
-            each.name for each in (path.parent / "backups").iterdir() if BACKUP_NAMES.fullmatch(each.name)
-        ):
+    with contextlib.suppress(OSError), open_folder(path.parent / "backups") as folder:
+        if names := sorted(name for name in folder.names() if BACKUP_NAMES.fullmatch(name)):
             return f"Restore a backup: `chora restore {path.parent / 'backups' / names[-1]}`."
     return None
 
@@ -163,7 +158,7 @@ def count_lost_pages(path: Path) -> int:
     """Count the pages in a WAL that follow a damaged frame; SQLite ignores them."""
     log = path.with_name(f"{path.name}-wal")
     try:
-        with log.open("rb") as file:
+        with open(open_file(log), "rb") as file:
             head = file.read(WAL_HEADER_LENGTH)
             if len(head) < WAL_HEADER_LENGTH or int.from_bytes(head[:4], "big") & ~1 != WAL_MAGIC:
                 return 0
@@ -218,14 +213,14 @@ def repair_database(path: Path) -> RepairResult:
     try:
         saved = salvage_database(path, fresh)
         verify_backup(fresh)
-        with _exclusive_access(path):
+        with _exclusive_access(path), open_folder(path.parent) as folder:
             _sync_file(fresh)
-            os.link(path, replaced)
-            for ending in ("-wal", "-shm"):  # the WAL of the damaged one must not be applied to the new one
+            folder.link(path.name, replaced.name)
+            for suffix in ("-wal", "-shm"):  # the WAL of the damaged one must not be applied to the new one
                 with contextlib.suppress(FileNotFoundError):
-                    path.with_name(path.name + ending).rename(replaced.with_name(replaced.name + ending))
-            fresh.replace(path)
-            sync_folder(path.parent)
+                    folder.replace(path.name + suffix, replaced.name + suffix)
+            folder.replace(fresh.name, path.name)
+            folder.sync()
     except OSError as error:
         raise StorageError(
             f"{path} couldn't be repaired: {error.strerror}.",
@@ -233,12 +228,12 @@ def repair_database(path: Path) -> RepairResult:
             **io_details(error, storage_path=str(path)),
         ) from error
     finally:
-        fresh.unlink(missing_ok=True)
+        delete_file(fresh)
     return RepairResult(saved._replace(path=path), replaced)
 
 
 def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = open_file(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -257,7 +252,7 @@ def _exclusive_access(path: Path) -> Generator[None]:
         return
     import fcntl
 
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = open_file(path, os.O_RDWR)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, *SHARED_LOCK_BYTES)

@@ -10,8 +10,7 @@ text that doesn't match its hash counts as damaged, too.
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
+import os
 from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -23,7 +22,8 @@ import msgspec
 
 from chora.errors import StorageError, io_details
 from chora.hashing import sha256
-from chora.store.database import PAGE_SIZE, TABLES, put_record, record_of, translate_errors
+from chora.nofollow import check_file, copy_file, move_file, open_file, read_file, temporary_folder
+from chora.store.database import PAGE_SIZE, TABLES, connect, put_record, record_of, translate_errors
 from chora.store.records import Record, Version
 from chora.store.sqlite import SqliteStore
 
@@ -50,16 +50,16 @@ def salvage_database(damaged: Path, target: Path) -> SalvageResult:
         StorageError: no record of ours can be read, or the new database can't be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".salvaging-") as folder:
-            copy, made = Path(folder) / "damaged.db", Path(folder) / "saved.db"
-            for ending in ("", "-wal"):
+        with temporary_folder(target.parent, ".salvaging-") as folder:
+            copy, made = folder / "damaged.db", folder / "saved.db"
+            for suffix in ("", "-wal"):
                 with contextlib.suppress(FileNotFoundError):
-                    shutil.copyfile(damaged.with_name(damaged.name + ending), copy.with_name(copy.name + ending))
+                    copy_file(damaged.with_name(damaged.name + suffix), copy.with_name(copy.name + suffix))
             SqliteStore(made).close()
             with translate_errors(made), _open_database(made) as new:
                 done = _copy_records(damaged, copy, made, new)
                 new.execute("PRAGMA journal_mode = DELETE")
-            made.replace(target)
+            move_file(made, target)
     except OSError as error:
         raise StorageError(
             f"What can be read of {damaged} couldn't be written to {target.parent}: {error.strerror}.",
@@ -90,7 +90,7 @@ def _copy_records(damaged: Path, copy: Path, made: Path, new: apsw.Connection) -
 
 @contextmanager
 def _open_database(path: Path) -> Generator[apsw.Connection]:
-    db = apsw.Connection(str(path), apsw.SQLITE_OPEN_READWRITE)
+    db = connect(path, apsw.SQLITE_OPEN_READWRITE)
     try:
         yield db
     finally:
@@ -102,8 +102,9 @@ def _open_database(path: Path) -> Generator[apsw.Connection]:
 
 def _rebuild_header(copy: Path, fresh: Path) -> None:
     """Replace the header by that of a new database, with the size of the damaged file."""
-    pages = max(1, copy.stat().st_size // PAGE_SIZE)
-    header = bytearray(fresh.read_bytes()[:HEADER_LENGTH])
+    status = check_file(copy)
+    pages = max(1, (status.st_size if status else 0) // PAGE_SIZE)
+    header = bytearray(read_file(fresh, HEADER_LENGTH))
     header[28:32] = pages.to_bytes(4, "big")
     header[32:40] = bytes(8)  # no freelist: nothing will be written
     header[92:96] = header[24:28]  # version-valid-for must equal the change counter, or SQLite ignores the size
@@ -113,12 +114,12 @@ def _rebuild_header(copy: Path, fresh: Path) -> None:
 def _rebuild_first_page(copy: Path, fresh: Path) -> None:
     """Replace all of the first page by that of a new database: unless the schema was changed since, the root pages of
     its tables have the same numbers."""
-    _overwrite(copy, fresh.read_bytes()[:PAGE_SIZE])
+    _overwrite(copy, read_file(fresh, PAGE_SIZE))
     _rebuild_header(copy, fresh)
 
 
 def _overwrite(path: Path, data: bytes) -> None:
-    with path.open("r+b") as file:
+    with open(open_file(path, os.O_RDWR), "r+b") as file:
         file.write(data)
 
 

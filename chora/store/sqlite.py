@@ -25,7 +25,7 @@ import apsw
 import msgspec
 import trio
 
-from chora.disk import check_free_space
+from chora.disk import check_free_space, make_folder
 from chora.errors import StorageError
 from chora.store.database import (
     TABLES,
@@ -34,6 +34,7 @@ from chora.store.database import (
     connect,
     file_identity,
     has_wal,
+    keep_store_private,
     migrate_schema,
     put_record,
     record_of,
@@ -133,8 +134,10 @@ class SqliteStore:
                 # Shared by both connections: a single one couldn't read while the writer thread writes.
                 place, flags = f"file:/{secrets.token_hex(8)}?vfs=memdb", apsw.SQLITE_OPEN_URI
             else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                place, flags = str(path), 0
+                make_folder(path.parent)
+                keep_store_private(path)
+                place, flags = path, 0
+            flags |= apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
             self.address, self.flags = place, flags
             was_left_open = path is not None and has_wal(path)
             self._writer = connect(place, flags)

@@ -17,6 +17,7 @@ from chora.disk import file_name
 from chora.errors import StorageError
 from chora.file_stamps import FileStamp, is_at_rest
 from chora.nesting import check_json_structure
+from chora.nofollow import list_entries, read_file
 from chora.store.records import (
     Draft,
     Version,
@@ -80,7 +81,7 @@ class CachedFolder(Generic[T]):
     def file_names(self) -> list[str]:
         """The names of the current files, sorted."""
         try:
-            modified = self.path.stat().st_mtime_ns
+            modified = _modified(self.path)
             if modified != self._trusted:
                 self._stamps = self._scan()
                 self._trusted = modified if is_at_rest(modified) else -1
@@ -90,12 +91,10 @@ class CachedFolder(Generic[T]):
 
     def _scan(self) -> dict[str, FileStamp]:
         stamps: dict[str, FileStamp] = {}
-        with os.scandir(self.path) as found:
-            for entry in found:
-                if self._pattern.fullmatch(entry.name):
-                    with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
-                        status = entry.stat(follow_symlinks=False)
-                        stamps[entry.name] = FileStamp.of(status)
+        for entry in list_entries(self.path):
+            if self._pattern.fullmatch(entry.name):
+                with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
+                    stamps[entry.name] = FileStamp.of(entry.stat(follow_symlinks=False))
         return stamps
 
     def read_file(self, name: str) -> T | None:
@@ -118,7 +117,7 @@ class CachedFolder(Generic[T]):
 def load_file(path: Path, parse: Callable[[bytes, str], T]) -> T | None:
     """Parse a file; None if it doesn't exist, and None with a warning if it is invalid."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         check_json_structure(data)
         return parse(data, path.name)
     except FileNotFoundError:
@@ -126,6 +125,11 @@ def load_file(path: Path, parse: Callable[[bytes, str], T]) -> T | None:
     except msgspec.DecodeError as error:
         log.warning("%s can't be decoded; it is ignored and left unchanged: %s", path, error)
         return None
+
+
+def _modified(folder: Path) -> int:
+    """When a folder was last changed; not through a link, which could be changed without a trace."""
+    return os.lstat(folder).st_mtime_ns
 
 
 class ContentFolder:
@@ -139,10 +143,11 @@ class ContentFolder:
     def numbered_folders(self) -> dict[int, CachedFolder[VersionSummary]]:
         """The folders by number."""
         try:
-            modified = self.path.stat().st_mtime_ns
+            modified = _modified(self.path)
             if modified != self._trusted:
-                with os.scandir(self.path) as found:
-                    numbers = [int(form[1]) for each in found if (form := _NUMBERED_FOLDER.fullmatch(each.name))]
+                numbers = [
+                    int(form[1]) for each in list_entries(self.path) if (form := _NUMBERED_FOLDER.fullmatch(each.name))
+                ]
                 self._folders = {
                     number: self._folders.get(number)
                     or CachedFolder(self.path / f"v{number}", VERSION_FILE_NAME, parse_summary)

@@ -16,7 +16,7 @@ from chora.engine.building.content import BuiltContent, build_content, gather_co
 from chora.engine.building.gather import GenerationInputs
 from chora.engine.engine import Engine
 from chora.engine.merging import count_changes
-from chora.errors import Forbidden
+from chora.errors import Forbidden, without_folders
 from chora.generators.generator import GeneratedText
 from chora.hashing import sha256
 from chora.llm import ModelNotAsked
@@ -90,7 +90,7 @@ def _generated_content(engine: Engine, result: BuiltContent, call: Call, started
         metadata=GenerationMetadata(
             context_variables=result.variables,
             ephemeral_stored=True,
-            storage_path=str(engine.store.path or ":memory:"),
+            storage_path=without_folders(str(engine.store.path or ":memory:")),
             generator_version=version.generator_version,
             version_id=version.version_id,
             generated_at=version.generated_at,

@@ -21,6 +21,7 @@ from chora.errors import ChoraError, PermissionDenied
 from chora.file_stamps import FileStamp
 from chora.files import FILES_LIMIT
 from chora.model import KINDS, Kind
+from chora.nofollow import list_entries
 from chora.protocol.server import McpServer
 from chora.resources import config_uri, manifest_files, manifest_uri, template_uri
 
@@ -224,14 +225,15 @@ class FileWatcher:
         while waiting:
             current = waiting.pop()
             try:
-                with os.scandir(self._absolute_path(current)) as entries:
-                    for entry in entries:
-                        if entry.name.startswith("."):
-                            continue
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(f"{current}/{entry.name}")
-                        elif len(files) < FILES_LIMIT and (stamp := _stamp_of(entry)):
-                            files[f"{current}/{entry.name}"] = stamp
+                # A folder of configs may itself be a link; below it, no link to a folder is followed.
+                absolute = os.path.realpath(self._absolute_path(current))
+                for entry in list_entries(absolute, is_checked=True):
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{current}/{entry.name}")
+                    elif len(files) < FILES_LIMIT and (stamp := _stamp_of(entry)):
+                        files[f"{current}/{entry.name}"] = stamp
             except OSError:
                 folders.add(self._nearest_folder(current))
             else:

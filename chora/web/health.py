@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -11,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from chora import __version__, this_process
-from chora.errors import ChoraError
+from chora.errors import ChoraError, without_folders
 from chora.watch.uptime import measure_uptime
 from chora.web.status import ServerState, ServerStatus
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from chora.metrics import Metrics
     from chora.store import Store
     from chora.transport.http_server import HttpServer
@@ -31,13 +28,11 @@ class HealthStatus:
 
     Args:
         store: the store of the project.
-        root: the project folder, which public answers don't name.
         metrics: where calls and sessions are counted.
     """
 
-    def __init__(self, store: Store, root: Path, metrics: Metrics) -> None:
+    def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
-        self._root = root
         self._metrics = metrics
         self._started = time.monotonic()
         self.state: ServerState = "starting"
@@ -59,7 +54,12 @@ class HealthStatus:
     async def status(self) -> ServerStatus:
         """The status now; whether the store can be written to is tried."""
         state, reasons = self.state, list[str]()
-        store: dict[str, Any] = {"path": str(self._store.path), "versions": 0, "drafts": 0, "outputs": 0}
+        store: dict[str, Any] = {
+            "path": without_folders(str(self._store.path)),
+            "versions": 0,
+            "drafts": 0,
+            "outputs": 0,
+        }
         uptime: dict[str, Any] = {"samples": 0, "up": 0, "percent": None, "last": None}
         latency: dict[str, Any] = {}
         if state == "draining":
@@ -71,7 +71,7 @@ class HealthStatus:
             await self._store.check(within=WRITE_CHECK_INTERVAL)
         except ChoraError as error:
             state = "failing" if state == "ready" else state
-            reasons.append(error.message.replace(f"{self._root}{os.sep}", ""))  # /ready needs no token
+            reasons.append(error.message)
         calls: dict[str, int] = {}
         for (_, outcome), count in self._metrics.calls.values.items():
             calls[outcome] = calls.get(outcome, 0) + int(count)

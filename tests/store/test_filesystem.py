@@ -22,6 +22,7 @@ from chora import disk, locks
 from chora.disk import file_name
 from chora.errors import StorageError
 from chora.file_stamps import is_at_rest
+from chora.nofollow import OpenFolder
 from chora.store import Output, Version, journal
 from chora.store.filesystem import FilesystemStore
 from chora.store.version_files import version_file_name, version_id_of
@@ -429,12 +430,12 @@ async def test_a_crash_between_write_and_rename_leaves_the_old_file(root: Path, 
     saved = await store.add_version(version())
     await store.save_draft(draft("d", description="old"))
 
-    def die(self: Path, target: Path) -> None:
+    def die(self: OpenFolder, old: str, new: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", die)
-        patched.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+        patched.setattr(OpenFolder, "replace", die)
+        patched.setattr(OpenFolder, "delete_file", lambda self, name: None)
         for write in (
             lambda: disk.replace_file(root / "drafts" / "d.json", [b"{}"]),
             lambda: disk.replace_file(

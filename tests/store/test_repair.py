@@ -18,8 +18,7 @@ import trio
 
 from chora.errors import StorageError
 from chora.hashing import sha256
-from chora.store import Draft, Output, SqliteStore, Version
-from chora.store import repair as repairing
+from chora.store import Draft, Output, SqliteStore, Version, database
 from chora.store.database import migrations
 from chora.store.repair import count_lost_pages, examine_database, repair_database
 from chora.store.salvage import salvage_database
@@ -362,7 +361,7 @@ def test_a_repair_that_finds_no_space_leaves_everything(path: Path, monkeypatch:
     _index(path)
     before = path.read_bytes()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "link", fail)
@@ -385,7 +384,7 @@ def test_a_database_without_an_application_id_is_checked_by_its_tables(tmp_path:
 
 def test_a_database_that_is_locked_by_another_process_is_not_diagnosed(path: Path, monkeypatch: pytest.MonkeyPatch):
     """That process will release the lock."""
-    monkeypatch.setattr(repairing, "BUSY_TIMEOUT", 50)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     holder = apsw.Connection(str(path))
     holder.execute("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; DELETE FROM drafts; COMMIT").fetchall()
     condition = examine_database(path)

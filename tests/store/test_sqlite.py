@@ -480,7 +480,7 @@ def _folder(path: Path) -> None:
         (_newer, r"was written by a newer chora \(schema 9999, this one knows \d+\)", "Install the newer chora"),
         (_text, "file is not a database", "Move it away or restore a backup"),
         (_damaged, "malformed", "restore a backup"),
-        (_folder, "unable to open", "Check that the folder exists"),
+        (_folder, "is a folder, which is never opened", "storage.path"),
     ],
 )
 def test_foreign_databases_are_refused(path: Path, make: Callable[[Path], None], says: str, hint: str):
@@ -501,7 +501,7 @@ def test_a_folder_that_can_t_be_made_is_reported(path: Path):
     with pytest.raises(StorageError, match="can't be created") as caught:
         SqliteStore(path)
     assert "storage.path" in str(caught.value.hint)
-    assert caught.value.details["error_type"] == "FileExistsError"
+    assert caught.value.details["error_type"] == "NotADirectoryError"
     assert path.parent.read_text() == "a file"
 
 

@@ -141,7 +141,7 @@ async def test_generate_content(ask: Asking, greeting: Project, engine: Engine, 
         "metadata": {
             "context_variables": ["name"],
             "ephemeral_stored": True,
-            "storage_path": str(greeting.root / ".chora/storage.db"),
+            "storage_path": ".chora/storage.db",
             "generator_version": "1.0.0",
             "version_id": version.version_id,
             "generated_at": version.generated_at,

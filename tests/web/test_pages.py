@@ -75,7 +75,7 @@ async def test_metrics_are_what_prometheus_scrapes(http_client: OpenHttpClient):
 async def test_a_draining_server_is_not_ready(hello: Project):
     """503 on connections that are still open, so that clients go elsewhere."""
     async with open_engine(hello.root, settings.load(hello.root, {}).settings) as engine:
-        life = HealthStatus(engine.store, engine.folder.root, Metrics())
+        life = HealthStatus(engine.store, Metrics())
         assert (await life.status()).state == "starting"
         life.state = "draining"
         assert (await life.status()).reasons == ["The server is stopping."]

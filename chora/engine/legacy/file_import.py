@@ -150,6 +150,7 @@ class FileImport:
     async def _write_if_absent(self, path: str, target: str, data: bytes) -> bool:
         """Write a file that isn't there; returns whether it was written, or would be."""
         try:
+            self._state.new_project.check_writable(target)
             existing = self._state.new_project.read_bytes(target, limit=10 * CONFIG_LIMIT)
         except FileNotFoundError:
             pass

@@ -77,7 +77,7 @@ async def _finish(state: ImportState, files: FileImport, history: HistoryImport,
         state.skip_file("chora.toml", "Settings aren't taken over; compare the two with `chora config`.")
     has_settings = (state.new_project.root / "chora.toml").exists()
     if not has_settings and not state.dry_run:
-        await state.new_project.write_file("chora.toml", IMPORTED_SETTINGS.encode())
+        await Folder(state.new_project.root).write_file("chora.toml", IMPORTED_SETTINGS.encode())
     if has_settings and is_strict and is_another:
         warnings.append(
             "The settings of this project make undefined names in templates errors, which they weren't: "
