@@ -237,6 +237,12 @@ def http_client(hello: Project, serve: Serve) -> OpenHttpClient:
     return start
 
 
+def file_identity(path: Path) -> tuple[int, int, int]:
+    """What shows that a file was written again; when it was last read doesn't count."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 @contextlib.contextmanager
 def unchanged(project: Project) -> Generator[None]:
     """Whatever happens inside leaves every file as it was."""

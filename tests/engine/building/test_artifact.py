@@ -52,7 +52,7 @@ from chora.model import ArtifactConfig
 from chora.render.pool import RenderPool
 from chora.store import Output, SqliteStore
 from chora.timestamps import now
-from tests.conftest import Project, artifact, child, content, requirement, text, unchanged
+from tests.conftest import Project, artifact, child, content, file_identity, requirement, text, unchanged
 from tests.engine.building.test_content import Model
 from tests.patience import PATIENCE
 
@@ -106,10 +106,10 @@ async def test_children_are_composed_and_written(sheet: Project, engine: Engine)
 async def test_an_unchanged_artifact_is_skipped(sheet: Project, engine: Engine):
     """Its file is compared with what would be written, not only looked for; then it isn't touched."""
     await run(engine)
-    before = (sheet.root / "outputs/sheet.md").stat()
+    before = file_identity(sheet.root / "outputs/sheet.md")
     again = await run(engine)
     assert (again.status, [piece.generated for piece in again.pieces.pieces]) == ("skipped", [False, False])
-    assert (sheet.root / "outputs/sheet.md").stat() == before
+    assert file_identity(sheet.root / "outputs/sheet.md") == before
     sheet.save(text("two", "Changed\n"))
     changed = await run(engine)
     assert (changed.status, sheet.read("outputs/sheet.md")) == ("reassembled", "One\n\nChanged\n")
@@ -887,11 +887,11 @@ async def test_an_edit_and_a_change_are_merged(lines: Project, engine: Engine):
     assert made.status == "reassembled"
     assert made.size == len(merged)
     assert made.pieces.warnings == [f"{SHEET} was edited by hand; the edit was merged"]
-    before = (lines.root / SHEET).stat()
+    before = file_identity(lines.root / SHEET)
     assert (await run(engine, context={"a": "A"})).status == "skipped"
     forced = await run(engine, context={"a": "A"}, force=True)
     assert forced.status == "reassembled"
-    assert (lines.root / SHEET).stat() == before
+    assert file_identity(lines.root / SHEET) == before
     await run(engine, context={"a": "A", "b": "B"})
     assert lines.read(SHEET) == merged.replace("five ", "five B")
     await run(engine, context={"a": "", "b": "B"})
