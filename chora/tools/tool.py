@@ -23,9 +23,9 @@ from msgspec import Meta, Struct
 from chora.access import Scope
 from chora.engine.building.context import json_type
 from chora.engine.engine import Engine
-from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput
+from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput, LimitExceeded
 from chora.hashing import digest_of
-from chora.nesting import DEPTH_LIMIT, check_json_structure, decode_json, is_too_deep
+from chora.nesting import DEPTH_LIMIT, TooManyValues, check_json_structure, decode_json, is_too_deep
 from chora.protocol.types import Call, InputRequired, Link, Progress, ToolAnswer
 from chora.secrets import redact
 
@@ -176,6 +176,7 @@ class Tool:
 
         Raises:
             InvalidInput: they don't fit; the details name the path and the expectation.
+            LimitExceeded: they hold too many values.
         """
         try:
             check_json_structure(encoded)
@@ -185,6 +186,8 @@ class Tool:
                 if (unpacked := _unpack_strings(encoded)) is None:
                     raise
                 return self._decoder.decode(unpacked)
+        except TooManyValues as error:
+            raise _too_many_values(f"The arguments of {self.name}", error) from None
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             problem, _, path = str(error).partition(" - at `")
             path = path.rstrip("`") or "$"
@@ -408,10 +411,13 @@ def parse_object(value: Any, parameter: str) -> dict[str, Any]:
 
     Raises:
         InvalidContext: it is something else, or a string that isn't the JSON of an object.
+        LimitExceeded: it holds too many values.
     """
     if isinstance(value, str):
         try:
             value = decode_json(value) if value.strip() else None
+        except TooManyValues as error:
+            raise _too_many_values(parameter, error) from None
         except msgspec.DecodeError as error:
             raise InvalidContext(
                 f"{parameter} is a string that is not JSON: {error}.",
@@ -434,6 +440,14 @@ def parse_object(value: Any, parameter: str) -> dict[str, Any]:
             expected_type="object",
         )
     return cast("dict[str, Any]", value)
+
+
+def _too_many_values(what: str, error: TooManyValues) -> LimitExceeded:
+    return LimitExceeded(
+        f"{what} can't be decoded: {error}.",
+        "Put the data into a file, and name it as a source.",
+        limit="arguments.values",
+    )
 
 
 def milliseconds_since(started: float) -> int:

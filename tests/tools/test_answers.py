@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import chora.tools
 from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, GenerationFailed, Internal, InvalidContext, InvalidInput, subclasses
-from chora.nesting import DEPTH_LIMIT
+from chora.nesting import DECODING_VALUES, DEPTH_LIMIT
 from chora.protocol.types import Call
 from chora.tools import MODULES, TOOLS
 from chora.tools.tool import Tool, ToolArguments, ToolResult, parse_context, parse_object, tool
@@ -370,3 +370,15 @@ def test_a_context_has_a_largest_depth():
 def test_an_object_and_its_json_are_the_same_context(data: dict[str, Any]):
     """Whichever form the client sends."""
     assert parse_context(json.dumps(data)) == parse_context(data) == data
+
+
+async def test_arguments_with_too_many_values_are_refused_before_they_are_built(engine: Engine):
+    """As an object and as a string of JSON; the error says where so much data belongs."""
+    many = b"[" + b"0," * DECODING_VALUES + b"0]"
+    for context in (b'{"x": ' + many + b"}", msgspec.json.encode('{"x": ' + many.decode() + "}")):
+        answer = await TOOLS["preview_generation"].run_tool(
+            engine, b'{"content_config_id": "note", "context": ' + context + b"}", Call("test")
+        )
+        error = msgspec.json.decode(answer.body)["error"]
+        assert (error["code"], error["details"]["limit"]) == ("limit_exceeded", "arguments.values")
+        assert "source" in error["hint"]
