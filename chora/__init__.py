@@ -19,15 +19,15 @@ Layers, from top to bottom; a module imports only from layers below its own:
     access metrics logs         tokens and scopes; counters; the log
       decoding                  JSON and YAML text into plain data
     files config_parsing locks  safe file access; raw documents into configs; locks between tasks and processes
-    path_rules                  what may not be read as text, and what may not be written
+    path_rules project          what may not be read as text or written; where the project and its places are
     settings model timestamps   the settings; the config formats; how times are written
       secrets this_process      looking up and redacting secrets; the command line and environment of chora itself
       hashing request_context   how hashes are written; the caller and the trace of a request
       fetch shutdown disk       the HTTP client; how a process ends; durable writes
       file_stamps concurrency   telling a changed file from an unchanged one; bounded concurrency
-      nesting wording           how deeply data may be nested; how counts are written in messages
+      nesting                   how deeply data may be nested
     regular_files               reading files that the settings name
-    errors nofollow             the error classes; opening files without following links
+    errors nofollow wording     the error classes; opening files without following links; counts in messages
 """
 
 __version__ = "0.1.0"

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from chora import __version__, settings, this_process
+from chora import __version__, this_process
 from chora.access import Authenticator, Principal, Tokens
 from chora.engine import retention
 from chora.engine.engine import Engine, open_engine
 from chora.errors import ChoraError
 from chora.metrics import Metrics
+from chora.project import locate, tokens_folder
 from chora.protocol.server import McpServer
 from chora.provider import project_server
 from chora.render import RenderFailed
@@ -98,7 +99,7 @@ async def run_server(
     http, limits = loaded.settings.http, loaded.settings.limits
     found = find_token(reference=http.token, fail_closed=True)
     issuer = Issuer(loaded.settings.oauth) if loaded.settings.oauth.issuer else None
-    tokens = Tokens(settings.tokens_folder(project))
+    tokens = Tokens(tokens_folder(project))
     authenticator = Authenticator(
         http.host,
         found.secret if found else None,
@@ -139,7 +140,7 @@ async def run_server(
             if loaded.settings.backup.every:
                 backup_settings = loaded.settings.backup
                 serve_backup = partial(backup.serve, every=backup_settings.every * 3600, keep=backup_settings.keep)
-                services.start_soon(serve_backup, engine.store, settings.locate(project, backup_settings.folder))
+                services.start_soon(serve_backup, engine.store, locate(project, backup_settings.folder))
             services.start_soon(_watch_files, engine, server)
             services.start_soon(retention.serve, engine)
             health.state = "ready"

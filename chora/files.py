@@ -27,7 +27,8 @@ from chora import nofollow
 from chora.errors import LimitExceeded, PermissionDenied, hide_folder
 from chora.nofollow import CREATE, READ, OpenFolder, UnsafePath, open_folder
 from chora.path_rules import WriteRules, check_readable, relative_names
-from chora.settings import Settings, locate, secret_files
+from chora.project import locate, secret_files
+from chora.settings import Settings
 from chora.wording import printable
 
 CONFIG_LIMIT = 1024 * 1024
@@ -41,7 +42,7 @@ DEPTH_LIMIT = 100
 CONFIG_ROOTS = ("configs", "chora-configs")
 """Where configs are unless the setting `paths.configs` names a folder."""
 NEW_FOLDER = 0o777
-"""The permissions of folders for outputs and configs, which are everybody's business; the umask takes from them."""
+"""The permissions of new folders for outputs and configs, before the umask."""
 
 
 class Folder:
@@ -195,9 +196,7 @@ class Folder:
         inside = text.removeprefix(self._prefix)
         if ".." in inside:
             return None
-        check_readable(
-            inside, self._secret_files
-        )  # without `..`, and links, which are refused here, it is the real path
+        check_readable(inside, self._secret_files)  # with neither `..` nor links, it is the real path
         try:
             with open_folder(self.root) as root:
                 assert root.descriptor is not None
@@ -317,7 +316,7 @@ class Folder:
             folder.sync()
 
     def _shown(self, real: Path) -> str:
-        """A path in a message: relative to the project, because where that lies is nobody else's business (CWE-209)."""
+        """A path in a message: relative to the project, so that clients don't learn where that is (CWE-209)."""
         return printable(real.relative_to(self.root).as_posix())
 
 

@@ -16,14 +16,13 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_orig
 import msgspec
 from msgspec import Meta, Struct
 
-from chora.errors import ProjectNotFound, UsageError, hide_folder, why_unreadable
+from chora.errors import UsageError, hide_folder, why_unreadable
 from chora.regular_files import read_regular_file
+from chora.wording import find_nearest
 
 MIB = 1024 * 1024
 TOML_LIMIT = MIB
 """Bytes of `chora.toml`."""
-SECRET_NAMES = ("CHORA_TOKEN", "ANTHROPIC_API_KEY")
-"""Secrets whose file `NAME_FILE` in the environment may name."""
 
 # The upper bounds keep infinity and what overflows a clock or a C integer out of deadlines and counts.
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -408,10 +407,8 @@ def _parse_toml(file: Path, text: str) -> list[tuple[str, Any, int]]:
 
 
 def _unknown_key(file: Path, key: str, line: int, known: Iterable[str]) -> UsageError:
-    import difflib
-
     elsewhere = [each for each in known if each.partition(".")[2] == key.partition(".")[2]] if "." in key else []
-    near = elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = elsewhere or find_nearest(key, known, count=1, cutoff=0.5)
     return UsageError(
         f"{file}, line {line}: there is no setting {key}.",
         f"Did you mean {near[0]}?" if near else "`chora config` lists every setting.",
@@ -441,87 +438,3 @@ def _find_line(text: str, *key: str) -> int:
 
 def _split_key(dotted: str) -> tuple[str, ...]:
     return tuple(part.strip(" \t\"'") for part in dotted.split("."))
-
-
-# -- the project ----------------------------------------------------------------------------------------------
-
-
-def find_project(folder: str | Path | None = None, env: Mapping[str, str] | None = None) -> Path:
-    """The project folder: `folder`, else `CHORA_PROJECT`, else `CHORA_BASE_PATH`, else the nearest one upward.
-
-    Raises:
-        ProjectNotFound: nothing that looks like a project, or the named folder doesn't exist.
-    """
-    env = os.environ if env is None else env
-    for named, origin in (
-        (folder, "--project"),
-        (env.get("CHORA_PROJECT"), "CHORA_PROJECT"),
-        (env.get("CHORA_BASE_PATH"), "CHORA_BASE_PATH"),
-    ):
-        if named:
-            try:
-                path = Path(named).expanduser().resolve()
-                is_folder = path.is_dir()
-            except (OSError, RuntimeError) as error:  # an inaccessible folder, an unknown ~user, a loop of links
-                raise ProjectNotFound(
-                    f"{origin} names {named}, which can't be reached: {str(error).rstrip('.')}."
-                ) from None
-            if not is_folder:
-                raise ProjectNotFound(
-                    f"{origin} names {path}, which is not a folder.", "Create it with: chora init " + str(path)
-                )
-            return path
-    try:
-        here = Path.cwd()
-    except OSError:
-        raise ProjectNotFound("The current folder is gone.", "Go to one that exists.") from None
-    for marks in (("chora.toml",), ("configs", "chora-configs", ".chora")):
-        for candidate in (here, *here.parents):
-            if any(_exists(candidate / mark) for mark in marks):
-                return candidate
-    raise ProjectNotFound(
-        f"There is no chora project in {here} or above it.",
-        "Make one with `chora init`, or name one with --project or CHORA_PROJECT.",
-        searched=str(here),
-    )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a folder above that we may not access
-        return False
-
-
-def locate(project: Path, place: str) -> Path:
-    """The absolute path of a file or folder of chora's own that a setting names, for `chora.nofollow` to open.
-
-    Inside the project no link is followed. To a place elsewhere, which a setting must name, links may lead.
-    """
-    root = Path(os.path.realpath(project))
-    path = Path(os.path.normpath(root / place))
-    if root in path.parents:
-        return path
-    path = Path(os.path.realpath(path.parent)) / path.name
-    hide_folder(path.parent)
-    return path
-
-
-def secret_files(project: Path, settings: Settings, env: Mapping[str, str] | None = None) -> list[Path]:
-    """The files that hold secrets by the settings and the environment: `file:` references, TLS keys, `NAME_FILE`."""
-    env = os.environ if env is None else env
-    values = msgspec.to_builtins(settings)
-    named = [settings.http.key, *(env.get(f"{name}_FILE", "") for name in SECRET_NAMES)]
-    named += [
-        value.removeprefix("file:")
-        for section in values.values()
-        for value in section.values()
-        if isinstance(value, str) and value.startswith("file:")
-    ]
-    # They are opened relative to the current folder; a path that is meant relative to the project counts as well.
-    return [Path(os.path.realpath(base / name)) for name in named if name for base in (project, Path())]
-
-
-def tokens_folder(project: Path) -> Path:
-    """The folder of the named access tokens of a project."""
-    return locate(project, ".chora/tokens")

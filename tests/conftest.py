@@ -283,7 +283,7 @@ class Asking:
     async def answer(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         call = Call("test", len(TOOLS), principal=self.principal)
         answer = await TOOLS[tool].run_tool(self.engine, msgspec.json.encode(arguments), call)
-        # Where the project lies on the machine is nobody's business who may call a tool.
+        # No client learns where on the machine the project is.
         assert str(self.engine.folder.root).encode() not in answer.body
         body = msgspec.json.decode(answer.body)
         answer_schema(tool).validate(body)

@@ -574,7 +574,7 @@ SERVER = {
     "server.resume": "An answer whose connection broke can be fetched by its session only.",
     "server.hosts": "Requests with a foreign Host or Origin are refused.",
     "server.loopback": "Without a token only this machine is served, and no address beyond loopback is bound.",
-    "server.proxies": "A request through a proxy that isn't trusted never counts as local.",
+    "server.proxies": "A request that shows it came through a proxy isn't local, unless a trusted proxy says so.",
     "server.tokens": "Tokens are named, scoped, expiring and revocable, and only their hashes are stored.",
     "config.settings-file": "A chora.toml that is no regular file, too large or too deep is refused by name, at once.",
     "secrets.fail-closed": "A secret that is configured and can't be read stops the start.",

@@ -21,6 +21,7 @@ import pytest
 from chora.errors import UsageError
 from chora.secrets import SECRET_LIMIT, FoundSecret, Secret, _read_keyring, find_secret
 from tests.conftest import requirement
+from tests.odd_files import put_odd_file
 from tests.patience import PATIENCE
 
 Environment = dict[str, str]
@@ -129,12 +130,12 @@ def test_an_empty_secret_is_none(tmp_path: Path, places: Environment, ring: Call
 @pytest.mark.parametrize("fault", ["empty", "a folder", "a pipe", "too large", "not UTF-8", "a link to nothing"])
 @requirement("secrets.fail-closed")
 def test_a_file_that_holds_no_secret_ends_the_search(tmp_path: Path, places: Environment, folder: str, fault: str):
-    """Somebody put it there to guard something: a later place, or none, must not be used instead; it doesn't block."""
+    """It was meant to guard something: no later place is used instead, and a pipe doesn't block."""
     del places["API_KEY_FILE"]
     if folder == "credentials":
         (tmp_path / "run" / "api_key").unlink()
     file = tmp_path / folder / "api_key"
-    spoil(file, fault)
+    put_odd_file(file, fault, limit=SECRET_LIMIT)
     with pytest.raises(UsageError, match=re.escape(str(file))):
         find(places, tmp_path)
 
@@ -145,25 +146,10 @@ def test_a_file_that_holds_no_secret_ends_the_search(tmp_path: Path, places: Env
 def test_a_named_file_that_holds_no_secret_is_refused(tmp_path: Path, fault: str, way: str):
     """With its path."""
     file = tmp_path / "file"
-    spoil(file, fault)
+    put_odd_file(file, fault, limit=SECRET_LIMIT)
     reference, environment = (f"file:{file}", {}) if way == "reference" else ("", {"API_KEY_FILE": str(file)})
     with pytest.raises(UsageError, match=re.escape(str(file))):
         find_secret("API_KEY", environment, reference=reference)
-
-
-def spoil(file: Path, fault: str) -> None:
-    file.unlink(missing_ok=True)
-    match fault:
-        case "a folder":
-            file.mkdir()
-        case "a pipe":
-            if sys.platform == "win32":
-                pytest.skip("Windows has no such pipes")
-            os.mkfifo(file)
-        case "a link to nothing":
-            file.symlink_to(file.with_name("nothing"))
-        case _:
-            file.write_bytes({"empty": b" \n", "too large": b"x" * (SECRET_LIMIT + 1), "not UTF-8": b"\xff"}[fault])
 
 
 def test_the_largest_secret_is_read(tmp_path: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors, run_async
-from chora.settings import locate
+from chora.project import locate
 from chora.wording import quantity
 
 

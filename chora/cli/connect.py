@@ -11,6 +11,7 @@ import trio
 
 from chora.cli.run import json_errors_option, report_errors
 from chora.errors import UsageError
+from chora.project import find_project
 from chora.secrets import FoundSecret, find_secret
 from chora.transport.pipes import take_stdio
 
@@ -90,7 +91,7 @@ def command(
     except ValueError as error:
         raise UsageError(f"The URL is not the address of a server: {error}.", _ADDRESS) from None
     # No project is needed; a named one may have settings for the log and the limits.
-    loaded = settings.load(settings.find_project(project) if project else Path("/nonexistent"))
+    loaded = settings.load(find_project(project) if project else Path("/nonexistent"))
     start_logging(loaded.settings.log)
     is_safe = address.origin.scheme == "https" or _is_loopback(address.origin.host)
 

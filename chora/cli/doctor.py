@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from chora.cli.run import json_option, load_settings, print_json, report_errors
 from chora.errors import StorageError
-from chora.settings import locate
+from chora.project import locate
 
 if TYPE_CHECKING:
     from chora.settings import Settings

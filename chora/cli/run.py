@@ -19,6 +19,7 @@ from chora.errors import ChoraError, InvalidInput, why_unreadable
 from chora.logs import start_logging
 from chora.nesting import decode_json
 from chora.nofollow import read_file
+from chora.project import find_project
 
 T = TypeVar("T")
 Function = Callable[..., Any]
@@ -108,7 +109,7 @@ def load_settings(
     Args:
         quiet: for commands that print a result: log warnings and errors only.
     """
-    folder = settings.find_project(project)
+    folder = find_project(project)
     loaded = settings.load(folder, flags=flags)
     log = loaded.settings.log
     start_logging(msgspec.structs.replace(log, level="WARNING") if quiet and log.level == "INFO" else log)

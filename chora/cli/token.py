@@ -8,10 +8,10 @@ from datetime import timedelta
 import click
 import msgspec
 
-from chora import settings
 from chora.access import SCOPES, Scope, Tokens
 from chora.cli.run import json_option, print_json, print_table, report_errors
 from chora.errors import InvalidInput
+from chora.project import find_project, tokens_folder
 
 _DURATION_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -35,9 +35,7 @@ def new(project: str | None, name: str, scope: Scope, expires: str | None, as_js
     stored.
     """
     lasts = None if expires is None else _parse_duration(expires)
-    secret, token = Tokens(settings.tokens_folder(settings.find_project(project))).create_token(
-        name, scope, lasts=lasts
-    )
+    secret, token = Tokens(tokens_folder(find_project(project))).create_token(name, scope, lasts=lasts)
     if as_json:
         print_json({"success": True, "token": secret.reveal(), **_token_facts(token)})
         return
@@ -52,7 +50,7 @@ def new(project: str | None, name: str, scope: Scope, expires: str | None, as_js
 @report_errors
 def list_tokens(project: str | None, as_json: bool) -> None:
     """List the tokens, without their secrets."""
-    tokens = Tokens(settings.tokens_folder(settings.find_project(project))).list_tokens()
+    tokens = Tokens(tokens_folder(find_project(project))).list_tokens()
     if as_json:
         print_json({"success": True, "tokens": [_token_facts(token) for token in tokens]})
         return
@@ -70,7 +68,7 @@ def list_tokens(project: str | None, as_json: bool) -> None:
 @report_errors
 def revoke(project: str | None, name: str, as_json: bool) -> None:
     """Revoke a token at once; sessions opened with it end within seconds."""
-    Tokens(settings.tokens_folder(settings.find_project(project))).revoke_token(name)
+    Tokens(tokens_folder(find_project(project))).revoke_token(name)
     if as_json:
         print_json({"success": True, "name": name})
     else:

@@ -28,8 +28,9 @@ from chora.hashing import digest_of
 from chora.jobs import Jobs
 from chora.locks import FileLocks, NamedLocks
 from chora.model import Kind
+from chora.project import locate
 from chora.render.pool import RenderPool
-from chora.settings import Settings, locate
+from chora.settings import Settings
 from chora.sources import git_reference
 from chora.store import open_store
 from chora.store.store import Store

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from chora.settings import StorageSettings, locate
+from chora.project import locate
+from chora.settings import StorageSettings
 from chora.store.records import (
     Completion,
     Cost,

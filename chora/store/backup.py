@@ -26,7 +26,8 @@ from chora.disk import make_folder, unsafe_path_error
 from chora.errors import ChoraError, StorageError, UsageError, io_details
 from chora.files import delete_leftovers
 from chora.nofollow import CREATE, UnsafePath, open_folder
-from chora.settings import StorageSettings, locate
+from chora.project import locate
+from chora.settings import StorageSettings
 from chora.store import BACKENDS, SqliteStore, Store, open_store
 from chora.store.database import APPLICATION_ID, DATABASE_SUFFIXES, TABLES, connect, migrations, translate_errors
 from chora.store.migrate import migrate_store

@@ -9,7 +9,7 @@ import pytest
 
 from chora.access import Authenticator, Tokens
 from chora.cli import main
-from chora.settings import tokens_folder
+from chora.project import tokens_folder
 from tests.conftest import Project
 
 

@@ -244,7 +244,7 @@ async def test_preview_generation_with_metadata(ask: Asking, project: Project):
 
 @requirement("server.spending")
 async def test_spending_takes_the_right_to_write(ask: Asking, project: Project, engine: Engine):
-    """A token that may only read can't spend money, nor can anybody on a server that only reads."""
+    """A token that may only read can't spend money; on a server that only reads, no token can."""
     project.save(content("code", pattern={"type": "code_generation", "generation_config": {"prompt": "Sort"}}))
     reader = Asking(engine, Principal("reader", "read"))
     preview = {"content_config_id": "code", "spend": True}

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from chora.access import SCOPES, Principal, Tokens
+from chora.project import tokens_folder
 from chora.protocol import wire
-from chora.settings import tokens_folder
 from chora.transport.http import event_streams, legacy_sse, sessions
 from chora.transport.http.security import FORWARDED, SINGLE_HEADERS
 from chora.transport.http.sessions import QUEUE_LIMIT, HttpSession

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from chora.errors import UsageError
 from chora.settings import HttpSettings, LimitSettings
 from chora.transport.listener import PEM_LIMIT, check_tls, make_http_server
 from tests.conftest import requirement
+from tests.odd_files import put_odd_file
 
 
 @pytest.fixture(scope="module")
@@ -38,28 +37,12 @@ def test_a_certificate_with_its_key_is_used(pems: dict[str, Path]):
 @requirement("server.tls")
 @pytest.mark.parametrize(("given", "missing"), [("cert", "key"), ("key", "cert")])
 def test_half_of_the_tls_settings_is_refused(pems: dict[str, Path], given: str, missing: str):
-    """Plain HTTP would carry the token in clear text, where somebody meant it to be encrypted."""
+    """Plain HTTP would carry the token in clear text, where TLS was meant."""
     both: dict[str, Any] = {given: str(pems[given])}
     settings = HttpSettings(**both)
     with pytest.raises(UsageError, match=f"http.{given} is set without http.{missing}") as caught:
         make_http_server(None, settings, LimitSettings())
     assert caught.value.details == {"setting": f"http.{missing}"}
-
-
-def spoil(file: Path, fault: str) -> None:
-    match fault:
-        case "missing":
-            pass
-        case "a folder":
-            file.mkdir()
-        case "a pipe":
-            if sys.platform == "win32":
-                pytest.skip("Windows has no such pipes")
-            os.mkfifo(file)
-        case "too large":
-            file.write_bytes(b"x" * (PEM_LIMIT + 1))
-        case _:
-            file.write_bytes(b"" if fault == "empty" else b"not PEM")
 
 
 @requirement("server.tls")
@@ -68,7 +51,7 @@ def spoil(file: Path, fault: str) -> None:
 def test_a_tls_file_that_cannot_be_used_is_named(pems: dict[str, Path], tmp_path: Path, setting: str, fault: str):
     """At the start, without waiting for it."""
     file = tmp_path / "spoiled.pem"
-    spoil(file, fault)
+    put_odd_file(file, fault, limit=PEM_LIMIT)
     settings: dict[str, Any] = {"cert": str(pems["cert"]), "key": str(pems["key"]), setting: str(file)}
     with pytest.raises(UsageError) as caught:
         make_http_server(None, HttpSettings(**settings), LimitSettings())
