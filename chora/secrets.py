@@ -114,7 +114,7 @@ def find_secret(
     if credentials := env.get("CREDENTIALS_DIRECTORY"):
         folders.append(Path(credentials))
     for file in (folder / name.lower() for folder in folders):
-        if os.path.lexists(file):
+        if _may_exist(file):
             # The container runtime or systemd made it, with the permissions that it thinks right.
             value = _read_secret_file(file, f"The secret in {file}", managed=True)
             return FoundSecret(Secret(value), f"file {file}")
@@ -169,6 +169,17 @@ def _check_owner(path: str | Path, status: os.stat_result) -> None:
         raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
     if status.st_mode & 0o077:
         log.warning("other users may read the secret in %s: run chmod 600 on it", path)
+
+
+def _may_exist(path: Path) -> bool:
+    """Whether there is something at a path; a folder that can't be looked into may have it."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _read_secret_file(path: str | Path, subject: str, *, managed: bool = False) -> str:

@@ -212,7 +212,7 @@ def test_revoked_and_expired_tokens_do_not_allow_binding_beyond_loopback(
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM])
 @pytest.mark.parametrize(("owner", "call"), [(regular_files, "open_without_links"), (access, "open_folder")])
 def test_a_failed_read_neither_keeps_a_revoked_token_nor_locks_a_good_one_out(
-    tokens: Tokens, monkeypatch: pytest.MonkeyPatch, number: int, owner: Any, call: str
+    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, owner: Any, call: str
 ):
     """While the files can't be read no token is accepted; the first request after that finds them again."""
     authenticator = Authenticator("127.0.0.1", None, tokens)
@@ -221,6 +221,8 @@ def test_a_failed_read_neither_keeps_a_revoked_token_nor_locks_a_good_one_out(
     for secret in (kept, revoked):
         assert authenticator.authenticate(header(secret))
     tokens.revoke_token("revoked")
+    # The change of the folder is old, so that nothing but the failure has it read again.
+    os.utime(tmp_path / ".chora" / "tokens", (1e9, 1e9))
     with monkeypatch.context() as broken:
 
         def fail(*_: Any, **__: Any) -> Any:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keyring
+import keyring.errors
 import msgspec
 import pytest
 import trio
@@ -308,3 +310,19 @@ def test_systemd_is_notified_of_readiness_and_of_stopping(hello: Project, tmp_pa
             process.send_signal(signal.SIGTERM)
             assert systemd.recv(100) == b"STOPPING=1"
             assert process.wait(PATIENCE) == 0
+
+
+@requirement("secrets.fail-closed")
+async def test_a_server_does_not_start_without_looking_into_the_keyring(
+    hello: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch
+):
+    """A locked one may hold its token."""
+
+    def refuse(service: str, username: str) -> str:
+        raise keyring.errors.KeyringLocked("the user said no")
+
+    monkeypatch.setattr(keyring, "get_password", refuse)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with serve(hello.root):
+            pass
+    assert caught.value.subgroup(lambda error: isinstance(error, UsageError) and "KeyringLocked" in error.message)

@@ -1,6 +1,7 @@
 """Where secrets are looked up, and that they are never printed."""
 
 import copy
+import errno
 import os
 import pickle
 import re
@@ -138,6 +139,21 @@ def test_a_file_that_holds_no_secret_ends_the_search(tmp_path: Path, places: Env
     put_odd_file(file, fault, limit=SECRET_LIMIT)
     with pytest.raises(UsageError, match=re.escape(str(file))):
         find(places, tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@requirement("secrets.fail-closed")
+def test_a_folder_of_secrets_that_cannot_be_looked_into_ends_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    """The secret may be in it."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "lstat", fail)
+    with pytest.raises(UsageError, match="can't be read"):
+        find({}, tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["empty", "a folder", "a pipe", "too large", "not UTF-8", "a link to nothing"])

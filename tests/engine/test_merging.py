@@ -99,6 +99,14 @@ def test_changes_of_the_same_lines_are_marked_as_conflict():
     assert merged == MergedText(f"1\n{YOURS}\nmine\n{OURS}\ntheirs\n{END}\n", 1)
 
 
+@pytest.mark.parametrize(("between", "conflicts"), [("", 1), ("w\n", 1), ("w\nx\ny\n", 1), ("w\nx\ny\nz\n", 2)])
+def test_conflicts_with_up_to_three_lines_between_them_are_one(between: str, conflicts: int):
+    """As git has it."""
+    merged = merge_texts(f"1\n{between}2\n", f"A\n{between}B\n", f"C\n{between}D\n")
+    assert merged is not None
+    assert (merged.conflicts, merged.text.count("<<<<<<<")) == (conflicts, conflicts)
+
+
 def test_texts_too_long_to_compare_are_not_merged():
     """The merge returns nothing, and the caller refuses; texts of exactly this length are merged."""
     long = "".join(f"{n}\n" for n in range(MERGE_LINES + 1))

@@ -14,6 +14,7 @@ import trio
 from chora.access import SCOPES, Principal, Tokens
 from chora.project import tokens_folder
 from chora.protocol import wire
+from chora.protocol.types import Call
 from chora.transport.http import event_streams, legacy_sse, sessions
 from chora.transport.http.security import FORWARDED, SINGLE_HEADERS
 from chora.transport.http.sessions import QUEUE_LIMIT, HttpSession
@@ -1029,30 +1030,38 @@ async def test_a_revoked_token_loses_its_calls(
 ):
     """The work stops, and the request is refused."""
     monkeypatch.setattr(sessions, "SWEEP_INTERVAL", 0.05)
-    hello.save(content("endless", pattern={"type": "jinja2", "template": ENDLESS}))
     tokens = Tokens(tokens_folder(hello.root))
     secret, _ = tokens.create_token("app", "write")
     tokens.create_token("other", "read")
-    call = {"name": "generate_content", "arguments": {"content_config_id": "endless"}}
     statuses: list[int] = []
+    began, stopped = trio.Event(), trio.Event()
+
+    async def work_forever(name: str, arguments: Any, call: Call) -> Any:
+        if call.principal.name != "app":  # the probe calls too
+            return await call_tool(name, arguments, call)
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            stopped.set()
 
     async def wait(client: HttpTestClient) -> None:
         ask = client.ask_modern if era == "modern" else client.ask
-        statuses.append((await ask("tools/call", call)).status_code)
+        statuses.append((await ask("tools/call", {"name": "hello_world", "arguments": {}})).status_code)
 
-    async with http_client(render__wall=PATIENCE) as client:
+    async with http_client() as client:
         client.http.headers["authorization"] = f"Bearer {secret.reveal()}"
         if era == "handshake":
             await client.initialize()
-        in_flight = client.running.engine.jobs._running  # pyright: ignore[reportPrivateUsage]
+        provider: Any = client.running.server._provider
+        call_tool = provider.call_tool
+        provider.call_tool = work_forever
         with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait, client)
-                while not in_flight:
-                    await trio.sleep(0.01)
+                await began.wait()
                 tokens.revoke_token("app")
-            while in_flight:
-                await trio.sleep(0.01)
+            await stopped.wait()
         assert statuses == [401]
 
 
@@ -1068,13 +1077,52 @@ async def test_an_answer_is_not_delivered_to_a_token_that_was_revoked_meanwhile(
         provider: Any = client.running.server._provider
         call_tool = provider.call_tool
 
-        async def revoke_and_call(*arguments: Any) -> Any:
-            tokens.revoke_token("app")
-            return await call_tool(*arguments)
+        async def revoke_and_call(name: str, arguments: Any, call: Call) -> Any:
+            if call.principal.name == "app":
+                tokens.revoke_token("app")
+            return await call_tool(name, arguments, call)
 
         provider.call_tool = revoke_and_call
         response = await client.ask_modern("tools/call", {"name": "hello_world", "arguments": {"name": "Ada"}})
         assert (response.status_code, "Ada" in response.text) == (401, False)
+
+
+@requirement("server.revoked")
+async def test_the_old_transport_delivers_no_answer_to_a_revoked_token_either(
+    http_client: OpenHttpClient, hello: Project
+):
+    """Its stream is closed by the next sweep; until then nothing comes on it."""
+    tokens = Tokens(tokens_folder(hello.root))
+    secret, _ = tokens.create_token("app", "write")
+    async with http_client() as client:
+        client.http.headers["authorization"] = f"Bearer {secret.reveal()}"
+        async with sse(client) as (stream, place):
+            opening = message("initialize", {**HELLO, "protocolVersion": "2024-11-05"}, 1)
+            assert (await client.http.post(place, json=opening)).status_code == 202
+            assert "protocolVersion" in (await stream.event())[1]
+            provider: Any = client.running.server._provider
+            called = trio.Event()
+            call_tool = provider.call_tool
+
+            async def revoke_and_call(name: str, arguments: Any, call: Call) -> Any:
+                answer = await call_tool(name, arguments, call)
+                if call.principal.name == "app":
+                    tokens.revoke_token("app")
+                    called.set()
+                return answer
+
+            provider.call_tool = revoke_and_call
+            call = message("tools/call", {"name": "hello_world", "arguments": {"name": "Ada"}}, 2)
+            assert (await client.http.post(place, json=call)).status_code == 202
+            application: Any = client.running.http.app
+            (session,) = application.sessions._sessions.values()
+            with trio.fail_after(PATIENCE):
+                await called.wait()
+                while session.in_flight:
+                    await trio.sleep(0.01)
+                application.sessions._sweep()
+                with pytest.raises(StopAsyncIteration):
+                    await stream.event()
 
 
 @pytest.mark.parametrize("name", [header.decode() for header in SINGLE_HEADERS])
@@ -1114,6 +1162,7 @@ async def test_a_session_with_an_open_stream_is_in_use(http_client: OpenHttpClie
         known = application.sessions._sessions
         await client.initialize()
         first = client.session
+        session = known[first]
         sent = {"accept": BOTH, "mcp-session-id": first}
         with trio.fail_after(PATIENCE):
             async with client.http.stream("GET", "/mcp", headers=sent) as stream:
@@ -1126,8 +1175,10 @@ async def test_a_session_with_an_open_stream_is_in_use(http_client: OpenHttpClie
                 while len(known) > 1:
                     await trio.sleep(0.01)
                 assert list(known) == [first]
+                closing = trio.current_time()
             while known:
                 await trio.sleep(0.01)
+            assert session.last_used >= closing, "it is idle only since then"
 
 
 async def test_a_revoked_token_loses_its_subscriptions(
@@ -1185,14 +1236,22 @@ async def test_a_server_without_tokens_refuses_requests_through_a_proxy(
         assert alive.status_code == (403 if status == 403 else 200)
 
 
+PROXY_HEADERS = (
+    *("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto"),
+    *("x-forwarded-server", "x-original-forwarded-for", "x-real-ip", "x-client-ip", "x-cluster-client-ip"),
+    *("true-client-ip", "cf-connecting-ip", "fastly-client-ip", "fly-client-ip", "x-envoy-external-address"),
+)
+
+
 @requirement("server.proxies")
 async def test_a_request_with_any_header_of_a_proxy_is_not_local(http_client: OpenHttpClient):
     """Proxies and networks name the client, or themselves, in many ways."""
     async with http_client() as client:
-        for name in FORWARDED:
-            headers = {name.decode(): "127.0.0.1"}
+        for name in PROXY_HEADERS:
+            headers = {name: "127.0.0.1"}
             assert (await client.ask_modern("server/discover", **headers)).status_code == 401, name
             assert (await client.http.get("/status.json", headers=headers)).status_code == 401, name
+    assert set(PROXY_HEADERS) == {name.decode() for name in FORWARDED}
 
 
 @requirement("server.proxies")
