@@ -7,6 +7,7 @@ validated here, as RFC 8725 (best practices for JSON Web Tokens) demands, withou
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ import trio
 
 from chora import fetch
 from chora.access import SCOPES, Principal, Scope, is_loopback
-from chora.errors import Forbidden, Unauthorized, UsageError
+from chora.errors import Busy, Forbidden, Unauthorized, UsageError
 from chora.settings import OauthSettings
 
 log = logging.getLogger("chora.oauth")
@@ -32,6 +33,8 @@ FETCH_TIMEOUT = 10.0
 """Seconds in which the issuer must send its keys."""
 FETCH_INTERVAL = 30.0
 """Seconds between two fetches of keys: any client can send tokens with invented key ids (CWE-770)."""
+RETRY_INTERVAL = 5.0
+"""Seconds between a fetch that failed and the next one. Meanwhile nobody knows whether a token is valid."""
 METADATA_PATHS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 
 
@@ -61,7 +64,9 @@ class Issuer:
         self._settings = settings
         self._keys: dict[str | None, Any] = {}
         self._fetching = trio.Lock()
-        self._fetched_at: float | None = None
+        self._next_fetch = -math.inf
+        self._fetch_failed = False
+        """Whether the last fetch of keys failed, so that a key that isn't known may exist."""
 
     @property
     def metadata_url(self) -> str:
@@ -92,6 +97,7 @@ class Issuer:
         Raises:
             Unauthorized: it isn't one of the issuer's, isn't issued for us, or has expired.
             Forbidden: it has none of our scopes.
+            Busy: the issuer's keys can't be had just now, so nobody knows whether it is valid.
         """
         import jwt  # the import takes 100 ms and is needed with an issuer only
 
@@ -137,21 +143,34 @@ class Issuer:
     # -- keys -----------------------------------------------------------------------------------------------
 
     async def _get_key(self, name: str | None) -> Any:
-        """The issuer's key of this id; without an id, its only key."""
+        """The issuer's key of this id; without an id, its only key. None if the issuer has none.
+
+        Raises:
+            Busy: the key isn't known, and the issuer couldn't be asked.
+        """
         if self._find_key(name) is None:
             async with self._fetching:
-                waited = self._fetched_at is None or trio.current_time() >= self._fetched_at + FETCH_INTERVAL
-                if self._find_key(name) is None and waited:
-                    self._fetched_at = trio.current_time()
-                    await self._fetch_keys()
-        return self._find_key(name)
+                if self._find_key(name) is None and trio.current_time() >= self._next_fetch:
+                    self._next_fetch = trio.current_time() + FETCH_INTERVAL
+                    self._fetch_failed = not await self._fetch_keys()
+                    if self._fetch_failed:
+                        self._next_fetch = trio.current_time() + RETRY_INTERVAL
+        if (key := self._find_key(name)) is None and self._fetch_failed:
+            # A client that is told that its token isn't valid throws it away, or has its user log in again.
+            raise Busy(
+                "The token can't be checked: the keys of its issuer can't be fetched.",
+                f"Try again in a moment with the same token; the log says what is wrong with {self.url}.",
+                retry_after=max(1, math.ceil(self._next_fetch - trio.current_time())),
+            )
+        return key
 
     def _find_key(self, name: str | None) -> Any:
         if name is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         return self._keys.get(name)
 
-    async def _fetch_keys(self) -> None:
+    async def _fetch_keys(self) -> bool:
+        """Fetch the issuer's keys; returns whether that succeeded."""
         import jwt
 
         try:
@@ -163,6 +182,7 @@ class Issuer:
                 if each.public_key_use in (None, "sig"):
                     found[each.key_id] = each
             self._keys = found
+            return True
         except (
             fetch.FetchFailed,
             UsageError,
@@ -173,6 +193,7 @@ class Issuer:
             RecursionError,
         ) as error:
             log.warning("the keys of %s can't be fetched: %s", self.url, error or type(error).__name__)
+            return False
 
     async def _find_keys_url(self) -> str:
         """The URL of the issuer's keys, from its metadata.

@@ -584,6 +584,10 @@ SERVER = {
     "server.listed-tools": "A list of tools has those that the principal's scope allows.",
     "server.tls": "A server whose TLS files are incomplete, missing or broken doesn't start.",
     "server.public-pages": "Where a token is needed, only /health and /ready answer without one.",
+    "server.line-ends": "A request head with a line feed alone at the end of a line is refused.",
+    "server.oauth.unreachable": (
+        "While the issuer's keys can't be had, a token is neither accepted nor called invalid: come again later."
+    ),
     "server.single-headers": "A request with two headers that decide who may do what is refused.",
     "server.scopes": "A call without the scope it needs is refused in a way that a model understands.",
     "server.revoked": "A revoked token loses its sessions and streams.",

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from trio.testing import MockClock
 
 from chora import oauth
-from chora.errors import Forbidden, Unauthorized, UsageError
+from chora.errors import Busy, Forbidden, Unauthorized, UsageError
 from chora.oauth import Issuer
 from chora.settings import OauthSettings
 from chora.transport.http import sessions
@@ -312,7 +312,7 @@ async def test_the_issuers_metadata_must_match(authority: Authority, caplog: pyt
     ):
         authority.documents |= dict.fromkeys(oauth.METADATA_PATHS, document)
         caplog.clear()
-        with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
+        with trio.fail_after(PATIENCE), pytest.raises(Busy):
             await Issuer(authority.settings()).identify(authority.token())
         assert reason in caplog.text
         assert "/keys" not in authority.asked
@@ -412,11 +412,11 @@ async def test_without_the_issuers_keys_no_token_is_accepted(
     }
     issuer = Issuer(authority.settings(keys=f"{authority.url}/keys" if "/keys" in documents else ""))
     with trio.fail_after(PATIENCE):
-        with pytest.raises(Unauthorized):
+        with pytest.raises(Busy):
             await issuer.identify(authority.token())
         assert "can't be fetched" in caplog.text
         authority.documents = own
-        issuer._fetched_at = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
+        issuer._next_fetch = 0  # as if the pause were over
         assert (await issuer.identify(authority.token())).principal.scope == "write"
 
 
@@ -428,11 +428,11 @@ async def test_keys_of_an_error_response_are_ignored(
     authority.status = status
     issuer = Issuer(authority.settings())
     with trio.fail_after(PATIENCE):
-        with pytest.raises(Unauthorized):
+        with pytest.raises(Busy):
             await issuer.identify(authority.token())
         assert "can't be fetched" in caplog.text
         authority.status = b"200 OK"
-        issuer._fetched_at = None  # pyright: ignore[reportPrivateUsage] (as if the pause were over)
+        issuer._next_fetch = 0  # as if the pause were over
         assert (await issuer.identify(authority.token())).principal.scope == "write"
 
 
@@ -452,9 +452,52 @@ async def test_a_silent_issuer_times_out(
     """Requests that wait for its keys are refused."""
     monkeypatch.setattr(oauth, "FETCH_TIMEOUT", 0.2)
     authority.stuck = True
-    with trio.fail_after(PATIENCE), pytest.raises(Unauthorized):
+    with trio.fail_after(PATIENCE), pytest.raises(Busy):
         await Issuer(authority.settings()).identify(authority.token())
     assert "can't be fetched" in caplog.text
+
+
+@requirement("server.oauth.unreachable")
+async def test_while_the_issuer_is_away_no_token_is_called_invalid(
+    authority: Authority, mock_clock: MockClock, caplog: Log
+):
+    """A client would throw a good token away. Nothing of it is remembered, known keys go on working, and however many
+    ask, the issuer is tried again at intervals.
+    """
+    issuer = Issuer(authority.settings(keys=f"{authority.url}/keys"))
+    authority.status = b"502 Bad Gateway"
+    for _ in range(3):
+        with pytest.raises(Busy) as caught:
+            await issuer.identify(authority.token())
+        assert caught.value.http_status == 503
+        assert caught.value.details["retry_after"] == oauth.RETRY_INTERVAL
+    assert authority.asked == ["/keys"]
+    authority.status = b"200 OK"
+    mock_clock.jump(oauth.RETRY_INTERVAL)
+    assert (await issuer.identify(authority.token())).principal.scope == "write"
+
+    authority.status = b"502 Bad Gateway"
+    authority.add("second", rsa.generate_private_key(65537, 2048), "RS256")
+    mock_clock.jump(oauth.FETCH_INTERVAL)
+    with pytest.raises(Busy):
+        await issuer.identify(authority.token("second"))
+    assert (await issuer.identify(authority.token())).principal.scope == "write"
+    assert await refused(issuer, authority.token(exp=1), caplog) == "Signature has expired"
+    authority.status = b"200 OK"
+    mock_clock.jump(oauth.RETRY_INTERVAL)
+    assert (await issuer.identify(authority.token("second"))).principal.scope == "write"
+
+
+@requirement("server.oauth.unreachable")
+async def test_over_http_an_unreachable_issuer_is_503(authority: Authority, http_client: OpenHttpClient):
+    """With the seconds to wait, and without a challenge to get another token."""
+    authority.status = b"502 Bad Gateway"
+    async with http_client(oauth__issuer=authority.url, oauth__resource=RESOURCE) as client:
+        response = await client.ask_modern("tools/list", authorization=f"Bearer {authority.token()}")
+        assert response.status_code == 503
+        assert 1 <= int(response.headers["retry-after"]) <= oauth.RETRY_INTERVAL
+        assert "www-authenticate" not in response.headers
+        assert "can't be checked" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

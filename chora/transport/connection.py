@@ -31,6 +31,7 @@ What an app can rely on, beyond ASGI:
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -54,6 +55,7 @@ IO_BYTES = 64 * 1024  # bytes of one read, and of a write that must end within `
 CHUNK_COST = 64  # bytes added per chunk of a body: tiny chunks cost far more time than their size (CWE-405)
 HEAD_LIMIT = 64 * 1024  # bytes of a request head; beyond that 431, RFC 6585 §5
 READ_AHEAD = 64 * 1024  # bytes a client may pipeline while a response is made; one that sends more is disconnected
+RETRY_AFTER = 1  # seconds after which a client that gets a 503 may come again; RFC 9110 §10.2.3
 LINGER_TIME = 5.0  # seconds a client may go on sending after its last response; see `close_gracefully`
 
 ERROR_RESPONSES: dict[str, tuple[int, str]] = {
@@ -77,6 +79,7 @@ too much), `draining` (idle when the server stops).
 
 ASGI = {"version": "3.0", "spec_version": "2.4"}
 END_OF_MESSAGE = h11.EndOfMessage()
+BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 PHRASES = {int(status): status.phrase.encode() for status in HTTPStatus}
 DEFAULT_LIMITS = LimitSettings()
 
@@ -138,6 +141,7 @@ class ServerConnection:
         self.state_changed = trio.lowlevel.ParkingLot()
         self._stream = stream
         self._handshake_done = self._reading = self._reading_ahead = self._is_head_request = False
+        self._head_end = b""  # the last bytes of a head that hasn't arrived in whole
         self._nursery: trio.Nursery
 
     async def serve_requests(self) -> None:
@@ -217,10 +221,27 @@ class ServerConnection:
             _wake(self.state_changed)
         if data:
             self.head_started = True
+            if self.exchange is None:
+                self._check_line_ends(data)
             self.h11.receive_data(data)
         else:
             self.mark_disconnected()
         return len(data)
+
+    def _check_line_ends(self, data: bytes) -> None:
+        """Refuse a head with a line feed alone at the end of a line, which h11 accepts.
+
+        A proxy in front may take it for a part of the line and see another request than we do (request smuggling:
+        RFC 9112 §2.2, CWE-444).
+
+        Raises:
+            RequestRefused: it has one.
+        """
+        known = len(self._head_end)
+        head, end, _ = (self._head_end + data).partition(b"\r\n\r\n")
+        if BARE_LINE_FEED.search(head, known):
+            raise RequestRefused("malformed")
+        self._head_end = b"" if end else head[-3:]
 
     def mark_disconnected(self) -> None:
         """Record that nothing can be sent any more, and call the app's callback."""
@@ -281,8 +302,14 @@ class ServerConnection:
                 self.h11.start_next_cycle()
             except h11.LocalProtocolError:  # client or server wants to close
                 return
-            self.exchange, self._is_head_request = None, False
-            self.head_started = bool(self.h11.trailing_data[0])
+            self.exchange, self._is_head_request, self._head_end = None, False, b""
+            ahead = self.h11.trailing_data[0]
+            self.head_started = bool(ahead)
+            try:
+                self._check_line_ends(ahead)
+            except RequestRefused as refused:
+                self.reason = str(refused)
+                return
             self.deadlines["keep_alive"] = None
 
     async def _next_request(self) -> h11.Request | None:

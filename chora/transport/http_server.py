@@ -14,6 +14,7 @@ from msgspec import Struct
 from chora.transport.connection import (
     ERROR_RESPONSES,
     PHRASES,
+    RETRY_AFTER,
     ConnectionLimits,
     ServerConnection,
     close_gracefully,
@@ -175,8 +176,9 @@ class HttpServer:
         status, sentence = ERROR_RESPONSES[reason]
         head = (
             b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
-            b"Connection: close\r\nDate: %s\r\n\r\n" % (status, PHRASES[status], len(sentence) + 1, self.date_header())
+            b"Connection: close\r\nDate: %s\r\n" % (status, PHRASES[status], len(sentence) + 1, self.date_header())
         )
+        head += b"Retry-After: %d\r\n\r\n" % RETRY_AFTER if status == 503 else b"\r\n"
         return head if head_only else head + sentence.encode() + b"\n"
 
     def date_header(self) -> bytes:

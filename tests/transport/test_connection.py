@@ -28,6 +28,7 @@ from chora.transport import http_server
 from chora.transport.connection import ConnectionLimits, Disconnected
 from chora.transport.http_server import HttpServer
 from chora.transport.lifespan import LifespanFailed
+from tests.conftest import requirement
 from tests.patience import PATIENCE
 
 Message = dict[str, Any]
@@ -446,6 +447,50 @@ async def test_a_request_may_dribble_in() -> None:
             await client.send(bytes([byte]))
         assert (await client.answer()).body == b"abc"
         assert (await client.ask(b" HTTP/1.1\r\nHost: x\r\n\r\n")).body == b""
+
+
+@requirement("server.line-ends")
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\nX: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\n",
+        b"GET / HTTP/1.1\nHost: x\n\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: a\n b\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("how", ["whole", "by byte", "after another", "while another is answered"])
+async def test_a_line_feed_alone_ends_no_line_of_a_head(head: bytes, how: str) -> None:
+    """A proxy may read such a head in another way than we do; wherever the packets are cut, it is refused."""
+    reached = 0
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        nonlocal reached
+        reached += 1
+        body = b"fine" if scope["path"] == "/" else (await receive())["body"]
+        await respond(send, body)
+
+    before = b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\na\n\nb"
+    async with serving(app) as running, running.client() as client:
+        if how == "by byte":
+            with suppress(trio.BrokenResourceError):
+                for byte in head:
+                    await client.send(bytes([byte]))
+        elif how == "whole":
+            await client.send(head)
+        elif how == "after another":
+            assert (await client.ask(before)).body == b"a\n\nb", "a body may have any bytes"
+            await client.send(head)
+        else:
+            await client.send(before + head)
+            assert (await client.answer()).body == b"a\n\nb"
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert await client.rest() == b""
+    assert reached == (how in ("after another", "while another is answered"))
 
 
 async def test_a_whole_body_comes_in_one_message() -> None:
@@ -907,6 +952,7 @@ async def test_connections_beyond_the_cap_are_refused() -> None:
             async with running.client() as second:
                 answer = await second.ask()
                 assert (answer.status, answer.headers["connection"]) == (503, "close")
+                assert answer.headers["retry-after"] == "1"
             assert (await first.ask()).status == 200
             assert running.server.statistics().refused == 1
         await eventually(lambda: running.server.statistics().open == 0)

@@ -11,6 +11,7 @@ from chora.oauth import Issuer
 from chora.protocol import wire
 from chora.protocol.server import McpServer
 from chora.settings import HttpSettings, LimitSettings
+from chora.transport.connection import RETRY_AFTER
 from chora.transport.http.asgi import PRINCIPAL, App, Receive, Scope, Send, error_body, send_json
 from chora.transport.http.legacy_sse import LegacySse
 from chora.transport.http.security import RequestSecurity
@@ -93,5 +94,12 @@ class HttpApplication:
                         await security.authenticate(scope, is_local=is_local)
                 await self._pages(scope, receive, send)
         except ChoraError as error:
-            headers = [(b"www-authenticate", security.challenge)] if isinstance(error, Unauthorized) else None
-            await send_json(send, error.http_status, error_body(error.message, error.hint), headers)
+            await send_json(send, error.http_status, error_body(error.message, error.hint), self._error_headers(error))
+
+    def _error_headers(self, error: ChoraError) -> list[tuple[bytes, bytes]]:
+        """What a client needs to know besides the sentence: how to authenticate, or when to come again."""
+        if isinstance(error, Unauthorized):
+            return [(b"www-authenticate", self._security.challenge)]
+        if error.http_status == 503:
+            return [(b"retry-after", str(error.details.get("retry_after", RETRY_AFTER)).encode())]
+        return []
