@@ -29,7 +29,7 @@ RETRIED_STATUSES = frozenset({500, 502, 503, 529})
 RETRY_AFTER_LIMIT = 60.0
 """The longest Retry-After that is waited for, in seconds; beyond it the request fails at once."""
 REPLY_LIMIT = 16 * 1024 * 1024
-"""The largest answer, in bytes."""
+"""The largest answer, in bytes; compressed ones aren't accepted, because a few may become gigabytes (CWE-409)."""
 
 log = logging.getLogger("chora.llm")
 
@@ -198,6 +198,7 @@ _STOP_REASONS = {
     "refusal": ("is a refusal", "Word the prompt differently, or choose another model."),
 }
 _RETRY_HINT = "Try again later; nothing was stored."
+_ADDRESS_HINT = "Check llm.base_url: something other than the Messages API seems to answer there."
 
 
 class Anthropic:
@@ -283,10 +284,11 @@ async def _send_request(client: anthropic.AsyncAnthropic, key: Secret, request: 
         except anthropic.APIStatusError as error:
             return _status_failure(error, key)
         except anthropic.APIConnectionError as error:
-            cause = type(error.__cause__ or error).__name__
-            return _Failure(
-                "APIConnectionError", f"the model's API can't be reached ({cause})", _RETRY_HINT, again=True
-            )
+            cause = error.__cause__ or error
+            if isinstance(cause, httpx2.DecodingError):  # ours, of `_open_client`; each attempt would be paid for
+                return _Failure("BrokenAnswer", f"the answer {cause}", _ADDRESS_HINT, 200)
+            reason = f"the model's API can't be reached ({type(cause).__name__})"
+            return _Failure("APIConnectionError", reason, _RETRY_HINT, again=True)
         return _parse_answer(response.content, request)
     return _Failure(
         "APITimeoutError",
@@ -300,8 +302,7 @@ def _parse_answer(answer: bytes, request: ModelRequest) -> ModelReply | _Failure
     try:
         message: _ApiMessage = decode_json(answer, _ApiMessage)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        hint = "Check llm.base_url: something other than the Messages API seems to answer there."
-        return _Failure("BrokenAnswer", "the answer is not a message of the API", hint, 200)
+        return _Failure("BrokenAnswer", "the answer is not a message of the API", _ADDRESS_HINT, 200)
     usage = _plausible_usage(message.usage, request)
     text = "".join(block.text for block in message.content if block.type == "text")
     if message.stop_reason not in ("end_turn", "stop_sequence"):
@@ -443,13 +444,15 @@ def _open_client(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
             async for part in self._stream:
                 left -= len(part)
                 if left < 0:
-                    raise httpx2.RemoteProtocolError("the answer is too large")
+                    raise httpx2.DecodingError(f"is larger than {REPLY_LIMIT:,} bytes")
                 yield part
 
         async def aclose(self) -> None:
             await self._stream.aclose()
 
     async def bound(response: httpx2.Response) -> None:
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise httpx2.DecodingError("is compressed, which wasn't requested")
         response.stream = BoundedStream(response.stream)  # pyright: ignore[reportArgumentType]
 
     client = anthropic.AsyncAnthropic(
@@ -458,7 +461,12 @@ def _open_client(base_url: str, key: Secret) -> anthropic.AsyncAnthropic | None:
         max_retries=0,
         timeout=None,
         open_telemetry=False,
-        http_client=httpx2.AsyncClient(trust_env=False, timeout=None, event_hooks={"response": [bound]}),
+        http_client=httpx2.AsyncClient(
+            trust_env=False,
+            timeout=None,
+            headers={"accept-encoding": "identity"},
+            event_hooks={"response": [bound]},
+        ),
     )
     client._custom_headers = {}  # headers that the SDK read from ANTHROPIC_CUSTOM_HEADERS could replace the key
     return client

@@ -579,6 +579,7 @@ SERVER = {
     "config.settings-file": "A chora.toml that is no regular file, too large or too deep is refused by name, at once.",
     "secrets.fail-closed": "A secret that is configured and can't be read stops the start.",
     "secrets.owner": "A secret's file that others may read is warned about, one of another user refused.",
+    "generators.code-generation.bounded": "An answer of a model is bounded in the bytes that it becomes.",
     "generators.code-generation.usage": "Numbers of tokens that an answer can't have taken are not believed.",
     "server.spending": "Money is spent only by principals that may write, and never on a server that only reads.",
     "server.listed-tools": "A list of tools has those that the principal's scope allows.",
