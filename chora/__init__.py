@@ -4,6 +4,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
 
     cli client                  commands for people; the MCP client for other programs
     app bridge                  wiring of the server processes; stdio in front of a remote server
+    reload                      what SIGHUP reads again
     provider web transport      what the project serves over MCP; web pages; stdio and HTTP
     watch                       uptime probe, benchmarker, file watcher
     prompts                     prompts that a client offers to its user
@@ -20,6 +21,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
       decoding                  JSON and YAML text into plain data
     files config_parsing locks  safe file access; raw documents into configs; locks between tasks and processes
     path_rules project          what may not be read as text or written; where the project and its places are
+      starting                  signals while a server process starts
     settings model timestamps   the settings; the config formats; how times are written
       secrets this_process      looking up and redacting secrets; the command line and environment of chora itself
       hashing request_context   how hashes are written; the caller and the trace of a request

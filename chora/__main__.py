@@ -2,6 +2,8 @@
 
 import sys
 
+from chora.starting import end_on_signals
+
 
 def main() -> None:
     """Run the command line, or, in the built binary, become a template worker."""
@@ -10,6 +12,7 @@ def main() -> None:
 
         work()
     else:
+        end_on_signals(sys.argv[1:])
         from chora.cli import main as command
 
         command()

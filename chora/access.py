@@ -47,6 +47,8 @@ RESERVED_NAMES = ("local", "token", "probe")
 """Names of principals that no token may have."""
 NAMED_KEY_PREFIX = "token "
 """The prefix of the keys of named tokens."""
+SHARED_KEY_PREFIX = "shared "
+"""The prefix of the key of the token that all clients may share."""
 
 
 class Principal(NamedTuple):
@@ -231,6 +233,10 @@ class Tokens:
         token = self._known.get(digest)
         return None if token is None or token.is_expired else token
 
+    def forget(self) -> None:
+        """Read all tokens again at the next request, changed or not."""
+        self._last_check = (-1, 0)
+
     def is_valid(self, principal: Principal) -> bool:
         """Whether the token of a principal still exists and hasn't expired."""
         self._refresh()
@@ -343,13 +349,9 @@ class Authenticator:
                 "bind 127.0.0.1.",
                 host=host,
             )
+        self._shared: Secret | None = None
         if token is not None:
-            if len(token.reveal()) < TOKEN_LENGTH_MINIMUM:
-                raise UsageError(
-                    f"The access token is shorter than {TOKEN_LENGTH_MINIMUM} characters, so it could be guessed.",
-                    "Make a long random one, such as with `chora token new NAME` or `openssl rand -hex 32`.",
-                )
-            self.add_token(token, Principal("token"))
+            self.replace_token(token)
 
     @property
     def requires_token(self) -> bool:
@@ -359,6 +361,27 @@ class Authenticator:
     def add_token(self, token: Secret, principal: Principal) -> None:
         """Accept a token for as long as this process lives."""
         self._principals[_digest(token.reveal())] = principal
+
+    def replace_token(self, token: Secret | None) -> None:
+        """Accept another token that all clients may share, and the one before it no more.
+
+        Without one, requests need a token all the same if they did before.
+
+        Raises:
+            UsageError: it is too short; then the one before it is still accepted.
+        """
+        if token is not None and len(token.reveal()) < TOKEN_LENGTH_MINIMUM:
+            raise UsageError(
+                f"The access token is shorter than {TOKEN_LENGTH_MINIMUM} characters, so it could be guessed.",
+                "Make a long random one, such as with `chora token new NAME` or `openssl rand -hex 32`.",
+            )
+        if self._shared is not None:
+            del self._principals[_digest(self._shared.reveal())]
+        self._shared = token
+        if token is not None:
+            self._needs_token = True
+            key = f"{SHARED_KEY_PREFIX}{_digest(token.reveal()).hex()[:16]}"
+            self.add_token(token, Principal("token", key=key))
 
     def authenticate(self, authorization: str | None, *, is_local: bool = True) -> Principal:
         """The principal of an Authorization header.
@@ -395,6 +418,8 @@ class Authenticator:
             return not self.requires_token
         if principal.key.startswith(NAMED_KEY_PREFIX) and self._tokens is not None:
             return self._tokens.is_valid(principal)
+        if principal.key.startswith(SHARED_KEY_PREFIX):
+            return principal in self._principals.values()
         return True
 
     def is_trusted_proxy(self, address: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from chora import __version__, this_process
+from chora import __version__, reload, this_process
 from chora.access import Authenticator, Principal, Tokens
 from chora.engine import retention
 from chora.engine.engine import Engine, open_engine
@@ -52,8 +52,12 @@ async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None
         async with trio.open_nursery() as services:
             services.start_soon(_watch_files, engine, server)
             services.start_soon(retention.serve, engine)
+            await services.start(reload.serve, reload.ReloadLog(project, loaded))
             await services.start(end_with_parent, stopping)
-            await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
+            async with trio.open_nursery() as finishing:
+                finishing.start_soon(engine.jobs.finish, stopping, limits.grace)
+                await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
+                stopping.set()  # also when the client broke the connection off
             services.cancel_scope.cancel()
 
 
@@ -109,10 +113,7 @@ async def run_server(
     )
     probe_token = Secret(secrets.token_urlsafe(32))
     authenticator.add_token(probe_token, Principal("probe", "read", routine=True))
-    accepted = [found.origin] if found else []
-    accepted += [f"{len(tokens.list_tokens())} named"] if tokens.in_use else []
-    accepted += [f"those of {issuer.url}"] if issuer else []
-    log.info("tokens: %s", ", ".join(accepted) or "none; only this machine can reach the server")
+    log.info("tokens: %s", reload.describe_tokens(found, tokens, issuer.url if issuer else ""))
 
     metrics = Metrics()
     async with (
@@ -128,7 +129,12 @@ async def run_server(
         http_server = health.http_server = make_http_server(application, http, limits)
         async with trio.open_nursery() as listening:
             url = await start_listening(listening, http_server, http)
+            listening.start_soon(engine.jobs.finish, stopping, limits.grace)
             target = probe.ProbeTarget(loopback_url(url) + "/mcp", probe_token, http.cert)
+            await services.start(
+                reload.serve,
+                reload.ReloadServer(project, loaded, authenticator, tokens, http_server, target),
+            )
             await services.start(application.serve, http_server.draining)
             probe_settings = loaded.settings.probe
             await services.start(partial(probe.serve, target, engine.store, metrics, interval=probe_settings.interval))

@@ -91,6 +91,16 @@ class Jobs:
             finally:
                 self._nursery = None
 
+    async def finish(self, stopping: trio.Event, grace: float) -> None:
+        """Wait for the end of the running jobs, at most for `grace` seconds after `stopping` was set.
+
+        What has outlived its call gets as long as a call would.
+        """
+        await stopping.wait()
+        with trio.move_on_after(grace):
+            while self._running:
+                await next(iter(self._running.values())).done.wait()
+
     async def run_job(
         self,
         key: str,

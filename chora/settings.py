@@ -269,11 +269,21 @@ OTHER_NAMES = {"CHORA_PROJECT", "CHORA_BASE_PATH", "CHORA_TRACE_ID", "CHORA_TOKE
 
 
 class LoadedSettings(NamedTuple):
-    """The effective settings, the origin of each (`section.key` → origin), and warnings."""
+    """The effective settings, the origin of each (`section.key` → origin), warnings, and the flags that were given."""
 
     settings: Settings
     origins: dict[str, str]
     warnings: list[str]
+    flags: Mapping[str, Any] = {}
+
+    def changes(self, newer: Settings) -> list[str]:
+        """The settings (`section.key`) that have another value in newer ones."""
+        return [
+            key
+            for key in self.origins
+            for section, _, name in [key.partition(".")]
+            if getattr(getattr(self.settings, section), name) != getattr(getattr(newer, section), name)
+        ]
 
 
 def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> LoadedSettings:
@@ -326,7 +336,7 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
         section, _, field = key.partition(".")
         tree.setdefault(section, {})[field] = value
     try:
-        return LoadedSettings(msgspec.convert(tree, Settings), origins, warnings)
+        return LoadedSettings(msgspec.convert(tree, Settings), origins, warnings, flags or {})
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$.")
         key = path.rstrip("`").partition("[")[0]

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import trio
 
@@ -32,7 +33,7 @@ PARENT_INTERVAL = 2.0
 
 @asynccontextmanager
 async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
-    """An event that a signal sets; a second signal raises KeyboardInterrupt.
+    """An event that a signal sets; a second signal ends the process at once.
 
     Args:
         grace: seconds that calls in flight get. A process that hasn't ended `FORCED_EXIT_DELAY` later is ended by a
@@ -49,14 +50,19 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
 
     def run_watchdog() -> None:
         deadline = None
+        is_second = False  # the end of stdin may have come before the first
         with received:
             while number := _receive(received, deadline):
                 with contextlib.suppress(trio.RunFinishedError):
                     token.run_sync_soon(_do_nothing, idempotent=True)  # the wakeup file descriptor is ours, not trio's
+                if number[0] in wanted:
+                    if is_second:
+                        _exit_now("received %s again; the process ends at once", signal.Signals(number[0]).name)
+                    is_second = True
                 if deadline is None and number[0] in (STOPPING, *wanted):
                     deadline = time.monotonic() + delay
         if number is None:
-            _exit_now(delay)
+            _exit_now("the process hasn't stopped %g s after the signal; it is ended by force", delay)
 
     async def start_watchdog_when_stopping() -> None:
         await stopping.wait()
@@ -66,26 +72,23 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
     async def listen(*, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(*wanted) as signals:
             task_status.started()
-            is_second = False  # the end of stdin may have come before the first
             async for number in signals:
-                if is_second:
-                    raise KeyboardInterrupt
-                is_second = True
-                log.info("received %s; stopping", signal.Signals(number).name)
+                if not stopping.is_set():
+                    log.info("received %s; stopping", signal.Signals(number).name)
                 stopping.set()
 
     with numbers:
         threading.Thread(target=run_watchdog, name="watchdog", daemon=True).start()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(listen)
-            nursery.start_soon(start_watchdog_when_stopping)
-            previous = signal.set_wakeup_fd(numbers.fileno(), warn_on_full_buffer=False)
-            try:
+        previous = signal.set_wakeup_fd(numbers.fileno(), warn_on_full_buffer=False)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(listen)
+                nursery.start_soon(start_watchdog_when_stopping)
                 yield stopping
-            finally:
-                signal.set_wakeup_fd(previous)
-                numbers.shutdown(socket.SHUT_RDWR)  # ends the thread
-            nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+        finally:
+            signal.set_wakeup_fd(previous)
+            numbers.shutdown(socket.SHUT_RDWR)  # ends the thread
 
 
 def _receive(received: socket.socket, deadline: float | None) -> bytes | None:
@@ -101,11 +104,10 @@ def _do_nothing() -> None:
     """Wakes the event loop, so that the interpreter runs its signal handlers."""
 
 
-def _exit_now(seconds: float) -> None:
+def _exit_now(message: str, *arguments: object) -> NoReturn:
     """End the process at once, without any cleanup; nothing that was acknowledged is lost."""
-    message = "the process hasn't stopped %g s after the signal; it is ended by force"
     # Whatever is stuck may hold the lock of the log, such as when nobody reads stderr.
-    logger = threading.Thread(target=log.error, args=(message, seconds), daemon=True)
+    logger = threading.Thread(target=log.error, args=(message, *arguments), daemon=True)
     logger.start()
     logger.join(LOG_TIMEOUT)
     os._exit(1)

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import http.client
+import json
 import os
 import signal
 import socket
@@ -33,6 +34,9 @@ pytestmark = pytest.mark.slow("starts servers")
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 SLOW = "{% for i in range(1500) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done"
+
+PATIENT = "[limits]\ngrace = 600\n[render]\nwall = 600\n"
+"""Settings with which a call in flight isn't given up."""
 
 
 @contextmanager
@@ -102,6 +106,49 @@ def test_sigterm_finishes_the_call_in_flight_and_exits_with_0(hello: Project):
         caller.join(PATIENCE)
         assert process.wait(PATIENCE) == 0
     assert answers[0]["content"] == "done"
+
+
+@requirement("server.jobs-drain")
+def test_sigterm_finishes_a_job_that_outlived_its_call(hello: Project):
+    """It gets the grace, as a call does, and its result is there for the same call to the next server."""
+    hello.write("chora.toml", PATIENT + "[jobs]\ncall_budget = 0.05\n")
+    hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
+    with serving(hello) as (url, process):
+        assert call(url, "generate_content", content_config_id="slow")["status"] == "running"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    with serving(hello) as (url, _):
+        assert call(url, "generate_content", content_config_id="slow")["content"] == "done"
+        assert [job["status"] for job in json.loads(cli(hello, "jobs", "--json"))["jobs"]] == ["done"]
+
+
+@requirement("server.jobs-drain")
+def test_a_stdio_client_that_goes_leaves_a_job_its_grace(hello: Project):
+    """The end of input is no reason to drop the work that the client will ask for again."""
+    hello.write("chora.toml", PATIENT + "[jobs]\ncall_budget = 0.05\n")
+    hello.save(content("slow", pattern={"type": "jinja2", "template": SLOW}))
+    params = {"name": "generate_content", "arguments": {"content_config_id": "slow"}}
+    lines = [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": params},
+    ]
+    command = [sys.executable, "-m", "chora", "--project", str(hello.root), "stdio"]
+    done = subprocess.run(
+        command,
+        input=b"".join(msgspec.json.encode(line) + b"\n" for line in lines),
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+    assert answers[-1]["result"]["structuredContent"]["status"] == "running"
+    assert [job["status"] for job in json.loads(cli(hello, "jobs", "--json"))["jobs"]] == ["done"]
+
+
+def cli(project: Project, *command: str) -> str:
+    """What a command prints."""
+    done = [sys.executable, "-m", "chora", "--project", str(project.root), *command]
+    return subprocess.run(done, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
 
 STUCK = """
@@ -235,26 +282,53 @@ async def test_a_signal_shuts_the_server_down(hello: Project, number: signal.Sig
     assert not (hello.root / ".chora/storage.db-wal").exists(), "the last one out folds the log into the database"
 
 
-async def test_a_second_signal_skips_the_grace(hello: Project):
-    """The user insists."""
-    loaded = settings.load(hello.root, {}, {"http.port": 0, "limits.grace": 30.0})
-    streams: list[trio.SocketStream] = []
-    with pytest.raises(BaseExceptionGroup) as caught, trio.fail_after(PATIENCE):  # noqa: PT012
-        async with trio.open_nursery() as nursery:
-            opened = await nursery.start(
-                lambda task_status: app.run_server(hello.root, loaded, task_status=task_status)
-            )
-            stream = await trio.open_tcp_stream("127.0.0.1", int(opened.url.rpartition(":")[2]))
-            streams.append(stream)
-            await stream.send_all(
-                b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nContent-Type: application/json\r\n\r\n"
-            )
-            await trio.sleep(0.1)
-            os.kill(os.getpid(), signal.SIGTERM)
-            await trio.sleep(0.1)
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert caught.group_contains(KeyboardInterrupt, depth=None)
-    await streams[0].aclose()
+ENDLESS = content("endless", pattern={"type": "jinja2", "template": SLOW.replace("1500", "99999")})
+
+
+@contextmanager
+def calling(url: str, tool: str, **arguments: Any) -> Generator[list[Any]]:
+    """A call that is in flight while the body runs; its answer, if it gets one, is in the list afterwards."""
+    answers: list[Any] = []
+
+    def make_call() -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            answers.append(call(url, tool, **arguments))
+
+    caller = threading.Thread(target=make_call)
+    caller.start()
+    while f'chora_calls_in_flight{{tool="{tool}"}} 1.0' not in get(url, "/metrics"):
+        time.sleep(0.01)
+    yield answers
+    caller.join(PATIENCE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@requirement("server.second-signal")
+def test_a_second_signal_ends_the_server_at_once(hello: Project, number: signal.Signals):
+    """Whatever it still waits for; the log has one line about it and no traceback."""
+    hello.write("chora.toml", PATIENT)
+    hello.save(ENDLESS)
+    with serving(hello) as (url, process), calling(url, "generate_content", content_config_id="endless") as answers:
+        process.send_signal(number)
+        logged = read_until(process, "stopping")
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 1
+        assert process.stderr is not None
+        logged += process.stderr.read()
+    assert f"received {number.name} again" in logged
+    assert "Traceback" not in logged
+    assert not answers
+
+
+def read_until(process: "subprocess.Popen[str]", word: str) -> str:
+    """What a process has logged, up to the line with a word."""
+    assert process.stderr is not None
+    read = ""
+    while line := process.stderr.readline():
+        read += line
+        if word in line:
+            return read
+    raise AssertionError(f"{word!r} isn't in: {read}")
 
 
 async def test_beyond_loopback_a_token_is_needed(hello: Project):

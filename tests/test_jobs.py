@@ -803,3 +803,22 @@ async def test_the_stored_result_of_regenerate_content_is_complete(hello: Projec
         assert slow.made == 1
         assert structured(await client.call(name, content_config_id="tides"), name)["previous_version"]
         assert slow.made == 2
+
+
+@requirement("server.jobs-drain")
+async def test_running_jobs_get_the_grace_at_the_end(store: SqliteStore, autojump_clock: MockClock):
+    """From when the process is asked to stop: one that ends within it is done, and no longer is waited for another."""
+    async with running_jobs(store) as jobs, trio.open_nursery() as nursery:
+        quick, slow, stopping = Work(), Work(), trio.Event()
+        await pending_job(jobs, quick, key="quick")
+        nursery.start_soon(jobs.finish, stopping, 0.5)
+        await trio.sleep(1)
+        stopping.set()
+        quick.may_end.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+        await pending_job(jobs, slow, key="slow")
+        before = trio.current_time()
+        await jobs.finish(stopping, 0.5)
+        assert trio.current_time() - before == pytest.approx(0.5)
+        assert not slow.was_stopped.is_set()

@@ -22,6 +22,7 @@ async def main():
 trio.run(main)
 """
 TERM = "os.kill(os.getpid(), signal.SIGTERM)"
+INT = "os.kill(os.getpid(), signal.SIGINT)"
 BLOCK = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])"
 """Lets another thread receive the signal, and so doesn't interrupt what the main thread is doing."""
 
@@ -40,7 +41,9 @@ def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
         ([TERM, "await stopping.wait()"], 0, b""),
         (["stopping.set()", "await trio.sleep(0)"], 0, b""),
         (["stopping.set()", TERM, "await trio.sleep(0.02)"], 0, b""),
-        ([TERM, "await stopping.wait()", TERM, "await trio.sleep(60)"], 1, b"KeyboardInterrupt"),
+        ([TERM, "await stopping.wait()", TERM, "await trio.sleep(60)"], 1, b"received SIGTERM again"),
+        ([TERM, "await stopping.wait()", INT, "await trio.sleep(60)"], 1, b"received SIGINT again"),
+        ([TERM, TERM, "time.sleep(60)"], 1, b"received SIGTERM again"),
         ([TERM, "time.sleep(60)"], 1, b"hasn't stopped 0.2 s after the signal"),
         ([TERM, "await trio.sleep(60)"], 1, b"hasn't stopped 0.2 s after the signal"),
         (["stopping.set()", "await trio.sleep(0.02)", "time.sleep(60)"], 1, b"hasn't stopped 0.2 s after the signal"),
@@ -54,6 +57,8 @@ def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
         "event",
         "signal-after-event",
         "second-signal",
+        "second-signal-of-the-other-kind",
+        "second-signal-while-stuck",
         "stuck",
         "slow",
         "stuck-after-event",
@@ -64,9 +69,10 @@ def run(*steps: str) -> "subprocess.CompletedProcess[bytes]":
 )
 @requirement("server.watchdog")
 def test_a_process_ends_one_way_or_the_other(steps: list[str], code: int, said: bytes):
-    """A first signal asks, a second one insists; a process that is stuck is ended, one that isn't is let be."""
+    """A first signal asks, a second one ends it at once; a process that is stuck is ended, one that isn't is let be."""
     ended = run(*steps)
     assert ended.returncode == code, ended.stderr
+    assert b"Traceback" not in ended.stderr
     assert said in ended.stderr
     assert said or not ended.stderr
 

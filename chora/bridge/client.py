@@ -9,6 +9,7 @@ from typing import Any
 import trio
 from msgspec import UNSET, Raw, Struct
 
+from chora import reload
 from chora.bridge.interfaces import UpstreamTransport
 from chora.bridge.messages import (
     ACKNOWLEDGED,
@@ -57,6 +58,7 @@ async def run_bridge(options: BridgeOptions, pipes: Pipes) -> None:
             async with trio.open_nursery() as services:
                 bridge = Bridge(options, upstream, sink, services)
                 await services.start(end_with_parent, stopping)
+                await services.start(reload.serve, _reload_nothing)
                 await bridge.serve(source, stopping)
                 stopping.set()
                 services.cancel_scope.cancel()
@@ -65,6 +67,10 @@ async def run_bridge(options: BridgeOptions, pipes: Pipes) -> None:
         if bridge is not None:
             await bridge.end_session()
     upstream.close()
+
+
+async def _reload_nothing() -> list[str]:
+    return ["nothing: the access token is looked up again when the server refuses it"]
 
 
 class Bridge:

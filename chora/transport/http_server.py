@@ -60,6 +60,7 @@ class HttpServer:
         self.state: dict[str, Any] = {}
         self.draining = trio.Event()
         self._config = config
+        self._tls: ssl.SSLContext | None = None
         self._connections: set[ServerConnection] = set()
         self._arrival = trio.Event()
         self._sweeping = trio.CancelScope()
@@ -86,7 +87,7 @@ class HttpServer:
         sockets = sockets or self._config.create_sockets()
         lifespan = Lifespan(self.app, self.state)
         try:
-            tls = self._config.create_ssl_context()
+            tls = self._tls = self._config.create_ssl_context()
             with lifespan.dependents:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(lifespan.run_lifespan)
@@ -127,6 +128,20 @@ class HttpServer:
                 connection.abort("draining")
         if not self._connections:
             self._sweeping.cancel()
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether it speaks HTTPS."""
+        return self._tls is not None
+
+    def load_certificate(self, certificate: str, key: str) -> None:
+        """Use another certificate and its key from the next connection on; `check_tls` has found them sound.
+
+        Raises:
+            OSError: they can't be read, or don't belong together.
+        """
+        if self._tls is not None:
+            self._tls.load_cert_chain(certificate, key, password="")
 
     def statistics(self) -> ConnectionStatistics:
         """The counts as they are now."""
