@@ -21,7 +21,7 @@ from chora.render import RenderJob
 from chora.render.pool import RenderPool
 from chora.render.sandbox import CompiledTemplates
 from chora.render.sandbox import render_template as render_inline
-from chora.request_context import caller
+from chora.request_context import Caller, caller
 
 PAGE = RenderJob(
     template="# {{ title }}\n{% for row in rows %}- {{ row.name }}: {{ row.number * 2 }}\n{% endfor %}",
@@ -122,7 +122,7 @@ async def storm(project: Path, calls: int) -> list[Row]:
         async with pooled() as pool:
 
             async def throw(bomb: RenderJob = bomb, pool: RenderPool = pool) -> None:
-                caller.set("bomber")
+                caller.set(Caller("bomber", "bomber"))
                 while True:
                     with suppress(LimitExceeded, Busy):
                         await pool.render_template(bomb)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
-caller: ContextVar[str] = ContextVar("caller", default="local")
-"""Whose share of limited resources the work uses up: a session, or a principal without one."""
+
+class Caller(NamedTuple):
+    """Whose share of limited resources the work uses up."""
+
+    principal: str
+    session: str
+    """One of the principal's sessions; the principal's name for requests without one."""
+
+
+caller: ContextVar[Caller] = ContextVar("caller", default=Caller("local", "local"))  # noqa: B039  (it is immutable)
 
 trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 """The trace that the request belongs to."""

@@ -604,6 +604,8 @@ SERVER = {
     "server.early-signal": "A server that is asked to end while it starts ends with status 0.",
     "server.second-signal": "A second signal ends a server at once, with a line in the log and no traceback.",
     "server.reload": "SIGHUP reloads the log's settings, tokens and certificates, all or nothing, and says so.",
+    "render.fair": "A flood of slow templates makes the renders of others wait for a worker, not for the flood.",
+    "render.spawner": "A fork server that is stopped or stuck is replaced, and no render is lost by it.",
     "server.jobs-drain": "A job that outlived its call gets the grace of shutdown, as a call does.",
     "server.parent": "`chora stdio` ends with the process that started it.",
     "connect.untouched": "The bridge passes messages on byte by byte.",

@@ -9,6 +9,7 @@ import trio
 from chora.access import Principal
 from chora.protocol.broadcast import NotificationQueue
 from chora.protocol.wire import Revision
+from chora.request_context import Caller
 
 
 class PendingRequest:
@@ -56,9 +57,10 @@ class Session:
         """The queues of open subscriptions, in modern revisions."""
 
     @property
-    def caller(self) -> str:
-        """The key by which work is shared fairly: the session, or the principal for requests without one."""
-        return self.principal.name if self.revision is None else f"{self.principal.name} {id(self)}"
+    def caller(self) -> Caller:
+        """Those among whom work is shared fairly: the principal, and the session where there is one."""
+        name = self.principal.name
+        return Caller(name, name if self.revision is None else f"{name} {id(self)}")
 
     def cancel_calls(self) -> None:
         """Cancel the calls in flight; they get no answer."""

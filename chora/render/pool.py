@@ -7,6 +7,7 @@ A worker that answered is used again, so that a render costs little more than in
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ import trio
 from msgspec import Struct
 
 from chora import settings
-from chora.concurrency import FairSemaphore
+from chora.concurrency import Displaced, FairSemaphore, Share
 from chora.errors import Busy, ChoraError, InvalidContext, LimitExceeded
 from chora.nesting import NestedTooDeeply
 from chora.render import (
@@ -60,10 +61,6 @@ if sys.platform != "win32":
 
 log = logging.getLogger("chora.render")
 
-START_TIMEOUT: Final = 30.0
-"""Seconds until a new worker must be ready; the first one has to load Python and jinja2."""
-
-
 ANSWER_MARGIN: Final = 65536
 """Bytes of an answer beyond the rendered text and twice the job, for names and messages."""
 
@@ -81,6 +78,10 @@ Expected = TypeVar(
     CheckResult,
     ParsedData,
 )
+
+
+class _TookTooLong(Exception):
+    """A job that was ended because its time was over."""
 
 
 class RenderStatistics(Struct, frozen=True):
@@ -135,11 +136,12 @@ class RenderPool:
         Raises:
             Busy, RenderFailed: as `render_template`.
         """
-        await self._acquire_slot()
+        share = ("warm-up", "warm-up")
+        await self._acquire_slot(share)
         try:
             self._return_worker(await self._take_worker())
         finally:
-            self._semaphore.release()
+            self._semaphore.release(share, 0.0)
 
     async def render_template(self, job: RenderJob) -> RenderedText:
         """Render a template.
@@ -215,11 +217,11 @@ class RenderPool:
         )
 
     async def _run_job(self, job: WorkerJob, expected: type[Expected]) -> Expected:
-        await self._acquire_slot()
-        try:
-            outcome = await self._perform_job(job)
-        finally:
-            self._semaphore.release()
+        share = _share_of(job)
+        outcome = await self._run_in_slot(job, share, is_final=False)
+        if outcome is None:
+            outcome = await self._run_in_slot(job, share, is_final=True)
+            assert outcome is not None
         self._rendered += 1
         match outcome:
             case JobFailure(kind="memory"):
@@ -233,29 +235,72 @@ class RenderPool:
             case _:
                 raise _worker_failure(_INVALID_ANSWER, job)
 
-    async def _acquire_slot(self) -> None:
-        who, queue = caller.get(), self._settings.queue
-        if not self._semaphore.has_free_slot():
-            if self._semaphore.waiting_count() >= queue:
-                raise Busy(f"{queue} templates are waiting to be rendered already.", "Try again in a moment.")
+    async def _run_in_slot(self, job: WorkerJob, share: Share, *, is_final: bool) -> JobOutcome | None:
+        """Do a job when it is its turn.
+
+        Under load, what isn't known to take long is ended early: None. It is then known, and gets all its time when it
+        is its turn again, so that the others needn't wait for what nobody knows yet.
+        """
+        await self._acquire_slot(share)
+        began = trio.current_time()
+        wall = self._settings.wall
+        is_trial = not is_final and wall > FairSemaphore.QUICK and self._semaphore.is_unproven(share)
+        try:
+            return await self._perform_job(job, FairSemaphore.QUICK if is_trial else wall)
+        except _TookTooLong:
+            if is_trial:
+                return None
+            raise LimitExceeded(
+                f"Rendering {job.name} took longer than {wall:g} s.",
+                _hint("wall"),
+                limit="render.wall",
+                template=job.name,
+            ) from None
+        finally:
+            self._semaphore.release(share, trio.current_time() - began)
+
+    async def _acquire_slot(self, share: Share) -> None:
+        queue = self._settings.queue
+        if not self._semaphore.has_slot_for(share):
             # Half of the queue is reserved for other callers.
-            if (own := self._semaphore.waiting_count_of(who)) >= (queue + 1) // 2:
+            if (own := self._semaphore.waiting_count_of(share[1])) >= (queue + 1) // 2:
                 raise Busy(
                     f"{own} of your templates are waiting to be rendered already.", "Try again when some are done."
                 )
-        await self._semaphore.acquire(who)
+            if self._semaphore.waiting_count() >= queue and not self._semaphore.displace(share):
+                raise _full_queue(queue)
+        try:
+            await self._semaphore.acquire(share)
+        except Displaced:
+            raise _full_queue(queue) from None
 
-    async def _perform_job(self, job: WorkerJob) -> JobOutcome:
-        """Do one job on one worker, which is used again only if it answered."""
+    async def _perform_job(self, job: WorkerJob, wall: float) -> JobOutcome:
+        """Do one job on one worker, or on another one if the first ended through no fault of the job.
+
+        Raises:
+            _TookTooLong: it took longer than `wall` seconds.
+        """
+        message = _encode_job(job, self._settings)
+        for attempt in itertools.count(1):
+            worker = await self._take_worker()
+            try:
+                return await self._perform_job_on(worker, job, message, wall)
+            except WorkerEnded:
+                if attempt > 1 or not worker.is_given_up:
+                    raise self._explain_end(worker, job) from None
+        raise AssertionError  # pragma: no cover
+
+    async def _perform_job_on(self, worker: Worker, job: WorkerJob, message: bytearray, wall: float) -> JobOutcome:
+        """Do one job on a worker, which is used again only if it answered."""
         render_settings = self._settings
-        message = _encode_job(job, render_settings)
-        worker = await self._take_worker()
         answer: WorkerAnswer | None = None
         try:
-            with trio.move_on_after(render_settings.wall):
+            with trio.move_on_after(wall):
                 answer = await worker.perform_job(message, render_settings.output + 2 * len(message) + ANSWER_MARGIN)
         except WorkerEnded:
-            raise await self._explain_end(worker, job) from None
+            with trio.move_on_after(END_TIMEOUT):
+                await worker.ended.wait()
+            raise
         except (ValueError, msgspec.MsgspecError):
             raise _worker_failure(_INVALID_ANSWER, job) from None
         finally:
@@ -267,17 +312,10 @@ class RenderPool:
             else:
                 self._return_worker(worker)
         if answer is None:
-            raise LimitExceeded(
-                f"Rendering {job.name} took longer than {render_settings.wall:g} s.",
-                _hint("wall"),
-                limit="render.wall",
-                template=job.name,
-            )
+            raise _TookTooLong
         return answer.outcome
 
-    async def _explain_end(self, worker: Worker, job: WorkerJob) -> ChoraError | RenderFailed:
-        with trio.move_on_after(END_TIMEOUT):
-            await worker.ended.wait()
+    def _explain_end(self, worker: Worker, job: WorkerJob) -> ChoraError | RenderFailed:
         if self._nursery is None:
             return _not_running()
         if worker.status == KILLED:
@@ -297,24 +335,25 @@ class RenderPool:
             if worker.is_usable():
                 return worker
             self._discard_worker(worker)
-        for _attempt in range(2):  # the fork server may turn out to be dead only when it is used
+        for _attempt in range(2):  # the fork server may turn out to be dead, or stopped, only when it is used
             try:
                 worker = await self._start_worker()
             except OSError as error:
                 raise RenderFailed(JobFailure("runtime", f"No template worker can be started: {error}")) from None
-            ready = False
+            ready = ended = False
             try:
-                with trio.move_on_after(START_TIMEOUT):
+                with trio.move_on_after(worker.start_timeout):
                     await worker.wait_ready()
                     ready = True
             except (WorkerEnded, ValueError):
-                continue
+                ended = True
             finally:
                 if not ready:
                     self._discard_worker(worker)
             if ready:
                 return worker
-            break
+            if not ended:
+                worker.give_up()
         raise RenderFailed(JobFailure("runtime", "No template worker can be started; see the log."))
 
     async def _start_worker(self) -> Worker:
@@ -374,6 +413,32 @@ def _encode_job(job: WorkerJob, render_settings: settings.RenderSettings) -> byt
             template=job.name,
         )
     return message
+
+
+def _share_of(job: WorkerJob) -> Share:
+    """Whose use of the workers a job is: the caller's, and that of what it runs, whichever session asks for it.
+
+    The text that is run tells works apart, because names are the same for many.
+    """
+    match job:
+        case RenderJob():
+            work = job.sources.get(job.name, "") if job.template is None else job.template
+        case ScanJob():
+            work = job.source
+        case SelectJob():
+            work = job.query
+        case EvaluateJob():
+            work = job.expression
+        case MatchJob():
+            work = job.pattern
+        case CheckJob() | CompareJob() | ParseJob():
+            work = job.name
+    who = caller.get()
+    return ("principal", who.principal), ("session", who.session), (who.principal, type(job).__name__, hash(work))
+
+
+def _full_queue(queue: int) -> Busy:
+    return Busy(f"{queue} templates are waiting to be rendered already.", "Try again in a moment.")
 
 
 def _hint(setting: str) -> str:

@@ -31,6 +31,10 @@ from chora.render import (
 
 log = logging.getLogger("chora.render")
 
+START_TIMEOUT: Final = 30.0
+"""Seconds until a new worker must be ready; the first one has to load Python and jinja2."""
+FORK_TIMEOUT: Final = 5.0
+"""The same where everything is loaded: a fork takes milliseconds, so by then the fork server is stopped or stuck."""
 END_TIMEOUT: Final = 2.0
 """Seconds within which a process must end once its connection has closed."""
 KILLED: Final = -9
@@ -75,6 +79,14 @@ class Worker(ABC):
     @abstractmethod
     def discard(self) -> None:
         """Kill the process, if it is running, and close the connection."""
+
+    start_timeout: float = START_TIMEOUT
+    """Seconds until it must be ready."""
+    is_given_up: bool = False
+    """Whether it was killed with the process that started it, which didn't answer any more."""
+
+    def give_up(self) -> None:  # noqa: B027  (most have nothing to do)
+        """Don't rely any more on the process that started it, if there is one: the worker never became ready."""
 
     async def wait_ready(self) -> None:
         """Wait for the empty frame that a worker sends first.
@@ -167,6 +179,21 @@ if sys.platform != "win32":
             self._socket = trio.socket.from_stdlib_socket(connection)
             super().__init__(trio.SocketStream(self._socket))
 
+        @property
+        def start_timeout(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+            return FORK_TIMEOUT if self._server.has_forked else START_TIMEOUT
+
+        @property
+        def is_given_up(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+            return self._server.is_given_up
+
+        def give_up(self) -> None:
+            self._server.give_up()
+
+        async def wait_ready(self) -> None:
+            await super().wait_ready()
+            self._server.has_forked = True
+
         def is_usable(self) -> bool:
             # A worker whose server ended is about to end too; one that sends without a job isn't trusted.
             return self._server.is_alive() and _peek(self._connection) is None
@@ -176,7 +203,11 @@ if sys.platform != "win32":
             self._socket.close()
 
     class ForkServer:
-        """The process that forks workers, and our connection to it."""
+        """The process that forks workers, and our connection to it.
+
+        One that was stopped (SIGSTOP), or is stuck, neither forks nor kills. It is noticed by the one or the other, and
+        is then given up: it is killed with its workers, and the next worker comes from a new one.
+        """
 
         def __init__(self, process: trio.Process, control: socket.socket) -> None:
             self.process = process
@@ -185,9 +216,15 @@ if sys.platform != "win32":
             self._workers: dict[int, ForkedWorker] = {}
             self._numbers = itertools.count(1)
             self._unread = b""
+            self._killed: dict[int, float] = {}
+            """When it was told to kill a worker, by the worker's number, until it reports the end."""
+            self._kill_sent = trio.Event()
+            self.has_forked = False
+            """Whether a worker of it became ready, so that everything is loaded."""
+            self.is_given_up = False
 
         def is_alive(self) -> bool:
-            return _peek(self._control) != b""
+            return not self.is_given_up and _peek(self._control) != b""
 
         def fork(self) -> ForkedWorker:
             """Have a worker forked; if that fails, its connection closes before it is ready.
@@ -205,8 +242,23 @@ if sys.platform != "win32":
         def kill(self, number: int) -> None:
             """Have a worker killed by the server: only its parent knows whether a process id is still in use by it."""
             if number in self._workers:
+                self._killed.setdefault(number, trio.current_time())
+                self._kill_sent.set()
                 with contextlib.suppress(OSError):  # the server has ended, and its workers with it
                     self._control.send(COMMAND.pack(KILL, number))
+
+        def give_up(self) -> None:
+            """Kill the server and all its workers, because it doesn't answer."""
+            if self.is_given_up or not self.is_alive():
+                return
+            self.is_given_up = True
+            log.warning("the process that forks template workers doesn't answer; it is replaced")
+            self._kill_group()
+
+        def _kill_group(self) -> None:
+            # The process isn't reaped before `_stop`, so the group id can't have been reused.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
         @classmethod
         async def run_server(
@@ -231,11 +283,26 @@ if sys.platform != "win32":
                     )
                 server = cls(process, ours)
                 try:
-                    task_status.started(server)
-                    await server._receive_reports()
+                    async with trio.open_nursery() as nursery:
+                        task_status.started(server)
+                        nursery.start_soon(server._check_kills)
+                        await server._receive_reports()
+                        nursery.cancel_scope.cancel()
                 finally:
                     with trio.CancelScope(shield=True):
                         await server._stop()
+
+        async def _check_kills(self) -> None:
+            """Give the server up if it doesn't kill what it is told to."""
+            while not self.is_given_up:
+                self._kill_sent = trio.Event()
+                if not self._killed:
+                    await self._kill_sent.wait()
+                    continue
+                since = min(self._killed.values())
+                await trio.sleep_until(since + FORK_TIMEOUT)
+                if since in self._killed.values():
+                    self.give_up()
 
         async def _receive_reports(self) -> None:
             """Receive reports until the server has ended."""
@@ -248,9 +315,10 @@ if sys.platform != "win32":
                         self._record_end(number, status)
 
         def _record_end(self, number: int, status: int | None) -> None:
-            worker = self._workers.pop(number)
-            worker.status = status
-            worker.ended.set()
+            self._killed.pop(number, None)
+            if (worker := self._workers.pop(number, None)) is not None:
+                worker.status = status
+                worker.ended.set()
 
         async def _stop(self) -> None:
             """Let the server kill and reap its workers; then kill whatever is left of its process group."""
@@ -258,9 +326,7 @@ if sys.platform != "win32":
                 self._control.shutdown(socket.SHUT_WR)
             with trio.move_on_after(END_TIMEOUT):
                 await self._receive_reports()
-            # Before the process is reaped, so that the group id can't have been reused.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self._kill_group()
             status = await self.process.wait()
             # The kill may have met a server that was just ending by itself.
             if status not in (0, KILLED):

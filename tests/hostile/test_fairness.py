@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -12,18 +14,25 @@ import trio.testing
 
 from chora.access import LOCAL, Principal
 from chora.engine.engine import Engine
+from chora.errors import Busy, LimitExceeded
 from chora.metrics import Metrics
 from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from chora.provider import project_server
+from chora.render import RenderJob
+from chora.render.pool import RenderPool
+from chora.request_context import Caller, caller
+from chora.settings import RenderSettings
 from chora.tools import TOOLS
-from tests.conftest import Asking, Project, content
+from tests.conftest import Asking, Project, content, requirement
 from tests.hostile.measures import bounded, is_well, linux, prepare
 from tests.http_client import HELLO, MODERN, message
+from tests.patience import PATIENCE
 
 pytestmark = linux
 
 # Slow enough that a line forms, and within the patience of the settings.
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 SLOW = "{% for a in range(400) %}{% for b in range(1000) %}{% endfor %}{% endfor %}{{ n }}"
 
 
@@ -97,3 +106,61 @@ async def test_cancelled_floods_leave_nothing(project: Project, ask: Asking, ser
                         )
         assert ask.engine.templates.pool.statistics().waiting == 0
         await is_well(ask)
+
+
+WAIT_LIMIT = 10.0
+"""Seconds that a good render waits at most, by the default limits, whatever fills the queue."""
+
+
+@pytest.mark.parametrize("flood", ["sessions", "principals", "contents"])
+@requirement("render.fair")
+async def test_good_renders_wait_little_while_bombs_fill_the_queue(project: Project, flood: str):
+    """With the default limits, and endless templates of ten sessions, or principals, or each another one: a render
+    that was good before is done within seconds, and one that never ran is done or refused as busy."""
+    async with running_pool() as pool:
+        good = RenderJob("Hello {{ name }}", "good", context={"name": "you"})
+        caller.set(Caller("good" if flood == "principals" else "all", "good"))
+        await pool.render_template(good)
+
+        async def drop_bombs(number: int, session: int) -> None:
+            caller.set(Caller(f"bad {session}" if flood == "principals" else "all", f"bad {session}"))
+            text = f"{ENDLESS}{number if flood == 'contents' else ''}"
+            while True:
+                try:
+                    await pool.render_template(RenderJob(text, "bomb"))
+                except LimitExceeded:
+                    continue
+                except Busy:
+                    await trio.sleep(0.2)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(300):
+                nursery.start_soon(drop_bombs, number, number % 10)
+            await trio.sleep(0.5)
+            assert pool.statistics().waiting == RenderSettings().queue
+            waits: list[float] = []
+            refused = 0
+            for number in range(40):
+                fresh = RenderJob(f"Hello {number}", "good") if number % 2 else good
+                began = trio.current_time()
+                try:
+                    with trio.fail_after(PATIENCE):
+                        await pool.render_template(fresh)
+                    waits.append(trio.current_time() - began)
+                except Busy:
+                    refused += 1
+                await trio.sleep(0.5)
+            nursery.cancel_scope.cancel()
+    assert max(waits) < WAIT_LIMIT, waits
+    assert len(waits) >= 20, f"{refused} of 40 were refused"
+
+
+@asynccontextmanager
+async def running_pool() -> AsyncGenerator[RenderPool]:
+    """Template workers with the default limits."""
+    async with trio.open_nursery() as nursery:
+        pool = RenderPool(RenderSettings())
+        await nursery.start(pool.serve)
+        await pool.warm_up()
+        yield pool
+        nursery.cancel_scope.cancel()

@@ -32,8 +32,9 @@ from chora.render import (
     processes,
 )
 from chora.render.pool import RenderPool, RenderStatistics
-from chora.request_context import caller
+from chora.request_context import Caller, caller
 from chora.settings import RenderSettings as RenderSettings
+from tests.conftest import requirement
 from tests.patience import PATIENCE
 
 MIB = 1024 * 1024
@@ -278,16 +279,16 @@ async def test_too_many_waiting_jobs_are_busy():
         texts: list[str] = []
 
         async def wait_in_line(who: str) -> None:
-            caller.set(who)
+            caller.set(Caller(who, who))
             texts.append((await workers.render_template(HELLO)).text)
 
         async def take_long(who: str) -> None:
-            caller.set(who)
+            caller.set(Caller(who, who))
             with pytest.raises(LimitExceeded):
                 await workers.render_template(ENDLESS)
 
         async def is_refused(who: str, message: str) -> None:
-            caller.set(who)
+            caller.set(Caller(who, who))
             with pytest.raises(Busy, match=message):
                 await workers.render_template(HELLO)
 
@@ -306,14 +307,15 @@ async def test_too_many_waiting_jobs_are_busy():
 
 
 @pytest.mark.slow("waits for a time limit")
-async def test_callers_are_served_round_robin():
-    """A caller waits for one job of a caller with many, not for all of them."""
+@requirement("render.fair")
+async def test_a_caller_waits_for_one_job_of_a_caller_with_many():
+    """Not for all of them."""
     async with running(wall=1.8) as workers:
         await workers.warm_up()
         done: list[str] = []
 
         async def render(who: str, job: RenderJob) -> None:
-            caller.set(who)
+            caller.set(Caller(who, who))
             with suppress(LimitExceeded):
                 await workers.render_template(job)
             done.append(who)
@@ -323,48 +325,33 @@ async def test_callers_are_served_round_robin():
                 nursery.start_soon(render, who, job)
                 await trio.testing.wait_all_tasks_blocked()
             assert workers.statistics().waiting == 32
-        assert done[:4] == ["greedy", "greedy", "modest", "third"]
-        assert done[4:] == ["greedy"] * 29
+        assert done[:3] == ["greedy", "modest", "third"]
+        assert done[3:] == ["greedy"] * 30
 
 
-async def test_the_semaphore_is_fair_between_callers():
-    """Callers in order of arrival: the first waiting task of each, then the second of each."""
-    turns = FairSemaphore(1)
-    order: list[str] = []
+@pytest.mark.slow("waits for time limits")
+@requirement("render.fair")
+async def test_under_load_what_is_unknown_gets_a_short_trial_and_then_its_time(monkeypatch: pytest.MonkeyPatch):
+    """A template that takes longer waits its turn again, and is rendered: nothing is lost but the trial."""
+    monkeypatch.setattr(FairSemaphore, "QUICK", 0.2)
+    async with running(workers=1, wall=PATIENCE) as workers:
+        await workers.warm_up()
+        done: list[str] = []
 
-    async def work(who: str, number: int) -> None:
-        await turns.acquire(who)
-        order.append(f"{who}{number}")
-        turns.release()
+        async def render(who: str, job: RenderJob) -> None:
+            caller.set(Caller("all", who))
+            done.append(f"{who} {(await workers.render_template(job)).text[-4:]}")
 
-    await turns.acquire("x")
-    async with trio.open_nursery() as nursery:
-        for who, number in [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("c", 1)]:
-            nursery.start_soon(work, who, number)
+        long = RenderJob("{% for i in range(9000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done", "long")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(render, "alone", long)  # nobody waits when it begins, so it isn't ended early
             await trio.testing.wait_all_tasks_blocked()
-        assert (turns.waiting_count(), turns.waiting_count_of("a"), turns.waiting_count_of("x")) == (6, 3, 0)
-        turns.release()
-    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
-    assert turns.has_free_slot()
-    assert turns.waiting_count() == 0
-
-
-@pytest.mark.parametrize("at_once", [True, False], ids=["before it notices", "after it noticed"])
-async def test_a_slot_is_not_given_to_a_cancelled_task(at_once: bool):
-    """It is skipped, even if its slot becomes free at the same moment."""
-    turns = FairSemaphore(1)
-    await turns.acquire("x")
-    async with trio.open_nursery() as nursery:
-        for who in ("a", "b"):
-            nursery.start_soon(turns.acquire, who)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-        if not at_once:
-            with trio.CancelScope(shield=True):
+            other = RenderJob(f"other {long.template}", "other")
+            for who, job in [("greedy", other), ("modest", HELLO)]:
+                nursery.start_soon(render, who, job)
                 await trio.testing.wait_all_tasks_blocked()
-            assert turns._waiting == {}
-        turns.release()
-    assert turns.has_free_slot()
+        assert done == ["alone done", "modest  you", "greedy done"]
+        assert workers.statistics().killed == 1
 
 
 async def test_jobs_run_at_once_on_several_workers():
@@ -633,7 +620,7 @@ async def test_a_worker_that_cannot_start_is_a_failure(command: list[str], fork:
 async def test_a_worker_that_never_gets_ready_is_given_up(monkeypatch: pytest.MonkeyPatch):
     """It is killed after the start timeout."""
     monkeypatch.setattr(processes, "worker_command", lambda: [sys.executable, "-c", "import sys; sys.stdin.read()"])
-    monkeypatch.setattr(pool, "START_TIMEOUT", 0.1)
+    monkeypatch.setattr(processes.Worker, "start_timeout", 0.1)
     async with running(fork=False) as workers:
         with pytest.raises(RenderFailed, match="No template worker can be started"):
             await workers.render_template(HELLO)
@@ -677,6 +664,54 @@ def test_the_frozen_binary_runs_itself(monkeypatch: pytest.MonkeyPatch):
     """It has no interpreter to start; its own flag makes it a worker."""
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert processes.worker_command() == [sys.executable, "--render-worker"]
+
+
+# -- a fork server that is stopped ------------------------------------------------------------------------------
+
+
+@needs_proc
+@pytest.mark.slow("waits for a time limit, and does a long job twice")
+@pytest.mark.parametrize("how", ["it is to fork", "it is to kill"])
+@requirement("render.spawner")
+async def test_a_fork_server_that_is_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch, how: str):
+    """When it doesn't fork, or doesn't kill, within some seconds; the job that met it, and one that runs on a worker of
+    its, are done by workers of the new one.
+    """
+    assert sys.platform != "win32"
+    monkeypatch.setattr(processes, "FORK_TIMEOUT", 0.5)
+    async with running(workers=2, wall=PATIENCE) as workers:
+        await workers.warm_up()
+        server = workers._server
+        assert server is not None
+        texts: list[str] = []
+
+        async def render(job: RenderJob) -> None:
+            texts.append((await workers.render_template(job)).text)
+
+        endless = trio.CancelScope()
+
+        async def render_endlessly() -> None:
+            with endless:
+                await workers.render_template(ENDLESS)
+
+        long = RenderJob("{% for i in range(20000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done", "long")
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(render, long)
+                await trio.sleep(0.1)
+                if how == "it is to kill":
+                    nursery.start_soon(render_endlessly)
+                    await until(lambda: workers.statistics().workers == 2)
+                    await trio.sleep(0.1)
+                os.kill(server.process.pid, signal.SIGSTOP)
+                if how == "it is to kill":
+                    endless.cancel()
+                    await until(lambda: server.is_given_up)
+                await render(HELLO)
+        assert sorted(texts) == ["Hello you", "done"]
+        assert server.is_given_up
+        assert workers._server is not server
+        await until(lambda: not is_running(server.process.pid))
 
 
 # -- confinement ------------------------------------------------------------------------------------------------
