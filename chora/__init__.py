@@ -27,7 +27,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
       hashing request_context   how hashes are written; the caller and the trace of a request
       fetch shutdown disk       the HTTP client; how a process ends; durable writes
       file_stamps concurrency   telling a changed file from an unchanged one; bounded concurrency
-      nesting                   how deeply data may be nested
+      supervision nesting       restarting services that fail; how deeply data may be nested
     regular_files               reading files that the settings name
     errors nofollow wording     the error classes; opening files without following links; counts in messages
 """

@@ -50,9 +50,11 @@ async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None
         server = project_server(engine, TOOLS, Metrics())
         engine.changes.subscribe(server.notify_resource_changed)
         async with trio.open_nursery() as services:
-            services.start_soon(_watch_files, engine, server)
-            services.start_soon(retention.serve, engine)
-            await services.start(reload.serve, reload.ReloadLog(project, loaded))
+            keep_running = engine.supervisor.keep_running
+            services.start_soon(keep_running, "file watcher", partial(_watch_files, engine, server))
+            services.start_soon(keep_running, "housekeeping", partial(retention.serve, engine))
+            reloading = partial(reload.serve, reload.ReloadLog(project, loaded))
+            await services.start(keep_running, "reload", reloading)
             await services.start(end_with_parent, stopping)
             async with trio.open_nursery() as finishing:
                 finishing.start_soon(engine.jobs.finish, stopping, limits.grace)
@@ -61,8 +63,9 @@ async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None
             services.cancel_scope.cancel()
 
 
-async def _watch_files(engine: Engine, server: McpServer) -> None:
-    """A service: the file watcher, whose import would delay the first answer."""
+async def _watch_files(engine: Engine, server: McpServer, *, task_status: trio.TaskStatus[None]) -> None:
+    """A service: the file watcher, whose import would delay the first answer on stdio."""
+    task_status.started()
     await server.first_request_answered.wait()
     from chora.watch import files
 
@@ -96,7 +99,7 @@ async def run_server(
     from chora.oauth import Issuer
     from chora.transport.http import HttpApplication
     from chora.transport.listener import loopback_url, make_http_server, start_listening
-    from chora.watch import latency, probe
+    from chora.watch import files, latency, probe
     from chora.web.health import HealthStatus
     from chora.web.pages import make_pages
 
@@ -123,7 +126,8 @@ async def run_server(
     ):
         server = project_server(engine, TOOLS, metrics)
         engine.changes.subscribe(server.notify_resource_changed)
-        health = HealthStatus(engine.store, metrics)
+        keep_running = engine.supervisor.keep_running
+        health = HealthStatus(engine.store, metrics, engine.supervisor)
         pages = make_pages(health.status, health.uptime_seconds, health.exposition)
         application = HttpApplication(server, authenticator, http, limits, pages, metrics, issuer)
         http_server = health.http_server = make_http_server(application, http, limits)
@@ -131,24 +135,24 @@ async def run_server(
             url = await start_listening(listening, http_server, http)
             listening.start_soon(engine.jobs.finish, stopping, limits.grace)
             target = probe.ProbeTarget(loopback_url(url) + "/mcp", probe_token, http.cert)
-            await services.start(
-                reload.serve,
-                reload.ReloadServer(project, loaded, authenticator, tokens, http_server, target),
-            )
+            reloader = reload.ReloadServer(project, loaded, authenticator, tokens, http_server, target)
+            await services.start(keep_running, "reload", partial(reload.serve, reloader))
             await services.start(application.serve, http_server.draining)
-            probe_settings = loaded.settings.probe
-            await services.start(partial(probe.serve, target, engine.store, metrics, interval=probe_settings.interval))
-            benchmark = partial(
-                latency.serve, interval=probe_settings.latency_interval, calls=probe_settings.latency_calls
+            probe_settings, backups = loaded.settings.probe, loaded.settings.backup
+            measured = target, engine.store, metrics
+            calling = partial(probe.serve, *measured, interval=probe_settings.interval)
+            timing = partial(
+                latency.serve, *measured, interval=probe_settings.latency_interval, calls=probe_settings.latency_calls
             )
-            await services.start(benchmark, target, engine.store, metrics)
+            await services.start(keep_running, "uptime probe", calling)
+            await services.start(keep_running, "latency benchmarker", timing)
             services.start_soon(_warm_up, engine.templates.pool)
-            if loaded.settings.backup.every:
-                backup_settings = loaded.settings.backup
-                serve_backup = partial(backup.serve, every=backup_settings.every * 3600, keep=backup_settings.keep)
-                services.start_soon(serve_backup, engine.store, locate(project, backup_settings.folder))
-            services.start_soon(_watch_files, engine, server)
-            services.start_soon(retention.serve, engine)
+            if backups.every:
+                folder = locate(project, backups.folder)
+                backing_up = partial(backup.serve, engine.store, folder, every=backups.every * 3600, keep=backups.keep)
+                services.start_soon(keep_running, "backups", backing_up)
+            services.start_soon(keep_running, "file watcher", partial(files.serve, engine, server))
+            services.start_soon(keep_running, "housekeeping", partial(retention.serve, engine))
             health.state = "ready"
             log.info("chora %s serves %s at %s", __version__, project, url)
             _notify_systemd("READY=1")

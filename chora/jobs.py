@@ -22,6 +22,7 @@ from chora.errors import CATEGORIES, Busy, ChoraError, JobCancelled, JobNotFound
 from chora.protocol.types import Progress, ToolAnswer
 from chora.store.records import Job
 from chora.store.store import Store
+from chora.supervision import Supervisor
 from chora.timestamps import days_before_now, format_timestamp, now
 
 log = logging.getLogger("chora.jobs")
@@ -51,6 +52,8 @@ class RunningJob:
         self.done = trio.Event()
         self.progressed = trio.Event()
         self.answer: ToolAnswer | None = None
+        self.failure: Exception | None = None
+        """What the work raised; the calls that wait for it get it."""
         self.waiting_calls = 0
         self.is_stored = False
         """Whether it is in the store, because a call stopped waiting for it."""
@@ -70,10 +73,12 @@ class Jobs:
     Args:
         store: the store of jobs.
         settings: how long a call waits, how many jobs may run, and how long results are kept.
+        supervisor: keeps the heartbeats going.
     """
 
-    def __init__(self, store: Store, settings: settings.JobSettings) -> None:
+    def __init__(self, store: Store, settings: settings.JobSettings, supervisor: Supervisor | None = None) -> None:
         self._store = store
+        self._supervisor = supervisor or Supervisor()
         self._settings = settings
         self._nursery: trio.Nursery | None = None
         self._running: dict[str, RunningJob] = {}
@@ -84,7 +89,7 @@ class Jobs:
         """A service: runs the jobs. When it is cancelled, running ones are stored as interrupted."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._send_heartbeats)
+            nursery.start_soon(self._supervisor.keep_running, "heartbeats of jobs", self._send_heartbeats)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -149,6 +154,8 @@ class Jobs:
             if running.is_stored:
                 await self._mark_delivered(running.job)
             return running.answer
+        if running.failure is not None:
+            raise running.failure
         if running.done.is_set():
             raise JobCancelled(f"{tool} was cancelled.", "Call it again to start over.", job=running.job.job_id)
         return PendingJob(running.job)
@@ -201,6 +208,9 @@ class Jobs:
         try:
             with running.scope:
                 running.answer = await work(running.report_progress)
+        except Exception as error:  # one job's failure is nobody else's
+            running.failure = error
+            log.error("%s failed as a job", running.job.tool, exc_info=error)
         finally:
             del self._running[running.job.key]
             running.done.set()
@@ -333,8 +343,8 @@ class Jobs:
                 job = self.find_job(job_id)
         return job
 
-    async def _send_heartbeats(self) -> None:
-        """Renew the heartbeats of stored jobs, and cancel those whose cancellation another process requested."""
+    async def _send_heartbeats(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """A service: renews the heartbeats of stored jobs, and cancels those that another process wants cancelled."""
         while True:
             await trio.sleep(HEARTBEAT_INTERVAL)
             for running in [each for each in self._running.values() if each.is_stored]:

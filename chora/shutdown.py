@@ -21,6 +21,8 @@ import trio
 
 log = logging.getLogger("chora")
 
+_receiving = 0
+
 FORCED_EXIT_DELAY = 2.0
 """Seconds after the grace until the process is ended by force."""
 LOG_TIMEOUT = 0.5
@@ -31,6 +33,11 @@ PARENT_INTERVAL = 2.0
 """Seconds between two checks whether the parent process still runs."""
 
 
+def receives_signals() -> bool:
+    """Whether SIGINT only stops this process in order, so that no `KeyboardInterrupt` comes from the user."""
+    return _receiving > 0
+
+
 @asynccontextmanager
 async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
     """An event that a signal sets; a second signal ends the process at once.
@@ -39,6 +46,7 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
         grace: seconds that calls in flight get. A process that hasn't ended `FORCED_EXIT_DELAY` later is ended by a
             thread, which works even when the event loop is stuck.
     """
+    global _receiving  # signals are the process's, too
     stopping = trio.Event()
     wanted = [signal.SIGTERM, signal.SIGINT]
     token = trio.lowlevel.current_trio_token()
@@ -84,7 +92,11 @@ async def stop_on_signals(grace: float) -> AsyncGenerator[trio.Event]:
             async with trio.open_nursery() as nursery:
                 await nursery.start(listen)
                 nursery.start_soon(start_watchdog_when_stopping)
-                yield stopping
+                _receiving += 1
+                try:
+                    yield stopping
+                finally:
+                    _receiving -= 1
                 nursery.cancel_scope.cancel()
         finally:
             signal.set_wakeup_fd(previous)

@@ -606,6 +606,8 @@ SERVER = {
     "server.reload": "SIGHUP reloads the log's settings, tokens and certificates, all or nothing, and says so.",
     "render.fair": "A flood of slow templates makes the renders of others wait for a worker, not for the flood.",
     "render.spawner": "A fork server that is stopped or stuck is replaced, and no render is lost by it.",
+    "server.supervision": "Only the listener, the store and the protocol end the process; other services start again.",
+    "generators.plugins.exit": "A plugin that exits or interrupts fails alone; the process goes on.",
     "server.jobs-drain": "A job that outlived its call gets the grace of shutdown, as a call does.",
     "server.parent": "`chora stdio` ends with the process that started it.",
     "connect.untouched": "The bridge passes messages on byte by byte.",

@@ -1,6 +1,7 @@
 """The processes of `chora serve` and stdio: start, services, signals and shutdown."""
 
 import contextlib
+import errno
 import gc
 import http.client
 import json
@@ -17,16 +18,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import keyring
 import keyring.errors
 import msgspec
 import pytest
 import trio
 
-from chora import app, settings
+from chora import app, settings, supervision
+from chora.engine import retention
 from chora.engine.engine import open_engine
 from chora.errors import StorageError, UsageError
 from chora.store import backup
+from chora.transport.pipes import Pipes
+from chora.watch import files, latency, probe
 from tests.conftest import Project, Serve, content, requirement
 from tests.patience import PATIENCE
 
@@ -149,6 +154,96 @@ def cli(project: Project, *command: str) -> str:
     """What a command prints."""
     done = [sys.executable, "-m", "chora", "--project", str(project.root), *command]
     return subprocess.run(done, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+
+
+QUITS = """
+import sys
+
+NAME = "quits"
+VERSION = "1.0.0"
+DESCRIPTION = "Ends the process, if it may"
+CAPABILITIES = ()
+
+async def generate(job):
+    if job.config.id == "exits":
+        sys.exit(3)
+    raise KeyboardInterrupt
+"""
+
+
+@requirement("generators.plugins.exit")
+def test_a_plugin_that_quits_does_not_end_the_server(hello: Project):
+    """Its generation fails, and the next call is served."""
+    hello.write("plugins/quits.py", QUITS)
+    hello.write("chora.toml", '[plugins]\ngenerators = ["plugins/quits.py"]\n')
+    hello.save(*(content(id, pattern={"type": "quits"}) for id in ("exits", "interrupts")))
+    with serving(hello) as (url, process):
+        for id, kind in (("exits", "SystemExit"), ("interrupts", "KeyboardInterrupt")):
+            answer = call(url, "generate_content", content_config_id=id)
+            assert f"failed with {kind}" in answer["error"]["message"]
+        assert call(url, "generate_content", content_config_id="greeting")["success"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (files, "file watcher"),
+        (retention, "housekeeping"),
+        (backup, "backups"),
+        (latency, "latency benchmarker"),
+        (probe, "uptime probe"),
+    ],
+)
+@requirement("server.supervision")
+async def test_a_service_that_fails_is_a_reason_and_no_end(
+    hello: Project, serve: Serve, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+):
+    """The server goes on, is ready, and says which service fails; it is started again."""
+    starts: list[float] = []
+
+    async def fail(*arguments: Any, task_status: Any = None, **options: Any) -> None:
+        starts.append(trio.current_time())
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(module, "serve", fail)
+    monkeypatch.setattr(supervision, "FIRST_DELAY", 0.05)
+    async with serve(hello.root, {"backup.every": 1.0}) as opened, httpx2.AsyncClient(base_url=opened.url) as client:
+        with trio.fail_after(PATIENCE):
+            while len(starts) < 3:
+                await trio.sleep(0.01)
+            answer = await client.get("/ready")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "ready"
+    assert answer.json()["reasons"] == [f"The {name} failed (OSError) and is started again; the log says more."]
+
+
+@requirement("server.supervision")
+async def test_a_watcher_that_fails_does_not_end_stdio(
+    hello: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Nor does housekeeping: the client's calls are answered, and the log says what failed."""
+
+    async def fail(*arguments: Any, task_status: Any = None) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(files, "serve", fail)
+    monkeypatch.setattr(retention, "serve", fail)
+    loaded = settings.load(hello.root, {})
+    (ours, theirs), (their_sink, our_source) = os.pipe(), os.pipe()
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.run_stdio, hello.root, loaded, Pipes(ours, our_source))
+            for number in range(3):
+                request = {"jsonrpc": "2.0", "id": number, "method": "initialize", "params": HELLO}
+                os.write(theirs, msgspec.json.encode(request) + b"\n")
+                await trio.lowlevel.wait_readable(their_sink)
+                assert msgspec.json.decode(os.read(their_sink, 65536))["id"] == number
+                while number == 0 and caplog.text.count("it is started again") < 2:
+                    await trio.sleep(0.01)
+            os.close(theirs)
+    os.close(their_sink)
 
 
 STUCK = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -34,6 +35,7 @@ from chora.settings import Settings
 from chora.sources import git_reference
 from chora.store import open_store
 from chora.store.store import Store
+from chora.supervision import Supervisor
 
 
 class ResourceChanges:
@@ -61,6 +63,7 @@ class Engine:
         store: its versions, outputs, traces and jobs.
         events: the event log.
         settings: its settings.
+        supervisor: keeps services running that the process can do without.
 
     Raises:
         UsageError: a plugin that the settings name can't be loaded.
@@ -75,6 +78,7 @@ class Engine:
         store: Store,
         events: Events,
         settings: Settings,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.folder = folder
         self.catalog = catalog
@@ -88,7 +92,8 @@ class Engine:
         self.composers: Mapping[str, ModuleType] = load_composers(settings.plugins.composers, folder)
         self.file_digests = FileDigests(folder)
         self.traces = Traces(store, self.file_digests)
-        self.jobs = Jobs(store, settings.jobs)
+        self.supervisor = supervisor or Supervisor()
+        self.jobs = Jobs(store, settings.jobs, self.supervisor)
         self.budgets = Budgets(store, llm.Anthropic(settings.llm), settings.llm)
         self.changes = ResourceChanges()
         self.write_locks = NamedLocks()
@@ -129,7 +134,7 @@ async def open_engine(project: Path, settings: Settings) -> AsyncGenerator[Engin
     store = open_store(project, settings.storage)
     try:
         async with trio.open_nursery() as services:
-            pool = RenderPool(settings.render)
+            pool, supervisor = RenderPool(settings.render), Supervisor()
             await services.start(pool.serve)
             engine = Engine(
                 folder=folder,
@@ -138,10 +143,11 @@ async def open_engine(project: Path, settings: Settings) -> AsyncGenerator[Engin
                 store=store,
                 events=Events(locate(project, settings.paths.events)),
                 settings=settings,
+                supervisor=supervisor,
             )
-            await services.start(engine.traces.serve)
+            await services.start(supervisor.keep_running, "memory of builds", engine.traces.serve)
             await services.start(engine.jobs.serve)
-            await services.start(engine.events.serve, store)
+            await services.start(supervisor.keep_running, "store of events", partial(engine.events.serve, store))
             yield engine
             services.cancel_scope.cancel()
     finally:

@@ -7,7 +7,9 @@ import hashlib
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, cast
@@ -18,6 +20,7 @@ import trio
 from chora.errors import ChoraError, UsageError
 from chora.files import CONFIG_LIMIT, Folder
 from chora.generators.generator import GeneratedText, GenerationJob, list_names, template_file
+from chora.shutdown import receives_signals
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _DIGEST = "__chora_digest__"
@@ -61,6 +64,44 @@ def source_digest(module: ModuleType) -> str:
     return getattr(module, _DIGEST, "")
 
 
+@contextmanager
+def plugin_code(
+    explain: Callable[[BaseException], Exception], passing: tuple[type[Exception], ...] = ()
+) -> Generator[None]:
+    """Run a plugin's code: whatever it raises is its own failure, be it `sys.exit` or `KeyboardInterrupt`.
+
+    Cancellation passes, and so does Ctrl-C at a command; in a server, which receives SIGINT itself, only a plugin can
+    raise `KeyboardInterrupt`.
+
+    Args:
+        explain: makes the error of what was raised.
+        passing: errors that are raised as they are.
+
+    Raises:
+        Exception: what `explain` makes.
+    """
+    try:
+        yield
+    except (trio.Cancelled, GeneratorExit):
+        raise
+    except BaseException as error:
+        is_interrupted = isinstance(error, KeyboardInterrupt) and not receives_signals()
+        if is_interrupted or _is_cancelled(error) or isinstance(error, passing):
+            raise
+        explained = explain(error)
+        if explained is error:
+            raise
+        raise explained from error
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether an error is a group with a cancellation in it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return False
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return group.subgroup(trio.Cancelled) is not None
+
+
 def _load_plugin(kind: str, spec: str, folder: Folder, check: Check) -> ModuleType:
     source: bytes | None = None
     if spec.endswith(".py"):
@@ -70,21 +111,23 @@ def _load_plugin(kind: str, spec: str, folder: Folder, check: Check) -> ModuleTy
             raise _plugin_error(kind, spec, "there is no such file in the project") from None
         except ChoraError as error:
             raise _plugin_error(kind, spec, error.message.rstrip(".")) from None
-    try:
+    with plugin_code(partial(_import_error, kind, spec), (UsageError,)):
         if source is None:
             module, source = _import_module(spec)
         else:
             module = _execute_file(folder.resolve(spec), source)
-    except ImportError as error:
-        hint = ""
-        if (error.name or "").startswith("chora_compose"):
-            hint = "Leave out the import and the base class: any class with a generate method will do."
-        raise _plugin_error(kind, spec, f"it can't be imported: {error}", hint) from error
-    except (Exception, SystemExit) as error:  # a plugin's code may do anything while it is imported
-        raise _plugin_error(kind, spec, f"it can't be imported: {type(error).__name__}: {error}") from error
-    checked = check(spec, module)
+        checked = check(spec, module)
     checked.__dict__[_DIGEST] = hashlib.sha256(source).hexdigest()
     return checked
+
+
+def _import_error(kind: str, spec: str, error: BaseException) -> UsageError:
+    if not isinstance(error, ImportError):
+        return _plugin_error(kind, spec, f"it can't be imported: {type(error).__name__}: {error}")
+    hint = ""
+    if (error.name or "").startswith("chora_compose"):
+        hint = "Leave out the import and the base class: any class with a generate method will do."
+    return _plugin_error(kind, spec, f"it can't be imported: {error}", hint)
 
 
 def _execute_file(path: Path, source: bytes) -> ModuleType:
@@ -180,12 +223,11 @@ def _adapt_class(spec: str, module: ModuleType, plugin_class: type) -> ModuleTyp
     """A class of chora-compose as a generator: its synchronous `generate` runs in a thread."""
     import inspect
 
-    try:
+    def explain(error: BaseException) -> UsageError:
+        return _plugin_error("generator", spec, f"{plugin_class.__name__}() failed: {type(error).__name__}: {error}")
+
+    with plugin_code(explain):
         instance: Any = plugin_class()
-    except Exception as error:
-        raise _plugin_error(
-            "generator", spec, f"{plugin_class.__name__}() failed: {type(error).__name__}: {error}"
-        ) from error
     adapted = ModuleType(module.__name__)
     stem = PurePath(spec).stem if spec.endswith(".py") else spec.rpartition(".")[2]
     adapted.NAME = (  # pyright: ignore[reportAttributeAccessIssue]

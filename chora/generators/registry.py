@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal
 
 from chora.errors import ChoraError, GenerationFailed, UsageError
 from chora.files import Folder
 from chora.generators.generator import GeneratedText, GenerationJob
-from chora.generators.plugins import load_generator, source_digest
+from chora.generators.plugins import load_generator, plugin_code, source_digest
 from chora.settings import LlmSettings
 
 log = logging.getLogger("chora.generators")
@@ -55,12 +57,8 @@ class Generator:
         """
         if not hasattr(self.module, "ingredients"):
             return {}
-        try:
+        with self._code(job):
             ingredients = await self.module.ingredients(job)
-        except ChoraError:
-            raise
-        except Exception as error:
-            raise self._unexpected(job, error) from error
         if self.is_plugin and not _is_texts(ingredients):
             raise job.failed(self.name, "the plugin's ingredients are no texts by name", "Return a dict of str.")
         return ingredients
@@ -72,12 +70,8 @@ class Generator:
             ChoraError: what the generator raises.
             GenerationFailed: a plugin failed in a way of its own; the log has its traceback.
         """
-        try:
+        with self._code(job):
             text = await self.module.generate(job)
-        except ChoraError:
-            raise
-        except Exception as error:
-            raise self._unexpected(job, error) from error
         if isinstance(text, str):
             text = GeneratedText(text)
         if not isinstance(text, GeneratedText):
@@ -87,17 +81,30 @@ class Generator:
     def estimate_cost(self, job: GenerationJob, settings: LlmSettings) -> float | None:
         """US dollars that the job may cost at most; None if it costs nothing or the price isn't known."""
         estimate = getattr(self.module, "estimate", None)
-        return None if estimate is None else estimate(job, settings)
+        if estimate is None:
+            return None
+        with self._code(job):
+            return estimate(job, settings)
 
     def why_unavailable(self, settings: LlmSettings) -> str | None:
         """Why it can't be used here, None if it can. May ask the operating system's keyring, and so take time."""
         unavailable = getattr(self.module, "unavailable", None)
-        return None if unavailable is None else unavailable(settings)
-
-    def _unexpected(self, job: GenerationJob, error: Exception) -> Exception:
-        """What to raise for an error that the contract doesn't know: a bug of a built-in generator stays one."""
+        if unavailable is None:
+            return None
         if not self.is_plugin:
-            return error
+            return unavailable(settings)
+        try:
+            with plugin_code(_PluginFailed):
+                return unavailable(settings)
+        except _PluginFailed as failed:
+            return f"The plugin {self.name} failed with {type(failed.__cause__).__name__}."
+
+    def _code(self, job: GenerationJob) -> AbstractContextManager[None]:
+        """Run the generator's code; a bug of a built-in generator stays one."""
+        return plugin_code(partial(self._unexpected, job), (ChoraError,)) if self.is_plugin else nullcontext()
+
+    def _unexpected(self, job: GenerationJob, error: BaseException) -> Exception:
+        """What to raise for an error of a plugin that the contract doesn't know."""
         kind = type(error).__name__
         log.error("the generator %s failed while generating %s", self.name, job.config.id, exc_info=error)
         return job.failed(
@@ -107,6 +114,10 @@ class Generator:
             error_class=GenerationFailed,
             error_type=kind,
         )
+
+
+class _PluginFailed(Exception):
+    """A plugin failed where no job says for what."""
 
 
 class GeneratorRegistry:

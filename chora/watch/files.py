@@ -11,9 +11,10 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import PurePath, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import trio
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from chora.catalog import ROOTS, SUFFIXES
 from chora.engine.engine import Engine
@@ -24,9 +25,6 @@ from chora.model import KINDS, Kind
 from chora.nofollow import list_entries
 from chora.protocol.server import McpServer
 from chora.resources import config_uri, manifest_files, manifest_uri, template_uri
-
-if TYPE_CHECKING:
-    from watchfiles._rust_notify import RustNotify
 
 log = logging.getLogger("chora.watch")
 
@@ -181,8 +179,6 @@ class FileWatcher:
 
     def wait_for_change(self, paths: WatchedPaths, known: Files) -> Files:
         """Scan until something differs from what is known, or the watcher ends."""
-        from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
-
         while not self._ended.is_set():
             _, folders = self.scan_files(paths)
             try:

@@ -11,6 +11,7 @@ import msgspec
 
 from chora import __version__, this_process
 from chora.errors import ChoraError, without_folders
+from chora.supervision import Supervisor
 from chora.watch.uptime import measure_uptime
 from chora.web.status import ServerState, ServerStatus
 
@@ -29,11 +30,13 @@ class HealthStatus:
     Args:
         store: the store of the project.
         metrics: where calls and sessions are counted.
+        supervisor: knows which services fail; that is a reason of its own, but doesn't make the server less ready.
     """
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(self, store: Store, metrics: Metrics, supervisor: Supervisor | None = None) -> None:
         self._store = store
         self._metrics = metrics
+        self._supervisor = supervisor or Supervisor()
         self._started = time.monotonic()
         self.state: ServerState = "starting"
         self.http_server: HttpServer | None = None
@@ -72,6 +75,7 @@ class HealthStatus:
         except ChoraError as error:
             state = "failing" if state == "ready" else state
             reasons.append(error.message)
+        reasons += self._supervisor.reasons
         calls: dict[str, int] = {}
         for (_, outcome), count in self._metrics.calls.values.items():
             calls[outcome] = calls.get(outcome, 0) + int(count)

@@ -15,10 +15,11 @@ import trio
 
 from chora.errors import GenerationFailed, PermissionDenied, UsageError
 from chora.files import Folder
-from chora.generators import GENERATORS, demonstration
+from chora.generators import GENERATORS, demonstration, plugins
 from chora.generators.generator import GeneratedText, GenerationJob
 from chora.generators.plugins import load_composers, source_digest
 from chora.generators.registry import Generator, GeneratorRegistry
+from chora.settings import LlmSettings
 from tests.conftest import requirement
 from tests.generators.jobs import job_of
 from tests.patience import PATIENCE
@@ -214,6 +215,61 @@ async def test_an_exception_of_a_plugin_is_reported_by_its_type(tmp_path: Path, 
     assert "secret" not in str(failed.value.as_dict())
     assert "raise KeyError('secret')" in caplog.text or "KeyError: 'secret'" in caplog.text
     assert caplog.records[-1].levelno == logging.ERROR
+
+
+QUITS = {
+    "sys.exit": "raise SystemExit(3)",
+    "interrupt": "raise KeyboardInterrupt",
+    "base": "raise type('Gone', (BaseException,), {})",
+    "group": "raise BaseExceptionGroup('all', [SystemExit(1)])",
+}
+"""What a plugin may raise that would end a process."""
+
+
+@pytest.mark.parametrize("quits", QUITS.values(), ids=QUITS)
+@requirement("generators.plugins.exit")
+async def test_a_plugin_that_quits_fails_alone(tmp_path: Path, quits: str, monkeypatch: pytest.MonkeyPatch):
+    """Wherever its code runs: at the start, for its ingredients, its estimate, its text, or whether it is available; as
+    a module and as a class, which runs in a thread.
+    """
+    monkeypatch.setattr(plugins, "receives_signals", lambda: True)
+    assert "can't be imported" in refused(tmp_path, write(tmp_path, f"{WHOLE}\n{quits}"))
+    in_init = f"class Echo:\n    def __init__(self): {quits}\n    def generate(self): return ''\n"
+    assert "Echo() failed" in refused(tmp_path, write(tmp_path, in_init))
+    in_property = f"class Echo:\n    @property\n    def version(self): {quits}\n    def generate(self): return ''\n"
+    assert "can't be used" in refused(tmp_path, write(tmp_path, in_property))
+    in_class = f"class Echo:\n    def generate(self): {quits}\n"
+    generating = WHOLE.replace("return GeneratedText", f"\n    {quits}\n    return GeneratedText")
+    gathering = f"{WHOLE}\nasync def ingredients(job): {quits}\n"
+    for source in (in_class, generating, gathering):
+        with pytest.raises(GenerationFailed, match="failed with"):
+            await make(plugin(tmp_path, source), job(tmp_path))
+    estimating = plugin(tmp_path, f"{WHOLE}\ndef estimate(job, settings): {quits}\n")
+    with pytest.raises(GenerationFailed, match="failed with"):
+        estimating.estimate_cost(job(tmp_path), LlmSettings())
+    asking = plugin(tmp_path, f"{WHOLE}\ndef unavailable(settings): {quits}\n")
+    assert "The plugin shout failed with" in (asking.why_unavailable(LlmSettings()) or "")
+
+
+async def test_ctrl_c_at_a_command_ends_it_also_within_a_plugin(tmp_path: Path):
+    """There, the interrupt comes from the user."""
+    generator = plugin(tmp_path, WHOLE.replace("return GeneratedText", "raise KeyboardInterrupt or GeneratedText"))
+    with pytest.raises(KeyboardInterrupt):
+        await make(generator, job(tmp_path))
+
+
+async def test_a_cancelled_plugin_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also when it fails at the same moment, in a nursery of its own."""
+    monkeypatch.setattr(plugins, "receives_signals", lambda: True)
+    source = (
+        "import trio\n" + WHOLE.partition("async def")[0] + "async def fail():\n"
+        "    try:\n        await trio.sleep_forever()\n    finally:\n        raise SystemExit(1)\n"
+        "async def generate(job):\n    async with trio.open_nursery() as nursery:\n"
+        "        nursery.start_soon(fail)\n        await trio.sleep_forever()\n"
+    )
+    with trio.move_on_after(0.05) as scope, pytest.raises(BaseExceptionGroup):
+        await make(plugin(tmp_path, source), job(tmp_path))
+    assert scope.cancel_called
 
 
 async def test_chora_errors_of_a_plugin_are_passed_on(tmp_path: Path):

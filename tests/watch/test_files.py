@@ -263,12 +263,11 @@ async def test_without_file_notifications_the_files_are_polled(
     caplog: pytest.LogCaptureFixture,
 ):
     """When the system has no inotify watches left, changes are found later, and the log has one line."""
-    from watchfiles import _rust_notify
 
     def refuse(*arguments: Any) -> Any:
         raise OSError("OS file watch limit reached")
 
-    monkeypatch.setattr(_rust_notify, "RustNotify", refuse)
+    monkeypatch.setattr(files, "RustNotify", refuse)
     async with watching(engine, short_delays) as watched:
         watched.subscribe("config://content/note")
         for body in ("one", "two!"):
@@ -327,11 +326,9 @@ async def test_a_folder_that_vanishes_while_the_watch_is_set_up_does_no_harm(
     caplog: pytest.LogCaptureFixture,
 ):
     """Also if it exists again before the files are compared: a watch without it would miss its changes."""
-    from watchfiles import _rust_notify
-
     project.save(text("note", "one"))
     folder, aside, outcomes = project.root / "configs", project.root.parent / "aside", list[str]()
-    watch = _rust_notify.RustNotify
+    watch = files.RustNotify
 
     def watch_in_between(*arguments: Any) -> Any:
         if outcomes:
@@ -347,7 +344,7 @@ async def test_a_folder_that_vanishes_while_the_watch_is_set_up_does_no_harm(
             aside.rename(folder)
             outcomes.append(outcome)
 
-    monkeypatch.setattr(_rust_notify, "RustNotify", watch_in_between)
+    monkeypatch.setattr(files, "RustNotify", watch_in_between)
     async with watching(engine, short_delays) as watched:
         watched.subscribe("config://content/note")
         await _until(lambda: bool(outcomes))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, NoReturn, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import trio
@@ -17,6 +18,7 @@ from chora.engine.engine import Engine
 from chora.errors import ChoraError, CompositionFailed, GenerationFailed
 from chora.generators import jinja2
 from chora.generators.generator import GenerationJob
+from chora.generators.plugins import plugin_code
 from chora.model import ArtifactConfig, Pattern
 from chora.nesting import decode_json
 from chora.sources.source import SERVER_ERRORS
@@ -288,12 +290,8 @@ async def _compose_with_composer(composition: Composition) -> str:
             available_composers=sorted(composers),
         )
     pieces = [{"id": piece.content_id, "text": piece.text} for piece in composition.pieces]
-    try:
+    with plugin_code(partial(_composer_failed, composition, composer.NAME), (CompositionFailed, *SERVER_ERRORS)):
         text: object = await composer.compose(pieces=pieces, context=composition.context, options=options.options)
-    except (CompositionFailed, *SERVER_ERRORS):
-        raise
-    except Exception as error:  # a composer can raise anything
-        _raise_failed(composition, composer.NAME, error)
     if not isinstance(text, str):
         raise composition.failed(
             f"the composer {composer.NAME} returned {type(text).__name__}, not text.", "Fix the composer.", "NotText"
@@ -301,10 +299,9 @@ async def _compose_with_composer(composition: Composition) -> str:
     return text
 
 
-def _raise_failed(composition: Composition, name: str, error: Exception) -> NoReturn:
-    raise composition.failed(
-        f"the composer {name} failed: {type(error).__name__}: {error}.", "Fix the composer.", type(error).__name__
-    ) from error
+def _composer_failed(composition: Composition, name: str, error: BaseException) -> CompositionFailed:
+    kind = type(error).__name__
+    return composition.failed(f"the composer {name} failed: {kind}: {error}.", "Fix the composer.", kind)
 
 
 _STRATEGIES: dict[str, Callable[[Composition], Awaitable[str]]] = {

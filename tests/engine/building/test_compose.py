@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -225,6 +226,7 @@ async def test_only_registered_composers_are_run(engine: Engine, name: str | Non
     assert failed.value.details["available_composers"] == ["join", "list", "zip"]
 
 
+@requirement("generators.plugins.exit")
 async def test_a_composer_that_breaks_fails_the_composition(engine: Engine):
     """Whatever it raises or returns."""
 
@@ -237,7 +239,15 @@ async def test_a_composer_that_breaks_fails_the_composition(engine: Engine):
     async def refuses(**rest: Any) -> str:
         raise LimitExceeded("Too much.", "Less.")
 
-    for function, error in ((breaks, "KeyError"), (wrong, "NotText"), (refuses, "LimitExceeded")):
+    async def quits(**rest: Any) -> str:
+        sys.exit(3)
+
+    for function, error in (
+        (quits, "SystemExit"),
+        (breaks, "KeyError"),
+        (wrong, "NotText"),
+        (refuses, "LimitExceeded"),
+    ):
         engine.composers = composer(function)
         with pytest.raises((CompositionFailed, LimitExceeded)) as failed:
             await composed(engine, "a", strategy="custom", composer="zip")
