@@ -11,25 +11,23 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import msgspec
-
+from chora.config_index import ConfigIndex, ConfigListing, FoundConfig, InvalidConfigFile
 from chora.config_parsing import ISSUES_LIMIT, Issue, ParsedConfig, check_expected_id, parse_config
-from chora.decoding import decode, duplicate_keys, schema_error
+from chora.decoding import decode, duplicate_keys
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
     InvalidConfigId,
     PermissionDenied,
     StorageError,
-    ValidationFailed,
     io_details,
 )
 from chora.file_stamps import FileStamp
 from chora.files import CONFIG_LIMIT, CONFIG_ROOTS, Folder
-from chora.hashing import sha256
 from chora.model import Kind
 from chora.path_rules import find_invisible
 from chora.wording import find_nearest
@@ -42,6 +40,7 @@ CONFIG_SEARCH = "configs:"
 """The prefix under which a search through all files of a kind is recorded."""
 
 OnRead = Callable[[str], None]
+__all__ = ["CONFIG_SEARCH", "ROOTS", "SUFFIXES", "Catalog", "ConfigListing", "FoundConfig", "InvalidConfigFile"]
 
 _SHAPES = ("{id}", "{id}-{kind}", "{id}/{id}-{kind}", "{id}/{id}")
 _PARAMETERS: dict[Kind, str] = {
@@ -54,28 +53,6 @@ _LIST_HINTS: dict[Kind, str] = {
     "artifact": "list_artifact_configs lists the artifact configs.",
     "collection": "Collection configs are in the folder collection/ of the config folder.",
 }
-
-
-class FoundConfig(NamedTuple):
-    """A config and the project-relative path of its file."""
-
-    path: str
-    parsed: ParsedConfig
-
-
-class InvalidConfigFile(NamedTuple):
-    """A file that isn't a valid config, with the error as a sentence and as an exception."""
-
-    path: str
-    error: str
-    cause: ChoraError
-
-
-class ConfigListing(NamedTuple):
-    """All files of a kind: configs by id, and invalid ones by path."""
-
-    found: list[FoundConfig]
-    invalid: list[InvalidConfigFile]
 
 
 class _CacheEntry(NamedTuple):
@@ -96,6 +73,7 @@ class Catalog:
         self._prefix = f"{folder.root}{os.sep}"
         self._configs = folder.relative(configs) if configs else ""
         self._cached: dict[tuple[Kind, str], _CacheEntry] = {}
+        self._indexes: dict[Kind, ConfigIndex] = {}
         self._cached_bytes = 0
 
     @property
@@ -151,15 +129,13 @@ class Catalog:
         if on_read:
             on_read(CONFIG_SEARCH + kind)
         listing = self.list_configs(kind)
-        for found in listing.found:
-            if found.parsed.config.id == config_id:
-                if on_read:
-                    on_read(found.path)
-                return found
-        for broken in listing.invalid:
-            if broken.cause.details.get("config_id") == config_id:
-                raise _copy_error(broken.cause)
-        near = find_nearest(config_id, (found.parsed.config.id for found in listing.found))
+        if (found := listing.find(config_id)) is not None:
+            if on_read:
+                on_read(found.path)
+            return found
+        if (broken := listing.find_invalid(config_id)) is not None:
+            raise _copy_error(broken.cause)
+        near = find_nearest(config_id, listing.ids)
         searched = [*self._candidate_paths(kind, config_id), *(f"{at}/**" for at in self._kind_folders(kind))]
         raise ConfigNotFound(
             f"There is no {kind} config {config_id!r}.",
@@ -214,30 +190,19 @@ class Catalog:
     def list_configs(self, kind: Kind) -> ConfigListing:
         """List the files of a kind. Of two with the same id, the one that `find_config` returns counts; the other is
         invalid."""
-        found: dict[str, list[FoundConfig]] = {}
-        invalid: list[InvalidConfigFile] = []
-        for path in self._list_files(kind):
-            try:
-                parsed = self._read_config(kind, path)
-            except ChoraError as error:
-                invalid.append(InvalidConfigFile(path, error.message, error))
-            else:
-                if parsed:  # it may have been deleted since the folder was listed
-                    found.setdefault(parsed.config.id, []).append(FoundConfig(path, parsed))
-        chosen: list[FoundConfig] = []
-        for config_id, same_id in sorted(found.items()):
-            if len(same_id) > 1:
-                ranks = {path: rank for rank, path in enumerate(self._candidate_paths(kind, config_id))}
-                same_id.sort(key=lambda duplicate: (ranks.get(duplicate.path, len(ranks)), duplicate.path))
-            chosen.append(same_id[0])
-            invalid += [_shadowed_config(duplicate, same_id[0]) for duplicate in same_id[1:]]
-        return ConfigListing(chosen, sorted(invalid, key=lambda broken: broken.path))
+        if (index := self._indexes.get(kind)) is None:
+            index = self._indexes[kind] = ConfigIndex(
+                self._folder,
+                partial(self._kind_folders, kind),
+                SUFFIXES,
+                partial(self._read_config, kind),
+                partial(self._candidate_paths, kind),
+            )
+        return index.listing()
 
     def digest(self, kind: Kind) -> str:
         """A hash that changes when a file of a kind is added, removed or changes its id."""
-        listing = self.list_configs(kind)
-        names = [(found.path, found.parsed.config.id) for found in listing.found]
-        return sha256(msgspec.json.encode([names, [broken.path for broken in listing.invalid]]))
+        return self.list_configs(kind).digest
 
     def path_to_save(self, kind: Kind, config_id: str) -> str:
         """The path of an existing config, else that of a new one, project-relative.
@@ -247,12 +212,8 @@ class Catalog:
         """
         self.check_id(config_id)
         listing = self.list_configs(kind)
-        for found in listing.found:
-            if found.parsed.config.id == config_id:
-                return found.path
-        for broken in listing.invalid:
-            if broken.cause.details.get("config_id") == config_id:
-                return broken.path
+        if (there := listing.find(config_id) or listing.find_invalid(config_id)) is not None:
+            return there.path
         shape = "{id}" if kind == "collection" else "{id}/{id}-{kind}"
         usual = f"{self._kind_folders(kind)[0]}/{shape.format(id=config_id, kind=kind)}.json"
         # A file of this name with another id isn't this config, and must not be replaced by it.
@@ -271,15 +232,6 @@ class Catalog:
             for shape in _SHAPES:
                 name = f"{at}/{shape.format(id=config_id, kind=kind)}"
                 yield from (name + suffix for suffix in SUFFIXES)
-
-    def _list_files(self, kind: Kind) -> Iterator[str]:
-        """The files of a kind; one with the same name in both folders only once."""
-        seen: set[str] = set()
-        for at in self._kind_folders(kind):
-            for path in self._folder.list_files(at, SUFFIXES):
-                if (name := path.removeprefix(f"{at}/")) not in seen:
-                    seen.add(name)
-                    yield path
 
     def _normalize_path(self, base: str, path: str) -> str:
         """A path in the form of the cache's keys: project-relative, forward slashes, without `.` and `..`."""
@@ -351,19 +303,6 @@ class Catalog:
 def _copy_error(error: ChoraError) -> ChoraError:
     """A copy of an error without its traceback, which would keep the file's content in memory."""
     return type(error)(error.message, error.hint, **error.details)
-
-
-def _shadowed_config(duplicate: FoundConfig, chosen: FoundConfig) -> InvalidConfigFile:
-    config_id = duplicate.parsed.config.id
-    fault = ValidationFailed(
-        f"{duplicate.path} has the id {config_id}, and so has {chosen.path}, which is used.",
-        "Give one of them another id, or remove it.",
-        file=duplicate.path,
-        schema_errors=[
-            schema_error("two configs with one id", f'"id": "{config_id}"', "an id of its own", "another id")
-        ],
-    )
-    return InvalidConfigFile(duplicate.path, fault.message, fault)
 
 
 def _duplicate_key(key: str) -> Issue:

@@ -18,7 +18,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import trio
@@ -214,24 +214,30 @@ class Folder:
         """Read a UTF-8 file; raises UnicodeDecodeError besides what `read_bytes` raises."""
         return self.read_bytes(path, limit=limit).decode("utf-8-sig")
 
-    def list_files(self, path: str | Path, suffixes: tuple[str, ...]) -> list[str]:
+    def list_files(
+        self, path: str | Path, suffixes: tuple[str, ...], on_folder: Callable[[str], None] | None = None
+    ) -> list[str]:
         """The regular files beneath a sub-folder with one of the suffixes, project-relative and sorted.
 
         A missing sub-folder has none. Links to folders are not followed, hidden folders not entered, and names that
-        aren't valid Unicode left out, because no caller could name them.
+        aren't valid Unicode left out, because no caller could name them. `on_folder` is called with every folder before
+        it is listed.
         """
         try:
             start = self.resolve(path)
         except PermissionDenied:
             return []
-        return sorted(self._walk(start, suffixes))
+        return sorted(self._walk(start, suffixes, on_folder))
 
-    def _walk(self, start: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    def _walk(self, start: Path, suffixes: tuple[str, ...], on_folder: Callable[[str], None] | None) -> Iterator[str]:
         seen = 0
         waiting = [str(start)]
         while waiting:
+            current = waiting.pop()
+            if on_folder is not None:
+                on_folder(current)
             try:
-                entries = nofollow.list_entries(waiting.pop(), is_checked=True)
+                entries = nofollow.list_entries(current, is_checked=True)
             except OSError:  # gone, not a folder, or not accessible
                 continue
             for entry in entries:

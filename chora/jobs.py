@@ -21,7 +21,7 @@ from chora import settings
 from chora.errors import CATEGORIES, Busy, ChoraError, JobCancelled, JobNotFound, subclasses
 from chora.protocol.types import Progress, ToolAnswer
 from chora.store.records import Job
-from chora.store.store import Store
+from chora.store.store import DELETED_AT_ONCE, Store
 from chora.supervision import Supervisor
 from chora.timestamps import days_before_now, format_timestamp, now
 
@@ -313,10 +313,10 @@ class Jobs:
             raise JobNotFound(f"There is no job {job_id[:80]!r}.", "`chora jobs` lists them.", job=job_id[:80])
         return _with_current_status(stored)
 
-    def list_jobs(self) -> list[Job]:
-        """Every job that outlived its call, newest first."""
+    def list_jobs(self, limit: int | None = None) -> list[Job]:
+        """The jobs that outlived their calls, newest first; at most `limit`."""
         running_here = {running.job.job_id: running.job for running in self._running.values()}
-        return [running_here.get(job.job_id) or _with_current_status(job) for job in self._store.jobs()]
+        return [running_here.get(job.job_id) or _with_current_status(job) for job in self._store.jobs(limit)]
 
     async def cancel_job(self, job_id: str) -> Job:
         """Cancel a job and wait for its end, a few seconds at most if another process runs it. A job that has ended
@@ -364,11 +364,12 @@ class Jobs:
     async def delete_old_jobs(self) -> int:
         """Delete jobs that ended longer ago than results are kept; returns their number."""
         self._undelivered = {key: job for key, job in self._undelivered.items() if _is_result_current(job)}
-        before = days_before_now(self._settings.keep_days)
-        old = [job.job_id for job in self.list_jobs() if job.status != "running" and job.updated_at < before]
-        if old:
+        before, count = days_before_now(self._settings.keep_days), 0
+        # One that runs isn't among them: its heartbeat changes its time.
+        while old := self._store.jobs_before(before, DELETED_AT_ONCE):
             await self._store.delete_jobs(old)
-        return len(old)
+            count += len(old)
+        return count
 
 
 def _stored_answer(job: Job, result: str) -> ToolAnswer:

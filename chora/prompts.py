@@ -13,7 +13,9 @@ import msgspec
 
 from chora.catalog import FoundConfig
 from chora.errors import ChoraError, ContentNotFound, InvalidInput
+from chora.protocol.types import VALUES_LIMIT
 from chora.resources import Arguments, ProjectResources, config_uri, content_uri, manifest_uri
+from chora.resources.contents import first_content_ids
 
 EMBED_LIMIT = 256 * 1024
 """Characters of a text that a prompt holds; of a longer one the head, and a link to the rest."""
@@ -26,7 +28,7 @@ class PromptArgument(NamedTuple):
 
     name: str
     description: str
-    values: Callable[[ProjectResources], Iterable[str]]
+    values: Callable[[ProjectResources, str], Iterable[str]]
     """Values it may have, for completion."""
 
 
@@ -87,14 +89,14 @@ class ProjectPrompts:
             )
         return prompt.description, prompt.compose(self._resources, arguments)
 
-    def complete(self, name: str, argument: str) -> list[str]:
-        """The values that an argument may have.
+    def complete(self, name: str, argument: str, typed: str = "") -> list[str]:
+        """Values that an argument may have, given what was typed of it.
 
         Raises:
             InvalidInput: there is no such prompt.
         """
         found = [each for each in _find_prompt(name).arguments if each.name == argument]
-        return list(found[0].values(self._resources)) if found else []
+        return list(found[0].values(self._resources, typed)) if found else []
 
 
 def _find_prompt(name: str) -> Prompt:
@@ -194,11 +196,11 @@ def _author_config(resources: ProjectResources, arguments: Arguments) -> list[Me
     ]
 
 
-def _config_kinds(resources: ProjectResources) -> Iterable[str]:
+def _config_kinds(resources: ProjectResources, typed: str) -> Iterable[str]:
     return EXAMPLES
 
 
-def _no_completion(resources: ProjectResources) -> Iterable[str]:
+def _no_completion(resources: ProjectResources, typed: str) -> Iterable[str]:
     return ()
 
 
@@ -232,8 +234,8 @@ def _format_config(found: FoundConfig) -> str:
     return msgspec.json.format(msgspec.json.encode(found.parsed.raw), indent=2).decode()
 
 
-def _collection_ids(resources: ProjectResources) -> Iterable[str]:
-    return [found.parsed.config.id for found in resources.engine.catalog.list_configs("collection").found]
+def _collection_ids(resources: ProjectResources, typed: str) -> Iterable[str]:
+    return resources.engine.catalog.list_configs("collection").first_ids(typed, VALUES_LIMIT)
 
 
 # -- review-content ---------------------------------------------------------------------------------------------
@@ -292,8 +294,8 @@ def _format_guidance(resources: ProjectResources, content_id: str) -> str:
     return msgspec.json.format(msgspec.json.encode(shown), indent=2).decode()[:EMBED_LIMIT]
 
 
-def _content_ids(resources: ProjectResources) -> Iterable[str]:
-    return resources.engine.store.content_ids()
+def _content_ids(resources: ProjectResources, typed: str) -> Iterable[str]:
+    return first_content_ids(resources.engine.store, typed)
 
 
 # -- the prompts ------------------------------------------------------------------------------------------------

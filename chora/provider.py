@@ -53,7 +53,7 @@ class ProjectProvider:
         if scheme != "content" or "/" in content_id:
             return (), False
         try:
-            existence_changed = len(self._engine.store.version_infos(unquote(content_id))) <= 1
+            existence_changed = self._engine.store.content_state(unquote(content_id)).versions <= 1
         except StorageError:
             existence_changed = False
         return (f"{uri}/versions",), existence_changed

@@ -425,6 +425,7 @@ KEEPING = {
         "Moving between backends keeps ids, times and order, can be repeated and rehearsed, and is verified."
     ),
     "storage.schema-migrations": "The database is brought up to date in numbered steps, one transaction each.",
+    "storage.history": "No call takes longer because a million records or ten thousand configs are there.",
     "storage.retrieval": "Stored texts are chosen by latest, all, version, time or approval.",
     "storage.retention-automatic": (
         "What is older than thirty days is deleted automatically, except the newest versions."

@@ -128,7 +128,7 @@ def _check_draft_count(engine: Engine) -> None:
             "config_id": str(draft.config_data.get("id", ""))[:80],
             "updated_at": draft.updated_at,
         }
-        for draft in engine.store.drafts()[:OLDEST_SHOWN]
+        for draft in engine.store.drafts(OLDEST_SHOWN)
     ]
     raise LimitExceeded(
         f"There are {DRAFTS_LIMIT} drafts, and no more are kept.",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import NamedTuple
 
 import trio
@@ -12,11 +14,16 @@ from chora.engine.building.pieces import find_child
 from chora.engine.engine import Engine
 from chora.errors import ChoraError
 from chora.model import ArtifactChild
-from chora.store.records import VersionInfo
+from chora.store.records import VersionAge, VersionInfo
+from chora.store.store import LAST, Store
 from chora.timestamps import days_before_now
 
 log = logging.getLogger("chora.engine")
 
+PAGE = 200
+"""Records that are looked at, or deleted, at once."""
+DRAFTS_AT_ONCE = 1000
+"""Drafts that one clean-up deletes; far more than there may be."""
 FIRST_ROUND = 60.0
 INTERVAL = 6 * 3600.0
 """Seconds after the start until the first round of housekeeping, and between two of them."""
@@ -39,80 +46,172 @@ class CleanedContent(NamedTuple):
 
     content_id: str
     before: int
-    gone: list[VersionInfo]
-    kept: list[VersionInfo]
+    """How many versions it had."""
+    deleted: int
+    bytes_freed: int
+    oldest_kept: str | None
+    newest_kept: str | None
+    """The times of these."""
 
-    @property
-    def bytes_freed(self) -> int:
-        return sum(info.size for info in self.gone)
+
+class _ContentRules:
+    """What the rules mean for one content; looked up only as far as it matters."""
+
+    def __init__(self, store: Store, content_id: str, rules: RetentionRules, moment: datetime) -> None:
+        self.store = store
+        self.content_id = content_id
+        self.kept = store.content_state(content_id).kept
+        """How many versions it has whose text isn't deleted."""
+        self._number = max(rules.keep_versions, int(rules.keep_latest))
+        limits = [days_before_now(rules.keep_days, moment)] if rules.keep_days else []
+        if rules.older_than_days is not None:
+            limits.append(days_before_now(rules.older_than_days, moment))
+        self.before = min(limits, default=LAST) if self._number < self.kept else ""
+        """The time before which versions may go; empty if none may."""
+
+    @cached_property
+    def first(self) -> VersionInfo | None:
+        """The oldest of the newest ones, which stay; None if none stays for being new."""
+        if not self._number:
+            return None
+        return self.store.newest_infos(self.content_id, 1, kept=True, skip=self._number - 1)[0]
+
+    @cached_property
+    def approved(self) -> VersionInfo | None:
+        """The newest approved one, which stays: artifacts may need it, and it can't be generated again."""
+        return self.store.find_info(self.content_id, approved=True)
+
+    def stays(self, version: VersionAge | VersionInfo) -> bool:
+        """Whether a version from before the time stays all the same."""
+        return (self.first is not None and version.version_id >= self.first.version_id) or (
+            self.approved is not None and version.version_id == self.approved.version_id
+        )
+
+    def pages(self) -> Iterator[list[VersionAge]]:
+        """The versions that no rule keeps, oldest first, a page at a time; a page may be empty."""
+        page = [VersionAge("", "", 0)]
+        while page and self.before:
+            page = self.store.versions_by_time(self.content_id, page[-1], before=self.before, limit=PAGE)
+            yield [version for version in page if not self.stays(version)]
+
+    def oldest_kept(self) -> str | None:
+        """When the oldest of those that stay was made."""
+        young = self.store.versions_by_time(self.content_id, VersionAge(self.before, "", 0), limit=1)
+        ages = [(info.version_id, info.generated_at) for info in (self.first, self.approved, *young) if info]
+        return min(ages)[1] if ages else None
+
+    def newest_kept(self) -> str | None:
+        """When the newest of those that stay was made."""
+        newest = self.store.newest_infos(self.content_id, PAGE, kept=True)
+        found = (info for info in newest if info.generated_at >= self.before or self.stays(info))
+        info = next(found, self.approved)
+        return info.generated_at if info else None
 
 
-def choose_versions(infos: list[VersionInfo], rules: RetentionRules, moment: datetime) -> list[VersionInfo]:
-    """The versions of one content that may go; `infos` are oldest first.
-
-    The newest approved one stays whatever the rules say: artifacts may need it, and it can't be generated again.
-    """
-    kept = [info for info in infos if not info.deleted]
-    approved = next((info for info in reversed(kept) if info.approved), None)
-    protected = set(kept[-rules.keep_versions :] if rules.keep_versions else ())
-    protected.update(kept[-1:] if rules.keep_latest else ())
-    if approved is not None:
-        protected.add(approved)
-    limits = [days_before_now(rules.keep_days, moment)] if rules.keep_days else []
-    if rules.older_than_days is not None:
-        limits.append(days_before_now(rules.older_than_days, moment))
-    return [info for info in kept if info not in protected and all(info.generated_at < limit for limit in limits)]
+def find_old_versions(
+    store: Store, content_id: str, rules: RetentionRules, moment: datetime
+) -> Iterator[list[VersionAge]]:
+    """The versions of one content that no rule keeps, oldest first, a page at a time; a page may be empty."""
+    return _ContentRules(store, content_id, rules, moment).pages()
 
 
 async def clean_content(
     engine: Engine, rules: RetentionRules, *, content_ids: list[str] | None = None, dry_run: bool = False
 ) -> tuple[int, list[CleanedContent]]:
-    """Delete the versions that no rule keeps.
+    """Delete the versions that no rule keeps, a page at a time, oldest first; others wait for no more than one.
 
     Returns:
         How many contents were examined, and those of which versions were (or, in a dry run, would be) deleted.
+
+    Raises:
+        StorageError: one of the deletions failed; the earlier ones stay, and repeating it does the rest.
     """
-    store, moment = engine.store, datetime.now(UTC)
-    ids = store.content_ids() if content_ids is None else list(dict.fromkeys(content_ids))
+    moment = datetime.now(UTC)
     cleaned: list[CleanedContent] = []
     checked = 0
-    for content_id in ids:
-        infos = [info for info in store.version_infos(content_id) if not info.deleted]
-        checked += bool(infos)
-        gone = choose_versions(infos, rules, moment)
-        if gone:
-            kept = [info for info in infos if info not in gone]
-            cleaned.append(CleanedContent(content_id, len(infos), gone, kept))
-        await trio.lowlevel.checkpoint()
-    if cleaned and not dry_run:
-        await store.delete_versions([info.version_id for each in cleaned for info in each.gone])
-        for each in cleaned:
-            engine.changes.publish(f"content://{each.content_id}")
+    store = engine.store
+    page = list(dict.fromkeys(content_ids)) if content_ids is not None else store.content_ids(limit=PAGE)
+    while page:
+        for content_id in page:
+            await trio.lowlevel.checkpoint()
+            applied = _ContentRules(store, content_id, rules, moment)
+            checked += bool(applied.kept)
+            if applied.before and (done := await _clean_one(engine, applied, dry_run)):
+                cleaned.append(done)
+        page = store.content_ids(page[-1], PAGE) if content_ids is None else []
     return checked, cleaned
+
+
+async def _clean_one(engine: Engine, applied: _ContentRules, dry_run: bool) -> CleanedContent | None:
+    deleted = freed = 0
+    kept: tuple[str | None, str | None] = None, None
+    try:
+        for page in applied.pages():
+            if page and not deleted:
+                kept = applied.oldest_kept(), applied.newest_kept()
+            if page and not dry_run:
+                await engine.store.delete_versions([version.version_id for version in page])
+            deleted += len(page)
+            freed += sum(version.size for version in page)
+            await trio.lowlevel.checkpoint()
+    finally:
+        if deleted and not dry_run:
+            engine.changes.publish(f"content://{applied.content_id}")
+    return CleanedContent(applied.content_id, applied.kept, deleted, freed, *kept) if deleted else None
+
+
+class DeletedTexts(NamedTuple):
+    """How many texts were deleted, and the bytes that they took."""
+
+    number: int
+    bytes: int
+
+
+async def delete_content(store: Store, content_id: str, *, keep_metadata: bool = False) -> DeletedTexts:
+    """Delete every version that a content has now, a page at a time, oldest first.
+
+    Args:
+        store: where it is stored.
+        content_id: the content.
+        keep_metadata: delete the texts only.
+
+    Raises:
+        StorageError: one of the deletions failed; the earlier ones stay, and repeating it does the rest.
+    """
+    number = freed = 0
+    newest = store.newest_infos(content_id, 1)
+    last = newest[0].version_id if newest else ""
+    after = ""
+    while after < last:
+        page = store.version_infos(content_id, kept=keep_metadata, after=after, limit=PAGE)
+        if not (chosen := [info for info in page if info.version_id <= last]):
+            break
+        await store.delete_versions([info.version_id for info in chosen], keep_metadata=keep_metadata)
+        number += sum(not info.deleted for info in chosen)
+        freed += sum(info.size for info in chosen)
+        after = chosen[-1].version_id
+    return DeletedTexts(number, freed)
 
 
 async def drop_old_drafts(engine: Engine, *, dry_run: bool = False) -> int:
     """Delete drafts that are older than drafts are kept, with their test outputs; returns how many."""
     days = engine.settings.storage.retention_days
-    if not days:
-        return 0
-    before = days_before_now(days)
-    old = [draft for draft in engine.store.drafts() if draft.updated_at < before]
+    old = engine.store.drafts_before(days_before_now(days), DRAFTS_AT_ONCE) if days else []
     if not dry_run:
-        for draft in old:
-            infos = engine.store.version_infos(draft.draft_id)
-            await engine.store.delete_versions([info.version_id for info in infos])
-            await engine.store.delete_draft(draft.draft_id)
+        for draft_id in old:
+            await delete_content(engine.store, draft_id)
+            await engine.store.delete_draft(draft_id)
     return len(old)
 
 
-def referring_artifacts(engine: Engine, content_id: str) -> list[str]:
-    """The artifacts that are assembled from a content, under whatever id."""
-    return [
-        found.parsed.config.id
-        for found in engine.catalog.list_configs("artifact").found
-        if any(content_id in _ids_of(engine, child) for child in found.parsed.config.content.children)
-    ]
+async def referring_artifacts(engine: Engine, content_id: str) -> list[str]:
+    """The artifacts that are assembled from a content, under whatever id; others run between two of them."""
+    found: list[str] = []
+    for each in engine.catalog.list_configs("artifact").found:
+        await trio.lowlevel.checkpoint()
+        if any(content_id in _ids_of(engine, child) for child in each.parsed.config.content.children):
+            found.append(each.parsed.config.id)
+    return found
 
 
 def _ids_of(engine: Engine, child: ArtifactChild) -> set[str]:
@@ -141,7 +240,7 @@ async def apply_retention(engine: Engine, *, dry_run: bool = False) -> Retention
     if not days:
         return RetentionResult(drafts, 0, 0, 0, 0)
     _, cleaned = await clean_content(engine, RetentionRules(keep_days=days), dry_run=dry_run)
-    versions, freed = sum(len(each.gone) for each in cleaned), sum(each.bytes_freed for each in cleaned)
+    versions, freed = sum(each.deleted for each in cleaned), sum(each.bytes_freed for each in cleaned)
     if dry_run:
         return RetentionResult(drafts, versions, freed, 0, 0)
     jobs = await engine.jobs.delete_old_jobs()

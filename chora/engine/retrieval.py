@@ -1,42 +1,44 @@
-"""Retrieval strategies: which stored texts of a content are selected.
+"""Retrieval strategies: which stored text of a content is selected, or which ones.
 
 | strategy | takes |
 |---|---|
 | `latest` | the newest |
-| `all` | every one, oldest first |
-| `version:X.Y.Z` | those generated while the config had this version |
-| `timestamp:PREFIX` | those whose time, or version id, begins so |
+| `all` | every one, oldest first, up to `ALL_LIMIT` |
+| `version:X.Y.Z` | the newest generated while the config had this version |
+| `timestamp:PREFIX` | the newest whose time, or version id, begins so |
 | `approved_only` | the newest generated while the config, or all of its elements, were approved |
 """
 
 from __future__ import annotations
 
-from chora.errors import InvalidInput
+from chora.errors import InvalidInput, LimitExceeded
 from chora.store.records import Version, VersionInfo
 from chora.store.store import Store
 
 STRATEGIES = ("latest", "all", "version:X.Y.Z", "timestamp:PREFIX", "approved_only")
+ALL_LIMIT = 10_000
+"""Texts that `all` may take; whether they have changed is looked up before every build."""
 
 
 def find_version_infos(store: Store, content_id: str, strategy: str) -> list[VersionInfo]:
-    """The versions that a strategy selects, oldest first, without their texts.
+    """The versions that a strategy selects, oldest first, without their texts; only `all` selects several.
 
     Raises:
         InvalidInput: there is no such strategy.
+        LimitExceeded: `all` would take too many.
     """
-    kept = [info for info in store.version_infos(content_id) if not info.deleted]
     name, _, wanted = strategy.partition(":")
     match name:
         case "latest" if not wanted:
-            return kept[-1:]
+            found = store.content_state(content_id).newest
         case "all" if not wanted:
-            return kept
+            return _find_all(store, content_id)
         case "version" if wanted:
-            return [info for info in kept if info.config_version == wanted]
+            found = store.find_info(content_id, config_version=wanted)
         case "timestamp" if wanted:
-            return [info for info in kept if info.generated_at.startswith(wanted) or info.version_id.startswith(wanted)]
+            found = store.find_info(content_id, prefix=wanted)
         case "approved_only" if not wanted:
-            return [info for info in kept if info.approved][-1:]
+            found = store.find_info(content_id, approved=True)
         case _:
             raise InvalidInput(
                 f"{strategy!r} is not a way to choose a stored text.",
@@ -44,6 +46,18 @@ def find_version_infos(store: Store, content_id: str, strategy: str) -> list[Ver
                 field="strategy",
                 received=strategy,
             )
+    return [] if found is None else [found]
+
+
+def _find_all(store: Store, content_id: str) -> list[VersionInfo]:
+    if (count := store.content_state(content_id).kept) > ALL_LIMIT:
+        raise LimitExceeded(
+            f"{content_id} has {count:,} stored texts; the strategy all takes {ALL_LIMIT:,} at most.",
+            "Delete old ones with cleanup_ephemeral, or choose another strategy.",
+            limit="retrieval.all",
+            content_id=content_id,
+        )
+    return store.version_infos(content_id, kept=True)
 
 
 def find_version_ids(store: Store, content_id: str, strategy: str) -> list[str]:

@@ -11,6 +11,7 @@ from chora.protocol import wire
 from chora.protocol.provider import Provider
 from chora.protocol.request import McpRequest, cacheable
 from chora.protocol.requesting_client import StateSigner
+from chora.protocol.types import VALUES_LIMIT
 from chora.protocol.wire import RpcError
 
 COMPLETION_LIMIT = 100
@@ -58,13 +59,18 @@ class PromptMethods:
             completion = wire.decode_complete(request.raw)
         except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of completion/complete don't fit: {error}") from None
+        typed = completion.argument.value
         if completion.ref.type == "ref/prompt":
-            values = self._provider.prompts.complete(completion.ref.name, completion.argument.name)
+            values = self._provider.prompts.complete(completion.ref.name, completion.argument.name, typed)
         else:
             known_arguments = (completion.context.arguments if completion.context else None) or {}
-            values = self._provider.resources.complete(completion.ref.uri, completion.argument.name, known_arguments)
-        matching = _matching_values(values, completion.argument.value)
+            values = self._provider.resources.complete(
+                completion.ref.uri, completion.argument.name, known_arguments, typed
+            )
+        matching = _matching_values(values, typed)
         shown = matching[:COMPLETION_LIMIT]
+        if len(values) >= VALUES_LIMIT:  # there are others that nobody looked through
+            return {"completion": {"values": shown, "hasMore": True}}
         return {"completion": {"values": shown, "total": len(matching), "hasMore": len(matching) > len(shown)}}
 
 

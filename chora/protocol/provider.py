@@ -47,8 +47,9 @@ class ResourceProvider(Protocol):
         """The spelling of a URI under which changes of the resource are published."""
         ...
 
-    def complete(self, template: str, parameter: str, arguments: dict[str, str]) -> Sequence[str]:
-        """The values that a parameter of a template may have, given the other arguments."""
+    def complete(self, template: str, parameter: str, arguments: dict[str, str], typed: str = "") -> Sequence[str]:
+        """Values that a parameter of a template may have, given the other arguments and what was typed of it; a
+        thousand at most."""
         ...
 
 
@@ -65,7 +66,7 @@ class PromptProvider(Protocol):
         """A prompt's description and its messages."""
         ...
 
-    def complete(self, name: str, argument: str) -> Sequence[str]:
+    def complete(self, name: str, argument: str, typed: str = "") -> Sequence[str]:
         """The values that an argument may have."""
         ...
 

@@ -73,6 +73,10 @@ class Call(NamedTuple):
 # -- resources --------------------------------------------------------------------------------------------------
 
 
+VALUES_LIMIT = 1000
+"""Values of a parameter that are offered for completion, so that they can be looked through at once."""
+
+
 class ResourceStat(NamedTuple):
     """The size of a resource in bytes and the time of its last change, where they are known."""
 

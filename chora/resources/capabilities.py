@@ -16,7 +16,7 @@ from chora.files import SOURCE_LIMIT
 from chora.metrics import Metrics
 from chora.model import STRUCTS, CollectionGeneration
 from chora.protocol.types import Resource
-from chora.resources.family import JSON, ResourceContext, format_json
+from chora.resources.family import JSON, Family, Listed, ResourceContext, format_json
 from chora.resources.generators import describe_generator
 from chora.resources.uris import NAMESPACE, Arguments
 
@@ -42,10 +42,10 @@ def topics(context: ResourceContext, arguments: Arguments) -> tuple[str, ...]:
     return TOPICS
 
 
-def list_capabilities(context: ResourceContext) -> Iterator[Resource]:
-    for topic in TOPICS:
+def list_capabilities(context: ResourceContext, after: str) -> Iterator[Listed]:
+    for topic in sorted(each for each in TOPICS if each > after):
         about = "What the server can do" if topic == "server" else f"What the {topic} can do"
-        yield Resource(f"capabilities://{topic}", f"{topic} capabilities", about, JSON)
+        yield topic, Resource(f"capabilities://{topic}", f"{topic} capabilities", about, JSON)
 
 
 def _describe_server(context: ResourceContext) -> dict[str, Any]:
@@ -86,9 +86,15 @@ def _describe_server(context: ResourceContext) -> dict[str, Any]:
         "runtime": {"python": platform.python_version(), "fastmcp": None, "platform": sys.platform},
         "upstream_dependencies": [],
         "tool_count": len(tools),
-        "resource_count": sum(1 for family in context.families for _ in family.list_resources(context)),
+        "resource_count": sum(_count(context, family) for family in context.families),
         "generator_count": len(context.engine.generators.list_generators()),
     }
+
+
+def _count(context: ResourceContext, family: Family) -> int:
+    if family.count_resources is not None:
+        return family.count_resources(context)
+    return sum(resource is not None for _, resource in family.list_resources(context, ""))
 
 
 _FAILURES: dict[str, type[ChoraError]] = {
@@ -148,7 +154,7 @@ def _describe_families(context: ResourceContext) -> dict[str, Any]:
         one["patterns"] += [family.template, *family.old_templates]
         one["description"] = "; ".join(part for part in (one["description"], family.description) if part)
         one["parameters"] |= {name: parameter.description for name, parameter in family.parameters.items()}
-        one["examples"] += [each.uri for each in islice(family.list_resources(context), EXAMPLES)]
+        one["examples"] += [each.uri for _, each in islice(family.list_resources(context, ""), EXAMPLES) if each]
     return {"resources": shown, "metadata": {"namespace": f"{NAMESPACE}://", "total_count": len(shown)}}
 
 

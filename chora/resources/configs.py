@@ -7,8 +7,16 @@ from collections.abc import Iterator
 from chora.catalog import FoundConfig
 from chora.errors import ResourceNotFound
 from chora.model import KINDS, Kind, schema
-from chora.protocol.types import Resource
-from chora.resources.family import JSON, Family, Parameter, ResourceContext, file_stat, format_json
+from chora.protocol.types import VALUES_LIMIT, Resource
+from chora.resources.family import (
+    JSON,
+    Family,
+    Listed,
+    Parameter,
+    ResourceContext,
+    file_stat,
+    format_json,
+)
 from chora.resources.uris import Arguments, config_uri
 
 
@@ -19,17 +27,16 @@ def config_family(kind: Kind) -> Family:
         return format_json(context.engine.catalog.find_config(kind, arguments[parameter]).parsed.raw)
 
     def ids(context: ResourceContext, arguments: Arguments) -> list[str]:
-        return [found.parsed.config.id for found in context.engine.catalog.list_configs(kind).found]
+        return context.engine.catalog.list_configs(kind).first_ids(arguments.get(parameter, ""), VALUES_LIMIT)
 
-    def found(context: ResourceContext) -> Iterator[Resource]:
-        for each in context.engine.catalog.list_configs(kind).found:
-            yield Resource(
-                config_uri(kind, each.parsed.config.id),
-                each.parsed.config.id,
-                _describe_config(each),
-                JSON,
-                file_stat(context, each.path, sized=False),
-            )
+    def found(context: ResourceContext, after: str) -> Iterator[Listed]:
+        for each in context.engine.catalog.list_configs(kind).after(after):
+            config_id = each.parsed.config.id
+            stat = file_stat(context, each.path, sized=False)
+            yield config_id, Resource(config_uri(kind, config_id), config_id, _describe_config(each), JSON, stat)
+
+    def count(context: ResourceContext) -> int:
+        return len(context.engine.catalog.list_configs(kind).found)
 
     return Family(
         "config",
@@ -40,6 +47,7 @@ def config_family(kind: Kind) -> Family:
         {parameter: Parameter(f"Id of the {kind} config", ids)},
         read,
         found,
+        count_resources=count,
     )
 
 
@@ -65,6 +73,6 @@ def schema_names(context: ResourceContext, arguments: Arguments) -> tuple[str, .
     return KINDS
 
 
-def list_schemas(context: ResourceContext) -> Iterator[Resource]:
-    for kind in KINDS:
-        yield Resource(f"schema://{kind}", f"{kind} schema", f"The JSON Schema of {kind} configs", JSON)
+def list_schemas(context: ResourceContext, after: str) -> Iterator[Listed]:
+    for kind in sorted(each for each in KINDS if each > after):
+        yield kind, Resource(f"schema://{kind}", f"{kind} schema", f"The JSON Schema of {kind} configs", JSON)

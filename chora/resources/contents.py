@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chora.errors import ContentNotFound
-from chora.protocol.types import Resource, ResourceStat
-from chora.resources.family import TEXT, Parameter, ResourceContext, format_json
+from chora.protocol.types import VALUES_LIMIT, Resource, ResourceStat
+from chora.resources.family import TEXT, Listed, Parameter, ResourceContext, format_json
 from chora.resources.uris import Arguments, content_uri
+from chora.store.store import Store
+
+PAGE = 100
+"""Contents that are looked up at once."""
+COUNTED_AT_ONCE = 10_000
+VERSIONS_SHOWN = 500
+"""The newest versions of a content are shown; any can be read."""
 
 
 def read_content(context: ResourceContext, arguments: Arguments) -> str:
@@ -32,10 +39,10 @@ def read_version(context: ResourceContext, arguments: Arguments) -> str:
 
 def read_versions(context: ResourceContext, arguments: Arguments) -> str:
     content_id = arguments["content_id"]
-    infos = context.engine.store.version_infos(content_id)
-    if not infos:
+    state = context.engine.store.content_state(content_id)
+    if not state.versions:
         raise _content_not_found(content_id)
-    latest = next((info.version_id for info in reversed(infos) if not info.deleted), None)
+    latest = state.newest.version_id if state.newest else None
     versions = [
         {
             "version": info.version_id,
@@ -48,9 +55,10 @@ def read_versions(context: ResourceContext, arguments: Arguments) -> str:
             "approved": info.approved,
             "deleted": info.deleted,
         }
-        for info in infos
+        for info in reversed(context.engine.store.newest_infos(content_id, VERSIONS_SHOWN))
     ]
-    return format_json({"content_id": content_id, "total_versions": len(versions), "versions": versions})
+    shown = {"content_id": content_id, "total_versions": state.versions, "versions": versions}
+    return format_json(shown | ({"truncated": True} if len(versions) < state.versions else {}))
 
 
 def _content_not_found(content_id: str) -> ContentNotFound:
@@ -61,28 +69,49 @@ def _content_not_found(content_id: str) -> ContentNotFound:
     )
 
 
-def list_contents(context: ResourceContext) -> Iterator[Resource]:
-    for content_id in _stored_ids(context, {}):
-
-        def stat(content_id: str = content_id) -> ResourceStat:
-            kept = [info for info in context.engine.store.version_infos(content_id) if not info.deleted]
-            return ResourceStat(kept[-1].size, kept[-1].generated_at) if kept else ResourceStat()
-
-        yield Resource(content_uri(content_id), content_id, f"The newest text of {content_id}", TEXT, stat)
+def list_contents(context: ResourceContext, after: str) -> Iterator[Listed]:
+    page = context.engine.store.content_ids(after or None, PAGE)
+    while page:
+        for content_id in page:
+            yield content_id, _describe_text(context, content_id)
+        page = context.engine.store.content_ids(page[-1], PAGE)
 
 
-def list_none(context: ResourceContext) -> tuple[Resource, ...]:
+def _describe_text(context: ResourceContext, content_id: str) -> Resource:
+    def stat() -> ResourceStat:
+        newest = context.engine.store.content_state(content_id).newest
+        return ResourceStat(newest.size, newest.generated_at) if newest else ResourceStat()
+
+    return Resource(content_uri(content_id), content_id, f"The newest text of {content_id}", TEXT, stat)
+
+
+def count_contents(context: ResourceContext) -> int:
+    count, page = 0, context.engine.store.content_ids(limit=COUNTED_AT_ONCE)
+    while page:
+        count += len(page)
+        page = context.engine.store.content_ids(page[-1], COUNTED_AT_ONCE)
+    return count
+
+
+def list_none(context: ResourceContext, after: str) -> tuple[Listed, ...]:
     """Of versions only the newest is listed, as the content's text; their list is a resource of its own."""
     return ()
 
 
+def first_content_ids(store: Store, typed: str) -> list[str]:
+    """The first ids of contents of which a text is stored, and the first ones from what was typed on."""
+    ids = [typed] if store.content_state(typed).versions else []
+    ids += store.content_ids(typed, VALUES_LIMIT // 2) if typed else []
+    return list(dict.fromkeys([*ids, *store.content_ids(limit=VALUES_LIMIT - len(ids))]))
+
+
 def _stored_ids(context: ResourceContext, arguments: Arguments) -> list[str]:
-    return context.engine.store.content_ids()
+    return first_content_ids(context.engine.store, arguments.get("content_id", ""))
 
 
 def _version_ids(context: ResourceContext, arguments: Arguments) -> list[str]:
-    infos = context.engine.store.version_infos(arguments.get("content_id", ""))
-    return [info.version_id for info in infos if not info.deleted]
+    newest = context.engine.store.newest_infos(arguments.get("content_id", ""), VERSIONS_SHOWN, kept=True)
+    return [info.version_id for info in reversed(newest)]
 
 
 CONTENT_ID = Parameter("Id of a content of which a text is stored", _stored_ids)

@@ -13,6 +13,7 @@ from chora.resources.configs import config_family, list_schemas, read_schema, sc
 from chora.resources.contents import (
     CONTENT_ID,
     VERSION_ID,
+    count_contents,
     list_contents,
     list_none,
     read_content,
@@ -49,6 +50,7 @@ FAMILIES: tuple[Family, ...] = (
         read_content,
         list_contents,
         old_templates=("content://generated/{content_id}",),
+        count_resources=count_contents,
     ),
     Family(
         "content",

@@ -37,7 +37,12 @@ class Parameter(NamedTuple):
 
     description: str
     values: Callable[[ResourceContext, Arguments], Iterable[str]]
+    """At most `VALUES_LIMIT`; the arguments hold what was typed of the parameter itself, too."""
     is_id: bool = True
+
+
+Listed = tuple[str, Resource | None]
+"""The id of something that was looked at, and the resource that it is, if it is one."""
 
 
 class Family(NamedTuple):
@@ -50,10 +55,18 @@ class Family(NamedTuple):
     mime_type: str
     parameters: dict[str, Parameter]
     read: Callable[[ResourceContext, Arguments], str]
-    list_resources: Callable[[ResourceContext], Iterable[Resource]]
+    list_resources: Callable[[ResourceContext, str], Iterable[Listed]]
+    """Those that exist and whose id follows one, by id, each looked up when it is asked for."""
     old_templates: tuple[str, ...] = ()
     """The templates of chora-compose."""
     fixed: bool = False
+    count_resources: Callable[[ResourceContext], int] | None = None
+    """Counts them without listing them."""
+
+    @property
+    def prefix(self) -> str:
+        """What their URIs begin with; the rest is the id."""
+        return self.template.partition("{")[0]
 
 
 def format_json(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from chora.errors import GeneratorNotFound
 from chora.generators.registry import Generator
 from chora.protocol.types import Resource
-from chora.resources.family import JSON, ResourceContext, format_json
+from chora.resources.family import JSON, Listed, ResourceContext, format_json
 from chora.resources.uris import Arguments
 
 
@@ -47,6 +47,7 @@ def generator_names(context: ResourceContext, arguments: Arguments) -> list[str]
     return sorted(context.engine.generators.by_name)
 
 
-def list_generators(context: ResourceContext) -> Iterator[Resource]:
-    for generator in context.engine.generators.list_generators():
-        yield Resource(f"generator://{generator.name}", generator.name, generator.description, JSON)
+def list_generators(context: ResourceContext, after: str) -> Iterator[Listed]:
+    found = (each for each in context.engine.generators.list_generators() if each.name > after)
+    for generator in sorted(found, key=lambda each: each.name):
+        yield generator.name, Resource(f"generator://{generator.name}", generator.name, generator.description, JSON)

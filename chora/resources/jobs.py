@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +11,7 @@ import msgspec
 from chora.errors import JobNotFound
 from chora.events import redact_secrets
 from chora.protocol.types import Resource, ResourceStat
-from chora.resources.family import JSON, ResourceContext, format_json
+from chora.resources.family import JSON, Listed, ResourceContext, format_json
 from chora.resources.uris import Arguments
 
 LISTED_JOBS_LIMIT = 100
@@ -33,11 +32,13 @@ def read_job(context: ResourceContext, arguments: Arguments) -> str:
 
 
 def job_ids(context: ResourceContext, arguments: Arguments) -> list[str]:
-    return [job.job_id for job in context.engine.store.jobs()]
+    return [job.job_id for job in context.engine.store.jobs(LISTED_JOBS_LIMIT)]
 
 
-def list_jobs(context: ResourceContext) -> Iterator[Resource]:
-    for job in islice(context.engine.store.jobs(), LISTED_JOBS_LIMIT):
+def list_jobs(context: ResourceContext, after: str) -> Iterator[Listed]:
+    found = [job for job in context.engine.store.jobs(LISTED_JOBS_LIMIT) if job.job_id > after]
+    for job in sorted(found, key=lambda job: job.job_id):
         stat = ResourceStat(modified=job.updated_at)
         about = f"{job.tool}, {job.status}"
-        yield Resource(f"job://{quote(job.job_id, safe='')}", job.job_id, about, JSON, lambda known=stat: known)
+        uri = f"job://{quote(job.job_id, safe='')}"
+        yield job.job_id, Resource(uri, job.job_id, about, JSON, lambda known=stat: known)

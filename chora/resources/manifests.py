@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from chora.catalog import FoundConfig
 from chora.engine.engine import Engine
 from chora.engine.manifest import fixed_manifest_path
 from chora.errors import ManifestNotFound, PermissionDenied
-from chora.protocol.types import Resource
-from chora.resources.family import JSON, ResourceContext, file_stat
+from chora.protocol.types import VALUES_LIMIT, Resource
+from chora.resources.family import JSON, Listed, ResourceContext, file_stat
 from chora.resources.uris import Arguments, manifest_uri
 
 
@@ -49,16 +50,21 @@ def _manifest_not_found(collection_id: str) -> ManifestNotFound:
 
 
 def collection_ids(context: ResourceContext, arguments: Arguments) -> list[str]:
-    return [found.parsed.config.id for found in context.engine.catalog.list_configs("collection").found]
+    listing = context.engine.catalog.list_configs("collection")
+    return listing.first_ids(arguments.get("collection_id", ""), VALUES_LIMIT)
 
 
-def list_manifests(context: ResourceContext) -> Iterator[Resource]:
-    for collection_id, path in manifest_files(context.engine).items():
-        if context.engine.folder.is_file(path):
-            yield Resource(
-                manifest_uri(collection_id),
-                f"{collection_id} manifest",
-                f"What the collection {collection_id} was built into",
-                JSON,
-                file_stat(context, path, sized=True),
-            )
+def list_manifests(context: ResourceContext, after: str) -> Iterator[Listed]:
+    for found in context.engine.catalog.list_configs("collection").after(after):
+        collection_id, resource = found.parsed.config.id, None
+        with contextlib.suppress(ManifestNotFound, PermissionDenied):
+            path = _manifest_path(context.engine, found)
+            if context.engine.folder.is_file(path):
+                resource = Resource(
+                    manifest_uri(collection_id),
+                    f"{collection_id} manifest",
+                    f"What the collection {collection_id} was built into",
+                    JSON,
+                    file_stat(context, path, sized=True),
+                )
+        yield collection_id, resource

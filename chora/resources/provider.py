@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, InvalidInput, LimitExceeded, ResourceNotFound
 from chora.files import SOURCE_LIMIT
 from chora.metrics import Metrics
-from chora.protocol.types import ResourceContents, ResourcePage
+from chora.protocol.types import Resource, ResourceContents, ResourcePage
 from chora.resources.families import FAMILIES, matching_families
 from chora.resources.family import Family, ResourceContext
 from chora.resources.uris import Arguments, fill_template, shorten, uri_parts
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from chora.tools.tool import Tool
 
 PAGE_SIZE = 100
+LOOKED_AT = 300
+"""What is looked at for one page: a page may be short although others follow, as where collections have no manifest."""
 
 
 class ProjectResources:
@@ -94,10 +97,20 @@ class ProjectResources:
             InvalidInput: the cursor isn't one of ours.
         """
         after = "" if cursor is None else _decode_cursor(cursor)
-        rest = [each for family in FAMILIES for each in family.list_resources(self._context) if each.uri > after]
-        rest.sort(key=lambda each: each.uri)
-        shown = rest[:PAGE_SIZE]
-        return ResourcePage(shown, _encode_cursor(shown[-1].uri) if len(rest) > PAGE_SIZE else None)
+        shown: list[Resource] = []
+        looked_at, last = 0, ""
+        for family in sorted(FAMILIES, key=lambda family: family.prefix):
+            prefix = family.prefix
+            if prefix < after and not after.startswith(prefix):
+                continue  # it was listed before
+            for key, resource in family.list_resources(self._context, unquote(after.removeprefix(prefix))):
+                if len(shown) == PAGE_SIZE or looked_at == LOOKED_AT:
+                    return ResourcePage(shown, _encode_cursor(last))
+                looked_at, last = looked_at + 1, prefix + quote(key, safe="")
+                if resource is not None:
+                    shown.append(resource)
+            after = ""
+        return ResourcePage(shown, None)
 
     def list_templates(self) -> list[dict[str, Any]]:
         """The URI templates as `resources/templates/list` shows them."""
@@ -111,8 +124,8 @@ class ProjectResources:
             for family in FAMILIES
         ]
 
-    def complete(self, template: str, parameter: str, arguments: Arguments) -> list[str]:
-        """The values that a parameter of a URI template may have, given those that are arguments.
+    def complete(self, template: str, parameter: str, arguments: Arguments, typed: str = "") -> list[str]:
+        """Values that a parameter of a URI template may have, given those that are arguments and what was typed of it.
 
         Raises:
             ResourceNotFound: there is no such template.
@@ -121,7 +134,7 @@ class ProjectResources:
         for family in FAMILIES:
             if wanted in (uri_parts(each) for each in (family.template, *family.old_templates)):
                 found = family.parameters.get(parameter)
-                return [] if found is None else list(found.values(self._context, arguments))
+                return [] if found is None else list(found.values(self._context, {**arguments, parameter: typed}))
         raise ResourceNotFound(
             f"There is no resource template {shorten(template)}.", "resources/templates/list shows them all."
         )

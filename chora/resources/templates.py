@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from chora.errors import InvalidInput, ResourceNotFound
 from chora.files import CONFIG_LIMIT
-from chora.protocol.types import Resource
-from chora.resources.family import TEXT, ResourceContext, file_stat
+from chora.protocol.types import VALUES_LIMIT, Resource
+from chora.resources.family import TEXT, Listed, ResourceContext, file_stat
 from chora.resources.uris import Arguments, shorten, template_uri
 
 
@@ -36,9 +36,13 @@ def read_template(context: ResourceContext, arguments: Arguments) -> str:
 
 
 def template_names(context: ResourceContext, arguments: Arguments) -> list[str]:
-    return sorted(template_files(context))
+    typed = arguments.get("name", "")
+    names = sorted(template_files(context), key=lambda name: (not name.startswith(typed), name))
+    return names[:VALUES_LIMIT]
 
 
-def list_templates(context: ResourceContext) -> Iterator[Resource]:
-    for name, path in template_files(context).items():
-        yield Resource(template_uri(name), name, f"Template {path}", TEXT, file_stat(context, path, sized=True))
+def list_templates(context: ResourceContext, after: str) -> Iterator[Listed]:
+    for name, path in sorted(template_files(context).items()):
+        if name > after:
+            about = f"Template {path}"
+            yield name, Resource(template_uri(name), name, about, TEXT, file_stat(context, path, sized=True))

@@ -132,6 +132,7 @@ def connect(place: Path | str, flags: int, *, parameters: str = "") -> apsw.Conn
             flags, place = flags | apsw.SQLITE_OPEN_URI, f"{place.absolute().as_uri()}?{parameters}"
     db = apsw.Connection(str(place), flags)
     db.set_busy_timeout(BUSY_TIMEOUT)
+    db.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE removes rows that no trigger counts
     return db
 
 

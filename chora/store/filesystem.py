@@ -26,6 +26,7 @@ import time
 from bisect import bisect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,6 +50,7 @@ from chora.store.ids import id_after, time_of_id
 from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, JournalKind
 from chora.store.records import (
     Completion,
+    ContentState,
     Cost,
     Draft,
     Event,
@@ -59,8 +61,10 @@ from chora.store.records import (
     SampleCounts,
     Trace,
     Version,
+    VersionAge,
     VersionInfo,
 )
+from chora.store.store import LAST
 from chora.store.version_files import (
     DRAFT_FILE_NAME,
     VERSION_FILE_NAME,
@@ -190,17 +194,54 @@ class FilesystemStore:
             found = (self._load_version(folder, summary) for folder, summary in self._summaries(content_id))
             return [version for version in found if version is not None]
 
-    def version_infos(self, content_id: str) -> list[VersionInfo]:
-        """Every version of a content without its text, oldest first."""
-        with self._reading():
-            return [summary.info for _, summary in self._summaries(content_id)]
+    def content_state(self, content_id: str) -> ContentState:
+        """How much is stored of a content, and the newest of it without its text."""
+        infos = self.version_infos(content_id)
+        kept = [info for info in infos if not info.deleted]
+        return ContentState(len(infos), len(kept), kept[-1] if kept else None)
 
-    def content_ids(self) -> list[str]:
-        """Every content that has a version, sorted."""
+    def version_infos(
+        self, content_id: str, *, kept: bool = False, after: str = "", limit: int | None = None
+    ) -> list[VersionInfo]:
+        """A page of the versions of a content without their texts, oldest first."""
         with self._reading():
-            return sorted(
+            infos = (summary.info for _, summary in self._summaries(content_id))
+            fit = (info for info in infos if info.version_id > after and not (kept and info.deleted))
+            return list(islice(fit, limit))
+
+    def newest_infos(self, content_id: str, limit: int, *, kept: bool = False, skip: int = 0) -> list[VersionInfo]:
+        """The newest versions of a content without their texts, newest first."""
+        return self.version_infos(content_id, kept=kept)[::-1][skip : skip + limit]
+
+    def find_info(
+        self, content_id: str, *, config_version: str | None = None, prefix: str = "", approved: bool = False
+    ) -> VersionInfo | None:
+        """The newest version that isn't deleted and that fits."""
+
+        def fits(info: VersionInfo) -> bool:
+            return (
+                (config_version is None or info.config_version == config_version)
+                and (info.generated_at.startswith(prefix) or info.version_id.startswith(prefix))
+                and (info.approved or not approved)
+            )
+
+        return next((info for info in reversed(self.version_infos(content_id, kept=True)) if fits(info)), None)
+
+    def versions_by_time(
+        self, content_id: str, after: VersionAge, *, before: str = LAST, limit: int
+    ) -> list[VersionAge]:
+        """A page of the versions that aren't deleted, by time and id."""
+        infos = self.version_infos(content_id, kept=True)
+        ages = sorted(VersionAge(info.generated_at, info.version_id, info.size) for info in infos)
+        return [age for age in ages if age[:2] > after[:2] and age.generated_at < before][:limit]
+
+    def content_ids(self, after: str | None = None, limit: int | None = None) -> list[str]:
+        """A page of the contents that have a version, sorted."""
+        with self._reading():
+            found = sorted(
                 found for content in self._all_content_folders() if (found := _content_id_of(content)) is not None
             )
+            return [content_id for content_id in found if after is None or content_id > after][:limit]
 
     async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
         """Delete versions in one step; with `keep_metadata` only their texts, and they are marked as deleted."""
@@ -263,10 +304,15 @@ class FilesystemStore:
             found = self._drafts.read_file(f"{file_name(draft_id)}.json")
             return found if found is not None and found.draft_id == draft_id else None
 
-    def drafts(self) -> list[Draft]:
-        """Every draft, oldest first."""
+    def drafts(self, limit: int | None = None) -> list[Draft]:
+        """The drafts, oldest first."""
         with self._reading():
-            return sorted(self._drafts.read_all(), key=lambda draft: (draft.created_at, draft.draft_id))
+            return sorted(self._drafts.read_all(), key=lambda draft: (draft.created_at, draft.draft_id))[:limit]
+
+    def drafts_before(self, before: str, limit: int) -> list[str]:
+        """The ids of drafts that were last changed before a time."""
+        old = sorted((draft.updated_at, draft.draft_id) for draft in self.drafts() if draft.updated_at < before)
+        return [draft_id for _, draft_id in old[:limit]]
 
     async def delete_draft(self, draft_id: str) -> None:
         """Delete a draft, if there is one."""
@@ -327,9 +373,15 @@ class FilesystemStore:
         """The newest job with this key."""
         return next((job for job in self.jobs() if job.key == key), None)
 
-    def jobs(self) -> list[Job]:
-        """Every job, newest first."""
-        return sorted(self._list_records(Job), key=lambda job: (job.created_at, job.job_id), reverse=True)
+    def jobs(self, limit: int | None = None) -> list[Job]:
+        """The jobs, newest first."""
+        found = sorted(self._list_records(Job), key=lambda job: (job.created_at, job.job_id), reverse=True)
+        return found[:limit]
+
+    def jobs_before(self, before: str, limit: int) -> list[str]:
+        """The ids of jobs that last changed before a time."""
+        old = sorted((job.updated_at, job.job_id) for job in self._list_records(Job) if job.updated_at < before)
+        return [job_id for _, job_id in old[:limit]]
 
     async def delete_jobs(self, job_ids: Sequence[str]) -> None:
         """Delete jobs in one transaction."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -43,6 +43,25 @@ class VersionInfo(Struct, frozen=True, kw_only=True):
     deleted: bool
     size: int
     """Bytes of the text in UTF-8; of a deleted one 0."""
+
+
+class VersionAge(NamedTuple):
+    """When a version was made, and what deleting it would free."""
+
+    generated_at: str
+    version_id: str
+    size: int
+
+
+class ContentState(NamedTuple):
+    """What is stored of one content."""
+
+    versions: int
+    """All of its versions."""
+    kept: int
+    """Those whose text isn't deleted."""
+    newest: VersionInfo | None
+    """The newest of these."""
 
 
 class Draft(Struct, frozen=True, kw_only=True):

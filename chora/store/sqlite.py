@@ -7,6 +7,7 @@ last transactions (sqlite.org/pragma.html#pragma_synchronous).
 Several processes share a project, so every write transaction begins IMMEDIATE: a deferred one fails with SQLITE_BUSY
 when it turns into a writer (sqlite.org/lang_transaction.html).
 Reads by key take microseconds inline and hundreds through a thread, which is why only writes leave the loop.
+No call takes longer because more is stored: every list is a page of an index, and numbers are kept by triggers.
 Group commit: writes that wait while another transaction is committed are committed together, in the next one.
 It is one class because it is one interface, `Store`; each method is a query of a few lines. Connections, schema and
 rows are in `database.py`.
@@ -19,7 +20,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 import apsw
 import msgspec
@@ -44,6 +45,7 @@ from chora.store.database import (
 from chora.store.ids import id_after, time_of_id
 from chora.store.records import (
     Completion,
+    ContentState,
     Cost,
     Draft,
     Event,
@@ -54,9 +56,10 @@ from chora.store.records import (
     SampleCounts,
     Trace,
     Version,
+    VersionAge,
     VersionInfo,
 )
-from chora.store.store import TRACES_KEPT
+from chora.store.store import DELETED_AT_ONCE, LAST, TRACES_KEPT
 
 T = TypeVar("T")
 
@@ -66,6 +69,8 @@ WRITE_TIMEOUT = 60.0
 FAILURE_REUSE_TIME = 0.5
 """Seconds for which `check` reports the last failure without trying another write."""
 PAGE_RECORDS = 100  # records in memory at once while all of a kind are read
+
+HOUR_LENGTH = len("2026-11-22T10")
 
 DISK_FAULTS = (
     *(apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.CorruptError, apsw.NotADBError),
@@ -179,7 +184,8 @@ class SqliteStore:
 
     def counts(self) -> dict[str, int]:
         """The number of rows by table."""
-        return {table: self._query(f"SELECT count(*) FROM {table}")[0][0] for table in TABLES.values()}
+        numbers = dict(self._query("SELECT name, number FROM row_counts"))
+        return {table: numbers[table] for table in TABLES.values()}
 
     # -- versions -------------------------------------------------------------------------------------------
 
@@ -205,41 +211,108 @@ class SqliteStore:
 
     def latest_version(self, content_id: str) -> Version | None:
         """The newest version of a content that isn't deleted."""
-        return self._select_one(Version, "content_id = ? AND NOT deleted ORDER BY version_id DESC LIMIT 1", content_id)
+        where = "content_id = ? AND deleted = 0 ORDER BY version_id DESC LIMIT 1"
+        return self._select_one(Version, where, content_id)
 
     def version_with_fingerprint(self, content_id: str, fingerprint: str) -> Version | None:
         """The newest version of a content with this fingerprint that isn't deleted."""
-        where = "content_id = ? AND fingerprint = ? AND NOT deleted ORDER BY version_id DESC LIMIT 1"
+        where = "content_id = ? AND fingerprint = ? AND deleted = 0 ORDER BY version_id DESC LIMIT 1"
         return self._select_one(Version, where, content_id, fingerprint)
 
     def versions(self, content_id: str) -> list[Version]:
         """Every version of a content, oldest first."""
-        return self._select(Version, "content_id = ? ORDER BY version_id", content_id)
+        return sorted(self._select(Version, "content_id = ?", content_id), key=_id_of)
 
-    def version_infos(self, content_id: str) -> list[VersionInfo]:
-        """Every version of a content without its text, oldest first; read from an index that has no bodies."""
+    def content_state(self, content_id: str) -> ContentState:
+        """How much is stored of a content, and the newest of it."""
+        rows = self._query("SELECT versions, kept FROM contents WHERE content_id = ?", content_id)
+        versions, kept = rows[0] if rows else (0, 0)
+        newest = self.newest_infos(content_id, 1, kept=True) if kept else []
+        return ContentState(versions, kept, newest[0] if newest else None)
+
+    def version_infos(
+        self, content_id: str, *, kept: bool = False, after: str = "", limit: int | None = None
+    ) -> list[VersionInfo]:
+        """A page of the versions of a content, oldest first."""
+        page = "version_id > ? ORDER BY version_id LIMIT ?"
+        found = self._version_infos(content_id, 0, page, after, limit)
+        if not kept:
+            found = sorted(found + self._version_infos(content_id, 1, page, after, limit), key=_id_of)
+        return found[:limit]
+
+    def newest_infos(self, content_id: str, limit: int, *, kept: bool = False, skip: int = 0) -> list[VersionInfo]:
+        """The newest versions of a content, newest first."""
+        order = "1 ORDER BY version_id DESC LIMIT ? OFFSET ?"
+        if kept:
+            return self._version_infos(content_id, 0, order, limit, skip)
+        found = [
+            info for deleted in (0, 1) for info in self._version_infos(content_id, deleted, order, limit + skip, 0)
+        ]
+        return sorted(found, key=_id_of, reverse=True)[skip : skip + limit]
+
+    def find_info(
+        self, content_id: str, *, config_version: str | None = None, prefix: str = "", approved: bool = False
+    ) -> VersionInfo | None:
+        """The newest version that isn't deleted and that fits."""
+        newest = "ORDER BY version_id DESC LIMIT 1"
+        if approved:
+            ids = self._find_ids("versions_approved", content_id, f"approved = 1 {newest}")
+        elif config_version is not None:
+            ids = self._find_ids("versions_by_config", content_id, f"config_version = ? {newest}", config_version)
+        else:
+            between = (prefix, prefix + LAST)
+            ids = self._find_ids("versions_of_content", content_id, f"version_id BETWEEN ? AND ? {newest}", *between)
+            latest = "generated_at BETWEEN ? AND ? ORDER BY generated_at DESC, version_id DESC LIMIT 1"
+            ids += self._find_ids("versions_by_time", content_id, latest, *between)
+        found = self._version_infos(content_id, 0, "version_id = ?", max(ids)) if ids else []
+        return found[0] if found else None
+
+    def _find_ids(self, index: str, content_id: str, where: str, *values: str) -> list[str]:
+        # Named, because SQLite prefers an index that holds all columns, and would walk along it.
+        sql = f"SELECT version_id FROM versions INDEXED BY {index} WHERE content_id = ? AND deleted = 0 AND {where}"
+        return [version_id for (version_id,) in self._query(sql, content_id, *values)]
+
+    def versions_by_time(
+        self, content_id: str, after: VersionAge, *, before: str = LAST, limit: int
+    ) -> list[VersionAge]:
+        """A page of the versions that aren't deleted, by time and id."""
+        rows = self._query(
+            "SELECT generated_at, version_id, size FROM versions WHERE content_id = ? AND deleted = 0 "
+            "AND (generated_at, version_id) > (?, ?) AND generated_at < ? ORDER BY generated_at, version_id LIMIT ?",
+            *(content_id, after.generated_at, after.version_id, before, limit),
+        )
+        return [VersionAge(*row) for row in rows]
+
+    def _version_infos(self, content_id: str, deleted: int, where: str, *values: Any) -> list[VersionInfo]:
+        """Versions without their texts, read from an index that holds no texts."""
         names = VersionInfo.__struct_fields__
-        sql = f"SELECT {', '.join(names)} FROM versions WHERE content_id = ? ORDER BY version_id"
-        rows = self._query(sql, content_id)
+        rows = self._query(
+            f"SELECT {', '.join(names)} FROM versions INDEXED BY versions_of_content "
+            f"WHERE content_id = ? AND deleted = {deleted} AND {where}",
+            *(content_id, *(-1 if value is None else value for value in values)),  # LIMIT -1 is none
+        )
         return [msgspec.convert(dict(zip(names, row, strict=True)), VersionInfo, strict=False) for row in rows]
 
-    def content_ids(self) -> list[str]:
-        """Every content that has a version, sorted."""
-        return [content_id for (content_id,) in self._query("SELECT DISTINCT content_id FROM versions ORDER BY 1")]
+    def content_ids(self, after: str | None = None, limit: int | None = None) -> list[str]:
+        """A page of the contents that have a version, sorted."""
+        where, values = ("content_id > ?", [after]) if after is not None else ("1", [])
+        sql = f"SELECT content_id FROM contents WHERE {where} ORDER BY content_id LIMIT ?"
+        return [content_id for (content_id,) in self._query(sql, *values, -1 if limit is None else limit)]
 
     async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
         """Delete versions in one transaction."""
-        chosen = msgspec.json.encode(version_ids).decode()  # one parameter: their number has no limit
-        among = "version_id IN (SELECT value FROM json_each(?))"
+        chosen = [(version_id,) for version_id in version_ids]
 
         def delete(db: apsw.Connection) -> None:
             if keep_metadata:
-                db.execute(f"UPDATE versions SET body = '', size = 0, deleted = 1 WHERE {among}", (chosen,))
+                db.executemany("UPDATE versions SET body = '', size = 0, deleted = 1 WHERE version_id = ?", chosen)
                 return
-            if highest := _highest_id(db, f"WHERE {among}", chosen):
+            there = "SELECT version_id FROM versions WHERE version_id = ?"
+            if found := [version_id for (version_id,) in cast(Any, db).executemany(there, chosen)]:
+                highest = max([*found, *_deleted_ids(db)])
                 db.execute("DELETE FROM last_deleted_version")
                 db.execute("INSERT INTO last_deleted_version (version_id) VALUES (?)", (highest,))
-                db.execute(f"DELETE FROM versions WHERE {among}", (chosen,))
+                db.executemany("DELETE FROM versions WHERE version_id = ?", chosen)
 
         await self._write(delete)
 
@@ -253,13 +326,18 @@ class SqliteStore:
         """The draft of this id."""
         return self._select_one(Draft, "draft_id = ?", draft_id)
 
-    def drafts(self) -> list[Draft]:
-        """Every draft, oldest first."""
-        return self._select(Draft, "true ORDER BY created_at, draft_id")
+    def drafts(self, limit: int | None = None) -> list[Draft]:
+        """The drafts, oldest first."""
+        return self._select(Draft, "true ORDER BY created_at, draft_id LIMIT ?", -1 if limit is None else limit)
+
+    def drafts_before(self, before: str, limit: int) -> list[str]:
+        """The ids of drafts that were last changed before a time."""
+        sql = "SELECT draft_id FROM drafts WHERE updated_at < ? ORDER BY updated_at, draft_id LIMIT ?"
+        return [draft_id for (draft_id,) in self._query(sql, before, limit)]
 
     async def delete_draft(self, draft_id: str) -> None:
         """Delete a draft, if there is one."""
-        await self._write(lambda db: _count_changes(db, "DELETE FROM drafts WHERE draft_id = ?", draft_id))
+        await self._write(lambda db: db.execute("DELETE FROM drafts WHERE draft_id = ?", (draft_id,)))
 
     # -- outputs --------------------------------------------------------------------------------------------
 
@@ -307,15 +385,19 @@ class SqliteStore:
         """The newest job with this key."""
         return self._select_one(Job, "key = ? ORDER BY created_at DESC, job_id DESC LIMIT 1", key)
 
-    def jobs(self) -> list[Job]:
-        """Every job, newest first."""
-        return self._select(Job, "true ORDER BY created_at DESC, job_id DESC")
+    def jobs(self, limit: int | None = None) -> list[Job]:
+        """The jobs, newest first."""
+        return self._select(Job, "true ORDER BY created_at DESC, job_id DESC LIMIT ?", -1 if limit is None else limit)
+
+    def jobs_before(self, before: str, limit: int) -> list[str]:
+        """The ids of jobs that last changed before a time."""
+        sql = "SELECT job_id FROM jobs WHERE updated_at < ? ORDER BY updated_at, job_id LIMIT ?"
+        return [job_id for (job_id,) in self._query(sql, before, limit)]
 
     async def delete_jobs(self, job_ids: Sequence[str]) -> None:
         """Delete jobs in one transaction."""
-        chosen = msgspec.json.encode(job_ids).decode()
-        delete = "DELETE FROM jobs WHERE job_id IN (SELECT value FROM json_each(?))"
-        await self._write(lambda db: _count_changes(db, delete, chosen))
+        chosen = [(job_id,) for job_id in job_ids]
+        await self._write(lambda db: db.executemany("DELETE FROM jobs WHERE job_id = ?", chosen))
 
     # -- language models ------------------------------------------------------------------------------------
 
@@ -329,7 +411,7 @@ class SqliteStore:
 
     def total_cost(self, since: str = "") -> float:
         """US dollars spent at or after a time."""
-        return self._query("SELECT total(usd) FROM costs WHERE at >= ?", since)[0][0]
+        return self._hourly_totals("cost", "SELECT count(*), total(usd) FROM costs WHERE 1", (), since)[1]
 
     def costs(self, since: str = "") -> list[Cost]:
         """Costs at or after a time, oldest first."""
@@ -351,8 +433,23 @@ class SqliteStore:
 
     def sample_counts(self, kind: str, since: str = "") -> SampleCounts:
         """How many measurements of a kind were taken at or after a time, and how many succeeded."""
-        rows = self._query("SELECT count(*), total(ok) FROM samples WHERE kind = ? AND at >= ?", kind, since)
-        return SampleCounts(rows[0][0], int(rows[0][1]))
+        counted = "SELECT count(*), total(ok) FROM samples WHERE kind = ?"
+        total, ok = self._hourly_totals(kind, counted, (kind,), since)
+        return SampleCounts(total, int(ok))
+
+    def _hourly_totals(self, name: str, counted: str, values: tuple[str, ...], since: str) -> tuple[int, float]:
+        """A number and a total since a time: those of whole hours are kept, and only the first hour's are added up."""
+        hour = since[:HOUR_LENGTH]
+        if len(since) <= HOUR_LENGTH:  # from the beginning of an hour, or of all
+            hour, first = "", [(0, 0.0)]
+            hours = "hour >= ?"
+        else:
+            first = self._query(f"{counted} AND at >= ? AND at < ?", *values, since, hour + LAST)
+            hours = "hour > ?"
+        whole = self._query(
+            f"SELECT total(number), total(total) FROM hourly_totals WHERE name = ? AND {hours}", name, hour or since
+        )
+        return int(first[0][0] + whole[0][0]), first[0][1] + whole[0][1]
 
     async def add_events(self, events: Sequence[Event]) -> None:
         """Store events in one transaction."""
@@ -364,13 +461,10 @@ class SqliteStore:
 
     async def delete_before(self, before: str) -> int:
         """Delete events and samples from before a time; returns their number."""
-
-        def delete(db: apsw.Connection) -> int:
-            return _count_changes(db, "DELETE FROM events WHERE at < ?", before) + _count_changes(
-                db, "DELETE FROM samples WHERE at < ?", before
-            )
-
-        return await self._write(delete)
+        count = await self._delete_in_slices("events", "at < ? ORDER BY at", before)
+        for kind in get_args(get_type_hints(Sample)["kind"]):
+            count += await self._delete_in_slices("samples", "at < ? AND kind = ? ORDER BY at", before, kind)
+        return count
 
     # -- all records ----------------------------------------------------------------------------------------
 
@@ -414,6 +508,19 @@ class SqliteStore:
     def _query(self, sql: str, *values: Any) -> Rows:
         with translate_errors(self.path), self._read_timeout.limit(READ_TIMEOUT):
             return cast(Rows, self._reader.execute(sql, values).fetchall())
+
+    async def _delete_in_slices(self, table: str, where: str, *values: str) -> int:
+        """Delete rows, `DELETED_AT_ONCE` in one transaction, so that other writes don't wait long for it."""
+        sql = f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE {where} LIMIT {DELETED_AT_ONCE})"
+
+        def delete(db: apsw.Connection) -> int:
+            db.execute(sql, values)
+            return db.changes()
+
+        count = 0
+        while done := await self._write(delete):
+            count += done
+        return count
 
     async def _put_records(self, records: Iterable[Record]) -> None:
         given = list(records)
@@ -487,23 +594,21 @@ class SqliteStore:
             self._last_write_time = time.monotonic()
 
 
+def _id_of(version: Version | VersionInfo) -> str:
+    return version.version_id
+
+
 def _next_version_id(db: apsw.Connection) -> str:
     """An id above every existing and deleted one."""
-    return id_after(_highest_id(db))
+    newest = cast(Rows, db.execute("SELECT version_id FROM versions ORDER BY version_id DESC LIMIT 1").fetchall())
+    return id_after(max([*(row[0] for row in newest), *_deleted_ids(db)], default=None))
 
 
-def _highest_id(db: apsw.Connection, where: str = "", *values: str) -> str | None:
-    """The highest id among some versions and the deleted ones."""
-    known = f"SELECT max(version_id) AS id FROM versions {where} UNION SELECT version_id FROM last_deleted_version"
-    return cast("str | None", db.execute(f"SELECT max(id) FROM ({known})", values).fetchall()[0][0])
+def _deleted_ids(db: apsw.Connection) -> list[str]:
+    """The highest deleted id, if any was deleted."""
+    return [cast(str, row[0]) for row in db.execute("SELECT version_id FROM last_deleted_version")]
 
 
 def _delete_old_traces(db: apsw.Connection, subject: str) -> None:
     newest = f"SELECT rowid FROM traces WHERE subject = ?1 ORDER BY at DESC, rowid DESC LIMIT {TRACES_KEPT}"
     db.execute(f"DELETE FROM traces WHERE subject = ?1 AND rowid NOT IN ({newest})", (subject,))
-
-
-def _count_changes(db: apsw.Connection, sql: str, value: str) -> int:
-    """Execute a statement and return the number of changed rows."""
-    db.execute(sql, (value,))
-    return db.changes()

@@ -1,4 +1,8 @@
-"""The protocol of a storage backend. Reads are quick and inline; writes are durable once they return."""
+"""The protocol of a storage backend. Reads are quick and inline; writes are durable once they return.
+
+Neither takes longer because more is stored: a list has a limit, and goes on after the last item of the page before. One
+without a limit is for commands, migrations and tests.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from chora.store.records import (
     Completion,
+    ContentState,
     Cost,
     Draft,
     Event,
@@ -19,8 +24,14 @@ from chora.store.records import (
     SampleCounts,
     Trace,
     Version,
+    VersionAge,
     VersionInfo,
 )
+
+LAST = chr(0x10FFFF)
+"""Sorts after every time and id."""
+DELETED_AT_ONCE = 500
+"""Records deleted in one transaction: other writes wait for no more."""
 
 R = TypeVar("R", bound=Record)
 
@@ -72,19 +83,50 @@ class Store(Protocol):
         ...
 
     def versions(self, content_id: str) -> list[Version]:
-        """Every version of a content, oldest first, including deleted ones."""
+        """Every version of a content, oldest first, including deleted ones; for tests and imports."""
         ...
 
-    def version_infos(self, content_id: str) -> list[VersionInfo]:
-        """Every version of a content without its text, oldest first."""
+    def content_state(self, content_id: str) -> ContentState:
+        """How much is stored of a content, and the newest of it without its text."""
         ...
 
-    def content_ids(self) -> list[str]:
-        """Every content that has a version, sorted."""
+    def version_infos(
+        self, content_id: str, *, kept: bool = False, after: str = "", limit: int | None = None
+    ) -> list[VersionInfo]:
+        """The versions of a content without their texts, oldest first: at most `limit` of those whose id is above
+        `after`; with `kept`, without deleted ones."""
+        ...
+
+    def newest_infos(self, content_id: str, limit: int, *, kept: bool = False, skip: int = 0) -> list[VersionInfo]:
+        """The newest versions of a content without their texts, newest first, after the `skip` newest ones."""
+        ...
+
+    def find_info(
+        self, content_id: str, *, config_version: str | None = None, prefix: str = "", approved: bool = False
+    ) -> VersionInfo | None:
+        """The newest version that isn't deleted and that fits.
+
+        Args:
+            content_id: its content.
+            config_version: that of the config it was made from.
+            prefix: the beginning of its time or of its id.
+            approved: whether it has to be approved.
+        """
+        ...
+
+    def versions_by_time(
+        self, content_id: str, after: VersionAge, *, before: str = LAST, limit: int
+    ) -> list[VersionAge]:
+        """At most `limit` versions that aren't deleted, by time and id: those after one, and from before a time."""
+        ...
+
+    def content_ids(self, after: str | None = None, limit: int | None = None) -> list[str]:
+        """The contents that have a version, sorted: at most `limit` of those above `after`."""
         ...
 
     async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
-        """Delete versions in one transaction; with `keep_metadata` only their texts, and they are marked as deleted."""
+        """Delete versions in one transaction, which no other write can pass, so at most `DELETED_AT_ONCE` of them; with
+        `keep_metadata` only their texts, and they are marked as deleted."""
         ...
 
     # -- drafts --
@@ -95,8 +137,12 @@ class Store(Protocol):
 
     def draft(self, draft_id: str) -> Draft | None: ...
 
-    def drafts(self) -> list[Draft]:
-        """Every draft, oldest first."""
+    def drafts(self, limit: int | None = None) -> list[Draft]:
+        """The drafts, oldest first; at most `limit`."""
+        ...
+
+    def drafts_before(self, before: str, limit: int) -> list[str]:
+        """The ids of drafts that were last changed before a time, the oldest `limit` of them."""
         ...
 
     async def delete_draft(self, draft_id: str) -> None:
@@ -145,8 +191,12 @@ class Store(Protocol):
         """The newest job with this key."""
         ...
 
-    def jobs(self) -> list[Job]:
-        """Every job, newest first."""
+    def jobs(self, limit: int | None = None) -> list[Job]:
+        """The jobs, newest first; at most `limit`."""
+        ...
+
+    def jobs_before(self, before: str, limit: int) -> list[str]:
+        """The ids of jobs that last changed before a time, the oldest `limit` of them."""
         ...
 
     async def delete_jobs(self, job_ids: Sequence[str]) -> None: ...
@@ -186,7 +236,7 @@ class Store(Protocol):
         ...
 
     async def delete_before(self, before: str) -> int:
-        """Delete events and samples from before a time; returns their number."""
+        """Delete events and samples from before a time, a slice at a time; returns their number."""
         ...
 
     # -- all records, for migration --

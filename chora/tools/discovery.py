@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from heapq import nsmallest
 from typing import Annotated, Literal
 
 import trio
 from msgspec import Meta, Struct
 
-from chora.catalog import ConfigListing
+from chora.catalog import ConfigListing, FoundConfig
 from chora.engine.building.artifact import explain_stale_artifact
 from chora.engine.building.build import Build, CallerContext
 from chora.engine.building.content import ContentTrace, trace_subject
@@ -20,6 +23,7 @@ from chora.errors import ChoraError, InvalidInput
 from chora.generators.registry import Generator
 from chora.model import ArtifactChild
 from chora.protocol.types import Call
+from chora.store.records import ContentState
 from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, tool
 
 Pattern = Annotated[str, Meta(max_length=255, description="Glob over ids, such as api-*")]
@@ -105,17 +109,18 @@ async def list_content_configs(engine: Engine, arguments: ListConfigs, call: Cal
     """List the content configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
     listing = engine.catalog.list_configs("content")
-    configs = [
-        ContentConfigInfo(
-            id=found.parsed.config.id,
-            file_path=found.path,
-            generator_type=generator_name(found.parsed.config),
-            description=found.parsed.config.metadata.description,
-            title=found.parsed.config.metadata.description[:50],
+    configs: list[ContentConfigInfo] = []
+    for found in await _match_pattern(listing, arguments.filter_pattern):
+        await _let_others_run(len(configs))
+        configs.append(
+            ContentConfigInfo(
+                id=found.parsed.config.id,
+                file_path=found.path,
+                generator_type=generator_name(found.parsed.config),
+                description=found.parsed.config.metadata.description,
+                title=found.parsed.config.metadata.description[:50],
+            )
         )
-        for found in listing.found
-        if _matches_pattern(found.parsed.config.id, arguments.filter_pattern)
-    ]
     return ContentConfigs(
         total=len(configs), configs=configs, invalid=_invalid_configs(listing), duration_ms=milliseconds_since(started)
     )
@@ -141,24 +146,33 @@ async def list_artifact_configs(engine: Engine, arguments: ListConfigs, call: Ca
     """List the artifact configs of the project; files that can't be read are listed under `invalid` with the reason."""
     started = time.monotonic()
     listing = engine.catalog.list_configs("artifact")
-    configs = [
-        ArtifactConfigInfo(
-            id=found.parsed.config.id,
-            file_path=found.path,
-            description=found.parsed.config.metadata.description or found.parsed.config.metadata.purpose,
-            title=found.parsed.config.metadata.title,
-            component_count=len(found.parsed.config.content.children),
+    configs: list[ArtifactConfigInfo] = []
+    for found in await _match_pattern(listing, arguments.filter_pattern):
+        await _let_others_run(len(configs))
+        configs.append(
+            ArtifactConfigInfo(
+                id=found.parsed.config.id,
+                file_path=found.path,
+                description=found.parsed.config.metadata.description or found.parsed.config.metadata.purpose,
+                title=found.parsed.config.metadata.title,
+                component_count=len(found.parsed.config.content.children),
+            )
         )
-        for found in listing.found
-        if _matches_pattern(found.parsed.config.id, arguments.filter_pattern)
-    ]
     return ArtifactConfigs(
         total=len(configs), configs=configs, invalid=_invalid_configs(listing), duration_ms=milliseconds_since(started)
     )
 
 
-def _matches_pattern(config_id: str, pattern: str | None) -> bool:
-    return not pattern or fnmatch.fnmatchcase(config_id, pattern)
+async def _match_pattern(listing: ConfigListing, pattern: str | None) -> list[FoundConfig]:
+    """The configs whose ids match a glob."""
+    if not pattern:
+        return listing.found
+    fit: list[FoundConfig] = []
+    for number, found in enumerate(listing.found):
+        await _let_others_run(number)
+        if fnmatch.fnmatchcase(found.parsed.config.id, pattern):
+            fit.append(found)
+    return fit
 
 
 def _invalid_configs(listing: ConfigListing) -> list[InvalidConfigInfo]:
@@ -207,46 +221,93 @@ async def list_content(engine: Engine, arguments: ListContent, call: Call) -> Co
     """List contents with the state of their stored versions."""
     started = time.monotonic()
     limit = _check_limit(arguments.limit)
-    wanted = arguments.filter or ContentFilter()
     listing = engine.catalog.list_configs("content")
-    rows: list[tuple[ContentInfo, str]] = []
-    for found in listing.found:
-        config = found.parsed.config
-        generator = generator_name(config)
-        if wanted.generator_type not in (None, generator) or wanted.stage not in (None, config.evolution.stage):
-            continue
-        infos = [info for info in engine.store.version_infos(config.id) if not info.deleted]
-        if wanted.generated not in (None, bool(infos)):
-            continue
-        description = config.metadata.description
-        info = ContentInfo(
-            id=config.id,
-            title=description[:50],
-            purpose=description[:100],
-            generator_type=generator,
-            generated=bool(infos),
-            stage=config.evolution.stage,
-            output_format=config.metadata.output_format,
-            last_generated=infos[-1].generated_at if infos else None,
-            versions_available=len(infos),
-        )
-        rows.append((info, found.path))
-    match arguments.sort:
-        case "title":
-            rows.sort(key=lambda row: row[0].title.casefold())
-        case "generator":
-            rows.sort(key=lambda row: row[0].generator_type or "")
-        case "modified":
-            rows.sort(key=lambda row: -engine.folder.modified_time(row[1]))
-        case _:
-            pass
+    found = await _filter_contents(engine, listing.found, arguments.filter or ContentFilter())
+    shown = await _first_sorted(engine, found, arguments.sort, limit, CONTENT_ORDERS)
     return ContentList(
-        total=len(rows),
-        returned=min(len(rows), limit),
-        content=[info for info, _ in rows[:limit]],
+        total=len(found),
+        returned=len(shown),
+        content=[await _describe_content(engine, each) for each in shown],
         invalid=_invalid_configs(listing),
         duration_ms=milliseconds_since(started),
     )
+
+
+async def _filter_contents(engine: Engine, found: list[FoundConfig], wanted: ContentFilter) -> list[FoundConfig]:
+    if wanted == ContentFilter():
+        return found
+    generated = await _generated_ids(engine) if wanted.generated is not None else set[str]()
+    fit: list[FoundConfig] = []
+    for number, each in enumerate(found):
+        await _let_others_run(number)
+        config = each.parsed.config
+        if (
+            wanted.generator_type in (None, generator_name(config))
+            and wanted.stage in (None, config.evolution.stage)
+            and wanted.generated in (None, config.id in generated)
+        ):
+            fit.append(each)
+    return fit
+
+
+async def _generated_ids(engine: Engine) -> set[str]:
+    """The contents of which a text is stored."""
+    ids: set[str] = set()
+    page = engine.store.content_ids(limit=PAGE)
+    while page:
+        ids.update(each for each in page if engine.store.content_state(each).kept)
+        await trio.lowlevel.checkpoint()
+        page = engine.store.content_ids(page[-1], limit=PAGE)
+    return ids
+
+
+async def _describe_content(engine: Engine, found: FoundConfig) -> ContentInfo:
+    await trio.lowlevel.checkpoint()
+    config = found.parsed.config
+    description = config.metadata.description
+    state = engine.store.content_state(config.id)
+    return ContentInfo(
+        id=config.id,
+        title=description[:50],
+        purpose=description[:100],
+        generator_type=generator_name(config),
+        generated=state.newest is not None,
+        stage=config.evolution.stage,
+        output_format=config.metadata.output_format,
+        last_generated=state.newest.generated_at if state.newest else None,
+        versions_available=state.kept,
+    )
+
+
+PAGE = 50
+"""Configs after which others run: a page takes a fraction of a millisecond."""
+
+Order = Callable[[Engine, FoundConfig], str | float]
+CONTENT_ORDERS: dict[str, Order] = {
+    "title": lambda _, found: found.parsed.config.metadata.description[:50].casefold(),
+    "generator": lambda _, found: generator_name(found.parsed.config) or "",
+    "modified": lambda engine, found: -engine.folder.modified_time(found.path),
+}
+"""What contents are sorted by, unless by id."""
+
+
+async def _let_others_run(number: int) -> None:
+    """Let others run after every few configs."""
+    if number % PAGE == 0:
+        await trio.lowlevel.checkpoint()
+
+
+async def _first_sorted(
+    engine: Engine, found: list[FoundConfig], order: str | None, limit: int, orders: Mapping[str, Order]
+) -> list[FoundConfig]:
+    """The first configs in an order; they come by id."""
+    if order is None or order not in orders:
+        return found[:limit]
+    keys: list[tuple[str | float, int]] = []
+    for number, each in enumerate(found):
+        await _let_others_run(number)
+        keys.append((orders[order](engine, each), number))
+    return [found[number] for _, number in nsmallest(limit, keys)]
 
 
 def _check_limit(limit: int | None) -> int:
@@ -309,51 +370,71 @@ async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -
     """List artifacts with their files; one is assembled when its first output exists."""
     started = time.monotonic()
     limit = _check_limit(arguments.limit)
-    wanted = arguments.filter or ArtifactFilter()
     listing = engine.catalog.list_configs("artifact")
-    rows: list[tuple[ArtifactInfo, str]] = []
-    for found in listing.found:
-        config = found.parsed.config
-        metadata = config.metadata
-        output = metadata.outputs[0].file
-        assembled = engine.folder.is_file(output)
-        if (
-            wanted.type not in (None, metadata.type)
-            or wanted.stage not in (None, config.evolution.stage)
-            or wanted.assembled not in (None, assembled)
-        ):
-            continue
-        known = engine.store.output(output) if assembled else None
-        info = ArtifactInfo(
-            id=config.id,
-            title=metadata.title,
-            description=metadata.description,
-            purpose=metadata.purpose,
-            type=metadata.type,
-            stage=config.evolution.stage,
-            assembled=assembled,
-            last_assembled=known.written_at if known else None,
-            component_count=len(config.content.children),
-            composition_strategy=metadata.composition_strategy,
-            output_path=output,
-        )
-        rows.append((info, found.path))
-    match arguments.sort:
-        case "title":
-            rows.sort(key=lambda row: row[0].title.casefold())
-        case "assembled":
-            rows.sort(key=lambda row: row[0].last_assembled or "", reverse=True)
-        case "modified":
-            rows.sort(key=lambda row: -engine.folder.modified_time(row[1]))
-        case _:
-            pass
+    found = await _filter_artifacts(engine, listing.found, arguments.filter or ArtifactFilter())
+    shown = await _first_sorted(engine, found, arguments.sort, limit, ARTIFACT_ORDERS)
     return Artifacts(
-        total=len(rows),
-        returned=min(len(rows), limit),
-        artifacts=[info for info, _ in rows[:limit]],
+        total=len(found),
+        returned=len(shown),
+        artifacts=[await _describe_artifact(engine, each) for each in shown],
         invalid=_invalid_configs(listing),
         duration_ms=milliseconds_since(started),
     )
+
+
+async def _filter_artifacts(engine: Engine, found: list[FoundConfig], wanted: ArtifactFilter) -> list[FoundConfig]:
+    if wanted == ArtifactFilter():
+        return found
+    fit: list[FoundConfig] = []
+    for number, each in enumerate(found):
+        await _let_others_run(number)
+        config = each.parsed.config
+        if (
+            wanted.type in (None, config.metadata.type)
+            and wanted.stage in (None, config.evolution.stage)
+            and wanted.assembled in (None, engine.folder.is_file(config.metadata.outputs[0].file))
+        ):
+            fit.append(each)
+    return fit
+
+
+def _last_assembled(engine: Engine, found: FoundConfig) -> str | None:
+    output = found.parsed.config.metadata.outputs[0].file
+    known = engine.store.output(output) if engine.folder.is_file(output) else None
+    return known.written_at if known else None
+
+
+async def _describe_artifact(engine: Engine, found: FoundConfig) -> ArtifactInfo:
+    await trio.lowlevel.checkpoint()
+    config = found.parsed.config
+    metadata = config.metadata
+    output = metadata.outputs[0].file
+    return ArtifactInfo(
+        id=config.id,
+        title=metadata.title,
+        description=metadata.description,
+        purpose=metadata.purpose,
+        type=metadata.type,
+        stage=config.evolution.stage,
+        assembled=engine.folder.is_file(output),
+        last_assembled=_last_assembled(engine, found),
+        component_count=len(config.content.children),
+        composition_strategy=metadata.composition_strategy,
+        output_path=output,
+    )
+
+
+ARTIFACT_ORDERS: dict[str, Order] = {
+    "title": lambda _, found: found.parsed.config.metadata.title.casefold(),
+    "assembled": lambda engine, found: _time_number(_last_assembled(engine, found)),
+    "modified": lambda engine, found: -engine.folder.modified_time(found.path),
+}
+"""What artifacts are sorted by, unless by id."""
+
+
+def _time_number(time: str | None) -> float:
+    """A number that is lower for a later time."""
+    return -datetime.fromisoformat(time).timestamp() if time else 0.0
 
 
 # -- dependencies -----------------------------------------------------------------------------------------------
@@ -446,8 +527,8 @@ async def _trace_dependency(build: Build, child: ArtifactChild, check: bool, met
             stale = [change.reason for change in await build.snapshot.find_changes(known.inputs)]
     except ChoraError as problem:
         error = problem.message
-    infos = [info for info in engine.store.version_infos(content_id) if not info.deleted] if check or metadata else []
-    ready = error is None and bool(infos)
+    state = engine.store.content_state(content_id) if check or metadata else ContentState(0, 0, None)
+    ready = error is None and state.newest is not None
     return DependencyInfo(
         content_id=content_id,
         path=path,
@@ -459,8 +540,8 @@ async def _trace_dependency(build: Build, child: ArtifactChild, check: bool, met
         error=error,
         metadata=DependencyMetadata(
             generator_type=generator,
-            last_generated=infos[-1].generated_at if infos else None,
-            versions_available=len(infos),
+            last_generated=state.newest.generated_at if state.newest else None,
+            versions_available=state.kept,
             inputs=sorted(known.inputs) if known else [],
         )
         if metadata

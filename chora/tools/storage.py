@@ -75,17 +75,17 @@ async def cleanup_ephemeral(engine: Engine, arguments: CleanupEphemeral, call: C
     return Cleanup(
         status="dry_run" if dry_run else "cleaned",
         total_content_checked=checked,
-        total_versions_deleted=sum(len(each.gone) for each in cleaned),
+        total_versions_deleted=sum(each.deleted for each in cleaned),
         bytes_freed=sum(each.bytes_freed for each in cleaned),
         content_cleaned=[
             ContentCleanup(
                 content_id=each.content_id,
                 versions_before=each.before,
-                versions_after=each.before - len(each.gone),
-                versions_deleted=len(each.gone),
+                versions_after=each.before - each.deleted,
+                versions_deleted=each.deleted,
                 bytes_freed=each.bytes_freed,
-                oldest_kept=each.kept[0].generated_at if each.kept else None,
-                latest_kept=each.kept[-1].generated_at if each.kept else None,
+                oldest_kept=each.oldest_kept,
+                latest_kept=each.newest_kept,
             )
             for each in cleaned
         ],
@@ -168,15 +168,14 @@ async def delete_content(engine: Engine, arguments: DeleteContent, call: Call) -
     started = time.monotonic()
     engine.catalog.check_id(arguments.content_id)
     draft = engine.store.draft(arguments.content_id)
-    infos = engine.store.version_infos(arguments.content_id)
-    texts = [info for info in infos if not info.deleted]
-    if draft is None and not (texts if arguments.preserve_metadata else infos):
+    state = engine.store.content_state(arguments.content_id)
+    if draft is None and not (state.kept if arguments.preserve_metadata else state.versions):
         raise ContentNotFound(
             f"No text of {arguments.content_id!r} is stored.",
             "list_content shows what is stored.",
             content_id=arguments.content_id,
         )
-    users = retention.referring_artifacts(engine, arguments.content_id)
+    users = await retention.referring_artifacts(engine, arguments.content_id)
     if users and not arguments.force and not await _confirm_deletion(call, arguments.content_id, users):
         raise ReferencedByArtifacts(
             f"{arguments.content_id} is a part of {', '.join(users[:10])}.",
@@ -184,10 +183,9 @@ async def delete_content(engine: Engine, arguments: DeleteContent, call: Call) -
             content_id=arguments.content_id,
             artifact_ids=users,
         )
-    deleted = texts if arguments.preserve_metadata else infos
     try:
-        await engine.store.delete_versions(
-            [info.version_id for info in deleted], keep_metadata=bool(arguments.preserve_metadata)
+        deleted = await retention.delete_content(
+            engine.store, arguments.content_id, keep_metadata=bool(arguments.preserve_metadata)
         )
         await engine.store.delete_draft(arguments.content_id)
     except StorageError as error:
@@ -201,8 +199,8 @@ async def delete_content(engine: Engine, arguments: DeleteContent, call: Call) -
     return DeletedContent(
         status="deleted",
         content_id=arguments.content_id,
-        versions_deleted=len(texts),
-        bytes_freed=sum(info.size for info in texts),
+        versions_deleted=deleted.number,
+        bytes_freed=deleted.bytes,
         metadata_preserved=bool(arguments.preserve_metadata),
         references=References(users, len(users)),
         warnings=[f"{user} is assembled from it and will generate it again" for user in users],

@@ -457,7 +457,7 @@ class FixtureResources:
             raise ResourceNotFound(f"There is no resource {uri}.", "resources/list names them all.")
         return uri
 
-    def complete(self, template: str, parameter: str, arguments: dict[str, str]) -> Sequence[str]:
+    def complete(self, template: str, parameter: str, arguments: dict[str, str], typed: str = "") -> Sequence[str]:
         return ()
 
 
@@ -507,7 +507,7 @@ class FixturePrompts:
             raise ResourceNotFound(f"There is no prompt {name}.", "prompts/list names them all.")
         return "For the conformance suite", [{"role": "user", "content": block} for block in blocks]
 
-    def complete(self, name: str, argument: str) -> Sequence[str]:
+    def complete(self, name: str, argument: str, typed: str = "") -> Sequence[str]:
         self._calls["completion/complete"] += 1
         return ("paris", "park", "party")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from chora.engine import retrieval
 from chora.engine.engine import Engine
 from chora.engine.retrieval import STRATEGIES, find_version_ids, find_version_infos, find_versions
-from chora.errors import InvalidInput
+from chora.errors import InvalidInput, LimitExceeded
 from chora.store import Version
 from tests.conftest import requirement
 
@@ -47,10 +48,10 @@ async def stored(engine: Engine) -> dict[str, str]:
     [
         ("latest", ["three"]),
         ("all", ["one", "two", "three"]),
-        ("version:1.0.0", ["one", "three"]),
+        ("version:1.0.0", ["three"]),
         ("version:2.0.0", ["two"]),
         ("version:3.0.0", []),
-        ("timestamp:2026-01", ["one", "two"]),
+        ("timestamp:2026-01", ["two"]),
         ("timestamp:2026-01-11", ["two"]),
         ("timestamp:2026-01-11T08:00:00.000Z", ["two"]),
         ("timestamp:2027", []),
@@ -58,7 +59,7 @@ async def stored(engine: Engine) -> dict[str, str]:
     ],
 )
 async def test_a_strategy_selects_texts(engine: Engine, stored: dict[str, str], strategy: str, names: list[str]):
-    """Oldest first, and never a deleted one; by body or by metadata gives the same."""
+    """The newest that fits, or all, oldest first; never a deleted one; by body or by metadata gives the same."""
     assert [version.body for version in find_versions(engine.store, "note", strategy)] == names
     assert find_version_ids(engine.store, "note", strategy) == [stored[name] for name in names]
     assert [info.version_id for info in find_version_infos(engine.store, "note", strategy)] == [
@@ -70,7 +71,7 @@ async def test_a_timestamp_may_be_a_version_id(engine: Engine, stored: dict[str,
     """Or its beginning, as in file names and URIs."""
     assert [version.body for version in find_versions(engine.store, "note", f"timestamp:{stored['two']}")] == ["two"]
     shared = stored["two"][:8]
-    expected = [name for name in ("one", "two", "three") if stored[name].startswith(shared)]
+    expected = [name for name in ("one", "two", "three") if stored[name].startswith(shared)][-1:]
     assert [version.body for version in find_versions(engine.store, "note", f"timestamp:{shared}")] == expected
 
 
@@ -91,3 +92,13 @@ async def test_an_unknown_content_has_no_texts(engine: Engine, strategy: str):
     """That isn't an error here; the caller decides."""
     assert find_versions(engine.store, "nothing", strategy) == []
     assert find_version_ids(engine.store, "nothing", strategy) == []
+
+
+async def test_all_takes_a_limited_number_of_texts(
+    engine: Engine, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    """Beyond it, it is refused with what to do; the others still find theirs."""
+    monkeypatch.setattr(retrieval, "ALL_LIMIT", 2)
+    with pytest.raises(LimitExceeded, match="note has 3 stored texts"):
+        find_versions(engine.store, "note", "all")
+    assert find_version_ids(engine.store, "note", "latest") == [stored["three"]]

@@ -22,9 +22,11 @@ import trio
 import trio.testing
 
 from chora.errors import StorageError
-from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, VersionInfo, database, ids, sqlite
+from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, database, ids, sqlite
+from chora.store.records import VersionAge
 from tests.conftest import requirement
 from tests.disks import Disk, small_disk
+from tests.histories import statements_of
 from tests.patience import PATIENCE
 
 ID = r"\d{8}T\d{9}Z-[0-9a-f]{4}"
@@ -891,18 +893,21 @@ async def test_a_database_of_the_first_schema_is_migrated(path: Path):
     store.close()
 
 
-def plan(store: SqliteStore, sql: str) -> str:
-    return str(store._query(f"EXPLAIN QUERY PLAN {sql}"))
-
-
 async def test_lists_of_versions_do_not_read_bodies(path: Path):
     """They are read from an index, without the megabytes of a body."""
     store = SqliteStore(path)
-    names = ", ".join(VersionInfo.__struct_fields__)
-    sql = f"SELECT {names} FROM versions WHERE content_id = 'tides' ORDER BY version_id"
-    assert "COVERING INDEX versions_of_content" in plan(store, sql)
-    assert "B-TREE" not in plan(store, sql)
-    assert "COVERING INDEX costs_by_time" in plan(store, "SELECT total(usd) FROM costs WHERE at >= ''")
+    await store.add_version(version())
+    with statements_of(store) as executed:
+        store.version_infos("tides", limit=10)
+        store.newest_infos("tides", 10)
+        store.find_info("tides", approved=True)
+        store.find_info("tides", config_version="1")
+        store.find_info("tides", prefix="2")
+        store.versions_by_time("tides", VersionAge("", "", 0), limit=10)
+    assert len(executed) >= 8
+    for each in executed:
+        rows = store._query(f"EXPLAIN QUERY PLAN {each.sql}", *(None for _ in range(each.sql.count("?"))))
+        assert all("COVERING INDEX" in str(row[3]) for row in rows), (each.sql, rows)
     store.close()
 
 

@@ -20,6 +20,9 @@ from chora.model import ArtifactChild, ArtifactConfig
 from chora.render import EvaluateJob, RenderFailed
 from chora.sources.source import SERVER_ERRORS
 
+IDS_SHOWN = 100
+"""Ids that an error lists of those there are."""
+
 
 class Piece(NamedTuple):
     """A child's text."""
@@ -154,7 +157,7 @@ async def _gather_child(
             f"No stored text of {child.id} is {named.replace(':', ' ')}.",
             "Generate it with generate_content while its config is in that state, or choose another retrievalStrategy.",
             missing_content_ids=[child.id],
-            available_content_ids=engine.store.content_ids(),
+            available_content_ids=engine.store.content_ids(limit=IDS_SHOWN),
         )
     if strategy == "all":
         stored = [Piece(child.id, version.body, False, version.version_id) for version in versions]
@@ -202,7 +205,7 @@ def _child_failed(engine: Engine, config: ArtifactConfig, child: ArtifactChild, 
             "Write it with draft_config and save_config, correct the child's path, or mark it `required: false`.",
             artifact_config_id=config.id,
             missing_content_ids=missing,
-            available_content_ids=[found.parsed.config.id for found in engine.catalog.list_configs("content").found],
+            available_content_ids=engine.catalog.list_configs("content").ids[:IDS_SHOWN],
         )
     error.details.setdefault("artifact_config_id", config.id)
     error.details.setdefault("content_id", child.id)
