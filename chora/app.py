@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from chora import __version__, reload, this_process
+from chora import __version__, allocator, reload, this_process
 from chora.access import Authenticator, Principal, Tokens
 from chora.engine import retention
 from chora.engine.engine import Engine, open_engine
@@ -53,6 +53,7 @@ async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None
             keep_running = engine.supervisor.keep_running
             services.start_soon(keep_running, "file watcher", partial(_watch_files, engine, server))
             services.start_soon(keep_running, "housekeeping", partial(retention.serve, engine))
+            services.start_soon(keep_running, "allocator", partial(_serve_allocator, server))
             reloading = partial(reload.serve, reload.ReloadLog(project, loaded))
             await services.start(keep_running, "reload", reloading)
             await services.start(end_with_parent, stopping)
@@ -70,6 +71,13 @@ async def _watch_files(engine: Engine, server: McpServer, *, task_status: trio.T
     from chora.watch import files
 
     await files.serve(engine, server)
+
+
+async def _serve_allocator(server: McpServer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """A service: gives memory back to the system; its start would delay the first answer."""
+    task_status.started()
+    await server.first_request_answered.wait()
+    await allocator.serve(server.memory)
 
 
 class RunningServer(NamedTuple):
@@ -130,7 +138,7 @@ async def run_server(
         health = HealthStatus(engine.store, metrics, engine.supervisor)
         pages = make_pages(health.status, health.uptime_seconds, health.exposition)
         application = HttpApplication(server, authenticator, http, limits, pages, metrics, issuer)
-        http_server = health.http_server = make_http_server(application, http, limits)
+        http_server = health.http_server = make_http_server(application, http, limits, server.memory)
         async with trio.open_nursery() as listening:
             url = await start_listening(listening, http_server, http)
             listening.start_soon(engine.jobs.finish, stopping, limits.grace)
@@ -153,6 +161,7 @@ async def run_server(
                 services.start_soon(keep_running, "backups", backing_up)
             services.start_soon(keep_running, "file watcher", partial(files.serve, engine, server))
             services.start_soon(keep_running, "housekeeping", partial(retention.serve, engine))
+            services.start_soon(keep_running, "allocator", partial(_serve_allocator, server))
             health.state = "ready"
             log.info("chora %s serves %s at %s", __version__, project, url)
             _notify_systemd("READY=1")

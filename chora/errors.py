@@ -28,6 +28,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
+from chora.wording import cut_texts
+
 Category = Literal["invalid", "missing", "conflict", "unauthenticated", "denied", "failed", "busy", "internal"]
 
 
@@ -92,7 +94,7 @@ class ChoraError(Exception):
     """A failure that the caller can understand and act on.
 
     Args:
-        message: one sentence that says what is wrong.
+        message: one sentence that says what is wrong. Texts are cut, here and in the details: see `cut_texts`.
         hint: the next step, when there is one to name.
         details: machine-readable facts, of the shape documented for the code.
     """
@@ -101,9 +103,9 @@ class ChoraError(Exception):
     category: ClassVar[Category] = "internal"
 
     def __init__(self, message: str, hint: str | None = None, **details: Any) -> None:
-        self.message = without_folders(message)
-        self.hint = hint and without_folders(hint)
-        self.details: dict[str, Any] = _without_folders(details)
+        self.message: str = cut_texts(without_folders(message))
+        self.hint: str | None = hint and cut_texts(without_folders(hint))
+        self.details: dict[str, Any] = cut_texts(_without_folders(details))
         super().__init__(self.message)
 
     @property

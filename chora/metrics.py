@@ -60,6 +60,9 @@ class Metrics:
         self.connections_killed = Gauge(
             "chora_connections_killed", "HTTP connections ended by the server, by reason", "reason"
         )
+        self.held_bytes = Gauge(
+            "chora_held_bytes", "Memory held for clients: requests with their unread answers, and sessions", "what"
+        )
         self.probe_up = Gauge("chora_probe_up", "Whether the last uptime probe succeeded")
         self.loop_lag = Gauge("chora_loop_lag_seconds", "How late the event loop woke in the last benchmark round")
 

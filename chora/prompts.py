@@ -19,6 +19,8 @@ from chora.resources.contents import first_content_ids
 
 EMBED_LIMIT = 256 * 1024
 """Characters of a text that a prompt holds; of a longer one the head, and a link to the rest."""
+ARGUMENT_LIMIT = 8192
+"""Characters of an argument, which the messages repeat."""
 
 Message = dict[str, Any]
 
@@ -74,7 +76,7 @@ class ProjectPrompts:
             client: unused: these prompts ask the client nothing.
 
         Raises:
-            InvalidInput: there is no such prompt, or an argument is missing, empty, or none of its own.
+            InvalidInput: there is no such prompt, or an argument is missing, empty, too long, or none of its own.
             ChoraError: what the prompt is about isn't there.
         """
         prompt = _find_prompt(name)
@@ -86,6 +88,12 @@ class ProjectPrompts:
         if strange := [each for each in arguments if each not in known]:
             raise InvalidInput(
                 f"The prompt {name} takes no {strange[0][:100]!r}.", f"Give {', '.join(known)}.", field=strange[0][:100]
+            )
+        if long := [each for each in known if len(arguments[each]) > ARGUMENT_LIMIT]:
+            raise InvalidInput(
+                f"{long[0]} has {len(arguments[long[0]]):,} characters; {ARGUMENT_LIMIT:,} are allowed.",
+                "Say it in fewer words, and let the model read the rest from a resource.",
+                field=long[0],
             )
         return prompt.description, prompt.compose(self._resources, arguments)
 

@@ -11,6 +11,7 @@ import msgspec
 from chora.engine.engine import Engine
 from chora.errors import StorageError
 from chora.metrics import Metrics
+from chora.peer_memory import PeerMemory, limit_by_settings
 from chora.prompts import ProjectPrompts
 from chora.protocol import wire
 from chora.protocol.server import McpServer
@@ -72,5 +73,9 @@ def hidden_tools(tools: Mapping[str, Tool], toolsets: Iterable[str], *, read_onl
 
 
 def project_server(engine: Engine, tools: Mapping[str, Tool], metrics: Metrics, **settings: Any) -> McpServer:
-    """A server of one project; the settings are those of `McpServer`."""
-    return McpServer(ProjectProvider(engine, tools, metrics), metrics, **settings)
+    """A server of one project, within the limits of its settings; the rest are those of `McpServer`."""
+    limits = engine.settings.limits
+    memory = PeerMemory(limit_by_settings(limits))
+    return McpServer(
+        ProjectProvider(engine, tools, metrics), metrics, memory=memory, answer_limit=limits.answer, **settings
+    )

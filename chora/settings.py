@@ -83,6 +83,15 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
     sessions_each: Annotated[Count, Meta(description="MCP sessions of one token at once")] = 1024
     idle: Annotated[Positive, Meta(description="Seconds after which an unused MCP session ends")] = 1800.0
     grace: Annotated[Positive, Meta(description="Seconds for calls in flight at shutdown")] = 5.0
+    memory: Annotated[
+        Bytes,
+        Meta(
+            ge=0,
+            description="Memory held for all clients together, bytes: requests, unread answers, sessions. 0 is a "
+            "quarter of the memory of the machine or container, 64 to 512 MiB",
+        ),
+    ] = 0
+    answer: Annotated[Bytes, Meta(ge=256 * 1024, description="Largest answer of a tool or resource, bytes")] = 8 * MIB
 
 
 class StorageSettings(Struct, frozen=True, forbid_unknown_fields=True):

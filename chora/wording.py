@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+TEXT_LIMIT = 2000
+"""Characters of a text in an error or a finding; a longer one is cut (CWE-405)."""
 
 
 def quantity(count: int, noun: str) -> str:
@@ -59,3 +63,20 @@ def printable(text: str) -> str:
     """The text with lone surrogates escaped, such as undecodable bytes of a file name (PEP 383): UTF-8 and JSON can't
     hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def cut_texts(data: Any) -> Any:
+    """Data with every text in it cut to `TEXT_LIMIT`, keys too: what errors and findings repeat of a request or a file.
+
+    Otherwise an answer that repeats a long name several times is a multiple of the request, for as long as nobody
+    reads it.
+    """
+    match data:
+        case str():
+            return data if len(data) <= TEXT_LIMIT else f"{data[:TEXT_LIMIT]}… ({len(data):,} characters)"
+        case dict():
+            return {cut_texts(key): cut_texts(value) for key, value in cast("dict[Any, Any]", data).items()}
+        case list():
+            return [cut_texts(each) for each in cast("list[Any]", data)]
+        case _:
+            return data

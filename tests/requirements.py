@@ -586,6 +586,14 @@ SERVER = {
     "server.listed-tools": "A list of tools has those that the principal's scope allows.",
     "server.tls": "A server whose TLS files are incomplete, missing or broken doesn't start.",
     "server.public-pages": "Where a token is needed, only /health and /ready answer without one.",
+    "server.sessions.small": "A session keeps what is read of its handshake, and subscriptions of 16 KiB at most.",
+    "server.echo": "Errors and findings repeat no more than the beginning of what they were sent, and ids are short.",
+    "server.memory": "What peers make the server hold is bounded for all together, shared fairly, and goes back.",
+    "server.memory.given-back": "Nothing is held for a peer beyond the request, the stream or the session it is for.",
+    "server.calls-in-flight": (
+        "Calls in flight are bounded per session, on every transport; what they wait for gets through to them."
+    ),
+    "server.answers": "An answer that is too large is an error that says so, and whether the call was carried out.",
     "server.line-ends": "A request head with a line feed alone at the end of a line is refused.",
     "server.oauth.unreachable": (
         "While the issuer's keys can't be had, a token is neither accepted nor called invalid: come again later."

@@ -49,6 +49,8 @@ SETTINGS: dict[str, dict[str, float]] = {
     "limits.sessions_each": QUANTITY,
     "limits.idle": SECONDS,
     "limits.grace": SECONDS,
+    "limits.memory": {"ge": 0, "le": TIB},
+    "limits.answer": {"ge": 256 * 1024, "le": TIB},
     "storage.retention_days": {"ge": 0, "le": 100_000},
     "render.workers": QUANTITY,
     "render.wall": SECONDS,

@@ -8,6 +8,7 @@ import pytest
 
 from chora import errors
 from chora.errors import CATEGORIES, Category, ChoraError, Internal, Outcome, io_details, subclasses
+from tests.conftest import requirement
 
 ROWS: list[tuple[type[ChoraError], str, Category]] = [
     (errors.InvalidInput, "invalid_input", "invalid"),
@@ -153,3 +154,21 @@ def test_subclasses_of_subclasses_are_listed():
         pass
 
     assert Nested in subclasses()
+
+
+@requirement("server.echo")
+def test_texts_in_an_error_are_cut():
+    """Wherever they stand in it: what was sent is repeated as far as it helps, with its length."""
+    long = "x" * 1_000_000
+    error = errors.InvalidInput(f"{long} is wrong.", long, field=long, nested=[{long: [long, 1, None, True]}])
+    cut = "x" * 2000 + "… (1,000,000 characters)"
+    assert (error.message, error.hint) == ("x" * 2000 + "… (1,000,010 characters)", cut)
+    assert error.details == {"field": cut, "nested": [{cut: [cut, 1, None, True]}]}
+    assert str(error) == error.message
+    fitting = "x" * 2000
+    assert errors.InvalidInput(fitting, fitting, field=fitting).as_dict()["error"] == {
+        "code": "invalid_input",
+        "message": fitting,
+        "hint": fitting,
+        "details": {"field": fitting},
+    }

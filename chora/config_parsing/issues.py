@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from chora.model import Severity
+from chora.wording import cut_texts
 
 ID_LIMIT = 255
 """Characters of the longest id."""
@@ -30,6 +31,10 @@ class Issue(Struct, frozen=True, kw_only=True):
     found: str = ""
     expected: str = ""
     write: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("message", "path", "expected", "write"):
+            msgspec.structs.force_setattr(self, name, cut_texts(getattr(self, name)))
 
 
 class IssueCollector:

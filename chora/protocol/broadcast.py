@@ -10,12 +10,16 @@ from typing import Any, Literal, NamedTuple
 
 import trio
 
+from chora.errors import Busy
+from chora.peer_memory import Holding
 from chora.protocol import wire
 
 URI_LIMIT = 2048
 """Characters of a URI that may be subscribed to."""
 SUBSCRIPTION_LIMIT = 1000
-"""Resources that one queue may be subscribed to."""
+"""Resources that one stream of the modern era may be subscribed to."""
+SUBSCRIPTION_BYTES = 200
+"""Bytes that a subscription to a resource takes, besides those of its URI."""
 QUEUE_BYTES_LIMIT = 4 * 1024 * 1024
 """Bytes of messages that may wait in one queue; a single one may be larger."""
 RESOURCE_UPDATED = "notifications/resources/updated"
@@ -51,29 +55,53 @@ class NotificationQueue:
     Args:
         limit: messages that may wait.
         meta: the `_meta` of every notification.
+        holding: is charged for the messages that wait, where there are any.
     """
 
-    __slots__ = ("_arrived", "_changes", "_closed", "_limit", "_messages", "_meta", "_size", "subscribed")
+    __slots__ = (
+        "_arrived",
+        "_changes",
+        "_closed",
+        "_holding",
+        "_limit",
+        "_messages",
+        "_meta",
+        "_size",
+        "_taken",
+        "subscribed",
+    )
 
-    def __init__(self, limit: int = 0, meta: dict[str, Any] | None = None) -> None:
+    def __init__(self, limit: int = 0, meta: dict[str, Any] | None = None, holding: Holding | None = None) -> None:
         self.subscribed: dict[ChangeNotification, str] = {}
         """The changes that the client is subscribed to, and for a resource the URI as the client spells it."""
         self._limit = limit
         self._meta = meta
+        self._holding = holding
+        self._taken = 0  # bytes of the message that was taken last, and may not be sent yet
         self._messages: list[bytes] = []  # few; an empty deque holds 600 bytes, and every session has one
         self._size = 0
         self._changes: dict[ChangeNotification, None] = {}
         self._arrived: trio.Event | None = None
         self._closed = False
 
+    def state_bytes(self) -> int:
+        """About the bytes that the subscriptions take."""
+        different = sum(len(each) for change, each in self.subscribed.items() if change.uri != each)
+        return different + sum(SUBSCRIPTION_BYTES + len(change.uri) for change in self.subscribed)
+
     def put(self, message: bytes) -> None:
         """Add a message.
 
         Raises:
-            QueueFull: too many wait already.
+            QueueFull: too many wait already, or the account of what is held for peers has no room.
         """
         if len(self._messages) >= self._limit or (self._messages and self._size + len(message) > QUEUE_BYTES_LIMIT):
             raise QueueFull
+        try:
+            if self._holding is not None:
+                self._holding.charge(len(message))
+        except Busy:
+            raise QueueFull from None
         self._messages.append(message)
         self._size += len(message)
         self._wake()
@@ -95,9 +123,13 @@ class NotificationQueue:
         Raises:
             QueueClosed: the queue is closed and empty.
         """
+        if self._holding is not None:
+            self._holding.charge(-self._taken)
+        self._taken = 0
         while True:
             if self._messages:
                 message = self._messages.pop(0)
+                self._taken = len(message)
                 self._size -= len(message)
                 return message
             if self._changes:

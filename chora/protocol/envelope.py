@@ -12,8 +12,13 @@ from chora.protocol import wire
 from chora.protocol.session import Session
 from chora.protocol.wire import IncomingMessage, RequestParams, Revision, RpcError
 
+LISTEN_BYTES = 128 * 1024
+"""Bytes of a message that opens a subscription: it is kept as long as that is open."""
 TRACE_LIMIT = 128
 """Characters of a trace id that are kept."""
+
+VALUE_BYTES = 128
+"""Bytes that a value takes once it is decoded, besides its text: an entry of an object with its key."""
 
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
@@ -35,9 +40,19 @@ def parse_message(message: bytes) -> IncomingMessage:
         raise RpcError(wire.PARSE_ERROR, f"The message is not JSON: {error}") from None
     if incoming.method is UNSET:
         return incoming  # a response gets no answer, not even an error
+    if incoming.method == "subscriptions/listen" and len(message) > LISTEN_BYTES:
+        raise RpcError(wire.INVALID_REQUEST, f"A subscription is a message of at most {LISTEN_BYTES:,} bytes")
     if (id_bytes := incoming.id_bytes) is not None and not wire.is_id(id_bytes):
-        raise RpcError(wire.INVALID_REQUEST, "A request's id is a string or a number")
+        raise RpcError(
+            wire.INVALID_REQUEST, f"A request's id is a string or a number, of at most {wire.ID_BYTES} bytes"
+        )
     return incoming
+
+
+def decoded_bytes(message: bytes) -> int:
+    """About the bytes that a message takes once it is decoded, besides its own."""
+    separators = message.count(b",") + message.count(b"[") + message.count(b"{")
+    return len(message) + VALUE_BYTES * min(separators, MESSAGE_VALUES)
 
 
 def check_values(message: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from chora.peer_memory import Holding
 from chora.protocol import wire
 from chora.protocol.requesting_client import Notify, RequestingClient, StateSigner
 from chora.protocol.session import Session
@@ -31,6 +32,8 @@ class McpRequest(NamedTuple):
     id_bytes: bytes
     notify: Notify | None
     drop_connection: DropConnection | None
+    holding: Holding
+    """What is held for it, until its answer is sent."""
 
     def make_client(self, target: str, signer: StateSigner) -> RequestingClient:
         """The client that made the request, for work on `target`: the name of a tool or prompt."""

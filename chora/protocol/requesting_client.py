@@ -128,7 +128,7 @@ class RequestingClient:
         meta = params.meta
         if revision.era == "modern":
             assert meta is not UNSET
-            self.capabilities = _decode_object(meta.capabilities, wire.CAPABILITIES_KEY)
+            self.capabilities = _decode_capabilities(meta.capabilities)
             self.log_level: str | None = None if meta.log_level is UNSET else wire.parse_log_level(meta.log_level)
             if params.input_responses is not UNSET:
                 self._answers = _decode_answers(params.input_responses)
@@ -290,11 +290,11 @@ def _progress_reporter(notify: Notify, token: int | str) -> Callable[[float, flo
     return report
 
 
-def _decode_object(raw: msgspec.Raw | msgspec.UnsetType, name: str) -> dict[str, Any]:
+def _decode_capabilities(raw: msgspec.Raw | msgspec.UnsetType) -> dict[str, dict[str, Any]]:
     try:
-        return {} if raw is UNSET else wire.decode_object(raw)
+        return {} if raw is UNSET else wire.decode_capabilities(raw)
     except wire.DECODE_ERRORS:
-        raise RpcError(wire.INVALID_PARAMS, f"{name} must be an object") from None
+        raise RpcError(wire.INVALID_PARAMS, f"{wire.CAPABILITIES_KEY} must be an object") from None
 
 
 def _decode_answers(raw: msgspec.Raw) -> dict[str, Any]:

@@ -16,11 +16,12 @@ import trio
 from msgspec import UNSET
 
 from chora import __version__
-from chora.errors import ChoraError, Internal
+from chora.errors import Busy, ChoraError, Internal
 from chora.metrics import Metrics
+from chora.peer_memory import Holding, PeerMemory, answer_too_large, limit_by_settings
 from chora.protocol import wire
 from chora.protocol.broadcast import LIST_CHANGES, RESOURCE_UPDATED, Broadcaster, ChangeNotification, ListName
-from chora.protocol.envelope import check_values, params_of, parse_message, revision_of, trace_of
+from chora.protocol.envelope import check_values, decoded_bytes, params_of, parse_message, revision_of, trace_of
 from chora.protocol.prompt_methods import PromptMethods
 from chora.protocol.provider import Provider
 from chora.protocol.request import DropConnection, McpRequest, RequestCancelled, cacheable
@@ -32,9 +33,12 @@ from chora.protocol.tool_calls import ToolCalls
 from chora.protocol.types import InputRequired
 from chora.protocol.wire import IncomingMessage, Revision, RpcError
 from chora.request_context import trace_id
+from chora.settings import LimitSettings
 
 log = logging.getLogger("chora.protocol")
 
+ANSWER_RESERVE = 128 * 1024
+"""Bytes that are held for the answer of a request before it is worked on; most answers need no more."""
 BATCH_LIMIT = 50
 """Messages in a batch, in the revisions that have batches."""
 BATCH_BYTES = 16 * 1024 * 1024
@@ -54,15 +58,28 @@ class McpServer:
     Args:
         provider: the tools, resources and prompts that it serves.
         metrics: where calls are counted.
+        memory: the account of what is held for peers; one of its own by default.
+        answer_limit: bytes of an answer, as JSON; tools keep to it themselves.
         name: the server's name in its answers.
         level: the least level of log messages for clients that haven't set one; None sends them none.
     """
 
-    def __init__(self, provider: Provider, metrics: Metrics, *, name: str = "chora", level: str | None = None) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        metrics: Metrics,
+        *,
+        memory: PeerMemory | None = None,
+        answer_limit: int = LimitSettings().answer,
+        name: str = "chora",
+        level: str | None = None,
+    ) -> None:
+        self.memory = memory or PeerMemory(limit_by_settings(LimitSettings()))
         self.broadcaster = Broadcaster()
         self.first_request_answered = trio.Event()
         """Set after the first answer; work that would have delayed it starts then."""
         self._provider = provider
+        self._answer_limit = answer_limit
         self._default_log_level = level
         self._server_info = {"name": name, "title": name, "version": __version__}
         state_signer = StateSigner(secrets.token_bytes(32))
@@ -113,6 +130,8 @@ class McpServer:
         message: bytes,
         notify: Notify | None = None,
         drop_connection: DropConnection | None = None,
+        *,
+        holding: Holding | None = None,
     ) -> EncodedReply | None:
         """Handle one message and return its answer, if it gets one.
 
@@ -121,20 +140,26 @@ class McpServer:
             message: JSON, one object; for revisions that know batches also an array of them.
             notify: sends a message that belongs to this request; None when the transport can't.
             drop_connection: drops the connection that waits for the answer, when the client can resume the stream.
+            holding: what is held for the message and for its answer is charged to it; the transport charges the bytes
+                of the message itself, and ends it when the answer is sent. None to hold it only until this returns.
 
         Nothing but cancellation is raised: what can't be understood is answered with a JSON-RPC error. A request
         that the client cancelled gets no answer.
         """
+        if holding is None:
+            with self.memory.hold(session.principal.name) as own:
+                return await self.answer(session, message, notify, drop_connection, holding=own)
         if message.lstrip()[:1] == b"[":
-            return await self._answer_batch(session, message, notify)
-        return await self._answer_one(session, message, notify, drop_connection)
+            return await self._answer_batch(session, message, notify, holding)
+        return await self._answer_one(session, message, notify, drop_connection, holding)
 
     async def _answer_one(
         self,
         session: Session,
         message: bytes,
         notify: Notify | None,
-        drop_connection: DropConnection | None = None,
+        drop_connection: DropConnection | None,
+        holding: Holding,
         *,
         is_refused: bool = False,
     ) -> EncodedReply | None:
@@ -151,15 +176,23 @@ class McpServer:
             if is_refused:
                 text = f"The answers to this batch are longer than {BATCH_BYTES:,} bytes; send this one by itself"
                 raise RpcError(wire.INVALID_REQUEST, text)
-            reply = EncodedReply(await self._handle_request(session, incoming, id_bytes, notify, drop_connection))
+            holding.charge(decoded_bytes(message) + ANSWER_RESERVE)
+            reply = EncodedReply(
+                await self._handle_request(session, incoming, id_bytes, notify, drop_connection, holding)
+            )
             self.first_request_answered.set()
             return reply
         except RequestCancelled:
             return None
         except RpcError as error:
             return EncodedReply(wire.error_response(id_bytes, error), error.code)
+        except Busy as error:  # of the holding; nothing was done
+            failure = _rpc_error(wire.INTERNAL_ERROR, error)
+            return EncodedReply(wire.error_response(id_bytes, failure), failure.code)
 
-    async def _answer_batch(self, session: Session, message: bytes, notify: Notify | None) -> EncodedReply | None:
+    async def _answer_batch(
+        self, session: Session, message: bytes, notify: Notify | None, holding: Holding
+    ) -> EncodedReply | None:
         try:
             if session.revision is None or not session.revision.batches:
                 raise RpcError(wire.INVALID_REQUEST, "Send one JSON-RPC message at a time, as an object")
@@ -176,7 +209,7 @@ class McpServer:
         replies: list[bytes] = []
         size = 0
         for each in messages:
-            reply = await self._answer_one(session, bytes(each), notify, is_refused=size > BATCH_BYTES)
+            reply = await self._answer_one(session, bytes(each), notify, None, holding, is_refused=size > BATCH_BYTES)
             if reply is not None:
                 replies.append(reply.body)
                 size += len(reply.body)
@@ -192,6 +225,7 @@ class McpServer:
         id_bytes: bytes,
         notify: Notify | None,
         drop_connection: DropConnection | None,
+        holding: Holding,
     ) -> bytes:
         method = incoming.method
         assert method is not UNSET
@@ -200,10 +234,18 @@ class McpServer:
             return wire.response(id_bytes, self._initialize(session, incoming))
         revision = revision_of(session, params, method)
         raw = incoming.parameters or msgspec.Raw(b"{}")
-        request = McpRequest(session, revision, method, params, raw, id_bytes, notify, drop_connection)
+        request = McpRequest(session, revision, method, params, raw, id_bytes, notify, drop_connection, holding)
         token = None if (found := trace_of(params)) is None else trace_id.set(found)
         try:
-            return wire.response(id_bytes, await self._dispatch(request))
+            result = await self._dispatch(request)
+            if method != "tools/call" and len(result) > self._answer_limit:
+                raise _rpc_error(wire.INTERNAL_ERROR, answer_too_large(method, len(result), self._answer_limit))
+            try:
+                holding.charge(max(0, len(result) - ANSWER_RESERVE))
+            except Busy as error:
+                failed = Busy(f"{error.message} The call was carried out, but its answer is lost.", error.hint)
+                raise _rpc_error(wire.INTERNAL_ERROR, failed) from None
+            return wire.response(id_bytes, result)
         finally:
             if token is not None:
                 trace_id.reset(token)
@@ -231,6 +273,7 @@ class McpServer:
             raise RpcError(wire.INVALID_PARAMS, "initialize needs params with a protocolVersion")
         try:
             offered = wire.decode_initialize(incoming.params)
+            capabilities = wire.decode_capabilities(offered.capabilities)
         except wire.DECODE_ERRORS as error:
             raise RpcError(wire.INVALID_PARAMS, f"The parameters of initialize don't fit: {error}") from None
         # For an unknown revision, or one without a handshake, the server answers with its newest handshake revision.
@@ -238,7 +281,7 @@ class McpServer:
         session.revision = wire.REVISIONS[
             wanted if wanted in wire.HANDSHAKE_REVISIONS else wire.HANDSHAKE_REVISIONS[-1]
         ]
-        session.capabilities = offered.capabilities
+        session.capabilities = capabilities
         session.log_level = self._default_log_level
         for change in LIST_CHANGES.values():
             session.notifications.subscribed[change] = ""
@@ -304,6 +347,11 @@ def _capabilities(revision: Revision) -> dict[str, dict[str, bool]]:
     return {**capabilities, "completions": {}} if revision.completions else capabilities
 
 
+def _rpc_error(code: int, error: ChoraError, **about: str) -> RpcError:
+    """A ChoraError as a JSON-RPC error."""
+    return RpcError(code, error.message, {**error.details, **about, "code": error.code, "hint": error.hint})
+
+
 def _run_handler(request: McpRequest, answer: Callable[[McpRequest], dict[str, Any]]) -> bytes:
     """Run a handler; a ChoraError becomes a JSON-RPC error, a bug is logged and becomes one with an incident id."""
     try:
@@ -317,9 +365,7 @@ def _run_handler(request: McpRequest, answer: Callable[[McpRequest], dict[str, A
         elif error.category in ("invalid", "missing", "unauthenticated", "denied", "conflict"):
             code = wire.INVALID_PARAMS
         about = {} if request.params.uri is UNSET else {"uri": request.params.uri}
-        raise RpcError(
-            code, error.message, {**error.details, **about, "code": error.code, "hint": error.hint}
-        ) from None
+        raise _rpc_error(code, error, **about) from None
     except Exception as error:
         incident = Internal(error, where=request.method)
         log.exception("incident %s in %s", incident.incident, request.method)

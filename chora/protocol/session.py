@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import trio
 
 from chora.access import Principal
+from chora.errors import Busy
 from chora.protocol.broadcast import NotificationQueue
 from chora.protocol.wire import Revision
 from chora.request_context import Caller
+
+STATE_LIMIT = 16 * 1024
+"""Bytes that a session may keep for its client while nothing is in flight: its subscriptions."""
+CALLS_LIMIT = 64
+"""Calls of one session that may be in flight, until their answers are sent."""
 
 
 class PendingRequest:
@@ -44,13 +52,15 @@ class Session:
         self.principal = principal
         self.revision: Revision | None = None
         self.capabilities: dict[str, Any] = {}
-        """The capabilities that the client announced in its handshake."""
+        """The capabilities that the client announced in its handshake, as far as the server reads them."""
         self.log_level: str | None = None
         """The least level of log messages that the client gets; None for none."""
         self.requests_sent = 0
         self.pending_requests: dict[str, PendingRequest] = {}
         """Requests to the client that it hasn't answered yet, by id."""
         self.in_flight: dict[bytes, trio.CancelScope] = {}
+        """What cancels each call in flight, by its id."""
+        self._calls = 0
         self.notifications = NotificationQueue()
         """Notifications of the server, in handshake revisions; the transport subscribes the queue and sends them."""
         self.subscriptions: set[NotificationQueue] = set()
@@ -61,6 +71,21 @@ class Session:
         """Those among whom work is shared fairly: the principal, and the session where there is one."""
         name = self.principal.name
         return Caller(name, name if self.revision is None else f"{name} {id(self)}")
+
+    @contextmanager
+    def call_slot(self) -> Generator[None]:
+        """Count a call within the block.
+
+        Raises:
+            Busy: too many are in flight.
+        """
+        if self._calls >= CALLS_LIMIT:
+            raise Busy(f"{CALLS_LIMIT} calls of this session wait for their answers.", "Wait for some of them.")
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
 
     def cancel_calls(self) -> None:
         """Cancel the calls in flight; they get no answer."""

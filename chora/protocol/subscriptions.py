@@ -12,6 +12,7 @@ from chora.protocol import wire
 from chora.protocol.broadcast import (
     LIST_CHANGES,
     RESOURCE_UPDATED,
+    SUBSCRIPTION_BYTES,
     SUBSCRIPTION_LIMIT,
     URI_LIMIT,
     Broadcaster,
@@ -22,10 +23,21 @@ from chora.protocol.broadcast import (
 )
 from chora.protocol.provider import Provider
 from chora.protocol.request import McpRequest, RequestCancelled, uri_of
+from chora.protocol.session import STATE_LIMIT
 from chora.protocol.wire import RpcError
 
 OPEN_SUBSCRIPTIONS_LIMIT = 16
-"""Subscriptions that one client may have open at a time."""
+"""Subscriptions that one client, or one principal over HTTP, may have open at a time."""
+
+
+def check_open_subscriptions(count: int) -> None:
+    """Whether a client that has so many subscriptions open may open another one.
+
+    Raises:
+        RpcError: -32600, it may not.
+    """
+    if count >= OPEN_SUBSCRIPTIONS_LIMIT:
+        raise RpcError(wire.INVALID_REQUEST, f"{OPEN_SUBSCRIPTIONS_LIMIT} subscriptions may be open at a time")
 
 
 class Subscriptions:
@@ -44,11 +56,20 @@ class Subscriptions:
 
     def subscribe(self, request: McpRequest) -> dict[str, Any]:
         uri = uri_of(request)
-        change = ChangeNotification(RESOURCE_UPDATED, self._canonical_uri(uri))
-        wanted = request.session.notifications.subscribed
-        if len(wanted) - len(LIST_CHANGES) >= SUBSCRIPTION_LIMIT and change not in wanted:
-            raise RpcError(wire.INVALID_REQUEST, f"A session may subscribe to {SUBSCRIPTION_LIMIT:,} resources")
-        wanted[change] = uri
+        canonical = self._canonical_uri(uri)
+        change = ChangeNotification(RESOURCE_UPDATED, canonical)
+        notifications = request.session.notifications
+        if change not in notifications.subscribed:
+            added = SUBSCRIPTION_BYTES + len(canonical) + (0 if uri == canonical else len(uri))
+            if notifications.state_bytes() + added > STATE_LIMIT:
+                count = len(notifications.subscribed) - len(LIST_CHANGES)
+                raise RpcError(
+                    wire.INVALID_REQUEST,
+                    f"A session's subscriptions take at most {STATE_LIMIT:,} bytes: it has {count} already. "
+                    "Unsubscribe from some, or watch the list of resources",
+                    {"code": "limit_exceeded"},
+                )
+            notifications.subscribed[change] = change.uri if uri == canonical else uri
         return {}
 
     def unsubscribe(self, request: McpRequest) -> dict[str, Any]:
@@ -72,8 +93,7 @@ class Subscriptions:
             raise RpcError(wire.INVALID_REQUEST, "The answer is a stream: accept text/event-stream")
         if id_bytes in session.in_flight:
             raise RpcError(wire.INVALID_REQUEST, "A request with this id is being answered already")
-        if len(session.subscriptions) >= OPEN_SUBSCRIPTIONS_LIMIT:
-            raise RpcError(wire.INVALID_REQUEST, f"{OPEN_SUBSCRIPTIONS_LIMIT} subscriptions may be open at a time")
+        check_open_subscriptions(len(session.subscriptions))
         meta = {wire.SUBSCRIPTION_KEY: msgspec.Raw(id_bytes)}
         queue = NotificationQueue(meta=meta)
         queue.subscribed, accepted = self._accepted_filter(wanted_filter)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from chora.wording import cut_texts
 
 
 class Revision(NamedTuple):
@@ -128,12 +130,17 @@ class IncomingMessage(Struct, frozen=True):
         return None if self.id is UNSET else bytes(self.id).strip()
 
 
+ID_BYTES = 256
+"""Bytes of a request id or a progress token: every message about the request repeats them."""
+ShortText = Annotated[str, Meta(max_length=ID_BYTES)]
+
+
 class RequestMeta(Struct, frozen=True):
     """The part of a request's `_meta` that the server reads."""
 
     version: Raw | UnsetType = msgspec.field(default=UNSET, name=VERSION_KEY)
     capabilities: Raw | UnsetType = msgspec.field(default=UNSET, name=CAPABILITIES_KEY)
-    progress_token: int | str | UnsetType = msgspec.field(default=UNSET, name="progressToken")
+    progress_token: int | ShortText | UnsetType = msgspec.field(default=UNSET, name="progressToken")
     log_level: Any = msgspec.field(default=UNSET, name=LEVEL_KEY)
     traceparent: Raw | UnsetType = UNSET
     trace_id: Raw | UnsetType = UNSET
@@ -193,7 +200,15 @@ class ListenParams(Struct, frozen=True):
 
 class InitializeParams(Struct, frozen=True, rename="camel"):
     protocol_version: str
-    capabilities: dict[str, Any] = {}
+    capabilities: Raw = Raw(b"{}")
+
+
+class ClientCapabilities(Struct, frozen=True):
+    """The capabilities of a client that the server reads."""
+
+    elicitation: Raw | UnsetType = UNSET
+    sampling: Raw | UnsetType = UNSET
+    roots: Raw | UnsetType = UNSET
 
 
 class LevelParams(Struct, frozen=True):
@@ -205,13 +220,13 @@ class CancelledParams(Struct, frozen=True, rename="camel"):
 
 
 class RpcError(Exception):
-    """A failure of the protocol itself, answered as a JSON-RPC error."""
+    """A failure of the protocol itself, answered as a JSON-RPC error; texts in it are cut as in a `ChoraError`."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(message)
         self.code = code
-        self.message = message
-        self.data = data
+        self.message: str = cut_texts(message)
+        self.data = cut_texts(data)
+        super().__init__(self.message)
 
 
 encode = msgspec.json.Encoder().encode
@@ -226,6 +241,8 @@ decode_level = msgspec.json.Decoder(LevelParams).decode
 decode_texts = msgspec.json.Decoder(dict[str, str]).decode
 decode_text = msgspec.json.Decoder(str).decode
 decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_capabilities = msgspec.json.Decoder(ClientCapabilities).decode
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 decode_answers = msgspec.json.Decoder(dict[str, dict[str, Any]]).decode
 decode_any = msgspec.json.Decoder().decode
 
@@ -233,9 +250,34 @@ DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding untrusted JSON may raise: bad UTF-8 and deep nesting don't raise msgspec's own errors."""
 
 
+def is_long_running(message: bytes) -> bool:
+    """Whether a message may take long to answer."""
+    return any(word in message for word in LONG_RUNNING)
+
+
+def decode_capabilities(raw: Raw) -> dict[str, dict[str, Any]]:
+    """The capabilities of a client, with nothing in them but what the server reads: a session keeps them.
+
+    Raises:
+        msgspec.MsgspecError: they aren't an object. Other `DECODE_ERRORS` as well.
+    """
+    declared = _decode_capabilities(raw)
+    kept: dict[str, dict[str, Any]] = {}
+    for name in declared.__struct_fields__:
+        value = getattr(declared, name)
+        if value is not UNSET and bytes(value).lstrip()[:1] == b"{":
+            kept[name] = {}
+    if declared.elicitation is not UNSET and "elicitation" in kept:
+        modes = _decode_members(declared.elicitation)
+        kept["elicitation"] = {name: {} for name in ("form", "url") if name in modes} or (
+            {"other": {}} if modes else {}
+        )
+    return kept
+
+
 def is_id(raw: bytes) -> bool:
-    """Whether raw JSON can be a request id: a string or a number, not null."""
-    return raw[:1] == b'"' or raw[:1] in b"-0123456789"
+    """Whether raw JSON can be a request id: a string or a number, not null, and not too long."""
+    return len(raw) <= ID_BYTES and (raw[:1] == b'"' or raw[:1] in b"-0123456789")
 
 
 def parse_log_level(name: Any) -> str:

@@ -26,6 +26,7 @@ from chora.engine.engine import Engine
 from chora.errors import CATEGORIES, ChoraError, Internal, InvalidContext, InvalidInput, LimitExceeded
 from chora.hashing import digest_of
 from chora.nesting import DEPTH_LIMIT, TooManyValues, check_json_structure, decode_json, is_too_deep
+from chora.peer_memory import answer_too_large
 from chora.protocol.types import Call, InputRequired, Link, Progress, ToolAnswer
 from chora.secrets import redact
 
@@ -249,7 +250,16 @@ class Tool:
                 result = await function(engine, arguments, call)
             except ChoraError as error:
                 return _failure(error)  # outside this try, a result that can't be encoded is a bug
-            return None if result is None else ToolAnswer(_encode(result), False, links=tuple(result.links()))
+            if result is None:
+                return None
+            encoded, limit = _encode(result), engine.settings.limits.answer
+            if len(encoded) > limit and call.transport != "cli":
+                # What was done stays done; the sentence must not invite to do it again.
+                error = answer_too_large(self.name, len(encoded), limit)
+                if not self.read_only:
+                    error.message += " The call was carried out."
+                return _failure(error)
+            return ToolAnswer(encoded, False, links=tuple(result.links()))
         except InputRequired:
             raise
         except Exception as error:  # a bug: the log gets the traceback, the caller an incident id (CWE-209)

@@ -25,6 +25,7 @@ from chora.protocol.types import Call
 from chora.timestamps import format_timestamp
 from chora.tools.collection import BasePath, CollectionPath, find_collection
 from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, parse_object, tool
+from chora.wording import cut_texts
 
 RULES_LIMIT = 100
 """Rules in one call."""
@@ -78,7 +79,7 @@ async def validate_content(engine: Engine, arguments: ValidateContent, call: Cal
     return ValidatedContent(
         content_or_config_id=found.name,
         valid=found.valid,
-        issues=[ValidationIssue(**finding._asdict()) for finding in shown],
+        issues=[ValidationIssue(**cut_texts(finding._asdict())) for finding in shown],
         error_count=found.count("error"),
         warning_count=found.count("warning"),
         info_count=found.count("info"),
@@ -195,7 +196,7 @@ async def validate_collection_config(
     return ValidatedCollection(
         collection_id=parsed.config.id,
         valid=not found.count("error"),
-        issues=[MemberIssue(**finding._asdict()) for finding in shown],
+        issues=[MemberIssue(**cut_texts(finding._asdict())) for finding in shown],
         error_count=found.count("error"),
         warning_count=found.count("warning"),
         truncated=len(shown) < len(found.findings),

@@ -25,6 +25,8 @@ What an app can rely on, beyond ASGI:
 - The response head is sent with the first body message, even an empty one. One task at a time may `send()`.
 - `scope["extensions"]["chora.on_disconnect"](callback)` has the callback called when the client disconnects before
   the app has sent its last message.
+- `scope["extensions"]["chora.holding"]` is the `Holding` to which the app charges what it keeps for this exchange. All
+  of it is given back when the app has returned.
 - `scope["extensions"]["chora.draining"]` is a `trio.Event`, set when the server begins to stop: event streams
   should end themselves then.
 """
@@ -41,6 +43,8 @@ import h11
 import trio
 from msgspec import Struct
 
+from chora.errors import Busy
+from chora.peer_memory import UNKNOWN_PEER, PeerMemory
 from chora.settings import LimitSettings
 
 if TYPE_CHECKING:
@@ -69,6 +73,7 @@ ERROR_RESPONSES: dict[str, tuple[int, str]] = {
     "body_time": (408, "The request body took too long to arrive."),
     "crash": (500, "The server failed to answer; its log says why."),
     "grace": (503, "The server is stopping."),
+    "memory": (503, "The server holds as much for its clients as it may; try again in a moment."),
     "connections": (503, "The server has as many connections as it allows; try again in a moment."),
 }
 """Why a connection ends → the response to a client that still waits for one: status and sentence.
@@ -112,6 +117,7 @@ class ConnectionOwner(Protocol):
 
     app: App
     limits: ConnectionLimits
+    memory: PeerMemory
     log: logging.Logger
     state: dict[str, Any]
     draining: trio.Event
@@ -140,6 +146,7 @@ class ServerConnection:
         # Unparked when bytes arrive, a write ends, the client disconnects or a response is complete.
         self.state_changed = trio.lowlevel.ParkingLot()
         self._stream = stream
+        self._unparsed = 0  # bytes of a head that hasn't arrived in whole, and of what is pipelined behind a request
         self._handshake_done = self._reading = self._reading_ahead = self._is_head_request = False
         self._head_end = b""  # the last bytes of a head that hasn't arrived in whole
         self._nursery: trio.Nursery
@@ -147,9 +154,10 @@ class ServerConnection:
     async def serve_requests(self) -> None:
         """Serve requests until one side ends the connection, then close it."""
         try:
-            async with trio.open_nursery() as self._nursery:
-                await self._serve_until_closed()
-                self._nursery.cancel_scope.cancel()
+            with self.server.memory.hold(UNKNOWN_PEER) as self._holding:
+                async with trio.open_nursery() as self._nursery:
+                    await self._serve_until_closed()
+                    self._nursery.cancel_scope.cancel()
             self.deadlines.clear()
             if self._handshake_done:
                 final_bytes = self._final_bytes()
@@ -197,6 +205,11 @@ class ServerConnection:
     async def _read_ahead(self, exchange: Exchange) -> None:
         while not (exchange.complete or self.disconnected):
             exchange.bytes_ahead += await self.read()
+            try:
+                self._holding.resize(exchange.bytes_ahead)
+            except Busy:
+                self.abort("memory")
+                break
             if exchange.bytes_ahead > READ_AHEAD:
                 if not exchange.finishing:  # a client that has its response may go on
                     self.abort("read_ahead")  # without reading, a disconnect would go unnoticed
@@ -222,6 +235,7 @@ class ServerConnection:
         if data:
             self.head_started = True
             if self.exchange is None:
+                self._unparsed += len(data)
                 self._check_line_ends(data)
             self.h11.receive_data(data)
         else:
@@ -250,7 +264,7 @@ class ServerConnection:
         if was_connected and exchange is not None and exchange.on_disconnect is not None and not exchange.finishing:
             exchange.on_disconnect()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Send, each slice within `write_stall`; raises `Disconnected` when the client has disconnected."""
         view = data if len(data) <= IO_BYTES else memoryview(data)
         self.writing = True
@@ -286,12 +300,15 @@ class ServerConnection:
                 scope = _make_scope(request, self.server, shared)
                 exchange = self.exchange = Exchange(self, has_no_body=self._is_head_request)
                 scope["extensions"]["chora.on_disconnect"] = exchange.call_on_disconnect
+                self._holding.resize(0)
                 exchange.parse_body()
                 del request  # an event stream may stay open for hours, and the scope says it all
             except RequestRefused as refused:
                 self.reason = str(refused)
                 return
-            await self._run_app(scope, exchange)
+            with self.server.memory.hold(UNKNOWN_PEER) as holding:
+                scope["extensions"]["chora.holding"] = holding
+                await self._run_app(scope, exchange)
             if self.reason is not None or not exchange.complete:
                 return
             if not exchange.body_done and self.h11.our_state is h11.DONE:
@@ -304,7 +321,8 @@ class ServerConnection:
                 return
             self.exchange, self._is_head_request, self._head_end = None, False, b""
             ahead = self.h11.trailing_data[0]
-            self.head_started = bool(ahead)
+            self.head_started, self._unparsed = bool(ahead), len(ahead)
+            self._holding.resize(0)
             try:
                 self._check_line_ends(ahead)
             except RequestRefused as refused:
@@ -321,6 +339,10 @@ class ServerConnection:
                     self.deadlines.pop("keep_alive", None)
                     self.deadlines.pop("header_time", None)
                     return event
+                try:
+                    self._holding.resize(self._unparsed)  # only what didn't arrive in one piece is charged
+                except Busy:
+                    raise RequestRefused("memory") from None
                 if "keep_alive" in self.deadlines:
                     del self.deadlines["keep_alive"]
                     self.deadlines["header_time"] = None
@@ -435,18 +457,21 @@ class Exchange:
             return
         if kind != "http.response.body" or self._start is None or self.complete:
             raise RuntimeError(f"an app can't send {kind} now")
-        data = b"" if self.head_sent else self._make_head(self._start)
+        head = b"" if self.head_sent else self._make_head(self._start)
         body, more = message.get("body", b""), message.get("more_body", False)
-        if body and not self._has_no_body:
-            data += connection.h11.send(h11.Data(data=body))
-        if not more:
-            data += connection.h11.send(END_OF_MESSAGE)
-        elif self._body_bytes_left is not None:  # some apps send all of the body before their last message
+        data = connection.h11.send(h11.Data(data=body)) if body and not self._has_no_body else b""
+        end = b"" if more else connection.h11.send(END_OF_MESSAGE)
+        if more and self._body_bytes_left is not None:  # some apps send all of the body before their last message
             self._body_bytes_left -= len(body)
         self.finishing = not more or self._body_bytes_left == 0
         self.head_sent = True
-        if data:
-            await connection.write(data)
+        if len(data) > IO_BYTES:  # isn't copied: it is held for as long as the client takes to read it
+            await connection.write(head + data[:IO_BYTES])
+            await connection.write(memoryview(data)[IO_BYTES:])
+            if end:
+                await connection.write(end)
+        elif whole := head + data + end:
+            await connection.write(whole)
         else:
             await trio.lowlevel.checkpoint()
         if not more:

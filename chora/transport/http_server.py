@@ -11,6 +11,8 @@ from wsgiref.handlers import format_date_time
 import trio
 from msgspec import Struct
 
+from chora.peer_memory import PeerMemory, limit_by_settings
+from chora.settings import LimitSettings
 from chora.transport.connection import (
     ERROR_RESPONSES,
     PHRASES,
@@ -50,11 +52,13 @@ class HttpServer:
         config: its binds, backlog, TLS files and `startup_timeout` are used, and its `errorlog` if that is a
             `logging.Logger`; otherwise the log is `chora.transport`.
         limits: of one connection.
+        memory: the account of what is held for peers; one of its own by default.
     """
 
-    def __init__(self, app: App, config: Config, limits: ConnectionLimits) -> None:
+    def __init__(self, app: App, config: Config, limits: ConnectionLimits, memory: PeerMemory | None = None) -> None:
         self.app = app
         self.limits = limits
+        self.memory = memory or PeerMemory(limit_by_settings(LimitSettings()))
         errorlog = config.errorlog
         self.log = errorlog if isinstance(errorlog, logging.Logger) else logging.getLogger("chora.transport")
         self.state: dict[str, Any] = {}

@@ -12,6 +12,7 @@ import trio
 from hypercorn.config import Config
 
 from chora.errors import UsageError, why_unreadable
+from chora.peer_memory import PeerMemory
 from chora.regular_files import read_regular_file
 from chora.settings import HttpSettings, LimitSettings
 from chora.transport.connection import ConnectionLimits
@@ -25,8 +26,10 @@ RESERVED_DESCRIPTORS = 160
 """File descriptors that aren't for connections: the store, workers, watches, and refusals that are still sent."""
 
 
-def make_http_server(app: Any, http: HttpSettings, limits: LimitSettings) -> HttpServer:
-    """A server of an ASGI app, by the settings."""
+def make_http_server(
+    app: Any, http: HttpSettings, limits: LimitSettings, memory: PeerMemory | None = None
+) -> HttpServer:
+    """A server of an ASGI app, by the settings; `memory` is the account of what is held for peers."""
     return HttpServer(
         app,
         _hypercorn_config(http),
@@ -39,6 +42,7 @@ def make_http_server(app: Any, http: HttpSettings, limits: LimitSettings) -> Htt
             connections=affordable_connections(limits.connections),
             grace=limits.grace,
         ),
+        memory,
     )
 
 

@@ -24,9 +24,6 @@ ENDED_STREAM_LIFETIME = 300.0
 """Seconds for which a stream is recorded after it ended."""
 REPLAY_BYTES_LIMIT = 64 * 1024 * 1024
 """Bytes of ended streams of all sessions (CWE-770); beyond that the oldest are removed before their time."""
-SESSION_CALLS_LIMIT = 64
-"""Calls of one session that may hold a stream at a time. Further calls are answered with plain JSON, or refused where
-all answers come on one stream."""
 
 
 def encode_event(data: bytes, *, identity: str = "", kind: bytes = b"message", retry: float | None = None) -> bytes:
@@ -91,10 +88,18 @@ class EventStream:
 
     async def send_event(self, data: bytes, *, retry: float | None = None) -> None:
         """Add an event, and wait until it was sent if there is a connection."""
-        number = self.add_event(data, retry=retry).number
+        await self.wait_sent(self.add_event(data, retry=retry).number)
+
+    async def wait_sent(self, number: int) -> None:
+        """Wait until an event was sent if there is a connection."""
         await trio.lowlevel.checkpoint()
         while self._connection is not None and self._sent < number:
             await self._changed.wait()
+
+    def forget_events(self) -> None:
+        """Keep the newest event only: there is no room for those that a client may want to see again."""
+        while len(self._events) > 1:
+            self.size -= len(self._events.popleft().frame)
 
     def events_after(self, number: int) -> list[RecordedEvent]:
         """The recorded events after a number."""
@@ -164,9 +169,14 @@ class EventStream:
 
 
 class ReplayBuffer:
-    """Bounds the memory of the ended streams of all sessions."""
+    """Bounds the memory of the ended streams of all sessions.
 
-    def __init__(self) -> None:
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = REPLAY_BYTES_LIMIT if limit is None else min(limit, REPLAY_BYTES_LIMIT)
         self._ended: dict[EventStream, tuple[SessionStreams, int]] = {}
         self.size = 0
         """Bytes."""
@@ -176,7 +186,7 @@ class ReplayBuffer:
         self.remove_stream(stream)
         self._ended[stream] = owner, stream.size
         self.size += stream.size
-        while self.size > REPLAY_BYTES_LIMIT and len(self._ended) > 1:
+        while self.size > self._limit and len(self._ended) > 1:
             oldest = next(iter(self._ended))
             self._ended[oldest][0].remove_stream(oldest)
 

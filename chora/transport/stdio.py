@@ -8,11 +8,13 @@ import logging
 import trio
 
 from chora.access import LOCAL
+from chora.errors import Busy
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueClosed
 from chora.protocol.server import McpServer
 from chora.protocol.session import Session
 from chora.protocol.wire import RpcError
+from chora.transport.call_queue import CallQueue, refusal
 from chora.transport.pipes import LineReader, LineTooLong, Pipes, open_pipe
 
 log = logging.getLogger("chora.stdio")
@@ -24,7 +26,8 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
     Args:
         server: answers the messages.
         pipes: stdin and stdout.
-        limit: the longest line accepted, bytes; a longer one is answered with an error and skipped.
+        limit: the longest line accepted, bytes; a longer one is answered with an error and skipped. As many bytes of
+            calls may wait until earlier ones end.
         grace: seconds that calls in flight get to finish at the end.
         stopping: set when the process is asked to end; set here when the client has closed its end.
     """
@@ -44,9 +47,12 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
                 sending.release()
 
         async def answer(line: bytes) -> None:
-            reply = await server.answer(session, line, send)
-            if reply is not None:
-                await send(reply.body)
+            with server.memory.hold(session.principal.name) as holding:
+                with contextlib.suppress(Busy):  # then there is no room for the decoded message either
+                    holding.charge(len(line))
+                reply = await server.answer(session, line, send, holding=holding)
+                if reply is not None:
+                    await send(reply.body)
 
         async def send_notifications() -> None:
             with contextlib.suppress(QueueClosed):
@@ -58,30 +64,35 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
             reading.cancel_scope.cancel()
 
         try:
-            async with trio.open_nursery() as calls:
-                calls.start_soon(send_notifications)
-                async with trio.open_nursery() as reading:
-                    reading.start_soon(stop)
-                    lines = LineReader(source, limit)
-                    while True:
-                        try:
-                            line = await lines.receive_line()
-                        except LineTooLong:
-                            await send(_line_too_long(limit))
-                            continue
-                        if line is None:
-                            break
-                        # Messages that can't take long are answered at once and in order, so that a client may send
-                        # its handshake and its first call in one write.
-                        if any(word in line for word in wire.LONG_RUNNING):
-                            calls.start_soon(answer, line)
-                        elif line.strip():
-                            await answer(line)
-                    reading.cancel_scope.cancel()
-                stopping.set()
-                session.notifications.close()
-                session.close_subscriptions()
-                calls.cancel_scope.deadline = trio.current_time() + grace
+            with server.memory.hold(session.principal.name) as queued:
+                async with trio.open_nursery() as calls:
+                    calls.start_soon(send_notifications)
+                    queue = CallQueue(session, answer, calls, queued, limit)
+                    async with trio.open_nursery() as reading:
+                        reading.start_soon(stop)
+                        lines = LineReader(source, limit)
+                        while True:
+                            try:
+                                line = await lines.receive_line()
+                            except LineTooLong:
+                                await send(_line_too_long(limit))
+                                continue
+                            if line is None:
+                                break
+                            # Messages that can't take long are answered at once and in order, so that a client may send
+                            # its handshake and its first call in one write.
+                            if wire.is_long_running(line):
+                                try:
+                                    await queue.add_call(line)
+                                except Busy as error:
+                                    await send(refusal(line, error))
+                            elif line.strip():
+                                await answer(line)
+                        reading.cancel_scope.cancel()
+                    stopping.set()
+                    session.notifications.close()
+                    session.close_subscriptions()
+                    calls.cancel_scope.deadline = trio.current_time() + grace
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.info("the client closed the connection")
         finally:

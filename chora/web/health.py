@@ -48,6 +48,10 @@ class HealthStatus:
             self._metrics.connections.set(connections.open)
             for reason, count in connections.aborted.items():
                 self._metrics.connections_killed.set(count, reason)
+            memory = self.http_server.memory
+            held = sum(memory.held.values())
+            self._metrics.held_bytes.set(held, "requests")
+            self._metrics.held_bytes.set(memory.total - held, "sessions")
         return self._metrics.exposition()
 
     def uptime_seconds(self) -> float:

@@ -17,6 +17,7 @@ import trio
 
 from chora import this_process
 from chora.metrics import Metrics
+from chora.peer_memory import Holding
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueFull
 from chora.protocol.request import DropConnection
@@ -155,6 +156,8 @@ class StdioGateway(McpServer):
         message: bytes,
         notify: Notify | None = None,
         drop_connection: DropConnection | None = None,
+        *,
+        holding: Holding | None = None,
     ) -> EncodedReply | None:
         said: dict[str, Any] = msgspec.json.decode(message)
         is_modern = wire.VERSION_KEY in said.get("params", {}).get("_meta", {})

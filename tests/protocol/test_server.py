@@ -1,7 +1,9 @@
 """The MCP server without a transport: messages in, responses out."""
 
+import gc
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +18,9 @@ from chora.metrics import Metrics
 from chora.nesting import MESSAGE_VALUES
 from chora.protocol import wire
 from chora.protocol.broadcast import SUBSCRIPTION_LIMIT, NotificationQueue
+from chora.protocol.envelope import LISTEN_BYTES
 from chora.protocol.server import McpServer
-from chora.protocol.session import Session
+from chora.protocol.session import STATE_LIMIT, Session
 from chora.protocol.subscriptions import OPEN_SUBSCRIPTIONS_LIMIT, URI_LIMIT
 from chora.provider import project_server
 from chora.resources import ProjectResources
@@ -577,14 +580,33 @@ async def test_the_list_of_versions_changes_with_the_text(server: McpServer):
     assert (await next_notification(session.notifications))["params"] == {"uri": "content://note/versions"}
 
 
-async def test_the_subscriptions_of_a_session_are_limited(server: McpServer):
-    """So that a client can't fill the memory; repeating one doesn't count twice."""
+@requirement("server.sessions.small")
+@pytest.mark.parametrize("start", ["content://n-{}", "content://" + "n" * 180 + "-{}", "choracompose://content/n-{}"])
+async def test_the_subscriptions_of_a_session_are_limited(server: McpServer, start: str):
+    """By the bytes that they take; repeating one takes none, and unsubscribing makes room."""
+
+    async def subscribe(uri: str) -> dict[str, Any]:
+        return await ask(server, session, request("resources/subscribe", {"uri": uri}))
+
     session = await initialize(server)
-    for number in range(SUBSCRIPTION_LIMIT):
-        assert "result" in await ask(server, session, request("resources/subscribe", {"uri": f"content://n-{number}"}))
-    assert "result" in await ask(server, session, request("resources/subscribe", {"uri": "content://n-1"}))
-    more = await ask(server, session, request("resources/subscribe", {"uri": "content://more"}))
-    assert more["error"]["code"] == wire.INVALID_REQUEST
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        count = 0
+        while "result" in (answer := await subscribe(start.format(count))):
+            count += 1
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert answer["error"]["code"] == wire.INVALID_REQUEST
+    assert answer["error"]["data"] == {"code": "limit_exceeded"}
+    assert count >= 30
+    assert taken < STATE_LIMIT + 4096
+    assert "result" in await subscribe(start.format(1))
+    await ask(server, session, request("resources/unsubscribe", {"uri": start.format(1)}))
+    assert "result" in await subscribe(start.format(count))
+    assert "error" in await subscribe(start.format(1))
 
 
 @pytest.mark.parametrize(("length", "outcome"), [(URI_LIMIT, "result"), (URI_LIMIT + 1, "error")])
@@ -712,6 +734,8 @@ async def test_invalid_subscriptions_are_refused(server: McpServer):
     many = [f"content://n-{number}" for number in range(SUBSCRIPTION_LIMIT + 1)]
     beyond = modern("subscriptions/listen", notifications={"resourceSubscriptions": many})
     assert await refused(beyond, nowhere) == wire.INVALID_PARAMS
+    large = listen[:-1] + b',"more":"' + b"x" * LISTEN_BYTES + b'"}'
+    assert await refused(large, nowhere) == wire.INVALID_REQUEST, "it would be kept as long as the subscription is open"
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in range(OPEN_SUBSCRIPTIONS_LIMIT):
@@ -789,3 +813,85 @@ def test_the_protocol_does_not_import_what_is_served_over_it():
     loaded = {name.split(".")[1] for name in done.stdout.split() if "." in name}
     assert "protocol" in loaded
     assert not loaded & {"tools", "resources", "prompts", "engine", "jobs", "catalog", "generators", "sources", "store"}
+
+
+# -- what is kept and repeated of a request ------------------------------------------------------------------------
+
+
+@requirement("server.sessions.small")
+async def test_a_session_keeps_only_what_is_read_of_capabilities(server: McpServer):
+    """However many a client declares, and whatever is in them."""
+    session = Session("memory", LOCAL)
+    long = {f"x-{number}": {"y": "z" * 1000} for number in range(1000)}
+    declared = {"elicitation": {"form": long, **long}, "sampling": long, "roots": long, "experimental": long, **long}
+    params = {"protocolVersion": "2025-11-25", "capabilities": declared}
+    assert "result" in await ask(server, session, request("initialize", params))
+    assert session.capabilities == {"elicitation": {"form": {}}, "sampling": {}, "roots": {}}
+    for modes, kept in (({}, {}), ({"url": long}, {"url": {}}), (long, {"other": {}})):
+        session = Session("memory", LOCAL)
+        params = {"protocolVersion": "2025-11-25", "capabilities": {"elicitation": modes, "sampling": True}}
+        assert "result" in await ask(server, session, request("initialize", params))
+        assert session.capabilities == {"elicitation": kept}
+
+
+@requirement("server.echo")
+async def test_an_id_is_as_long_as_it_needs_to_be(server: McpServer):
+    """Every message about a request repeats its id; a longer one is refused, and not repeated."""
+    ping = b'{"jsonrpc":"2.0","method":"ping","id":%b}'
+    for id in (b'"' + b"x" * 254 + b'"', b"1" * 256):
+        reply = await server.answer(initialized_session(), ping % id)
+        assert reply is not None
+        assert reply.body == b'{"jsonrpc":"2.0","id":%b,"result":{}}' % id
+    for id in (b'"' + b"x" * 255 + b'"', b"1" * 257, b'"' + b"x" * 1_000_000 + b'"'):
+        answer = await ask(server, initialized_session(), ping % id)
+        assert (answer["id"], answer["error"]["code"]) == (None, wire.INVALID_REQUEST)
+        assert answer["error"]["message"] == "A request's id is a string or a number, of at most 256 bytes"
+
+
+LONG = "\x01é" * 500_000
+"""A text that JSON needs more bytes for than it has characters."""
+
+
+@requirement("server.echo")
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        (LONG, {}),
+        ("tools/call", {"name": LONG}),
+        ("tools/call", {"name": "hello_world", "arguments": {LONG: 1}}),
+        ("tools/call", {"name": "hello_world", "_meta": {"progressToken": LONG}}),
+        ("tools/call", {"name": "generate_content", "arguments": {"content_config_id": LONG}}),
+        ("tools/call", {"name": "validate_collection_config", "arguments": {"collection_config_path": LONG}}),
+        ("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "x", "context": LONG}}),
+        ("resources/read", {"uri": LONG}),
+        ("resources/read", {"uri": f"content://{LONG}"}),
+        ("resources/subscribe", {"uri": f"content://{LONG}"}),
+        ("resources/list", {"cursor": LONG}),
+        ("prompts/get", {"name": LONG}),
+        ("prompts/get", {"name": "author-config", "arguments": {"kind": LONG, "purpose": "x"}}),
+        ("prompts/get", {"name": "author-config", "arguments": {"kind": "content", "purpose": LONG}}),
+        ("prompts/get", {"name": "author-config", "arguments": {"kind": "content", "purpose": "x", LONG: "x"}}),
+        ("prompts/get", {"name": "review-content", "arguments": {"content_id": LONG}}),
+        ("prompts/get", {"name": "refresh-stale", "arguments": {"collection": LONG}}),
+        ("completion/complete", {"ref": {"type": LONG}, "argument": {"name": "a", "value": "b"}}),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": LONG}, "argument": {"name": "", "value": ""}}),
+        ("completion/complete", {"ref": {"type": "ref/resource", "uri": LONG}, "argument": {"name": "", "value": ""}}),
+        ("logging/setLevel", {"level": LONG}),
+        ("initialize", {"protocolVersion": LONG, "capabilities": {}}),
+        ("initialize", {"protocolVersion": LONG, "capabilities": LONG}),
+        ("server/discover", {"_meta": {wire.VERSION_KEY: LONG, wire.CAPABILITIES_KEY: {}}}),
+        ("server/discover", {"_meta": {wire.VERSION_KEY: "2026-07-28", wire.CAPABILITIES_KEY: LONG}}),
+        ("tools/call", {"name": "hello_world", "_meta": {**MODERN, wire.LEVEL_KEY: LONG}}),
+        ("tools/call", {"name": "hello_world", "_meta": MODERN, "requestState": LONG}),
+        ("tools/call", {"name": "hello_world", "_meta": MODERN, "inputResponses": {LONG: 1}}),
+        ("subscriptions/listen", {"_meta": MODERN, "notifications": {"toolsListChanged": LONG}}),
+    ],
+)
+async def test_what_is_repeated_of_a_request_is_cut(server: McpServer, method: str, params: dict[str, Any]):
+    """Names, keys, ids, addresses and values in errors; otherwise an answer would be a multiple of the request."""
+
+    async def notify(_: bytes) -> None: ...
+
+    reply = await server.answer(initialized_session(), request(method, params), notify)
+    assert reply is not None
+    assert len(reply.body) < 64 * 1024

@@ -57,6 +57,22 @@ async def test_a_text_is_validated(project: Project, ask: Asking):
     assert (await ask("validate_content", content_or_config_id="note"))["valid"] is True
 
 
+@requirement("server.echo")
+async def test_texts_in_issues_are_cut(project: Project, ask: Asking):
+    """What a rule, a text or a config says is repeated as far as it helps, in an issue as in an error."""
+    project.save(text("note", '{"a": 1}'))
+    await ask("generate_content", content_config_id="note")
+    rule = {"type": "required_fields", "config": {"fields": ["x" * 100_000]}}
+    found = await ask("validate_content", content_or_config_id="note", validation_rules=[rule])
+    (issue,) = [each for each in found["issues"] if each["code"] == "missing_required_field"]
+    assert issue["message"].endswith("characters)")
+    assert len(json.dumps(issue)) < 10_000
+    project.save(collection("pack", "y" * 200, **{"z" * 100_000: 1}))
+    found = await ask("validate_collection_config", collection_config_path="pack")
+    assert found["issues"]
+    assert len(json.dumps(found["issues"])) < 10_000
+
+
 @requirement("tools.validate-content.rules")
 @pytest.mark.parametrize(
     "rules",

@@ -22,6 +22,7 @@ import trio.testing
 import trustme
 from hypercorn.config import Config, Sockets
 
+from chora.peer_memory import Holding
 from chora.settings import LimitSettings
 from chora.transport import connection as connection_module
 from chora.transport import http_server
@@ -266,6 +267,7 @@ async def test_scope_says_all_that_asgi_wants() -> None:
         mine = client.stream.socket.getsockname()
         extensions = scope.pop("extensions")
         assert extensions.pop("chora.draining") is running.server.draining
+        assert isinstance(extensions.pop("chora.holding"), Holding)
         assert list(extensions) == ["chora.on_disconnect"]
         assert scope == {
             "type": "http",

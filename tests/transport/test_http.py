@@ -1,7 +1,8 @@
 """MCP over HTTP: request security, and each era and transport."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ import pytest
 import trio
 
 from chora.access import SCOPES, Principal, Tokens
+from chora.peer_memory import MIB
 from chora.project import tokens_folder
 from chora.protocol import wire
+from chora.protocol.subscriptions import OPEN_SUBSCRIPTIONS_LIMIT
 from chora.protocol.types import Call
-from chora.transport.http import event_streams, legacy_sse, sessions
+from chora.transport.http import event_streams, sessions
 from chora.transport.http.security import FORWARDED, SINGLE_HEADERS
-from chora.transport.http.sessions import QUEUE_LIMIT, HttpSession
-from tests.conftest import OpenHttpClient, Project, content, requirement
+from chora.transport.http.sessions import HttpSession
+from tests.conftest import OpenHttpClient, Project, content, requirement, text
 from tests.http_client import BOTH, HELLO, MODERN, HttpTestClient, message
 from tests.patience import PATIENCE
 
@@ -520,9 +523,9 @@ async def test_a_session_whose_stream_is_not_read_is_ended(http_client: OpenHttp
             while b"endpoint" not in head or not head.endswith(b"\r\n"):
                 head += bytes(await deaf.receive_some())
             place = head.partition(b"data: ")[2].split(b"\r\n")[0].decode()
-            big = "x" * 1_000_000  # an id is echoed in the response, so this fills the send buffers
-            for _ in range(QUEUE_LIMIT + 50):
-                response = await client.http.post(place, json=message("ping", None, big))
+            await client.http.post(place, json=message("initialize", HELLO, 1))
+            for _ in range(2000):  # long answers, which fill the send buffers first
+                response = await client.http.post(place, json=message("tools/list", None, 2))
                 if response.status_code == 404:
                     break
             await _until(client, "/metrics", lambda text: 'reason="not reading"} 1.0' in text)
@@ -530,7 +533,7 @@ async def test_a_session_whose_stream_is_not_read_is_ended(http_client: OpenHttp
 
 async def test_calls_over_the_old_transport_are_bounded(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
     """They hold no connection, so the limit on connections doesn't bound them; other messages aren't limited."""
-    monkeypatch.setattr(legacy_sse, "SESSION_CALLS_LIMIT", 0)
+    monkeypatch.setattr("chora.protocol.session.CALLS_LIMIT", 0)
     async with http_client() as client, sse(client) as (stream, place):
         refused = await client.http.post(place, json=message("tools/call", {"name": "hello_world"}, 1))
         assert refused.status_code == 503
@@ -665,6 +668,22 @@ async def test_a_modern_client_gets_what_it_subscribed_to(http_client: OpenHttpC
         with trio.fail_after(PATIENCE):
             while not server.broadcaster.is_empty:
                 await trio.sleep(0.02)
+
+
+async def test_the_open_subscriptions_of_a_principal_are_limited(http_client: OpenHttpClient):
+    """They have no session, so they count for whoever opened them; closing one makes room."""
+    async with http_client() as client:
+        async with AsyncExitStack() as stack:
+            for _ in range(OPEN_SUBSCRIPTIONS_LIMIT):
+                await stack.enter_async_context(listening(client, toolsListChanged=True))
+            refused = await client.ask_modern("subscriptions/listen", {"notifications": {}})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, wire.INVALID_REQUEST)
+            assert refused.json()["id"] == 1
+        with trio.fail_after(PATIENCE):
+            while not client.running.server.broadcaster.is_empty:
+                await trio.sleep(0.02)
+        async with listening(client, toolsListChanged=True):
+            pass
 
 
 async def test_a_subscription_is_answered_when_the_server_stops(http_client: OpenHttpClient):
@@ -821,14 +840,18 @@ async def test_the_end_of_a_session_clears_its_replay_buffer(http_client: OpenHt
         assert application.sessions.replay_buffer.size == 0
 
 
-async def test_a_session_has_a_limited_number_of_streams(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
-    """Further calls are answered as plain JSON."""
-    monkeypatch.setattr("chora.transport.http.streamable.SESSION_CALLS_LIMIT", 0)
+@requirement("server.calls-in-flight")
+async def test_a_session_has_a_limited_number_of_calls_in_flight(
+    http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch
+):
+    """Another one is told to come again; whatever takes no time is answered all the same."""
+    monkeypatch.setattr("chora.protocol.session.CALLS_LIMIT", 0)
     async with http_client() as client:
         await client.initialize()
         answer = await client.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
-        assert answer.headers["content-type"] == "application/json"
-        assert answer.json()["result"]["structuredContent"]["success"] is True
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "calls of this session" in answer.json()["error"]["message"]
+        assert (await client.ask("ping")).status_code == 200
 
 
 async def test_a_session_with_a_call_in_flight_is_evicted_last(
@@ -1304,3 +1327,122 @@ async def test_disabled_tools_are_neither_listed_nor_called(
             assert "mcp." in error["message"]
         unknown = await client.ask_modern("tools/call", {"name": "nothing", "arguments": {}})
         assert unknown.json()["error"]["code"] == wire.INVALID_PARAMS
+
+
+# -- what is held for clients ----------------------------------------------------------------------------------------
+
+
+def hold_back(client: HttpTestClient, bytes_each: int, count: int, nursery: trio.Nursery, **headers: str) -> None:
+    """Send bodies that lack their end."""
+
+    async def send() -> None:
+        address = client.running.url.removeprefix("http://").split(":")
+        stream = await trio.open_tcp_stream(address[0], int(address[1]))
+        lines = ["POST /mcp HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+        lines += [f"Content-Length: {bytes_each + 1}", *(f"{name}: {value}" for name, value in headers.items())]
+        async with stream:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all("\r\n".join(lines).encode() + b"\r\n\r\n" + b" " * bytes_each)
+            await trio.sleep_forever()
+
+    for _ in range(count):
+        nursery.start_soon(send)
+
+
+@requirement("server.memory")
+async def test_one_principal_cannot_take_the_room_of_another(http_client: OpenHttpClient, hello: Project):
+    """Whoever has their share is told to come again later, in words and in seconds; the others notice nothing."""
+    tokens = Tokens(tokens_folder(hello.root))
+    greedy, modest = (
+        {"authorization": f"Bearer {tokens.create_token(name, 'write')[0].reveal()}"} for name in ("greedy", "modest")
+    )
+    async with http_client(limits__memory=8 * MIB, limits__body=MIB, limits__body_time=600.0) as client:
+        memory = client.running.server.memory
+        async with trio.open_nursery() as nursery:
+            hold_back(client, 900_000, 4, nursery, **greedy)
+            await _eventually(lambda: memory.held.get("greedy") == 4 * 900_000)
+            body = b" " * MIB
+            refused = await client.post(body, **greedy)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert "as much for its clients as it may" in refused.json()["error"]["message"]
+            large = {"name": "hello_world", "arguments": {"name": "x" * 500_000}}
+            assert (await client.ask_modern("tools/call", large, **modest)).status_code == 200
+            made = {"name": "generate_content", "arguments": {"content_config_id": "greeting"}}
+            answer = await client.ask_modern("tools/call", made, **modest)
+            assert answer.json()["result"]["structuredContent"]["success"] is True
+            nursery.cancel_scope.cancel()
+        await _eventually(lambda: "greedy" not in memory.held)
+        assert (await client.ask_modern("tools/call", made, **greedy)).status_code == 200
+
+
+@requirement("server.memory.given-back")
+async def test_nothing_is_held_once_the_clients_are_gone(http_client: OpenHttpClient, monkeypatch: pytest.MonkeyPatch):
+    """However their requests ended: answered, refused, cut, cancelled, resumed, or never sent in whole."""
+    async with http_client(limits__body=MIB, limits__memory=16 * MIB) as client:
+        memory = client.running.server.memory
+        sent = {"accept": BOTH, "content-type": "application/json"}
+        batch = message("tools/call", {"name": "batch_generate", "arguments": {"content_ids": ["greeting"]}}, 1)
+        batch["params"]["_meta"] = {"progressToken": 1}
+        await client.initialize()
+        sent["mcp-session-id"] = client.session
+        async with trio.open_nursery() as nursery:
+            hold_back(client, 500_000, 40, nursery)
+            for _ in range(20):
+                await client.ask("ping")
+                await client.post(b"{" * 500_000)
+                await client.call("hello_world", name="x" * 100_000)
+                await client.call("batch_generate", {"progressToken": 1}, content_ids=["greeting"])
+                await client.ask_modern("tools/call", {"name": "hello_world", "arguments": {}})
+                with trio.move_on_after(0.01):
+                    await client.call("generate_content", content_config_id="greeting", force=True)
+                with trio.move_on_after(0.02):
+                    async with client.http.stream("POST", "/mcp", json=batch, headers=sent) as response:
+                        await anext(response.aiter_bytes())
+            async with listening(client, toolsListChanged=True), sse(client) as (_, place):
+                for id in range(20):
+                    await client.http.post(place, json=message("tools/call", {"name": "hello_world"}, id))
+            nursery.cancel_scope.cancel()
+        await _eventually(lambda: memory.held == {})
+
+
+@requirement("server.answers")
+async def test_an_answer_that_is_too_large_is_an_error(http_client: OpenHttpClient, hello: Project):
+    """Of a tool or a resource; where the call changed something, the error says that it was carried out."""
+    many = [text(f"note-{number}", "x" * 200_000) for number in range(3)]
+    hello.save(*many)
+    async with http_client(limits__answer=256 * 1024) as client:
+        await client.initialize()
+        ids = [each["id"] for each in many]
+        made = (await client.call("batch_generate", content_ids=ids)).json()["result"]["structuredContent"]
+        assert made["success"] is True
+        for tool, carried_out in (("preview_generation", False), ("generate_content", True)):
+            hello.save(text("long", "y" * 262_100))
+            result = (await client.call(tool, content_config_id="long")).json()["result"]
+            error = result["structuredContent"]["error"]
+            assert result["isError"] is True
+            assert (error["code"], error["details"]) == ("limit_exceeded", {"limit": "limits.answer"})
+            assert error["message"].startswith(f"The answer of {tool} has 262,")
+            assert error["message"].endswith("The call was carried out.") == carried_out
+        error = (await client.ask("resources/read", {"uri": "content://long"})).json()["error"]
+        assert (error["data"]["code"], error["data"]["limit"]) == ("limit_exceeded", "limits.answer")
+
+
+@requirement("server.memory")
+async def test_an_answer_that_there_is_no_room_for_is_lost_in_words(http_client: OpenHttpClient, hello: Project):
+    """The call was carried out, and the error says so."""
+    hello.save(text("long", "y" * 200_000))
+    async with http_client(limits__body=1024, limits__memory=8 * 1024 * 64) as client:
+        answer = await client.ask_modern(
+            "tools/call", {"name": "generate_content", "arguments": {"content_config_id": "long"}}
+        )
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["id"] == 1
+        assert answer.json()["error"]["data"]["code"] == "busy"
+        assert answer.json()["error"]["message"].endswith("The call was carried out, but its answer is lost.")
+        assert client.running.engine.store.latest_version("long") is not None
+
+
+async def _eventually(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(PATIENCE):
+        while not condition():
+            await trio.sleep(0.02)

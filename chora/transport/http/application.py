@@ -12,7 +12,7 @@ from chora.protocol import wire
 from chora.protocol.server import McpServer
 from chora.settings import HttpSettings, LimitSettings
 from chora.transport.connection import RETRY_AFTER
-from chora.transport.http.asgi import PRINCIPAL, App, Receive, Scope, Send, error_body, send_json
+from chora.transport.http.asgi import PRINCIPAL, App, Receive, Scope, Send, error_body, holding_of, send_json
 from chora.transport.http.legacy_sse import LegacySse
 from chora.transport.http.security import RequestSecurity
 from chora.transport.http.sessions import HttpSessions
@@ -47,7 +47,7 @@ class HttpApplication:
         metrics: Metrics,
         issuer: Issuer | None = None,
     ) -> None:
-        self.sessions = HttpSessions(server.broadcaster, authenticator, limits, metrics)
+        self.sessions = HttpSessions(server.broadcaster, authenticator, limits, metrics, server.memory)
         self._security = RequestSecurity(authenticator, http, issuer)
         self._pages = pages
         streamable = StreamableHttp(server, self.sessions)
@@ -79,6 +79,7 @@ class HttpApplication:
             if route is not None:
                 security.check_origin(scope)
                 scope[PRINCIPAL] = await security.authenticate(scope, is_local=is_local)
+                holding_of(scope).assign(scope[PRINCIPAL].name)
                 await route(scope, receive, send)
             elif security.issuer is not None and path in METADATA_PATHS:
                 await send_json(send, 200, wire.encode(security.issuer.metadata))

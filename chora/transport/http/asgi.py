@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from chora.peer_memory import Holding
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
+from chora.transport.connection import RETRY_AFTER
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -31,14 +33,25 @@ def header_value(scope: Scope, name: bytes) -> str | None:
     return next(iter(header_values(scope, name)), None)
 
 
-async def read_body(receive: Receive) -> bytes | None:
-    """The whole body, whose size and pace the connection bounds; None if the client disconnected."""
+def holding_of(scope: Scope) -> Holding:
+    """What is held for an exchange."""
+    return scope["extensions"]["chora.holding"]
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes | None:
+    """The whole body, whose size and pace the connection bounds; None if the client disconnected.
+
+    Raises:
+        Busy: the account of what is held for peers has no room for it.
+    """
+    holding = holding_of(scope)
     parts: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         parts.append(message.get("body", b""))
+        holding.charge(len(parts[-1]))
         if not message.get("more_body", False):
             return b"".join(parts)
 
@@ -47,6 +60,11 @@ async def send_json(send: Send, status: int, body: bytes, headers: list[tuple[by
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [JSON, length, *(headers or ())]})
     await send({"type": "http.response.body", "body": body})
+
+
+async def send_busy(send: Send, body: bytes) -> None:
+    """A refusal for want of room, which says when to come again (RFC 9110 §15.6.4)."""
+    await send_json(send, 503, body, [(b"retry-after", str(RETRY_AFTER).encode())])
 
 
 async def send_empty(send: Send, status: int) -> None:

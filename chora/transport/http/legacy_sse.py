@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 import trio
 
-from chora.errors import Busy
+from chora.peer_memory import Holding
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueFull
 from chora.protocol.server import McpServer
@@ -17,13 +17,14 @@ from chora.transport.http.asgi import (
     Scope,
     Send,
     error_body,
+    holding_of,
     read_body,
     send_empty,
     send_json,
 )
 from chora.transport.http.event_streams import send_notifications, start_response
 from chora.transport.http.sessions import HttpSessions, SseSession
-from chora.transport.replay import SESSION_CALLS_LIMIT, encode_event
+from chora.transport.replay import encode_event
 
 
 class LegacySse:
@@ -40,7 +41,7 @@ class LegacySse:
 
     async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open a session, which lasts as long as this response."""
-        session = SseSession(scope[PRINCIPAL], trio.current_time())
+        session = SseSession(scope[PRINCIPAL], trio.current_time(), holding_of(scope))
         session.expires_at = scope.get(EXPIRES_AT)
         self._sessions.add_session(session)
         try:
@@ -60,14 +61,10 @@ class LegacySse:
         if session is None:
             await send_json(send, 404, error_body("There is no such session.", "Open GET /sse again."))
             return
-        body = await read_body(receive)
+        body = await read_body(scope, receive)
         if body is None:
             return
         session.last_used, session.expires_at = trio.current_time(), scope.get(EXPIRES_AT)
-        # Messages that can't take long are answered in order, as on stdio.
-        is_long_running = any(word in body for word in wire.LONG_RUNNING)
-        if is_long_running and len(session.in_flight) >= SESSION_CALLS_LIMIT:
-            raise Busy(f"{SESSION_CALLS_LIMIT} calls of this session wait for their answers.", "Wait for some of them.")
 
         async def push(message: bytes) -> None:
             try:
@@ -75,13 +72,23 @@ class LegacySse:
             except QueueFull:
                 self._sessions.end_session(session, "not reading")
 
-        async def answer() -> None:
+        async def answer(holding: Holding) -> None:
             if not self._sessions.is_open(session):
                 return  # it ended before this began
-            reply = await self._server.answer(session, body, push)
+            reply = await self._server.answer(session, body, push, holding=holding)
             if reply is not None and self._sessions.is_still_valid(session.principal):
+                holding.resize(0)  # from now on it is held by the stream
                 await push(reply.body)
 
-        await send_empty(send, 202)
-        if not (is_long_running and self._sessions.start_call(answer)):
-            await answer()
+        async def answer_beside(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+            with session.call_slot(), self._sessions.memory.hold(session.principal.name) as holding:
+                holding.charge(len(body))
+                task_status.started()
+                await answer(holding)
+
+        # Messages that can't take long are answered in order, as on stdio.
+        if wire.is_long_running(body) and await self._sessions.start_call(answer_beside):
+            await send_empty(send, 202)
+        else:
+            await send_empty(send, 202)
+            await answer(holding_of(scope))

@@ -13,8 +13,10 @@ import trio
 from chora.access import Authenticator, Principal
 from chora.errors import Unauthorized
 from chora.metrics import Metrics
+from chora.peer_memory import Holding, PeerMemory
 from chora.protocol.broadcast import Broadcaster, NotificationQueue
-from chora.protocol.session import Session
+from chora.protocol.session import STATE_LIMIT, Session
+from chora.protocol.subscriptions import check_open_subscriptions
 from chora.settings import LimitSettings
 from chora.transport.replay import ReplayBuffer, SessionStreams
 
@@ -57,11 +59,16 @@ class HttpSession(Session):
 
 
 class SseSession(HttpSession):
-    """A session of the 2024-11-05 transport: its calls run beside its stream, and end with it."""
+    """A session of the 2024-11-05 transport: its calls run beside its stream, and end with it.
 
-    def __init__(self, principal: Principal, now: float) -> None:
+    Args:
+        principal, now: as of any session.
+        holding: of its stream; what waits to be sent on it is charged to it.
+    """
+
+    def __init__(self, principal: Principal, now: float, holding: Holding) -> None:
         super().__init__("sse", principal, now)
-        self.notifications = NotificationQueue(QUEUE_LIMIT)
+        self.notifications = NotificationQueue(QUEUE_LIMIT, holding=holding)
 
 
 class HttpSessions:
@@ -72,12 +79,20 @@ class HttpSessions:
         authenticator: knows which tokens are still valid.
         limits: how many sessions there may be, and how long they may be idle.
         metrics: where sessions are counted.
+        memory: the account of what is held for peers, which counts the sessions and their recorded streams.
     """
 
     def __init__(
-        self, broadcaster: Broadcaster, authenticator: Authenticator, limits: LimitSettings, metrics: Metrics
+        self,
+        broadcaster: Broadcaster,
+        authenticator: Authenticator,
+        limits: LimitSettings,
+        metrics: Metrics,
+        memory: PeerMemory,
     ) -> None:
-        self.replay_buffer = ReplayBuffer()
+        self.memory = memory
+        self.replay_buffer = ReplayBuffer(memory.limit // 4)
+        memory.count_also(lambda: len(self._sessions) * STATE_LIMIT + self.replay_buffer.size)
         self._broadcaster = broadcaster
         self._authenticator = authenticator
         self._limits = limits
@@ -125,11 +140,12 @@ class HttpSessions:
             if session.expires_at is not None and session.expires_at < time.time():
                 session.close_streams()
 
-    def start_call(self, call: Callable[[], Awaitable[None]]) -> bool:
-        """Run a call beside the request that posted it; returns False when the service doesn't run."""
+    async def start_call(self, call: Callable[..., Awaitable[None]]) -> bool:
+        """Run a call beside the request that posted it, until it has started; returns False when the service doesn't
+        run. What it raises before it has started is raised here."""
         if self._calls is None:
             return False
-        self._calls.start_soon(call)
+        await self._calls.start(call)
         return True
 
     def add_session(self, session: HttpSession) -> None:
@@ -196,6 +212,14 @@ class HttpSessions:
             session.stream_closers.discard(close)
             session.last_used = trio.current_time()
             self._stream_closers.discard(close)
+
+    def check_subscriptions(self, principal: Principal) -> None:
+        """Whether a principal may open another subscription.
+
+        Raises:
+            RpcError: -32600, it has too many open.
+        """
+        check_open_subscriptions(sum(each.principal == principal for each in self._subscriptions))
 
     @contextlib.contextmanager
     def closing_subscription(self, session: Session, expires_at: float | None) -> Generator[None]:

@@ -13,6 +13,7 @@ from typing import Any
 import trio
 from msgspec import UNSET
 
+from chora.errors import Busy
 from chora.protocol import wire
 from chora.protocol.envelope import modern_revision, params_of, parse_message
 from chora.protocol.server import McpServer
@@ -28,7 +29,9 @@ from chora.transport.http.asgi import (
     Send,
     error_body,
     header_value,
+    holding_of,
     read_body,
+    send_busy,
     send_empty,
     send_json,
 )
@@ -40,7 +43,7 @@ from chora.transport.http.message_headers import (
     check_routing_headers,
 )
 from chora.transport.http.sessions import HttpSession, HttpSessions
-from chora.transport.replay import SESSION_CALLS_LIMIT, EventStream, encode_event
+from chora.transport.replay import EventStream, encode_event
 
 RETRY = 1.0
 """Seconds after which a client whose stream broke is to reconnect, the `retry` field of the event stream."""
@@ -62,7 +65,7 @@ class StreamableHttp:
         if (refusal := check_media_types(scope)) is not None:
             await send_json(send, *refusal)
             return
-        body = await read_body(receive)
+        body = await read_body(scope, receive)
         if body is None:
             return
         version = header_value(scope, b"mcp-protocol-version")
@@ -89,6 +92,8 @@ class StreamableHttp:
             if incoming.method == "tools/call" and params.name is not UNSET:
                 name = canonical_tool_name(params.name)
                 check_parameter_headers(scope, params, self._server.parameter_headers.get(name, {}))
+            elif incoming.method == "subscriptions/listen":
+                self._sessions.check_subscriptions(scope[PRINCIPAL])
         except RpcError as error:
             await send_json(send, wire.HTTP_STATUS.get(error.code, 200), wire.error_response(id_bytes, error))
             return
@@ -118,7 +123,9 @@ class StreamableHttp:
         with trio.CancelScope() as disconnected:
             scope["extensions"]["chora.on_disconnect"](disconnected.cancel)
             with nullcontext() if is_subscription else self._sessions.cancelling_call(session):
-                reply = await self._server.answer(session, body, notify if accepts_event_stream(scope) else None)
+                reply = await self._server.answer(
+                    session, body, notify if accepts_event_stream(scope) else None, holding=holding_of(scope)
+                )
             if not (is_subscription or self._sessions.is_still_valid(session.principal)):
                 reply = None
                 if not streaming:
@@ -128,6 +135,8 @@ class StreamableHttp:
                 await send({"type": "http.response.body", "body": last})
             elif reply is None:  # it was cancelled
                 await send_empty(send, 202)
+            elif holding_of(scope).refused:
+                await send_busy(send, reply.body)
             else:
                 code = reply.error_code
                 await send_json(send, 200 if code is None else wire.HTTP_STATUS.get(code, 200), reply.body)
@@ -178,18 +187,21 @@ class StreamableHttp:
         elif (session := await self._find_session(scope, send)) is None:
             return
         elif incoming is not None and (incoming.method is UNSET or incoming.id is UNSET):
-            await self._server.answer(session, body)
+            await self._server.answer(session, body, holding=holding_of(scope))
             await send_empty(send, 202)
         else:
-            await self._answer_session(scope, send, session, body)
+            with session.call_slot() if wire.is_long_running(body) else nullcontext():
+                await self._answer_session(scope, send, session, body)
 
     async def _initialize(self, scope: Scope, send: Send, body: bytes) -> None:
         """Open a session, whose id goes out with the answer."""
         session = HttpSession("http", scope[PRINCIPAL], trio.current_time(), self._sessions.replay_buffer)
         session.expires_at = scope.get(EXPIRES_AT)
-        reply = await self._server.answer(session, body)
+        reply = await self._server.answer(session, body, holding=holding_of(scope))
         if reply is None:  # it has no id
             await send_empty(send, 202)
+        elif holding_of(scope).refused:
+            await send_busy(send, reply.body)
         elif reply.error_code is None:
             self._sessions.add_session(session)
             await send_json(send, 200, reply.body, [(b"mcp-session-id", session.id.encode())])
@@ -199,6 +211,7 @@ class StreamableHttp:
     async def _answer_session(self, scope: Scope, send: Send, session: HttpSession, body: bytes) -> None:
         """Answer with JSON, or with a resumable stream as soon as there is a notification to send before the answer."""
         stream: EventStream | None = None
+        holding = holding_of(scope)
 
         async def notify(message: bytes) -> None:
             nonlocal stream
@@ -207,7 +220,13 @@ class StreamableHttp:
                 if session.revision is not None and session.revision.primes_streams:
                     stream.add_event(b"", retry=RETRY)
                 await writing.start(send_stream, scope, send, stream, 0)
-            await stream.send_event(message)
+            before = stream.size
+            number = stream.add_event(message).number
+            try:
+                holding.charge(stream.size - before)
+            except Busy:
+                stream.forget_events()
+            await stream.wait_sent(number)
 
         async def drop_connection(retry: float) -> None:
             await notify(b"")
@@ -215,10 +234,14 @@ class StreamableHttp:
             await stream.send_event(b"", retry=retry)
             stream.disconnect()
 
-        streams = accepts_event_stream(scope) and len(session.in_flight) < SESSION_CALLS_LIMIT
+        streams = accepts_event_stream(scope)
         async with trio.open_nursery() as writing:
             reply = await self._server.answer(
-                session, body, notify if streams else None, drop_connection if streams else None
+                session,
+                body,
+                notify if streams else None,
+                drop_connection if streams else None,
+                holding=holding,
             )
             is_valid = self._sessions.is_still_valid(session.principal)
             if stream is not None:
@@ -231,6 +254,8 @@ class StreamableHttp:
             raise self._sessions.revoked_token()
         if reply is None:  # a batch of notifications, or a request that was cancelled
             await send_empty(send, 202)
+        elif holding.refused and reply.error_code is not None:
+            await send_busy(send, reply.body)
         else:
             refused = reply.error_code is not None and body.lstrip()[:1] == b"["
             await send_json(send, 400 if refused else 200, reply.body)
