@@ -135,7 +135,7 @@ async def run_server(
         server = project_server(engine, TOOLS, metrics)
         engine.changes.subscribe(server.notify_resource_changed)
         keep_running = engine.supervisor.keep_running
-        health = HealthStatus(engine.store, metrics, engine.supervisor)
+        health = HealthStatus(engine.store, metrics, engine.supervisor, engine.folder.check_space)
         pages = make_pages(health.status, health.uptime_seconds, health.exposition)
         application = HttpApplication(server, authenticator, http, limits, pages, metrics, issuer)
         http_server = health.http_server = make_http_server(application, http, limits, server.memory)

@@ -130,6 +130,8 @@ def check_free_space(folder: Path) -> None:
         else:
             disk = os.statvfs(folder)
             free = (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize
+            if disk.f_files and not disk.f_ffree:  # some file systems don't count files
+                free = 0
     except OSError:  # a write there reports the cause
         return
     if free < FREE_SPACE_MINIMUM:

@@ -24,8 +24,9 @@ from pathlib import Path, PurePosixPath
 import trio
 
 from chora import nofollow
+from chora.disk import check_free_space
 from chora.errors import LimitExceeded, PermissionDenied, hide_folder
-from chora.nofollow import CREATE, READ, OpenFolder, UnsafePath, open_folder
+from chora.nofollow import CREATE, READ, OpenFolder, UnsafePath, list_entries, open_folder
 from chora.path_rules import WriteRules, check_readable, relative_names
 from chora.project import locate, secret_files
 from chora.settings import Settings
@@ -38,6 +39,8 @@ PATH_LIMIT = 4096
 """Maximum length of a path, PATH_MAX of Linux; walking component by component would allow longer ones."""
 DEPTH_LIMIT = 100
 """Maximum depth of folders below the root that a write may create or pass."""
+ENTRIES_LIMIT = 1000
+"""Maximum number of entries of a folder that are looked at for other disks."""
 
 CONFIG_ROOTS = ("configs", "chora-configs")
 """Where configs are unless the setting `paths.configs` names a folder."""
@@ -71,6 +74,8 @@ class Folder:
         self._secret_files = relative_names(self.root, secret_files)
         self._cleaned: set[Path] = set()
         """The folders in which temporary files of killed processes were already deleted."""
+        self._full: set[Path] = set()
+        """The folders in which something couldn't be written because the disk was full."""
 
     def resolve(self, path: str | Path) -> Path:
         """Resolve a path to a real, absolute one.
@@ -287,7 +292,35 @@ class Folder:
         """
         real = self.check_writable(path)
         # Not abandoned on cancellation: a cancelled caller waits the few milliseconds it takes.
-        await trio.to_thread.run_sync(self._write, real, data)
+        try:
+            await trio.to_thread.run_sync(self._write, real, data)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                self._full.add(real.parent)
+            raise
+
+    def check_space(self) -> None:
+        """Look for full disks among those that may be written; it may take long if one of them doesn't answer.
+
+        Those are the disks of the writable folders, of the folders directly in them, and those where a write failed.
+
+        Raises:
+            StorageError: one is full.
+        """
+        places: dict[int, Path] = {}
+        for writable in self._writable:
+            folder = Path(os.path.realpath(self.root / writable))
+            with contextlib.suppress(OSError):
+                places.setdefault(folder.stat().st_dev, folder)
+                for entry in list_entries(folder)[:ENTRIES_LIMIT]:
+                    if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                        places.setdefault(entry.stat(follow_symlinks=False).st_dev, Path(entry.path))
+        for folder in places.values():
+            check_free_space(folder)
+        for folder in list(self._full):
+            if folder.exists():
+                check_free_space(folder)
+            self._full.discard(folder)
 
     def _write(self, real: Path, data: bytes) -> None:
         with open_folder(real.parent, make=True, mode=NEW_FOLDER) as folder:

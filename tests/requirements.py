@@ -617,6 +617,8 @@ SERVER = {
     "render.spawner": "A fork server that is stopped or stuck is replaced, and no render is lost by it.",
     "server.supervision": "Only the listener, the store and the protocol end the process; other services start again.",
     "generators.plugins.exit": "A plugin that exits or interrupts fails alone; the process goes on.",
+    "server.ready-locked": "While another process locks the database, /ready is 503 within 5 s, until it is unlocked.",
+    "server.ready-outputs": "When a disk of outputs is full, /ready is 503 with that reason, until there is space.",
     "server.jobs-drain": "A job that outlived its call gets the grace of shutdown, as a call does.",
     "server.parent": "`chora stdio` ends with the process that started it.",
     "connect.untouched": "The bridge passes messages on byte by byte.",

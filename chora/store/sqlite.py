@@ -68,13 +68,18 @@ WRITE_TIMEOUT = 60.0
 """Seconds after which a statement is interrupted, so that none blocks the event loop or the writer thread forever."""
 FAILURE_REUSE_TIME = 0.5
 """Seconds for which `check` reports the last failure without trying another write."""
+CHECK_BUSY_TIMEOUT = 2000
+"""Milliseconds for which the test write of `check` waits for a lock: less than a write would, to say soon that it is
+held."""
+CHECK_TIMEOUT = 2.5
+"""Seconds for which `check` waits for its test write; a disk that doesn't answer may take for ever."""
 PAGE_RECORDS = 100  # records in memory at once while all of a kind are read
 
 HOUR_LENGTH = len("2026-11-22T10")
 
 DISK_FAULTS = (
     *(apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.CorruptError, apsw.NotADBError),
-    *(apsw.PermissionsError, apsw.NoLFSError, apsw.NoMemError),
+    *(apsw.PermissionsError, apsw.NoLFSError, apsw.NoMemError, apsw.BusyError),
 )
 """Failures that the caller didn't cause: the next write will most likely meet them too."""
 
@@ -126,10 +131,12 @@ class SqliteStore:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._last_failure: apsw.Error | None = None
-        """Why the last write failed, if the disk or the file was the cause."""
-        self._last_write_time = -math.inf
-        """When the last write ended, successful or not."""
+        self._last_failure: Exception | None = None
+        """Why the last write failed, if the disk, the file or a lock of another process was the cause."""
+        self._last_failure_time = self._last_write_time = -math.inf
+        """When the last write failed for such a cause, and when the last one succeeded."""
+        self._is_writing = self._is_checking = False
+        """Whether the writer is in a transaction, and so holds the lock; whether a test write is on its way."""
         self._check_lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._commit_lock = trio.Lock()
@@ -149,6 +156,8 @@ class SqliteStore:
             try:
                 migrate_schema(self._writer, path)
                 self._reader = connect(place, flags)
+                self._checker = connect(place, flags)
+                self._checker.set_busy_timeout(CHECK_BUSY_TIMEOUT)
             except BaseException:
                 if was_left_open:  # closing would checkpoint the WAL into a file that isn't ours to change
                     self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -158,7 +167,9 @@ class SqliteStore:
             self._read_timeout, self._write_timeout = StatementTimeout(self._reader), StatementTimeout(self._writer)
 
     def close(self) -> None:
-        """Close both connections; the last one closed checkpoints the WAL."""
+        """Close all connections; the last one closed checkpoints the WAL."""
+        if not self._is_checking:  # else a thread uses it that wasn't waited for
+            self._checker.close()
         self._reader.close()
         self._writer.close()
 
@@ -167,8 +178,45 @@ class SqliteStore:
         if not self._is_known_writable(within):
             async with self._check_lock:
                 if not self._is_known_writable(within):  # it may have been written meanwhile
-                    # The unchanged version: the smallest write that really goes to disk.
-                    await self._write(lambda db: db.pragma("user_version", db.pragma("user_version")))
+                    await self._try_write()
+
+    async def _try_write(self) -> None:
+        """Write something small, on a connection of its own: as one more write it would wait for the lock behind all
+        others, for longer than whoever asks may wait."""
+        if not self._is_checking:
+            self._is_checking = True
+            with trio.move_on_after(CHECK_TIMEOUT):
+                await trio.to_thread.run_sync(self._make_test_write, abandon_on_cancel=True)
+                return
+        error = StorageError(
+            f"The database {self.path or 'in memory'} doesn't answer.",
+            "Check the disk; on a network, whether it can be reached.",
+            storage_path=str(self.path),
+        )
+        self._note_failure(error)
+        raise error
+
+    def _make_test_write(self) -> None:
+        try:
+            with translate_errors(self.path):
+                try:
+                    with transaction(self._checker):
+                        # The unchanged version: the smallest write that really goes to disk.
+                        self._checker.pragma("user_version", self._checker.pragma("user_version"))
+                except apsw.Error as error:
+                    if isinstance(error, apsw.BusyError) and self._is_writing:
+                        return  # by ourselves: a large change takes a while
+                    self._note_failure(error)
+                    raise
+                self._note_success()
+        finally:
+            self._is_checking = False
+
+    def _note_failure(self, error: Exception) -> None:
+        self._last_failure, self._last_failure_time = error, time.monotonic()
+
+    def _note_success(self) -> None:
+        self._last_failure, self._last_write_time = None, time.monotonic()
 
     def _is_known_writable(self, within: float) -> bool:
         """Whether no test write is needed; raises StorageError where one would fail."""
@@ -176,11 +224,11 @@ class SqliteStore:
         self._query("SELECT count(*) FROM sqlite_schema")
         if self.path is not None:
             check_free_space(self.path.parent)
-        age = time.monotonic() - self._last_write_time
-        if self._last_failure is not None and age < FAILURE_REUSE_TIME:
+        moment = time.monotonic()
+        if self._last_failure is not None and moment - self._last_failure_time < FAILURE_REUSE_TIME:
             with translate_errors(self.path):
                 raise self._last_failure
-        return self._last_failure is None and age <= within
+        return self._last_failure is None and moment - self._last_write_time <= within
 
     def counts(self) -> dict[str, int]:
         """The number of rows by table."""
@@ -574,24 +622,27 @@ class SqliteStore:
         try:
             self._check_file_identity()
             with self._write_timeout.limit(WRITE_TIMEOUT), transaction(self._writer):
+                self._is_writing = True
                 for write in batch:
                     write.apply(self._writer)
-        except (apsw.FullError, apsw.InterruptError) as error:
-            self._last_failure = error if isinstance(error, DISK_FAULTS) else None
-            if len(batch) == 1:
-                batch[0].error = error
-                return
-            for write in batch:  # one by one: without the change that is too large, the others may succeed
-                write.error = None
-                self._commit([write])
         except (apsw.Error, StorageError) as error:
-            self._last_failure = error if isinstance(error, DISK_FAULTS) else None
+            if isinstance(error, DISK_FAULTS):
+                self._note_failure(error)
+            if isinstance(error, (apsw.FullError, apsw.InterruptError)) and len(batch) > 1:
+                for write in batch:  # one by one: without the change that is too large, the others may succeed
+                    write.error = None
+                    self._commit([write])
+                return
             for write in batch:
                 write.error = error
         else:
-            self._last_failure = next((write.error for write in batch if isinstance(write.error, DISK_FAULTS)), None)
+            fault = next((write.error for write in batch if isinstance(write.error, DISK_FAULTS)), None)
+            if fault is not None:
+                self._note_failure(fault)
+            else:
+                self._note_success()
         finally:
-            self._last_write_time = time.monotonic()
+            self._is_writing = False
 
 
 def _id_of(version: Version | VersionInfo) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import trio
 
 from chora import __version__, this_process
-from chora.errors import ChoraError, without_folders
+from chora.errors import ChoraError, StorageError, without_folders
 from chora.supervision import Supervisor
 from chora.watch.uptime import measure_uptime
 from chora.web.status import ServerState, ServerStatus
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 WRITE_CHECK_INTERVAL = 2.0
 """Seconds for which the last write answers whether the store can be written to."""
+OUTPUTS_TIMEOUT = 2.0
+"""Seconds for which the disks of the outputs are waited for; until a thread that hangs there ends, none is added."""
 
 
 class HealthStatus:
@@ -31,12 +35,21 @@ class HealthStatus:
         store: the store of the project.
         metrics: where calls and sessions are counted.
         supervisor: knows which services fail; that is a reason of its own, but doesn't make the server less ready.
+        check_outputs: raises StorageError if a disk of outputs is full; runs in a thread.
     """
 
-    def __init__(self, store: Store, metrics: Metrics, supervisor: Supervisor | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        metrics: Metrics,
+        supervisor: Supervisor | None = None,
+        check_outputs: Callable[[], None] | None = None,
+    ) -> None:
         self._store = store
         self._metrics = metrics
         self._supervisor = supervisor or Supervisor()
+        self._check_outputs = check_outputs
+        self._output_checks = trio.CapacityLimiter(1)
         self._started = time.monotonic()
         self.state: ServerState = "starting"
         self.http_server: HttpServer | None = None
@@ -79,7 +92,10 @@ class HealthStatus:
         except ChoraError as error:
             state = "failing" if state == "ready" else state
             reasons.append(error.message)
-        reasons += self._supervisor.reasons
+        if (reason := await self._why_no_outputs()) is not None:
+            state = "failing" if state == "ready" else state
+            reasons.append(reason)
+        reasons = [*dict.fromkeys(reasons), *self._supervisor.reasons]
         calls: dict[str, int] = {}
         for (_, outcome), count in self._metrics.calls.values.items():
             calls[outcome] = calls.get(outcome, 0) + int(count)
@@ -99,6 +115,18 @@ class HealthStatus:
                 "frozen": this_process.is_frozen(),
             },
         )
+
+    async def _why_no_outputs(self) -> str | None:
+        """Why outputs can't be written, as far as the disks tell."""
+        if self._check_outputs is None:
+            return None
+        with trio.move_on_after(OUTPUTS_TIMEOUT):
+            try:
+                await trio.to_thread.run_sync(self._check_outputs, abandon_on_cancel=True, limiter=self._output_checks)
+            except StorageError as error:
+                return error.message
+            return None
+        return f"The disks of the outputs don't answer within {OUTPUTS_TIMEOUT:g} s."
 
 
 def _probe_results(store: Store) -> dict[str, Any]:

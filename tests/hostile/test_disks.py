@@ -8,9 +8,11 @@ import resource
 import secrets
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import trio
 
@@ -19,7 +21,7 @@ from chora.hashing import sha256
 from chora.settings import StorageSettings
 from chora.store import open_store
 from chora.store.sqlite import FAILURE_REUSE_TIME
-from tests.conftest import Asking, Project, artifact, child, content, text
+from tests.conftest import Asking, Project, artifact, child, content, requirement, text
 from tests.disks import Disk, small_disk
 from tests.hostile.measures import linux, prepare, serving
 from tests.http_client import HttpTestClient
@@ -28,6 +30,8 @@ from tests.patience import PATIENCE
 pytestmark = linux
 
 ROUNDS = 3
+LOCKED = 14.0
+"""Seconds for which a lock is held: longer than two writes wait for it."""
 FULL = {"storage_failed", "storage_error", "write_failed", "draft_creation_failed", "save_execution_failed"}
 
 
@@ -141,6 +145,61 @@ async def test_outputs_on_a_full_disk(project: Project, ask: Asking):
         filler.unlink()
         await ask("assemble_artifact", **note, context={"body": "second"})
         assert project.read("outputs/note.md") == "second"
+
+
+@pytest.mark.parametrize("where", ["outputs", "outputs/site/deep"])
+@requirement("server.ready-outputs")
+async def test_a_full_disk_of_outputs_is_a_reason(project: Project, where: str):
+    """Before a write fails, or as soon as one did where the disk is mounted deeper; 503 until there is space again."""
+    pattern = {"type": "jinja2", "template": "{{ body }}"}
+    output = {"file": f"{where}/note.md", "format": "markdown"}
+    project.save(content("large", pattern=pattern), artifact("note", [child("large")], output))
+    (project.root / where).mkdir(parents=True)
+    note = {"artifact_config_id": "note", "context": {"body": "x" * 200_000}}
+    with small_disk(project.root / where, "1m") as disk:
+        async with serving(project) as (_, client):
+            assert (await call(client, "assemble_artifact", **note, force=True))["success"]
+            assert await readiness(client) == (200, "")
+            filler = disk.fill()
+            if where != "outputs":
+                changed = {**note, "context": {"body": "y" * 300_000}}
+                assert (await call(client, "assemble_artifact", **changed))["error"]["code"] == "write_failed"
+            for _ in range(3):
+                status, reason = await readiness(client)
+                assert (status, f"The disk of {where} is full" in reason) == (503, True), reason
+                assert str(project.root) not in reason
+                await trio.sleep(0.2)
+            filler.unlink()
+            await wait_ready(client)
+
+
+@requirement("server.ready-locked")
+async def test_a_database_that_is_locked_from_outside_is_a_reason_soon_and_as_long(project: Project):
+    """503 within five seconds, at every request until it is unlocked, whatever calls meet the lock meanwhile."""
+    prepare(project)
+    async with serving(project) as (_, client):
+        assert (await call(client, "generate_content", content_config_id="good"))["success"]
+        locking = apsw.Connection(str(project.root / ".chora/storage.db"))
+        locking.execute("BEGIN IMMEDIATE")
+        locked_at = trio.current_time()
+        failing_since = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(call, client, "generate_content", content_config_id="good", force=True))
+            while trio.current_time() - locked_at < LOCKED:
+                status, reason = await readiness(client)
+                moment = trio.current_time() - locked_at
+                if status == 503:
+                    assert "database is locked" in reason
+                    failing_since = failing_since or moment
+                else:
+                    assert failing_since is None, f"ready again after {moment:.1f} s, still locked"
+                    assert moment < 5, "not noticed within 5 s"
+                await trio.sleep(0.1)
+            locking.execute("ROLLBACK")
+        locking.close()
+        assert failing_since is not None
+        await wait_ready(client)
+        assert (await call(client, "generate_content", content_config_id="good", force=True))["success"]
 
 
 async def test_backups_on_a_full_disk(project: Project):
