@@ -27,7 +27,7 @@ from chora.errors import (
     io_details,
 )
 from chora.file_stamps import FileStamp
-from chora.files import CONFIG_LIMIT, CONFIG_ROOTS, Folder
+from chora.files import CONFIG_LIMIT, CONFIG_ROOTS, PATH_LIMIT, Folder
 from chora.model import Kind
 from chora.path_rules import find_invisible
 from chora.wording import find_nearest
@@ -100,13 +100,24 @@ class Catalog:
             problem = f"holds {unseen}, which can't be seen"
         else:
             return
-        shown = config_id if len(config_id) <= 80 else f"{config_id[:79]}…"
-        quoted = ascii(shown) if find_invisible(shown) else repr(shown)
-        raise InvalidConfigId(
-            f"The config id {quoted} {problem}.",
-            "An id is lower-case letters, digits and hyphens, such as weekly-report.",
-            id=shown,
-        )
+        raise _invalid_id("config id", config_id, problem)
+
+    @staticmethod
+    def _check_path(path: str) -> None:
+        """Refuse a path that no file can have.
+
+        Raises:
+            InvalidConfigId: it is empty, too long, or holds control characters.
+        """
+        if not path.strip():
+            problem = "is empty"
+        elif len(path) > PATH_LIMIT:
+            problem = f"has {len(path):,} characters; {PATH_LIMIT:,} are allowed"
+        elif re.search(r"[\x00-\x1f\x7f]", path):
+            problem = "holds control characters"
+        else:
+            return
+        raise _invalid_id("path", path, problem)
 
     def find_config(self, kind: Kind, config_id: str, on_read: OnRead | None = None) -> FoundConfig:
         """Find a config by id: by the name of its file, in the order of the layouts, else by the id inside.
@@ -150,14 +161,13 @@ class Catalog:
         inside the project.
 
         Raises:
-            InvalidConfigId: the path is empty or holds control characters.
+            InvalidConfigId: the path is empty, too long, or holds control characters.
             PermissionDenied: the path leads outside the project.
             ConfigNotFound: no file exists.
             ValidationFailed: its file doesn't fit the format.
             LimitExceeded, StorageError: its file can't be read.
         """
-        if not path.strip() or re.search(r"[\x00-\x1f\x7f]", path):
-            raise InvalidConfigId(f"The path {path!r} is empty or holds control characters.", id=path)
+        self._check_path(path)
         if (kind, path) in self._cached:
             if on_read:
                 on_read(path)
@@ -298,6 +308,16 @@ class Catalog:
     def _uncache(self, key: tuple[Kind, str]) -> None:
         if kept := self._cached.pop(key, None):
             self._cached_bytes -= kept.stamp.size
+
+
+def _invalid_id(what: str, given: str, problem: str) -> InvalidConfigId:
+    shown = given if len(given) <= 80 else f"{given[:79]}…"
+    quoted = ascii(shown) if find_invisible(shown) else repr(shown)
+    return InvalidConfigId(
+        f"The {what} {quoted} {problem}.",
+        "An id is lower-case letters, digits and hyphens, such as weekly-report.",
+        id=shown,
+    )
 
 
 def _copy_error(error: ChoraError) -> ChoraError:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from chora.errors import LimitExceeded, ValidationFailed
-from chora.nesting import DECODING_VALUES, DEPTH_LIMIT, NestedTooDeeply, TooManyValues, decode_json
+from chora.nesting import CONFIG_VALUES, DECODING_VALUES, DEPTH_LIMIT, NestedTooDeeply, TooManyValues, decode_json
 
 if TYPE_CHECKING:
     import yaml
 
 YAML_VALUES = 100_000
-YAML_CONFIG_VALUES = 20_000
-"""The most values in a YAML text, and in a YAML config: PyYAML takes longer for each than all later steps (CWE-400)."""
+"""The most values in a YAML text: PyYAML takes longer for each than all later steps (CWE-400)."""
 ALIASED_VALUES = 10_000
 """The most values of a YAML text with its aliases expanded: an alias bomb, CWE-776, has millions."""
 NUMBER_LENGTH = 100
@@ -39,7 +38,7 @@ def decode(data: bytes, path: str) -> object:
             path, "UTF-8 text", f"byte {error.start} is {data[error.start]:#04x}", "Save the file as UTF-8."
         ) from None
     language = "yaml" if path.endswith((".yaml", ".yml")) else "json"
-    return decode_text(text, language, path, most_values=YAML_CONFIG_VALUES)
+    return decode_text(text, language, path, most_values=CONFIG_VALUES)
 
 
 def decode_text(text: str, language: Literal["json", "yaml"], name: str, *, most_values: int = YAML_VALUES) -> object:

@@ -5,7 +5,6 @@ Each Python's decoders stop at another depth, and a value takes up to a hundred 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any, cast
 
@@ -19,12 +18,13 @@ at 1000 levels of C and Python code together, and newer ones at many thousands."
 
 MESSAGE_VALUES = 100_000
 """Values that a message may hold. Decoding them takes some hundredths of a second."""
-DECODING_VALUES = 500_000
-"""Values of JSON that are decoded at all."""
+CONFIG_VALUES = 20_000
+"""Values that a config may hold: parsing takes microseconds for each, and nothing else runs meanwhile (CWE-770)."""
+DECODING_VALUES = 200_000
+"""Values of JSON, and of a data file, that are decoded at all: each costs up to half a microsecond on the event loop
+when it comes back from a worker, and as much again when it is given to one."""
 
-SHARING_CHECK = 10_000
-"""Values of one level after which values that occur more than once are merged."""
-
+_CONTAINERS = (dict, list)
 _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
@@ -78,28 +78,20 @@ def is_json_too_deep(text: str | bytes | msgspec.Raw, limit: int = DEPTH_LIMIT) 
 
 def is_too_deep(value: Any, limit: int = DEPTH_LIMIT) -> bool:
     """Whether data has more levels of lists and dicts than that, or contains itself."""
-    exists = isinstance(value, dict | list)
-    level: list[Any] = [value]
+    level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(limit):
-        if not exists:
+        if not level:
             return False
-        exists, next_check = False, SHARING_CHECK
         below: list[Any] = []
+        next_check = DECODING_VALUES  # decoded data has no more values, so what has is referred to many times (CWE-776)
         for each in level:
-            for child in _children(each):
-                if isinstance(child, dict | list):
-                    exists = True
-                    if child:  # a message may hold a million empty lists
-                        below.append(cast(Any, child))
-            if len(below) > next_check:  # what is referred to many times is visited once (CWE-776)
-                below = list({id(child): child for child in below}.values())
-                next_check = 2 * len(below) + SHARING_CHECK
-        level = below
-    return exists
-
-
-def _children(value: Any) -> Iterable[Any]:
-    return cast("dict[Any, Any]", value).values() if isinstance(value, dict) else cast("list[Any]", value)
+            below.extend(cast("dict[Any, Any]", each).values() if isinstance(each, dict) else each)
+            if len(below) > next_check:
+                containers: list[Any] = [child for child in below if isinstance(child, _CONTAINERS)]
+                below = list({id(child): child for child in containers}.values())
+                next_check = 2 * len(below) + DECODING_VALUES
+        level = [child for child in below if isinstance(child, _CONTAINERS)]
+    return bool(level)
 
 
 def decode_json(text: str | bytes | msgspec.Raw, type: Any = Any) -> Any:

@@ -349,7 +349,7 @@ MAKING = {
     "outputs.encoding": "Every output has its encoding.",
     "outputs.atomic": "An output holds its old text or its new one, whenever the process ends.",
     "outputs.inside-project": "No output is written outside of the folders that outputs may go to.",
-    "sources.parsed-in-workers": "Data files that aren't small are parsed in workers, up to 500,000 values.",
+    "sources.parsed-in-workers": "Data files that aren't small are parsed in workers, up to 200,000 values.",
     "hostile.expressions": "Every regular expression takes linear time, or runs in a worker that can be killed.",
     "hostile.event-loop": "No content that others wrote takes more than 150 ms of processor in one piece.",
     "wire.values": "A message holds up to 100,000 values; they are counted before it is decoded.",

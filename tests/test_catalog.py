@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -268,11 +269,27 @@ def test_dots_that_stay_inside_are_fine(project: Project) -> None:
     assert project.catalog().open_config("content", "../common/note.json").path == "common/note.json"
 
 
-@pytest.mark.parametrize("path", ["", "  ", "a\0b", "a\nb.json"])
-def test_an_invalid_path_is_refused(project: Project, path: str) -> None:
-    """Empty paths and control characters, before the disk is accessed."""
-    with pytest.raises(InvalidConfigId, match="is empty or holds control characters"):
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("", "The path '' is empty."),
+        ("  ", "The path '  ' is empty."),
+        ("a\0b", "holds control characters."),
+        ("a\nb.json", "holds control characters."),
+        ("a/" * 3000, "has 6,000 characters; 4,096 are allowed."),
+    ],
+)
+def test_an_invalid_path_is_refused(project: Project, path: str, problem: str) -> None:
+    """Empty and very long paths and control characters, before the disk is accessed; only the beginning is shown."""
+    with pytest.raises(InvalidConfigId, match=re.escape(problem)) as refused:
         project.catalog().open_config("content", path)
+    assert len(refused.value.message) < 200
+
+
+def test_a_path_may_be_as_long_as_a_disk_allows(project: Project) -> None:
+    """It is looked for, and not found."""
+    with pytest.raises(ConfigNotFound):
+        project.catalog().open_config("content", "a/" * 2046 + "a")
 
 
 @pytest.mark.parametrize("config_id", ["", "   ", "a" * 256, "..", "a..b", "a/b", "a\\b", "a\nb", "a\0", "\x7f"])

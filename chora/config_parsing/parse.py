@@ -47,7 +47,7 @@ def parse_config(kind: Kind, document: object, *, where: str, expected_id: str |
 
     Raises:
         ValidationFailed: it doesn't fit; `details.schema_errors` lists every error.
-        LimitExceeded: it holds more values than `VALUES_LIMIT`.
+        LimitExceeded: it holds more values than `CONFIG_VALUES`.
     """
     try:
         copy = PlainCopy(where).copy_of(document)

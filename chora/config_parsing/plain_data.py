@@ -8,10 +8,7 @@ from typing import Any, cast
 
 from chora.config_parsing.issues import Issue, json_path, with_article
 from chora.errors import LimitExceeded
-from chora.nesting import DEPTH_LIMIT
-
-VALUES_LIMIT = 100_000
-"""Values that a document may hold: parsing takes microseconds for each, and nothing else runs meanwhile (CWE-770)."""
+from chora.nesting import CONFIG_VALUES, DEPTH_LIMIT
 
 
 class NotPlainData(Exception):
@@ -45,7 +42,7 @@ class PlainCopy:
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._left = VALUES_LIMIT
+        self._left = CONFIG_VALUES
 
     def copy_of(self, value: object, depth: int = 0) -> Any:
         """The copy.
@@ -61,7 +58,7 @@ class PlainCopy:
                 )
             self._left -= len(cast("dict[object, object] | list[object]", value))
             if self._left < 0:
-                message = f"{self._where} holds more than {VALUES_LIMIT:,} values."
+                message = f"{self._where} holds more than {CONFIG_VALUES:,} values."
                 raise LimitExceeded(message, "Split the config.", limit="config.values", path=self._where)
             if isinstance(value, dict):
                 return self._copy_of_object(cast("dict[object, object]", value), depth + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+import trio
 from msgspec import Meta, Struct
 
 from chora import llm, settings
@@ -133,7 +134,7 @@ async def _generate_with_model(job: GenerationJob, options: Options) -> Generate
         reply = await job.llm(request)
     except GenerationFailed as error:
         raise _with_job_details(job, error) from error
-    code = extract_code(reply.text, options.language)
+    code = await trio.to_thread.run_sync(extract_code, reply.text, options.language)
     if options.language.lower() in _NAMES["python"]:
         warnings += await _check_python(job, code)
     usage = usage_of(reply)

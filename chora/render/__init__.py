@@ -6,6 +6,7 @@
     sandbox.py      worker process: templates, expressions and queries; alone in importing jinja2 and jsonpath
     validation.py   worker process: checks texts and data, which can be as hostile as any template
     parsing.py      worker process, and for small files the server: data files into plain data
+    text_parts.py   worker process, and for short texts the server: sections, definitions and lines of a text
 
 Only plain data crosses: MessagePack of the Structs below, each message prefixed with its length.
 """
@@ -72,6 +73,14 @@ class SelectJob(Struct, frozen=True, tag=True):
     name: str = "JSONPath"
 
 
+class PartJob(Struct, frozen=True, tag=True):
+    """Take the part of a text that the first of some selectors takes for which there is one (`text_parts`)."""
+
+    text: str
+    selectors: tuple[str, ...]
+    name: str = "selector"
+
+
 class EvaluateJob(Struct, frozen=True, tag=True, omit_defaults=True):
     """Evaluate an expression over plain data as a condition; undefined names are empty."""
 
@@ -133,6 +142,12 @@ class SelectedValues(Struct, frozen=True, tag=True):
     values: list[Any]
 
 
+class TextPart(Struct, frozen=True, tag=True):
+    """A part of a text."""
+
+    text: str
+
+
 class EvaluatedCondition(Struct, frozen=True, tag=True):
     """Whether the condition holds."""
 
@@ -180,11 +195,12 @@ class JobFailure(Struct, frozen=True, tag=True):
     variable: str | None = None
 
 
-WorkerJob = RenderJob | ScanJob | SelectJob | EvaluateJob | MatchJob | CheckJob | CompareJob | ParseJob
+WorkerJob = RenderJob | ScanJob | SelectJob | PartJob | EvaluateJob | MatchJob | CheckJob | CompareJob | ParseJob
 JobOutcome = (
     RenderedText
     | TemplateReferences
     | SelectedValues
+    | TextPart
     | EvaluatedCondition
     | MatchPosition
     | CheckResult

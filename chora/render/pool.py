@@ -34,6 +34,7 @@ from chora.render import (
     MatchPosition,
     ParsedData,
     ParseJob,
+    PartJob,
     RenderedText,
     RenderFailed,
     RenderJob,
@@ -41,6 +42,7 @@ from chora.render import (
     SelectedValues,
     SelectJob,
     TemplateReferences,
+    TextPart,
     WorkerAnswer,
     WorkerJob,
     check_depth,
@@ -77,6 +79,7 @@ Expected = TypeVar(
     MatchPosition,
     CheckResult,
     ParsedData,
+    TextPart,
 )
 
 
@@ -170,6 +173,15 @@ class RenderPool:
             LimitExceeded, InvalidContext, Busy: as `render_template`.
         """
         return await self._run_job(job, SelectedValues)
+
+    async def select_part(self, job: PartJob) -> TextPart:
+        """Take a part of a long text.
+
+        Raises:
+            RenderFailed: the text has no such part, or the selector no known form.
+            LimitExceeded, Busy: as `render_template`.
+        """
+        return await self._run_job(job, TextPart)
 
     async def evaluate_condition(self, job: EvaluateJob) -> EvaluatedCondition:
         """Evaluate an expression as a condition.

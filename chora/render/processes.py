@@ -44,6 +44,8 @@ WORKER_PROGRAM: Final = (
     "from chora.render.worker import main; main()"
 )
 """Imports the same chora without an environment and from any folder."""
+LARGE_ANSWER: Final = 256 * 1024
+"""Bytes of an answer after which other tasks run before it is used."""
 NEUTRAL_FOLDER: Final = Path(os.sep).absolute()
 _ANSWERS: Final = msgspec.msgpack.Decoder(WorkerAnswer)
 
@@ -107,7 +109,11 @@ class Worker(ABC):
             await self._stream.send_all(message)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise WorkerEnded from None
-        return _ANSWERS.decode(await self._receive(limit))
+        received = await self._receive(limit)
+        answer = _ANSWERS.decode(received)
+        if len(received) > LARGE_ANSWER:
+            await trio.lowlevel.checkpoint()  # what is done with large data takes as long again as decoding it
+        return answer
 
     async def _receive(self, limit: int) -> memoryview:
         frame_reader = FrameReader(limit)

@@ -36,6 +36,7 @@ from chora.render import (
     JobOutcome,
     MatchJob,
     ParseJob,
+    PartJob,
     RenderJob,
     ScanJob,
     SelectJob,
@@ -45,6 +46,7 @@ from chora.render import (
     encode_frame,
     job_size_limit,
     parsing,
+    text_parts,
     validation,
 )
 from chora.render.sandbox import (
@@ -117,6 +119,8 @@ def _perform_job(request: memoryview, compiled: CompiledTemplates, output: int) 
             return scan_template(job)
         case SelectJob():
             return select_values(job)
+        case PartJob():
+            return text_parts.find_part(job)
         case EvaluateJob():
             return evaluate_condition(job)
         case MatchJob():

@@ -33,7 +33,7 @@ class ConnectionClosed(Exception):
 
 
 class RawConnection:
-    """One connection, by hand."""
+    """One connection, whose bytes a test writes itself."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -99,7 +99,7 @@ def post(path: str, message: Any, **headers: str) -> bytes:
 
 
 class ServerProcess:
-    """A server that runs."""
+    """A running server."""
 
     def __init__(self, process: trio.Process, port: int, log: Path) -> None:
         self.process = process
@@ -113,7 +113,7 @@ class ServerProcess:
             yield RawConnection(stream)
 
     async def check_serves(self) -> None:
-        """Somebody who comes now is served, and really: a text is made and stored."""
+        """A new client is served: a text is generated and stored."""
         async with self.connect() as connection:
             made = await connection.call("generate_content", content_config_id="greeting", force=True)
             assert made["success"] is True
@@ -143,7 +143,7 @@ StartServer = Callable[..., AbstractAsyncContextManager[ServerProcess]]
 
 @pytest.fixture
 def start_server(hello: Project, tmp_path: Path) -> StartServer:
-    """Start a server with these limits; at the end it has to be there still, end in order and have logged no fault."""
+    """Start a server with these limits; at the end it must still run, end with 0 and have logged no failure."""
 
     @asynccontextmanager
     async def start(limits: str = "", *, files: int = 0) -> AsyncGenerator[ServerProcess]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Literal
 
 import msgspec
@@ -15,6 +16,8 @@ from chora.nesting import DEPTH_LIMIT, is_too_deep
 
 INLINE_LENGTH = 16 * 1024
 """Documents up to this length are parsed on the event loop; longer ones in a thread."""
+NOT_FOR_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
+"""Codecs of Python that are for names and source code; idna and punycode take minutes for a long text (CWE-407)."""
 COMPOSED = "the composed text"
 
 
@@ -57,6 +60,8 @@ def encode_output(config: ArtifactConfig, output: ArtifactOutput, text: str) -> 
         case _:
             pass
     try:
+        if codecs.lookup(output.encoding).name in NOT_FOR_FILES:
+            raise ValueError("files aren't written in it")
         data = text.encode(output.encoding)
     except (LookupError, ValueError) as error:  # codecs differ in what they raise
         raise failed(f"the text doesn't fit the encoding {output.encoding}: {error}.", "Write utf-8.", error) from None

@@ -15,8 +15,8 @@ from chora.engine.building.build import Build
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, ValidationExecutionFailed
 from chora.model import ArtifactConfig, ContentConfig, Severity
-from chora.sources.selectors import select_part
-from chora.sources.source import SourceFailed
+from chora.render.text_parts import PartNotFound
+from chora.sources.selectors import select_text
 from chora.store import Version
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class RuleContext(NamedTuple):
         element = next((element for element in elements if element.name == name), None)
         form = (element.output_format or element.format) if element else None
         if subject.version is not None:
-            section = await run_in_thread_if_long(len(subject.version.body), _section, subject.version.body, name)
+            section = await _find_section(subject.engine, subject.version.body, name)
             if section is not None:
                 return CheckedText(section, target, form)
         if element is not None and element.example_output is not None:
@@ -176,15 +176,14 @@ def read_checked_file(engine: Engine, path: str) -> CheckedText:
     return CheckedText(text, path, PurePosixPath(path).suffix.removeprefix(".").lower() or None, folder)
 
 
-def _section(text: str, name: str) -> str | None:
+async def _find_section(engine: Engine, text: str, name: str) -> str | None:
     """The Markdown section under a heading of this name, whatever its level; hyphens may be blanks."""
-    for title in dict.fromkeys((name, re.sub("[-_]", " ", name))):
-        for level in range(1, 7):
-            try:
-                return select_part(text, f"{'#' * level} {title}").partition("\n")[2]
-            except SourceFailed:
-                continue
-    return None
+    titles = dict.fromkeys((name, re.sub("[-_]", " ", name)))
+    headings = tuple(f"{'#' * level} {title}" for title in titles for level in range(1, 7))
+    try:
+        return (await select_text(text, headings, engine.templates.pool)).partition("\n")[2]
+    except PartNotFound:
+        return None
 
 
 async def run_in_thread_if_long(length: int, function: Callable[..., T], *arguments: Any) -> T:
