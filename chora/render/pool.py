@@ -443,7 +443,7 @@ def _share_of(job: WorkerJob) -> Share:
             work = job.expression
         case MatchJob():
             work = job.pattern
-        case CheckJob() | CompareJob() | ParseJob():
+        case CheckJob() | CompareJob() | ParseJob() | PartJob():
             work = job.name
     who = caller.get()
     return ("principal", who.principal), ("session", who.session), (who.principal, type(job).__name__, hash(work))

@@ -209,7 +209,8 @@ async def test_an_undefined_name_is_an_error(bench: Bench, name: str):
     with pytest.raises(GenerationFailed) as failed:
         await bench.make(template_fill, bench.job(filling(f"{{{{ s }}}} {{{{ {name} }}}}"), CONTEXT))
     assert failed.value.message == f"note: no value for {name if len(name) < 80 else name[:79] + '…'}."
-    assert failed.value.details["missing_variable"] == name
+    missing = failed.value.details["missing_variable"]
+    assert missing == name or (len(name) > len(missing) > 1000 and name.startswith(missing[:1000]))
     assert failed.value.details["error_type"] == "UndefinedError"
     assert failed.value.details["available_context"] == sorted(CONTEXT)
     assert failed.value.hint
