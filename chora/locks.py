@@ -39,7 +39,7 @@ def file_lock(path: Path, timeout: float | None = None) -> Generator[None]:
     descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
     try:
         deadline = time.monotonic() + (FILE_LOCK_TIMEOUT if timeout is None else timeout)
-        while not _try_lock(descriptor):
+        while not try_lock(descriptor):
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock for long", str(path))
             time.sleep(0.005)
@@ -54,7 +54,8 @@ def file_lock(path: Path, timeout: float | None = None) -> Generator[None]:
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(descriptor: int) -> bool:
+    def try_lock(descriptor: int) -> bool:
+        """Lock a file that is open, unless it is locked already; other processes still read what follows a byte."""
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -68,7 +69,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _try_lock(descriptor: int) -> bool:
+    def try_lock(descriptor: int) -> bool:
+        """Lock a file that is open, unless it is locked already."""
         # flock(2) belongs to the open file description, so that two stores in one process exclude each other as well.
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

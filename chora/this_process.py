@@ -19,6 +19,17 @@ def own_command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "chora", *arguments]
 
 
+def command_name() -> str:
+    """What this process was started as, such as `chora serve`: without arguments, which may hold what is private."""
+    words = iter(sys.argv[1:])
+    for word in words:
+        if word == "--project":
+            next(words, None)
+        elif not word.startswith("-"):
+            return f"chora {word[:40]}" if word.replace("-", "").isalnum() else "chora"
+    return "chora"
+
+
 def trace_id() -> str | None:
     """`CHORA_TRACE_ID`, read on each call, so that a wrapper script can set it per run."""
     return os.environ.get("CHORA_TRACE_ID") or None

@@ -427,6 +427,8 @@ KEEPING = {
     ),
     "storage.schema-migrations": "The database is brought up to date in numbered steps, one transaction each.",
     "storage.history": "No call takes longer because a million records or ten thousand configs are there.",
+    "storage.restore-alone": "A store is restored or repaired only while nobody has it open; who has is named.",
+    "storage.restore-keeps": "What a restore replaces is kept whole, also its WAL.",
     "storage.retrieval": "Stored texts are chosen by latest, all, version, time or approval.",
     "storage.retention-automatic": (
         "What is older than thirty days is deleted automatically, except the newest versions."

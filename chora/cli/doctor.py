@@ -105,8 +105,9 @@ def check_store_content(diagnosis: Diagnosis) -> DoctorStep:
 
 def check_store_leftovers(diagnosis: Diagnosis) -> DoctorStep:
     """Whether the WAL holds changes: a process has the database open, or was killed; neither is wrong."""
+    from chora.store import store_users
     from chora.store.database import has_wal
-    from chora.store.repair import count_lost_pages
+    from chora.store.wal import count_lost_pages
 
     name = "store leftovers"
     if diagnosis.database is None or diagnosis.place is None or not has_wal(diagnosis.place):
@@ -114,8 +115,10 @@ def check_store_leftovers(diagnosis: Diagnosis) -> DoctorStep:
     if lost := count_lost_pages(diagnosis.place):
         reason = f"{lost:,} pages in {diagnosis.place}-wal follow a damaged one and are ignored."
         return DoctorStep(name, False, reason, "Their changes are lost; restore a backup if anything is missing.")
-    reason = f"{diagnosis.place}-wal holds changes: a process has the database open, or was killed; never delete it."
-    return DoctorStep(name, True, reason)
+    users = store_users(diagnosis.root, diagnosis.settings.storage)
+    named = ", ".join(map(str, users.find())) if users else ""
+    why = f"{named} has the database open" if named else "a process was killed"
+    return DoctorStep(name, True, f"{diagnosis.place}-wal holds changes: {why}; never delete it.")
 
 
 STEPS: tuple[Callable[[Diagnosis], DoctorStep], ...] = (
@@ -138,13 +141,15 @@ def command(project: str | None, repairing: bool, as_json: bool) -> None:
     Without --repair nothing is changed. With it, a damaged database is replaced by a new one with everything that
     can be read of it, and kept under a dated name; a newer one, and one of another program, is never changed.
     """
+    from chora.store import store_users
     from chora.store.repair import describe_salvage, repair_database
 
     root, loaded = load_settings(project)
     diagnosis = Diagnosis(root, loaded.settings)
     repaired: RepairResult | None = None
     if repairing and diagnosis.database is not None and diagnosis.database.kind == "damaged":
-        repaired = repair_database(locate(root, loaded.settings.storage.path))
+        storage = loaded.settings.storage
+        repaired = repair_database(locate(root, storage.path), store_users(root, storage))
         diagnosis = Diagnosis(root, loaded.settings)
     steps = [check(diagnosis) for check in STEPS]
     if as_json:

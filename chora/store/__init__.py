@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from chora.disk import file_name
 from chora.project import locate
 from chora.settings import StorageSettings
+from chora.store.database import translate_errors
 from chora.store.records import (
     Completion,
     Cost,
@@ -22,6 +24,7 @@ from chora.store.records import (
 )
 from chora.store.sqlite import SqliteStore
 from chora.store.store import TRACES_KEPT, Store
+from chora.store.users import Entry, StoreUsers
 
 __all__ = [
     "BACKENDS",
@@ -42,30 +45,56 @@ __all__ = [
     "VersionInfo",
     "open_existing_store",
     "open_store",
+    "store_place",
+    "store_users",
 ]
 
 
-def _open_filesystem(project: Path, settings: StorageSettings) -> Store:
+def _open_filesystem(project: Path, settings: StorageSettings, entry: Entry | None) -> Store:
     from chora.store.filesystem import FilesystemStore  # imported only for this backend
 
-    return FilesystemStore(locate(project, settings.folder), retention_days=settings.retention_days)
+    return FilesystemStore(locate(project, settings.folder), retention_days=settings.retention_days, entry=entry)
 
 
-BACKENDS: dict[str, Callable[[Path, StorageSettings], Store]] = {
-    "sqlite": lambda project, settings: SqliteStore(locate(project, settings.path)),
+BACKENDS: dict[str, Callable[[Path, StorageSettings, Entry | None], Store]] = {
+    "sqlite": lambda project, settings, entry: SqliteStore(locate(project, settings.path), entry=entry),
     "filesystem": _open_filesystem,
-    "memory": lambda _, __: SqliteStore(None),
+    "memory": lambda _, __, ___: SqliteStore(None),
 }
-"""How each backend is opened."""
+"""How each backend is opened; the entry is closed with the store."""
+
+
+def store_place(project: Path, settings: StorageSettings) -> Path | None:
+    """The database or folder of the store of a project; None in memory."""
+    places = {"sqlite": settings.path, "filesystem": settings.folder}
+    return locate(project, places[settings.backend]) if settings.backend in places else None
+
+
+def store_users(project: Path, settings: StorageSettings) -> StoreUsers | None:
+    """Who has the store of a project open; None in memory."""
+    place = store_place(project, settings)
+    if place is None:
+        return None
+    # Beside a database, which may be shared; a folder of texts may lie among the files of a person.
+    folder = place.parent if settings.backend == "sqlite" else locate(project, ".chora")
+    return StoreUsers(folder / f".{file_name(place.name)}.open", place)
 
 
 def open_store(project: Path, settings: StorageSettings) -> Store:
-    """Open the store of a project, as its settings say.
+    """Open the store of a project, as its settings say; nobody replaces it until it is closed.
 
     Raises:
         StorageError: it can't be used; it is left unchanged.
     """
-    return BACKENDS[settings.backend](project, settings)
+    users = store_users(project, settings)
+    with translate_errors(store_place(project, settings)):
+        entry = users.enter() if users is not None else None
+    try:
+        return BACKENDS[settings.backend](project, settings, entry)
+    except BaseException:
+        if entry is not None:
+            entry.close()
+        raise
 
 
 def open_existing_store(project: Path, settings: StorageSettings) -> Store:
@@ -74,6 +103,6 @@ def open_existing_store(project: Path, settings: StorageSettings) -> Store:
     Raises:
         StorageError: there is one that can't be used.
     """
-    places = {"sqlite": settings.path, "filesystem": settings.folder}
-    is_there = settings.backend in places and os.path.lexists(locate(project, places[settings.backend]))
+    place = store_place(project, settings)
+    is_there = place is not None and os.path.lexists(place)
     return open_store(project, settings) if is_there else SqliteStore(None)

@@ -3,8 +3,8 @@
 """Backups of a project's store, and restoring them.
 
 A backup is one SQLite file, whatever the backend. It appears under its name only when it is complete, synced and
-verified; until then it is a hidden temporary file. Restoring verifies first, and keeps the replaced store as a backup.
-Both work while other processes read and write.
+verified; until then it is a hidden temporary file. It is made while others read and write. Restoring verifies first,
+needs the store for itself, and keeps what it replaces.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import apsw
+import msgspec
 import trio
 
-from chora.disk import make_folder, unsafe_path_error
+from chora.disk import make_folder, sync_folder, unsafe_path_error
 from chora.errors import ChoraError, StorageError, UsageError, io_details
 from chora.files import delete_leftovers
-from chora.nofollow import CREATE, UnsafePath, open_folder
-from chora.project import locate
+from chora.nofollow import CREATE, UnsafePath, check_file, copy_file, open_file, open_folder
 from chora.settings import StorageSettings
-from chora.store import BACKENDS, SqliteStore, Store, open_store
+from chora.store import BACKENDS, SqliteStore, Store, store_place, store_users
 from chora.store.database import APPLICATION_ID, DATABASE_SUFFIXES, TABLES, connect, migrations, translate_errors
 from chora.store.migrate import migrate_store
+from chora.store.wal import count_lost_pages
 
 log = logging.getLogger("chora.store")
 
@@ -88,6 +89,9 @@ async def make_backup(store: Store, folder: Path, *, prefix: str = "storage") ->
 
 
 def _copy_database(store: SqliteStore, target: Path) -> None:
+    if store.path is None:  # VACUUM INTO would write to memory, too: the file system of the database
+        _overwrite_database(target, store.address, store.flags)
+        return
     # VACUUM INTO is one read transaction: a consistent snapshot while others write, without free pages.
     with translate_errors(store.path), _open_database(store.address, store.flags) as db:
         db.execute("VACUUM INTO ?", (str(target),))
@@ -208,65 +212,111 @@ class RestoreResult(NamedTuple):
 
 
 async def restore_backup(project: Path, settings: StorageSettings, backup: Path, folder: Path) -> RestoreResult:
-    """Replace the content of the store by a backup.
+    """Replace the content of the store by a backup, while nobody has it open; what was there is kept whole.
 
-    A database is overwritten in one transaction, so processes that have it open continue with the restored one. One
-    that is too damaged to be opened is moved aside unchanged.
+    A database is copied with its WAL, and overwritten in one transaction. One that can't be opened is moved aside with
+    everything that belongs to it. A folder of texts is made anew, and the old one renamed.
 
     Raises:
-        StorageError: the backup is invalid, or the disk failed; then the store is unchanged.
+        StorageError: the backup is invalid, others have the store open, or the disk failed; then the store is
+            unchanged.
         UsageError: the backend keeps nothing.
     """
     counts = await trio.to_thread.run_sync(verify_backup, backup)
-    if settings.backend == "memory":
+    place, users = store_place(project, settings), store_users(project, settings)
+    if place is None or users is None:
         raise UsageError("The backend memory keeps nothing.", "Set storage.backend to sqlite or filesystem.")
-    replaced: Path | None = None
-    if settings.backend == "filesystem":
-        place = locate(project, settings.folder)
-        if place.exists():
-            replaced = place.with_name(f"{place.name}-replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}Z")
-            with open_folder(place.parent) as parent:
-                parent.replace(place.name, replaced.name)
-        await _load_into_fresh_store(backup, project, settings, folder)
-        return RestoreResult(counts, replaced)
-    path = locate(project, settings.path)
-    if path.exists():
-        try:
-            with contextlib.closing(SqliteStore(path)) as current:
-                replaced = (await make_backup(current, folder, prefix="replaced")).path
-        except StorageError as error:
-            replaced = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}Z")
-            log.warning("%s can't be opened and is moved to %s: %s", path, replaced, error.message)
-            with open_folder(path.parent) as parent:
-                for suffix in DATABASE_SUFFIXES:
-                    with contextlib.suppress(FileNotFoundError):
-                        parent.replace(path.name + suffix, replaced.name + suffix)
+    with translate_errors(place), users.exclusive("restored"):
+        restore = _restore_folder if settings.backend == "filesystem" else _restore_database
+        return RestoreResult(counts, await restore(project, settings, place, backup, folder))
+
+
+async def _restore_database(
+    project: Path, settings: StorageSettings, path: Path, backup: Path, folder: Path
+) -> Path | None:
+    """Returns where the replaced database is kept."""
+    replaced = await trio.to_thread.run_sync(_keep_replaced, path, folder) if check_file(path) is not None else None
     await trio.to_thread.run_sync(_overwrite_database, path, backup)
-    BACKENDS[settings.backend](project, settings).close()  # migrates an older schema
-    return RestoreResult(counts, replaced)
+    BACKENDS[settings.backend](project, settings, None).close()  # migrates an older schema
+    return replaced
 
 
-async def _load_into_fresh_store(backup: Path, project: Path, settings: StorageSettings, folder: Path) -> None:
-    """Copy a backup into a new store; the backup itself is only read."""
+def _keep_replaced(path: Path, folder: Path) -> Path:
+    """Copy a database to the backups, with the files beside it; move it aside if it can't be opened."""
+    moment = datetime.now(UTC)
+    kept = folder / (f"replaced-{moment:%Y%m%dT%H%M%S%f}"[:-3] + "Z.db")
+    make_folder(folder)
+    _copy_database_files(path, kept)
+    is_whole = not count_lost_pages(kept)
+    try:
+        SqliteStore(path).close()
+        if is_whole:  # then its WAL holds nothing that the database can't be given
+            _leave_wal(kept)
+    except StorageError as error:
+        _delete_database_files(kept)
+        aside = path.with_name(f"{path.name}.damaged-{moment:%Y%m%dT%H%M%S}Z")
+        log.warning("%s can't be opened and is moved to %s: %s", path, aside, error.message)
+        with open_folder(path.parent) as parent:
+            for suffix in DATABASE_SUFFIXES:  # the database first: without its WAL it would be opened as it is
+                with contextlib.suppress(FileNotFoundError):
+                    parent.replace(path.name + suffix, aside.name + suffix)
+            parent.sync()
+        return aside
+    return kept
+
+
+def _copy_database_files(path: Path, target: Path) -> None:
+    """Copy a database that nobody has open, durably, with its WAL."""
+    for suffix in ("", "-wal", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            copy_file(path.with_name(path.name + suffix), copied := target.with_name(target.name + suffix))
+            descriptor = open_file(copied, os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    sync_folder(target.parent)
+
+
+async def _restore_folder(
+    project: Path, settings: StorageSettings, place: Path, backup: Path, folder: Path
+) -> Path | None:
+    """Returns where the replaced folder is kept. The new one is made beside it, complete, before they change places."""
+    moment = f"{datetime.now(UTC):%Y%m%dT%H%M%S}Z"
+    fresh = place.with_name(f".{place.name}-restoring-{moment}")
     make_folder(folder)
     copy = folder / f".{backup.name}.restoring"
     try:
         await trio.to_thread.run_sync(_overwrite_database, copy, backup)
+        changed = msgspec.structs.replace(settings, folder=str(fresh))
         with (
             contextlib.closing(SqliteStore(copy)) as source,
-            contextlib.closing(open_store(project, settings)) as target,
+            contextlib.closing(BACKENDS[settings.backend](project, changed, None)) as target,
         ):
             await migrate_store(source, target)
+        replaced = None
+        with open_folder(place.parent) as parent:
+            if place.exists():
+                replaced = place.with_name(f"{place.name}-replaced-{moment}")
+                parent.replace(place.name, replaced.name)
+            try:
+                parent.replace(fresh.name, place.name)
+            except BaseException:
+                if replaced is not None:
+                    parent.replace(replaced.name, place.name)
+                raise
+            parent.sync()
+        return replaced
     finally:
         _delete_database_files(copy)
 
 
-def _overwrite_database(path: Path, source: Path) -> None:
+def _overwrite_database(path: Path, source: Path | str, flags: int = apsw.SQLITE_OPEN_READONLY) -> None:
     make_folder(path.parent)
     read_write = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     with (
         translate_errors(path),
-        _open_database(source, apsw.SQLITE_OPEN_READONLY) as old,
+        _open_database(source, flags) as old,
         _open_database(path, read_write) as new,
         new.backup("main", old, "main") as copying,
     ):

@@ -65,6 +65,7 @@ from chora.store.records import (
     VersionInfo,
 )
 from chora.store.store import LAST
+from chora.store.users import Entry
 from chora.store.version_files import (
     DRAFT_FILE_NAME,
     VERSION_FILE_NAME,
@@ -97,13 +98,15 @@ class FilesystemStore:
     Args:
         folder: the folder, created when missing.
         retention_days: the retention that the metadata files state.
+        entry: that this process has it open; it is closed with the store.
 
     Raises:
         StorageError: the folder can't be created or written.
     """
 
-    def __init__(self, folder: Path, *, retention_days: int | None = None) -> None:
+    def __init__(self, folder: Path, *, retention_days: int | None = None, entry: Entry | None = None) -> None:
         self.path: Path | None = folder
+        self._entry = entry
         self._root = folder
         self._retention = {"keep_versions": None, "keep_days": retention_days or None}
         self._is_closed = False
@@ -131,6 +134,8 @@ class FilesystemStore:
     def close(self) -> None:
         """Refuse further calls; no file is open between two calls."""
         self._is_closed = True
+        if self._entry is not None:
+            self._entry.close()
 
     async def check(self, within: float = math.inf) -> None:
         """Raise StorageError unless the folder exists, can be written, and its disk has free space."""

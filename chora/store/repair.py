@@ -12,9 +12,8 @@ import contextlib
 import os
 import sys
 import tempfile
-from array import array
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,14 +26,10 @@ from chora.nofollow import UnsafePath, open_file, open_folder, read_file, tempor
 from chora.store.backup import BACKUP_NAMES, verify_backup
 from chora.store.database import APPLICATION_ID, connect, has_wal, migrations
 from chora.store.salvage import HEADER_LENGTH, SalvageResult, salvage_database
+from chora.store.users import SHARED_LOCK_BYTES, StoreUsers, find_database_users, in_use_error
 from chora.wording import list_quantities
 
 ConditionKind = Literal["missing", "whole", "damaged", "foreign", "newer", "unreadable", "held"]
-
-WAL_MAGIC, WAL_HEADER_LENGTH, FRAME_HEADER_LENGTH = 0x377F0682, 32, 24
-"""The first bytes of a WAL, and the lengths of its header and of that of a frame (sqlite.org/fileformat2.html, 4.1)."""
-SHARED_LOCK_BYTES = (510, 0x40000002)
-"""Length and offset of the shared lock bytes of SQLite's Unix VFS, which an open database holds; never stored to."""
 
 
 class DatabaseCondition(NamedTuple):
@@ -154,41 +149,6 @@ def _restore_advice(path: Path) -> str | None:
     return None
 
 
-def count_lost_pages(path: Path) -> int:
-    """Count the pages in a WAL that follow a damaged frame; SQLite ignores them."""
-    log = path.with_name(f"{path.name}-wal")
-    try:
-        with open(open_file(log), "rb") as file:
-            head = file.read(WAL_HEADER_LENGTH)
-            if len(head) < WAL_HEADER_LENGTH or int.from_bytes(head[:4], "big") & ~1 != WAL_MAGIC:
-                return 0
-            order: Literal["big", "little"] = "big" if head[3] & 1 else "little"
-            size, salt = int.from_bytes(head[8:12], "big"), head[16:24]
-            sums, is_sound, lost = _checksum(head[:24], order, (0, 0)), True, 0
-            while (
-                len(frame := file.read(FRAME_HEADER_LENGTH + size)) == FRAME_HEADER_LENGTH + size
-                and frame[8:16] == salt
-            ):
-                sums = _checksum(frame[:8] + frame[FRAME_HEADER_LENGTH:], order, sums)
-                is_sound = is_sound and frame[16:24] == b"".join(each.to_bytes(4, "big") for each in sums)
-                lost += not is_sound
-    except OSError:
-        return 0
-    return max(0, lost - 1)  # the first of them may be an incomplete write
-
-
-def _checksum(data: bytes, order: Literal["big", "little"], sums: tuple[int, int]) -> tuple[int, int]:
-    """SQLite's cumulative WAL checksum (sqlite.org/fileformat2.html, 4.2)."""
-    words = array("I", data)
-    if order != sys.byteorder:
-        words.byteswap()
-    one, two = sums
-    for place in range(0, len(words), 2):
-        one = (one + words[place] + two) & 0xFFFFFFFF
-        two = (two + words[place + 1] + one) & 0xFFFFFFFF
-    return one, two
-
-
 # -- repairing ----------------------------------------------------------------------------------------------------
 
 
@@ -199,12 +159,21 @@ class RepairResult(NamedTuple):
     replaced: Path
 
 
-def repair_database(path: Path) -> RepairResult:
+def repair_database(path: Path, users: StoreUsers | None = None) -> RepairResult:
     """Replace a damaged database by what can be read of it, verified, in one rename.
+
+    Args:
+        path: the database.
+        users: who has it open; None if nobody but SQLite knows.
 
     Raises:
         StorageError: it isn't damaged, isn't ours, is open elsewhere, or the disk failed; then it is unchanged.
     """
+    with users.exclusive("repaired") if users is not None else nullcontext():
+        return _repair(path)
+
+
+def _repair(path: Path) -> RepairResult:
     condition = examine_database(path)
     if condition.kind != "damaged":
         raise StorageError(condition.reason, condition.remedy, storage_path=str(path))
@@ -257,11 +226,7 @@ def _exclusive_access(path: Path) -> Generator[None]:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, *SHARED_LOCK_BYTES)
         except (BlockingIOError, PermissionError):
-            raise StorageError(
-                f"Another process has {path} open.",
-                "End that process first; its writes would be lost.",
-                storage_path=str(path),
-            ) from None
+            raise in_use_error(path, "repaired", find_database_users(path)) from None
         yield
     finally:
         os.close(descriptor)

@@ -60,6 +60,7 @@ from chora.store.records import (
     VersionInfo,
 )
 from chora.store.store import DELETED_AT_ONCE, LAST, TRACES_KEPT
+from chora.store.users import Entry
 
 T = TypeVar("T")
 
@@ -123,14 +124,16 @@ class SqliteStore:
 
     Args:
         path: the database file, created with its folder when missing; None keeps everything in memory.
+        entry: that this process has it open; it is closed with the store.
 
     Raises:
         StorageError: the file is not a chora database, is damaged, was written by a newer chora, or can't be
             opened; it is left unchanged.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, entry: Entry | None = None) -> None:
         self.path = path
+        self._entry = entry
         self._last_failure: Exception | None = None
         """Why the last write failed, if the disk, the file or a lock of another process was the cause."""
         self._last_failure_time = self._last_write_time = -math.inf
@@ -172,6 +175,8 @@ class SqliteStore:
             self._checker.close()
         self._reader.close()
         self._writer.close()
+        if self._entry is not None:
+            self._entry.close()
 
     async def check(self, within: float = math.inf) -> None:
         """Raise StorageError unless the database can be read and written now, and its disk has free space."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,11 +17,13 @@ import trio
 
 from chora.errors import StorageError, UsageError
 from chora.hashing import sha256
+from chora.nofollow import OpenFolder
 from chora.settings import StorageSettings
-from chora.store import SqliteStore, Store, Version, backup, open_store
+from chora.store import SqliteStore, Store, Version, backup, open_store, store_users
 from chora.store.backup import delete_old_backups, make_backup, restore_backup, verify_backup
 from chora.store.salvage import salvage_database
 from chora.timestamps import now
+from tests.conftest import requirement
 from tests.patience import PATIENCE
 
 posix = pytest.mark.skipif(os.name == "nt", reason="permissions and folders")
@@ -214,16 +218,129 @@ async def test_a_damaged_database_is_moved_aside(tmp_path: Path):
         assert texts(store) == ["kept"]
 
 
-async def test_an_open_store_goes_on_with_the_restored_data(tmp_path: Path):
-    """A running server needn't be stopped."""
-    with contextlib.closing(SqliteStore(tmp_path / ".chora/storage.db")) as store:
+@requirement("storage.restore-alone")
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_store_that_is_open_is_not_restored(tmp_path: Path, backend: str):
+    """It is refused with who has it open, and nothing changes; once they have closed it, it is restored."""
+    folder = tmp_path / "backups"
+    with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
+        await store.add_version(version("one"))
+        made = await make_backup(store, folder)
+        await store.add_version(version("two"))
+        with pytest.raises(StorageError, match="can't be restored while a process has it open") as refused:
+            await restore_backup(tmp_path, settings(backend), made.path, folder)
+        assert refused.value.details["users"][0]["pid"] == os.getpid()
+        assert "systemctl stop chora" in (refused.value.hint or "")
+        assert texts(store) == ["one", "two"]
+        await store.add_version(version("three"))
+        assert [path.name for path in folder.iterdir()] == [made.path.name]
+    await restore_backup(tmp_path, settings(backend), made.path, folder)
+    with contextlib.closing(open_store(tmp_path, settings(backend))) as store:
+        assert texts(store) == ["one"]
+
+
+@requirement("storage.restore-alone")
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_store_that_is_being_restored_is_not_opened(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever comes meanwhile waits, and is refused after a while, with the reason."""
+    monkeypatch.setattr("chora.locks.FILE_LOCK_TIMEOUT", 0.05)
+    open_store(tmp_path, settings(backend)).close()
+    users = store_users(tmp_path, settings(backend))
+    assert users is not None
+    with (
+        users.exclusive("restored"),
+        pytest.raises(StorageError, match="is being restored or repaired by another process"),
+    ):
+        open_store(tmp_path, settings(backend))
+    open_store(tmp_path, settings(backend)).close()
+    assert users.find() == []
+
+
+@requirement("storage.restore-keeps")
+async def test_what_a_restore_replaces_is_kept_with_its_wal(tmp_path: Path):
+    """What a killed process left in the WAL, too, also what SQLite would ignore of it."""
+    path, folder = tmp_path / ".chora/storage.db", tmp_path / "backups"
+    with contextlib.closing(SqliteStore(path)) as store:
+        await store.add_version(version("one"))
+        made = await make_backup(store, folder)
+    data = bytearray()
+    for damaged in (False, True):
+        left = left_open(path)
+        if damaged:
+            wal = path.with_name("storage.db-wal")
+            data = bytearray(wal.read_bytes())
+            data[-3 * 4096 : -3 * 4096 + 50] = b"\xff" * 50
+            wal.write_bytes(data)
+        done = await restore_backup(tmp_path, StorageSettings(), made.path, folder)
+        assert done.replaced is not None
+        kept_wal = done.replaced.with_name(f"{done.replaced.name}-wal")
+        assert kept_wal.exists() == damaged
+        if damaged:
+            assert kept_wal.read_bytes() == bytes(data)
+        else:
+            with contextlib.closing(SqliteStore(done.replaced)) as store:
+                assert texts(store) == ["one", *left]
+        with contextlib.closing(SqliteStore(path)) as store:
+            assert texts(store) == ["one"]
+
+
+def left_open(path: Path) -> list[str]:
+    """What a process stored before it was killed; all of it is in the WAL."""
+    script = (
+        "import sys, os, trio; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+        "from chora.store import SqliteStore; from tests.store.test_backup import version\n"
+        "store = SqliteStore(Path(sys.argv[1]))\n"
+        "async def write():\n    for n in range(5): await store.add_version(version(f'left {n}'))\n"
+        "trio.run(write); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path), str(Path(__file__).parents[2])], check=False)
+    assert done.returncode == 9
+    return [f"left {number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("step", ["load", "exchange"])
+async def test_a_folder_of_texts_is_restored_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str):
+    """If loading the backup fails, or moving the new folder into place, the old one is where it was."""
+    folder = tmp_path / "backups"
+    with contextlib.closing(open_store(tmp_path, settings("filesystem"))) as store:
+        await store.add_version(version("one"))
+        made = await make_backup(store, folder)
+        await store.add_version(version("two"))
+
+    async def fail(*_: object) -> None:
+        raise StorageError("The disk is full.")
+
+    if step == "load":
+        monkeypatch.setattr(backup, "migrate_store", fail)
+    else:
+        really = OpenFolder.replace
+
+        def refuse(opened: OpenFolder, old: str, new: str) -> None:
+            if "restoring" in old:
+                raise OSError(28, "No space left on device")
+            really(opened, old, new)
+
+        monkeypatch.setattr(OpenFolder, "replace", refuse)
+    with pytest.raises(StorageError):
+        await restore_backup(tmp_path, settings("filesystem"), made.path, folder)
+    monkeypatch.undo()
+    with contextlib.closing(open_store(tmp_path, settings("filesystem"))) as store:
+        assert texts(store) == ["one", "two"]
+
+
+async def test_the_memory_backend_is_backed_up(tmp_path: Path):
+    """As a server does regularly: the backup holds everything, and can be restored into a database."""
+    with contextlib.closing(open_store(tmp_path, settings("memory"))) as store:
         await store.add_version(version("one"))
         made = await make_backup(store, tmp_path / "backups")
         await store.add_version(version("two"))
-        await restore_backup(tmp_path, StorageSettings(), made.path, tmp_path / "backups")
+    assert made.counts["versions"] == 1
+    await restore_backup(tmp_path, StorageSettings(), made.path, tmp_path / "backups")
+    with contextlib.closing(open_store(tmp_path, StorageSettings())) as store:
         assert texts(store) == ["one"]
-        await store.add_version(version("three"))
-        assert texts(store) == ["one", "three"]
+    assert [path.suffix for path in (tmp_path / "backups").iterdir()] == [".db"]
 
 
 async def test_the_memory_backend_cannot_be_restored(tmp_path: Path):

@@ -20,8 +20,9 @@ from chora.errors import StorageError
 from chora.hashing import sha256
 from chora.store import Draft, Output, SqliteStore, Version, database
 from chora.store.database import migrations
-from chora.store.repair import count_lost_pages, examine_database, repair_database
+from chora.store.repair import examine_database, repair_database
 from chora.store.salvage import salvage_database
+from chora.store.wal import count_lost_pages
 from chora.timestamps import now
 from tests.disks import small_disk
 
@@ -317,9 +318,9 @@ def test_a_database_that_a_process_has_open_is_not_replaced(path: Path):
     assert holder.stdout.readline() == "open\n"
     flip(path, [*range(40, 44)])
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"Another process has .* open") as caught:
+    with pytest.raises(StorageError, match=rf"repaired while a process has it open: {holder.pid} ") as caught:
         repair_database(path)
-    assert "End that process first" in str(caught.value.hint)
+    assert "End it first" in str(caught.value.hint)
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.damaged-*"))
     assert not list(path.parent.glob(".*"))
