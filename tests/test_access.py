@@ -519,3 +519,14 @@ def test_a_token_that_came_with_a_checkout_is_ignored(tokens: Tokens, tmp_path: 
     path.chmod(0o600)
     os.utime(path.parent)
     assert authenticator.authenticate(header(secret)) == token.principal
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="making links takes a privilege there")
+def test_a_link_in_the_folder_of_tokens_is_no_token(tokens: Tokens, tmp_path: Path):
+    """A checkout can bring a link, and the file that it leads to is private all the same (CWE-59)."""
+    secret, _ = tokens.create_token("stranger", "admin")
+    path = tmp_path / ".chora" / "tokens" / "stranger.json"
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(Unauthorized, match="not valid here"):
+        Authenticator("127.0.0.1", None, tokens).authenticate(header(secret))

@@ -20,6 +20,7 @@ from chora.config_parsing import (
     ParsedConfig,
     parse_config,
 )
+from chora.config_parsing.plain_data import PlainCopy
 from chora.decoding import decode
 from chora.errors import LimitExceeded, ValidationFailed
 from chora.files import CONFIG_LIMIT
@@ -919,7 +920,8 @@ def test_a_document_has_a_bounded_number_of_values() -> None:
         with pytest.raises(LimitExceeded, match=r"note\.json holds more than 20,000 values") as caught:
             parse_config("content", content(more=many), where="note.json")
         assert caught.value.details["limit"] == "config.values"
-    accepted("content", content(more=[0] * (CONFIG_VALUES - 1000)))
+    # The rest is counted in an object that holds nothing else.
+    assert PlainCopy("x").copy_of([0] * CONFIG_VALUES) == [0] * CONFIG_VALUES
 
 
 def test_a_yaml_config_is_decoded_in_bounded_work() -> None:
@@ -937,3 +939,10 @@ def test_a_yaml_config_is_decoded_in_bounded_work() -> None:
 
         attempt()
         assert calls_in(attempt) < 500_000
+
+
+def test_patterns_have_ids_of_their_own() -> None:
+    """A second one of an id is named."""
+    pattern = {"id": "make", "type": "jinja2", "template": "x"}
+    (fault,) = refused("content", content(generation={"patterns": [pattern, pattern]}))
+    assert fault["path"] == "$.generation.patterns[1].id"

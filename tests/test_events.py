@@ -304,6 +304,12 @@ async def test_a_failing_store_fails_no_work(caplog: Log):
         events.emit_event("kept", "success")
         (row,) = await stored(store, 1)
         assert row.kind == "chora.kept"
+        store.broken = True
+        events.emit_event("lost again", "success")
+        with trio.fail_after(PATIENCE):
+            while events.dropped < 3:
+                await trio.sleep(0.02)
+        assert len(caplog.records) == 2, "once it worked, the next failure is news"
         nursery.cancel_scope.cancel()
     store.close()
 

@@ -18,7 +18,15 @@ from tests.conftest import Asking, Project, artifact, child, content, requiremen
 
 SECRETS = [
     *(".git/config", "sub/.git/HEAD", ".GIT/config", ".git", ".chora/other.db", ".chora/tokens/me.json", ".env"),
-    *("deploy/.env.production", ".netrc", ".git-credentials", "./.git/config", "a/../.git/config", "keys/token"),
+    *(
+        "deploy/.env.production",
+        ".netrc",
+        ".git-credentials",
+        ".g\u200cit/config",
+        "./.git/config",
+        "a/../.git/config",
+        "keys/token",
+    ),
 ]
 
 
@@ -27,7 +35,7 @@ def secretive(project: Project) -> Project:
     """A project with files that nobody may read as text, and links that lead to them."""
     project.write("chora.toml", '[http]\ntoken = "file:keys/token"\n')
     for path in SECRETS:
-        if path not in (".git",) and "./" not in path and not path.startswith(".GIT"):
+        if path not in (".git",) and "./" not in path and not path.startswith((".GIT", ".g\u200c")):
             project.write(path, "hunter2")
     (project.root / "a").mkdir()
     (project.root / "notes.md").symlink_to(".git/config")

@@ -316,6 +316,8 @@ async def test_resource_capabilities_show_every_uri_family(resources: ProjectRes
     assert set(shown) == {family.scheme for family in FAMILIES}
     assert "content://{content_id}/{version_id}" in shown["content"]["patterns"]
     assert "content_id" in shown["config"]["parameters"]
+    for family in FAMILIES:
+        assert family.description in shown[family.scheme]["description"]
     for scheme in shown.values():
         for example in scheme["examples"]:
             resources.read_resource(example)

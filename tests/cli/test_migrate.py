@@ -31,6 +31,8 @@ def test_everything_is_migrated_and_the_new_setting_is_reported(run: Run, hello:
     result = run("migrate", "--to", "filesystem")
     assert "versions\t1\t0" in result.stdout
     assert '[storage]\nbackend = "filesystem"\n' in result.stderr
+    assert "Everything is copied." in result.stderr
+    assert "Everything is copied." not in result.stdout, "which other programs read"
     hello.write("chora.toml", '[storage]\nbackend = "filesystem"\n')
     assert json.loads(run("generate", "greeting", "--json").stdout)["status"] == "skipped"
     assert json.loads(run("assemble", "hello", "--json").stdout)["status"] == "skipped"

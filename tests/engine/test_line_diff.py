@@ -112,3 +112,8 @@ def test_lines_are_those_of_git(text: str):
     assert all(line.endswith("\n") for line in lines[:-1])
     assert all(line.count("\n") <= 1 for line in lines)
     assert "" not in lines
+
+
+def test_a_common_end_begins_after_the_first_newline_in_it():
+    """Also when that is the first character of a text."""
+    assert common_ends("\nb\n", "a\nb\n") == (0, 2)

@@ -154,7 +154,9 @@ async def test_old_backups_are_removed_and_nothing_else(tmp_path: Path):
     mine.write_text("mine")
     assert delete_old_backups(folder, 2) == made[:2]
     assert sorted(folder.iterdir()) == sorted([*made[2:], kept, mine])
-    assert delete_old_backups(folder, 2) == []
+    for keep in (2, 3, 9):
+        assert delete_old_backups(folder, keep) == []
+    assert sorted(folder.iterdir()) == sorted([*made[2:], kept, mine])
 
 
 async def test_backups_are_made_at_intervals(tmp_path: Path, caplog: pytest.LogCaptureFixture):

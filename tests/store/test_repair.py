@@ -240,6 +240,14 @@ def test_the_rest_of_the_wal_is_checked(path: Path, how: str):
     assert len(texts(path)) == COUNT + {"torn": 4, "cut": 4, "none": 5}.get(how, len(texts(path)) - COUNT)
 
 
+@pytest.mark.parametrize("data", [b"", b"x" * 20, b"not a log" * 1000])
+def test_what_is_no_log_of_a_database_has_no_lost_pages(data: bytes, tmp_path: Path):
+    """Nor has one that isn't there."""
+    assert count_lost_pages(tmp_path / "storage.db") == 0
+    (tmp_path / "storage.db-wal").write_bytes(data)
+    assert count_lost_pages(tmp_path / "storage.db") == 0
+
+
 def _foreign(path: Path) -> None:
     path.unlink()
     with contextlib.closing(apsw.Connection(str(path))) as db:

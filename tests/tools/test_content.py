@@ -211,6 +211,17 @@ async def test_preview_generation(
     assert made["status"] == "generated", "and it isn't in a cache either"
 
 
+@requirement("tools.preview-generation.dry")
+async def test_a_preview_stores_no_text_of_its_sources(ask: Asking, project: Project, engine: Engine):
+    """What is generated for another content's sake isn't kept either."""
+    source = {"id": "x", "source_type": "content_config", "source_locator": "inner", "data_selector": "output"}
+    project.save(
+        text("inner", "deep"), content("note", pattern={"type": "jinja2", "template": "{{ x }}"}, sources=[source])
+    )
+    assert (await ask("preview_generation", content_config_id="note"))["preview_content"] == "deep"
+    assert engine.store.counts()["versions"] == 0
+
+
 @requirement("tools.preview-generation.metadata", "rulings.c32.config-wins")
 async def test_preview_generation_with_metadata(ask: Asking, project: Project):
     """Variables, template, generator, and the warnings of sources and rendering."""

@@ -250,7 +250,8 @@ async def test_delete_content_may_keep_metadata(ask: Asking, engine: Engine):
     infos = engine.store.version_infos("note")
     assert [(info.deleted, info.size) for info in infos] == [(True, 0), (True, 0)]
     assert infos[0].generator == "demonstration"
-    await ask.refused("delete_content", "content_not_found", content_id="note", preserve_metadata=True)
+    error = await ask.refused("delete_content", "content_not_found", content_id="note", preserve_metadata=True)
+    assert error["message"] == "No text of 'note' is stored."
     assert (await ask("delete_content", content_id="note"))["versions_deleted"] == 0
     await ask.refused("delete_content", "content_not_found", content_id="note")
 

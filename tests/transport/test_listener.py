@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import trustme
 
 from chora.errors import UsageError
 from chora.settings import HttpSettings, LimitSettings
-from chora.transport.listener import PEM_LIMIT, check_tls, make_http_server
+from chora.transport.listener import (
+    PEM_LIMIT,
+    RESERVED_DESCRIPTORS,
+    affordable_connections,
+    check_tls,
+    make_http_server,
+)
 from tests.conftest import requirement
 from tests.odd_files import put_odd_file
 
@@ -83,3 +90,29 @@ def test_an_encrypted_key_is_refused_without_a_prompt(pems: dict[str, Path], tmp
     )
     with pytest.raises(UsageError, match="can't be used"):
         check_tls(HttpSettings(cert=str(pems["cert"]), key=str(encrypted)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes have no such limit there")
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "connections"),
+    [
+        (100, -1, 1000 + RESERVED_DESCRIPTORS, 1000),
+        (100, 5000, 1000 + RESERVED_DESCRIPTORS, 1000),
+        (100, 300 + RESERVED_DESCRIPTORS, 300 + RESERVED_DESCRIPTORS, 300),
+        (100, 100, 100, 1),
+        (1000 + RESERVED_DESCRIPTORS, 9000, None, 1000),
+        (-1, -1, None, 1000),
+    ],
+)
+def test_connections_are_as_many_as_descriptors_allow(
+    soft: int, hard: int, raised: int | None, connections: int, monkeypatch: pytest.MonkeyPatch
+):
+    """The soft limit is raised as far as it is needed and may be; the rest is kept for everything else."""
+    import resource
+
+    assert resource.RLIM_INFINITY == -1
+    limits: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append((which, pair)))
+    assert affordable_connections(1000) == connections
+    assert limits == ([] if raised is None else [(resource.RLIMIT_NOFILE, (raised, hard))])

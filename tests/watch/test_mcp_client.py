@@ -62,10 +62,11 @@ async def test_an_invalid_response_is_an_error(answer: bytes, reason: str):
 async def test_a_response_may_be_a_stream_or_text_content():
     """The last event of a stream is the response; without structured content the text is the result."""
     stream = b'event: message\r\ndata: {"method":"x"}\r\n\r\ndata: {"result":{"content":[{"text":"hi"}]}}\r\n\r\n'
-    async with answering(http(stream, kind=b"text/event-stream; charset=utf-8")) as url, connect_http(url) as caller:
-        answer = await caller.call("hello_world", {})
-    assert answer.result == {"text": "hi"}
-    assert not answer.is_error
+    for each in (stream, stream.replace(b"\r\n", b"\n")):
+        async with answering(http(each, kind=b"text/event-stream; charset=utf-8")) as url, connect_http(url) as caller:
+            answer = await caller.call("hello_world", {})
+        assert answer.result == {"text": "hi"}
+        assert not answer.is_error
 
 
 async def test_an_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,7 @@
 """The uptime probe: a real call, as any client makes it."""
 
 import logging
+from functools import partial
 
 import pytest
 import trio
@@ -112,6 +113,20 @@ async def test_five_minutes_are_six_probes(monkeypatch: pytest.MonkeyPatch, mock
     with trio.move_on_after(301):
         await probe.serve(ProbeTarget("http://127.0.0.1:1/mcp", Secret("x")), store, Metrics(), interval=60)
     assert len(store.samples("probe")) == 6
+    store.close()
+
+
+async def test_a_failed_probe_is_logged(caplog: pytest.LogCaptureFixture):
+    """With the reason, each time."""
+    store = SqliteStore(None)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            target = ProbeTarget("http://127.0.0.1:1/mcp", Secret("x"))
+            nursery.start_soon(partial(probe.serve, target, store, Metrics(), interval=60))
+            while not store.samples("probe"):
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert "the uptime probe failed: " in caplog.text
     store.close()
 
 

@@ -814,3 +814,11 @@ async def test_references_follow_converted_configs(old: Path, new: Path, store: 
     [member] = found.parsed.config.members
     assert (member.id, member.path) == ("all-parts", "configs/artifact/all-parts/all-parts-artifact.json")
     assert (await run_import(old, new, store, to_convert=True)).converted == []
+
+
+def test_a_child_keeps_its_id_whatever_its_path():
+    """The name of the file is the id of one that has none."""
+    children = [{"id": "tides", "path": "configs/content/other.json"}, {"path": "configs/content/other.json"}]
+    document = {"type": "artifact", "artifact_id": "page", "content": {"children": children}}
+    converted = convert("artifact", document, "configs/artifact/page.json").document
+    assert [child["id"] for child in converted["content"]["children"]] == ["tides", "other"]
