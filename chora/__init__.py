@@ -18,6 +18,7 @@ Layers, from top to bottom; a module imports only from layers below its own:
     protocol                    MCP: messages, sessions, and the types that tools and resources answer with
     oauth                       access tokens of an external issuer
     access metrics logs         tokens and scopes; counters; the log
+      audit                     who called what, who was refused, and when the server was ready
       decoding                  JSON and YAML text into plain data
     files config_parsing locks  safe file access; raw documents into configs; locks between tasks and processes
     path_rules project          what may not be read as text or written; where the project and its places are

@@ -56,6 +56,7 @@ async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None
             services.start_soon(keep_running, "allocator", partial(_serve_allocator, server))
             reloading = partial(reload.serve, reload.ReloadLog(project, loaded))
             await services.start(keep_running, "reload", reloading)
+            services.start_soon(keep_running, "watch over readiness", partial(_watch_readiness, engine, server))
             await services.start(end_with_parent, stopping)
             async with trio.open_nursery() as finishing:
                 finishing.start_soon(engine.jobs.finish, stopping, limits.grace)
@@ -78,6 +79,17 @@ async def _serve_allocator(server: McpServer, *, task_status: trio.TaskStatus[No
     task_status.started()
     await server.first_request_answered.wait()
     await allocator.serve(server.memory)
+
+
+async def _watch_readiness(engine: Engine, server: McpServer, *, task_status: trio.TaskStatus[None]) -> None:
+    """A service: records changes of readiness where there is no page that shows it."""
+    task_status.started()
+    await server.first_request_answered.wait()
+    from chora.web.health import HealthStatus
+
+    health = HealthStatus(engine.store, Metrics(), engine.supervisor, engine.folder.check_space, server.audit)
+    health.state = "ready"
+    await health.watch_readiness()
 
 
 class RunningServer(NamedTuple):
@@ -111,6 +123,7 @@ async def run_server(
     from chora.web.health import HealthStatus
     from chora.web.pages import make_pages
 
+    files.import_notifications()
     http, limits = loaded.settings.http, loaded.settings.limits
     found = find_token(reference=http.token, fail_closed=True)
     issuer = Issuer(loaded.settings.oauth) if loaded.settings.oauth.issuer else None
@@ -135,8 +148,8 @@ async def run_server(
         server = project_server(engine, TOOLS, metrics)
         engine.changes.subscribe(server.notify_resource_changed)
         keep_running = engine.supervisor.keep_running
-        health = HealthStatus(engine.store, metrics, engine.supervisor, engine.folder.check_space)
-        pages = make_pages(health.status, health.uptime_seconds, health.exposition)
+        health = HealthStatus(engine.store, metrics, engine.supervisor, engine.folder.check_space, server.audit)
+        pages = make_pages(health.readiness, health.status, health.uptime_seconds, health.exposition)
         application = HttpApplication(server, authenticator, http, limits, pages, metrics, issuer)
         http_server = health.http_server = make_http_server(application, http, limits, server.memory)
         async with trio.open_nursery() as listening:
@@ -163,6 +176,7 @@ async def run_server(
             services.start_soon(keep_running, "housekeeping", partial(retention.serve, engine))
             services.start_soon(keep_running, "allocator", partial(_serve_allocator, server))
             health.state = "ready"
+            services.start_soon(keep_running, "watch over readiness", health.watch_readiness)
             log.info("chora %s serves %s at %s", __version__, project, url)
             _notify_systemd("READY=1")
             task_status.started(RunningServer(url, http_server, target, engine, server))
@@ -171,11 +185,12 @@ async def run_server(
                 await stdio.serve(server, pipes, limit=limits.body, grace=limits.grace, stopping=stopping)
             else:
                 await stopping.wait()
-            health.state = "draining"
+            health.begin_draining()
             _notify_systemd("STOPPING=1")
             log.info("stopping: finishing the calls in flight")
             http_server.stop()
         services.cancel_scope.cancel()
+    server.audit.close()
     log.info("stopped")
 
 

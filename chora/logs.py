@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
 import msgspec
 
 from chora.secrets import redact
 from chora.settings import LogSettings
 from chora.timestamps import now
-from chora.wording import printable
+from chora.wording import escape_unprintable, printable
 
 
 class TextFormatter(logging.Formatter):
@@ -28,6 +29,10 @@ class TextFormatter(logging.Formatter):
             self._second = second, time.strftime("%H:%M:%S", time.localtime(second))
         return self._second[1]
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line itself, which no message can end or disguise (CWE-117)."""
+        return escape_unprintable(super().formatMessage(record))
+
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
@@ -39,7 +44,10 @@ class JsonLinesFormatter(logging.Formatter):
         line = {"at": now(), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode({key: printable(redact(value)) for key, value in line.items()}).decode()
+        shown: dict[str, Any] = {key: printable(redact(value)) for key, value in line.items()}
+        if (fields := getattr(record, "audit", None)) is not None:
+            shown["audit"] = {key: redact(value) for key, value in fields.items()}
+        return msgspec.json.encode(shown).decode()
 
 
 def start_logging(settings: LogSettings) -> None:

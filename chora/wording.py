@@ -65,6 +65,16 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def escape_unprintable(text: str) -> str:
+    """The text with everything escaped that can't be seen: line ends, terminal controls, bidirectional formats.
+
+    They could begin a line of their own in a log, or disguise one (CWE-117).
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def cut_texts(data: Any) -> Any:
     """Data with every text in it cut to `TEXT_LIMIT`, keys too: what errors and findings repeat of a request or a file.
 

@@ -220,6 +220,24 @@ async def test_a_service_that_fails_is_a_reason_and_no_end(
 
 
 @requirement("server.supervision")
+def test_a_server_imports_what_it_needs_before_it_listens(hello: Project):
+    """Later its clients may have used up the descriptors that an import takes."""
+    program = (
+        "import os, sys\n"
+        "from chora.cli import main\n"
+        "from chora.transport import listener\n"
+        "async def report(*arguments):\n"
+        "    os.write(1, str('watchfiles._rust_notify' in sys.modules).encode())\n"
+        "    os._exit(0)\n"
+        "listener.start_listening = report\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", program, "--project", str(hello.root), "serve", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "True", done.stderr
+
+
+@requirement("server.supervision")
 async def test_a_watcher_that_fails_does_not_end_stdio(
     hello: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import trio
 from msgspec import UNSET
 
 from chora import __version__
+from chora.audit import AuditLog
 from chora.errors import Busy, ChoraError, Internal
 from chora.metrics import Metrics
 from chora.peer_memory import Holding, PeerMemory, answer_too_large, limit_by_settings
@@ -29,7 +31,7 @@ from chora.protocol.requesting_client import Notify, StateSigner
 from chora.protocol.resource_methods import ResourceMethods
 from chora.protocol.session import Session
 from chora.protocol.subscriptions import Subscriptions
-from chora.protocol.tool_calls import ToolCalls
+from chora.protocol.tool_calls import ToolCalls, outcome_of
 from chora.protocol.types import InputRequired
 from chora.protocol.wire import IncomingMessage, Revision, RpcError
 from chora.request_context import trace_id
@@ -39,6 +41,8 @@ log = logging.getLogger("chora.protocol")
 
 ANSWER_RESERVE = 128 * 1024
 """Bytes that are held for the answer of a request before it is worked on; most answers need no more."""
+AUDITED = ("resources/read", "prompts/get")
+"""Methods that are recorded in the audit log besides `tools/call`: what they answer is the project's."""
 BATCH_LIMIT = 50
 """Messages in a batch, in the revisions that have batches."""
 BATCH_BYTES = 16 * 1024 * 1024
@@ -62,6 +66,7 @@ class McpServer:
         answer_limit: bytes of an answer, as JSON; tools keep to it themselves.
         name: the server's name in its answers.
         level: the least level of log messages for clients that haven't set one; None sends them none.
+        audit: where calls are recorded.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class McpServer:
         answer_limit: int = LimitSettings().answer,
         name: str = "chora",
         level: str | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self.memory = memory or PeerMemory(limit_by_settings(LimitSettings()))
         self.broadcaster = Broadcaster()
@@ -83,7 +89,9 @@ class McpServer:
         self._default_log_level = level
         self._server_info = {"name": name, "title": name, "version": __version__}
         state_signer = StateSigner(secrets.token_bytes(32))
-        self._tool_calls = ToolCalls(provider, metrics, state_signer)
+        self.audit = audit or AuditLog()
+        """Where calls are recorded."""
+        self._tool_calls = ToolCalls(provider, metrics, self.audit, state_signer)
         self._subscriptions = Subscriptions(provider, self.broadcaster, self._server_info)
         self.parameter_headers = self._tool_calls.parameter_headers
         """By tool: the arguments that HTTP requests repeat in headers, and the headers' names."""
@@ -261,12 +269,31 @@ class McpServer:
             elif method == "subscriptions/listen" and in_era:
                 return await self._subscriptions.serve_subscription(request)
             elif (answer := self._methods.get(method)) and in_era:
-                result = _run_handler(request, answer)
+                result = self._run_audited(request, answer) if method in AUDITED else _run_handler(request, answer)
             else:
                 raise RpcError(wire.METHOD_NOT_FOUND, f"There is no method {method[:100]}")
         except InputRequired as required:
             return wire.encode(required.result)[:-1] + self._result_meta()
         return result[:-1] + self._modern_suffix if revision.era == "modern" else result
+
+    def _run_audited(self, request: McpRequest, answer: Callable[[McpRequest], dict[str, Any]]) -> bytes:
+        """Run a handler whose calls are recorded, as those of tools are."""
+        params, session = request.params, request.session
+        subject = params.uri if params.uri is not UNSET else params.name if params.name is not UNSET else ""
+        started, outcome = time.perf_counter(), "error"
+        try:
+            result = _run_handler(request, answer)
+            outcome = "ok"
+            return result
+        except RpcError as error:
+            outcome = outcome_of(error)
+            raise
+        except InputRequired:
+            outcome = "input_required"
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            self.audit.record_call(session.principal.name, session.transport, request.method, subject, outcome, seconds)
 
     def _initialize(self, session: Session, incoming: IncomingMessage) -> bytes:
         if incoming.params is UNSET:

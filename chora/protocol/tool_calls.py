@@ -11,6 +11,7 @@ import trio
 from msgspec import UNSET
 
 from chora.access import SCOPES, Principal, authorize
+from chora.audit import AuditLog, Subjects
 from chora.errors import Forbidden
 from chora.metrics import Metrics
 from chora.protocol import wire
@@ -33,12 +34,15 @@ class ToolCalls:
     Args:
         provider: whose tools.
         metrics: where calls are counted.
+        audit: where they are recorded.
         state_signer: signs the state of questions to clients.
     """
 
-    def __init__(self, provider: Provider, metrics: Metrics, state_signer: StateSigner) -> None:
+    def __init__(self, provider: Provider, metrics: Metrics, audit: AuditLog, state_signer: StateSigner) -> None:
         self._provider = provider
         self._metrics = metrics
+        self._audit = audit
+        self._subjects = Subjects()
         self._state_signer = state_signer
         described = [tool.describe() for tool in provider.tools.values()]
         self.lists = {
@@ -56,7 +60,30 @@ class ToolCalls:
         """By tool: the arguments that HTTP requests repeat in headers, and the headers' names."""
 
     async def call_tool(self, request: McpRequest) -> bytes:
-        """`tools/call`: call a tool and encode its result."""
+        """`tools/call`: call a tool and encode its result; the audit log gets a line whatever happens."""
+        session, params = request.session, request.params
+        name = "" if params.name is UNSET else canonical_tool_name(params.name)
+        subject = ""
+        if params.arguments is not UNSET and (tool := self._provider.tools.get(name)) is not None:
+            subject = self._subjects.find(name, tool.describe()["inputSchema"], params.arguments)
+        outcome, started = _Outcome(), time.perf_counter()
+        try:
+            return await self._call_tool(request, outcome)
+        except RpcError as error:
+            outcome.code = outcome_of(error)
+            raise
+        finally:
+            self._audit.record_call(
+                session.principal.name,
+                session.transport,
+                name or "tools/call",
+                subject,
+                outcome.code,
+                time.perf_counter() - started,
+                routine=session.principal.routine,
+            )
+
+    async def _call_tool(self, request: McpRequest, outcome: _Outcome) -> bytes:
         session, params, id_bytes = request.session, request.params, request.id_bytes
         if params.name is UNSET:
             raise RpcError(wire.INVALID_PARAMS, "tools/call needs the name of a tool")
@@ -73,7 +100,6 @@ class ToolCalls:
         call = Call(session.transport, len(self._provider.tools), client.progress, principal, client)
         started = time.perf_counter()
         answer: ToolAnswer | None = None
-        code = "cancelled"
         token = caller.set(session.caller)
         with trio.CancelScope() as scope:
             session.in_flight[id_bytes] = scope
@@ -84,18 +110,18 @@ class ToolCalls:
                     answer = await self._provider.call_tool(name, arguments, call)
                 else:
                     answer = await self._call_tool_with_log_messages(name, arguments, call, client)
-                code = answer.code
+                outcome.code = answer.code
             except Forbidden as refusal:
                 answer = ToolAnswer(wire.encode(refusal.as_dict()), True, refusal.code)
-                code = refusal.code
+                outcome.code = refusal.code
             except InputRequired:
-                code = "input_required"
+                outcome.code = "input_required"
                 raise
             finally:
                 caller.reset(token)
                 del session.in_flight[id_bytes]
                 self._metrics.calls_in_flight.count(name, by=-1)
-                self._metrics.calls.count(name, code)
+                self._metrics.calls.count(name, outcome.code)
         if answer is None:
             raise RequestCancelled
         self._metrics.call_seconds.observe(time.perf_counter() - started, name)
@@ -144,6 +170,22 @@ class ToolCalls:
             raise failure
         assert answer is not None
         return answer
+
+
+class _Outcome:
+    """How a call ends: `ok`, or the code of its error."""
+
+    def __init__(self) -> None:
+        self.code = "cancelled"
+
+
+def outcome_of(error: RpcError) -> str:
+    """The outcome of a call that ends with a JSON-RPC error."""
+    match error.data:
+        case {"code": str(code)}:
+            return code
+        case _:
+            return str(error.code)
 
 
 def canonical_tool_name(name: str) -> str:

@@ -208,7 +208,6 @@ class Tool:
 
     async def run_tool(self, engine: Engine, encoded: bytes | msgspec.Raw, call: Call) -> ToolAnswer:
         """Run the tool and encode its result; a failure is a result, too."""
-        started = time.perf_counter()
         try:
             arguments = self.decode_arguments(encoded)
             # The command line waits without limit, and its end ends the work; so it needs no job.
@@ -222,9 +221,6 @@ class Tool:
                 answer = await self._run_function(engine, arguments, call)
         except ChoraError as error:
             answer = _failure(error)
-        level = logging.DEBUG if call.principal.routine else logging.INFO
-        elapsed = (time.perf_counter() - started) * 1000
-        log.log(level, "%s %s %s %.1f ms", call.transport, self.name, answer.code, elapsed)
         return answer
 
     async def _answer_quickly(self, engine: Engine, arguments: ToolArguments, call: Call) -> ToolAnswer | None:

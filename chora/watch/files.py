@@ -11,10 +11,10 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import PurePath, PurePosixPath
-from typing import NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
-from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 from chora.catalog import ROOTS, SUFFIXES
 from chora.engine.engine import Engine
@@ -25,6 +25,9 @@ from chora.model import KINDS, Kind
 from chora.nofollow import list_entries
 from chora.protocol.server import McpServer
 from chora.resources import config_uri, manifest_files, manifest_uri, template_uri
+
+if TYPE_CHECKING:
+    from watchfiles._rust_notify import RustNotify
 
 log = logging.getLogger("chora.watch")
 
@@ -52,6 +55,14 @@ class WatchedPaths(NamedTuple):
     def folders(self) -> list[str]:
         """The folders that are watched with everything in them."""
         return [*self.configs, *self.templates]
+
+
+def import_notifications() -> ModuleType:
+    """Import what reports changes: late on stdio, whose first answer it would delay; at the start of a server, whose
+    clients may use up the descriptors that an import takes."""
+    from watchfiles import _rust_notify
+
+    return _rust_notify
 
 
 async def serve(
@@ -179,10 +190,11 @@ class FileWatcher:
 
     def wait_for_change(self, paths: WatchedPaths, known: Files) -> Files:
         """Scan until something differs from what is known, or the watcher ends."""
+        notifications = import_notifications()
         while not self._ended.is_set():
             _, folders = self.scan_files(paths)
             try:
-                with RustNotify(sorted(folders), False, False, 0, False, False) as notify:
+                with notifications.RustNotify(sorted(folders), False, False, 0, False, False) as notify:
                     # What changed before the watch was set up is seen now, and what changes later is reported.
                     found, again = self.scan_files(paths)
                     if found != known:
@@ -191,7 +203,7 @@ class FileWatcher:
                         self._wait_for_report(notify, paths)
             except FileNotFoundError:
                 continue  # a folder vanished since it was seen; watchfiles says so only when told to ignore nothing
-            except (OSError, WatchfilesRustInternalError) as error:
+            except (OSError, notifications.WatchfilesRustInternalError) as error:
                 if not self._warned:
                     log.warning("files can't be watched, so they are scanned every %g s: %s", SCAN_INTERVAL, error)
                 self._warned = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
@@ -12,6 +13,7 @@ import msgspec
 import trio
 
 from chora import __version__, this_process
+from chora.audit import AuditLog
 from chora.errors import ChoraError, StorageError, without_folders
 from chora.supervision import Supervisor
 from chora.watch.uptime import measure_uptime
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 WRITE_CHECK_INTERVAL = 2.0
 """Seconds for which the last write answers whether the store can be written to."""
+WATCH_INTERVAL = 5.0
+"""Seconds between two looks at the readiness while nobody asks for it."""
+STOPPING = "The server is stopping."
 OUTPUTS_TIMEOUT = 2.0
 """Seconds for which the disks of the outputs are waited for; until a thread that hangs there ends, none is added."""
 
@@ -36,6 +41,7 @@ class HealthStatus:
         metrics: where calls and sessions are counted.
         supervisor: knows which services fail; that is a reason of its own, but doesn't make the server less ready.
         check_outputs: raises StorageError if a disk of outputs is full; runs in a thread.
+        audit: where changes of readiness are recorded.
     """
 
     def __init__(
@@ -44,12 +50,14 @@ class HealthStatus:
         metrics: Metrics,
         supervisor: Supervisor | None = None,
         check_outputs: Callable[[], None] | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self._store = store
         self._metrics = metrics
         self._supervisor = supervisor or Supervisor()
         self._check_outputs = check_outputs
         self._output_checks = trio.CapacityLimiter(1)
+        self._audit = audit or AuditLog()
         self._started = time.monotonic()
         self.state: ServerState = "starting"
         self.http_server: HttpServer | None = None
@@ -71,9 +79,39 @@ class HealthStatus:
         """Seconds since the process began."""
         return time.monotonic() - self._started
 
+    async def watch_readiness(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """A service: looks now and then, so that changes of readiness are recorded although nobody asks."""
+        task_status.started()
+        while True:
+            await self.readiness(within=math.inf)  # no writing just to look, unless the last write failed
+            await trio.sleep(WATCH_INTERVAL)
+
+    def begin_draining(self) -> None:
+        """The server is stopping from now on."""
+        self.state = "draining"
+        self._audit.record_readiness(self.state, [STOPPING])
+
+    async def readiness(self, *, within: float = WRITE_CHECK_INTERVAL) -> tuple[ServerState, list[str]]:
+        """Whether calls would be served now, and the reasons.
+
+        Args:
+            within: seconds for which the last write answers whether the store can be written to; else that is tried.
+        """
+        faults: list[str] = []
+        try:
+            await self._store.check(within=within)
+        except ChoraError as error:
+            faults.append(error.message)
+        if (fault := await self._why_no_outputs()) is not None:
+            faults.append(fault)
+        state = "failing" if faults and self.state == "ready" else self.state
+        reasons = [*([STOPPING] if state == "draining" else []), *faults, *self._supervisor.reasons]
+        self._audit.record_readiness(state, reasons)
+        return state, reasons
+
     async def status(self) -> ServerStatus:
-        """The status now; whether the store can be written to is tried."""
-        state, reasons = self.state, list[str]()
+        """The status now, with what the store knows."""
+        state, reasons = await self.readiness()
         store: dict[str, Any] = {
             "path": without_folders(str(self._store.path)),
             "versions": 0,
@@ -82,20 +120,13 @@ class HealthStatus:
         }
         uptime: dict[str, Any] = {"samples": 0, "up": 0, "percent": None, "last": None}
         latency: dict[str, Any] = {}
-        if state == "draining":
-            reasons.append("The server is stopping.")
         try:
             store |= self._store.counts()
             uptime = _probe_results(self._store)
             latency = _last_benchmark(self._store)
-            await self._store.check(within=WRITE_CHECK_INTERVAL)
         except ChoraError as error:
             state = "failing" if state == "ready" else state
-            reasons.append(error.message)
-        if (reason := await self._why_no_outputs()) is not None:
-            state = "failing" if state == "ready" else state
-            reasons.append(reason)
-        reasons = [*dict.fromkeys(reasons), *self._supervisor.reasons]
+            reasons = list(dict.fromkeys([*reasons, error.message]))
         calls: dict[str, int] = {}
         for (_, outcome), count in self._metrics.calls.values.items():
             calls[outcome] = calls.get(outcome, 0) + int(count)

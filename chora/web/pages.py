@@ -9,16 +9,20 @@ from quart import Response, render_template
 from quart_trio import QuartTrio
 
 from chora import __version__
-from chora.web.status import ServerStatus
+from chora.web.status import ServerState, ServerStatus
 
 
 def make_pages(
-    status: Callable[[], Awaitable[ServerStatus]], uptime: Callable[[], float], exposition: Callable[[], bytes]
+    readiness: Callable[[], Awaitable[tuple[ServerState, list[str]]]],
+    status: Callable[[], Awaitable[ServerStatus]],
+    uptime: Callable[[], float],
+    exposition: Callable[[], bytes],
 ) -> Any:
     """The ASGI app of the pages.
 
     Args:
-        status: returns the status, called for every page.
+        readiness: returns the state and its reasons.
+        status: returns the whole status.
         uptime: returns the seconds since the process began.
         exposition: returns all metrics in the text format of Prometheus.
     """
@@ -32,8 +36,8 @@ def make_pages(
     @pages.get("/ready")
     async def ready() -> tuple[dict[str, Any], int]:
         """Ready: 200 only when a call would really be served, else 503 with the reasons."""
-        now = await status()
-        return {"status": now.state, "reasons": now.reasons}, 200 if now.state == "ready" else 503
+        state, reasons = await readiness()
+        return {"status": state, "reasons": reasons}, 200 if state == "ready" else 503
 
     @pages.get("/status.json")
     async def status_json() -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Tools: valid schemas, validated arguments, and errors with a hint."""
 
 import json
-import logging
 from typing import Any
 
 import jsonschema
@@ -10,7 +9,6 @@ import pytest
 import trio
 
 from chora import settings
-from chora.access import Principal
 from chora.engine.engine import Engine, open_engine
 from chora.generators.registry import Generator
 from chora.protocol.types import Call
@@ -95,17 +93,6 @@ async def test_a_bug_is_reported_to_the_log_and_an_id_to_the_caller(engine: Engi
     assert "internal secret" not in answer.body.decode()
     assert error["details"]["incident"] in caplog.text
     assert "an internal secret" in caplog.text, "only the log has it"
-
-
-async def test_a_call_is_one_line_in_the_log(engine: Engine, caplog: pytest.LogCaptureFixture):
-    """Transport, tool, outcome, time; the probe's routine calls only at debug level."""
-    caplog.set_level(logging.INFO, logger="chora")
-    await TOOLS["hello_world"].run_tool(engine, b"{}", CALL)
-    probe = Principal("probe", "read", routine=True)
-    await TOOLS["hello_world"].run_tool(engine, b"{}", CALL._replace(principal=probe))
-    lines = [record.message for record in caplog.records if record.name == "chora.tools"]
-    assert len(lines) == 1
-    assert lines[0].startswith("test hello_world ok ")
 
 
 async def test_hello_world_reports_live_values(engine: Engine):

@@ -267,7 +267,7 @@ async def test_without_file_notifications_the_files_are_polled(
     def refuse(*arguments: Any) -> Any:
         raise OSError("OS file watch limit reached")
 
-    monkeypatch.setattr(files, "RustNotify", refuse)
+    monkeypatch.setattr(files.import_notifications(), "RustNotify", refuse)
     async with watching(engine, short_delays) as watched:
         watched.subscribe("config://content/note")
         for body in ("one", "two!"):
@@ -328,7 +328,7 @@ async def test_a_folder_that_vanishes_while_the_watch_is_set_up_does_no_harm(
     """Also if it exists again before the files are compared: a watch without it would miss its changes."""
     project.save(text("note", "one"))
     folder, aside, outcomes = project.root / "configs", project.root.parent / "aside", list[str]()
-    watch = files.RustNotify
+    watch = files.import_notifications().RustNotify
 
     def watch_in_between(*arguments: Any) -> Any:
         if outcomes:
@@ -344,7 +344,7 @@ async def test_a_folder_that_vanishes_while_the_watch_is_set_up_does_no_harm(
             aside.rename(folder)
             outcomes.append(outcome)
 
-    monkeypatch.setattr(files, "RustNotify", watch_in_between)
+    monkeypatch.setattr(files.import_notifications(), "RustNotify", watch_in_between)
     async with watching(engine, short_delays) as watched:
         watched.subscribe("config://content/note")
         await _until(lambda: bool(outcomes))

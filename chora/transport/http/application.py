@@ -20,6 +20,8 @@ from chora.transport.http.streamable import StreamableHttp
 
 METADATA_PATHS = ("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp")
 """Where clients find out which issuer's tokens are accepted, RFC 9728 §3.1."""
+REFUSALS = (400, 401, 403)
+"""HTTP statuses of requests that are refused before anything of them is done."""
 ENDPOINTS = ("/mcp", "/sse", "/messages/")
 
 
@@ -50,6 +52,7 @@ class HttpApplication:
         self.sessions = HttpSessions(server.broadcaster, authenticator, limits, metrics, server.memory)
         self._security = RequestSecurity(authenticator, http, issuer)
         self._pages = pages
+        self._audit = server.audit
         streamable = StreamableHttp(server, self.sessions)
         self._routes: dict[tuple[str, str], App] = {
             ("POST", "/mcp"): streamable.post,
@@ -95,6 +98,10 @@ class HttpApplication:
                         await security.authenticate(scope, is_local=is_local)
                 await self._pages(scope, receive, send)
         except ChoraError as error:
+            if error.http_status in REFUSALS:
+                principal = scope.get(PRINCIPAL)
+                who = security.client_of(scope) if principal is None else principal.name
+                self._audit.record_refusal(who, f"{scope['method']} {path}", error.code)
             await send_json(send, error.http_status, error_body(error.message, error.hint), self._error_headers(error))
 
     def _error_headers(self, error: ChoraError) -> list[tuple[bytes, bytes]]:

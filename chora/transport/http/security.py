@@ -60,6 +60,14 @@ class RequestSecurity:
             scope["headers"] = [*others, (b"host", hosts[-1].rpartition(",")[2].strip().encode("latin-1"))]
         return is_loopback(self.authenticator.client_address(header_values(scope, b"x-forwarded-for")))
 
+    def client_of(self, scope: Scope) -> str:
+        """The address of the client, for the log; behind a trusted proxy, as that says."""
+        peer = scope["client"][0] if scope["client"] else ""
+        forwarded = header_values(scope, b"x-forwarded-for")
+        if forwarded and self.authenticator.is_trusted_proxy(peer):
+            return self.authenticator.client_address(forwarded) or peer
+        return peer
+
     def check_single_headers(self, scope: Scope) -> None:
         """Refuse a request that has one of the headers twice that may stand once (RFC 9110 §5.3).
 
