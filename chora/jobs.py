@@ -8,6 +8,7 @@ process died counts as interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,13 @@ POLL_INTERVAL = 0.5
 """Seconds between two checks of a job of another process."""
 RESULT_LIFETIME = 900.0
 """Seconds for which the same call gets a stored result; a later call starts the work again."""
+
+
+class _Ended(NamedTuple):
+    """A job that has ended; its arguments and result, which may be large, are in the store only."""
+
+    job_id: str
+    updated_at: str
 
 
 class PendingJob(NamedTuple):
@@ -82,7 +90,7 @@ class Jobs:
         self._settings = settings
         self._nursery: trio.Nursery | None = None
         self._running: dict[str, RunningJob] = {}
-        self._undelivered: dict[str, Job] = {}
+        self._undelivered: dict[str, _Ended] = {}
         """Jobs of this process whose results weren't returned yet, by key."""
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -233,7 +241,7 @@ class Jobs:
             running.job, status=status, updated_at=now(), result=result, progress=progress
         )
         if result is not None:
-            self._undelivered[running.job.key] = running.job
+            self._undelivered[running.job.key] = _Ended(running.job.job_id, running.job.updated_at)
         try:
             await self._store.save_job(running.job)
         except ChoraError as error:
@@ -284,8 +292,11 @@ class Jobs:
 
     async def discard_result(self, key: str) -> None:
         """Discard the result of a job, because the same call was answered without it."""
-        if (job := self._undelivered.get(key)) is not None:
-            await self._mark_delivered(job)
+        if (ended := self._undelivered.pop(key, None)) is None:
+            return
+        with contextlib.suppress(ChoraError):  # then it may be returned again
+            if (job := self._store.job(ended.job_id)) is not None:
+                await self._mark_delivered(job)
 
     async def _mark_delivered(self, job: Job) -> None:
         self._undelivered.pop(job.key, None)
@@ -363,7 +374,7 @@ class Jobs:
 
     async def delete_old_jobs(self) -> int:
         """Delete jobs that ended longer ago than results are kept; returns their number."""
-        self._undelivered = {key: job for key, job in self._undelivered.items() if _is_result_current(job)}
+        self._undelivered = {key: ended for key, ended in self._undelivered.items() if _is_result_current(ended)}
         before, count = days_before_now(self._settings.keep_days), 0
         # One that runs isn't among them: its heartbeat changes its time.
         while old := self._store.jobs_before(before, DELETED_AT_ONCE):
@@ -382,7 +393,7 @@ def _stored_answer(job: Job, result: str) -> ToolAnswer:
     return ToolAnswer(result.encode(), True, code, CATEGORIES[kind.category].exit_code, links)
 
 
-def _is_result_current(job: Job) -> bool:
+def _is_result_current(job: Job | _Ended) -> bool:
     return job.updated_at >= format_timestamp(datetime.now(UTC) - timedelta(seconds=RESULT_LIFETIME))
 
 

@@ -22,7 +22,7 @@ import trio
 from chora.errors import Busy, LimitExceeded, UsageError
 from chora.settings import MIB, LimitSettings
 
-DERIVED_LEAST, DERIVED_MOST = 64 * MIB, 512 * MIB
+DERIVED_LEAST, DERIVED_MOST = 72 * MIB, 256 * MIB
 """The bounds of the limit where no setting sets it, bytes."""
 _UNKNOWN_MEMORY = 4096 * MIB
 UNKNOWN_PEER = ""
@@ -47,9 +47,17 @@ class Holding:
 
         Raises:
             Busy: the account has no room for them, or this peer has its share; nothing has changed.
+            LimitExceeded: it never will have, because this alone is more than a share.
         """
         if not self._is_open:
             raise RuntimeError("what this holds was given back already")
+        if count > 0 and self.bytes + count > self._memory.limit // 2:
+            needed, most = ((self.bytes + count) / MIB, self._memory.limit / 2 / MIB)
+            raise LimitExceeded(
+                f"This takes {needed:,.1f} MiB of memory; {most:,.1f} MiB may be held for one client.",
+                "Send or ask for less at once, or raise the setting limits.memory.",
+                limit="limits.memory",
+            )
         if count > 0 and not self._memory.has_room(self._peer, count):
             self.refused = True
             raise Busy(

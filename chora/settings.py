@@ -88,7 +88,7 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             description="Memory held for all clients together, bytes: requests, unread answers, sessions. 0 is a "
-            "quarter of the memory of the machine or container, 64 to 512 MiB",
+            "quarter of the memory of the machine or container, 72 to 256 MiB",
         ),
     ] = 0
     answer: Annotated[Bytes, Meta(ge=256 * 1024, description="Largest answer of a tool or resource, bytes")] = 8 * MIB

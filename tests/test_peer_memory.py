@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from chora import peer_memory
-from chora.errors import Busy, UsageError
+from chora.errors import Busy, LimitExceeded, UsageError
 from chora.peer_memory import MIB, TRIM_AFTER, Holding, PeerMemory, limit_by_settings
 from chora.settings import LimitSettings
 from tests.conftest import requirement
@@ -57,13 +57,27 @@ def test_a_refused_charge_changes_nothing():
     memory = PeerMemory(1000)
     with memory.hold("a") as a, memory.hold("b") as b:
         a.charge(100)
-        with pytest.raises(Busy):
+        with pytest.raises(LimitExceeded):
             a.resize(900)
         assert (a.bytes, memory.held) == (100, {"a": 100})
         b.charge(300)
         b.assign("a")
         assert memory.held == {"a": 400}
     assert memory.held == {}
+
+
+def test_what_can_never_fit_is_no_matter_of_time():
+    """More than one peer may ever hold is another error than what may fit later."""
+    memory = PeerMemory(1000)
+    with memory.hold("a") as a, memory.hold("a") as b:
+        a.charge(100)
+        b.charge(100)
+        with pytest.raises(Busy):
+            a.charge(400)
+        with pytest.raises(LimitExceeded) as refused:
+            a.charge(401)
+        assert refused.value.details == {"limit": "limits.memory"}
+        assert memory.held == {"a": 200}
 
 
 @requirement("server.memory.given-back")
@@ -104,7 +118,7 @@ async def test_nothing_is_held_after_a_storm(autojump_clock: trio.testing.MockCl
                         holding.resize(chance.randrange(3000))
 
     async def surely(scope: trio.CancelScope) -> None:
-        with scope, contextlib.suppress(Busy, ValueError):
+        with scope, contextlib.suppress(Busy, LimitExceeded, ValueError):
             await work(0)
 
     scopes = [trio.CancelScope() for _ in range(2000)]
@@ -145,11 +159,11 @@ def files(found: dict[str, str]) -> Callable[[Path], str]:
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        ({}, 512 * MIB),
-        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "max\n"}, 512 * MIB),
+        ({}, 256 * MIB),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "max\n"}, 256 * MIB),
         ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": f"{1024 * MIB}\n"}, 256 * MIB),
         ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/memory.max": f"{400 * MIB}\n"}, 100 * MIB),
-        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "1000\n"}, 64 * MIB),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "1000\n"}, 72 * MIB),
         (
             {
                 "/proc/self/cgroup": "4:memory:/x\n0::/\n",
@@ -157,15 +171,15 @@ def files(found: dict[str, str]) -> Callable[[Path], str]:
             },
             200 * MIB,
         ),
-        ({"/proc/self/cgroup": "nonsense\n"}, 512 * MIB),
+        ({"/proc/self/cgroup": "nonsense\n"}, 256 * MIB),
     ],
 )
 def test_the_limit_follows_the_memory_of_the_container(
     monkeypatch: pytest.MonkeyPatch, found: dict[str, str], expected: int
 ):
-    """A quarter of it, 64 to 512 MiB, of either version of control groups."""
+    """A quarter of it, 72 to 256 MiB, of either version of control groups."""
     monkeypatch.setattr(Path, "read_text", files(found))
-    assert limit_by_settings(LimitSettings()) == min(expected, 512 * MIB)
+    assert limit_by_settings(LimitSettings()) == expected
 
 
 def test_the_limit_has_room_for_one_request():

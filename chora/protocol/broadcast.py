@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import trio
 
-from chora.errors import Busy
+from chora.errors import Busy, LimitExceeded
 from chora.peer_memory import Holding
 from chora.protocol import wire
 
@@ -100,7 +100,7 @@ class NotificationQueue:
         try:
             if self._holding is not None:
                 self._holding.charge(len(message))
-        except Busy:
+        except (Busy, LimitExceeded):
             raise QueueFull from None
         self._messages.append(message)
         self._size += len(message)

@@ -17,8 +17,8 @@ LISTEN_BYTES = 128 * 1024
 TRACE_LIMIT = 128
 """Characters of a trace id that are kept."""
 
-VALUE_BYTES = 128
-"""Bytes that a value takes once it is decoded, besides its text: an entry of an object with its key."""
+VALUE_BYTES = 256
+"""Bytes that a value takes once it is decoded, besides its text, in the two or three forms that a call has it in."""
 
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 

@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from chora import __version__
 from chora.audit import AuditLog
-from chora.errors import Busy, ChoraError, Internal
+from chora.errors import Busy, ChoraError, Internal, LimitExceeded
 from chora.metrics import Metrics
 from chora.peer_memory import Holding, PeerMemory, answer_too_large, limit_by_settings
 from chora.protocol import wire
@@ -194,7 +194,7 @@ class McpServer:
             return None
         except RpcError as error:
             return EncodedReply(wire.error_response(id_bytes, error), error.code)
-        except Busy as error:  # of the holding; nothing was done
+        except (Busy, LimitExceeded) as error:  # of the holding; nothing was done
             failure = _rpc_error(wire.INTERNAL_ERROR, error)
             return EncodedReply(wire.error_response(id_bytes, failure), failure.code)
 
@@ -250,8 +250,10 @@ class McpServer:
                 raise _rpc_error(wire.INTERNAL_ERROR, answer_too_large(method, len(result), self._answer_limit))
             try:
                 holding.charge(max(0, len(result) - ANSWER_RESERVE))
-            except Busy as error:
-                failed = Busy(f"{error.message} The call was carried out, but its answer is lost.", error.hint)
+            except (Busy, LimitExceeded) as error:
+                failed = type(error)(
+                    f"{error.message} The call was carried out, but its answer is lost.", error.hint, **error.details
+                )
                 raise _rpc_error(wire.INTERNAL_ERROR, failed) from None
             return wire.response(id_bytes, result)
         finally:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import trio
 from msgspec import UNSET
 
-from chora.errors import Busy
+from chora.errors import Busy, LimitExceeded
 from chora.peer_memory import Holding
 from chora.protocol import wire
 from chora.protocol.envelope import parse_message
@@ -105,7 +105,7 @@ class CallQueue:
                     try:
                         self._holding.charge(call.size)
                         return
-                    except Busy:
+                    except (Busy, LimitExceeded):
                         pass
                 await self._call_ended.wait()
             return

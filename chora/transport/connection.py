@@ -43,7 +43,7 @@ import h11
 import trio
 from msgspec import Struct
 
-from chora.errors import Busy
+from chora.errors import Busy, LimitExceeded
 from chora.peer_memory import UNKNOWN_PEER, PeerMemory
 from chora.settings import LimitSettings
 
@@ -207,7 +207,7 @@ class ServerConnection:
             exchange.bytes_ahead += await self.read()
             try:
                 self._holding.resize(exchange.bytes_ahead)
-            except Busy:
+            except (Busy, LimitExceeded):
                 self.abort("memory")
                 break
             if exchange.bytes_ahead > READ_AHEAD:
@@ -341,7 +341,7 @@ class ServerConnection:
                     return event
                 try:
                     self._holding.resize(self._unparsed)  # only what didn't arrive in one piece is charged
-                except Busy:
+                except (Busy, LimitExceeded):
                     raise RequestRefused("memory") from None
                 if "keep_alive" in self.deadlines:
                     del self.deadlines["keep_alive"]

@@ -13,11 +13,14 @@ from typing import NamedTuple
 
 import trio
 
+from chora.protocol.session import STATE_LIMIT
+
 Write = Callable[[bytes], Awaitable[None]]
 
 STREAM_EVENTS_LIMIT = 256
 STREAM_BYTES_LIMIT = 1024 * 1024
-"""Bytes of one stream; the newest events are recorded, and the very newest in any case."""
+"""Bytes of the stream of a request; the newest events are recorded, and the very newest in any case. The stream of a
+session, which has no request to be charged to, records as much as a session may keep."""
 ENDED_STREAMS_LIMIT = 8
 """Ended streams that are recorded of one session."""
 ENDED_STREAM_LIFETIME = 300.0
@@ -81,7 +84,8 @@ class EventStream:
         )
         self._events.append(recorded)
         self.size += len(recorded.frame)
-        while len(self._events) > 1 and (len(self._events) > STREAM_EVENTS_LIMIT or self.size > STREAM_BYTES_LIMIT):
+        limit = STATE_LIMIT if self.is_standalone else STREAM_BYTES_LIMIT
+        while len(self._events) > 1 and (len(self._events) > STREAM_EVENTS_LIMIT or self.size > limit):
             self.size -= len(self._events.popleft().frame)
         self._wake()
         return recorded

@@ -8,7 +8,7 @@ import logging
 import trio
 
 from chora.access import LOCAL
-from chora.errors import Busy
+from chora.errors import Busy, LimitExceeded
 from chora.protocol import wire
 from chora.protocol.broadcast import QueueClosed
 from chora.protocol.server import McpServer
@@ -48,7 +48,7 @@ async def serve(server: McpServer, pipes: Pipes, *, limit: int, grace: float, st
 
         async def answer(line: bytes) -> None:
             with server.memory.hold(session.principal.name) as holding:
-                with contextlib.suppress(Busy):  # then there is no room for the decoded message either
+                with contextlib.suppress(Busy, LimitExceeded):  # then there is no room for the decoded message either
                     holding.charge(len(line))
                 reply = await server.answer(session, line, send, holding=holding)
                 if reply is not None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
+from chora.transport.pipes import LineReader
 from tests.conftest import Project, requirement, text
+from tests.hostile.measures import process
 from tests.patience import PATIENCE
 from tests.stress.conftest import HELLO, MIB, MODERN, RawConnection, ServerProcess, StartServer, linux, post
 
@@ -159,5 +164,58 @@ async def test_peers_can_pin_no_more_than_the_account(start_server: StartServer,
         with trio.move_on_after(PATIENCE):
             while server.memory - before > STAYS or await server.metric('chora_held_bytes{what="requests"}') > 0:
                 await trio.sleep(0.1)
-        print(storm.__name__, (peak[0] - before) / MIB, (server.memory - before) / MIB)
         assert server.memory - before <= STAYS, f"{(server.memory - before) / MIB:.0f} MiB stay"
+
+
+@linux
+@requirement("server.memory")
+@pytest.mark.parametrize("storm", [half_sent_bodies, many_values], ids=lambda storm: storm.__name__)
+async def test_the_memory_goes_back_however_much_may_be_held(start_server: StartServer, hello: Project, storm: Storm):
+    """With the limit that is derived from the memory of the machine, too."""
+    async with start_server() as server:
+        before = server.memory
+        async with AsyncExitStack() as stack:
+            await storm(server, stack)
+        with trio.move_on_after(PATIENCE):
+            while server.memory - before > STAYS:
+                await trio.sleep(0.1)
+        assert server.memory - before <= STAYS, f"{(server.memory - before) / MIB:.0f} MiB stay"
+
+
+@linux
+@requirement("server.calls-in-flight")
+async def test_ten_thousand_calls_on_stdio_take_little_memory(hello: Project):
+    """Sent at once by a client that reads no answer; it gets every one as soon as it reads."""
+    count = 10_000
+    line = b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"hello_world","arguments":{}}}\n'
+    hello_line = {"jsonrpc": "2.0", "id": "hello", "method": "initialize", "params": HELLO}
+    async with process(hello, "stdio", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        await server.stdin.send_all(msgspec.json.encode(hello_line) + b"\n")
+        answers = LineReader(server.stdout, MIB)
+        assert await answers.receive_line()
+        await server.stdin.send_all(line % count)
+        assert await answers.receive_line()
+        before = highest = memory_of(server)
+        ids: list[int] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.stdin.send_all, b"".join(line % id for id in range(count)))
+            for _ in range(30):
+                await trio.sleep(0.1)
+                highest = max(highest, memory_of(server))
+            with trio.fail_after(PATIENCE):
+                while len(ids) < count:
+                    received = await answers.receive_line()
+                    assert received is not None
+                    answer = msgspec.json.decode(received)
+                    assert answer["result"]["structuredContent"]["status"] == "operational"
+                    ids.append(answer["id"])
+        assert sorted(ids) == list(range(count))
+        highest = max(highest, memory_of(server))
+    assert highest - before < 24 * MIB, f"{(highest - before) / MIB:.0f} MiB"
+
+
+def memory_of(process: trio.Process) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024

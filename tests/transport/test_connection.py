@@ -22,7 +22,7 @@ import trio.testing
 import trustme
 from hypercorn.config import Config, Sockets
 
-from chora.peer_memory import Holding
+from chora.peer_memory import Holding, PeerMemory
 from chora.settings import LimitSettings
 from chora.transport import connection as connection_module
 from chora.transport import http_server
@@ -143,10 +143,10 @@ class Running(NamedTuple):
 
 @asynccontextmanager
 async def serving(
-    app: App, *, config: Config | None = None, grace: float = 0.2, **bounds: Any
+    app: App, *, config: Config | None = None, grace: float = 0.2, memory: PeerMemory | None = None, **bounds: Any
 ) -> AsyncGenerator[Running]:
-    """A server on a free loopback port, stopped at the end; everything within ten seconds."""
-    server = HttpServer(app, config or make_config(), ConnectionLimits(grace=grace, **bounds))
+    """A server on a free loopback port, stopped at the end; everything within ten seconds, and then nothing is held."""
+    server = HttpServer(app, config or make_config(), ConnectionLimits(grace=grace, **bounds), memory)
     ended = trio.Event()
 
     async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
@@ -158,6 +158,7 @@ async def serving(
             urls = await nursery.start(serve)
             yield Running(server, urls, ended)
             server.stop()
+    assert server.memory.held == {}
 
 
 def make_config(**settings: Any) -> Config:
@@ -644,6 +645,80 @@ async def test_refused_before_any_app(request_bytes: bytes, status: int, reason:
             assert await client.rest() == b""
         await running.killed(reason)
         assert running.server.statistics().aborted == {reason: 1}
+
+
+@requirement("server.memory")
+async def test_heads_that_do_not_end_are_charged() -> None:
+    """To all that nothing is known of, together; a head that arrives in one piece is not, and another is told to come
+    again.
+    """
+    memory = PeerMemory(100_000)
+    async with serving(fine, memory=memory) as running:
+        async with running.client() as first, running.client() as second, running.client() as third:
+            await first.send(GET[:-2] + b"X: " + b"x" * 30_000)
+            await eventually(lambda: memory.total > 30_000)
+            await second.send(GET[:-2] + b"X: " + b"x" * 30_000)
+            answer = await second.answer()
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert b"as much for its clients as it may" in answer.body
+            assert (await third.ask(GET[:-2] + b"X: " + b"x" * 20_000 + b"\r\n\r\n")).status == 200
+            await eventually(lambda: memory.total < 31_000)
+            assert (await first.ask(b"\r\n\r\n")).status == 200
+            await eventually(lambda: memory.held == {})
+            assert (await first.ask()).status == 200
+        await running.killed("memory")
+
+
+@requirement("server.memory")
+async def test_what_is_sent_ahead_is_charged() -> None:
+    """While a response is made, other requests may be sent; without room for them the connection ends."""
+    memory = PeerMemory(20_000)
+    app = Recorder(never_answer)
+    async with serving(app, memory=memory) as running, running.client() as client:
+        await client.send(GET)
+        await app.entered.wait()
+        await client.send(b"x" * 5_000)
+        await eventually(lambda: memory.total == 5_000)
+        await client.send(b"x" * 8_000)
+        assert (await client.answer()).status == 503
+        await client.stream.aclose()
+        await running.killed("memory")
+
+
+@requirement("server.memory.given-back")
+@pytest.mark.parametrize("how", ["answered", "failed", "left", "cancelled"])
+async def test_what_an_app_charges_ends_with_the_exchange(how: str) -> None:
+    """However that ends."""
+    memory = PeerMemory(20_000)
+    kept: list[Holding] = []
+
+    async def run(self: Recorder, scope: Message, receive: Receive, send: Send) -> None:
+        holding: Holding = scope["extensions"]["chora.holding"]
+        kept.append(holding)
+        holding.assign("someone")
+        holding.charge(1000)
+        await receive()
+        if how == "answered":
+            await respond(send)
+        elif how == "failed":
+            raise ValueError
+        await receive()
+        if how == "cancelled":
+            await trio.sleep_forever()
+        assert memory.held == {"someone": 1000}
+
+    app = Recorder(run)
+    async with serving(app, memory=memory) as running, running.client() as client:
+        await client.send(GET)
+        await app.entered.wait()
+        if how in ("answered", "failed"):
+            await client.answer()
+            await eventually(lambda: memory.held == {})
+        elif how == "left":
+            await eventually(lambda: memory.held == {"someone": 1000})
+    assert (memory.held, [each.bytes for each in kept]) == ({}, [0])
+    with pytest.raises(RuntimeError):
+        kept[0].charge(1)
 
 
 @pytest.mark.parametrize(("extra", "status"), [(0, 200), (1, 431)])

@@ -1405,6 +1405,26 @@ async def test_nothing_is_held_once_the_clients_are_gone(http_client: OpenHttpCl
         await _eventually(lambda: memory.held == {})
 
 
+@requirement("server.memory")
+async def test_the_pages_keep_no_body(http_client: OpenHttpClient):
+    """They want none, so what is sent with a request for one is dropped as it arrives."""
+    async with http_client() as client:
+        pages: list[Any] = []
+        application: Any = client.running.http.app
+        answer = application._pages
+
+        async def note(scope: Any, receive: Any, send: Any) -> None:
+            pages.append(await receive())
+            await answer(scope, receive, send)
+
+        application._pages = note
+        for path in ("/health", "/", "/nowhere"):
+            response = await client.http.request("GET", path, content=b"x" * 1_000_000)
+            assert response.status_code == (404 if path == "/nowhere" else 200)
+        assert [page["body"] for page in pages] == [b""] * 3
+        assert (await client.http.get("/health")).status_code == 200
+
+
 @requirement("server.answers")
 async def test_an_answer_that_is_too_large_is_an_error(http_client: OpenHttpClient, hello: Project):
     """Of a tool or a resource; where the call changed something, the error says that it was carried out."""
@@ -1435,9 +1455,8 @@ async def test_an_answer_that_there_is_no_room_for_is_lost_in_words(http_client:
         answer = await client.ask_modern(
             "tools/call", {"name": "generate_content", "arguments": {"content_config_id": "long"}}
         )
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert answer.json()["id"] == 1
-        assert answer.json()["error"]["data"]["code"] == "busy"
+        assert (answer.status_code, answer.json()["id"]) == (200, 1)
+        assert answer.json()["error"]["data"]["code"] == "limit_exceeded"
         assert answer.json()["error"]["message"].endswith("The call was carried out, but its answer is lost.")
         assert client.running.engine.store.latest_version("long") is not None
 

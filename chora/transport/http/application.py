@@ -12,7 +12,17 @@ from chora.protocol import wire
 from chora.protocol.server import McpServer
 from chora.settings import HttpSettings, LimitSettings
 from chora.transport.connection import RETRY_AFTER
-from chora.transport.http.asgi import PRINCIPAL, App, Receive, Scope, Send, error_body, holding_of, send_json
+from chora.transport.http.asgi import (
+    PRINCIPAL,
+    App,
+    Receive,
+    Scope,
+    Send,
+    error_body,
+    holding_of,
+    send_json,
+    without_body,
+)
 from chora.transport.http.legacy_sse import LegacySse
 from chora.transport.http.security import RequestSecurity
 from chora.transport.http.sessions import HttpSessions
@@ -96,7 +106,7 @@ class HttpApplication:
                     security.check_origin(scope)
                     if security.authenticator.requires_token or not is_local:
                         await security.authenticate(scope, is_local=is_local)
-                await self._pages(scope, receive, send)
+                await self._pages(scope, without_body(receive), send)
         except ChoraError as error:
             if error.http_status in REFUSALS:
                 principal = scope.get(PRINCIPAL)

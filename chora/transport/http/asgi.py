@@ -56,6 +56,22 @@ async def read_body(scope: Scope, receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
+def without_body(receive: Receive) -> Receive:
+    """`receive` for an app that wants no body: frameworks read it all the same, and keep it uncounted."""
+    is_first = True
+
+    async def receive_end() -> dict[str, Any]:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] != "http.disconnect":
+            pass
+        return message
+
+    return receive_end
+
+
 async def send_json(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [JSON, length, *(headers or ())]})

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 from msgspec import UNSET
 
-from chora.errors import Busy
+from chora.errors import Busy, LimitExceeded
 from chora.protocol import wire
 from chora.protocol.envelope import modern_revision, params_of, parse_message
 from chora.protocol.server import McpServer
@@ -224,7 +224,7 @@ class StreamableHttp:
             number = stream.add_event(message).number
             try:
                 holding.charge(stream.size - before)
-            except Busy:
+            except (Busy, LimitExceeded):
                 stream.forget_events()
             await stream.wait_sent(number)
 
