@@ -232,5 +232,5 @@ class _Response(msgspec.Struct, frozen=True):
 
 def _last_event_data(stream: bytes) -> bytes:
     """The data of a finished event stream's last event, which is the answer."""
-    data = [line[5:].strip() for line in stream.replace(b"\r\n", b"\n").split(b"\n") if line.startswith(b"data:")]
+    data = [line[5:].strip() for line in stream.split(b"\n") if line.startswith(b"data:")]
     return data[-1] if data else b""
