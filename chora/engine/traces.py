@@ -56,6 +56,8 @@ class Traces:
         self._digests = digests
         self._known: OrderedDict[TraceKey, KnownTrace[Any]] = OrderedDict()
         self._unsaved: dict[TraceKey, KnownTrace[Any]] = {}
+        self._being_saved: dict[TraceKey, KnownTrace[Any]] = {}
+        """Those that the store doesn't have yet, but is writing."""
         self._added = trio.Event()
 
     def find_trace(self, key: TraceKey, result_type: type[R]) -> KnownTrace[R] | None:
@@ -81,9 +83,9 @@ class Traces:
 
     def latest_trace(self, subject: str, result_type: type[R]) -> KnownTrace[R] | None:
         """The newest trace of a subject, under whatever key."""
-        unsaved = [known for key, known in self._unsaved.items() if key.subject == subject]
-        if unsaved:
-            return unsaved[-1]
+        for newest in (self._unsaved, self._being_saved):
+            if unsaved := [known for key, known in newest.items() if key.subject == subject]:
+                return unsaved[-1]
         records = self._store.traces(subject)
         return self.find_trace(TraceKey(subject, records[0].key), result_type) if records else None
 
@@ -116,6 +118,7 @@ class Traces:
         self._added = trio.Event()
         unsaved, self._unsaved = self._unsaved, {}
         if unsaved:
+            self._being_saved = unsaved
             try:
                 await self._store.save_traces([self._record_of(key, known) for key, known in unsaved.items()])
             except ChoraError as error:
@@ -123,6 +126,8 @@ class Traces:
             except trio.Cancelled:
                 self._unsaved = unsaved | self._unsaved  # the process ends: they are stored with the rest
                 raise
+            finally:
+                self._being_saved = {}
 
     def _record_of(self, key: TraceKey, known: KnownTrace[Any]) -> Trace:
         return Trace(

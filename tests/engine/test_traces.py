@@ -173,6 +173,25 @@ async def test_traces_that_are_being_stored_when_the_process_ends_are_not_lost(t
     slow.close()
 
 
+async def test_the_latest_trace_is_known_while_it_is_being_stored(
+    store: SqliteStore, digests: FileDigests, monkeypatch: pytest.MonkeyPatch
+):
+    """Neither with the new ones nor in the store yet; a build at that moment isn't called the first."""
+    traces, key = Traces(store, digests), TraceKey("content:a", "key")
+    write = store.save_traces
+    seen: list[Any] = []
+
+    async def save(records: Any) -> None:
+        seen.append(traces.latest_trace("content:a", Result))
+        await write(records)
+
+    monkeypatch.setattr(store, "save_traces", save)
+    traces.add_trace(key, {}, Result("1"))
+    await traces.save_traces()
+    assert [known.result for known in seen] == [Result("1")]
+    assert traces.latest_trace("content:a", Result) == seen[0]
+
+
 async def test_traces_in_memory_are_limited(store: SqliteStore, digests: FileDigests, monkeypatch: pytest.MonkeyPatch):
     """The oldest are dropped; the store still has them."""
     monkeypatch.setattr(traces_module, "TRACES_IN_MEMORY", 3)
