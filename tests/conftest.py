@@ -172,7 +172,7 @@ class Project:
         return {
             str(file.relative_to(self.root)): file.read_bytes()
             for file in sorted(self.root.rglob("*"))
-            if file.is_file() and file.relative_to(self.root).parts[0] not in (".chora", "var")
+            if file.is_file() and file.relative_to(self.root).parts[0] not in (".chora", ".chora-store", "var")
         }
 
 

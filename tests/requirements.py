@@ -429,6 +429,8 @@ KEEPING = {
     "storage.history": "No call takes longer because a million records or ten thousand configs are there.",
     "storage.restore-alone": "A store is restored or repaired only while nobody has it open; who has is named.",
     "storage.restore-keeps": "What a restore replaces is kept whole, also its WAL.",
+    "storage.own-schema": "A database with another schema than chora's isn't opened or restored, but can be repaired.",
+    "storage.no-silent-start": "Where a store has been, a missing disk, folder or file is refused, with what to do.",
     "storage.retrieval": "Stored texts are chosen by latest, all, version, time or approval.",
     "storage.retention-automatic": (
         "What is older than thirty days is deleted automatically, except the newest versions."

@@ -49,13 +49,19 @@ class Diagnosis:
     @cached_property
     def database(self) -> DatabaseCondition | None:
         """The condition of the database; None for other backends."""
-        from chora.store.repair import examine_database
+        from chora.store import store_presence
+        from chora.store.repair import DatabaseCondition, examine_database
 
-        return (
-            examine_database(locate(self.root, self.settings.storage.path))
-            if self.settings.storage.backend == "sqlite"
-            else None
-        )
+        storage = self.settings.storage
+        if storage.backend != "sqlite":
+            return None
+        condition = examine_database(locate(self.root, storage.path))
+        if condition.kind == "missing" and (presence := store_presence(self.root, storage)) is not None:
+            try:
+                presence.check()
+            except StorageError as error:
+                return DatabaseCondition("gone", error.message, error.hint)
+        return condition
 
 
 def check_store_access(diagnosis: Diagnosis) -> DoctorStep:
@@ -131,23 +137,24 @@ STEPS: tuple[Callable[[Diagnosis], DoctorStep], ...] = (
 
 
 @click.command("doctor")
-@click.option("--repair", "repairing", is_flag=True, help="Replace a damaged database by what can be read of it.")
+@click.option("--repair", "repairing", is_flag=True, help="Replace a damaged or altered database by what can be read.")
 @json_option
 @click.pass_obj
 @report_errors
 def command(project: str | None, repairing: bool, as_json: bool) -> None:
     """Check the project, and print what to do about each problem.
 
-    Without --repair nothing is changed. With it, a damaged database is replaced by a new one with everything that
-    can be read of it, and kept under a dated name; a newer one, and one of another program, is never changed.
+    Without --repair nothing is changed. With it, a database that is damaged, or whose schema isn't chora's, is replaced
+    by a new one with everything that can be read of it, and kept under a dated name; a newer one, and one of another
+    program, is never changed.
     """
     from chora.store import store_users
-    from chora.store.repair import describe_salvage, repair_database
+    from chora.store.repair import REPAIRABLE, describe_salvage, repair_database
 
     root, loaded = load_settings(project)
     diagnosis = Diagnosis(root, loaded.settings)
     repaired: RepairResult | None = None
-    if repairing and diagnosis.database is not None and diagnosis.database.kind == "damaged":
+    if repairing and diagnosis.database is not None and diagnosis.database.kind in REPAIRABLE:
         storage = loaded.settings.storage
         repaired = repair_database(locate(root, storage.path), store_users(root, storage))
         diagnosis = Diagnosis(root, loaded.settings)

@@ -8,6 +8,7 @@ from chora.disk import file_name
 from chora.project import locate
 from chora.settings import StorageSettings
 from chora.store.database import translate_errors
+from chora.store.presence import StorePresence
 from chora.store.records import (
     Completion,
     Cost,
@@ -46,6 +47,7 @@ __all__ = [
     "open_existing_store",
     "open_store",
     "store_place",
+    "store_presence",
     "store_users",
 ]
 
@@ -80,29 +82,42 @@ def store_users(project: Path, settings: StorageSettings) -> StoreUsers | None:
     return StoreUsers(folder / f".{file_name(place.name)}.open", place)
 
 
+def store_presence(project: Path, settings: StorageSettings) -> StorePresence | None:
+    """Whether the store of a project is where it has been; None in memory."""
+    place = store_place(project, settings)
+    return None if place is None else StorePresence(project, settings, place)
+
+
 def open_store(project: Path, settings: StorageSettings) -> Store:
     """Open the store of a project, as its settings say; nobody replaces it until it is closed.
 
     Raises:
-        StorageError: it can't be used; it is left unchanged.
+        StorageError: it can't be used, or is gone; what is there is left unchanged.
     """
-    users = store_users(project, settings)
+    users, presence = store_users(project, settings), store_presence(project, settings)
+    if users is None or presence is None:
+        return BACKENDS[settings.backend](project, settings, None)
     with translate_errors(store_place(project, settings)):
-        entry = users.enter() if users is not None else None
+        presence.check()
+        entry = users.enter()
     try:
-        return BACKENDS[settings.backend](project, settings, entry)
+        store = BACKENDS[settings.backend](project, settings, entry)
     except BaseException:
         if entry is not None:
             entry.close()
         raise
+    presence.note()
+    return store
 
 
 def open_existing_store(project: Path, settings: StorageSettings) -> Store:
-    """Open the store for reading, without creating one: where there is none yet, an empty one in memory.
+    """Open the store for reading, without creating one: where there never was one, an empty one in memory.
 
     Raises:
-        StorageError: there is one that can't be used.
+        StorageError: there is one that can't be used, or it is gone.
     """
-    place = store_place(project, settings)
-    is_there = place is not None and os.path.lexists(place)
-    return open_store(project, settings) if is_there else SqliteStore(None)
+    place, presence = store_place(project, settings), store_presence(project, settings)
+    if place is not None and presence is not None and not os.path.lexists(place):
+        presence.check()
+        return SqliteStore(None)
+    return open_store(project, settings)

@@ -28,9 +28,19 @@ from chora.errors import ChoraError, StorageError, UsageError, io_details
 from chora.files import delete_leftovers
 from chora.nofollow import CREATE, UnsafePath, check_file, copy_file, open_file, open_folder
 from chora.settings import StorageSettings
-from chora.store import BACKENDS, SqliteStore, Store, store_place, store_users
-from chora.store.database import APPLICATION_ID, DATABASE_SUFFIXES, TABLES, connect, migrations, translate_errors
+from chora.store import BACKENDS, SqliteStore, Store, store_place, store_presence, store_users
+from chora.store.database import (
+    APPLICATION_ID,
+    DATABASE_SUFFIXES,
+    TABLES,
+    connect,
+    find_schema_problem,
+    migrations,
+    translate_errors,
+)
 from chora.store.migrate import migrate_store
+from chora.store.presence import StorePresence
+from chora.store.users import StoreUsers
 from chora.store.wal import count_lost_pages
 
 log = logging.getLogger("chora.store")
@@ -177,6 +187,13 @@ def verify_backup(path: Path) -> dict[str, int]:
                 "Restore it with that version.",
                 path=str(path),
             )
+        if problem := find_schema_problem(db, version):
+            raise StorageError(
+                f"{path} doesn't have the schema that chora makes: {problem}.",
+                "Name another backup; `chora restore --salvage` saves the records of this one into a new one.",
+                path=str(path),
+                error_type="SchemaError",
+            )
         found = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
         if found != ["ok"]:
             raise StorageError(
@@ -223,12 +240,36 @@ async def restore_backup(project: Path, settings: StorageSettings, backup: Path,
         UsageError: the backend keeps nothing.
     """
     counts = await trio.to_thread.run_sync(verify_backup, backup)
-    place, users = store_place(project, settings), store_users(project, settings)
-    if place is None or users is None:
-        raise UsageError("The backend memory keeps nothing.", "Set storage.backend to sqlite or filesystem.")
+    place, users, presence = _find_store(project, settings)
     with translate_errors(place), users.exclusive("restored"):
         restore = _restore_folder if settings.backend == "filesystem" else _restore_database
-        return RestoreResult(counts, await restore(project, settings, place, backup, folder))
+        replaced = await restore(project, settings, place, backup, folder)
+        presence.note()
+        return RestoreResult(counts, replaced)
+
+
+def begin_empty_store(project: Path, settings: StorageSettings) -> RestoreResult:
+    """Begin with an empty store where one has been that is gone; what is left of it is moved aside.
+
+    Raises:
+        StorageError: others have it open, or the disk failed.
+        UsageError: there is a store, or the backend keeps nothing.
+    """
+    place, users, presence = _find_store(project, settings)
+    with translate_errors(place), users.exclusive("replaced by an empty one"):
+        left = presence.make_way()
+        with contextlib.closing(BACKENDS[settings.backend](project, settings, None)) as store:
+            counts = store.counts()
+        presence.note()
+        return RestoreResult(counts, left)
+
+
+def _find_store(project: Path, settings: StorageSettings) -> tuple[Path, StoreUsers, StorePresence]:
+    place, users = store_place(project, settings), store_users(project, settings)
+    presence = store_presence(project, settings)
+    if place is None or users is None or presence is None:
+        raise UsageError("The backend memory keeps nothing.", "Set storage.backend to sqlite or filesystem.")
+    return place, users, presence
 
 
 async def _restore_database(

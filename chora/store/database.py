@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_origin
@@ -62,6 +63,59 @@ def migrations() -> list[tuple[int, str]]:
     """The numbered migration scripts, oldest first."""
     files = (resources.files("chora.store") / "migrations").iterdir()
     return sorted((int(file.name[:4]), file.read_text("utf-8")) for file in files if file.name.endswith(".sql"))
+
+
+SCHEMA_DIGESTS = {
+    1: "4cbb1a7fc4b625541a65974899ca537161b220d9c5f09de68f38d33ea045bbed",
+    2: "6f72bbddc65848db3c39656143b05b86d207e2e805f983d9854ed10499b088af",
+    3: "54a59ca21f662405d01927d43c32a7631bfc27fb8d106f19a40f67f9922f2180",
+}
+"""What `schema_digest` gives for the schema of each number: comparing it takes a tenth of making the schema."""
+OWN_OF_SQLITE = ("sqlite_sequence", "sqlite_stat1", "sqlite_stat4")
+"""Tables that SQLite makes by itself, such as for ANALYZE."""
+
+SchemaKey = tuple[str, str, str]
+"""What something in a schema is (table, index, trigger or view), its name, and its table."""
+
+
+def read_schema(db: apsw.Connection) -> dict[SchemaKey, str]:
+    """The schema of a database: how each thing in it was defined."""
+    rows = cast(
+        "list[tuple[str, str, str, str | None]]",
+        db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name, type").fetchall(),
+    )
+    return {(kind, name, table): sql or "" for kind, name, table, sql in rows if name not in OWN_OF_SQLITE}
+
+
+def schema_digest(schema: dict[SchemaKey, str]) -> str:
+    return sha256(msgspec.json.encode(sorted(schema.items()))).hexdigest()
+
+
+def make_schema(version: int) -> dict[SchemaKey, str]:
+    """The schema that the migrations up to a number make."""
+    with contextlib.closing(apsw.Connection(":memory:")) as db:
+        for number, script in migrations():
+            if number <= version:
+                db.execute(script)
+        return read_schema(db)
+
+
+def find_schema_problem(db: apsw.Connection, version: int) -> str | None:
+    """What in a database isn't as chora makes it, such as a trigger that deletes what was acknowledged; None if all is.
+
+    Args:
+        db: the database.
+        version: the number of its schema.
+    """
+    found = read_schema(db)
+    if schema_digest(found) == SCHEMA_DIGESTS.get(version):
+        return None
+    known = make_schema(version)
+    problems = [f"the {kind} {name[:80]!r} is not one of chora's" for kind, name, _ in found.keys() - known.keys()]
+    problems += [f"the {kind} {name} is missing" for kind, name, _ in known.keys() - found.keys()]
+    problems += [f"the {key[0]} {key[1]} is another" for key in known.keys() & found.keys() if known[key] != found[key]]
+    shown = ", ".join(sorted(problems)[:3])
+    return f"{shown}, and {len(problems) - 3} more" if len(problems) > 3 else shown or None
 
 
 class StatementTimeout:
@@ -132,6 +186,9 @@ def connect(place: Path | str, flags: int, *, parameters: str = "") -> apsw.Conn
             flags, place = flags | apsw.SQLITE_OPEN_URI, f"{place.absolute().as_uri()}?{parameters}"
     db = apsw.Connection(str(place), flags)
     db.set_busy_timeout(BUSY_TIMEOUT)
+    # Nothing in a schema may call functions or change the schema itself (sqlite.org/security.html, 1.2).
+    db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     db.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE removes rows that no trigger counts
     return db
 
@@ -156,6 +213,7 @@ def migrate_schema(db: apsw.Connection, path: Path | None) -> None:
         is_ours = db.pragma("application_id") == APPLICATION_ID
         is_empty = not db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
         version = cast(int, db.pragma("user_version"))
+        problem = find_schema_problem(db, version) if is_ours and version <= newest else None
     if not is_ours and not is_empty:
         raise StorageError(
             f"{path} is a database of another program; chora leaves it unchanged.",
@@ -167,6 +225,14 @@ def migrate_schema(db: apsw.Connection, path: Path | None) -> None:
             f"{path} was written by a newer chora (schema {version}, this one knows {newest}).",
             "Install the newer chora again, or restore a backup made by this one.",
             storage_path=str(path),
+        )
+    if problem is not None:
+        raise StorageError(
+            f"{path} doesn't have the schema that chora makes: {problem}.",
+            "Another program has changed it. `chora doctor --repair` makes a new database with all records and keeps "
+            "this one; `chora restore` puts a backup in its place.",
+            storage_path=str(path),
+            error_type="SchemaError",
         )
     if not is_empty:
         _quick_check(db, path)

@@ -2,8 +2,8 @@
 # (apsw's stubs name a buffer type that Python 3.11 does not have)
 """Diagnosing a project's database, and replacing a damaged one by what can be read of it.
 
-Diagnosing changes nothing. Only a database is repaired that is ours, not of a newer schema, damaged, and not open in
-another process; the damaged one is kept beside it under a dated name.
+Diagnosing changes nothing. Only a database is repaired that is ours, not of a newer schema, damaged or with another
+schema than chora's, and not open in another process; the damaged one is kept beside it under a dated name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import apsw
 
@@ -24,12 +24,13 @@ from chora.disk import delete_file
 from chora.errors import StorageError, io_details
 from chora.nofollow import UnsafePath, open_file, open_folder, read_file, temporary_folder
 from chora.store.backup import BACKUP_NAMES, verify_backup
-from chora.store.database import APPLICATION_ID, connect, has_wal, migrations
+from chora.store.database import APPLICATION_ID, connect, find_schema_problem, has_wal, migrations
 from chora.store.salvage import HEADER_LENGTH, SalvageResult, salvage_database
 from chora.store.users import SHARED_LOCK_BYTES, StoreUsers, find_database_users, in_use_error
 from chora.wording import list_quantities
 
-ConditionKind = Literal["missing", "whole", "damaged", "foreign", "newer", "unreadable", "held"]
+ConditionKind = Literal["missing", "gone", "whole", "damaged", "altered", "foreign", "newer", "unreadable", "held"]
+REPAIRABLE = ("damaged", "altered")
 
 
 class DatabaseCondition(NamedTuple):
@@ -101,8 +102,15 @@ def _check_integrity(path: Path) -> DatabaseCondition:
                 "foreign", f"{path} is a database of another program; chora leaves it unchanged.", remedy
             )
         found = [" ".join(str(row[0]).split()) for row in db.execute("PRAGMA integrity_check(20)")]
+        problem = find_schema_problem(db, cast(int, db.pragma("user_version")))
     finally:
         db.close()
+    if found == ["ok"] and problem is not None:
+        remedy = "`chora doctor --repair` makes a new database with all records and keeps this one"
+        if advice := _restore_advice(path):
+            remedy += f"; or {advice[0].lower()}{advice[1:]}"
+        reason = f"{path} doesn't have the schema that chora makes: {problem}."
+        return DatabaseCondition("altered", reason, remedy.rstrip(".") + ".")
     if found == ["ok"]:
         return DatabaseCondition("whole", f"{path} is intact: every page, index and row is consistent.")
     return _classify_damage(path, found[0] + (f", and {len(found) - 1} more problems" if len(found) > 1 else ""))
@@ -175,7 +183,7 @@ def repair_database(path: Path, users: StoreUsers | None = None) -> RepairResult
 
 def _repair(path: Path) -> RepairResult:
     condition = examine_database(path)
-    if condition.kind != "damaged":
+    if condition.kind not in REPAIRABLE:
         raise StorageError(condition.reason, condition.remedy, storage_path=str(path))
     fresh = path.with_name(f".{path.name}.repaired")
     replaced = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}Z")
