@@ -37,7 +37,7 @@ class Holding:
     def __init__(self, memory: PeerMemory, peer: str) -> None:
         self.bytes = 0
         self.refused = False
-        """Whether a charge was refused."""
+        """Whether a charge was refused, so that the work wasn't begun."""
         self._memory = memory
         self._peer = peer
         self._is_open = True

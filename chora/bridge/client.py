@@ -243,7 +243,9 @@ class Bridge:
 
     def _check_call(self, call: PendingCall) -> RpcError | None:
         if call.key is None:
-            return RpcError(wire.INVALID_REQUEST, "The id of a request is a string or a number")
+            return RpcError(
+                wire.INVALID_REQUEST, f"The id of a request is a string or a number, of at most {wire.ID_BYTES} bytes"
+            )
         if call.key in self.calls:
             return RpcError(wire.INVALID_REQUEST, "A request with this id waits for its answer already")
         if len(self.calls) >= self.options.calls:

@@ -251,6 +251,7 @@ class McpServer:
             try:
                 holding.charge(max(0, len(result) - ANSWER_RESERVE))
             except (Busy, LimitExceeded) as error:
+                holding.refused = False  # a 503 would have clients make the call again
                 failed = type(error)(
                     f"{error.message} The call was carried out, but its answer is lost.", error.hint, **error.details
                 )

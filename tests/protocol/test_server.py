@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from chora.access import LOCAL, Principal, Scope
 from chora.engine.engine import Engine
 from chora.metrics import Metrics
 from chora.nesting import MESSAGE_VALUES
+from chora.peer_memory import MIB
 from chora.protocol import wire
 from chora.protocol.broadcast import SUBSCRIPTION_LIMIT, NotificationQueue
 from chora.protocol.envelope import LISTEN_BYTES
@@ -895,3 +897,31 @@ async def test_what_is_repeated_of_a_request_is_cut(server: McpServer, method: s
     reply = await server.answer(initialized_session(), request(method, params), notify)
     assert reply is not None
     assert len(reply.body) < 64 * 1024
+
+
+@requirement("server.memory")
+async def test_a_request_without_room_is_not_begun(server: McpServer, project: Project):
+    """Nor is one decoded. One whose answer finds no room was carried out: it says so, and not to come again."""
+    project.save(text("long", "y" * 200_000))
+    memory = server.memory
+    session = initialized_session(principal=Principal("modest", "write"))
+    call = request("tools/call", {"name": "generate_content", "arguments": {"content_config_id": "long"}})
+
+    async def answer(*held: int) -> tuple[dict[str, Any], bool]:
+        with ExitStack() as stack, memory.hold("modest") as holding:
+            for number, count in enumerate(held):
+                stack.enter_context(memory.hold(f"greedy-{number}")).charge(count)
+            reply = await server.answer(session, call, holding=holding)
+            assert reply is not None
+            return msgspec.json.decode(reply.body), holding.refused
+
+    memory.limit = MIB
+    body, refused = await answer()
+    assert (body["result"]["structuredContent"]["success"], refused) == (True, False)
+    body, refused = await answer(MIB // 2)
+    assert (body["error"]["data"]["code"], refused) == ("busy", False)
+    assert body["error"]["message"].endswith("The call was carried out, but its answer is lost.")
+    body, refused = await answer(MIB // 2, MIB // 4)
+    assert (body["error"]["data"]["code"], refused) == ("busy", True)
+    assert "carried out" not in body["error"]["message"]
+    assert memory.held == {}
