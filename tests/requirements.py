@@ -636,6 +636,7 @@ SERVER = {
         "Calls in flight fail at once when the connection breaks, saying that they may have been carried out."
     ),
     "connect.absent": "The bridge starts before its server does.",
+    "connect.memory": "What arrives of a server's answers takes bounded memory, however many arrive at once.",
     "connect.origin": "The bridge sends its token to the configured server only.",
 }
 

@@ -914,6 +914,41 @@ async def test_an_endless_answer_is_cut():
         assert "can't be passed on" in (await client.ask("initialize", HELLO))["error"]["message"]
 
 
+@requirement("connect.memory")
+@pytest.mark.parametrize("kind", ["event stream", "JSON"])
+async def test_many_long_answers_at_once_take_a_bounded_amount_of_memory(kind: str):
+    """Each may be as long as the limit, but not all at a time: the others fail, and then there is room again."""
+    ended: list[int] = []
+    finish = trio.Event()
+
+    def answering(request: ReceivedRequest) -> Answer:
+        id = request.message["id"]
+        body = msgspec.json.encode({"jsonrpc": "2.0", "id": id, "result": {"text": "x" * 90_000}})
+
+        async def answer(stream: trio.abc.Stream) -> None:
+            data = http(body) if kind == "JSON" else STREAM + chunk(b"data: " + body + b"\n\n") + END
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(data[:-1000])
+                await finish.wait()
+                await stream.send_all(data[-1000:])
+
+        return answer
+
+    async with playing(answering) as upstream, bridged(upstream.url, answer_limit=100_000) as client:
+        for id in range(20):
+            await client.send("tools/call", {"name": "x", "_meta": MODERN}, id)
+        for _ in range(10):
+            failed = await client.read()
+            assert "too much arrives at once" in failed["error"]["message"]
+            assert failed["error"]["data"] == {"mayHaveBeenCarriedOut": True}
+            ended.append(failed["id"])
+        finish.set()
+        ended += [(await client.read())["id"] for _ in range(10)]
+        assert sorted(ended) == list(range(20))
+        again = await client.ask("tools/call", {"name": "x", "_meta": MODERN}, 20)
+        assert len(again["result"]["text"]) == 90_000
+
+
 async def test_a_client_that_does_not_read_slows_the_server_down():
     """Backpressure: unread messages aren't queued in the bridge."""
     sent = 0

@@ -32,6 +32,7 @@ from chora.bridge.options import BridgeOptions
 from chora.bridge.sse import SseUpstream
 from chora.bridge.streamable import StreamableUpstream
 from chora.bridge.upstream import Upstream
+from chora.peer_memory import PeerMemory
 from chora.protocol import wire
 from chora.protocol.wire import RpcError
 from chora.shutdown import end_with_parent, stop_on_signals
@@ -40,6 +41,7 @@ from chora.transport.pipes import LineReader, LineTooLong, Pipes, PolledPipe, op
 log = logging.getLogger("chora.bridge")
 
 NOTIFICATION_QUEUE_LIMIT = 64  # notifications that may wait to be passed on
+ANSWERS_HELD = 4  # of the longest messages of the server may be arriving at once
 CANCELLED_CALL_TIMEOUT = 5.0  # seconds for which the answer to a cancelled call is awaited
 SESSION_END_TIMEOUT = 2.0  # seconds to end the session with the server
 OPENING_METHODS = ("initialize", "server/discover")
@@ -89,6 +91,7 @@ class Bridge:
         self.options = options
         self.services = services
         self.memory = SessionMemory()
+        self.answers_held = PeerMemory(ANSWERS_HELD * options.answer_limit)
         self.calls: dict[Key, PendingCall] = {}
         """The client's calls that wait for their answer."""
         self._upstream = upstream

@@ -9,6 +9,7 @@ import trio
 
 from chora.bridge.messages import BridgedMessage, Key, PendingCall, SessionMemory
 from chora.bridge.options import BridgeOptions
+from chora.peer_memory import PeerMemory
 
 
 class UpstreamTransport(Protocol):
@@ -46,6 +47,8 @@ class ClientSide(Protocol):
     services: trio.Nursery
     """Where what runs beside the calls is started."""
     memory: SessionMemory
+    answers_held: PeerMemory
+    """The account of what has arrived of the server's messages, by call."""
     calls: dict[Key, PendingCall]
     """The client's calls that wait for their answer."""
 

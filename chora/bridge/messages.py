@@ -176,6 +176,12 @@ def too_large(failed: ResponseTooLarge) -> CallFailure:
     return CallFailure(f"The answer can't be passed on: {failed}.", hint, carried_out=True)
 
 
+def too_much() -> CallFailure:
+    """The failure of a call whose answer finds no room beside those of other calls."""
+    hint = "Make fewer calls at once, or ask for less. It was carried out."
+    return CallFailure("The answer can't be passed on: too much arrives at once.", hint, carried_out=True)
+
+
 def not_mcp(where: object, kind: str, data: bytes) -> CallFailure:
     """The failure of a call whose answer is no message."""
     if kind in ("text/html", "application/xhtml+xml") or data.lstrip()[:1] == b"<":

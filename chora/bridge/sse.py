@@ -212,6 +212,7 @@ class SseUpstream:
                 if response.status in (401, 403, 429) or response.status >= 500:
                     raise refused
                 raise TransportNotFound(refused.message, refused.hint)
+            # One stream, so one message at a time: it isn't held beside others.
             events = EventReader(response, self._bridge.options.answer_limit)
             stream = SseConnection(await self._read_endpoint(events, response))
             why: object = "the server ended the stream"

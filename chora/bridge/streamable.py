@@ -27,11 +27,14 @@ from chora.bridge.messages import (
     read_initialize_result,
     split_messages,
     too_large,
+    too_much,
 )
 from chora.bridge.parameter_headers import ParameterHeaders
 from chora.bridge.timeouts import NEW_SESSION_TIMEOUT, NOTIFICATION_TIMEOUT
 from chora.bridge.upstream import Upstream, code_of
+from chora.errors import Busy, LimitExceeded
 from chora.fetch import EventReader, FetchFailed, HttpResponse, ResponseTooLarge
+from chora.peer_memory import Holding
 from chora.protocol import wire
 
 log = logging.getLogger("chora.bridge")
@@ -188,14 +191,17 @@ class StreamableUpstream:
         if response.media_type == "text/event-stream":
             await self._read_until_answer(call, response, session)
             return
-        try:
-            body = await response.read(self._bridge.options.answer_limit)
-        except ResponseTooLarge as failed:
-            raise too_large(failed) from None
-        except FetchFailed as failed:
-            raise ConnectionLost(self._upstream.address, failed) from failed
-        if body.strip():
-            await self._deliver(body, call, response.media_type)
+        with self._bridge.answers_held.hold(str(call.key)) as holding:
+            try:
+                body = await response.read(self._bridge.options.answer_limit, holding.resize)
+            except ResponseTooLarge as failed:
+                raise too_large(failed) from None
+            except (Busy, LimitExceeded):
+                raise too_much() from None
+            except FetchFailed as failed:
+                raise ConnectionLost(self._upstream.address, failed) from failed
+            if body.strip():
+                await self._deliver(body, call, response.media_type)
         if call.answer is None and not call.cancelled:
             raise CallFailure(
                 f"{self._upstream.address} accepted the request without answering it (HTTP {response.status}).",
@@ -245,7 +251,13 @@ class StreamableUpstream:
         self, response: HttpResponse, position: StreamPosition, call: PendingCall | None
     ) -> str | None:
         """Pass on the messages of a stream; returns why it ended before the call's answer, or None."""
-        events = EventReader(response, self._bridge.options.answer_limit)
+        with self._bridge.answers_held.hold(str(call and call.key)) as holding:
+            return await self._read_events(response, position, call, holding)
+
+    async def _read_events(
+        self, response: HttpResponse, position: StreamPosition, call: PendingCall | None, holding: Holding
+    ) -> str | None:
+        events = EventReader(response, self._bridge.options.answer_limit, holding.resize)
         try:
             while (event := await events.receive()) is not None:
                 if event.id is not None:
@@ -261,6 +273,8 @@ class StreamableUpstream:
                             return None
         except ResponseTooLarge as failed:
             raise too_large(failed) from None
+        except (Busy, LimitExceeded):
+            raise too_much() from None
         except FetchFailed as failed:
             return str(failed) if call is None or call.answer is None else None
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from chora.fetch.failures import ResponseTooLarge
@@ -23,11 +24,13 @@ class EventReader:
     Args:
         response: whose body it is.
         limit: the longest event, bytes.
+        resize: called with the bytes of the event that have arrived, again and again; what it raises is raised here.
     """
 
-    def __init__(self, response: HttpResponse, limit: int) -> None:
+    def __init__(self, response: HttpResponse, limit: int, resize: Callable[[int], object] | None = None) -> None:
         self._response = response
         self._limit = limit
+        self._resize = resize
         self._buffer = bytearray()
         self._start = 0
         self._searched = 0
@@ -92,6 +95,8 @@ class EventReader:
             if not piece:
                 return None  # an event without an empty line at its end is dropped
             buffer += piece
+            if self._resize is not None:
+                self._resize(len(buffer) + self._limit - most)
 
     def _too_large(self) -> ResponseTooLarge:
         return ResponseTooLarge(f"an event of the stream is larger than {self._limit:,} bytes")

@@ -9,6 +9,8 @@ from chora.fetch.failures import ConnectionBroken, FetchFailed, ResponseTooLarge
 from chora.fetch.limits import DRAIN_LIMIT, HEAD_LIMIT, IDLE_TIME, READ_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chora.fetch.connections import ClientConnection
 
 CHUNKED, UNTIL_CLOSE = -1, -2
@@ -143,8 +145,12 @@ class HttpResponse:
                     raise FetchFailed("the answer is not HTTP: its trailers don't end")
         return size
 
-    async def read(self, limit: int) -> bytes:
+    async def read(self, limit: int, resize: Callable[[int], object] | None = None) -> bytes:
         """The whole body, of at most `limit` bytes.
+
+        Args:
+            limit: bytes.
+            resize: called with the bytes that have arrived, again and again; what it raises is raised here.
 
         Raises:
             ResponseTooLarge: it is longer.
@@ -155,6 +161,8 @@ class HttpResponse:
             return first
         body = bytearray(first)
         while len(body) <= limit:
+            if resize is not None:
+                resize(len(body))
             if not (piece := await self.receive()):
                 return bytes(body)
             body += piece
