@@ -102,7 +102,7 @@ def find_repository(folder: Folder, path: str) -> Repository:
         start = folder.resolve(path)
     except ChoraError as error:
         raise SourceFailed(error.message.removesuffix(".")) from None
-    if not start.is_dir():
+    if not os.path.isdir(start):  # noqa: PTH112 (Path.is_dir raises for a name too long for any disk)
         raise SourceFailed(f"there is no folder {path}")
     if (start / "HEAD").is_file() and (start / "objects").is_dir():
         return _open_repository(start, "", path)

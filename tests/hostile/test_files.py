@@ -20,6 +20,7 @@ from chora.protocol.types import Call
 from chora.tools import TOOLS
 from tests.conftest import Asking, Project, artifact, child, content, text
 from tests.hostile.measures import MIB, bounded, is_well, linux, prepare
+from tests.sources.test_git_reference import commit
 
 pytestmark = linux
 
@@ -78,9 +79,10 @@ async def as_source(ask: Asking, project: Project, path: str) -> Any:
 
 
 async def as_repository(ask: Asking, project: Project, path: str) -> Any:
-    source = {"id": "x", "source_type": "git_reference", "source_locator": "HEAD:x", "repository": path}
-    project.save(content("note", pattern={"type": "jinja2", "template": "{{ x }}"}, sources=[source]))
-    return await ask.answer("generate_content", {"content_config_id": "note", "force": True})
+    shared = {"sources": [{"id": "x", "type": "git_reference", "repo": path, "file": "x.txt"}]}
+    project.save(content("note", pattern={"type": "jinja2", "template": "{{ x }}"}))
+    project.save(artifact("notice", [child("note")]), collection(context={"shared": shared}))
+    return await ask.answer("generate_collection", {"collection_config_path": "all", "force": True})
 
 
 async def as_config_source(ask: Asking, project: Project, path: str) -> Any:
@@ -117,7 +119,8 @@ async def as_child(ask: Asking, project: Project, path: str) -> Any:
 
 def collection(**rest: Any) -> dict[str, Any]:
     member = {"id": "notice", "type": "artifact", "path": "configs/artifact/notice.json"}
-    return {"type": "collection", "id": "all", "name": "All", "members": [member], **rest}
+    output = {"base_path": "outputs/collections/all"}
+    return {"type": "collection", "id": "all", "name": "All", "members": [member], "output": output, **rest}
 
 
 async def as_config(ask: Asking, project: Project, path: str) -> Any:
@@ -191,6 +194,62 @@ WRITING: dict[str, Entry] = {
     "freshness": as_freshness,
 }
 ENTRIES = READING | WRITING
+
+INSIDE = {
+    "source": "x.txt",
+    "repository": ".",
+    "config as source": "configs/content/note.json",
+    "template": "page.j2",
+    "include": "page.j2",
+    "child": "configs/content/note.json",
+    "config": "configs/collection/all.json",
+    "listed config": "configs/collection/all.json",
+    "member": "configs/artifact/notice.json",
+    "schema": "schema.json",
+    "content id": "note",
+    "saved id": "draft",
+    "deleted id": "note",
+    "output": "outputs/page.md",
+    "output_path": "outputs/page.md",
+    "base_path": "outputs/all",
+    "collection output": "outputs/all",
+    "freshness": "outputs/all",
+}
+"""A path that each entry takes."""
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+async def test_every_entry_takes_a_path_inside(project: Project, ask: Asking, entry: str):
+    """What refuses the paths below looks at them: it isn't for another reason."""
+    project.write("x.txt", "inside")
+    project.write("templates/page.j2", "inside")
+    project.write("schema.json", "{}")
+    project.save(text("note", "inside"), artifact("notice", [child("note")]), collection())
+    commit(project.root)
+    await ask("generate_content", content_config_id="note")
+    await ask("generate_collection", collection_config_path="all", output_path="outputs/all")
+    answer = await ENTRIES[entry](ask, project, INSIDE[entry])
+    assert answer["success"], answer
+    if entry in ("schema", "repository"):
+        assert answer.get("valid", True)
+        assert not answer.get("failed"), answer
+
+
+async def test_no_repository_outside_is_read(project: Project, ask: Asking):
+    """By no path and through no link, though it is one that git reads; inside, it is read."""
+    commit(project.root / "inner", x_txt=SECRET)
+    assert (await as_repository(ask, project, "inner"))["success"]
+    assert SECRET in project.read("outputs/collections/all/notice/notice.md")
+    outside = project.root.parent / "outside"
+    commit(outside, x_txt=SECRET)
+    (project.root / "link").symlink_to(outside)
+    for path in ("../outside", "link", str(outside), f"{outside}/.git", "link/.git", "inner/../../outside"):
+        shutil.rmtree(project.root / "outputs", ignore_errors=True)
+        answer = await as_repository(ask, project, path)
+        assert not answer["success"], (path, answer)
+        assert SECRET not in str(answer)
+        assert not list((project.root / "outputs").rglob("*.md")), path
+
 
 OUTWARD = [
     "../outside/secret.json",
