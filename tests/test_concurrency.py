@@ -116,6 +116,44 @@ async def test_a_flood_makes_others_wait_for_one_task(
     assert order.index(f"{mine[1]} 20".replace("  ", " ")) == 1
 
 
+@requirement("render.fair")
+async def test_what_usually_takes_long_leaves_a_slot_free(autojump_clock: trio.testing.MockClock):
+    """For what is quick or not known yet, so that it needn't wait; where there is one slot only, it may have that. What
+    has become quick counts as quick again.
+    """
+    turns = FairSemaphore(2)
+    slow, quick, unknown = share("a", "1", "slow"), share("a", "2", "quick"), share("a", "3", "new")
+    for mine, seconds in ((slow, 5.0), (quick, 0.01)):
+        await turns.acquire(mine)
+        turns.release(mine, seconds)
+    await turns.acquire(slow)
+    assert [turns.has_slot_for(each) for each in (slow, quick, unknown)] == [False, True, True]
+    served: list[str] = []
+
+    async def wait(name: str, mine: tuple[str, str, str]) -> None:
+        await turns.acquire(mine)
+        served.append(name)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, "slow", slow)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(wait, "quick", quick)
+        await trio.testing.wait_all_tasks_blocked()
+        assert served == ["quick"]
+        turns.release(quick, 0.01)
+        await trio.testing.wait_all_tasks_blocked()
+        assert served == ["quick"]
+        turns.release(slow, 0.01)
+    assert served == ["quick", "slow"]
+    for _ in range(5):
+        turns.release(slow, 0.01)
+    assert turns.has_slot_for(slow)
+    alone = FairSemaphore(1)
+    await alone.acquire(slow)
+    alone.release(slow, 5.0)
+    assert alone.has_slot_for(slow)
+
+
 async def test_use_is_forgotten_with_time(autojump_clock: trio.testing.MockClock):
     """Who held it long ago isn't behind for ever."""
     turns = FairSemaphore(1)

@@ -76,6 +76,30 @@ def test_a_server_that_is_ended_while_it_starts_exits_with_0(
         assert (process.returncode, "Traceback" in logged) == (0, False), (delay, logged)
 
 
+@requirement("server.early-signal")
+def test_the_handlers_are_there_before_anything_is_imported():
+    """Of chora or of a library: what comes first is the module that installs them, and what that needs."""
+    program = (
+        "import os, signal, sys\n"
+        "class Spy:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('chora', 'click', 'msgspec', 'trio', 'apsw'):\n"
+        "            print(name, signal.getsignal(signal.SIGTERM) != signal.SIG_DFL, flush=True)\n"
+        "        if name == 'chora.cli':\n"
+        "            os._exit(0)\n"
+        "sys.meta_path.insert(0, Spy())\n"
+        "sys.argv = ['chora', 'serve']\n"
+        "from chora.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    imported = [line.split() for line in done.stdout.splitlines()]
+    assert imported[-1] == ["chora.cli", "True"], done.stderr
+    assert {name for name, _ in imported} <= {
+        *("chora", "chora.__main__", "chora.starting", "chora.this_process", "chora.cli"),
+    }
+
+
 @linux
 def test_a_hangup_while_a_server_starts_is_remembered():
     """It doesn't end the process; what it asks for is done once the server can."""
