@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 import trio
@@ -92,6 +92,16 @@ FAILURE_REUSE_TIME = 0.5
 PAGE_RECORDS = 100  # records in memory at once while all of a kind are read
 
 
+class _Overview(NamedTuple):
+    """What is known of all versions of a content together."""
+
+    places: dict[str, CachedFolder[VersionSummary]]
+    """Where they were when this was made."""
+    state: ContentState
+    fingerprints: dict[str, str]
+    """The newest version with each fingerprint that isn't deleted."""
+
+
 class FilesystemStore:
     """The store of one project, in a folder.
 
@@ -119,6 +129,7 @@ class FilesystemStore:
         self._limiter = trio.CapacityLimiter(1)
         self._cache_lock = threading.RLock()  # the event loop and the writer thread both use the caches
         self._contents: dict[str, ContentFolder] = {}
+        self._overviews: dict[str, _Overview] = {}
         self._drafts = CachedFolder(folder / "drafts", DRAFT_FILE_NAME, parse_draft)
         self._journals: dict[type[Record], tuple[Journal, JournalKind[Any]]] = {}
         for name, kinds in _JOURNALS.items():
@@ -187,11 +198,14 @@ class FilesystemStore:
 
     def latest_version(self, content_id: str) -> Version | None:
         """The newest version of a content that isn't deleted."""
-        return self._newest_version(content_id, lambda _: True)
+        newest = self.newest_infos(content_id, 1, kept=True)
+        return self.version(content_id, newest[0].version_id) if newest else None
 
     def version_with_fingerprint(self, content_id: str, fingerprint: str) -> Version | None:
         """The newest version of a content with this fingerprint that isn't deleted."""
-        return self._newest_version(content_id, lambda summary: summary.fingerprint == fingerprint)
+        with self._reading():
+            version_id = self._overview(content_id).fingerprints.get(fingerprint)
+        return None if version_id is None else self.version(content_id, version_id)
 
     def versions(self, content_id: str) -> list[Version]:
         """Every version of a content, oldest first, including deleted ones."""
@@ -201,9 +215,22 @@ class FilesystemStore:
 
     def content_state(self, content_id: str) -> ContentState:
         """How much is stored of a content, and the newest of it without its text."""
-        infos = self.version_infos(content_id)
-        kept = [info for info in infos if not info.deleted]
-        return ContentState(len(infos), len(kept), kept[-1] if kept else None)
+        with self._reading():
+            return self._overview(content_id).state
+
+    def _overview(self, content_id: str) -> _Overview:
+        """What is known of all versions of a content together; made anew only when they have changed."""
+        places = self._content_folder(content_id).version_folders()
+        known = self._overviews.get(content_id)
+        if known is None or known.places is not places:
+            summaries = [summary for _, summary in self._summaries(content_id)]
+            kept = [summary for summary in summaries if not summary.info.deleted]
+            state = ContentState(len(summaries), len(kept), kept[-1].info if kept else None)
+            fingerprints = {summary.fingerprint: summary.info.version_id for summary in kept}
+            known = _Overview(places, state, fingerprints)
+            if len(known.places) == len(summaries):  # else a file couldn't be read, and may be readable the next time
+                self._overviews[content_id] = known
+        return known
 
     def version_infos(
         self, content_id: str, *, kept: bool = False, after: str = "", limit: int | None = None
@@ -216,7 +243,11 @@ class FilesystemStore:
 
     def newest_infos(self, content_id: str, limit: int, *, kept: bool = False, skip: int = 0) -> list[VersionInfo]:
         """The newest versions of a content without their texts, newest first."""
-        return self.version_infos(content_id, kept=kept)[::-1][skip : skip + limit]
+        with self._reading():
+            places = self._content_folder(content_id).version_folders()
+            found = (self._summary(places[version_id], content_id, version_id) for version_id in reversed(places))
+            fit = (each.info for each in found if each is not None and not (kept and each.info.deleted))
+            return list(islice(fit, skip, skip + limit))
 
     def find_info(
         self, content_id: str, *, config_version: str | None = None, prefix: str = "", approved: bool = False
@@ -259,15 +290,6 @@ class FilesystemStore:
 
         if version_ids:
             await self._write(delete)
-
-    def _newest_version(self, content_id: str, fits: Callable[[VersionSummary], bool]) -> Version | None:
-        with self._reading():
-            places = self._content_folder(content_id).version_folders()
-            for version_id in reversed(places):
-                summary = self._summary(places[version_id], content_id, version_id)
-                if summary is not None and not summary.info.deleted and fits(summary):
-                    return self._load_version(places[version_id], summary)
-            return None
 
     def _content_folder(self, content_id: str) -> ContentFolder:
         return self._content_folder_at(self._root / "content" / file_name(content_id))

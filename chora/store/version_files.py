@@ -76,18 +76,24 @@ class CachedFolder(Generic[T]):
         self._parse = parse
         self._trusted = -1
         self._stamps: dict[str, FileStamp] = {}
+        self._names: list[str] = []
         self._parsed: dict[str, tuple[FileStamp, T | None]] = {}
 
     def file_names(self) -> list[str]:
-        """The names of the current files, sorted."""
+        """The names of the current files, sorted; the same list as long as nothing has changed. Don't change it."""
         try:
             modified = _modified(self.path)
             if modified != self._trusted:
-                self._stamps = self._scan()
+                self._set_stamps(self._scan())
                 self._trusted = modified if is_at_rest(modified) else -1
         except (FileNotFoundError, NotADirectoryError):
-            self._trusted, self._stamps = -1, {}
-        return sorted(self._stamps)
+            self._trusted = -1
+            self._set_stamps({})
+        return self._names
+
+    def _set_stamps(self, stamps: dict[str, FileStamp]) -> None:
+        if stamps != self._stamps:
+            self._stamps, self._names = stamps, sorted(stamps)
 
     def _scan(self) -> dict[str, FileStamp]:
         stamps: dict[str, FileStamp] = {}
@@ -139,6 +145,8 @@ class ContentFolder:
         self.path = path
         self._trusted = -1
         self._folders: dict[int, CachedFolder[VersionSummary]] = {}
+        self._names: list[list[str]] = []
+        self._found: dict[str, CachedFolder[VersionSummary]] = {}
 
     def numbered_folders(self) -> dict[int, CachedFolder[VersionSummary]]:
         """The folders by number."""
@@ -159,11 +167,16 @@ class ContentFolder:
         return self._folders
 
     def version_folders(self) -> dict[str, CachedFolder[VersionSummary]]:
-        """Every version id and the folder of its file, oldest first."""
-        found = {
-            version_id_of(name): folder for folder in self.numbered_folders().values() for name in folder.file_names()
-        }
-        return dict(sorted(found.items()))
+        """Every version id and the folder of its file, oldest first; the same one as long as nothing has changed. Don't
+        change it."""
+        folders = self.numbered_folders().values()
+        names = [folder.file_names() for folder in folders]
+        if len(names) != len(self._names) or any(
+            one is not other for one, other in zip(names, self._names, strict=True)
+        ):
+            found = {version_id_of(name): folder for folder, here in zip(folders, names, strict=True) for name in here}
+            self._names, self._found = names, dict(sorted(found.items()))
+        return self._found
 
 
 def version_file_name(version_id: str) -> str:

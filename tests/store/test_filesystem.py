@@ -27,6 +27,7 @@ from chora.store import Output, Version, journal
 from chora.store.filesystem import FilesystemStore
 from chora.store.version_files import version_file_name, version_id_of
 from tests.conftest import requirement
+from tests.hostile.measures import calls_in
 from tests.patience import PATIENCE
 from tests.store.test_contract import AT, completion, cost, draft, event, job, output, sample, trace, version
 
@@ -606,3 +607,29 @@ async def test_transactions_of_many_lines_stay_complete_when_rewritten(root: Pat
         expected |= {each.path: each for each in step}
         await store.save_outputs(step)
         assert store.outputs() == FilesystemStore(root).outputs() == [expected[path] for path in sorted(expected)]
+
+
+@requirement("storage.history")
+async def test_reads_look_at_a_content_again_only_when_it_has_changed(tmp_path: Path):
+    """As many function calls with three hundred versions as with thirty."""
+    counts: list[int] = []
+    for number in (30, 300):
+        store = FilesystemStore(tmp_path / str(number))
+        ids = [f"20260101T000000000Z-{each:04x}" for each in range(number)]
+        await store.add_records([version("tides", version_id=each, fingerprint=each) for each in ids])
+        past = time.time_ns() - 10_000_000_000
+        for folder in (tmp_path / str(number)).rglob("*"):
+            if folder.is_dir():
+                os.utime(folder, ns=(past, past))
+
+        def read(store: FilesystemStore = store, ids: list[str] = ids) -> None:
+            assert store.content_state("tides").kept == len(ids)
+            assert store.latest_version("tides") is not None
+            assert store.version_with_fingerprint("tides", "other") is None
+            assert store.version_with_fingerprint("tides", ids[0]) is not None
+            assert len(store.newest_infos("tides", 10, kept=True)) == 10
+
+        read()
+        counts.append(calls_in(read))
+        store.close()
+    assert counts[1] <= counts[0] * 1.1 + 10, counts
