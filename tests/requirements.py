@@ -351,6 +351,7 @@ MAKING = {
     "outputs.inside-project": "No output is written outside of the folders that outputs may go to.",
     "sources.parsed-in-workers": "Data files that aren't small are parsed in workers, up to 200,000 values.",
     "hostile.expressions": "Every regular expression takes linear time, or runs in a worker that can be killed.",
+    "access.doctor-warns": "Doctor says who may use a server over HTTP, and warns where a proxy could let anybody in.",
     "hostile.event-loop": "No content that others wrote takes more than 150 ms of processor in one piece.",
     "wire.values": "A message holds up to 100,000 values; they are counted before it is decoded.",
     "outputs.merge.again": "Merging a merged text again changes nothing, and conflicts are counted until resolved.",

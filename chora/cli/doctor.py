@@ -30,6 +30,8 @@ class DoctorStep(Struct, frozen=True):
     ok: bool
     reason: str
     remedy: str | None = None
+    warning: bool = False
+    """Whether the remedy should be considered although nothing is wrong."""
 
 
 @dataclass
@@ -127,11 +129,48 @@ def check_store_leftovers(diagnosis: Diagnosis) -> DoctorStep:
     return DoctorStep(name, True, f"{diagnosis.place}-wal holds changes: {why}; never delete it.")
 
 
+def check_http_access(diagnosis: Diagnosis) -> DoctorStep:
+    """Who could use a server of this project over HTTP, by the rules that it starts with."""
+    from chora.access import Authenticator, Tokens
+    from chora.errors import UsageError
+    from chora.project import tokens_folder
+    from chora.secrets import find_token
+    from chora.transport.listener import check_tls
+
+    name, http = "http access", diagnosis.settings.http
+    tokens = Tokens(tokens_folder(diagnosis.root))
+    try:
+        check_tls(http)
+        found = find_token(reference=http.token, fail_closed=True)
+        authenticator = Authenticator(
+            http.host,
+            found.secret if found else None,
+            tokens,
+            trusted_proxies=http.trusted_proxies,
+            has_issuer=bool(diagnosis.settings.oauth.issuer),
+        )
+    except UsageError as error:
+        return DoctorStep(name, False, error.message, error.hint or "Change [http] in chora.toml, or put right what it names.")
+    if authenticator.requires_token:
+        return DoctorStep(name, True, "Every request to `chora serve` needs a token, but for /health and /ready.")
+    reason = "`chora serve` needs no token: every program and user of this machine may do everything over HTTP"
+    if http.trusted_proxies:
+        return DoctorStep(name, True, f"{reason}; clients of trusted proxies need one.")
+    return DoctorStep(
+        name,
+        True,
+        f"{reason}, and so may all clients of a reverse proxy that adds no header of its own.",
+        "With a proxy in front, make a token with `chora token new NAME`, or name the proxy in http.trusted_proxies.",
+        warning=True,
+    )
+
+
 STEPS: tuple[Callable[[Diagnosis], DoctorStep], ...] = (
     check_store_access,
     check_store_space,
     check_store_content,
     check_store_leftovers,
+    check_http_access,
 )
 """The checks, in this order."""
 
@@ -169,8 +208,9 @@ def command(project: str | None, repairing: bool, as_json: bool) -> None:
         if repaired is not None:
             click.echo(f"repaired: saved {describe_salvage(repaired.saved)}; the damaged one is {repaired.replaced}")
         for step in steps:
-            click.secho(f"{'ok' if step.ok else 'FAILED':6} {step.name}: {step.reason}", fg=None if step.ok else "red")
-            if step.remedy and not step.ok:
+            result = "warn" if step.ok and step.warning else "ok" if step.ok else "FAILED"
+            click.secho(f"{result:6} {step.name}: {step.reason}", fg={"FAILED": "red", "warn": "yellow"}.get(result))
+            if step.remedy and (step.warning or not step.ok):
                 click.echo(f"       {step.remedy}")
     if not all(step.ok for step in steps):
         sys.exit(1)

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from chora import settings
 from chora.cli import program
 from chora.engine.engine import open_engine
-from tests.conftest import Asking, Project
+from tests.conftest import Asking, Project, requirement
 from tests.disks import small_disk
 
 
@@ -67,8 +67,8 @@ def test_a_healthy_project_passes_every_step(hello: Project, backend: str):
     assert run(hello, "generate", "greeting").exit_code == 0
     before = sorted(hello.root.rglob("*"))
     looked = steps(run(hello, "doctor", "--json"))
-    assert list(looked) == ["store access", "store space", "store content", "store leftovers"]
-    assert all(set(step) == {"name", "ok", "reason", "remedy"} and step["ok"] for step in looked.values())
+    assert list(looked) == ["store access", "store space", "store content", "store leftovers", "http access"]
+    assert all(set(step) == {"name", "ok", "reason", "remedy", "warning"} and step["ok"] for step in looked.values())
     if backend != "filesystem":  # its lock file is created by reading
         assert sorted(hello.root.rglob("*")) == before
     result = run(hello, "doctor")
@@ -173,3 +173,38 @@ def test_an_unreadable_filesystem_store_is_reported(hello: Project):
     hello.write("ephemeral", "a file")
     looked = steps(run(hello, "doctor", "--json"))
     assert not looked["store content"]["ok"]
+
+
+@requirement("access.doctor-warns")
+def test_a_server_without_a_token_is_a_warning(hello: Project):
+    """A proxy that adds no header can't be told from a client of this machine, so doctor says what to do about it."""
+    result = run(hello, "doctor")
+    assert result.exit_code == 0
+    assert "warn   http access: `chora serve` needs no token" in result.output
+    assert "chora token new NAME" in result.output
+    hello.write("chora.toml", '[http]\ntrusted_proxies = ["10.0.0.1"]\n')
+    step = steps(run(hello, "doctor", "--json"))["http access"]
+    assert (step["ok"], step["warning"], "clients of trusted proxies need one" in step["reason"]) == (True, False, True)
+    hello.write("chora.toml", "")
+    assert run(hello, "token", "new", "ci").exit_code == 0
+    step = steps(run(hello, "doctor", "--json"))["http access"]
+    assert (step["ok"], step["warning"], "Every request" in step["reason"]) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("http", "problem"),
+    [
+        ('host = "0.0.0.0"', "won't listen on 0.0.0.0 without a token"),
+        ('token = "file:gone"', "gone"),
+        ('cert = "cert.pem"', "key"),
+        ('trusted_proxies = ["proxy"]', "proxy"),
+    ],
+)
+def test_access_that_stops_the_start_of_a_server_is_wrong(hello: Project, http: str, problem: str):
+    """With the same words as `chora serve`."""
+    hello.write("chora.toml", f"[http]\n{http}\n")
+    result = run(hello, "doctor", "--json")
+    step = steps(result)["http access"]
+    assert not step["ok"]
+    assert problem in step["reason"]
+    assert step["remedy"]
