@@ -150,7 +150,8 @@ def check_http_access(diagnosis: Diagnosis) -> DoctorStep:
             has_issuer=bool(diagnosis.settings.oauth.issuer),
         )
     except UsageError as error:
-        return DoctorStep(name, False, error.message, error.hint or "Change [http] in chora.toml, or put right what it names.")
+        remedy = error.hint or "Change [http] in chora.toml, or put right what it names."
+        return DoctorStep(name, False, error.message, remedy)
     if authenticator.requires_token:
         return DoctorStep(name, True, "Every request to `chora serve` needs a token, but for /health and /ready.")
     reason = "`chora serve` needs no token: every program and user of this machine may do everything over HTTP"

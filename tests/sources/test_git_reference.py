@@ -497,6 +497,14 @@ async def test_git_itself_would_follow_the_links(private: Path, project: Project
     assert len(followed) >= 10, followed
 
 
+async def test_a_file_is_what_its_commit_holds(project: Project, fetch: Fetch):
+    """Not what `git replace` shows instead, which no clone of the commit has."""
+    commit(project.root, a_md="true\n", b_md="replaced\n")
+    git(project.root, "replace", *(git(project.root, "rev-parse", f"HEAD:{name}") for name in ("a.md", "b.md")))
+    assert git(project.root, "show", "HEAD:a.md") == "replaced"
+    assert await fetch("HEAD:a.md") == "true\n"
+
+
 async def test_a_repository_without_packs(project: Project, fetch: Fetch):
     """Git works without the folder, and so does the source."""
     commit(project.root, a_md="x\n")
