@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chora import settings
 from chora.cli import COMMANDS
 from chora.metrics import Counter, Metrics
 from chora.tools import TOOLS
@@ -31,6 +32,23 @@ def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_every_promise_of_the_security_model_names_its_settings_and_tests():
+    """Each row of its tables: settings that exist, and at least one test that does."""
+    rows = re.findall(
+        r"^\| (.+?) \| (.*?) \| (.*?) \| (.*?) \|$", (ROOT / "docs/explanation/security.md").read_text(), re.M
+    )
+    promises = [row for row in rows if "`test_" in row[3]]
+    assert len(promises) > 60
+    assert {row[0] for row in rows} - {row[0] for row in promises} == {"promise"}
+    tests = {
+        name for file in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    keys = {row["key"] for row in settings.settings_table(settings.load(ROOT, {}))}
+    for promise, _, named_settings, named_tests in promises:
+        assert set(re.findall(r"`(.+?)`", named_settings)) <= keys, promise
+        assert set(re.findall(r"`(.+?)`", named_tests)) <= tests, promise
 
 
 def test_the_readme_shows_the_two_commands():
