@@ -33,6 +33,10 @@ class TextFormatter(logging.Formatter):
         """The line itself, which no message can end or disguise (CWE-117)."""
         return escape_unprintable(super().formatMessage(record))
 
+    def formatException(self, ei: Any) -> str:
+        """The traceback, indented: the text of an exception can't look like a line of the log (CWE-117)."""
+        return "\n".join(f"  {escape_unprintable(line)}" for line in super().formatException(ei).split("\n"))
+
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 

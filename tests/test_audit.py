@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,6 +140,13 @@ def test_no_line_of_the_log_can_be_forged(formatter: logging.Formatter):
     assert "\n" not in shown
     assert "\x1b" not in shown
     assert shown.isprintable() or isinstance(formatter, JsonLinesFormatter)
+    try:
+        raise RuntimeError(hostile)
+    except RuntimeError:
+        record.exc_info = sys.exc_info()
+    shown = formatter.format(record)
+    assert not re.search(r"^12:00:00", shown, re.MULTILINE), "nor by the text of an exception"
+    assert "\x1b" not in shown
 
 
 def test_json_lines_have_the_fields(caplog: pytest.LogCaptureFixture):

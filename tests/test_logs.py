@@ -73,7 +73,7 @@ def test_an_exception_brings_its_traceback(capsys: Shown, format: str):
     else:
         message, _, traceback = shown.partition("\n")
     assert message.endswith("incident 0a1b")
-    assert traceback.startswith("Traceback (most recent call last)")
+    assert traceback.lstrip().startswith("Traceback (most recent call last)")
     assert traceback.rstrip().endswith("RuntimeError: broken inside")
 
 
