@@ -657,3 +657,11 @@ def test_a_text_is_a_scalar_to_a_query(query: str, values: list[Any]):
     """Text that looks like JSON isn't parsed."""
     found = sandbox.select_values(SelectJob(query=query, data="[1]"))
     assert isinstance(found, JobFailure) or found == SelectedValues(values)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes have no such limit there")
+def test_a_worker_whose_pool_has_died_ends_by_itself():
+    """A template without end uses no more processor time than a job may, and five seconds."""
+    program = "from chora.render.worker import set_cpu_limit\nset_cpu_limit(-4.5)\nwhile True: pass"
+    done = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False)
+    assert done.returncode == -signal.SIGXCPU
