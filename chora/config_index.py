@@ -225,7 +225,7 @@ class ConfigIndex:
                     with contextlib.suppress(ChoraError):
                         if not path.rpartition("/")[2].startswith("."):
                             found.update(dict.fromkeys(self._folder.list_files(path, self._suffixes, self._on_folder)))
-                elif not Path(change.path).is_dir():
+                elif not _is_unlinked(change.path) or not Path(change.path).is_dir():
                     changes.forget(change.path)
         return None if self._changes is None else list(found)
 
@@ -242,10 +242,13 @@ class ConfigIndex:
         self._listing = None
 
     def _is_file(self, path: str) -> bool:
+        absolute = self._prefix + path
         try:
-            status = os.lstat(self._prefix + path)
+            status = os.lstat(absolute)
         except OSError:
             return False
+        if not _is_unlinked(os.path.dirname(absolute)):
+            return False  # a link has taken the place of a folder that was moved away; a walk doesn't follow it
         return stat.S_ISREG(status.st_mode) or (stat.S_ISLNK(status.st_mode) and self._folder.is_file(path))
 
     def _others_of(self, path: str) -> list[str]:
@@ -308,6 +311,11 @@ class ConfigIndex:
                 invalid += [_shadowed_config(duplicate, same_id[0]) for duplicate in same_id[1:]]
             chosen.append(same_id[0])
         return ConfigListing(chosen, sorted(invalid, key=lambda broken: broken.path))
+
+
+def _is_unlinked(folder: str) -> bool:
+    """Whether no part of an absolute path is a link."""
+    return os.path.realpath(folder) == folder
 
 
 def _shadowed_config(duplicate: FoundConfig, chosen: FoundConfig) -> InvalidConfigFile:

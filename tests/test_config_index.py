@@ -142,6 +142,28 @@ def test_the_list_is_what_a_walk_gives(project: Project, seed: int):
 
 
 @linux
+def test_a_link_in_the_place_of_a_folder_is_not_followed(project: Project):
+    """A folder that is moved away and linked to isn't listed any more, and what is changed there isn't, either."""
+    project.save(text("a", "x"))
+    folder, elsewhere = project.root / "configs/content/more", project.root / "elsewhere"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/b.json").write_bytes(note("b"))
+    catalog = watched(project)
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    assert catalog.list_configs("content").ids == ["a"]
+    check_same(project, catalog)
+    (elsewhere / "deep/b.json").write_bytes(note("b", "changed"))
+    (elsewhere / "deep/c.json").write_bytes(note("c"))
+    check_same(project, catalog, "changed where the link leads")
+    assert is_watched(catalog)
+    folder.unlink()
+    elsewhere.rename(folder)
+    assert catalog.list_configs("content").ids == ["a", "b", "c"]
+    check_same(project, catalog, "moved back")
+
+
+@linux
 def test_a_list_looks_at_what_has_changed_alone(project: Project):
     """After one of a hundred configs was changed, it is read; the others aren't looked at."""
     project.save(*(text(f"c{number:03}", "x") for number in range(100)))
