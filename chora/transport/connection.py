@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 IO_BYTES = 64 * 1024  # bytes of one read, and of a write that must end within `write_stall`
 CHUNK_COST = 64  # bytes added per chunk of a body: tiny chunks cost far more time than their size (CWE-405)
+CHUNKS_AT_ONCE = 200  # parsed before others get their turn: a millisecond; one read may hold 10,000
 HEAD_LIMIT = 64 * 1024  # bytes of a request head; beyond that 431, RFC 6585 §5
 READ_AHEAD = 64 * 1024  # bytes a client may pipeline while a response is made; one that sends more is disconnected
 RETRY_AFTER = 1  # seconds after which a client that gets a 503 may come again; RFC 9110 §10.2.3
@@ -395,6 +396,7 @@ class Exchange:
     on_disconnect: Callable[[], object] | None = None
     _body_delivered = False  # the app got the end of the request body
     _received = 0  # bytes of the request body
+    _has_unparsed = False  # bytes of the request body that have arrived may not be parsed yet
     _start: Message | None = None  # the response head, until there is a body message to send it with
     _body_bytes_left: int | None = None  # bytes of the response body that the head declared and that aren't sent yet
 
@@ -411,8 +413,13 @@ class Exchange:
             callback()
 
     def parse_body(self) -> None:
-        """Take the request body that has arrived from h11; raises `RequestRefused` if it is malformed or too large."""
-        while not self.body_done:
+        """Take of the request body what has arrived, at most `CHUNKS_AT_ONCE`, from h11.
+
+        Raises:
+            RequestRefused: it is malformed or too large.
+        """
+        self._has_unparsed = False
+        for _ in range(0 if self.body_done else CHUNKS_AT_ONCE):
             event = self._connection.next_event()
             if isinstance(event, h11.Data):
                 self._received += len(event.data) + (CHUNK_COST if event.chunk_start else 0)
@@ -421,8 +428,10 @@ class Exchange:
                 self._pieces.append(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self.body_done = True
+                return
             else:
                 return
+        self._has_unparsed = not self.body_done
 
     async def receive(self) -> Message:
         """ASGI `receive`: the request body as it arrives, then the end of the exchange."""
@@ -488,22 +497,30 @@ class Exchange:
         """Wait until a piece of it arrives, or its end."""
         connection = self._connection
         while not (self._pieces or self.body_done or connection.disconnected):
-            if connection.h11.they_are_waiting_for_100_continue:  # so nothing has been sent yet, and no task writes
-                response = h11.InformationalResponse(status_code=100, headers=[], reason=PHRASES[100])
-                with suppress(Disconnected):
-                    await connection.write(connection.h11.send(response))
-                continue
-            began = trio.current_time()
-            connection.deadlines["body_time"] = began + self._body_time_left
-            try:
-                await connection.read()
-            finally:
-                connection.deadlines.pop("body_time", None)
-                self._body_time_left -= trio.current_time() - began
+            if self._has_unparsed:
+                await trio.lowlevel.checkpoint()  # the others' turn
+            else:
+                await self._read_body()
             try:
                 self.parse_body()
             except RequestRefused as refused:
                 await connection.abort_and_raise(str(refused))
+
+    async def _read_body(self) -> None:
+        """Read what arrives next of it, within `body_time`."""
+        connection = self._connection
+        if connection.h11.they_are_waiting_for_100_continue:  # so nothing has been sent yet, and no task writes
+            response = h11.InformationalResponse(status_code=100, headers=[], reason=PHRASES[100])
+            with suppress(Disconnected):
+                await connection.write(connection.h11.send(response))
+            return
+        began = trio.current_time()
+        connection.deadlines["body_time"] = began + self._body_time_left
+        try:
+            await connection.read()
+        finally:
+            connection.deadlines.pop("body_time", None)
+            self._body_time_left -= trio.current_time() - began
 
     def _make_head(self, start: Message) -> bytes:
         connection, status = self._connection, start["status"]

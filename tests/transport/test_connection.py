@@ -512,6 +512,42 @@ async def test_a_whole_body_comes_in_one_message() -> None:
         assert messages == [{"type": "http.request", "body": b"abc", "more_body": False}]
 
 
+async def test_tiny_chunks_leave_others_their_turn() -> None:
+    """Between some of a body's chunks other tasks run, however many have arrived together."""
+    sizes: list[int] = []
+    turns: list[int] = []
+    turn = 0
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await trio.lowlevel.checkpoint()
+
+    @http_only
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        more = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            while more:
+                message = await receive()
+                sizes.append(len(message["body"]))
+                turns.append(turn)
+                more = message["more_body"]
+            nursery.cancel_scope.cancel()
+        await respond(send)
+
+    count = 3 * connection_module.CHUNKS_AT_ONCE + 1
+    async with serving(app) as running, running.client() as client:
+        chunks = b"1\r\na\r\n" * count + b"0\r\n\r\n"
+        answer = await client.ask(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        assert answer.status == 200
+        assert (await client.ask()).status == 200
+    assert sum(sizes) == count  # the second request has no body
+    assert max(sizes) <= connection_module.CHUNKS_AT_ONCE
+    assert turns[-1] > turns[0]
+
+
 async def test_100_continue_is_sent_when_the_app_wants_the_body() -> None:
     """`Expect: 100-continue` is answered by the app's `receive`, once."""
 
