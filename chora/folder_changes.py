@@ -120,8 +120,10 @@ def is_local(path: str) -> bool:
     """Whether a path lies on a file system that nobody but this machine changes."""
     mounted, kind = "", ""
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").split("\n"):
             left, _, right = line.partition(" - ")
+            if not right:
+                continue
             place = left.split(" ")[4].replace("\\040", " ")
             if len(place) >= len(mounted) and f"{path}/".startswith(f"{place.rstrip('/')}/"):
                 mounted, kind = place, right.split(" ")[0]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 TEXT_LIMIT = 2000
 """Characters of a text in an error or a finding; a longer one is cut (CWE-405)."""
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text without their ends, as Markdown and editors count them.
+
+    `str.splitlines` also breaks at form feeds, U+0085, U+2028 and the like, which are characters within a line.
+    """
+    return [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
 
 
 def quantity(count: int, noun: str) -> str:

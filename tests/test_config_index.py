@@ -237,3 +237,13 @@ def test_the_file_system_decides_whether_reports_are_complete(tmp_path: Path):
         assert isinstance(is_local(str(tmp_path)), bool)
     else:
         assert not is_local(str(tmp_path))
+
+
+@linux
+def test_any_name_of_a_mount_can_be_read(monkeypatch: pytest.MonkeyPatch):
+    """A mount whose path holds characters that Python counts as line ends hides no other, and is no error."""
+    mounts = "1 0 0:1 / / rw - ext4 d rw\n2 1 0:2 / /a\x85b\u2028c rw - nfs d rw\n3 1 0:3 / /n rw - nfs d rw\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_: mounts)
+    assert is_local("/home")
+    assert not is_local("/n/x")
+    assert not is_local("/a\x85b\u2028c/x")

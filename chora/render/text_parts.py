@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from chora.render import JobFailure, PartJob, TextPart
+from chora.wording import split_lines
 
 _LINES = re.compile(r"([0-9]{0,15})(?::|(?<=[0-9])-(?=[0-9]))([0-9]{0,15})")
 
@@ -90,7 +91,7 @@ def _parse_heading(line: str) -> _Heading | None:
 def _select_section(text: str, wanted: _Heading, shown: str) -> str:
     taken: list[str] = []
     fence = ""
-    for line in text.splitlines():
+    for line in split_lines(text):
         mark = _fence(line)
         heading = None if fence or mark else _parse_heading(line)
         if fence:
@@ -125,7 +126,7 @@ def _fence(line: str) -> str:
 def _select_definition(text: str, kind: str, name: str, shown: str) -> str:
     keyword = r"(?:async\s+)?(?:def\s|function\s*\*|function\s)" if kind == "function" else r"class\s"
     first = re.compile(rf"\s*(?:export\s+)?(?:default\s+)?{keyword}\s*{re.escape(name)}(?![\w$]).*")
-    lines = text.splitlines()
+    lines = split_lines(text)
     for number, line in enumerate(lines):
         if name and first.fullmatch(line):
             return "\n".join(lines[number : _find_definition_end(lines, number)]).rstrip() + "\n"

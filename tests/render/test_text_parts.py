@@ -272,3 +272,11 @@ def test_of_several_selectors_the_first_that_takes_something_counts():
     assert select_first("# A\nyes\n## B\nno\n", ("# C", "## B", "# A")) == "## B\nno\n"
     with pytest.raises(PartNotFound, match="there is no heading '# D'"):
         select_first("# A\nyes\n", ("# C", "# D"))
+
+
+@pytest.mark.parametrize("char", ["\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_lines_end_where_those_of_markdown_do(char: str):
+    """Form feeds and line separators are characters within a line: they begin no heading, and stay as they are."""
+    text = f"a{char}## A\nwrong\n## A\nright{char}still\r\nnext\r## B\n"
+    assert select_part(text, "## A") == f"## A\nright{char}still\nnext\n"
+    assert select_part(f"def f():\n    'x{char}y'\n", "function:f") == f"def f():\n    'x{char}y'\n"

@@ -252,3 +252,10 @@ async def test_a_composer_that_breaks_fails_the_composition(engine: Engine):
         with pytest.raises((CompositionFailed, LimitExceeded)) as failed:
             await composed(engine, "a", strategy="custom", composer="zip")
         assert failed.value.details.get("error_type", type(failed.value).__name__) == error
+
+
+@pytest.mark.parametrize("char", ["\v", "\f", "\x85", "\u2028"])
+async def test_merging_keeps_characters_that_end_no_line(engine: Engine, char: str):
+    """Form feeds and line separators are characters within a line."""
+    whole = await composed(engine, f"# A\n\none{char}# B\n", f"# A\n\ntwo{char}x\n", strategy="merge")
+    assert whole == f"# A\n\none{char}# B\n\ntwo{char}x\n"
