@@ -60,7 +60,7 @@ _hidden: OrderedDict[str, re.Pattern[str]] = OrderedDict()
 def hide_folder(folder: Path) -> None:
     """From now on name what is in a folder relative to it, in every error and wherever `without_folders` is used.
 
-    Where a project lies on a machine tells user names and mounts to whoever may call a tool (CWE-209, CWE-497).
+    Where a project lies on a machine tells user names and mounts to all clients (CWE-209, CWE-497).
     """
     text = str(folder)
     if len(text) > len(folder.anchor):

@@ -29,7 +29,7 @@ IS_LINUX = sys.platform == "linux"
 LOCAL_FILE_SYSTEMS = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs", "jfs", "reiserfs")
 )
-"""Those on which nobody but this machine changes files; what others change on a network is not reported."""
+"""Those on which only this machine changes files; what others change on a network is not reported."""
 
 
 class Change(NamedTuple):
@@ -117,7 +117,7 @@ class FolderChanges:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path lies on a file system that nobody but this machine changes."""
+    """Whether a path lies on a file system that only this machine changes."""
     mounted, kind = "", ""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").split("\n"):

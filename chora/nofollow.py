@@ -213,7 +213,7 @@ def open_without_links(path: str, flags: int, mode: int = PRIVATE_FILE) -> int:
             status = find_status(Path(path))
             if status is not None and error.errno == errno.ENOTDIR:
                 _refuse_special(Path(path), status)
-        elif error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe nobody reads, a socket; a folder
+        elif error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe without a reader, a socket; a folder
             check_file(Path(path))
         raise
 

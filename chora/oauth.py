@@ -34,7 +34,7 @@ FETCH_TIMEOUT = 10.0
 FETCH_INTERVAL = 30.0
 """Seconds between two fetches of keys: any client can send tokens with invented key ids (CWE-770)."""
 RETRY_INTERVAL = 5.0
-"""Seconds between a fetch that failed and the next one. Meanwhile nobody knows whether a token is valid."""
+"""Seconds between a fetch that failed and the next one. Meanwhile it isn't known whether a token is valid."""
 METADATA_PATHS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 
 
@@ -97,7 +97,7 @@ class Issuer:
         Raises:
             Unauthorized: it isn't one of the issuer's, isn't issued for us, or has expired.
             Forbidden: it has none of our scopes.
-            Busy: the issuer's keys can't be had just now, so nobody knows whether it is valid.
+            Busy: the issuer's keys can't be had just now, so it isn't known whether it is valid.
         """
         import jwt  # the import takes 100 ms and is needed with an issuer only
 

@@ -1,4 +1,4 @@
-"""The account of the memory that peers make this process hold: requests, answers that nobody has read, sessions.
+"""The account of the memory that peers make this process hold: requests, unread answers, sessions.
 
 One peer can't be told from an attacker by the size of one message, and limits per message, connection and session
 multiply: 4,096 connections with a body of 4 MiB each are 16 GiB (CWE-400, CWE-770). So everything that is held for
@@ -128,7 +128,7 @@ class PeerMemory:
         """Whether a peer may hold so many bytes more.
 
         A peer may hold half of what the others leave: one alone half of all, two greedy ones three quarters. So
-        whoever comes next finds room (the dynamic threshold of shared packet buffers, Choudhury and Hahne, 1998).
+        the next peer finds room (the dynamic threshold of shared packet buffers, Choudhury and Hahne, 1998).
         """
         own = self._held.get(peer, 0)
         return own + count <= (self.limit - self.total + own) // 2

@@ -118,7 +118,7 @@ def _do_nothing() -> None:
 
 def _exit_now(message: str, *arguments: object) -> NoReturn:
     """End the process at once, without any cleanup; nothing that was acknowledged is lost."""
-    # Whatever is stuck may hold the lock of the log, such as when nobody reads stderr.
+    # Whatever is stuck may hold the lock of the log, such as when stderr is not read.
     logger = threading.Thread(target=log.error, args=(message, *arguments), daemon=True)
     logger.start()
     logger.join(LOG_TIMEOUT)

@@ -71,7 +71,7 @@ class Supervisor:
 
 
 class _OnceStarted(trio.TaskStatus[None]):
-    """Passes on the first start of a service; later ones wait for nobody."""
+    """Passes on the first start of a service; later ones wait for nothing."""
 
     def __init__(self, task_status: trio.TaskStatus[None]) -> None:
         self._task_status = task_status

@@ -173,7 +173,7 @@ def _refusal(engine: Engine, state: OutputState) -> OutputEdited:
     return OutputEdited(
         f"{state.path} {reason}; it is left as it is.",
         "Move the file away, give another output_path, copy the change into its config, set [output] on_edit to merge, "
-        "or declare the output `generated: true` if nobody is meant to edit it. `force` does not override an edit.",
+        "or declare the output `generated: true` if it isn't meant to be edited. `force` does not override an edit.",
         output_path=state.path,
         diff="(too large to compare)" if state.current is None else merging.diff(state.path, state.current, state.data),
     )

@@ -69,7 +69,7 @@ class PromptMethods:
             )
         matching = _matching_values(values, typed)
         shown = matching[:COMPLETION_LIMIT]
-        if len(values) >= VALUES_LIMIT:  # there are others that nobody looked through
+        if len(values) >= VALUES_LIMIT:  # others were not looked at
             return {"completion": {"values": shown, "hasMore": True}}
         return {"completion": {"values": shown, "total": len(matching), "hasMore": len(matching) > len(shown)}}
 

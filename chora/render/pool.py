@@ -251,7 +251,7 @@ class RenderPool:
         """Do a job when it is its turn.
 
         Under load, what isn't known to take long is ended early: None. It is then known, and gets all its time when it
-        is its turn again, so that the others needn't wait for what nobody knows yet.
+        is its turn again, so that the others needn't wait for what isn't known yet.
         """
         await self._acquire_slot(share)
         began = trio.current_time()

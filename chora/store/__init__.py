@@ -89,7 +89,7 @@ def store_presence(project: Path, settings: StorageSettings) -> StorePresence | 
 
 
 def open_store(project: Path, settings: StorageSettings) -> Store:
-    """Open the store of a project, as its settings say; nobody replaces it until it is closed.
+    """Open the store of a project, as its settings say; no other process replaces it until it is closed.
 
     Raises:
         StorageError: it can't be used, or is gone; what is there is left unchanged.

@@ -229,7 +229,7 @@ class RestoreResult(NamedTuple):
 
 
 async def restore_backup(project: Path, settings: StorageSettings, backup: Path, folder: Path) -> RestoreResult:
-    """Replace the content of the store by a backup, while nobody has it open; what was there is kept whole.
+    """Replace the content of the store by a backup, while no process has it open; what was there is kept whole.
 
     A database is copied with its WAL, and overwritten in one transaction. One that can't be opened is moved aside with
     everything that belongs to it. A folder of texts is made anew, and the old one renamed.
@@ -307,7 +307,7 @@ def _keep_replaced(path: Path, folder: Path) -> Path:
 
 
 def _copy_database_files(path: Path, target: Path) -> None:
-    """Copy a database that nobody has open, durably, with its WAL."""
+    """Copy a database that no process has open, durably, with its WAL."""
     for suffix in ("", "-wal", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             copy_file(path.with_name(path.name + suffix), copied := target.with_name(target.name + suffix))

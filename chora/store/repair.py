@@ -172,7 +172,7 @@ def repair_database(path: Path, users: StoreUsers | None = None) -> RepairResult
 
     Args:
         path: the database.
-        users: who has it open; None if nobody but SQLite knows.
+        users: who has it open; None if only SQLite knows.
 
     Raises:
         StorageError: it isn't damaged, isn't ours, is open elsewhere, or the disk failed; then it is unchanged.

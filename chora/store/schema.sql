@@ -124,7 +124,7 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX events_by_time ON events (at);
 
--- The numbers are kept by triggers, so that they are right whoever writes. A trigger fires for the row that
+-- The numbers are kept by triggers, so that they are right whichever process writes. A trigger fires for the row that
 -- INSERT OR REPLACE removes because the pragma recursive_triggers is on.
 
 CREATE TABLE contents (

@@ -187,7 +187,7 @@ class SqliteStore:
 
     async def _try_write(self) -> None:
         """Write something small, on a connection of its own: as one more write it would wait for the lock behind all
-        others, for longer than whoever asks may wait."""
+        others, for longer than the caller may wait."""
         if not self._is_checking:
             self._is_checking = True
             with trio.move_on_after(CHECK_TIMEOUT):

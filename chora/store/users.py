@@ -1,4 +1,4 @@
-"""Who has a store open: each process enters itself in a folder, so that nobody replaces a store under another one.
+"""Who has a store open: each process enters itself in a folder, so that no process replaces a store under another one.
 
 An entry is a file that its process keeps locked. The lock ends with the process, however that ends, so an entry that
 isn't locked is of a process that was killed. A database shows by SQLite's own locks who else has it open.
@@ -30,7 +30,7 @@ log = logging.getLogger("chora.store")
 SHARED_LOCK_BYTES = (510, 0x40000002)
 """Length and offset of the shared lock bytes of SQLite's Unix VFS, which an open database holds; never stored to."""
 _ENTRY_NAME = re.compile(r"\d+-[0-9a-f]{8}")
-_GATE = "gate"
+_ENTERING = "entering"
 """The lock file that is held for a moment to enter, and for as long as a store is being replaced."""
 ENTRY_LIMIT = 1000  # bytes of an entry that are read
 
@@ -85,7 +85,7 @@ class StoreUsers:
         """
         try:
             make_folder(self._folder)
-            with self._pass_gate():
+            with self._lock_entering():
                 path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}"
                 descriptor = open_file(path, CREATE)
                 # Windows keeps others from reading the byte that is locked, the first one.
@@ -105,9 +105,9 @@ class StoreUsers:
         Raises:
             StorageError: it is being replaced right now.
         """
-        if check_file(self._folder / _GATE) is None:
+        if check_file(self._folder / _ENTERING) is None:
             return find_database_users(self._place)
-        with self._pass_gate():
+        with self._lock_entering():
             return self._find()
 
     @contextmanager
@@ -121,16 +121,16 @@ class StoreUsers:
             StorageError: others have it open; the message names them.
         """
         make_folder(self._folder)
-        with self._pass_gate():
+        with self._lock_entering():
             if users := self._find():
                 raise in_use_error(self._place, doing, users)
             yield
 
     @contextmanager
-    def _pass_gate(self) -> Generator[None]:
+    def _lock_entering(self) -> Generator[None]:
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(file_lock(self._folder / _GATE))
+                stack.enter_context(file_lock(self._folder / _ENTERING))
             except TimeoutError:
                 raise StorageError(
                     f"{self._place} is being restored or repaired by another process.",

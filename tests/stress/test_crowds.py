@@ -51,7 +51,7 @@ async def test_two_thousand_idle_streams_are_cheap(start_server: StartServer):
 
 @linux
 async def test_ten_thousand_abandoned_sessions_make_room(start_server: StartServer):
-    """Whoever never ends a session loses the oldest; the newest works, and memory stays where it was."""
+    """A client that never ends its sessions loses the oldest; the newest works, and memory stays where it was."""
     async with start_server() as server, server.connect() as connection:
         ids: list[str] = []
         highest = 0
@@ -176,7 +176,7 @@ BOUNDS = ("write_stall", "read_ahead")
 
 
 @linux
-async def test_who_takes_no_answer_is_cut(start_server: StartServer):
+async def test_a_client_that_reads_no_answer_is_disconnected(start_server: StartServer):
     """Endless requests whose responses aren't read: the client doesn't read, or pipelines too much."""
     async with start_server("write_stall = 0.5") as server:
         before = server.memory
@@ -270,7 +270,7 @@ def mangled(chance: random.Random) -> bytes:
 
 @linux
 @requirement("server.any-bytes")
-async def test_no_bytes_harm_the_house(start_server: StartServer):
+async def test_no_bytes_harm_the_server(start_server: StartServer):
     """Three thousand mangled requests, from the same seed each time: after all of them everything works as before."""
     chance = random.Random(20261123)
     async with start_server("header_time = 2\nbody_time = 2\nkeep_alive = 2") as server:

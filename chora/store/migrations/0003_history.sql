@@ -20,7 +20,7 @@ CREATE INDEX jobs_by_key ON jobs (key, created_at, job_id);
 DROP INDEX outputs_of_artifact;
 CREATE INDEX outputs_of_artifact ON outputs (artifact_id, path);
 
--- The numbers are kept by triggers, so that they are right whoever writes. A trigger fires for the row that
+-- The numbers are kept by triggers, so that they are right whichever process writes. A trigger fires for the row that
 -- INSERT OR REPLACE removes because the pragma recursive_triggers is on.
 
 CREATE TABLE contents (
