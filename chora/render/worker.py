@@ -266,29 +266,30 @@ if sys.platform != "win32":
         signal.signal(signal.SIGCHLD, _wake)
         gc.freeze()  # keeps the pages of imported modules shared between the workers
 
-        while True:
-            ready = select.select([control, wakeup_reader], [], [])[0]
-            if wakeup_reader in ready:
-                wakeup_reader.recv(4096)
-                _reap_children(children, control)
-            if control in ready:
-                command, descriptors, _, _ = socket.recv_fds(control, COMMAND.size, 1)
-                if not command:
-                    break
-                verb, number = COMMAND.unpack(command)
-                if verb == KILL:
-                    _kill_processes([process for process, known in children.items() if known == number])
-                    continue
-                (connection,) = descriptors
-                try:
-                    process = os.fork()
-                except OSError as error:
-                    control.send(REPORT.pack(number, error.errno))
-                else:
-                    if process == 0:
-                        _become_worker(connection, render_settings, server, (control, wakeup_reader, wakeup_writer))
-                    children[process] = number
-                os.close(connection)
+        with contextlib.suppress(ConnectionError):  # the pool ended, and left reports unread
+            while True:
+                ready = select.select([control, wakeup_reader], [], [])[0]
+                if wakeup_reader in ready:
+                    wakeup_reader.recv(4096)
+                    _reap_children(children, control)
+                if control in ready:
+                    command, descriptors, _, _ = socket.recv_fds(control, COMMAND.size, 1)
+                    if not command:
+                        break
+                    verb, number = COMMAND.unpack(command)
+                    if verb == KILL:
+                        _kill_processes([process for process, known in children.items() if known == number])
+                        continue
+                    (connection,) = descriptors
+                    try:
+                        process = os.fork()
+                    except OSError as error:
+                        control.send(REPORT.pack(number, error.errno))
+                    else:
+                        if process == 0:
+                            _become_worker(connection, render_settings, server, (control, wakeup_reader, wakeup_writer))
+                        children[process] = number
+                    os.close(connection)
 
         _kill_processes(children)
         for process in children:

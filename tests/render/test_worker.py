@@ -574,6 +574,30 @@ def test_the_fork_server_forks_kills_reaps_and_ends():
 
 
 @needs_posix
+def test_a_fork_server_whose_pool_ended_ends_without_a_traceback(capfd: pytest.CaptureFixture[str]):
+    """Also when reports to the pool are still unread, which resets the connection; its workers end with it."""
+    assert sys.platform != "win32"
+    ours, theirs = socket.socketpair()
+    with theirs:
+        server = start(UNLIMITED, str(theirs.fileno()), RULES, pass_fds=(theirs.fileno(),))
+    connections: list[socket.socket] = []
+    for number in (1, 2):
+        connection, far = socket.socketpair()
+        connections.append(connection)
+        with far:
+            socket.send_fds(ours, [COMMAND.pack(FORK, number)], [far.fileno()])
+        assert Conversation(connection).receive() == b""
+    ours.send(COMMAND.pack(KILL, 1))
+    assert ours.recv(1, socket.MSG_PEEK)
+    ours.close()
+    assert server.wait(PATIENCE) == 0
+    assert connections[1].recv(1) == b""
+    for connection in connections:
+        connection.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@needs_posix
 def test_a_fork_that_fails_is_reported():
     """The connection closes, and the error number is returned."""
     assert sys.platform != "win32"
