@@ -109,7 +109,7 @@ def count_changes(old: str, new: str) -> LineChanges:
     try:
         if max(counts) > COMPARED_LINES:
             raise TooManyLines
-        blocks = find_changes(*number_lines(before.splitlines(), after.splitlines()))
+        blocks = find_changes(*number_lines(split_lines(before), split_lines(after)))
     except TooManyLines:
         blocks = [Block(0, counts[0], 0, counts[1])]
     added = removed = changed = 0

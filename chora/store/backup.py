@@ -176,7 +176,8 @@ def verify_backup(path: Path) -> dict[str, int]:
         StorageError: it doesn't exist, is damaged, or belongs to another program or a newer chora.
     """
     if not path.is_file():
-        raise StorageError(f"There is no file {path}.", "`chora backup` makes one.", path=str(path))
+        problem = f"{path} is not a file" if os.path.lexists(path) else f"There is no file {path}"
+        raise StorageError(f"{problem}.", "`chora backup` makes one.", path=str(path))
     with translate_errors(path), _open_database(path, apsw.SQLITE_OPEN_READONLY) as db:
         if db.pragma("application_id") != APPLICATION_ID:
             raise StorageError(f"{path} is not a backup that chora made.", "Name another file.", path=str(path))

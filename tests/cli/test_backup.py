@@ -84,6 +84,8 @@ def test_a_missing_backup_is_reported(hello: Project, option: list[str]):
     done = run(hello, "restore", *option, str(hello.root / "none.db"))
     assert (done.exit_code, "There is no file" in done.output) == (1, True)
     assert not (hello.root / "none.db").exists()
+    done = run(hello, "restore", *option, str(hello.root))
+    assert (done.exit_code, "There is no file" in done.output) == (1, option == ["--salvage", "new.db"])
 
 
 def test_a_salvage_names_what_is_missing_in_order(hello: Project, monkeypatch: pytest.MonkeyPatch):

@@ -67,6 +67,11 @@ def test_texts_beyond_bounds_are_compared_as_blocks():
     assert count_changes(old, new) == LineChanges(1, 0, MERGE_LINES + 1)
 
 
+def test_nothing_but_a_newline_ends_a_line_that_is_counted():
+    """As everywhere else that lines of outputs are compared."""
+    assert count_changes("a\u2028b\x0c\n", "a\u2028c\x0c\n") == LineChanges(0, 0, 1)
+
+
 @given(texts, texts)
 def test_an_unchanged_side_takes_the_other_ones_changes(base: str, other: str):
     """Equal changes on both sides are one change."""

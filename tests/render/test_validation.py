@@ -115,6 +115,7 @@ WRONG = [
     ("python", "-" * 100_000 + "1", TextFinding("it is nested too deeply")),
     ("jinja2", "a\n{% if %}", TextFinding("Expected an expression, got 'end of statement block'", 2)),
     ("jinja2", "{% include 'a' %}{% end %}", TextFinding("Encountered unknown tag 'end'.", 1)),
+    ("markdown", "a\u2028```\x0c\n```\nb", TextFinding("the code block that ``` opens is never closed", 2)),
     ("markdown", "a\n```\nb", TextFinding("the code block that ``` opens is never closed", 2)),
     ("gherkin", "Scenario: x", TextFinding("there is no line that begins with Feature:", 1)),
     ("gherkin", "# language: de\nhallo", TextFinding("there is no line that begins with a keyword and a colon", 1)),
