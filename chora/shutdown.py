@@ -19,6 +19,8 @@ from typing import NoReturn
 
 import trio
 
+from chora import this_process
+
 log = logging.getLogger("chora")
 
 _receiving = 0
@@ -122,6 +124,7 @@ def _exit_now(message: str, *arguments: object) -> NoReturn:
     logger = threading.Thread(target=log.error, args=(message, *arguments), daemon=True)
     logger.start()
     logger.join(LOG_TIMEOUT)
+    this_process.kill_child_groups()
     os._exit(1)
 
 

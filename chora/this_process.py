@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+
+child_groups: set[int] = set()
+"""Process groups that this process started. They end with it by themselves, unless they are stopped or stuck."""
+
+
+def kill_child_groups() -> None:
+    """Kill them, before the process ends without cleaning up."""
+    if sys.platform != "win32":
+        for group in tuple(child_groups):
+            with contextlib.suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
 
 
 def is_frozen() -> bool:

@@ -433,6 +433,41 @@ def test_a_second_signal_ends_the_server_at_once(hello: Project, number: signal.
     assert not answers
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_second_signal_leaves_no_process_behind(hello: Project):
+    """Not even processes that are stopped, and so don't notice that the server has ended."""
+    with serving(hello) as (url, process):
+        assert call(url, "generate_content", content_config_id="greeting")
+        children = descendants(process.pid)
+        assert len(children) >= 2, "the fork server and a worker"
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        read_until(process, "stopping")
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while left := [child for child in children if is_running(child)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that they did."""
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (thread / "children").read_text().split()]
+    return [each for child in dict.fromkeys(found) for each in (child, *descendants(child))]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and isn't only waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def read_until(process: "subprocess.Popen[str]", word: str) -> str:
     """What a process has logged, up to the line with a word."""
     assert process.stderr is not None

@@ -288,6 +288,7 @@ if sys.platform != "win32":
                         start_new_session=True,
                     )
                 server = cls(process, ours)
+                this_process.child_groups.add(process.pid)
                 try:
                     async with trio.open_nursery() as nursery:
                         task_status.started(server)
@@ -297,6 +298,7 @@ if sys.platform != "win32":
                 finally:
                     with trio.CancelScope(shield=True):
                         await server._stop()
+                    this_process.child_groups.discard(process.pid)
 
         async def _check_kills(self) -> None:
             """Give the server up if it doesn't kill what it is told to."""
