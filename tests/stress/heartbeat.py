@@ -46,7 +46,6 @@ class Heartbeat:
 async def longest_pause(act: Act) -> float:
     """Seconds of the longest pause while this is done, and until the loop is idle again."""
     gc.collect()
-    gc.freeze()  # what earlier tests left is no server's, and the collector would go through it
     heartbeat = Heartbeat()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(heartbeat.beat)
@@ -57,18 +56,22 @@ async def longest_pause(act: Act) -> float:
         while heartbeat.beats < beats + 3:  # what follows the answer counts too
             await trio.sleep(0.001)
         nursery.cancel_scope.cancel()
-    gc.unfreeze()
     return heartbeat.longest_pause
 
 
 async def long_pauses(acts: Mapping[str, Act]) -> dict[str, float]:
     """Those of the acts that pause the loop for too long, and their seconds; the least of two measurements."""
     found: dict[str, float] = {}
-    for name, act in acts.items():
-        if (pause := await longest_pause(act)) > LONGEST_PAUSE and (
-            pause := min(pause, await longest_pause(act))
-        ) > LONGEST_PAUSE:
-            found[name] = round(pause, 3)
+    gc.collect()
+    gc.freeze()  # what earlier tests left is no server's, and the collector would go through it
+    try:
+        for name, act in acts.items():
+            if (pause := await longest_pause(act)) > LONGEST_PAUSE and (
+                pause := min(pause, await longest_pause(act))
+            ) > LONGEST_PAUSE:
+                found[name] = round(pause, 3)
+    finally:
+        gc.unfreeze()
     return found
 
 
