@@ -83,13 +83,8 @@ def is_too_deep(value: Any, limit: int = DEPTH_LIMIT) -> bool:
         if not level:
             return False
         below: list[Any] = []
-        next_check = DECODING_VALUES  # decoded data has no more values, so what has is referred to many times (CWE-776)
-        for each in level:
+        for each in {id(each): each for each in level}.values():  # what occurs many times is visited once (CWE-776)
             below.extend(cast("dict[Any, Any]", each).values() if isinstance(each, dict) else each)
-            if len(below) > next_check:
-                containers: list[Any] = [child for child in below if isinstance(child, _CONTAINERS)]
-                below = list({id(child): child for child in containers}.values())
-                next_check = 2 * len(below) + DECODING_VALUES
         level = [child for child in below if isinstance(child, _CONTAINERS)]
     return bool(level)
 

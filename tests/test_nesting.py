@@ -92,11 +92,12 @@ def test_counting_takes_linear_time():
     itself: list[Any] = []
     itself.append(itself)
     assert is_too_deep(itself)
-    shared: Any = []
-    for _ in range(DEPTH_LIMIT - 1):
-        shared = [shared] * 10
-    assert not is_too_deep(shared)
-    assert is_too_deep([shared])
+    for width in (10, 9000, 100_000):
+        shared: Any = []
+        for _ in range(DEPTH_LIMIT - 1):
+            shared = [shared] * width
+        assert not is_too_deep(shared)
+        assert is_too_deep([shared])
 
 
 @pytest.mark.parametrize(("levels", "fits"), [(DECODING_LIMIT, True), (DECODING_LIMIT + 1, False), (5000, False)])

@@ -342,16 +342,24 @@ async def test_under_load_what_is_unknown_gets_a_short_trial_and_then_its_time(m
             caller.set(Caller("all", who))
             done.append(f"{who} {(await workers.render_template(job)).text[-4:]}")
 
-        long = RenderJob("{% for i in range(9000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done", "long")
+        long = RenderJob("{% for i in range(30000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}done", "long")
+        holder = (("principal", "other"), ("session", "other"), "what runs now")
+        await workers._semaphore.acquire(holder)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(render, "alone", long)  # nobody waits when it begins, so it isn't ended early
-            await trio.testing.wait_all_tasks_blocked()
-            other = RenderJob(f"other {long.template}", "other")
-            for who, job in [("greedy", other), ("modest", HELLO)]:
+            for who, job in [("greedy", long), ("modest", HELLO)]:
                 nursery.start_soon(render, who, job)
                 await trio.testing.wait_all_tasks_blocked()
-        assert done == ["alone done", "modest  you", "greedy done"]
+            workers._semaphore.release(holder, 0.0)
+        assert done == ["modest  you", "greedy done"]
         assert workers.statistics().killed == 1
+
+
+async def test_what_is_alone_gets_its_time_at_once(monkeypatch: pytest.MonkeyPatch):
+    """When no other waits, nothing is ended early."""
+    monkeypatch.setattr(FairSemaphore, "QUICK", 0.001)
+    async with running(workers=1, wall=PATIENCE) as workers:
+        await workers.render_template(RenderJob("{% for i in range(90000) %}{% endfor %}", "long"))
+        assert workers.statistics().killed == 0
 
 
 async def test_jobs_run_at_once_on_several_workers():

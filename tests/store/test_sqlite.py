@@ -656,6 +656,7 @@ async def test_a_full_disk_is_reported_before_a_write_fails(disk: Disk):
     store.close()
 
 
+@pytest.mark.slow("waits for locks that last ten seconds")
 @requirement("server.ready-locked")
 async def test_a_database_that_another_process_locks_fails_its_check_soon_and_as_long(path: Path):
     """Within five seconds, also while writes wait for the lock or have failed because of it; then it works again."""
