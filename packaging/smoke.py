@@ -151,13 +151,13 @@ def serve(program: Path, home: Path, environment: dict[str, str]) -> str:
 
 def connect(program: Path, home: Path, environment: dict[str, str]) -> str:
     """A token is accepted, others are refused, and stdio in front of the server answers as the server does."""
-    # An issuer that can't be reached: a token that could be its own is refused, which needs its libraries.
+    # An issuer that can't be reached: whether a token is its own isn't known, and that needs its libraries.
     oauth = {"CHORA_OAUTH_ISSUER": "http://127.0.0.1:9", "CHORA_OAUTH_RESOURCE": "https://docs.example/mcp"}
     made = run(program, environment, home, "--project", str(home / "demo"), "token", "new", "smoke", "--json")
     token = json.loads(made)["token"]
     with serving(program, home, {**environment, **oauth}) as (url, _):
-        for given in (None, "no-token", "eyJhbGciOiJSUzI1NiJ9.e30.AAAA"):
-            assert refusal(url + "/sse", given) == 401, given
+        for given, status in ((None, 401), ("no-token", 401), ("eyJhbGciOiJSUzI1NiJ9.e30.AAAA", 503)):
+            assert refusal(url + "/sse", given) == status, given
         hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "smoke", "version": "1"}}
         message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
         done = subprocess.run(

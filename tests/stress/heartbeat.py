@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import trio
 
 from tests.patience import PATIENCE
@@ -16,6 +17,8 @@ from tests.stress.conftest import MIB
 
 LONGEST_PAUSE = 0.15
 """Seconds of processor time between two heartbeats that any content may cost."""
+USUAL = 0.03
+"""Seconds that `slowness` decodes on a quiet machine."""
 RETAINED = 64 * MIB
 """Bytes by which the process may be larger afterwards."""
 
@@ -59,16 +62,26 @@ async def longest_pause(act: Act) -> float:
     return heartbeat.longest_pause
 
 
+def slowness() -> float:
+    """How many times as long as usual this machine takes now: others may use its caches and its memory."""
+    data = msgspec.msgpack.encode([[number] for number in range(100_000)])
+    began = time.process_time()
+    msgspec.msgpack.decode(data)
+    return max(1.0, (time.process_time() - began) / USUAL)
+
+
 async def long_pauses(acts: Mapping[str, Act]) -> dict[str, float]:
-    """Those of the acts that pause the loop for too long, and their seconds; the least of two measurements."""
+    """Those of the acts that pause the loop for too long, and their seconds; each of three measurements."""
     found: dict[str, float] = {}
     gc.collect()
     gc.freeze()  # what earlier tests left is no server's, and the collector would go through it
     try:
         for name, act in acts.items():
-            if (pause := await longest_pause(act)) > LONGEST_PAUSE and (
-                pause := min(pause, await longest_pause(act))
-            ) > LONGEST_PAUSE:
+            pause = 0.0
+            for attempt in range(3):
+                if (pause := await longest_pause(act)) <= LONGEST_PAUSE * (1.0 if attempt == 0 else slowness()):
+                    break
+            else:
                 found[name] = round(pause, 3)
     finally:
         gc.unfreeze()
