@@ -165,8 +165,8 @@ class Folder:
             if not stat.S_ISREG(status.st_mode):
                 raise PermissionDenied(f"{shown} is not a regular file.", path=shown)
             parts: list[bytes] = []
-            # A file may grow while it is read, so the bytes read are counted, not the size in its status.
-            left = limit + 1
+            # A file may grow while it is read, so the bytes read are counted too; one that is too large isn't read.
+            left = 0 if status.st_size > limit else limit + 1
             while left > 0 and (part := os.read(descriptor, min(left, 1 << 20))):
                 parts.append(part)
                 left -= len(part)
