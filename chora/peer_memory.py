@@ -26,7 +26,7 @@ DERIVED_LEAST, DERIVED_MOST = 72 * MIB, 256 * MIB
 """The bounds of the limit where no setting sets it, bytes."""
 _UNKNOWN_MEMORY = 4096 * MIB
 UNKNOWN_PEER = ""
-"""Whoever has sent no whole request head yet; all of them together have one share."""
+"""All peers that haven't sent a whole request head yet, which have one share together."""
 TRIM_AFTER = 16 * MIB
 """Bytes that were given back since the allocator was last trimmed, after which it is due."""
 

@@ -1,21 +1,12 @@
-"""How counts are written in messages, and texts that aren't valid Unicode."""
+"""How counts, names and texts of others are written in messages."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 TEXT_LIMIT = 2000
 """Characters of a text in an error or a finding; a longer one is cut (CWE-405)."""
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a text without their ends, as Markdown and editors count them.
-
-    `str.splitlines` also breaks at form feeds, U+0085, U+2028 and the like, which are characters within a line.
-    """
-    return [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
 
 
 def quantity(count: int, noun: str) -> str:
@@ -87,8 +78,8 @@ def escape_unprintable(text: str) -> str:
 def cut_texts(data: Any) -> Any:
     """Data with every text in it cut to `TEXT_LIMIT`, keys too: what errors and findings repeat of a request or a file.
 
-    Otherwise an answer that repeats a long name several times is a multiple of the request, for as long as nobody
-    reads it.
+    Otherwise an answer that repeats a long name several times is a multiple of the request, for as long as it
+    isn't read.
     """
     match data:
         case str():

@@ -10,9 +10,16 @@ import re
 from typing import NamedTuple
 
 from chora.render import JobFailure, PartJob, TextPart
-from chora.wording import split_lines
 
 _LINES = re.compile(r"([0-9]{0,15})(?::|(?<=[0-9])-(?=[0-9]))([0-9]{0,15})")
+
+
+def list_lines(text: str) -> list[str]:
+    """The lines of a text without their ends, as Markdown and editors count them.
+
+    `str.splitlines` also breaks at form feeds, U+0085, U+2028 and the like, which are characters within a line.
+    """
+    return [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
 
 
 class PartNotFound(Exception):
@@ -91,7 +98,7 @@ def _parse_heading(line: str) -> _Heading | None:
 def _select_section(text: str, wanted: _Heading, shown: str) -> str:
     taken: list[str] = []
     fence = ""
-    for line in split_lines(text):
+    for line in list_lines(text):
         mark = _fence(line)
         heading = None if fence or mark else _parse_heading(line)
         if fence:
@@ -126,7 +133,7 @@ def _fence(line: str) -> str:
 def _select_definition(text: str, kind: str, name: str, shown: str) -> str:
     keyword = r"(?:async\s+)?(?:def\s|function\s*\*|function\s)" if kind == "function" else r"class\s"
     first = re.compile(rf"\s*(?:export\s+)?(?:default\s+)?{keyword}\s*{re.escape(name)}(?![\w$]).*")
-    lines = split_lines(text)
+    lines = list_lines(text)
     for number, line in enumerate(lines):
         if name and first.fullmatch(line):
             return "\n".join(lines[number : _find_definition_end(lines, number)]).rstrip() + "\n"

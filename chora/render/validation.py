@@ -22,7 +22,8 @@ from chora.render import (
     MatchPosition,
     TextFinding,
 )
-from chora.wording import quantity, split_lines
+from chora.render.text_parts import list_lines
+from chora.wording import quantity
 
 FINDINGS_LIMIT: Final = 100
 MESSAGE_LENGTH: Final = 500
@@ -265,7 +266,7 @@ def _check_jinja2(text: str) -> Iterator[TextFinding]:
 def _check_markdown(text: str) -> Iterator[TextFinding]:
     """Any text is Markdown, but an unclosed code block swallows the rest of it."""
     fence, opened = "", 0
-    for number, line in enumerate(split_lines(text), 1):
+    for number, line in enumerate(list_lines(text), 1):
         bare = line.strip()
         if len(line) - len(line.lstrip(" ")) > 3 or bare[:3] not in ("```", "~~~"):
             continue

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from chora.tools import artifact, batch, collection, config, content, discovery, storage, utility, validation
+from chora.tools import (
+    artifact,
+    batch,
+    collection,
+    config,
+    content,
+    dependencies,
+    discovery,
+    storage,
+    utility,
+    validation,
+)
 from chora.tools.tool import Tool
 
 MODULES: tuple[ModuleType, ...] = (
@@ -15,6 +26,7 @@ MODULES: tuple[ModuleType, ...] = (
     collection,
     config,
     discovery,
+    dependencies,
     validation,
     storage,
 )

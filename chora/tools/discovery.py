@@ -1,4 +1,4 @@
-"""Tools that list generators, configs, contents and artifacts, and trace dependencies."""
+"""Tools that list generators, configs, contents and artifacts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,11 @@ import trio
 from msgspec import Meta, Struct
 
 from chora.catalog import ConfigListing, FoundConfig
-from chora.engine.building.artifact import explain_stale_artifact
-from chora.engine.building.build import Build, CallerContext
-from chora.engine.building.content import ContentTrace, trace_subject
 from chora.engine.building.gather import generator_name
-from chora.engine.building.pieces import find_child
 from chora.engine.engine import Engine
-from chora.errors import ChoraError, InvalidInput
+from chora.errors import InvalidInput
 from chora.generators.registry import Generator
-from chora.model import ArtifactChild
 from chora.protocol.types import Call
-from chora.store.records import ContentState
 from chora.tools.tool import ToolArguments, ToolResult, milliseconds_since, tool
 
 Pattern = Annotated[str, Meta(max_length=255, description="Glob over ids, such as api-*")]
@@ -167,12 +161,17 @@ async def _match_pattern(listing: ConfigListing, pattern: str | None) -> list[Fo
     """The configs whose ids match a glob."""
     if not pattern:
         return listing.found
-    fit: list[FoundConfig] = []
-    for number, found in enumerate(listing.found):
+    return await _select(listing.found, lambda found: fnmatch.fnmatchcase(found.parsed.config.id, pattern))
+
+
+async def _select(configs: list[FoundConfig], fits: Callable[[FoundConfig], bool]) -> list[FoundConfig]:
+    """The configs that fit; others run after every few of them."""
+    found: list[FoundConfig] = []
+    for number, each in enumerate(configs):
         await _let_others_run(number)
-        if fnmatch.fnmatchcase(found.parsed.config.id, pattern):
-            fit.append(found)
-    return fit
+        if fits(each):
+            found.append(each)
+    return found
 
 
 def _invalid_configs(listing: ConfigListing) -> list[InvalidConfigInfo]:
@@ -237,17 +236,16 @@ async def _filter_contents(engine: Engine, found: list[FoundConfig], wanted: Con
     if wanted == ContentFilter():
         return found
     generated = await _generated_ids(engine) if wanted.generated is not None else set[str]()
-    fit: list[FoundConfig] = []
-    for number, each in enumerate(found):
-        await _let_others_run(number)
+
+    def fits(each: FoundConfig) -> bool:
         config = each.parsed.config
-        if (
+        return (
             wanted.generator_type in (None, generator_name(config))
             and wanted.stage in (None, config.evolution.stage)
             and wanted.generated in (None, config.id in generated)
-        ):
-            fit.append(each)
-    return fit
+        )
+
+    return await _select(found, fits)
 
 
 async def _generated_ids(engine: Engine) -> set[str]:
@@ -385,17 +383,16 @@ async def list_artifacts(engine: Engine, arguments: ListArtifacts, call: Call) -
 async def _filter_artifacts(engine: Engine, found: list[FoundConfig], wanted: ArtifactFilter) -> list[FoundConfig]:
     if wanted == ArtifactFilter():
         return found
-    fit: list[FoundConfig] = []
-    for number, each in enumerate(found):
-        await _let_others_run(number)
+
+    def fits(each: FoundConfig) -> bool:
         config = each.parsed.config
-        if (
+        return (
             wanted.type in (None, config.metadata.type)
             and wanted.stage in (None, config.evolution.stage)
             and wanted.assembled in (None, engine.folder.is_file(config.metadata.outputs[0].file))
-        ):
-            fit.append(each)
-    return fit
+        )
+
+    return await _select(found, fits)
 
 
 def _last_assembled(engine: Engine, found: FoundConfig) -> str | None:
@@ -435,115 +432,3 @@ ARTIFACT_ORDERS: dict[str, Order] = {
 def _time_number(time: str | None) -> float:
     """A number that is lower for a later time."""
     return -datetime.fromisoformat(time).timestamp() if time else 0.0
-
-
-# -- dependencies -----------------------------------------------------------------------------------------------
-
-
-class TraceDependencies(ToolArguments):
-    artifact_config_id: Annotated[str, Meta(description="Id of an artifact config")]
-    check_status: Annotated[bool, Meta(description="Also report what is stored, and what has changed since")] | None = (
-        True
-    )
-    show_metadata: Annotated[bool, Meta(description="Also report generator, versions and inputs of each")] | None = (
-        False
-    )
-
-
-class DependencyMetadata(Struct, frozen=True, kw_only=True):
-    generator_type: str | None
-    last_generated: str | None
-    versions_available: int
-    inputs: list[str]
-    """The inputs of the newest version."""
-
-
-class DependencyInfo(Struct, frozen=True, kw_only=True):
-    content_id: str
-    path: str
-    required: bool
-    status: Literal["ready", "missing", "unknown"]
-    order: float
-    retrieval_strategy: str
-    stale_because: list[str]
-    error: str | None
-    metadata: DependencyMetadata | None
-
-
-class Dependencies(ToolResult):
-    artifact_id: str
-    status: Literal["ready", "incomplete", "missing_config", "unknown"]
-    total_dependencies: int
-    ready: int
-    missing: int
-    dependencies: list[DependencyInfo]
-    assembly_order: list[str]
-    missing_content_ids: list[str] | None
-    stale_because: list[str]
-    duration_ms: int
-
-
-@tool(title="Trace an artifact's dependencies", category="Discovery", read_only=True, idempotent=True)
-async def trace_dependencies(engine: Engine, arguments: TraceDependencies, call: Call) -> Dependencies:
-    """Report what an artifact is assembled from, what of it is stored, and why its files are stale, if they are."""
-    started = time.monotonic()
-    parsed = engine.catalog.find_config("artifact", arguments.artifact_config_id).parsed
-    check = arguments.check_status is not False
-    build = Build(engine, dry=True)
-    children = sorted(parsed.config.content.children, key=lambda child: child.order)
-    dependencies = [await _trace_dependency(build, child, check, bool(arguments.show_metadata)) for child in children]
-    missing = [each for each in dependencies if each.status == "missing"]
-    if not check:
-        status = "unknown"
-    elif any(each.error for each in missing if each.required):
-        status = "missing_config"
-    else:
-        status = "incomplete" if any(each.required for each in missing) else "ready"
-    return Dependencies(
-        artifact_id=parsed.config.id,
-        status=status,
-        total_dependencies=len(dependencies),
-        ready=sum(each.status == "ready" for each in dependencies),
-        missing=len(missing),
-        dependencies=dependencies,
-        assembly_order=[each.content_id for each in dependencies],
-        missing_content_ids=[each.content_id for each in missing] or None,
-        stale_because=await explain_stale_artifact(build, parsed, CallerContext({})) if check else [],
-        duration_ms=milliseconds_since(started),
-    )
-
-
-async def _trace_dependency(build: Build, child: ArtifactChild, check: bool, metadata: bool) -> DependencyInfo:
-    engine = build.engine
-    content_id, path, generator, error = child.id, child.path, None, None
-    stale: list[str] = []
-    known = None
-    try:
-        found = find_child(engine, child)
-        # The path decides: the config there may have another id, and that content is generated.
-        content_id, path, generator = found.parsed.config.id, found.path, generator_name(found.parsed.config)
-        known = engine.traces.latest_trace(trace_subject(found.path), ContentTrace)
-        if check and known:
-            stale = [change.reason for change in await build.snapshot.find_changes(known.inputs)]
-    except ChoraError as problem:
-        error = problem.message
-    state = engine.store.content_state(content_id) if check or metadata else ContentState(0, 0, None)
-    ready = error is None and state.newest is not None
-    return DependencyInfo(
-        content_id=content_id,
-        path=path,
-        required=child.required,
-        status="unknown" if not check else "ready" if ready else "missing",
-        order=child.order,
-        retrieval_strategy=child.retrieval_strategy,
-        stale_because=stale,
-        error=error,
-        metadata=DependencyMetadata(
-            generator_type=generator,
-            last_generated=state.newest.generated_at if state.newest else None,
-            versions_available=state.kept,
-            inputs=sorted(known.inputs) if known else [],
-        )
-        if metadata
-        else None,
-    )

@@ -21,8 +21,8 @@ from chora.generators.generator import GenerationJob
 from chora.generators.plugins import plugin_code
 from chora.model import ArtifactConfig, Pattern
 from chora.nesting import decode_json
+from chora.render.text_parts import list_lines
 from chora.sources.source import SERVER_ERRORS
-from chora.wording import split_lines
 
 INLINE_LENGTH = 16 * 1024
 """Texts up to this length are merged at once; longer ones in a thread."""
@@ -209,7 +209,7 @@ def _trim_blank_lines(lines: list[str]) -> str:
 def _mark_headings(text: str) -> list[tuple[bool, str]]:
     found: list[tuple[bool, str]] = []
     fence = ""
-    for line in split_lines(text):
+    for line in list_lines(text):
         mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
         if fence:
             found.append((False, line))
@@ -224,7 +224,7 @@ def _mark_headings(text: str) -> list[tuple[bool, str]]:
 def _collapse_blank_lines(text: str) -> str:
     lines: list[str] = []
     fence = ""
-    for line in split_lines(text):
+    for line in list_lines(text):
         mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
         if fence and mark and mark[1].startswith(fence) and line.strip() == mark[1]:
             fence = ""
