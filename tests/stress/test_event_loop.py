@@ -597,7 +597,7 @@ def hostile_configs(kind: str) -> dict[str, tuple[str, bytes]]:
     many = [{"id": f"e{number}", "path": "a", "type": "artifact"} for number in range(CONFIG_VALUES // 6)]
     add("many members", members=many)
     add("equal members", members=many[:1] * (CONFIG_VALUES // 6))
-    add("many children", content={"children": many})
+    add("many pieces", content={"children": many})
     add("many children", children=many)
     elements = [{"name": f"e{number}", "format": "text"} for number in range(CONFIG_VALUES // 4)]
     add("many elements", elements=elements)
