@@ -530,3 +530,19 @@ def test_a_link_in_the_folder_of_tokens_is_no_token(tokens: Tokens, tmp_path: Pa
     path.symlink_to(tmp_path / "elsewhere.json")
     with pytest.raises(Unauthorized, match="not valid here"):
         Authenticator("127.0.0.1", None, tokens).authenticate(header(secret))
+
+
+def test_a_token_that_was_edited_in_place_is_read_again_when_asked(tokens: Tokens, tmp_path: Path):
+    """Its folder doesn't change by that, which is all that is looked at for a request."""
+    secret, _ = tokens.create_token("ci", "read")
+    authenticator = Authenticator("127.0.0.1", None, tokens)
+    path = tmp_path / ".chora" / "tokens" / "ci.json"
+    os.utime(path.parent, ns=(0, 0))  # long enough ago not to be read again for its age
+    assert authenticator.authenticate(header(secret)).scope == "read"
+    with path.open("r+") as file:
+        text = file.read().replace('"read"', '"admin"')
+        file.seek(0)
+        file.write(text)
+    assert authenticator.authenticate(header(secret)).scope == "read"
+    tokens.forget()
+    assert authenticator.authenticate(header(secret)).scope == "admin"

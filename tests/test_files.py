@@ -122,6 +122,19 @@ def test_a_file_beyond_the_limit_is_refused(place: Place):
         place.folder.read_text("a.txt", limit=10)
 
 
+def test_a_file_that_is_too_large_is_not_read(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """Its size says enough, so that it takes no memory."""
+    with place.put("a.txt", "").open("wb") as file:
+        file.truncate(1 << 40)
+
+    def read(descriptor: int, count: int) -> bytes:
+        raise AssertionError
+
+    monkeypatch.setattr(os, "read", read)
+    with pytest.raises(LimitExceeded, match="larger than"):
+        place.folder.read_bytes("a.txt")
+
+
 def test_a_file_that_grows_is_bounded_too(place: Place, monkeypatch: pytest.MonkeyPatch):
     """A file that gets longer while it is read is cut off at the limit."""
     target = place.put("log.txt", "x")
