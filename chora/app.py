@@ -32,6 +32,7 @@ from chora.secrets import Secret, find_token
 from chora.settings import LoadedSettings
 from chora.shutdown import end_with_parent, stop_on_signals
 from chora.store import backup
+from chora.supervision import Service
 from chora.tools import TOOLS
 from chora.transport import stdio
 from chora.transport.pipes import Pipes
@@ -47,11 +48,11 @@ async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None
     """MCP on stdin and stdout until the client or a signal ends it."""
     limits = loaded.settings.limits
     async with stop_on_signals(limits.grace) as stopping, open_engine(project, loaded.settings) as engine:
-        server = project_server(engine, TOOLS, Metrics())
+        server = project_server(engine, TOOLS, Metrics(), is_watched=True)
         engine.changes.subscribe(server.notify_resource_changed)
         async with trio.open_nursery() as services:
             keep_running = engine.supervisor.keep_running
-            services.start_soon(keep_running, "file watcher", partial(_watch_files, engine, server))
+            services.start_soon(keep_running, "file watcher", _file_watcher(engine, server))
             services.start_soon(keep_running, "housekeeping", partial(retention.serve, engine))
             services.start_soon(keep_running, "allocator", partial(_serve_allocator, server))
             reloading = partial(reload.serve, reload.ReloadLog(project, loaded))
@@ -65,13 +66,24 @@ async def run_stdio(project: Path, loaded: LoadedSettings, pipes: Pipes) -> None
             services.cancel_scope.cancel()
 
 
-async def _watch_files(engine: Engine, server: McpServer, *, task_status: trio.TaskStatus[None]) -> None:
-    """A service: the file watcher, whose import would delay the first answer on stdio."""
-    task_status.started()
-    await server.first_request_answered.wait()
-    from chora.watch import files
+def _file_watcher(engine: Engine, server: McpServer) -> Service:
+    """The file watcher, whose import would delay the first answer on stdio."""
+    watcher = None
 
-    await files.serve(engine, server)
+    async def serve(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        nonlocal watcher
+        task_status.started()
+        await server.first_request_answered.wait()
+        try:
+            if watcher is None:
+                from chora.watch.files import ProjectWatcher
+
+                watcher = ProjectWatcher(engine, server)
+            await watcher.serve()
+        finally:
+            server.changes_known.set()  # without a watcher, subscribers miss changes, but aren't held up
+
+    return serve
 
 
 async def _serve_allocator(server: McpServer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -145,7 +157,7 @@ async def run_server(
         open_engine(project, loaded.settings) as engine,
         trio.open_nursery() as services,
     ):
-        server = project_server(engine, TOOLS, metrics)
+        server = project_server(engine, TOOLS, metrics, is_watched=True)
         engine.changes.subscribe(server.notify_resource_changed)
         keep_running = engine.supervisor.keep_running
         health = HealthStatus(engine.store, metrics, engine.supervisor, engine.folder.check_space, server.audit)
@@ -172,7 +184,7 @@ async def run_server(
                 folder = locate(project, backups.folder)
                 backing_up = partial(backup.serve, engine.store, folder, every=backups.every * 3600, keep=backups.keep)
                 services.start_soon(keep_running, "backups", backing_up)
-            services.start_soon(keep_running, "file watcher", partial(files.serve, engine, server))
+            services.start_soon(keep_running, "file watcher", _file_watcher(engine, server))
             services.start_soon(keep_running, "housekeeping", partial(retention.serve, engine))
             services.start_soon(keep_running, "allocator", partial(_serve_allocator, server))
             health.state = "ready"

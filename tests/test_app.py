@@ -189,7 +189,7 @@ def test_a_plugin_that_quits_does_not_end_the_server(hello: Project):
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        (files, "file watcher"),
+        (files.ProjectWatcher, "file watcher"),
         (retention, "housekeeping"),
         (backup, "backups"),
         (latency, "latency benchmarker"),
@@ -241,20 +241,22 @@ def test_a_server_imports_what_it_needs_before_it_listens(hello: Project):
 async def test_a_watcher_that_fails_does_not_end_stdio(
     hello: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """Nor does housekeeping: the client's calls are answered, and the log says what failed."""
+    """Nor does housekeeping: the client's calls are answered, also those that wait until changes are known, and the log
+    says what failed.
+    """
 
     async def fail(*arguments: Any, task_status: Any = None) -> None:
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(files, "serve", fail)
+    monkeypatch.setattr(files.ProjectWatcher, "serve", fail)
     monkeypatch.setattr(retention, "serve", fail)
     loaded = settings.load(hello.root, {})
     (ours, theirs), (their_sink, our_source) = os.pipe(), os.pipe()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(app.run_stdio, hello.root, loaded, Pipes(ours, our_source))
-            for number in range(3):
-                request = {"jsonrpc": "2.0", "id": number, "method": "initialize", "params": HELLO}
+            for number, method in enumerate(("initialize", "resources/list", "ping")):
+                request = {"jsonrpc": "2.0", "id": number, "method": method, "params": HELLO if number == 0 else {}}
                 os.write(theirs, msgspec.json.encode(request) + b"\n")
                 await trio.lowlevel.wait_readable(their_sink)
                 assert msgspec.json.decode(os.read(their_sink, 65536))["id"] == number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -32,10 +31,10 @@ def test_more_changes_than_the_kernel_keeps_are_not_known(tmp_path: Path):
     changes = FolderChanges()
     changes.watch(str(tmp_path))
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    names = [str(tmp_path / "a"), str(tmp_path / "b")]
-    Path(names[0]).touch()
+    names = [tmp_path / "a", tmp_path / "b"]
+    names[0].touch()
     for number in range(most // 2 + 100):  # two events each, none of which equals the one before
-        os.rename(names[number % 2], names[1 - number % 2])
+        names[number % 2].rename(names[1 - number % 2])
     assert changes.read() is None
     while changes.read() != []:
         pass

@@ -43,6 +43,8 @@ ANSWER_RESERVE = 128 * 1024
 """Bytes that are held for the answer of a request before it is worked on; most answers need no more."""
 AUDITED = ("resources/read", "prompts/get")
 """Methods that are recorded in the audit log besides `tools/call`: what they answer is the project's."""
+WATCHED = ("resources/list", "resources/subscribe", "subscriptions/listen")
+"""Methods after whose answer the client relies on being notified of every change."""
 BATCH_LIMIT = 50
 """Messages in a batch, in the revisions that have batches."""
 BATCH_BYTES = 16 * 1024 * 1024
@@ -67,6 +69,7 @@ class McpServer:
         name: the server's name in its answers.
         level: the least level of log messages for clients that haven't set one; None sends them none.
         audit: where calls are recorded.
+        is_watched: whether a watcher will report changes that others make; it sets `changes_known`.
     """
 
     def __init__(
@@ -79,11 +82,17 @@ class McpServer:
         name: str = "chora",
         level: str | None = None,
         audit: AuditLog | None = None,
+        is_watched: bool = False,
     ) -> None:
         self.memory = memory or PeerMemory(limit_by_settings(LimitSettings()))
         self.broadcaster = Broadcaster()
         self.first_request_answered = trio.Event()
         """Set after the first answer; work that would have delayed it starts then."""
+        self.changes_known = trio.Event()
+        """Set once changes that others make are noticed. Subscriptions wait for it: a change that came after one, but
+        before what it is compared with, would never be reported."""
+        if not is_watched:
+            self.changes_known.set()
         self._provider = provider
         self._answer_limit = answer_limit
         self._default_log_level = level
@@ -264,6 +273,9 @@ class McpServer:
     async def _dispatch(self, request: McpRequest) -> bytes:
         method, revision = request.method, request.revision
         in_era = revision.era == wire.METHOD_ERAS.get(method, revision.era)
+        if method in WATCHED and not self.changes_known.is_set():
+            self.first_request_answered.set()
+            await self.changes_known.wait()
         try:
             if method == "tools/call":
                 result = await self._tool_calls.call_tool(request)

@@ -65,23 +65,34 @@ def import_notifications() -> ModuleType:
     return _rust_notify
 
 
-async def serve(
-    engine: Engine, server: McpServer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Watch the project until cancelled, and have the server notify its subscribers of changes."""
-    task_status.started()
-    await server.first_request_answered.wait()
-    ids: dict[str, str] = {}
-    watch = FileWatcher(str(engine.folder.root))
-    known, _ = await trio.to_thread.run_sync(watch.scan_files, paths := _watched_paths(engine))
-    await trio.sleep(START_DELAY)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.end_when_cancelled)
-        while True:
-            # The thread ends by itself soon after a cancellation; one left behind would outlive the interpreter.
-            found = await trio.to_thread.run_sync(watch.wait_for_change, paths, known)
-            await _publish_changes(engine, server, ids, paths, known, found)
-            known, paths = found, _watched_paths(engine)
+class ProjectWatcher:
+    """Watches a project, and has its server notify the subscribers of changes."""
+
+    def __init__(self, engine: Engine, server: McpServer) -> None:
+        self._engine, self._server = engine, server
+        self._paths: WatchedPaths | None = None
+        self._known: Files = {}
+        self._ids: dict[str, str] = {}
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watch until cancelled. Started again after a failure, it compares with what was published last."""
+        task_status.started()
+        engine, server = self._engine, self._server
+        await server.first_request_answered.wait()
+        watch = FileWatcher(str(engine.folder.root))
+        if self._paths is None:
+            paths = _watched_paths(engine)
+            self._known, _ = await trio.to_thread.run_sync(watch.scan_files, paths)
+            self._paths = paths
+            server.changes_known.set()
+            await trio.sleep(START_DELAY)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.end_when_cancelled)
+            while True:
+                # The thread ends by itself soon after a cancellation; one left behind would outlive the interpreter.
+                found = await trio.to_thread.run_sync(watch.wait_for_change, self._paths, self._known)
+                await _publish_changes(engine, server, self._ids, self._paths, self._known, found)
+                self._known, self._paths = found, _watched_paths(engine)
 
 
 def _watched_paths(engine: Engine) -> WatchedPaths:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from chora import __version__
 from chora.access import LOCAL, Principal, Scope
@@ -746,6 +747,36 @@ async def test_invalid_subscriptions_are_refused(server: McpServer):
             again = request("subscriptions/listen", {"notifications": {}, "_meta": MODERN}, OPEN_SUBSCRIPTIONS_LIMIT)
             assert await refused(again, nowhere) == wire.INVALID_REQUEST
             session.close_subscriptions()
+
+
+@pytest.mark.parametrize("method", ["resources/list", "resources/subscribe", "subscriptions/listen"])
+async def test_a_client_that_relies_on_notifications_waits_until_changes_are_known(engine: Engine, method: str):
+    """What changed between its answer and the watcher's first scan would never be reported. The watcher, which waits
+    for the first answer, is let go on.
+    """
+    server = project_server(engine, TOOLS, Metrics(), is_watched=True)
+    answers = list[Any]()
+
+    async def hear(body: bytes) -> None:
+        answers.append(body)
+
+    async def send() -> None:
+        if method == "subscriptions/listen":
+            reply = await ask(server, Session("memory", LOCAL), modern(method, notifications={}), hear)
+        else:
+            reply = await ask(server, initialized_session(), request(method, {"uri": "content://note"}))
+        answers.append(reply)
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await server.first_request_answered.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not answers
+            server.changes_known.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(answers) == 1
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_broken_store_does_not_stop_notifications(server: McpServer, engine: Engine):

@@ -83,7 +83,7 @@ async def watching(engine: Engine, looking: threading.Event) -> AsyncGenerator[W
     server = project_server(engine, TOOLS, Metrics())
     watched = Watched(engine, server)
     async with trio.open_nursery() as nursery:
-        await nursery.start(files.serve, engine, server)
+        await nursery.start(files.ProjectWatcher(engine, server).serve)
         server.first_request_answered.set()
         await _until(looking.is_set)
         yield watched
@@ -247,12 +247,39 @@ async def test_the_watch_starts_after_the_first_response(
     server = project_server(engine, TOOLS, Metrics())
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            await nursery.start(files.serve, engine, server)
+            await nursery.start(files.ProjectWatcher(engine, server).serve)
             await trio.sleep(0.1)
             assert looked == []
             server.first_request_answered.set()
             await _until(lambda: looked == [1])
             nursery.cancel_scope.cancel()
+
+
+async def test_a_failed_watcher_reports_what_changed_until_it_is_started_again(
+    short_delays: threading.Event, project: Project, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """It compares with its last scan."""
+    project.save(text("note", "one"))
+    server = project_server(engine, TOOLS, Metrics(), is_watched=True)
+    watched = Watched(engine, server)
+    watched.subscribe("config://content/note")
+    watcher = files.ProjectWatcher(engine, server)
+    wait = files.FileWatcher.wait_for_change
+
+    def fail(self: files.FileWatcher, paths: files.WatchedPaths, known: files.Files) -> files.Files:
+        raise OSError("no descriptor is left")
+
+    server.first_request_answered.set()
+    monkeypatch.setattr(files.FileWatcher, "wait_for_change", fail)
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="no descriptor")):
+        await watcher.serve()
+    assert server.changes_known.is_set()
+    replace_config(project, text("note", "two"))
+    monkeypatch.setattr(files.FileWatcher, "wait_for_change", wait)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.serve)
+        assert await watched.wait_change() == "config://content/note"
+        nursery.cancel_scope.cancel()
 
 
 async def test_without_file_notifications_the_files_are_polled(
@@ -312,7 +339,7 @@ async def test_it_ends_promptly_and_leaves_no_thread(short_delays: threading.Eve
     server = project_server(engine, TOOLS, Metrics())
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            await nursery.start(files.serve, engine, server)
+            await nursery.start(files.ProjectWatcher(engine, server).serve)
             server.first_request_answered.set()
             await _until(short_delays.is_set)
             nursery.cancel_scope.cancel()
