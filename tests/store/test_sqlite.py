@@ -656,6 +656,20 @@ async def test_a_full_disk_is_reported_before_a_write_fails(disk: Disk):
     store.close()
 
 
+async def test_a_write_that_failed_by_itself_is_reported_by_the_next_check(store: SqliteStore):
+    """Also when its transaction goes on: the error of one change on a disk that fails is no fault of its caller."""
+
+    def fail(db: apsw.Connection) -> None:
+        raise apsw.IOError("disk I/O error")
+
+    await store.add_version(version())
+    await store.check(within=60)
+    with pytest.raises(StorageError, match="I/O"):
+        await store._write(fail)
+    with pytest.raises(StorageError, match="I/O"):
+        await store.check(within=60)
+
+
 @pytest.mark.slow("waits for locks that last ten seconds")
 @requirement("server.ready-locked")
 async def test_a_database_that_another_process_locks_fails_its_check_soon_and_as_long(path: Path):

@@ -553,7 +553,7 @@ MODEL_ANSWERS: dict[str, str] = {
 async def test_no_answer_of_a_model_blocks_the_loop(shape: str, project: Project, monkeypatch: pytest.MonkeyPatch):
     """Texts as long as an answer may be, as one block and as many."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    size = 4_000_000
+    size = 7_500_000  # escaped, it is just within the limit of a reply
     part = MODEL_ANSWERS[shape]
     if shape in PARTS:
         text = text_of(shape, size)
@@ -697,7 +697,7 @@ def test_every_composition_is_tried():
 @pytest.mark.parametrize("strategy", COMPOSITIONS)
 @pytest.mark.parametrize("form", ["markdown", "json", "yaml"])
 async def test_no_composition_blocks_the_loop(strategy: str, form: str, server: McpServer, project: Project):
-    """Of pieces as long as they may become, written in every format that is parsed, and in slow encodings."""
+    """Of pieces as long as they may become, written in every format that is parsed, and in a slow encoding."""
     data = {
         "objects": lambda: '{"a": [' + "{}," * 90_000 + "{}]}",
         "levels": lambda: '{"a": [' + ("[" * 50 + "]" * 50 + ",") * 3_000 + "1]}",
@@ -720,7 +720,7 @@ async def test_no_composition_blocks_the_loop(strategy: str, form: str, server: 
         {
             f"{shape} in {encoding} {options}": partial(act, text, encoding, options)
             for shape, text in texts_of_pieces.items()
-            for encoding in ("utf-8", *(("idna", "punycode", "cp437") if form == "markdown" else ()))
+            for encoding in ("utf-8", *(("cp437",) if form == "markdown" else ()))
             for options in COMPOSITIONS[strategy]
         }
     )
