@@ -29,6 +29,8 @@ Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Bytes = Annotated[int, Meta(le=1 << 40)]
 SecretReference = Annotated[str, Meta(pattern=r"^(keyring:.+|file:.+|env:\w+)?$")]
+Origin = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#*\s]+/?$")]
+"""A web origin, RFC 6454 §6.1. There is no `*`: any page that a user has open could call tools as that user."""
 
 
 class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,8 +42,10 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...], Meta(description="Host names accepted besides loopback ones and `host`")
     ] = ()
     allowed_origins: Annotated[
-        tuple[str, ...],
-        Meta(description="Web origins accepted besides loopback ones, e.g. https://n8n.example"),
+        tuple[Origin, ...],
+        Meta(
+            description="Web origins that may call and read answers (CORS), besides loopback ones: https://n8n.example"
+        ),
     ] = ()
     trusted_proxies: Annotated[
         tuple[str, ...], Meta(description="Addresses or networks of proxies whose X-Forwarded headers are trusted")
@@ -390,6 +394,8 @@ def _hint_for(key: str) -> str:
     kind: Any = _setting_fields()[key][1].type
     if get_origin(choice := kind.__origin__) is Literal:
         return f"Write one of {', '.join(get_args(choice))}."
+    if key == "http.allowed_origins":
+        return "Name each origin with its scheme, as the browser does, such as https://n8n.example; `*` isn't one."
     return "`chora config` lists every setting with its value and origin."
 
 

@@ -580,6 +580,7 @@ SERVER = {
     "server.logging": "Clients get the events of their calls as log messages from their level on, and no others.",
     "server.resume": "An answer whose connection broke can be fetched by its session only.",
     "server.hosts": "Requests with a foreign Host or Origin are refused.",
+    "server.cors": "Browsers let pages of allowed origins, and no others, call and read every answer, refusals too.",
     "server.loopback": "Without a token only this machine is served, and no address beyond loopback is bound.",
     "server.proxies": "A request that shows it came through a proxy isn't local, unless a trusted proxy says so.",
     "server.tokens": "Tokens are named, scoped, expiring and revocable, and only their hashes are stored.",

@@ -49,9 +49,10 @@ from chora.settings import LimitSettings
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     App = Callable[[Any, Any, Any], Awaitable[None]]
+    Headers = Sequence[tuple[bytes, bytes]]
     Message = dict[str, Any]
     Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
@@ -122,13 +123,14 @@ class ConnectionOwner(Protocol):
     log: logging.Logger
     state: dict[str, Any]
     draining: trio.Event
+    error_headers: Callable[[Headers], Headers]
 
     def date_header(self) -> bytes:
         """The value of the Date header, now."""
         ...
 
-    def error_response(self, reason: str, *, head_only: bool = False) -> bytes:
-        """The whole response for a reason to end the connection."""
+    def error_response(self, reason: str, headers: Headers = (), *, head_only: bool = False) -> bytes:
+        """The whole response for a reason to end the connection, with these headers besides its own."""
         ...
 
 
@@ -150,6 +152,7 @@ class ServerConnection:
         self._unparsed = 0  # bytes of a head that hasn't arrived in whole, and of what is pipelined behind a request
         self._handshake_done = self._reading = self._reading_ahead = self._is_head_request = False
         self._head_end = b""  # the last bytes of a head that hasn't arrived in whole
+        self._request_headers: Headers = ()  # of the request that is answered, with names in lower case
         self._nursery: trio.Nursery
 
     async def serve_requests(self) -> None:
@@ -298,7 +301,9 @@ class ServerConnection:
                 if request is None:
                     return
                 self._is_head_request = request.method == b"HEAD"
-                scope = _make_scope(request, self.server, shared)
+                # cheaper than list(headers)
+                self._request_headers = headers = [(name.lower(), value) for name, value in request.headers.raw_items()]
+                scope = _make_scope(request, headers, self.server, shared)
                 exchange = self.exchange = Exchange(self, has_no_body=self._is_head_request)
                 scope["extensions"]["chora.on_disconnect"] = exchange.call_on_disconnect
                 self._holding.resize(0)
@@ -320,7 +325,7 @@ class ServerConnection:
                 self.h11.start_next_cycle()
             except h11.LocalProtocolError:  # client or server wants to close
                 return
-            self.exchange, self._is_head_request, self._head_end = None, False, b""
+            self.exchange, self._is_head_request, self._head_end, self._request_headers = None, False, b"", ()
             ahead = self.h11.trailing_data[0]
             self.head_started, self._unparsed = bool(ahead), len(ahead)
             self._holding.resize(0)
@@ -381,7 +386,8 @@ class ServerConnection:
             return b""
         if self.reason not in ERROR_RESPONSES or (self.reason == "header_time" and not self.head_started):
             return b""
-        return self.server.error_response(self.reason, head_only=self._is_head_request)
+        headers = self.server.error_headers(self._request_headers)
+        return self.server.error_response(self.reason, headers, head_only=self._is_head_request)
 
 
 class Exchange:
@@ -536,9 +542,10 @@ class Exchange:
         return b"%sdate: %s\r\n\r\n" % (head[:-2], connection.server.date_header())  # h11 would check it every time
 
 
-def _make_scope(request: h11.Request, server: ConnectionOwner, shared: Message) -> Message:
+def _make_scope(
+    request: h11.Request, headers: list[tuple[bytes, bytes]], server: ConnectionOwner, shared: Message
+) -> Message:
     """The ASGI scope of a request; raises `RequestRefused` where its head isn't acceptable."""
-    headers = [(name.lower(), value) for name, value in request.headers.raw_items()]  # cheaper than list(headers)
     fields = dict(headers)
     if request.http_version not in (b"1.1", b"1.0"):
         raise RequestRefused("version")

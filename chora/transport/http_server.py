@@ -25,10 +25,11 @@ from chora.transport.lifespan import Lifespan
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from hypercorn.config import Config, Sockets
 
-    from chora.transport.connection import App, Stream
+    from chora.transport.connection import App, Headers, Stream
 
 SWEEP_INTERVAL = 0.1  # seconds between two checks of the deadlines; a limit may act two of them late
 FINAL_WRITE_TIME = 0.8  # seconds after the grace for the last response; the app's shutdown has one more
@@ -53,10 +54,20 @@ class HttpServer:
             `logging.Logger`; otherwise the log is `chora.transport`.
         limits: of one connection.
         memory: the account of what is held for peers; one of its own by default.
+        error_headers: what a response that the app doesn't send has to carry besides, by the headers of the request,
+            such as the headers of CORS.
     """
 
-    def __init__(self, app: App, config: Config, limits: ConnectionLimits, memory: PeerMemory | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        config: Config,
+        limits: ConnectionLimits,
+        memory: PeerMemory | None = None,
+        error_headers: Callable[[Headers], Headers] = lambda request_headers: (),
+    ) -> None:
         self.app = app
+        self.error_headers = error_headers
         self.limits = limits
         self.memory = memory or PeerMemory(limit_by_settings(LimitSettings()))
         errorlog = config.errorlog
@@ -190,14 +201,20 @@ class HttpServer:
             finally:
                 self._refusing -= 1
 
-    def error_response(self, reason: str, *, head_only: bool = False) -> bytes:
-        """The whole response for a reason to end the connection; `head_only` for a HEAD request."""
+    def error_response(self, reason: str, headers: Headers = (), *, head_only: bool = False) -> bytes:
+        """The whole response for a reason to end the connection; `head_only` for a HEAD request.
+
+        Args:
+            reason: a key of `ERROR_RESPONSES`.
+            headers: those that it has besides its own.
+        """
         status, sentence = ERROR_RESPONSES[reason]
         head = (
             b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
             b"Connection: close\r\nDate: %s\r\n" % (status, PHRASES[status], len(sentence) + 1, self.date_header())
         )
-        head += b"Retry-After: %d\r\n\r\n" % RETRY_AFTER if status == 503 else b"\r\n"
+        head += b"Retry-After: %d\r\n" % RETRY_AFTER if status == 503 else b""
+        head += b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n"
         return head if head_only else head + sentence.encode() + b"\n"
 
     def date_header(self) -> bytes:

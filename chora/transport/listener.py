@@ -29,7 +29,7 @@ RESERVED_DESCRIPTORS = 160
 def make_http_server(
     app: Any, http: HttpSettings, limits: LimitSettings, memory: PeerMemory | None = None
 ) -> HttpServer:
-    """A server of an ASGI app, by the settings; `memory` is the account of what is held for peers."""
+    """A server of the `HttpApplication`, by the settings; `memory` is the account of what is held for peers."""
     return HttpServer(
         app,
         _hypercorn_config(http),
@@ -43,6 +43,7 @@ def make_http_server(
             grace=limits.grace,
         ),
         memory,
+        app.error_headers,
     )
 
 

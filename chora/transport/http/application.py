@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
 from chora.access import Authenticator
@@ -20,9 +22,11 @@ from chora.transport.http.asgi import (
     Send,
     error_body,
     holding_of,
+    send_empty,
     send_json,
     without_body,
 )
+from chora.transport.http.cors import VARY, Headers, answer_headers, is_preflight, preflight_headers, with_headers
 from chora.transport.http.legacy_sse import LegacySse
 from chora.transport.http.security import RequestSecurity
 from chora.transport.http.sessions import HttpSessions
@@ -85,11 +89,19 @@ class HttpApplication:
             return
         security, path = self._security, scope["path"]
         route = self._routes.get((scope["method"], path))
+        if (origin := security.allowed_origin(scope)) is not None:
+            send = with_headers(send, answer_headers(origin))
+        elif route is None:
+            send = with_headers(send, [VARY])
         try:
             is_local = security.resolve_proxy(scope)
             security.check_host(scope)
             security.check_single_headers(scope)
-            if route is not None:
+            methods = [method for method, endpoint in self._routes if endpoint == path]
+            if is_preflight(scope) and (methods or path not in ENDPOINTS):
+                security.check_origin(scope)
+                await send_empty(send, 204, preflight_headers(scope, methods or ["GET"]))
+            elif route is not None:
                 security.check_origin(scope)
                 scope[PRINCIPAL] = await security.authenticate(scope, is_local=is_local)
                 holding_of(scope).assign(scope[PRINCIPAL].name)
@@ -97,7 +109,6 @@ class HttpApplication:
             elif security.issuer is not None and path in METADATA_PATHS:
                 await send_json(send, 200, wire.encode(security.issuer.metadata))
             elif path in ENDPOINTS:
-                methods = [method for method, endpoint in self._routes if endpoint == path]
                 allow = (b"allow", ", ".join(methods).encode())
                 error = error_body("This method has no meaning here.")
                 await send_json(send, 405 if methods else 404, error, [allow])
@@ -113,6 +124,11 @@ class HttpApplication:
                 who = security.client_of(scope) if principal is None else principal.name
                 self._audit.record_refusal(who, f"{scope['method']} {path}", error.code)
             await send_json(send, error.http_status, error_body(error.message, error.hint), self._error_headers(error))
+
+    def error_headers(self, request_headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+        """What a refusal that the connection sends by itself carries, so that a page can read that one, too."""
+        origin = self._security.allowed_origin({"headers": request_headers})
+        return [] if origin is None else answer_headers(origin)
 
     def _error_headers(self, error: ChoraError) -> list[tuple[bytes, bytes]]:
         """What a client needs to know besides the sentence: how to authenticate, or when to come again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from chora.peer_memory import Holding
@@ -84,9 +84,9 @@ async def send_busy(send: Send, body: bytes) -> None:
     await send_json(send, 503, body, [(b"retry-after", str(RETRY_AFTER).encode())])
 
 
-async def send_empty(send: Send, status: int) -> None:
-    headers = [] if status == 204 else [(b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def send_empty(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    length = [] if status == 204 else [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": [*length, *headers]})
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -93,17 +93,22 @@ class RequestSecurity:
             )
 
     def check_origin(self, scope: Scope) -> None:
-        """Refuse web pages of other origins, as MCP demands of every HTTP transport (CWE-346, CWE-352).
-
-        There are no CORS response headers either: browsers let no page read our responses.
-        """
+        """Refuse web pages of other origins, as MCP demands of every HTTP transport (CWE-346, CWE-352)."""
         for origin in header_values(scope, b"origin"):
-            name = _host_name(origin.partition("://")[2])
-            if not (origin.lower().rstrip("/") in self._origins or (name is not None and is_loopback(name))):
+            if not self._is_allowed(origin):
                 raise Forbidden(
                     f"Requests from the origin {origin[:100]} are not allowed.",
                     "Add it to the setting http.allowed_origins if they should be.",
                 )
+
+    def allowed_origin(self, scope: Scope) -> str | None:
+        """The origin of the web page that makes a request, if its answer may be shown to it."""
+        origins = header_values(scope, b"origin")
+        return origins[0] if len(origins) == 1 and self._is_allowed(origins[0]) else None
+
+    def _is_allowed(self, origin: str) -> bool:
+        name = _host_name(origin.partition("://")[2])
+        return origin.lower().rstrip("/") in self._origins or (name is not None and is_loopback(name))
 
     async def authenticate(self, scope: Scope, *, is_local: bool) -> Principal:
         """The principal of a request; notes in the scope when its token expires.
