@@ -54,6 +54,14 @@ SourceType = Literal[
     "git_reference",
     "inline_data",
 ]
+Matches = Annotated[
+    Literal["list", "one"] | None,
+    Meta(
+        description="What a JSONPath gives, however many values match: list, or one (an error unless exactly one "
+        "matches). Without it, a query that can match no more than one value ($.a.b, $.list[0]) gives the value, and "
+        "any other a list"
+    ),
+]
 Stage = Literal["draft", "review", "approved", "deprecated"]
 Severity = Literal["error", "warning", "info"]
 OutputFormat = Literal[
@@ -77,6 +85,8 @@ class Source(Struct, frozen=True, kw_only=True):
     notes: str | None = None
     data: Any = None
     """The value itself, for inline data."""
+    matches: Literal["list", "one"] | None = None
+    """Whether a JSONPath gives a list or one value; None for what the query says."""
     repository: str = "."
     """The git repository, relative to the project."""
 
@@ -102,6 +112,7 @@ class LongSource(Struct, frozen=True, kw_only=True):
             "function:name, class:name, line range (10-20)"
         ),
     ] = "whole_content"
+    matches: Matches = None
     required: Annotated[bool, Meta(description="Whether its failure fails the whole call")] = True
     notes: Annotated[str | None, Meta(description="For people")] = None
 
@@ -127,6 +138,7 @@ class ShortSource(Struct, frozen=True, kw_only=True):
     output_id: Annotated[str | None, Meta(description="content-id or content-id:strategy (ephemeral_output)")] = None
     content_id: Annotated[str | None, Meta(description="Another spelling of output_id")] = None
     selector: Annotated[str, Meta(description="Part to take, as data_selector in the long spelling")] = "whole_content"
+    matches: Matches = None
     required: Annotated[bool, Meta(description="Whether its failure fails the whole call")] = True
     notes: Annotated[str | None, Meta(description="For people")] = None
 

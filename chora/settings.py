@@ -134,6 +134,18 @@ class PathSettings(Struct, frozen=True, forbid_unknown_fields=True):
     events: Annotated[str, Meta(description="Event file, JSON lines")] = "var/telemetry/events.jsonl"
 
 
+class ConfigSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How configs are read."""
+
+    rules: Annotated[
+        Literal["chora", "chora-compose"],
+        Meta(
+            description="What a config means where the two differ, such as whether a selector with one match gives a "
+            "list; chora-compose where there is no chora.toml"
+        ),
+    ] = "chora"
+
+
 class TemplateSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How templates are rendered."""
 
@@ -249,6 +261,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     storage: StorageSettings = StorageSettings()
     paths: PathSettings = PathSettings()
+    configs: ConfigSettings = ConfigSettings()
     templates: TemplateSettings = TemplateSettings()
     render: RenderSettings = RenderSettings()
     backup: BackupSettings = BackupSettings()
@@ -261,6 +274,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     probe: ProbeSettings = ProbeSettings()
     log: LogSettings = LogSettings()
 
+
+LEGACY_VALUES: dict[str, str] = {"templates.undefined": "lenient", "configs.rules": "chora-compose"}
+"""What holds in a project without `chora.toml`; an imported project has them in its own."""
 
 OLD_NAMES: dict[str, str] = {
     "LOG_LEVEL": "log.level",
@@ -321,8 +337,9 @@ def load(project: Path, env: Mapping[str, str] | None = None, flags: Mapping[str
         path = Path(os.path.realpath(project)) / "chora.toml"
         text = read_regular_file(path, TOML_LIMIT, links=False).decode("utf-8-sig")
     except FileNotFoundError:
-        # An existing chora-compose project has no chora.toml, and its templates were written for empty names.
-        values["templates.undefined"], origins["templates.undefined"] = "lenient", "no chora.toml"
+        # An existing chora-compose project has no chora.toml, and was written for chora-compose's rules.
+        for key, value in LEGACY_VALUES.items():
+            values[key], origins[key] = value, "no chora.toml"
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{toml} can't be read: {why_unreadable(error)}.", file=str(toml)) from None
     else:

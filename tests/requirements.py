@@ -288,6 +288,9 @@ CONTEXT = {
     "sources.never-rendered": "The text of a source is never rendered a second time.",
     "sources.selectors.whole": "No selector, or `whole_content`, takes everything.",
     "sources.selectors.jsonpath": "A JSONPath takes one value, or a list of several.",
+    "sources.selectors.rfc-9535": "Queries pass every test of the JSONPath compliance suite.",
+    "sources.selectors.shape": "A singular query gives a value and any other a list, whatever the data; a source may "
+    "say which.",
     "sources.selectors.heading": "A heading takes its section, and none in fenced code.",
     "sources.selectors.definition": "A function or class is taken with its body.",
     "sources.selectors.lines": "A line range counts from one and includes both ends.",

@@ -147,8 +147,14 @@ def test_the_own_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_templates_are_lenient_where_there_is_no_chora_toml(tmp_path: Path):
-    """Old projects have no chora.toml, and their templates count on empty names; others are strict."""
+    """Old projects have no chora.toml, and their templates count on empty names; others are strict.
+
+    Their configs mean what they meant for chora-compose.
+    """
     loaded = load(tmp_path, {})
+    assert (loaded.settings.configs.rules, loaded.origins["configs.rules"]) == ("chora-compose", "no chora.toml")
+    assert load(toml(tmp_path, ""), {}).settings.configs.rules == "chora"
+    (tmp_path / "chora.toml").unlink()
     assert (loaded.settings.templates.undefined, loaded.origins["templates.undefined"]) == ("lenient", "no chora.toml")
     assert load(tmp_path, {"CHORA_TEMPLATES_UNDEFINED": "strict"}).settings.templates.undefined == "strict"
     assert load(toml(tmp_path, ""), {}).settings.templates.undefined == "strict"

@@ -90,9 +90,13 @@ class FieldNormalizer:
         except msgspec.ValidationError:
             items[index] = None  # fails the conversion as well
         else:
-            items[index] = (
+            items[index] = normalized = (
                 self._from_long(source, path) if isinstance(source, LongSource) else self._from_short(source, path)
             )
+            if normalized.matches is not None and not normalized.selector.startswith("$"):
+                expected = "a JSONPath as selector, which alone can match several values"
+                key = "data_selector" if spelling is LongSource else "selector"
+                self._issues.fail("wrong_form", f"{path}.matches", source.matches, expected, f'"{key}": "$.items[*]"')
         self._written.append((items, index, written))
 
     def _from_long(self, source: LongSource, path: str) -> Source:
@@ -111,6 +115,7 @@ class FieldNormalizer:
             required=source.required,
             notes=source.notes,
             data=data,
+            matches=source.matches,
         )
 
     def _from_short(self, source: ShortSource, path: str) -> Source:
@@ -144,6 +149,7 @@ class FieldNormalizer:
             required=source.required,
             notes=source.notes,
             data=data,
+            matches=source.matches,
             repository=source.repo or source.repo_path or ".",
         )
 

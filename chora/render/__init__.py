@@ -5,6 +5,7 @@
     worker.py       worker process: the fork server, resource limits, the loop over jobs
     sandbox.py      worker process: templates, expressions and queries; alone in importing jinja2 and jsonpath
     validation.py   worker process: checks texts and data, which can be as hostile as any template
+    iregexp.py      worker process: the regular expressions of queries
     parsing.py      worker process, and for small files the server: data files into plain data
     text_parts.py   worker process, and for short texts the server: sections, definitions and lines of a text
 
@@ -137,9 +138,10 @@ class TemplateReferences(Struct, frozen=True, tag=True):
 
 
 class SelectedValues(Struct, frozen=True, tag=True):
-    """The values that a query selected, in order."""
+    """The values that a query selected, in order; `singular` if it can select no more than one (RFC 9535, 2.3.5.1)."""
 
     values: list[Any]
+    singular: bool = False
 
 
 class TextPart(Struct, frozen=True, tag=True):

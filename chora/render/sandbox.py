@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from types import CodeType
 from typing import Any, Final, NoReturn, cast
@@ -39,6 +40,7 @@ from chora.render import (
     SelectJob,
     TemplateOptions,
     TemplateReferences,
+    iregexp,
 )
 
 UNDEFINED_NAMES_LIMIT: Final = 100
@@ -214,17 +216,39 @@ def select_values(job: SelectJob) -> SelectedValues | JobFailure:
     import jsonpath  # takes 0.1 s; only for projects with such selectors
 
     try:
+        query = _json_path_environment().compile(job.query)
+        is_singular = isinstance(query, jsonpath.JSONPath) and query.singular_query()
         # jsonpath would parse a string as JSON; of a scalar, only the query `$` selects something.
-        is_scalar = not isinstance(job.data, dict | list)
-        if is_scalar:
-            return SelectedValues([job.data] if job.query.strip() == "$" else [])
-        return SelectedValues(jsonpath.JSONPathEnvironment(strict=True).findall(job.query, job.data))
+        data: Any = job.data
+        if not isinstance(data, dict | list):
+            return SelectedValues([data] if job.query.strip() == "$" else [], is_singular)
+        return SelectedValues(query.findall(cast(Any, data)), is_singular)
     except jsonpath.JSONPathError as error:
         return JobFailure("syntax", str(error)[:MESSAGE_LENGTH], job.name[:NAME_LENGTH])
     except MemoryError:
         raise
     except Exception as error:  # functions in filters can raise any exception
         return describe_error(error, job.name)
+
+
+def _json_path_environment() -> Any:
+    """An environment of RFC 9535 whose `match` and `search` take I-Regexp."""
+    import jsonpath
+    from jsonpath.function_extensions import Match, Search
+
+    class IRegexp:
+        """Overrides how a filter compiles its pattern; one that isn't a pattern matches nothing (RFC 9535)."""
+
+        def check_cache(self, pattern: str) -> re.Pattern[str] | None:
+            try:
+                return iregexp.compile_pattern(pattern)
+            except re.error:
+                return None
+
+    environment = jsonpath.JSONPathEnvironment(strict=True)
+    for name, function in (("match", Match), ("search", Search)):
+        environment.function_extensions[name] = type(name, (IRegexp, function), {})()
+    return environment
 
 
 def evaluate_condition(job: EvaluateJob) -> EvaluatedCondition | JobFailure:

@@ -3,7 +3,7 @@
 | selector | takes |
 |---|---|
 | none, `whole_content` | everything |
-| `$…` | an RFC 9535 JSONPath: one match is the value, several are a list |
+| `$…` | an RFC 9535 JSONPath: a singular query gives the value, any other a list (`Source.matches` decides otherwise) |
 | `## Heading` | a Markdown section with its heading, up to the next heading of the same or a higher level |
 | `function:name`, `class:name` | a definition in Python or JavaScript, with the lines indented below it |
 | `10-20`, `10:20`, `:50`, `100:` | lines, counted from 1, both ends included |
@@ -16,27 +16,29 @@ from typing import Any
 import msgspec
 
 from chora.errors import InvalidContext, LimitExceeded
+from chora.model import Source
 from chora.nesting import DEPTH_LIMIT, decode_json, is_too_deep
-from chora.render import PartJob, RenderFailed, SelectJob
+from chora.render import PartJob, RenderFailed, SelectedValues, SelectJob
 from chora.render.pool import RenderPool
 from chora.render.text_parts import PartNotFound, select_first, shorten_selector
-from chora.sources.source import SourceFailed
+from chora.sources.source import SourceAccess, SourceFailed
 
 INLINE_LENGTH = 64 * 1024
 """Texts up to this length are searched in this process; longer ones in a worker."""
 
 
-async def select(value: Any, selector: str | None, pool: RenderPool) -> Any:
-    """Apply a selector; a JSONPath, and one for a part of a long text, in a worker of the pool.
+async def select(value: Any, source: Source, access: SourceAccess) -> Any:
+    """Apply the selector of a source; a JSONPath, and one for a part of a long text, in a worker of the pool.
 
     Raises:
         SourceFailed: nothing matches, or the selector has none of the forms above.
         Busy: too much is waiting for the workers.
     """
+    selector, pool = source.selector, access.pool
     if not selector or selector == "whole_content":
         return value
     if selector.startswith("$"):
-        return await _select_json_path(value, selector, pool)
+        return _shape(await _select_json_path(value, selector, pool), source, access)
     text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value)).decode()
     try:
         return await select_text(text, (selector,), pool)
@@ -68,7 +70,7 @@ async def select_text(text: str, selectors: tuple[str, ...], pool: RenderPool) -
 # -- data -------------------------------------------------------------------------------------------------------
 
 
-async def _select_json_path(value: Any, selector: str, pool: RenderPool) -> Any:
+async def _select_json_path(value: Any, selector: str, pool: RenderPool) -> SelectedValues:
     shown = shorten_selector(selector)
     if isinstance(value, str):
         try:
@@ -78,11 +80,33 @@ async def _select_json_path(value: Any, selector: str, pool: RenderPool) -> Any:
         if is_too_deep(value):
             raise SourceFailed(f"{shown} needs data that is nested no more than {DEPTH_LIMIT} levels deep")
     try:
-        found = (await pool.select_values(SelectJob(query=selector, data=value, name=shown))).values
+        return await pool.select_values(SelectJob(query=selector, data=value, name=shown))
     except RenderFailed as failure:
         raise SourceFailed(f"{shown} is not a JSONPath: {failure.reason.message.removesuffix('.')}") from None
     except (LimitExceeded, InvalidContext) as error:
         raise SourceFailed(error.message.removesuffix(".")) from None
-    if not found:
+
+
+def _shape(selected: SelectedValues, source: Source, access: SourceAccess) -> Any:
+    """A list or a value: as the source says, else as the query says, so that its shape doesn't depend on the data.
+
+    chora-compose gave one match without a list, whatever the query.
+    """
+    values, count = selected.values, len(selected.values)
+    shown = shorten_selector(source.selector)
+    is_old = access.rules == "chora-compose"
+    wanted = source.matches or ("one" if selected.singular else None if is_old else "list")
+    if wanted == "list":
+        return values
+    if not values:
         raise SourceFailed(f"{shown} matches nothing")
-    return found[0] if len(found) == 1 else found
+    if count == 1:
+        if wanted is None:
+            access.warn(
+                f"{shown} matched one value, which is given without a list; write `matches: list` beside it for a "
+                "list in any case, or `matches: one`"
+            )
+        return values[0]
+    if wanted == "one":
+        raise SourceFailed(f"{shown} matches {count} values, and `matches: one` takes exactly one")
+    return values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from chora.catalog import Catalog, FoundConfig
 from chora.errors import Busy, StorageError, StorageFailed
@@ -34,6 +34,10 @@ class SourceAccess(NamedTuple):
     """Called with every path before it is read."""
     on_other_input: Callable[[str, str], None]
     """Called with every input that isn't a file of the project, and its digest."""
+    rules: Literal["chora", "chora-compose"] = "chora"
+    """What a config means where the two differ."""
+    warn: Callable[[str], None] = lambda warning: None
+    """Called with what the author of a source should know."""
 
     def read_text(self, path: str) -> str:
         """A file of the project; raises what `Folder.read_text` raises."""

@@ -28,7 +28,7 @@ from chora.engine.validation.checks import CHECKS
 from chora.files import CONFIG_LIMIT, SOURCE_LIMIT
 from chora.generators import GENERATORS
 from chora.metrics import Metrics
-from chora.model import KINDS
+from chora.model import KINDS, Source
 from chora.nesting import CONFIG_VALUES, DECODING_VALUES, MESSAGE_VALUES
 from chora.prompts import PROMPTS
 from chora.protocol import wire
@@ -38,8 +38,7 @@ from chora.provider import project_server
 from chora.render.validation import LANGUAGES
 from chora.resources import FAMILIES
 from chora.sources import BY_TYPE, selectors
-from chora.sources.selectors import select
-from chora.sources.source import SourceFailed
+from chora.sources.source import SourceAccess, SourceFailed
 from chora.tools import TOOLS
 from tests.anthropic_server import KEY, message, serving
 from tests.conftest import Project, artifact, child, content, requirement
@@ -460,10 +459,12 @@ def test_every_selector_is_tried():
 @pytest.mark.parametrize("kind", SELECTORS)
 async def test_no_selector_blocks_the_loop(kind: str, engine: Engine):
     """On the longest texts of a source, and on as much data as one may hold."""
+    nothing: Any = None
+    access = SourceAccess(nothing, nothing, engine.templates.pool, nothing, nothing, nothing, nothing)
 
     async def act(value: Any, selector: str) -> None:
         with suppress(SourceFailed):
-            await select(value, selector, engine.templates.pool)
+            await selectors.select(value, Source(type="inline_data", selector=selector), access)
 
     code = {"indented code": "def name(\n" + " x\n" * 3_000_000, "one line": "def " + " " * 9_000_000}
     data = {

@@ -122,10 +122,15 @@ class _ContextBuilder:
     def __init__(self, config: ContentConfig, generator: str, access: SourceAccess) -> None:
         self._config = config
         self._generator = generator
-        self._access = access
+        self._access = access._replace(warn=self._warn)
         self._context: dict[str, Any] = {"content_id": config.id}
         self._warnings: list[str] = []
+        self._complete = True
+        self._source = ""
         self._bytes_left = SOURCES_LIMIT
+
+    def _warn(self, warning: str) -> None:
+        self._warnings.append(f"The source {self._source}: {warning}")
 
     async def build_context(self, caller: dict[str, Any], reserved: Mapping[str, str]) -> GatheredContext:
         patterns = self._config.generation.patterns
@@ -143,14 +148,14 @@ class _ContextBuilder:
         self._context.update({name: reserved[name] for name in reserved_names})
         for declaration in declarations:
             self._check_variable(declaration)
-        return GatheredContext(self._context, self._warnings, reserved_names, not self._warnings)
+        return GatheredContext(self._context, self._warnings, reserved_names, self._complete)
 
     async def _add_source(self, source: Source) -> None:
         """Merge the value of one source under its id; without an id, merge the object itself."""
+        self._source = name = source.id or source.locator
         try:
             added = await self._value_of(source)
         except SourceFailed as failed:
-            name = source.id or source.locator
             if source.required:
                 raise self._failed(
                     f"the source {name} has no value: {failed}.",
@@ -160,6 +165,7 @@ class _ContextBuilder:
                     source_type=source.type,
                     error=str(failed),
                 ) from None
+            self._complete = False
             self._warnings.append(f"The optional source {name} has no value: {failed}")
             added: dict[str, Any] = {source.id: None} if source.id else {}
         self._bytes_left -= len(msgspec.json.encode(added))
@@ -176,7 +182,7 @@ class _ContextBuilder:
         source_module = BY_TYPE[source.type]
         value = await source_module.fetch(source, self._access)
         if source.selector not in getattr(source_module, "SELECTORS", ()):
-            value = await select(value, source.selector, self._access.pool)
+            value = await select(value, source, self._access)
         if source.id:
             return {source.id: value}
         if not isinstance(value, dict):

@@ -155,6 +155,7 @@ def source_access(
         find_stored_texts,
         recorder.record,
         recorder.record_digest,
+        engine.settings.configs.rules,
     )
 
 

@@ -22,6 +22,10 @@ IMPORTED_SETTINGS = """\
 [templates]
 # Templates of chora-compose may use names that nothing gives a value. "strict" makes them errors.
 undefined = "lenient"
+
+[configs]
+# What configs mean where chora-compose and chora differ, such as selectors with a single match.
+rules = "chora-compose"
 """
 
 
@@ -81,7 +85,8 @@ async def _finish(state: ImportState, files: FileImport, history: HistoryImport,
     if has_settings and is_strict and is_another:
         warnings.append(
             "The settings of this project make undefined names in templates errors, which they weren't: "
-            'undefined = "lenient" under [templates] in chora.toml makes them warnings.'
+            'undefined = "lenient" under [templates] in chora.toml makes them warnings. '
+            'What configs mean where the two differ follows chora; rules = "chora-compose" under [configs] keeps it.'
         )
     return ImportResult(
         source=str(state.old_project.root),

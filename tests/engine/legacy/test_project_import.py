@@ -126,6 +126,7 @@ async def test_configs_templates_and_their_inputs_are_imported(old: Path, new: P
     settings = files(new).pop("chora.toml").decode()
     assert {path: data for path, data in files(new).items() if path != "chora.toml"} == expected
     assert 'undefined = "lenient"' in settings
+    assert 'rules = "chora-compose"' in settings
     assert done.settings_written
     assert sorted(done.copied) == sorted(expected)
     assert (done.skipped, done.converted, done.warnings, done.unchanged) == ([], [], [], 0)
