@@ -45,7 +45,7 @@ from chora.disk import (
 )
 from chora.errors import InvalidInput, StorageError, io_details
 from chora.locks import file_lock
-from chora.nofollow import UnsafePath, check_file, list_entries, open_folder, read_file
+from chora.nofollow import UnsafePath, check_file, open_folder, read_file
 from chora.store.ids import id_after, time_of_id
 from chora.store.journal import COMPLETIONS, COSTS, EVENTS, JOBS, OUTPUTS, SAMPLES, TRACES, Journal, JournalKind
 from chora.store.records import (
@@ -70,7 +70,7 @@ from chora.store.version_files import (
     DRAFT_FILE_NAME,
     VERSION_FILE_NAME,
     CachedFolder,
-    ContentFolder,
+    ContentFolders,
     PendingDeletion,
     T,
     VersionSummary,
@@ -128,7 +128,7 @@ class FilesystemStore:
         self._check_lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._cache_lock = threading.RLock()  # the event loop and the writer thread both use the caches
-        self._contents: dict[str, ContentFolder] = {}
+        self._contents = ContentFolders(folder / "content")
         self._overviews: dict[str, _Overview] = {}
         self._drafts = CachedFolder(folder / "drafts", DRAFT_FILE_NAME, parse_draft)
         self._journals: dict[type[Record], tuple[Journal, JournalKind[Any]]] = {}
@@ -164,7 +164,12 @@ class FilesystemStore:
     def counts(self) -> dict[str, int]:
         """The number of records by kind."""
         with self._reading():
-            counts = {"versions": sum(len(content.version_folders()) for content in self._all_content_folders())}
+            contents = self._contents.all_folders()
+        counts = {"versions": 0}
+        for content in contents:  # one by one: the event loop isn't kept waiting while a thread counts
+            with self._reading():
+                counts["versions"] += len(content.version_folders())
+        with self._reading():
             counts["drafts"] = sum(1 for _ in self._drafts.read_all())
             for record_type, (journal, kind) in self._journals.items():
                 counts[f"{record_type.__name__.lower()}s"] = journal.count_records(kind)
@@ -192,7 +197,7 @@ class FilesystemStore:
     def version(self, content_id: str, version_id: str) -> Version | None:
         """The version of this id, if it belongs to this content."""
         with self._reading():
-            folder = self._content_folder(content_id).version_folders().get(version_id)
+            folder = self._contents.folder_of(content_id).version_folders().get(version_id)
             summary = folder and self._summary(folder, content_id, version_id)
             return self._load_version(folder, summary) if folder and summary else None
 
@@ -220,7 +225,7 @@ class FilesystemStore:
 
     def _overview(self, content_id: str) -> _Overview:
         """What is known of all versions of a content together; made anew only when they have changed."""
-        places = self._content_folder(content_id).version_folders()
+        places = self._contents.folder_of(content_id).version_folders()
         known = self._overviews.get(content_id)
         if known is None or known.places is not places:
             summaries = [summary for _, summary in self._summaries(content_id)]
@@ -244,7 +249,7 @@ class FilesystemStore:
     def newest_infos(self, content_id: str, limit: int, *, kept: bool = False, skip: int = 0) -> list[VersionInfo]:
         """The newest versions of a content without their texts, newest first."""
         with self._reading():
-            places = self._content_folder(content_id).version_folders()
+            places = self._contents.folder_of(content_id).version_folders()
             found = (self._summary(places[version_id], content_id, version_id) for version_id in reversed(places))
             fit = (each.info for each in found if each is not None and not (kept and each.info.deleted))
             return list(islice(fit, skip, skip + limit))
@@ -274,10 +279,7 @@ class FilesystemStore:
     def content_ids(self, after: str | None = None, limit: int | None = None) -> list[str]:
         """A page of the contents that have a version, sorted."""
         with self._reading():
-            found = sorted(
-                found for content in self._all_content_folders() if (found := _content_id_of(content)) is not None
-            )
-            return [content_id for content_id in found if after is None or content_id > after][:limit]
+            return self._contents.ids(after, limit)
 
     async def delete_versions(self, version_ids: Sequence[str], *, keep_metadata: bool = False) -> None:
         """Delete versions in one step; with `keep_metadata` only their texts, and they are marked as deleted."""
@@ -291,23 +293,8 @@ class FilesystemStore:
         if version_ids:
             await self._write(delete)
 
-    def _content_folder(self, content_id: str) -> ContentFolder:
-        return self._content_folder_at(self._root / "content" / file_name(content_id))
-
-    def _content_folder_at(self, path: Path) -> ContentFolder:
-        if (content := self._contents.get(path.name)) is None:
-            content = self._contents[path.name] = ContentFolder(path)
-        return content
-
-    def _all_content_folders(self) -> list[ContentFolder]:
-        try:
-            entries = list_entries(self._root / "content")
-        except FileNotFoundError:
-            return []
-        return [self._content_folder_at(Path(entry.path)) for entry in entries if not entry.name.startswith(".")]
-
     def _summaries(self, content_id: str) -> Iterator[tuple[CachedFolder[VersionSummary], VersionSummary]]:
-        for version_id, folder in self._content_folder(content_id).version_folders().items():
+        for version_id, folder in self._contents.folder_of(content_id).version_folders().items():
             if (summary := self._summary(folder, content_id, version_id)) is not None:
                 yield folder, summary
 
@@ -602,7 +589,7 @@ class FilesystemStore:
 
     def _folder_for(self, version: Version) -> CachedFolder[VersionSummary]:
         """The folder for a version: that of its neighbours, if they are of the same config version, else a new one."""
-        content = self._content_folder(version.content_id)
+        content = self._contents.folder_of(version.content_id)
         places = content.version_folders()
         if (same := places.get(version.version_id)) is not None:
             return same
@@ -643,8 +630,7 @@ class FilesystemStore:
         deletion = load_file(self._deleting, parse_deletion)
         if deletion is None:
             return
-        with self._cache_lock:
-            places = self._all_version_folders()
+        places = self._all_version_folders()
         chosen = [(each, places[each]) for each in deletion.version_ids if each in places]
         if chosen:
             self._record_highest_id(max(each for each, _ in chosen), durably=True)
@@ -672,8 +658,7 @@ class FilesystemStore:
     def _next_version_id(self) -> str:
         """An id above every existing and deleted one."""
         if self._highest is None:
-            with self._cache_lock:
-                self._highest = max(self._all_version_folders(), default="")
+            self._highest = max(self._all_version_folders(), default="")
         return id_after(max(self._highest, self._recorded_id()) or None)
 
     def _record_highest_id(self, version_id: str, *, durably: bool = False) -> None:
@@ -691,11 +676,13 @@ class FilesystemStore:
         return ""
 
     def _all_version_folders(self) -> dict[str, CachedFolder[VersionSummary]]:
-        return {
-            each: folder
-            for content in self._all_content_folders()
-            for each, folder in content.version_folders().items()
-        }
+        found: dict[str, CachedFolder[VersionSummary]] = {}
+        with self._cache_lock:
+            contents = self._contents.all_folders()
+        for content in contents:  # one by one: the event loop isn't kept waiting for all of them
+            with self._cache_lock:
+                found |= content.version_folders()
+        return found
 
 
 _JOURNALS: dict[str, tuple[JournalKind[Any], ...]] = {
@@ -707,12 +694,3 @@ _JOURNALS: dict[str, tuple[JournalKind[Any], ...]] = {
     "events": (EVENTS,),
 }
 """The journals and the kinds of records in each; what one transaction may write together is in one journal."""
-
-
-def _content_id_of(content: ContentFolder) -> str | None:
-    """The content id of a folder; None if it holds no version."""
-    for version_id, folder in content.version_folders().items():
-        summary = folder.read_file(version_file_name(version_id))
-        if summary is not None and file_name(summary.info.content_id) == content.path.name:
-            return summary.info.content_id
-    return None

@@ -6,7 +6,10 @@ import contextlib
 import logging
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from heapq import merge
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -177,6 +180,72 @@ class ContentFolder:
             found = {version_id_of(name): folder for folder, here in zip(folders, names, strict=True) for name in here}
             self._names, self._found = names, dict(sorted(found.items()))
         return self._found
+
+
+class ContentFolders:
+    """The folders of all contents, listed again when one appears or goes.
+
+    Args:
+        path: the folder that they are in; a missing one counts as empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._trusted = -1
+        self._by_name: dict[str, ContentFolder] = {}
+        self._names: frozenset[str] = frozenset()
+        self._ids: list[str] = []
+        """The ids that the names of folders tell, sorted; there may be no version of them."""
+        self._unclear: set[str] = set()
+        """The names that tell no id."""
+
+    def folder_of(self, content_id: str) -> ContentFolder:
+        """The folder of a content, which may not exist yet."""
+        return self._folder_at(file_name(content_id))
+
+    def all_folders(self) -> list[ContentFolder]:
+        """The folders that exist."""
+        self._refresh()
+        return [self._folder_at(name) for name in self._names]
+
+    def ids(self, after: str | None, limit: int | None) -> list[str]:
+        """A page of the contents that have a version, sorted. Only the folders of these are looked into."""
+        self._refresh()
+        start = 0 if after is None else bisect_right(self._ids, after)
+        clear = (each for each in islice(self._ids, start, None) if _content_id_of(self.folder_of(each)) == each)
+        found = {_content_id_of(self._folder_at(name)) for name in self._unclear} - {None}
+        others = sorted(each for each in found if each is not None and (after is None or each > after))
+        return list(islice(merge(clear, others), limit))
+
+    def _folder_at(self, name: str) -> ContentFolder:
+        if (folder := self._by_name.get(name)) is None:
+            folder = self._by_name[name] = ContentFolder(self.path / name)
+        return folder
+
+    def _refresh(self) -> None:
+        try:
+            modified = _modified(self.path)
+            if modified == self._trusted:
+                return
+            names = frozenset(entry.name for entry in list_entries(self.path) if not entry.name.startswith("."))
+            self._trusted = modified if is_at_rest(modified) else -1
+        except (FileNotFoundError, NotADirectoryError):
+            names, self._trusted = frozenset[str](), -1
+        if names != self._names:
+            for name in self._names - names:
+                self._by_name.pop(name, None)
+            self._names = names
+            self._unclear = {name for name in names if "%" in name or "~" in name}
+            self._ids = sorted(names - self._unclear)
+
+
+def _content_id_of(content: ContentFolder) -> str | None:
+    """The content id of a folder; None if it holds no version."""
+    for version_id, folder in content.version_folders().items():
+        summary = folder.read_file(version_file_name(version_id))
+        if summary is not None and file_name(summary.info.content_id) == content.path.name:
+            return summary.info.content_id
+    return None
 
 
 def version_file_name(version_id: str) -> str:

@@ -121,7 +121,7 @@ class HealthStatus:
         uptime: dict[str, Any] = {"samples": 0, "up": 0, "percent": None, "last": None}
         latency: dict[str, Any] = {}
         try:
-            store |= self._store.counts()
+            store |= await trio.to_thread.run_sync(self._store.counts)  # those of files are counted one by one
             uptime = _probe_results(self._store)
             latency = _last_benchmark(self._store)
         except ChoraError as error:

@@ -633,3 +633,31 @@ async def test_reads_look_at_a_content_again_only_when_it_has_changed(tmp_path: 
         counts.append(calls_in(read))
         store.close()
     assert counts[1] <= counts[0] * 1.1 + 10, counts
+
+
+@requirement("storage.history")
+async def test_a_page_of_contents_looks_into_their_folders_alone(tmp_path: Path):
+    """As many function calls with three hundred contents as with thirty; ids that aren't names of folders fit in."""
+    counts: list[int] = []
+    for number in (30, 300):
+        store = FilesystemStore(tmp_path / str(number))
+        ids = sorted([*(f"note-{each:03}" for each in range(number)), "note-011 B", "x" * 200])
+        stored = [version(each, version_id=f"20260101T000000000Z-{at:04x}") for at, each in enumerate(ids)]
+        await store.add_records(stored)
+        (tmp_path / str(number) / "content" / "note-012a").mkdir()
+        past = time.time_ns() - 10_000_000_000
+        for folder in (tmp_path / str(number)).rglob("*"):
+            if folder.is_dir():
+                os.utime(folder, ns=(past, past))
+
+        def read(store: FilesystemStore = store) -> None:
+            assert store.content_ids("note-010", 3) == ["note-011", "note-011 B", "note-012"]
+            assert store.content_ids("note-012", 1) == ["note-013"]
+
+        assert store.content_ids() == ids
+        read()
+        counts.append(calls_in(read))
+        await store.delete_versions([each.version_id for each in stored if each.content_id == "note-013"])
+        assert store.content_ids("note-012", 1) == ["note-014"]
+        store.close()
+    assert counts[1] <= counts[0] * 1.1 + 10, counts
