@@ -1189,7 +1189,8 @@ async def test_a_session_with_an_open_stream_is_in_use(http_client: OpenHttpClie
         sent = {"accept": BOTH, "mcp-session-id": first}
         with trio.fail_after(PATIENCE):
             async with client.http.stream("GET", "/mcp", headers=sent) as stream:
-                await anext(stream.aiter_text())
+                received = stream.aiter_text()  # when it is collected as garbage, it closes the stream
+                await anext(received)
                 for _ in range(3):
                     assert (await client.ask("initialize", HELLO, mcp_session_id="")).status_code == 200
                 assert first in known
