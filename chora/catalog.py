@@ -154,6 +154,12 @@ class Catalog:
             **{_PARAMETERS[kind]: config_id, "searched_paths": searched},
         )
 
+    def locate_config(self, kind: Kind, name: str, on_read: OnRead | None = None) -> FoundConfig:
+        """The config of an id or at a path; raises as `find_config` and `open_config`."""
+        if "/" in name or name.endswith((".json", ".yaml", ".yml")):
+            return self.open_config(kind, name, on_read)
+        return self.find_config(kind, name, on_read)
+
     def open_config(self, kind: Kind, path: str, on_read: OnRead | None = None) -> FoundConfig:
         """Open the config at a path: relative to project, config folder or folder of its kind.
 

@@ -121,6 +121,9 @@ TOOLS = {
     "tools.draft-config.config-type": "draft_config takes contents, artifacts and collections.",
     "tools.draft-config.config-data": "draft_config stores a config unchanged, given as an object or as JSON.",
     "tools.draft-config.description": "draft_config keeps a note with the draft.",
+    "tools.draft-config.generator": (
+        "A draft names a generator that there is; that its template isn't there yet, or can't be parsed, is a remark."
+    ),
     "tools.draft-config.errors": "draft_config fails with the codes and details that are documented.",
     "tools.test-config.result": "test_config returns the text that a draft would make.",
     "tools.test-config.dry-run": "test_config stores its text, flagged as a test, only when asked.",
@@ -143,6 +146,7 @@ TOOLS = {
     ),
     "tools.save-config.overwrite": "save_config replaces a config only when asked, and keeps a copy of the old one.",
     "tools.save-config.uses-up-draft": "save_config deletes the draft once it is saved.",
+    "tools.save-config.tested": "save_config refuses a draft whose last test failed, unless it is forced.",
     "tools.save-config.errors": (
         "save_config fails with the codes and details that are documented, and keeps the draft."
     ),
@@ -192,6 +196,11 @@ TOOLS = {
     "tools.validate-content.built-in": "validate_content notices empty, very short and incomplete texts by itself.",
     "tools.validate-content.config-rules": "validate_content checks the rules that a config declares.",
     "tools.validate-content.artifacts": "validate_content takes contents, artifacts, collections and drafts.",
+    "tools.validate-content.looks": "A rule whose type or option isn't known is an error.",
+    "tools.validate-content.formats": "A text that isn't of the format that its config declares is an error.",
+    "tools.validate-content.children": (
+        "A child, member or source that can't be generated or composed is found wherever it is used."
+    ),
     "tools.validate-content.errors": "validate_content fails with the codes and details that are documented.",
     "tools.validate-collection-config.result": (
         "validate_collection_config lists issues by member, and configs that are missing."

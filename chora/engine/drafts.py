@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple, cast
 
 import msgspec
+from msgspec import Struct
 
 from chora.catalog import FoundConfig
 from chora.config_parsing import Issue, ParsedConfig, parse_config
@@ -18,6 +19,8 @@ from chora.engine.building.content import gather_content
 from chora.engine.building.encode import encode_text
 from chora.engine.building.pieces import gather_pieces
 from chora.engine.engine import Engine
+from chora.engine.traces import TraceKey
+from chora.engine.validation.generator_checks import check_composition, check_generator, generator_issue
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
@@ -38,7 +41,7 @@ from chora.errors import (
     io_details,
 )
 from chora.files import CONFIG_LIMIT
-from chora.hashing import sha256
+from chora.hashing import digest_of, sha256
 from chora.model import KINDS, ArtifactConfig, ContentConfig, Kind
 from chora.nesting import DEPTH_LIMIT, is_too_deep
 from chora.sources.source import SERVER_ERRORS
@@ -68,6 +71,15 @@ class DraftPreview(NamedTuple):
     """The most that the language model may cost, in US dollars; None if none is used, or its price isn't known."""
 
 
+class TestTrace(Struct, frozen=True):
+    """How the last test of a draft, as it is now, ended."""
+
+    __test__ = False  # keeps pytest from collecting it
+
+    failure: str = ""
+    """Why it failed; empty if it didn't."""
+
+
 class SavedDraft(NamedTuple):
     """Where a config was written, and where its predecessor was backed up."""
 
@@ -82,11 +94,11 @@ async def create_draft(
     """Check a config and keep it as a draft.
 
     Raises:
-        ValidationError: it doesn't fit its format; details list every fault.
+        ValidationError: it doesn't fit its format, or names no generator that there is; details list every fault.
         LimitExceeded: it is too large to be a config's file, or there are too many drafts.
         DraftCreationFailed: the store failed.
     """
-    parsed = _parse_draft(kind, document, "config_data")
+    parsed = await _parse_draft(engine, kind, document, "config_data")
     _check_size(document)
     moment = datetime.now(UTC)
     created = now()
@@ -160,8 +172,11 @@ async def preview_draft(
     except (TestFailed, InvalidContext, *SERVER_ERRORS):
         raise
     except ChoraError as error:
+        if error.category not in ("busy", "internal"):  # those say nothing about the draft
+            _remember_test(engine, kept, error.message)
         details = {**error.details, "generator": error.details.get("generator_type"), "error": error.code}
         raise TestExecutionFailed(f"{draft_id}: {error.message}", error.hint, **details) from error
+    _remember_test(engine, kept, "")
     if store_output:
         await engine.store.add_version(
             Version(
@@ -176,6 +191,28 @@ async def preview_draft(
             )
         )
     return DraftPreview(text, generator, parsed.warnings, warnings, cost)
+
+
+def _test_key(draft: Draft) -> TraceKey:
+    """Where the last test of a draft is kept; a draft that was changed since was never tested."""
+    return TraceKey(f"test:{draft.draft_id}", digest_of([draft.config_type, draft.config_data]))
+
+
+def _remember_test(engine: Engine, draft: Draft, failure: str) -> None:
+    engine.traces.add_trace(_test_key(draft), {}, TestTrace(failure))
+
+
+def _check_tested(engine: Engine, draft: Draft) -> None:
+    """Refuse to save what failed its last test."""
+    known = engine.traces.find_trace(_test_key(draft), TestTrace)
+    if known is not None and known.result.failure:
+        raise SaveFailed(
+            f"{draft.draft_id} wasn't saved, because its last test failed: {known.result.failure}",
+            "Fix it with modify_config, or pass the context that it needs, and call test_config again; "
+            "force: true saves it as it is.",
+            draft_id=draft.draft_id,
+            test_failure=known.result.failure,
+        )
 
 
 async def _generate_preview(
@@ -207,15 +244,18 @@ class ConfigExists(SaveFailed):
     """What would be overwritten."""
 
 
-async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite: bool | bytes = False) -> SavedDraft:
+async def save_draft(
+    engine: Engine, draft_id: str, config_id: str, *, overwrite: bool | bytes = False, force: bool = False
+) -> SavedDraft:
     """Write a draft to the config folder under an id, and delete the draft.
 
     Args:
         overwrite: whether an existing config is replaced, or only if it is exactly this; a copy is kept.
+        force: save it although its last test failed.
 
     Raises:
         DraftNotFound: there is no such draft.
-        SaveFailed: the id is not one.
+        SaveFailed: the id is not one, or the draft's last test failed.
         ConfigExists: a config of this id exists and isn't to be replaced.
         ValidationError: the config doesn't fit its format.
         SaveExecutionFailed: the disk refused; the previous file is unchanged.
@@ -230,7 +270,9 @@ async def save_draft(engine: Engine, draft_id: str, config_id: str, *, overwrite
         )
     # The file has the id that it is saved under, whatever the draft says.
     document = {**kept.config_data, "id": config_id}
-    _parse_draft(kind, document, draft_id)
+    await _parse_draft(engine, kind, document, draft_id)
+    if not force:
+        _check_tested(engine, kept)
     async with engine.write_locks(f"{kind}:{config_id}"):
         path = engine.catalog.path_to_save(kind, config_id)
         backup = backup_name(path)
@@ -354,7 +396,7 @@ def _find_saved_config(engine: Engine, config_id: str, kind: Kind | None) -> tup
 async def _modify_draft(engine: Engine, draft: Draft, updates: dict[str, Any]) -> ModifiedConfig:
     kind = cast(Kind, draft.config_type)
     document = cast("dict[str, Any]", merge_patch(draft.config_data, updates))
-    parsed = _parse_patched(kind, document, draft.draft_id, updates)
+    parsed = _parse_patched(engine, kind, document, draft.draft_id, updates)
     try:
         await engine.store.save_draft(msgspec.structs.replace(draft, config_data=document, updated_at=now()))
     except StorageError as error:
@@ -368,7 +410,7 @@ async def _modify_saved_config(
     engine: Engine, kind: Kind, found: FoundConfig, updates: dict[str, Any], create_backup: bool
 ) -> ModifiedConfig:
     document = cast("dict[str, Any]", merge_patch(found.parsed.raw, updates))
-    parsed = _parse_patched(kind, document, found.path, updates)
+    parsed = _parse_patched(engine, kind, document, found.path, updates)
     if parsed.config.id != found.parsed.config.id:
         raise ModificationFailed(
             f"The updates would change the id of {found.path} to {parsed.config.id} and break all references to it.",
@@ -393,10 +435,13 @@ async def _modify_saved_config(
     return ModifiedConfig(kind, backup, None, parsed.warnings, found.path)
 
 
-def _parse_patched(kind: Kind, document: dict[str, Any], where: str, updates: dict[str, Any]) -> ParsedConfig:
+def _parse_patched(
+    engine: Engine, kind: Kind, document: dict[str, Any], where: str, updates: dict[str, Any]
+) -> ParsedConfig:
     _check_size(document)
     try:
-        return parse_config(kind, document, where=where)
+        # A config that names no generator, or one that isn't loaded here, may be patched elsewhere.
+        return _parse_with_generator(engine, kind, document, where, check="generation" in updates)
     except ValidationFailed as error:
         first: dict[str, Any] = error.details["schema_errors"][0]
         raise ModificationFailed(
@@ -430,9 +475,10 @@ def find_draft(engine: Engine, draft_id: str) -> Draft:
     return kept
 
 
-def _parse_draft(kind: Kind, document: dict[str, Any], where: str) -> ParsedConfig:
+async def _parse_draft(engine: Engine, kind: Kind, document: dict[str, Any], where: str) -> ParsedConfig:
+    """A document to be kept as a draft or a config, with warnings also about its templates, which may follow later."""
     try:
-        return parse_config(kind, document, where=where)
+        parsed = _parse_with_generator(engine, kind, document, where)
     except ValidationFailed as error:
         first: dict[str, Any] = error.details["schema_errors"][0]
         raise ValidationError(
@@ -443,6 +489,37 @@ def _parse_draft(kind: Kind, document: dict[str, Any], where: str) -> ParsedConf
             issue=first.get("message"),
             **error.details,
         ) from error
+    match parsed.config:
+        case ContentConfig() as config:
+            findings = await check_generator(engine, config)
+        case ArtifactConfig() as config:
+            findings = await check_composition(engine, config)
+        case _:
+            findings = []
+    remarks = [
+        Issue(severity="warning", code=finding.code, message=f"{finding.message}.", path=f"$.{finding.location}")
+        for finding in findings
+    ]
+    return parsed._replace(warnings=[*parsed.warnings, *remarks])
+
+
+def _parse_with_generator(
+    engine: Engine, kind: Kind, document: dict[str, Any], where: str, *, check: bool = True
+) -> ParsedConfig:
+    """A document whose content, if it is one, names a generator that there is.
+
+    Raises:
+        ValidationFailed: it doesn't fit its format, or names none.
+    """
+    parsed = parse_config(kind, document, where=where)
+    issue = generator_issue(engine, parsed.config) if check else None
+    if issue is not None:
+        raise ValidationFailed(
+            f"{where}: {issue.message}",
+            "list_generators lists them; a text that needs none can be given as the example_output of every element.",
+            schema_errors=[msgspec.to_builtins(issue)],
+        )
+    return parsed
 
 
 def _encode_config(path: str, document: dict[str, Any]) -> bytes:

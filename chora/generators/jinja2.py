@@ -75,6 +75,29 @@ async def ingredients(job: GenerationJob) -> dict[str, str]:
     return found
 
 
+async def check_includes(job: GenerationJob, texts: dict[str, str]) -> None:
+    """Check that the templates among the ingredients that are included by name can be parsed too.
+
+    While a text is made, the render decides: a broken one may be behind an `if`. Who asks whether a config is valid
+    wants to know in any case.
+
+    Raises:
+        GenerationFailed: one can't be parsed.
+    """
+    options = _options(job)
+    waiting = list(texts)[:1]
+    seen = set(waiting)
+    while waiting:
+        current = waiting.pop()
+        try:
+            scanned = await job.templates.find_references(current, texts[current], options)
+        except RenderFailed as failure:
+            raise _translated(job, failure, current) from None
+        fresh = [name for name in scanned.references if name in texts and name not in seen]
+        seen.update(fresh)
+        waiting += fresh
+
+
 async def generate(job: GenerationJob) -> GeneratedText:
     """The rendered text.
 

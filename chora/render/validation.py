@@ -177,8 +177,24 @@ _OPTIONAL_END_TAG: Final = frozenset(
 )
 
 
+_VERBATIM: Final = frozenset({"pre", "code", "kbd", "samp", "script", "style", "textarea", "template", "title"})
+"""Elements whose text may look like anything."""
+_MARKDOWN: Final = (
+    (re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+\S", re.MULTILINE), "a heading"),
+    (re.compile(r"^[ \t]{0,3}(?:```|~~~)", re.MULTILINE), "a code block"),
+    (re.compile(r"^[^\n]*\S[ \t]*\n[ \t]{0,3}(?:={3,}|-{3,})[ \t]*$", re.MULTILINE), "a heading"),
+    (re.compile(r"^[ \t]*\|?[ \t]*:?-{3,}:?[ \t]*\|[ \t:|-]*$", re.MULTILINE), "a table"),
+    (re.compile(r"^[ \t]*([-*+])[ \t]+\S[^\n]*\n[ \t]*\1[ \t]+\S", re.MULTILINE), "a list"),
+    (re.compile(r"^[ \t]*\d{1,9}\.[ \t]+\S[^\n]*\n[ \t]*\d{1,9}\.[ \t]+\S", re.MULTILINE), "a list"),
+    (re.compile(r"^[ \t]{0,3}>[ \t]+\S", re.MULTILINE), "a quotation"),
+    (re.compile(r"\*\*[^\s*][^*\n]{0,200}\*\*"), "bold text"),
+    (re.compile(r"!?\[[^\]\n]{1,200}\]\([^()\s]{1,500}\)"), "a link"),
+)
+"""What Markdown looks like between the elements of HTML, where it is shown as it stands."""
+
+
 def _check_html(text: str) -> Iterator[TextFinding]:
-    """Only what no version of HTML allows: an element that is never closed, or closed without being open."""
+    """What no version of HTML allows, an element that is never closed or closed without being open, and Markdown."""
     from html.parser import HTMLParser
 
     class TagBalance(HTMLParser):
@@ -187,6 +203,16 @@ def _check_html(text: str) -> Iterator[TextFinding]:
             self.open: list[tuple[str, int, int]] = []
             self.findings: list[TextFinding] = []
             self.elements = 0
+            self.markdown: dict[str, TextFinding] = {}
+
+        def handle_data(self, data: str) -> None:
+            if any(tag in _VERBATIM for tag, _, _ in self.open):
+                return
+            for pattern, what in _MARKDOWN:
+                if what not in self.markdown and (found := pattern.search(data)):
+                    line = self.getpos()[0] + data.count("\n", 0, found.start())
+                    message = f"{what} is written as Markdown, which HTML shows as it stands"
+                    self.markdown[what] = TextFinding(message, line)
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             self.elements += 1
@@ -217,7 +243,8 @@ def _check_html(text: str) -> Iterator[TextFinding]:
     balance.close()
     while balance.open:
         balance.report_unclosed(balance.open.pop())
-    yield from sorted(balance.findings, key=lambda finding: (finding.line or 0, finding.column or 0))
+    faults = [*balance.findings, *balance.markdown.values()]
+    yield from sorted(faults, key=lambda finding: (finding.line or 0, finding.column or 0))
     if not balance.elements:
         yield TextFinding("it has no element")
 
@@ -281,13 +308,9 @@ def _check_markdown(text: str) -> Iterator[TextFinding]:
 
 
 def _check_gherkin(text: str) -> Iterator[TextFinding]:
-    """Only what is no feature at all; the keywords of steps depend on the spoken language."""
-    declared = re.match(r"\s*#\s*language\s*:\s*(\S+)", text)
-    is_english = declared is None or declared[1].startswith("en")
-    if is_english and not re.search(r"^[ \t]*(?:Feature|Business Need|Ability):", text, re.MULTILINE):
-        yield TextFinding("there is no line that begins with Feature:", 1)
-    elif not re.search(r"^[ \t]*[^\W\d_][^\n:]{0,40}:", text, re.MULTILINE):
-        yield TextFinding("there is no line that begins with a keyword and a colon", 1)
+    from chora.render.gherkin import find_faults
+
+    return find_faults(text)
 
 
 LANGUAGES: Final[dict[str, Callable[[str], Iterator[TextFinding]]]] = {

@@ -46,6 +46,4 @@ class SourceAccess(NamedTuple):
 
     def config(self, kind: Kind, name: str) -> FoundConfig:
         """The config of an id or at a path; raises what the catalog raises."""
-        if "/" in name or name.endswith((".json", ".yaml", ".yml")):
-            return self.catalog.open_config(kind, name, self.on_read)
-        return self.catalog.find_config(kind, name, self.on_read)
+        return self.catalog.locate_config(kind, name, self.on_read)

@@ -103,6 +103,7 @@ class SaveConfig(ToolArguments):
     draft_id: DraftId
     config_id: Annotated[str, Meta(description="Id to save it under: lower-case letters, digits, hyphens")]
     overwrite: Annotated[bool, Meta(description="Replace an existing config, keeping a backup")] | None = False
+    force: Annotated[bool, Meta(description="Save it although its last test failed")] | None = False
 
 
 class SavedConfig(ToolResult):
@@ -115,11 +116,14 @@ class SavedConfig(ToolResult):
 
 @tool(title="Save a draft", category="Config lifecycle", destructive=True)
 async def save_config(engine: Engine, arguments: SaveConfig, call: Call) -> SavedConfig:
-    """Write a draft into the project's configs under an id. An existing config is kept unless overwrite is true."""
+    """Write a draft into the project's configs under an id, unless its last test_config failed. An existing config is
+    kept unless overwrite is true.
+    """
     started = time.monotonic()
+    force = bool(arguments.force)
     try:
         saved = await drafts.save_draft(
-            engine, arguments.draft_id, arguments.config_id, overwrite=bool(arguments.overwrite)
+            engine, arguments.draft_id, arguments.config_id, overwrite=bool(arguments.overwrite), force=force
         )
     except drafts.ConfigExists as error:
         about = ["save_config", arguments.draft_id, arguments.config_id, error.replaced]
@@ -133,7 +137,9 @@ async def save_config(engine: Engine, arguments: SaveConfig, call: Call) -> Save
                 "Save the draft under another id.",
                 **error.details,
             ) from None
-        saved = await drafts.save_draft(engine, arguments.draft_id, arguments.config_id, overwrite=error.replaced)
+        saved = await drafts.save_draft(
+            engine, arguments.draft_id, arguments.config_id, overwrite=error.replaced, force=force
+        )
     return SavedConfig(
         config_path=saved.path,
         config_id=arguments.config_id,

@@ -46,7 +46,8 @@ from chora.errors import (
 from chora.files import CONFIG_LIMIT
 from chora.render.pool import RenderPool
 from chora.store import Draft, SqliteStore
-from tests.conftest import Asking, Project, artifact, child, content, text, unchanged
+from chora.timestamps import now
+from tests.conftest import Asking, Project, artifact, child, content, requirement, text, unchanged
 
 COLLECTION: dict[str, Any] = {
     "type": "collection",
@@ -60,6 +61,21 @@ COLLECTION: dict[str, Any] = {
 async def draft(engine: Engine, document: dict[str, Any], **rest: Any) -> str:
     """Draft a config and return the draft's id."""
     return (await create_draft(engine, document["type"], document, rest.get("description")))[0].draft_id
+
+
+async def old_draft(engine: Engine, document: dict[str, Any]) -> str:
+    """The same for a draft of before, when other generators were there."""
+    await engine.store.save_draft(
+        Draft(
+            draft_id="draft-20260101T000000-abcdef",
+            config_type=document["type"],
+            config_data=document,
+            description=None,
+            created_at=now(),
+            updated_at=now(),
+        )
+    )
+    return "draft-20260101T000000-abcdef"
 
 
 # -- drafting ---------------------------------------------------------------------------------------------------
@@ -92,6 +108,10 @@ async def test_every_draft_has_an_id_of_its_own(engine: Engine):
         ({**text("note", "x"), "elements": [{"name": "a"}]}, "$.elements[0].format"),
         ({**text("note", "x"), "type": "artifact"}, "$.type"),
         ({**text("note", "x"), "more": 10**400}, "$.more"),
+        (content("note", pattern={"type": "unknown"}), "$.generation.patterns[0].type"),
+        (content("note", pattern={"type": "jinja"}), "$.generation.patterns[0].type"),
+        (content("note"), "$.generation.patterns[0].type"),
+        (content("note", elements=[{"name": "a", "format": "text"}]), "$.generation.patterns[0].type"),
     ],
 )
 async def test_an_invalid_config_is_refused_as_a_draft(engine: Engine, document: dict[str, Any], field: str):
@@ -196,7 +216,7 @@ async def test_a_draft_whose_generator_fails_says_how(
 ):
     """The error has the failure's code, details and hint; the draft stays."""
     project.save(text("one", "One"))
-    draft_id = await draft(engine, document)
+    draft_id = await old_draft(engine, document)
     with unchanged(project), pytest.raises(TestExecutionFailed) as failed:
         await preview_draft(engine, draft_id, {})
     error = failed.value
@@ -205,6 +225,85 @@ async def test_a_draft_whose_generator_fails_says_how(
     assert error.details["generator"] == generator
     assert error.hint
     assert find_draft(engine, draft_id)
+
+
+GREETING = content("note", pattern={"type": "jinja2", "template": "Hello {{ who }}"})
+
+
+@requirement("tools.save-config.tested")
+@pytest.mark.parametrize("force", [False, True])
+async def test_what_failed_its_last_test_is_not_saved(project: Project, engine: Engine, force: bool):
+    """Unless that is asked for; the error says what failed, and the draft stays."""
+    draft_id = await draft(engine, GREETING)
+    with pytest.raises(TestExecutionFailed):
+        await preview_draft(engine, draft_id, {})
+    if force:
+        await save_draft(engine, draft_id, "note", force=True)
+        assert (project.root / "configs/content/note/note-content.json").exists()
+        return
+    with unchanged(project), pytest.raises(SaveFailed, match=r"its last test failed.*who") as failed:
+        await save_draft(engine, draft_id, "note")
+    assert "who" in failed.value.details["test_failure"]
+    assert "test_config" in (failed.value.hint or "")
+    assert find_draft(engine, draft_id)
+
+
+@requirement("tools.save-config.tested")
+async def test_a_test_counts_until_the_next_one_or_a_change(engine: Engine):
+    """A test that succeeds lifts the failure, and a changed draft was never tested."""
+    for attempt in ("another test", "a change"):
+        draft_id = await draft(engine, GREETING)
+        with pytest.raises(TestExecutionFailed):
+            await preview_draft(engine, draft_id, {})
+        if attempt == "a change":
+            await modify_config(engine, draft_id, {"metadata": {"description": "Changed"}})
+        else:
+            await preview_draft(engine, draft_id, {"who": "Ada"})
+        await save_draft(engine, draft_id, "note", overwrite=True)
+    draft_id = await draft(engine, GREETING)
+    await preview_draft(engine, draft_id, {"who": "Ada"})
+    with pytest.raises(TestExecutionFailed):
+        await preview_draft(engine, draft_id, {})
+    with pytest.raises(SaveFailed):
+        await save_draft(engine, draft_id, "other")
+
+
+@requirement("tools.save-config.tested")
+async def test_a_fault_of_the_server_is_no_failed_test(engine: Engine):
+    """It says nothing about the draft."""
+    draft_id = await draft(engine, GREETING)
+    pool, engine.templates.pool = engine.templates.pool, RenderPool(settings.RenderSettings())  # doesn't run
+    with pytest.raises(Busy):
+        await preview_draft(engine, draft_id, {"who": "Ada"})
+    engine.templates.pool = pool
+    await save_draft(engine, draft_id, "note")
+
+
+@requirement("tools.draft-config.generator")
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        (content("note", pattern={"type": "jinja2", "template": "gone.j2"}), "invalid_template"),
+        (content("note", pattern={"type": "jinja2", "template": "{% if %}"}), "invalid_template"),
+        (artifact("sheet", [child("one")], compositionStrategy="custom"), "invalid_composition"),
+        (artifact("sheet", [child("one")], compositionStrategy="template"), "invalid_composition"),
+    ],
+)
+async def test_what_may_follow_later_is_a_remark_on_a_draft(engine: Engine, document: dict[str, Any], code: str):
+    """A template, a composer."""
+    _, parsed = await create_draft(engine, document["type"], document, None)
+    assert [(issue.severity, issue.code) for issue in parsed.warnings] == [("warning", code)]
+
+
+@requirement("tools.draft-config.generator")
+async def test_a_patch_names_a_generator_that_there_is(project: Project, engine: Engine):
+    """Of a draft and of a saved config; what isn't patched may be wrong elsewhere."""
+    draft_id = await draft(engine, text("note", "x"))
+    project.save(text("saved", "x"), content("odd", pattern={"type": "unknown"}))
+    for config_id in (draft_id, "saved"):
+        with pytest.raises(ModificationFailed, match="no generator 'unknown'"):
+            await modify_config(engine, config_id, {"generation": {"patterns": [{"id": "a", "type": "unknown"}]}})
+    await modify_config(engine, "odd", {"metadata": {"description": "Changed"}})
 
 
 async def test_a_fault_that_is_not_the_drafts_keeps_its_own_code(engine: Engine):

@@ -84,6 +84,8 @@ RIGHT = {
         "<!DOCTYPE html><html><body><ul><li>x<li>y</ul>",
         "<img/><b>x</b>",
         "<p></p></p>",
+        "<pre># a\n- b\n- c\n</pre><code>**d**</code><script>\n// [x](y)\n</script>",
+        "<p>2 * 3 - 4 > 5, a*b*c, [1] (see below), #1</p>",
     ],
     "csv": ["a,b\n1,2\n\n3,4\n", 'a\n"x\ny"\n', ""],
     "python": ["def f(a, /, *, b): return a\n", "x = '\\d'\n", "", "match x:\n    case 1: pass\n"],
@@ -109,6 +111,20 @@ WRONG = [
     ("html", "<div>\n<b>x</div></i>", TextFinding("<b> is never closed", 2, 1)),
     ("html", "<div>", TextFinding("<div> is never closed", 1, 1)),
     ("html", "no element", TextFinding("it has no element")),
+    *(
+        ("html", text, TextFinding(f"{what} is written as Markdown, which HTML shows as it stands", line))
+        for text, what, line in (
+            ("<p>a</p>\n# Tides\n", "a heading", 2),
+            ("<p>a</p>\n\nTides\n=====\n", "a heading", 3),
+            ("<p>a</p>\n```python\nx\n```\n", "a code block", 2),
+            ("<p>a</p>\n- one\n- two\n", "a list", 2),
+            ("<p>a</p>\n1. one\n2. two\n", "a list", 2),
+            ("<p>a</p>\n| a | b |\n| - | - |\n|---|---|\n", "a table", 4),
+            ("<p>a</p>\n> said\n", "a quotation", 2),
+            ("<p>a **b** c</p>", "bold text", 1),
+            ("<p>see\n[the map](map.md)</p>", "a link", 2),
+        )
+    ),
     ("csv", "a,b\n1\n", TextFinding("this row has 1 cell, the first one 2", 2)),
     ("csv", 'a\n"b\n', TextFinding("unexpected end of data", 2)),
     ("python", "x = 1\ndef f(:\n", TextFinding("invalid syntax", 2, 7)),
@@ -117,7 +133,8 @@ WRONG = [
     ("jinja2", "{% include 'a' %}{% end %}", TextFinding("Encountered unknown tag 'end'.", 1)),
     ("markdown", "a\u2028```\x0c\n```\nb", TextFinding("the code block that ``` opens is never closed", 2)),
     ("markdown", "a\n```\nb", TextFinding("the code block that ``` opens is never closed", 2)),
-    ("gherkin", "Scenario: x", TextFinding("there is no line that begins with Feature:", 1)),
+    ("gherkin", "Scenario: x", TextFinding("Scenario: stands before Feature:", 1)),
+    ("gherkin", "", TextFinding("there is no line that begins with Feature:", 1)),
     ("gherkin", "# language: de\nhallo", TextFinding("there is no line that begins with a keyword and a colon", 1)),
 ]
 

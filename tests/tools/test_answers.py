@@ -48,7 +48,7 @@ CATALOGUE: dict[str, tuple[str, dict[str, bool], list[str], list[str]]] = {
     "draft_config": ("Config lifecycle", {}, ["config_type", "config_data"], ["description"]),
     "test_config": ("Config lifecycle", {}, ["draft_id"], ["context", "dry_run"]),
     "modify_config": ("Config lifecycle", WRITES, ["config_id", "updates"], ["create_backup", "config_type"]),
-    "save_config": ("Config lifecycle", CHANGES, ["draft_id", "config_id"], ["overwrite"]),
+    "save_config": ("Config lifecycle", CHANGES, ["draft_id", "config_id"], ["overwrite", "force"]),
     "cleanup_ephemeral": ("Storage", WRITES, [], ["retention", "filter", "dry_run"]),
     "delete_content": ("Storage", CHANGES, ["content_id"], ["preserve_metadata", "force"]),
     "list_generators": ("Discovery", READS, [], ["generator_type", "include_plugins"]),

@@ -44,7 +44,7 @@ async def test_a_text_is_validated(project: Project, ask: Asking):
             ],
         )
     assert (found["valid"], found["content_or_config_id"], found["rule_count"]) == (False, "note", 3)
-    assert (found["error_count"], found["warning_count"], found["info_count"]) == (1, 2, 1)
+    assert (found["error_count"], found["warning_count"], found["info_count"]) == (2, 1, 1)
     assert found["issues"][1] == {
         "severity": "error",
         "code": "content_too_long",

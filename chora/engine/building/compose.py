@@ -248,17 +248,12 @@ async def _compose_with_template(composition: Composition) -> str:
             "Write metadata.compositionConfig.template: the name of a template file, or the template itself.",
             "MissingTemplate",
         )
-    engine = composition.engine
     context = {
         **composition.context,
         "pieces": [{"id": piece.content_id, "text": piece.text} for piece in composition.pieces],
         "by_id": {piece.content_id: piece.text for piece in composition.pieces},
     }
-    # Rendered as a content is, so that includes, limits and errors are the same.
-    config = unstored_content(composition.config.id, composition.config.metadata.title)
-    pattern = Pattern(id="compose", type=jinja2.NAME, template=template)
-    undefined = engine.settings.templates.undefined
-    job = GenerationJob(config, pattern, context, engine.templates, undefined, {}, composition.on_read)
+    job = template_job(composition.engine, composition.config, context, composition.on_read)
     try:
         made = await jinja2.generate(job._replace(sources=await jinja2.ingredients(job)))
     except GenerationFailed as error:
@@ -272,6 +267,17 @@ async def _compose_with_template(composition: Composition) -> str:
             **details,
         ) from None
     return made.text
+
+
+def template_job(
+    engine: Engine, config: ArtifactConfig, context: dict[str, Any], on_read: OnRead | None = None
+) -> GenerationJob:
+    """The template of an artifact, to be rendered as a content's is, so that includes, limits and errors are the
+    same."""
+    document = unstored_content(config.id, config.metadata.title)
+    pattern = Pattern(id="compose", type=jinja2.NAME, template=config.metadata.composition_config.template)
+    undefined = engine.settings.templates.undefined
+    return GenerationJob(document, pattern, context, engine.templates, undefined, {}, on_read)
 
 
 # -- custom -----------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from typing import TypeVar, cast
 
 from chora.engine import retrieval
 from chora.engine.building.content import is_approved
-from chora.engine.building.gather import generator_name
 from chora.engine.building.pieces import find_child
 from chora.engine.engine import Engine
 from chora.engine.outputs import check_output_path
+from chora.engine.validation.generator_checks import check_composition, check_generator
 from chora.engine.validation.rules import MalformedRule, RuleContext, RuleFinding
 from chora.errors import ChoraError, ConfigNotFound
 from chora.model import ArtifactChild, ArtifactConfig, ContentChild, ContentConfig
@@ -30,10 +30,12 @@ T = TypeVar("T")
 
 
 async def check_completeness(context: RuleContext) -> list[RuleFinding]:
-    """Every child has a config, and a text that is stored or can be generated; a missing optional one is a warning."""
-    findings: list[RuleFinding] = []
+    """Every child has a config and a text that is stored or can be generated, and they can be composed; a missing
+    optional one is a warning."""
+    config, engine = context.subject.config, context.subject.engine
+    findings = await check_composition(engine, config) if isinstance(config, ArtifactConfig) else []
     for index, child in enumerate(_children(context)):
-        for finding in check_child(context.subject.engine, child):
+        for finding in await check_child(engine, child):
             severity = finding.severity or (None if child.required else "warning")
             place = f"content.children[{index}]" if isinstance(child, ArtifactChild) else f"children[{index}]"
             details = {"content_id": child.id, **finding.details}
@@ -41,43 +43,44 @@ async def check_completeness(context: RuleContext) -> list[RuleFinding]:
     return findings
 
 
-def check_child(engine: Engine, child: ArtifactChild | ContentChild) -> Iterator[RuleFinding]:
+async def check_child(engine: Engine, child: ArtifactChild | ContentChild) -> list[RuleFinding]:
     """Find why a child has no text that its artifact could use."""
     strategy = child.retrieval_strategy if isinstance(child, ArtifactChild) else "latest"
     wanted = f"version:{child.version}" if strategy == "version" else strategy
     if strategy == "version" and not child.version:
-        yield RuleFinding("invalid_child", f"{child.id} retrieves a version and doesn't name one")
-        return
+        return [RuleFinding("invalid_child", f"{child.id} retrieves a version and doesn't name one")]
     config: ContentConfig | None = None
     try:
         config = find_child(engine, cast(ArtifactChild, child)).parsed.config
     except ConfigNotFound:
         if strategy == "latest":
-            yield RuleFinding("missing_child", f"there is no content config {child.id}", details={"path": child.path})
-            return
+            message = f"there is no content config {child.id}"
+            return [RuleFinding("missing_child", message, details={"path": child.path})]
     except ChoraError as error:
-        yield RuleFinding("invalid_child", error.message.removesuffix("."), details={"path": child.path})
-        return
-    can_be_made = config is not None and knows_generator(engine, config)
-    fits = (
+        return [RuleFinding("invalid_child", error.message.removesuffix("."), details={"path": child.path})]
+    findings: list[RuleFinding] = []
+    is_wanted = (
         config is not None
         and (strategy != "version" or config.metadata.version == child.version)
         and (strategy != "approved_only" or is_approved(config))
     )
-    if not (can_be_made and fits) and (
-        strategy == "latest" or not retrieval.find_version_ids(engine.store, config.id if config else child.id, wanted)
-    ):
-        reason = "no generator can generate it" if strategy == "latest" else f"no stored text is {wanted}"
-        yield RuleFinding("child_not_available", f"{child.id} has no text: {reason}")
+    if config is not None and is_wanted and (faults := await check_generator(engine, config)):
+        # A text that is stored already is no help: the next build generates it again.
+        findings += [
+            fault._replace(
+                code="child_not_available" if fault.code == "invalid_generator" else fault.code,
+                message=f"the child {child.id} can't be generated: {fault.message}",
+                location=None,
+                severity=fault.severity if fault.code != "invalid_generator" and fault.severity == "warning" else None,
+            )
+            for fault in faults
+        ]
+    elif not is_wanted and not retrieval.find_version_ids(engine.store, config.id if config else child.id, wanted):
+        findings.append(RuleFinding("child_not_available", f"{child.id} has no text: no stored text is {wanted}"))
     if isinstance(child, ArtifactChild) and child.review_required and config is not None and not is_approved(config):
         message = f"{child.id} asks for a review, and neither it nor all of its elements are approved"
-        yield RuleFinding("review_pending", message, severity="warning")
-
-
-def knows_generator(engine: Engine, config: ContentConfig) -> bool:
-    """Whether there is a generator for a content."""
-    name = generator_name(config)
-    return name is not None and name in engine.generators.by_name
+        findings.append(RuleFinding("review_pending", message, severity="warning"))
+    return findings
 
 
 async def check_coherence(context: RuleContext) -> list[RuleFinding]:

@@ -18,6 +18,7 @@ from chora.engine.engine import Engine
 from chora.engine.manifest import manifest_path
 from chora.engine.outputs import check_output_path
 from chora.engine.validation.child_checks import check_child
+from chora.engine.validation.generator_checks import check_composition
 from chora.errors import (
     ChoraError,
     CompositionFailed,
@@ -98,7 +99,9 @@ class _CollectionValidation:
         named = {f"$.members[{index}]": member.id for index, member in enumerate(config.members)}
         for issue in parsed.warnings:
             place = issue.path.partition("]")[0] + "]"
-            self._add_finding(issue.severity, issue.code, issue.message, within, named.get(place))
+            # A collection with a rule that chora doesn't have is built all the same, but it isn't valid.
+            severity: Severity = "error" if issue.code == "unknown_rule_type" else issue.severity
+            self._add_finding(severity, issue.code, issue.message, within, named.get(place))
         await self._check_sources(parsed, within)
         base = await self._find_base_path(parsed, within)
         found_configs: list[FoundConfig | None] = []
@@ -154,10 +157,14 @@ class _CollectionValidation:
             self._add_finding(severity, "invalid_config", error.message, within, member.id)
             return None
         if isinstance(found.parsed.config, ArtifactConfig):
-            for child in found.parsed.config.content.children:
-                for finding in check_child(self._engine, child) if child.required else ():
-                    message = finding.message[:1].upper() + finding.message[1:]
-                    self._add_finding(finding.severity or severity, finding.code, message, within, member.id)
+            artifact = found.parsed.config
+            findings = await check_composition(self._engine, artifact)
+            for child in artifact.content.children:
+                findings += await check_child(self._engine, child) if child.required else []
+            for finding in findings:
+                message = finding.message[:1].upper() + finding.message[1:]
+                worst: Severity = severity if finding.severity == "error" else finding.severity or severity
+                self._add_finding(worst, finding.code, message, within, member.id)
         return found
 
     # -- shared context and output paths --

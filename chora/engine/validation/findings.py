@@ -12,19 +12,23 @@ from typing import Any, NamedTuple, cast
 
 from chora.config_parsing import Issue, parse_config
 from chora.engine.building.build import Build
-from chora.engine.building.gather import generator_name
 from chora.engine.validation.checks import run_rule
 from chora.engine.validation.collections import validate_collection
-from chora.engine.validation.rules import RuleFinding, ValidationRule, ValidationSubject
+from chora.engine.validation.generator_checks import check_generator
+from chora.engine.validation.rules import (
+    ContentNotGenerated,
+    RuleContext,
+    RuleFinding,
+    ValidationRule,
+    ValidationSubject,
+    cannot_run,
+)
+from chora.engine.validation.text_checks import check_declared_format
 from chora.errors import (
     ChoraError,
     ConfigNotFound,
-    GenerationFailed,
-    LimitExceeded,
-    PermissionDenied,
     ValidationFailed,
 )
-from chora.generators.generator import GenerationJob
 from chora.model import (
     KINDS,
     ArtifactConfig,
@@ -33,6 +37,7 @@ from chora.model import (
     Kind,
     Severity,
 )
+from chora.render import RenderFailed
 from chora.sources.source import SERVER_ERRORS
 from chora.store import Version
 from chora.wording import quantity
@@ -162,7 +167,7 @@ async def _collect_findings(subject: ValidationSubject, rules: list[ValidationRu
     found = [_from_config_issue(issue) for issue in subject.parsed.warnings] if subject.parsed else []
     match subject.config:
         case ContentConfig() as config:
-            found += [_with_severity(finding, "error") for finding in await _check_generator(subject, config)]
+            found += [_with_severity(finding, "error") for finding in await check_generator(subject.engine, config)]
         case ArtifactConfig():
             declared = {rule.type for rule in rules}
             usual = (ValidationRule("completeness"), ValidationRule("coherence", severity="warning"))
@@ -175,9 +180,25 @@ async def _collect_findings(subject: ValidationSubject, rules: list[ValidationRu
             pass
     if subject.version is not None:
         found += [_with_severity(finding, "error") for finding in check_text(subject.version)]
+    if all(rule.type != "format" for rule in rules):
+        found += [_with_severity(finding, "error") for finding in await _check_declared_format(subject)]
     for rule in rules:
         found += [_with_severity(finding, rule.severity) for finding in await run_rule(subject, rule)]
     return found
+
+
+async def _check_declared_format(subject: ValidationSubject) -> list[RuleFinding]:
+    """Check the text, or the files, for the format that the config declares, as a rule would."""
+    rule = ValidationRule("format")
+    context = RuleContext(subject, rule)
+    try:
+        return [
+            finding for piece in await context.find_texts() for finding in await check_declared_format(context, piece)
+        ]
+    except ContentNotGenerated:
+        return []
+    except RenderFailed as failure:
+        raise cannot_run(rule, failure.reason.message) from None
 
 
 def _with_severity(finding: RuleFinding, severity: Severity) -> Finding:
@@ -220,27 +241,3 @@ def check_text(version: Version) -> Iterator[RuleFinding]:
     if (place := version.body.find("[TBD]")) >= 0:
         line = version.body.count("\n", 0, place) + 1
         yield RuleFinding("content_incomplete", "the text holds [TBD]", f"line {line}", {"line": line}, "warning")
-
-
-async def _check_generator(subject: ValidationSubject, config: ContentConfig) -> list[RuleFinding]:
-    """Check that a content can be generated, as far as that is known without its context."""
-    engine = subject.engine
-    name = generator_name(config)
-    available = [each.name for each in engine.generators.list_generators()]
-    details = {"generator_type": name, "available_generators": available}
-    place = "generation.patterns[0].type"
-    if name is None:
-        message = f"{config.id} names no generator, so it can't be generated"
-        return [RuleFinding("invalid_generator", message, place, details, "warning")]
-    generator = engine.generators.by_name.get(name)
-    if generator is None:
-        message = f"there is no generator {name!r}; write one of {', '.join(available)}"
-        return [RuleFinding("invalid_generator", message, place, details)]
-    pattern = config.generation.patterns[0] if config.generation.patterns else None
-    job = GenerationJob(config, pattern, {}, engine.templates, engine.settings.templates.undefined, {})
-    try:
-        await generator.gather_ingredients(job)
-    except (GenerationFailed, PermissionDenied, LimitExceeded) as error:
-        message = error.message.removeprefix(f"{config.id}: ").removesuffix(".")
-        return [RuleFinding("invalid_template", message, "generation.patterns[0]", {"generator_type": name})]
-    return []

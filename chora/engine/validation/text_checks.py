@@ -71,6 +71,14 @@ async def check_format(context: RuleContext, piece: CheckedText) -> list[RuleFin
     return await _check_language(context, piece, "format_mismatch", ("format", "language"))
 
 
+async def check_declared_format(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
+    """The text is of the format that its config declares; nothing if it declares none that can be checked."""
+    word = (piece.format or "").strip().lower()
+    if _OTHER_NAMES.get(word, word) not in LANGUAGES:
+        return []
+    return await _check_language(context, piece, "format_mismatch", ())
+
+
 async def check_syntax(context: RuleContext, piece: CheckedText) -> list[RuleFinding]:
     """The text can be parsed: `language`, else the format that the config declares."""
     return await _check_language(context, piece, "syntax_error", ("language", "format"))
@@ -79,7 +87,7 @@ async def check_syntax(context: RuleContext, piece: CheckedText) -> list[RuleFin
 async def _check_language(
     context: RuleContext, piece: CheckedText, code: str, names: tuple[str, ...]
 ) -> list[RuleFinding]:
-    written = context.option(*names) or piece.format
+    written = (context.option(*names) if names else None) or piece.format
     if not isinstance(written, str):
         raise MalformedRule(f"{names[0]} isn't given, and the config declares none")
     word = written.strip().lower()

@@ -116,7 +116,19 @@ ROWS: list[tuple[str, ValidationRule, str, list[tuple[str, str, str | None, dict
     # presence
     ("presence", ValidationRule("presence"), TEXT, []),
     ("presence fails", ValidationRule("presence"), "\n", [("error", "content_missing", None, {})]),
+    (
+        "presence with an option",
+        ValidationRule("presence", config={"min_length": 5}),
+        TEXT,
+        [("error", "invalid_rule", None, {"rule_type": "presence"})],
+    ),
     # length
+    (
+        "length with a misspelt bound",
+        ValidationRule("length", config={"min": 1, "maximum": 5}, severity="info"),
+        TEXT,
+        [("error", "invalid_rule", None, {"rule_type": "length"})],
+    ),
     ("length fits", ValidationRule("length", config={"min": 19, "max": 19}), TEXT, []),
     (
         "too short",
@@ -330,8 +342,20 @@ ROWS: list[tuple[str, ValidationRule, str, list[tuple[str, str, str | None, dict
         [("error", "invalid_rule", None, {})],
     ),
     # other types
-    ("unknown", ValidationRule("spelling"), TEXT, [("warning", "unknown_rule_type", None, {"rule_type": "spelling"})]),
-    ("custom", ValidationRule("custom"), TEXT, [("warning", "unknown_rule_type", None, {"rule_type": "custom"})]),
+    ("unknown", ValidationRule("spelling"), TEXT, [("error", "unknown_rule_type", None, {"rule_type": "spelling"})]),
+    (
+        "unknown, and of no weight",
+        ValidationRule("spelling", severity="info"),
+        TEXT,
+        [("error", "unknown_rule_type", None, {})],
+    ),
+    ("custom", ValidationRule("custom"), TEXT, [("error", "unknown_rule_type", None, {"rule_type": "custom"})]),
+    (
+        "custom of a known type with an unknown option",
+        ValidationRule("custom", config={"type": "length", "most": 1}),
+        TEXT,
+        [("error", "invalid_rule", None, {"rule_type": "length"})],
+    ),
     (
         "custom of a known type",
         ValidationRule("custom", config={"type": "length", "max": 1}),
@@ -401,6 +425,68 @@ async def test_rules(project: Project, engine: Engine, rule: ValidationRule, bod
         assert row[3].items() <= issue.details.items()
         assert issue.message.endswith(".")
         assert issue.message[:1] == issue.message[:1].upper()
+
+
+@requirement("tools.validate-content.looks")
+@pytest.mark.parametrize("type", CHECKS)
+async def test_no_check_passes_over_an_option_it_does_not_know(project: Project, engine: Engine, type: str):
+    """It says which options there are, and the one that is meant."""
+    known = CHECKS[type].options
+    near = f"{known[0]}_" if known else "anything"
+    project.save(text("piece", TEXT), artifact("pack", [child("piece")]))
+    name = "pack" if type in ("completeness", "coherence") else "piece"
+    await store(engine, "piece", TEXT)
+    issues = (await look(engine, name, ValidationRule(type, config={near: 1}))).findings
+    (issue,) = [issue for issue in issues if issue.code == "invalid_rule"]
+    assert (issue.severity, issue.details) == ("error", {"rule_type": type})
+    assert near in issue.message
+    assert (", ".join(known) or "it takes none") in issue.message
+
+
+@requirement("tools.validate-content.formats")
+@pytest.mark.parametrize(
+    ("form", "body", "line"),
+    [
+        ("html", "<h1>Tides</h1>\n\n## Tomorrow\n", "line 3"),
+        ("html", "<p>Low at **six**.</p>", "line 1"),
+        ("gherkin", "Feature: x\n  Scenario: y\n    Gven z\n    When a\n    maybe b\n", "line 5"),
+        ("json", '{"a": 1,}', "line 1"),
+        ("yaml", "a: [1\nb", "line 3"),
+        ("python", "def f(:\n", "line 1"),
+        ("markdown", "```\nx\n", "line 1"),
+        ("xml", "<a>\n</b>", "line 2"),
+        ("text", "<", None),
+        ("javascript", "(", None),
+        (None, "{", None),
+    ],
+)
+async def test_a_text_is_of_the_format_that_its_config_declares(
+    project: Project, engine: Engine, form: str | None, body: str, line: str | None
+):
+    """Of a content, and of an artifact's files, without a rule that asks for it; a rule of its own replaces that."""
+    metadata = {"description": "x", "version": "1.0.0", **({"output_format": form} if form else {})}
+    project.save(text("note", body) | {"metadata": metadata})
+    await store(engine, "note", body)
+    expected = [("error", "format_mismatch", line)] if line else []
+    issues = [issue for issue in (await look(engine, "note")).findings if issue.code != "content_very_short"]
+    assert [(issue.severity, issue.code, issue.location) for issue in issues] == expected
+    weaker = await look(engine, "note", ValidationRule("format", severity="warning", config={"format": "text"}))
+    assert weaker.valid
+    if form is None:
+        return
+    project.save(
+        text("a", "x"),
+        artifact(
+            "pack",
+            [child("a")],
+            {"file": "outputs/x", "format": "code"}
+            | {"format": "code" if form in ("python", "gherkin", "javascript") else form, "language_dialect": form},
+        ),
+    )
+    assert (await look(engine, "pack")).findings == []  # there is no file yet
+    project.write("outputs/x", body)
+    places = [issue.location for issue in (await look(engine, "pack")).findings]
+    assert places == ([f"outputs/x, {line}"] if line else [])
 
 
 def test_every_check_has_a_row_and_can_be_named_in_configs():
@@ -855,6 +941,82 @@ async def test_an_artifact_is_complete_or_not(project: Project, engine: Engine):
     assert found[1].details == {"content_id": "gone", "path": "configs/content/gone.json"}
 
 
+BROKEN: list[tuple[str, dict[str, Any], str]] = [
+    ("an unknown generator", content("a", pattern={"type": "telepathy"}), "child_not_available"),
+    ("no generator", content("a"), "child_not_available"),
+    ("no template file", content("a", pattern={"type": "jinja2", "template": "gone.j2"}), "invalid_template"),
+    ("a broken template", content("a", pattern={"type": "jinja2", "template": "{% if %}"}), "invalid_template"),
+    ("a broken template file", content("a", pattern={"type": "jinja2", "template": "broken.j2"}), "invalid_template"),
+    (
+        "a broken include",
+        content("a", pattern={"type": "jinja2", "template": "{% include 'broken.j2' %}"}),
+        "invalid_template",
+    ),
+    (
+        "a broken base",
+        content("a", pattern={"type": "jinja2", "template": "{% extends 'broken.j2' %}\n"}),
+        "invalid_template",
+    ),
+    (
+        "a source whose template is broken",
+        content(
+            "a",
+            pattern={"type": "jinja2", "template": "{{ b }}"},
+            sources=[
+                {"id": "b", "source_type": "content_config", "source_locator": "b", "data_selector": "output"},
+            ],
+        ),
+        "invalid_template",
+    ),
+    ("a missing template of template_fill", content("a", pattern={"type": "template_fill", "template": "no.txt"}), ""),
+]
+
+
+@requirement("tools.validate-content.children")
+@pytest.mark.parametrize(("document", "code"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
+async def test_what_cannot_be_generated_is_found_wherever_it_is_used(
+    project: Project, engine: Engine, document: dict[str, Any], code: str
+):
+    """By the content, by an artifact that has it as a child, and by a collection of collections, also when a text of
+    it is stored."""
+    project.write("configs/templates/broken.j2", "{% if %}")
+    inner = {"id": "in", "type": "collection", "path": "inner.json"}
+    project.save(
+        document,
+        content("b", pattern={"type": "jinja2", "template": "{% for %}"}),
+        artifact("pack", [child("a")]),
+        collection("inner", "pack"),
+        collection("outer", inner),
+    )
+    await store(engine, "a", "It was generated once.")
+    assert [issue.code for issue in (await look(engine, "a")).findings] == [
+        "invalid_generator" if code == "child_not_available" else code or "invalid_template"
+    ]
+    for name, severity in (("pack", "error"), ("inner", "error"), ("outer", "error")):
+        found = await look(engine, name)
+        assert [(issue.severity, issue.code) for issue in found.findings] == [(severity, code or "invalid_template")]
+        assert "The child a can't be generated: " in found.findings[0].message
+
+
+@requirement("tools.validate-content.children")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compositionStrategy": "template"},
+        {"compositionStrategy": "template", "compositionConfig": {"template": "{% if %}"}},
+        {"compositionStrategy": "template", "compositionConfig": {"template": "gone.j2"}},
+        {"compositionStrategy": "custom"},
+        {"compositionStrategy": "custom", "compositionConfig": {"composer": "gone"}},
+    ],
+)
+async def test_pieces_that_cannot_be_composed_are_found(project: Project, engine: Engine, options: dict[str, Any]):
+    """By the artifact and by its collection."""
+    project.save(text("a", "x"), artifact("pack", [child("a")], **options), collection("all", "pack"))
+    for name in ("pack", "all"):
+        found = (await look(engine, name)).findings
+        assert [(issue.severity, issue.code) for issue in found] == [("error", "invalid_composition")]
+
+
 async def test_an_artifact_is_coherent_or_not(project: Project, engine: Engine):
     """Ids, positions and outputs must be unique; what assembling refuses is an error in any case."""
     project.save(
@@ -892,9 +1054,9 @@ async def test_declared_checks_of_an_artifact_replace_the_default_ones(project: 
         ("info", "missing_child"),
         ("info", "missing_child"),
         ("info", "duplicate_child"),
-        ("warning", "unknown_rule_type"),
+        ("error", "unknown_rule_type"),
     ]
-    assert (found.rule_count, found.valid) == (3, True)
+    assert (found.rule_count, found.valid) == (3, False)
 
 
 async def test_the_files_of_an_artifact_are_validated(project: Project, engine: Engine):
@@ -1089,7 +1251,7 @@ async def test_remarks_on_member_configs_are_reported(pieces: Project, engine: E
     assert set(issues) == {
         ("warning", "old_name", "two"),
         ("warning", "unknown_member", None),
-        ("warning", "unknown_rule_type", None),
+        ("error", "unknown_rule_type", None),
         ("info", "unknown_key", None),
     }
     assert len(issues) == 5

@@ -1,0 +1,129 @@
+"""Checks that a content can be generated, and an artifact composed, as far as that is known without their context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chora.config_parsing import Issue
+from chora.engine.building.compose import template_job
+from chora.engine.building.gather import generator_name
+from chora.engine.engine import Engine
+from chora.engine.validation.rules import RuleFinding
+from chora.errors import ChoraError, ConfigNotFound, GenerationFailed, LimitExceeded, PermissionDenied
+from chora.generators import jinja2
+from chora.generators.generator import GenerationJob
+from chora.model import ArtifactConfig, ContentConfig
+from chora.sources import content_config
+from chora.wording import find_nearest
+
+GENERATOR_PATH = "generation.patterns[0].type"
+COMPOSITION_PATH = "metadata.compositionConfig"
+
+
+def check_generator_name(engine: Engine, config: ContentConfig) -> RuleFinding | None:
+    """What is wrong with the generator that a content names: there is none of this name, or it names none."""
+    name = generator_name(config)
+    available = [each.name for each in engine.generators.list_generators()]
+    details: dict[str, Any] = {"generator_type": name, "available_generators": available}
+    if name is None:
+        message = f"the content {config.id} names no generator, so it can't be generated"
+        return RuleFinding("invalid_generator", message, GENERATOR_PATH, details, "warning")
+    if name in engine.generators.by_name:
+        return None
+    near = find_nearest(name, engine.generators.by_name, 1)
+    meant = f"did you mean {near[0]}? There are" if near else "write one of"
+    message = f"there is no generator {name!r}; {meant} {', '.join(available)}"
+    return RuleFinding("invalid_generator", message, GENERATOR_PATH, details, "error")
+
+
+def generator_issue(engine: Engine, config: Any) -> Issue | None:
+    """The same as an issue of a document, which isn't one to keep then; None also for what isn't a content."""
+    if not isinstance(config, ContentConfig) or (finding := check_generator_name(engine, config)) is None:
+        return None
+    available = finding.details["available_generators"]
+    return Issue(
+        severity="error",
+        code=finding.code,
+        message=finding.message[:1].upper() + finding.message[1:] + ".",
+        path=f"$.{GENERATOR_PATH}",
+        found=finding.details["generator_type"] or "nothing",
+        expected=f"one of {', '.join(available)}",
+        write='"generation": {"patterns": [{"id": "main", "type": "jinja2", "template": "…"}]}',
+    )
+
+
+async def check_generator(
+    engine: Engine, config: ContentConfig, known: frozenset[str] = frozenset()
+) -> list[RuleFinding]:
+    """Check that a content can be generated: its generator, its template, and the contents whose texts it takes.
+
+    Args:
+        engine: the project.
+        config: the content.
+        known: contents that are being checked already.
+    """
+    if (finding := check_generator_name(engine, config)) is not None:
+        return [finding]
+    name = generator_name(config)
+    assert name is not None
+    generator = engine.generators.by_name[name]
+    pattern = config.generation.patterns[0] if config.generation.patterns else None
+    job = GenerationJob(config, pattern, {}, engine.templates, engine.settings.templates.undefined, {})
+    findings: list[RuleFinding] = []
+    try:
+        texts = await generator.gather_ingredients(job)
+        if generator.name == jinja2.NAME:
+            await jinja2.check_includes(job, texts)
+    except (GenerationFailed, PermissionDenied, LimitExceeded) as error:
+        message = error.message.removeprefix(f"{config.id}: ").removesuffix(".")
+        findings.append(RuleFinding("invalid_template", message, "generation.patterns[0]", {"generator_type": name}))
+    for source in config.inputs.sources:
+        if source.type == content_config.TYPE and source.selector == content_config.OUTPUT:
+            findings += await _check_source(engine, source.locator, known | {config.id}, required=source.required)
+    return findings
+
+
+async def _check_source(engine: Engine, locator: str, known: frozenset[str], *, required: bool) -> list[RuleFinding]:
+    """Check a content whose text is a source; whether there is one is found when the sources are read."""
+    try:
+        config = engine.catalog.locate_config("content", locator).parsed.config
+    except ConfigNotFound:
+        return []
+    except ChoraError as error:
+        config, findings = None, [RuleFinding("invalid_source", error.message.removesuffix("."))]
+    else:
+        findings = [] if config.id in known else await check_generator(engine, config, known)
+    severity = None if required else "warning"
+    return [
+        finding._replace(
+            message=f"the source {locator}: {finding.message}",
+            location="inputs.sources",
+            severity=severity if finding.severity != "warning" else "warning",
+        )
+        for finding in findings
+    ]
+
+
+async def check_composition(engine: Engine, config: ArtifactConfig) -> list[RuleFinding]:
+    """Check that the pieces of an artifact can be composed: its template can be read, its composer is there."""
+    options = config.metadata.composition_config
+    match config.metadata.composition_strategy:
+        case "template" if not options.template:
+            return [_composition("the composition strategy template needs a template")]
+        case "template":
+            job = template_job(engine, config, {})
+            try:
+                await jinja2.check_includes(job, await jinja2.ingredients(job))
+            except (GenerationFailed, PermissionDenied, LimitExceeded) as error:
+                return [_composition(error.message.removeprefix(f"{config.id}: ").removesuffix("."))]
+        case "custom" if (options.composer or "") not in engine.composers:
+            return [
+                _composition(f"there is no composer {options.composer!r}; the setting plugins.composers brings them")
+            ]
+        case _:
+            pass
+    return []
+
+
+def _composition(message: str) -> RuleFinding:
+    return RuleFinding("invalid_composition", message, COMPOSITION_PATH, severity="error")
