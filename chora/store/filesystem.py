@@ -22,7 +22,6 @@ import contextlib
 import math
 import os
 import threading
-import time
 from bisect import bisect
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,11 +83,10 @@ from chora.store.version_files import (
     version_file_name,
     version_to_file,
 )
+from chora.store.write_check import LOCK_TIMEOUT, WriteCheck
 
 R = TypeVar("R", bound=Record)
 
-FAILURE_REUSE_TIME = 0.5
-"""Seconds for which `check` reports the last failure without trying another write."""
 PAGE_RECORDS = 100  # records in memory at once while all of a kind are read
 
 
@@ -121,11 +119,9 @@ class FilesystemStore:
         self._retention = {"keep_versions": None, "keep_days": retention_days or None}
         self._is_closed = False
         self._deleting = folder / "deleting.json"
-        self._last_failure: StorageError | None = None
-        """Why the last write failed."""
-        self._last_write_time = -math.inf
-        """When the last write ended, successful or not."""
-        self._check_lock = trio.Lock()
+        self._is_writing = False
+        """Whether this holds the write lock."""
+        self._write_check = WriteCheck(folder, self._look_at_folder, self._make_test_write)
         self._limiter = trio.CapacityLimiter(1)
         self._cache_lock = threading.RLock()  # the event loop and the writer thread both use the caches
         self._contents = ContentFolders(folder / "content")
@@ -150,16 +146,24 @@ class FilesystemStore:
 
     async def check(self, within: float = math.inf) -> None:
         """Raise StorageError unless the folder exists, can be written, and its disk has free space."""
-        async with self._check_lock:
-            with self._reading():
-                if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
-                    raise FileNotFoundError(2, "it is gone, or can't be accessed", str(self._root))
-            check_free_space(self._root)
-            age = time.monotonic() - self._last_write_time
-            if self._last_failure is not None and age < FAILURE_REUSE_TIME:
-                raise self._last_failure
-            if self._last_failure is not None or age > within:
-                await self._write(lambda: replace_file(self._root / ".check", [b"This can be written.\n"]))
+        await self._write_check.run(within)
+
+    def _look_at_folder(self) -> None:
+        with self._reading():
+            if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
+                raise FileNotFoundError(2, "it is gone, or can't be accessed", str(self._root))
+        check_free_space(self._root)
+
+    def _make_test_write(self) -> bool:
+        with self._translate_errors():
+            try:
+                with file_lock(self._root / ".lock", LOCK_TIMEOUT):
+                    replace_file(self._root / ".check", [b"This can be written.\n"])
+            except TimeoutError:
+                if not self._is_writing:  # else it waits for ourselves: a large change takes a while
+                    raise
+                return False
+            return True
 
     def counts(self) -> dict[str, int]:
         """The number of records by kind."""
@@ -550,15 +554,16 @@ class FilesystemStore:
         def run() -> T:
             try:
                 with self._translate_errors(), self._exclusive():
+                    self._is_writing = True
                     done = change()
             except StorageError as error:
-                self._last_failure = error
+                self._write_check.note_failure(error)
                 raise
             else:
-                self._last_failure = None
+                self._write_check.note_success()
                 return done
             finally:
-                self._last_write_time = time.monotonic()
+                self._is_writing = False
 
         # Not abandoned on cancellation, so that no write of a cancelled caller happens later.
         return await trio.to_thread.run_sync(run, limiter=self._limiter)

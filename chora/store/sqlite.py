@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
@@ -61,19 +60,13 @@ from chora.store.records import (
 )
 from chora.store.store import DELETED_AT_ONCE, LAST, TRACES_KEPT
 from chora.store.users import Entry
+from chora.store.write_check import LOCK_TIMEOUT, WriteCheck
 
 T = TypeVar("T")
 
 READ_TIMEOUT = 5.0
 WRITE_TIMEOUT = 60.0
 """Seconds after which a statement is interrupted, so that none blocks the event loop or the writer thread forever."""
-FAILURE_REUSE_TIME = 0.5
-"""Seconds for which `check` reports the last failure without trying another write."""
-CHECK_BUSY_TIMEOUT = 2000
-"""Milliseconds for which the test write of `check` waits for a lock: less than a write would, to say soon that it is
-held."""
-CHECK_TIMEOUT = 2.5
-"""Seconds for which `check` waits for its test write; a disk that doesn't answer may take for ever."""
 PAGE_RECORDS = 100  # records in memory at once while all of a kind are read
 
 HOUR_LENGTH = len("2026-11-22T10")
@@ -134,13 +127,9 @@ class SqliteStore:
     def __init__(self, path: Path | None, *, entry: Entry | None = None) -> None:
         self.path = path
         self._entry = entry
-        self._last_failure: Exception | None = None
-        """Why the last write failed, if the disk, the file or a lock of another process was the cause."""
-        self._last_failure_time = self._last_write_time = -math.inf
-        """When the last write failed for such a cause, and when the last one succeeded."""
-        self._is_writing = self._is_checking = False
-        """Whether the writer is in a transaction, and so holds the lock; whether a test write is on its way."""
-        self._check_lock = trio.Lock()
+        self._is_writing = False
+        """Whether the writer is in a transaction, and so holds the lock."""
+        self._write_check = WriteCheck(path, self._look_at_file, self._make_test_write)
         self._limiter = trio.CapacityLimiter(1)
         self._commit_lock = trio.Lock()
         self._pending: list[_PendingWrite[Any]] = []
@@ -160,7 +149,7 @@ class SqliteStore:
                 migrate_schema(self._writer, path)
                 self._reader = connect(place, flags)
                 self._checker = connect(place, flags)
-                self._checker.set_busy_timeout(CHECK_BUSY_TIMEOUT)
+                self._checker.set_busy_timeout(round(LOCK_TIMEOUT * 1000))
             except BaseException:
                 if was_left_open:  # closing would checkpoint the WAL into a file that isn't ours to change
                     self._writer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -171,7 +160,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """Close all connections; the last one closed checkpoints the WAL."""
-        if not self._is_checking:  # else a thread uses it that wasn't waited for
+        if not self._write_check.is_writing:  # else a thread uses it that wasn't waited for
             self._checker.close()
         self._reader.close()
         self._writer.close()
@@ -180,60 +169,32 @@ class SqliteStore:
 
     async def check(self, within: float = math.inf) -> None:
         """Raise StorageError unless the database can be read and written now, and its disk has free space."""
-        if not self._is_known_writable(within):
-            async with self._check_lock:
-                if not self._is_known_writable(within):  # it may have been written meanwhile
-                    await self._try_write()
+        await self._write_check.run(within)
 
-    async def _try_write(self) -> None:
-        """Write something small, on a connection of its own: as one more write it would wait for the lock behind all
-        others, for longer than the caller may wait."""
-        if not self._is_checking:
-            self._is_checking = True
-            with trio.move_on_after(CHECK_TIMEOUT):
-                await trio.to_thread.run_sync(self._make_test_write, abandon_on_cancel=True)
-                return
-        error = StorageError(
-            f"The database {self.path or 'in memory'} doesn't answer.",
-            "Check the disk; on a network, whether it can be reached.",
-            storage_path=str(self.path),
-        )
-        self._note_failure(error)
-        raise error
-
-    def _make_test_write(self) -> None:
-        try:
-            with translate_errors(self.path):
-                try:
-                    with transaction(self._checker):
-                        # The unchanged version: the smallest write that really goes to disk.
-                        self._checker.pragma("user_version", self._checker.pragma("user_version"))
-                except apsw.Error as error:
-                    if isinstance(error, apsw.BusyError) and self._is_writing:
-                        return  # by ourselves: a large change takes a while
-                    self._note_failure(error)
-                    raise
-                self._note_success()
-        finally:
-            self._is_checking = False
-
-    def _note_failure(self, error: Exception) -> None:
-        self._last_failure, self._last_failure_time = error, time.monotonic()
-
-    def _note_success(self) -> None:
-        self._last_failure, self._last_write_time = None, time.monotonic()
-
-    def _is_known_writable(self, within: float) -> bool:
-        """Whether no test write is needed; raises StorageError where one would fail."""
+    def _look_at_file(self) -> None:
         self._check_file_identity()
         self._query("SELECT count(*) FROM sqlite_schema")
         if self.path is not None:
             check_free_space(self.path.parent)
-        moment = time.monotonic()
-        if self._last_failure is not None and moment - self._last_failure_time < FAILURE_REUSE_TIME:
+
+    def _make_test_write(self) -> bool:
+        with translate_errors(self.path):
+            try:
+                with transaction(self._checker):
+                    # The unchanged version: the smallest write that really goes to disk.
+                    self._checker.pragma("user_version", self._checker.pragma("user_version"))
+            except apsw.BusyError:
+                if not self._is_writing:  # else it waits for ourselves: a large change takes a while
+                    raise
+                return False
+            return True
+
+    def _note_failure(self, fault: Exception) -> None:
+        try:
             with translate_errors(self.path):
-                raise self._last_failure
-        return self._last_failure is None and moment - self._last_write_time <= within
+                raise fault
+        except StorageError as error:
+            self._write_check.note_failure(error)
 
     def counts(self) -> dict[str, int]:
         """The number of rows by table."""
@@ -645,7 +606,7 @@ class SqliteStore:
             if fault is not None:
                 self._note_failure(fault)
             else:
-                self._note_success()
+                self._write_check.note_success()
         finally:
             self._is_writing = False
 

@@ -20,7 +20,7 @@ from chora import this_process
 from chora.hashing import sha256
 from chora.settings import StorageSettings
 from chora.store import open_store
-from chora.store.sqlite import FAILURE_REUSE_TIME
+from chora.store.write_check import FAILURE_REUSE_TIME
 from tests.conftest import Asking, Project, artifact, child, content, requirement, text
 from tests.disks import Disk, small_disk
 from tests.hostile.measures import linux, prepare, serving

@@ -25,6 +25,7 @@ import trio.testing
 from chora.errors import StorageError
 from chora.store import Draft, Output, Record, Sample, SqliteStore, Version, database, ids, sqlite
 from chora.store.records import VersionAge
+from chora.store.write_check import FAILURE_REUSE_TIME
 from tests.conftest import requirement
 from tests.disks import Disk, small_disk
 from tests.histories import statements_of
@@ -691,58 +692,15 @@ async def test_a_database_that_another_process_locks_fails_its_check_soon_and_as
             with trio.fail_after(PATIENCE), pytest.raises(StorageError, match="locked") as caught:
                 await store.check(within=2.0 if nursery.child_tasks else 0.0)
             assert "Another process" in str(caught.value.hint)
-            await trio.sleep(sqlite.FAILURE_REUSE_TIME)
+            await trio.sleep(FAILURE_REUSE_TIME)
     with pytest.raises(StorageError, match="locked"):  # the last thing that happened is a write that failed
         await store.check(within=60.0)
     other.execute("ROLLBACK")
-    await trio.sleep(sqlite.FAILURE_REUSE_TIME)
+    await trio.sleep(FAILURE_REUSE_TIME)
     await store.check(within=0.0)
     await store.check()
     other.close()
     store.close()
-
-
-async def test_a_large_change_of_its_own_is_no_reason_to_fail(path: Path):
-    """The lock is held by ourselves, so it can be written."""
-    store = SqliteStore(path)
-    store._checker.set_busy_timeout(10)
-    begun, may_end = threading.Event(), threading.Event()
-
-    def change(_: apsw.Connection) -> None:
-        begun.set()
-        may_end.wait(PATIENCE)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(store._write, change)
-        await trio.to_thread.run_sync(begun.wait)
-        await store.check(within=0.0)
-        may_end.set()
-    store.close()
-
-
-async def test_a_disk_that_does_not_answer_fails_the_check(store: SqliteStore, monkeypatch: pytest.MonkeyPatch):
-    """It isn't waited for, and no second attempt is made before the first has ended."""
-    monkeypatch.setattr(sqlite, "CHECK_TIMEOUT", 0.05)
-    attempts, may_end = 0, threading.Event()
-
-    def hang() -> None:
-        nonlocal attempts
-        attempts += 1
-        may_end.wait(PATIENCE)
-        store._is_checking = False
-
-    monkeypatch.setattr(store, "_make_test_write", hang)
-    for _ in range(3):
-        with pytest.raises(StorageError, match="doesn't answer"):
-            await store.check(within=0.0)
-        await trio.sleep(sqlite.FAILURE_REUSE_TIME)
-    assert attempts == 1
-    may_end.set()
-    monkeypatch.undo()
-    with trio.fail_after(PATIENCE):
-        while store._is_checking:
-            await trio.sleep(0.01)
-    await store.check(within=0.0)
 
 
 async def test_health_checks_share_a_write(store: SqliteStore):
