@@ -297,7 +297,7 @@ CONTEXT = {
     "sources.never-rendered": "The text of a source is never rendered a second time.",
     "sources.selectors.whole": "No selector, or `whole_content`, takes everything.",
     "sources.selectors.jsonpath": "A JSONPath takes one value, or a list of several.",
-    "sources.selectors.rfc-9535": "Queries pass every test of the JSONPath compliance suite.",
+    "sources.selectors.rfc-9535": "Queries mean what RFC 9535 says, regular expressions in them what RFC 9485 says.",
     "sources.selectors.shape": "A singular query gives a value and any other a list, whatever the data; a source may "
     "say which.",
     "sources.selectors.heading": "A heading takes its section, and none in fenced code.",
