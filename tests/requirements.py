@@ -319,6 +319,8 @@ MAKING = {
     "generators.demonstration": "demonstration shows a config's examples, filled into a template if there is one.",
     "generators.jinja2": "jinja2 renders a template file or an inline one, with the options that Jinja has.",
     "generators.jinja2.sandbox": "jinja2 renders in a sandbox, within bounds, and what misbehaves fails alone.",
+    "generators.jinja2.plain-data": "Templates see plain data: keys win over methods, and nothing but data is printed.",
+    "generators.jinja2.error-places": "Errors name the template and line, and who asked for a missing one.",
     "generators.jinja2.undefined": "jinja2 fails at an undefined variable, or warns where that is chosen.",
     "generators.jinja2.errors": "jinja2 names the template, the line and the variable that failed.",
     "generators.template-fill": "template_fill puts dotted names in places, and does nothing else.",

@@ -230,7 +230,7 @@ async def _generate_preview(
         context = CallerContext(caller).with_reserved(artifact_id=config.id)
         recorder = build.new_recorder()
         pieces = await gather_pieces(build, config, context, recorder)
-        text = await compose(engine, config, pieces.pieces, context.all_names, recorder.record)
+        text = await compose(engine, config, pieces, context.all_names, recorder.record)
         for output in config.metadata.outputs:
             await encode_text(config, output, text)
         return text, config.metadata.composition_strategy, pieces.warnings, None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from chora.generators.generator import GeneratedText, GenerationJob
-from chora.render import RenderFailed, RenderJob, TemplateOptions
+from chora.generators.generator import GeneratedText, GenerationJob, list_names
+from chora.render import RenderedText, RenderFailed, RenderJob, TemplateOptions
 
 NAME = "jinja2"
 VERSION = "1.0.0"
@@ -124,8 +124,21 @@ async def generate(job: GenerationJob) -> GeneratedText:
         )
     except RenderFailed as failure:
         raise _translated(job, failure, name) from None
-    warnings = [f"{variable} is undefined and was rendered empty" for variable in rendered.undefined_names]
+    warnings = undefined_warnings(rendered)
     return GeneratedText(rendered.text, warnings, None if name == INLINE else name)
+
+
+def undefined_warnings(rendered: RenderedText) -> list[str]:
+    """What happened to undefined names: a sentence for those that left a gap, one for those that didn't."""
+    warnings: list[str] = []
+    for names, consequence in (
+        (rendered.undefined_names, "rendered empty"),
+        (rendered.undefined_tested, "taken as empty or false in a condition or loop"),
+    ):
+        if names:
+            verb, was = ("is", "was") if len(names) == 1 else ("are", "were")
+            warnings.append(f"{list_names(names)} {verb} undefined and {was} {consequence}")
+    return warnings
 
 
 def _options(job: GenerationJob) -> TemplateOptions:

@@ -127,6 +127,9 @@ class RenderedText(Struct, frozen=True, tag=True):
 
     text: str
     undefined_names: list[str]
+    """Those that were rendered empty."""
+    undefined_tested: list[str] = []
+    """Those that were only looked at, in a condition, a loop or a comparison."""
 
 
 class TemplateReferences(Struct, frozen=True, tag=True):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+import types
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from types import CodeType
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import msgspec
 from jinja2 import (
@@ -16,16 +17,21 @@ from jinja2 import (
     Template,
     TemplateError,
     TemplateNotFound,
+    TemplateRuntimeError,
+    TemplatesNotFound,
     TemplateSyntaxError,
     Undefined,
     UndefinedError,
     meta,
     nodes,
 )
+from jinja2.compiler import CodeGenerator
 from jinja2.environment import Environment
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
+from markupsafe import Markup
 
 from chora.nesting import NestedTooDeeply
 from chora.render import (
@@ -53,27 +59,186 @@ class OutputExceeded(Exception):
     """The text exceeds the limit."""
 
 
+class _CodeGenerator(CodeGenerator):
+    """Looks up what is called as a method, and everything else as data: `x.items()` and `x.items` differ."""
+
+    _called: nodes.Node | None = None
+
+    def visit_Call(self, node: nodes.Call, frame: Any, forward_caller: bool = False) -> None:
+        self._called = node.node
+        super().visit_Call(node, frame, forward_caller=forward_caller)
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Any) -> None:
+        if node is not self._called:
+            super().visit_Getattr(node, frame)
+            return
+        self.write("environment.get_method(")
+        self.visit(node.node, frame)
+        self.write(f", {node.attr!r})")
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The jinja2 environment of one job, without unsafe attributes and globals (CWE-1336, template injection)."""
+    """The jinja2 environment of one job, without unsafe attributes and globals (CWE-1336, template injection).
+
+    Templates see plain data: a mapping has its keys and nothing else, unless a method of it is called, and only data
+    is printed.
+    """
+
+    code_generator_class = _CodeGenerator
 
     def __init__(self, options: TemplateOptions, undefined: type[Undefined], loader: BaseLoader | None = None) -> None:
-        super().__init__(undefined=undefined, loader=loader, **msgspec.structs.asdict(options))
+        super().__init__(
+            undefined=undefined, loader=loader, finalize=check_printable, **msgspec.structs.asdict(options)
+        )
         del self.globals["lipsum"]
 
-    def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-        """Raise at once; jinja2 returns an undefined, which a lenient template would print as nothing.
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """An attribute; of a mapping, the value of a key."""
+        return (
+            self._get_key(cast("dict[Any, Any]", obj), attribute)
+            if isinstance(obj, dict)
+            else super().getattr(obj, attribute)
+        )
 
-        A key of the data with the name of an unsafe method (`update`, `pop`) is only data.
-        """
-        if isinstance(obj, dict) and attribute in obj:
-            return cast("dict[str, Any]", obj)[attribute]
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """An item; of a mapping, the value of a key and never an attribute."""
+        return (
+            self._get_key(cast("dict[Any, Any]", obj), argument)
+            if isinstance(obj, dict)
+            else super().getitem(obj, argument)
+        )
+
+    def get_method(self, obj: Any, attribute: str) -> Any:
+        """An attribute that is called: of a mapping, its method, unless a key holds something to call."""
+        if isinstance(obj, dict):
+            values = cast("dict[str, Any]", obj)
+            if attribute in values and (callable(values[attribute]) or not hasattr(values, attribute)):
+                return values[attribute]
+        return super().getattr(obj, attribute)
+
+    def _get_key(self, obj: dict[Any, Any], key: Any) -> Any:
+        try:
+            return obj[key]
+        except (TypeError, LookupError):
+            pass
+        is_unsafe = isinstance(key, str) and hasattr(obj, key) and not self.is_safe_attribute(obj, key, None)
+        return self.unsafe_undefined(obj, key) if is_unsafe else self.undefined(obj=obj, name=key)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+        """Raise at once; jinja2 returns an undefined, which a lenient template would print as nothing."""
         raise SecurityError(
             f"access to attribute {attribute!r} of {type(cast(object, obj)).__name__!r} object is unsafe."
         )
 
+    def select_template(self, names: Any, parent: str | None = None, globals: Any = None) -> Template:
+        """The first of some templates that exists."""
+        if not isinstance(names, list | tuple | Undefined):
+            raise _not_a_name(cast(object, names))
+        return super().select_template(cast(Any, names), parent, globals)
+
+    def _load_template(self, name: Any, globals: Any) -> Template:
+        if isinstance(name, Undefined):
+            str(name)  # raises, unless the template is lenient
+        if not isinstance(name, str):
+            raise _not_a_name(name)
+        return super()._load_template(name, globals)
+
     def handle_exception(self, source: str | None = None) -> NoReturn:
         """Keep the traceback, which jinja2 would rewrite; `_locate` reads template and line from it."""
         raise
+
+
+def _not_a_name(value: object) -> TemplateError:
+    return TemplateRuntimeError(f"the name of a template is a text, not {repr(value)[:NAME_LENGTH]}")
+
+
+# -- what may be printed ----------------------------------------------------------------------------------------
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None), Markup})
+_COLLECTIONS: Final[tuple[type[Iterable[Any]], ...]] = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    range,
+    KeysView,
+    ValuesView,
+    ItemsView,
+)
+_OBJECT = re.compile(r" at (0x[0-9a-f]{6,16})(?:>|&gt;|&#62;)|<(?:Macro|class) ('[^'<>]{1,100}')>", re.IGNORECASE)
+"""How Python writes an object that isn't data, with its address in memory; jinja2 a macro."""
+
+
+def check_printable(value: Any) -> Any:
+    """The value, if it is data or consists of data.
+
+    Raises:
+        TemplateRuntimeError: it is or contains something to call, or something that is written with its address in
+            memory, which differs from run to run.
+        UndefinedError: it contains an undefined value, in a strict template.
+    """
+    if type(value) in _SCALARS or isinstance(value, Undefined):
+        return value
+    waiting: list[Any] = [value]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if type(each) in _SCALARS:
+            continue
+        if isinstance(each, Undefined):
+            str(each)
+        elif id(each) in seen:
+            continue
+        elif isinstance(each, dict):
+            pairs = cast("dict[Any, Any]", each)
+            waiting += [*pairs, *pairs.values()]
+            seen.add(id(pairs))
+        elif isinstance(each, _COLLECTIONS):
+            members = cast("Iterable[Any]", each)
+            waiting += members
+            seen.add(id(members))
+        elif callable(each) or _OBJECT.search(repr(each)):
+            raise TemplateRuntimeError(f"{_describe_object(each)}, which isn't data, is printed{_advice(each)}")
+    return value
+
+
+def _describe_object(value: Any) -> str:
+    name = str(getattr(value, "__name__", None) or getattr(value, "name", None) or type(value).__name__)[:NAME_LENGTH]
+    match value:
+        case types.BuiltinMethodType() | types.MethodType():
+            return f"{name}, a method of {type(cast(object, value.__self__)).__name__}"
+        case Macro():
+            return f"the macro {name}"
+        case Iterator():
+            return f"the result of a filter ({name.removeprefix('sync_do_')})"
+        case _:
+            return f"{name}, {'a function' if callable(value) else 'an object'}"
+
+
+def _advice(value: Any) -> str:
+    if isinstance(value, Iterator):
+        return "; write | list or | join(', ') behind it"
+    return "; call it with ()" if callable(value) else ""
+
+
+def _check_text(text: str, job: RenderJob, sources: Mapping[str, str]) -> None:
+    """Refuse a text that has taken in something else than data, for example by `~` or a filter.
+
+    Data and templates may hold such a text themselves.
+    """
+    if not (found := _find_objects(text)):
+        return
+    given = _find_objects(msgspec.json.encode(job.context).decode())
+    for source in sources.values():
+        given |= _find_objects(source)
+    if strange := found - given:
+        raise TemplateRuntimeError(
+            f"the text holds a function, a method or another object of Python ({min(strange)}), which isn't data"
+        )
+
+
+def _find_objects(text: str) -> set[str]:
+    return {(match[1] or match[2]).casefold() for match in _OBJECT.finditer(text)}
 
 
 class CompileTimeUndefined(StrictUndefined):
@@ -129,7 +294,19 @@ class SourceLoader(BaseLoader):
         return environment.template_class.from_code(environment, code, {} if globals is None else globals)
 
 
-def _lenient_undefined(used: dict[str, None]) -> type[Undefined]:
+class UndefinedUses(NamedTuple):
+    """The undefined names that a lenient template used, in order."""
+
+    printed: dict[str, None]
+    tested: dict[str, None]
+    """Those that were looked at otherwise: in a condition, a loop or a comparison."""
+
+    @classmethod
+    def none(cls) -> UndefinedUses:
+        return cls({}, {})
+
+
+def _lenient_undefined(used: UndefinedUses) -> type[Undefined]:
     """An undefined type that is empty, as are its attributes, and adds its name to `used` when its value is used.
 
     Tests (`is defined`, `default`) and attribute access (`a.b.c`) don't use the value.
@@ -138,32 +315,32 @@ def _lenient_undefined(used: dict[str, None]) -> type[Undefined]:
     class Lenient(ChainableUndefined):
         __slots__ = ()
 
-        def _note(self) -> None:
-            if self._undefined_name is not None and len(used) < UNDEFINED_NAMES_LIMIT:
-                used[str(self._undefined_name)[:NAME_LENGTH]] = None
+        def _note(self, names: dict[str, None]) -> None:
+            if self._undefined_name is not None and len(names) < UNDEFINED_NAMES_LIMIT:
+                names[str(self._undefined_name)[:NAME_LENGTH]] = None
 
         def __str__(self) -> str:
-            self._note()
+            self._note(used.printed)
             return ""
 
         def __bool__(self) -> bool:
-            self._note()
+            self._note(used.tested)
             return False
 
         def __len__(self) -> int:
-            self._note()
+            self._note(used.tested)
             return 0
 
         def __iter__(self) -> Iterator[Any]:
-            self._note()
+            self._note(used.tested)
             return iter(())
 
         def __eq__(self, other: object) -> bool:
-            self._note()
+            self._note(used.tested)
             return super().__eq__(other)
 
         def __hash__(self) -> int:
-            self._note()
+            self._note(used.tested)
             return super().__hash__()
 
     return Lenient
@@ -175,7 +352,7 @@ def render_template(job: RenderJob, compiled: CompiledTemplates, output: int) ->
     Raises:
         MemoryError: out of memory; the worker should end.
     """
-    used: dict[str, None] = {}
+    used = UndefinedUses.none()
     try:
         sources = job.sources if job.template is None else {**job.sources, job.name: job.template}
         loader = SourceLoader(sources, job.options, compiled)
@@ -188,7 +365,9 @@ def render_template(job: RenderJob, compiled: CompiledTemplates, output: int) ->
             if size > output:
                 raise OutputExceeded(f"The text is larger than {output} bytes.")
             pieces.append(piece)
-        return RenderedText("".join(pieces), list(used))
+        text = "".join(pieces)
+        _check_text(text, job, sources)
+        return RenderedText(text, list(used.printed), [name for name in used.tested if name not in used.printed])
     except MemoryError:
         raise
     except Exception as error:  # a template can raise any exception
@@ -254,7 +433,7 @@ def _json_path_environment() -> Any:
 def evaluate_condition(job: EvaluateJob) -> EvaluatedCondition | JobFailure:
     """Evaluate an expression in the sandbox that templates run in."""
     try:
-        sandbox = Sandbox(TemplateOptions(), _lenient_undefined({}))
+        sandbox = Sandbox(TemplateOptions(), _lenient_undefined(UndefinedUses.none()))
         return EvaluatedCondition(
             bool(sandbox.compile_expression(job.expression, undefined_to_none=False)(job.context))
         )
@@ -264,6 +443,12 @@ def evaluate_condition(job: EvaluateJob) -> EvaluatedCondition | JobFailure:
         raise
     except Exception as error:  # see render
         return describe_error(error, job.name)
+
+
+_INTROSPECTION: Final = "<introspection>"
+"""What `jinja2.meta` calls a template in its errors."""
+_MISSING_FILTER: Final = re.compile(r"t_[0-9]+")
+"""The functions that jinja2 compiles for a filter or test that doesn't exist and may not be needed."""
 
 
 def describe_error(error: Exception, name: str) -> JobFailure:
@@ -276,7 +461,10 @@ def describe_error(error: Exception, name: str) -> JobFailure:
             kind, message, template, line = "syntax", error.message or "", error.name, error.lineno
         case TemplateNotFound():
             referrer = f", which {template} refers to in line {line}," if template else ""
-            message = f"The template {message}{referrer} doesn't exist."
+            if isinstance(error, TemplatesNotFound):
+                message = f"None of the templates {', '.join(map(str, error.templates))}{referrer} exists."
+            else:
+                message = f"The template {message}{referrer} doesn't exist."
             kind, template, line = "template_not_found", error.name, None
         case UndefinedError():
             kind = "undefined"
@@ -290,7 +478,9 @@ def describe_error(error: Exception, name: str) -> JobFailure:
             pass
         case _:
             message = f"{type(error).__name__}: {message}"
-    return JobFailure(kind, message[:MESSAGE_LENGTH], (template or name)[:NAME_LENGTH], line, variable)
+    if template in (None, _INTROSPECTION):
+        template = name
+    return JobFailure(kind, message[:MESSAGE_LENGTH], str(template)[:NAME_LENGTH], line, variable)
 
 
 def _locate(error: Exception) -> tuple[str | None, int | None, str | None]:
@@ -301,7 +491,7 @@ def _locate(error: Exception) -> tuple[str | None, int | None, str | None]:
     traceback = error.__traceback__
     while traceback is not None:
         template = traceback.tb_frame.f_globals.get("__jinja_template__")
-        if isinstance(template, Template):
+        if isinstance(template, Template) and not _MISSING_FILTER.fullmatch(traceback.tb_frame.f_code.co_name):
             name, line = template.name, template.get_corresponding_lineno(traceback.tb_lineno)
         elif isinstance(undefined := traceback.tb_frame.f_locals.get("self"), Undefined):
             absent: Any = undefined._undefined_name

@@ -117,6 +117,68 @@ async def test_an_undefined_variable_is_an_error_or_a_warning(bench: Bench):
     assert await bench.make("<{{ missing }}>", {}, "lenient") == warned
 
 
+@requirement("generators.jinja2.undefined")
+@pytest.mark.parametrize(
+    ("template", "text", "warnings"),
+    [
+        (
+            "{% if x.nope %}yes{% endif %}",
+            "",
+            ["nope is undefined and was taken as empty or false in a condition or loop"],
+        ),
+        ("{{ a }}{{ b }}{{ x.c }}", "", ["a, b, c are undefined and were rendered empty"]),
+        (
+            "{% for r in rows %}{% endfor %}{{ a }}",
+            "",
+            [
+                "a is undefined and was rendered empty",
+                "rows is undefined and was taken as empty or false in a condition or loop",
+            ],
+        ),
+        (
+            "{% for i in range(50) %}{{ x['k' ~ i] }}{% endfor %}",
+            "",
+            ["k0, k1, k2, k3, k4, k5, k6, k7, k8, k9 and 40 more are undefined and were rendered empty"],
+        ),
+        ("{{ a | default('-') }}{% if a is defined %}{% endif %}", "-", []),
+    ],
+)
+async def test_lenient_warnings_are_true_and_few(bench: Bench, template: str, text: str, warnings: list[str]):
+    """What left a gap is told from what was only tested, each in one sentence."""
+    assert await bench.make(template, {"x": {}}, "lenient") == GeneratedText(text, warnings)
+
+
+@requirement("generators.jinja2.error-places")
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"top.j2": "{{ 1 | nofilter }}"}, "No filter named 'nofilter' at top.j2, line 1."),
+        (
+            {"top.j2": "{% include 'in.j2' %}", "in.j2": "\n{{ 1 | nofilter }}"},
+            "No filter named 'nofilter' at in.j2, line 2.",
+        ),
+        ({"top.j2": "{% include 'in.j2' %}", "in.j2": "\n{% if %}"}, "at in.j2, line 2."),
+        (
+            {"top.j2": "{% if true %}\n{{ 1 | nofilter }}{% endif %}"},
+            "No filter named 'nofilter' found at top.j2, line 2.",
+        ),
+        (
+            {"top.j2": "{% include 'in.j2' %}", "in.j2": "\n{% include 'gone.j2' %}"},
+            "The template gone.j2, which in.j2 refers to in line 2, doesn't exist",
+        ),
+        ({"top.j2": "{% extends 5 %}"}, "the name of a template is a text, not 5 at top.j2, line 1."),
+        ({"top.j2": "{% include 'in.j2' %}", "in.j2": "{{ 'a'.upper }}"}, "at in.j2, line 1."),
+    ],
+)
+async def test_errors_name_template_and_line(bench: Bench, project: Project, files: dict[str, str], message: str):
+    """Through the generator: never a name of jinja2's own, and who asked for what is missing."""
+    for name, text in files.items():
+        project.write(f"configs/templates/{name}", text)
+    failed = await bench.fail("top.j2", {})
+    assert message in failed["message"]
+    assert "introspection" not in failed["message"]
+
+
 @requirement("rulings.c32.config-wins")
 async def test_a_config_may_differ_from_its_project(bench: Bench):
     """`generation_config.undefined` wins in both directions; null means the project's setting."""

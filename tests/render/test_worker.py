@@ -135,6 +135,108 @@ def test_memory_errors_are_left_to_the_caller():
         render("{{ 'x' * n }}", {"n": sys.maxsize // 2}, undefined="lenient")
 
 
+# -- plain data -------------------------------------------------------------------------------------------------
+
+DATA: dict[str, Any] = {
+    "x": {"items": [1, 2], "values": 3, "copy": "c", "count": 4, "update": "u", "keys": {"get": 5}, "__class__": "k"},
+    "empty": {},
+    "name": "Ines",
+    "rows": [{"items": 1, "n": 2}, {"items": 3, "n": 1}],
+    "log": "<function f at 0x7f00deadbeef> and <Macro 'log'>",
+}
+
+
+@requirement("generators.jinja2.plain-data")
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ x.items }} {{ x.values }} {{ x.copy }} {{ x.count }} {{ x.update }}", "[1, 2] 3 c 4 u"),
+        ("{{ x['items'] }} {{ x['values'] }} {{ x | attr('copy') }}", "[1, 2] 3 c"),
+        ("{{ x.keys.get }} {{ x.__class__ }}", "5 k"),
+        ("{% for i in x.items %}{{ i }};{% endfor %}", "1;2;"),
+        ("{% if x.values > 2 %}more{% endif %}", "more"),
+        # what is called is a method, also where a key has its name
+        ("{% for k, v in x.items() %}{% if loop.first %}{{ k }}={{ v }}{% endif %}{% endfor %}", "items=[1, 2]"),
+        ("{{ x.get('count') }} {{ x.values() | list | length }} {{ empty.items() | list }}", "4 7 []"),
+        ("{{ empty.get('a', 'none') }} {{ name.upper() }} {{ [1, 1].count(1) }}", "none INES 2"),
+        ("{% set f = name.upper %}{{ f() }}", "INES"),
+        ("{{ rows | map(attribute='items') | join(',') }} {{ rows | sum(attribute='items') }}", "1,3 4"),
+        ("{{ rows | sort(attribute='n') | map(attribute='items') | list }}", "[3, 1]"),
+        ("{{ rows | selectattr('items', 'gt', 1) | list | length }}", "1"),
+        ("{{ '{0.items} {0[count]}'.format(x) }}", "[1, 2] 4"),
+        ("{% set d = {'f': joiner('-')} %}{{ d.f() }}{{ d.f() }}", "-"),
+        ("{% macro m(a) %}<{{ a }}>{% endmacro %}{{ m(1) }}{{ {'m': m}.m(2) }}", "<1><2>"),
+        ("{% set n = namespace(items=1) %}{{ n.items }}", "1"),
+        # what is plain data, or was in the data already, is printed
+        (
+            "{{ empty.keys() }} {{ range(3) }} {{ (1, 'a') }} {{ none }} {{ true }}",
+            "dict_keys([]) range(0, 3) (1, 'a') None True",
+        ),
+        ("{{ log }}", "<function f at 0x7f00deadbeef> and <Macro 'log'>"),
+        ("{{ log ~ '' }}<class 'int'>", "<function f at 0x7f00deadbeef> and <Macro 'log'><class 'int'>"),
+        ("a jump at 0x7f00deadbeef, {{ 'at 0x%08x' | format(1) }}", "a jump at 0x7f00deadbeef, at 0x00000001"),
+    ],
+)
+def test_templates_see_plain_data(template: str, text: str):
+    """On mappings the key wins over the method, unless the method is called."""
+    assert text_of(template, DATA) == text
+
+
+@requirement("generators.jinja2.plain-data")
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ("{{ name.upper }}", "upper, a method of str"),
+        ("{{ rows.count }}", "count, a method of list"),
+        ("{{ [name.upper] }}", "upper, a method of str"),
+        ("{{ {'f': name.upper} }}", "upper, a method of str"),
+        (
+            "{{ rows | map(attribute='n') }}",
+            "the result of a filter (map), which isn't data, is printed; write | list or | join(', ') behind it",
+        ),
+        ("{{ rows | select }}", "the result of a filter"),
+        ("{{ (rows | map(attribute='n'),) }}", "the result of a filter"),
+        ("{{ range }}", "range, a function"),
+        ("{{ dict }}", "dict, a function"),
+        ("{{ cycler('a') }}", "Cycler, an object"),
+        ("{{ joiner() }}", "Joiner, a function"),
+        ("{% macro m() %}{% endmacro %}{{ m }}", "the macro m"),
+        ("{% for i in [1] %}{{ loop.cycle }}{% endfor %}", "cycle, a method of LoopContext"),
+        # by way of a filter or an operator it is text already
+        ("{{ 'a' ~ name.upper }}", "another object of Python"),
+        ("{{ name.upper | string }}", "another object of Python"),
+        ("{{ '%s' | format(name.upper) }}", "another object of Python"),
+        ("{{ '{}'.format(name.upper) }}", "another object of Python"),
+        ("{{ [name.upper] | join }}", "another object of Python"),
+        ("{{ name.upper | upper }}", "another object of Python"),
+        ("{{ rows | select | escape }}", "another object of Python"),
+        ("{% macro m() %}{% endmacro %}{{ m ~ '' }}", "another object of Python"),
+        ("{{ log }}{{ name.upper ~ '' }}", "another object of Python"),
+        ("{{ range ~ '' }}", "another object of Python"),
+    ],
+)
+@pytest.mark.parametrize("undefined", ["strict", "lenient"])
+def test_what_is_no_data_is_never_printed(template: str, named: str, undefined: Any):
+    """Something to call, or something with an address in its text, which differs in each run: an error names it."""
+    failed = failure_of(template, DATA, undefined=undefined)
+    assert (failed.kind, failed.template) == ("runtime", "page")
+    assert named in failed.message
+
+
+@requirement("generators.jinja2.plain-data")
+@pytest.mark.parametrize("name", ["items", "values", "keys", "copy", "get", "fromkeys"])
+def test_a_missing_key_named_like_a_method_is_undefined(name: str):
+    """As any missing key is, by either way of writing it."""
+    for template in (
+        f"{{{{ empty.{name} }}}}",
+        f"{{{{ empty['{name}'] }}}}",
+        f"{{% for a in empty.{name} %}}{{% endfor %}}",
+    ):
+        failed = failure_of(template, DATA)
+        assert (failed.kind, failed.variable) == ("undefined", name)
+    assert text_of(f"{{{{ empty.{name} | default('none') }}}}{{{{ empty.{name} is defined }}}}", DATA) == "noneFalse"
+
+
 # -- failures ---------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +280,92 @@ def test_failures_say_what_and_where(template: str, failed: JobFailure | str):
         assert outcome == failed
 
 
+@requirement("generators.jinja2.error-places")
+@pytest.mark.parametrize(
+    ("template", "kind", "place", "message"),
+    [
+        ("{% extends 5 %}", "runtime", ("page", 1), "the name of a template is a text, not 5"),
+        ("\n{% include 5 %}", "runtime", ("page", 2), "the name of a template is a text, not 5"),
+        ("{% import 5 as a %}", "runtime", ("page", 1), "the name of a template is a text, not 5"),
+        ("{% from none import a %}", "runtime", ("page", 1), "the name of a template is a text, not None"),
+        ("{% extends user %}", "runtime", ("page", 1), "the name of a template is a text, not {}"),
+        ("{% extends [1, 2] %}", "runtime", ("page", 1), "the name of a template is a text, not [1, 2]"),
+        ("{% include [5] %}", "runtime", ("page", 1), "the name of a template is a text, not 5"),
+        ("{% include user %}", "runtime", ("page", 1), "the name of a template is a text, not {}"),
+        ("{% include items %}", "template_not_found", (None, None), ""),
+        (
+            "{% include ['x', 'y'] %}",
+            "template_not_found",
+            ("y", None),
+            "None of the templates x, y, which page refers to in line 1, exists.",
+        ),
+        ("{% extends gone %}", "undefined", ("page", 1), "'gone' is undefined"),
+        ("{% extends 'nowhere' %}", "template_not_found", ("nowhere", None), "which page refers to in line 1,"),
+        ("{% import 'nowhere' as n %}", "template_not_found", ("nowhere", None), "which page refers to in line 1,"),
+        ("{% include 'asks' %}", "template_not_found", ("nowhere", None), "which asks refers to in line 3,"),
+        (
+            "{% if true %}\n{% include 'asks' %}{% endif %}",
+            "template_not_found",
+            ("nowhere", None),
+            "which asks refers to in line 3,",
+        ),
+        ("{% include 'filter' %}", "syntax", ("filter", 2), "No filter named 'nofilter'"),
+        (
+            "{% include 'filter in a condition' %}",
+            "runtime",
+            ("filter in a condition", 3),
+            "No filter named 'nofilter'",
+        ),
+        ("{% if true %}\n\n{{ 1 | nofilter }}{% endif %}", "runtime", ("page", 3), "No filter named 'nofilter'"),
+        ("{% if true %}\n{{ 1 is notest }}{% endif %}", "runtime", ("page", 2), "No test named 'notest'"),
+        ("{{ 1 if true else 2 | nofilter }}", None, ("", 0), ""),
+        ("{% include 'part' %}", "undefined", ("part", 3), "'gone' is undefined"),
+        ("{% from 'macros' import m %}\n{{ m() }}", "undefined", ("macros", 2), "'gone' is undefined"),
+        (
+            "{% extends 'base' %}{% block b %}\n{{ gone }}{% endblock %}",
+            "undefined",
+            ("page", 2),
+            "'gone' is undefined",
+        ),
+        ("{% extends 'base' %}{% extends 'base' %}", "runtime", ("page", 1), "extended multiple times"),
+        ("{% include 'method' %}", "runtime", ("method", 2), "upper, a method of str"),
+    ],
+)
+def test_errors_name_the_template_and_the_line(
+    template: str, kind: str | None, place: tuple[str | None, int | None], message: str
+):
+    """Where the mistake stands, inside includes, conditions and macros too; a missing template says who asked."""
+    sources = {
+        "part": "\n\n{{ gone }}",
+        "asks": "\n\n{% include 'nowhere' %}",
+        "filter": "\n{{ 1 | nofilter }}",
+        "filter in a condition": "{% if true %}\n\n{{ 1 | nofilter }}{% endif %}",
+        "macros": "{% macro m() %}\n{{ gone }}{% endmacro %}",
+        "base": "{% block b %}{% endblock %}",
+        "method": "\n{{ 'a'.upper }}",
+    }
+    if kind is None:
+        assert text_of(template, sources=sources) == "1"
+        return
+    failed = failure_of(template, {"user": {}, "items": []}, sources=sources)
+    assert failed.kind == kind
+    assert message in failed.message
+    if place[0] is not None:
+        assert (failed.template, failed.line) == place
+
+
+@requirement("generators.jinja2.error-places")
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [("{{ 1 +", 1), ("\n{{ 1 | nofilter }}", 2), ("\n\n{% nope %}", 3)],
+)
+def test_a_scan_names_the_template_too(source: str, line: int):
+    """Never a name of jinja2's own."""
+    failed = sandbox.scan_template(ScanJob(source, "page"))
+    assert isinstance(failed, JobFailure)
+    assert (failed.kind, failed.template, failed.line) == ("syntax", "page", line)
+
+
 def test_a_missing_main_template_is_named():
     """Also when it is the requested template itself."""
     outcome = sandbox.render_template(RenderJob(None, "page"), sandbox.CompiledTemplates(), MIB)
@@ -196,28 +384,33 @@ def test_messages_are_short():
 
 
 @pytest.mark.parametrize(
-    ("template", "text", "names"),
+    ("template", "text", "printed", "tested"),
     [
-        ("[{{ event.data.tool_name }}]", "[]", ["event"]),
-        ("{% if event.data.tool_name %}yes{% else %}no{% endif %}", "no", ["event"]),
-        ("[{{ user.nick }}{{ user.nick }}{{ gone }}]", "[]", ["nick", "gone"]),
-        ("{% for x in gone %}{{ x }}{% endfor %}", "", ["gone"]),
-        ("{{ gone | length }}", "0", ["gone"]),
-        ("{{ gone == 1 }}", "False", ["gone"]),
-        ("{{ {gone: 1} | length }}", "1", ["gone"]),
-        ("{{ gone ~ 'a' }}", "a", ["gone"]),
-        ("{{ 'a' if user.nick }}", "", ["nick"]),
-        ("{{ user.list[0] }}", "", ["0"]),
-        ("{{ gone | default('x') }}{{ gone is defined }}{{ gone.a is defined }}", "xFalseFalse", []),
-        ("{{ 1 if {}.x else 2 }}", "2", ["x"]),
+        ("[{{ event.data.tool_name }}]", "[]", ["event"], []),
+        ("{% if event.data.tool_name %}yes{% else %}no{% endif %}", "no", [], ["event"]),
+        ("[{{ user.nick }}{{ user.nick }}{{ gone }}]", "[]", ["nick", "gone"], []),
+        ("{% for x in gone %}{{ x }}{% endfor %}", "", [], ["gone"]),
+        ("{{ gone | length }}", "0", [], ["gone"]),
+        ("{{ gone == 1 }}", "False", [], ["gone"]),
+        ("{{ {gone: 1} | length }}", "1", [], ["gone"]),
+        ("{{ gone ~ 'a' }}", "a", ["gone"], []),
+        ("{{ 'a' if user.nick }}", "", [], ["nick"]),
+        ("{{ user.list[0] }}", "", ["0"], []),
+        ("{{ gone | default('x') }}{{ gone is defined }}{{ gone.a is defined }}", "xFalseFalse", [], []),
+        ("{{ 1 if {}.x else 2 }}", "2", [], ["x"]),
+        ("{% if gone %}{% endif %}{{ gone }}", "", ["gone"], []),
+        ("{{ [gone] }}", "[Undefined]", ["gone"], []),
+        ("{{ user.items }}", "", ["items"], []),
     ],
 )
-def test_lenient_templates_render_undefined_names_empty(template: str, text: str, names: list[str]):
-    """Also attributes and items of undefined names; each is reported if the output depended on it, cached or not."""
+def test_lenient_templates_render_undefined_names_empty(
+    template: str, text: str, printed: list[str], tested: list[str]
+):
+    """Also attributes and items of undefined names; what left a gap is told from what was only looked at."""
     compiled = sandbox.CompiledTemplates()
     job = RenderJob(template, "page", context={"user": {"list": []}}, undefined="lenient")
     for _cold_then_warm in range(2):
-        assert sandbox.render_template(job, compiled, MIB) == RenderedText(text, names)
+        assert sandbox.render_template(job, compiled, MIB) == RenderedText(text, printed, tested)
 
 
 def test_lenient_templates_fail_where_emptiness_makes_no_sense():

@@ -235,7 +235,7 @@ async def _compose_texts(
     """The pieces, and what each output should hold."""
     caller = caller.with_reserved(artifact_id=config.id)
     pieces = await gather_pieces(build, config, caller, recorder)
-    text = await compose(build.engine, config, pieces.pieces, caller.all_names, recorder.record)
+    text = await compose(build.engine, config, pieces, caller.all_names, recorder.record)
     return pieces, [await encode_text(config, output, text) for output in outputs]
 
 

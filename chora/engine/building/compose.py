@@ -13,7 +13,7 @@ import trio
 from chora.catalog import OnRead
 from chora.decoding import decode_text
 from chora.engine.building.context import json_type, unstored_content
-from chora.engine.building.pieces import Piece
+from chora.engine.building.pieces import GatheredPieces, Piece
 from chora.engine.engine import Engine
 from chora.errors import ChoraError, CompositionFailed, GenerationFailed
 from chora.generators import jinja2
@@ -36,6 +36,7 @@ class Composition(NamedTuple):
     pieces: list[Piece]
     context: dict[str, Any]
     on_read: OnRead
+    warnings: list[str]
 
     def failed(self, message: str, hint: str, error_type: str, **details: Any) -> CompositionFailed:
         """The error of this composition, with the details that every failed composition has."""
@@ -50,14 +51,14 @@ class Composition(NamedTuple):
 
 
 async def compose(
-    engine: Engine, config: ArtifactConfig, pieces: list[Piece], context: dict[str, Any], on_read: OnRead
+    engine: Engine, config: ArtifactConfig, gathered: GatheredPieces, context: dict[str, Any], on_read: OnRead
 ) -> str:
     """One text of the pieces.
 
     Args:
         engine: the project.
         config: the artifact.
-        pieces: its children's texts, in order.
+        gathered: its children's texts, in order; gets the warnings of the composition.
         context: the names that a template or a composer sees.
         on_read: called with every path before it is read.
 
@@ -66,7 +67,7 @@ async def compose(
         LimitExceeded, Busy: the template takes more than it may, or can't be rendered now.
     """
     strategy = _STRATEGIES[config.metadata.composition_strategy]
-    return await strategy(Composition(engine, config, pieces, context, on_read))
+    return await strategy(Composition(engine, config, gathered.pieces, context, on_read, gathered.warnings))
 
 
 # -- concat -----------------------------------------------------------------------------------------------------
@@ -266,6 +267,7 @@ async def _compose_with_template(composition: Composition) -> str:
             content_pieces=[piece.content_id for piece in composition.pieces],
             **details,
         ) from None
+    composition.warnings.extend(f"The composition template: {warning}" for warning in made.warnings)
     return made.text
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from chora.config_parsing import parse_config
 from chora.engine.building.build import Build
 from chora.engine.building.compose import compose, merge_sections
-from chora.engine.building.pieces import Piece
-from chora.engine.engine import Engine
+from chora.engine.building.pieces import GatheredPieces, Piece
+from chora.engine.engine import Engine, open_engine
 from chora.errors import CompositionFailed, LimitExceeded
 from chora.model import ArtifactConfig
+from chora.settings import load
 from tests.conftest import Project, artifact, child, requirement
 
 quietly = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -28,8 +29,8 @@ def configured(*outputs: dict[str, Any], **metadata: Any) -> ArtifactConfig:
     return parse_config("artifact", artifact("sheet", [child("a")], *outputs, **metadata), where="sheet").config
 
 
-def pieces(*texts: str) -> list[Piece]:
-    return [Piece(f"p{number}", body, True, None) for number, body in enumerate(texts)]
+def gathered(*texts: str) -> GatheredPieces:
+    return GatheredPieces([Piece(f"p{number}", body, True, None) for number, body in enumerate(texts)], [], [], [])
 
 
 async def composed(
@@ -44,7 +45,7 @@ async def composed(
     metadata = {"compositionStrategy": strategy, "compositionConfig": options}
     config = configured({"file": "o.x", "format": output}, **metadata)
     build = Build(engine)
-    return await compose(engine, config, pieces(*texts), context or {}, build.new_recorder().record)
+    return await compose(engine, config, gathered(*texts), context or {}, build.new_recorder().record)
 
 
 # -- concat -----------------------------------------------------------------------------------------------------
@@ -172,8 +173,18 @@ async def test_a_template_sees_the_pieces_and_the_context(project: Project, engi
     config = configured(compositionStrategy="template", compositionConfig={"template": "sheet.j2"})
     build = Build(engine)
     seen = build.new_recorder()
-    assert await compose(engine, config, pieces("A", "B"), {"who": "you"}, seen.record) == "2:B|A|you"
+    assert await compose(engine, config, gathered("A", "B"), {"who": "you"}, seen.record) == "2:B|A|you"
     assert {"configs/templates/sheet.j2", "configs/templates/head.j2"} <= set(seen.inputs)
+
+
+async def test_undefined_names_of_a_composition_template_are_warnings_of_the_artifact(project: Project):
+    """In a lenient project, as those of a content are."""
+    loaded = load(project.root, {}, {"templates.undefined": "lenient"})
+    async with open_engine(project.root, loaded.settings) as engine:
+        config = configured(compositionStrategy="template", compositionConfig={"template": "<{{ gone }}>"})
+        parts = gathered("A")
+        assert await compose(engine, config, parts, {}, Build(engine).new_recorder().record) == "<>"
+        assert parts.warnings == ["The composition template: gone is undefined and was rendered empty"]
 
 
 @pytest.mark.parametrize("template", [None, "missing.j2", "{{ missing }}", "{% if %}"])
